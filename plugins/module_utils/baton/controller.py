@@ -1,0 +1,63 @@
+"""What the controller must have before a playbook runs."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+MINIMUM_ANSIBLE = (2, 19)
+PROGRAMS = ("uv", "ssh", "git")
+
+
+def installed_collections(roots: Sequence[str]) -> dict[str, str]:
+    """Name and version of the collections below the given folders; the first folder that has one wins."""
+    found: dict[str, str] = {}
+    for root in roots:
+        for manifest in sorted(pathlib.Path(root).expanduser().glob("ansible_collections/*/*/MANIFEST.json")):
+            about = json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]
+            found.setdefault(f"{about['namespace']}.{about['name']}", about["version"])
+    return found
+
+
+def problems(
+    *,
+    ansible_version: str,
+    wanted: Sequence[Mapping[str, str]],
+    installed: Mapping[str, str],
+    program_folder: str | None = None,
+) -> list[str]:
+    """What is missing, each a sentence with its fix.
+
+    `wanted` are entries of requirements.yml whose version is of the form `>=X.Y.Z` or absent.
+    """
+    found = []
+    if _numbers(ansible_version) < MINIMUM_ANSIBLE:
+        least = ".".join(map(str, MINIMUM_ANSIBLE))
+        found.append(
+            f"ansible-core {ansible_version} runs this playbook, and {least} or newer is needed: "
+            "run `make setup` and use .venv/bin/ansible-playbook."
+        )
+    lacking = []
+    for entry in wanted:
+        version = installed.get(entry["name"])
+        least = entry.get("version", "").removeprefix(">=")
+        if version is None or (least and _numbers(version) < _numbers(least)):
+            lacking.append(f"{entry['name']} {entry.get('version', '')} ({version or 'not installed'})")
+    if lacking:
+        found.append(
+            f"The controller lacks the collections {', '.join(lacking)}: "
+            "run `make setup`, or `ansible-galaxy collection install -r requirements.yml`."
+        )
+    folder = program_folder or str(pathlib.Path(sys.executable).parent)
+    missing = [name for name in PROGRAMS if not (shutil.which(name, path=folder) or shutil.which(name))]
+    if missing:
+        found.append(f"The controller lacks the programs {', '.join(missing)}: run `make setup`.")
+    return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])

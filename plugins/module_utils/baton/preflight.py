@@ -1,0 +1,105 @@
+"""What a host must have before anything on it is changed: disk, memory, free ports."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
+
+
+def existing(path: str) -> str:
+    """The path itself, or its nearest parent that exists: the file system on which it would be made."""
+    here = pathlib.Path(path)
+    while not here.exists():
+        here = here.parent
+    return str(here)
+
+
+def disk_problems(host: str, directories: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Sentences about folders with less room (MiB) than asked for."""
+    for entry in directories:
+        free = shutil.disk_usage(existing(entry["path"])).free // 2**20
+        if free < entry["megabytes"]:
+            yield (
+                f"{host}: {entry['path']} has {free} MiB free, and {entry['megabytes']} MiB are needed. "
+                "Free some space, or give the host a larger disk."
+            )
+
+
+def port_problems(host: str, ports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Sentences about TCP ports that somebody else listens on."""
+    wanted = {int(entry["port"]): entry for entry in ports}
+    for port, owner in sorted(listeners(set(wanted))):
+        entry = wanted[port]
+        if not any(fnmatch.fnmatch(owner, pattern) for pattern in entry["allowed"]):
+            yield (
+                f"{host}: port {port}, which {entry['for']} needs, is in use by {owner}. "
+                f"Stop and disable it (`systemctl disable --now {owner}` if it is a unit), or choose another port."
+            )
+
+
+def listeners(ports: set[int]) -> set[tuple[int, str]]:
+    """Who listens on these TCP ports: (port, unit or command), read from /proc and systemd."""
+    inodes: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if not os.path.exists(table):
+            continue
+        for line in pathlib.Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rsplit(":", 1)[1], 16)
+            if fields[3] == LISTEN and port in ports:
+                inodes[fields[9]] = port
+    if not inodes:
+        return set()
+    sockets = socket_units()
+    found = set()
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        port = inodes.get(target[8:-1], 0) if target.startswith("socket:[") else 0
+        if port:
+            pid = link.split("/")[2]
+            found.add((port, sockets.get(port, "systemd") if pid == "1" else _unit(pid)))
+    return found
+
+
+def socket_units() -> dict[int, str]:
+    """Socket units by the TCP port that they listen on."""
+    listing = subprocess.run(
+        ["systemctl", "list-sockets", "--no-legend", "--plain", "--full"], capture_output=True, text=True, check=False
+    )
+    units = {}
+    for line in listing.stdout.splitlines():
+        fields = line.split()
+        address, unit = fields[0], next((field for field in fields[1:] if field.endswith(".socket")), "")
+        port = address.rsplit(":", 1)[-1]
+        if port.isdigit() and unit:
+            units[int(port)] = unit
+    return units
+
+
+def _unit(pid: str) -> str:
+    """The systemd unit of a process, or its command when it has none."""
+    try:
+        for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            unit = line.rsplit("/", 1)[-1]
+            if unit.endswith(".service"):
+                return unit
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return f"process {pid}"
+
+
+def glibc() -> str:
+    """Version of the C library, such as 2.36: it decides which wheels run here."""
+    return platform.libc_ver()[1]

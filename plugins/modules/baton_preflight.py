@@ -1,0 +1,90 @@
+#!/usr/bin/python
+"""Ansible module: check a host before anything on it is changed."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: baton_preflight
+short_description: Check a host's disk, ports and platform before anything is changed
+description:
+  - Fails with one message that names every problem and its fix. Changes nothing.
+author: Baton contributors
+options:
+  directories:
+    description: Folders that need room, each with C(path) and C(megabytes) (MiB).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: The folder; it needn't exist yet., type: str, required: true}
+      megabytes: {description: Room needed in MiB., type: int, required: true}
+  ports:
+    description: TCP ports that must be free or already ours.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      port: {description: The port., type: int, required: true}
+      for: {description: Who needs it., type: str, required: true}
+      allowed: {description: Patterns of units that may listen on it., type: list, elements: str, required: true}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Check the edge
+  baton_preflight:
+    directories: [{path: /var, megabytes: 1024}]
+    ports: [{port: 443, for: nginx, allowed: [nginx.service]}]
+"""
+
+RETURN = r"""
+architecture: {description: The machine's architecture., returned: success, type: str, sample: x86_64}
+glibc: {description: Version of the C library., returned: success, type: str, sample: "2.36"}
+"""
+
+import platform
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.baton import preflight
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "directories": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "str", "required": True},
+                    "megabytes": {"type": "int", "required": True},
+                },
+            },
+            "ports": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "port": {"type": "int", "required": True},
+                    "for": {"type": "str", "required": True},
+                    "allowed": {"type": "list", "elements": "str", "required": True},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    host = platform.node()
+    found = [
+        *preflight.disk_problems(host, module.params["directories"]),
+        *preflight.port_problems(host, module.params["ports"]),
+    ]
+    if found:
+        module.fail_json(msg=" ".join(found))
+    module.exit_json(changed=False, architecture=platform.machine(), glibc=preflight.glibc())
+
+
+if __name__ == "__main__":
+    main()

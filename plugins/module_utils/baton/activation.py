@@ -1,0 +1,359 @@
+"""Handing an application over to a release on one host: what is to be done, how, and the proof.
+
+The way is chosen from what changed since the last activation, never by the user:
+`start` when nothing serves, `reload` (HUP) for code, settings and gunicorn.conf.py, and `bridge` (a second service on
+the same socket while the first restarts) for what a HUP can't carry: Python, the server's packages, unit, secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from . import systemd
+
+Way = Literal["none", "start", "reload", "bridge", "reopen"]
+# The master has these in memory: a HUP goes on with the versions that it was started with.
+MASTER_PACKAGES = (
+    *("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "h11"),
+    *("websockets", "wsproto", "click", "packaging", "setproctitle"),
+)
+
+
+class ActivationError(Exception):
+    """The release doesn't serve. The message says why, and what serves instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """Where an application keeps its files on a host."""
+
+    name: str
+    root: str = "/"
+
+    def path(self, *parts: str) -> pathlib.Path:
+        """A path below the host's root."""
+        return pathlib.Path(self.root, *parts)
+
+    @property
+    def current(self) -> pathlib.Path:
+        """The symlink to the release that serves."""
+        return self.path("opt", self.name, "current")
+
+    @property
+    def record(self) -> pathlib.Path:
+        """What the last activation left running."""
+        return self.path("var/lib/baton", self.name, "active.json")
+
+    def release(self, release: str) -> pathlib.Path:
+        """The folder of a release."""
+        return self.path("opt", self.name, "releases", release)
+
+    def status_file(self, unit: str) -> pathlib.Path:
+        """Where the master of a unit keeps its status."""
+        return self.path("run", self.name, "bridge.json" if unit == self.bridge else "handover.json")
+
+    @property
+    def service(self) -> str:
+        """The unit of the web service."""
+        return f"{self.name}.service"
+
+    @property
+    def bridge(self) -> str:
+        """The unit that serves while the service restarts."""
+        return f"{self.name}-bridge.service"
+
+    @property
+    def socket(self) -> str:
+        """The unit of the socket."""
+        return f"{self.name}.socket"
+
+
+@dataclasses.dataclass(frozen=True)
+class Digests:
+    """What decides how a change reaches the processes; each a hash."""
+
+    release: str
+    reload: str  # gunicorn.conf.py, environment
+    restart: str  # Python, the server's packages, unit, secrets
+    socket: str  # the socket unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """A page that a ready application answers with a status below 400."""
+
+    path: str
+    listen: str
+    host: str
+    timeout: float = 10.0  # seconds for one request
+
+
+def _digest(*parts: bytes) -> str:
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "big") + part)
+    return hasher.hexdigest()
+
+
+def _content(path: pathlib.Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def describe(app: Application, release: str) -> dict[str, Any]:
+    """The release.json of a release. Raises ActivationError when it isn't one."""
+    try:
+        described: dict[str, Any] = json.loads((app.release(release) / "release.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ActivationError(
+            f"{app.release(release)} is not a complete release. Deploy it again; it is then staged anew."
+        ) from None
+    return described
+
+
+def digests(app: Application, release: str) -> Digests:
+    """What would run if the release were activated with the files as they are now."""
+    described = describe(app, release)
+    etc, units = app.path("etc", app.name), app.path("etc/systemd/system")
+    salt = _content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
+    secrets = [
+        part
+        for file in sorted((etc / "secrets").glob("*"))
+        for part in (file.name.encode(), _digest(salt, file.read_bytes()).encode())
+    ]
+    server = {name: described["packages"].get(name) for name in MASTER_PACKAGES}
+    return Digests(
+        release=release,
+        reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment")),
+        restart=_digest(
+            json.dumps([described["python"], server, described.get("server_digest")], sort_keys=True).encode(),
+            _content(units / app.service),
+            *secrets,
+        ),
+        socket=_digest(_content(units / app.socket)),
+    )
+
+
+def current(app: Application) -> str | None:
+    """The id of the release that `current` points to."""
+    return os.path.basename(os.readlink(app.current)) if app.current.is_symlink() else None
+
+
+def recorded(app: Application) -> Digests | None:
+    """What the last activation left running; None when there was none or its record is unreadable."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return Digests(**json.loads(app.record.read_text(encoding="utf-8"))["digests"])
+    return None
+
+
+def status(app: Application, unit: str) -> dict[str, Any]:
+    """What a unit's master says of itself; empty when it says nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        said: dict[str, Any] = json.loads(app.status_file(unit).read_text(encoding="utf-8"))
+        return said
+    return {}
+
+
+def unproven(said: Mapping[str, Any], release: str, master: int) -> str:
+    """Why a master's status doesn't prove that every worker serves the release; empty when it does."""
+    if said.get("master", {}).get("pid") != master:
+        return "the master hasn't written its status"
+    workers = [worker for worker in said.get("workers", []) if worker["state"] != "draining"]
+    if not workers:
+        return "no worker serves"
+    for worker in workers:
+        if worker["state"] != "ready":
+            return f"worker {worker['pid']} is {worker['state']}"
+        if worker["release"] != release:
+            return f"worker {worker['pid']} serves release {worker['release']}, not {release}"
+        if not pathlib.Path(f"/proc/{worker['pid']}").exists():
+            return f"worker {worker['pid']} is gone"
+    return ""
+
+
+def choose(app: Application, wanted: Digests) -> Way:
+    """How to get from what runs to what is wanted."""
+    if not systemd.is_active(app.service):
+        return "start"
+    before = recorded(app)
+    if before is None:
+        return "bridge"
+    if before.socket != wanted.socket:
+        return "reopen"
+    if before.restart != wanted.restart:
+        return "bridge"
+    serving = {worker["release"] for worker in status(app, app.service).get("workers", [])}
+    if before != wanted or current(app) != wanted.release or serving - {wanted.release}:
+        return "reload"
+    return "start" if systemd.is_active(app.bridge) else "none"
+
+
+def point(app: Application, release: str | None) -> None:
+    """Let `current` lead to a release, in one step that no reader can see half done."""
+    if release is None:
+        app.current.unlink(missing_ok=True)
+        return
+    scratch = app.current.with_name(".current.new")
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(f"releases/{release}")
+    scratch.rename(app.current)
+    folder = os.open(app.current.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+class Activation:
+    """One change from what serves to a release, with the way back."""
+
+    def __init__(self, app: Application, release: str, timeout: float, health: Health | None = None) -> None:
+        self.app = app
+        self.timeout = timeout
+        self.health = health
+        self.wanted = digests(app, release)
+        self.before = current(app)
+        self.way = choose(app, self.wanted)
+
+    def execute(self) -> None:
+        """Hand over, or put back what was. Raises ActivationError."""
+        if self.way == "none":
+            return
+        started = time.time()
+        point(self.app, self.wanted.release)
+        try:
+            getattr(self, f"_{self.way}")()
+            self._check_health()
+        except (systemd.UnitError, ActivationError) as error:
+            raise ActivationError(f"{self._cause(error, started)}\n{self._put_back()}") from None
+        self._remember()
+
+    def _start(self) -> None:
+        systemd.systemctl("reset-failed", self.app.service, self.app.bridge)
+        systemd.change("start", self.app.socket, self.timeout)
+        systemd.change("start", self.app.service, self.timeout)
+        self._prove(self.app.service)
+        if systemd.is_active(self.app.bridge):  # left by a handover that was killed
+            systemd.change("stop", self.app.bridge, self.timeout)
+
+    def _reload(self) -> None:
+        systemd.change("reload", self.app.service, self.timeout)
+        self._prove(self.app.service)
+
+    def _bridge(self) -> None:
+        systemd.systemctl("reset-failed", self.app.bridge)
+        systemd.change("start", self.app.bridge, self.timeout)
+        self._prove(self.app.bridge)
+        systemd.change("restart", self.app.service, self.timeout)
+        self._prove(self.app.service)
+        systemd.change("stop", self.app.bridge, self.timeout)
+
+    def _reopen(self) -> None:
+        """The socket itself changes: its address can't be had twice, so this one way has a gap."""
+        systemd.change("stop", self.app.service, self.timeout)
+        systemd.change("restart", self.app.socket, self.timeout)
+        self._start()
+
+    def _prove(self, unit: str) -> None:
+        deadline = time.monotonic() + min(self.timeout, 15)
+        while True:
+            master = int(systemd.properties(unit, "MainPID").get("MainPID", "0"))
+            why = unproven(status(self.app, unit), self.wanted.release, master)
+            if not why:
+                return
+            if time.monotonic() > deadline:
+                raise ActivationError(f"{unit} can't prove that it serves {self.wanted.release}: {why}.")
+            time.sleep(0.05)
+
+    def _check_health(self) -> None:
+        if self.health is None:
+            return
+        deadline = time.monotonic() + min(self.timeout, 15)
+        while True:
+            why = ask(self.health)
+            if not why:
+                return
+            if time.monotonic() > deadline:
+                raise ActivationError(f"{self.health.path} {why}.")
+            time.sleep(0.25)
+
+    def _cause(self, error: Exception, started: float) -> str:
+        said = str(error) or systemd.tail(self.app.service, started)
+        return f"Release {self.wanted.release} could not take over ({self.way}): {said}"
+
+    def _put_back(self) -> str:
+        """Let what served before serve again; says in a sentence what serves now."""
+        app, before = self.app, self.before
+        if before is None or before == self.wanted.release:
+            still = systemd.is_active(app.service)
+            if self.way == "bridge":
+                systemd.systemctl("stop", app.bridge, timeout=self.timeout)
+            state = "still serves as it did" if still else "does not run"
+            return f"{app.service} {state}; there is no other release to go back to."
+        point(app, before)
+        self.wanted = dataclasses.replace(self.wanted, release=before)
+        try:
+            if not systemd.is_active(app.service):
+                systemd.change("start", app.service, self.timeout)
+            elif unproven(
+                status(app, app.service), before, int(systemd.properties(app.service, "MainPID").get("MainPID", "0"))
+            ):
+                systemd.change("reload" if self.way == "reload" else "restart", app.service, self.timeout)
+            self._prove(app.service)
+        except (systemd.UnitError, ActivationError) as error:
+            return f"Release {before} was put back, but does not serve either: {error}"
+        if self.way == "bridge":
+            systemd.systemctl("stop", app.bridge, timeout=self.timeout)
+        return f"Release {before} serves, as before."
+
+    def _remember(self) -> None:
+        text = json.dumps({"digests": dataclasses.asdict(self.wanted), "way": self.way, "since": time.time()}, indent=1)
+        scratch = self.app.record.with_suffix(".new")
+        scratch.touch(mode=0o600)
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.rename(self.app.record)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the unix socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(health: Health) -> str:
+    """Why the page isn't well, or nothing when it is. The request looks like one from the edge."""
+    if health.listen.startswith("/"):
+        connection: http.client.HTTPConnection = _UnixConnection(health.listen, health.timeout)
+    else:
+        address, port = health.listen.rsplit(":", 1)
+        connection = http.client.HTTPConnection(address, int(port), timeout=health.timeout)
+    headers = {
+        "Host": health.host,
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": health.host,
+        "User-Agent": "baton-health",
+        "Connection": "close",
+    }
+    try:
+        connection.request("GET", health.path, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read(300).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return f"does not answer: {error}"
+    finally:
+        connection.close()
+    return "" if answer.status < 400 else f"answers {answer.status}: {body}"

@@ -1,0 +1,74 @@
+"""The few words that Baton exchanges with systemd and its journal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+
+
+class UnitError(Exception):
+    """A unit didn't do what it was told; the message holds the last lines that it logged."""
+
+
+def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run systemctl; `timeout` in seconds bounds the call, not the unit's own job, which goes on."""
+    return subprocess.run(
+        ["systemctl", *arguments],
+        check=False,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout,
+    )
+
+
+def properties(unit: str, *names: str) -> dict[str, str]:
+    """Properties of a unit, all of them or those named."""
+    wanted = [f"--property={','.join(names)}"] if names else []
+    shown = systemctl("show", unit, *wanted).stdout
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
+def is_active(unit: str) -> bool:
+    """Whether the unit serves: active, or reloading."""
+    return properties(unit, "ActiveState").get("ActiveState") in ("active", "reloading")
+
+
+def change(verb: str, unit: str, timeout: float) -> None:
+    """Start, stop, reload or restart a unit and wait for it. Raises UnitError with what it logged meanwhile."""
+    since = time.time()
+    try:
+        done = systemctl(verb, unit, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise UnitError(f"`systemctl {verb} {unit}` took longer than {timeout:.0f} s. {tail(unit, since)}") from None
+    if done.returncode:
+        raise UnitError(tail(unit, since) or done.stderr.strip())
+
+
+def tail(unit: str, since: float, lines: int = 12) -> str:
+    """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
+    listing = subprocess.run(
+        ["journalctl", f"--unit={unit}", f"--since=@{since:.0f}", "--output=cat", "--no-pager", "--lines=200"],
+        check=False,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
+    said = [_plain(line) for line in listing.stdout.splitlines() if '"logger": "access"' not in line]
+    return "\n".join(_last(said, lines))
+
+
+def _plain(line: str) -> str:
+    """The message of a JSON log line with its exception, or the line itself."""
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            return "\n".join(str(entry[key]) for key in ("message", "exception") if entry.get(key))
+    return line
+
+
+def _last(said: Sequence[str], lines: int) -> list[str]:
+    return "\n".join(said).splitlines()[-lines:]

@@ -1,0 +1,87 @@
+#!/usr/bin/python
+"""Ansible module: hand an application over to a release."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: baton_activate
+short_description: Let an application serve a staged release, without a gap, or put back what served before
+description:
+  - Moves C(/opt/<name>/current), hands over and proves by process that every worker serves the release.
+  - The way is chosen from what changed; C(reload) for code, settings and gunicorn.conf.py; C(bridge) for what a HUP
+    can't carry (Python, the server's packages, the unit, secrets); C(start) when nothing serves; C(reopen), the only one
+    with a gap, when the socket's own address changed.
+  - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  release: {description: Id of a staged release., type: str, required: true}
+  timeout: {description: Seconds that one step (start, reload, stop) may take., type: int, default: 300}
+  health_path: {description: Page that must answer below 400 afterwards; empty for none., type: str, default: ""}
+  health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
+  health_host: {description: Host header of that request., type: str, default: localhost}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
+"""
+
+EXAMPLES = r"""
+- name: Serve the release
+  baton_activate:
+    name: links
+    release: 0123456789abcdef
+"""
+
+RETURN = r"""
+way: {description: How it was handed over., returned: always, type: str, sample: reload}
+release: {description: Release that serves., returned: success, type: str}
+previous: {description: Release that served before., returned: always, type: str}
+seconds: {description: Time that the handover took., returned: success, type: float}
+"""
+
+import signal
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.baton import activation
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "release": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 300},
+            "health_path": {"type": "str", "default": ""},
+            "health_listen": {"type": "str", "default": ""},
+            "health_host": {"type": "str", "default": "localhost"},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = activation.Application(options["name"])
+    before = activation.current(app)
+    diff = {"before": f"{before or 'no release'}\n", "after": f"{options['release']}\n"}
+    if module.check_mode and not (app.release(options["release"]) / "release.json").exists():
+        module.exit_json(changed=True, way="unknown", release=options["release"], previous=before, diff=diff)
+    health = None
+    if options["health_path"]:
+        health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
+    try:
+        change = activation.Activation(app, options["release"], options["timeout"], health)
+        result = {"way": change.way, "release": options["release"], "previous": before, "diff": diff}
+        if change.way == "none" or module.check_mode:
+            module.exit_json(changed=change.way != "none", **result)
+        # the handover goes on to its end, or back, also when the connection to the controller is lost
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        started = time.monotonic()
+        change.execute()
+    except activation.ActivationError as error:
+        module.fail_json(msg=str(error), previous=before)
+    module.exit_json(changed=True, seconds=round(time.monotonic() - started, 3), **result)
+
+
+if __name__ == "__main__":
+    main()

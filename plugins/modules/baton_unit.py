@@ -1,0 +1,55 @@
+#!/usr/bin/python
+"""Ansible module: run a oneshot unit to its end."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: baton_unit
+short_description: Run a oneshot unit to its end and fail with what it logged
+description:
+  - Like C(systemctl start) of a oneshot unit, but a failure's message holds the last lines of its journal.
+author: Baton contributors
+options:
+  name: {description: The unit., type: str, required: true}
+  timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Migrate the database
+  baton_unit:
+    name: links-migration@0123456789abcdef.service
+"""
+
+RETURN = r"""
+log: {description: The last lines that it logged., returned: success, type: str}
+seconds: {description: Time that it took., returned: success, type: float}
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.baton import systemd
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={"name": {"type": "str", "required": True}, "timeout": {"type": "int", "default": 660}},
+        supports_check_mode=True,
+    )
+    unit = module.params["name"]
+    if module.check_mode:
+        module.exit_json(changed=True)
+    started = time.time()
+    try:
+        systemd.change("start", unit, module.params["timeout"])
+    except systemd.UnitError as error:
+        module.fail_json(msg=f"{unit} failed. What it logged last:\n{error}")
+    module.exit_json(changed=True, log=systemd.tail(unit, started), seconds=round(time.time() - started, 3))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""The master: Gunicorn's arbiter, which here makes before it breaks.
+
+Gunicorn's main loop calls `manage_workers` after each signal and at least once a second. All that takes time (a
+reload, a worker's boot, a drain) is moved on from there in small steps, so that the master always answers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from gunicorn_handover import priority, status
+from gunicorn_handover.board import State
+from gunicorn_handover.fingerprint import Fingerprint
+from gunicorn_handover.notify import Notifier
+from gunicorn_handover.reload import Reload
+
+TICK = 0.05  # seconds between two looks while something is under way
+BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
+BACKOFF_MOST = 30.0
+PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
+PATIENCE = 0.25  # the part of handover_boot_timeout after which a boot is no longer slowed down
+
+
+class HandoverArbiter(Arbiter):  # type: ignore[misc]
+    """The methods with Gunicorn's names replace Gunicorn's; the others are ours."""
+
+    def __init__(self, app: Any, notifier: Notifier) -> None:
+        self.notifier = notifier
+        self.generation = 1
+        self.stopping = False
+        self._started_at = time.time()
+        self._complete = False  # whether the first generation was ever complete
+        self._reload: Reload | None = None
+        self._reload_again = False
+        self._reloads = 0
+        self._last_reload: dict[str, Any] | None = None
+        self._boot_failure: str | None = None
+        self._failures = 0
+        self._next_spawn = 0.0
+        self._nice = priority.niceness()
+        self._fingerprint = Fingerprint()
+        self._versions = status.versions()
+        super().__init__(app)
+        self._status_file = status.StatusFile(self.cfg.handover_status_file)
+
+    def workers(self) -> list[Any]:
+        """All workers, oldest first."""
+        return sorted(self.WORKERS.values(), key=lambda worker: worker.age)
+
+    # Gunicorn's loop
+
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        busy = self._reload is not None or any(
+            worker.board.state is not State.READY or worker.board.worn for worker in self.WORKERS.values()
+        )
+        signals: list[int] = super().wait_for_signals(timeout=TICK if busy or not self._complete else timeout)
+        return signals
+
+    def manage_workers(self) -> None:
+        if self.stopping:
+            return
+        if self._boot_failure is not None:
+            raise HaltServer(self._boot_failure, self.WORKER_BOOT_ERROR)
+        self._watch_boots()
+        self._end_overdue_drains()
+        if self._reload is not None:
+            self._reload.step()
+            if self._reload.done:
+                self._conclude_reload(self._reload)
+        elif self._reload_again and self._complete:
+            self._begin_reload()
+        else:
+            self._keep_population()
+        self._publish()
+
+    def reap_workers(self) -> None:
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if self._reload is not None and self._reload.trial is not None and self._reload.trial.pid == pid:
+                self._reload.trial.reaped(wait_status)
+                continue
+            worker = self.WORKERS.pop(pid, None)
+            if worker is not None:
+                self._bury(worker, wait_status)
+
+    def handle_hup(self) -> None:
+        self.log.info("Reload requested")
+        self._reload_again = True
+
+    def handle_usr2(self) -> None:
+        self.log.error(
+            "USR2 is ignored: with sockets from systemd a second master can't take over. "
+            "Send HUP to reload, or start a second service on the same socket."
+        )
+
+    def handle_ttin(self) -> None:
+        self._resize(+1)
+
+    def handle_ttou(self) -> None:
+        if self.num_workers > 1:
+            self._resize(-1)
+
+    def _resize(self, change: int) -> None:
+        self.num_workers += change
+        if self._reload is not None:
+            self._reload.previous.num_workers += change
+
+    def stop(self, graceful: bool = True) -> None:
+        if not self.stopping:
+            self.stopping = True
+            self.notifier.stopping()
+            self.notifier.status("Stopping" if graceful else "Stopping at once")
+            if self._reload is not None:
+                self._reload.abandon()
+            # Gunicorn's stop() kills what is left at this bound; the lifespan shutdown comes after the requests
+            bound = self.cfg.graceful_timeout + self.cfg.handover_exit_timeout
+            self.cfg.set("graceful_timeout", int(bound + 0.999))
+        super().stop(graceful)
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        try:
+            super().halt(reason, exit_status)
+        finally:
+            if reason is not None:
+                self.notifier.status(f"Failed: {reason}")
+            self._status_file.remove()
+
+    # Workers
+
+    def spawn(self, generation: int) -> None:
+        """Forks a worker. Raises OSError."""
+        serving = any(worker.board.state is State.READY for worker in self.WORKERS.values())
+        release = status.release_id(self.cfg.handover_release_file)
+        pid = self.spawn_worker()
+        worker = self.WORKERS[pid]
+        worker.generation = generation
+        worker.release = release
+        score = priority.oom_score(pid)
+        if score is not None and serving:
+            worker.oom_score = score
+            priority.set_oom_score(pid, score + priority.OOM_BIAS)
+        nice = max(self.cfg.handover_boot_nice, self._nice)
+        if serving and nice > self._nice and priority.may_return_to(self._nice):
+            worker.slowed = True
+            priority.renice(pid, nice)
+        if not self._complete:
+            self.notifier.extend(self.cfg.handover_boot_timeout)
+
+    def admit(self, worker: Any) -> None:
+        """Lets a worker that has started up accept connections, at the priority of all others."""
+        self._hurry(worker)
+        if worker.oom_score is not None:
+            priority.set_oom_score(worker.pid, worker.oom_score)
+            worker.oom_score = None
+        worker.board.admit()
+
+    def retire(self, worker: Any) -> None:
+        """Tells a worker to drain and go, once."""
+        if worker.retired_at is None:
+            worker.retired_at = time.monotonic()
+            self.kill_worker(worker.pid, signal.SIGTERM)
+
+    def _hurry(self, worker: Any) -> None:
+        if worker.slowed:
+            worker.slowed = False
+            if not priority.renice(worker.pid, self._nice):
+                self.log.warning(
+                    "Worker (pid:%s) can't be brought back to niceness %d. Set LimitNICE= in the unit, "
+                    "or handover_boot_nice = 0.",
+                    worker.pid,
+                    self._nice,
+                )
+
+    def _watch_boots(self) -> None:
+        now = time.monotonic()
+        for worker in self.workers():
+            if worker.board.state is not State.BOOTING or worker.condemned:
+                continue
+            limit = worker.cfg.handover_boot_timeout
+            if now - worker.forked_at > limit:
+                worker.board.explain(f"not ready after {limit:g} s (handover_boot_timeout)")
+                self.log.error("Worker (pid:%s) is not ready after %g s; killing it", worker.pid, limit)
+                self.kill_worker(worker.pid, signal.SIGKILL)
+                worker.condemned = True
+                self._boot_failed(worker, worker.board.failure)
+            elif now - worker.forked_at > limit * PATIENCE:
+                # starved: on a busy machine the nicest process gets next to nothing
+                self._hurry(worker)
+
+    def _end_overdue_drains(self) -> None:
+        now = time.monotonic()
+        for worker in self.workers():
+            if worker.board.state is State.DRAINING and worker.retired_at is None:
+                worker.retired_at = now
+            limit = worker.cfg.graceful_timeout + worker.cfg.handover_exit_timeout
+            if worker.retired_at is not None and now - worker.retired_at > limit and not worker.condemned:
+                self.log.warning("Worker (pid:%s) has not gone after %g s; killing it", worker.pid, limit)
+                worker.condemned = True
+                self.kill_worker(worker.pid, signal.SIGKILL)
+
+    def _keep_population(self) -> None:
+        alive = [worker for worker in self.workers() if worker.retired_at is None and not worker.condemned]
+        booting = [worker for worker in alive if worker.board.state < State.READY]
+        serving = [worker for worker in alive if worker.board.state is State.READY]
+        fresh = [worker for worker in serving if not worker.board.worn]
+        for worker in booting:
+            if worker.board.state is State.STANDBY:
+                self.admit(worker)
+        if len(fresh) >= self.num_workers:
+            for worker in serving:
+                if worker.board.worn:
+                    self.retire(worker)
+            for worker in fresh[: len(fresh) - self.num_workers]:
+                self.retire(worker)
+            if not self._complete:
+                self._complete = True
+                self.notifier.ready()
+        elif len(fresh) + len(booting) < self.num_workers and len(booting) < self.cfg.handover_boot_at_once:
+            if time.monotonic() >= self._next_spawn:
+                try:
+                    self.spawn(self.generation)
+                except OSError as error:
+                    self._back_off(f"no worker could be started: {error}")
+
+    def _bury(self, worker: Any, wait_status: int) -> None:
+        how = _describe(wait_status)
+        state = worker.board.state
+        failure = worker.board.failure or how
+        worker.tmp.close()
+        worker.board.close()
+        self.cfg.child_exit(self, worker)
+        served = time.monotonic() - worker.forked_at
+        if self.stopping or worker.condemned:
+            self.log.info("Worker (pid:%s) %s", worker.pid, how)
+        elif state < State.READY:
+            self.log.error("Worker (pid:%s) failed to boot: %s", worker.pid, failure)
+            self._boot_failed(worker, failure)
+        elif state is State.DRAINING and wait_status == 0:
+            self.log.info("Worker (pid:%s) has gone", worker.pid)
+        else:
+            self.log.error("Worker (pid:%s) %s", worker.pid, how)
+            if served < PROVEN:
+                self._back_off(how)
+
+    def _boot_failed(self, worker: Any, failure: str) -> None:
+        if self._reload is not None and worker.generation == self._reload.generation:
+            self._reload.fail(f"worker (pid:{worker.pid}) failed to boot: {failure}")
+        elif not self._complete:
+            self._boot_failure = f"Worker (pid:{worker.pid}) failed to boot: {failure}"
+        else:
+            self._back_off(failure)
+
+    def _back_off(self, failure: str) -> None:
+        delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2**self._failures)
+        self._failures += 1
+        self._next_spawn = time.monotonic() + delay
+        self.log.error("Trying again in %g s: %s", delay, failure)
+
+    # Reloads
+
+    def _begin_reload(self) -> None:
+        self._reload_again = False
+        self._reloads += 1
+        self.notifier.reloading()
+        sys.path_importer_cache.clear()
+        importlib.invalidate_caches()
+        self._reload = Reload(self, self._reloads)
+        self.log.info("Reload %d begins", self._reloads)
+
+    def load_configuration(self) -> None:
+        """Loads the configuration anew into `self.app`. Raises, or exits, when it is bad."""
+        addresses = self.cfg.address
+        # what the old configuration added to the environment goes first
+        for name in self.cfg.env:
+            os.environ.pop(name, None)
+            if name in self.cfg.env_orig:
+                os.environ[name] = self.cfg.env_orig[name]
+        self.app.reload()
+        if not self.systemd and self.app.cfg.address != addresses:
+            raise RuntimeError("A reload can't change `bind`. Restart the service for that.")
+        _ = self.app.cfg.worker_class, self.app.cfg.logger_class
+
+    def apply_configuration(self) -> None:
+        """Makes the configuration on disk the master's own. Raises, or exits, when it is bad."""
+        self.load_configuration()
+        self.setup(self.app)
+        self.log.reopen_files()
+        self.cfg.on_reload(self)
+
+    def _conclude_reload(self, reload: Reload) -> None:
+        self._reload = None
+        duration = time.monotonic() - reload.began
+        self._last_reload = {
+            "number": reload.number,
+            "requested_at": _utc(reload.requested_at),
+            "began_monotonic": reload.began,
+            "outcome": "failed" if reload.error else "ok",
+            "error": reload.error,
+            "duration_seconds": round(duration, 3),
+        }
+        if reload.error is None:
+            self._failures = 0
+            self._next_spawn = 0.0
+            self.log.info("Reload %d done in %.1f s: generation %d serves", reload.number, duration, self.generation)
+        self.notifier.ready()
+
+    # Status
+
+    def _publish(self) -> None:
+        self._fingerprint.update()
+        workers = [
+            {
+                "pid": worker.pid,
+                "state": _PUBLIC_STATE[worker.board.state],
+                "generation": worker.generation,
+                "release": worker.release,
+                "since": _utc(worker.since),
+            }
+            for worker in self.workers()
+        ]
+        ready = sum(worker["state"] == "ready" for worker in workers)
+        current = [worker["release"] for worker in workers if worker["generation"] == self.generation]
+        release = current[-1] if current else None
+        under_way = None
+        if self._reload is not None:
+            under_way = {
+                "number": self._reload.number,
+                "requested_at": _utc(self._reload.requested_at),
+                "began_monotonic": self._reload.began,
+                "progress": self._reload.progress(),
+            }
+        release_file = self.cfg.handover_release_file
+        document = {
+            "schema": status.SCHEMA,
+            "master_pid": os.getpid(),
+            "master_start_ticks": status.start_ticks(os.getpid()),
+            "started_at": _utc(self._started_at),
+            "generation": self.generation,
+            "release": release,
+            "workers_wanted": self.num_workers,
+            "workers": workers,
+            "reload": under_way,
+            "last_reload": self._last_reload,
+            "versions": self._versions,
+            "fingerprint": self._fingerprint.as_dict(os.path.dirname(release_file) if release_file else None),
+        }
+        try:
+            self._status_file.write(document)
+        except OSError as error:
+            self.log.error("The status file can't be written: %s", error)
+        line = f"{ready} of {self.num_workers} workers ready, generation {self.generation}"
+        if release:
+            line += f", release {release}"
+        if self._reload is not None:
+            line += f"; reload {self._reload.number}: {self._reload.progress()}"
+        elif self._last_reload is not None and self._last_reload["error"]:
+            line += f"; reload {self._last_reload['number']} failed: {self._last_reload['error']}"
+        self.notifier.status(line)
+
+
+_PUBLIC_STATE = {
+    State.BOOTING: "booting",
+    State.STANDBY: "booting",
+    State.READY: "ready",
+    State.DRAINING: "draining",
+}
+
+
+def _utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def _describe(wait_status: int) -> str:
+    """How a process ended, in words."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")

@@ -1,0 +1,90 @@
+"""The service's environment: a file of plain variables, and systemd's credentials for secrets.
+
+The file is a systemd `EnvironmentFile=` restricted to lines of the form `NAME="value"`, in which `\\`, `"`, `$` and
+a backtick are escaped by a backslash, comment lines (`#`) and blank ones. So systemd and this module read the same.
+gunicorn.conf.py reads it anew at each reload, which is how a HUP carries a changed variable:
+
+    from gunicorn_handover import environment
+    raw_env = environment.raw_env("/etc/links/environment")
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import MutableMapping
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LINE = re.compile(r'(?P<name>[A-Za-z_][A-Za-z0-9_]*)="(?P<value>(?:[^"\\$`]|\\["\\$`])*)"[ \t]*')
+_ESCAPE = re.compile(r'["\\$`]')
+_UNESCAPE = re.compile(r'\\(["\\$`])')
+
+
+class EnvironmentFileError(ValueError):
+    """The environment can't be read. The message names place and fix, and never shows a value."""
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The variables of the file at `path`. Raises OSError, or EnvironmentFileError for a line out of form."""
+    try:
+        # newline="\n": a lone carriage return belongs to a value, as systemd sees it
+        with open(path, encoding="utf-8", newline="\n") as file:
+            lines = file.read().split("\n")
+    except UnicodeDecodeError as error:
+        raise EnvironmentFileError(f"{os.fspath(path)} is not UTF-8. Write it anew in UTF-8.") from error
+    variables = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip(" \t"))
+        if match is None or "\0" in line:
+            raise EnvironmentFileError(
+                f'{os.fspath(path)}, line {number}: not a variable of the form NAME="value". '
+                'Put the value in double quotes, and a backslash before each \\, ", $ and ` in it.'
+            )
+        variables[match["name"]] = _UNESCAPE.sub(r"\1", match["value"])
+    return variables
+
+
+def line(name: str, value: str) -> str:
+    """The line that `read` reads as `name` and `value`. Raises EnvironmentFileError for what no line can hold."""
+    if not NAME.fullmatch(name):
+        raise EnvironmentFileError(f"{name!r} is no name for a variable. Use letters, digits and underscores.")
+    if "\n" in value or "\0" in value:
+        raise EnvironmentFileError(f"The value of {name} has a line break or a NUL. Pass it as a secret instead.")
+    return f'{name}="' + _ESCAPE.sub(r"\\\g<0>", value) + '"'
+
+
+def raw_env(path: str | os.PathLike[str]) -> list[str]:
+    """The file at `path` as Gunicorn's `raw_env` setting wants it. Raises as `read` does."""
+    return [f"{name}={value}" for name, value in read(path).items()]
+
+
+def credentials(directory: str | None) -> dict[str, str]:
+    """The files in systemd's `$CREDENTIALS_DIRECTORY` whose names could be variables', less one final line break.
+
+    Raises OSError, or EnvironmentFileError for a credential that no variable can hold.
+    """
+    if not directory:
+        return {}
+    found = {}
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if not NAME.fullmatch(entry.name) or not entry.is_file():
+                continue
+            with open(entry.path, "rb") as file:
+                content = file.read()
+            if b"\0" in content:
+                raise EnvironmentFileError(
+                    f"The credential {entry.name} has a NUL, which no variable can hold. "
+                    "Name it with a dot or a dash and let the application read the file."
+                )
+            found[entry.name] = os.fsdecode(content.removesuffix(b"\n"))
+    return found
+
+
+def export_credentials(environ: MutableMapping[str, str]) -> frozenset[str]:
+    """Puts the credentials into `environ`, over what is there, and returns their names. Raises as `credentials`."""
+    found = credentials(environ.get("CREDENTIALS_DIRECTORY"))
+    environ.update(found)
+    return frozenset(found)

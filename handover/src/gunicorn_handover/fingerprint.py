@@ -1,0 +1,98 @@
+"""What the master holds in memory and a reload therefore can't replace: its Python, and each module it has imported
+from outside Python's own library.
+
+A caller compares it with a release to come: as long as the same files hold the same bytes there, HUP carries all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+import sysconfig
+from typing import Any
+
+_NOT_HELD = {"__main__", "__config__"}  # how we were started; gunicorn.conf.py, which each reload reads anew
+
+
+class Fingerprint:
+    """Gathered as modules appear: later their files may be those of another release."""
+
+    def __init__(self) -> None:
+        self._python = _python()
+        self._path = list(sys.path)
+        self._files: dict[str, str] = {}
+        self._distributions: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._library = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib"))
+
+    def update(self) -> None:
+        """Takes in the modules that were imported since the last call."""
+        new = sys.modules.keys() - self._seen
+        if not new:
+            return
+        self._seen |= new
+        # names are of no use here: a module is foreign when its file is outside the library or in site-packages
+        tops = set()
+        for name in sorted(new):
+            path = self._foreign_file(name)
+            if path is None or path in self._files:
+                continue
+            try:
+                with open(path, "rb") as file:
+                    self._files[path] = hashlib.sha256(file.read()).hexdigest()
+            except OSError:
+                self._files[path] = ""
+            tops.add(name.partition(".")[0])
+        if tops:
+            owners = importlib.metadata.packages_distributions()
+            for top in tops:
+                for distribution in owners.get(top, ()):
+                    if distribution not in self._distributions:
+                        self._distributions[distribution] = importlib.metadata.version(distribution)
+
+    def _foreign_file(self, name: str) -> str | None:
+        if name in _NOT_HELD:
+            return None
+        module = sys.modules.get(name)
+        path = getattr(module, "__file__", None)
+        if not isinstance(path, str):
+            return None
+        path = os.path.abspath(path)
+        if "/site-packages/" in path or "/dist-packages/" in path:
+            return path
+        return None if os.path.realpath(path).startswith(self._library) else path
+
+    def as_dict(self, root: str | None) -> dict[str, Any]:
+        """For handover.json. Paths below `root` (`/opt/<app>/current`) are given relative to it."""
+        prefix = root.rstrip(os.sep) + os.sep if root else None
+
+        def relative(path: str) -> str:
+            return path.removeprefix(prefix) if prefix else path
+
+        files = {relative(path): digest for path, digest in sorted(self._files.items())}
+        content: dict[str, Any] = {
+            "python": self._python,
+            "path": [relative(path) for path in self._path],
+            "distributions": dict(sorted(self._distributions.items())),
+            "files": files,
+        }
+        summary = hashlib.sha256(repr(content).encode()).hexdigest()
+        return {**content, "sha256": summary}
+
+
+def _python() -> dict[str, str]:
+    executable = os.path.realpath(sys.executable)
+    try:
+        with open(executable, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        digest = ""
+    return {
+        "executable": executable,
+        "executable_sha256": digest,
+        "version": platform.python_version(),
+        "implementation": platform.python_implementation(),
+    }

@@ -1,0 +1,66 @@
+"""Niceness and OOM score of a worker that boots, so that neither its import slows the requests that others serve nor
+its appetite for memory gets one of the others killed. Done by the master, from outside the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+
+CAP_SYS_NICE = 1 << 23  # capabilities(7)
+OOM_BIAS = 500  # of 1000: the kernel's first choice, unless something far larger is about
+
+
+def niceness() -> int:
+    """This process's own."""
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def may_return_to(nice: int) -> bool:
+    """Whether a process of ours that was made nicer may be brought back to `nice`: by the unit's LimitNICE=, or by
+    the capability CAP_SYS_NICE."""
+    ceiling = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    return ceiling == resource.RLIM_INFINITY or 20 - ceiling <= nice or bool(_capabilities() & CAP_SYS_NICE)
+
+
+def _capabilities() -> int:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def renice(pid: int, nice: int) -> bool:
+    """Sets the niceness of all threads of `pid`: Linux keeps one for each. Returns whether it was permitted; a process
+    that has ended counts as done."""
+    permitted = True
+    for thread in _threads(pid):
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            permitted = False
+    return permitted
+
+
+def _threads(pid: int) -> Iterator[int]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        yield from map(int, os.listdir(f"/proc/{pid}/task"))
+
+
+def oom_score(pid: int) -> int | None:
+    """The OOM score adjustment of `pid`, -1000 to 1000; None when it can't be read."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def set_oom_score(pid: int, score: int) -> None:
+    """Sets it, where that is permitted and the process lives."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(max(-1000, min(1000, score))))

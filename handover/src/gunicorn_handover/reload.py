@@ -1,0 +1,252 @@
+"""One reload, as a state machine that the master's loop moves on. Nothing here waits.
+
+trial    a forked child loads the new configuration; what breaks it can't break the master
+boot     new workers start up, held back from their first request
+retire   all are there: they are let in, the old ones told to go
+undo     something failed: the new ones are ended, then the old configuration is put back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from gunicorn_handover.board import State
+
+if TYPE_CHECKING:
+    from gunicorn_handover.arbiter import HandoverArbiter
+
+
+class Phase(enum.Enum):
+    """Where a reload is."""
+
+    TRIAL = "trying the configuration"
+    BOOT = "booting workers"
+    RETIRE = "retiring the old workers"
+    UNDO = "ending the new workers"
+
+
+class Trial:
+    """A forked child that loads the configuration and says how it went."""
+
+    def __init__(self, arbiter: HandoverArbiter) -> None:
+        self._output = b""
+        self._status: int | None = None
+        reader, writer = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(reader)
+            _try_configuration(arbiter, writer)
+        os.close(writer)
+        os.set_blocking(reader, False)
+        self._reader = reader
+
+    def reaped(self, status: int) -> None:
+        """Takes the child's wait status."""
+        self._status = status
+
+    @property
+    def ended(self) -> bool:
+        """Whether the child has ended. Reads on what it prints: a full pipe would hold it up."""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._reader, 65536):
+                self._output = (self._output + chunk)[-65536:]
+        return self._status is not None
+
+    @property
+    def output(self) -> str:
+        """What the child printed."""
+        return self._output.decode(errors="replace").strip()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the configuration can't be loaded, in one line; None when it can."""
+        if self._status == 0:
+            return None
+        lines = self.output.splitlines()
+        return lines[-1].strip() if lines else f"the trial ended with wait status {self._status}"
+
+    def close(self) -> None:
+        """Ends the child, should it still run, and closes the pipe."""
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        os.close(self._reader)
+
+
+def _try_configuration(arbiter: HandoverArbiter, output: int) -> None:
+    """Runs in the child, and ends it."""
+    status = 1
+    try:
+        for number in arbiter.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        arbiter.load_configuration()
+        status = 0
+    except SystemExit:
+        pass  # Gunicorn has printed why
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+class Snapshot:
+    """What a configuration sets in the master, to be put back."""
+
+    def __init__(self, arbiter: HandoverArbiter) -> None:
+        app = arbiter.app
+        self._app_attributes = dict(vars(app))
+        self._environ = dict(os.environ)
+        self._path = list(sys.path)
+        self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.num_workers: int = arbiter.num_workers
+
+    def restore(self, arbiter: HandoverArbiter) -> None:
+        """Puts all back and sets the master up with it."""
+        vars(arbiter.app).clear()
+        vars(arbiter.app).update(self._app_attributes)
+        os.environ.clear()
+        os.environ.update(self._environ)
+        sys.path[:] = self._path
+        os.fchdir(self._directory)
+        arbiter.setup(arbiter.app)
+        arbiter.num_workers = self.num_workers
+
+    def close(self) -> None:
+        """Lets the old working directory go."""
+        os.close(self._directory)
+
+
+class Reload:
+    """A reload under way. `step` is called again and again until `done`."""
+
+    def __init__(self, arbiter: HandoverArbiter, number: int) -> None:
+        self.number = number
+        self.generation = arbiter.generation + 1
+        self.phase = Phase.TRIAL
+        self.error: str | None = None
+        self.done = False
+        self.requested_at = time.time()
+        # compared with the callers' clocks: CLOCK_MONOTONIC is one for all processes
+        self.began = time.monotonic()
+        self.previous = Snapshot(arbiter)
+        self._arbiter = arbiter
+        self._applied = False
+        self._deadline = self.began + arbiter.cfg.handover_boot_timeout
+        self.trial: Trial | None = Trial(arbiter)
+
+    def step(self) -> None:
+        """Moves on as far as it goes without waiting."""
+        {
+            Phase.TRIAL: self._try,
+            Phase.BOOT: self._boot,
+            Phase.RETIRE: self._retire,
+            Phase.UNDO: self._undo,
+        }[self.phase]()
+
+    def fail(self, error: str) -> None:
+        """Gives the reload up for the reason `error`. The first reason stays."""
+        if self.phase is Phase.UNDO:
+            return
+        self.error = error
+        self.phase = Phase.UNDO
+        self._arbiter.log.error("Reload %d failed: %s. The previous workers keep serving.", self.number, error)
+        self._close_trial()
+        for worker in self._new():
+            if worker.board.state >= State.READY:
+                # it serves already, for want of an old one: no request of its own may be lost
+                self._arbiter.retire(worker)
+            else:
+                worker.condemned = True
+                self._arbiter.kill_worker(worker.pid, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """The master stops: leaves nothing behind that stopping would not end."""
+        self._close_trial()
+
+    def progress(self) -> str:
+        """Where it is, for people."""
+        if self.phase is Phase.BOOT:
+            up = sum(worker.board.state > State.BOOTING for worker in self._new())
+            return f"{self.phase.value}, {up} of {self._arbiter.num_workers} up"
+        return self.phase.value
+
+    def _new(self) -> list[Any]:
+        return [worker for worker in self._arbiter.workers() if worker.generation == self.generation]
+
+    def _old(self) -> list[Any]:
+        return [worker for worker in self._arbiter.workers() if worker.generation != self.generation]
+
+    def _close_trial(self) -> None:
+        if self.trial is not None:
+            self.trial.close()
+            self.trial = None
+
+    def _try(self) -> None:
+        assert self.trial is not None
+        if not self.trial.ended:
+            if time.monotonic() > self._deadline:
+                self.fail("the configuration took longer to load than handover_boot_timeout")
+            return
+        if failure := self.trial.failure:
+            self._arbiter.log.error("The configuration can't be loaded:\n%s", self.trial.output)
+            self.fail(f"bad configuration: {failure}")
+            return
+        self._close_trial()
+        self._applied = True
+        try:
+            self._arbiter.apply_configuration()
+        except (Exception, SystemExit) as error:
+            self.fail(f"bad configuration: {error!r}")
+            return
+        self.phase = Phase.BOOT
+
+    def _boot(self) -> None:
+        arbiter = self._arbiter
+        new = self._new()
+        booting = [worker for worker in new if worker.board.state is State.BOOTING]
+        standby = [worker for worker in new if worker.board.state is State.STANDBY]
+        ready = [worker for worker in new if worker.board.state is State.READY]
+        nobody_serves = not any(worker.board.state is State.READY for worker in self._old())
+        if len(standby) + len(ready) >= arbiter.num_workers or nobody_serves:
+            for worker in standby:
+                arbiter.admit(worker)
+        if len(ready) >= arbiter.num_workers:
+            self.phase = Phase.RETIRE
+            arbiter.generation = self.generation
+            for worker in self._old():
+                arbiter.retire(worker)
+        elif len(standby) + len(ready) + len(booting) < arbiter.num_workers:
+            if len(booting) < arbiter.cfg.handover_boot_at_once:
+                try:
+                    arbiter.spawn(self.generation)
+                except OSError as error:
+                    self.fail(f"no worker could be started: {error}")
+
+    def _retire(self) -> None:
+        if all(worker.board.state is State.DRAINING for worker in self._old()):
+            self._finish()
+
+    def _undo(self) -> None:
+        if any(worker.condemned for worker in self._new()):
+            return
+        if self._applied:
+            self.previous.restore(self._arbiter)
+        self._finish()
+
+    def _finish(self) -> None:
+        self.previous.close()
+        self.done = True

@@ -1,0 +1,129 @@
+"""Uvicorn's server with a drain that resets no connection on which a request may be on its way.
+
+Uvicorn's own shutdown closes at once every connection without a request: also one that was accepted a moment ago, or
+one kept alive whose next request is already under way. Here a server that stops
+  1. takes itself off the sockets; other processes accept what comes next,
+  2. serves on. Each response that begins now says `Connection: close`, which is the one way to end an HTTP/1.1
+     connection without a race,
+  3. closes a connection that has had no request for `idle_timeout`,
+  4. cancels what still runs after `graceful_timeout`, runs the lifespan shutdown and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.server import Server
+
+from gunicorn_handover.asgi import ServedApplication
+
+TICK = 0.05  # seconds between two looks at the connections
+SETTLE = 0.1  # seconds in which a connection that was just accepted comes to be known
+
+
+class DrainingServer(Server):
+    """A server for one worker. All times are in seconds."""
+
+    def __init__(
+        self,
+        config: Config,
+        application: ServedApplication,
+        *,
+        on_ready: Callable[[], None],
+        on_drain: Callable[[], None],
+        pulse: Callable[[int], None],
+        pulse_interval: float,
+        graceful_timeout: float,
+        idle_timeout: float,
+        websocket_grace: float,
+    ) -> None:
+        """`pulse` is called with the number of requests served, from the event loop: it stops when the loop hangs."""
+        super().__init__(config)
+        self._application = application
+        self._on_ready = on_ready
+        self._on_drain = on_drain
+        self._pulse = pulse
+        self._pulse_interval = pulse_interval
+        self._graceful_timeout = graceful_timeout
+        self._idle_timeout = idle_timeout
+        self._websocket_grace = websocket_grace
+        self._pulse_task: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drains. Uvicorn's own would send itself the signal again in the end, and no exit hook would run."""
+        self.should_exit = True
+
+    def quit(self) -> None:
+        """Ends at once, requests and lifespan shutdown or not."""
+        self.should_exit = self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._pulse_task = asyncio.create_task(self._keep_pulse())
+            self._on_ready()
+
+    async def _keep_pulse(self) -> None:
+        while True:
+            self._pulse(self.server_state.total_requests)
+            await asyncio.sleep(self._pulse_interval)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._graceful_timeout
+        self._on_drain()
+        self._application.drain()
+        if not self.force_exit:
+            await self._drain(deadline)
+        # What is left goes Uvicorn's way: requests past their time are cancelled, then the lifespan ends.
+        # It takes fractions of a second, whatever its annotation says.
+        self.config.timeout_graceful_shutdown = max(deadline - loop.time(), TICK)  # type: ignore[assignment]
+        # closing a server has closed its socket; Uvicorn would close it once more
+        await super().shutdown(sockets=None)
+        if self._pulse_task is not None:
+            self._pulse_task.cancel()
+
+    async def _drain(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        # asyncio sets a connection up some turns of the loop after it accepted it, and drops it when its server is
+        # closed by then: so stop accepting first and close later. uvloop does both at once and ignores this.
+        for server in self.servers:
+            for listener in server.sockets:
+                loop.remove_reader(listener.fileno())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+
+        began = loop.time()
+        websockets_end = began + self._websocket_grace
+        websockets: asyncio.Task[None] | None = None
+        idle_since: dict[Any, float] = {}
+        while (now := loop.time()) < deadline and not self.force_exit:
+            if websockets is None and now >= websockets_end:
+                websockets = asyncio.create_task(self._application.restart_websockets())
+            connections = list(self.server_state.connections)
+            if not connections and now - began >= SETTLE:
+                break
+            for connection in connections:
+                if is_busy(connection):
+                    idle_since.pop(connection, None)
+                elif now - idle_since.setdefault(connection, now) >= self._idle_timeout:
+                    connection.shutdown()
+            await asyncio.sleep(TICK)
+        if websockets is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(websockets, max(deadline - loop.time(), TICK))
+
+
+def is_busy(connection: Any) -> bool:
+    """Whether a request runs on the connection, or it is a WebSocket: those are closed by other means."""
+    if not hasattr(connection, "cycle"):
+        return True
+    return connection.cycle is not None and not connection.cycle.response_complete

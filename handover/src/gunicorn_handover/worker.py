@@ -1,0 +1,139 @@
+"""The worker: Uvicorn in a process of Gunicorn's, which tells its master where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.workers.base import Worker
+from uvicorn_worker import UvicornWorker
+
+from gunicorn_handover import internals
+from gunicorn_handover.asgi import ServedApplication
+from gunicorn_handover.board import Board, State
+from gunicorn_handover.server import DrainingServer
+
+BOOT_ERROR = 3  # Gunicorn's exit code of a worker that could not boot
+GATE_TICK = 0.02  # seconds between two looks for the master's word
+PULSE = 0.5  # seconds between two signs of life, at most
+
+
+class HandoverWorker(UvicornWorker):
+    """Made in the master before the fork; `init_process` and what it calls run in the worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.board = Board()
+        # The master's notes. They are of no meaning in the worker.
+        self.generation = 0
+        self.release: str | None = None
+        self.since = time.time()
+        self.forked_at = time.monotonic()
+        self.retired_at: float | None = None
+        self.condemned = False
+        self.slowed = False
+        self.oom_score: int | None = None
+
+        self.config.http = self.cfg.handover_http
+        # max_requests is watched here: a worker that has had its share goes when its successor is ready, not before
+        self.config.limit_max_requests = None
+        self._max_requests = self.cfg.max_requests and self.max_requests
+
+    def init_process(self) -> None:
+        # The fork brings the master's view of the disk, which may be that of another release.
+        sys.path_importer_cache.clear()
+        importlib.invalidate_caches()
+        try:
+            # Gunicorn's, past UvicornWorker's: some versions of that one set up an event loop in a way that some
+            # versions of Uvicorn refuse.
+            Worker.init_process(self)
+        except BaseException as error:
+            if self.board.state >= State.READY:
+                raise
+            self.board.explain(describe(error))
+            if not isinstance(error, Exception):
+                raise
+            self.log.exception("The application could not be started.")
+            sys.exit(BOOT_ERROR)
+
+    def run(self) -> None:
+        with asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop)) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        internals.check_protocol(self.cfg.handover_http)
+        self.log.claim()
+        config = self.config
+        config.app = self.wsgi
+        config.load()
+        application = ServedApplication(
+            config.loaded_app,
+            gate=self._wait_for_admission,
+            explain=self.board.explain,
+            access_line=self.log.access_line if self.log.logs_access else None,
+        )
+        config.loaded_app = application
+        idle_timeout = self.cfg.handover_idle_timeout
+        self._server = DrainingServer(
+            config,
+            application,
+            on_ready=self._on_ready,
+            on_drain=self._on_drain,
+            pulse=self._pulse,
+            pulse_interval=min(PULSE, self.cfg.timeout / 4) if self.cfg.timeout else PULSE,
+            graceful_timeout=self.cfg.graceful_timeout,
+            idle_timeout=self.cfg.keepalive + 1 if idle_timeout is None else idle_timeout,
+            websocket_grace=self.cfg.handover_websocket_grace,
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._server.quit)
+        await self._server.serve(sockets=self.sockets)
+        if not self._server.started:
+            sys.exit(BOOT_ERROR)
+
+    async def _wait_for_admission(self) -> None:
+        """Holds the lifespan's answer back, and so the first accept, until the master says go."""
+        self.board.state = State.STANDBY
+        while not self.board.admitted and not self._server.should_exit and os.getppid() == self.ppid:
+            await asyncio.sleep(GATE_TICK)
+
+    def _on_ready(self) -> None:
+        self.log.claim()
+        self.board.state = State.READY
+        self.log.info("Worker (pid:%s) is ready", self.pid)
+
+    def _on_drain(self) -> None:
+        self.board.state = State.DRAINING
+
+    def _pulse(self, requests: int) -> None:
+        self.notify()
+        if self._max_requests and requests >= self._max_requests and not self.board.worn:
+            self.log.info("Worker (pid:%s) has served %d requests and asks for a successor", self.pid, requests)
+            self.board.wear_out()
+        if os.getppid() != self.ppid and not self._server.should_exit:
+            self.log.warning("Worker (pid:%s) lost its master; draining", self.pid)
+            self._server.should_exit = True
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """The factory of the setting `handover_loop`. Raises ImportError when uvloop is asked for and missing."""
+    if name != "asyncio":
+        with contextlib.suppress(ImportError) if name == "auto" else contextlib.nullcontext():
+            import uvloop
+
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+def describe(error: BaseException) -> str:
+    """Why a boot failed, in one line."""
+    if isinstance(error, SystemExit):
+        return f"the application called sys.exit({error.code!r}) while it started"
+    detail = str(error).strip()
+    return f"{type(error).__name__}: {detail}" if detail else type(error).__name__

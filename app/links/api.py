@@ -1,0 +1,121 @@
+"""The JSON API, and the redirect that all is about."""
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response, status
+from fastapi.responses import RedirectResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from links import store
+from links.database import Session
+from links.models import Link
+from links.request_id import get_logger
+from links.schemas import LinkPage, LinkRead, NewLink
+from links.settings import Settings
+
+log = get_logger(__name__)
+router = APIRouter(prefix="/api/links", tags=["links"])
+redirects = APIRouter(tags=["links"])
+
+SlugPath = Annotated[str, Path(max_length=64)]
+
+
+def _require_token(
+    request: Request,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> None:
+    settings: Settings = request.app.state.settings
+    if settings.api_token is None:
+        return
+    wanted = settings.api_token.get_secret_value().encode()
+    if given is None or not secrets.compare_digest(given.credentials.encode(), wanted):
+        raise HTTPException(
+            status.HTTP_401_UNAUTHORIZED,
+            "A valid bearer token is needed to change links",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _read(request: Request, link: Link) -> LinkRead:
+    return LinkRead(
+        slug=link.slug,
+        short_url=str(request.url_for("follow_link", slug=link.slug)),
+        url=link.url,
+        clicks=link.clicks,
+        created_at=link.created_at,
+        last_clicked_at=link.last_clicked_at,
+    )
+
+
+def _not_found(slug: str) -> HTTPException:
+    return HTTPException(status.HTTP_404_NOT_FOUND, f"There is no link {slug!r}")
+
+
+@router.post("", status_code=status.HTTP_201_CREATED, dependencies=[Depends(_require_token)])
+async def create_link(new: NewLink, request: Request, response: Response, session: Session) -> LinkRead:
+    """Shorten an address."""
+    try:
+        link = await store.create(session, str(new.url), new.slug)
+    except store.SlugTakenError:
+        raise HTTPException(status.HTTP_409_CONFLICT, "This slug is taken: choose another") from None
+    log.info("Created link %s", link.slug)
+    response.headers["Location"] = str(request.url_for("read_link", slug=link.slug))
+    return _read(request, link)
+
+
+@router.get("")
+async def list_links(
+    request: Request,
+    session: Session,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+) -> LinkPage:
+    """List the links, newest first. `before` takes the `next` of the page before."""
+    # One more than asked for tells whether there is another page.
+    links = await store.newest(session, limit=limit + 1, before=before)
+    items = links[:limit]
+    return LinkPage(
+        items=[_read(request, link) for link in items],
+        next=items[-1].id if len(links) > limit else None,
+    )
+
+
+@router.get("/{slug}")
+async def read_link(slug: SlugPath, request: Request, session: Session) -> LinkRead:
+    """Say where a link leads and how often it was followed."""
+    link = await store.find(session, slug)
+    if link is None:
+        raise _not_found(slug)
+    return _read(request, link)
+
+
+@router.delete("/{slug}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[Depends(_require_token)])
+async def delete_link(slug: SlugPath, session: Session) -> None:
+    """Forget a link."""
+    if not await store.remove(session, slug):
+        raise _not_found(slug)
+    log.info("Deleted link %s", slug)
+
+
+def _redirect(url: str) -> RedirectResponse:
+    # Every click has to come here to be counted.
+    return RedirectResponse(url, status.HTTP_307_TEMPORARY_REDIRECT, headers={"Cache-Control": "no-store"})
+
+
+@redirects.get("/{slug}", status_code=status.HTTP_307_TEMPORARY_REDIRECT, response_class=RedirectResponse)
+async def follow_link(slug: SlugPath, session: Session) -> RedirectResponse:
+    """Follow a link, and count it."""
+    url = await store.follow(session, slug)
+    if url is None:
+        raise _not_found(slug)
+    return _redirect(url)
+
+
+@redirects.head("/{slug}", include_in_schema=False)
+async def peek_link(slug: SlugPath, session: Session) -> RedirectResponse:
+    """Answer a link checker: the same redirect, but nobody clicked."""
+    link = await store.find(session, slug)
+    if link is None:
+        raise _not_found(slug)
+    return _redirect(link.url)

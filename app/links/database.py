@@ -1,0 +1,108 @@
+"""Connections: PostgreSQL when DATABASE_URL is set, else a SQLite file. Every wait has a bound."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import asyncpg
+from fastapi import Depends
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+from starlette.requests import HTTPConnection
+
+from links.settings import Settings
+
+SQLITE_BUSY_SECONDS = 5
+
+
+class DatabaseUnavailableError(Exception):
+    """No connection could be made."""
+
+
+# What says "not now" rather than "never": answered with 503, see main.py.
+UNAVAILABLE = (DatabaseUnavailableError, OperationalError, InterfaceError, PoolTimeoutError, TimeoutError)
+
+
+def create_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
+    """Prepare the connection pool; nothing is connected before the first query.
+
+    A migration may take its time, so `migrating` lifts the limits on a statement.
+    """
+    if settings.database_url is None:
+        return _sqlite(settings, migrating=migrating)
+    return _postgresql(settings, settings.database_url.get_secret_value(), migrating=migrating)
+
+
+def _postgresql(settings: Settings, url: str, *, migrating: bool) -> AsyncEngine:
+    statement_timeout = 0 if migrating else settings.database_statement_timeout
+
+    async def connect() -> Any:
+        """Let asyncpg read the address, for it knows libpq's options (sslmode, several hosts, sockets …)."""
+        try:
+            return await asyncpg.connect(
+                url,
+                timeout=settings.database_connect_timeout,
+                # The server ends a slow statement; this is for a server that no longer answers at all.
+                command_timeout=statement_timeout + 1 if statement_timeout else None,
+                server_settings={
+                    "application_name": "links-migrate" if migrating else "links",
+                    "statement_timeout": str(int(statement_timeout * 1000)),
+                },
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # The text of the cause stays out: it can hold parts of the address.
+            message = f"PostgreSQL can't be reached: {type(error).__name__}"
+            raise DatabaseUnavailableError(message) from error
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        # A restart of PostgreSQL costs no request, and a connection isn't kept for ever.
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        hide_parameters=True,
+    )
+
+
+def _sqlite(settings: Settings, *, migrating: bool) -> AsyncEngine:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{settings.sqlite_path}",
+        connect_args={"timeout": 60 if migrating else SQLITE_BUSY_SECONDS},
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        # Python's sqlite3 would begin transactions by itself, and not for DDL: see begin() below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        # Readers and the writer, in several workers, don't block each other.
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if migrating else "BEGIN")
+
+    return engine
+
+
+async def _session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    sessions: async_sessionmaker[AsyncSession] = connection.app.state.sessions
+    async with sessions.begin() as session:
+        yield session
+
+
+# scope="function": committed before the answer is sent, so that a 201 is never a lie.
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]

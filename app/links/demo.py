@@ -1,0 +1,128 @@
+"""Endpoints that show what lies between a client and this worker. See the README, "Demo endpoints"."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+
+from links.request_id import request_id
+from links.settings import Settings
+
+whoami_router = APIRouter(prefix="/api", tags=["demo"])
+router = APIRouter(prefix="/api", tags=["demo"])
+
+SHOWN_HEADERS = (
+    "connection",
+    "forwarded",
+    "host",
+    "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+)
+
+
+def _release_of(path: Path) -> str | None:
+    """Find <id> in …/releases/<id>/…, where deploy tools put a release."""
+    parts = path.parts
+    for position, part in enumerate(parts[:-1]):
+        if part == "releases":
+            return parts[position + 1]
+    return None
+
+
+# Now, while the module is loaded: later, `current` may lead to another release than the one in memory.
+LOADED_RELEASE = _release_of(Path(__file__).resolve())
+
+
+class Whoami(BaseModel):
+    """One request as the application sees it, and the worker that answers."""
+
+    client: str | None
+    scheme: str
+    host: str
+    method: str
+    url: str
+    http_version: str
+    headers: dict[str, list[str]]
+    request_id: str | None
+    pid: int
+    release: str | None
+
+
+@whoami_router.get("/whoami")
+async def whoami(request: Request) -> Whoami:
+    """Show whether the proxy's word on client, scheme and host arrives, and who serves."""
+    settings: Settings = request.app.state.settings
+    present = [name for name in SHOWN_HEADERS if name in request.headers]
+    return Whoami(
+        client=request.client.host if request.client else None,
+        scheme=request.url.scheme,
+        host=request.url.netloc,
+        method=request.method,
+        url=str(request.url),
+        http_version=request.scope.get("http_version", ""),
+        headers={name: request.headers.getlist(name) for name in present},
+        request_id=request_id(),
+        pid=os.getpid(),
+        release=settings.release or LOADED_RELEASE,
+    )
+
+
+class Slept(BaseModel):
+    """What /api/slow answers at last."""
+
+    slept: float
+    pid: int
+
+
+@router.get("/slow")
+async def slow(seconds: Annotated[float, Query(ge=0, le=60)] = 1) -> Slept:
+    """Answer late: a request that a stop or a reload has to wait for."""
+    await asyncio.sleep(seconds)
+    return Slept(slept=seconds, pid=os.getpid())
+
+
+class Tick(BaseModel):
+    """The data of one event."""
+
+    tick: int
+    time: datetime
+    pid: int
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def events(count: Annotated[int, Query(ge=1, le=3600)] = 60) -> AsyncIterator[ServerSentEvent]:
+    """Send `count` server-sent events, one a second, the first at once."""
+    for number in range(1, count + 1):
+        if number > 1:
+            await asyncio.sleep(1)
+        tick = Tick(tick=number, time=datetime.now(UTC), pid=os.getpid())
+        yield ServerSentEvent(data=tick, event="tick", id=str(number))
+
+
+@router.websocket("/echo")
+async def echo(websocket: WebSocket) -> None:
+    """Send every message back, text as text and bytes as bytes."""
+    await websocket.accept()
+    try:
+        while True:
+            message = await websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if message.get("text") is not None:
+                await websocket.send_text(message["text"])
+            else:
+                await websocket.send_bytes(message["bytes"])
+    except WebSocketDisconnect:
+        return

@@ -1,0 +1,77 @@
+"""The application: `links.main:app`, or the factory `links.main:create_app()`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.ext.asyncio import async_sessionmaker
+
+from links import api, demo, health, pages
+from links.database import UNAVAILABLE, create_engine
+from links.migrate import known_revisions
+from links.request_id import RequestIdMiddleware, get_logger
+from links.settings import Settings
+
+log = get_logger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Own the connection pool.
+
+    Creates no tables: every worker of every host runs this, at the same time. And it connects to nothing: a
+    worker also boots while the database is away, and /readyz tells.
+    """
+    settings: Settings = app.state.settings
+    app.state.revisions = known_revisions()
+    app.state.engine = create_engine(settings)
+    app.state.sessions = async_sessionmaker(app.state.engine, expire_on_commit=False)
+    log.info("Started, with %s", "SQLite" if settings.database_url is None else "PostgreSQL")
+    try:
+        yield
+    finally:
+        await app.state.engine.dispose()
+
+
+async def unavailable(request: Request, error: Exception) -> JSONResponse:
+    """Say "not now" when the database can't answer: the client may come again."""
+    log.error("%s %s needs the database: %s", request.method, request.url.path, error)
+    return JSONResponse(
+        {"detail": "The database can't answer now. Try again in a few seconds."}, 503, headers={"Retry-After": "5"}
+    )
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Put the parts together."""
+    app = FastAPI(
+        title="Links",
+        summary="Short addresses that count their clicks",
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        openapi_url="/api/openapi.json",
+        docs_url="/api/docs",
+        redoc_url=None,
+    )
+    app.state.settings = settings or Settings()
+    app.add_middleware(RequestIdMiddleware)
+    for kind in UNAVAILABLE:
+        app.add_exception_handler(kind, unavailable)
+
+    app.include_router(health.router)
+    app.include_router(api.router)
+    app.include_router(demo.whoami_router)
+    if app.state.settings.demo_endpoints:
+        app.include_router(demo.router)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.include_router(pages.router)
+    # Last, because it takes every path of one part.
+    app.include_router(api.redirects)
+    return app
+
+
+app = create_app()

@@ -1,0 +1,1 @@
+"""Alembic's environment and, in versions/, the migrations."""

@@ -1,0 +1,66 @@
+"""How Alembic reaches the database: with the application's own settings and engine."""
+
+import asyncio
+import logging
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from links.database import create_engine
+from links.models import Base
+from links.settings import Settings
+
+# Any number; the same for all that migrate this database.
+ADVISORY_LOCK = 7_265_490_331
+LOCK_TIMEOUT = "5s"
+
+settings: Settings = context.config.attributes.get("settings") or Settings()
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations on an open connection, alone."""
+    if connection.dialect.name == "postgresql":
+        # Whoever comes second waits here, then finds nothing to do.
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
+        # A statement that waits for a table's lock makes every query behind it wait too: give up soon instead.
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+        connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        # Also on SQLite, where database.py begins a real transaction: all or nothing.
+        transactional_ddl=True,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_online() -> None:
+    """Connect and migrate."""
+    engine = create_engine(settings, migrating=True)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(migrate)
+    finally:
+        await engine.dispose()
+
+
+def print_sql() -> None:
+    """`alembic upgrade head --sql`: print the statements, for those who run them by hand."""
+    context.configure(
+        dialect_name="sqlite" if settings.database_url is None else "postgresql",
+        target_metadata=Base.metadata,
+        literal_binds=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if not logging.getLogger().hasHandlers():
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+if context.is_offline_mode():
+    print_sql()
+else:
+    asyncio.run(migrate_online())

@@ -1,0 +1,81 @@
+"""The page at /: the newest links, and a form for a new one. Works without JavaScript."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, status
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.templating import Jinja2Templates
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from links import store
+from links.database import Session
+from links.request_id import get_logger
+from links.schemas import MAX_URL_LENGTH, NewLink
+
+log = get_logger(__name__)
+router = APIRouter(include_in_schema=False)
+# Escapes everything that it prints in .html templates.
+templates = Jinja2Templates(Path(__file__).parent / "templates")
+
+SHOWN_LINKS = 20
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+@router.api_route("/", methods=["GET", "HEAD"], response_class=HTMLResponse)
+async def show(request: Request, session: Session, created: str | None = None) -> Response:
+    """Show the newest links."""
+    return await _page(request, session, created=created)
+
+
+@router.post("/", response_class=HTMLResponse)
+async def submit(
+    request: Request, session: Session, url: Annotated[str, Form()] = "", slug: Annotated[str, Form()] = ""
+) -> Response:
+    """Take the form, and lead back to the page, so that a reload doesn't send it twice."""
+    form = {"url": url, "slug": slug}
+    if request.app.state.settings.api_token is not None:
+        return await _page(request, session, status.HTTP_403_FORBIDDEN, error="New links come by the API only.")
+    try:
+        new = NewLink.model_validate({"url": url.strip(), "slug": slug.strip() or None})
+        link = await store.create(session, str(new.url), new.slug)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        error = f"{first['loc'][0]}: {first['msg']}".capitalize()
+        return await _page(request, session, status.HTTP_422_UNPROCESSABLE_CONTENT, error=error, form=form)
+    except store.SlugTakenError:
+        error = "This slug is taken: choose another."
+        return await _page(request, session, status.HTTP_409_CONFLICT, error=error, form=form)
+    log.info("Created link %s", link.slug)
+    return RedirectResponse(
+        str(request.url_for("show").include_query_params(created=link.slug)), status.HTTP_303_SEE_OTHER
+    )
+
+
+async def _page(
+    request: Request,
+    session: Session,
+    status_code: int = status.HTTP_200_OK,
+    *,
+    created: str | None = None,
+    error: str | None = None,
+    form: dict[str, str] | None = None,
+) -> Response:
+    context = {
+        "links": await store.newest(session, limit=SHOWN_LINKS),
+        # Only what really exists is announced: the parameter is anybody's text.
+        "created": await store.find(session, created) if created else None,
+        "error": error,
+        "form": form or {},
+        "may_create": request.app.state.settings.api_token is None,
+        "max_url_length": MAX_URL_LENGTH,
+    }
+    return templates.TemplateResponse(request, "index.html", context, status_code, HEADERS)

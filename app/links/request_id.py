@@ -1,0 +1,51 @@
+"""The request's id in the application's own log lines.
+
+The server owns the handlers and their format; a line only carries the id along, as `record.request_id`.
+"""
+
+import logging
+import re
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+from uuid import uuid4
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_current: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def request_id() -> str | None:
+    """Id of the request that is being answered; None outside of one."""
+    return _current.get()
+
+
+class RequestIdMiddleware:
+    """Take X-Request-ID from the proxy, or make one when it is missing or strange."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        token = _current.set(given if _ACCEPTED.fullmatch(given) else uuid4().hex)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            _current.reset(token)
+
+
+class _RequestLogger(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {"request_id": request_id(), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def get_logger(name: str) -> logging.LoggerAdapter[logging.Logger]:
+    """Give a standard logger whose records have `request_id`."""
+    return _RequestLogger(logging.getLogger(name))

@@ -1,0 +1,62 @@
+"""Every setting of the application, read from the environment once, when it starts."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=300)]
+
+
+class Settings(BaseSettings):
+    """`LINKS_…` variables, and those that platforms set under a name of their own."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LINKS_",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        # A rejected DATABASE_URL must not reach the log with its password.
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL"))
+    database_pool_size: int = Field(default=2, ge=1, le=100)
+    database_max_overflow: int = Field(default=2, ge=0, le=100)
+    database_pool_timeout: Seconds = 3
+    database_connect_timeout: Seconds = 3
+    database_statement_timeout: Seconds = 5
+
+    # systemd sets STATE_DIRECTORY for a unit with StateDirectory=.
+    state_directory: Path = Field(
+        default=Path(), validation_alias=AliasChoices("LINKS_STATE_DIRECTORY", "STATE_DIRECTORY")
+    )
+
+    ready_timeout: Seconds = 2
+    api_token: SecretStr | None = None
+    demo_endpoints: bool = False
+    release: str | None = Field(default=None, validation_alias=AliasChoices("LINKS_RELEASE", "RELEASE_ID"))
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        """One spelling for what the platforms and libraries call a PostgreSQL address."""
+        if url is None:
+            return None
+        scheme, separator, rest = url.get_secret_value().partition("://")
+        if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+            message = "DATABASE_URL must begin with postgresql:// (or postgres://); leave it out to use SQLite"
+            raise ValueError(message)
+        return SecretStr(f"postgresql://{rest}")
+
+    @field_validator("state_directory", mode="before")
+    @classmethod
+    def _first_directory(cls, value: object) -> object:
+        """Take the first: systemd joins the folders with colons when a unit has several."""
+        return value.split(":")[0] if isinstance(value, str) else value
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file that serves while there is no DATABASE_URL."""
+        return self.state_directory / "links.sqlite3"

@@ -1,0 +1,69 @@
+"""The queries."""
+
+import secrets
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from links.models import Link
+
+# Without 0/O and 1/l/I, which people confuse: 57^7 slugs.
+SLUG_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+SLUG_LENGTH = 7
+SLUG_DRAWS = 5
+
+
+class SlugTakenError(Exception):
+    """Another link has this slug."""
+
+
+async def create(session: AsyncSession, url: str, slug: str | None) -> Link:
+    """Keep a new link. Raise SlugTakenError when its slug is in use."""
+    for _ in range(1 if slug else SLUG_DRAWS):
+        link = Link(slug=slug or _draw_slug(), url=url)
+        try:
+            # The unique constraint decides, not a look beforehand that another request could overtake.
+            async with session.begin_nested():
+                session.add(link)
+        except IntegrityError:
+            continue
+        await session.refresh(link)
+        return link
+    raise SlugTakenError
+
+
+async def follow(session: AsyncSession, slug: str) -> str | None:
+    """Count a click and say where it leads: one statement, so that no click is lost between workers."""
+    counted = (
+        update(Link)
+        .where(Link.slug == slug)
+        .values(clicks=Link.clicks + 1, last_clicked_at=func.now())
+        .returning(Link.url)
+        .execution_options(synchronize_session=False)
+    )
+    return (await session.execute(counted)).scalar_one_or_none()
+
+
+async def find(session: AsyncSession, slug: str) -> Link | None:
+    """One link, without counting."""
+    return (await session.execute(select(Link).where(Link.slug == slug))).scalar_one_or_none()
+
+
+async def newest(session: AsyncSession, *, limit: int, before: int | None = None) -> Sequence[Link]:
+    """Links from the newest to the oldest. By id and not by offset: page 1,000 costs what page 1 does."""
+    query = select(Link).order_by(Link.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Link.id < before)
+    return (await session.execute(query)).scalars().all()
+
+
+async def remove(session: AsyncSession, slug: str) -> bool:
+    """Forget a link. False when there was none."""
+    removed = delete(Link).where(Link.slug == slug).returning(Link.id).execution_options(synchronize_session=False)
+    return (await session.execute(removed)).scalar_one_or_none() is not None
+
+
+def _draw_slug() -> str:
+    return "".join(secrets.choice(SLUG_ALPHABET) for _ in range(SLUG_LENGTH))

@@ -10,6 +10,7 @@ description:
   - Fails with one message that names every problem and its fix. Changes nothing.
 author: Baton contributors
 options:
+  host: {description: Name of the host for messages., type: str, required: true}
   directories:
     description: Folders that need room, each with C(path) and C(megabytes) (MiB).
     type: list
@@ -35,6 +36,7 @@ attributes:
 EXAMPLES = r"""
 - name: Check the edge
   baton_preflight:
+    host: "{{ inventory_hostname }}"
     directories: [{path: /var, megabytes: 1024}]
     ports: [{port: 443, for: nginx, allowed: [nginx.service]}]
 """
@@ -54,6 +56,7 @@ def main() -> None:
     """Parse, call, exit."""
     module = AnsibleModule(
         argument_spec={
+            "host": {"type": "str", "required": True},
             "directories": {
                 "type": "list",
                 "elements": "dict",
@@ -76,7 +79,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    host = platform.node()
+    host = module.params["host"]
     found = [
         *preflight.disk_problems(host, module.params["directories"]),
         *preflight.port_problems(host, module.params["ports"]),

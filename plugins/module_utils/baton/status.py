@@ -1,0 +1,159 @@
+"""What a host can say about the application: read here, judged apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import ssl
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import activation, systemd
+
+EXPIRY_WARNING_DAYS = 14
+DAY = 86400  # seconds
+COLUMNS = (
+    *("HOST", "RELEASE", "VERSION", "SINCE", "PYTHON", "GUNICORN", "UVICORN", "WORKERS", "MEMORY"),
+    *("HEALTH", "CERTIFICATE"),
+)
+
+
+def serving(app: activation.Application, health: activation.Health | None) -> dict[str, Any]:
+    """The application on an app server. Keys are those of baton_status's RETURN."""
+    release = activation.current(app)
+    described: dict[str, Any] = {}
+    if release is not None:
+        with contextlib.suppress(activation.ActivationError, ValueError):
+            described = activation.describe(app, release)
+    said = activation.status(app, app.service)
+    workers = said.get("workers", [])
+    packages = described.get("packages", {})
+    return {
+        "release": release,
+        "version": described.get("version", ""),
+        "since": _since(app),
+        "python": said.get("versions", {}).get("python") or described.get("python", ""),
+        "gunicorn": said.get("versions", {}).get("gunicorn") or packages.get("gunicorn", ""),
+        "uvicorn": said.get("versions", {}).get("uvicorn") or packages.get("uvicorn", ""),
+        "service": systemd.properties(app.service, "ActiveState").get("ActiveState", "unknown"),
+        "bridge": systemd.is_active(app.bridge),
+        "workers": [
+            {key: worker.get(key) for key in ("pid", "state", "release")} | {"memory_mb": memory_mb(worker["pid"])}
+            for worker in workers
+        ],
+        "last_reload": said.get("reload") or {},
+        "health": activation.ask(health) or "ok" if health else "",
+    }
+
+
+def _since(app: activation.Application) -> float | None:
+    """When `current` was pointed where it points, in seconds since the epoch."""
+    return os.lstat(app.current).st_mtime if app.current.is_symlink() else None
+
+
+def memory_mb(pid: int) -> int:
+    """Resident memory of a process in MiB; 0 when it is gone."""
+    try:
+        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+def certificate_expiry(path: str) -> float | None:
+    """When a PEM certificate ends, in seconds since the epoch; None when it can't be read."""
+    done = subprocess.run(
+        ["openssl", "x509", "-noout", "-enddate", "-in", path], check=False, text=True, capture_output=True
+    )
+    if done.returncode:
+        return None
+    return ssl.cert_time_to_seconds(done.stdout.strip().removeprefix("notAfter="))
+
+
+def problems(host: str, found: Mapping[str, Any]) -> list[str]:
+    """What is wrong on a host, each a sentence."""
+    wrong = []
+    if (app := found.get("application")) is not None:
+        ready = [worker for worker in app["workers"] if worker["state"] == "ready"]
+        if app["release"] is None:
+            wrong.append(f"{host}: no release has been activated; deploy one.")
+        elif app["service"] not in ("active", "reloading"):
+            wrong.append(f"{host}: the service is {app['service']}; see `journalctl -u` of it.")
+        elif not ready:
+            wrong.append(f"{host}: no worker is ready.")
+        stray = sorted({str(worker["release"]) for worker in ready} - {str(app["release"])})
+        if stray:
+            wrong.append(f"{host}: workers still serve {', '.join(stray)}; run playbooks/restart.yml.")
+        if app["bridge"]:
+            wrong.append(f"{host}: the bridge still runs, so a handover was cut short; deploy again.")
+        if app["last_reload"].get("outcome") == "failed":
+            wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
+        if app["health"] not in ("", "ok"):
+            wrong.append(f"{host}: the health page {app['health']}")
+    if "certificate_expires" in found:
+        expires = found["certificate_expires"]
+        if expires is None:
+            wrong.append(f"{host}: the certificate can't be read.")
+        elif (days := (expires - time.time()) / DAY) < EXPIRY_WARNING_DAYS:
+            wrong.append(f"{host}: the certificate ends in {days:.0f} days; run site.yml to renew it.")
+    units = found.get("units", {}).items()
+    return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
+
+
+def fleet_problems(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the fleet as a whole: `found` is each host's result."""
+    wrong = [sentence for host in found.values() for sentence in host.get("problems", [])]
+    releases = {host["application"]["release"] for host in found.values() if host.get("application")}
+    if len(releases - {None}) > 1:
+        wrong.append(f"The app servers serve different releases: {', '.join(sorted(releases - {None}))}; deploy again.")
+    return wrong
+
+
+def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> str:
+    """Each host's result as a line of a table for people."""
+    now = time.time() if now is None else now
+    rows: list[Sequence[str]] = [COLUMNS]
+    for name, host in found.items():
+        app = host.get("application")
+        expires = host.get("certificate_expires")
+        unknown = "unreadable" if "certificate_expires" in host else "-"
+        certificate = f"{(expires - now) / DAY:.0f} days" if expires else unknown
+        if app is None:
+            rows.append((name, *["-"] * 9, certificate))
+            continue
+        ready = sum(worker["state"] == "ready" for worker in app["workers"])
+        memory = sum(worker["memory_mb"] for worker in app["workers"])
+        health = app["health"] if app["health"] in ("", "ok") else "FAILS"
+        rows.append(
+            (
+                name,
+                app["release"] or "none",
+                app["version"] or "-",
+                ago(now - app["since"]) if app["since"] else "-",
+                app["python"] or "-",
+                app["gunicorn"] or "-",
+                app["uvicorn"] or "-",
+                f"{ready}/{len(app['workers'])}",
+                f"{memory} MiB",
+                health or ("ready" if ready else "DOWN"),
+                certificate,
+            )
+        )
+    return _aligned(rows)
+
+
+def ago(seconds: float) -> str:
+    """A length of time in its largest whole unit, such as 3 h."""
+    for size, unit in ((DAY, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -228,12 +228,15 @@ class HandoverArbiter(Arbiter):  # type: ignore[misc]
             if not self._complete:
                 self._complete = True
                 self.notifier.ready()
-        elif len(fresh) + len(booting) < self.num_workers and len(booting) < self.cfg.handover_boot_at_once:
-            if time.monotonic() >= self._next_spawn:
-                try:
-                    self.spawn(self.generation)
-                except OSError as error:
-                    self._back_off(f"no worker could be started: {error}")
+        elif (
+            len(fresh) + len(booting) < self.num_workers
+            and len(booting) < self.cfg.handover_boot_at_once
+            and time.monotonic() >= self._next_spawn
+        ):
+            try:
+                self.spawn(self.generation)
+            except OSError as error:
+                self._back_off(f"no worker could be started: {error}")
 
     def _bury(self, worker: Any, wait_status: int) -> None:
         how = _describe(wait_status)
@@ -345,15 +348,17 @@ class HandoverArbiter(Arbiter):  # type: ignore[misc]
         release_file = self.cfg.handover_release_file
         document = {
             "schema": status.SCHEMA,
-            "master_pid": os.getpid(),
-            "master_start_ticks": status.start_ticks(os.getpid()),
-            "started_at": _utc(self._started_at),
+            "master": {
+                "pid": os.getpid(),
+                "start_ticks": status.start_ticks(os.getpid()),
+                "started_at": _utc(self._started_at),
+            },
             "generation": self.generation,
             "release": release,
             "workers_wanted": self.num_workers,
             "workers": workers,
-            "reload": under_way,
-            "last_reload": self._last_reload,
+            "reload": self._last_reload,
+            "reload_under_way": under_way,
             "versions": self._versions,
             "fingerprint": self._fingerprint.as_dict(os.path.dirname(release_file) if release_file else None),
         }

@@ -71,7 +71,7 @@ def reload(path: str, timeout: float | None) -> str:
     matter whose HUP began it or how many HUPs the kernel made one of.
     """
     before = status.read(path)
-    pid = before["master_pid"]
+    pid = before["master"]["pid"]
     if not status.is_alive(before):
         raise ReloadError(f"The master (pid:{pid}) of {path} has ended. Start the service.")
     asked = time.monotonic()
@@ -89,7 +89,7 @@ def reload(path: str, timeout: float | None) -> str:
         if not status.is_alive(before):
             raise ReloadError(f"The master (pid:{pid}) ended during the reload. See the service's log.")
         now = status.read(path)
-        last, current = now["last_reload"], now["reload"]
+        last, current = now["reload"], now["reload_under_way"]
         if last is not None and last["began_monotonic"] >= asked:
             if last["outcome"] != "ok":
                 raise ReloadError(f"Reload {last['number']} failed: {last['error']}")
@@ -112,23 +112,23 @@ def _status(arguments: list[str]) -> int:
     except status.StatusError as error:
         print(error, file=sys.stderr)
         return 1
-    found["master_alive"] = status.is_alive(found)
+    found["master"]["alive"] = status.is_alive(found)
     for worker in found["workers"]:
-        worker["rss_bytes"] = status.rss_bytes(worker["pid"]) if found["master_alive"] else None
+        worker["rss_bytes"] = status.rss_bytes(worker["pid"]) if found["master"]["alive"] else None
     print(json.dumps(found, indent=1) if options.json else _for_people(found))
     ready = sum(worker["state"] == "ready" for worker in found["workers"])
-    return 0 if found["master_alive"] and ready >= found["workers_wanted"] else 1
+    return 0 if found["master"]["alive"] and ready >= found["workers_wanted"] else 1
 
 
 def _for_people(found: dict[str, Any]) -> str:
     lines = [
-        f"master      {found['master_pid']}, since {found['started_at']}"
-        + ("" if found["master_alive"] else ", ENDED"),
+        f"master      {found['master']['pid']}, since {found['master']['started_at']}"
+        + ("" if found["master"]["alive"] else ", ENDED"),
         f"generation  {found['generation']}" + (f", release {found['release']}" if found["release"] else ""),
     ]
-    if (current := found["reload"]) is not None:
+    if (current := found["reload_under_way"]) is not None:
         lines.append(f"reload      {current['number']}: {current['progress']}")
-    if (last := found["last_reload"]) is not None:
+    if (last := found["reload"]) is not None:
         outcome = last["outcome"] + (f": {last['error']}" if last["error"] else "")
         lines.append(
             f"last reload {last['number']} of {last['requested_at']}: {outcome} ({last['duration_seconds']} s)"

@@ -17,7 +17,7 @@ from gunicorn_handover import __version__
 SUPPORTED: dict[str, tuple[str, str]] = {
     # distribution: (oldest supported, first unsupported); the tests run the oldest and the newest
     "gunicorn": ("26.2", "28"),
-    "uvicorn": ("0.34", "0.55"),
+    "uvicorn": ("0.35", "0.55"),
     "uvicorn-worker": ("0.3", "0.5"),
 }
 

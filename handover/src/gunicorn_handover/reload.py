@@ -229,12 +229,14 @@ class Reload:
             arbiter.generation = self.generation
             for worker in self._old():
                 arbiter.retire(worker)
-        elif len(standby) + len(ready) + len(booting) < arbiter.num_workers:
-            if len(booting) < arbiter.cfg.handover_boot_at_once:
-                try:
-                    arbiter.spawn(self.generation)
-                except OSError as error:
-                    self.fail(f"no worker could be started: {error}")
+        elif (
+            len(standby) + len(ready) + len(booting) < arbiter.num_workers
+            and len(booting) < arbiter.cfg.handover_boot_at_once
+        ):
+            try:
+                arbiter.spawn(self.generation)
+            except OSError as error:
+                self.fail(f"no worker could be started: {error}")
 
     def _retire(self) -> None:
         if all(worker.board.state is State.DRAINING for worker in self._old()):

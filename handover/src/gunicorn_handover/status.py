@@ -45,7 +45,7 @@ class StatusFile:
         if self._path is None:
             return
         with contextlib.suppress(OSError, StatusError):
-            if read(self._path)["master_pid"] == os.getpid():
+            if read(self._path)["master"]["pid"] == os.getpid():
                 os.unlink(self._path)
 
 
@@ -91,7 +91,7 @@ def start_ticks(pid: int) -> int | None:
 
 def is_alive(status: dict[str, Any]) -> bool:
     """Whether the master that wrote `status` still runs."""
-    return start_ticks(status["master_pid"]) == status["master_start_ticks"]
+    return start_ticks(status["master"]["pid"]) == status["master"]["start_ticks"]
 
 
 def rss_bytes(pid: int) -> int | None:

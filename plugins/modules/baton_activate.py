@@ -9,8 +9,8 @@ short_description: Let an application serve a staged release, without a gap, or 
 description:
   - Moves C(/opt/<name>/current), hands over and proves by process that every worker serves the release.
   - The way is chosen from what changed; C(reload) for code, settings and gunicorn.conf.py; C(bridge) for what a HUP
-    can't carry (Python, the server's packages, the unit, secrets); C(start) when nothing serves; C(reopen), the only one
-    with a gap, when the socket's own address changed.
+    can't carry (Python, the server's packages, the unit, secrets); C(start) when nothing serves; C(reopen), the only
+    one with a gap, when the socket's own address changed.
   - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
 author: Baton contributors
 options:

@@ -167,9 +167,9 @@ def unproven(said: Mapping[str, Any], release: str, master: int) -> str:
     """Why a master's status doesn't prove that every worker serves the release; empty when it does."""
     if said.get("master", {}).get("pid") != master:
         return "the master hasn't written its status"
-    workers = [worker for worker in said.get("workers", []) if worker["state"] != "draining"]
-    if not workers:
-        return "no worker serves"
+    workers = [worker for worker in said["workers"] if worker["state"] != "draining"]
+    if len(workers) < said["workers_wanted"]:
+        return f"{len(workers)} of {said['workers_wanted']} workers serve"
     for worker in workers:
         if worker["state"] != "ready":
             return f"worker {worker['pid']} is {worker['state']}"

@@ -44,6 +44,7 @@ def serving(app: activation.Application, health: activation.Health | None) -> di
             {key: worker.get(key) for key in ("pid", "state", "release")} | {"memory_mb": memory_mb(worker["pid"])}
             for worker in workers
         ],
+        "workers_wanted": said.get("workers_wanted", 0),
         "last_reload": said.get("reload") or {},
         "health": activation.ask(health) or "ok" if health else "",
     }
@@ -82,8 +83,8 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{host}: no release has been activated; deploy one.")
         elif app["service"] not in ("active", "reloading"):
             wrong.append(f"{host}: the service is {app['service']}; see `journalctl -u` of it.")
-        elif not ready:
-            wrong.append(f"{host}: no worker is ready.")
+        elif len(ready) < app["workers_wanted"] or not ready:
+            wrong.append(f"{host}: {len(ready)} of {app['workers_wanted']} workers are ready.")
         stray = sorted({str(worker["release"]) for worker in ready} - {str(app["release"])})
         if stray:
             wrong.append(f"{host}: workers still serve {', '.join(stray)}; run playbooks/restart.yml.")
@@ -136,7 +137,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 app["python"] or "-",
                 app["gunicorn"] or "-",
                 app["uvicorn"] or "-",
-                f"{ready}/{len(app['workers'])}",
+                f"{ready}/{app['workers_wanted']}",
                 f"{memory} MiB",
                 health or ("ready" if ready else "DOWN"),
                 certificate,

@@ -1,0 +1,43 @@
+# The same commands on a workstation and in CI. `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install the controller's tools into .venv
+	@scripts/setup
+
+.PHONY: demo
+demo: setup ## Serve the reference application from a local fleet, over TLS
+	@scripts/demo
+
+.PHONY: test
+test: lint test-unit test-fleet ## Everything that CI runs
+
+.PHONY: test-unit
+test-unit: setup-dev ## Unit tests of plugins, templates and packages
+	@scripts/test-unit
+
+.PHONY: test-fleet
+test-fleet: setup-dev ## Molecule on real systemd hosts
+	molecule test --all
+
+.PHONY: lint
+lint: setup-dev ## All linters
+	@scripts/lint
+
+.PHONY: setup-dev
+setup-dev:
+	@scripts/setup dev
+
+.PHONY: lock
+lock: setup ## Write the hashed locks anew, with the newest releases
+	@scripts/lock
+
+.PHONY: clean
+clean: ## Remove all that was made here: local fleets, images, caches, .venv
+	@scripts/clean

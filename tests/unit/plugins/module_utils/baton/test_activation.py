@@ -1,0 +1,157 @@
+"""How a change reaches the processes, and what counts as proof."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import pytest
+from ansible.module_utils.baton import activation, systemd
+
+
+@pytest.fixture
+def app(tmp_path: pathlib.Path) -> activation.Application:
+    """A host's tree with the releases aaaa and bbbb; aaaa is current."""
+    application = activation.Application("links", str(tmp_path))
+    for release in ("aaaa", "bbbb"):
+        folder = application.release(release)
+        folder.mkdir(parents=True)
+        about = {"id": release, "python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}
+        (folder / "release.json").write_text(json.dumps(about))
+    for path, text in {
+        "etc/machine-id": "1234",
+        "etc/links/gunicorn.conf.py": "workers = 2",
+        "etc/links/environment": 'A="1"',
+        "etc/links/secrets/TOKEN": "secret",
+        "etc/systemd/system/links.service": "[Service]",
+        "etc/systemd/system/links.socket": "[Socket]",
+        "run/links/.keep": "",
+        "var/lib/baton/links/.keep": "",
+    }.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    activation.point(application, "aaaa")
+    return application
+
+
+@pytest.fixture
+def served(app: activation.Application, monkeypatch: pytest.MonkeyPatch) -> activation.Application:
+    """The same, with aaaa activated and its service active."""
+    record = {"digests": dataclasses.asdict(activation.digests(app, "aaaa"))}
+    app.record.write_text(json.dumps(record))
+    monkeypatch.setattr(systemd, "is_active", lambda unit: unit == app.service)
+    return app
+
+
+def change(app: activation.Application, path: str, text: str) -> None:
+    app.path(path).write_text(text)
+
+
+def test_nothing_is_done_when_nothing_changed(served: activation.Application) -> None:
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "none"
+
+
+def test_a_new_release_of_the_same_server_goes_by_reload(served: activation.Application) -> None:
+    assert activation.choose(served, activation.digests(served, "bbbb")) == "reload"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "way"),
+    [
+        ("etc/links/environment", 'A="2"', "reload"),
+        ("etc/links/gunicorn.conf.py", "workers = 3", "reload"),
+        ("etc/links/secrets/TOKEN", "another", "bridge"),
+        ("etc/links/secrets/NEW", "secret", "bridge"),
+        ("etc/systemd/system/links.service", "[Service]\nNice=1", "bridge"),
+        ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),
+    ],
+)
+def test_what_changed_decides_the_way(served: activation.Application, path: str, text: str, way: str) -> None:
+    change(served, path, text)
+    assert activation.choose(served, activation.digests(served, "aaaa")) == way
+
+
+@pytest.mark.parametrize(
+    ("about", "way"),
+    [
+        ({"python": "3.12.1", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}, "bridge"),
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.2", "fastapi": "0.165.0"}}, "bridge"),
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.166.0"}}, "reload"),
+    ],
+)
+def test_a_server_that_the_master_holds_in_memory_goes_by_bridge(
+    served: activation.Application, about: dict[str, Any], way: str
+) -> None:
+    (served.release("bbbb") / "release.json").write_text(json.dumps({"id": "bbbb", **about}))
+    assert activation.choose(served, activation.digests(served, "bbbb")) == way
+
+
+def test_a_service_that_does_not_run_is_started(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "is_active", lambda _: False)
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "start"
+
+
+def test_without_a_record_nothing_is_assumed_of_the_master(served: activation.Application) -> None:
+    served.record.write_text("{")
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "bridge"
+
+
+def test_a_pointer_moved_by_hand_is_noticed(served: activation.Application) -> None:
+    activation.point(served, "bbbb")
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "reload"
+
+
+def test_a_worker_of_another_release_is_noticed(served: activation.Application) -> None:
+    status = {"workers": [{"pid": 1, "state": "ready", "release": "bbbb"}]}
+    served.status_file(served.service).write_text(json.dumps(status))
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "reload"
+
+
+def test_an_incomplete_release_is_refused(app: activation.Application) -> None:
+    (app.release("bbbb") / "release.json").unlink()
+    with pytest.raises(activation.ActivationError, match="not a complete release"):
+        activation.digests(app, "bbbb")
+
+
+def test_the_pointer_moves_without_a_moment_in_between(app: activation.Application) -> None:
+    inode = os.lstat(app.current).st_ino
+    activation.point(app, "bbbb")
+    assert activation.current(app) == "bbbb"
+    assert os.lstat(app.current).st_ino != inode  # renamed over, not rewritten
+    assert os.readlink(app.current) == "releases/bbbb"
+
+
+def said(**changed: Any) -> dict[str, Any]:
+    worker = {"pid": os.getpid(), "state": "ready", "release": "bbbb"}
+    return {"master": {"pid": 7}, "workers_wanted": 1, "workers": [worker | changed.pop("worker", {})]} | changed
+
+
+def test_a_ready_worker_of_the_release_under_the_unit_s_master_is_proof() -> None:
+    assert activation.unproven(said(), "bbbb", 7) == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ({}, "hasn't written its status"),
+        (said(master={"pid": 8}), "hasn't written its status"),
+        (said(workers_wanted=2), "1 of 2 workers serve"),
+        (said(worker={"state": "booting"}), "is booting"),
+        (said(worker={"release": "aaaa"}), "serves release aaaa, not bbbb"),
+        (said(worker={"pid": 2**22 + 1}), "is gone"),
+    ],
+)
+def test_anything_less_is_no_proof(status: dict[str, Any], words: str) -> None:
+    assert words in activation.unproven(status, "bbbb", 7)
+
+
+def test_draining_workers_of_the_old_release_do_not_count() -> None:
+    status = said()
+    status["workers"].append({"pid": os.getpid(), "state": "draining", "release": "aaaa"})
+    assert activation.unproven(status, "bbbb", 7) == ""

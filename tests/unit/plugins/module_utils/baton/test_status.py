@@ -1,0 +1,99 @@
+"""What a person is told of the fleet."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from ansible.module_utils.baton import status
+
+
+def app_server(**changed: Any) -> dict[str, Any]:
+    application = {
+        "release": "aaaa",
+        "version": "1.2",
+        "since": time.time() - 7300,
+        "python": "3.13.5",
+        "gunicorn": "27.0.1",
+        "uvicorn": "0.54.0",
+        "service": "active",
+        "bridge": False,
+        "workers_wanted": 2,
+        "workers": [
+            {"pid": 10, "state": "ready", "release": "aaaa", "memory_mb": 60},
+            {"pid": 11, "state": "ready", "release": "aaaa", "memory_mb": 61},
+        ],
+        "last_reload": {},
+        "health": "ok",
+    }
+    return {"application": application | changed, "units": {}}
+
+
+def test_a_well_host_has_no_problem() -> None:
+    assert status.problems("app1", app_server()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"release": None, "workers": []}, "no release has been activated"),
+        ({"service": "failed"}, "the service is failed"),
+        ({"workers_wanted": 3}, "2 of 3 workers are ready"),
+        ({"workers": [], "workers_wanted": 0}, "0 of 0 workers are ready"),
+        ({"release": "bbbb"}, "workers still serve aaaa"),
+        ({"bridge": True}, "the bridge still runs"),
+        (
+            {"last_reload": {"outcome": "failed", "error": "no module named x"}},
+            "the last reload failed: no module named x",
+        ),
+        ({"health": "answers 503: database"}, "the health page answers 503: database"),
+    ],
+)
+def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:
+    found = status.problems("app1", app_server(**changed))
+    assert len(found) == 1
+    assert found[0].startswith("app1: ")
+    assert words in found[0]
+
+
+def test_certificates_are_told_before_they_end() -> None:
+    day = 86400
+    assert status.problems("edge1", {"certificate_expires": time.time() + 60 * day}) == []
+    assert "ends in 3 days" in status.problems("edge1", {"certificate_expires": time.time() + 3.4 * day})[0]
+    assert "can't be read" in status.problems("edge1", {"certificate_expires": None})[0]
+
+
+def test_a_unit_that_is_down_is_a_problem() -> None:
+    assert status.problems("edge1", {"units": {"nginx.service": "active"}}) == []
+    assert status.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
+        "edge1: the unit nginx.service is failed."
+    ]
+
+
+def test_a_mixed_fleet_is_a_problem_of_the_fleet() -> None:
+    one, two = app_server(), app_server(release="bbbb")
+    assert status.fleet_problems({"app1": one, "app2": app_server()}) == []
+    assert "different releases: aaaa, bbbb" in status.fleet_problems({"app1": one, "app2": two})[0]
+
+
+def test_the_table_has_a_line_for_each_host_and_aligned_columns() -> None:
+    now = time.time()
+    text = status.table({"app1": app_server(), "edge1": {"certificate_expires": now + 90 * 86400}}, now)
+    header, first, second = text.splitlines()
+    assert first.split() == [
+        *("app1", "aaaa", "1.2", "2", "h", "3.13.5", "27.0.1", "0.54.0", "2/2", "121", "MiB", "ok", "-"),
+    ]
+    assert second.endswith("90 days")
+    assert header.index("HEALTH") == first.index("ok")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-1, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (2 * 86400, "2 d")]
+)
+def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
+    assert status.ago(seconds) == words
+
+
+def test_the_memory_of_a_process_that_is_gone_is_none() -> None:
+    assert status.memory_mb(2**22 + 1) == 0

@@ -29,7 +29,7 @@ PROVEN = 10.0  # seconds that a worker has to serve for its death not to count a
 PATIENCE = 0.25  # the part of handover_boot_timeout after which a boot is no longer slowed down
 
 
-class HandoverArbiter(Arbiter):  # type: ignore[misc]
+class HandoverArbiter(Arbiter):
     """The methods with Gunicorn's names replace Gunicorn's; the others are ours."""
 
     def __init__(self, app: Any, notifier: Notifier) -> None:

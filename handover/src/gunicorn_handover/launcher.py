@@ -33,7 +33,7 @@ REFUSED: dict[str, str] = {
 }
 
 
-class HandoverApplication(WSGIApplication):  # type: ignore[misc]
+class HandoverApplication(WSGIApplication):
     """Loads the configuration, at start and at each reload."""
 
     def __init__(self, secrets: frozenset[str], notifier: Notifier) -> None:

@@ -72,7 +72,7 @@ def formatter(style: str) -> logging.Formatter:
     return JsonFormatter() if style == "json" else TextFormatter()
 
 
-class HandoverLogger(Logger):  # type: ignore[misc]
+class HandoverLogger(Logger):
     """Gunicorn's logger with its own destinations (`errorlog`, `accesslog`, syslog) and our form."""
 
     def setup(self, cfg: Any) -> None:

@@ -108,7 +108,7 @@ class Snapshot:
 
     def __init__(self, arbiter: HandoverArbiter) -> None:
         app = arbiter.app
-        self._app_attributes = dict(vars(app))
+        self._app_attributes = dict(app.__dict__)
         self._environ = dict(os.environ)
         self._path = list(sys.path)
         self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -116,8 +116,8 @@ class Snapshot:
 
     def restore(self, arbiter: HandoverArbiter) -> None:
         """Puts all back and sets the master up with it."""
-        vars(arbiter.app).clear()
-        vars(arbiter.app).update(self._app_attributes)
+        arbiter.app.__dict__.clear()
+        arbiter.app.__dict__.update(self._app_attributes)
         os.environ.clear()
         os.environ.update(self._environ)
         sys.path[:] = self._path
@@ -182,7 +182,7 @@ class Reload:
         if self.phase is Phase.BOOT:
             up = sum(worker.board.state > State.BOOTING for worker in self._new())
             return f"{self.phase.value}, {up} of {self._arbiter.num_workers} up"
-        return self.phase.value
+        return str(self.phase.value)
 
     def _new(self) -> list[Any]:
         return [worker for worker in self._arbiter.workers() if worker.generation == self.generation]

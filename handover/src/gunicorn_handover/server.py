@@ -55,7 +55,7 @@ class DrainingServer(Server):
         self._websocket_grace = websocket_grace
         self._pulse_task: asyncio.Task[None] | None = None
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drains. Uvicorn's own would send itself the signal again in the end, and no exit hook would run."""
         self.should_exit = True
 
@@ -74,7 +74,7 @@ class DrainingServer(Server):
             self._pulse(self.server_state.total_requests)
             await asyncio.sleep(self._pulse_interval)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._graceful_timeout
         self._on_drain()

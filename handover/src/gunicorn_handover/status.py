@@ -91,7 +91,8 @@ def start_ticks(pid: int) -> int | None:
 
 def is_alive(status: dict[str, Any]) -> bool:
     """Whether the master that wrote `status` still runs."""
-    return start_ticks(status["master"]["pid"]) == status["master"]["start_ticks"]
+    master = status["master"]
+    return bool(start_ticks(master["pid"]) == master["start_ticks"])
 
 
 def rss_bytes(pid: int) -> int | None:

@@ -1,0 +1,550 @@
+"""Traffic for tests: sends requests at a steady rate and accounts for every one of them.
+
+    python -m tests.support.traffic unix:/run/links/web.sock --rate 300 --duration 10 \\
+        --load get,path=/,share=6 --load post,path=/echo,share=3,size=100000 --load fresh,path=/,wait=0.5
+
+Each request has an *intended* time on a fixed grid, and its latency counts from there: a server that stalls is charged
+for all requests of the stall, not for the one that a waiting client happened to send. Nothing is retried. Only the
+addresses given are spoken to, and a run is bounded in time and number.
+
+Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, wait in seconds):
+    get        GET on a connection kept alive, when one is idle
+    post       POST of `size` bytes on the same connections
+    fresh      connect, wait, send: a connection that was accepted and has had no request yet
+    idle       a request, wait, another one on the same connection (a new one if the server closed it meanwhile)
+    upload     POST of `size` bytes, sent in pieces spread over `wait`
+    sse        GET that is read to its end; an end before the final chunk counts as `cut`
+    websocket  opens, echoes a message every 0.2 s for `wait`, closes; a close by the server with 1012 is no failure
+    h2         GET by HTTP/2 on one connection (TLS only)
+    h2post     POST of `size` bytes by HTTP/2
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import h11
+import httpx
+import websockets
+from websockets.asyncio.client import connect, unix_connect
+
+READ = 65536  # bytes
+SHOWN = 20  # failures that a summary describes one by one
+STARTUP = 1.0  # seconds that a process needs until its first request
+RESTARTING = 1012  # WebSocket close code: Service Restart
+NO_CLOSE = 1006  # the connection ended without a close frame
+
+
+class Failure(Exception):  # noqa: N818  a fate, not an error of ours
+    """A request that did not go well; the text is the cause it is counted under."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where the server is: `unix:/path`, `http://host:port` or `https://host:port`."""
+
+    address: str
+    host: str = "localhost"  # the Host header, and the name that the certificate must have
+    ca_file: str | None = None
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The client's TLS context; None for plain connections."""
+        return ssl.create_default_context(cafile=self.ca_file) if self.address.startswith("https://") else None
+
+    @property
+    def unix(self) -> str | None:
+        """The path of a unix socket."""
+        return self.address.removeprefix("unix:") if self.address.startswith("unix:") else None
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port of a TCP address."""
+        url = httpx.URL(self.address)
+        return url.host, url.port or (443 if url.scheme == "https" else 80)
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """One kind of request and its part of the whole."""
+
+    kind: str
+    path: str = "/"
+    share: float = 1.0
+    size: int = 1000  # bytes of a body
+    wait: float = 0.0  # seconds
+
+    @classmethod
+    def parse(cls, text: str) -> Load:
+        """From `KIND,key=value,...`. Raises ValueError."""
+        kind, *pairs = text.split(",")
+        if kind not in Traffic.KINDS:
+            raise ValueError(f"{kind!r} is none of {', '.join(Traffic.KINDS)}")
+        given = dict(pair.split("=", 1) for pair in pairs)
+        types: dict[str, Callable[[str], object]] = {"path": str, "share": float, "size": int, "wait": float}
+        return cls(kind, **{key: types[key](value) for key, value in given.items()})  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass
+class Summary:
+    """The fates of all requests. Latencies are in milliseconds, from the intended time to the last byte."""
+
+    sent: int = 0
+    ok: int = 0
+    failed: dict[str, int] = dataclasses.field(default_factory=dict)
+    failures: list[str] = dataclasses.field(default_factory=list)  # the first ones
+    by_kind: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    close_codes: dict[str, int] = dataclasses.field(default_factory=dict)  # of WebSockets
+    seconds: float = 0.0
+    rate: float = 0.0  # requests a second, achieved
+    lag_ms: float = 0.0  # the most that this client itself was late
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+    p999: float = 0.0
+    max: float = 0.0
+
+    @property
+    def failed_total(self) -> int:
+        """All failures."""
+        return sum(self.failed.values())
+
+
+class Connection:
+    """One HTTP/1.1 connection, by h11 over asyncio's streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._h11 = h11.Connection(h11.CLIENT)
+        self.idle_since = time.monotonic()
+
+    @classmethod
+    async def open(cls, target: Target, tls: ssl.SSLContext | None) -> Connection:
+        """Connects. Raises Failure."""
+        try:
+            if target.unix:
+                reader, writer = await asyncio.open_unix_connection(target.unix)
+            else:
+                host, port = target.endpoint
+                name = target.host if tls else None
+                reader, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname=name)
+        except ConnectionRefusedError:
+            raise Failure("refused") from None
+        except BlockingIOError:
+            raise Failure("backlog full") from None
+        except OSError as error:
+            raise Failure(f"connect: {error.strerror or error}") from None
+        return cls(reader, writer)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent, as far as can be seen from here."""
+        return self._h11.our_state is h11.IDLE and not self._reader.at_eof() and not self._writer.is_closing()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._writer.close()
+
+    async def request(
+        self, method: str, target: Target, path: str, body: AsyncIterator[bytes] | bytes = b"", length: int = 0
+    ) -> int:
+        """Sends a request and reads the whole answer; returns its status. Raises Failure."""
+        headers = [("Host", target.host), ("User-Agent", "traffic")]
+        if method == "POST":
+            headers.append(("Content-Length", str(length)))
+        try:
+            self._write(h11.Request(method=method, target=path, headers=headers))
+            if isinstance(body, bytes):
+                if body:
+                    self._write(h11.Data(data=body))
+            else:
+                async for piece in body:
+                    self._write(h11.Data(data=piece))
+                    await self._writer.drain()
+            self._write(h11.EndOfMessage())
+            await self._writer.drain()
+            return await self._answer()
+        except ConnectionResetError:
+            raise Failure("reset") from None
+        except BrokenPipeError:
+            raise Failure("broken pipe") from None
+        except OSError as error:
+            raise Failure(f"{error.strerror or error}") from None
+
+    def _write(self, event: h11.Event) -> None:
+        data = self._h11.send(event)
+        if data:
+            self._writer.write(data)
+
+    async def _answer(self) -> int:
+        status = 0
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError:
+                raise Failure("cut" if status else "no answer") from None
+            if event is h11.NEED_DATA:
+                self._h11.receive_data(await self._reader.read(READ))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.ConnectionClosed):
+                raise Failure("no answer")
+            elif isinstance(event, h11.EndOfMessage):
+                break
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+            self.idle_since = time.monotonic()
+        return status
+
+
+class Traffic:
+    """A run: what is sent, and what came of it. Times are in seconds."""
+
+    KINDS = ("get", "post", "fresh", "idle", "upload", "sse", "websocket", "h2", "h2post")
+
+    def __init__(
+        self,
+        target: Target,
+        loads: Sequence[Load],
+        *,
+        rate: float,
+        duration: float,
+        requests: int = 1_000_000,
+        timeout: float = 60.0,
+        idle_limit: float = 1.0,
+        outstanding: int = 4000,
+    ) -> None:
+        """`idle_limit`: how long an idle connection is used again. Keep it below the server's keep-alive, as a proxy's
+        is; else the server closes just as a request is sent, which no server can help."""
+        self._target = target
+        self._tls = target.tls
+        self._loads = list(loads)
+        self._rate = rate
+        self._duration = duration
+        self._requests = requests
+        self._timeout = timeout
+        self._idle_limit = idle_limit
+        self._outstanding = outstanding
+        self._pool: list[Connection] = []
+        self._http2: httpx.AsyncClient | None = None
+        self._latencies: list[float] = []
+        self._stop = asyncio.Event()
+        self._failed: collections.Counter[str] = collections.Counter()
+        self._kinds: dict[str, collections.Counter[str]] = {}
+        self._codes: collections.Counter[str] = collections.Counter()
+        self._summary = Summary()
+
+    def stop(self) -> None:
+        """Sends no more; what is under way ends."""
+        self._stop.set()
+
+    async def run(self) -> Summary:
+        """Sends, waits for the last answer, and sums up."""
+        if any(load.kind.startswith("h2") for load in self._loads):
+            limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+            verify = self._tls or True
+            transport = httpx.AsyncHTTPTransport(http1=False, http2=True, verify=verify, limits=limits, retries=0)
+            self._http2 = httpx.AsyncClient(transport=transport, timeout=self._timeout, base_url=self._target.address)
+        summary = self._summary
+        running: set[asyncio.Task[None]] = set()
+        began = time.monotonic()
+        count = min(self._requests, math.ceil(self._rate * self._duration))
+        order = self._order()
+        for number in range(count):
+            intended = began + number / self._rate
+            delay = intended - time.monotonic()
+            if delay > 0:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), delay)
+            elif number % 50 == 0:
+                await asyncio.sleep(0)
+            if self._stop.is_set():
+                break
+            summary.lag_ms = max(summary.lag_ms, (time.monotonic() - intended) * 1000)
+            load = order[number % len(order)]
+            summary.sent += 1
+            if len(running) >= self._outstanding:
+                self._count(load.kind, "too many outstanding", intended - began)
+                continue
+            task = asyncio.create_task(self._one(load, intended, began))
+            running.add(task)
+            task.add_done_callback(running.discard)
+        summary.seconds = round(time.monotonic() - began, 3)
+        if running:
+            await asyncio.wait(running)
+        for connection in self._pool:
+            connection.close()
+        if self._http2 is not None:
+            await self._http2.aclose()
+        return self._sum_up()
+
+    def _order(self) -> list[Load]:
+        """The kinds, spread evenly by their shares over a round of at most some hundred requests."""
+        smallest = min(load.share for load in self._loads)
+        slots = []
+        for load in self._loads:
+            part = max(1, round(load.share / smallest))
+            slots += [((index + 0.5) / part, load) for index in range(part)]
+        return [load for _, load in sorted(slots, key=lambda slot: slot[0])]
+
+    async def _one(self, load: Load, intended: float, began: float) -> None:
+        send: Callable[[Load], Awaitable[None]] = getattr(self, f"_{load.kind}")
+        cause = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await send(load)
+        except TimeoutError:
+            cause = "timeout"
+        except Failure as failure:
+            cause = str(failure)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+        if cause is None and load.kind not in ("sse", "websocket"):
+            # the waits of a load are no latency of the server's
+            self._latencies.append(time.monotonic() - intended - load.wait)
+        self._count(load.kind, cause, intended - began)
+
+    def _count(self, kind: str, cause: str | None, at: float) -> None:
+        counts = self._kinds.setdefault(kind, collections.Counter(sent=0, ok=0, failed=0))
+        counts["sent"] += 1
+        if cause is None:
+            counts["ok"] += 1
+            return
+        counts["failed"] += 1
+        self._failed[cause] += 1
+        if len(self._summary.failures) < SHOWN:
+            self._summary.failures.append(f"{kind} at {at:.3f} s: {cause}")
+
+    def _sum_up(self) -> Summary:
+        summary = self._summary
+        summary.failed = dict(self._failed)
+        summary.ok = summary.sent - summary.failed_total
+        summary.by_kind = {kind: dict(counts) for kind, counts in sorted(self._kinds.items())}
+        summary.close_codes = dict(self._codes)
+        summary.rate = round(summary.sent / summary.seconds, 1) if summary.seconds else 0.0
+        summary.lag_ms = round(summary.lag_ms, 1)
+        ordered = sorted(self._latencies)
+        if ordered:
+            for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999)):
+                index = min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)
+                setattr(summary, name, round(ordered[index] * 1000, 2))
+            summary.max = round(ordered[-1] * 1000, 2)
+        return summary
+
+    # the kinds
+
+    async def _open(self) -> Connection:
+        return await Connection.open(self._target, self._tls)
+
+    async def _pooled(self) -> Connection:
+        while self._pool:
+            connection = self._pool.pop()
+            if connection.reusable and time.monotonic() - connection.idle_since < self._idle_limit:
+                return connection
+            connection.close()
+        return await self._open()
+
+    async def _exchange(self, connection: Connection, load: Load, body: AsyncIterator[bytes] | None = None) -> None:
+        """A request on the connection, which goes to the pool after it, or is closed."""
+        posts = load.kind in ("post", "upload")
+        content = body if body is not None else b"x" * (load.size if posts else 0)
+        try:
+            status = await connection.request(
+                "POST" if posts else "GET", self._target, load.path, content, load.size if posts else 0
+            )
+        except BaseException:
+            connection.close()
+            raise
+        if connection.reusable:
+            self._pool.append(connection)
+        else:
+            connection.close()
+        if not 200 <= status < 400:
+            raise Failure(f"HTTP {status}")
+
+    async def _get(self, load: Load) -> None:
+        await self._exchange(await self._pooled(), load)
+
+    async def _post(self, load: Load) -> None:
+        await self._exchange(await self._pooled(), load)
+
+    async def _fresh(self, load: Load) -> None:
+        connection = await self._open()
+        await asyncio.sleep(load.wait)
+        await self._exchange(connection, load)
+
+    async def _idle(self, load: Load) -> None:
+        connection = await self._open()
+        status = await connection.request("GET", self._target, load.path)
+        if status != 200:
+            connection.close()
+            raise Failure(f"HTTP {status}")
+        await asyncio.sleep(load.wait)
+        if not connection.reusable:
+            connection.close()
+            connection = await self._open()
+        await self._exchange(connection, load)
+
+    async def _upload(self, load: Load) -> None:
+        pieces = 20
+
+        async def body() -> AsyncIterator[bytes]:
+            left = load.size
+            for piece in range(pieces):
+                part = left // (pieces - piece)
+                left -= part
+                yield b"x" * part
+                await asyncio.sleep(load.wait / pieces)
+
+        await self._exchange(await self._open(), load, body())
+
+    async def _sse(self, load: Load) -> None:
+        await self._exchange(await self._open(), load)
+
+    async def _websocket(self, load: Load) -> None:
+        uri = f"{'wss' if self._tls else 'ws'}://{self._target.host}{load.path}"
+        if self._target.unix:
+            opening = unix_connect(self._target.unix, uri)
+        else:
+            host, port = self._target.endpoint
+            opening = connect(uri, host=host, port=port, ssl=self._tls)
+        try:
+            async with opening as websocket:
+                end = time.monotonic() + load.wait
+                while time.monotonic() < end:
+                    await websocket.send("ping")
+                    await websocket.recv()
+                    await asyncio.sleep(0.2)
+            self._codes["1000"] += 1
+        except websockets.ConnectionClosed as closed:
+            code = closed.rcvd.code if closed.rcvd else NO_CLOSE
+            self._codes[str(code)] += 1
+            if code != RESTARTING:
+                raise Failure(f"close {code}") from None
+        except websockets.InvalidStatus as error:
+            raise Failure(f"HTTP {error.response.status_code}") from None
+        except (OSError, websockets.InvalidHandshake) as error:
+            raise Failure(f"websocket: {type(error).__name__}") from None
+
+    async def _h2(self, load: Load) -> None:
+        await self._by_http2("GET", load, b"")
+
+    async def _h2post(self, load: Load) -> None:
+        await self._by_http2("POST", load, b"x" * load.size)
+
+    async def _by_http2(self, method: str, load: Load, content: bytes) -> None:
+        assert self._http2 is not None
+        try:
+            response = await self._http2.request(
+                method,
+                load.path,
+                content=content,
+                headers={"Host": self._target.host},
+                extensions={"sni_hostname": self._target.host},
+            )
+        except httpx.TransportError as error:
+            raise Failure(f"h2: {type(error).__name__}") from None
+        if not 200 <= response.status_code < 400:
+            raise Failure(f"HTTP {response.status_code}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0 when no request failed, else 1."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("target", help="unix:/path, http://host:port or https://host:port")
+    parser.add_argument("--host", default="localhost", help="the Host header and the name in the certificate")
+    parser.add_argument("--ca-file", help="the authority of the server's certificate")
+    parser.add_argument("--load", action="append", type=Load.parse, metavar="KIND,key=value", help="may be repeated")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--duration", type=float, default=10.0, help="seconds")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="send no more than these")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request")
+    parser.add_argument("--idle-limit", type=float, default=1.0, help="seconds that an idle connection is used again")
+    options = parser.parse_args(arguments)
+    traffic = Traffic(
+        Target(options.target, options.host, options.ca_file),
+        options.load or [Load("get")],
+        rate=options.rate,
+        duration=options.duration,
+        requests=options.requests,
+        timeout=options.timeout,
+        idle_limit=options.idle_limit,
+    )
+
+    async def run() -> Summary:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, traffic.stop)
+        return await traffic.run()
+
+    summary = asyncio.run(run())
+    print(json.dumps({**dataclasses.asdict(summary), "failed_total": summary.failed_total}, indent=1))
+    return 1 if summary.failed else 0
+
+
+class Background:
+    """Traffic from a process of its own, for tests that do something else meanwhile.
+
+    with Background("unix:/tmp/web.sock", [Load("get")], rate=300) as traffic:
+        server.reload()
+    assert not traffic.summary.failed
+    """
+
+    def __init__(
+        self,
+        target: str,
+        loads: Sequence[Load],
+        *,
+        rate: float,
+        duration: float = 120.0,
+        settle: float = 0.5,
+        host: str = "localhost",
+        ca_file: str | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        """Stops at the end of the block, or after `duration`. `settle`: seconds of traffic before and after it."""
+        self.summary = Summary()
+        self._settle = settle
+        self._command = [sys.executable, __file__, target, "--host", host, "--rate", str(rate)]
+        self._command += ["--duration", str(duration), "--timeout", str(timeout)]
+        if ca_file:
+            self._command += ["--ca-file", ca_file]
+        for load in loads:
+            self._command += [
+                "--load",
+                f"{load.kind},path={load.path},share={load.share},size={load.size},wait={load.wait}",
+            ]
+
+    def __enter__(self) -> Background:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
+        time.sleep(STARTUP + self._settle)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()
+            self._process.wait()
+            return
+        time.sleep(self._settle)
+        self._process.send_signal(signal.SIGINT)
+        output = self._process.communicate()[0]
+        document = json.loads(output)
+        document.pop("failed_total")
+        self.summary = Summary(**document)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,7 +8,7 @@ from fastapi import Depends
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -23,8 +23,22 @@ class DatabaseUnavailableError(Exception):
     """No connection could be made."""
 
 
-# What says "not now" rather than "never": answered with 503, see main.py.
-UNAVAILABLE = (DatabaseUnavailableError, OperationalError, InterfaceError, PoolTimeoutError, TimeoutError)
+# What can mean that the database can't answer now, see is_temporary().
+DATABASE_ERRORS = (DatabaseUnavailableError, DBAPIError, PoolTimeoutError, TimeoutError)
+
+# SQLSTATE classes: connection lost, rolled back (deadlock), out of resources, lock not available, and stopped
+# by an operator or by statement_timeout.
+_TEMPORARY_SQLSTATES = ("08", "40", "53", "55P03", "57")
+
+
+def is_temporary(error: Exception) -> bool:
+    """Tell "not now" from a mistake of ours in the statement."""
+    if not isinstance(error, DBAPIError):
+        return True
+    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+        return True
+    sqlstate: str = getattr(error.orig, "sqlstate", None) or ""
+    return sqlstate.startswith(_TEMPORARY_SQLSTATES)
 
 
 def create_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:

@@ -7,11 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy import inspect, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from links.database import UNAVAILABLE
-from links.migrate import Revisions
+from links.database import DATABASE_ERRORS
+from links.migrations import REVISIONS
 from links.request_id import get_logger
 from links.settings import Settings
 
@@ -40,11 +39,11 @@ async def readyz(request: Request) -> JSONResponse:
             found = await _database_revision(request.app.state.engine)
     except TimeoutError:
         checks["database"] = f"no answer within {settings.ready_timeout:g} s"
-    except (*UNAVAILABLE, SQLAlchemyError) as error:
+    except DATABASE_ERRORS as error:
         checks["database"] = "unreachable"
         log.warning("Not ready: %s", error)
     else:
-        checks["schema"] = _schema_state(found, request.app.state.revisions)
+        checks["schema"] = _schema_state(found)
 
     if set(checks.values()) == {"ok"}:
         return _answer({"status": "ok", "checks": checks})
@@ -60,12 +59,12 @@ async def _database_revision(engine: AsyncEngine) -> str | None:
         return revision
 
 
-def _schema_state(found: str | None, revisions: Revisions) -> str:
+def _schema_state(found: str | None) -> str:
     if found is None:
         return f"missing: {MIGRATE_FIRST}"
     # A revision that this release doesn't know comes from a newer one. Migrations only ever add, so that the
     # release before still works on it: while a newer one rolls out, and after it has been rolled back.
-    if found in revisions.older:
+    if found in REVISIONS[:-1]:
         return f"outdated: {MIGRATE_FIRST}"
     return "ok"
 

@@ -10,8 +10,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from links import api, demo, health, pages
-from links.database import UNAVAILABLE, create_engine
-from links.migrate import known_revisions
+from links.database import DATABASE_ERRORS, create_engine, is_temporary
 from links.request_id import RequestIdMiddleware, get_logger
 from links.settings import Settings
 
@@ -28,7 +27,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     worker also boots while the database is away, and /readyz tells.
     """
     settings: Settings = app.state.settings
-    app.state.revisions = known_revisions()
     app.state.engine = create_engine(settings)
     app.state.sessions = async_sessionmaker(app.state.engine, expire_on_commit=False)
     log.info("Started, with %s", "SQLite" if settings.database_url is None else "PostgreSQL")
@@ -40,6 +38,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def unavailable(request: Request, error: Exception) -> JSONResponse:
     """Say "not now" when the database can't answer: the client may come again."""
+    if not is_temporary(error):
+        raise error
     log.error("%s %s needs the database: %s", request.method, request.url.path, error)
     return JSONResponse(
         {"detail": "The database can't answer now. Try again in a few seconds."}, 503, headers={"Retry-After": "5"}
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings or Settings()
     app.add_middleware(RequestIdMiddleware)
-    for kind in UNAVAILABLE:
+    for kind in DATABASE_ERRORS:
         app.add_exception_handler(kind, unavailable)
 
     app.include_router(health.router)

@@ -5,21 +5,11 @@ The same as `python -m alembic upgrade head` where alembic.ini is.
 
 import argparse
 import logging
-from dataclasses import dataclass
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from links.settings import Settings
-
-
-@dataclass(frozen=True)
-class Revisions:
-    """The schema revisions that this release knows."""
-
-    head: str
-    older: frozenset[str]
 
 
 def config(settings: Settings) -> Config:
@@ -28,16 +18,6 @@ def config(settings: Settings) -> Config:
     alembic.set_main_option("script_location", "links:migrations")
     alembic.attributes["settings"] = settings
     return alembic
-
-
-def known_revisions() -> Revisions:
-    """Read the revisions from the migrations that come with the package."""
-    scripts = ScriptDirectory("links:migrations")
-    head = scripts.get_current_head()
-    if head is None:
-        message = "The package has no migrations: it was built without links/migrations/versions"
-        raise RuntimeError(message)
-    return Revisions(head, frozenset(script.revision for script in scripts.walk_revisions()) - {head})
 
 
 def main() -> None:

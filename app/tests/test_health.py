@@ -1,0 +1,133 @@
+"""Alive and ready are two questions."""
+
+import asyncio
+import logging
+import socket
+import sqlite3
+import threading
+from pathlib import Path
+
+import asyncpg
+import pytest
+from httpx import AsyncClient
+from pydantic import SecretStr
+
+from links.settings import Settings
+from tests.conftest import running, upgrade
+
+PASSWORD = "s3cret-password"  # noqa: S105
+
+
+def at_port(port: int) -> Settings:
+    """Settings of a PostgreSQL at this port."""
+    return Settings(database_url=SecretStr(f"postgres://links:{PASSWORD}@127.0.0.1:{port}/links"), ready_timeout=0.5)
+
+
+async def execute(settings: Settings, statement: str) -> None:
+    """Change the database behind the application's back."""
+    if settings.database_url is None:
+        with sqlite3.connect(settings.sqlite_path) as file:
+            file.execute(statement)
+        file.close()
+    else:
+        connection = await asyncpg.connect(settings.database_url.get_secret_value())
+        await connection.execute(statement)
+        await connection.close()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_healthy_application_says_so(client: AsyncClient, path: str) -> None:
+    answer = await client.get(path)
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+    assert answer.headers["cache-control"] == "no-store"
+    assert (await client.head(path)).status_code == 200
+
+
+async def test_a_refused_connection_is_named_and_the_process_is_alive(
+    unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with running(at_port(unused_tcp_port)) as client:
+            ready, alive, used = [await client.get(path) for path in ("/readyz", "/healthz", "/api/links")]
+    assert ready.status_code == 503
+    assert ready.json() == {"status": "unavailable", "checks": {"database": "unreachable", "schema": "unknown"}}
+    assert alive.status_code == 200
+    assert used.status_code == 503
+    assert used.headers["retry-after"] == "5"
+    assert "ConnectionRefusedError" in caplog.text
+    assert PASSWORD not in caplog.text + ready.text + used.text
+
+
+async def test_a_database_that_never_answers_is_not_waited_for() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        async with running(at_port(silent.getsockname()[1])) as client:
+            answer = await asyncio.wait_for(client.get("/readyz"), 2)
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["database"] == "no answer within 0.5 s"
+
+
+async def test_a_sqlite_file_that_cannot_be_opened_is_unreachable(tmp_path: Path) -> None:
+    async with running(Settings(state_directory=tmp_path / "missing")) as client:
+        ready, page = await client.get("/readyz"), await client.get("/")
+    assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "unreachable")
+    assert str(tmp_path) not in ready.text
+    assert page.status_code == 503
+    # aiosqlite ends the threads of failed connections behind our back, and they need this event loop.
+    while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
+        await asyncio.sleep(0.01)
+
+
+async def test_starting_creates_no_tables(empty_database: Settings) -> None:
+    async with running(empty_database) as client:
+        answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"] == {"database": "ok", "schema": "missing: run `python -m links.migrate`"}
+
+
+async def test_an_older_schema_is_not_ready_until_migrated(empty_database: Settings) -> None:
+    await upgrade(empty_database, "0001")
+    async with running(empty_database) as client:
+        before = await client.get("/readyz")
+        await upgrade(empty_database)
+        after = await client.get("/readyz")
+    assert before.status_code == 503
+    assert before.json()["checks"]["schema"].startswith("outdated")
+    assert after.status_code == 200
+
+
+async def test_the_schema_of_a_newer_release_is_fine(settings: Settings) -> None:
+    await execute(settings, "UPDATE alembic_version SET version_num = '9999'")
+    async with running(settings) as client:
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_statement_that_waits_too_long_is_given_up(settings: Settings) -> None:
+    """A lock held elsewhere costs a client some seconds and a 503, never a worker's connection for good."""
+    if settings.database_url is None:
+        pytest.skip("SQLite has no statement timeout")
+    hasty = settings.model_copy(update={"database_statement_timeout": 0.3})
+    blocker = await asyncpg.connect(settings.database_url.get_secret_value())
+    try:
+        async with blocker.transaction():
+            await blocker.execute("LOCK TABLE links IN ACCESS EXCLUSIVE MODE")
+            async with running(hasty) as client:
+                answer = await asyncio.wait_for(client.get("/api/links"), 5)
+    finally:
+        await blocker.close()
+    assert answer.status_code == 503
+
+
+async def test_a_lost_connection_is_replaced(settings: Settings) -> None:
+    """PostgreSQL restarts: the next request takes a new connection instead of failing."""
+    if settings.database_url is None:
+        pytest.skip("SQLite has no server")
+    async with running(settings) as client:
+        assert (await client.get("/api/links")).status_code == 200
+        await execute(
+            settings,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'links' AND datname = current_database()",
+        )
+        assert (await client.get("/api/links")).status_code == 200

@@ -1,0 +1,69 @@
+"""The page at /."""
+
+import pytest
+from httpx import AsyncClient
+from pydantic import SecretStr
+
+from links.settings import Settings
+from tests.conftest import running
+
+
+async def test_the_page_lists_links_under_a_strict_policy(client: AsyncClient) -> None:
+    await client.post("/api/links", json={"url": "https://example.com/target", "slug": "shown"})
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "https://example.com/target" in page.text
+    assert 'href="https://links.test/shown"' in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in page.text
+    assert "style=" not in page.text
+
+
+async def test_the_style_sheet_is_served(client: AsyncClient) -> None:
+    style = await client.get("/static/style.css")
+    assert (style.status_code, style.headers["content-type"]) == (200, "text/css; charset=utf-8")
+
+
+async def test_the_form_creates_a_link_and_leads_back(client: AsyncClient) -> None:
+    sent = await client.post("/", data={"url": " https://example.com/a ", "slug": ""})
+    assert sent.status_code == 303
+    slug = (await client.get("/api/links")).json()["items"][0]["slug"]
+    assert sent.headers["location"] == f"https://links.test/?created={slug}"
+    assert f'Your link: <a href="https://links.test/{slug}"' in (await client.get(sent.headers["location"])).text
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "message"),
+    [
+        ({}, 422, "Url:"),
+        ({"url": "javascript:alert(1)"}, 422, "Url:"),
+        ({"url": "https://example.com", "slug": "no spaces"}, 422, "Slug:"),
+        ({"url": "https://example.com", "slug": "taken"}, 409, "taken"),
+    ],
+)
+async def test_a_refused_form_says_why_and_keeps_what_was_typed(
+    client: AsyncClient, form: dict[str, str], status: int, message: str
+) -> None:
+    await client.post("/api/links", json={"url": "https://example.org", "slug": "taken"})
+    answer = await client.post("/", data=form)
+    assert answer.status_code == status
+    assert message in answer.text
+    for typed in form.values():
+        assert f'value="{typed}"' in answer.text
+
+
+async def test_everything_is_escaped(client: AsyncClient) -> None:
+    attack = '"><script>alert(1)</script>'
+    refused = await client.post("/", data={"url": attack, "slug": attack})
+    assert "<script>" not in refused.text
+    await client.post("/api/links", json={"url": f"https://example.com/?q={attack}", "slug": "x"})
+    assert "<script>" not in (await client.get("/", params={"created": attack})).text
+
+
+async def test_with_a_token_there_is_no_form(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"api_token": SecretStr("x")})) as client:
+        assert "<form" not in (await client.get("/")).text
+        answer = await client.post("/", data={"url": "https://example.com"})
+        assert answer.status_code == 403
+        assert (await client.get("/api/links")).json()["items"] == []

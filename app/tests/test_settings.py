@@ -1,0 +1,66 @@
+"""The environment, as platforms write it."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from links.settings import Settings
+
+
+def test_without_an_environment_it_is_a_file_in_the_working_folder() -> None:
+    settings = Settings()
+    assert settings.database_url is None
+    assert settings.sqlite_path == Path("links.sqlite3")
+    assert not settings.demo_endpoints
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_every_spelling_of_postgresql_is_accepted(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://u:p@db/links?sslmode=require")
+    url = Settings().database_url
+    assert url is not None
+    assert url.get_secret_value() == "postgresql://u:p@db/links?sslmode=require"
+
+
+@pytest.mark.parametrize("url", ["mysql://u:s3cret@db/links", "s3cret"])
+def test_another_database_is_refused_without_showing_the_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(ValidationError, match="must begin with postgresql://") as refused:
+        Settings()
+    assert "s3cret" not in str(refused.value)
+
+
+def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:s3cret@db/links")
+    monkeypatch.setenv("LINKS_API_TOKEN", "s3cret")
+    assert "s3cret" not in repr(Settings())
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+    monkeypatch.setenv("LINKS_DATABASE_POOL_SIZE", "")
+    assert Settings() == Settings.model_construct()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/links"}, "/var/lib/links"),
+        ({"STATE_DIRECTORY": "/var/lib/links:/var/lib/more"}, "/var/lib/links"),
+        ({"STATE_DIRECTORY": "/var/lib/links", "LINKS_STATE_DIRECTORY": "/srv"}, "/srv"),
+    ],
+)
+def test_the_file_goes_to_the_state_directory(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().state_directory == Path(expected)
+
+
+@pytest.mark.parametrize("name", ["LINKS_DATABASE_POOL_SIZE", "LINKS_DATABASE_POOL_TIMEOUT", "LINKS_READY_TIMEOUT"])
+def test_a_limit_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "0")
+    with pytest.raises(ValidationError):
+        Settings()

@@ -1,0 +1,512 @@
+"""Building an artifact on the controller: the source, its locked requirements, and wheels for every target."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from . import asgi, lock, requirements, server, source, tree, wheels
+from .download import sha256_of
+from .process import BatonError, CommandError, run
+from .requirements import Pin
+from .targets import Target
+from .tools import Tools, cache_folder, key_of, write_atomically
+
+# Raised when the same input has to give another release, because we lay it out differently.
+_LAYOUT = 1
+_BUILD_COMMAND_TIMEOUT = 3600
+_KEPT_ARTIFACTS = 10
+_KEPT_SETS = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a playbook asks for; the names are those of the module's options."""
+
+    app_name: str
+    app_source: str
+    app_version: str
+    app_source_subdir: str
+    app_module: str
+    targets: Sequence[Target]
+    server_lock: Path
+    handover_source: Path
+    base_dirs: Sequence[str]
+    wishes: lock.Wishes
+    import_paths: Sequence[str] = ()
+    working_directory: str = ""
+    build_command: Sequence[str] = ()
+    build_environment: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[Mapping[str, Any]] = ()
+    excluded: Sequence[str] = ()
+    state_links: Sequence[Mapping[str, Any]] = ()
+    state_dir: str = ""
+    project_wheel: bool = True
+    build: str = ""
+    salt: str = ""
+
+
+class _Clock:
+    """Where the time went, for those who want it short."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def mark(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def build(request: Request, tools: Tools) -> dict[str, Any]:
+    """Build what is missing of the artifact; returns what the release role needs to know."""
+    if not request.targets:
+        raise BatonError(
+            "There is no app server to build for.", "Put hosts into the app servers' group, or lift --limit."
+        )
+    asgi.split(request.app_module)
+    scratch = Path(tempfile.mkdtemp(prefix="baton-artifact-"))
+    try:
+        return _Build(request, tools, scratch).run()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Build:
+    def __init__(self, request: Request, tools: Tools, scratch: Path) -> None:
+        self.request = request
+        self.tools = tools
+        self.scratch = scratch
+        self.tree = scratch / "src"
+        self.subdir = tree.inside(request.app_source_subdir, "app_source_subdir")
+        self.clock = _Clock()
+        self.warnings: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        request = self.request
+        origin = source.classify(request.app_source, request.app_version, request.base_dirs)
+        commit = source.fetch(origin, self.tree, self.tools.cache)
+        if not (self.tree / self.subdir).is_dir():
+            raise BatonError(f"The source {origin} has no folder {self.subdir!r}.", "Correct app_source_subdir.")
+        self.clock.mark("source")
+        self._prepare()
+        self.clock.mark("prepare")
+
+        wanted = origin.where if origin.kind == "package" else ""
+        locked = lock.resolve(self.tree, self.subdir, wanted, request.wishes, self.tools, request.targets)
+        lock.check_python(locked, request.targets)
+        self.warnings += locked.warnings
+        self.clock.mark("lock")
+
+        digest = tree.digest(self.tree)
+        import_paths = self._import_paths()
+        identity, handover_digest = self._identity(digest, locked, import_paths)
+        version = self._version(origin, commit, locked)
+        self.clock.mark("id")
+
+        server_pins = requirements.read(request.server_lock).pins
+        handover = self._handover(handover_digest)
+        sets: dict[str, wheels.WheelSet] = {}
+        unbuilt: list[wheels.Unbuilt] = []
+        for target in sorted({target.key: target for target in request.targets}.values()):
+            app_pins = lock.for_target(locked.pins, target)
+            overlay = server.decide(lock.for_target(server_pins, target), app_pins)
+            found = self._wheel_set(app_pins, overlay, handover, target)
+            if isinstance(found, wheels.WheelSet):
+                sets[target.key] = found
+            else:
+                unbuilt += found
+        self.clock.mark("wheels")
+        projects = self._projects(locked, digest)
+        self.clock.mark("projects")
+        if unbuilt:
+            return self._unbuilt(unbuilt, identity)
+
+        roots = [self.tree / path.removeprefix("src").lstrip("/") for path in import_paths]
+        project_modules = [
+            name for wheel in projects for path in wheels.metadata(wheel.path)[1] for name in wheels.module_names(path)
+        ]
+        for found_set in sets.values():
+            asgi.check(request.app_module, roots, self.tree, [*found_set.modules, *project_modules])
+        release = {
+            "id": identity,
+            "app_name": request.app_name,
+            "source": str(origin),
+            "version": version,
+            "module": request.app_module,
+            "working_directory": self._working_directory(),
+            "import_paths": import_paths,
+            "lock": locked.kind,
+            "lock_path": locked.path,
+            "locked": locked.locked,
+            "state_links": self._state_directories(),
+        }
+        archive, created, source_bytes = self._archive(identity, release, projects)
+        self.clock.mark("archive")
+        self._prune()
+        return {
+            "complete": True,
+            "builds": [],
+            "id": identity,
+            "release": {**release, "created": created},
+            "source": {"path": archive, "upload_bytes": os.path.getsize(archive), "unpacked_bytes": source_bytes},
+            "wheels": {
+                key: {
+                    "key": found_set.key,
+                    "path": found_set.archive,
+                    "upload_bytes": found_set.upload_bytes,
+                    "unpacked_bytes": found_set.unpacked_bytes,
+                    "venv": found_set.venv,
+                    "server": found_set.server,
+                }
+                for key, found_set in sets.items()
+            },
+            "warnings": self.warnings,
+            "seconds": self.clock.seconds,
+        }
+
+    # -- the source --------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        request = self.request
+        if request.build_command:
+            self._run_build_command()
+        tree.exclude(self.tree, [*tree.NEVER, *request.excluded] if request.build_command else request.excluded)
+        for entry in request.files:
+            self._add_file(entry)
+        links = []
+        for entry in request.state_links:
+            path = tree.inside(str(entry["path"]), "app_release_state_links")
+            if not path:
+                raise BatonError("app_release_state_links has an entry without a path.", "Name a path of the source.")
+            place = self.tree / path
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            place.unlink(missing_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(os.path.join(request.state_dir, str(entry.get("target") or path)))
+            links.append(path)
+        tree.check_links(self.tree, links)
+
+    def _add_file(self, entry: Mapping[str, Any]) -> None:
+        path = tree.inside(str(entry["path"]), "app_release_files")
+        place = self.tree / path
+        content, origin = entry.get("content"), entry.get("src")
+        if not path or (content is None) == (origin is None):
+            raise BatonError(
+                f"The entry {path!r} of app_release_files is not complete.", "Give path, and one of content and src."
+            )
+        if origin is not None:
+            candidates = [Path(base) / Path(str(origin)).expanduser() for base in self.request.base_dirs]
+            found = next((candidate for candidate in candidates if candidate.is_file()), None)
+            if found is None:
+                raise BatonError(
+                    f"app_release_files: {origin} is not a file on the controller.",
+                    "Correct src; it is relative to the inventory's or the playbook's folder.",
+                )
+            data = found.read_bytes()
+        else:
+            data = str(content).encode()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.write_bytes(data)
+        place.chmod(0o755 if int(str(entry.get("mode") or "0644"), 8) & 0o100 else 0o644)
+
+    def _run_build_command(self) -> None:
+        """Run the build command in the copy of the source, once for the same source."""
+        request = self.request
+        words, environment = list(request.build_command), dict(request.build_environment)
+        key = key_of("build", tree.digest(self.tree), self.subdir, words, environment)
+        kept = self.tools.folder("trees") / f"{key}.tar"
+        if kept.is_file():
+            os.utime(kept)
+            shutil.rmtree(self.tree)
+            with tarfile.open(kept) as packed:
+                packed.extractall(self.scratch)
+            return
+        try:
+            run(words, cwd=self.tree / self.subdir, env=environment, timeout=_BUILD_COMMAND_TIMEOUT)
+        except CommandError as error:
+            raise BatonError(
+                f"app_release_build_command failed: {error.last_lines()}.",
+                "Run it in a fresh copy of the source, and install on the controller what it needs.",
+            ) from None
+        part = kept.with_name(f".{kept.name}.{os.getpid()}")
+        with tarfile.open(part, "w") as packing:
+            packing.add(self.tree, "src", filter=lambda entry: None if Path(entry.name).name in tree.NEVER else entry)
+        part.replace(kept)
+
+    def _import_paths(self) -> list[str]:
+        name, _ = asgi.split(self.request.app_module)
+        project = self.tree / self.subdir
+        paths = []
+        # a src folder that is itself a package is imported as `src.…`; its inside on the path would hide
+        # modules of the standard library that have the same names
+        inner = project / "src"
+        if inner.is_dir() and not (inner / "__init__.py").exists() and name.partition(".")[0] != "src":
+            paths.append(os.path.join("src", self.subdir, "src"))
+        paths.append(os.path.join("src", self.subdir).rstrip("/"))
+        for path in self.request.import_paths:
+            clean = tree.inside(os.path.join(self.subdir, path), "app_release_import_paths")
+            if not (self.tree / clean).is_dir():
+                raise BatonError(f"The source has no folder {clean!r} (app_release_import_paths).", "Correct the path.")
+            paths.append(os.path.join("src", clean).rstrip("/"))
+        return list(dict.fromkeys(paths))
+
+    def _working_directory(self) -> str:
+        wanted = self.request.working_directory
+        clean = tree.inside(wanted, "app_release_working_directory") if wanted else self.subdir
+        if not (self.tree / clean).is_dir():
+            raise BatonError(
+                f"The source has no folder {clean!r} (app_release_working_directory).", "Correct the path."
+            )
+        return os.path.join("src", clean).rstrip("/")
+
+    def _state_directories(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "path": str(entry["path"]),
+                "target": str(entry.get("target") or entry["path"]),
+                "directory": entry.get("directory", True) is not False,
+            }
+            for entry in self.request.state_links
+        ]
+
+    def _identity(self, digest: str, locked: lock.Locked, import_paths: list[str]) -> tuple[str, str]:
+        request = self.request
+        handover = request.handover_source
+        if not (handover / "pyproject.toml").is_file():
+            raise BatonError(
+                f"{handover} holds no Python project.", "Set app_release_handover_source to the folder handover/."
+            )
+        copy = self.scratch / "handover"
+        tree.copy(handover, copy)
+        tree.exclude(copy, ["tests", "bench"])
+        handover_digest = tree.digest(copy)
+        parts = {
+            "layout": _LAYOUT,
+            "tree": digest,
+            "requirements": locked.universal(),
+            "locals": locked.locals,
+            "server": sorted(pin.line() for pin in requirements.read(request.server_lock).pins),
+            "supported": server.SUPPORTED,
+            "handover": handover_digest,
+            "module": request.app_module,
+            "import_paths": import_paths,
+            "working_directory": self._working_directory(),
+            "state_links": self._state_directories(),
+            "project_wheel": request.project_wheel,
+            "salt": request.salt,
+        }
+        return key_of(parts)[:16], handover_digest
+
+    def _version(self, origin: source.Source, commit: str, locked: lock.Locked) -> str:
+        if origin.kind == "git":
+            return f"{origin.ref} ({commit[:12]})" if origin.ref and not commit.startswith(origin.ref) else commit[:12]
+        if origin.kind == "package":
+            name = lock.package_name(origin.where)
+            return next((pin.version or pin.url for pin in locked.pins if pin.name == name), "")
+        declared = lock.read_pyproject(self.tree / self.subdir).get("project", {}).get("version", "")
+        return self.request.app_version or source.describe(Path(origin.where)) or str(declared)
+
+    # -- wheels ------------------------------------------------------------------------------------------
+
+    def _handover(self, digest: str) -> wheels.Wheel:
+        sdist = wheels.pack_project(self.scratch / "handover", "", "gunicorn-handover", digest, self.tools)
+        kept = sorted(wheels.built_folder(sdist.key, None, self.tools).glob("*.whl"))
+        if kept:
+            return wheels.Wheel(kept[0], sha256_of(kept[0]))
+        try:
+            return wheels.build_pure(sdist, self.tools)
+        except CommandError as error:
+            raise BatonError(
+                f"The wheel of gunicorn_handover can't be built: {error.last_lines()}.",
+                "Check app_release_handover_source and the controller's package index.",
+            ) from None
+
+    def _wheel_set(
+        self, app_pins: list[Pin], overlay: server.Overlay, handover: wheels.Wheel, target: Target
+    ) -> wheels.WheelSet | list[wheels.Unbuilt]:
+        tools, host_builds = self.tools, bool(self.request.build)
+        key = key_of(
+            [pin.line() for pin in app_pins],
+            [pin.line() for pin in overlay.pins],
+            handover.sha256,
+            target.key,
+            tools.index_url,
+            tools.extra_index_urls,
+        )
+        known = wheels.remembered_set(key, tools)
+        if known is not None:
+            return known
+        venv = wheels.collect(app_pins, target, tools, host_builds=host_builds)
+        ours = wheels.collect(overlay.pins, target, tools, host_builds=host_builds)
+        if venv.unbuilt or ours.unbuilt:
+            return [*venv.unbuilt, *ours.unbuilt]
+        return wheels.pack_set(target, venv.wheels, [*ours.wheels, handover], tools, key)
+
+    def _projects(self, locked: lock.Locked, digest: str) -> list[wheels.Wheel]:
+        """Wheels of the local projects: for their metadata and entry points, and of members for their code."""
+        found = []
+        for path in locked.locals:
+            if path == self.subdir and not self.request.project_wheel:
+                continue
+            place = self.tree / path
+            if place.is_file() and place.suffix == ".whl":
+                found.append(wheels.Wheel(place, sha256_of(place)))
+                continue
+            wheel = self._project(path, digest)
+            found.append(wheel)
+            if path == self.subdir:
+                self._add_generated(wheel)
+        return found
+
+    def _project(self, path: str, digest: str) -> wheels.Wheel:
+        environment = self._version_environment()
+        key = key_of("project", digest, path, environment)
+        kept = sorted(wheels.built_folder(key, None, self.tools).glob("*.whl"))
+        if kept:
+            return wheels.Wheel(kept[0], sha256_of(kept[0]))
+        sdist = wheels.pack_project(self.tree, path, os.path.basename(path) or self.request.app_name, key, self.tools)
+        try:
+            return wheels.build_pure(sdist, self.tools, environment)
+        except CommandError as error:
+            where = path or "the project"
+            raise BatonError(
+                f"A wheel of {where} can't be built on the controller: {error.last_lines()}.",
+                "Correct its [build-system], or set app_release_project_wheel to false when it needs no installation.",
+            ) from None
+
+    def _version_environment(self) -> dict[str, str]:
+        """Build tools that ask git for the version find none in a copy of the source."""
+        try:
+            version = str(Version(self.request.app_version.removeprefix("v")))
+        except InvalidVersion:
+            version = "0.0.0"
+        names = (
+            "SETUPTOOLS_SCM_PRETEND_VERSION",
+            "PDM_BUILD_SCM_VERSION",
+            "POETRY_DYNAMIC_VERSIONING_BYPASS",
+            "UV_DYNAMIC_VERSIONING_BYPASS",
+        )
+        return dict.fromkeys(names, version)
+
+    def _add_generated(self, wheel: wheels.Wheel) -> None:
+        """Files that a build makes inside a package (a version module, say): the source is what is imported."""
+        roots = [self.tree / path.removeprefix("src").lstrip("/") for path in self._import_paths()]
+        with zipfile.ZipFile(wheel.path) as archive:
+            for name in archive.namelist():
+                top = name.partition("/")[0]
+                if name.endswith("/") or re.search(r"\.(dist-info|data)$", top) or "/" not in name:
+                    continue
+                root = next((root for root in roots if (root / top).is_dir()), None)
+                if root is None or (root / name).exists() or (root / name).is_symlink():
+                    continue
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(archive.read(name))
+
+    def _unbuilt(self, unbuilt: list[wheels.Unbuilt], identity: str) -> dict[str, Any]:
+        if not self.request.build:
+            first = unbuilt[0]
+            names = sorted({f"{one.sdist.name} {one.sdist.version}".strip() for one in unbuilt})
+            raise BatonError(
+                f"No wheel of {', '.join(names)} fits {first.target.key}, and the controller can't build "
+                f"{first.sdist.name} as pure Python: {first.reason}.",
+                "Set app_release_builder to a host that builds it for each kind of app server (or app_release_build: host, "
+                "to use the app servers), and app_release_build_packages to the headers it needs.",
+            )
+        return {
+            "complete": False,
+            "id": identity,
+            "builds": [],
+            "warnings": self.warnings,
+            "seconds": self.clock.seconds,
+        }
+
+    # -- the archive -------------------------------------------------------------------------------------
+
+    def _archive(self, identity: str, release: dict[str, Any], projects: list[wheels.Wheel]) -> tuple[str, str, int]:
+        """Pack the source and the projects' wheels once; the time in it is that of the first build."""
+        place = self.tools.folder("artifacts", self.request.app_name)
+        archive, notes = place / f"{identity}-src.tar.gz", place / f"{identity}.json"
+        if archive.is_file() and notes.is_file():
+            known = json.loads(notes.read_text(encoding="utf-8"))
+            os.utime(archive)
+            return str(archive), str(known["created"]), int(known["unpacked_bytes"])
+        now = int(time.time())
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+        folder = self.scratch / "project-wheels"
+        folder.mkdir()
+        for wheel in projects:
+            shutil.copyfile(wheel.path, folder / wheel.path.name)
+        texts = {
+            "artifact.json": json.dumps({**release, "created": created}, indent=2, sort_keys=True) + "\n",
+            "project.txt": "".join(f"{wheel.line()}\n" for wheel in projects),
+        }
+        tree.pack(archive, {"src": self.tree, "wheels": folder}, texts, now)
+        unpacked = 2 * tree.size(self.tree) + 2 * tree.size(folder)
+        write_atomically(notes, json.dumps({"created": created, "unpacked_bytes": unpacked}))
+        return str(archive), created, unpacked
+
+    def _prune(self) -> None:
+        """Old archives are cheap to make again."""
+        _keep_newest(self.tools.folder("artifacts", self.request.app_name), "*-src.tar.gz", _KEPT_ARTIFACTS)
+        _keep_newest(self.tools.folder("sets"), "wheels-*.tar", _KEPT_SETS)
+        _keep_newest(self.tools.folder("trees"), "*.tar", _KEPT_ARTIFACTS)
+
+
+def _keep_newest(folder: Path, pattern: str, count: int) -> None:
+    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found[count:]:
+        path.unlink(missing_ok=True)
+
+
+def build_from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Build from the options of the module."""
+    wishes = lock.Wishes(
+        lock=parameters["lock"],
+        extras=tuple(parameters["extras"]),
+        groups=tuple(parameters["groups"]),
+        extra_requirements=tuple(parameters["extra_requirements"]),
+        constraints=tuple(parameters["constraints"]),
+        exclude_newer=parameters["exclude_newer"],
+        refresh=parameters["refresh"],
+    )
+    request = Request(
+        app_name=parameters["app_name"],
+        app_source=parameters["app_source"],
+        app_version=parameters["app_version"],
+        app_source_subdir=parameters["app_source_subdir"],
+        app_module=parameters["app_module"],
+        targets=[Target.parse(raw) for raw in parameters["targets"]],
+        server_lock=Path(parameters["server_lock"]),
+        handover_source=Path(parameters["handover_source"]),
+        base_dirs=parameters["base_dirs"],
+        wishes=wishes,
+        import_paths=parameters["import_paths"],
+        working_directory=parameters["working_directory"],
+        build_command=parameters["build_command"],
+        build_environment={name: str(value) for name, value in parameters["build_environment"].items()},
+        files=parameters["files"],
+        excluded=parameters["exclude"],
+        state_links=parameters["state_links"],
+        state_dir=parameters["state_dir"] or f"/var/lib/{parameters['app_name']}",
+        project_wheel=parameters["project_wheel"],
+        build=parameters["build"],
+        salt=parameters["salt"],
+    )
+    tools = Tools(cache_folder(parameters["cache_dir"]), parameters["index_url"], list(parameters["extra_index_urls"]))
+    return build(request, tools)

@@ -1,0 +1,62 @@
+"""Running commands, and the one error type that ends a module with a cause and a fix."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class BatonError(Exception):
+    """Something a person has to put right: one sentence of cause, one of fix."""
+
+    def __init__(self, cause: str, fix: str) -> None:
+        self.cause = cause.strip()
+        self.fix = fix.strip()
+        super().__init__(f"{self.cause} {self.fix}")
+
+
+class CommandError(Exception):
+    """A command ended with another status than 0, could not be started, or took too long."""
+
+    def __init__(self, argv: Sequence[str], status: int | None, output: str) -> None:
+        self.argv = list(argv)
+        self.status = status
+        self.output = output
+        super().__init__(f"{' '.join(self.argv)}: {self.last_lines()}")
+
+    def last_lines(self, count: int = 12) -> str:
+        """The end of what the command said, where compilers and resolvers put the reason."""
+        lines = [line.rstrip() for line in self.output.splitlines() if line.strip()]
+        return "\n".join(lines[-count:])
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 900,
+) -> str:
+    """Run a command without a shell and return its standard output."""
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise CommandError(words, None, str(error)) from None
+    except subprocess.TimeoutExpired:
+        raise CommandError(words, None, f"no end after {timeout:.0f} s") from None
+    if done.returncode != 0:
+        raise CommandError(words, done.returncode, done.stderr.strip() or done.stdout)
+    return done.stdout

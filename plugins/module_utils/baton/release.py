@@ -1,0 +1,694 @@
+"""Releases on a host: staged whole or not at all, never half; removed only when nothing lives on them.
+
+Everything here runs on app servers: the standard library alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import pwd
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .process import BatonError, CommandError, run
+
+_IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
+_STAGING, _REMOVING = ".staging-", ".removing-"
+# What stays free on a disk that we write to: a full one breaks more than a deploy.
+RESERVE_BYTES = 100 * 1024 * 1024
+_LOCK_WAIT = 600
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an application's releases are on this host."""
+
+    releases: Path
+    current: Path
+    state: Path
+    uv: Path
+    python: Path
+
+    @property
+    def upload(self) -> Path:
+        """Where archives are uploaded to, and removed from when they are staged."""
+        return self.state / "upload"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The release that an artifact describes."""
+
+    identity: str
+    target: str
+    wheels: str
+    source_archive: Path
+    wheels_archive: Path
+    source: Mapping[str, Any]
+    packed: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, artifact: Mapping[str, Any], target: Mapping[str, Any], archives: Path) -> Wanted:
+        """Read what baton_artifact returned, for one kind of host."""
+        python = ".".join(str(target.get("python", "")).split(".")[:2])
+        key = f"py{python}-{target.get('architecture')}-glibc{target.get('glibc')}"
+        sets = artifact.get("wheels") or {}
+        if not artifact.get("id") or key not in sets:
+            raise BatonError(
+                f"The artifact has no wheels for {key}; it has {', '.join(sorted(sets)) or 'none'}.",
+                "Give this host's Python, architecture and C library among app_release_targets.",
+            )
+        check_identity(str(artifact["id"]))
+        return cls(
+            identity=str(artifact["id"]),
+            target=key,
+            wheels=str(sets[key]["key"]),
+            source_archive=archives / Path(str(artifact["source"]["path"])).name,
+            wheels_archive=archives / Path(str(sets[key]["path"])).name,
+            source=artifact["source"],
+            packed=sets[key],
+        )
+
+
+@dataclass(frozen=True)
+class ImportCheck:
+    """Under whom and with what environment the application is imported once."""
+
+    user: str
+    environment_file: str = ""
+    credentials_dir: str = ""
+    timeout: float = 120
+
+
+# -- what is there -----------------------------------------------------------------------------------------
+
+
+def read_release(folder: Path) -> dict[str, Any] | None:
+    """The release.json of a complete release; None for anything else."""
+    try:
+        found = json.loads((folder / "release.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("id") == folder.name else None
+
+
+def complete(places: Places) -> dict[str, dict[str, Any]]:
+    """The complete releases by id, the newest first."""
+    found = {}
+    if places.releases.is_dir():
+        for folder in places.releases.iterdir():
+            if not folder.name.startswith(".") and not folder.is_symlink():
+                release = read_release(folder)
+                if release is not None:
+                    found[folder.name] = release
+    return dict(sorted(found.items(), key=lambda item: str(item[1].get("staged", "")), reverse=True))
+
+
+def current(places: Places) -> str | None:
+    """The id that `current` leads to."""
+    try:
+        return Path(os.readlink(places.current)).name
+    except OSError:
+        return None
+
+
+def in_use(places: Places) -> set[str]:
+    """Releases that a living process runs from: its program, libraries, working directory or open files."""
+    root = os.path.realpath(places.releases) + "/"
+    used = set()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        paths = []
+        for link in ("exe", "cwd", "root"):
+            with contextlib.suppress(OSError):
+                paths.append(os.readlink(process / link))
+        with contextlib.suppress(OSError):
+            paths += [os.readlink(entry) for entry in (process / "fd").iterdir()]
+        with contextlib.suppress(OSError):
+            paths += re.findall(r"/[^\n]*", (process / "maps").read_text(errors="surrogateescape"))
+        for path in paths:
+            if path.startswith(root):
+                used.add(path[len(root) :].partition("/")[0].removesuffix(" (deleted)"))
+    return used
+
+
+def fits(release: Mapping[str, Any], folder: Path, wanted: Wanted) -> bool:
+    """Whether a staged release is what is wanted and its Python still there (a distribution may have moved on)."""
+    return release.get("target") == wanted.target and (folder / "venv" / "bin" / "python").exists()
+
+
+def base_of(places: Places, wanted: Wanted) -> Path | None:
+    """A release with the same wheels, whose venv can be taken over."""
+    for identity, release in complete(places).items():
+        folder = places.releases / identity
+        if release.get("wheels") == wanted.wheels and fits(release, folder, wanted):
+            return folder
+    return None
+
+
+def query(places: Places, wanted: Wanted) -> dict[str, Any]:
+    """What a host needs to be sent for a release; refuses when the disk hasn't the room."""
+    release = read_release(places.releases / wanted.identity)
+    staged = release is not None and fits(release, places.releases / wanted.identity, wanted)
+    needs_wheels = not staged and base_of(places, wanted) is None
+    if not staged:
+        _check_disk(places, wanted, needs_wheels)
+    uploads = []
+    if not staged:
+        uploads.append({"src": wanted.source["path"], "dest": str(wanted.source_archive)})
+    if needs_wheels:
+        uploads.append({"src": wanted.packed["path"], "dest": str(wanted.wheels_archive)})
+    return {"staged": staged, "uploads": uploads, "release": release if staged else None}
+
+
+def check_identity(identity: str) -> None:
+    """An id becomes a folder's name."""
+    if not _IDENTITY.fullmatch(identity):
+        raise BatonError(f"{identity!r} can't be the id of a release.", "Give the id that baton_artifact returned.")
+
+
+def check_python(places: Places, wanted: Wanted) -> str:
+    """The full version of the host's Python; refuses one that the wheels weren't chosen for."""
+    try:
+        version = run([places.python, "-I", "-c", "import platform; print(platform.python_version())"]).strip()
+    except (CommandError, OSError) as error:
+        raise BatonError(
+            f"{places.python} doesn't run on this host ({error}).",
+            "Install it first (role python_runtime), or correct app_release_python.",
+        ) from None
+    minor = ".".join(version.split(".")[:2])
+    with contextlib.suppress(ValueError, OSError):
+        glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2]
+        match = re.fullmatch(r"py([\d.]+)-(\w+)-glibc(\d+)\.(\d+)", wanted.target)
+        if match:
+            older = tuple(int(part) for part in glibc.split(".")[:2]) < (int(match[3]), int(match[4]))
+            if match[1] != minor or match[2] != platform.machine() or older:
+                raise BatonError(
+                    f"This host has Python {minor} on {platform.machine()} with glibc {glibc}, "
+                    f"but the wheels are for {wanted.target}.",
+                    "Correct app_release_target for it, so that the artifact brings its wheels.",
+                )
+    return version
+
+
+def _check_disk(places: Places, wanted: Wanted, needs_wheels: bool) -> None:
+    upload, unpacked = int(wanted.source["upload_bytes"]), int(wanted.source["unpacked_bytes"])
+    if needs_wheels:
+        # the wheels lie there twice for a while: uploaded, and unpacked to be installed from
+        upload += int(wanted.packed["upload_bytes"])
+        unpacked += int(wanted.packed["unpacked_bytes"]) + int(wanted.packed["upload_bytes"])
+    needs: dict[int, tuple[Path, int]] = {}
+    for folder, amount in ((places.upload, upload), (places.releases, unpacked)):
+        there = _existing(folder)
+        device = there.stat().st_dev
+        known = needs.get(device, (there, 0))
+        needs[device] = (known[0], known[1] + amount)
+    for there, amount in needs.values():
+        status = os.statvfs(there)
+        free = status.f_bavail * status.f_frsize
+        if free < amount + RESERVE_BYTES:
+            raise BatonError(
+                f"The release {wanted.identity} needs {_mib(amount + RESERVE_BYTES)} on the disk of {there}, "
+                f"which has {_mib(free)} free.",
+                "Make room there, or keep fewer releases (app_releases_keep).",
+            )
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _mib(amount: int) -> str:
+    return f"{amount / 1024 / 1024:.0f} MiB"
+
+
+# -- staging -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(places: Places) -> Iterator[None]:
+    """One at a time writes to the releases."""
+    places.state.mkdir(parents=True, exist_ok=True)
+    with (places.state / "releases.lock").open("w") as file:
+        deadline = time.monotonic() + _LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BatonError(
+                        "Another run stages or prunes releases here for very long.",
+                        f"See who holds {file.name} (fuser), and end it.",
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
+def stage(
+    places: Places, wanted: Wanted, check: ImportCheck | None, state_dir: Path | None, owner: str
+) -> dict[str, Any]:
+    """Make a release: everything in a hidden folder beside, release.json last, then one rename."""
+    old_umask = os.umask(0o022)
+    try:
+        with locked(places):
+            final = places.releases / wanted.identity
+            release = read_release(final)
+            if release is not None and fits(release, final, wanted):
+                return {"changed": False, "release": release, "release_path": str(final), "warnings": [], "seconds": {}}
+            places.releases.mkdir(parents=True, exist_ok=True)
+            sweep(places)
+            if final.exists():
+                if wanted.identity in in_use(places):
+                    raise BatonError(
+                        f"The release {wanted.identity} is here for another Python, and a process runs from it.",
+                        "Stop that process, or change the application so that it gets a new id.",
+                    )
+                _remove(places, final)
+            staging = places.releases / f"{_STAGING}{wanted.identity}"
+            try:
+                return _Stage(places, wanted, staging).run(final, check, state_dir, owner)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        os.umask(old_umask)
+
+
+class _Stage:
+    def __init__(self, places: Places, wanted: Wanted, staging: Path) -> None:
+        self.places = places
+        self.wanted = wanted
+        self.staging = staging
+        self.wheels = staging / ".wheels"
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def mark(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+    def run(self, final: Path, check: ImportCheck | None, state_dir: Path | None, owner: str) -> dict[str, Any]:
+        version = check_python(self.places, self.wanted)
+        self.staging.mkdir(mode=0o755)
+        unpack(self.wanted.source_archive, self.staging / ".artifact")
+        artifact = self._read_artifact()
+        (self.staging / ".artifact" / "src").rename(self.staging / "src")
+        self.mark("unpack")
+        base = base_of(self.places, self.wanted)
+        packages = self._install() if base is None else self._take_over(base)
+        self.mark("venv" if base is None else "venv taken over")
+        projects = self._install_projects(base)
+        self.mark("projects")
+        self._compile()
+        self.mark("compile")
+        warnings = self._check_venv()
+        if state_dir is not None:
+            make_state(artifact.get("state_links", []), state_dir, owner)
+        if check is not None:
+            check_import(self.staging, artifact, check)
+            self.mark("import check")
+        for name in (".artifact", ".wheels", ".uv-cache"):
+            shutil.rmtree(self.staging / name, ignore_errors=True)
+        release = {
+            **artifact,
+            "python": version,
+            "target": self.wanted.target,
+            "wheels": self.wanted.wheels,
+            "packages": {**packages["venv"], **projects, **packages["server"]},
+            "server": packages["server"],
+            "venv": packages["venv"],
+            "projects": projects,
+            "staged": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        _write_synced(self.staging / "release.json", json.dumps(release, indent=2, sort_keys=True) + "\n")
+        # all of it is on the disk before its name is: a host that loses power has the release or hasn't
+        run(["sync", "--file-system", self.staging])
+        self.staging.rename(final)
+        _sync_folder(self.places.releases)
+        self.mark("sync")
+        for archive in (self.wanted.source_archive, self.wanted.wheels_archive):
+            if archive.parent == self.places.upload:
+                archive.unlink(missing_ok=True)
+        return {
+            "changed": True,
+            "release": release,
+            "release_path": str(final),
+            "warnings": warnings,
+            "seconds": self.seconds,
+        }
+
+    def _read_artifact(self) -> dict[str, Any]:
+        artifact: dict[str, Any] = json.loads(
+            (self.staging / ".artifact" / "artifact.json").read_text(encoding="utf-8")
+        )
+        if artifact.get("id") != self.wanted.identity:
+            raise BatonError(
+                f"{self.wanted.source_archive} holds the release {artifact.get('id')}, not {self.wanted.identity}.",
+                "Upload the archive again.",
+            )
+        return artifact
+
+    def _uv(self, *words: str | Path) -> str:
+        environment = {
+            "UV_CACHE_DIR": str(self.staging / ".uv-cache"),  # on the releases' disk: files are linked, not copied
+            "UV_NO_CONFIG": "1",
+            "UV_OFFLINE": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+            "NO_COLOR": "1",
+            "VIRTUAL_ENV": "",
+        }
+        return run([self.places.uv, *words], cwd=self.staging, env=environment)
+
+    def _pip_install(self, listed: Path, found_in: Path, *words: str | Path) -> None:
+        if not listed.read_text(encoding="utf-8").strip():
+            return
+        try:
+            self._uv(
+                "pip",
+                "install",
+                "--quiet",
+                "--no-index",
+                f"--find-links={found_in}",
+                "--no-deps",
+                "--require-hashes",
+                "--compile-bytecode",
+                "--link-mode=hardlink",
+                f"--requirements={listed}",
+                *words,
+            )
+        except CommandError as error:
+            raise BatonError(
+                f"The wheels of {self.wanted.target} can't be installed: {error.last_lines()}.",
+                "Check that app_release_target describes this host, and that its disk has room.",
+            ) from None
+
+    def _install(self) -> dict[str, dict[str, str]]:
+        unpack(self.wanted.wheels_archive, self.wheels)
+        self._uv("venv", "--quiet", "--no-project", "--relocatable", f"--python={self.places.python}", "venv")
+        self._pip_install(self.wheels / "venv.txt", self.wheels / "wheels", "--python=venv/bin/python")
+        (self.staging / "server").mkdir()
+        self._pip_install(
+            self.wheels / "server.txt", self.wheels / "wheels", "--python=venv/bin/python", "--target=server"
+        )
+        (self.staging / "server" / ".lock").unlink(missing_ok=True)
+        return {name: _listed(self.wheels / f"{name}.txt") for name in ("venv", "server")}
+
+    def _take_over(self, base: Path) -> dict[str, dict[str, str]]:
+        """The same wheels are installed already: link them. uv replaces files, it never writes into one."""
+        for name in ("venv", "server"):
+            shutil.copytree(base / name, self.staging / name, symlinks=True, copy_function=_link)
+        release = read_release(base) or {}
+        return {name: dict(release.get(name, {})) for name in ("venv", "server")}
+
+    def _install_projects(self, base: Path | None) -> dict[str, str]:
+        listed = self.staging / ".artifact" / "project.txt"
+        projects = _listed(listed)
+        if base is not None:
+            before = (read_release(base) or {}).get("projects", {})
+            if before:
+                self._uv("pip", "uninstall", "--quiet", "--python=venv/bin/python", *before)
+        self._pip_install(listed, self.staging / ".artifact" / "wheels", "--python=venv/bin/python")
+        return projects
+
+    def _compile(self) -> None:
+        # workers can't write here; files that aren't for this Python (templates, old tests) fail quietly
+        with contextlib.suppress(CommandError):
+            run([self.staging / "venv/bin/python", "-I", "-m", "compileall", "-qq", "-j", "0", "src"], cwd=self.staging)
+
+    def _check_venv(self) -> list[str]:
+        try:
+            self._uv("pip", "check", "--quiet", "--python=venv/bin/python")
+        except CommandError as error:
+            return [f"The locked packages don't fit together: {error.last_lines(6)}"] if error.last_lines() else []
+        return []
+
+
+def _link(source: str, destination: str) -> str:
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, destination, follow_symlinks=False)
+    return destination
+
+
+def _listed(path: Path) -> dict[str, str]:
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, rest = line.partition("==")
+        found[name] = rest.partition(" ")[0]
+    return found
+
+
+def unpack(archive: Path, destination: Path) -> None:
+    """Unpack an archive of ours; a name that leads out of the folder is refused all the same."""
+    destination.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as packed:
+            # state links are absolute on purpose: the `data` filter of newer Pythons would refuse them
+            packed.extraction_filter = staticmethod(lambda member, _path: member)
+            for member in packed:
+                clean = os.path.normpath(member.name)
+                if (
+                    os.path.isabs(clean)
+                    or clean.startswith("..")
+                    or not (member.isfile() or member.isdir() or member.issym())
+                ):
+                    raise BatonError(
+                        f"{archive.name} has the entry {member.name}, which doesn't belong into it.", "Upload it again."
+                    )
+                packed.extract(member, destination)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise BatonError(
+            f"The archive {archive} can't be unpacked ({error}).", "Upload it again; check the disk."
+        ) from None
+
+
+def make_state(links: Iterable[Mapping[str, Any]], state_dir: Path, owner: str) -> None:
+    """Folders that the source's symlinks lead to."""
+    for entry in links:
+        target = state_dir / str(entry["target"])
+        folder = target if entry.get("directory", True) else target.parent
+        missing = []
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for path in reversed(missing):
+            path.mkdir(mode=0o750)
+            if owner and os.geteuid() == 0:
+                shutil.chown(path, owner, pwd.getpwnam(owner).pw_gid)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- the import check --------------------------------------------------------------------------------------
+
+_IMPORT = """
+import importlib, os, sys
+for name in ("gunicorn_handover", "uvloop", "httptools"):
+    importlib.import_module(name)
+found = importlib.import_module(sys.argv[1])
+for part in sys.argv[2].split("."):
+    try:
+        found = getattr(found, part)
+    except AttributeError:
+        names = ", ".join(name for name in dir(found) if not name.startswith("_"))
+        sys.exit(f"{sys.argv[1]} has no {sys.argv[2]!r}; it has: {names}")
+if not callable(found):
+    sys.exit(f"{sys.argv[1]}:{sys.argv[2]} is a {type(found).__name__}, which can't be called")
+sys.stdout.flush()
+os._exit(0)  # threads that an import started must not hold us up
+"""
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """An environment file as this project writes them: NAME="value" with backslash escapes, comments, blank lines."""
+    found = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if not line or line.startswith(("#", ";")):
+            continue
+        name, _, value = line.partition("=")
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = re.sub(r'\\([\\"$`])', r"\1", value[1:-1])
+        found[name.strip()] = value
+    return found
+
+
+def read_credentials(folder: str) -> dict[str, str]:
+    """Secrets by name; read by root, given to the child through its environment alone."""
+    found = {}
+    if folder and os.path.isdir(folder):
+        for path in sorted(Path(folder).iterdir()):
+            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", path.name) and path.is_file():
+                found[path.name] = path.read_text(encoding="utf-8").removesuffix("\n")
+    return found
+
+
+def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) -> None:
+    """Import the application under its user, with the service's paths and environment."""
+    module, _, attribute = str(artifact["module"]).partition(":")
+    environment: dict[str, str] = {}
+    if check.environment_file and os.path.exists(check.environment_file):
+        environment = parse_environment(Path(check.environment_file).read_text(encoding="utf-8"))
+    secrets = read_credentials(check.credentials_dir)
+    try:
+        account = pwd.getpwnam(check.user)
+    except KeyError:
+        raise BatonError(
+            f"The user {check.user!r} is not on this host.", "Create it first (role app_account)."
+        ) from None
+    paths = [folder / "server", *(folder / path for path in artifact["import_paths"])]
+    environment = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": account.pw_dir,
+        "USER": check.user,
+        **environment,
+        **secrets,
+        "PYTHONPATH": ":".join(str(path) for path in paths),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    argv = [
+        str(folder / "venv/bin/python"),
+        "-c",
+        _IMPORT,
+        module,
+        (attribute or "application").partition("(")[0].strip(),
+    ]
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        identity = {
+            "user": account.pw_uid,
+            "group": account.pw_gid,
+            "extra_groups": os.getgrouplist(check.user, account.pw_gid),
+        }
+    process = subprocess.Popen(
+        argv,
+        cwd=folder / str(artifact["working_directory"]),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        **identity,
+    )
+    try:
+        output = process.communicate(timeout=check.timeout)[0].decode(errors="replace")
+        ended = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        output = process.communicate()[0].decode(errors="replace")
+        ended = None
+    if ended == 0:
+        return
+    for value in sorted(secrets.values(), key=len, reverse=True):
+        if len(value) > 3:
+            output = output.replace(value, "***")
+    lines = [
+        line for line in output.replace(str(folder), str(folder.parent / artifact["id"])).splitlines() if line.strip()
+    ]
+    shown = "\n".join(lines[-8:])
+    if ended is None:
+        raise BatonError(
+            f"Importing {module} took longer than {check.timeout:.0f} s as user {check.user}. {shown}".rstrip() + ".",
+            "Correct what it waits for (a service that is away?), or raise app_release_import_timeout.",
+        )
+    raise BatonError(
+        f"{artifact['module']} can't be imported as user {check.user}:\n{shown}\n",
+        "Correct the application, its environment (app_config) or app_module; nothing has changed on this host.",
+    )
+
+
+# -- removing ----------------------------------------------------------------------------------------------
+
+
+def sweep(places: Places) -> list[str]:
+    """Remove what an interrupted run left: hidden folders, and folders that were never complete."""
+    removed = []
+    if places.releases.is_dir():
+        for folder in sorted(places.releases.iterdir()):
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            half_made = not folder.name.startswith(".") and not (folder / "release.json").exists()
+            if folder.name.startswith((_STAGING, _REMOVING)):
+                shutil.rmtree(folder)
+                removed.append(folder.name)
+            elif half_made and folder.name != current(places):
+                _remove(places, folder)
+                removed.append(folder.name)
+    return removed
+
+
+def _remove(places: Places, folder: Path) -> None:
+    """Away in one step, so that nobody takes a half-removed release for a release."""
+    hidden = places.releases / f"{_REMOVING}{folder.name}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def prune(places: Places, keep: int, protect: Sequence[str], *, dry: bool) -> dict[str, Any]:
+    """Keep so many old releases beside the current one; never touch one that something lives on."""
+    guard = contextlib.nullcontext() if dry else locked(places)
+    with guard:
+        serving = current(places)
+        # beside what serves, the newest so many; what is protected counts as one of them
+        order = [identity for identity in complete(places) if identity != serving]
+        spared = {*protect, *in_use(places)}
+        doomed = [identity for identity in order[keep:] if identity not in spared]
+        if not dry:
+            sweep(places)
+            for identity in doomed:
+                _remove(places, places.releases / identity)
+        kept = [identity for identity in order if identity not in doomed]
+        return {"changed": bool(doomed), "removed": doomed, "kept": kept, "current": serving}
+
+
+def absent(places: Places, identities: Sequence[str], *, dry: bool) -> dict[str, Any]:
+    """Remove releases by name."""
+    guard = contextlib.nullcontext() if dry else locked(places)
+    with guard:
+        serving, used = current(places), in_use(places)
+        doomed = []
+        for identity in identities:
+            check_identity(identity)
+            if not (places.releases / identity).exists():
+                continue
+            if identity == serving or identity in used:
+                raise BatonError(
+                    f"The release {identity} serves or has a living process.", "Roll to another release first."
+                )
+            doomed.append(identity)
+        if not dry:
+            for identity in doomed:
+                _remove(places, places.releases / identity)
+        return {"changed": bool(doomed), "removed": doomed, "kept": [], "current": serving}

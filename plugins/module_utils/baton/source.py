@@ -1,0 +1,253 @@
+"""Where an application comes from: a folder, a git repository at a ref, or a package of the index."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from . import tree
+from .process import BatonError, CommandError, run
+
+_FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source made out from app_source and app_version, before anything of it is read."""
+
+    kind: str  # folder, git or package
+    where: str  # path, URL or requirement
+    ref: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where} at {self.ref}" if self.ref else self.where
+
+
+def classify(source: str, version: str, bases: Iterable[str]) -> Source:
+    """Tell the kinds apart; refuse what could be two things."""
+    source, version = source.strip(), version.strip()
+    if not source:
+        raise BatonError("app_source is empty.", "Give a folder, a git URL, or the name of a published package.")
+    if _is_git(source):
+        return _git_source(source, version)
+    if re.match(r"[a-z][a-z0-9+.-]*://", source):
+        raise BatonError(
+            f"app_source {source!r} is neither a git URL nor a package.",
+            "Give a git URL (https://, ssh://, git@host:path, file://) or a package as `name @ URL`.",
+        )
+    folders = _folders(source, bases)
+    if len({os.path.realpath(folder) for folder in folders}) > 1:
+        raise BatonError(f"app_source {source!r} is two folders: {' and '.join(folders)}.", "Give an absolute path.")
+    looks_like_path = source.startswith((".", "/", "~")) or ("/" in source and "@" not in source)
+    if looks_like_path:
+        if not folders:
+            tried = ", ".join(str(Path(base) / os.path.expanduser(source)) for base in bases) or source
+            raise BatonError(
+                f"app_source {source!r} is not a folder (looked at {tried}).",
+                "Correct the path; it is relative to the inventory's or the playbook's folder.",
+            )
+        return _folder_source(folders[0], version)
+    try:
+        requirement = Requirement(source)
+    except InvalidRequirement:
+        if folders:
+            return _folder_source(folders[0], version)
+        raise BatonError(
+            f"app_source {source!r} is no folder, no git URL and no package name.",
+            "Give one of these; write a folder as ./name.",
+        ) from None
+    if folders:
+        raise BatonError(
+            f"app_source {source!r} is a folder ({folders[0]}) and could be a published package.",
+            f"Write ./{source} for the folder, or '{source}>=0' for the package.",
+        )
+    if version:
+        if requirement.specifier or requirement.url:
+            raise BatonError(
+                f"app_source {source!r} and app_version {version!r} both say which version.",
+                "Give the version in one of them.",
+            )
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        return Source("package", f"{requirement.name}{extras}=={version}")
+    return Source("package", str(requirement))
+
+
+def _is_git(source: str) -> bool:
+    if " @ " in source:
+        return False
+    scheme = source.startswith(("git+", "ssh://", "git://", "http://", "https://", "file://"))
+    if scheme and re.search(r"\.(whl|zip|tar\.gz|tgz)(#.*)?$", source):
+        return False
+    return scheme or re.match(r"[\w.-]+@[\w.-]+:", source) is not None
+
+
+def _git_source(source: str, version: str) -> Source:
+    url = source.removeprefix("git+")
+    url, _, fragment = url.partition("#")
+    if fragment:
+        raise BatonError(f"app_source {source!r} has a part after '#'.", "Give a subfolder as app_source_subdir.")
+    ref = version
+    at = re.fullmatch(r"(.*[/:][^@]+)@([^@:]+)", url) if source.startswith("git+") else None
+    if at:
+        if version and at[2] != version:
+            raise BatonError(f"app_source names {at[2]!r} and app_version {version!r}.", "Give the ref in one of them.")
+        url, ref = at[1], at[2]
+    return Source("git", url, ref)
+
+
+def _folders(source: str, bases: Iterable[str]) -> list[str]:
+    path = os.path.expanduser(source)
+    candidates = [path] if os.path.isabs(path) else [os.path.normpath(os.path.join(base, path)) for base in bases]
+    return [candidate for candidate in dict.fromkeys(candidates) if os.path.isdir(candidate)]
+
+
+def _folder_source(folder: str, version: str) -> Source:
+    if (Path(folder) / "HEAD").is_file() and (Path(folder) / "objects").is_dir():
+        return Source("git", folder, version)  # a bare repository
+    if version and (Path(folder) / ".git").exists():
+        return Source("git", folder, version)
+    return Source("folder", folder, version)
+
+
+def fetch(source: Source, destination: Path, cache: Path) -> str:
+    """Put the application's files into an empty folder; returns what they are a copy of (a commit, or '')."""
+    destination.mkdir(parents=True, exist_ok=True)
+    if source.kind == "git":
+        return _fetch_git(source, destination, cache)
+    if source.kind == "folder":
+        try:
+            tree.copy(Path(source.where), destination)
+        except OSError as error:
+            raise BatonError(
+                f"The source {source.where} can't be read ({error}).", "Make it readable for whoever runs the playbook."
+            ) from None
+        if not any(tree.walk(destination)):
+            raise BatonError(f"The source {source.where} has no file that git doesn't ignore.", "Correct app_source.")
+    return ""
+
+
+def describe(folder: Path) -> str:
+    """The commit a folder is at, with + when it was changed since; '' outside git. For people, not for the id."""
+    try:
+        return run(
+            ["git", "-c", "safe.directory=*", "-C", folder, "describe", "--always", "--dirty=+", "--exclude=*"]
+        ).strip()
+    except CommandError:
+        return ""
+
+
+def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
+    bare = cache / "git" / f"{hashlib.sha256(source.where.encode()).hexdigest()[:16]}.git"
+    if not (bare / "HEAD").exists():
+        run(["git", "init", "--quiet", "--bare", bare])
+    commit = _commit(source, bare)
+    # an index of its own: two runs may share the clone
+    with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
+        index = {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_LFS_SKIP_SMUDGE": "0"}
+        run(
+            [
+                "git",
+                f"--git-dir={bare}",
+                f"--work-tree={destination}",
+                "checkout",
+                "--force",
+                "--quiet",
+                commit,
+                "--",
+                ".",
+            ],
+            env=index,
+        )
+    if (destination / ".gitmodules").is_file():
+        _checkout_with_submodules(source, bare, commit, destination)
+    return commit
+
+
+def _commit(source: Source, bare: Path) -> str:
+    def git(*words: str) -> str:
+        return run(["git", f"--git-dir={bare}", *words], env={"GIT_TERMINAL_PROMPT": "0"})
+
+    def has(commit: str) -> bool:
+        try:
+            git("cat-file", "-e", f"{commit}^{{commit}}")
+            return True
+        except CommandError:
+            return False
+
+    ref = source.ref or "HEAD"
+    if _FULL_COMMIT.fullmatch(ref) and has(ref):
+        return ref
+    wanted = ["HEAD"] if ref == "HEAD" else [f"refs/heads/{ref}", f"refs/tags/{ref}", ref]
+    try:
+        listed = git("ls-remote", "--", source.where, *wanted)
+    except CommandError as error:
+        raise BatonError(
+            f"The git source {source.where} can't be read: {error.last_lines(3)}.",
+            "Correct app_source, or give whoever runs the playbook access to it.",
+        ) from None
+    names = {
+        name: commit for commit, _, name in (line.partition("\t") for line in listed.splitlines()) if name in wanted
+    }
+    if len(names) > 1:
+        raise BatonError(
+            f"app_version {ref!r} is ambiguous in {source.where}: {' and '.join(sorted(names))}.",
+            "Give one of these names in full.",
+        )
+    try:
+        if names:
+            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", source.where, next(iter(names)))
+            return git("rev-parse", "FETCH_HEAD^{commit}").strip()
+        if _FULL_COMMIT.fullmatch(ref):
+            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", source.where, ref)
+            return git("rev-parse", "FETCH_HEAD^{commit}").strip()
+        if _SHORT_COMMIT.fullmatch(ref):
+            shallow = ["--unshallow"] if (bare / "shallow").exists() else []
+            git(
+                "fetch",
+                "--quiet",
+                *shallow,
+                "--",
+                source.where,
+                "+refs/heads/*:refs/baton/*",
+                "+refs/tags/*:refs/tags/*",
+            )
+            return git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").strip()
+    except CommandError as error:
+        if error.output:
+            raise BatonError(
+                f"{source} can't be fetched: {error.last_lines(3)}.",
+                "Give app_version as a branch, a tag or a commit that the server hands out.",
+            ) from None
+    raise BatonError(f"{source.where} has no branch, tag or commit {ref!r}.", "Correct app_version.")
+
+
+def _checkout_with_submodules(source: Source, bare: Path, commit: str, destination: Path) -> None:
+    clone = destination.with_name(f"{destination.name}-clone")
+    allow = ["-c", "protocol.file.allow=always"] if source.where.startswith(("/", "file:")) else []
+    try:
+        run(["git", "init", "--quiet", clone])
+        run(["git", "-C", clone, "fetch", "--quiet", "--depth=1", bare, commit])
+        run(["git", "-C", clone, "checkout", "--quiet", commit])
+        run(["git", "-C", clone, "remote", "add", "origin", source.where])
+        run(
+            ["git", *allow, "-C", clone, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"],
+            env={"GIT_TERMINAL_PROMPT": "0"},
+        )
+    except CommandError as error:
+        raise BatonError(
+            f"A submodule of {source} can't be fetched: {error.last_lines(3)}.",
+            "Give whoever runs the playbook access to it, or leave it out of the repository.",
+        ) from None
+    for name in tree.walk(clone):
+        target = destination / name
+        if not target.exists() and not target.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (clone / name).rename(target)

@@ -1,0 +1,91 @@
+"""The controller's own tools: uv, poetry, its Python, its cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .process import BatonError
+
+
+def cache_folder(setting: str = "") -> Path:
+    """Where the controller keeps what it fetched and built."""
+    if setting:
+        return Path(setting).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baton"
+
+
+def _find(name: str) -> str:
+    # beside the Python that runs this: the project's venv is seldom on PATH
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+    if not found:
+        raise BatonError(f"{name} is missing on the controller.", "Run `make setup`, and Ansible from that venv.")
+    return found
+
+
+@dataclass
+class Tools:
+    """What the artifact is built with."""
+
+    cache: Path
+    index_url: str = ""
+    extra_index_urls: list[str] = field(default_factory=list)
+
+    @property
+    def uv(self) -> str:
+        return _find("uv")
+
+    @property
+    def poetry(self) -> str:
+        return _find("poetry")
+
+    @property
+    def python(self) -> str:
+        return sys.executable
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The controller's configuration decides where packages come from; these settings go before it."""
+        env = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+        if self.index_url:
+            env["UV_DEFAULT_INDEX"] = self.index_url
+        if self.extra_index_urls:
+            env["UV_INDEX"] = " ".join(self.extra_index_urls)
+        return env
+
+    def folder(self, *parts: str) -> Path:
+        """A folder of the cache, made when missing (and private: an index's address may hold a password)."""
+        path = self.cache.joinpath(*parts)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BatonError(
+                f"The cache folder {path} can't be made ({error.strerror}).",
+                "Set app_release_cache_dir to a folder that whoever runs the playbook may write.",
+            ) from None
+        return path
+
+
+def key_of(*parts: object) -> str:
+    """A hash over anything JSON can hold."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(paths: Iterable[Path], root: Path) -> list[tuple[str, str]]:
+    """Relative names and hashes of files."""
+    return sorted((os.path.relpath(path, root), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write so that a reader sees the old or the new."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

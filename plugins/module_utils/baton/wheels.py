@@ -1,0 +1,426 @@
+"""Wheels for every target: found in the index, built where there are none, packed into sets."""
+
+from __future__ import annotations
+
+import email.parser
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from . import source, tree
+from .download import Remote, fetch_all, sha256_of
+from .process import BatonError, CommandError, run
+from .requirements import Pin
+from .targets import Target
+from .tools import Tools, key_of, write_atomically
+
+# The controller builds only what is pure Python, whatever compilers it has: else a deploy would work on
+# one controller and not on the next, or bring what fits the controller's C library and not the host's.
+_NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "F77", "CARGO", "RUSTC", "LD"), "/bin/false")
+_BUILD_TIMEOUT = 900
+_COMPILED = (".c", ".cc", ".cpp", ".cxx", ".pyx", ".pxd", ".rs", ".f", ".f90", ".go")
+# 1980, the oldest time that a zip can hold: the same input gives the same wheel.
+BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel in the cache."""
+
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return str(parse_wheel_filename(self.path.name)[0])
+
+    @property
+    def version(self) -> str:
+        return str(parse_wheel_filename(self.path.name)[1])
+
+    @property
+    def pure(self) -> bool:
+        return self.path.name.endswith("-none-any.whl")
+
+    def line(self) -> str:
+        """The wheel as a line of a requirements file."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
+
+@dataclass(frozen=True)
+class Sdist:
+    """A source distribution, or a project's folder packed as one, that has no wheel."""
+
+    name: str
+    version: str
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    """A package that must be built by a host, and what the controller's attempt said."""
+
+    sdist: Sdist
+    target: Target
+    reason: str
+
+
+@dataclass
+class WheelSet:
+    """The wheels of one target, packed: for the venv and for the server's overlay."""
+
+    target: str
+    key: str
+    archive: str
+    venv: dict[str, str]
+    server: dict[str, str]
+    upload_bytes: int
+    unpacked_bytes: int
+    modules: list[str] = field(default_factory=list)
+
+
+def _no_builds() -> list[Unbuilt]:
+    return []
+
+
+@dataclass
+class Collected:
+    """Wheels found or built, and what is left for a host to build."""
+
+    wheels: list[Wheel] = field(default_factory=list)
+    unbuilt: list[Unbuilt] = field(default_factory=_no_builds)
+
+
+def collect(pins: Sequence[Pin], target: Target, tools: Tools, *, host_builds: bool) -> Collected:
+    """A wheel for each pin on a target."""
+    collected = Collected()
+    chosen: list[tuple[Pin, Remote]] = []
+    sdists: list[tuple[Pin, Remote]] = []
+    index = _index([pin for pin in pins if not pin.url], target, tools)
+    for pin in pins:
+        if pin.url:
+            _collect_url(pin, target, tools, collected, host_builds)
+            continue
+        remote, is_wheel = _choose(pin, index, target)
+        (chosen if is_wheel else sdists).append((pin, remote))
+    files = fetch_all([remote for _, remote in [*chosen, *sdists]], tools)
+    for _, remote in chosen:
+        path = files[remote]
+        collected.wheels.append(Wheel(path, remote.sha256 or sha256_of(path)))
+    for pin, remote in sdists:
+        path = files[remote]
+        _build_or_leave(
+            Sdist(pin.name, pin.version, path, remote.sha256 or sha256_of(path)), target, tools, collected, host_builds
+        )
+    return collected
+
+
+def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[str, Any]]:
+    """What the index has for each pin, asked through uv so that its configuration counts."""
+    if not pins:
+        return {}
+    lines = [pin.line(marker=False, hashes=False) for pin in pins]
+    remembered = tools.folder("index") / f"{key_of(lines, target.minor, tools.index_url, tools.extra_index_urls)}.toml"
+    if not remembered.is_file():
+        with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
+            Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
+            try:
+                text = run(
+                    [
+                        tools.uv,
+                        "pip",
+                        "compile",
+                        "--quiet",
+                        "--universal",
+                        "--no-deps",
+                        "--no-header",
+                        "--no-annotate",
+                        "--format=pylock.toml",
+                        f"--python-version={target.python}",
+                        f"--python={tools.python}",
+                        "requirements.in",
+                    ],
+                    cwd=scratch,
+                    env=tools.environment,
+                )
+            except CommandError as error:
+                raise BatonError(
+                    f"The index doesn't have all locked packages for Python {target.python}: {error.last_lines()}.",
+                    "Check that app_release_index_url (or the controller's own setting) names the index that has them, "
+                    "or lock the application again.",
+                ) from None
+        write_atomically(remembered, text)
+    found = tomllib.loads(remembered.read_text(encoding="utf-8"))
+    return {canonicalize_name(package["name"]): package for package in found.get("packages", [])}
+
+
+def _choose(pin: Pin, index: dict[str, dict[str, Any]], target: Target) -> tuple[Remote, bool]:
+    package = index.get(pin.name, {})
+    offered = [(_remote(entry), True) for entry in package.get("wheels", [])]
+    if "archive" in package:
+        offered.append((_remote(package["archive"]), False))
+    if "sdist" in package:
+        offered.append((_remote(package["sdist"]), False))
+    known = {value.partition(":")[2] for value in pin.hashes if value.startswith("sha256:")}
+    allowed = [(remote, is_wheel) for remote, is_wheel in offered if not known or remote.sha256 in known]
+    ranked = sorted(
+        (rank, remote.filename, remote)
+        for remote, is_wheel in allowed
+        if is_wheel and (rank := target.rank(remote.filename)) is not None
+    )
+    if ranked:
+        return ranked[0][2], True
+    for remote, is_wheel in allowed:
+        if not is_wheel:
+            return remote, False
+    if offered and not allowed:
+        raise BatonError(
+            f"No file of {pin.name} {pin.version} in the index has a hash that the lock knows.",
+            "Lock the application again, or name the index it was locked from (app_release_index_url).",
+        )
+    raise BatonError(
+        f"{pin.name} {pin.version} has neither a wheel for {target.key} nor a source distribution.",
+        "Lock a version that has one for this Python and architecture.",
+    )
+
+
+def _remote(entry: dict[str, Any]) -> Remote:
+    url = entry.get("url") or Path(entry["path"]).resolve().as_uri()
+    return Remote(url, str(entry.get("hashes", {}).get("sha256", "")))
+
+
+def _collect_url(pin: Pin, target: Target, tools: Tools, collected: Collected, host_builds: bool) -> None:
+    if pin.url.startswith("git+"):
+        sdist = _git_sdist(pin, tools)
+    else:
+        known = [value.partition(":")[2] for value in pin.hashes if value.startswith("sha256:")]
+        fragment = re.search(r"sha256=([0-9a-f]{64})", urlsplit(pin.url).fragment)
+        remote = Remote(pin.url.partition("#")[0], fragment[1] if fragment else known[0] if len(known) == 1 else "")
+        path = fetch_all([remote], tools)[remote]
+        if path.suffix == ".whl":
+            collected.wheels.append(Wheel(path, sha256_of(path)))
+            return
+        sdist = Sdist(pin.name, "", path, sha256_of(path))
+    _build_or_leave(sdist, target, tools, collected, host_builds)
+
+
+def _git_sdist(pin: Pin, tools: Tools) -> Sdist:
+    url, _, fragment = pin.url.partition("#")
+    subdir = next((part.partition("=")[2] for part in fragment.split("&") if part.startswith("subdirectory=")), "")
+    with tempfile.TemporaryDirectory(prefix="baton-git-") as scratch:
+        checkout = Path(scratch) / "source"
+        commit = source.fetch(source.classify(url, "", []), checkout, tools.cache)
+        return pack_project(checkout, subdir, pin.name, key_of("git", url, commit, subdir), tools)
+
+
+def pack_project(folder: Path, subdir: str, name: str, key: str, tools: Tools) -> Sdist:
+    """Pack a project's whole source (a build may read its parents), to be built here or by a host."""
+    place = tools.folder("projects", key) / f"{name or 'project'}.tar.gz"
+    if not place.is_file():
+        tree.pack(place, {"source": folder}, {"subdirectory": subdir}, int(BUILD_ENVIRONMENT["SOURCE_DATE_EPOCH"]))
+    return Sdist(name, "", place, key)
+
+
+def built_folder(key: str, target: Target | None, tools: Tools) -> Path:
+    """Where a built wheel is kept: for one target, or for all when it is pure."""
+    return tools.folder("built", key, target.key if target else "any")
+
+
+def _built(sdist: Sdist, target: Target, tools: Tools) -> Wheel | None:
+    for folder in (built_folder(sdist.key, None, tools), built_folder(sdist.key, target, tools)):
+        for path in sorted(folder.glob("*.whl")):
+            if target.rank(path.name) is not None:
+                return Wheel(path, sha256_of(path))
+    return None
+
+
+def _build_or_leave(sdist: Sdist, target: Target, tools: Tools, collected: Collected, host_builds: bool) -> None:
+    wheel = _built(sdist, target, tools)
+    if wheel is None and host_builds and _compiles(sdist.path):
+        collected.unbuilt.append(Unbuilt(sdist, target, "it has sources to compile"))
+        return
+    if wheel is None:
+        try:
+            wheel = build_pure(sdist, tools)
+            if target.rank(wheel.path.name) is None:
+                raise BatonError(f"{wheel.path.name} doesn't fit {target.key}.", "Lock another version of it.")
+        except CommandError as error:
+            collected.unbuilt.append(Unbuilt(sdist, target, error.last_lines()))
+            return
+    collected.wheels.append(wheel)
+
+
+def _compiles(path: Path) -> bool:
+    """Whether a source distribution brings files for a compiler."""
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        else:
+            with tarfile.open(path) as packed:
+                names = packed.getnames()
+    except (tarfile.TarError, zipfile.BadZipFile):
+        return False
+    return any(name.endswith(_COMPILED) for name in names)
+
+
+def build_pure(sdist: Sdist, tools: Tools, environment: dict[str, str] | None = None) -> Wheel:
+    """Build a wheel on the controller; CommandError when it doesn't come out pure."""
+    with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
+        project = unpack_sdist(sdist.path, Path(scratch) / "source")
+        out = Path(scratch) / "out"
+        env = {**tools.environment, **_NO_COMPILER, **BUILD_ENVIRONMENT, **(environment or {})}
+        words: list[str | Path] = [
+            tools.uv,
+            "build",
+            "--wheel",
+            "--quiet",
+            f"--python={tools.python}",
+            f"--out-dir={out}",
+            project,
+        ]
+        run(words, cwd=scratch, env=env, timeout=_BUILD_TIMEOUT)
+        built = next(iter(out.glob("*.whl")), None)
+        if built is None:
+            raise CommandError(["uv", "build"], 0, "the build made no wheel")
+        if not built.name.endswith("-none-any.whl"):
+            raise CommandError(["uv", "build"], 0, f"the wheel is for one platform only: {built.name}")
+        place = built_folder(sdist.key, None, tools) / built.name
+        shutil.copyfile(built, place)
+    return Wheel(place, sha256_of(place))
+
+
+def unpack_sdist(path: Path, destination: Path) -> Path:
+    """Unpack a source distribution (or a project packed by us); returns the folder to build."""
+    destination.mkdir(parents=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(destination)
+    else:
+        with tarfile.open(path) as packed:
+            for member in packed.getmembers():
+                where = os.path.normpath(member.name)
+                if os.path.isabs(where) or where.startswith(".."):
+                    raise CommandError(["tar"], 1, f"{path.name} has a path that leads out of it: {member.name}")
+            packed.extractall(destination)
+    marker = destination / "subdirectory"
+    if marker.is_file():
+        return destination / "source" / marker.read_text()
+    folders = [entry for entry in destination.iterdir() if entry.is_dir()]
+    return folders[0] if len(folders) == 1 else destination
+
+
+def metadata(path: Path) -> tuple[str, list[str]]:
+    """(Requires-Python, names of the files) of a wheel."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        inside = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        message = email.parser.HeaderParser().parsestr(archive.read(inside).decode(errors="replace"))
+    return str(message.get("Requires-Python") or ""), names
+
+
+def pack_set(
+    target: Target, venv: Sequence[Wheel], server: Sequence[Wheel], tools: Tools, remember_as: str
+) -> WheelSet:
+    """Pack wheels with the two lists that say which goes where."""
+    for wheel in [*venv, *server]:
+        requires, _ = metadata(wheel.path)
+        if requires and not _allows(target, requires):
+            raise BatonError(
+                f"{wheel.name} {wheel.version} asks for Python {requires}, but there are app servers with Python "
+                f"{target.python_full}.",
+                f"Lock the application for {target.python}, or set python_runtime_version to what {requires} allows.",
+            )
+    lists = {
+        "venv.txt": "".join(f"{wheel.line()}\n" for wheel in sorted(venv, key=lambda one: one.name)),
+        "server.txt": "".join(f"{wheel.line()}\n" for wheel in sorted(server, key=lambda one: one.name)),
+    }
+    key = key_of(target.key, lists)[:16]
+    archive = tools.folder("sets") / f"wheels-{key}.tar"
+    unique = {wheel.path.name: wheel for wheel in [*venv, *server]}
+    unpacked = 0
+    for wheel in [*venv, *server]:
+        with zipfile.ZipFile(wheel.path) as zipped:
+            # twice the sources: they are compiled, too
+            unpacked += sum(
+                (4096 * -(-entry.file_size // 4096)) * (2 if entry.filename.endswith(".py") else 1)
+                for entry in zipped.infolist()
+            )
+    if not archive.is_file():
+        part = archive.with_name(f".{archive.name}.{os.getpid()}")
+        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+            for name, text in sorted(lists.items()):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text.encode()))
+            for name, wheel in sorted(unique.items()):
+                entry = tarfile.TarInfo(f"wheels/{name}")
+                entry.size = wheel.path.stat().st_size
+                with wheel.path.open("rb") as content:
+                    tar.addfile(entry, content)
+        part.replace(archive)
+    packed = WheelSet(
+        target=target.key,
+        key=key,
+        archive=str(archive),
+        venv={wheel.name: wheel.version for wheel in venv},
+        server={wheel.name: wheel.version for wheel in server},
+        upload_bytes=archive.stat().st_size,
+        unpacked_bytes=unpacked,
+        modules=_modules([*venv, *server]),
+    )
+    write_atomically(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__))
+    return packed
+
+
+def remembered_set(key: str, tools: Tools) -> WheelSet | None:
+    """The set that these requirements had last time, if it is still there."""
+    path = tools.folder("sets") / f"{key}.json"
+    if not path.is_file():
+        return None
+    found = WheelSet(**json.loads(path.read_text(encoding="utf-8")))
+    if not Path(found.archive).is_file():
+        return None
+    os.utime(found.archive)
+    return found
+
+
+def _allows(target: Target, requires: str) -> bool:
+    try:
+        return target.allows(requires)
+    except ValueError:
+        return True  # nothing a standard tool could read either
+
+
+def _modules(wheels: Iterable[Wheel]) -> list[str]:
+    """Dotted names of the modules that wheels bring."""
+    names: set[str] = set()
+    for wheel in wheels:
+        for path in metadata(wheel.path)[1]:
+            names.update(module_names(path))
+    return sorted(names)
+
+
+def module_names(path: str) -> list[str]:
+    """The module that a file is, or nothing."""
+    match = re.fullmatch(r"((?:[^/.]+/)*)([^/.]+)(?:\.py|\.[^/]*\.so|\.so)", path)
+    if match is None or ".dist-info/" in path:
+        return []
+    folders = match[1].rstrip("/").replace("/", ".")
+    if match[2] in ("__init__", "__main__"):
+        return [folders] if folders and match[2] == "__init__" else []
+    return [f"{folders}.{match[2]}" if folders else match[2]]

@@ -1,0 +1,292 @@
+#!/usr/bin/python
+"""Stages and removes releases of an application on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: baton_release
+short_description: Stage and remove releases of an application on a host
+description:
+  - Makes C(releases/<id>) from the archives that M(baton_artifact) built, with a venv of its own and the web server's
+    overlay, offline. A release appears whole, by one rename, or not at all.
+  - Never touches C(current).
+  - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
+    uploads and installs no wheels.
+options:
+  state:
+    description:
+      - C(query) says what a host lacks for a release and ends when its disk hasn't the room; it changes nothing.
+      - C(staged) makes the release.
+      - C(pruned) keeps so many old releases beside the current one.
+      - C(absent) removes the releases named in I(ids).
+    type: str
+    choices: [query, staged, pruned, absent]
+    default: staged
+  releases_dir:
+    description: Folder of the releases.
+    type: path
+    required: true
+  current:
+    description: The symlink to the release that serves; C(current) beside I(releases_dir) by default.
+    type: path
+  state_dir:
+    description: Folder for the lock and for uploads, C(/var/lib/baton/<app>).
+    type: path
+    required: true
+  artifact:
+    description: What M(baton_artifact) returned, for C(query) and C(staged).
+    type: dict
+  target:
+    description: What this host is, for C(query) and C(staged).
+    type: dict
+    suboptions:
+      python:
+        description: Version of Python, C(3.11) or C(3.11.2).
+        type: str
+        required: true
+      architecture:
+        description: Machine architecture as C(uname -m) says it.
+        type: str
+        required: true
+      glibc:
+        description: Version of the C library, C(2.36).
+        type: str
+        required: true
+  archives_dir:
+    description:
+      - Where the archives are; by default C(upload) in I(state_dir), where they are removed once staged.
+    type: path
+  uv:
+    description: The uv program.
+    type: path
+    default: /var/lib/baton/bin/uv
+  python:
+    description: The Python that the venv is made of.
+    type: path
+    default: /usr/bin/python3
+  check_import:
+    description: Import the application once before the release appears.
+    type: dict
+    suboptions:
+      user:
+        description: The user to do it as.
+        type: str
+        required: true
+      environment_file:
+        description: The service's environment file.
+        type: path
+      credentials_dir:
+        description: Folder of secrets, a file each; they are read by root and reach the import by its environment.
+        type: path
+      timeout:
+        description: Seconds that the import may take.
+        type: int
+        default: 120
+  app_state_dir:
+    description: The application's state folder; folders that the source's links lead to are made in it.
+    type: path
+  app_user:
+    description: Owner of those folders.
+    type: str
+    default: ""
+  keep:
+    description: How many old releases to keep, for C(pruned).
+    type: int
+    default: 5
+  protect:
+    description: Ids that C(pruned) keeps in any case.
+    type: list
+    elements: str
+    default: []
+  ids:
+    description: Ids to remove, for C(absent).
+    type: list
+    elements: str
+    default: []
+author:
+  - Baton
+"""
+
+EXAMPLES = r"""
+- name: Ask what the host lacks
+  baton_release:
+    state: query
+    releases_dir: /opt/links/releases
+    state_dir: /var/lib/baton/links
+    artifact: "{{ artifact }}"
+    target: {python: "3.11", architecture: x86_64, glibc: "2.36"}
+  register: lacks
+
+- name: Upload that
+  ansible.builtin.copy:
+    src: "{{ item.src }}"
+    dest: "{{ item.dest }}"
+    mode: "0600"
+  loop: "{{ lacks.uploads }}"
+
+- name: Make the release
+  baton_release:
+    releases_dir: /opt/links/releases
+    state_dir: /var/lib/baton/links
+    artifact: "{{ artifact }}"
+    target: {python: "3.11", architecture: x86_64, glibc: "2.36"}
+
+- name: Keep three old releases
+  baton_release:
+    state: pruned
+    releases_dir: /opt/links/releases
+    state_dir: /var/lib/baton/links
+    keep: 3
+"""
+
+RETURN = r"""
+staged:
+  description: Whether the release is here (C(query)), or would be (C(staged)).
+  returned: query, staged
+  type: bool
+uploads:
+  description: What must be uploaded first, a list of C(src) on the controller and C(dest) here.
+  returned: query
+  type: list
+release:
+  description: Content of C(release.json), or null.
+  returned: query, staged
+  type: dict
+release_path:
+  description: The release's folder.
+  returned: staged
+  type: str
+warnings:
+  description: Locked packages that don't fit together.
+  returned: staged
+  type: list
+seconds:
+  description: Where the time went.
+  returned: staged
+  type: dict
+removed:
+  description: Ids removed.
+  returned: pruned, absent
+  type: list
+kept:
+  description: Ids of the old releases that stay.
+  returned: pruned
+  type: list
+current:
+  description: Id of the release that serves, or null.
+  returned: pruned, absent
+  type: str
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.baton import release
+from ansible.module_utils.baton.process import BatonError, CommandError
+
+
+def _query(module: AnsibleModule, places: release.Places, wanted: release.Wanted) -> dict[str, Any]:
+    found = release.query(places, wanted)
+    if not found["staged"] and not module.check_mode:
+        places.upload.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {"changed": False, **found}
+
+
+def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted) -> dict[str, Any]:
+    parameters = module.params
+    found = release.query(places, wanted)
+    path = str(places.releases / wanted.identity)
+    if found["staged"]:
+        return {"changed": False, "staged": True, "release": found["release"], "release_path": path, "seconds": {}}
+    diff = {
+        "before": "",
+        "after": f"{path}\n",
+        "before_header": str(places.releases),
+        "after_header": str(places.releases),
+    }
+    if module.check_mode:
+        return {"changed": True, "staged": True, "release": None, "release_path": path, "seconds": {}, "diff": diff}
+    asked = parameters["check_import"]
+    check = None
+    if asked:
+        check = release.ImportCheck(
+            asked["user"], asked["environment_file"] or "", asked["credentials_dir"] or "", float(asked["timeout"])
+        )
+    state = Path(parameters["app_state_dir"]) if parameters["app_state_dir"] else None
+    result = release.stage(places, wanted, check, state, parameters["app_user"])
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    return {"staged": True, **result, "diff": diff}
+
+
+def _remove(module: AnsibleModule, places: release.Places) -> dict[str, Any]:
+    parameters = module.params
+    if parameters["state"] == "pruned":
+        result = release.prune(places, parameters["keep"], parameters["protect"], dry=module.check_mode)
+    else:
+        result = release.absent(places, parameters["ids"], dry=module.check_mode)
+    before = "".join(f"{places.releases / identity}\n" for identity in result["removed"])
+    return {**result, "diff": {"before": before, "after": ""}}
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    check_import = {
+        "user": {"type": "str", "required": True},
+        "environment_file": {"type": "path"},
+        "credentials_dir": {"type": "path"},
+        "timeout": {"type": "int", "default": 120},
+    }
+    target = {name: {"type": "str", "required": True} for name in ("python", "architecture", "glibc")}
+    needed = ["artifact", "target"]
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["query", "staged", "pruned", "absent"], "default": "staged"},
+            "releases_dir": {"type": "path", "required": True},
+            "current": {"type": "path"},
+            "state_dir": {"type": "path", "required": True},
+            "artifact": {"type": "dict"},
+            "target": {"type": "dict", "options": target},
+            "archives_dir": {"type": "path"},
+            "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "check_import": {"type": "dict", "options": check_import},
+            "app_state_dir": {"type": "path"},
+            "app_user": {"type": "str", "default": ""},
+            "keep": {"type": "int", "default": 5},
+            "protect": {"type": "list", "elements": "str", "default": []},
+            "ids": {"type": "list", "elements": "str", "default": []},
+        },
+        required_if=[("state", "query", needed), ("state", "staged", needed), ("state", "absent", ["ids"])],
+        supports_check_mode=True,
+    )
+    parameters = module.params
+    releases = Path(parameters["releases_dir"])
+    places = release.Places(
+        releases=releases,
+        current=Path(parameters["current"] or releases.parent / "current"),
+        state=Path(parameters["state_dir"]),
+        uv=Path(parameters["uv"]),
+        python=Path(parameters["python"]),
+    )
+    try:
+        if parameters["state"] in ("pruned", "absent"):
+            result = _remove(module, places)
+        else:
+            archives = Path(parameters["archives_dir"] or places.upload)
+            wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], archives)
+            act = _query if parameters["state"] == "query" else _stage
+            result = act(module, places, wanted)
+    except BatonError as error:
+        module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
+    except CommandError as error:
+        module.fail_json(
+            msg=f"A command failed on this host: {error} See whether uv and Python are what the role installed."
+        )
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -425,13 +425,15 @@ class _Build:
             raise BatonError(
                 f"No wheel of {', '.join(names)} fits {first.target.key}, and the controller can't build "
                 f"{first.sdist.name} as pure Python: {first.reason}.",
-                "Set app_release_builder to a host that builds it for each kind of app server (or app_release_build: host, "
-                "to use the app servers), and app_release_build_packages to the headers it needs.",
+                "Set app_release_builder to one host for each kind of app server (or app_release_build: host"
+                " to use the app servers), and app_release_build_packages to the headers it needs.",
             )
+        kinds = sorted({one.target for one in unbuilt})
+        jobs = [wheels.pack_job([one for one in unbuilt if one.target == kind], self.tools) for kind in kinds]
         return {
             "complete": False,
             "id": identity,
-            "builds": [],
+            "builds": jobs,
             "warnings": self.warnings,
             "seconds": self.clock.seconds,
         }

@@ -335,7 +335,8 @@ class _Reader:
                 failures.append(error)
         raise BatonError(
             f"The requirements of {name or 'the application'} can't be resolved: {failures[-1].last_lines()}.",
-            "Correct them, or set app_release_constraints, app_release_extra_requirements or app_release_exclude_newer.",
+            "Correct them, or set app_release_constraints, app_release_exclude_newer or "
+            "app_release_extra_requirements.",
         )
 
     def _floors(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.parser
 import io
 import json
@@ -12,15 +13,16 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from . import source, tree
+from . import requirements, source, tree
+from .builder import BUILD_ENVIRONMENT, unpack_sdist
 from .download import Remote, fetch_all, sha256_of
 from .process import BatonError, CommandError, run
 from .requirements import Pin
@@ -32,8 +34,6 @@ from .tools import Tools, key_of, write_atomically
 _NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "F77", "CARGO", "RUSTC", "LD"), "/bin/false")
 _BUILD_TIMEOUT = 900
 _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".pyx", ".pxd", ".rs", ".f", ".f90", ".go")
-# 1980, the oldest time that a zip can hold: the same input gives the same wheel.
-BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,6 @@ def build_pure(sdist: Sdist, tools: Tools, environment: dict[str, str] | None = 
             tools.uv,
             "build",
             "--wheel",
-            "--quiet",
             f"--python={tools.python}",
             f"--out-dir={out}",
             project,
@@ -304,24 +303,95 @@ def build_pure(sdist: Sdist, tools: Tools, environment: dict[str, str] | None = 
     return Wheel(place, sha256_of(place))
 
 
-def unpack_sdist(path: Path, destination: Path) -> Path:
-    """Unpack a source distribution (or a project packed by us); returns the folder to build."""
-    destination.mkdir(parents=True)
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(destination)
-    else:
-        with tarfile.open(path) as packed:
-            for member in packed.getmembers():
-                where = os.path.normpath(member.name)
-                if os.path.isabs(where) or where.startswith(".."):
-                    raise CommandError(["tar"], 1, f"{path.name} has a path that leads out of it: {member.name}")
-            packed.extractall(destination)
-    marker = destination / "subdirectory"
-    if marker.is_file():
-        return destination / "source" / marker.read_text()
-    folders = [entry for entry in destination.iterdir() if entry.is_dir()]
-    return folders[0] if len(folders) == 1 else destination
+def build_requirements(sdist: Sdist, target: Target, tools: Tools) -> list[Wheel]:
+    """Wheels of everything that building a package needs, for a host that has no index."""
+    with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
+        project = unpack_sdist(sdist.path, Path(scratch) / "source")
+        pyproject = project / "pyproject.toml"
+        system = tomllib.loads(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else {}
+        # PEP 518: without a build-system it is setuptools
+        wanted = system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"])
+        Path(scratch, "build.in").write_text("\n".join([*wanted, *_asked_requirements(project)]) + "\n")
+        try:
+            text = run(
+                [
+                    tools.uv,
+                    "pip",
+                    "compile",
+                    "--quiet",
+                    "--universal",
+                    "--generate-hashes",
+                    "--no-header",
+                    "--no-annotate",
+                    f"--python-version={target.python}",
+                    f"--python={tools.python}",
+                    "build.in",
+                ],
+                cwd=scratch,
+                env=tools.environment,
+            )
+        except CommandError as error:
+            raise BatonError(
+                f"What {sdist.name} needs to be built can't be resolved: {error.last_lines()}.",
+                "Lock a version of it that has a wheel, or one that builds with today's tools.",
+            ) from None
+        pins = requirements.read_text(text, root=Path(scratch)).pins
+    needed = [replace(pin, marker="") for pin in pins if target.holds(pin.marker)]
+    collected = collect(needed, target, tools, host_builds=False)
+    if collected.unbuilt:
+        first = collected.unbuilt[0]
+        raise BatonError(
+            f"{sdist.name} needs {first.sdist.name} to be built, which has no wheel for {target.key} either.",
+            f"Lock a version of {sdist.name} that has a wheel.",
+        )
+    return collected.wheels
+
+
+def _asked_requirements(project: Path) -> list[str]:
+    """What the build itself asks for beside what it declares (setup_requires, say), if it can be asked here."""
+    try:
+        from build import ProjectBuilder
+        from build.env import DefaultIsolatedEnv
+
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            DefaultIsolatedEnv(installer="uv") as isolated,
+        ):
+            builder = ProjectBuilder.from_isolated_env(isolated, project, runner=_quiet)
+            isolated.install(builder.build_system_requires)
+            return sorted(builder.get_requires_for_build("wheel"))
+    except Exception:  # it runs a stranger's code: what it says counts, how it fails doesn't
+        return []
+
+
+def _quiet(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
+    run(cmd, cwd=cwd, env=extra_environ, timeout=_BUILD_TIMEOUT)
+
+
+def pack_job(unbuilt: Sequence[Unbuilt], tools: Tools) -> dict[str, Any]:
+    """What a host needs to build packages of one target, and where their wheels are to go afterwards."""
+    target = unbuilt[0].target
+    sdists = sorted({one.sdist.key: one.sdist for one in unbuilt}.values(), key=lambda sdist: sdist.key)
+    needed: dict[str, Wheel] = {}
+    for sdist in sdists:
+        needed.update({wheel.path.name: wheel for wheel in build_requirements(sdist, target, tools)})
+    key = key_of(target.key, [sdist.key for sdist in sdists], sorted(needed))[:16]
+    archive = tools.folder("jobs") / f"build-{key}.tar"
+    part = archive.with_name(f".{archive.name}.{os.getpid()}")
+    with tarfile.open(part, "w") as tar:
+        for sdist in sdists:
+            tar.add(sdist.path, f"sdists/{sdist.key}/{sdist.path.name}")
+        for name, wheel in sorted(needed.items()):
+            tar.add(wheel.path, f"wheels/{name}")
+    part.replace(archive)
+    return {
+        "target": target.key,
+        "python": target.python,
+        "packages": [f"{sdist.name} {sdist.version}".strip() for sdist in sdists],
+        "archive": str(archive),
+        "results": {sdist.key: str(built_folder(sdist.key, target, tools)) for sdist in sdists},
+    }
 
 
 def metadata(path: Path) -> tuple[str, list[str]]:

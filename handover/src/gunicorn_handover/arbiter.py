@@ -26,7 +26,7 @@ TICK = 0.05  # seconds between two looks while something is under way
 BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
 BACKOFF_MOST = 30.0
 PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
-PATIENCE = 0.25  # the part of handover_boot_timeout after which a boot is no longer slowed down
+PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 
 
 class HandoverArbiter(Arbiter):
@@ -196,8 +196,8 @@ class HandoverArbiter(Arbiter):
                 self.kill_worker(worker.pid, signal.SIGKILL)
                 worker.condemned = True
                 self._boot_failed(worker, worker.board.failure)
-            elif now - worker.forked_at > limit * PATIENCE:
-                # starved: on a busy machine the nicest process gets next to nothing
+            elif worker.slowed and (priority.waited(worker.pid) > PATIENCE or now - worker.forked_at > limit / 4):
+                # starved: on a machine with no idle moment the nicest process gets next to nothing
                 self._hurry(worker)
 
     def _end_overdue_drains(self) -> None:

@@ -51,6 +51,16 @@ def _threads(pid: int) -> Iterator[int]:
         yield from map(int, os.listdir(f"/proc/{pid}/task"))
 
 
+def waited(pid: int) -> float:
+    """Seconds that the main thread of `pid` was ready to run and had no processor (proc(5), schedstat); 0 when the
+    kernel doesn't say."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def oom_score(pid: int) -> int | None:
     """The OOM score adjustment of `pid`, -1000 to 1000; None when it can't be read."""
     try:

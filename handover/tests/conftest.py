@@ -1,0 +1,221 @@
+"""Real servers for the tests: started as systemd would start them, on sockets of the tests'."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+# What systemd does between fork and exec: sockets from descriptor 3 on, and the pid that they are meant for
+ACTIVATE = """
+import os, sys
+fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
+high = [os.dup2(fd, 100 + n) for n, fd in enumerate(fds)]
+for n, fd in enumerate(high):
+    os.dup2(fd, 3 + n)
+    os.close(fd)
+os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
+    """What `condition` returns as soon as that is true."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout} s: {what or condition}")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float = 20.0) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+    def get(self, path: str = "/") -> http.client.HTTPResponse:
+        """The response, with its body read and kept in `.document`."""
+        self.request("GET", path)
+        response = self.getresponse()
+        response.document = json.loads(response.read() or b"null")  # type: ignore[attr-defined]
+        return response
+
+
+class Server:
+    """A service on one host: releases, `current`, a socket, a status file, and the process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.current = root / "current"
+        self.socket = root / "web.sock"
+        self.status_file = root / "handover.json"
+        self.config_file = root / "gunicorn.conf.py"
+        self.log_file = root / "log"
+        self.environ: dict[str, str] = {}
+        self.python = sys.executable
+        self.process: subprocess.Popen[bytes] | None = None
+        self.arguments: list[str] = []
+        self.messages: list[str] = []
+        self.listeners = [self._listen()]
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._notify.bind(str(root / "notify"))
+        self.release("1")
+        self.point("1")
+        self.configure()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.socket))
+        listener.listen(512)
+        return listener
+
+    @property
+    def target(self) -> str:
+        return f"unix:{self.socket}"
+
+    def release(self, name: str, before: str = "", after: str = "") -> Path:
+        """Makes a release of the tests' application, with lines before and after its own."""
+        source = self.root / "releases" / name / "src"
+        source.mkdir(parents=True, exist_ok=True)
+        text = (HERE / "application.py").read_text()
+        future, _, rest = text.partition("from __future__ import annotations\n")
+        (source / "main.py").write_text(f"{future}from __future__ import annotations\n{before}\n{rest}\n{after}\n")
+        (source.parent / "release.json").write_text(json.dumps({"id": name}))
+        return source
+
+    def point(self, name: str) -> None:
+        """Moves `current`."""
+        scratch = self.root / "current.new"
+        scratch.unlink(missing_ok=True)
+        scratch.symlink_to(f"releases/{name}")
+        scratch.replace(self.current)
+
+    def configure(self, text: str = "", **settings: Any) -> None:
+        """Writes gunicorn.conf.py."""
+        values = {"workers": 2, "chdir": str(self.current / "src"), "keepalive": 2, "graceful_timeout": 10, **settings}
+        lines = [f"{name} = {value!r}" for name, value in values.items()]
+        self.config_file.write_text("\n".join([*lines, text, ""]))
+
+    def start(self, ready: bool = True) -> Server:
+        """Starts the service; waits until systemd would call it started."""
+        environ = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(self.root / "notify"),
+            "GUNICORN_HANDOVER_STATUS": str(self.status_file),
+            "GUNICORN_HANDOVER_RELEASE_FILE": str(self.current / "release.json"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **self.environ,
+        }
+        descriptors = [listener.fileno() for listener in self.listeners]
+        command = [sys.executable, "-c", ACTIVATE, ",".join(map(str, descriptors)), self.python]
+        command += ["-m", "gunicorn_handover", "-c", str(self.config_file), *self.arguments, "main:application"]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.root, env=environ, pass_fds=descriptors, stdout=log, stderr=log
+            )
+        if ready:
+            wait_for(lambda: self.notified("READY=1") or self.process.poll() is not None, what="READY=1")
+            assert self.process.poll() is None, self.log
+        return self
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+        """Ends the service; returns its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        """Leaves nothing behind."""
+        if self.process is not None:
+            pids = [self.process.pid, *self.children()]
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+        for listener in self.listeners:
+            listener.close()
+        self._notify.close()
+
+    def children(self) -> list[int]:
+        """The pids of the master's children."""
+        assert self.process is not None
+        try:
+            return [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def notified(self, message: str) -> bool:
+        """Whether the service has ever sent this line to systemd."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.messages += self._notify.recv(65536).decode().splitlines()
+        return message in self.messages
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the package against this server."""
+        command = [sys.executable, "-m", "gunicorn_handover", *arguments, "--status-file", str(self.status_file)]
+        return subprocess.run(command, text=True, capture_output=True, timeout=120, check=False)
+
+    def reload(self) -> subprocess.CompletedProcess[str]:
+        """`systemctl reload`."""
+        return self.cli("reload", "--wait", "--timeout", "100")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.status_file.read_text())
+        return document
+
+    def pids(self, state: str = "ready") -> list[int]:
+        return [worker["pid"] for worker in self.status["workers"] if worker["state"] == state]
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def connect(self) -> UnixConnection:
+        return UnixConnection(self.socket)
+
+    def get(self, path: str = "/") -> Any:
+        """The document that a request on a connection of its own brings."""
+        connection = self.connect()
+        try:
+            return connection.get(path).document  # type: ignore[attr-defined]
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # short: a unix socket's path has at most 107 bytes
+    root = tmp_path_factory.mktemp("s")
+    server = Server(root)
+    yield server
+    server.close()
+    shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,442 @@
+"""A reload: what it brings, what it survives, and what it leaves alone when it fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from support.traffic import Background, Load
+
+from conftest import Server, wait_for
+
+LOADS = [
+    Load("get", share=6),
+    Load("post", "/echo", share=3, size=20_000),
+    Load("fresh", share=1, wait=0.3),
+    Load("idle", share=1, wait=0.5),
+    Load("get", "/slow?seconds=0.4", share=0.5),
+    Load("upload", "/echo", share=0.1, size=2_000_000, wait=0.5),
+]
+
+
+def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Server) -> None:
+    server.start()
+    with Background(server.target, LOADS, rate=300) as traffic:
+        for name in ("2", "3", "4", "5"):
+            server.release(name)
+            server.point(name)
+            done = server.reload()
+            assert (done.returncode, done.stderr) == (0, "")
+            assert f"release {name} serves" in done.stdout
+            assert {server.get()["release"] for _ in range(8)} == {name}
+            ready = [worker for worker in server.status["workers"] if worker["state"] == "ready"]
+            assert [worker["release"] for worker in ready] == [name, name]
+    assert traffic.summary.failed == {}, traffic.summary.failures
+    assert traffic.summary.sent > 1000
+    assert server.status["generation"] == 5
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_no_parser_and_no_event_loop_loses_a_request(server: Server, http: str, loop: str) -> None:
+    server.configure(handover_http=http, handover_loop=loop)
+    server.start()
+    with Background(server.target, LOADS, rate=250) as traffic:
+        for _ in range(2):
+            assert server.reload().returncode == 0
+    assert traffic.summary.failed == {}, traffic.summary.failures
+
+
+BROKEN: dict[str, tuple[str, str, str]] = {
+    # case: lines before, lines after, what the message must say
+    "syntax error": ("", "def (", "SyntaxError"),
+    "missing dependency": ("import no_such_package", "", "No module named 'no_such_package'"),
+    "missing name": ("", "del application", "application"),
+    "exception at import": ("raise RuntimeError('no settings')", "", "no settings"),
+    "exit at import": ("raise SystemExit(0)", "", "sys.exit(0)"),
+    "exit with 3 at import": ("raise SystemExit(3)", "", "sys.exit(3)"),
+    "os._exit at import": ("import os; os._exit(0)", "", "exited with code 0"),
+    "killed at import": ("import os; os.kill(os.getpid(), 9)", "", "SIGKILL (out of memory?)"),
+    "out of memory at import": (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29)); HOG = bytearray(2**30)",
+        "",
+        "MemoryError",
+    ),
+    "lifespan reports failure": (
+        "",
+        "async def lifespan(receive, send):\n"
+        "    await receive()\n"
+        "    await send({'type': 'lifespan.startup.failed', 'message': 'Traceback\\nOSError: no database'})",
+        "OSError: no database",
+    ),
+    "lifespan hangs": (
+        "",
+        "async def lifespan(receive, send):\n    await asyncio.sleep(3600)",
+        "not ready after 3 s",
+    ),
+    "import hangs": ("import time; time.sleep(3600)", "", "not ready after 3 s"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_release_changes_nothing(server: Server, case: str) -> None:
+    before, after, reason = BROKEN[case]
+    server.configure(handover_boot_timeout=3)
+    server.start()
+    pids = server.pids()
+    with Background(server.target, [Load("get"), Load("post", "/echo"), Load("fresh", wait=0.2)], rate=150) as traffic:
+        server.release("bad", before, after)
+        server.point("bad")
+        done = server.reload()
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert server.pids() == pids
+        assert server.status["generation"] == 1
+        assert server.status["reload"]["outcome"] == "failed"
+        assert reason in server.status["reload"]["error"]
+        assert "Reload 1 failed" in server.log
+        server.release("2")
+        server.point("2")
+        assert server.reload().returncode == 0
+        assert server.get()["release"] == "2"
+    assert traffic.summary.failed == {}, traffic.summary.failures
+    wait_for(lambda: len(server.children()) == 2, what="no process of the failed generation is left")
+
+
+def _bad_configuration(server: Server) -> str:
+    server.configure("raise ValueError('bad conf')")
+    return "bad conf"
+
+
+def _bad_setting(server: Server) -> str:
+    server.configure(workers="many")
+    return "many"
+
+
+def _bad_own_setting(server: Server) -> str:
+    server.configure(handover_boot_nice=40)
+    return "40"
+
+
+def _refused_setting(server: Server) -> str:
+    server.configure(preload_app=True)
+    return "preload_app"
+
+
+def _exits(server: Server) -> str:
+    server.configure("import os; os._exit(9)")
+    return "wait status"
+
+
+def _hangs(server: Server) -> str:
+    server.configure("import time; time.sleep(3600)")
+    return "handover_boot_timeout"
+
+
+def _no_configuration(server: Server) -> str:
+    server.config_file.unlink()
+    return "gunicorn.conf.py"
+
+
+def _dangling(server: Server) -> str:
+    server.point("missing")
+    return "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _bad_configuration,
+        _bad_setting,
+        _bad_own_setting,
+        _refused_setting,
+        _exits,
+        _hangs,
+        _no_configuration,
+        _dangling,
+    ],
+)
+def test_a_bad_configuration_changes_nothing(server: Server, spoil: Callable[[Server], str]) -> None:
+    server.configure(handover_boot_timeout=3)
+    server.start()
+    pids = server.pids()
+    with Background(server.target, [Load("get")], rate=100) as traffic:
+        reason = spoil(server)
+        done = server.reload()
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert server.pids() == pids
+        server.configure(workers=3)
+        server.point("1")
+        assert server.reload().returncode == 0
+        assert len(server.pids()) == 3
+    assert traffic.summary.failed == {}, traffic.summary.failures
+
+
+def test_a_failed_generation_leaves_the_old_configuration_in_force(server: Server) -> None:
+    server.configure(raw_env=["GREETING=old"])
+    server.start()
+    server.release("bad", "raise RuntimeError('broken')")
+    server.point("bad")
+    server.configure(raw_env=["GREETING=new", "EXTRA=1"], workers=4, handover_boot_nice=0)
+    assert server.reload().returncode == 1
+    assert server.status["workers_wanted"] == 2
+    # a successor of an old worker has the old configuration, though it imports what is on disk
+    server.point("1")
+    os.kill(server.pids()[0], signal.SIGKILL)
+    wait_for(lambda: len(server.pids()) == 2 and server.pids(), what="a successor")
+    time.sleep(0.3)
+    for _ in range(8):
+        environment = server.get("/environment")
+        assert environment["GREETING"] == "old"
+        assert "EXTRA" not in environment
+
+
+def test_plain_variables_come_with_a_reload_and_go_with_one(server: Server) -> None:
+    server.configure(raw_env=["GREETING=one", "GONE=1"])
+    server.environ = {"GREETING": "inherited"}
+    server.start()
+    assert server.get()["greeting"] == "one"
+    server.configure(raw_env=["GREETING=two"])
+    assert server.reload().returncode == 0
+    environment = server.get("/environment")
+    assert environment["GREETING"] == "two"
+    assert "GONE" not in environment
+    server.configure()
+    assert server.reload().returncode == 0
+    assert server.get()["greeting"] == "inherited"
+
+
+def test_modules_removed_in_the_new_release_are_gone(server: Server) -> None:
+    (server.root / "releases/1/src/extra.py").write_text("")
+    server.release("1", "import extra")
+    server.start()
+    server.release("2", "try:\n    import extra\nexcept ImportError:\n    extra = None", "RELEASE = str(extra)")
+    server.point("2")
+    assert server.reload().returncode == 0
+    assert server.get()["release"] == "None"
+
+
+def test_site_packages_of_the_new_release_are_used(server: Server) -> None:
+    """As in production: `current/venv/bin/python` and PYTHONPATH=`current/server`."""
+    import subprocess
+    import sys
+    import sysconfig
+
+    import gunicorn_handover
+
+    site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    for name in ("1", "2"):
+        source = server.release(name, "import dependency", "RELEASE = dependency.VERSION")
+        venv = source.parent / "venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+        (venv / site / "dependency.py").write_text(f"VERSION = 'dependency {name}'\n")
+        (source.parent / "server").symlink_to(sysconfig.get_path("purelib"))
+    package = os.path.dirname(os.path.dirname(gunicorn_handover.__file__))
+    server.environ = {"PYTHONPATH": f"{server.current}/server:{package}"}
+    server.python = str(server.current / "venv/bin/python")
+    server.start()
+    assert server.get()["release"] == "dependency 1"
+    server.point("2")
+    assert server.reload().returncode == 0
+    assert {server.get()["release"] for _ in range(6)} == {"dependency 2"}
+
+
+def test_a_second_hup_during_a_reload_brings_one_more(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(0.5)")
+    server.point("2")
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: server.status["reload_under_way"])
+    server.release("3")
+    server.point("3")
+    for _ in range(5):
+        server.signal(signal.SIGHUP)
+        time.sleep(0.02)
+    wait_for(lambda: (server.status["reload"] or {}).get("number") == 2)
+    time.sleep(0.5)
+    assert server.status["reload"]["number"] == 2
+    assert server.status["generation"] == 3
+    assert server.get()["release"] == "3"
+
+
+def test_callers_that_reload_at_once_all_learn_a_true_outcome(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(0.3)")
+    server.point("2")
+    codes: list[int] = []
+    callers = [threading.Thread(target=lambda: codes.append(server.reload().returncode)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert codes == [0, 0, 0, 0]
+    assert 1 <= server.status["reload"]["number"] <= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(60)")
+    server.point("2")
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: len(server.children()) == 3)
+    pids = server.children()
+    began = time.monotonic()
+    assert server.stop(number) == 0
+    assert time.monotonic() - began < 6
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not server.status_file.exists()
+
+
+def test_the_size_changes_during_a_reload(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(0.4)")
+    server.point("2")
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: server.status["reload_under_way"])
+    server.signal(signal.SIGTTIN)
+    wait_for(lambda: server.status["reload"])
+    assert server.status["reload"]["outcome"] == "ok"
+    assert len(server.pids()) == 3
+    server.signal(signal.SIGTTOU)
+    wait_for(lambda: len(server.children()) == 2)
+
+
+def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(0.6)")
+    server.point("2")
+    old = server.pids()
+    with Background(server.target, [Load("get")], rate=100) as traffic:
+        server.signal(signal.SIGHUP)
+        booting = wait_for(lambda: server.pids("booting"))
+        os.kill(booting[0], signal.SIGKILL)
+        wait_for(lambda: server.status["reload"])
+        assert server.status["reload"]["outcome"] == "failed"
+        assert server.pids() == old
+        server.signal(signal.SIGHUP)
+        wait_for(lambda: server.pids("booting"))
+        os.kill(old[0], signal.SIGKILL)
+        wait_for(lambda: server.status["reload"]["number"] == 2)
+        assert server.status["reload"]["outcome"] == "ok"
+    # the one that was killed may have held a request or two
+    assert traffic.summary.failed_total <= 3
+    assert len(server.pids()) == 2
+
+
+def test_new_workers_serve_at_once_when_no_old_one_is_left(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(0.5)")
+    server.point("2")
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: server.pids("booting"))
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    assert server.get()["release"] == "2"
+    wait_for(lambda: server.status["reload"])
+    assert server.status["reload"]["outcome"] == "ok"
+
+
+def test_no_request_reaches_a_new_generation_before_it_is_complete(server: Server) -> None:
+    server.configure(workers=3)
+    server.start()
+    source = server.release("2")
+    # the third worker of the new release fails
+    (source / "count").write_text("")
+    server.release(
+        "2",
+        "from pathlib import Path as P\n"
+        "with P(__file__).with_name('count').open('a') as f: f.write('x')\n"
+        "if len(P(__file__).with_name('count').read_text()) == 3: raise RuntimeError('third')",
+    )
+    server.point("2")
+    served = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            served.add(server.get()["release"])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    done = server.reload()
+    stop.set()
+    asking.join()
+    assert done.returncode == 1
+    assert "third" in done.stderr
+    assert served == {"1"}
+
+
+def test_a_dying_worker_while_the_code_is_bad_does_not_end_the_master(server: Server) -> None:
+    server.start()
+    server.release("bad", "raise RuntimeError('still bad')")
+    server.point("bad")
+    assert server.reload().returncode == 1
+    killed, left = server.pids()
+    os.kill(killed, signal.SIGKILL)
+    time.sleep(4)
+    assert server.pids() == [left]
+    # 0.5, 1, 2 ... seconds apart
+    assert 2 <= server.log.count("failed to boot: RuntimeError: still bad") - 1 <= 5
+    assert server.get()["pid"] == left
+    server.release("2")
+    server.point("2")
+    assert server.reload().returncode == 0
+    assert len(server.pids()) == 2
+
+
+def test_a_killed_worker_is_back_within_a_second(server: Server) -> None:
+    server.start()
+    killed = server.pids()[0]
+    os.kill(killed, signal.SIGKILL)
+    began = time.monotonic()
+    wait_for(lambda: killed not in server.pids() and len(server.pids()) == 2)
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_new_address_needs_a_restart(server: Server) -> None:
+    # without sockets from systemd
+    server.listeners.clear()
+    server.socket.unlink()
+    server.configure(bind=f"unix:{server.socket}")
+    server.start()
+    server.configure(bind=f"unix:{server.root}/other.sock")
+    done = server.reload()
+    assert done.returncode == 1
+    assert "bind" in done.stderr
+    assert server.get()["release"] == "1"
+
+
+def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> None:
+    thread = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    server.release("2", f"{thread}; time.sleep(0.7)")
+    server.start()
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    normal = server.get("/priority")
+    server.point("2")
+    server.signal(signal.SIGHUP)
+    booting = wait_for(lambda: server.pids("booting"))[0]
+    wait_for(lambda: os.getpriority(os.PRIO_PROCESS, booting) == 19)
+    with open(f"/proc/{booting}/oom_score_adj") as file:
+        assert int(file.read()) == min(1000, normal["oom"] + 500)
+    wait_for(lambda: server.status["reload"])
+    served = server.get("/priority")
+    assert len(served["threads"]) > 1
+    assert set(served["threads"]) == {mine}
+    assert served["oom"] == normal["oom"]
+
+
+def test_niceness_can_be_turned_off(server: Server) -> None:
+    server.configure(handover_boot_nice=0)
+    server.release("2", "import time; time.sleep(0.7)")
+    server.start()
+    server.point("2")
+    server.signal(signal.SIGHUP)
+    booting = wait_for(lambda: server.pids("booting"))[0]
+    time.sleep(0.3)
+    assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)

@@ -1,6 +1,8 @@
 """Connections: PostgreSQL when DATABASE_URL is set, else a SQLite file. Every wait has a bound."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import asyncpg
@@ -99,17 +101,23 @@ def _sqlite(settings: Settings, *, migrating: bool) -> AsyncEngine:
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         # Python's sqlite3 would begin transactions by itself, and not for DDL: see begin() below.
         connection.isolation_level = None
-        cursor = connection.cursor()
-        # Readers and the writer, in several workers, don't block each other.
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.close()
+        if migrating:
+            _use_write_ahead_log(connection)
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if migrating else "BEGIN")
 
     return engine
+
+
+def _use_write_ahead_log(connection: DBAPIConnection) -> None:
+    """Let readers and the writer, in several workers, not block each other. The file remembers it."""
+    cursor = connection.cursor()
+    # The one statement that doesn't wait while the file is busy. Then somebody else is migrating and does it.
+    with suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
 
 
 async def _session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:

@@ -70,7 +70,7 @@ async def test_several_hosts_that_migrate_at_once_get_along(empty_database: Sett
         for _ in range(3)
     ]
     outputs = [(await run.communicate())[1].decode() for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], outputs
+    assert [run.returncode for run in runs] == [0, 0, 0], "\n".join(outputs)
     assert sum("Create links" in output for output in outputs) == 1
 
 

@@ -19,7 +19,8 @@ settings: Settings = context.config.attributes.get("settings") or Settings()
 
 def migrate(connection: Connection) -> None:
     """Run the migrations on an open connection, alone."""
-    if connection.dialect.name == "postgresql":
+    is_postgresql = connection.dialect.name == "postgresql"
+    if is_postgresql:
         # Whoever comes second waits here, then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
         # A statement that waits for a table's lock makes every query behind it wait too: give up soon instead.
@@ -28,9 +29,10 @@ def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        # Also on SQLite, where database.py begins a real transaction: all or nothing.
+        # Also on SQLite, where database.py begins a real transaction.
         transactional_ddl=True,
-        transaction_per_migration=True,
+        # SQLite has no lock but its transaction, so there it spans all migrations.
+        transaction_per_migration=is_postgresql,
     )
     with context.begin_transaction():
         context.run_migrations()

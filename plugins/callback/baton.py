@@ -31,6 +31,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Print the text of a debug task as it is."""
         text = result.result.get("msg")
         if result.task.action in ("debug", "ansible.builtin.debug") and isinstance(text, str) and not self._verbose():
+            self._print_task_banner_once(result.task)
             self._display.display(text)
         else:
             super().v2_runner_on_ok(result)
@@ -55,8 +56,13 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._clean_results(result.result, result.task.action)
         self._handle_warnings(result.result)
         details = [result.result[key].strip() for key in ("stderr", "stdout") if result.result.get(key)]
+        self._print_task_banner_once(result.task)
         words = "\n".join([text.strip(), *details])
         self._display.display(f"failed: [{result.host.get_name()}] {words}", color=constants.COLOR_ERROR, stderr=False)
+
+    def _print_task_banner_once(self, task: Any) -> None:
+        if self._last_task_banner != task._uuid:
+            self._print_task_banner(task)
 
     def _verbose(self) -> bool:
         return bool(self._display.verbosity)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from ansible.module_utils.baton import status
+import ansible.module_utils
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import status  # noqa: E402
 
 
 class FilterModule:

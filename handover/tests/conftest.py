@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,8 +80,9 @@ class Server:
         self.arguments: list[str] = []
         self.messages: list[str] = []
         self.listeners = [self._listen()]
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(root / "notify"))
+        threading.Thread(target=self._hear, daemon=True).start()
         self.release("1")
         self.point("1")
         self.configure()
@@ -157,6 +159,7 @@ class Server:
             self.process.wait()
         for listener in self.listeners:
             listener.close()
+        self._notify.shutdown(socket.SHUT_RDWR)
         self._notify.close()
 
     def children(self) -> list[int]:
@@ -169,10 +172,12 @@ class Server:
 
     def notified(self, message: str) -> bool:
         """Whether the service has ever sent this line to systemd."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self.messages += self._notify.recv(65536).decode().splitlines()
         return message in self.messages
+
+    def _hear(self) -> None:
+        with contextlib.suppress(OSError):
+            while message := self._notify.recv(65536):
+                self.messages += message.decode().splitlines()
 
     def signal(self, number: int) -> None:
         assert self.process is not None

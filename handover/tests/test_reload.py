@@ -144,7 +144,7 @@ def _no_configuration(server: Server) -> str:
 
 def _dangling(server: Server) -> str:
     server.point("missing")
-    return "No such file or directory"
+    return "chdir"
 
 
 @pytest.mark.parametrize(

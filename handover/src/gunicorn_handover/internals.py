@@ -66,6 +66,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "gunicorn.workers.base:Worker.__init__": ("age", "ppid", "sockets", "cfg", "log", "tmp", "max_requests"),
     "gunicorn.workers.base:Worker.init_process": ("load_wsgi", "run"),
     "gunicorn.workers.base:Worker.load_wsgi": ("wsgi",),
+    "gunicorn.sock:BaseSocket.__init__": ("sock",),
     "gunicorn.glogging:Logger.__init__": ("error_log", "access_log"),
     "uvicorn_worker:UvicornWorker.__init__": ("config",),
     "uvicorn.config:Config.__init__": ("app", "http", "limit_max_requests", "timeout_graceful_shutdown", "loaded"),

@@ -11,6 +11,9 @@ import socket
 import time
 
 
+PATIENCE = 2.0  # seconds that a message which matters may wait to be taken
+
+
 class Notifier:
     """Speaks to systemd where it listens, else does nothing. Never raises: a service without a manager still serves."""
 
@@ -23,16 +26,19 @@ class Notifier:
         """Takes `NOTIFY_SOCKET` out of the environment: neither Gunicorn nor the application shall speak for us."""
         return cls(os.environ.pop("NOTIFY_SOCKET", None))
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, patience: float = PATIENCE) -> bool:
+        """Returns whether it was taken. The manager may be too busy to read: the master must not hang on that."""
         if not self._address:
-            return
+            return True
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.settimeout(patience)
                 sock.connect(address)
                 sock.sendall(message.encode())
         except OSError:
-            pass
+            return False
+        return True
 
     def ready(self) -> None:
         """The service serves: also what ends a RELOADING."""
@@ -52,6 +58,5 @@ class Notifier:
 
     def status(self, line: str) -> None:
         """The line that `systemctl status` shows."""
-        if line != self._status:
+        if line != self._status and self._send("STATUS=" + " ".join(line.split()), patience=0):
             self._status = line
-            self._send("STATUS=" + " ".join(line.split()))

@@ -93,7 +93,8 @@ class HandoverWorker(UvicornWorker):
             websocket_grace=self.cfg.handover_websocket_grace,
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._server.quit)
-        await self._server.serve(sockets=self.sockets)
+        # uvloop takes care only of what is a socket, not of what wraps one
+        await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:
             sys.exit(BOOT_ERROR)
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,12 @@ from .tools import Tools, cache_folder, key_of, write_atomically
 # Raised when the same input has to give another release, because we lay it out differently.
 _LAYOUT = 1
 _BUILD_COMMAND_TIMEOUT = 3600
+_VERSION_VARIABLES = (
+    "SETUPTOOLS_SCM_PRETEND_VERSION",
+    "PDM_BUILD_SCM_VERSION",
+    "POETRY_DYNAMIC_VERSIONING_BYPASS",
+    "UV_DYNAMIC_VERSIONING_BYPASS",
+)
 _KEPT_ARTIFACTS = 10
 _KEPT_SETS = 30
 
@@ -80,9 +86,19 @@ def build(request: Request, tools: Tools) -> dict[str, Any]:
     asgi.split(request.app_module)
     scratch = Path(tempfile.mkdtemp(prefix="baton-artifact-"))
     try:
-        return _Build(request, tools, scratch).run()
+        told = replace(tools, build_environment=_version_environment(request.app_version))
+        return _Build(request, told, scratch).run()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _version_environment(version: str) -> dict[str, str]:
+    """Build tools that ask git for the version find none in a copy of the source: they are told."""
+    try:
+        told = str(Version(version.removeprefix("v")))
+    except InvalidVersion:
+        told = "0.0.0"
+    return dict.fromkeys(_VERSION_VARIABLES, told)
 
 
 class _Build:
@@ -375,34 +391,19 @@ class _Build:
         return found
 
     def _project(self, path: str, digest: str) -> wheels.Wheel:
-        environment = self._version_environment()
-        key = key_of("project", digest, path, environment)
+        key = key_of("project", digest, path, self.tools.build_environment)
         kept = sorted(wheels.built_folder(key, None, self.tools).glob("*.whl"))
         if kept:
             return wheels.Wheel(kept[0], sha256_of(kept[0]))
         sdist = wheels.pack_project(self.tree, path, os.path.basename(path) or self.request.app_name, key, self.tools)
         try:
-            return wheels.build_pure(sdist, self.tools, environment)
+            return wheels.build_pure(sdist, self.tools)
         except CommandError as error:
             where = path or "the project"
             raise BatonError(
                 f"A wheel of {where} can't be built on the controller: {error.last_lines()}.",
                 "Correct its [build-system], or set app_release_project_wheel to false when it needs no installation.",
             ) from None
-
-    def _version_environment(self) -> dict[str, str]:
-        """Build tools that ask git for the version find none in a copy of the source."""
-        try:
-            version = str(Version(self.request.app_version.removeprefix("v")))
-        except InvalidVersion:
-            version = "0.0.0"
-        names = (
-            "SETUPTOOLS_SCM_PRETEND_VERSION",
-            "PDM_BUILD_SCM_VERSION",
-            "POETRY_DYNAMIC_VERSIONING_BYPASS",
-            "UV_DYNAMIC_VERSIONING_BYPASS",
-        )
-        return dict.fromkeys(names, version)
 
     def _add_generated(self, wheel: wheels.Wheel) -> None:
         """Files that a build makes inside a package (a version module, say): the source is what is imported."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -24,6 +25,30 @@ from .tools import Tools, file_digest, key_of, write_atomically
 OLDEST_MINOR = 11
 _NEWEST_MINOR = 30
 _TREE = "@SOURCE@"
+# Poetry's own command refuses a project that excludes the controller's Python; what counts is the hosts' Python.
+_POETRY_EXPORT = """
+import json, pathlib, sys
+from cleo.io.buffered_io import BufferedIO
+from packaging.utils import canonicalize_name
+from poetry.factory import Factory
+from poetry_plugin_export.exporter import Exporter
+
+folder, chosen = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+poetry, output = Factory().create_poetry(folder, disable_plugins=True), BufferedIO()
+if not poetry.locker.is_fresh():
+    sys.exit("pyproject.toml changed since poetry.lock was made")
+extras = [canonicalize_name(extra) for extra in chosen["extras"]]
+groups = ["main", *map(canonicalize_name, chosen["groups"])]
+known = {"extra": poetry.package.extras, "group": poetry.package.dependency_group_names(include_optional=True)}
+for kind, names in (("extra", extras), ("group", groups)):
+    for name in names:
+        if name not in known[kind] and name != "main":
+            sys.exit(f"the project has no {kind} {name!r}")
+exporter = Exporter(poetry, output)
+exporter.only_groups(groups).with_extras(extras).with_urls(False)
+exporter.export("requirements.txt", folder, output)
+print(output.fetch_output())
+"""
 # What a project may say its requirements in, when nothing is locked.
 _UNLOCKED = ("pyproject.toml", "setup.py", "setup.cfg")
 
@@ -217,16 +242,15 @@ class _Reader:
 
     def _poetry(self, path: Path) -> Locked:
         folder = path.parent
-        words = [self.tools.poetry, "export", "--format=requirements.txt", "--without-urls", "--no-interaction"]
-        words += [f"--extras={extra}" for extra in self.wishes.extras]
-        words += [f"--with={group}" for group in self.wishes.groups]
+        chosen = json.dumps({"extras": self.wishes.extras, "groups": self.wishes.groups})
         inputs = file_digest([path, folder / "pyproject.toml"], self.root)
 
         def export() -> str:
-            return run([*words, f"--directory={folder}"], env={"POETRY_VIRTUALENVS_CREATE": "false", "NO_COLOR": "1"})
+            environment = {"POETRY_VIRTUALENVS_CREATE": "false", "NO_COLOR": "1"}
+            return run([self.tools.python, "-c", _POETRY_EXPORT, folder, chosen], cwd=folder, env=environment)
 
         try:
-            text = self._remember(["poetry", words[1:], inputs], export)
+            text = self._remember(["poetry", chosen, inputs], export)
         except CommandError as error:
             raise BatonError(
                 f"{self._name(path)} can't be exported: {error.last_lines()}.",
@@ -257,12 +281,12 @@ class _Reader:
             return Locked("requirements.txt", name, [])
         try:
             locked = self._compile("requirements.txt", name, [*lines, *places], found.constraints)
-        except BatonError:
+        except BatonError as error:
             if found.loose or found.locals:
                 raise
             # what pip installs line by line can contradict itself and still work
             locked = Locked("requirements.txt", name, found.pins)
-            locked.warnings.append(f"{name} contradicts itself (uv can't resolve it): it is installed line by line.")
+            locked.warnings.append(f"{name} is installed line by line: {error.cause}")
             return locked
         named = {pin.name for pin in found.pins}
         added = sorted({pin.name for pin in locked.pins} - named)

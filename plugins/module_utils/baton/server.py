@@ -14,7 +14,7 @@ from .requirements import Pin
 # (roles/app_release/files/server-requirements.txt), for the web service alone.
 SUPPORTED = {
     "gunicorn": ">=26.2,<28",
-    "uvicorn": ">=0.34,<0.55",
+    "uvicorn": ">=0.35,<0.55",
     "uvicorn-worker": ">=0.3,<0.5",
     "uvloop": ">=0.21,<1",
     "httptools": ">=0.8,<1",

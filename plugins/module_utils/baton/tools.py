@@ -37,14 +37,11 @@ class Tools:
     cache: Path
     index_url: str = ""
     extra_index_urls: list[str] = field(default_factory=list)
+    build_environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def uv(self) -> str:
         return _find("uv")
-
-    @property
-    def poetry(self) -> str:
-        return _find("poetry")
 
     @property
     def python(self) -> str:
@@ -53,7 +50,7 @@ class Tools:
     @property
     def environment(self) -> dict[str, str]:
         """The controller's configuration decides where packages come from; these settings go before it."""
-        env = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+        env = {**self.build_environment, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
         if self.index_url:
             env["UV_DEFAULT_INDEX"] = self.index_url
         if self.extra_index_urls:

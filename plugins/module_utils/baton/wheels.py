@@ -278,12 +278,12 @@ def _compiles(path: Path) -> bool:
     return any(name.endswith(_COMPILED) for name in names)
 
 
-def build_pure(sdist: Sdist, tools: Tools, environment: dict[str, str] | None = None) -> Wheel:
+def build_pure(sdist: Sdist, tools: Tools) -> Wheel:
     """Build a wheel on the controller; CommandError when it doesn't come out pure."""
     with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
         project = unpack_sdist(sdist.path, Path(scratch) / "source")
         out = Path(scratch) / "out"
-        env = {**tools.environment, **_NO_COMPILER, **BUILD_ENVIRONMENT, **(environment or {})}
+        env = {**tools.environment, **_NO_COMPILER, **BUILD_ENVIRONMENT}
         words: list[str | Path] = [
             tools.uv,
             "build",

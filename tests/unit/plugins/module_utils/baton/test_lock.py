@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import pytest
+from ansible.module_utils.baton import lock
+from ansible.module_utils.baton.process import BatonError
+from ansible.module_utils.baton.requirements import Pin
+from ansible.module_utils.baton.targets import Target
+from ansible.module_utils.baton.tools import Tools
+
+Write = Callable[..., pathlib.Path]
+Text = Callable[..., str]
+BOOKWORM = Target(minor=11, architecture="x86_64", glibc=(2, 36), patch=2)
+HASH = "sha256:" + "0" * 64
+
+
+def resolve(
+    root: pathlib.Path,
+    tools: Tools,
+    subdir: str = "",
+    requirement: str = "",
+    targets: Sequence[Target] = (BOOKWORM,),
+    **wishes: object,
+) -> lock.Locked:
+    return lock.resolve(root, subdir, requirement, lock.Wishes(**wishes), tools, targets)
+
+
+def names(locked: lock.Locked, target: Target = BOOKWORM) -> dict[str, str]:
+    return {pin.name: pin.version for pin in lock.for_target(locked.pins, target)}
+
+
+def test_uv_lock_without_development_groups(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+    extra = (
+        '[project.optional-dependencies]\npg = ["six"]\n[dependency-groups]\ndev = ["iniconfig"]\njobs = ["docopt"]\n'
+    )
+    root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=extra)})
+    run("uv", "lock", "-q", cwd=root)
+    locked = resolve(root, tools)
+    assert (locked.kind, locked.path, locked.locked, locked.locals) == ("uv.lock", "uv.lock", True, [])
+    assert set(names(locked)) == {"idna"}
+    assert all(pin.hashes for pin in locked.pins)
+    assert set(names(resolve(root, tools, extras=("pg",), groups=("jobs",)))) == {"idna", "six", "docopt"}
+
+
+def test_a_workspace_member_finds_the_lock_above_and_the_members_it_needs(
+    write: Write, run: Text, pyproject: Text, tools: Tools
+) -> None:
+    sources = "[tool.uv.sources]\ncore = {workspace = true}\n"
+    root = write(
+        "ws",
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n',
+            "apps/api/pyproject.toml": pyproject("api", ["core", "idna"], rest=sources),
+            "apps/api/api/__init__.py": "",
+            "apps/other/pyproject.toml": pyproject("other", ["six"]),
+            "libs/core/pyproject.toml": pyproject("core"),
+            "libs/core/core/__init__.py": "",
+        },
+    )
+    run("uv", "lock", "-q", cwd=root)
+    locked = resolve(root, tools, "apps/api")
+    assert locked.locals == ["apps/api", "libs/core"]
+    assert set(names(locked)) == {"idna"}
+
+
+def test_poetry_lock(write: Write, run: Text, tools: Tools) -> None:
+    text = (
+        '[tool.poetry]\nname = "demo"\nversion = "1"\ndescription = ""\nauthors = []\npackage-mode = false\n'
+        '[tool.poetry.dependencies]\npython = "~3.11"\nidna = "3.10"\nsix = {version = "1.16.0", optional = true}\n'
+        '[tool.poetry.group.dev.dependencies]\niniconfig = "2.0.0"\n[tool.poetry.extras]\npg = ["six"]\n'
+    )
+    root = write("app", {"pyproject.toml": text})
+    run("poetry", "lock", "-q", cwd=root)
+    locked = resolve(root, tools)
+    assert locked.kind == "poetry.lock"
+    assert names(locked) == {"idna": "3.10"}
+    assert all(pin.hashes for pin in locked.pins)
+    assert set(names(resolve(root, tools, extras=("pg",), groups=("dev",)))) == {"idna", "six", "iniconfig"}
+    lock.check_python(locked, [BOOKWORM])
+    with pytest.raises(BatonError, match=r"~3\.11, but there are app servers with Python 3\.13"):
+        lock.check_python(locked, [Target(13, "x86_64", (2, 41))])
+    with pytest.raises(BatonError, match="no extra 'nope'"):
+        resolve(root, tools, extras=("nope",))
+    (root / "pyproject.toml").write_text(text.replace("3.10", "3.9"))
+    with pytest.raises(BatonError, match="changed since poetry.lock"):
+        resolve(root, tools)
+
+
+def test_hashed_requirements_are_taken_as_they_are(write: Write, tools: Tools) -> None:
+    root = write(
+        "app",
+        {
+            "requirements.txt": f"--index-url https://elsewhere.example.org\n-r more.txt\n"
+            f"idna[all]==3.10 \\\n    --hash={HASH}  # why\n",
+            "more.txt": f"six==1.16.0 ; python_version < '3.12' --hash={HASH} --hash={HASH[:-1]}1\n",
+        },
+    )
+    locked = resolve(root, tools)
+    assert locked.locked
+    assert not locked.warnings
+    assert names(locked) == {"idna": "3.10", "six": "1.16.0"}
+    assert names(locked, Target(13, "x86_64", (2, 41))) == {"idna": "3.10"}
+    assert [len(pin.hashes) for pin in sorted(locked.pins)] == [1, 2]
+
+
+def test_loose_requirements_are_resolved_with_a_warning_and_stay_what_they_were(write: Write, tools: Tools) -> None:
+    root = write("app", {"requirements.txt": "-c bounds.txt\nanyio==4.3.0\n", "bounds.txt": "idna<3.8\n"})
+    locked = resolve(root, tools)
+    assert not locked.locked
+    assert "doesn't lock everything (idna, sniffio" in locked.warnings[0]
+    assert names(locked)["anyio"] == "4.3.0"
+    assert names(locked)["idna"] == "3.7"
+    offline = Tools(tools.cache, index_url="")
+    assert resolve(root, offline).universal() == locked.universal()
+
+
+def test_pinned_requirements_without_hashes_count_as_locked(write: Write, tools: Tools) -> None:
+    root = write("app", {"requirements.txt": "anyio==4.3.0\nidna==3.7\nsniffio==1.3.1\n"})
+    locked = resolve(root, tools)
+    assert locked.locked
+    assert not locked.warnings
+
+
+def test_requirements_with_local_projects(write: Write, pyproject: Text, tools: Tools) -> None:
+    root = write(
+        "app",
+        {
+            "svc/requirements.txt": "-e ../libs/core\nsix==1.16.0\n",
+            "libs/core/pyproject.toml": pyproject("core", ["idna==3.10"]),
+            "libs/core/core/__init__.py": "",
+        },
+    )
+    locked = resolve(root, tools, "svc")
+    assert locked.locals == ["libs/core"]
+    assert names(locked) == {"six": "1.16.0", "idna": "3.10"}
+
+
+def test_an_unlocked_project_with_bounds_and_a_date(write: Write, pyproject: Text, tools: Tools) -> None:
+    root = write("app", {"pyproject.toml": pyproject("demo", ["idna", "six"], build=False)})
+    locked = resolve(
+        root, tools, constraints=("six<1.16",), exclude_newer="2024-03-01T00:00:00Z", extra_requirements=("docopt",)
+    )
+    assert names(locked) == {"idna": "3.6", "six": "1.15.0", "docopt": "0.6.2"}
+    assert "is not locked" in locked.warnings[0]
+
+
+def test_extra_requirements_on_a_lock_change_nothing_in_it(write: Write, tools: Tools) -> None:
+    root = write("app", {"requirements.txt": f"idna==3.7 --hash={HASH}\n"})
+    locked = resolve(root, tools, extra_requirements=("anyio==4.3.0",))
+    assert names(locked) == {"idna": "3.7", "anyio": "4.3.0", "sniffio": names(locked)["sniffio"]}
+    assert [pin.hashes for pin in locked.pins if pin.name == "idna"] == [(HASH,)]
+
+
+def test_a_published_package(write: Write, tools: Tools) -> None:
+    locked = resolve(write("empty", {"x": ""}), tools, requirement="anyio==4.3.0")
+    assert locked.kind == "package"
+    assert {"anyio", "idna", "sniffio"} == set(names(locked))
+
+
+@pytest.mark.parametrize("where", ["project", "lock"])
+def test_an_excluded_python_is_refused_with_both_names(where: str, write: Write, pyproject: Text, tools: Tools) -> None:
+    root = write(
+        "app",
+        {
+            "pyproject.toml": pyproject("demo", python=">=3.12" if where == "project" else ">=3.11", build=False),
+            "uv.lock": f'version = 1\nrequires-python = "{">=3.12" if where == "lock" else ">=3.11"}"\n'
+            '[[package]]\nname = "demo"\nversion = "1.0"\nsource = { virtual = "." }\n',
+        },
+    )
+    locked = resolve(root, tools)
+    with pytest.raises(BatonError, match=r">=3\.12.*Python 3\.11\.2"):
+        lock.check_python(locked, [Target(13, "x86_64", (2, 41)), BOOKWORM])
+
+
+def test_where_nothing_says_what_is_needed(write: Write, tools: Tools) -> None:
+    with pytest.raises(BatonError, match="No lock and no project"):
+        resolve(write("app", {"main.py": ""}), tools)
+    with pytest.raises(BatonError, match="app_release_lock"):
+        resolve(write("app", {"main.py": ""}), tools, lock="nowhere.txt")
+
+
+def test_a_lock_named_by_its_path(write: Write, tools: Tools) -> None:
+    root = write("app", {"requirements/prod.txt": f"idna==3.7 --hash={HASH}\n", "requirements.txt": "six\n"})
+    assert names(resolve(root, tools, lock="requirements/prod.txt")) == {"idna": "3.7"}
+
+
+def test_a_requirement_that_cannot_be_resolved(write: Write, tools: Tools) -> None:
+    with pytest.raises(BatonError, match="can't be resolved"):
+        resolve(write("app", {"requirements.txt": "idna>999\n"}), tools)
+
+
+def test_two_versions_for_one_target_are_refused() -> None:
+    pins = [Pin("a", "1", marker="python_version < '3.12'"), Pin("a", "2", marker="python_version > '3.10'")]
+    with pytest.raises(BatonError, match="pinned to 1 and 2"):
+        lock.for_target(pins, BOOKWORM)

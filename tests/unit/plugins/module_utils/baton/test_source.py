@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+from ansible.module_utils.baton import source, tree
+from ansible.module_utils.baton.process import BatonError
+from ansible.module_utils.baton.tools import Tools
+
+Write = Callable[..., pathlib.Path]
+Run = Callable[..., str]
+
+
+def _commit(run: Run, folder: pathlib.Path, text: str = "first") -> str:
+    if not (folder / ".git").exists():
+        run("git", "init", "-q", "-b", "main", cwd=folder)
+    run("git", "add", "-A", cwd=folder)
+    run("git", "commit", "-q", "--allow-empty", "-m", text, cwd=folder)
+    return run("git", "rev-parse", "HEAD", cwd=folder).strip()
+
+
+def files(folder: pathlib.Path) -> list[str]:
+    return list(tree.walk(folder))
+
+
+@pytest.mark.parametrize(
+    ("given", "version", "kind", "where", "ref"),
+    [
+        ("https://git.example.org/a/b", "v1", "git", "https://git.example.org/a/b", "v1"),
+        ("git+https://git.example.org/a/b.git@v2", "", "git", "https://git.example.org/a/b.git", "v2"),
+        ("git@git.example.org:a/b.git", "main", "git", "git@git.example.org:a/b.git", "main"),
+        ("ssh://git@git.example.org/a/b.git", "", "git", "ssh://git@git.example.org/a/b.git", ""),
+        ("datasette", "0.65", "package", "datasette==0.65", ""),
+        ("litellm[proxy]", "", "package", "litellm[proxy]", ""),
+        ("a @ https://files.example.org/a-1.0-py3-none-any.whl", "", "package",
+         "a@ https://files.example.org/a-1.0-py3-none-any.whl", ""),
+    ],
+)  # fmt: skip
+def test_kinds(given: str, version: str, kind: str, where: str, ref: str, tmp_path: pathlib.Path) -> None:
+    found = source.classify(given, version, [str(tmp_path)])
+    assert (found.kind, found.where.replace(" @", "@"), found.ref) == (kind, where, ref)
+
+
+def test_a_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.Path) -> None:
+    write("app", {"main.py": ""})
+    assert source.classify("./app", "", ["/nowhere", str(tmp_path)]).where == str(tmp_path / "app")
+
+
+@pytest.mark.parametrize(
+    ("given", "version", "says"),
+    [
+        ("", "", "empty"),
+        ("./nowhere", "", "not a folder"),
+        ("app", "", "could be a published package"),
+        ("datasette>1", "2", "both say which version"),
+        ("ftp://x/y", "", "neither a git URL"),
+        ("git+https://h/a.git@v1", "v2", "names 'v1'"),
+        ("two words", "", "no folder, no git URL and no package"),
+    ],
+)
+def test_what_could_be_two_things_or_none_is_refused(
+    given: str, version: str, says: str, write: Write, tmp_path: pathlib.Path
+) -> None:
+    write("app", {"main.py": ""})
+    with pytest.raises(BatonError, match=says):
+        source.classify(given, version, [str(tmp_path)])
+
+
+def test_files_that_git_ignores_stay_out(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+    folder = write(
+        "app", {"main.py": "", "new.py": "", ".env": "SECRET=1", ".gitignore": ".env\n", "web/dist/a.js": ""}
+    )
+    _commit(run, folder)
+    write("app", {"untracked.py": "", "__pycache__/main.pyc": ""})
+    (folder / "new.py").unlink()
+    source.fetch(source.Source("folder", str(folder)), tmp_path / "copy", tools.cache)
+    assert files(tmp_path / "copy") == [".gitignore", "main.py", "untracked.py", "web/dist/a.js"]
+
+
+def test_a_project_in_a_subfolder_of_a_checkout_and_a_plain_folder(
+    write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
+) -> None:
+    _commit(run, write("repo", {".gitignore": "*.log\n", "svc/main.py": "", "svc/x.log": "", "other.py": ""}))
+    source.fetch(source.Source("folder", str(tmp_path / "repo/svc")), tmp_path / "sub", tools.cache)
+    assert files(tmp_path / "sub") == ["main.py"]
+    plain = write("plain", {"main.py": "", "node_modules/x.js": "", ".venv/bin/python": "", "venv/x": "", "a.log": ""})
+    source.fetch(source.Source("folder", str(plain)), tmp_path / "copy", tools.cache)
+    assert files(tmp_path / "copy") == ["a.log", "main.py"]
+
+
+def test_git_branch_tag_commit_and_head(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+    folder = write("repo", {"main.py": "1"})
+    first = _commit(run, folder)
+    run("git", "tag", "-a", "v1", "-m", "v1", cwd=folder)
+    run("git", "branch", "feature/x", cwd=folder)
+    write("repo", {"main.py": "2"})
+    second = _commit(run, folder)
+    wanted = {"v1": first, "feature/x": first, first: first, first[:8]: first, "": second, "main": second}
+    for number, (ref, expected) in enumerate(wanted.items()):
+        copy = tmp_path / f"copy{number}"
+        assert source.fetch(source.Source("git", folder.as_uri(), ref), copy, tools.cache) == expected
+        assert (copy / "main.py").read_text() == ("1" if expected == first else "2")
+        assert not (copy / ".git").exists()
+
+
+def test_a_branch_that_moved_is_fetched_again(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+    folder = write("repo", {"main.py": "1"})
+    _commit(run, folder)
+    wanted = source.Source("git", folder.as_uri(), "main")
+    source.fetch(wanted, tmp_path / "one", tools.cache)
+    write("repo", {"main.py": "2"})
+    _commit(run, folder)
+    source.fetch(wanted, tmp_path / "two", tools.cache)
+    assert (tmp_path / "two/main.py").read_text() == "2"
+
+
+def test_a_submodule_comes_along(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+    inner = write("inner", {"lib.py": "lib"})
+    _commit(run, inner)
+    outer = write("outer", {"main.py": ""})
+    _commit(run, outer)
+    run("git", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "vendor/inner", cwd=outer)
+    _commit(run, outer, "submodule")
+    source.fetch(source.Source("git", outer.as_uri(), "main"), tmp_path / "copy", tools.cache)
+    assert (tmp_path / "copy/vendor/inner/lib.py").read_text() == "lib"
+
+
+@pytest.mark.parametrize(
+    ("where", "ref", "says"),
+    [("", "nope", "no branch, tag or commit 'nope'"), ("", "both", "ambiguous"), ("/nowhere.git", "", "can't be read"),
+     ("", "0" * 40, "can't be fetched|no branch")],
+)  # fmt: skip
+def test_git_errors_name_the_cause(
+    where: str, ref: str, says: str, write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
+) -> None:
+    folder = write("repo", {"main.py": "1"})
+    _commit(run, folder)
+    run("git", "tag", "both", cwd=folder)
+    run("git", "branch", "both", cwd=folder)
+    with pytest.raises(BatonError, match=says):
+        source.fetch(
+            source.Source("git", f"file://{where}" if where else folder.as_uri(), ref), tmp_path / "x", tools.cache
+        )

@@ -76,6 +76,7 @@ class Server:
         self.log_file = root / "log"
         self.environ: dict[str, str] = {}
         self.python = sys.executable
+        self.module = "main:application"
         self.process: subprocess.Popen[bytes] | None = None
         self.arguments: list[str] = []
         self.messages: list[str] = []
@@ -132,7 +133,7 @@ class Server:
         }
         descriptors = [listener.fileno() for listener in self.listeners]
         command = [sys.executable, "-c", ACTIVATE, ",".join(map(str, descriptors)), self.python]
-        command += ["-m", "gunicorn_handover", "-c", str(self.config_file), *self.arguments, "main:application"]
+        command += ["-m", "gunicorn_handover", "-c", str(self.config_file), *self.arguments, self.module]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.root, env=environ, pass_fds=descriptors, stdout=log, stderr=log

@@ -38,6 +38,7 @@ class HandoverArbiter(Arbiter):
         self.stopping = False
         self._started_at = time.time()
         self._complete = False  # whether the first generation was ever complete
+        self._announce = False
         self._reload: Reload | None = None
         self._reload_again = False
         self._reloads = 0
@@ -80,6 +81,10 @@ class HandoverArbiter(Arbiter):
         else:
             self._keep_population()
         self._publish()
+        if self._announce:
+            # after the status, so that who waits for this finds the new state there
+            self._announce = False
+            self.notifier.ready()
 
     def reap_workers(self) -> None:
         while True:
@@ -226,8 +231,7 @@ class HandoverArbiter(Arbiter):
             for worker in fresh[: len(fresh) - self.num_workers]:
                 self.retire(worker)
             if not self._complete:
-                self._complete = True
-                self.notifier.ready()
+                self._complete = self._announce = True
         elif (
             len(fresh) + len(booting) < self.num_workers
             and len(booting) < self.cfg.handover_boot_at_once
@@ -318,7 +322,7 @@ class HandoverArbiter(Arbiter):
             self._failures = 0
             self._next_spawn = 0.0
             self.log.info("Reload %d done in %.1f s: generation %d serves", reload.number, duration, self.generation)
-        self.notifier.ready()
+        self._announce = True
 
     # Status
 

@@ -1,0 +1,290 @@
+"""A drain: what a worker that was told to go does for the connections that it has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import websockets
+from support.traffic import Background, Load
+from websockets.sync.client import unix_connect
+
+from conftest import Server, wait_for
+
+
+def _hup(server: Server) -> None:
+    server.signal(signal.SIGHUP)
+
+
+def _term(server: Server) -> None:
+    server.signal(signal.SIGTERM)
+
+
+def _term_workers(server: Server) -> None:
+    for pid in server.pids():
+        os.kill(pid, signal.SIGTERM)
+
+
+ENDS = pytest.mark.parametrize("end", [_hup, _term, _term_workers])
+
+
+def _draining(pids: list[int], server: Server) -> bool:
+    """Whether the workers have stopped accepting, which their listening sockets show."""
+    if not server.status_file.exists():
+        return True
+    return not set(pids) & set(server.pids())
+
+
+def _end(server: Server, end: Callable[[Server], None]) -> None:
+    pids = server.pids()
+    end(server)
+    if end is _term:
+        # the status says nothing any more: the master only waits
+        time.sleep(0.6)
+    else:
+        wait_for(lambda: _draining(pids, server))
+
+
+@ENDS
+@pytest.mark.parametrize("http_parser", ["httptools", "h11"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_late_requests_are_answered_with_connection_close(
+    server: Server, end: Callable[[Server], None], http_parser: str, loop: str
+) -> None:
+    server.configure(handover_http=http_parser, handover_loop=loop, keepalive=5)
+    server.start()
+    fresh = [server.connect() for _ in range(4)]
+    for connection in fresh:
+        connection.connect()
+    kept = [server.connect() for _ in range(4)]
+    assert all(connection.get().getheader("connection") is None for connection in kept)
+    before = set(server.pids())
+    time.sleep(0.2)  # until the workers have accepted the fresh ones
+    _end(server, end)
+    for connection in [*fresh, *kept]:
+        response = connection.get()
+        assert response.status == 200
+        assert response.getheader("connection") == "close"
+        assert response.document["pid"] in before  # type: ignore[attr-defined]
+
+
+@ENDS
+def test_a_running_request_ends_in_peace(server: Server, end: Callable[[Server], None]) -> None:
+    server.start()
+    connection = server.connect()
+    connection.request("GET", "/slow?seconds=3")
+    time.sleep(0.3)
+    end(server)
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.getheader("connection") == "close"
+
+
+@ENDS
+def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server], None]) -> None:
+    marker = server.root / "disconnect"
+    server.environ = {"DISCONNECT_MARKER": str(marker)}
+    server.start()
+    with unix_connect(str(server.socket), "ws://localhost/") as websocket:
+        websocket.send("one")
+        assert websocket.recv() == "one"
+        end(server)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            while True:
+                websocket.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    wait_for(marker.exists)
+    wait_for(lambda: marker.read_text() == "1012")
+
+
+def test_websockets_live_on_for_their_grace(server: Server) -> None:
+    server.configure(handover_websocket_grace=2)
+    server.start()
+    with unix_connect(str(server.socket), "ws://localhost/") as websocket:
+        assert server.reload().returncode == 0
+        websocket.send("still here")
+        assert websocket.recv() == "still here"
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            websocket.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+
+
+def test_a_busy_websocket_sees_1012_and_no_reset(server: Server) -> None:
+    """A close with unread data in the socket would reset the connection and take the close frame with it."""
+    server.start()
+
+    async def run() -> list[int]:
+        codes: list[int] = []
+
+        async def flood() -> None:
+            async with websockets.unix_connect(str(server.socket), "ws://localhost/") as websocket:
+                try:
+                    while True:
+                        await websocket.send("x" * 2000)
+                        if len(codes) >= 0:
+                            await asyncio.sleep(0)
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(websocket.recv(), 0.001)
+                except websockets.ConnectionClosed as closed:
+                    codes.append(closed.rcvd.code if closed.rcvd else 1006)
+
+        floods = [asyncio.create_task(flood()) for _ in range(6)]
+        await asyncio.sleep(0.5)
+        server.signal(signal.SIGHUP)
+        await asyncio.wait(floods, timeout=15)
+        return codes
+
+    assert asyncio.run(run()) == [1012] * 6
+
+
+def test_long_responses_run_until_graceful_timeout_and_no_longer(server: Server) -> None:
+    server.configure(graceful_timeout=3, timeout=2)
+    server.start()
+    outcome: dict[str, float | str] = {}
+
+    def read(name: str, seconds: float) -> None:
+        connection = server.connect()
+        connection.request("GET", f"/events?seconds={seconds}")
+        response = connection.getresponse()
+        try:
+            response.read()
+            outcome[name] = "whole"
+        except http.client.IncompleteRead:
+            outcome[name] = time.monotonic()
+
+    readers = [threading.Thread(target=read, args=args) for args in (("fits", 2.5), ("too long", 30))]
+    for reader in readers:
+        reader.start()
+    time.sleep(0.3)
+    pids = server.pids()
+    began = time.monotonic()
+    assert server.reload().returncode == 0
+    for reader in readers:
+        reader.join()
+    assert outcome["fits"] == "whole"
+    # the heartbeat went on: `timeout` is shorter and did not count
+    assert 2.5 < float(outcome["too long"]) - began < 6
+    wait_for(lambda: not set(pids) & set(server.children()))
+    assert "TIMEOUT" not in server.log
+
+
+def test_a_lifespan_that_does_not_end_is_killed(server: Server) -> None:
+    server.environ = {"SHUTDOWN_HANGS": "1"}
+    server.configure(graceful_timeout=1, handover_exit_timeout=1)
+    server.start()
+    pids = server.pids()
+    assert server.reload().returncode == 0
+    began = time.monotonic()
+    wait_for(lambda: not set(pids) & set(server.children()))
+    assert time.monotonic() - began < 5
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 6
+
+
+def test_a_stop_runs_the_lifespan_shutdown(server: Server) -> None:
+    marker = server.root / "shutdown"
+    marker.mkdir()
+    server.environ = {"SHUTDOWN_MARKER": str(marker)}
+    server.start()
+    pids = server.pids()
+    assert server.stop() == 0
+    assert sorted(int(path.name) for path in marker.iterdir()) == sorted(pids)
+    assert "STOPPING=1" in server.messages
+
+
+def test_a_stop_with_sockets_of_systemd_loses_nothing(server: Server) -> None:
+    """Two services on one socket: the bridge, in short."""
+    server.start()
+    other = Server.__new__(Server)
+    other.__dict__.update(server.__dict__)
+    other.process = None
+    other.status_file = server.root / "bridge.json"
+    loads = [Load("get", share=4), Load("post", "/echo", share=2, size=5000), Load("fresh", wait=0.3)]
+    with Background(server.target, loads, rate=200) as traffic:
+        server.messages.clear()
+        other.start()
+        assert server.stop() == 0
+        time.sleep(0.5)
+        server.messages.clear()
+        server.start()
+        assert other.stop() == 0
+    assert traffic.summary.failed == {}, traffic.summary.failures
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_recycled_workers_lose_nothing_and_leave_no_gap(server: Server, workers: int) -> None:
+    server.configure(workers=workers, max_requests=80, max_requests_jitter=20)
+    server.start()
+    first = server.pids()
+    with Background(server.target, [Load("get", share=3), Load("fresh", wait=0.2)], rate=200, settle=3):
+        pass
+    with Background(server.target, [Load("get", share=3), Load("fresh", wait=0.2)], rate=200, settle=1) as traffic:
+        pass
+    assert traffic.summary.failed == {}, traffic.summary.failures
+    wait_for(lambda: len(server.pids()) == workers)
+    assert not set(first) & set(server.pids())
+    assert server.log.count("asks for a successor") >= 3
+
+
+def test_a_worn_worker_serves_on_while_the_code_is_bad(server: Server) -> None:
+    server.configure(workers=1, max_requests=20)
+    server.start()
+    pid = server.pids()[0]
+    server.release("bad", "raise RuntimeError('bad')")
+    server.point("bad")
+    with Background(server.target, [Load("get")], rate=50, settle=1.5) as traffic:
+        pass
+    assert traffic.summary.failed == {}, traffic.summary.failures
+    assert server.pids() == [pid]
+    assert "RuntimeError: bad" in server.log
+
+
+def test_a_smaller_pool_drains_too(server: Server) -> None:
+    server.start()
+    connections = [server.connect() for _ in range(6)]
+    for connection in connections:
+        connection.connect()
+    time.sleep(0.2)
+    server.signal(signal.SIGTTIN)
+    wait_for(lambda: len(server.pids()) == 3)
+    server.signal(signal.SIGTTOU)
+    wait_for(lambda: len(server.pids()) == 2)
+    server.signal(signal.SIGTTOU)
+    wait_for(lambda: len(server.pids()) == 1)
+    assert all(connection.get().status == 200 for connection in connections)
+
+
+def test_workers_go_when_their_master_is_killed(server: Server) -> None:
+    server.start()
+    pids = server.pids()
+    connection = server.connect()
+    connection.request("GET", "/slow?seconds=1.5")
+    time.sleep(0.3)
+    server.signal(signal.SIGKILL)
+    assert connection.getresponse().status == 200
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    # what came meanwhile waits on the socket
+    waiting = server.connect()
+    waiting.connect()
+    server.start()
+    assert waiting.get().status == 200
+
+
+def test_a_hanging_worker_is_replaced(server: Server) -> None:
+    server.configure(timeout=1, workers=1)
+    server.start()
+    pid = server.pids()[0]
+    with pytest.raises(http.client.HTTPException), contextlib.suppress(ConnectionResetError):
+        server.get("/block?seconds=30")
+        raise AssertionError("answered")
+    wait_for(lambda: server.pids() and server.pids() != [pid])

@@ -1,0 +1,136 @@
+"""The logs: every line parses, whatever the application does to logging."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+from websockets.sync.client import unix_connect
+
+from conftest import Server, wait_for
+
+ACCESS = {
+    *("time", "level", "logger", "request_id", "client", "method", "path", "status", "duration_ms", "bytes"),
+    *("protocol", "user_agent", "pid"),
+}
+
+REPLACES_LOGGING = """
+import logging.config
+logging.config.dictConfig({
+    "version": 1,
+    "disable_existing_loggers": True,
+    "handlers": {"own": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "formatters": {"json": {"format": '{"own": "%(name)s"}'}},
+    "root": {"handlers": ["own"], "level": "INFO"},
+    "loggers": {"uvicorn.access": {"handlers": ["own"], "level": "INFO"}},
+})
+"""
+
+
+def lines(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.splitlines()]
+
+
+def access(server: Server, path: str) -> dict[str, Any]:
+    def find() -> dict[str, Any] | None:
+        return next((line for line in lines(server) if line.get("path") == path), None)
+
+    found: dict[str, Any] = wait_for(find)
+    return found
+
+
+@pytest.mark.parametrize("code", ["", REPLACES_LOGGING])
+def test_every_line_is_json(server: Server, code: str) -> None:
+    server.configure(forwarded_allow_ips="*")
+    server.release("1", code)
+    server.start()
+    connection = server.connect()
+    connection.request(
+        "GET",
+        "/?token=secret",
+        headers={
+            "X-Request-ID": "abc-1",
+            "X-Forwarded-For": "192.0.2.7",
+            "User-Agent": 'a "quoted" \\ agent \xe9',
+        },
+    )
+    connection.getresponse().read()
+    line = access(server, "/")
+    assert set(line) == ACCESS
+    assert line["logger"] == "access"
+    assert line["request_id"] == "abc-1"
+    assert line["client"] == "192.0.2.7"
+    assert (line["method"], line["status"], line["protocol"]) == ("GET", 200, "HTTP/1.1")
+    assert line["bytes"] > 0
+    assert 0 <= line["duration_ms"] < 5000
+    assert line["user_agent"] == 'a "quoted" \\ agent \xe9'
+    assert line["pid"] in server.pids()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    assert "secret" not in server.log
+
+    connection.request("GET", "/fail", headers={"X-Request-ID": "x" * 129})
+    assert connection.getresponse().status == 500
+    line = access(server, "/fail")
+    assert line["status"] == 500
+    assert re.fullmatch("[0-9a-f]{32}", line["request_id"])
+    error = next(entry for entry in lines(server) if "the handler broke" in entry.get("exception", ""))
+    assert error["level"] == "error"
+    assert error["request_id"] == line["request_id"]
+    assert server.log.count('"path": "/fail"') == 1
+    assert '"own": "uvicorn.access"' not in server.log
+    assert server.reload().returncode == 0
+    server.stop()
+    assert all(isinstance(entry, dict) for entry in lines(server))
+
+
+def test_a_failed_boot_is_json_too(server: Server) -> None:
+    server.start()
+    server.release("bad", "def broken(:")
+    server.point("bad")
+    server.reload()
+    server.configure("raise ValueError('bad')")
+    server.reload()
+    assert any("SyntaxError" in line.get("exception", "") for line in lines(server))
+    assert any("ValueError: bad" in line["message"] for line in lines(server) if "message" in line)
+
+
+def test_websockets_and_clients_that_leave_are_logged(server: Server) -> None:
+    server.start()
+    with unix_connect(str(server.socket), "ws://localhost/chat") as websocket:
+        websocket.send("x")
+        websocket.recv()
+    line = access(server, "/chat")
+    assert (line["protocol"], line["status"], line["close_code"]) == ("websocket", 101, 1000)
+    connection = server.connect()
+    connection.putrequest("POST", "/echo")
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b"only this")
+    time.sleep(0.2)
+    connection.close()
+    assert access(server, "/echo")["status"] == 499
+
+
+def test_text_for_people_stays_on_one_line(server: Server) -> None:
+    server.configure(handover_log_format="text")
+    server.start()
+    connection = server.connect()
+    connection.request("GET", "/%0Aforged%1b[31m")
+    connection.getresponse().read()
+    line = wait_for(lambda: next((line for line in server.log.splitlines() if "forged" in line), None))
+    assert "GET /\\nforged\\x1b[31m HTTP/1.1 404" in line
+
+
+def test_the_access_log_can_be_off_or_in_a_file(server: Server) -> None:
+    path = server.root / "access.log"
+    server.configure(accesslog=str(path))
+    server.start()
+    server.get("/")
+    assert json.loads(wait_for(path.read_text))["path"] == "/"
+    server.configure(accesslog=None)
+    assert server.reload().returncode == 0
+    server.get("/echo")
+    time.sleep(0.2)
+    assert "/echo" not in path.read_text() + server.log

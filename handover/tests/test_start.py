@@ -1,0 +1,168 @@
+"""The start: readiness, refusals, environment, and what the service manager is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from conftest import Server, wait_for
+
+
+def test_ready_is_said_when_all_workers_serve_and_not_before(server: Server) -> None:
+    server.release("1", "import time; time.sleep(0.5)")
+    server.start(ready=False)
+    seen = []
+    while "READY=1" not in server.messages:
+        seen.append(len(server.pids()) if server.status_file.exists() else 0)
+        time.sleep(0.02)
+    wait_for(lambda: len(server.pids()) == 2, timeout=1)
+    assert max(seen[:-5]) < 2
+    assert any(message.startswith("STATUS=2 of 2 workers ready, generation 1, release 1") for message in server.messages)
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: any(message == "RELOADING=1" for message in server.messages))
+    wait_for(lambda: server.messages.count("READY=1") == 2)
+
+
+def test_the_first_generation_boots_one_worker_at_a_time(server: Server) -> None:
+    server.configure(workers=3)
+    server.release(
+        "1",
+        "import os, time\n"
+        "from pathlib import Path as P\n"
+        "lock = P(__file__).with_name('lock')\n"
+        "os.close(os.open(lock, os.O_CREAT | os.O_EXCL)); time.sleep(0.3); lock.unlink()",
+    )
+    server.start()
+    assert len(server.pids()) == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("raise RuntimeError('no database')", "", "RuntimeError: no database"),
+        ("raise SystemExit(0)", "", "sys.exit(0)"),
+        ("import os; os._exit(1)", "", "exited with code 1"),
+        ("import time; time.sleep(60)", "", "not ready after 2 s"),
+        ("", "async def lifespan(receive, send):\n    await asyncio.sleep(60)", "not ready after 2 s"),
+    ],
+)
+def test_a_first_generation_that_can_not_boot_fails_the_start(
+    server: Server, before: str, after: str, reason: str
+) -> None:
+    server.configure(handover_boot_timeout=2)
+    server.release("1", before, after)
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(10) != 0
+    assert reason in server.log
+    assert "READY=1" not in server.messages
+    assert any(reason in message for message in server.messages if message.startswith("STATUS=Failed"))
+
+
+def test_a_second_worker_that_can_not_boot_fails_the_start(server: Server) -> None:
+    server.release(
+        "1",
+        "from pathlib import Path as P\n"
+        "mark = P(__file__).with_name('mark')\n"
+        "if mark.exists(): raise RuntimeError('second')\n"
+        "mark.touch()",
+    )
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(10) != 0
+    assert "READY=1" not in server.messages
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"preload_app": True}, "preload_app"),
+        ({"reload": True}, "The setting reload"),
+        ({"reuse_port": True}, "reuse_port"),
+        ({"daemon": True}, "daemon"),
+        ({"worker_class": "sync"}, "worker_class"),
+        ({"handover_http": "auto"}, "httptools, h11"),
+        ({"handover_boot_timeout": 0}, "deadline"),
+        ({"handover_idle_timeout": -1}, "number of seconds"),
+    ],
+)
+def test_settings_that_break_the_guarantees_are_refused(
+    server: Server, settings: dict[str, Any], reason: str
+) -> None:
+    server.configure(**settings)
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(10) != 0
+    assert reason in server.log
+
+
+def test_usr2_is_refused_and_serving_goes_on(server: Server) -> None:
+    server.start()
+    server.signal(signal.SIGUSR2)
+    wait_for(lambda: "USR2 is ignored" in server.log)
+    assert server.get()["release"] == "1"
+    assert len(server.children()) == 2
+
+
+def test_credentials_reach_the_application_and_win(server: Server) -> None:
+    credentials = server.root / "credentials"
+    credentials.mkdir()
+    (credentials / "DATABASE_PASSWORD").write_text("pass$word\n")
+    (credentials / "GREETING").write_text("from the credential")
+    (credentials / "server.key").write_text("no name for a variable")
+    environment = server.root / "environment"
+    environment.write_text('# plain\nGREETING="plain"\nQUOTED="a \\"b\\" \\\\ \\$c \\`d\\`"\n')
+    server.environ = {"CREDENTIALS_DIRECTORY": str(credentials), "GREETING": "inherited", "WEB_CONCURRENCY": "1"}
+    server.configure(
+        f"from gunicorn_handover import environment\nraw_env = environment.raw_env({str(environment)!r})", workers=2
+    )
+    server.start()
+    for _ in range(2):
+        seen = server.get("/environment")
+        assert seen["DATABASE_PASSWORD"] == "pass$word"
+        assert seen["GREETING"] == "from the credential"
+        assert seen["QUOTED"] == 'a "b" \\ $c `d`'
+        assert seen["WEB_CONCURRENCY"] == "1"
+        assert not any("no name" in value for value in seen.values())
+        assert "NOTIFY_SOCKET" not in seen
+        assert server.reload().returncode == 0
+
+
+def test_web_concurrency_counts_when_the_configuration_is_silent(server: Server) -> None:
+    server.environ = {"WEB_CONCURRENCY": "3"}
+    server.configure()
+    server.config_file.write_text(server.config_file.read_text().replace("workers = 2\n", ""))
+    server.start()
+    assert len(server.pids()) == 3
+
+
+def test_several_sockets_of_both_families(server: Server) -> None:
+    import http.client
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server.listeners.append(listener)
+    server.start()
+    assert server.get()["release"] == "1"
+    connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1])
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert server.reload().returncode == 0
+
+
+def test_a_factory_and_a_plain_socket_of_its_own(server: Server) -> None:
+    server.listeners.clear()
+    server.socket.unlink()
+    server.release("1", "", "def create():\n    return application\n")
+    server.configure(bind=f"unix:{server.socket}", wsgi_app="main:create()")
+    server.arguments = []
+    server.module = "main:create()"
+    server.start()
+    assert server.get()["release"] == "1"
+    assert server.stop() == 0
+    assert not os.path.exists(server.socket)

@@ -1,0 +1,152 @@
+"""handover.json and the commands that read it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import gunicorn_handover
+from conftest import Server, wait_for
+
+
+def test_the_status_tells_who_serves(server: Server) -> None:
+    server.start()
+    status = wait_for(lambda: len(server.pids()) == 2 and server.status)
+    assert server.process is not None
+    assert status["schema"] == 1
+    assert status["master"]["pid"] == server.process.pid
+    assert status["generation"] == 1
+    assert status["release"] == "1"
+    assert status["workers_wanted"] == 2
+    assert status["reload"] is None
+    assert status["reload_under_way"] is None
+    for worker in status["workers"]:
+        assert set(worker) == {"pid", "state", "generation", "release", "since"}
+        assert (worker["state"], worker["generation"], worker["release"]) == ("ready", 1, "1")
+    assert set(status["versions"]) == {"python", "gunicorn", "uvicorn", "uvicorn_worker", "gunicorn_handover"}
+    assert server.reload().returncode == 0
+    reload = server.status["reload"]
+    assert (reload["number"], reload["outcome"], reload["error"]) == (1, "ok", None)
+    assert 0 < reload["duration_seconds"] < 60
+
+
+def test_the_fingerprint_names_what_a_reload_can_not_replace(server: Server) -> None:
+    source = server.release("1")
+    (source / "settings.py").write_text("VALUE = 1\n")
+    server.configure(f"import sys\nsys.path.insert(0, {str(server.current / 'src')!r})\nimport settings")
+    server.start()
+    fingerprint = server.status["fingerprint"]
+    assert fingerprint["python"]["executable"] == os.path.realpath(sys.executable)
+    # a module that gunicorn.conf.py imports stays in the master
+    assert fingerprint["files"]["src/settings.py"] == hashlib.sha256(b"VALUE = 1\n").hexdigest()
+    package = Path(gunicorn_handover.__file__).parent
+    arbiter = (package / "arbiter.py").read_bytes()
+    assert fingerprint["files"][str(package / "arbiter.py")] == hashlib.sha256(arbiter).hexdigest()
+    assert fingerprint["distributions"]["gunicorn"] == server.status["versions"]["gunicorn"]
+    # the application and the parsers are the workers' alone
+    assert "src/main.py" not in fingerprint["files"]
+    assert not any("httptools" in path or "uvloop/" in path for path in fingerprint["files"])
+    server.release("2")
+    server.point("2")
+    assert server.reload().returncode == 0
+    assert server.status["fingerprint"] == fingerprint
+
+
+def test_the_status_is_never_half_written(server: Server) -> None:
+    server.start()
+    stop = threading.Event()
+    seen = []
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(json.loads(server.status_file.read_text())["schema"])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(3):
+        assert server.reload().returncode == 0
+    stop.set()
+    reader.join()
+    assert set(seen) == {1}
+    assert [path.name for path in server.root.glob("handover.json*")] == ["handover.json"]
+
+
+def test_the_status_command(server: Server) -> None:
+    server.start()
+    done = server.cli("status")
+    assert done.returncode == 0
+    assert "release 1" in done.stdout
+    document = json.loads(server.cli("status", "--json").stdout)
+    assert document["master"]["alive"] is True
+    assert all(worker["rss_bytes"] > 2**20 for worker in document["workers"])
+    server.release("bad", "raise RuntimeError('bad')")
+    server.point("bad")
+    server.reload()
+    assert "failed: worker" in server.cli("status").stdout
+    server.signal(signal.SIGKILL)
+    server.stop()
+    done = server.cli("status")
+    assert done.returncode == 1
+    assert "ENDED" in done.stdout
+
+
+def test_a_reload_of_nothing_says_so(server: Server) -> None:
+    done = server.reload()
+    assert done.returncode == 1
+    assert "does not exist" in done.stderr
+    server.start()
+    server.signal(signal.SIGKILL)
+    server.stop()
+    done = server.reload()
+    assert done.returncode == 1
+    assert "has ended" in done.stderr
+
+
+def test_a_reload_never_signals_a_stranger(server: Server) -> None:
+    """A pid that was given to another process since."""
+    server.start()
+    status = server.status
+    status["master"]["start_ticks"] += 1
+    stale = server.root / "stale.json"
+    stale.write_text(json.dumps(status))
+    server.status_file = stale
+    done = server.reload()
+    assert done.returncode == 1
+    assert "has ended" in done.stderr
+    assert "hup" not in server.log
+
+
+def test_waiting_is_bounded(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(8)")
+    server.point("2")
+    done = server.cli("reload", "--wait", "--timeout", "1")
+    assert done.returncode == 1
+    assert "has not ended after 1 s (booting workers, 0 of 2 up)" in done.stderr
+
+
+def test_a_master_that_dies_during_the_wait_is_noticed(server: Server) -> None:
+    server.start()
+    server.release("2", "import time; time.sleep(30)")
+    server.point("2")
+    caller: list[int] = []
+    waiting = threading.Thread(target=lambda: caller.append(server.reload().returncode))
+    waiting.start()
+    wait_for(lambda: server.status["reload_under_way"])
+    server.signal(signal.SIGKILL)
+    assert server.process is not None
+    server.process.wait()
+    waiting.join(10)
+    assert caller == [1]
+
+
+def test_a_status_file_that_can_not_be_written_stops_nobody(server: Server) -> None:
+    server.environ = {"GUNICORN_HANDOVER_STATUS": str(server.root / "missing" / "handover.json")}
+    server.start()
+    assert server.get()["release"] == "1"
+    assert "status file can't be written" in server.log

@@ -131,11 +131,12 @@ def in_use(places: Places) -> set[str]:
         if not process.name.isdigit():
             continue
         paths = []
-        for link in ("exe", "cwd", "root"):
-            with contextlib.suppress(OSError):
-                paths.append(os.readlink(process / link))
+        links = [process / "exe", process / "cwd", process / "root"]
         with contextlib.suppress(OSError):
-            paths += [os.readlink(entry) for entry in (process / "fd").iterdir()]
+            links += (process / "fd").iterdir()
+        for link in links:
+            with contextlib.suppress(OSError):
+                paths.append(os.readlink(link))
         with contextlib.suppress(OSError):
             paths += re.findall(r"/[^\n]*", (process / "maps").read_text(errors="surrogateescape"))
         for path in paths:
@@ -324,6 +325,8 @@ class _Stage:
             self.mark("import check")
         for name in (".artifact", ".wheels", ".uv-cache"):
             shutil.rmtree(self.staging / name, ignore_errors=True)
+        for name in ("venv/.lock", "server/.lock"):
+            (self.staging / name).unlink(missing_ok=True)  # uv's, and writable by everybody
         release = {
             **artifact,
             "python": version,
@@ -406,7 +409,8 @@ class _Stage:
         self._pip_install(
             self.wheels / "server.txt", self.wheels / "wheels", "--python=venv/bin/python", "--target=server"
         )
-        (self.staging / "server" / ".lock").unlink(missing_ok=True)
+        # commands there would name this folder by the path it has now; the server is started as a module
+        shutil.rmtree(self.staging / "server" / "bin", ignore_errors=True)
         return {name: _listed(self.wheels / f"{name}.txt") for name in ("venv", "server")}
 
     def _take_over(self, base: Path) -> dict[str, dict[str, str]]:

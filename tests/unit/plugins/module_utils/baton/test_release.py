@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ansible.module_utils.baton import artifact, release
+from ansible.module_utils.baton.process import BatonError
+from ansible.module_utils.baton.targets import Target
+from ansible.module_utils.baton.tools import Tools
+
+Write = Callable[..., pathlib.Path]
+Wanted = Callable[..., artifact.Request]
+MAIN = "import os\nasync def app(scope, receive, send): ...\n"
+GLIBC = (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2]
+HERE = {"python": f"3.{sys.version_info.minor}", "architecture": os.uname().machine, "glibc": GLIBC}
+
+
+@pytest.fixture
+def places(tmp_path: pathlib.Path) -> release.Places:
+    (tmp_path / "opt").mkdir()
+    return release.Places(
+        releases=tmp_path / "opt/releases",
+        current=tmp_path / "opt/current",
+        state=tmp_path / "state",
+        uv=pathlib.Path(sys.executable).parent / "uv",
+        python=pathlib.Path(sys.executable),
+    )
+
+
+@pytest.fixture
+def build(write: Write, wanted: Wanted, tools: Tools) -> Callable[..., Any]:
+    """Build an artifact for this machine of a source text."""
+
+    def make(text: str = MAIN, requirements: str = "idna==3.10\n", **changes: object) -> dict[str, Any]:
+        app = write("app", {"main.py": text, "requirements.txt": requirements})
+        return artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
+
+    return make
+
+
+def uploaded(places: release.Places, built: dict[str, Any]) -> release.Wanted:
+    """Do what the role does: ask, and copy what is missing."""
+    asked = release.Wanted.parse(built, HERE, places.upload)
+    places.upload.mkdir(parents=True, exist_ok=True)
+    for item in release.query(places, asked)["uploads"]:
+        pathlib.Path(item["dest"]).write_bytes(pathlib.Path(item["src"]).read_bytes())
+    return asked
+
+
+def stage(places: release.Places, built: dict[str, Any], check: release.ImportCheck | None = None) -> dict[str, Any]:
+    return release.stage(places, uploaded(places, built), check, None, "")
+
+
+def fake(places: release.Places, identity: str, staged: str, complete: bool = True) -> pathlib.Path:
+    folder = places.releases / identity
+    (folder / "src").mkdir(parents=True)
+    if complete:
+        (folder / "release.json").write_text(json.dumps({"id": identity, "staged": staged}))
+    return folder
+
+
+@pytest.fixture
+def five(places: release.Places) -> release.Places:
+    for number in range(1, 6):
+        fake(places, f"r{number}", f"2026-01-0{number}T00:00:00Z")
+    places.current.symlink_to("releases/r2")
+    return places
+
+
+def there(places: release.Places) -> list[str]:
+    return sorted(folder.name for folder in places.releases.iterdir())
+
+
+def test_a_release_is_staged_whole_and_runs(places: release.Places, build: Callable[..., Any]) -> None:
+    built = build()
+    result = stage(places, built)
+    folder = places.releases / built["id"]
+    assert result["changed"]
+    assert result["release_path"] == str(folder)
+    assert sorted(entry.name for entry in folder.iterdir()) == ["release.json", "server", "src", "venv"]
+    found = json.loads((folder / "release.json").read_text())
+    assert found["id"] == built["id"]
+    assert found["packages"]["idna"] == "3.10"
+    assert found["packages"]["uvloop"] == found["server"]["uvloop"]
+    assert found["python"].startswith(HERE["python"])
+    code = "import idna, gunicorn, gunicorn_handover, main; print(idna.__file__, gunicorn.__file__, main.__file__)"
+    paths = [folder / "server", *(folder / path for path in found["import_paths"])]
+    shown = subprocess.run(
+        [folder / "venv/bin/python", "-c", code],
+        env={"PYTHONPATH": ":".join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert [str(pathlib.Path(path).relative_to(folder)).split("/")[0] for path in shown] == ["venv", "server", "src"]
+    assert list((folder / "src").rglob("main.*.pyc")), "workers can't write it later"
+    assert list((folder / "venv").rglob("idna/__pycache__/core.*.pyc"))
+    for path in folder.rglob("*"):
+        assert path.is_symlink() or not path.stat().st_mode & 0o022, path
+    assert not list(places.upload.iterdir())
+    assert not stage(places, built)["changed"]
+
+
+def test_a_change_of_code_takes_the_venv_over(places: release.Places, build: Callable[..., Any]) -> None:
+    first, second = build(), build(MAIN + "#")
+    stage(places, first)
+    asked = release.Wanted.parse(second, HERE, places.upload)
+    assert [pathlib.Path(item["src"]).name for item in release.query(places, asked)["uploads"]] == [
+        f"{second['id']}-src.tar.gz"
+    ]
+    result = stage(places, second)
+    assert "venv taken over" in result["seconds"]
+    one, two = (next((places.releases / built["id"]).rglob("idna/core.py")) for built in (first, second))
+    assert one.stat().st_ino == two.stat().st_ino
+    folder = places.releases / second["id"]
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        assert b".staging-" not in path.read_bytes(), path
+        assert first["id"].encode() not in path.read_bytes(), path
+
+
+def test_a_failure_leaves_nothing(places: release.Places, build: Callable[..., Any]) -> None:
+    good, broken = build(), build("raise RuntimeError('no luck')\napp = None\n")
+    stage(places, good)
+    check = release.ImportCheck(user=getpass.getuser(), timeout=30)
+    with pytest.raises(BatonError, match="RuntimeError: no luck"):
+        stage(places, broken, check)
+    assert there(places) == [good["id"]]
+
+
+def test_the_import_check_has_the_environment_and_hides_secrets(
+    places: release.Places, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "environment").write_text('# comment\nGREETING="say \\"hi\\" \\$1"\n')
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/TOKEN").write_text("s3cret-value\n")
+    check = release.ImportCheck(
+        user=getpass.getuser(),
+        environment_file=str(tmp_path / "environment"),
+        credentials_dir=str(tmp_path / "secrets"),
+    )
+    good = MAIN + "assert os.environ['GREETING'] == 'say \"hi\" $1'\nassert os.environ['TOKEN'] == 's3cret-value'\n"
+    stage(places, build(good), check)
+    with pytest.raises(BatonError) as caught:
+        stage(places, build(MAIN + "raise ValueError(os.environ['TOKEN'])\n"), check)
+    assert "s3cret" not in str(caught.value)
+    assert "ValueError: ***" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("application = 1\n", "has no 'app'; it has: application"),
+        ("app = 3\n", "is a int, which can't be called"),
+        ("import time\ntime.sleep(60)\n", "took longer than 1 s"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef app(): ...\n", ""),
+    ],
+)
+def test_what_the_import_check_sees(text: str, says: str, places: release.Places, build: Callable[..., Any]) -> None:
+    check = release.ImportCheck(user=getpass.getuser(), timeout=1 if "took" in says else 30)
+    if not says:
+        assert stage(places, build(text), check)["changed"]
+        return
+    with pytest.raises(BatonError, match=says):
+        stage(places, build(text), check)
+    assert there(places) == []
+
+
+def test_a_half_made_release_is_no_candidate_and_goes(places: release.Places, build: Callable[..., Any]) -> None:
+    built = build()
+    fake(places, built["id"], "", complete=False)
+    fake(places, f".staging-{built['id']}", "")
+    fake(places, ".removing-old", "")
+    assert release.complete(places) == {}
+    assert not release.query(places, release.Wanted.parse(built, HERE, places.upload))["staged"]
+    assert stage(places, built)["changed"]
+    assert there(places) == [built["id"]]
+
+
+def test_a_release_for_a_python_that_is_gone_is_made_again(places: release.Places, build: Callable[..., Any]) -> None:
+    built = build()
+    stage(places, built)
+    (places.releases / built["id"] / "venv/bin/python").unlink()
+    assert not release.query(places, release.Wanted.parse(built, HERE, places.upload))["staged"]
+    assert stage(places, built)["changed"]
+
+
+def test_a_host_of_another_kind_is_refused(places: release.Places, build: Callable[..., Any]) -> None:
+    built = build()
+    with pytest.raises(BatonError, match=r"no wheels for py3\.99.*it has py3\."):
+        release.Wanted.parse(built, {**HERE, "python": "3.99"}, places.upload)
+    built["wheels"]["py3.99-x86_64-glibc2.36"] = next(iter(built["wheels"].values()))
+    asked = release.Wanted.parse(
+        built, {**HERE, "python": "3.99", "architecture": "x86_64", "glibc": "2.36"}, places.upload
+    )
+    with pytest.raises(BatonError, match=r"the wheels are for py3\.99"):
+        release.check_python(places, asked)
+
+
+def test_too_little_disk_is_said_before_anything_is_sent(places: release.Places, build: Callable[..., Any]) -> None:
+    built = build()
+    built["source"]["unpacked_bytes"] = 1 << 60
+    with pytest.raises(BatonError, match=r"needs \d+ MiB on the disk of .* MiB free"):
+        release.query(places, release.Wanted.parse(built, HERE, places.upload))
+    assert not places.upload.exists()
+
+
+def test_a_damaged_upload_is_named(places: release.Places, build: Callable[..., Any]) -> None:
+    asked = uploaded(places, build())
+    asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
+    with pytest.raises(BatonError, match="can't be unpacked"):
+        release.stage(places, asked, None, None, "")
+    assert there(places) == []
+
+
+def test_an_archive_cannot_write_elsewhere(tmp_path: pathlib.Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar", "w") as packed:
+        packed.addfile(tarfile.TarInfo("../evil"))
+    with pytest.raises(BatonError, match="evil"):
+        release.unpack(tmp_path / "bad.tar", tmp_path / "out")
+
+
+def test_two_runs_wait_for_each_other(places: release.Places) -> None:
+    order = []
+
+    def second() -> None:
+        with release.locked(places):
+            order.append("second")
+
+    with release.locked(places):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_prune_keeps_the_newest_beside_the_current(five: release.Places) -> None:
+    told = release.prune(five, 2, [], dry=True)
+    assert (told["changed"], told["removed"]) == (True, ["r3", "r1"])
+    assert there(five) == ["r1", "r2", "r3", "r4", "r5"]
+    assert release.prune(five, 2, [], dry=False)["removed"] == ["r3", "r1"]
+    assert there(five) == ["r2", "r4", "r5"]
+    assert not release.prune(five, 2, [], dry=False)["changed"]
+
+
+def test_prune_spares_what_is_named(five: release.Places) -> None:
+    release.prune(five, 0, ["r1"], dry=False)
+    assert there(five) == ["r1", "r2"]
+
+
+@pytest.fixture
+def living(five: release.Places) -> Iterator[release.Places]:
+    process = subprocess.Popen(["sleep", "60"], cwd=five.releases / "r1/src")
+    yield five
+    process.kill()
+    process.wait()
+
+
+def test_prune_spares_what_a_process_lives_on(living: release.Places) -> None:
+    release.prune(living, 0, [], dry=False)
+    assert there(living) == ["r1", "r2"]
+    with pytest.raises(BatonError, match="r1 serves or has a living process"):
+        release.absent(living, ["r1"], dry=False)
+
+
+def test_a_mapped_library_and_an_open_file_count_as_living(five: release.Places) -> None:
+    (five.releases / "r3/lib.so").write_bytes(b"x" * 4096)
+    code = "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, access=1); f.close()"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", five.releases / "r3/lib.so"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process,
+        (five.releases / "r4/release.json").open(),
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert release.in_use(five) == {"r3", "r4"}
+        process.communicate(b"\n")
+
+
+def test_absent_removes_by_name_but_not_what_serves(five: release.Places) -> None:
+    assert release.absent(five, ["r5", "gone"], dry=False)["removed"] == ["r5"]
+    assert "r5" not in there(five)
+    with pytest.raises(BatonError, match="r2 serves"):
+        release.absent(five, ["r2"], dry=False)
+    with pytest.raises(BatonError, match="can't be the id"):
+        release.absent(five, ["../current"], dry=False)
+
+
+def test_state_folders_are_made(tmp_path: pathlib.Path) -> None:
+    links = [{"target": "uploads/a", "directory": True}, {"target": "db/app.sqlite", "directory": False}]
+    release.make_state(links, tmp_path / "state", "")
+    assert (tmp_path / "state/uploads/a").is_dir()
+    assert (tmp_path / "state/db").is_dir()
+    assert not (tmp_path / "state/db/app.sqlite").exists()

@@ -1,4 +1,7 @@
+#!/bin/sh
+# Run as it is on a host that may have no Python yet.
 if [ -x /usr/bin/python3 ]; then exit 0; fi
+# shellcheck disable=SC1091  # the host's own
 . /etc/os-release
 case "$ID" in
   debian|ubuntu)

@@ -1,0 +1,193 @@
+"""What holds for every role: defaults, argument specs and README agree, preflight exists, templates are signed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
+NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir() and not path.name.startswith("."))
+TEMPLATES = sorted(
+    str(path.relative_to(ROLES))
+    for path in ROLES.glob("*/templates/**/*")
+    # a name that begins with "_" is a part of other templates, with no file of its own
+    if path.is_file() and not path.name.startswith("_")
+)
+FIRST_LINE = re.compile(r"\{\{ ansible_managed \| comment(\('[a-z]+'\))? \}\}")
+TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "path": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+    "raw": (object,),
+}
+
+pytestmark = pytest.mark.parametrize("role", NAMES)
+
+
+def read(role: str, file: str) -> Any:
+    path = ROLES / role / file
+    return yaml.safe_load(path.read_text()) if path.exists() else None
+
+
+def entry_points(role: str) -> dict[str, Any]:
+    return dict(read(role, "meta/argument_specs.yml")["argument_specs"])
+
+
+def options(role: str) -> dict[str, dict[str, Any]]:
+    """The options of all entry points together."""
+    merged: dict[str, dict[str, Any]] = {}
+    for entry_point in entry_points(role).values():
+        merged.update(entry_point.get("options") or {})
+    return merged
+
+
+def readme_rows(role: str) -> dict[str, tuple[str, str, str]]:
+    """Type, default and meaning of each variable in the README's table, by name."""
+    rows = {}
+    for line in (ROLES / role / "README.md").read_text().splitlines():
+        cells = [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == 4 and re.fullmatch(r"`[a-z0-9_]+`", cells[0]):
+            rows[cells[0].strip("`")] = (cells[1], cells[2], cells[3])
+    return rows
+
+
+def shown(option: dict[str, Any]) -> str:
+    """A default as the README writes it."""
+    if option.get("required"):
+        return "required"
+    default = option.get("default")
+    return "empty" if default == "" else f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
+    declared = {name: option["default"] for name, option in options(role).items() if "default" in option}
+    assert (read(role, "defaults/main.yml") or {}) == declared
+
+
+def test_an_option_is_required_or_has_a_default(role: str) -> None:
+    # the application's own settings (app_source and the like) may be left out
+    undecided = [
+        name
+        for name, option in options(role).items()
+        if name.startswith(f"{role}_") and bool(option.get("required")) == ("default" in option)
+    ]
+    assert undecided == []
+
+
+def test_defaults_have_the_declared_types(role: str) -> None:
+    wrong = []
+    for name, option in options(role).items():
+        default = option.get("default")
+        if "default" not in option or (isinstance(default, str) and "{{" in default):
+            continue
+        boolean_for_a_number = isinstance(default, bool) and option["type"] in ("int", "float")
+        if boolean_for_a_number or not isinstance(default, TYPES[option["type"]]):
+            wrong.append(f"{name}: {default!r} is no {option['type']}")
+    assert wrong == []
+
+
+def test_every_default_has_a_comment(role: str) -> None:
+    path = ROLES / role / "defaults/main.yml"
+    lines = path.read_text().splitlines() if path.exists() else []
+    # a comment may stand over several variables that it speaks of together
+    bare = [
+        line
+        for before, line in itertools.pairwise(lines)
+        if re.match(r"[a-z][a-z0-9_]*:", line) and not re.match(r"#|[a-z]", before)
+    ]
+    assert bare == []
+
+
+def test_names_begin_with_the_role_or_belong_to_the_application(role: str) -> None:
+    strange = [name for name in options(role) if not name.startswith((f"{role}_", "app_"))]
+    assert strange == []
+
+
+def test_every_option_is_described(role: str) -> None:
+    assert [name for name, option in options(role).items() if not option.get("description")] == []
+
+
+def test_readme_lists_every_variable_with_type_and_default(role: str) -> None:
+    wanted = {}
+    for name, option in options(role).items():
+        kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
+        wanted[name] = (kind, shown(option), option["description"])
+    assert readme_rows(role) == wanted
+
+
+def test_preflight_is_an_entry_point_with_the_options_of_main(role: str) -> None:
+    entries = entry_points(role)
+    assert "preflight" in entries
+    assert entries["preflight"].get("options") == entries["main"].get("options")
+    assert (ROLES / role / "tasks/preflight.yml").is_file()
+
+
+def test_main_begins_with_preflight(role: str) -> None:
+    first = read(role, "tasks/main.yml")[0]
+    assert "preflight.yml" in (
+        first.get("ansible.builtin.import_tasks", ""),
+        first.get("ansible.builtin.include_tasks", ""),
+    )
+
+
+def test_preflight_changes_nothing(role: str) -> None:
+    reading = {
+        "ansible.builtin.assert",
+        "ansible.builtin.fail",
+        "ansible.builtin.stat",
+        "ansible.builtin.slurp",
+        "ansible.builtin.find",
+        "ansible.builtin.import_tasks",
+        "ansible.builtin.include_tasks",
+    }
+    changing = []
+    for path in sorted((ROLES / role / "tasks").glob("preflight*.yml")):
+        pending = list(yaml.safe_load(path.read_text()))
+        while pending:
+            task = pending.pop()
+            pending += task.get("block", []) + task.get("rescue", [])
+            module = next((key for key in task if "." in key or key.startswith("baton_")), None)
+            # a command or a module of ours says that it changes nothing, and runs in check mode too
+            says_so = task.get("changed_when") is False and task.get("check_mode") is False
+            if module and module not in reading and not says_so:
+                changing.append(f"{path.name}: {task.get('name')} ({module})")
+    assert changing == []
+
+
+def test_private_variables_carry_the_name_of_the_role(role: str) -> None:
+    strange = [name for name in read(role, "vars/main.yml") or {} if not name.startswith(f"__{role}_")]
+    assert strange == []
+
+
+def test_a_register_is_private_or_an_output_that_the_readme_names(role: str) -> None:
+    readme = (ROLES / role / "README.md").read_text()
+    strange = []
+    for path in sorted((ROLES / role / "tasks").glob("*.yml")):
+        for name in re.findall(r"^\s*register: (\S+)", path.read_text(), re.MULTILINE):
+            is_output = name.startswith(f"{role}_") and name in readme
+            if not name.startswith(f"__{role}_") and not is_output:
+                strange.append(name)
+    assert strange == []
+
+
+def test_templates_begin_with_ansible_managed(role: str) -> None:
+    nameless = []
+    for template in TEMPLATES:
+        if template.split("/")[0] != role:
+            continue
+        lines = (ROLES / template).read_text().splitlines()
+        if lines and lines[0].startswith("#!"):
+            lines = lines[1:]
+        if not lines or not FIRST_LINE.fullmatch(lines[0]):
+            nameless.append(template)
+    assert nameless == []

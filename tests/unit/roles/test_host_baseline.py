@@ -1,0 +1,92 @@
+"""What every host gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("settings", "packages"),
+    [
+        ({}, ["acl", "ca-certificates", "iproute2", "systemd-timesyncd", "unattended-upgrades"]),
+        (
+            {"host_baseline_time_sync_service": "chrony"},
+            ["acl", "ca-certificates", "iproute2", "chrony", "unattended-upgrades"],
+        ),
+        ({"host_baseline_packages": ["vim"], "host_baseline_time_sync": False}, ["vim", "unattended-upgrades"]),
+        ({"host_baseline_packages": [], "host_baseline_security_updates": False}, ["systemd-timesyncd"]),
+    ],
+    ids=str,
+)
+def test_one_list_holds_all_packages(
+    load_role: Callable[[str], Any], settings: dict[str, Any], packages: list[str]
+) -> None:
+    assert load_role("host_baseline").value("__host_baseline_packages", **settings) == packages
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "ours"),
+    [("kvm", "guest", True), ("podman", "guest", False), ("docker", "guest", False), ("kvm", "host", True)],
+)
+def test_the_clock_of_a_container_is_the_machines(
+    load_role: Callable[[str], Any], kind: str, role: str, ours: bool
+) -> None:
+    facts = {"virtualization_type": kind, "virtualization_role": role}
+    assert load_role("host_baseline").value("__host_baseline_clock_is_ours", ansible_facts=facts) is ours
+
+
+def test_security_updates_never_reboot(load_role: Callable[[str], Any]) -> None:
+    text = load_role("host_baseline").render(
+        "etc/apt/apt.conf.d/52baton-security-updates.j2", host_baseline_security_updates_excluded=["postgresql"]
+    )
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in text
+    assert 'Unattended-Upgrade::Package-Blacklist {\n    "postgresql";\n};' in text
+    # apt reads no comment that begins with a single "#"
+    assert not [line for line in text.splitlines() if line.startswith("#")]
+
+
+def test_the_journal_is_kept_and_bounded(load_role: Callable[[str], Any]) -> None:
+    text = load_role("host_baseline").render(
+        "etc/systemd/journald.conf.d/baton.conf.j2", host_baseline_journal_max_use="4G"
+    )
+    assert "Storage=persistent\n" in text
+    assert "SystemMaxUse=4G\n" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        ("etc/systemd/timesyncd.conf.d/baton.conf.j2", "NTP=a.example.org b.example.org\n"),
+        ("etc/chrony/sources.d/baton.sources.j2", "server a.example.org iburst\nserver b.example.org iburst\n"),
+    ],
+)
+def test_time_servers(load_role: Callable[[str], Any], template: str, line: str) -> None:
+    servers = ["a.example.org", "b.example.org"]
+    assert line in load_role("host_baseline").render(template, host_baseline_time_sync_servers=servers)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host_baseline_journal_max_use": "4 GB"},
+        {"host_baseline_journal_keep_free": "much"},
+        {"host_baseline_journal_max_retention": "long"},
+        {"host_baseline_time_sync_servers": ["a b"]},
+        {"host_baseline_security_updates_excluded": ['x"; y']},
+    ],
+    ids=str,
+)
+def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+    no_chrony = {"__host_baseline_chrony": {"stat": {"exists": False}}}
+    role = load_role("host_baseline")
+    assert role.refusals(**no_chrony) == []
+    assert len(role.refusals(**no_chrony, **wrong)) == 1
+
+
+def test_preflight_refuses_to_replace_chrony(load_role: Callable[[str], Any]) -> None:
+    messages = load_role("host_baseline").refusals(__host_baseline_chrony={"stat": {"exists": True}})
+    assert len(messages) == 1
+    assert "Set host_baseline_time_sync_service to chrony" in messages[0]

@@ -1,0 +1,126 @@
+"""The rules of nftables, and that nobody locks themselves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def rules(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
+    def render(*listed: dict[str, Any], name: str = "links") -> list[str]:
+        text = load_role("host_firewall").render(
+            "etc/nftables.d/rules.nft.j2", host_firewall_rules=list(listed), host_firewall_rules_name=name
+        )
+        return [line.strip() for line in text.splitlines() if "accept" in line]
+
+    return render
+
+
+@pytest.mark.parametrize(
+    ("rule", "lines"),
+    [
+        ({"port": 80}, ['tcp dport { 80 } accept comment "links"']),
+        ({"ports": [80, 443], "comment": "web"}, ['tcp dport { 80, 443 } accept comment "web"']),
+        ({"port": 53, "protocol": "udp"}, ['udp dport { 53 } accept comment "links"']),
+        ({"port": 80, "sources": []}, ['tcp dport { 80 } accept comment "links"']),
+        (
+            {"port": 8000, "sources": ["10.0.0.11", "fd00::/8"], "comment": "edge"},
+            [
+                'ip saddr 10.0.0.11 tcp dport { 8000 } accept comment "edge"',
+                'ip6 saddr fd00::/8 tcp dport { 8000 } accept comment "edge"',
+            ],
+        ),
+        ({"port": 80, "ports": [81, 80]}, ['tcp dport { 80, 81 } accept comment "links"']),
+    ],
+    ids=str,
+)
+def test_a_rule_becomes_a_line_for_each_source(
+    rules: Callable[..., list[str]], rule: dict[str, Any], lines: list[str]
+) -> None:
+    assert rules(rule) == lines
+
+
+def test_a_file_of_rules_stands_by_itself(load_role: Callable[[str], Any]) -> None:
+    # so that nft can check it before it takes its place
+    text = load_role("host_firewall").render("etc/nftables.d/rules.nft.j2", host_firewall_rules=[{"port": 80}])
+    assert "table inet baton {\n    chain input {\n" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_only_our_own_table_is_replaced(load_role: Callable[[str], Any]) -> None:
+    role = load_role("host_firewall")
+    text = role.render("etc/nftables.conf.j2")
+    assert "policy drop;" in text
+    assert "table inet baton\ndelete table inet baton\n" in text
+    unit = role.render("etc/systemd/system/nftables.service.d/baton.conf.j2")
+    assert "flush ruleset" not in text + unit
+    assert "ExecStop=\nExecStop=-/usr/sbin/nft delete table inet baton" in unit
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({}, ['tcp dport 22 accept comment "SSH"']),
+        ({"host_firewall_ssh_port": 2222}, ['tcp dport 2222 accept comment "SSH"']),
+        (
+            {"host_firewall_ssh_sources": ["10.0.0.0/24", "fd00::7"]},
+            [
+                'ip saddr 10.0.0.0/24 tcp dport 22 accept comment "SSH"',
+                'ip6 saddr fd00::7 tcp dport 22 accept comment "SSH"',
+            ],
+        ),
+    ],
+    ids=str,
+)
+def test_ssh_stays_open(load_role: Callable[[str], Any], settings: dict[str, Any], lines: list[str]) -> None:
+    text = load_role("host_firewall").render("etc/nftables.conf.j2", **settings)
+    assert [line.strip() for line in text.splitlines() if '"SSH"' in line] == lines
+
+
+@pytest.mark.parametrize(
+    ("connection", "settings", "refused"),
+    [
+        ("10.0.0.1 40000 10.0.0.5 22", {}, False),
+        ("10.0.0.1 40000 10.0.0.5 2222", {}, True),
+        ("10.0.0.1 40000 10.0.0.5 2222", {"host_firewall_ssh_port": 2222}, False),
+        ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["10.0.0.0/24"]}, False),
+        ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["192.168.0.0/16", "10.0.0.1"]}, False),
+        ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["192.168.0.0/16"]}, True),
+        ("fd00::1 40000 fd00::5 22", {"host_firewall_ssh_sources": ["fd00::/8"]}, False),
+        ("10.0.0.1 40000 10.0.0.5 2222", {"host_firewall_enabled": False}, False),
+        # no SSH: nothing to cut off
+        ("", {}, False),
+    ],
+    ids=str,
+)
+def test_preflight_refuses_to_cut_off_its_own_connection(
+    load_role: Callable[[str], Any], connection: str, settings: dict[str, Any], refused: bool
+) -> None:
+    messages = load_role("host_firewall").refusals(__host_firewall_ssh={"stdout": connection}, **settings)
+    assert bool(messages) is refused
+    if refused:
+        assert "host_firewall_ssh_port" in messages[0]
+        assert "10.0.0.1" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host_firewall_rules_name": "../x"},
+        {"host_firewall_rules": [{"comment": "no port"}]},
+        {"host_firewall_rules": [{"port": 0}]},
+        {"host_firewall_rules": [{"port": 70000}]},
+        {"host_firewall_rules": [{"port": 80, "sources": ["edge1"]}]},
+        {"host_firewall_rules": [{"port": 80, "comment": 'say "hi"'}]},
+        {"host_firewall_ssh_sources": ["home.example.org"]},
+    ],
+    ids=str,
+)
+def test_preflight_refuses_rules_that_nftables_would(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+    role = load_role("host_firewall")
+    assert role.refusals("tasks/preflight_rules.yml", host_firewall_rules=[{"port": 80}]) == []
+    assert len(role.refusals("tasks/preflight_rules.yml", **wrong)) == 1
+    assert role.refusals("tasks/preflight_rules.yml", host_firewall_enabled=False) == []

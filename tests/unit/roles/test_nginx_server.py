@@ -1,0 +1,124 @@
+"""The main configuration of nginx, by version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+DEBIAN_12 = (
+    "nginx version: nginx/1.22.1\nbuilt with OpenSSL 3.0.15 3 Sep 2024 (running with OpenSSL 3.0.19 27 Jan 2026)\n"
+)
+DEBIAN_13 = "nginx version: nginx/1.26.3\nbuilt with OpenSSL 3.5.0 8 Apr 2025 (running with OpenSSL 3.5.7 1 Jun 2026)\n"
+UBUNTU_24 = "nginx version: nginx/1.24.0 (Ubuntu)\nbuilt with OpenSSL 3.0.13 30 Jan 2024\n"
+
+
+@pytest.fixture
+def main(load_role: Callable[[str], Any]) -> Callable[..., str]:
+    def render(about: str = DEBIAN_12, **given: Any) -> str:
+        text: str = load_role("nginx_server").render(
+            "etc/nginx/nginx.conf.j2", __nginx_server_about={"stderr": about}, **given
+        )
+        return text
+
+    return render
+
+
+@pytest.mark.parametrize(
+    ("about", "groups", "directive"),
+    [
+        (DEBIAN_12, "X25519:prime256v1:secp384r1", False),
+        (UBUNTU_24, "X25519:prime256v1:secp384r1", False),
+        (DEBIAN_13, "X25519MLKEM768:X25519:prime256v1:secp384r1", True),
+    ],
+    ids=["Debian 12", "Ubuntu 24.04", "Debian 13"],
+)
+def test_tls_groups_and_http2_follow_the_version(
+    main: Callable[..., str], about: str, groups: str, directive: bool
+) -> None:
+    text = main(about)
+    assert f"ssl_ecdh_curve {groups};" in text
+    assert ("http2 on;" in text) is directive
+    assert ("listen 443 ssl http2 default_server" in text) is not directive
+
+
+def test_unknown_names_get_no_answer(main: Callable[..., str]) -> None:
+    text = main()
+    assert "ssl_reject_handshake on;" in text
+    assert "return 444;" in text
+
+
+@pytest.mark.parametrize("ipv6", [True, False])
+def test_ipv6_can_be_left_out(main: Callable[..., str], ipv6: bool) -> None:
+    assert ("[::]:443" in main(nginx_server_ipv6=ipv6)) is ipv6
+
+
+def test_log_line_has_no_query_and_escapes_as_json(main: Callable[..., str]) -> None:
+    text = main()
+    match = re.search(r"log_format baton_json (.*?);", text, re.DOTALL)
+    assert match is not None
+    line = match.group(1)
+    assert line.startswith("escape=json")
+    for variable in ("$request_uri", "$request ", "$args", "$query_string", "$http_referer", "$http_cookie", "$status"):
+        assert variable not in line
+
+
+def test_only_a_websocket_may_upgrade(main: Callable[..., str]) -> None:
+    assert re.search(
+        r'map \$http_upgrade \$baton_upgrade \{\s+default "";\s+"~\*\^websocket\$" websocket;\s+\}', main()
+    )
+
+
+def test_limits_come_from_the_settings(main: Callable[..., str]) -> None:
+    text = main(nginx_server_worker_connections=9000, nginx_server_worker_shutdown_timeout=7)
+    assert "worker_connections 9000;" in text
+    assert "worker_rlimit_nofile 19024;" in text
+    assert "worker_shutdown_timeout 7s;" in text
+
+
+def test_unit_gives_running_requests_their_time(load_role: Callable[[str], Any]) -> None:
+    text = load_role("nginx_server").render(
+        "etc/systemd/system/nginx.service.d/baton.conf.j2", nginx_server_stop_timeout=12
+    )
+    assert "--retry QUIT/12 " in text
+    assert "TimeoutStopSec=17s" in text
+    # the test comes before the signal, and the mark after both
+    reload = re.findall(r"^ExecReload=(\S*)", text, re.MULTILINE)
+    assert reload == ["", "/usr/bin/touch", "/usr/sbin/nginx", "/usr/sbin/nginx", "/usr/bin/mv"]
+
+
+@pytest.mark.parametrize(
+    ("listening", "refused"),
+    [
+        ([], False),
+        (['LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6),("nginx",pid=2,fd=6))'], False),
+        (['LISTEN 0 511 *:80 *:* users:(("apache2",pid=9,fd=4))'], True),
+        (["LISTEN 0 511 *:443 *:*"], True),
+    ],
+    ids=["free", "nginx itself", "another program", "an unnamed program"],
+)
+def test_preflight_refuses_a_port_in_use(load_role: Callable[[str], Any], listening: list[str], refused: bool) -> None:
+    messages = load_role("nginx_server").refusals(
+        __nginx_server_listeners={"stdout": "\n".join(listening), "stdout_lines": listening}
+    )
+    assert bool(messages) is refused
+    if "apache2" in str(listening):
+        assert "apache2" in messages[0]
+        assert "nginx_server_http_port" in messages[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nginx_server_worker_connections": 10},
+        {"nginx_server_worker_processes": "many"},
+        {"nginx_server_large_client_header_buffers": "16k"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_preflight_refuses_limits_that_nginx_would(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+    messages = load_role("nginx_server").refusals(__nginx_server_listeners={"stdout": "", "stdout_lines": []}, **wrong)
+    assert len(messages) == 1
+    assert str(next(iter(wrong.values()))) in messages[0]

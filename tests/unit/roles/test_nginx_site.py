@@ -1,0 +1,209 @@
+"""One virtual host: what it forwards, to whom, and what preflight refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+SITE: dict[str, Any] = {
+    "nginx_site_name": "short-links",
+    "nginx_site_server_names": ["links.example.org", "*.links.example.org"],
+    "nginx_site_upstreams": ["unix:/run/short-links/web.sock"],
+    "nginx_site_certificate": "/etc/ssl/baton/short-links/fullchain.pem",
+    "nginx_site_certificate_key": "/etc/ssl/baton/short-links/privkey.pem",
+}
+
+
+@pytest.fixture
+def site(load_role: Callable[[str], Any]) -> Callable[..., str]:
+    def render(version: str = "1.22.1", **given: Any) -> str:
+        about = {"rc": 0, "stderr": f"nginx version: nginx/{version}\n"}
+        variables = {**SITE, "__nginx_site_about": about, **given}
+        text: str = load_role("nginx_site").render("etc/nginx/sites-enabled/site.conf.j2", **variables)
+        assert text.count("{") == text.count("}")
+        return text
+
+    return render
+
+
+@pytest.fixture
+def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
+    def check(**given: Any) -> list[str]:
+        messages: list[str] = load_role("nginx_site").refusals(**{**SITE, **given})
+        return messages
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("version", "directive"), [("1.22.1", False), ("1.24.0", False), ("1.25.1", True), ("1.26.3", True)]
+)
+def test_http2_is_written_as_the_version_wants_it(site: Callable[..., str], version: str, directive: bool) -> None:
+    text = site(version)
+    assert ("http2 on;" in text) is directive
+    assert ("listen 443 ssl http2;" in text) is not directive
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("X-Forwarded-For", "$remote_addr"),
+        ("X-Forwarded-Proto", "$scheme"),
+        ("X-Forwarded-Host", "$host"),
+        ("X-Forwarded-Port", "443"),
+        ("X-Forwarded-Prefix", '""'),
+        ("X-Real-IP", "$remote_addr"),
+        ("X-Request-ID", "$request_id"),
+        ("Forwarded", '""'),
+        ("Proxy", '""'),
+        ("Host", "$host"),
+        ("Upgrade", "$baton_upgrade"),
+        ("Connection", "$baton_connection"),
+    ],
+)
+def test_headers_are_set_and_never_appended(site: Callable[..., str], header: str, value: str) -> None:
+    text = site()
+    assert re.findall(rf"proxy_set_header {header} (.*);", text) == [value]
+    assert "proxy_add_x_forwarded_for" not in text
+
+
+def test_a_location_sets_no_header_of_its_own(site: Callable[..., str]) -> None:
+    # nginx would then drop all that the server sets
+    text = site(nginx_site_streaming_paths=["/events"], nginx_site_acme_challenge_directory="/var/www/acme")
+    for location in re.findall(r"location [^{]*\{([^}]*)\}", text):
+        assert "proxy_set_header" not in location
+        assert "add_header" not in location
+
+
+def test_a_public_port_is_in_redirect_and_host(site: Callable[..., str]) -> None:
+    text = site(nginx_site_public_port=8443)
+    assert "return 308 https://$host:8443$request_uri;" in text
+    assert "proxy_set_header Host $host:8443;" in text
+    assert "listen 443 ssl" in text
+
+
+def test_redirect_keeps_host_and_path(site: Callable[..., str]) -> None:
+    assert "return 301 https://$host$request_uri;" in site(nginx_site_redirect_status=301)
+
+
+@pytest.mark.parametrize(("backend", "upstream"), [(3, 1), (5, 3), (75, 73)])
+def test_nginx_lets_go_of_a_connection_first(site: Callable[..., str], backend: int, upstream: int) -> None:
+    assert f"    keepalive_timeout {upstream}s;" in site(nginx_site_backend_keepalive=backend)
+
+
+def test_keepalive_can_be_switched_off(site: Callable[..., str]) -> None:
+    assert "keepalive" not in site(nginx_site_upstream_keepalive=0)
+
+
+def test_several_upstreams_share_the_load(site: Callable[..., str]) -> None:
+    text = site(nginx_site_upstreams=["10.0.0.21:8000", "[fd00::22]:8000"])
+    upstream = text[text.index("upstream short-links {") : text.index("}")]
+    assert re.findall(r"server (\S+) max_fails=0;", upstream) == ["10.0.0.21:8000", "[fd00::22]:8000"]
+    # the method stands before keepalive, or nginx refuses it
+    assert upstream.index("least_conn") < upstream.index("keepalive")
+
+
+@pytest.mark.parametrize(("retries", "directive"), [(True, "error timeout"), (False, "off")])
+def test_retries_can_be_switched_off(site: Callable[..., str], retries: bool, directive: str) -> None:
+    text = site(nginx_site_retries=retries)
+    assert re.findall(r"proxy_next_upstream (.*);", text) == [directive]
+    assert "non_idempotent" not in text
+
+
+def test_a_streaming_path_is_not_buffered(site: Callable[..., str]) -> None:
+    text = site(nginx_site_streaming_paths=["/events", "/feed"], nginx_site_streaming_read_timeout=90)
+    for path in ("/events", "/feed"):
+        location = re.search(rf"location {path} \{{([^}}]*)\}}", text)
+        assert location is not None
+        assert "proxy_buffering off;" in location.group(1)
+        assert "proxy_read_timeout 90s;" in location.group(1)
+        assert "proxy_pass http://short-links;" in location.group(1)
+
+
+def test_everything_may_stream(site: Callable[..., str]) -> None:
+    tls = site(nginx_site_streaming_paths=["/"]).split("server {")[2]
+    assert tls.count("location / {") == 1
+
+
+@pytest.mark.parametrize(("age", "sent"), [(63072000, True), (0, False)])
+def test_hsts_is_sent_unless_it_is_zero(site: Callable[..., str], age: int, sent: bool) -> None:
+    text = site(nginx_site_hsts_max_age=age)
+    assert ("add_header Strict-Transport-Security" in text) is sent
+    assert (f'"max-age={age}"' in text) is sent
+
+
+def test_a_header_of_the_application_wins(site: Callable[..., str]) -> None:
+    text = site(nginx_site_response_headers={"X-Frame-Options": "DENY"}, nginx_site_hsts_max_age=0)
+    assert re.search(
+        r'map \$upstream_http_x_frame_options \$baton_short_links_header_1 \{\s+default "";\s+"" "DENY";\s+\}', text
+    )
+    assert "add_header X-Frame-Options $baton_short_links_header_1 always;" in text
+
+
+def test_acme_challenges_are_served_before_the_redirect(site: Callable[..., str]) -> None:
+    plain = site(nginx_site_acme_challenge_directory="/var/www/acme").split("server {")[1]
+    assert "location ^~ /.well-known/acme-challenge/ {" in plain
+    assert "root /var/www/acme;" in plain
+    assert "acme" not in site()
+
+
+def test_extra_configuration_is_part_of_the_tls_server(site: Callable[..., str]) -> None:
+    tls = site(nginx_site_extra_configuration="location = /x {\n    return 204;\n}\n").split("server {")[2]
+    assert "    location = /x {\n        return 204;\n    }\n" in tls
+
+
+def test_two_sites_share_no_name(site: Callable[..., str]) -> None:
+    def names(text: str) -> set[str]:
+        return set(re.findall(r"^(?:upstream| +zone|map \S+) (\S+)", text, re.MULTILINE)) | set(
+            re.findall(r"/var/log/\S+", text)
+        )
+
+    assert not names(site()) & names(site(nginx_site_name="other"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nginx_site_name": "Links"},
+        {"nginx_site_server_names": []},
+        {"nginx_site_server_names": ["10.0.0.1"]},
+        {"nginx_site_server_names": ["fd00::1"]},
+        {"nginx_site_server_names": ["links.example.org; return 200"]},
+        {"nginx_site_server_names": ["~^(.*)$"]},
+        {"nginx_site_upstreams": []},
+        {"nginx_site_upstreams": ["10.0.0.21"]},
+        {"nginx_site_upstreams": ["unix:run/web.sock"]},
+        {"nginx_site_client_max_body_size": "10 MB"},
+        {"nginx_site_backend_keepalive": 2},
+        {"nginx_site_streaming_paths": ["events"]},
+        {"nginx_site_certificate": "fullchain.pem"},
+        {"nginx_site_response_headers": {"X-A": 'say "hi"'}},
+        {"nginx_site_response_headers": {"X-A": "$host"}},
+        {"nginx_site_response_headers": {"X A": "b"}},
+    ],
+    ids=str,
+)
+def test_preflight_refuses(refusals: Callable[..., list[str]], wrong: dict[str, Any]) -> None:
+    messages = refusals(**wrong)
+    assert len(messages) == 1
+    assert messages[0].startswith("edge1: ")
+    assert next(iter(wrong)) in messages[0]
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {},
+        {"nginx_site_server_names": ["localhost"]},
+        {"nginx_site_upstreams": ["10.0.0.21:8000", "app2.internal:8000", "[fd00::22]:8000"]},
+        {"nginx_site_upstream_keepalive": 0, "nginx_site_backend_keepalive": 2},
+        {"nginx_site_response_headers": {"Content-Security-Policy": "default-src 'self'; img-src *"}},
+        {"nginx_site_state": "absent", "nginx_site_upstreams": []},
+    ],
+    ids=str,
+)
+def test_preflight_accepts(refusals: Callable[..., list[str]], right: dict[str, Any]) -> None:
+    assert refusals(**right) == []

@@ -1,0 +1,94 @@
+"""Who may connect to PostgreSQL, and how much memory it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+DATABASES = [
+    {"name": "links", "owner": "links", "password": "correct horse"},
+    {"name": "shop", "owner": "shop-app", "password": "battery staple"},
+]
+
+
+@pytest.fixture
+def pg_hba(load_role: Callable[[str], Any]) -> list[list[str]]:
+    text = load_role("postgresql_server").render(
+        "etc/postgresql/pg_hba.conf.j2",
+        postgresql_server_databases=DATABASES,
+        postgresql_server_allowed_addresses=["10.0.0.21", "10.1.0.0/16", "fd00::5"],
+    )
+    assert "correct horse" not in text
+    return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_a_user_reaches_its_own_database_only(pg_hba: list[list[str]]) -> None:
+    remote = [line for line in pg_hba if line[0] == "host"]
+    assert {(line[1], line[2]) for line in remote} == {('"links"', '"links"'), ('"shop"', '"shop-app"')}
+    assert {line[4] for line in remote} == {"scram-sha-256"}
+
+
+def test_only_the_allowed_addresses_may_connect(pg_hba: list[list[str]]) -> None:
+    addresses = {line[3] for line in pg_hba if line[0] == "host"}
+    assert addresses == {"127.0.0.1/32", "::1/128", "10.0.0.21/32", "10.1.0.0/16", "fd00::5/128"}
+
+
+def test_nobody_connects_without_proof(pg_hba: list[list[str]]) -> None:
+    assert {line[-1] for line in pg_hba} == {"peer", "scram-sha-256"}
+    assert [line for line in pg_hba if line[-1] == "peer"] == [["local", "all", "postgres", "peer"]]
+
+
+@pytest.mark.parametrize(("memory", "buffers", "cache"), [(512, 128, 256), (8192, 1024, 4096), (262144, 4096, 131072)])
+def test_memory_follows_the_host(load_role: Callable[[str], Any], memory: int, buffers: int, cache: int) -> None:
+    text = load_role("postgresql_server").render(
+        "etc/postgresql/conf.d/baton.conf.j2", ansible_facts={"memtotal_mb": memory}
+    )
+    assert f"shared_buffers = {buffers}MB" in text
+    assert f"effective_cache_size = {cache}MB" in text
+
+
+def test_it_listens_where_it_is_told(load_role: Callable[[str], Any]) -> None:
+    text = load_role("postgresql_server").render(
+        "etc/postgresql/conf.d/baton.conf.j2", postgresql_server_listen_addresses=["localhost", "10.0.0.31"]
+    )
+    assert "listen_addresses = 'localhost,10.0.0.31'" in text
+
+
+@pytest.mark.parametrize(
+    ("distribution", "major", "version"), [("Debian", "12", "15"), ("Debian", "13", "17"), ("Ubuntu", "24", "16")]
+)
+def test_version_is_the_distributions(
+    load_role: Callable[[str], Any], distribution: str, major: str, version: str
+) -> None:
+    facts = {"distribution": distribution, "distribution_major_version": major}
+    unit = load_role("postgresql_server").value("__postgresql_server_unit", ansible_facts=facts)
+    assert unit == f"postgresql@{version}-main"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"postgresql_server_databases": [{**DATABASES[0], "name": "Links"}]},
+        {"postgresql_server_databases": [{**DATABASES[0], "owner": "postgres"}]},
+        {"postgresql_server_databases": [{**DATABASES[0], "password": "short"}]},
+        {"postgresql_server_databases": [DATABASES[0], DATABASES[0]]},
+        {"postgresql_server_allowed_addresses": ["app1"]},
+    ],
+    ids=["name", "owner", "password", "twice", "address"],
+)
+def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+    role = load_role("postgresql_server")
+    assert role.refusals(postgresql_server_databases=DATABASES) == []
+    messages = role.refusals(**wrong)
+    assert len(messages) == 1
+    assert "correct horse" not in messages[0]
+    assert "short" not in messages[0]
+
+
+def test_preflight_refuses_an_unknown_distribution(load_role: Callable[[str], Any]) -> None:
+    facts = {"distribution": "Debian", "distribution_major_version": "11", "distribution_version": "11.9"}
+    messages = load_role("postgresql_server").refusals(ansible_facts=facts)
+    assert len(messages) == 1
+    assert "Debian 11.9" in messages[0]

@@ -29,7 +29,7 @@ class CommandError(Exception):
     def last_lines(self, count: int = 12) -> str:
         """The end of what the command said, where compilers and resolvers put the reason."""
         lines = [line.rstrip() for line in self.output.splitlines() if line.strip()]
-        return "\n".join(lines[-count:])
+        return "\n".join(lines[-count:]).rstrip(".")
 
 
 def run(

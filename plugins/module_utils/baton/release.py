@@ -182,6 +182,10 @@ def check_identity(identity: str) -> None:
 
 def check_python(places: Places, wanted: Wanted) -> str:
     """The full version of the host's Python; refuses one that the wheels weren't chosen for."""
+    if not os.access(places.uv, os.X_OK):
+        raise BatonError(
+            f"uv is not at {places.uv} on this host.", "Apply the role python_runtime first, or correct app_release_uv."
+        )
     try:
         version = run([places.python, "-I", "-c", "import platform; print(platform.python_version())"]).strip()
     except (CommandError, OSError) as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import os
@@ -204,6 +205,13 @@ def test_a_host_of_another_kind_is_refused(places: release.Places, build: Callab
     )
     with pytest.raises(BatonError, match=r"the wheels are for py3\.99"):
         release.check_python(places, asked)
+
+
+def test_a_host_without_uv_is_told_the_role(places: release.Places, build: Callable[..., Any]) -> None:
+    bare = dataclasses.replace(places, uv=pathlib.Path("/nowhere/uv"))
+    with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
+        stage(bare, build())
+    assert there(bare) == []
 
 
 def test_too_little_disk_is_said_before_anything_is_sent(places: release.Places, build: Callable[..., Any]) -> None:

@@ -15,7 +15,8 @@ description:
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
-  release: {description: Id of a staged release., type: str, required: true}
+  release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
+  renew: {description: Replace every worker although nothing changed., type: bool, default: false}
   timeout: {description: Seconds that one step (start, reload, stop) may take., type: int, default: 300}
   health_path: {description: Page that must answer below 400 afterwards; empty for none., type: str, default: ""}
   health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
@@ -30,16 +31,20 @@ EXAMPLES = r"""
   baton_activate:
     name: links
     release: 0123456789abcdef
+
+- name: Replace every worker
+  baton_activate:
+    name: links
+    renew: true
 """
 
 RETURN = r"""
-way: {description: How it was handed over., returned: always, type: str, sample: reload}
+way: {description: How it was handed over., returned: success, type: str, sample: reload}
 release: {description: Release that serves., returned: success, type: str}
-previous: {description: Release that served before., returned: always, type: str}
+previous: {description: Release that served before., returned: success, type: str}
 seconds: {description: Time that the handover took., returned: success, type: float}
 """
 
-import signal
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -51,7 +56,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "release": {"type": "str", "required": True},
+            "release": {"type": "str", "default": ""},
+            "renew": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
             "health_path": {"type": "str", "default": ""},
             "health_listen": {"type": "str", "default": ""},
@@ -61,25 +67,26 @@ def main() -> None:
     )
     options = module.params
     app = activation.Application(options["name"])
-    before = activation.current(app)
-    diff = {"before": f"{before or 'no release'}\n", "after": f"{options['release']}\n"}
-    if module.check_mode and not (app.release(options["release"]) / "release.json").exists():
-        module.exit_json(changed=True, way="unknown", release=options["release"], previous=before, diff=diff)
+    if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
+        module.exit_json(changed=True, way="unknown", release=options["release"], previous=activation.current(app))
     health = None
     if options["health_path"]:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
     try:
-        change = activation.Activation(app, options["release"], options["timeout"], health)
-        result = {"way": change.way, "release": options["release"], "previous": before, "diff": diff}
-        if change.way == "none" or module.check_mode:
-            module.exit_json(changed=change.way != "none", **result)
-        # the handover goes on to its end, or back, also when the connection to the controller is lost
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
-        started = time.monotonic()
-        change.execute()
+        with activation.exclusive(app, options["timeout"]):
+            before = activation.current(app)
+            release = options["release"] or before
+            if release is None:
+                module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
+            change = activation.Activation(app, release, options["timeout"], health, renew=options["renew"])
+            diff = {"before": f"{before or 'no release'}\n", "after": f"{release}\n"}
+            result = {"way": change.way, "release": release, "previous": before, "diff": diff}
+            if change.way == "none" or module.check_mode:
+                module.exit_json(changed=change.way != "none", **result)
+            started = time.monotonic()
+            activation.to_the_end(change.execute)
     except activation.ActivationError as error:
-        module.fail_json(msg=str(error), previous=before)
+        module.fail_json(msg=str(error))
     module.exit_json(changed=True, seconds=round(time.monotonic() - started, 3), **result)
 
 

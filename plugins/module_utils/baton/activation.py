@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import http.client
 import json
 import os
 import pathlib
+import shutil
+import signal
 import socket
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from . import systemd
@@ -214,13 +218,18 @@ def point(app: Application, release: str | None) -> None:
 class Activation:
     """One change from what serves to a release, with the way back."""
 
-    def __init__(self, app: Application, release: str, timeout: float, health: Health | None = None) -> None:
+    def __init__(
+        self, app: Application, release: str, timeout: float, health: Health | None = None, *, renew: bool = False
+    ) -> None:
         self.app = app
         self.timeout = timeout
         self.health = health
         self.wanted = digests(app, release)
         self.before = current(app)
+        self.switched = False
         self.way = choose(app, self.wanted)
+        if renew and self.way == "none":
+            self.way = "reload"
 
     def execute(self) -> None:
         """Hand over, or put back what was. Raises ActivationError."""
@@ -230,6 +239,7 @@ class Activation:
         point(self.app, self.wanted.release)
         try:
             getattr(self, f"_{self.way}")()
+            self.switched = True
             self._check_health()
         except (systemd.UnitError, ActivationError) as error:
             raise ActivationError(f"{self._cause(error, started)}\n{self._put_back()}") from None
@@ -261,11 +271,14 @@ class Activation:
         systemd.change("restart", self.app.socket, self.timeout)
         self._start()
 
+    def _unproven(self, unit: str) -> str:
+        master = int(systemd.properties(unit, "MainPID").get("MainPID", "0"))
+        return unproven(status(self.app, unit), self.wanted.release, master)
+
     def _prove(self, unit: str) -> None:
         deadline = time.monotonic() + min(self.timeout, 15)
         while True:
-            master = int(systemd.properties(unit, "MainPID").get("MainPID", "0"))
-            why = unproven(status(self.app, unit), self.wanted.release, master)
+            why = self._unproven(unit)
             if not why:
                 return
             if time.monotonic() > deadline:
@@ -291,34 +304,134 @@ class Activation:
     def _put_back(self) -> str:
         """Let what served before serve again; says in a sentence what serves now."""
         app, before = self.app, self.before
-        if before is None or before == self.wanted.release:
-            still = systemd.is_active(app.service)
-            if self.way == "bridge":
-                systemd.systemctl("stop", app.bridge, timeout=self.timeout)
-            state = "still serves as it did" if still else "does not run"
-            return f"{app.service} {state}; there is no other release to go back to."
+        restore(app)
         point(app, before)
+        systemd.systemctl("daemon-reload")
+        if before is None:
+            systemd.systemctl("stop", app.socket, app.service, app.bridge, timeout=self.timeout)
+            return "Nothing was served here before, and nothing is now."
         self.wanted = dataclasses.replace(self.wanted, release=before)
         try:
             if not systemd.is_active(app.service):
-                systemd.change("start", app.service, self.timeout)
-            elif unproven(
-                status(app, app.service), before, int(systemd.properties(app.service, "MainPID").get("MainPID", "0"))
-            ):
-                systemd.change("reload" if self.way == "reload" else "restart", app.service, self.timeout)
+                systemd.change("restart", app.service, self.timeout)
+            elif self.switched or self._unproven(app.service):
+                self._bridge() if self.way == "bridge" else self._reload()
             self._prove(app.service)
+            if systemd.is_active(app.bridge):
+                systemd.change("stop", app.bridge, self.timeout)
         except (systemd.UnitError, ActivationError) as error:
             return f"Release {before} was put back, but does not serve either: {error}"
-        if self.way == "bridge":
-            systemd.systemctl("stop", app.bridge, timeout=self.timeout)
         return f"Release {before} serves, as before."
 
     def _remember(self) -> None:
+        keep(self.app)
         text = json.dumps({"digests": dataclasses.asdict(self.wanted), "way": self.way, "since": time.time()}, indent=1)
         scratch = self.app.record.with_suffix(".new")
         scratch.touch(mode=0o600)
         scratch.write_text(text + "\n", encoding="utf-8")
         scratch.rename(self.app.record)
+
+
+def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
+    """The files, below a root, that decide how the service runs: name from the root to path."""
+    patterns = (
+        *(f"etc/{app.name}/{name}" for name in ("gunicorn.conf.py", "environment", "secrets/*")),
+        *(f"etc/systemd/system/{unit}" for unit in (app.socket, app.service, app.bridge)),
+    )
+    return {str(path.relative_to(root)): path for pattern in patterns for path in pathlib.Path(root).glob(pattern)}
+
+
+def keep(app: Application) -> None:
+    """Keep a copy of the configuration that is now known to serve."""
+    kept, scratch, old = (app.record.parent / name for name in ("kept", "kept.new", "kept.old"))
+    for leftover in (scratch, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    for name, path in configuration(app, app.root).items():
+        _copy(path, scratch / name)
+    if kept.exists():
+        kept.rename(old)
+    scratch.rename(kept)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(app: Application) -> None:
+    """Put the kept configuration back, when there is one."""
+    kept = app.record.parent / "kept"
+    if not kept.exists():
+        return
+    wanted = configuration(app, str(kept))
+    for name, path in configuration(app, app.root).items():
+        if name not in wanted:
+            path.unlink()
+    for name, path in wanted.items():
+        _copy(path, app.path(name))
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy a file with its owner and mode, in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.baton")
+    scratch.touch(mode=0o600)
+    shutil.copy2(source, scratch)
+    about = source.stat()
+    os.chown(scratch, about.st_uid, about.st_gid)
+    scratch.rename(target)
+
+
+@contextlib.contextmanager
+def exclusive(app: Application, timeout: float) -> Iterator[None]:
+    """Hold the application's handover for oneself. Raises ActivationError when another takes over `timeout` seconds.
+
+    A child made meanwhile holds it too: it is free again when all of them have ended, however they end.
+    """
+    with (app.record.parent / "activation.lock").open("w") as lock:
+        deadline = time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:
+                raise ActivationError(
+                    f"Another handover of {app.name} is under way on this host and took longer than {timeout:.0f} s. "
+                    "Wait for it, or look at `journalctl -u` of its units."
+                )
+            time.sleep(0.2)
+        yield
+
+
+def to_the_end(work: Callable[[], None]) -> None:
+    """Do the work in a session of its own, so that it comes to its end, or back, also when the caller is killed.
+
+    Raises ActivationError when the work does, or when it died.
+    """
+    answer, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(answer)
+        os.setsid()
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nowhere, standard)
+        failure = ""
+        try:
+            work()
+        except ActivationError as error:
+            failure = str(error)
+        except BaseException:
+            failure = traceback.format_exc()
+        with contextlib.suppress(OSError), os.fdopen(say, "w") as pipe:
+            pipe.write(json.dumps({"failure": failure}))
+        os._exit(0)
+    os.close(say)
+    with os.fdopen(answer) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    failure = json.loads(said)["failure"] if said else "the handover's process was killed; run this again to converge."
+    if failure:
+        raise ActivationError(failure)
 
 
 class _UnixConnection(http.client.HTTPConnection):

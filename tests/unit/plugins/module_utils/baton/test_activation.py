@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
+import time
 from typing import Any
 
 import pytest
@@ -155,3 +157,84 @@ def test_draining_workers_of_the_old_release_do_not_count() -> None:
     status = said()
     status["workers"].append({"pid": os.getpid(), "state": "draining", "release": "aaaa"})
     assert activation.unproven(status, "bbbb", 7) == ""
+
+
+def test_work_goes_on_to_its_end_when_the_caller_is_killed(tmp_path: pathlib.Path) -> None:
+    started, done = tmp_path / "started", tmp_path / "done"
+
+    def work() -> None:
+        started.touch()
+        time.sleep(0.5)
+        done.touch()
+
+    caller = os.fork()
+    if caller == 0:
+        os.setpgid(0, 0)
+        activation.to_the_end(work)
+        os._exit(0)
+    wait_for(started)
+    os.killpg(caller, signal.SIGKILL)
+    os.waitpid(caller, 0)
+    assert not done.exists()
+    wait_for(done)
+
+
+def wait_for(path: pathlib.Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def test_the_failure_of_the_work_reaches_the_caller() -> None:
+    def work() -> None:
+        raise activation.ActivationError("no module named x")
+
+    with pytest.raises(activation.ActivationError, match="no module named x"):
+        activation.to_the_end(work)
+
+
+def test_work_that_is_killed_itself_is_no_success() -> None:
+    with pytest.raises(activation.ActivationError, match="was killed"):
+        activation.to_the_end(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_only_one_handover_at_a_time(app: activation.Application) -> None:
+    with (
+        activation.exclusive(app, 1),
+        pytest.raises(activation.ActivationError, match="Another handover of links is under way"),
+        activation.exclusive(app, 0),
+    ):
+        pass
+    with activation.exclusive(app, 0):
+        pass
+
+
+def test_workers_are_renewed_on_demand_alone(served: activation.Application) -> None:
+    assert activation.Activation(served, "aaaa", 1).way == "none"
+    assert activation.Activation(served, "aaaa", 1, renew=True).way == "reload"
+
+
+def test_the_configuration_that_served_can_be_put_back(app: activation.Application) -> None:
+    activation.keep(app)
+    change(app, "etc/links/environment", 'A="broken"')
+    change(app, "etc/links/secrets/NEW", "secret")
+    app.path("etc/links/secrets/TOKEN").unlink()
+    activation.restore(app)
+    assert app.path("etc/links/environment").read_text() == 'A="1"'
+    assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
+
+
+def test_kept_secrets_are_for_root_alone(app: activation.Application) -> None:
+    app.path("etc/links/secrets/TOKEN").chmod(0o600)
+    activation.keep(app)
+    activation.keep(app)  # over an older copy
+    kept = app.record.parent / "kept"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert (kept / "etc/links/secrets/TOKEN").stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_is_put_back_where_nothing_was_kept(app: activation.Application) -> None:
+    change(app, "etc/links/environment", 'A="2"')
+    activation.restore(app)
+    assert app.path("etc/links/environment").read_text() == 'A="2"'

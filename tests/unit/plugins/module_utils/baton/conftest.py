@@ -90,7 +90,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
 
 @pytest.fixture(scope="session")
 def handover(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("handover")
+    folder: pathlib.Path = tmp_path_factory.mktemp("handover")
     (folder / "src/gunicorn_handover").mkdir(parents=True)
     (folder / "src/gunicorn_handover/__init__.py").write_text("")
     (folder / "pyproject.toml").write_text(_pyproject("gunicorn-handover"))

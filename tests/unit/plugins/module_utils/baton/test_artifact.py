@@ -119,6 +119,28 @@ def test_a_src_layout_with_a_build_system_is_imported_from_its_source(
     assert str(source["project.txt"]).startswith("b'demo==2.1 ")
 
 
+def test_a_workspace_member_brings_the_members_it_needs(
+    write: Write, run: Text, pyproject: Text, wanted: Wanted, tools: Tools
+) -> None:
+    root = write(
+        "ws",
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n',
+            "apps/api/pyproject.toml": pyproject(
+                "api", ["core"], build=False, rest="[tool.uv.sources]\ncore = {workspace = true}\n"
+            ),
+            "apps/api/main.py": MAIN,
+            "libs/core/pyproject.toml": pyproject("core"),
+            "libs/core/core/__init__.py": "",
+        },
+    )
+    run("uv", "lock", "-q", cwd=root)
+    built = artifact.build(wanted(root, app_source_subdir="apps/api"), tools)
+    assert built["release"]["import_paths"] == ["src/apps/api"]
+    source = contents(built["source"]["path"])
+    assert [name for name in source if name.startswith("wheels/")] == ["wheels/core-1.0-py3-none-any.whl"]
+
+
 def test_a_folder_called_src_that_is_a_package(write: Write, wanted: Wanted, tools: Tools) -> None:
     app = write("app", {"src/main.py": MAIN, "src/logging.py": "", "requirements.txt": ""})
     assert artifact.build(wanted(app, app_module="src.main:app"), tools)["release"]["import_paths"] == ["src"]

@@ -44,7 +44,8 @@ def build(write: Write, wanted: Wanted, tools: Tools) -> Callable[..., Any]:
 
     def make(text: str = MAIN, requirements: str = "idna==3.10\n", **changes: object) -> dict[str, Any]:
         app = write("app", {"main.py": text, "requirements.txt": requirements})
-        return artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
+        built: dict[str, Any] = artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
+        return built
 
     return make
 
@@ -59,11 +60,12 @@ def uploaded(places: release.Places, built: dict[str, Any]) -> release.Wanted:
 
 
 def stage(places: release.Places, built: dict[str, Any], check: release.ImportCheck | None = None) -> dict[str, Any]:
-    return release.stage(places, uploaded(places, built), check, None, "")
+    result: dict[str, Any] = release.stage(places, uploaded(places, built), check, None, "")
+    return result
 
 
 def fake(places: release.Places, identity: str, staged: str, complete: bool = True) -> pathlib.Path:
-    folder = places.releases / identity
+    folder: pathlib.Path = places.releases / identity
     (folder / "src").mkdir(parents=True)
     if complete:
         (folder / "release.json").write_text(json.dumps({"id": identity, "staged": staged}))

@@ -135,11 +135,14 @@ def digests(app: Application, release: str) -> Digests:
         for part in (file.name.encode(), _digest(salt, file.read_bytes()).encode())
     ]
     server = {name: described["packages"].get(name) for name in MASTER_PACKAGES}
+    # the one whose content may change under the same version: it lists the hash of each of its files
+    launcher = [_content(path) for path in app.release(release).glob("server/gunicorn_handover-*.dist-info/RECORD")]
     return Digests(
         release=release,
         reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment")),
         restart=_digest(
-            json.dumps([described["python"], server, described.get("server_digest")], sort_keys=True).encode(),
+            json.dumps([described["python"], server], sort_keys=True).encode(),
+            *launcher,
             _content(units / app.service),
             *secrets,
         ),

@@ -92,6 +92,13 @@ def test_a_server_that_the_master_holds_in_memory_goes_by_bridge(
     assert activation.choose(served, activation.digests(served, "bbbb")) == way
 
 
+def test_another_launcher_of_the_same_version_goes_by_bridge(served: activation.Application) -> None:
+    record = served.release("bbbb") / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
+    record.parent.mkdir(parents=True)
+    record.write_text("gunicorn_handover/cli.py,sha256=abc,1")
+    assert activation.choose(served, activation.digests(served, "bbbb")) == "bridge"
+
+
 def test_a_service_that_does_not_run_is_started(
     served: activation.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

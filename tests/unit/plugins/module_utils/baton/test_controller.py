@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
+import pytest
 from ansible.module_utils.baton import controller
 
 WANTED = [{"name": "ansible.posix", "version": ">=2.0.0"}]
 
 
 def problems(**changed: object) -> list[str]:
-    inputs = {"ansible_version": "2.19.14", "wanted": WANTED, "installed": {"ansible.posix": "2.1.0"}}
-    return controller.problems(**(inputs | changed))  # type: ignore[arg-type]
+    inputs: dict[str, Any] = {"ansible_version": "2.19.14", "wanted": WANTED, "installed": {"ansible.posix": "2.1.0"}}
+    found: list[str] = controller.problems(**(inputs | changed))
+    return found
 
 
 def test_a_complete_controller_has_no_problem() -> None:
@@ -33,10 +36,8 @@ def test_missing_and_old_collections_are_named_together() -> None:
     assert "community.crypto  (not installed)" in found
 
 
-def test_a_missing_program_is_named(monkeypatch: object, tmp_path: pathlib.Path) -> None:
-    found = controller.shutil.which("uv", path=str(tmp_path))
-    assert found is None
-    monkeypatch.setenv("PATH", str(tmp_path))  # type: ignore[attr-defined]
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     (sentence,) = problems(program_folder=str(tmp_path))
     assert "uv, ssh, git" in sentence
 

@@ -173,13 +173,20 @@ def test_a_signed_certificate_is_replaced_when_it_must_be(
     assert role.value("__tls_certificate_good", **variables) is good
 
 
-def test_half_an_authority_is_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
-    (tmp_path / "ca.key").write_text("x")
-    messages = load_role("tls_certificate").refusals(
-        "tasks/preflight_self_signed.yml", tls_certificate_ca_directory=str(tmp_path)
-    )
+def test_an_authority_without_its_key_is_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+    role = load_role("tls_certificate")
+    (tmp_path / "ca.pem").write_text(issue("ca", end=3650)[0])
+    messages = role.refusals("tasks/preflight_self_signed.yml", tls_certificate_ca_directory=str(tmp_path))
     assert len(messages) == 1
-    assert str(tmp_path / "ca.pem") in messages[0]
+    assert str(tmp_path / "ca.key") in messages[0]
+
+
+def test_an_authority_that_was_interrupted_is_completed(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "ca.key").write_text("x")
+    role = load_role("tls_certificate")
+    assert role.refusals("tasks/preflight_self_signed.yml", tls_certificate_ca_directory=str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(("days", "refused"), [(90, True), (30, False)])

@@ -1,14 +1,15 @@
-"""Ansible's usual output, for people: messages stand as they were written, and a failure is its message."""
+"""Ansible's output, for people: a line for each task, what changed below it, and a failure as its message."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: baton
 type: stdout
-short_description: Ansible's usual output with messages as they were written
+short_description: A line for each task, what changed below it, and a failure as its message
 description:
-  - The `default` callback, except that text of C(debug) and the message of a failure are printed as they are.
-    With C(-v) everything is printed as `default` does. For the plain one set C(ANSIBLE_STDOUT_CALLBACK=default).
+  - Shows plays, tasks as they begin, and the hosts on which something changed or failed. Text of C(debug) and the
+    message of a failure are printed as they were written.
+  - With C(-v) everything is printed as `default` does. For the plain one set C(ANSIBLE_STDOUT_CALLBACK=default).
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -17,7 +18,11 @@ extends_documentation_fragment:
 from typing import Any
 
 from ansible import constants
+from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback.default import CallbackModule as Default
+
+# tasks that only lead to others
+SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
 
 
 class CallbackModule(Default):  # type: ignore[misc]
@@ -27,9 +32,36 @@ class CallbackModule(Default):  # type: ignore[misc]
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "baton"
 
+    def get_option(self, option: str, hostvars: Any = None) -> Any:
+        """Show what went well, too, when asked for everything."""
+        return (option == "display_ok_hosts" and self._verbose()) or super().get_option(option, hostvars)
+
+    def _task_start(self, task: Any, prefix: str | None = None) -> None:
+        super()._task_start(task, prefix)
+        if not self._verbose() and task.action.rpartition(".")[2] not in SILENT:
+            self._print_task_banner_once(task)
+
+    def _print_task_banner(self, task: Any) -> None:
+        if self._verbose():
+            super()._print_task_banner(task)
+            return
+        self._display.display(f"  {self._last_task_name or task.get_name().strip()}")
+        self._last_task_banner = task._uuid
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Print the play's name."""
+        if self._verbose():
+            super().v2_playbook_on_play_start(play)
+            return
+        self._play = play
+        self._last_task_banner = None
+        self._display.display(f"\n{play.get_name().strip()}{' [check mode]' if play.check_mode else ''}", color=constants.COLOR_HIGHLIGHT)
+
     def v2_runner_on_ok(self, result: Any) -> None:
-        """Print the text of a debug task as it is."""
+        """Print the text of a debug task as it is, and otherwise what changed."""
         text = result.result.get("msg")
+        if isinstance(result.task, TaskInclude) and not self._verbose():
+            return
         if result.task.action in ("debug", "ansible.builtin.debug") and isinstance(text, str) and not self._verbose():
             self._print_task_banner_once(result.task)
             self._display.display(text)

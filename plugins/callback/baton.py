@@ -55,7 +55,8 @@ class CallbackModule(Default):  # type: ignore[misc]
             return
         self._play = play
         self._last_task_banner = None
-        self._display.display(f"\n{play.get_name().strip()}{' [check mode]' if play.check_mode else ''}", color=constants.COLOR_HIGHLIGHT)
+        mode = " [check mode]" if play.check_mode else ""
+        self._display.display(f"\n{play.get_name().strip()}{mode}", color=constants.COLOR_HIGHLIGHT)
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Print the text of a debug task as it is, and otherwise what changed."""

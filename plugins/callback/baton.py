@@ -58,6 +58,11 @@ class CallbackModule(Default):  # type: ignore[misc]
         mode = " [check mode]" if play.check_mode else ""
         self._display.display(f"\n{play.get_name().strip()}{mode}", color=constants.COLOR_HIGHLIGHT)
 
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Leave out what only leads to other tasks."""
+        if self._verbose():
+            super().v2_playbook_on_include(included_file)
+
     def v2_runner_on_ok(self, result: Any) -> None:
         """Print the text of a debug task as it is, and otherwise what changed."""
         text = result.result.get("msg")

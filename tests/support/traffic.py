@@ -255,7 +255,8 @@ class Traffic:
         """Sends, waits for the last answer, and sums up."""
         if any(load.kind.startswith("h2") for load in self._loads):
             limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-            verify = self._tls or True
+            # a context of its own: httpx offers h2 on it, which HTTP/1.1 connections must not
+            verify = self._target.tls or True
             transport = httpx.AsyncHTTPTransport(http1=False, http2=True, verify=verify, limits=limits, retries=0)
             self._http2 = httpx.AsyncClient(transport=transport, timeout=self._timeout, base_url=self._target.address)
         summary = self._summary

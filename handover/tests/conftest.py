@@ -167,7 +167,10 @@ class Server:
         """The pids of the master's children."""
         assert self.process is not None
         try:
-            return [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+            return [
+                int(pid)
+                for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            ]
         except FileNotFoundError:
             return []
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import uvicorn.server
 from gunicorn.arbiter import Arbiter
+
 from gunicorn_handover import internals
 
 

@@ -21,7 +21,9 @@ def test_ready_is_said_when_all_workers_serve_and_not_before(server: Server) -> 
         time.sleep(0.02)
     wait_for(lambda: len(server.pids()) == 2, timeout=1)
     assert max(seen[:-5]) < 2
-    assert any(message.startswith("STATUS=2 of 2 workers ready, generation 1, release 1") for message in server.messages)
+    assert any(
+        message.startswith("STATUS=2 of 2 workers ready, generation 1, release 1") for message in server.messages
+    )
     server.signal(signal.SIGHUP)
     wait_for(lambda: any(message == "RELOADING=1" for message in server.messages))
     wait_for(lambda: server.messages.count("READY=1") == 2)
@@ -90,9 +92,7 @@ def test_a_second_worker_that_can_not_boot_fails_the_start(server: Server) -> No
         ({"handover_idle_timeout": -1}, "number of seconds"),
     ],
 )
-def test_settings_that_break_the_guarantees_are_refused(
-    server: Server, settings: dict[str, Any], reason: str
-) -> None:
+def test_settings_that_break_the_guarantees_are_refused(server: Server, settings: dict[str, Any], reason: str) -> None:
     server.configure(**settings)
     server.start(ready=False)
     assert server.process is not None

@@ -10,7 +10,6 @@ import os
 import socket
 import time
 
-
 PATIENCE = 2.0  # seconds that a message which matters may wait to be taken
 
 

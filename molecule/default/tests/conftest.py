@@ -1,0 +1,54 @@
+"""What the tests share: the edge as a client on this machine sees it."""
+
+from __future__ import annotations
+
+import pathlib
+import ssl
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+SCENARIO = pathlib.Path(__file__).parents[1]
+PROJECT = SCENARIO.parents[1]
+NAME = "links.baton.test"
+PORT = 18443
+APP_SERVERS = ["ansible://app1", "ansible://app2"]
+
+
+@pytest.fixture(scope="session")
+def trust() -> ssl.SSLContext:
+    """Trusts the demo's authority and nobody else."""
+    return ssl.create_default_context(cafile=str(SCENARIO / "inventory/tls/ca.pem"))
+
+
+class Edge:
+    """Asks the edge for pages, by the name that its certificate has."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def __call__(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        json: object = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """Send one request."""
+        return self._client.request(
+            method,
+            path,
+            headers={"Host": NAME, **(headers or {})},
+            json=json,
+            content=content,
+            extensions={"sni_hostname": NAME},
+        )
+
+
+@pytest.fixture(scope="session")
+def edge(trust: ssl.SSLContext) -> Iterator[Edge]:
+    """Over HTTPS, as HTTP/1.1."""
+    with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=30) as client:
+        yield Edge(client)

@@ -1,0 +1,121 @@
+"""The edge, as clients see it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from typing import Any
+
+import httpx
+import pytest
+from conftest import NAME, PORT, Edge
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.testinfra_hosts("ansible://edge1")
+
+
+def test_the_application_answers_with_its_database(edge: Edge) -> None:
+    assert edge("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "schema": "ok"}}
+
+
+def test_what_is_written_is_in_postgresql(host: Any, edge: Edge) -> None:
+    slug = edge("/api/links", "POST", json={"url": "https://example.org/kept"}).json()["slug"]
+    query = f"SELECT url FROM links WHERE slug = '{slug}'"
+    data = host.get_host("ansible://data1")
+    assert data.check_output(f'runuser -u postgres -- psql -qtA links -c "{query}"') == "https://example.org/kept"
+    assert edge(f"/api/links/{slug}", "DELETE").status_code == 204
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"X-Forwarded-For": "6.6.6.6"},
+        {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example"},
+        {"Forwarded": "for=6.6.6.6;proto=http;host=evil.example"},
+        {"X-Real-IP": "6.6.6.6"},
+    ],
+)
+def test_a_client_can_not_forge_who_it_is(edge: Edge, forged: dict[str, str]) -> None:
+    seen = edge("/api/whoami", headers=forged).json()
+    assert seen["client"] not in ("6.6.6.6", "")
+    assert seen["scheme"] == "https"
+    assert seen["headers"]["x-forwarded-host"][0].startswith(NAME)
+    assert "6.6.6.6" not in json.dumps(seen["headers"])
+    assert "evil.example" not in json.dumps(seen["headers"])
+
+
+def test_the_application_sees_the_client_and_not_the_edge(host: Any, edge: Edge) -> None:
+    assert edge("/api/whoami").json()["client"] != host.ansible.get_variables()["fleet_address"]
+
+
+def test_plain_http_is_sent_to_https_with_path_and_query() -> None:
+    answer = httpx.get("http://127.0.0.1:18080/a/b?c=d", headers={"Host": NAME})
+    assert answer.status_code == 308
+    assert answer.headers["location"] == f"https://{NAME}:{PORT}/a/b?c=d"
+
+
+def test_http2_is_spoken(trust: ssl.SSLContext) -> None:
+    with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, http2=True) as client:
+        answer = client.get("/healthz", headers={"Host": NAME}, extensions={"sni_hostname": NAME})
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+
+
+def test_an_unknown_name_gets_no_certificate(trust: ssl.SSLContext) -> None:
+    with socket.create_connection(("127.0.0.1", PORT), 5) as plain, pytest.raises((ssl.SSLError, OSError)):
+        trust.wrap_socket(plain, server_hostname="other.example")
+
+
+def test_an_unknown_name_gets_no_answer_over_http() -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get("http://127.0.0.1:18080/", headers={"Host": "other.example"})
+
+
+def test_old_tls_is_refused() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection(("127.0.0.1", PORT), 5) as plain, pytest.raises((ssl.SSLError, OSError)):
+        context.wrap_socket(plain, server_hostname=NAME)
+
+
+def test_a_body_over_the_limit_is_refused(edge: Edge) -> None:
+    assert edge("/api/links", "POST", content=b"x" * (10 * 2**20 + 1)).status_code == 413
+
+
+def test_headers_over_the_limit_are_refused(edge: Edge) -> None:
+    assert edge("/healthz", headers={"X-Long": "x" * 70000}).status_code in (400, 431)
+
+
+def test_websockets_pass(trust: ssl.SSLContext) -> None:
+    plain = socket.create_connection(("127.0.0.1", PORT), 5)
+    with connect(f"wss://{NAME}/api/echo", sock=plain, ssl=trust, server_hostname=NAME) as client:
+        client.send("hello")
+        assert client.recv(timeout=5) == "hello"
+
+
+def test_events_are_not_held_back(trust: ssl.SSLContext) -> None:
+    with (
+        httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=10) as client,
+        client.stream(
+            "GET", "/api/events?count=30", headers={"Host": NAME}, extensions={"sni_hostname": NAME}
+        ) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert "data:" in next(answer.iter_text())
+
+
+def test_each_request_is_a_json_line_without_its_query(host: Any, edge: Edge) -> None:
+    request_id = edge("/healthz?token=hidden").headers["x-request-id"]
+    lines = host.check_output("tail -50 /var/log/nginx/links-access.log").splitlines()
+    (entry,) = [entry for entry in map(json.loads, lines) if entry["request_id"] == request_id]
+    assert (entry["path"], entry["status"], entry["upstream_status"]) == ("/healthz", 200, "200")
+    assert "hidden" not in "".join(lines)
+
+
+def test_the_server_s_key_never_left_it(host: Any) -> None:
+    key = host.check_output("readlink -f /etc/ssl/baton/links/privkey.pem")
+    assert host.check_output(f"stat -c '%U %a' {key}") == "root 600"

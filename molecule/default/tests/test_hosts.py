@@ -1,0 +1,53 @@
+"""The hosts are real, and in shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def test_the_system_runs_without_a_failed_unit(host: Any) -> None:
+    assert host.check_output("systemctl is-system-running") == "running"
+
+
+def test_the_sandbox_is_enforced_here(host: Any) -> None:
+    done = host.run("systemd-run -q --wait --pipe -p ProtectSystem=strict touch /usr/x")
+    assert done.rc != 0
+    assert "Read-only" in done.stderr
+
+
+def test_memory_limits_are_enforced_here(host: Any) -> None:
+    limited = "systemd-run -q --wait --pipe -p MemoryMax=40M python3 -c 'bytearray(200*2**20)' || exit 3"
+    assert host.run(limited).rc == 3
+
+
+def test_the_journal_is_bounded_and_kept(host: Any) -> None:
+    settings = host.check_output("systemd-analyze cat-config systemd/journald.conf")
+    assert "\nSystemMaxUse=" in settings
+    assert "\nStorage=persistent" in settings
+
+
+def test_security_updates_come_by_themselves_without_a_reboot(host: Any) -> None:
+    settings = host.check_output("apt-config dump")
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
+
+
+@pytest.mark.testinfra_hosts("ansible://data1")
+@pytest.mark.parametrize(("source", "open_"), [("app1", True), ("app2", True), ("edge1", False)])
+def test_the_database_is_reached_by_the_app_servers_alone(host: Any, source: str, open_: bool) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    assert reaches(host.get_host(f"ansible://{source}"), address, 5432) is open_
+
+
+@pytest.mark.testinfra_hosts("ansible://app1", "ansible://app2")
+@pytest.mark.parametrize(("source", "open_"), [("edge1", True), ("data1", False)])
+def test_the_application_is_reached_by_the_edge_alone(host: Any, source: str, open_: bool) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    assert reaches(host.get_host(f"ansible://{source}"), address, 8000) is open_
+
+
+def reaches(source: Any, address: str, port: int) -> bool:
+    probe = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}'"
+    return bool(source.run(probe).rc == 0)

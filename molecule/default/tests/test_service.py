@@ -1,0 +1,89 @@
+"""The service on the app servers: its units, its size, its sandbox, its logs, its secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import APP_SERVERS, Edge
+
+pytestmark = pytest.mark.testinfra_hosts(*APP_SERVERS)
+PASSWORD = "not-a-secret-of-anybody"
+
+
+@pytest.mark.parametrize("unit", ["links.socket", "links.service"])
+def test_units_run_now_and_after_a_boot(host: Any, unit: str) -> None:
+    assert host.check_output(f"systemctl is-active {unit}") == "active"
+    assert host.check_output(f"systemctl is-enabled {unit}") == "enabled"
+
+
+@pytest.mark.parametrize("unit", ["links.socket", "links.service", "links-bridge.service"])
+def test_systemd_finds_nothing_to_say_against_a_unit(host: Any, unit: str) -> None:
+    assert host.check_output(f"systemd-analyze verify {unit} 2>&1 | grep -F links || true") == ""
+
+
+def test_the_service_is_confined(host: Any) -> None:
+    exposure = host.check_output("systemd-analyze security links.service | tail -1").split(":")[1].split()[0]
+    assert float(exposure) <= 2.0
+
+
+def test_it_listens_on_the_private_address_alone(host: Any) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    listening = host.check_output("ss -Hltn 'sport = :8000'").splitlines()
+    assert [line.split()[3] for line in listening] == [f"{address}:8000"]
+
+
+def test_the_number_of_workers_follows_from_the_host(host: Any) -> None:
+    cores = int(host.check_output("nproc"))
+    megabytes = int(host.check_output("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
+    status = json.loads(host.check_output("cat /run/links/handover.json"))
+    assert len(status["workers"]) == max(1, min(2 * cores + 1, int(megabytes * 0.75 / 200)))
+    assert {worker["state"] for worker in status["workers"]} == {"ready"}
+
+
+def test_every_worker_serves_the_current_release(host: Any) -> None:
+    status = json.loads(host.check_output("cat /run/links/handover.json"))
+    current = host.check_output("basename $(readlink /opt/links/current)")
+    assert {worker["release"] for worker in status["workers"]} == {current}
+
+
+def test_systemctl_status_says_it_in_a_line(host: Any) -> None:
+    assert "workers ready" in host.check_output("systemctl show -p StatusText links.service")
+
+
+def test_a_release_belongs_to_root_and_can_not_be_written_by_the_service(host: Any) -> None:
+    assert host.check_output("find /opt/links/releases ! -user root -o -perm /022 ! -type l") == ""
+    assert host.run("runuser -u links -- touch /opt/links/current/src/x").rc != 0
+
+
+def test_secrets_are_root_s_alone(host: Any) -> None:
+    secret = host.file("/etc/links/secrets/DATABASE_URL")
+    assert (secret.user, secret.mode) == ("root", 0o600)
+    assert PASSWORD in secret.content_string
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "journalctl --no-pager --output=cat",
+        "cat /etc/systemd/system/links*",
+        "ps axeww",
+        "find /etc /opt/links /run/links /var/lib/baton -type f -perm /004 -exec cat {} +",
+    ],
+)
+def test_a_secret_is_nowhere_else(host: Any, place: str) -> None:
+    assert host.check_output(f"({place}) 2>/dev/null | grep -cF {PASSWORD} || true") == "0"
+
+
+def test_every_log_line_is_json_and_a_request_is_found_by_its_id(host: Any, edge: Edge) -> None:
+    ids = {edge("/healthz?token=hidden").headers["x-request-id"] for _ in range(12)}
+    lines = host.check_output("journalctl -u links.service -o cat --no-pager _COMM=python | tail -200").splitlines()
+    entries = [json.loads(line) for line in lines]
+    access = [entry for entry in entries if entry["logger"] == "access"]
+    mine = [entry for entry in access if entry["request_id"] in ids]
+    assert mine
+    assert mine[0]["path"] == "/healthz"
+    assert mine[0]["status"] == 200
+    assert mine[0]["duration_ms"] > 0
+    assert "hidden" not in "".join(lines)

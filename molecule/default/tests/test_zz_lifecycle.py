@@ -1,0 +1,71 @@
+"""What operators do: look, check, stop, reboot. Last, because it stops what the others look at."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from conftest import PROJECT, SCENARIO, Edge
+
+
+def playbook(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+    command = ["ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / name), *options]
+    return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
+
+
+@pytest.mark.testinfra_hosts("ansible://edge1")
+def test_a_check_of_the_converged_fleet_reports_no_change() -> None:
+    done = playbook("site.yml", "--check", "--diff")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"changed=(\d+)", done.stdout) == ["0"] * 4
+
+
+@pytest.mark.testinfra_hosts("ansible://app1", "ansible://app2")
+def test_a_stop_lets_a_running_request_end(host: Any) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    ask = f"curl -sS -m 20 -w '%{{http_code}}' -o /dev/null http://{address}:8000/api/slow?seconds=3"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        slow = pool.submit(host.get_host("ansible://edge1").run, ask)
+        time.sleep(1)
+        host.check_output("systemctl stop links.socket links.service")
+        answer = slow.result()
+    host.check_output("systemctl start links.socket links.service")
+    assert answer.stdout == "200", answer.stderr
+
+
+@pytest.mark.testinfra_hosts("ansible://app1")
+def test_status_is_a_table_and_names_what_is_wrong(host: Any) -> None:
+    well = playbook("playbooks/status.yml")
+    assert well.returncode == 0, well.stdout
+    assert re.search(r"^app1 +[0-9a-f]{16} .* 5/5 .* ok", well.stdout, re.MULTILINE)
+    host.check_output("systemctl stop links.socket links.service")
+    ill = playbook("playbooks/status.yml")
+    host.check_output("systemctl start links.socket links.service")
+    assert ill.returncode != 0
+    assert "app1: the service is inactive" in ill.stdout
+
+
+@pytest.mark.testinfra_hosts("ansible://app2")
+def test_a_host_comes_back_from_a_reboot_serving(host: Any, edge: Edge) -> None:
+    release = host.check_output("readlink /opt/links/current")
+    before = host.check_output("cat /proc/1/stat").split()[21]
+    host.run("systemctl reboot")
+    deadline = time.monotonic() + 60
+    while True:
+        # never 255, which testinfra takes for an SSH failure of its own
+        try:
+            state = host.run("systemctl is-active links.service; cut -d' ' -f22 /proc/1/stat").stdout.split()
+        except RuntimeError:
+            state = []
+        if state[:1] == ["active"] and state[1] != before:
+            break
+        assert time.monotonic() < deadline, "app2 did not come back"
+        time.sleep(1)
+    assert host.check_output("readlink /opt/links/current") == release
+    assert edge("/readyz").status_code == 200

@@ -139,8 +139,9 @@ class Server:
                 command, cwd=self.root, env=environ, pass_fds=descriptors, stdout=log, stderr=log
             )
         if ready:
-            wait_for(lambda: self.notified("READY=1") or self.process.poll() is not None, what="READY=1")
-            assert self.process.poll() is None, self.log
+            process = self.process
+            wait_for(lambda: self.notified("READY=1") or process.poll() is not None, what="READY=1")
+            assert process.poll() is None, self.log
         return self
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:

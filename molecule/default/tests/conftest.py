@@ -5,15 +5,36 @@ from __future__ import annotations
 import pathlib
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
+import testinfra
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 PROJECT = SCENARIO.parents[1]
 NAME = "links.baton.test"
 PORT = 18443
-APP_SERVERS = ["ansible://app1", "ansible://app2"]
+APP_SERVERS = ["app1", "app2"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run a test marked `hosts` on these hosts alone; testinfra itself runs every test on every host."""
+    elsewhere = [item for item in items if not _belongs(item)]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+def _belongs(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("hosts")
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    host = parameters.get("_testinfra_host")
+    return marker is None or host is None or host.backend.get_pytest_id().removeprefix("ansible://") in marker.args
+
+
+def other(name: str) -> Any:
+    """Another host of the fleet than the one that a test runs on."""
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(SCENARIO / "inventory"))
 
 
 @pytest.fixture(scope="session")

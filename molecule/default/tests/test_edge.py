@@ -9,20 +9,20 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import NAME, PORT, Edge
+from conftest import NAME, PORT, Edge, other
 from websockets.sync.client import connect
 
-pytestmark = pytest.mark.testinfra_hosts("ansible://edge1")
+pytestmark = pytest.mark.hosts("edge1")
 
 
 def test_the_application_answers_with_its_database(edge: Edge) -> None:
     assert edge("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "schema": "ok"}}
 
 
-def test_what_is_written_is_in_postgresql(host: Any, edge: Edge) -> None:
+def test_what_is_written_is_in_postgresql(edge: Edge) -> None:
     slug = edge("/api/links", "POST", json={"url": "https://example.org/kept"}).json()["slug"]
     query = f"SELECT url FROM links WHERE slug = '{slug}'"
-    data = host.get_host("ansible://data1")
+    data = other("data1")
     assert data.check_output(f'runuser -u postgres -- psql -qtA links -c "{query}"') == "https://example.org/kept"
     assert edge(f"/api/links/{slug}", "DELETE").status_code == 204
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from conftest import other
 
 
 def test_the_system_runs_without_a_failed_unit(host: Any) -> None:
@@ -34,18 +35,18 @@ def test_security_updates_come_by_themselves_without_a_reboot(host: Any) -> None
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
 
 
-@pytest.mark.testinfra_hosts("ansible://data1")
+@pytest.mark.hosts("data1")
 @pytest.mark.parametrize(("source", "open_"), [("app1", True), ("app2", True), ("edge1", False)])
 def test_the_database_is_reached_by_the_app_servers_alone(host: Any, source: str, open_: bool) -> None:
     address = host.ansible.get_variables()["fleet_address"]
-    assert reaches(host.get_host(f"ansible://{source}"), address, 5432) is open_
+    assert reaches(other(source), address, 5432) is open_
 
 
-@pytest.mark.testinfra_hosts("ansible://app1", "ansible://app2")
+@pytest.mark.hosts("app1", "app2")
 @pytest.mark.parametrize(("source", "open_"), [("edge1", True), ("data1", False)])
 def test_the_application_is_reached_by_the_edge_alone(host: Any, source: str, open_: bool) -> None:
     address = host.ansible.get_variables()["fleet_address"]
-    assert reaches(host.get_host(f"ansible://{source}"), address, 8000) is open_
+    assert reaches(other(source), address, 8000) is open_
 
 
 def reaches(source: Any, address: str, port: int) -> bool:

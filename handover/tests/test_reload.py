@@ -24,6 +24,7 @@ LOADS = [
 
 
 def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Server) -> None:
+    server.configure(keepalive=10)  # a machine that stands still for a second must not look like a client that idles
     server.start()
     with Background(server.target, LOADS, rate=300) as traffic:
         for name in ("2", "3", "4", "5"):
@@ -43,7 +44,7 @@ def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Serv
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_no_parser_and_no_event_loop_loses_a_request(server: Server, http: str, loop: str) -> None:
-    server.configure(handover_http=http, handover_loop=loop)
+    server.configure(handover_http=http, handover_loop=loop, keepalive=10)
     server.start()
     with Background(server.target, LOADS, rate=250) as traffic:
         for _ in range(2):

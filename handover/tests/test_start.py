@@ -59,7 +59,7 @@ def test_a_first_generation_that_can_not_boot_fails_the_start(
     server.release("1", before, after)
     server.start(ready=False)
     assert server.process is not None
-    assert server.process.wait(10) != 0
+    assert server.process.wait(30) != 0
     assert reason in server.log
     assert "READY=1" not in server.messages
     assert any(reason in message for message in server.messages if message.startswith("STATUS=Failed"))
@@ -75,7 +75,7 @@ def test_a_second_worker_that_can_not_boot_fails_the_start(server: Server) -> No
     )
     server.start(ready=False)
     assert server.process is not None
-    assert server.process.wait(10) != 0
+    assert server.process.wait(30) != 0
     assert "READY=1" not in server.messages
 
 
@@ -96,7 +96,7 @@ def test_settings_that_break_the_guarantees_are_refused(server: Server, settings
     server.configure(**settings)
     server.start(ready=False)
     assert server.process is not None
-    assert server.process.wait(10) != 0
+    assert server.process.wait(30) != 0
     assert reason in server.log
 
 

@@ -45,6 +45,7 @@ class HandoverArbiter(Arbiter):
         self._last_reload: dict[str, Any] | None = None
         self._boot_failure: str | None = None
         self._failures = 0
+        self._failed_at = 0.0
         self._next_spawn = 0.0
         self._nice = priority.niceness()
         self._fingerprint = Fingerprint()
@@ -59,8 +60,10 @@ class HandoverArbiter(Arbiter):
     # Gunicorn's loop
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        busy = self._reload is not None or any(
-            worker.board.state is not State.READY or worker.board.worn for worker in self.WORKERS.values()
+        busy = (
+            self._reload is not None
+            or len(self.WORKERS) < self.num_workers
+            or any(worker.board.state is not State.READY or worker.board.worn for worker in self.WORKERS.values())
         )
         signals: list[int] = super().wait_for_signals(timeout=TICK if busy or not self._complete else timeout)
         return signals
@@ -225,6 +228,8 @@ class HandoverArbiter(Arbiter):
             if worker.board.state is State.STANDBY:
                 self.admit(worker)
         if len(fresh) >= self.num_workers:
+            if time.monotonic() - self._failed_at > PROVEN:
+                self._failures = 0
             for worker in serving:
                 if worker.board.worn:
                     self.retire(worker)
@@ -259,8 +264,11 @@ class HandoverArbiter(Arbiter):
             self.log.info("Worker (pid:%s) has gone", worker.pid)
         else:
             self.log.error("Worker (pid:%s) %s", worker.pid, how)
-            if served < PROVEN:
+            # one sudden death is made good at once, a series is not
+            if served < PROVEN and self._failures:
                 self._back_off(how)
+            elif served < PROVEN:
+                self._failures, self._failed_at = 1, time.monotonic()
 
     def _boot_failed(self, worker: Any, failure: str) -> None:
         if self._reload is not None and worker.generation == self._reload.generation:
@@ -273,7 +281,8 @@ class HandoverArbiter(Arbiter):
     def _back_off(self, failure: str) -> None:
         delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2**self._failures)
         self._failures += 1
-        self._next_spawn = time.monotonic() + delay
+        self._failed_at = time.monotonic()
+        self._next_spawn = self._failed_at + delay
         self.log.error("Trying again in %g s: %s", delay, failure)
 
     # Reloads

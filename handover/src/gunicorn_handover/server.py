@@ -104,17 +104,19 @@ class DrainingServer(Server):
         began = loop.time()
         websockets_end = began + self._websocket_grace
         websockets: asyncio.Task[None] | None = None
-        idle_since: dict[Any, float] = {}
+        idle: dict[Any, float] = {}
+        last = began
         while (now := loop.time()) < deadline and not self.force_exit:
+            # a moment in which this process stood still is no idleness of its clients
+            passed, last = min(now - last, 2 * TICK), now
             if websockets is None and now >= websockets_end:
                 websockets = asyncio.create_task(self._application.restart_websockets())
             connections = list(self.server_state.connections)
             if not connections and now - began >= SETTLE:
                 break
             for connection in connections:
-                if is_busy(connection):
-                    idle_since.pop(connection, None)
-                elif now - idle_since.setdefault(connection, now) >= self._idle_timeout:
+                idle[connection] = 0.0 if is_busy(connection) else idle.get(connection, 0.0) + passed
+                if idle[connection] > self._idle_timeout:
                     connection.shutdown()
             await asyncio.sleep(TICK)
         if websockets is not None:

@@ -21,6 +21,7 @@ from gunicorn_handover.board import State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
 from gunicorn_handover.reload import Reload
+from gunicorn_handover.worker import STOPPING
 
 TICK = 0.05  # seconds between two looks while something is under way
 BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
@@ -152,7 +153,12 @@ class HandoverArbiter(Arbiter):
         """Forks a worker. Raises OSError."""
         serving = any(worker.board.state is State.READY for worker in self.WORKERS.values())
         release = status.release_id(self.cfg.handover_release_file)
-        pid = self.spawn_worker()
+        # until it has handlers of its own, a worker has the master's, which would swallow a word to go
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            pid = self.spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         worker = self.WORKERS[pid]
         worker.generation = generation
         worker.release = release

@@ -22,6 +22,7 @@ from gunicorn_handover.server import DrainingServer
 
 BOOT_ERROR = 3  # Gunicorn's exit code of a worker that could not boot
 GATE_TICK = 0.02  # seconds between two looks for the master's word
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 PULSE = 0.5  # seconds between two signs of life, at most
 
 
@@ -45,6 +46,10 @@ class HandoverWorker(UvicornWorker):
         # max_requests is watched here: a worker that has had its share goes when its successor is ready, not before
         self.config.limit_max_requests = None
         self._max_requests = self.cfg.max_requests and self.max_requests
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def init_process(self) -> None:
         # The fork brings the master's view of the disk, which may be that of another release.

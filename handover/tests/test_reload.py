@@ -299,7 +299,8 @@ def test_the_size_changes_during_a_reload(server: Server) -> None:
     server.release("2", "import time; time.sleep(0.4)")
     server.point("2")
     server.signal(signal.SIGHUP)
-    wait_for(lambda: server.status["reload_under_way"])
+    # the configuration is loaded by then: as with Gunicorn, its number of workers replaces what signals had changed
+    wait_for(lambda: server.pids("booting"))
     server.signal(signal.SIGTTIN)
     wait_for(lambda: server.status["reload"])
     assert server.status["reload"]["outcome"] == "ok"

@@ -90,6 +90,11 @@ class CallbackModule(Default):  # type: ignore[misc]
         else:
             self._failed(result, text)
 
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Leave it to the playbook to say so, where it takes that on itself."""
+        if self._verbose() or not result.task.ignore_unreachable:
+            super().v2_runner_on_unreachable(result)
+
     def _failed(self, result: Any, text: str) -> None:
         self._clean_results(result.result, result.task.action)
         self._handle_warnings(result.result)

@@ -1,0 +1,208 @@
+"""Bad input: what a person reads, and that no host was touched."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import testinfra
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+SCENARIO = pathlib.Path(__file__).parents[1]
+PROJECT = SCENARIO.parents[1]
+INVENTORY = SCENARIO / "inventory"
+GOOD: dict[str, Any] = {
+    "app_name": "links",
+    "app_source": str(PROJECT / "app"),
+    "app_module": "links.main:app",
+    "nginx_site_server_names": ["links.baton.test"],
+}
+FINGERPRINT = (
+    "(dpkg-query -W; getent passwd; systemctl list-unit-files --no-legend; "
+    "find /etc /opt /srv /usr/local /var/lib/baton -xdev -printf '%p %s %T@\\n' 2>/dev/null) | sha256sum"
+)
+
+
+def host(name: str) -> Any:
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
+
+
+def fingerprints() -> list[str]:
+    return [host(name).check_output(FINGERPRINT) for name in ("web1", "web2")]
+
+
+def site(
+    tmp_path: pathlib.Path, variables: dict[str, Any], *options: str, program: str = "ansible-playbook"
+) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "variables.json").write_text(json.dumps(variables))
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+    command = [program, "-i", str(INVENTORY), *options, "-e", f"@{tmp_path}/variables.json", "site.yml"]
+    return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    before = fingerprints()
+    yield
+    assert fingerprints() == before
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode != 0, done.stdout
+    said = " ".join((done.stdout + done.stderr).split())
+    for word in words:
+        assert word in said, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"app_module": None}, ["the inventory lacks app_module", "inventories/example"]),
+        ({"nginx_site_server_names": None}, ["lacks nginx_site_server_names", "such as nginx_site_server_names: ["]),
+        ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
+        ({"app_name": "My App"}, ['web1: app_name is "My App"', "lower-case letter"]),
+        ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),
+        ({"app_config_environment": {"A": "1\n2"}}, ["the value of A", "more than one line", "make it a secret"]),
+        ({"app_config_environment": {"A-B": "1"}}, ["not names of environment variables: A-B"]),
+        ({"app_service_worker_memory_mb": 9999999}, ["web1 has", "MiB of memory", "Use a larger host"]),
+        ({"baton_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
+        ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
+        ({"app_source": "/nowhere/at/all"}, ["/nowhere/at/all", "not a folder", "Correct the path"]),
+        ({"app_module": "links.mian:app"}, ["links.mian", "links.main"]),
+        ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_fix(
+    tmp_path: pathlib.Path, changed: dict[str, Any], words: list[str]
+) -> None:
+    variables = {name: value for name, value in (GOOD | changed).items() if value is not None}
+    refused(site(tmp_path, variables), *words)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_git_ref_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    repository = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", "-b", "main", str(repository)], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "-C", str(repository), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    done = site(tmp_path, GOOD | {"app_source": f"file://{repository}", "app_version": "v9"})
+    refused(done, "no branch, tag or commit 'v9'", "Correct app_version")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_project_that_excludes_the_hosts_python(tmp_path: pathlib.Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.99"\n')
+    (project / "main.py").write_text("app = None\n")
+    done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
+    refused(done, "3.99", "3.11")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_an_unreachable_host_is_named_with_its_address(tmp_path: pathlib.Path) -> None:
+    ghost = tmp_path / "ghost.yml"
+    ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
+    refused(site(tmp_path, GOOD, "-i", str(ghost)), "ghost (127.0.0.1:1", "can't be reached", "ssh", "--limit")
+
+
+def test_a_port_that_another_program_has(tmp_path: pathlib.Path) -> None:
+    web2 = host("web2")
+    web2.check_output("systemd-run -q --unit=squatter python3 -m http.server 443")
+    before = fingerprints()
+    try:
+        done = site(tmp_path, GOOD)
+        assert fingerprints() == before
+    finally:
+        web2.check_output("systemctl stop squatter.service")
+    refused(done, "web2: port 80 or 443 is in use by python3", "Stop and disable that program")
+
+
+def test_a_system_that_is_not_supported(tmp_path: pathlib.Path) -> None:
+    web1 = host("web1")
+    web1.check_output("cp -L /etc/os-release /run/os-release.good; readlink -f /etc/os-release > /run/os-release.path")
+    web1.check_output(
+        "sed -i 's/^ID=.*/ID=debian/; s/VERSION_ID=.*/VERSION_ID=\"10\"/; s/12 (bookworm)/10 (buster)/' "
+        "$(readlink -f /etc/os-release); cp /etc/debian_version /run/; echo 10.13 > /etc/debian_version"
+    )
+    before = fingerprints()
+    try:
+        done = site(tmp_path, GOOD)
+        assert fingerprints() == before
+    finally:
+        web1.check_output(
+            "cat /run/os-release.good > $(cat /run/os-release.path); cat /run/debian_version > /etc/debian_version"
+        )
+    refused(done, "web1 runs Debian 10", "Debian 12, Debian 13")
+
+
+def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool = False) -> dict[str, str]:
+    """Settings for a certificate made for the occasion."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=90))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    if other_key:
+        key = ec.generate_private_key(ec.SECP256R1())
+    pem, private = tmp_path / "chain.pem", tmp_path / "key.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return {
+        "tls_certificate_method": "provided",
+        "tls_certificate_certificate_source": str(pem),
+        "tls_certificate_private_key_source": str(private),
+    }
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("names", "days", "other_key", "words"),
+    [
+        (["other.example"], 30, False, ["links.baton.test"]),
+        (["links.baton.test"], -1, False, ["Provide one that is valid"]),
+        (["links.baton.test"], 30, True, ["key"]),
+    ],
+)
+def test_a_certificate_that_does_not_fit(
+    tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool, words: list[str]
+) -> None:
+    refused(site(tmp_path, GOOD | provided(tmp_path, names, days, other_key)), "web1", *words)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_controller_without_the_collections(tmp_path: pathlib.Path) -> None:
+    bare = tmp_path / "bare"
+    uv = str(pathlib.Path(sys.executable).with_name("uv"))
+    core = next(
+        line.split()[0] for line in (PROJECT / "requirements.txt").read_text().splitlines() if "ansible-core==" in line
+    )
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(bare)], check=True)
+    subprocess.run([uv, "pip", "install", "-q", "--python", str(bare / "bin/python"), core], check=True)
+    done = site(tmp_path, GOOD, program=str(bare / "bin/ansible-playbook"))
+    with contextlib.suppress(OSError):
+        (tmp_path / "variables.json").unlink()
+    refused(done, "This controller can't deploy", "community.crypto", "make setup")

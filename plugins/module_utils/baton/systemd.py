@@ -48,7 +48,7 @@ def change(verb: str, unit: str, timeout: float) -> None:
         raise UnitError(tail(unit, since) or done.stderr.strip())
 
 
-def tail(unit: str, since: float, lines: int = 12) -> str:
+def tail(unit: str, since: float, lines: int = 25) -> str:
     """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
     listing = subprocess.run(
         ["journalctl", f"--unit={unit}", f"--since=@{since:.0f}", "--output=cat", "--no-pager", "--lines=200"],

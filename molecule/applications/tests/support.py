@@ -1,0 +1,206 @@
+"""What the tests share: the fleet, playbooks, requests, and sources made here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import ssl
+import subprocess
+import sys
+import textwrap
+import time
+from typing import Any
+
+import httpx
+import testinfra
+
+SCENARIO = pathlib.Path(__file__).parents[1]
+PROJECT = SCENARIO.parents[1]
+# the port of this machine that a host's 443 is published on
+SOLO = {"solo1": 18311, "solo2": 18312}
+PYTHON = {"solo1": "3.11", "solo2": "3.13"}
+# the same folder each time: the controller's cache is keyed by a git source's address
+SOURCES = (
+    pathlib.Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", pathlib.Path.home() / ".cache/baton/applications"))
+    / "sources"
+)
+
+
+def host(name: str) -> Any:
+    """A host of the fleet."""
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(SCENARIO / "inventory"))
+
+
+def run(*words: str | pathlib.Path, cwd: pathlib.Path | None = None, **environment: str) -> str:
+    """Run a program to its good end; returns what it said."""
+    done = subprocess.run(
+        words, cwd=cwd, env={**os.environ, **environment}, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def tool(name: str) -> pathlib.Path:
+    """A program of the controller's environment."""
+    return pathlib.Path(sys.executable).with_name(name)
+
+
+def write(folder: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
+    """Write files below a folder."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip("\n"))
+    return folder
+
+
+def commit(folder: pathlib.Path, message: str, tag: str = "") -> None:
+    """Commit everything in a folder, always with the same identity and time: the same content is the same commit."""
+    if not (folder / ".git").exists():
+        run("git", "init", "--quiet", "--initial-branch=main", cwd=folder)
+    who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in _IDENTITY.items()}
+    run("git", "add", "--all", cwd=folder)
+    run("git", "commit", "--quiet", "--message", message, cwd=folder, **who)
+    if tag:
+        run("git", "tag", tag, cwd=folder)
+
+
+_IDENTITY = {"NAME": "a", "EMAIL": "a@example.org", "DATE": "2026-01-01T00:00:00Z"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a playbook ended, and what it said."""
+
+    status: int
+    output: str
+
+    @property
+    def words(self) -> str:
+        """What it said, without line breaks and indents."""
+        return " ".join(self.output.split())
+
+    @property
+    def changed(self) -> list[int]:
+        """How many tasks changed something, by host."""
+        recap = self.output.rpartition("PLAY RECAP")[2]
+        return [int(part.split()[0]) for part in recap.split("changed=")[1:]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """An application of this scenario, by the name that its inventory has."""
+
+    name: str
+
+    @property
+    def site(self) -> str:
+        """The name under which clients reach it."""
+        return f"{self.name}.apps.test"
+
+    @property
+    def authority(self) -> pathlib.Path:
+        """The certificate that its clients trust."""
+        return SCENARIO / "inventories" / self.name / "tls/ca.pem"
+
+    def command(self, playbook: str, *options: str, **variables: object) -> list[str]:
+        """The command line of a playbook for this application."""
+        inventory = SCENARIO / "inventories" / self.name
+        given = ["--extra-vars", json.dumps(variables)] if variables else []
+        return [str(tool("ansible-playbook")), "-i", str(inventory), *options, *given, str(PROJECT / playbook)]
+
+    def play(self, playbook: str, *options: str, **variables: object) -> Done:
+        """Run a playbook for this application."""
+        done = subprocess.run(
+            self.command(playbook, *options, **variables),
+            env={**os.environ, **ENVIRONMENT},
+            cwd=PROJECT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout)
+
+    def deploy(self, playbook: str = "playbooks/deploy.yml", **variables: object) -> Done:
+        """Run a playbook that has to end well."""
+        done = self.play(playbook, **variables)
+        assert done.status == 0, done.output
+        return done
+
+    def ask(self, name: str, path: str = "/", **headers: str) -> httpx.Response:
+        """What a host answers to a client that trusts only this application's authority."""
+        trust = ssl.create_default_context(cafile=str(self.authority))
+        with httpx.Client(base_url=f"https://127.0.0.1:{SOLO[name]}", verify=trust, timeout=30) as client:
+            return client.get(path, headers={"Host": self.site, **headers}, extensions={"sni_hostname": self.site})
+
+    def says(self, name: str, path: str = "/") -> Any:
+        """The JSON that a host answers."""
+        answer = self.ask(name, path)
+        assert answer.status_code == 200, f"{name} answers {answer.status_code}: {answer.text}"
+        return answer.json()
+
+    def status(self, name: str) -> Any:
+        """What the application's master says of itself."""
+        return json.loads(host(name).check_output(f"cat /run/{self.name}/handover.json"))
+
+    def workers(self, name: str) -> set[int]:
+        """The processes that serve."""
+        return {worker["pid"] for worker in self.status(name)["workers"]}
+
+    def master(self, name: str) -> int:
+        """The service's main process."""
+        return int(host(name).check_output(f"systemctl show --value --property MainPID {self.name}.service"))
+
+    def releases(self, name: str) -> list[str]:
+        """The releases on a host."""
+        listed: str = host(name).check_output(f"ls -A /opt/{self.name}/releases")
+        return listed.split()
+
+    def current(self, name: str) -> str:
+        """The release that serves."""
+        return str(host(name).check_output(f"basename $(readlink /opt/{self.name}/current)"))
+
+    def release(self, name: str) -> Any:
+        """What the current release says of itself."""
+        return json.loads(host(name).check_output(f"cat /opt/{self.name}/current/release.json"))
+
+
+ENVIRONMENT = {
+    "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+    "ANSIBLE_FORCE_COLOR": "0",
+    "APPLICATIONS": str(SOURCES),
+}
+
+
+class Traffic:
+    """Requests to an application on both hosts, from entering to leaving; afterwards `failed` says what went wrong."""
+
+    def __init__(self, application: Application, rate: int = 40) -> None:
+        self._application = application
+        self._rate = rate
+        self._running: list[subprocess.Popen[str]] = []
+        self.sent = 0
+        self.failed: dict[str, int] = {}
+
+    def __enter__(self) -> Traffic:
+        for port in SOLO.values():
+            words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}"]
+            words += ["--host", self._application.site, "--ca-file", str(self._application.authority)]
+            words += ["--rate", str(self._rate), "--duration", "300", "--load", "get,path=/,share=3"]
+            words += ["--load", "fresh,path=/,wait=0.2"]
+            self._running.append(subprocess.Popen(words, cwd=PROJECT, text=True, stdout=subprocess.PIPE))
+        time.sleep(2)  # the generator starts, and what comes is measured against some quiet
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.5)
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            summary = json.loads(process.communicate(timeout=60)[0])
+            self.sent += summary["sent"]
+            for cause, count in summary["failed"].items():
+                self.failed[cause] = self.failed.get(cause, 0) + count

@@ -1,0 +1,81 @@
+"""A requirements.txt application from a git repository: born dead, then deployed, then version after version."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Deployed
+from .support import SOLO, Done, Traffic, host
+
+TRACEBACK = ["Traceback", "main.py", "connect()", "no ledger at ledger.example.org"]
+
+
+def test_a_first_deploy_that_can_not_boot_says_why(stillborn: Done) -> None:
+    assert stillborn.status != 0
+    for word in [*TRACEBACK, "Nothing was served here before, and nothing is now."]:
+        assert word in stillborn.words, stillborn.output
+
+
+@pytest.mark.usefixtures("stillborn")
+def test_it_leaves_nothing_half_done() -> None:
+    for name in SOLO:
+        on = host(name)
+        assert not on.file("/opt/plain/current").exists
+        assert not on.file("/opt/plain/current").is_symlink
+        for unit in ("plain.socket", "plain.service", "plain-bridge.service"):
+            assert on.run(f"systemctl is-active {unit}").stdout.strip() == "inactive"
+        assert on.run("ls -A /opt/plain/releases | grep '^\\.'").stdout == ""
+        assert on.run("pgrep -u plain").stdout == ""
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_the_first_version_is_served(plain: Deployed, name: str) -> None:
+    assert plain.says(name) == {
+        "version": "v1",
+        "idna": "3.10",
+        "greeting": "hello",
+        "client": plain.says(name)["client"],
+        "scheme": "https",
+        "folder": f"/opt/plain/releases/{plain.current(name)}/src",
+    }
+    assert plain.release(name)["lock"] == "requirements.txt"
+    assert plain.release(name)["version"].startswith("v1 (")
+
+
+def test_another_version_takes_over_without_a_gap(plain: Deployed) -> None:
+    before = {name: plain.workers(name) for name in SOLO}
+    with Traffic(plain) as traffic:
+        plain.deploy(app_version="v2")
+    assert traffic.failed == {}
+    assert traffic.sent > 100
+    for name in SOLO:
+        assert (plain.says(name)["version"], plain.says(name)["idna"]) == ("v2", "3.11")
+        assert not before[name] & plain.workers(name)
+
+
+def test_a_version_whose_workers_die_leaves_the_one_before(plain: Deployed) -> None:
+    before = {name: (plain.current(name), plain.master(name), plain.workers(name)) for name in SOLO}
+    with Traffic(plain) as traffic:
+        done = plain.play("playbooks/deploy.yml", app_version="broken")
+    assert done.status != 0
+    for word in [*TRACEBACK, "serves, as before."]:
+        assert word in done.words, done.output
+    assert traffic.failed == {}
+    assert {name: (plain.current(name), plain.master(name), plain.workers(name)) for name in SOLO} == before
+
+
+def test_old_releases_go_and_the_last_one_stays(plain: Deployed) -> None:
+    served = {name: plain.current(name) for name in SOLO}
+    plain.deploy(app_version="v3")
+    for name in SOLO:
+        assert plain.says(name)["version"] == "v3"
+        kept = plain.releases(name)
+        assert len(kept) == 2
+        assert plain.current(name) in kept
+        assert served[name] in kept
+
+
+def test_the_same_version_again_changes_nothing(plain: Deployed) -> None:
+    before = {name: plain.workers(name) for name in SOLO}
+    assert plain.deploy(app_version="v3").changed == [0, 0]
+    assert {name: plain.workers(name) for name in SOLO} == before

@@ -162,6 +162,13 @@ def recorded(app: Application) -> Digests | None:
     return None
 
 
+def served(app: Application) -> list[str]:
+    """The releases that ever took over here, the last one first."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return [str(release) for release in json.loads(app.record.read_text(encoding="utf-8"))["served"]]
+    return []
+
+
 def status(app: Application, unit: str) -> dict[str, Any]:
     """What a unit's master says of itself; empty when it says nothing."""
     with contextlib.suppress(OSError, ValueError):
@@ -328,7 +335,17 @@ class Activation:
 
     def _remember(self) -> None:
         keep(self.app)
-        text = json.dumps({"digests": dataclasses.asdict(self.wanted), "way": self.way, "since": time.time()}, indent=1)
+        known = [self.wanted.release, *(release for release in served(self.app) if release != self.wanted.release)]
+        text = json.dumps(
+            {
+                "digests": dataclasses.asdict(self.wanted),
+                "way": self.way,
+                "since": time.time(),
+                # those that are pruned don't count any more
+                "served": [release for release in known if self.app.release(release).exists()],
+            },
+            indent=1,
+        )
         scratch = self.app.record.with_suffix(".new")
         scratch.touch(mode=0o600)
         scratch.write_text(text + "\n", encoding="utf-8")

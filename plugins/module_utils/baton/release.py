@@ -669,8 +669,11 @@ def prune(places: Places, keep: int, protect: Sequence[str], *, dry: bool) -> di
     guard = contextlib.nullcontext() if dry else locked(places)
     with guard:
         serving = current(places)
-        # beside what serves, the newest so many; what is protected counts as one of them
+        # beside what serves, the newest so many; what is protected counts as one of them. Those that could serve go
+        # before those that only were to: one that failed must not push out what there is to go back to
+        before = _served(places)
         order = [identity for identity in complete(places) if identity != serving]
+        order.sort(key=lambda identity: before.index(identity) if identity in before else len(before))
         spared = {*protect, *in_use(places)}
         doomed = [identity for identity in order[keep:] if identity not in spared]
         if not dry:
@@ -679,6 +682,13 @@ def prune(places: Places, keep: int, protect: Sequence[str], *, dry: bool) -> di
                 _remove(places, places.releases / identity)
         kept = [identity for identity in order if identity not in doomed]
         return {"changed": bool(doomed), "removed": doomed, "kept": kept, "current": serving}
+
+
+def _served(places: Places) -> list[str]:
+    """The releases that the activation recorded to have taken over, the last one first."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return [str(one) for one in json.loads((places.state / "active.json").read_text(encoding="utf-8"))["served"]]
+    return []
 
 
 def absent(places: Places, identities: Sequence[str], *, dry: bool) -> dict[str, Any]:

@@ -245,3 +245,21 @@ def test_nothing_is_put_back_where_nothing_was_kept(app: activation.Application)
     change(app, "etc/links/environment", 'A="2"')
     activation.restore(app)
     assert app.path("etc/links/environment").read_text() == 'A="2"'
+
+
+def test_what_took_over_is_recorded_the_last_one_first(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: activation.Activation) -> None:
+        raise activation.ActivationError("it doesn't boot")
+
+    monkeypatch.setattr(activation.Activation, "_reload", lambda _: None)
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    activation.Activation(served, "bbbb", 1).execute()
+    activation.Activation(served, "aaaa", 1).execute()
+    assert activation.served(served) == ["aaaa", "bbbb"]
+    monkeypatch.setattr(activation.Activation, "_reload", refuse)
+    with pytest.raises(activation.ActivationError):
+        activation.Activation(served, "bbbb", 1).execute()
+    assert activation.served(served) == ["aaaa", "bbbb"]

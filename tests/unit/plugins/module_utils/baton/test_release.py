@@ -264,6 +264,13 @@ def test_prune_keeps_the_newest_beside_the_current(five: release.Places) -> None
     assert not release.prune(five, 2, [], dry=False)["changed"]
 
 
+def test_prune_takes_one_that_never_served_before_an_older_one_that_did(five: release.Places) -> None:
+    five.state.mkdir(parents=True, exist_ok=True)
+    (five.state / "active.json").write_text(json.dumps({"served": ["r2", "r3", "r1"]}))
+    assert release.prune(five, 2, [], dry=False)["removed"] == ["r5", "r4"]
+    assert there(five) == ["r1", "r2", "r3"]
+
+
 def test_prune_spares_what_is_named(five: release.Places) -> None:
     release.prune(five, 0, ["r1"], dry=False)
     assert there(five) == ["r1", "r2"]

@@ -38,6 +38,11 @@ setup-dev:
 lock: setup ## Write the hashed locks anew, with the newest releases
 	@scripts/lock
 
+# BENCH_OPTIONS=--quick: whether it works at all, in some three minutes
+.PHONY: bench-reload
+bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (30 minutes)
+	@python -m tests.bench $(BENCH_OPTIONS)
+
 .PHONY: clean
 clean: ## Remove all that was made here: local fleets, images, caches, .venv
 	@scripts/clean

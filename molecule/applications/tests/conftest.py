@@ -46,3 +46,23 @@ def member(folder: pathlib.Path) -> Deployed:
     """A member of a uv workspace."""
     sources.workspace(folder)
     return Deployed("member", Application("member").deploy("site.yml"))
+
+
+@pytest.fixture(scope="session")
+def factory(folder: pathlib.Path) -> Deployed:
+    """A factory locked by Poetry, with much that is set for it."""
+    sources.factory(folder)
+    return Deployed("factory", Application("factory").deploy("site.yml"))
+
+
+@pytest.fixture(scope="session")
+def compiled(folder: pathlib.Path) -> Deployed:
+    """An application that needs a compiler, built on hosts that have one."""
+    sources.compiled(folder)
+    return Deployed("compiled", Application("compiled").deploy("site.yml"))
+
+
+@pytest.fixture(scope="session")
+def published() -> Deployed:
+    """A server from the package index."""
+    return Deployed("published", Application("published").deploy("site.yml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 from .support import commit, run, tool, write
 
@@ -145,4 +146,103 @@ def workspace(sources: pathlib.Path) -> None:
         },
     )
     run(tool("uv"), "lock", "--quiet", cwd=folder)
+    commit(folder, "all")
+
+
+def factory(sources: pathlib.Path) -> None:
+    """A package locked by Poetry: an old server pinned, sources without wheels, files written beside the code."""
+    folder = write(
+        sources / "factory",
+        {
+            "pyproject.toml": """
+                [project]
+                name = "shop"
+                version = "0.9"
+                requires-python = ">=3.11,<4"
+                dependencies = ["starlette (==0.47.3)", "uvicorn (==0.23.2)"]
+
+                [build-system]
+                requires = ["poetry-core"]
+                build-backend = "poetry.core.masonry.api"
+            """,
+            "shop/__init__.py": "",
+            "shop/main.py": """
+                import importlib.metadata
+                import os
+                import pathlib
+
+                import humanize
+                import legacy
+                import local_settings
+                import netifaces
+                import uvicorn
+                from starlette.applications import Starlette
+                from starlette.responses import JSONResponse
+                from starlette.routing import Route
+
+                BOOTS = pathlib.Path("var/boots.txt")
+
+
+                def create_app(title):
+                    with BOOTS.open("a") as file:
+                        file.write("x")
+
+                    async def index(request):
+                        secrets = pathlib.Path(os.environ["CREDENTIALS_DIRECTORY"])
+                        names = ["QUOTES", "SPACES", "UNICODE", "NUMBER", "SWITCH", "EMPTY", "SIGNING_KEY"]
+                        return JSONResponse(
+                            {
+                                "title": title,
+                                "environment": {name: os.environ.get(name) for name in names},
+                                "signing key": (secrets / "SIGNING_KEY").read_text(),
+                                "boots": os.path.realpath(BOOTS),
+                                "built": pathlib.Path("static/built.txt").read_text(),
+                                "files": sorted(str(path) for path in pathlib.Path().rglob("*") if path.is_file()),
+                                "region": local_settings.REGION,
+                                "legacy": legacy.ANSWER,
+                                "interfaces": "lo" in netifaces.interfaces(),
+                                "humanize": humanize.__version__,
+                                "uvicorn": uvicorn.__version__,
+                            }
+                        )
+
+                    return Starlette(routes=[Route("/", index)])
+            """,
+            "vendored/legacy.py": "ANSWER = 42\n",
+            "static/style.css": "",
+            "static/style.psd": "",
+            "notes/secret.txt": "",
+        },
+    )
+    # as `poetry lock` wrote it: Poetry needs more of an index than some mirrors have
+    shutil.copy(pathlib.Path(__file__).with_name("files") / "factory.poetry.lock", folder / "poetry.lock")
+    commit(folder, "all")
+
+
+def compiled(sources: pathlib.Path) -> None:
+    """An application that talks to PostgreSQL through a driver written in C."""
+    folder = write(
+        sources / "compiled",
+        {
+            "requirements.in": "psycopg2==2.9.10\ndocopt==0.6.2\n",
+            "main.py": """
+                import json
+
+                import docopt
+                import psycopg2
+
+
+                async def app(scope, receive, send):
+                    if scope["type"] != "http":
+                        raise RuntimeError("no lifespan here")
+                    said = {"psycopg2": psycopg2.__version__, "docopt": docopt.__version__}
+                    body = json.dumps(said).encode()
+                    headers = [(b"content-type", b"application/json")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    await send({"type": "http.response.body", "body": body})
+            """,
+        },
+    )
+    locking = ["pip", "compile", "--quiet", "--generate-hashes", "--no-header", "requirements.in"]
+    run(tool("uv"), *locking, "--output-file=requirements.txt", cwd=folder)
     commit(folder, "all")

@@ -178,9 +178,10 @@ ENVIRONMENT = {
 class Traffic:
     """Requests to an application on both hosts, from entering to leaving; afterwards `failed` says what went wrong."""
 
-    def __init__(self, application: Application, rate: int = 40) -> None:
+    def __init__(self, application: Application, rate: int = 40, path: str = "/") -> None:
         self._application = application
         self._rate = rate
+        self._path = path
         self._running: list[subprocess.Popen[str]] = []
         self.sent = 0
         self.failed: dict[str, int] = {}
@@ -189,8 +190,8 @@ class Traffic:
         for port in SOLO.values():
             words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}"]
             words += ["--host", self._application.site, "--ca-file", str(self._application.authority)]
-            words += ["--rate", str(self._rate), "--duration", "300", "--load", "get,path=/,share=3"]
-            words += ["--load", "fresh,path=/,wait=0.2"]
+            words += ["--rate", str(self._rate), "--duration", "300", "--load", f"get,path={self._path},share=3"]
+            words += ["--load", f"fresh,path={self._path},wait=0.2"]
             self._running.append(subprocess.Popen(words, cwd=PROJECT, text=True, stdout=subprocess.PIPE))
         time.sleep(2)  # the generator starts, and what comes is measured against some quiet
         return self

@@ -136,7 +136,13 @@ def digests(app: Application, release: str) -> Digests:
     ]
     server = {name: described["packages"].get(name) for name in MASTER_PACKAGES}
     # the one whose content may change under the same version: it lists the hash of each of its files
-    launcher = [_content(path) for path in app.release(release).glob("server/gunicorn_handover-*.dist-info/RECORD")]
+    launcher = [
+        line
+        for path in app.release(release).glob("server/gunicorn_handover-*.dist-info/RECORD")
+        for line in path.read_bytes().splitlines()
+        # what the installer notes beside the code, times among it, differs from one installation to the next
+        if b".dist-info/" not in line
+    ]
     return Digests(
         release=release,
         reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment")),
@@ -260,8 +266,7 @@ class Activation:
         systemd.change("start", self.app.socket, self.timeout)
         systemd.change("start", self.app.service, self.timeout)
         self._prove(self.app.service)
-        if systemd.is_active(self.app.bridge):  # left by a handover that was killed
-            systemd.change("stop", self.app.bridge, self.timeout)
+        self._end_bridge()  # one that a killed handover left
 
     def _reload(self) -> None:
         systemd.change("reload", self.app.service, self.timeout)
@@ -273,7 +278,11 @@ class Activation:
         self._prove(self.app.bridge)
         systemd.change("restart", self.app.service, self.timeout)
         self._prove(self.app.service)
-        systemd.change("stop", self.app.bridge, self.timeout)
+        self._end_bridge()
+
+    def _end_bridge(self) -> None:
+        if systemd.is_active(self.app.bridge):
+            systemd.change("stop", self.app.bridge, self.timeout)
 
     def _reopen(self) -> None:
         """The socket itself changes: its address can't be had twice, so this one way has a gap."""
@@ -327,8 +336,7 @@ class Activation:
             elif self.switched or self._unproven(app.service):
                 self._bridge() if self.way == "bridge" else self._reload()
             self._prove(app.service)
-            if systemd.is_active(app.bridge):
-                systemd.change("stop", app.bridge, self.timeout)
+            self._end_bridge()
         except (systemd.UnitError, ActivationError) as error:
             return f"Release {before} was put back, but does not serve either: {error}"
         return f"Release {before} serves, as before."

@@ -51,7 +51,7 @@ def change(verb: str, unit: str, timeout: float) -> None:
 def tail(unit: str, since: float, lines: int = 25) -> str:
     """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
     listing = subprocess.run(
-        ["journalctl", f"--unit={unit}", f"--since=@{since:.0f}", "--output=cat", "--no-pager", "--lines=200"],
+        ["journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=200"],
         check=False,
         text=True,
         capture_output=True,

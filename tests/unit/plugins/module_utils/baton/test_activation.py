@@ -99,6 +99,17 @@ def test_another_launcher_of_the_same_version_goes_by_bridge(served: activation.
     assert activation.choose(served, activation.digests(served, "bbbb")) == "bridge"
 
 
+def test_what_the_installer_notes_beside_the_launcher_is_no_change(served: activation.Application) -> None:
+    for release, noted in (("aaaa", "one"), ("bbbb", "another")):
+        record = served.release(release) / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
+        record.parent.mkdir(parents=True)
+        record.write_text(
+            f"gunicorn_handover/cli.py,sha256=abc,1\ngunicorn_handover-0.1.0.dist-info/x,sha256={noted},1\n"
+        )
+    before, after = (activation.digests(served, release).restart for release in ("aaaa", "bbbb"))
+    assert before == after
+
+
 def test_a_service_that_does_not_run_is_started(
     served: activation.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,68 @@
+"""A factory locked by Poetry: its settings, what is added to its source, what it may write, the server that it gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Deployed
+from .support import PYTHON, SOLO, host
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_settings_and_secrets_arrive_as_they_were_written(factory: Deployed, name: str) -> None:
+    key = '-----BEGIN KEY-----\n"first" $line\n  second\\line\n-----END KEY-----\n'
+    said = factory.says(name)
+    assert said["environment"] == {
+        "QUOTES": 'it\'s "quoted" \\ $HOME %n `id` #1',
+        "SPACES": "  two before, one after ",
+        "UNICODE": "Füße ✓",
+        "NUMBER": "7",
+        "SWITCH": "true",
+        "EMPTY": "",
+        "SIGNING_KEY": key,
+    }
+    assert said["signing key"] == key
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_the_factory_gets_its_arguments(factory: Deployed, name: str) -> None:
+    assert factory.says(name)["title"] == "Shop & Söhne"
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_the_source_is_what_the_settings_made_of_it(factory: Deployed, name: str) -> None:
+    said = factory.says(name)
+    assert said["built"] == "built by the controller"
+    assert (said["region"], said["legacy"]) == ("EU", 42)
+    assert "static/style.css" in said["files"]
+    assert not [file for file in said["files"] if file.endswith(".psd") or file.startswith("notes/")]
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_what_it_writes_stays_when_the_release_goes(factory: Deployed, name: str) -> None:
+    assert factory.says(name)["boots"] == "/var/lib/factory/var/boots.txt"
+    assert host(name).file("/var/lib/factory/var").user == "factory"
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_a_package_without_a_wheel_was_compiled_for_each_kind_of_host(factory: Deployed, name: str) -> None:
+    assert factory.says(name)["interfaces"] is True
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_extra_requirements_keep_to_their_bounds(factory: Deployed, name: str) -> None:
+    assert [int(part) for part in factory.says(name)["humanize"].split(".")[:2]] < [4, 13]
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_a_server_too_old_is_replaced_for_the_web_service_alone(factory: Deployed, name: str) -> None:
+    serving = factory.says(name)["uvicorn"]
+    assert serving == factory.status(name)["versions"]["uvicorn"] != "0.23.2"
+    python = f"/opt/factory/current/venv/bin/python{PYTHON[name]}"
+    assert host(name).check_output(f"{python} -c 'import uvicorn; print(uvicorn.__version__)'") == "0.23.2"
+
+
+def test_hosts_that_built_something_need_it_no_more(factory: Deployed) -> None:
+    assert factory.deploy().changed == [0, 0]
+    for name in SOLO:
+        assert not host(name).run("ls /var/lib/baton/build/* 2>/dev/null").stdout

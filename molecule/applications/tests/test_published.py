@@ -1,0 +1,48 @@
+"""A published server: no source, no lock, more than a second to import."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Deployed
+from .support import SOLO, Application, Traffic
+
+
+def test_what_is_not_locked_is_said(published: Deployed) -> None:
+    assert "not locked" in published.first.words
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_it_is_served(published: Deployed, name: str) -> None:
+    assert published.says(name, "/healthz")["versions"]["titiler"] == "2.4.0"
+    assert published.release(name)["locked"] is False
+
+
+def test_restarting_it_loses_nothing_although_it_boots_slowly(published: Deployed) -> None:
+    before = {name: published.workers(name) for name in SOLO}
+    with Traffic(published, rate=10, path="/healthz") as traffic:
+        published.deploy("playbooks/restart.yml")
+    assert traffic.failed == {}
+    assert traffic.sent > 20
+    assert not any(before[name] & published.workers(name) for name in SOLO)
+
+
+def test_a_python_that_can_not_be_had_is_named_and_nothing_changes(published: Deployed) -> None:
+    before = {name: published.workers(name) for name in SOLO}
+    done = Application("published").play(
+        "site.yml", python_runtime_version="3.12", python_runtime_mirror="http://127.0.0.1:9"
+    )
+    assert done.status != 0
+    for word in ("solo1", "3.12", "http://127.0.0.1:9", "python_runtime_mirror"):
+        assert word in done.words, done.output
+    assert {name: published.workers(name) for name in SOLO} == before
+
+
+def test_it_leaves_its_neighbours_alone(published: Deployed, plain: Deployed) -> None:
+    before = {name: (plain.current(name), plain.workers(name)) for name in SOLO}
+    with Traffic(plain) as traffic:
+        released = {name: published.current(name) for name in SOLO}
+        published.deploy(app_release_files=[{"path": "note.txt", "content": "another release"}])
+    assert all(published.current(name) != released[name] for name in SOLO)
+    assert traffic.failed == {}
+    assert {name: (plain.current(name), plain.workers(name)) for name in SOLO} == before

@@ -1,0 +1,125 @@
+"""Baton's handover measured, side by side with its peers, on one systemd host.
+
+    python -m tests.bench [--quick] [--output docs/benchmarks.json] [--reloads N]
+    python -m tests.bench --render docs/benchmarks.json
+
+Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
+request or a reload failed. The host is removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from fleet.fleet import FleetError
+
+from . import machine, measure, report
+from .host import BenchError, Host
+from .plan import PROJECT, SLEEP_1, Plan, full, quick, servers
+
+EVIDENCE = PROJECT / ".cache/bench"
+
+
+def say(text: str) -> None:
+    print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
+
+
+def run(plan: Plan, keep: bool, command: str) -> report.Document:
+    """Make the host, measure everything that the plan holds, remove the host."""
+    began = time.time()
+    known = servers()
+    ours = known[0]
+    phases: list[measure.Phase] = []
+
+    def add(phase: measure.Phase) -> None:
+        phases.append(phase)
+        say(report.line(phase))
+        if ours.name == phase.server and (phase.traffic.failed_total or phase.failed_reloads):
+            EVIDENCE.mkdir(parents=True, exist_ok=True)
+            path = EVIDENCE / f"{phase.kind}-{phase.imported}.txt"
+            path.write_text(json.dumps(dataclasses.asdict(phase), indent=1) + "\n" + host.evidence(phase.began))
+            say(f"what the host knows of it: {path.relative_to(PROJECT)}")
+
+    say("making the host ...")
+    with Host.made(keep) as host:
+        versions = machine.versions() | host.versions()
+        workers = host.workers()
+        for series in plan.series:
+            name = series.imported.name
+            if series.imported is not SLEEP_1:  # the inventory's own
+                say(f"import: {series.imported.title} ...")
+                host.switch(series.imported)
+            for server in known:
+                if series is plan.series[0]:
+                    add(measure.quiet(plan, server, name))
+                if count := series.ours if server.ours else series.peers:
+                    add(measure.reloads(plan, host, server, name, count))
+                if server.ours and series.bridges:
+                    add(measure.bridges(plan, host, server, name, series.bridges))
+        say("throughput ...")
+        rates = measure.throughput(plan, known)
+    return report.Document(
+        plan=dataclasses.asdict(plan),
+        began=began,
+        seconds=round(time.time() - began),
+        command=command,
+        machine=machine.describe(),
+        versions=versions,
+        workers=workers,
+        titles={server.name: server.title for server in known},
+        imports={series.imported.name: series.imported.title for series in plan.series},
+        phases=phases,
+        throughput=rates,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="whether it works at all: few reloads, figures of no worth"
+    )
+    parser.add_argument("--reloads", type=int, default=int(os.environ.get("BENCH_RELOADS") or 100), help="of Baton's")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file; the .md is written beside it")
+    parser.add_argument("--keep", action="store_true", help="leave the host running")
+    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
+    options = parser.parse_args()
+    if options.render:
+        document = report.read(options.render)
+        options.render.with_suffix(".md").write_text(report.markdown(document))
+        return 0
+
+    # a terminated run removes its host, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    plan = quick() if options.quick else full(options.reloads)
+    output = options.output or (EVIDENCE / "quick.json" if options.quick else PROJECT / "docs/benchmarks.json")
+    subprocess.run([str(PROJECT / "scripts/apt-install"), "nghttp2-client"], check=True)
+    words: list[Any] = ["make bench-reload"]
+    if options.quick:
+        words.append("BENCH_OPTIONS=--quick")
+    elif options.reloads != 100:
+        words.append(f"BENCH_RELOADS={options.reloads}")
+    try:
+        document = run(plan, options.keep, " ".join(words))
+    except (BenchError, FleetError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report.write(document, output)
+    output.with_suffix(".md").write_text(report.markdown(document))
+    print(report.table(document))
+    print(f"{output} and {output.with_suffix('.md').name}")
+    return 1 if report.lost(document) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

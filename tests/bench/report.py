@@ -1,0 +1,243 @@
+"""The figures for machines (JSON) and for people (a table, docs/benchmarks.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import statistics
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tests.support.traffic import Summary
+
+from .measure import CONNECTIONS, Phase, Throughput
+
+PAGE = pathlib.Path(__file__).with_name("page.md")
+BATON = "baton"
+STOCK = "gunicorn-uvicorn"
+HEADER = (
+    "server",
+    "phase",
+    "reloads",
+    "s each",
+    "requests",
+    "failed",
+    "WebSockets cut",
+    "p50",
+    "p99",
+    "p99.9",
+    "max",
+    "late",
+)
+KINDS = {
+    "get": "GET on connections kept alive, and one that takes 0.5 s",
+    "post": "POST of 2 kB on the same connections",
+    "fresh": "connect, wait 0.3 s, then send",
+    "idle": "a request, 2 s of silence, another one on the same connection",
+    "upload": "POST of 50 kB over 0.5 s",
+    "sse": "a stream of 10 server-sent events over 1 s",
+    "websocket": "WebSockets that echo for 1 s",
+    "h2": "GET by HTTP/2",
+    "h2post": "POST of 2 kB by HTTP/2",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """All that a run found out, and on what."""
+
+    plan: dict[str, Any]
+    began: float
+    seconds: int
+    command: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    workers: int
+    titles: dict[str, str]
+    imports: dict[str, str]
+    phases: list[Phase]
+    throughput: list[Throughput]
+
+    def of(self, server: str, kind: str, imported: str = "") -> list[Phase]:
+        return [
+            phase
+            for phase in self.phases
+            if (phase.server, phase.kind) == (server, kind) and imported in ("", phase.imported)
+        ]
+
+    @property
+    def first(self) -> str:
+        """The import with which everything is measured."""
+        return next(iter(self.imports))
+
+
+def write(document: Document, path: pathlib.Path) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(document), indent=1) + "\n")
+
+
+def read(path: pathlib.Path) -> Document:
+    told = json.loads(path.read_text())
+    told["phases"] = [Phase(**{**phase, "traffic": Summary(**phase["traffic"])}) for phase in told["phases"]]
+    told["throughput"] = [Throughput(**rates) for rates in told["throughput"]]
+    return Document(**told)
+
+
+def lost(document: Document) -> int:
+    """Requests, WebSockets and reloads of Baton's that failed."""
+    ours = [phase for phase in document.phases if phase.server == BATON]
+    return sum(phase.traffic.failed_total + phase.failed_reloads for phase in ours)
+
+
+def _cells(phase: Phase, title: str) -> tuple[str, ...]:
+    traffic = phase.traffic
+    seconds = [reload["seconds"] for reload in phase.reloads]
+    good = f"{len(seconds)}" + (f" ({phase.failed_reloads} failed)" if phase.failed_reloads else "")
+    return (
+        title,
+        phase.kind,
+        good if seconds else "",
+        f"{statistics.median(seconds):.1f}" if seconds else "",
+        f"{traffic.sent:,}",
+        f"{phase.failed:,}",
+        f"{phase.cut_websockets:,}",
+        *(
+            f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+            for value in (traffic.p50, traffic.p99, traffic.p999, traffic.max, traffic.lag_ms)
+        ),
+    )
+
+
+def line(phase: Phase) -> str:
+    """One phase, for the terminal, as soon as it is over."""
+    cells = dict(zip(HEADER, _cells(phase, phase.server), strict=True))
+    causes = f" {phase.traffic.failed}" if phase.traffic.failed else ""
+    told = ", ".join(f"{name} {value}" for name, value in cells.items() if value and name not in ("server", "phase"))
+    return f"{phase.server:16} {phase.kind:8} {phase.imported}: {told}{causes}"
+
+
+def table(document: Document) -> str:
+    """All phases, for the terminal."""
+    rows = [
+        (phase.imported, *_cells(phase, phase.server))
+        for imported in document.imports
+        for phase in document.phases
+        if phase.imported == imported
+    ]
+    grid = [("import", *HEADER), *rows]
+    widths = [max(len(row[column]) for row in grid) for column in range(len(grid[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
+    rates = [f"{rates.server:16} {rates.median:8,.0f} requests/s at most" for rates in document.throughput]
+    return "\n".join([*lines, "", *rates])
+
+
+def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rule = ["---" if number == 0 else "---:" for number in range(len(header))]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def _findings(document: Document) -> list[str]:
+    """What the figures say of Baton, in words."""
+    during = [phase for phase in document.phases if phase.server == BATON and phase.kind != "quiet"]
+    requests = sum(phase.traffic.sent for phase in during)
+    failed = sum(phase.failed for phase in during)
+    cut = sum(phase.cut_websockets for phase in during)
+    handovers = sum(len(phase.reloads) for phase in during)
+    told = [
+        f"- **Loss.** Baton's service was replaced {handovers} times while {requests:,} requests arrived: "
+        f"{failed} failed, {cut} WebSockets were cut."
+    ]
+    if not failed and not cut and handovers:
+        told[0] += (
+            f" Nothing lost in {handovers} handovers means, with 95 % confidence, that fewer than one handover in "
+            f"{handovers // 3} loses anything."
+        )
+    for imported, title in document.imports.items():
+        rows = [phase for phase in document.phases if phase.kind == "reloads" and phase.imported == imported]
+        others = [phase for phase in rows if phase.server != BATON]
+        ours = next((phase for phase in rows if phase.server == BATON), None)
+        if ours is None or not others:
+            continue
+        best = min(others, key=lambda phase: phase.traffic.p99)
+        told.append(
+            f"- **Delay**, import of {title}: 99 of 100 requests took less than {ours.traffic.p99:.1f} ms "
+            f"while Baton's reloads followed one another; the best of the others: {best.traffic.p99:.1f} ms "
+            f"({document.titles[best.server]}, {best.traffic.failed_total:,} failed)."
+        )
+    calm = document.of(BATON, "quiet")
+    if calm:
+        told.append(f"  With no reload at all they took less than {calm[0].traffic.p99:.1f} ms.")
+    rates = {rates.server: rates for rates in document.throughput}
+    if {BATON, STOCK} <= rates.keys():
+        ratios = [ours / stock for ours, stock in zip(rates[BATON].rounds, rates[STOCK].rounds, strict=True)]
+        told.append(
+            f"- **Throughput**: {statistics.median(ratios):.2f} times that of {document.titles[STOCK]} (median of "
+            f"the rounds, pair by pair; {min(ratios):.2f} to {max(ratios):.2f})."
+        )
+    return told
+
+
+def _causes(document: Document) -> str:
+    rows = []
+    for phase in document.phases:
+        if phase.traffic.failed:
+            causes = ", ".join(f"{cause}: {count:,}" for cause, count in sorted(phase.traffic.failed.items()))
+            kinds = ", ".join(
+                f"{kind} {counts['failed']:,} of {counts['sent']:,}"
+                for kind, counts in phase.traffic.by_kind.items()
+                if counts["failed"]
+            )
+            rows.append((document.titles[phase.server], phase.kind, document.imports[phase.imported], causes, kinds))
+    if not rows:
+        return ""
+    grid = _grid(("server", "phase", "import", "causes", "kinds of request"), rows)
+    return "\n".join(["## What failed, and how", "", *grid]) + "\n\n"
+
+
+def markdown(document: Document) -> str:
+    """docs/benchmarks.md."""
+    plan, machine = document.plan, document.machine
+    series = ""
+    for imported, title in document.imports.items():
+        rows = [
+            _cells(phase, document.titles[phase.server])
+            for server in document.titles
+            for phase in document.phases
+            if (phase.imported, phase.server) == (imported, server)
+        ]
+        heading = f"## Reloads of an application whose import takes {title}"
+        series += "\n".join([heading, "", *_grid(HEADER, rows)]) + "\n\n"
+    rates = [
+        (document.titles[rates.server], f"{rates.median:,.0f}", ", ".join(f"{rate:,.0f}" for rate in rates.rounds))
+        for rates in document.throughput
+    ]
+    page = string.Template(PAGE.read_text())
+    return page.substitute(
+        command=document.command,
+        date=f"{datetime.datetime.fromtimestamp(document.began, datetime.UTC):%Y-%m-%d}",
+        minutes=f"{document.seconds / 60:.0f}",
+        findings="\n".join(_findings(document)),
+        series=series.rstrip("\n") + "\n",
+        causes=_causes(document),
+        connections=CONNECTIONS,
+        throughput="\n".join(_grid(("server", "median requests/s", "rounds"), rates)),
+        rate=f"{plan['rate']:.0f}",
+        mix="; ".join(f"{text} ({_share(document, kind)})" for kind, text in KINDS.items()),
+        gap=f"{plan['gap']:g}",
+        workers=document.workers,
+        machine=(
+            f"{machine['cores']} cores ({machine['processor']}), {machine['memory']} of memory, {machine['os']}, "
+            f"Linux {machine['kernel']}."
+        ),
+        versions="\n".join(_grid(("", "version"), document.versions.items())),
+        cores=machine["cores"],
+        rare=round(plan["rate"] * plan["quiet"] / 1000),
+    )
+
+
+def _share(document: Document, kind: str) -> str:
+    counts = document.phases[0].traffic.by_kind
+    total = sum(count["sent"] for count in counts.values())
+    return f"{100 * counts.get(kind, {'sent': 0})['sent'] / total:.0f} %"

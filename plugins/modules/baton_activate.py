@@ -12,10 +12,20 @@ description:
     can't carry (Python, the server's packages, the unit, secrets); C(start) when nothing serves; C(reopen), the only
     one with a gap, when the socket's own address changed.
   - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
+  - O(state=reverted) undoes on this host what a transaction did, configuration and release, by the same gated way.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
+  state:
+    description: Whether to hand over to the release or to undo a transaction.
+    type: str
+    default: active
+    choices: [active, reverted]
+  transaction:
+    description: Name of the change of the whole fleet that this is a part of; C(state=reverted) undoes it by that name.
+    type: str
+    default: ""
   renew: {description: Replace every worker although nothing changed., type: bool, default: false}
   timeout: {description: Seconds that one step (start, reload, stop) may take., type: int, default: 300}
   health_path: {description: Page that must answer below 400 afterwards; empty for none., type: str, default: ""}
@@ -32,6 +42,12 @@ EXAMPLES = r"""
     name: links
     release: 0123456789abcdef
 
+- name: Put back what served before
+  baton_activate:
+    name: links
+    state: reverted
+    transaction: "{{ lock.token }}"
+
 - name: Replace every worker
   baton_activate:
     name: links
@@ -39,7 +55,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-way: {description: How it was handed over., returned: success, type: str, sample: reload}
+way:
+  description: How it was handed over; C(stop) when nothing was served before the transaction that was undone.
+  returned: success
+  type: str
+  sample: reload
 release: {description: Release that serves., returned: success, type: str}
 previous: {description: Release that served before., returned: success, type: str}
 seconds: {description: Time that the handover took., returned: success, type: float}
@@ -57,6 +77,8 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "release": {"type": "str", "default": ""},
+            "state": {"type": "str", "default": "active", "choices": ["active", "reverted"]},
+            "transaction": {"type": "str", "default": ""},
             "renew": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
             "health_path": {"type": "str", "default": ""},
@@ -72,18 +94,36 @@ def main() -> None:
     health = None
     if options["health_path"]:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
+    started = time.monotonic()
     try:
         with activation.exclusive(app, options["timeout"]):
             before = activation.current(app)
+            if options["state"] == "reverted":
+                way = activation.to_the_end(
+                    lambda: activation.revert(app, options["transaction"], options["timeout"], health)
+                )
+                module.exit_json(
+                    changed=way != "none",
+                    way=way,
+                    release=activation.current(app),
+                    previous=before,
+                    seconds=round(time.monotonic() - started, 3),
+                )
             release = options["release"] or before
             if release is None:
                 module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
-            change = activation.Activation(app, release, options["timeout"], health, renew=options["renew"])
+            change = activation.Activation(
+                app,
+                release,
+                options["timeout"],
+                health,
+                renew=options["renew"],
+                transaction=options["transaction"],
+            )
             diff = {"before": f"{before or 'no release'}\n", "after": f"{release}\n"}
             result = {"way": change.way, "release": release, "previous": before, "diff": diff}
             if change.way == "none" or module.check_mode:
                 module.exit_json(changed=change.way != "none", **result)
-            started = time.monotonic()
             activation.to_the_end(change.execute)
     except activation.ActivationError as error:
         module.fail_json(msg=str(error))

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from . import systemd
 
-Way = Literal["none", "start", "reload", "bridge", "reopen"]
+Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
 # The master has these in memory: a HUP goes on with the versions that it was started with.
 MASTER_PACKAGES = (
     *("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "h11"),
@@ -54,9 +54,24 @@ class Application:
         return self.path("opt", self.name, "current")
 
     @property
+    def state(self) -> pathlib.Path:
+        """What Baton itself remembers of the application on this host."""
+        return self.path("var/lib/baton", self.name)
+
+    @property
     def record(self) -> pathlib.Path:
         """What the last activation left running."""
-        return self.path("var/lib/baton", self.name, "active.json")
+        return self.state / "active.json"
+
+    @property
+    def kept(self) -> pathlib.Path:
+        """A copy of the configuration that is known to serve."""
+        return self.state / "kept"
+
+    @property
+    def before(self) -> pathlib.Path:
+        """What served before the last transaction changed anything here."""
+        return self.state / "before"
 
     def release(self, release: str) -> pathlib.Path:
         """The folder of a release."""
@@ -235,11 +250,20 @@ class Activation:
     """One change from what serves to a release, with the way back."""
 
     def __init__(
-        self, app: Application, release: str, timeout: float, health: Health | None = None, *, renew: bool = False
+        self,
+        app: Application,
+        release: str,
+        timeout: float,
+        health: Health | None = None,
+        *,
+        renew: bool = False,
+        transaction: str = "",
     ) -> None:
+        """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that."""
         self.app = app
         self.timeout = timeout
         self.health = health
+        self.transaction = transaction
         self.wanted = digests(app, release)
         self.before = current(app)
         self.switched = False
@@ -252,6 +276,8 @@ class Activation:
         if self.way == "none":
             return
         started = time.time()
+        if self.transaction:
+            snapshot(self.app, self.transaction)
         point(self.app, self.wanted.release)
         try:
             getattr(self, f"_{self.way}")()
@@ -323,11 +349,11 @@ class Activation:
     def _put_back(self) -> str:
         """Let what served before serve again; says in a sentence what serves now."""
         app, before = self.app, self.before
-        restore(app)
+        restore(app, app.kept)
         point(app, before)
         systemd.systemctl("daemon-reload")
         if before is None:
-            systemd.systemctl("stop", app.socket, app.service, app.bridge, timeout=self.timeout)
+            _silence(app, self.timeout)
             return "Nothing was served here before, and nothing is now."
         self.wanted = dataclasses.replace(self.wanted, release=before)
         try:
@@ -371,24 +397,75 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
 
 def keep(app: Application) -> None:
     """Keep a copy of the configuration that is now known to serve."""
-    kept, scratch, old = (app.record.parent / name for name in ("kept", "kept.new", "kept.old"))
+    with _replaced(app.kept) as scratch:
+        for name, path in configuration(app, app.root).items():
+            _copy(path, scratch / name)
+
+
+def snapshot(app: Application, transaction: str) -> None:
+    """Keep what serves now, once a transaction: its first change here calls this before it changes anything."""
+    if _transaction_of(app) == transaction:
+        return
+    with _replaced(app.before) as scratch:
+        for name, path in configuration(app, str(app.kept)).items():
+            _copy(path, scratch / "kept" / name)
+        about = {"transaction": transaction, "release": current(app)}
+        (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def _transaction_of(app: Application) -> str | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((app.before / "before.json").read_text(encoding="utf-8"))["transaction"])
+    return None
+
+
+def revert(app: Application, transaction: str, timeout: float, health: Health | None = None) -> Way:
+    """Let what served here before a transaction serve again, configuration and release, by the same gated way.
+
+    Harmless on a host that the transaction has not switched: configuration that was written there and never
+    activated goes back too. Returns the way that it took. Raises ActivationError.
+    """
+    if _transaction_of(app) == transaction:
+        release: str | None = json.loads((app.before / "before.json").read_text(encoding="utf-8"))["release"]
+        restore(app, app.before / "kept")
+    else:
+        release = current(app)
+        restore(app, app.kept)
+    systemd.systemctl("daemon-reload")
+    if release is None:
+        _silence(app, timeout)
+        return "stop"
+    activation = Activation(app, release, timeout, health)
+    activation.execute()
+    return activation.way
+
+
+def _silence(app: Application, timeout: float) -> None:
+    """Let nothing be served, as before the first release."""
+    systemd.systemctl("stop", app.socket, app.service, app.bridge, timeout=timeout)
+    point(app, None)
+    app.record.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A fresh folder that takes the place of another one when it is complete."""
+    scratch, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
     for leftover in (scratch, old):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    for name, path in configuration(app, app.root).items():
-        _copy(path, scratch / name)
-    if kept.exists():
-        kept.rename(old)
-    scratch.rename(kept)
+    yield scratch
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def restore(app: Application) -> None:
-    """Put the kept configuration back, when there is one."""
-    kept = app.record.parent / "kept"
-    if not kept.exists():
-        return
+def restore(app: Application, kept: pathlib.Path) -> None:
+    """Put a kept configuration back, when there is one."""
     wanted = configuration(app, str(kept))
+    if not wanted:
+        return
     for name, path in configuration(app, app.root).items():
         if name not in wanted:
             path.unlink()
@@ -413,7 +490,7 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
 
     A child made meanwhile holds it too: it is free again when all of them have ended, however they end.
     """
-    with (app.record.parent / "activation.lock").open("w") as lock:
+    with (app.state / "activation.lock").open("w") as lock:
         deadline = time.monotonic() + timeout
         while True:
             with contextlib.suppress(BlockingIOError):
@@ -428,38 +505,42 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
         yield
 
 
-def to_the_end(work: Callable[[], None]) -> None:
+def to_the_end(work: Callable[[], str | None]) -> str | None:
     """Do the work in a session of its own, so that it comes to its end, or back, also when the caller is killed.
 
-    Raises ActivationError when the work does, or when it died.
+    Returns what the work returns. Raises ActivationError when the work does, or when it died.
     """
-    answer, say = os.pipe()
+    hear, say = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(answer)
+        os.close(hear)
         os.setsid()
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nowhere, standard)
-        failure = ""
+        failure, answer = "", None
         try:
-            work()
+            answer = work()
         except ActivationError as error:
             failure = str(error)
         except BaseException:
             failure = traceback.format_exc()
         with contextlib.suppress(OSError), os.fdopen(say, "w") as pipe:
-            pipe.write(json.dumps({"failure": failure}))
+            pipe.write(json.dumps({"failure": failure, "answer": answer}))
         os._exit(0)
     os.close(say)
-    with os.fdopen(answer) as pipe:
-        said = pipe.read()
+    with os.fdopen(hear) as pipe:
+        text = pipe.read()
     os.waitpid(child, 0)
-    failure = json.loads(said)["failure"] if said else "the handover's process was killed; run this again to converge."
-    if failure:
-        raise ActivationError(failure)
+    if not text:
+        raise ActivationError("the handover's process was killed; run this again to converge.")
+    said = json.loads(text)
+    if said["failure"]:
+        raise ActivationError(said["failure"])
+    answered: str | None = said["answer"]
+    return answered
 
 
 class _UnixConnection(http.client.HTTPConnection):

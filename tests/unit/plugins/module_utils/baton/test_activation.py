@@ -180,10 +180,11 @@ def test_draining_workers_of_the_old_release_do_not_count() -> None:
 def test_work_goes_on_to_its_end_when_the_caller_is_killed(tmp_path: pathlib.Path) -> None:
     started, done = tmp_path / "started", tmp_path / "done"
 
-    def work() -> None:
+    def work() -> str | None:
         started.touch()
         time.sleep(0.5)
         done.touch()
+        return None
 
     caller = os.fork()
     if caller == 0:
@@ -205,7 +206,7 @@ def wait_for(path: pathlib.Path) -> None:
 
 
 def test_the_failure_of_the_work_reaches_the_caller() -> None:
-    def work() -> None:
+    def work() -> str | None:
         raise activation.ActivationError("no module named x")
 
     with pytest.raises(activation.ActivationError, match="no module named x"):
@@ -238,7 +239,7 @@ def test_the_configuration_that_served_can_be_put_back(app: activation.Applicati
     change(app, "etc/links/environment", 'A="broken"')
     change(app, "etc/links/secrets/NEW", "secret")
     app.path("etc/links/secrets/TOKEN").unlink()
-    activation.restore(app)
+    activation.restore(app, app.kept)
     assert app.path("etc/links/environment").read_text() == 'A="1"'
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
 
@@ -247,14 +248,14 @@ def test_kept_secrets_are_for_root_alone(app: activation.Application) -> None:
     app.path("etc/links/secrets/TOKEN").chmod(0o600)
     activation.keep(app)
     activation.keep(app)  # over an older copy
-    kept = app.record.parent / "kept"
+    kept = app.kept
     assert kept.stat().st_mode & 0o777 == 0o700
     assert (kept / "etc/links/secrets/TOKEN").stat().st_mode & 0o777 == 0o600
 
 
 def test_nothing_is_put_back_where_nothing_was_kept(app: activation.Application) -> None:
     change(app, "etc/links/environment", 'A="2"')
-    activation.restore(app)
+    activation.restore(app, app.kept)
     assert app.path("etc/links/environment").read_text() == 'A="2"'
 
 
@@ -274,3 +275,60 @@ def test_what_took_over_is_recorded_the_last_one_first(
     with pytest.raises(activation.ActivationError):
         activation.Activation(served, "bbbb", 1).execute()
     assert activation.served(served) == ["aaaa", "bbbb"]
+
+
+def test_the_answer_of_the_work_reaches_the_caller() -> None:
+    assert activation.to_the_end(lambda: "reload") == "reload"
+
+
+@pytest.fixture
+def switching(served: activation.Application, monkeypatch: pytest.MonkeyPatch) -> activation.Application:
+    """The same, on a host whose units do what they are told."""
+    monkeypatch.setattr(activation.Activation, "_reload", lambda _: None)
+    monkeypatch.setattr(activation.Activation, "_bridge", lambda _: None)
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    activation.keep(served)
+    return served
+
+
+def test_a_transaction_is_undone_release_and_configuration(switching: activation.Application) -> None:
+    change(switching, "etc/links/environment", 'A="2"')
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    assert activation.current(switching) == "bbbb"
+    assert activation.revert(switching, "one", 1) == "reload"
+    assert activation.current(switching) == "aaaa"
+    assert switching.path("etc/links/environment").read_text() == 'A="1"'
+    assert activation.revert(switching, "one", 1) == "none"
+
+
+def test_several_changes_of_one_transaction_are_undone_as_one(switching: activation.Application) -> None:
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    change(switching, "etc/links/secrets/TOKEN", "another")
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    assert activation.revert(switching, "one", 1) == "bridge"
+    assert activation.current(switching) == "aaaa"
+    assert switching.path("etc/links/secrets/TOKEN").read_text() == "secret"
+
+
+def test_undoing_spares_what_another_transaction_did(switching: activation.Application) -> None:
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    change(switching, "etc/links/environment", 'A="never activated"')
+    assert activation.revert(switching, "two", 1) == "none"
+    assert activation.current(switching) == "bbbb"
+    assert switching.path("etc/links/environment").read_text() == 'A="1"'
+
+
+def test_undoing_a_first_release_leaves_nothing_served(
+    app: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activation.Activation, "_start", lambda _: None)
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: told.append(words))
+    monkeypatch.setattr(systemd, "is_active", lambda _: False)
+    activation.point(app, None)
+    activation.Activation(app, "aaaa", 1, transaction="one").execute()
+    assert activation.revert(app, "one", 1) == "stop"
+    assert activation.current(app) is None
+    assert ("stop", app.socket, app.service, app.bridge) in told
+    assert app.path("etc/links/environment").exists()

@@ -1,0 +1,72 @@
+"""What a run knows of itself: how long its plays took, and whether the operator asked it to stop."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: baton_run
+type: aggregate
+short_description: Lets a run ask how long its plays took, and turns Ctrl-C into a way back
+description:
+  - Tasks find it in the environment of the controller. E(BATON_PHASES) is a JSON list of the plays so far, each with
+    C(name) and C(seconds); E(BATON_INTERRUPTED) is C(1) after a Ctrl-C.
+  - In a play with the variable C(baton_guarded) the first Ctrl-C ends nothing. The step that runs comes to its end, and
+    the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
+"""
+
+import json
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+WORDS = """
+Interrupted. The step that runs now comes to its end, then what was switched goes back.
+Press Ctrl-C again to end at once and leave everything as it is at that moment.
+"""
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Workers are forked from this process for each task, so they see what it puts into its environment."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "baton_run"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._phases: list[dict[str, Any]] = []
+        self._began = 0.0
+        self._unguarded: Any = None
+        for name in ("BATON_INTERRUPTED", "BATON_PHASES"):
+            os.environ.pop(name, None)
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Note when it began, and take Ctrl-C over or give it back."""
+        now = time.time()
+        name = play.get_name().strip()
+        if self._phases:
+            self._phases[-1]["seconds"] += round(now - self._began, 1)
+        # the batches of a play are one phase
+        if not self._phases or self._phases[-1]["name"] != name:
+            self._phases.append({"name": name, "seconds": 0.0})
+        self._began = now
+        os.environ["BATON_PHASES"] = json.dumps(self._phases)
+        self._guard(bool(play.get_vars().get("baton_guarded")))
+
+    def _guard(self, wanted: bool) -> None:
+        if wanted and self._unguarded is None:
+            self._unguarded = signal.signal(signal.SIGINT, self._interrupt)
+        elif not wanted and self._unguarded is not None:
+            signal.signal(signal.SIGINT, self._unguarded)
+            self._unguarded = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if "BATON_INTERRUPTED" in os.environ:
+            self._unguarded(number, frame)
+            return
+        os.environ["BATON_INTERRUPTED"] = "1"
+        # not by Ansible's display, whose lock this may have interrupted
+        os.write(2, WORDS.encode())

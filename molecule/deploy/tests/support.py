@@ -1,0 +1,166 @@
+"""The fleet of this scenario, what is deployed to it, and the traffic meanwhile."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import testinfra
+
+from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.traffic import Background, Load
+
+SCENARIO = pathlib.Path(__file__).parents[1]
+APPLICATION = PROJECT / "tests/bench/application"
+APP_SERVERS = ["app1", "app2", "app3"]
+# the port of this machine that an edge's 443 is published on
+EDGES = {"edge1": 18711, "edge2": 18712}
+SITE = "shop.baton.test"
+SOURCE = (
+    pathlib.Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", pathlib.Path.home() / ".cache/baton/deploy")) / "source"
+)
+LONG = "BATON_TEST_LONG" in os.environ
+# the slow kinds' own seconds are taken off their latency (`wait`)
+MIX = [
+    Load("get", share=12),
+    Load("post", "/echo", share=6, size=2000),
+    Load("get", "/slow?seconds=1", share=1, wait=1.0),
+    Load("fresh", share=2, wait=0.3),
+    Load("idle", share=2, wait=2.0),
+    Load("upload", "/echo", share=1, size=200_000, wait=0.5),
+    Load("sse", "/events?count=10", share=1),
+    Load("websocket", "/ws", share=1, wait=1.0),
+    Load("h2", share=3),
+]
+
+BREAKAGE = {
+    "import": 'raise RuntimeError("no ledger at ledger.example.org")',
+    # ready by its health page, and no good to those who need the rest of it
+    "answers": """
+@app.middleware("http")
+async def fail(request, call_next):
+    if request.url.path == "/echo":
+        raise RuntimeError("the ledger is empty")
+    return await call_next(request)
+""",
+    # well when rehearsed, dead in earnest, on one host
+    "second batch": """
+import pathlib, socket
+if socket.gethostname().endswith("app2") and "rehearsal" not in pathlib.Path("/proc/self/cgroup").read_text():
+    raise RuntimeError("app2 has no ledger")
+""",
+}
+
+
+def host(name: str) -> Any:
+    """A host of the fleet."""
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(SCENARIO / "inventory"))
+
+
+class Source:
+    """The application's source: the benchmark's application, in numbered versions."""
+
+    def __init__(self) -> None:
+        shutil.rmtree(SOURCE, ignore_errors=True)
+        SOURCE.mkdir(parents=True)
+        self.number = 0
+
+    def change(self, breakage: str = "", migration: str = "", requirement: str = "") -> int:
+        """Write another version, good unless something is given that breaks it. Returns its number."""
+        self.number += 1
+        text = (APPLICATION / "service.py").read_text()
+        (SOURCE / "service.py").write_text(f"{text}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n")
+        (SOURCE / "migrate.py").write_text(f"{migration or 'print(1)'}\n")
+        lock = (APPLICATION / "requirements.txt").read_text()
+        (SOURCE / "requirements.txt").write_text(f"{lock}\n{requirement}\n")
+        return self.number
+
+
+class Fleet(Playbooks):
+    """The app servers behind their edges."""
+
+    def __init__(self) -> None:
+        super().__init__(SCENARIO / "inventory", {"DEPLOY_SOURCE": str(SOURCE)})
+
+    def deploy(self, **variables: object) -> Done:
+        """A deploy that has to end well."""
+        return self.succeed("playbooks/deploy.yml", **variables)
+
+    def current(self, name: str) -> str:
+        """The release that a host points to."""
+        return str(host(name).check_output("basename $(readlink /opt/shop/current)"))
+
+    def status(self, name: str) -> Any:
+        """What the application's master says of itself."""
+        return json.loads(host(name).check_output("cat /run/shop/handover.json"))
+
+    def workers(self) -> dict[str, set[int]]:
+        """The processes that serve, by host."""
+        return {name: {worker["pid"] for worker in self.status(name)["workers"]} for name in APP_SERVERS}
+
+    def releases(self) -> dict[str, str]:
+        """What each host serves, which every one of its workers has to agree with."""
+        served = {}
+        for name in APP_SERVERS:
+            current = self.current(name)
+            workers = [worker for worker in self.status(name)["workers"] if worker["state"] != "draining"]
+            assert workers, name
+            assert {(worker["state"], worker["release"]) for worker in workers} == {("ready", current)}, name
+            assert host(name).check_output("systemctl is-active shop.service") == "active"
+            assert host(name).run("systemctl is-active shop-bridge.service").stdout.strip() == "inactive"
+            served[name] = current
+        return served
+
+    def release(self) -> str:
+        """The one release that the whole fleet serves."""
+        (release,) = set(self.releases().values())
+        return release
+
+    @contextlib.contextmanager
+    def traffic(self, loads: list[Load] | None = None, rate: float = 30) -> Iterator[Traffic]:
+        """Requests to both edges, from entering to leaving."""
+        authority = str(SCENARIO / "inventory/tls/ca.pem")
+        traffic = Traffic()
+        with contextlib.ExitStack() as stack:
+            running = [
+                stack.enter_context(
+                    Background(
+                        f"https://127.0.0.1:{port}",
+                        loads or MIX,
+                        rate=rate,
+                        duration=1800,
+                        host=SITE,
+                        ca_file=authority,
+                    )
+                )
+                for port in EDGES.values()
+            ]
+            yield traffic
+        for generator in running:
+            traffic.sent += generator.summary.sent
+            traffic.failed.update(generator.summary.failed)
+            traffic.failures += generator.summary.failures
+
+
+class Traffic:
+    """The fate of all requests, once the block has ended."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.failed: collections.Counter[str] = collections.Counter()
+        self.failures: list[str] = []
+
+
+def until(true: Any, seconds: float, what: str) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what} after {seconds:g} s"
+        time.sleep(0.2)

@@ -1,0 +1,85 @@
+"""Good changes, one after another, under constant load: nobody notices."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from .support import APP_SERVERS, EDGES, LONG, Fleet, Source, host
+
+# no bake: what is shown here is that the handovers lose nothing
+QUICK = {"deploy_bake_seconds": 0}
+
+
+def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> None:
+    served = [fleet.release()]
+    with fleet.traffic() as traffic:
+        for _ in range(10 if LONG else 2):
+            source.change()
+            fleet.deploy(**QUICK)
+            served.append(fleet.release())
+            assert served[-1] != served[-2]
+        for _ in range(5 if LONG else 1):
+            fleet.succeed("playbooks/rollback.yml", **QUICK)
+            assert fleet.release() == served[-2]
+            fleet.succeed("playbooks/rollback.yml", rollback_to=served[-1], **QUICK)
+            assert fleet.release() == served[-1]
+        before = fleet.workers()
+        fleet.succeed("playbooks/restart.yml", **QUICK)
+        after = fleet.workers()
+        assert not any(before[name] & after[name] for name in APP_SERVERS)
+        fleet.succeed("playbooks/configure.yml", app_config_environment={"GREETING": "plain"}, **QUICK)
+        fleet.succeed("playbooks/configure.yml", app_config_secrets={"SIGNING_KEY": "two"}, **QUICK)
+        for name in EDGES:
+            host(name).check_output("systemctl reload nginx")
+    assert traffic.failed == {}, traffic.failures
+    assert traffic.sent > 1000
+    # the inventory's own settings again
+    fleet.succeed("playbooks/configure.yml", **QUICK)
+    fleet.release()
+
+
+def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
+    before = fleet.workers()
+    assert set(fleet.deploy().changed) == {0}
+    assert fleet.workers() == before
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "restart", "rollback", "configure"])
+def test_a_check_tells_what_would_happen_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
+    source.change()
+    before = (fleet.releases(), fleet.workers(), files())
+    fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
+    assert (fleet.releases(), fleet.workers(), files()) == before
+
+
+def files() -> dict[str, str]:
+    """Each file of the application on a host with its time, so that a change of any shows."""
+    script = "find /opt/shop/releases -maxdepth 1 -printf '%p %T@\\n'; "
+    script += "find /etc/shop /var/lib/baton/shop -type f -printf '%p %T@\\n'"
+    return {name: host(name).check_output(f"{{ {script}; }} | grep -v 'lock$' | sort") for name in APP_SERVERS}
+
+
+def test_history_and_status_tell_it(fleet: Fleet) -> None:
+    told = fleet.succeed("playbooks/history.yml").output
+    for word in ("deploy", "rollback", "restart", "configure", fleet.release()):
+        assert word in told
+    assert fleet.play("playbooks/status.yml").status == 0
+
+
+def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change()
+    running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=20)
+    assert running.stdout is not None
+    lines = []
+    for line in running.stdout:
+        lines.append(line)
+        if "Judge by the edge" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    lines += running.stdout.readlines()
+    assert running.wait() != 0
+    assert "Interrupted by the operator" in "".join(lines)
+    assert fleet.releases() == before

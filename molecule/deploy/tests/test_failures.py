@@ -1,0 +1,151 @@
+"""Bad releases, dying hosts, killed controllers: one release is served, and only a bad one loses requests: its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from .support import APP_SERVERS, LONG, Fleet, Source, host, until
+
+BAD = {
+    # what is changed, what the message has to say
+    "build": ({"requirement": "baton-no-such-package==1.0"}, "baton-no-such-package"),
+    "migration": ({"migration": "raise SystemExit('the column is in use')"}, "the column is in use"),
+    "rehearsal": ({"breakage": "import"}, "no ledger at ledger.example.org"),
+    "second batch": ({"breakage": "second batch"}, "app2 has no ledger"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> None:
+    before = fleet.releases()
+    change, cause = BAD[kind]
+    source.change(**change)
+    with fleet.traffic() as traffic:
+        done = fleet.play("playbooks/deploy.yml", deploy_bake_seconds=1)
+    assert done.status != 0
+    assert cause in done.words, done.output
+    assert traffic.failed == {}, traffic.failures
+    assert traffic.sent > 100
+    assert fleet.releases() == before
+    unlocked(fleet)
+
+
+def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change(breakage="answers")
+    with fleet.traffic() as traffic:
+        done = fleet.play("playbooks/deploy.yml", deploy_bake_seconds=30)
+    assert done.status != 0
+    assert "answered 5xx" in done.words, done.output
+    assert "/echo" in done.words
+    # its own bad answers, and nothing else; a third of the traffic for the seconds until it was stopped
+    assert set(traffic.failed) == {"500"}, traffic.failures
+    assert traffic.failed["500"] < traffic.sent / 4
+    assert fleet.releases() == before
+    unlocked(fleet)
+
+
+def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change()
+    host("app3").check_output("mount -t tmpfs -o size=64k tmpfs /var/lib/baton/shop/upload")
+    try:
+        with fleet.traffic() as traffic:
+            done = fleet.play("playbooks/deploy.yml")
+    finally:
+        host("app3").check_output("umount /var/lib/baton/shop/upload")
+    assert done.status != 0
+    assert "app3" in done.words
+    assert "free" in done.words, done.output
+    assert traffic.failed == {}, traffic.failures
+    assert fleet.releases() == before
+    unlocked(fleet)
+
+
+def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change()
+    running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
+    until(lambda: fleet.current("app1") != before["app1"], 120, "the canary has not been switched")
+    host("app3").run("systemctl stop ssh")
+    try:
+        done = fleet.finish(running)
+    finally:
+        subprocess.run(["podman", "exec", "baton-deploy-app3", "systemctl", "start", "ssh"], check=True)
+    assert done.status != 0
+    assert "app3" in done.words
+    assert fleet.releases() == before
+    fleet.deploy()
+    assert fleet.release() not in before.values()
+
+
+def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(fleet: Fleet, source: Source) -> None:
+    chance = random.Random(20)
+    duration = 20.0
+    for attempt in range(30 if LONG else 3):
+        before = fleet.releases()
+        source.change()
+        began = time.monotonic()
+        running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
+        time.sleep(chance.uniform(0.2, 1) * duration)
+        # its workers lead sessions of their own, and go with it every other time
+        for pid in [running.pid, *(descendants(running.pid) if attempt % 2 else [])]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.wait()
+        # what it had begun on a host comes to its end there
+        until(lambda: settled(fleet), 60, f"attempt {attempt}: not settled")
+        middle = fleet.releases()
+        done = fleet.deploy(deploy_bake_seconds=1)
+        duration = max(duration, time.monotonic() - began) if attempt == 0 else duration
+        new = fleet.release()
+        assert new not in before.values(), done.output
+        for name in APP_SERVERS:
+            assert middle[name] in (before[name], new)
+    assert set(fleet.succeed("site.yml").changed) == {0}
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has begun, and theirs."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], text=True, capture_output=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
+
+
+def settled(fleet: Fleet) -> bool:
+    """Whether no handover is under way on any host."""
+    return all(
+        host(name).run("flock --nonblock /var/lib/baton/shop/activation.lock true").rc == 0
+        and not fleet.status(name)["reload_under_way"]
+        for name in APP_SERVERS
+    )
+
+
+def test_a_second_deploy_is_told_who_is_at_it(fleet: Fleet, source: Source) -> None:
+    source.change()
+    first = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=8)
+    until(lambda: host("app1").file("/var/lib/baton/shop/lock.json").exists, 120, "there is no lock")
+    second = fleet.play("playbooks/deploy.yml")
+    done = fleet.finish(first)
+    assert done.status == 0, done.output
+    assert second.status != 0
+    assert "deploy_lock_wait" in second.words, second.output
+    fleet.release()
+    unlocked(fleet)
+
+
+def unlocked(fleet: Fleet) -> None:
+    """A failed deploy leaves no lock behind."""
+    for name in APP_SERVERS:
+        assert not host(name).file("/var/lib/baton/shop/lock.json").exists
+    assert fleet.play("playbooks/unlock.yml").status == 0

@@ -1,0 +1,76 @@
+"""Playbooks run by tests the way an operator runs them, and what they said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+PROJECT = pathlib.Path(__file__).parents[2]
+
+
+def tool(name: str) -> pathlib.Path:
+    """A program of the controller's environment."""
+    return pathlib.Path(sys.executable).with_name(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a playbook ended, and what it said."""
+
+    status: int
+    output: str
+
+    @property
+    def words(self) -> str:
+        """What it said, without line breaks and indents."""
+        return " ".join(self.output.split())
+
+    @property
+    def changed(self) -> list[int]:
+        """How many tasks changed something, by host."""
+        recap = self.output.rpartition("PLAY RECAP")[2]
+        return [int(part.split()[0]) for part in recap.split("changed=")[1:]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Playbooks:
+    """The project's playbooks, against one inventory."""
+
+    inventory: pathlib.Path
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def start(self, playbook: str, *options: str, **variables: object) -> subprocess.Popen[str]:
+        """Begin one, in a session of its own, so that a test may kill it with all that it has started."""
+        given = ["--extra-vars", json.dumps(variables)] if variables else []
+        command = [str(tool("ansible-playbook")), "-i", str(self.inventory), *options, *given, str(PROJECT / playbook)]
+        settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **settings, **self.environment},
+            cwd=PROJECT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def play(self, playbook: str, *options: str, **variables: object) -> Done:
+        """Run one to its end, good or bad."""
+        return self.finish(self.start(playbook, *options, **variables))
+
+    @staticmethod
+    def finish(running: subprocess.Popen[str]) -> Done:
+        """Wait for one that was begun."""
+        output = running.communicate()[0]
+        return Done(running.returncode, output)
+
+    def succeed(self, playbook: str, *options: str, **variables: object) -> Done:
+        """Run one that has to end well."""
+        done = self.play(playbook, *options, **variables)
+        assert done.status == 0, done.output
+        return done

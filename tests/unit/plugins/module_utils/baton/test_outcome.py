@@ -1,0 +1,93 @@
+"""What a change of the fleet tells of itself: the causes, and what each host ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.module_utils.baton import outcome
+
+HOSTS = ["app1", "app2", "app3"]
+SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "began": 5.0, "previous": "aaaa", "release": "bbbb"}
+
+
+def known(**variables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {host: variables.get(host, {}) for host in HOSTS}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"msg": "no space", "failed": True}, "no space"),
+        ({"msg": "non-zero return code", "stderr": "E: no such package"}, "non-zero return code\nE: no such package"),
+        ({"msg": "One or more items failed", "results": [{"msg": "fine"}, {"msg": "bad", "failed": True}]}, "bad"),
+        ({}, "it failed without a word"),
+    ],
+)
+def test_a_failure_is_told_by_what_failed(result: dict[str, Any], words: str) -> None:
+    assert outcome.failure(result) == words
+
+
+def test_a_host_that_went_away_is_trouble() -> None:
+    noted = known(app1={"baton_trouble": {"step": "staging", "message": "no space"}})
+    assert outcome.troubles(HOSTS, noted, ["app1", "app3"]) == {
+        "app1": {"step": "staging", "message": "no space"},
+        "app2": {"step": "connection", "message": "it can't be reached"},
+    }
+
+
+def test_who_was_handed_over_is_who_changed() -> None:
+    handed = known(app1={"app_service_activated": SWITCHED}, app2={"app_service_activated": {"changed": False}})
+    assert outcome.switched(HOSTS, handed) == ["app1"]
+
+
+def test_each_host_s_end_is_told() -> None:
+    variables = known(
+        app1={
+            "app_service_activated": SWITCHED,
+            "app_service_reverted": {"changed": True, "way": "reload", "release": "aaaa"},
+        },
+        app2={"app_service_activated": {"failed": True}, "app_service_reverted": {"changed": False, "release": "aaaa"}},
+        app3={"app_service_activated": SWITCHED, "app_service_reverted": {"unreachable": True}},
+    )
+    told = outcome.hosts(HOSTS, variables, HOSTS)
+    assert told["app1"] == {
+        "way": "reload",
+        "seconds": 3.2,
+        "began": 5.0,
+        "before": "aaaa",
+        "release": "aaaa",
+        "reverted": True,
+        "problem": "",
+    }
+    assert (told["app2"]["way"], told["app2"]["release"], told["app2"]["reverted"]) == ("none", "aaaa", False)
+    assert "unknown" in told["app3"]["problem"]
+
+
+def test_the_summary_names_cause_and_end() -> None:
+    variables = known(
+        app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": "aaaa"}},
+        app2={"baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"}},
+    )
+    found = outcome.troubles(HOSTS, variables, HOSTS)
+    told = outcome.hosts(HOSTS, variables, HOSTS)
+    assert outcome.summary("The deploy of links bbbb", found, told) == (
+        "The deploy of links bbbb failed.\n"
+        "app2, handover: Release bbbb could not take over (reload): boom\n"
+        "What served before serves on app1, app2, app3; put back on app1."
+    )
+
+
+def test_the_same_cause_is_told_once() -> None:
+    trouble = {"baton_trouble": {"step": "staging", "message": "the disk is full"}}
+    variables = known(app1=trouble, app3=trouble)
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert "app1, app3, staging: the disk is full" in words
+    assert "nothing had been switched there" in words
+
+
+def test_a_host_that_could_not_be_put_back_is_named() -> None:
+    variables = known(app1={"app_service_activated": SWITCHED, "baton_stuck": "bbbb could not take over: full"})
+    words = outcome.summary("It", {}, outcome.hosts(HOSTS, variables, HOSTS))
+    assert "app1: bbbb could not take over: full." in words
+    assert "serves on app2, app3" in words

@@ -38,7 +38,7 @@ options:
     description: Requests that began earlier aren't judged; seconds since the epoch, 0 for the module's start.
     type: float
     default: 0
-  max_failed_percent: {description: "Requests that may be answered 5xx, beyond the share before.", type: float, default: 1}
+  max_failed_percent: {description: Share that may be answered 5xx beyond the one before., type: float, default: 1}
   min_failed: {description: Fewer failures are never bad., type: int, default: 3}
   max_p99_factor: {description: "p99 latency that is bad, as a multiple of the one before.", type: float, default: 3}
   p99_floor_ms: {description: "p99 latency, in milliseconds, below which none is bad.", type: float, default: 200}
@@ -46,7 +46,7 @@ options:
     description: Seconds into the bake in which a request that begins doesn't count for the latency; workers are cold.
     type: float
     default: 2
-  min_requests: {description: "With fewer requests the site is quiet, and latency isn't judged.", type: int, default: 20}
+  min_requests: {description: "With fewer the site is quiet, and latency isn't judged.", type: int, default: 20}
   checks:
     description: >-
       Requests of the module's own during a bake, by TLS without verification, for sites where few others come. They are
@@ -129,7 +129,8 @@ def judged(options: Mapping[str, Any], windows: Mapping[str, edge_log.Window], n
     judge = bake.Judge(named, since, before, limits, options["upstreams"])
     checks = bake.Checks(**options["checks"]) if options["checks"] else None
     with edge_log.Log(options["log"], since) as log:
-        return bake.watch(log, judge, options["bake_seconds"], checks)
+        verdict: dict[str, Any] = bake.watch(log, judge, options["bake_seconds"], checks)
+    return verdict
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 A line is written when its request ends, and `msec` is that moment; nginx's workers write side by side, so that the
 lines are only nearly in order. A huge log is read where the time stands in it, not from its beginning.
 
-The latency of a request is what its client waited for the first byte of the answer because of the application: for each
-server that was asked, nginx's `upstream_header_time` or, where no header came, the time until nginx gave it up or the
-client went away. `request_time` would charge the application with slow clients, large downloads and event streams, which
-last for hours. A WebSocket (101) has no latency here.
+The latency of a request is what its client waited for the first byte of the answer because of the application: for
+each server that was asked, nginx's `upstream_header_time` or, where no header came, the time until nginx gave it up or
+the client went away. `request_time` would charge the application with slow clients, large downloads and event streams,
+which last for hours. A WebSocket (101) has no latency here.
 """
 
 from __future__ import annotations

@@ -116,17 +116,17 @@ class Judge:
             f"(p99 {p99} ms; before the deploy {self.p99_before} ms)"
         )
 
-    def unanswered(self, refused: Sequence[str], checked: int) -> str:
-        """That the edge mostly gave our own requests no answer at all; empty when it did."""
-        if len(refused) < self.limits.min_failed or 2 * len(refused) <= checked:
+    def unanswered(self, refused: Sequence[str], checked: int, over: bool) -> str:
+        """That most of our own requests got no answer at all; empty when they did, or when it is too early to say."""
+        if 2 * len(refused) <= checked or (len(refused) < self.limits.min_failed and not over):
             return ""
         return f"{len(refused)} of {checked} active checks got no answer, the last one {refused[-1]}"
 
-    def verdict(self, now: float, refused: Sequence[str] = (), checked: int = 0) -> dict[str, Any]:
-        """Whether the release may stay, and why. `refused`: why active checks got no answer."""
+    def verdict(self, now: float, refused: Sequence[str] = (), checked: int = 0, over: bool = True) -> dict[str, Any]:
+        """Whether the release may stay, and why. `refused`: why active checks got no answer; `over`: nothing follows."""
         real = self.all.requests - self.ours
         quiet = real < self.limits.min_requests
-        bad = self.failing() or self.slow() or self.unanswered(refused, checked)
+        bad = self.failing() or self.slow() or self.unanswered(refused, checked, over)
         return {
             "ok": not bad,
             "quiet": quiet,
@@ -199,12 +199,14 @@ def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        plain = socket.create_connection((address.strip("[]"), int(port)), timeout)
-        connection = http.client.HTTPConnection(checks.host, timeout=timeout)
-        connection.sock = context.wrap_socket(plain, server_hostname=checks.host)
-        connection.request("GET", checks.path, headers={"User-Agent": CHECK_AGENT, "Connection": "close"})
-        connection.getresponse().read(1)
-        connection.close()
+        with (
+            socket.create_connection((address.strip("[]"), int(port)), timeout) as plain,
+            context.wrap_socket(plain, server_hostname=checks.host) as encrypted,
+        ):
+            connection = http.client.HTTPConnection(checks.host)
+            connection.sock = encrypted
+            connection.request("GET", checks.path, headers={"User-Agent": CHECK_AGENT, "Connection": "close"})
+            connection.getresponse().read(1)
     except (OSError, http.client.HTTPException) as error:
         return f"{checks.address} for {checks.host}{checks.path}: {error or type(error).__name__}"
     return ""
@@ -228,7 +230,7 @@ def watch(
             for entry in log.entries(Window(judge.since, math.inf)):
                 judge.add(entry)
             refused, asked = (list(checker.refused), checker.asked) if checker else ([], 0)
-            verdict = judge.verdict(clock(), refused, asked)
+            verdict = judge.verdict(clock(), refused, asked, over=left <= 0)
             if left <= 0 or not verdict["ok"]:
                 return {**verdict, "seconds": round(time.monotonic() - started, 1)}
             time.sleep(min(POLL, left))

@@ -133,7 +133,7 @@ def test_a_quiet_site_is_said_to_be_quiet() -> None:
 
 
 def test_active_checks_are_judged_but_make_no_site_busy() -> None:
-    ours = {"client": "127.0.0.1", "user_agent": "baton-check"}
+    ours: dict[str, Any] = {"client": "127.0.0.1", "user_agent": "baton-check"}
     found = verdict(during(30, **ours))
     assert (found["ok"], found["quiet"], found["requests"]) == (True, True, 0)
     assert not verdict(during(3, 503, **ours))["ok"]
@@ -273,3 +273,10 @@ def test_an_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:
     assert not found["ok"]
     assert found["seconds"] < 2
     assert "active checks got no answer, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
+
+
+def test_a_single_check_without_an_answer_is_bad_when_there_was_no_other() -> None:
+    judge = bake.Judge(NAMED, NOON, None, bake.Limits())
+    assert judge.verdict(NOON + 1, ["it hangs"], 1, over=False)["ok"]
+    assert not judge.verdict(NOON + 1, ["it hangs"], 1, over=True)["ok"]
+    assert judge.verdict(NOON + 1, ["it hangs"], 20, over=True)["ok"]

@@ -20,7 +20,8 @@ def counted(*lines: str, upstreams: tuple[str, ...] = ()) -> dict[str, Any]:
         entry = edge_log.parse(one.encode())
         assert entry is not None
         tally.add(entry)
-    return tally.result()
+    found: dict[str, Any] = tally.result()
+    return found
 
 
 def read(path: str, since: float, until: float, **options: Any) -> dict[str, Any]:
@@ -47,7 +48,12 @@ def test_a_redirect_to_https_is_not_the_applications() -> None:
 
 
 def test_a_5xx_of_the_edges_own_counts_unless_servers_are_asked_about() -> None:
-    nothing = {"upstream": "", "upstream_status": "", "upstream_header_time": "", "upstream_response_time": ""}
+    nothing: dict[str, Any] = {
+        "upstream": "",
+        "upstream_status": "",
+        "upstream_header_time": "",
+        "upstream_response_time": "",
+    }
     page = line(status=503, **nothing)
     assert counted(page)["failures"] == 1
     assert counted(page, upstreams=(CANARY,))["requests"] == 0

@@ -123,7 +123,7 @@ class Judge:
         return f"{len(refused)} of {checked} active checks got no answer, the last one {refused[-1]}"
 
     def verdict(self, now: float, refused: Sequence[str] = (), checked: int = 0, over: bool = True) -> dict[str, Any]:
-        """Whether the release may stay, and why. `refused`: why active checks got no answer; `over`: nothing follows."""
+        """Whether the release may stay, and why. `refused`: why active checks got no answer; `over`: no more come."""
         real = self.all.requests - self.ours
         quiet = real < self.limits.min_requests
         bad = self.failing() or self.slow() or self.unanswered(refused, checked, over)

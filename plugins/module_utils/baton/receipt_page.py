@@ -42,11 +42,11 @@ section { margin-bottom: 12px; overflow-x: auto }
 .card b { display: block; font-size: 26px; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums }
 .card span { color: var(--soft); font-size: 13px }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th { font-weight: 500; color: var(--soft); font-size: 13px; white-space: nowrap }
-th, td { padding: 6px 18px 6px 0; text-align: right; border-bottom: 1px solid var(--line) }
+th { font-weight: 500; color: var(--soft); font-size: 13px }
+th, td { padding: 6px 18px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 tr:last-child td { border-bottom: 0 }
 th:last-child, td:last-child { padding-right: 0 }
-.left { text-align: left; overflow-wrap: anywhere }
+.left { text-align: left; white-space: normal; overflow-wrap: break-word }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace }
 ul { margin: 0; padding-left: 18px }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; color: var(--soft); font-size: 13px; margin: -6px 0 8px }

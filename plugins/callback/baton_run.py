@@ -1,22 +1,30 @@
-"""What a run knows of itself: how long its plays took, and whether the operator asked it to stop."""
+"""What a run knows of itself: who it is, how long its plays took, and whether the operator asked it to stop."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: baton_run
 type: aggregate
-short_description: Lets a run ask how long its plays took, and turns Ctrl-C into a way back
+short_description: Lets a run know who it is and how long its plays took, and turns Ctrl-C into a way back
 description:
-  - Tasks find it in the environment of the controller. E(BATON_PHASES) is a JSON list of the plays so far, each with
-    C(name) and C(seconds); E(BATON_INTERRUPTED) is C(1) after a Ctrl-C.
+  - Tasks find it in the environment of the controller. E(BATON_RUN) is who runs, as M(baton_lock) takes it;
+    E(BATON_PHASES) is a JSON list of the plays so far, each with C(name), C(started) and C(seconds);
+    E(BATON_INTERRUPTED) is C(1) after a Ctrl-C.
   - In a play with the variable C(baton_guarded) the first Ctrl-C ends nothing. The step that runs comes to its end, and
     the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
 """
 
+import contextlib
+import fcntl
+import getpass
+import hashlib
 import json
 import os
+import pathlib
+import platform
 import signal
 import time
+import uuid
 from types import FrameType
 from typing import Any
 
@@ -26,6 +34,10 @@ WORDS = """
 Interrupted. The step that runs now comes to its end, then what was switched goes back.
 Press Ctrl-C again to end at once and leave everything as it is at that moment.
 """
+
+
+# One file for each run of this user on this controller, locked by its process as long as it lives.
+RUNS = pathlib.Path.home() / ".cache/baton/runs"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -40,6 +52,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._phases: list[dict[str, Any]] = []
         self._began = 0.0
         self._unguarded: Any = None
+        self._token = uuid.uuid4().hex
+        self._file = _registered(self._token)
         for name in ("BATON_INTERRUPTED", "BATON_PHASES"):
             os.environ.pop(name, None)
 
@@ -51,9 +65,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._phases[-1]["seconds"] += round(now - self._began, 1)
         # the batches of a play are one phase
         if not self._phases or self._phases[-1]["name"] != name:
-            self._phases.append({"name": name, "seconds": 0.0})
+            self._phases.append({"name": name, "started": now, "seconds": 0.0})
         self._began = now
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
+        os.environ["BATON_RUN"] = json.dumps(
+            {
+                "token": self._token,
+                "who": f"{getpass.getuser()}@{platform.node()}",
+                "controller": hashlib.sha256(f"{uuid.getnode()} {RUNS}".encode()).hexdigest(),
+                "living": _living(),
+                "at": now,
+            }
+        )
         self._guard(bool(play.get_vars().get("baton_guarded")))
 
     def _guard(self, wanted: bool) -> None:
@@ -70,3 +93,24 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         os.environ["BATON_INTERRUPTED"] = "1"
         # not by Ansible's display, whose lock this may have interrupted
         os.write(2, WORDS.encode())
+
+
+def _registered(token: str) -> Any:
+    """The file of a run, locked. Ansible's workers share the lock, so that a run lives as long as one of them."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    file = (RUNS / token).open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _living() -> list[str]:
+    """The runs that live; files of the others are removed."""
+    living = []
+    for path in RUNS.iterdir():
+        with contextlib.suppress(FileNotFoundError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                path.unlink()
+            except BlockingIOError:
+                living.append(path.name)
+    return living

@@ -1,4 +1,4 @@
-"""Ansible filters that tell how a change of the whole fleet went."""
+"""Ansible filters that tell how changes of the whole fleet go and went."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ansible.module_utils
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import outcome  # noqa: E402
+from ansible.module_utils.baton import history, outcome  # noqa: E402
 
 
 class FilterModule:
@@ -20,6 +20,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
         return {
+            "baton_history_table": history.table,
+            "baton_rollback": lambda hosts, wanted, force: history.rollback(hosts, wanted, force=force),
             "baton_failure": outcome.failure,
             "baton_troubles": outcome.troubles,
             "baton_switched": outcome.switched,

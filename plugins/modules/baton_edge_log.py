@@ -13,7 +13,8 @@ description:
     too large) isn't counted, unless it is a 5xx. WebSockets count as requests and have no latency.
   - The latency is the wait for the first byte of the application's answer, over all servers that were asked; so neither
     slow clients nor downloads nor event streams count as slowness of the application.
-  - With C(bake_seconds) it then watches the log, and returns a verdict as soon as it is bad, or after that time.
+  - All times are the edge's; where the controller gives them, the two clocks have to agree, as NTP lets them.
+  - With C(bake_seconds) it first watches the log, and returns a verdict as soon as it is bad, or after that time.
 author: Baton contributors
 options:
   edge: {description: Name of the edge for messages., type: str, required: true}

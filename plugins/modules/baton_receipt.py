@@ -45,7 +45,7 @@ options:
     type: dict
     default: {}
   phases:
-    description: "The deploy's phases in order, each with C(name), C(seconds) and, unless it followed at once, C(started)."
+    description: The phases in order, each with C(name), C(seconds) and, unless it followed at once, C(started).
     type: list
     elements: dict
     default: []

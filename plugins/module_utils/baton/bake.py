@@ -22,7 +22,7 @@ from .edge_log import CHECK_AGENT, Entry, Log, Tally, Window
 
 POLL = 0.2  # seconds between two looks at the log
 CHECK_TIMEOUT = 5.0  # seconds
-SURE = 3.0  # standard deviations
+SURE = 4.0  # standard deviations; a bake is looked at again and again, and each look may err
 
 
 @dataclasses.dataclass(frozen=True)

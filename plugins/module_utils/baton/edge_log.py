@@ -21,7 +21,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from . import histogram
 
@@ -36,8 +36,7 @@ _TIME = re.compile(rb'"msec":(\d+(?:\.\d+)?)[,}]')
 _BETWEEN = re.compile(r", | : ")  # servers asked in turn; after an internal redirect
 
 
-@dataclasses.dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One server that was asked for a request."""
 
     address: str
@@ -45,8 +44,7 @@ class Attempt:
     wait: int | None  # ms
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A line of the log."""
 
     ended: float
@@ -75,7 +73,7 @@ def parse(line: bytes) -> Entry | None:
         # a path or a user agent may hold any bytes
         raw = json.loads(line.decode("utf-8", "replace"))
         addresses, statuses, headers, responses = (
-            _BETWEEN.split(raw[key]) if raw[key] not in ("", "-") else []
+            _BETWEEN.split(raw[key]) if raw[key] else []
             for key in ("upstream", "upstream_status", "upstream_header_time", "upstream_response_time")
         )
         ended = float(raw["msec"])
@@ -98,14 +96,14 @@ def parse(line: bytes) -> Entry | None:
             is_check=str(raw["user_agent"]).startswith(CHECK_AGENT) and raw["client"] in ("127.0.0.1", "::1"),
             attempts=tuple(attempts),
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _milliseconds(seconds: str | None) -> int | None:
     try:
         return round(float(seconds or "") * 1000)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -127,7 +125,7 @@ class Tally:
 
     def add(self, entry: Entry, latency: bool = True) -> bool:
         """Count a request; False when it isn't the application's, or not of these servers."""
-        asked = [one for one in entry.attempts if not self.upstreams or one.address in self.upstreams]
+        asked = self._asked(entry)
         if not asked and (self.upstreams or entry.status < 500):
             # redirects to HTTPS and what else nginx answers by itself
             self.counts["by_edge"] += not entry.attempts
@@ -143,12 +141,22 @@ class Tally:
         elif entry.status < 500 and failed:
             self.counts["rescued"] += 1
             self._remember(failed[0].status, entry.path)
-        waits = [one.wait for one in asked if one.wait is not None]
-        if latency and waits and entry.status != SWITCHED:
+        if latency:
+            self.time(entry)
+        return True
+
+    def time(self, entry: Entry) -> None:
+        """Count a request's latency alone."""
+        waits = [one.wait for one in self._asked(entry) if one.wait is not None]
+        if waits and entry.status != SWITCHED:
             wait = sum(waits)
             self.histogram[histogram.bin_of(wait)] += 1
             self.max_ms = max(wait, self.max_ms or 0)
-        return True
+
+    def _asked(self, entry: Entry) -> Sequence[Attempt]:
+        if not self.upstreams:
+            return entry.attempts
+        return [one for one in entry.attempts if one.address in self.upstreams]
 
     def _remember(self, status: int, path: str) -> None:
         if (status, path) in self.failing or len(self.failing) < REMEMBERED:
@@ -350,16 +358,18 @@ def _place(points: dict[int, Tally], entry: Entry, span: Window, step: int, upst
     """Count a request in the second in which it ended, and its latency in that of its answer."""
     if entry.is_check:
         return
-    ended, answered = (int(moment // step * step) for moment in (entry.ended, entry.answered))
-    at_once = ended == answered
-    if not points.setdefault(ended, Tally(upstreams)).add(entry, latency=at_once):
-        return
-    if not at_once and entry.answered in span:
-        alone = Tally(upstreams)
-        alone.add(entry)
-        point = points.setdefault(answered, Tally(upstreams))
-        point.histogram.update(alone.histogram)
-        point.max_ms = max((ms for ms in (point.max_ms, alone.max_ms) if ms is not None), default=None)
+
+    def point(moment: float) -> Tally:
+        second = int(moment // step * step)
+        if second not in points:
+            points[second] = Tally(upstreams)
+        return points[second]
+
+    ended, answered = point(entry.ended), point(entry.answered)
+    if ended is answered:
+        ended.add(entry)
+    elif ended.add(entry, latency=False) and entry.answered in span:
+        answered.time(entry)
 
 
 def _spans(windows: Sequence[Window]) -> list[Window]:

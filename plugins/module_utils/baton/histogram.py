@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -10,10 +11,12 @@ FINE = 20  # up to here each millisecond, which is all that nginx tells, has a b
 _STEP = math.log(1.05)
 
 
-def bin_of(milliseconds: float) -> int:
+@functools.cache
+def bin_of(milliseconds: int) -> int:
     """The bin of a latency, named for the latency in its middle."""
-    whole = max(0, round(milliseconds))
-    return whole if whole <= FINE else round(math.exp(round(math.log(whole) / _STEP) * _STEP))
+    if milliseconds <= FINE:
+        return max(0, milliseconds)
+    return round(math.exp(round(math.log(milliseconds) / _STEP) * _STEP))
 
 
 def merge(parts: Iterable[Mapping[int, int] | Mapping[str, int]]) -> dict[int, int]:

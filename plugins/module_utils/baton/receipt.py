@@ -43,17 +43,21 @@ def compose(
         },
         "windows": _windows([edge["windows"] for edge in read.values()]),
         "timeline": _timeline([edge["timeline"] for edge in read.values() if edge.get("timeline")]),
-        "hosts": {name: _host(host) for name, host in hosts.items()},
+        "hosts": {name: _host(name, host) for name, host in hosts.items()},
         "phases": _phases(phases, started),
-        "edges": {name: {"read": name in read, "why": "" if name in read else _why(edges[name])} for name in edges},
+        "edges": {
+            name: {"read": name in read, "why": "" if name in read else _why(name, edges[name])} for name in edges
+        },
     }
     document["headline"] = headline(document)
     document["notes"] = _notes(document, read)
     return document
 
 
-def _why(edge: Mapping[str, Any]) -> str:
-    return _first_line(edge.get("msg")) or ("unreachable" if edge.get("unreachable") else "no answer")
+def _why(name: str, failed: Mapping[str, Any]) -> str:
+    """Why a host's result is a failure."""
+    said = _first_line(failed.get("msg")).removeprefix(f"{name}: ")
+    return said or ("unreachable" if failed.get("unreachable") else "no answer")
 
 
 def _first_line(text: Any) -> str:
@@ -110,7 +114,7 @@ def _timeline(edges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"step": step, "points": merged}
 
 
-def _host(host: Mapping[str, Any]) -> dict[str, Any]:
+def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
     failed = bool(host.get("failed") or host.get("unreachable"))
     return {
         "way": str(host.get("way") or ""),
@@ -119,7 +123,7 @@ def _host(host: Mapping[str, Any]) -> dict[str, Any]:
         "release": str(host.get("release") or ""),
         "reverted": bool(host.get("reverted")),
         "started": float(host["started"]) if host.get("started") else None,
-        "error": (_first_line(host.get("msg")) or _why(host)) if failed else "",
+        "error": _why(name, host) if failed else "",
     }
 
 
@@ -227,7 +231,7 @@ def text(document: Mapping[str, Any]) -> str:
     """The receipt for a terminal."""
     lines = [title(document), document["headline"]]
     if document["windows"]:
-        rows = [("", "SECONDS", "REQUESTS", "FAILED", "P50", "P99", "MAX")]
+        rows: list[tuple[str, ...]] = [("", "SECONDS", "REQUESTS", "FAILED", "P50", "P99", "MAX")]
         rows += [
             (
                 name,

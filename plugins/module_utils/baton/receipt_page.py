@@ -23,9 +23,9 @@ STYLE = """
   --good-soft: #e1f3e8; --during: #f0ecdf; --mark: #8a5a00; --phase: #dfe6ee }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --card: #1c2024; --ink: #e7e9eb; --soft: #98a2ad;
   --line: #31373d; --p50: #4a7fb5; --p99: #8cc0ff; --max: #6b7580; --bar: #45505c; --bad: #ff7a70; --bad-soft: #42211f;
-  --good: #6fd49b; --good-soft: #1a3526; --during: #272620; --mark: #e2b04a; --phase: #2b343e } }
+  --good: #6fd49b; --good-soft: #1a3526; --during: #302c20; --mark: #e2b04a; --phase: #2b343e } }
 * { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 48px }
 header { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center }
 h1 { font-size: 26px; line-height: 1.2; margin: 0 }
@@ -35,26 +35,33 @@ h2 { font-size: 15px; margin: 0 0 12px }
 .badge.good { background: var(--good-soft) } .badge.bad { background: var(--bad-soft) }
 .about { color: var(--soft); margin: 6px 0 0; overflow-wrap: anywhere }
 .headline { font-size: 19px; margin: 18px 0 20px }
+.reason { border-left: 4px solid var(--bad); padding: 2px 0 2px 14px; margin: -8px 0 20px }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px; margin-bottom: 12px }
 .card, section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px }
 section { margin-bottom: 12px; overflow-x: auto }
 .card b { display: block; font-size: 26px; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums }
 .card span { color: var(--soft); font-size: 13px }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th { font-weight: 500; color: var(--soft); font-size: 13px; white-space: nowrap }
-th, td { padding: 6px 18px 6px 0; text-align: right; border-bottom: 1px solid var(--line) }
+th { font-weight: 500; color: var(--soft); font-size: 13px }
+th, td { padding: 6px 18px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 tr:last-child td { border-bottom: 0 }
 th:last-child, td:last-child { padding-right: 0 }
-.left { text-align: left; overflow-wrap: anywhere }
+.left { text-align: left; white-space: normal; overflow-wrap: break-word }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace }
 ul { margin: 0; padding-left: 18px }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; color: var(--soft); font-size: 13px; margin: -6px 0 8px }
-.legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 6px; vertical-align: middle }
+.legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 6px;
+  vertical-align: middle }
 .legend i.box { height: 10px }
 .bar { height: 8px; border-radius: 4px; background: var(--p99); min-width: 2px }
 svg { display: block; width: 100%; min-width: 640px; height: auto; font: 12px system-ui, "DejaVu Sans", sans-serif }
-svg text { fill: var(--soft) } svg .name { fill: var(--mark); font-weight: 600 } svg .phase { fill: var(--ink); font-size: 11px }
-svg .grid { stroke: var(--line) } svg .hover { fill: transparent } svg .hover:hover { fill: var(--ink); fill-opacity: .07 }
+svg text { fill: var(--soft) }
+svg .name { fill: var(--mark); font-weight: 600 }
+svg .mark { stroke: var(--mark); stroke-dasharray: 3 3 }
+svg .phase { fill: var(--ink); font-size: 11px }
+svg .grid { stroke: var(--line) }
+svg .hover { fill: transparent }
+svg .hover:hover { fill: var(--ink); fill-opacity: .07 }
 """
 
 
@@ -68,13 +75,14 @@ def page(document: Mapping[str, Any]) -> str:
         f"</span></header>",
         f'<p class="about">{_about(deploy)}</p>',
         f'<p class="headline">{_text(document["headline"])}</p>',
+        f'<p class="reason">{_text(deploy["reason"])}</p>' if deploy["reason"] else "",
         _cards(document),
         _chart_section(document),
         _windows(document["windows"]),
         _hosts(document["hosts"]),
         _phases(document["phases"]),
         _failing(document["windows"].get("during")),
-        _notes(document["notes"]),
+        _notes([note for note in document["notes"] if note != deploy["reason"]]),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -176,16 +184,13 @@ def _phases(phases: Sequence[Mapping[str, Any]]) -> str:
     if not phases:
         return ""
     longest = max(phase["seconds"] for phase in phases) or 1
-    rows = [
-        (
-            _text(phase["name"]),
-            f'<div class="bar" style="width: {phase["seconds"] / longest * 100:.1f}%"></div>',
-            f"{phase['seconds']:.1f} s",
-        )
+    rows = "".join(
+        f"<tr><td class=left>{_text(phase['name'])}</td>"
+        f'<td style="width: 75%"><div class="bar" style="width: {phase["seconds"] / longest * 100:.1f}%"></div></td>'
+        f"<td>{phase['seconds']:.1f} s</td></tr>"
         for phase in phases
-    ]
-    table = _table(("", "", ""), rows, 2).replace("<th class=left></th>", '<th class=left style="width: 18%"></th>', 1)
-    return f"<section><h2>Phases</h2>{table}</section>"
+    )
+    return f"<section><h2>Phases</h2><table>{rows}</table></section>"
 
 
 def _failing(during: Mapping[str, Any] | None) -> str:
@@ -231,7 +236,7 @@ class Chart:
         self.since = min([*self.points, *(window["since"] for window in windows)])
         self.until = max([max(self.points) + self.step, *(window["until"] for window in windows)])
         slowest = max([point["max_ms"] or 0 for point in self.points.values()])
-        self.highest = next((value for value in GRID if value >= slowest * 1.05), GRID[-1])
+        self.highest = next((value for value in GRID[2:] if value >= slowest * 1.05), GRID[-1])
         self.markers = sorted(
             (host["started"], name)
             for name, host in document["hosts"].items()
@@ -245,11 +250,13 @@ class Chart:
 
     def x(self, moment: float) -> float:
         """Where a moment stands."""
-        return LEFT + (moment - self.since) / (self.until - self.since) * (WIDTH - LEFT - RIGHT)
+        part: float = (moment - self.since) / (self.until - self.since)
+        return LEFT + part * (WIDTH - LEFT - RIGHT)
 
     def y(self, milliseconds: float) -> float:
         """Where a latency stands; each tenfold is as high as the next."""
-        return self.base - LATENCY_HEIGHT * math.log10(max(milliseconds, 1)) / math.log10(self.highest)
+        part: float = math.log10(max(milliseconds, 1)) / math.log10(self.highest)
+        return self.base - LATENCY_HEIGHT * part
 
     def _marker_rows(self) -> list[int]:
         rows: list[int] = []
@@ -282,11 +289,10 @@ class Chart:
             if right - left < 0.5:
                 continue
             words = f"{phase['name']}: {phase['seconds']:.1f} s"
-            shown = phase["name"] if right - left > 7 * len(phase["name"]) + 8 else ""
-            yield (
-                f"<g><title>{_text(words)}</title>{_rectangle(left, 0, max(right - left - 1, 0.5), ROW + 2, '--phase', 3)}"
-                f'<text class="phase" x="{(left + right) / 2:.1f}" y="13" text-anchor="middle">{_text(shown)}</text></g>'
-            )
+            band = _rectangle(left, 0, max(right - left - 1, 0.5), ROW + 2, "--phase", 3)
+            shown = phase["name"] if right - left > 6 * len(phase["name"]) + 6 else ""
+            name = f'<text class="phase" x="{(left + right) / 2:.1f}" y="13" text-anchor="middle">{_text(shown)}</text>'
+            yield f"<g><title>{_text(words)}</title>{band}{name}</g>"
 
     def _grid(self) -> Iterable[str]:
         for value in (value for value in GRID if value <= self.highest):
@@ -346,11 +352,9 @@ class Chart:
             x, y = self.x(moment), first + ROW * row
             host = self.document["hosts"][name]
             words = f"{name}, {receipt.utc(moment)}: {receipt.outcome(host)} ({host['way'] or 'no handover'})"
-            yield (
-                f"<g><title>{_text(words)}</title>"
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 10}" y2="{self.floor}" stroke="var(--mark)" stroke-dasharray="3 3"/>'
-                f'<text class="name" x="{x + 4:.1f}" y="{y}">{_text(name)}</text></g>'
-            )
+            line = f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 10}" y2="{self.floor}"/>'
+            name = f'<text class="name" x="{x + 4:.1f}" y="{y}">{_text(name)}</text>'
+            yield f"<g><title>{_text(words)}</title>{line}{name}</g>"
 
     def _hover(self) -> Iterable[str]:
         width = max(self.x(self.since + self.step) - LEFT, 1)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import activation, systemd
+from .table import aligned
 
 EXPIRY_WARNING_DAYS = 14
 DAY = 86400  # seconds
@@ -143,7 +144,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 certificate,
             )
         )
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def ago(seconds: float) -> str:
@@ -152,9 +153,3 @@ def ago(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)

@@ -27,7 +27,7 @@ def test_a_bin_lies_in_itself() -> None:
 
 def test_percentiles_of_the_sum_are_those_of_all_requests() -> None:
     chance = random.Random(7)
-    edges = [[chance.lognormvariate(3, 1) for _ in range(5000)] for _ in range(3)]
+    edges = [[round(chance.lognormvariate(3, 1)) for _ in range(5000)] for _ in range(3)]
     parts = []
     for edge in edges:
         counts: dict[str, int] = {}

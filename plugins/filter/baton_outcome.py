@@ -25,6 +25,6 @@ class FilterModule:
             "baton_failure": outcome.failure,
             "baton_troubles": outcome.troubles,
             "baton_switched": outcome.switched,
-            "baton_hosts": outcome.hosts,
-            "baton_summary": outcome.summary,
+            "baton_conclusion": outcome.conclusion,
+            "baton_evidence": outcome.evidence,
         }

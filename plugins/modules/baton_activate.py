@@ -62,7 +62,7 @@ way:
   sample: reload
 release: {description: Release that serves., returned: success, type: str}
 previous: {description: Release that served before., returned: success, type: str}
-began: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
+started: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
 seconds: {description: Time that the handover took., returned: success, type: float}
 """
 
@@ -95,7 +95,7 @@ def main() -> None:
     health = None
     if options["health_path"]:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
-    began, started = time.time(), time.monotonic()
+    began, clock = time.time(), time.monotonic()
     try:
         with activation.exclusive(app, options["timeout"]):
             before = activation.current(app)
@@ -108,7 +108,7 @@ def main() -> None:
                     way=way,
                     release=activation.current(app),
                     previous=before,
-                    seconds=round(time.monotonic() - started, 3),
+                    seconds=round(time.monotonic() - clock, 3),
                 )
             release = options["release"] or before
             if release is None:
@@ -128,7 +128,7 @@ def main() -> None:
             activation.to_the_end(change.execute)
     except activation.ActivationError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=True, began=began, seconds=round(time.monotonic() - started, 3), **result)
+    module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)
 
 
 if __name__ == "__main__":

@@ -88,27 +88,23 @@ def merged(hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 
 def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> str:
     """The fleet's last changes, for people."""
-    rows = [("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "HOSTS")]
     told = merged(hosts)[:lines]
-    for row in told:
-        rows.append(
-            (
-                time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(row.get("when") or 0))),
-                str(row.get("who") or "-"),
-                str(row.get("kind") or "-"),
-                str(row.get("release") or "-"),
-                str(row.get("version") or "-"),
-                str(row.get("result") or "-"),
-                ", ".join(row["ways"]) or "-",
-                f"{row['seconds']:.1f} s",
-                ", ".join(row["hosts"]),
-            )
-        )
     if not told:
         return "Nothing has been deployed here yet."
-    text = aligned(rows)
+    header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "HOSTS")
+    text = aligned([header, *(_cells(row) for row in told)])
     failed = next((row for row in told if row.get("reason")), None)
     return text if failed is None else f"{text}\n\nThe last failure: {failed['reason']}"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(row.get("when") or 0))),
+        *(str(row.get(name) or "-") for name in ("who", "kind", "release", "version", "result")),
+        ", ".join(row["ways"]) or "-",
+        f"{row['seconds']:.1f} s",
+        ", ".join(row["hosts"]),
+    )
 
 
 def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool) -> dict[str, str]:
@@ -120,27 +116,28 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
         lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
         if lacking:
             there = sorted(set.intersection(*(set(found["releases"]) for found in hosts.values())))
-            return {
-                "release": "",
-                "problem": f"The release {wanted} is not complete on {', '.join(lacking)}. "
-                f"On every host are: {', '.join(there) or 'none'}.",
-            }
+            return _no(
+                f"The release {wanted} is not complete on {', '.join(lacking)}. "
+                f"On every host are: {', '.join(there) or 'none'}."
+            )
         release = wanted
     else:
         first, *others = (found["candidates"] for found in hosts.values())
         common = [release for release in first if all(release in candidates for candidates in others)]
         if not common:
-            return {
-                "release": "",
-                "problem": "There is no release to go back to: none but the current one is complete and has served well "
-                "on every host. Deploy the version that you want: playbooks/deploy.yml -e app_version=...",
-            }
+            return _no(
+                "There is no release to go back to: none but the current one is complete and has served well on every "
+                "host. Deploy the version that you want: playbooks/deploy.yml -e app_version=..."
+            )
         release = common[0]
     crossed = sorted({name for found in hosts.values() for name in found["blocking"].get(release, [])})
     if crossed and not force:
-        return {
-            "release": "",
-            "problem": f"Going back to {release} crosses the blocking migration of {', '.join(crossed)}: the database is "
-            "no longer what that release expects. Undo the migration first, then: -e rollback_force=true",
-        }
+        return _no(
+            f"Going back to {release} crosses the blocking migration of {', '.join(crossed)}: the database isn't "
+            "what that release expects any more. Undo the migration first, then: -e rollback_force=true"
+        )
     return {"release": release, "problem": ""}
+
+
+def _no(problem: str) -> dict[str, str]:
+    return {"release": "", "problem": problem}

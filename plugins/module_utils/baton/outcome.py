@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNREACHABLE = "it can't be reached"
+RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
 
 def failure(result: Mapping[str, Any]) -> str:
@@ -52,19 +53,84 @@ def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str])
         variables = known[host]
         activated = _registered(variables, "app_service_activated")
         reverted = _registered(variables, "app_service_reverted")
-        stuck = str(variables["baton_stuck"]) if "baton_stuck" in variables else ""
+        problem = str(variables["baton_stuck"]) if "baton_stuck" in variables else ""
         if host not in active or reverted.get("unreachable"):
-            stuck = f"{UNREACHABLE}, so what it serves is unknown; run this again, or deploy, when it is back"
+            problem = f"{UNREACHABLE}, so what it serves is unknown; deploy again when it is back"
         told[host] = {
             "way": activated.get("way", "none") if activated.get("changed") else "none",
             "seconds": activated.get("seconds", 0.0),
-            "began": activated.get("began"),
-            "before": activated.get("previous"),
+            "started": activated.get("started"),
+            "previous": activated.get("previous"),
             "release": reverted.get("release") or activated.get("release"),
             "reverted": bool(reverted.get("changed")),
-            "problem": stuck,
+            "problem": problem,
+            **({"failed": True, "msg": problem} if problem else {}),
         }
     return told
+
+
+def conclusion(
+    change: Mapping[str, Any],
+    run: Mapping[str, Any],
+    names: Sequence[str],
+    known: Mapping[str, Any],
+    active: Sequence[str],
+) -> dict[str, Any]:
+    """How a change ended. Keys: `happened` (whether there is anything to tell), `deploy` (as baton_receipt takes it),
+    `hosts`, `entries` (for each host, as baton_history takes it), `summary` (why it failed; empty when it did not).
+
+    `change` says kind, application, release, version, migrations, began and now (seconds since the epoch).
+    """
+    found = troubles(names, known, active)
+    told = hosts(names, known, active)
+    title = f"The {change['kind']} of {change['application']}"
+    why = summary(title, found, told) if found else ""
+    result = RESULTS[change["kind"]]
+    if found:
+        result = "reverted" if any(host["reverted"] for host in told.values()) else "failed"
+    before = [host["previous"] for host in told.values() if host["previous"]]
+    deploy = {
+        "application": change["application"],
+        "kind": change["kind"],
+        "result": result,
+        "release": change["release"] or next((host["release"] for host in told.values() if host["release"]), ""),
+        "previous": before[0] if before else "",
+        "version": change["version"],
+        "who": run["who"].partition("@")[0],
+        "where": run["who"].partition("@")[2],
+        "reason": why,
+        "started": change["began"],
+        "ended": change["now"],
+    }
+    entries = {
+        name: {
+            **{key: deploy[key] for key in ("kind", "release", "version", "result")},
+            "who": run["who"],
+            "token": run["token"],
+            "when": change["began"],
+            "migrations": change["migrations"],
+            "reason": why.partition("\n")[2].partition("\n")[0] if found else "",
+            **{key: host[key] for key in ("previous", "way", "seconds")},
+        }
+        for name, host in told.items()
+    }
+    return {
+        "happened": bool(found or switched(names, known)),
+        "deploy": deploy,
+        "hosts": told,
+        "entries": entries,
+        "summary": why,
+    }
+
+
+def evidence(names: Sequence[str], known: Mapping[str, Any], register: str) -> dict[str, Any]:
+    """What the edges said, by edge: from the results of a loop over edges, which every host has or its own."""
+    return {
+        item["item"]: item
+        for name in names
+        for item in (_registered(known[name], register).get("results") or [])
+        if "item" in item
+    }
 
 
 def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from ansible.module_utils.baton import outcome
 
 HOSTS = ["app1", "app2", "app3"]
-SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "began": 5.0, "previous": "aaaa", "release": "bbbb"}
+SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
 def known(**variables: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -54,8 +54,8 @@ def test_each_host_s_end_is_told() -> None:
     assert told["app1"] == {
         "way": "reload",
         "seconds": 3.2,
-        "began": 5.0,
-        "before": "aaaa",
+        "started": 5.0,
+        "previous": "aaaa",
         "release": "aaaa",
         "reverted": True,
         "problem": "",
@@ -91,3 +91,41 @@ def test_a_host_that_could_not_be_put_back_is_named() -> None:
     words = outcome.summary("It", {}, outcome.hosts(HOSTS, variables, HOSTS))
     assert "app1: bbbb could not take over: full." in words
     assert "serves on app2, app3" in words
+
+
+CHANGE = {"kind": "deploy", "application": "links", "release": "bbbb", "version": "v2", "migrations": "expand"}
+RUN = {"who": "ann@laptop", "token": "t"}
+
+
+def test_a_good_change_is_told_as_such() -> None:
+    variables = known(app1={"app_service_activated": SWITCHED})
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    assert end["happened"]
+    assert end["summary"] == ""
+    assert end["deploy"]["result"] == "deployed"
+    assert (end["deploy"]["who"], end["deploy"]["where"], end["deploy"]["previous"]) == ("ann", "laptop", "aaaa")
+    assert end["entries"]["app1"]["way"] == "reload"
+    assert end["entries"]["app2"]["way"] == "none"
+
+
+def test_a_change_that_had_nothing_to_do_has_nothing_to_tell() -> None:
+    assert not outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, HOSTS, known(), HOSTS)["happened"]
+
+
+@pytest.mark.parametrize(("back", "result"), [(True, "reverted"), (False, "failed")])
+def test_a_failed_change_says_whether_hosts_went_back(back: bool, result: str) -> None:
+    variables = known(
+        app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": back, "release": "aaaa"}},
+        app2={"baton_trouble": {"step": "handover", "message": "boom"}},
+    )
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    assert end["deploy"]["result"] == result
+    assert end["entries"]["app3"]["reason"] == "app2, handover: boom"
+
+
+def test_evidence_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
+    shared = {"results": [{"item": "edge1", "windows": {}}]}
+    assert list(outcome.evidence(HOSTS, {host: {"seen": shared} for host in HOSTS}, "seen")) == ["edge1"]
+    own = {host: {"seen": {"results": [{"item": host}]}} for host in HOSTS}
+    assert list(outcome.evidence(HOSTS, own, "seen")) == HOSTS
+    assert outcome.evidence(HOSTS, {host: {"seen": {"skipped": True}} for host in HOSTS}, "seen") == {}

@@ -52,7 +52,7 @@ def candidates(app: Application, current: str | None) -> list[str]:
 
     A release is bad when the last change that was to bring it here failed or was put back.
     """
-    bad = set()
+    bad: set[str] = set()
     for entry in read(app):
         if entry.get("kind") in ("deploy", "rollback") and entry.get("release"):
             (bad.discard if entry.get("result") in GOOD else bad.add)(entry["release"])

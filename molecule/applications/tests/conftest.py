@@ -42,6 +42,13 @@ def plain(stillborn: Done) -> Deployed:
 
 
 @pytest.fixture(scope="session")
+def fragile(folder: pathlib.Path) -> Deployed:
+    """An application with versions that can't boot."""
+    sources.fragile(folder)
+    return Deployed("fragile", Application("fragile").deploy("site.yml"))
+
+
+@pytest.fixture(scope="session")
 def member(folder: pathlib.Path) -> Deployed:
     """A member of a uv workspace."""
     sources.workspace(folder)

@@ -62,6 +62,84 @@ def plain(sources: pathlib.Path) -> None:
     run("git", "clone", "--quiet", "--bare", folder, sources / "plain.git")
 
 
+FRAGILE_MAIN = """
+    import asyncio
+    import contextlib
+    import json
+    import os
+    import pathlib
+    import resource
+    import sys
+
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.routing import Route
+
+    IMPORT
+
+
+    async def index(request):
+        return JSONResponse({"version": "VERSION"})
+
+
+    async def ready(request):
+        if request.headers["host"] != "fragile.apps.test" or request.url.scheme != "https":
+            return PlainTextResponse("not asked as the edge asks", 500)
+        return PlainTextResponse("BODY", STATUS)
+
+
+    def surroundings():
+        status = pathlib.Path("/proc/self/status").read_text().splitlines()
+        wanted = ("Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")
+        mounts = pathlib.Path("/proc/self/mounts").read_text().splitlines()
+        return {
+            "process": [line for line in status if line.split(":")[0] in wanted],
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+            "environment": {name: os.environ.get(name) for name in ("GREETING", "TOKEN", "RELEASE_ID")},
+            "folder": os.getcwd(),
+            "path": [entry for entry in sys.path if entry.startswith("/opt")],
+            "root is read-only": any(line.split()[1] == "/" and ",ro" in "," + line.split()[3] for line in mounts),
+        }
+
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        LIFESPAN
+        with open("/var/lib/fragile/boots", "a") as boots:
+            print(json.dumps(surroundings()), file=boots)
+        yield
+
+
+    app = Starlette(routes=[Route("/", index), Route("/ready", ready)], lifespan=lifespan)
+"""
+
+# version: what goes wrong in it, and where
+FRAGILE = {
+    "good": {},
+    "better": {},
+    "syntax": {"IMPORT": "def broken(:"},
+    "dependency": {"IMPORT": "import nowhere_to_be_found"},
+    "exit": {"IMPORT": 'sys.exit("no licence was found")'},
+    "lifespan": {"LIFESPAN": 'raise RuntimeError("no ledger at ledger.example.org")'},
+    "hang": {"LIFESPAN": "await asyncio.sleep(3600)"},
+    "memory": {"LIFESPAN": "cache = bytearray(os.urandom(1024)) * 1024 * 600"},
+    "database": {"LIFESPAN": 'await asyncio.open_connection("127.0.0.1", 5433)'},
+    "unwell": {"STATUS": "503", "BODY": "the ledger is read-only"},
+}
+
+
+def fragile(sources: pathlib.Path) -> None:
+    """A bare git repository, in versions each of which fails in its own way."""
+    folder = sources / "fragile"
+    for version, changes in FRAGILE.items():
+        main = FRAGILE_MAIN.replace("VERSION", version)
+        for place, plain in {"IMPORT": "", "LIFESPAN": "pass", "STATUS": "200", "BODY": "yes"}.items():
+            main = main.replace(place, changes.get(place, plain))
+        write(folder, {"main.py": main, "requirements.txt": "starlette==0.47.3\n"})
+        commit(folder, version, tag=version)
+    run("git", "clone", "--quiet", "--bare", folder, sources / "fragile.git")
+
+
 def workspace(sources: pathlib.Path) -> None:
     """A uv workspace: a service with a src layout that needs a library beside it."""
     folder = write(

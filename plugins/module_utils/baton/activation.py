@@ -333,14 +333,9 @@ class Activation:
     def _check_health(self) -> None:
         if self.health is None:
             return
-        deadline = time.monotonic() + min(self.timeout, 15)
-        while True:
-            why = ask(self.health)
-            if not why:
-                return
-            if time.monotonic() > deadline:
-                raise ActivationError(f"{self.health.path} {why}.")
-            time.sleep(0.25)
+        why = wait_well(self.health, min(self.timeout, 15))
+        if why:
+            raise ActivationError(f"{self.health.path} {why}.")
 
     def _cause(self, error: Exception, started: float) -> str:
         said = str(error) or systemd.tail(self.app.service, started)
@@ -390,7 +385,7 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
     patterns = (
         *(f"etc/{app.name}/{name}" for name in ("gunicorn.conf.py", "environment", "secrets/*")),
-        *(f"etc/systemd/system/{unit}" for unit in (app.socket, app.service, app.bridge)),
+        *(f"etc/systemd/system/{unit}" for unit in (app.socket, app.service, app.bridge, f"{app.name}-rehearsal@.*")),
     )
     return {str(path.relative_to(root)): path for pattern in patterns for path in pathlib.Path(root).glob(pattern)}
 
@@ -579,3 +574,13 @@ def ask(health: Health) -> str:
     finally:
         connection.close()
     return "" if answer.status < 400 else f"answers {answer.status}: {body}"
+
+
+def wait_well(health: Health, patience: float) -> str:
+    """Ask for the page until it is well, `patience` seconds at most; returns as `ask` does."""
+    deadline = time.monotonic() + patience
+    while True:
+        why = ask(health)
+        if not why or time.monotonic() > deadline:
+            return why
+        time.sleep(0.25)

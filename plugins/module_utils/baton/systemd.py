@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import time
@@ -59,6 +60,27 @@ def tail(unit: str, since: float, lines: int = 25) -> str:
     )
     said = [_plain(line) for line in listing.stdout.splitlines() if '"logger": "access"' not in line]
     return "\n".join(_last(said, lines))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How a unit ended: systemd's word for it (`exit-code`, `oom-kill` …; empty for a good end), and its last lines."""
+
+    result: str
+    log: str
+
+
+def ending(unit: str, since: float, lines: int = 25) -> Ending:
+    """How a unit ended after a time, from the journal: it remembers when systemd has already forgotten the unit."""
+    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=400"]
+    for words in (["--sync"], asking):
+        listing = subprocess.run(
+            ["journalctl", *words], check=False, text=True, capture_output=True, stdin=subprocess.DEVNULL
+        )
+    entries = [json.loads(line) for line in listing.stdout.splitlines()]
+    results = [str(entry["UNIT_RESULT"]) for entry in entries if "UNIT_RESULT" in entry]
+    said = [_plain(str(entry["MESSAGE"])) for entry in entries if entry.get("_PID") != "1"]
+    return Ending(results[-1] if results else "", "\n".join(_last(said, lines)))
 
 
 def _plain(line: str) -> str:

@@ -1,0 +1,144 @@
+"""Versions that fail to boot, each in its own way: the deploy says why, and what serves never notices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .conftest import Deployed
+from .support import PYTHON, SOLO, Traffic, host
+
+STAYS = ["Nothing has changed. Release", "still serves."]
+UNIT = "fragile-rehearsal@"
+SETTINGS = "/etc/fragile/gunicorn.conf.py"
+# version: what the deploy says of it. The first three end while the release is staged, by the check that it imports.
+BROKEN = {
+    "syntax": ["SyntaxError", "main.py"],
+    "dependency": ["ModuleNotFoundError: No module named 'nowhere_to_be_found'"],
+    "exit": ["no licence was found"],
+    "lifespan": ["did not boot", "Traceback", "main.py", "RuntimeError: no ledger at ledger.example.org", *STAYS],
+    "hang": ["not ready after 20 s (handover_boot_timeout)", *STAYS],
+    "memory": ["it ran out of memory: MemoryMax is 300 MiB (app_service_memory_max)", *STAYS],
+    "database": ["did not boot", "ConnectionRefusedError", "Connect call failed ('127.0.0.1', 5433)", *STAYS],
+    "unwell": ["it booted, but /ready answers 503: the ledger is read-only", *STAYS],
+}
+
+
+def state(application: Deployed) -> dict[str, Any]:
+    """What serves, on each host."""
+    return {
+        name: (application.current(name), application.master(name), application.workers(name), application.says(name))
+        for name in SOLO
+    }
+
+
+def assert_nothing_stays(application: Deployed) -> None:
+    """No unit, no socket and no process of a rehearsal is left."""
+    for name in SOLO:
+        on = host(name)
+        assert on.check_output(f"systemctl list-units --all --plain --no-legend '{UNIT}*'") == ""
+        assert on.check_output("systemctl list-units --failed --plain --no-legend 'fragile*'") == ""
+        assert on.run("ls /run | grep rehearsal").stdout == ""
+        alive = {int(pid) for pid in on.check_output("pgrep -u fragile").split()}
+        assert alive == {application.master(name), *application.workers(name)}
+
+
+def boots(name: str) -> list[Any]:
+    """What each boot of the application saw of its surroundings, oldest first."""
+    return [json.loads(line) for line in host(name).check_output("cat /var/lib/fragile/boots").splitlines()]
+
+
+@pytest.fixture
+def broken_settings() -> Iterator[None]:
+    """A gunicorn.conf.py that can't be read, on both hosts."""
+    for name in SOLO:
+        host(name).check_output(f"cp {SETTINGS} {SETTINGS}.good && echo 'timeout = 1 // 0' >> {SETTINGS}")
+    yield
+    for name in SOLO:
+        host(name).check_output(f"mv {SETTINGS}.good {SETTINGS}")
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_systemd_finds_nothing_to_say_against_the_units(fragile: Deployed, name: str) -> None:
+    for unit in (f"{UNIT}{fragile.current(name)}.service", f"{UNIT}{fragile.current(name)}.socket"):
+        assert host(name).check_output(f"systemd-analyze verify {unit} 2>&1 | grep -F fragile || true") == ""
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_a_rehearsal_boots_in_the_surroundings_of_the_service(fragile: Deployed, name: str) -> None:
+    release = fragile.current(name)
+    rehearsed, *served = boots(name)
+    assert len(served) == 2
+    assert rehearsed["environment"] == {"GREETING": "hello", "TOKEN": "not-a-secret-of-anybody", "RELEASE_ID": release}
+    assert rehearsed["root is read-only"]
+    packages = f"lib/python{PYTHON[name]}/site-packages"
+    assert f"/opt/fragile/releases/{release}/venv/{packages}" in rehearsed["path"]
+    for worker in served:
+        # the same release by another road
+        worker["path"] = [entry.replace("/current/", f"/releases/{release}/") for entry in worker["path"]]
+        assert rehearsed == worker
+
+
+@pytest.mark.parametrize("version", BROKEN)
+def test_a_version_that_is_broken_changes_nothing(fragile: Deployed, version: str) -> None:
+    before = state(fragile)
+    with Traffic(fragile) as traffic:
+        done = fragile.play("playbooks/deploy.yml", app_version=version)
+    assert done.status != 0
+    for word in BROKEN[version]:
+        assert word in done.words, done.output
+    assert traffic.failed == {}
+    assert traffic.sent > 100
+    assert state(fragile) == before
+    assert_nothing_stays(fragile)
+
+
+def test_a_rehearsal_has_a_deadline_of_its_own(fragile: Deployed) -> None:
+    before = state(fragile)
+    done = fragile.play("playbooks/deploy.yml", app_version="hang", app_service_rehearsal_timeout=6)
+    assert done.status != 0
+    for word in ["it was not ready after 6 s (app_service_rehearsal_timeout)", *STAYS]:
+        assert word in done.words, done.output
+    assert state(fragile) == before
+    assert_nothing_stays(fragile)
+
+
+@pytest.mark.usefixtures("fragile", "broken_settings")
+def test_settings_that_can_not_be_read_change_nothing(fragile: Deployed) -> None:
+    before = state(fragile)
+    with Traffic(fragile) as traffic:
+        done = fragile.play("playbooks/deploy.yml", app_version="better")
+    assert done.status != 0
+    for word in ["ZeroDivisionError", "gunicorn.conf.py", *STAYS]:
+        assert word in done.words, done.output
+    assert traffic.failed == {}
+    assert state(fragile) == before
+    assert_nothing_stays(fragile)
+
+
+def test_what_serves_already_is_not_rehearsed(fragile: Deployed) -> None:
+    before = {name: len(boots(name)) for name in SOLO}
+    assert fragile.deploy(app_version="good").changed == [0, 0]
+    assert {name: len(boots(name)) for name in SOLO} == before
+
+
+def test_a_check_boots_nothing(fragile: Deployed) -> None:
+    before = {name: len(boots(name)) for name in SOLO}
+    assert fragile.play("playbooks/deploy.yml", "--check", app_version="better").status == 0
+    assert {name: len(boots(name)) for name in SOLO} == before
+
+
+def test_a_good_version_takes_over_and_clears_what_a_killed_rehearsal_left(fragile: Deployed) -> None:
+    for name in SOLO:
+        unit = f"{UNIT}{fragile.current(name)}.service"
+        host(name).check_output(f"systemctl start {unit}")
+        # and would end by itself
+        assert host(name).check_output(f"systemctl show --value --property RuntimeMaxUSec {unit}") == "1min"
+    with Traffic(fragile) as traffic:
+        fragile.deploy(app_version="better")
+    assert traffic.failed == {}
+    assert {fragile.says(name)["version"] for name in SOLO} == {"better"}
+    assert_nothing_stays(fragile)

@@ -1,0 +1,180 @@
+"""What a rehearsal says of a release that doesn't boot, and that it ends what it began."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import pathlib
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible.module_utils.baton import activation, rehearsal, systemd
+
+READY = activation.Health("/readyz", "", "links.example.org")
+Calls = list[tuple[str, ...]]
+
+
+@pytest.fixture
+def app(tmp_path: pathlib.Path) -> activation.Application:
+    """A host's tree with the releases aaaa and bbbb; aaaa is current."""
+    application = activation.Application("links", str(tmp_path))
+    for release in ("aaaa", "bbbb"):
+        application.release(release).mkdir(parents=True)
+        about = {"id": release, "python": "3.11.2"}
+        (application.release(release) / "release.json").write_text(json.dumps(about))
+    (tmp_path / "run").mkdir()
+    activation.point(application, "aaaa")
+    return application
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """A systemd that does all it is told, and remembers it."""
+    told: Calls = []
+
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:  # noqa: ARG001
+        told.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending("", ""))
+    return told
+
+
+@pytest.fixture
+def failing(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A start that fails: failing("exit-code", "what was logged")."""
+
+    def arrange(result: str, log: str, memory_max: str = "infinity") -> None:
+        def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:  # noqa: ARG001
+            calls.append(arguments)
+            fails = arguments[0] == "start"
+            return subprocess.CompletedProcess(arguments, int(fails), "", "Unit not found." if fails else "")
+
+        monkeypatch.setattr(systemd, "systemctl", systemctl)
+        monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending(result, log))
+        monkeypatch.setattr(systemd, "properties", lambda *_: {"MemoryMax": memory_max})
+
+    return arrange
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+@pytest.fixture
+def page(app: activation.Application) -> Iterator[dict[str, Any]]:
+    """A server on the scratch socket of bbbb: what it is to answer, and the headers that it was asked with."""
+    answers: dict[str, Any] = {"status": 200, "body": b""}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers["headers"] = dict(self.headers)
+            self.send_response(answers["status"])
+            self.end_headers()
+            self.wfile.write(answers["body"])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def address_string(self) -> str:
+            return ""
+
+    with _UnixServer(str(rehearsal.Rehearsal(app, "bbbb").listen), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield answers
+        server.shutdown()
+
+
+def failure(app: activation.Application, health: activation.Health | None = None, timeout: float = 1) -> str:
+    with pytest.raises(rehearsal.RehearsalError) as raised:
+        rehearsal.Rehearsal(app, "bbbb").execute(timeout, health)
+    return str(raised.value)
+
+
+CLEARED = ("stop", "links-rehearsal@*.service", "links-rehearsal@*.socket")
+
+
+def test_it_clears_what_another_left_boots_and_ends_what_it_began(app: activation.Application, calls: Calls) -> None:
+    rehearsal.Rehearsal(app, "bbbb").execute(1)
+    assert calls == [CLEARED, ("start", "links-rehearsal@bbbb.service"), CLEARED]
+
+
+def test_a_release_that_is_not_staged_starts_nothing(app: activation.Application, calls: Calls) -> None:
+    with pytest.raises(activation.ActivationError, match="not a complete release"):
+        rehearsal.Rehearsal(app, "cccc").execute(1)
+    assert calls == []
+
+
+def test_a_failed_boot_tells_the_log_and_what_serves(app: activation.Application, calls: Calls, failing: Any) -> None:
+    failing("exit-code", "Traceback\nRuntimeError: no ledger")
+    assert failure(app) == (
+        "Release bbbb failed its rehearsal: it did not boot. It logged last:\nTraceback\nRuntimeError: no ledger\n"
+        "Nothing has changed. Release aaaa still serves."
+    )
+    assert calls[-1] == CLEARED
+
+
+def test_before_the_first_release_nothing_is_said_to_serve(app: activation.Application, failing: Any) -> None:
+    failing("exit-code", "no")
+    activation.point(app, None)
+    assert failure(app).endswith("Nothing has changed. Nothing is served here yet.")
+
+
+def test_a_unit_that_does_not_exist_is_told_by_systemd(app: activation.Application, failing: Any) -> None:
+    failing("", "")
+    assert "it could not be started: Unit not found." in failure(app)
+
+
+@pytest.mark.parametrize(
+    ("result", "log", "memory_max", "says"),
+    [
+        ("oom-kill", "", "104857600", "it ran out of memory: MemoryMax is 100 MiB (app_service_memory_max)"),
+        ("exit-code", f"Worker {rehearsal.KILLED}", "104857600", "it ran out of memory: MemoryMax is 100 MiB"),
+        ("oom-kill", "", "infinity", "as the kernel does when the host runs out of memory"),
+        ("timeout", "", "infinity", "it was not ready after 0 s"),
+    ],
+)
+def test_systemd_s_word_names_the_cause(
+    app: activation.Application, failing: Any, result: str, log: str, memory_max: str, says: str
+) -> None:
+    failing(result, log, memory_max)
+    assert says in failure(app)
+
+
+def test_one_that_hangs_is_killed_and_cleared(
+    app: activation.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        calls.append(arguments)
+        if arguments[0] == "start":
+            raise subprocess.TimeoutExpired("systemctl", timeout)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    assert "it was not ready after 7 s (app_service_rehearsal_timeout)" in failure(app, timeout=7)
+    assert calls[-2:] == [("kill", "--signal=KILL", "links-rehearsal@bbbb.service"), CLEARED]
+
+
+@pytest.mark.usefixtures("calls")
+def test_the_page_is_asked_for_as_the_edge_would(app: activation.Application, page: dict[str, Any]) -> None:
+    rehearsal.Rehearsal(app, "bbbb").execute(5, READY)
+    asked = {name: page["headers"][name] for name in ("Host", "X-Forwarded-Proto", "X-Forwarded-For")}
+    assert asked == {"Host": "links.example.org", "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
+
+
+def test_a_page_that_is_not_well_is_told_with_its_body(
+    app: activation.Application, page: dict[str, Any], calls: Calls
+) -> None:
+    page.update(status=503, body=b"the ledger is read-only")
+    assert "it booted, but /readyz answers 503: the ledger is read-only" in failure(app, READY)
+    assert calls[-1] == CLEARED
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_page_that_never_answers_is_told(app: activation.Application) -> None:
+    assert "it booted, but /readyz does not answer" in failure(app, READY)

@@ -20,6 +20,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -190,8 +191,10 @@ class Engine:
         path = CACHE / "containers.conf"
         text = "\n".join(lines) + "\n"
         if not path.exists() or path.read_text() != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            # another fleet may read it at this moment
+            partial = path.with_suffix(f".{os.getpid()}")
+            partial.write_text(text)
+            partial.rename(path)
         return path
 
     def __call__(self, *argv: str, **kwargs: Any) -> str:
@@ -344,21 +347,34 @@ def _as_root() -> list[str]:
     return [] if os.geteuid() == 0 else ["sudo"]
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let no other fleet make, at the same time, what all of them share: packages, images, the key."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Waiting for another fleet that is being prepared ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def ssh_key() -> pathlib.Path:
     """The key that opens the local hosts, and nothing else."""
     key = CACHE / "id_ed25519"
     if not key.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "baton-fleet", "-f", str(key)])
     return key
 
 
 def up(inventory: str) -> None:
     fleet = load(inventory)
-    engine = Engine()
-    images = Images(engine)
-    images.build_missing({host.suite for host in fleet.hosts})
-    key = ssh_key()
+    with alone():
+        engine = Engine()
+        images = Images(engine)
+        images.build_missing({host.suite for host in fleet.hosts})
+        key = ssh_key()
     if not engine.succeeds("network", "inspect", fleet.name):
         engine("network", "create", f"--subnet={fleet.subnet}", f"--label={LABEL}={fleet.name}", fleet.name)
     wanted = {host: _fingerprint(fleet, host, images.name(host.suite)) for host in fleet.hosts}
@@ -432,7 +448,8 @@ def _wait(engine: Engine, fleet: Fleet, host: Host, new: bool) -> None:
 
 def down(inventory: str) -> None:
     fleet = load(inventory)
-    engine = Engine()
+    with alone():
+        engine = Engine()
     _remove(engine, f"{LABEL}={fleet.name}")
 
 
@@ -446,7 +463,8 @@ def _remove(engine: Engine, label: str) -> None:
 
 def clean() -> None:
     if shutil.which("podman") or shutil.which("docker"):
-        engine = Engine()
+        with alone():
+            engine = Engine()
         _remove(engine, LABEL)
         for image in engine("images", "-q", f"--filter=label={LABEL}").split():
             engine("rmi", "-f", image)

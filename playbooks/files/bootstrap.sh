@@ -6,7 +6,10 @@ if [ -x /usr/bin/python3 ]; then exit 0; fi
 case "$ID" in
   debian|ubuntu)
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 python3-apt >/dev/null && echo 'installed Python' ;;
+    # a host that was just started may be busy with its own updates
+    apt-get -o DPkg::Lock::Timeout=300 update -qq &&
+      apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends python3 python3-apt >/dev/null &&
+      echo 'installed Python' ;;
   *)
     echo "it runs $PRETTY_NAME, which Baton does not support." >&2; exit 1 ;;
 esac

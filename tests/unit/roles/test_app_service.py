@@ -1,84 +1,237 @@
-"""The units of an application: what a rehearsal shares with the service, and where it differs."""
+"""The service: how many workers a host gets, what Gunicorn reads, what the units say, what preflight refuses."""
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-Directives = dict[str, list[str]]
-GIVEN: dict[str, Any] = {
-    "app_name": "links",
-    "app_service_user": "links",
-    "app_service_memory_max": "2G",
-    "app_service_credentials": ["TOKEN"],
-    "app_service_directives": {"ReadWritePaths": ["/srv/media"], "PrivateDevices": False},
-    "__app_service_unit": {
-        "name": "links.service",
-        "description": "links",
-        "status": "handover.json",
-        "restart": "always",
-        "wanted": True,
-    },
-}
+PROJECT = pathlib.Path(__file__).parents[3]
+CONFIGURATION = "etc/app/gunicorn.conf.py.j2"
+UNIT = "etc/systemd/system/app.service.j2"
+MIGRATION = "etc/systemd/system/app-migration@.service.j2"
+APPLICATION = {"app_name": "links", "app_service_migration_command": "python -m links.migrate"}
+
+
+def host(cores: int, megabytes: int) -> dict[str, Any]:
+    return {"ansible_facts": {"processor_vcpus": cores, "memtotal_mb": megabytes, "service_mgr": "systemd"}}
 
 
 @pytest.fixture
-def role(load_role: Callable[[str], Any]) -> Any:
-    return load_role("app_service")
+def render(load_role: Callable[[str], Any]) -> Callable[..., str]:
+    def render(template: str, unit: int = 0, **given: Any) -> str:
+        role = load_role("app_service")
+        variables = {**APPLICATION, **given}
+        units = role.value("__app_service_units", **variables)
+        text: str = role.render(template, __app_service_unit=units[unit], **variables)
+        return text
+
+    return render
 
 
-def service_section(text: str) -> Directives:
-    """The directives of a unit's [Service] section."""
-    found: Directives = {}
-    for line in text.partition("[Service]")[2].partition("[Install]")[0].splitlines():
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
-    return found
+@pytest.fixture
+def configuration(render: Callable[..., str], tmp_path: pathlib.Path) -> Callable[..., dict[str, Any]]:
+    """What Gunicorn reads from the rendered file, beside a release and an environment."""
+
+    def load(environment: str = "", **given: Any) -> dict[str, Any]:
+        current = tmp_path / "current"
+        current.mkdir()
+        described = {
+            "id": "abc",
+            "module": "links.main:app",
+            "working_directory": "src/services",
+            "import_paths": ["src/lib"],
+        }
+        (current / "release.json").write_text(json.dumps(described))
+        (tmp_path / "environment").write_text(environment)
+        text = render(CONFIGURATION, **given)
+        text = text.replace("/opt/links/current", str(current)).replace("/etc/links", str(tmp_path))
+        (tmp_path / "gunicorn.conf.py").write_text(text)
+        show = (
+            "import json, runpy, sys; found = runpy.run_path(sys.argv[1]); "
+            "print(json.dumps({key: value for key, value in found.items() if isinstance(value, (str, int, list))}))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", show, str(tmp_path / "gunicorn.conf.py")],
+            env={**os.environ, "PYTHONPATH": str(PROJECT / "handover/src")},
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        settings: dict[str, Any] = json.loads(done.stdout)
+        return settings
+
+    return load
 
 
-def units(role: Any, **given: Any) -> tuple[Directives, Directives]:
-    """The directives of the service and of its rehearsal."""
-    service, rehearsal = (
-        service_section(role.render(f"etc/systemd/system/{name}.service.j2", **GIVEN, **given))
-        for name in ("app", "app-rehearsal@")
-    )
-    return service, rehearsal
+@pytest.mark.parametrize(
+    ("cores", "megabytes", "settings", "workers"),
+    [
+        (2, 8192, {}, 5),
+        (2, 8192, {"app_service_workload": "cpu"}, 2),
+        # three quarters of 1 GiB have room for three workers of 200 MiB, and a small host for one at least
+        (4, 1024, {}, 3),
+        (4, 200, {}, 1),
+        (16, 4096, {"app_service_worker_memory_mb": 300, "app_service_memory_percent": 50}, 6),
+        (4, 1024, {"app_service_workload": "cpu", "app_service_worker_memory_mb": 700}, 1),
+        # a number that is given is taken as it is
+        (4, 1024, {"app_service_workers": 12}, 12),
+    ],
+)
+def test_the_number_of_workers_follows_from_the_host(
+    configuration: Callable[..., dict[str, Any]], cores: int, megabytes: int, settings: dict[str, Any], workers: int
+) -> None:
+    assert configuration(**host(cores, megabytes), **settings)["workers"] == workers
 
 
-def test_a_rehearsal_differs_from_the_service_only_where_it_must(role: Any) -> None:
-    service, rehearsal = units(role)
-    differing = {name for name in service.keys() | rehearsal.keys() if service.get(name) != rehearsal.get(name)}
-    own = {"Nice", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
-    the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "LimitNICE"}
-    assert differing == own | the_service_s_alone | {
-        *("Environment", "ExecStart", "Restart", "TimeoutStartSec", "TimeoutStopSec"),
+@pytest.mark.parametrize("settings", [{}, {"app_service_workers": 12}], ids=str)
+def test_the_environment_has_the_last_word_on_the_number_of_workers(
+    configuration: Callable[..., dict[str, Any]], settings: dict[str, Any]
+) -> None:
+    assert configuration('WEB_CONCURRENCY="7"\n', **settings)["workers"] == 7
+
+
+def test_what_a_release_needs_comes_from_the_release(
+    configuration: Callable[..., dict[str, Any]], tmp_path: pathlib.Path
+) -> None:
+    settings = configuration('GREETING="it costs \\$5"\n')
+    assert settings["wsgi_app"] == "links.main:app"
+    assert settings["chdir"] == f"{tmp_path}/current/src/services"
+    assert settings["raw_env"] == ["GREETING=it costs $5", "RELEASE_ID=abc"]
+
+
+def test_every_setting_of_gunicorn_arrives(configuration: Callable[..., dict[str, Any]]) -> None:
+    wanted = {
+        "timeout": 41,
+        "graceful_timeout": 42,
+        "keepalive": 43,
+        "backlog": 44,
+        "max_requests": 45,
+        "max_requests_jitter": 46,
+    }
+    settings = configuration(**{f"app_service_{name}": value for name, value in wanted.items()})
+    assert {name: settings[name] for name in wanted} == wanted
+
+
+def test_workers_are_not_replaced_by_number_of_requests_unless_asked(
+    configuration: Callable[..., dict[str, Any]],
+) -> None:
+    assert configuration()["max_requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("listen", "edges", "believed"),
+    [("/run/links/web.sock", None, "*"), ("10.0.0.2:8000", ["10.0.0.1", "10.0.0.9"], "10.0.0.1,10.0.0.9")],
+)
+def test_forwarded_headers_are_believed_from_the_edge_alone(
+    configuration: Callable[..., dict[str, Any]], listen: str, edges: list[str] | None, believed: str
+) -> None:
+    given = {} if edges is None else {"app_service_forwarded_allow_ips": edges}
+    assert configuration(app_service_listen=listen, **given)["forwarded_allow_ips"] == believed
+
+
+def test_the_bridge_differs_from_the_service_in_what_it_must_alone(render: Callable[..., str]) -> None:
+    service, bridge = (set(render(UNIT, unit).splitlines()) for unit in (0, 1))
+    assert service ^ bridge == {
+        "Description=links",
+        "Description=links while its service restarts",
+        "Environment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json",
+        "Environment=GUNICORN_HANDOVER_STATUS=/run/links/bridge.json",
+        *(line for line in service | bridge if line.startswith("ExecReload=")),
+        "Restart=always",
+        "Restart=no",
+        "[Install]",
+        "WantedBy=multi-user.target",
     }
 
 
-def test_a_rehearsal_never_speaks_of_the_current_release(role: Any) -> None:
-    text = role.render("etc/systemd/system/app-rehearsal@.service.j2", **GIVEN)
-    assert "/current" not in text
-    assert "/opt/links/releases/%i/venv/bin/python -m gunicorn_handover" in text
+def test_directives_of_the_operator_come_last_and_win(render: Callable[..., str]) -> None:
+    given = {"ReadWritePaths": ["/srv/a", "/srv/b"], "PrivateDevices": False}
+    service = render(UNIT, app_service_directives=given).partition("[Service]")[2].partition("[Install]")[0]
+    lines = service.split()
+    assert lines[-3:] == ["PrivateDevices=false", "ReadWritePaths=/srv/a", "ReadWritePaths=/srv/b"]
 
 
-def test_a_rehearsal_keeps_no_status_where_the_service_has_its_own(role: Any) -> None:
-    _, rehearsal = units(role)
-    assert not any("GUNICORN_HANDOVER_STATUS" in value for value in rehearsal["Environment"])
+@pytest.mark.parametrize(
+    "command",
+    ["python -m links.migrate", """sh -c 'echo "$HOME" `id` 100% \\n $$'""", "set -e\n# first\nmake 'a b'\n"],
+)
+def test_systemd_hands_the_migration_command_on_as_it_was_written(render: Callable[..., str], command: str) -> None:
+    text = render(MIGRATION, app_service_migration_command=command)
+    (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+    word = line.split(" ", 3)[3]
+    # what systemd does to a word in double quotes: its escapes, then specifiers and variables
+    assert word[0] == word[-1] == '"'
+    escapes = {"\\\\": "\\", '\\"': '"', "\\n": "\n", "%%": "%", "$$": "$"}
+    read = re.sub(r"\\.|%%|\$\$", lambda match: escapes[match[0]], word[1:-1])
+    assert read == command.strip()
 
 
-def test_the_user_s_directives_win_in_both(role: Any) -> None:
-    for unit in units(role):
-        assert unit["PrivateDevices"][-1] == "false"
-        assert unit["ReadWritePaths"][-1] == "/srv/media"
+def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(render: Callable[..., str]) -> None:
+    text = render(
+        MIGRATION,
+        app_service_credentials=["API_KEY", "DATABASE_URL"],
+        app_service_migration_credentials=["DATABASE_URL"],
+    )
+    loaded = [line.partition("=")[2] for line in text.splitlines() if line.startswith("LoadCredential=")]
+    assert loaded == [
+        "API_KEY:/etc/links/secrets/API_KEY",
+        "DATABASE_URL:/etc/links/migration-secrets/DATABASE_URL",
+    ]
 
 
-def test_nobody_but_root_and_the_user_can_connect_to_the_scratch_socket(role: Any) -> None:
-    lines = role.render("etc/systemd/system/app-rehearsal@.socket.j2", **GIVEN).splitlines()
-    assert {"SocketUser=links", "SocketMode=0600", "ListenStream=/run/links-rehearsal-%i.sock"} < set(lines)
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"app_service_listen": "8000", "app_service_forwarded_allow_ips": ["10.0.0.1"]}, "ADDRESS:PORT"),
+        ({"app_service_listen": "10.0.0.2:8000"}, "List the edge's addresses"),
+        ({"app_service_timeout": 0}, "must be above 0"),
+        ({"app_service_worker_memory_mb": 0}, "must be above 0"),
+        ({"app_service_memory_percent": 101}, "between 1 and 100"),
+        ({"app_service_workers": -1}, "0 to size them from the host"),
+    ],
+    ids=str,
+)
+def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any], words: str) -> None:
+    role = load_role("app_service")
+    given = {**APPLICATION, **host(2, 8192)}
+    assert settings_refused(role, **given) == []
+    (message,) = settings_refused(role, **{**given, **wrong})
+    assert message.startswith("edge1: ")
+    assert words in message
 
 
-def test_a_rehearsal_has_more_time_than_a_worker_to_boot(role: Any) -> None:
-    assert int(role.value("app_service_rehearsal_timeout", app_service_boot_timeout=300)) > 300
+def settings_refused(role: Any, **given: Any) -> list[str]:
+    """The messages of the first task of preflight, which goes through a list."""
+    task = role.load("tasks/preflight.yml")[0]
+    words = task["ansible.builtin.assert"]["fail_msg"]
+    wrong = [item for item in role.templar(**given).template(task["loop"]) if not item["good"]]
+    return [str(role.templar(item=item, **given).template(words)) for item in wrong]
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (host(2, 256), "edge1 has 256 MiB of memory; 75 % of it is less than one worker needs"),
+        ({"ansible_facts": {"processor_vcpus": 1, "memtotal_mb": 9999, "service_mgr": "openrc"}}, "edge1 runs openrc"),
+    ],
+    ids=["memory", "systemd"],
+)
+def test_a_host_that_can_not_carry_the_service_is_refused(
+    load_role: Callable[[str], Any], facts: dict[str, Any], words: str
+) -> None:
+    # the first task goes through a list, which `refusals` doesn't
+    messages = [
+        message
+        for message in load_role("app_service").refusals(item={"good": True, "message": ""}, **APPLICATION, **facts)
+        if message
+    ]
+    assert len(messages) == 1
+    assert words in messages[0]

@@ -1,0 +1,81 @@
+"""Another Python than the distribution's, for one application, by uv from downloads that the operator keeps."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import platform
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Deployed
+from .support import SCENARIO, SOLO, Traffic, host, run, tool
+
+# Debian 12's own Python, packed as uv wants one: it finds its library beside itself, wherever it is moved.
+PACK = """
+set -e
+mkdir -p /srv/packed/python/bin /srv/packed/python/lib
+cp /usr/bin/python3.11 /srv/packed/python/bin/
+ln -s python3.11 /srv/packed/python/bin/python3
+cp -a /usr/lib/python3.11 /srv/packed/python/lib/
+find /srv/packed -type l -lname "/*" -delete
+tar -C /srv/packed -czf /srv/python.tar.gz python
+rm -r /srv/packed
+"""
+LIST = {
+    f"cpython-3.11.2-linux-{platform.machine()}-gnu": {
+        "name": "cpython",
+        "arch": {"family": platform.machine(), "variant": None},
+        "os": "linux",
+        "libc": "gnu",
+        "major": 3,
+        "minor": 11,
+        "patch": 2,
+        "prerelease": "",
+        "variant": None,
+        "build": "1",
+        "url": "file:///srv/uv/python.tar.gz",
+        "sha256": None,
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def changed(member: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
+    """Traffic during the deploy that gives `member` Python 3.11 on Debian 13, too, whose own is 3.13."""
+    folder = tmp_path_factory.mktemp("uv")
+    (folder / "uv.toml").write_text('python-downloads-json-url = "/srv/uv/list.json"\n')
+    (folder / "list.json").write_text(json.dumps(LIST))
+    ansible: list[str | pathlib.Path] = [tool("ansible"), "-i", SCENARIO / "inventory", "-m"]
+    host("solo1").check_output(PACK)
+    run(*ansible, "ansible.builtin.fetch", "-a", f"src=/srv/python.tar.gz dest={folder}/ flat=true", "solo1")
+    run(*ansible, "ansible.builtin.copy", "-a", f"src={folder}/ dest=/srv/uv/ mode=preserve", "solo2")
+    host("solo2").check_output("ln -sfn /srv/uv /etc/uv")
+    with Traffic(member) as traffic:
+        member.deploy("site.yml", python_runtime_version="3.11")
+    yield traffic
+    host("solo2").check_output("rm /etc/uv")
+
+
+@pytest.mark.parametrize("name", SOLO)
+@pytest.mark.usefixtures("changed")
+def test_it_serves_with_the_python_that_was_asked_for(member: Deployed, name: str) -> None:
+    assert member.status(name)["versions"]["python"].startswith("3.11.")
+    assert member.says(name)["versions"]["orjson"] == "3.11.4"
+
+
+@pytest.mark.parametrize(("name", "home"), [("solo1", "/usr/bin/"), ("solo2", "/var/lib/baton/python/cpython-3.11")])
+@pytest.mark.usefixtures("changed")
+def test_it_comes_from_uv_only_where_the_distribution_has_another(member: Deployed, name: str, home: str) -> None:
+    assert host(name).check_output(f"readlink -f /proc/{member.master(name)}/exe").startswith(home)
+
+
+def test_the_change_of_python_lost_nothing(changed: Traffic) -> None:
+    assert changed.failed == {}
+    assert changed.sent > 100
+
+
+@pytest.mark.usefixtures("changed")
+def test_a_second_run_finds_it_there(member: Deployed) -> None:
+    assert member.deploy("site.yml", python_runtime_version="3.11").changed == [0, 0]

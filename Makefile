@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## Install the controller's tools into .venv
@@ -38,10 +38,14 @@ setup-dev:
 lock: setup ## Write the hashed locks anew, with the newest releases
 	@scripts/lock
 
-# BENCH_OPTIONS=--quick: whether it works at all, in some three minutes
+# BENCH_OPTIONS=--quick: whether a benchmark works at all, in some three minutes
 .PHONY: bench-reload
-bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (30 minutes)
-	@python -m tests.bench $(BENCH_OPTIONS)
+bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (25 minutes)
+	@python -m tests.bench.reload $(BENCH_OPTIONS)
+
+.PHONY: bench-deploy
+bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app servers: docs/benchmarks-deploy.md (15 minutes)
+	@python -m tests.bench.deploy $(BENCH_OPTIONS)
 
 .PHONY: clean
 clean: ## Remove all that was made here: local fleets, images, caches, .venv

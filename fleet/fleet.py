@@ -423,27 +423,47 @@ def _wait(engine: Engine, fleet: Fleet, host: Host, new: bool) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     state = "unknown"
     while time.monotonic() < deadline:
+        state = _state(engine, container, deadline - time.monotonic())
+        if state == "running":
+            break
+        if state == "degraded":
+            failed = engine("exec", container, "systemctl", "--failed", "--plain", "--no-legend")
+            if new:
+                raise FleetError(f"{host.name} came up degraded: {failed}\n{_trouble(engine, container)}")
+            break
+        time.sleep(0.2)
+    else:
+        raise FleetError(f"{host.name} did not boot within {BOOT_SECONDS} s: {state}\n{_trouble(engine, container)}")
+    if new:
+        engine("exec", container, "apt-get", "update", "-qq")
+
+
+def _state(engine: Engine, container: str, seconds: float) -> str:
+    """What systemd says of the whole host when it has booted, or that it hasn't."""
+    try:
         done = subprocess.run(
             [engine.name, "exec", container, "systemctl", "is-system-running", "--wait"],
             env=engine.environment,
             text=True,
             capture_output=True,
             check=False,
+            timeout=seconds,
         )
-        state = done.stdout.strip() or done.stderr.strip()
-        if state == "running":
-            break
-        if state == "degraded":
-            failed = engine("exec", container, "systemctl", "--failed", "--plain", "--no-legend")
-            if new:
-                raise FleetError(f"{host.name} came up degraded: {failed}")
-            break
-        time.sleep(0.2)
-    else:
-        words = engine("logs", container)[-800:]
-        raise FleetError(f"{host.name} did not boot within {BOOT_SECONDS} s: {state}\n{words}")
-    if new:
-        engine("exec", container, "apt-get", "update", "-qq")
+    except subprocess.TimeoutExpired:
+        return "it still boots"
+    return done.stdout.strip() or done.stderr.strip()
+
+
+def _trouble(engine: Engine, container: str) -> str:
+    """The errors that a host's journal has of its boot."""
+    journal = ["journalctl", "--no-pager", "--quiet", "--boot", "--priority=err", "--lines=5"]
+    words = engine("exec", container, *journal)
+    if "inotify" in words:
+        words += (
+            "\nThis machine has no inotify instances left, of which a host needs about six: end other fleets, "
+            "or raise fs.inotify.max_user_instances."
+        )
+    return words
 
 
 def down(inventory: str) -> None:

@@ -6,8 +6,9 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Callable
 
-from .plan import PROJECT
+from .controller import PROJECT
 
 
 def describe() -> dict[str, str]:
@@ -28,10 +29,23 @@ def describe() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """What runs on this side: the generators, and Baton's own commit."""
-    command = ["dpkg-query", "--show", "--showformat=${Version}", "nghttp2-client"]
-    load = subprocess.run(command, text=True, capture_output=True, check=False).stdout
+    """What runs on this side."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=PROJECT, text=True, capture_output=True, check=False
     )
-    return {"generator's python": platform.python_version(), "h2load": load, "baton": commit.stdout.strip()}
+    return {"baton": commit.stdout.strip(), "controller's python": platform.python_version()}
+
+
+def h2load() -> dict[str, str]:
+    """The generator of the most requests that a server answers."""
+    command = ["dpkg-query", "--show", "--showformat=${Version}", "nghttp2-client"]
+    return {"h2load": subprocess.run(command, text=True, capture_output=True, check=False).stdout}
+
+
+def host_versions(run: Callable[..., str]) -> dict[str, str]:
+    """What a host runs; `run` gives what a command prints there."""
+    return {
+        "os": run("sh", "-c", ". /etc/os-release; echo $PRETTY_NAME").strip(),
+        "systemd": run("systemctl", "--version").split()[1],
+        "python": run("python3", "-V").split()[-1],
+    }

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 
+REVISION = ""  # the benchmark of deploys changes this line
+
 
 def import_slowly() -> None:
     """What a large application does while it is imported: waits (files, network) and computes."""
@@ -21,8 +23,8 @@ def import_slowly() -> None:
         sum(range(1000))
 
 
-async def index() -> dict[str, int]:
-    return {"pid": os.getpid()}
+async def index() -> dict[str, int | str]:
+    return {"pid": os.getpid(), "revision": REVISION}
 
 
 async def echo(request: Request) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Reloads a unit again and again; runs on the benchmark's host, which has only Python. Prints a JSON line a reload.
 
-python3 reloads.py UNIT COUNT GAP [SOCKET]
+python3 reloads.py UNIT COUNT GAP LEAST [SOCKET]
 
+COUNT reloads, and more until LEAST seconds have gone by.
 A reload by Baton has ended when `systemctl reload` returns. The others' returns at once: with their SOCKET given, a
 reload has ended when every worker of before is gone and a new one answers. GAP seconds later the next one begins.
 """
@@ -64,9 +65,11 @@ def reload(unit: str, path: str | None) -> dict[str, object]:
 
 
 def main() -> None:
-    unit, count, gap, *path = sys.argv[1:]
-    for _ in range(int(count)):
+    unit, count, gap, least, *path = sys.argv[1:]
+    began, done = time.monotonic(), 0
+    while done < int(count) or time.monotonic() - began < float(least):
         print(json.dumps(reload(unit, path[0] if path else None)), flush=True)
+        done += 1
         time.sleep(float(gap))
 
 

@@ -8,25 +8,11 @@ from typing import Any
 
 import yaml
 
-from tests.support.traffic import Load
-
 HERE = pathlib.Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
+INVENTORY = HERE / "inventory"
+AUTHORITY = INVENTORY / "tls/ca.pem"
+PORT = 18511  # of nginx, as the inventory publishes it
 DOMAIN = "bench.baton.test"
-
-# Shares of one mix; the slow kinds' own seconds are taken off their latency (`wait`).
-MIX = (
-    Load("get", share=26),
-    Load("post", "/echo", share=10, size=2000),
-    Load("get", "/slow?seconds=0.5", share=2, wait=0.5),
-    Load("fresh", share=2, wait=0.3),
-    Load("idle", share=2, wait=2.0),
-    Load("upload", "/echo", share=1, size=50_000, wait=0.5),
-    Load("sse", "/events?count=10", share=1),
-    Load("websocket", "/ws", share=1, wait=1.0),
-    Load("h2", share=4),
-    Load("h2post", "/echo", share=1, size=2000),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +47,7 @@ class Series:
     ours: int
     peers: int
     bridges: int = 0
+    requests: int = 0  # reload Baton on until so many have arrived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +57,10 @@ class Plan:
     name: str
     series: tuple[Series, ...]
     rate: float = 300.0
-    quiet: float = 30.0
-    gap: float = 1.0
+    quiet: float = 20.0
+    gap: float = 0.5
     rounds: int = 5
-    round_seconds: int = 5
+    round_seconds: int = 3
 
 
 SLEEP_1 = Import("sleep-1", "1 s of waiting", {"BENCH_IMPORT_SLEEP": "1"})
@@ -82,9 +69,10 @@ CPU_1 = Import("cpu-1", "1 s of CPU", {"BENCH_IMPORT_CPU": "1"})
 
 
 def full(reloads: int) -> Plan:
+    """Some 25 minutes, of which Baton's hundred reloads and twenty bridges are half."""
     series = (
-        Series(SLEEP_1, ours=reloads, peers=10, bridges=20),
-        Series(CPU_1, ours=10, peers=5),
+        Series(SLEEP_1, ours=reloads, peers=5, bridges=20, requests=100_000),
+        Series(CPU_1, ours=10, peers=4),
         Series(SLEEP_8, ours=10, peers=2),
     )
     return Plan("full", series)

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.bench.controller import BenchError
+from tests.bench.mix import MIX
 from tests.support.traffic import Background, Summary
 
-from .host import ADDRESS, AUTHORITY, PORT, BenchError, Host
-from .plan import MIX, Plan, Server
+from .host import Host
+from .plan import AUTHORITY, PORT, Plan, Series, Server
 
 CONNECTIONS = 64
 WEBSOCKET = "websocket"
@@ -49,7 +51,13 @@ def phase(plan: Plan, server: Server, kind: str, imported: str, happening: Calla
     """Send traffic while something happens."""
     began = time.time()
     with Background(
-        ADDRESS, MIX, rate=plan.rate, duration=3600, settle=1.0, host=server.host, ca_file=AUTHORITY
+        f"https://127.0.0.1:{PORT}",
+        MIX,
+        rate=plan.rate,
+        duration=3600,
+        settle=1.0,
+        host=server.host,
+        ca_file=str(AUTHORITY),
     ) as traffic:
         reloads = happening()
     return Phase(server.name, kind, imported, began, traffic.summary, reloads)
@@ -63,12 +71,14 @@ def quiet(plan: Plan, server: Server, imported: str) -> Phase:
     return phase(plan, server, "quiet", imported, nothing)
 
 
-def reloads(plan: Plan, host: Host, server: Server, imported: str, count: int) -> Phase:
-    return phase(plan, server, "reloads", imported, lambda: host.reload(server, count, plan.gap))
+def reloads(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
+    count = series.ours if server.ours else series.peers
+    least = series.requests / plan.rate if server.ours else 0.0
+    return phase(plan, server, "reloads", series.imported.name, lambda: host.reload(server, count, plan.gap, least))
 
 
-def bridges(plan: Plan, host: Host, server: Server, imported: str, count: int) -> Phase:
-    return phase(plan, server, "bridges", imported, lambda: host.bridge(count))
+def bridges(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
+    return phase(plan, server, "bridges", series.imported.name, lambda: host.bridge(series.bridges))
 
 
 @dataclasses.dataclass(frozen=True)

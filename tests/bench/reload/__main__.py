@@ -1,7 +1,7 @@
 """Baton's handover measured, side by side with its peers, on one systemd host.
 
-    python -m tests.bench [--quick] [--output docs/benchmarks.json] [--reloads N]
-    python -m tests.bench --render docs/benchmarks.json
+    python -m tests.bench.reload [--quick] [--output docs/benchmarks.json] [--reloads N]
+    python -m tests.bench.reload --render docs/benchmarks.json
 
 Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
 request or a reload failed. The host is removed at the end.
@@ -22,12 +22,12 @@ import time
 from typing import Any
 
 from fleet.fleet import FleetError
+from tests.bench import machine
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted
 
-from . import machine, measure, report
-from .host import BenchError, Host
-from .plan import PROJECT, SLEEP_1, Plan, full, quick, servers
-
-EVIDENCE = PROJECT / ".cache/bench"
+from . import measure, report
+from .host import Host
+from .plan import INVENTORY, SLEEP_1, Plan, full, quick, servers
 
 
 def say(text: str) -> None:
@@ -51,8 +51,10 @@ def run(plan: Plan, keep: bool, command: str) -> report.Document:
             say(f"what the host knows of it: {path.relative_to(PROJECT)}")
 
     say("making the host ...")
-    with Host.made(keep) as host:
-        versions = machine.versions() | host.versions()
+    with booted(INVENTORY, keep):
+        host = Host()
+        host.provision()
+        versions = machine.versions() | machine.h2load() | host.versions()
         workers = host.workers()
         for series in plan.series:
             name = series.imported.name
@@ -62,10 +64,10 @@ def run(plan: Plan, keep: bool, command: str) -> report.Document:
             for server in known:
                 if series is plan.series[0]:
                     add(measure.quiet(plan, server, name))
-                if count := series.ours if server.ours else series.peers:
-                    add(measure.reloads(plan, host, server, name, count))
+                if server.ours or series.peers:
+                    add(measure.reloads(plan, host, server, series))
                 if server.ours and series.bridges:
-                    add(measure.bridges(plan, host, server, name, series.bridges))
+                    add(measure.bridges(plan, host, server, series))
         say("throughput ...")
         rates = measure.throughput(plan, known)
     return report.Document(
@@ -90,7 +92,7 @@ def main() -> int:
     )
     parser.add_argument("--reloads", type=int, default=int(os.environ.get("BENCH_RELOADS") or 100), help="of Baton's")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file; the .md is written beside it")
-    parser.add_argument("--keep", action="store_true", help="leave the host running")
+    parser.add_argument("--keep", action="store_true", help="use the host that is there, and leave it")
     parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
     options = parser.parse_args()
     if options.render:

@@ -8,9 +8,9 @@ import json
 import pathlib
 import statistics
 import string
-from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tests.bench import mix, tables
 from tests.support.traffic import Summary
 
 from .measure import CONNECTIONS, Phase, Throughput
@@ -32,17 +32,6 @@ HEADER = (
     "max",
     "late",
 )
-KINDS = {
-    "get": "GET on connections kept alive, and one that takes 0.5 s",
-    "post": "POST of 2 kB on the same connections",
-    "fresh": "connect, wait 0.3 s, then send",
-    "idle": "a request, 2 s of silence, another one on the same connection",
-    "upload": "POST of 50 kB over 0.5 s",
-    "sse": "a stream of 10 server-sent events over 1 s",
-    "websocket": "WebSockets that echo for 1 s",
-    "h2": "GET by HTTP/2",
-    "h2post": "POST of 2 kB by HTTP/2",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +92,7 @@ def _cells(phase: Phase, title: str) -> tuple[str, ...]:
         f"{traffic.sent:,}",
         f"{phase.failed:,}",
         f"{phase.cut_websockets:,}",
-        *(
-            f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-            for value in (traffic.p50, traffic.p99, traffic.p999, traffic.max, traffic.lag_ms)
-        ),
+        *map(tables.milliseconds, (traffic.p50, traffic.p99, traffic.p999, traffic.max, traffic.lag_ms)),
     )
 
 
@@ -126,16 +112,8 @@ def table(document: Document) -> str:
         for phase in document.phases
         if phase.imported == imported
     ]
-    grid = [("import", *HEADER), *rows]
-    widths = [max(len(row[column]) for row in grid) for column in range(len(grid[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
     rates = [f"{rates.server:16} {rates.median:8,.0f} requests/s at most" for rates in document.throughput]
-    return "\n".join([*lines, "", *rates])
-
-
-def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    rule = ["---" if number == 0 else "---:" for number in range(len(header))]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+    return "\n".join([tables.columns(("import", *HEADER), rows), "", *rates])
 
 
 def _findings(document: Document) -> list[str]:
@@ -160,15 +138,22 @@ def _findings(document: Document) -> list[str]:
         ours = next((phase for phase in rows if phase.server == BATON), None)
         if ours is None or not others:
             continue
-        best = min(others, key=lambda phase: phase.traffic.p99)
-        told.append(
-            f"- **Delay**, import of {title}: 99 of 100 requests took less than {ours.traffic.p99:.1f} ms "
-            f"while Baton's reloads followed one another; the best of the others: {best.traffic.p99:.1f} ms "
-            f"({document.titles[best.server]}, {best.traffic.failed_total:,} failed)."
-        )
-    calm = document.of(BATON, "quiet")
-    if calm:
-        told.append(f"  With no reload at all they took less than {calm[0].traffic.p99:.1f} ms.")
+        calm = next(iter(document.of(BATON, "quiet")), None)
+        words = []
+        for name, part in (("p99", "99 of 100"), ("p999", "999 of 1,000")):
+            best = min(others, key=lambda phase: float(getattr(phase.traffic, name)))
+            words.append(
+                f"{part} requests took less than {tables.milliseconds(getattr(ours.traffic, name))} ms while Baton's "
+                f"reloads followed one another; the best of the others: "
+                f"{tables.milliseconds(getattr(best.traffic, name))} ms ({document.titles[best.server]}, "
+                f"{best.traffic.failed_total:,} failed)"
+            )
+        told.append(f"- **Delay**, import of {title}: {'; '.join(words)}.")
+        if calm is not None:
+            told.append(
+                f"  That p99 is {ours.traffic.p99 / calm.traffic.p99:.1f} times that of the quiet phase "
+                f"({calm.traffic.p99:.1f} ms)."
+            )
     rates = {rates.server: rates for rates in document.throughput}
     if {BATON, STOCK} <= rates.keys():
         ratios = [ours / stock for ours, stock in zip(rates[BATON].rounds, rates[STOCK].rounds, strict=True)]
@@ -192,8 +177,8 @@ def _causes(document: Document) -> str:
             rows.append((document.titles[phase.server], phase.kind, document.imports[phase.imported], causes, kinds))
     if not rows:
         return ""
-    grid = _grid(("server", "phase", "import", "causes", "kinds of request"), rows)
-    return "\n".join(["## What failed, and how", "", *grid]) + "\n\n"
+    grid = tables.markdown(("server", "phase", "import", "causes", "kinds of request"), rows)
+    return f"## What failed, and how\n\n{grid}\n\n"
 
 
 def markdown(document: Document) -> str:
@@ -208,7 +193,7 @@ def markdown(document: Document) -> str:
             if (phase.imported, phase.server) == (imported, server)
         ]
         heading = f"## Reloads of an application whose import takes {title}"
-        series += "\n".join([heading, "", *_grid(HEADER, rows)]) + "\n\n"
+        series += f"{heading}\n\n{tables.markdown(HEADER, rows)}\n\n"
     rates = [
         (document.titles[rates.server], f"{rates.median:,.0f}", ", ".join(f"{rate:,.0f}" for rate in rates.rounds))
         for rates in document.throughput
@@ -222,22 +207,16 @@ def markdown(document: Document) -> str:
         series=series.rstrip("\n") + "\n",
         causes=_causes(document),
         connections=CONNECTIONS,
-        throughput="\n".join(_grid(("server", "median requests/s", "rounds"), rates)),
+        throughput=tables.markdown(("server", "median requests/s", "rounds"), rates),
         rate=f"{plan['rate']:.0f}",
-        mix="; ".join(f"{text} ({_share(document, kind)})" for kind, text in KINDS.items()),
+        mix=mix.described({kind: counts["sent"] for kind, counts in document.phases[0].traffic.by_kind.items()}),
         gap=f"{plan['gap']:g}",
         workers=document.workers,
         machine=(
             f"{machine['cores']} cores ({machine['processor']}), {machine['memory']} of memory, {machine['os']}, "
             f"Linux {machine['kernel']}."
         ),
-        versions="\n".join(_grid(("", "version"), document.versions.items())),
+        versions=tables.markdown(("", "version"), document.versions.items()),
         cores=machine["cores"],
         rare=round(plan["rate"] * plan["quiet"] / 1000),
     )
-
-
-def _share(document: Document, kind: str) -> str:
-    counts = document.phases[0].traffic.by_kind
-    total = sum(count["sent"] for count in counts.values())
-    return f"{100 * counts.get(kind, {'sent': 0})['sent'] / total:.0f} %"

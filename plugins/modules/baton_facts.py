@@ -1,0 +1,45 @@
+#!/usr/bin/python
+"""Ansible module: gather the facts that the roles use."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: baton_facts
+short_description: Gather the few facts that Baton's roles use
+description:
+  - Returns them by the names that M(ansible.builtin.setup) gives them, so roles read them from C(ansible_facts) whoever
+    gathered them. It asks for nothing else, and takes a tenth of the host's time.
+author: Baton contributors
+options: {}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Gather the facts that the roles use
+  baton_facts:
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: >-
+    C(architecture), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and
+    C(_release), C(memtotal_mb), C(processor_vcpus), C(python) with C(version), C(service_mgr),
+    C(virtualization_role) and C(virtualization_type).
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.baton import facts
+
+
+def main() -> None:
+    """Gather, exit."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module.exit_json(changed=False, ansible_facts=facts.gather())
+
+
+if __name__ == "__main__":
+    main()

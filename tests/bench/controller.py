@@ -1,0 +1,131 @@
+"""What the benchmarks do from this machine: boot a fleet, run playbooks on it, fetch wheels, wait for answers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fleet import fleet
+
+HERE = pathlib.Path(__file__).resolve().parent
+PROJECT = HERE.parents[1]
+LOCK = HERE / "peers/requirements.txt"
+CACHE = pathlib.Path.home() / ".cache/baton/bench"
+EVIDENCE = PROJECT / ".cache/bench"
+
+
+class BenchError(Exception):
+    """Why nothing could be measured."""
+
+
+@contextlib.contextmanager
+def booted(inventory: pathlib.Path, keep: bool) -> Iterator[None]:
+    """New hosts, removed in any case; with `keep` those that are there are used, and stay."""
+    if not keep:
+        fleet.down(str(inventory))
+    try:
+        fleet.up(str(inventory))
+        yield
+    finally:
+        if keep:
+            print(f"Kept: fleet/fleet.py down {inventory.relative_to(PROJECT)} removes it.")
+        else:
+            fleet.down(str(inventory))
+
+
+def run_as_root(port: int, *command: str, script: str = "") -> str:
+    """What a command prints that root runs on a host. Raises BenchError."""
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+    options += ["ServerAliveInterval=15", "ConnectTimeout=10"]
+    ssh = ["ssh", "-i", str(fleet.ssh_key()), "-p", str(port), *(word for option in options for word in ("-o", option))]
+    line = shlex.join(["sudo", *command])
+    done = subprocess.run([*ssh, "deploy@127.0.0.1", line], input=script, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise BenchError(f"`{line[:100]}` ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def playbook(
+    inventory: pathlib.Path,
+    path: str,
+    variables: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a playbook. Raises BenchError with its last lines."""
+    command = [str(pathlib.Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), path]
+    command += ["-e", json.dumps(dict(variables or {}))]
+    done = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, **(environment or {})},
+        text=True,
+        capture_output=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        raise BenchError(
+            f"{path} ended with {done.returncode}:\n" + "\n".join(done.stdout.splitlines()[-30:]) + done.stderr
+        )
+
+
+def wheels() -> pathlib.Path:
+    """The wheels of the peers' lock, fetched once on the controller: the hosts ask no index."""
+    folder = CACHE / f"wheels-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            # Debian 12's Python, whatever the controller's is
+            command += ["--require-hashes", "--only-binary=:all:", "--python-version=3.11"]
+            machine = os.uname().machine
+            command += [f"--platform=manylinux_2_{minor}_{machine}" for minor in (36, 34, 28, 17)]
+            command += [f"--platform=manylinux2014_{machine}", f"--dest={scratch}/wheels", f"--requirement={LOCK}"]
+            done = subprocess.run(command, text=True, capture_output=True, check=False)
+            if done.returncode:
+                raise BenchError(f"the peers' wheels could not be fetched: {done.stderr.strip()}")
+            pathlib.Path(scratch, "wheels").rename(folder)
+    return folder
+
+
+def await_answers(port: int, host: str, authority: pathlib.Path, revision: str = "", seconds: float = 60.0) -> None:
+    """Wait until twenty requests in a row are answered well, each by the revision: no worker is still on its way."""
+    context = ssl.create_default_context(cafile=authority)
+    deadline = time.monotonic() + seconds
+    well, last = 0, ""
+    while well < 20:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{host} doesn't answer as it should: {last}")
+        try:
+            last = _answer(port, host, context)
+            told = json.loads(last)
+            well = well + 1 if revision in ("", told["revision"]) else 0
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            well, last = 0, last or repr(error)
+        if not well:
+            time.sleep(0.2)
+
+
+def _answer(port: int, host: str, context: ssl.SSLContext) -> str:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        body = response.read().decode(errors="replace")
+        return body if response.status == 200 else f"{response.status} {body[:100]}"

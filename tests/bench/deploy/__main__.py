@@ -1,0 +1,103 @@
+"""Deploys and rollbacks measured under traffic, beside a deploy as it is usually written, on 2 and on 8 app servers.
+
+    python -m tests.bench.deploy [--quick] [--keep] [--output docs/benchmarks-deploy.json]
+    python -m tests.bench.deploy --render docs/benchmarks-deploy.json
+
+Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
+request. The hosts are removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+
+from fleet import fleet
+from tests.bench import machine
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, playbook, run_as_root, wheels
+
+from . import measure, report
+from .plan import FULL, KINDS, NEW, PLAIN, QUICK, Plan, Size
+
+
+def say(text: str) -> None:
+    print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
+
+
+def prepare(size: Size) -> measure.Fleet:
+    """Both services on the hosts, each with a release to go back to."""
+    say(f"preparing {size.servers} app servers ...")
+    fleet.up(str(size.inventory))
+    hosts = measure.Fleet(size)
+    hosts.provision()
+    playbook(size.inventory, "tests/bench/deploy/playbooks/plain_setup.yml", {"bench_wheels": str(wheels())})
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind in (NEW, PLAIN):
+            hosts.run(kind, pathlib.Path(scratch))
+    return hosts
+
+
+def run(plan: Plan, keep: bool, command: str) -> report.Document:
+    """Make the hosts, measure everything that the plan holds, remove the hosts."""
+    began = time.time()
+    runs: list[measure.Run] = []
+    kinds = [kind for kind in KINDS if measure.possible(kind)]
+    with booted(plan.sizes[0].inventory, keep):
+        for size in plan.sizes:
+            hosts = prepare(size)
+            # each in turn, so that whatever else the machine does hits all of them alike
+            for _ in range(size.rounds):
+                for kind in kinds:
+                    runs.append(measure.measure(hosts, kind))
+                    say(report.line(runs[-1]))
+        versions = machine.versions() | machine.host_versions(lambda *words: run_as_root(22621, *words))
+    return report.Document(
+        plan=plan.name,
+        began=began,
+        seconds=round(time.time() - began),
+        command=command,
+        machine=machine.describe(),
+        versions=versions,
+        runs=runs,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="whether it works at all: one run of each on 2 app servers"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file; the .md is written beside it")
+    parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
+    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
+    options = parser.parse_args()
+    if options.render:
+        options.render.with_suffix(".md").write_text(report.markdown(report.read(options.render)))
+        return 0
+
+    # a terminated run removes its hosts, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    output = options.output or (
+        EVIDENCE / "deploy-quick.json" if options.quick else PROJECT / "docs/benchmarks-deploy.json"
+    )
+    command = "make bench-deploy" + (" BENCH_OPTIONS=--quick" if options.quick else "")
+    try:
+        document = run(QUICK if options.quick else FULL, options.keep, command)
+    except (BenchError, fleet.FleetError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report.write(document, output)
+    output.with_suffix(".md").write_text(report.markdown(document))
+    print(report.table(document))
+    print(f"{output} and {output.with_suffix('.md').name}")
+    return 1 if report.lost(document) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

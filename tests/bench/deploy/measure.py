@@ -1,0 +1,96 @@
+"""The measuring itself: traffic at a steady rate while a playbook runs, and where the playbook's time goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import tempfile
+import time
+from typing import Any
+
+from tests.bench.controller import EVIDENCE, HERE, PROJECT, BenchError, await_answers, playbook
+from tests.bench.mix import MIX
+from tests.support.traffic import Background, Summary
+
+from .plan import AUTHORITY, BACK, NEW, PORT, RATE, SETTLE, Kind, Size
+
+SOURCE = EVIDENCE / "source"
+CALLBACKS = f"{PROJECT / 'plugins/callback'}:{pathlib.Path(__file__).with_name('callback')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One playbook's run, what it took, and what clients saw of it."""
+
+    kind: str
+    servers: int
+    seconds: float
+    steps: list[dict[str, Any]]  # play, task, seconds
+    traffic: Summary
+
+
+class Fleet:
+    """Hosts of one size, and the revision of the code that each service has there."""
+
+    _revisions = 0
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self._served: dict[str, list[str]] = {}
+
+    def change(self) -> str:
+        """A copy of the application with a revision that no host has."""
+        Fleet._revisions += 1
+        revision = f"{int(time.time())}-{Fleet._revisions}"
+        shutil.rmtree(SOURCE, ignore_errors=True)
+        shutil.copytree(HERE / "application", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
+        code = SOURCE / "service.py"
+        text = code.read_text()
+        changed = text.replace('REVISION = ""', f'REVISION = "{revision}"')
+        if changed == text:
+            raise BenchError(f"{code} has no line REVISION to change")
+        code.write_text(changed)
+        return revision
+
+    def provision(self) -> None:
+        """From bare hosts to a first release."""
+        revision = self.change()
+        playbook(self.size.inventory, "site.yml", {"app_source": str(SOURCE)})
+        self._served[NEW.host] = [revision]
+
+    def run(self, kind: Kind, scratch: pathlib.Path) -> float:
+        """Run a kind's playbook, see that every worker serves what it should, and say how long it took."""
+        served = self._served.setdefault(kind.host, [])
+        revision = self.change() if kind.fresh else served[-2]
+        variables = {"app_source": str(SOURCE), "bench_scratch": str(scratch), "bench_turn": revision}
+        environment = {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "BENCH_SECONDS": str(scratch / "seconds.json")}
+        began = time.monotonic()
+        playbook(self.size.inventory, kind.playbook, variables if kind.fresh else {}, environment)
+        seconds = time.monotonic() - began
+        served.append(revision)
+        await_answers(PORT, kind.host, AUTHORITY, revision)
+        return seconds
+
+
+def measure(fleet: Fleet, kind: Kind) -> Run:
+    """Send traffic while a kind's playbook runs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        with Background(
+            f"https://127.0.0.1:{PORT}",
+            MIX,
+            rate=RATE,
+            duration=3600,
+            settle=SETTLE,
+            host=kind.host,
+            ca_file=str(AUTHORITY),
+        ) as traffic:
+            seconds = fleet.run(kind, pathlib.Path(scratch))
+        steps = json.loads(pathlib.Path(scratch, "seconds.json").read_text())
+    return Run(kind.name, fleet.size.servers, round(seconds, 2), steps, traffic.summary)
+
+
+def possible(kind: Kind) -> bool:
+    """Whether the playbook is there."""
+    return kind is not BACK or (PROJECT / kind.playbook).exists()

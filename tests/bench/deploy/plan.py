@@ -1,0 +1,54 @@
+"""What is measured: the fleets, the traffic, how often each thing is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+HERE = pathlib.Path(__file__).resolve().parent
+INVENTORY = HERE / "inventory"
+AUTHORITY = INVENTORY / "tls/ca.pem"
+PORT = 18611  # of the edge, as the inventory publishes it
+RATE = 200.0  # requests a second
+SETTLE = 2.0  # seconds of traffic before and after
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Something done to the fleet while requests arrive."""
+
+    name: str
+    title: str
+    playbook: str
+    host: str  # that the requests ask for
+    fresh: bool = True  # of new code, not of what served before
+
+
+NEW = Kind("deploy", "Baton: deploy", "playbooks/deploy.yml", "bench.baton.test")
+BACK = Kind("rollback", "Baton: rollback", "playbooks/rollback.yml", "bench.baton.test", fresh=False)
+PLAIN = Kind(
+    "plain", "as usual: pip, symlink, restart", "tests/bench/deploy/playbooks/plain.yml", "plain.bench.baton.test"
+)
+KINDS = (NEW, BACK, PLAIN)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A number of app servers, and how often each kind is measured on them."""
+
+    servers: int
+    inventory: pathlib.Path
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole run."""
+
+    name: str
+    sizes: tuple[Size, ...]
+
+
+TWO, EIGHT = INVENTORY / "two.yml", INVENTORY / "eight.yml"
+FULL = Plan("full", (Size(2, TWO, rounds=5), Size(8, EIGHT, rounds=3)))
+QUICK = Plan("quick", (Size(2, TWO, rounds=1),))

@@ -1,0 +1,184 @@
+"""The figures for machines (JSON) and for people (a table, docs/benchmarks-deploy.md)."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import json
+import pathlib
+import statistics
+import string
+from typing import Any
+
+from tests.bench import mix, tables
+from tests.support.traffic import Summary
+
+from .measure import Run
+from .plan import BACK, KINDS, NEW, PLAIN, RATE
+
+PAGE = pathlib.Path(__file__).with_name("page.md")
+HEADER = ("", "app servers", "runs", "seconds", "of each run", "requests", "failed", "p50 ms", "p99 ms", "max ms")
+SHOWN = 15  # tasks that are listed one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """All that a run found out, and on what."""
+
+    plan: str
+    began: float
+    seconds: int
+    command: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    runs: list[Run]
+
+    def of(self, kind: str, servers: int) -> list[Run]:
+        return [run for run in self.runs if (run.kind, run.servers) == (kind, servers)]
+
+    def median(self, kind: str, servers: int) -> float | None:
+        """Seconds; None when it wasn't measured."""
+        seconds = [run.seconds for run in self.of(kind, servers)]
+        return statistics.median(seconds) if seconds else None
+
+    @property
+    def sizes(self) -> list[int]:
+        return sorted({run.servers for run in self.runs})
+
+
+def write(document: Document, path: pathlib.Path) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(document), indent=1) + "\n")
+
+
+def read(path: pathlib.Path) -> Document:
+    told = json.loads(path.read_text())
+    told["runs"] = [Run(**{**run, "traffic": Summary(**run["traffic"])}) for run in told["runs"]]
+    return Document(**told)
+
+
+def lost(document: Document) -> int:
+    """Requests that failed while Baton deployed or rolled back."""
+    return sum(run.traffic.failed_total for run in document.runs if run.kind != PLAIN.name)
+
+
+def line(run: Run) -> str:
+    """One run, for the terminal, as soon as it is over."""
+    traffic = run.traffic
+    return (
+        f"{run.kind:8} {run.servers} app servers: {run.seconds:.1f} s, {traffic.sent:,} requests, "
+        f"{traffic.failed_total:,} failed {traffic.failed or ''}, p99 {traffic.p99:.1f} ms, max {traffic.max:.0f} ms"
+    )
+
+
+def rows(document: Document) -> list[tuple[str, ...]]:
+    """A row for each kind and size; latencies are those of the median run, failures those of all."""
+    found = []
+    for servers in document.sizes:
+        for kind in KINDS:
+            runs = document.of(kind.name, servers)
+            if not runs:
+                continue
+            latencies = [statistics.median(getattr(run.traffic, name) for run in runs) for name in ("p50", "p99")] + [
+                max(run.traffic.max for run in runs)
+            ]
+            found.append(
+                (
+                    kind.title,
+                    str(servers),
+                    str(len(runs)),
+                    f"{document.median(kind.name, servers):.1f}",
+                    ", ".join(f"{run.seconds:.1f}" for run in runs),
+                    f"{sum(run.traffic.sent for run in runs):,}",
+                    f"{sum(run.traffic.failed_total for run in runs):,}",
+                    *map(tables.milliseconds, latencies),
+                )
+            )
+    return found
+
+
+def _typical(runs: list[Run]) -> Run:
+    return sorted(runs, key=lambda run: run.seconds)[(len(runs) - 1) // 2]
+
+
+def steps(run: Run, *by: str) -> list[tuple[str, ...]]:
+    """Seconds of a run by play, or by play and task, the longest first; what lies outside of all is Ansible's start."""
+    sums: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for step in run.steps:
+        sums[tuple(step[name] for name in by)] += step["seconds"]
+    outside = run.seconds - sum(step["seconds"] for step in run.steps)
+    found = [*sums.most_common(), (("Ansible starts and ends", *[""] * (len(by) - 1)), outside)]
+    return [(*names, f"{seconds:.1f}") for names, seconds in found]
+
+
+def table(document: Document) -> str:
+    """For the terminal."""
+    text = tables.columns(HEADER, rows(document))
+    for kind in KINDS:
+        for servers in document.sizes:
+            runs = document.of(kind.name, servers)
+            if runs:
+                header = (f"{kind.title}, {servers} app servers: phase", "seconds")
+                text += "\n\n" + tables.columns(header, steps(_typical(runs), "play"))
+    return text
+
+
+def _findings(document: Document) -> str:
+    told = []
+    smallest, *larger = document.sizes
+    for kind, aim in ((NEW, "at most 20 s, and 10 s were aimed at"), (BACK, "at most 10 s")):
+        took = document.median(kind.name, smallest)
+        if took is not None:
+            told.append(f"- **{kind.title}** to {smallest} app servers: {took:.1f} s (wanted: {aim}).")
+        for servers in larger:
+            grown = document.median(kind.name, servers)
+            if took and grown:
+                told.append(f"  To {servers}: {grown:.1f} s, {grown / took:.1f} times as long.")
+    for servers in document.sizes:
+        ours, usual = document.median(NEW.name, servers), document.median(PLAIN.name, servers)
+        if ours and usual:
+            lost_by_it = sum(run.traffic.failed_total for run in document.of(PLAIN.name, servers))
+            told.append(
+                f"- **As usual**, {servers} app servers: {usual:.1f} s, and {lost_by_it:,} requests failed in "
+                f"{len(document.of(PLAIN.name, servers))} deploys; Baton's took {ours / usual:.2f} times that time."
+            )
+    sent = sum(run.traffic.sent for run in document.runs if run.kind != PLAIN.name)
+    told.append(f"- **Loss**: {lost(document):,} of the {sent:,} requests failed that arrived while Baton was at work.")
+    return "\n".join(told)
+
+
+def markdown(document: Document) -> str:
+    """docs/benchmarks-deploy.md."""
+    parts = []
+    for kind in KINDS:
+        for servers in document.sizes:
+            if runs := document.of(kind.name, servers):
+                typical = _typical(runs)
+                parts += [
+                    f"### {kind.title}, {servers} app servers",
+                    tables.markdown(("phase", "seconds"), steps(typical, "play")),
+                    tables.markdown(
+                        ("task", "phase", "seconds"),
+                        [(task, play, seconds) for play, task, seconds in steps(typical, "play", "task")[:SHOWN]],
+                    ),
+                ]
+    sent: collections.Counter[str] = collections.Counter()
+    for run in document.runs:
+        sent.update({name: counts["sent"] for name, counts in run.traffic.by_kind.items()})
+    machine: dict[str, Any] = document.machine
+    return string.Template(PAGE.read_text()).substitute(
+        command=document.command,
+        date=f"{datetime.datetime.fromtimestamp(document.began, datetime.UTC):%Y-%m-%d}",
+        minutes=f"{document.seconds / 60:.0f}",
+        findings=_findings(document),
+        table=tables.markdown(HEADER, rows(document)),
+        steps="\n\n".join(parts),
+        rate=f"{RATE:.0f}",
+        mix=mix.described(dict(sent)),
+        machine=(
+            f"{machine['cores']} cores ({machine['processor']}), {machine['memory']} of memory, {machine['os']}, "
+            f"Linux {machine['kernel']}."
+        ),
+        versions=tables.markdown(("", "version"), document.versions.items()),
+        cores=machine["cores"],
+    )

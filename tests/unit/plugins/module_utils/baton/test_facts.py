@@ -1,0 +1,68 @@
+"""The facts that the roles use are those of Ansible's own, by name and by value."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from ansible.module_utils.baton import facts
+
+DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n'
+UBUNTU = 'NAME="Ubuntu"\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\nID=ubuntu\n'
+
+
+def system(root: pathlib.Path, os_release: str, debian_version: str) -> str:
+    (root / "etc").mkdir()
+    (root / "etc/os-release").write_text(os_release)
+    (root / "etc/debian_version").write_text(f"{debian_version}\n")
+    return str(root)
+
+
+def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> None:
+    ansible = pathlib.Path(sys.executable).with_name("ansible")
+    command = [str(ansible), "localhost", "-i", "localhost,", "-c", "local", "-t", str(tmp_path)]
+    command += [
+        "-m",
+        "ansible.builtin.setup",
+        "-a",
+        json.dumps({"gather_subset": ["min", "hardware", "network", "virtual"]}),
+    ]
+    command += ["-e", json.dumps({"ansible_python_interpreter": sys.executable})]
+    subprocess.run(command, capture_output=True, check=True)
+    said = json.loads((tmp_path / "localhost").read_text())["ansible_facts"]
+    ours = facts.gather()
+    for name in (
+        *("architecture", "distribution", "distribution_version", "distribution_major_version"),
+        *("distribution_release", "memtotal_mb"),
+    ):
+        assert ours[name] == said[f"ansible_{name}"], name
+    assert ours["python"]["version"].items() <= said["ansible_python"]["version"].items()
+    assert ours["default_ipv4"].get("address") == said["ansible_default_ipv4"].get("address")
+    assert ours["processor_vcpus"] == said["ansible_processor_nproc"]
+
+
+@pytest.mark.parametrize(
+    ("os_release", "debian_version", "expected"),
+    [
+        (DEBIAN, "12.5", ("Debian", "12.5", "12")),
+        (DEBIAN, "bookworm/sid", ("Debian", "12", "12")),
+        (UBUNTU, "trixie/sid", ("Ubuntu", "24.04", "24")),
+        ('NAME="Fedora Linux"\nVERSION_ID=43\nID=fedora\n', "", ("Fedora", "43", "43")),
+        ("", "", ("Linux", "", "")),
+    ],
+)
+def test_the_operating_system_has_the_names_that_ansible_gives_it(
+    tmp_path: pathlib.Path, os_release: str, debian_version: str, expected: tuple[str, str, str]
+) -> None:
+    found = facts.distribution(system(tmp_path, os_release, debian_version))
+    names = ("distribution", "distribution_version", "distribution_major_version")
+    assert tuple(found[name] for name in names) == expected
+
+
+def test_memory_is_told_in_whole_mebibytes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:        2097151 kB\nMemFree:               1 kB\n")
+    assert facts.memory(str(tmp_path)) == 2047

@@ -35,7 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 servers: {description: "All servers of the site, each with whether it is drained.", returned: success, type: dict}
-remaining: {description: Requests that the drained servers still had at the end of the wait., returned: success, type: int}
+remaining: {description: Requests that the drained servers still have after the wait., returned: success, type: int}
 seconds: {description: Time that it took., returned: success, type: float}
 """
 

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: baton_exec
 short_description: Run a command in the current release, as the service would
 description:
-  - A transient unit with the service's user, sandbox, limits, environment and secrets runs the command by C(sh -c) in the
-    application's working folder, with its programs and import paths. Secrets are in no process's arguments.
+  - A transient unit with the service's user, sandbox, limits, environment and secrets runs the command by C(sh -c) in
+    the application's working folder, with its programs and import paths. Secrets are in no process's arguments.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}

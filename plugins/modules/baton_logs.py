@@ -12,10 +12,17 @@ description:
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
-  since: {description: "A time as journalctl takes it, or the position that an earlier call returned.", type: str, default: 10 min ago}
+  since:
+    description: A time as journalctl takes it, or the position that an earlier call returned.
+    type: str
+    default: 10 min ago
   lines: {description: The most entries to return; the newest ones., type: int, default: 200}
   grep: {description: Perl-compatible regular expression that a line must match; empty for all., type: str, default: ""}
-  level: {description: Least important level., type: str, default: debug, choices: [debug, info, warning, error, critical]}
+  level:
+    description: Least important level.
+    type: str
+    default: debug
+    choices: [debug, info, warning, error, critical]
   wait: {description: Seconds to wait for an entry when there is none., type: int, default: 0}
   follow: {description: Seconds to print new entries for as they come; then nothing is returned., type: int, default: 0}
 attributes:
@@ -33,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 entries:
-  description: "The oldest first; each with time (seconds since the epoch), level, message, and the keys of a JSON line."
+  description: "The oldest first; each with time (in seconds), level, message, and the keys of a JSON line."
   returned: always
   type: list
   elements: dict

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: baton_ready
 short_description: Wait until a host serves, by proof
 description:
-  - An app server serves when its master is the service's, every worker is ready with the current release, and the health
-    page answers. Other hosts do when the given units are active. Changes nothing.
+  - An app server serves when its master is the service's, every worker is ready with the current release, and the
+    health page answers. Other hosts do when the given units are active. Changes nothing.
 author: Baton contributors
 options:
   name: {description: Name of the application; empty for a host that doesn't run it., type: str, default: ""}

@@ -23,7 +23,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-reboot_required: {description: Packages for which the distribution wants a reboot., returned: always, type: list, elements: str}
+reboot_required:
+  description: Packages for which the distribution wants a reboot.
+  returned: always
+  type: list
+  elements: str
 boot_seconds: {description: Time that the last boot took., returned: always, type: float}
 upgrades:
   description: "Packages to upgrade or add, each with its versions: openssl 3.0.15-1 -> 3.0.16-1."

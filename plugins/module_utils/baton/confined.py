@@ -8,16 +8,8 @@ from collections.abc import Sequence
 from . import activation
 
 # What makes the service a server: of no use to a command, or its own.
-_LEFT_OUT = (
-    "Type",
-    "NotifyAccess",
-    "Sockets",
-    "Restart",
-    "RestartSec",
-    "KillMode",
-    "TimeoutStartSec",
-    "TimeoutStopSec",
-)
+_LEFT_OUT = {"Type", "NotifyAccess", "Sockets", "Restart", "RestartSec", "KillMode"}
+_LEFT_OUT |= {"TimeoutStartSec", "TimeoutStopSec"}
 _SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_")
 
 

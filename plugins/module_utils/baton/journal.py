@@ -38,13 +38,8 @@ def read(
     now = f"@{time.time():.6f}"
     kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=lines)
     last = ""
-    with subprocess.Popen(
-        command(name, position, grep),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as journal:
+    asked, pipe = command(name, position, grep), subprocess.PIPE
+    with subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as journal:
         assert journal.stdout is not None
         assert journal.stderr is not None
         for line in journal.stdout:

@@ -37,9 +37,7 @@ def pending(listing: str) -> dict[str, Any]:
     found = {upgrade["name"]: upgrade for upgrade in _UPGRADE.finditer(listing)}
     return {
         "upgrades": [
-            f"{name} {upgrade['before']} -> {upgrade['after']}"
-            if upgrade["before"]
-            else f"{name} {upgrade['after']} (new)"
+            " ".join([name, *([upgrade["before"], "->"] if upgrade["before"] else ["new:"]), upgrade["after"]])
             for name, upgrade in sorted(found.items())
         ],
         "removals": sorted(set(_REMOVAL.findall(listing)) - set(found)),

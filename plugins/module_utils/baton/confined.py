@@ -31,7 +31,12 @@ def invocation(app: activation.Application, release: str, command: str, timeout:
     """How systemd runs a shell command in a release. Secrets stay in the files that it reads."""
     folder = app.release(release)
     unit = app.path("etc/systemd/system", app.service).read_text(encoding="utf-8")
-    given = [*properties(unit), f"EnvironmentFile=/etc/{app.name}/environment", f"RuntimeMaxSec={timeout}"]
+    given = [
+        *properties(unit),
+        f"EnvironmentFile=/etc/{app.name}/environment",
+        f"RuntimeMaxSec={timeout}",
+        "TimeoutStopSec=10",
+    ]
     return [
         *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--description=A command in {app.name}"),
         *(f"--property={line}" for line in given),

@@ -17,6 +17,7 @@ options:
   health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
   health_host: {description: Host header of that request., type: str, default: localhost}
   certificate: {description: Path of a certificate to look at; empty for none., type: str, default: ""}
+  site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
 attributes:
   check_mode: {support: full}
@@ -34,6 +35,8 @@ EXAMPLES = r"""
 RETURN = r"""
 application: {description: "Release, workers, versions and health, on an app server.", returned: app_server, type: dict}
 certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
+maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
+drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
 units: {description: State of the further units., returned: always, type: dict}
 problems: {description: "What is wrong, each a sentence.", returned: always, type: list, elements: str}
 """
@@ -55,6 +58,7 @@ def main() -> None:
             "health_listen": {"type": "str", "default": ""},
             "health_host": {"type": "str", "default": "localhost"},
             "certificate": {"type": "str", "default": ""},
+            "site": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -69,6 +73,8 @@ def main() -> None:
         found["application"] = status.serving(activation.Application(options["name"]), health)
     if options["certificate"]:
         found["certificate_expires"] = status.certificate_expiry(options["certificate"])
+    if options["site"]:
+        found |= status.edge(options["site"])
     module.exit_json(changed=False, problems=status.problems(options["host"], found), **found)
 
 

@@ -2,7 +2,8 @@
 
 The way is chosen from what changed since the last activation, never by the user:
 `start` when nothing serves, `reload` (HUP) for code, settings and gunicorn.conf.py, and `bridge` (a second service on
-the same socket while the first restarts) for what a HUP can't carry: Python, the server's packages, unit, secrets.
+the same socket while the first restarts) for what a HUP can't carry: Python, the server's packages, unit, secrets, and
+system libraries that an upgrade replaced.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MASTER_PACKAGES = (
     *("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "h11"),
     *("websockets", "wsproto", "click", "packaging", "setproctitle"),
 )
+# Where the distribution, or python_runtime, puts what the master runs on.
+SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 
 
 class ActivationError(Exception):
@@ -215,6 +218,31 @@ def unproven(said: Mapping[str, Any], release: str, master: int) -> str:
     return ""
 
 
+def unready(app: Application, health: Health | None) -> str:
+    """Why the application doesn't serve its current release with every worker; empty when it does."""
+    release = current(app)
+    if release is None:
+        return "no release has been activated"
+    master = int(systemd.properties(app.service, "MainPID").get("MainPID", "0"))
+    if not master:
+        return f"{app.service} doesn't run"
+    why = unproven(status(app, app.service), release, master)
+    if not why and health and (answer := ask(health)):
+        return f"{health.path} {answer}"
+    return why
+
+
+def replaced(app: Application) -> set[str]:
+    """The system's files, such as Python and its libraries, that an upgrade replaced under the running master."""
+    pid = status(app, app.service).get("master", {}).get("pid")
+    with contextlib.suppress(OSError):
+        lines = [line.split(maxsplit=5) for line in app.path("proc", str(pid), "maps").read_text().splitlines()]
+        gone = [line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].endswith(" (deleted)")]
+        # not those of a release that was pruned: they are no newer in another one
+        return {path.removesuffix(" (deleted)") for path in gone if path.startswith(SYSTEM_FILES)}
+    return set()
+
+
 def choose(app: Application, wanted: Digests) -> Way:
     """How to get from what runs to what is wanted."""
     if not systemd.is_active(app.service):
@@ -224,7 +252,7 @@ def choose(app: Application, wanted: Digests) -> Way:
         return "bridge"
     if before.socket != wanted.socket:
         return "reopen"
-    if before.restart != wanted.restart:
+    if before.restart != wanted.restart or replaced(app):
         return "bridge"
     serving = {worker["release"] for worker in status(app, app.service).get("workers", [])}
     if before != wanted or current(app) != wanted.release or serving - {wanted.release}:

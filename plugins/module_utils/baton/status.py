@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import activation, systemd
+from . import activation, systemd, upstream
 from .table import aligned
 
 EXPIRY_WARNING_DAYS = 14
@@ -75,6 +75,15 @@ def certificate_expiry(path: str) -> float | None:
     return ssl.cert_time_to_seconds(done.stdout.strip().removeprefix("notAfter="))
 
 
+def edge(site: str, root: str = "/") -> dict[str, Any]:
+    """What an edge says of a site. Keys are those of baton_status's RETURN."""
+    said: dict[str, Any] = {"maintenance": pathlib.Path(root, "var/lib/nginx-site", site, "maintenance").exists()}
+    with contextlib.suppress(OSError, upstream.UpstreamError):
+        text = pathlib.Path(root, "etc/nginx/sites-enabled", f"{site}.conf").read_text(encoding="utf-8")
+        said["drained"] = [server for server, down in upstream.servers(text, site).items() if down]
+    return said
+
+
 def problems(host: str, found: Mapping[str, Any]) -> list[str]:
     """What is wrong on a host, each a sentence."""
     wrong = []
@@ -101,6 +110,10 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{host}: the certificate can't be read.")
         elif (days := (expires - time.time()) / DAY) < EXPIRY_WARNING_DAYS:
             wrong.append(f"{host}: the certificate ends in {days:.0f} days; run site.yml to renew it.")
+    wrong += [
+        f"{host}: {server} is drained and gets no request; if no work on it is under way, run site.yml."
+        for server in found.get("drained", [])
+    ]
     units = found.get("units", {}).items()
     return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
 
@@ -111,6 +124,9 @@ def fleet_problems(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     releases = {host["application"]["release"] for host in found.values() if host.get("application")}
     if len(releases - {None}) > 1:
         wrong.append(f"The app servers serve different releases: {', '.join(sorted(releases - {None}))}; deploy again.")
+    if len({host["maintenance"] for host in found.values() if "maintenance" in host}) > 1:
+        edges = [name for name, host in found.items() if host.get("maintenance")]
+        wrong.append(f"Maintenance is on on {', '.join(edges)} alone; run playbooks/maintenance.yml for all edges.")
     return wrong
 
 
@@ -123,8 +139,9 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
         expires = host.get("certificate_expires")
         unknown = "unreadable" if "certificate_expires" in host else "-"
         certificate = f"{(expires - now) / DAY:.0f} days" if expires else unknown
+        closed = ["maintenance"] if host.get("maintenance") else []
         if app is None:
-            rows.append((name, *["-"] * 9, certificate))
+            rows.append((name, *["-"] * 8, *(closed or ["-"]), certificate))
             continue
         ready = sum(worker["state"] == "ready" for worker in app["workers"])
         memory = sum(worker["memory_mb"] for worker in app["workers"])
@@ -140,7 +157,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 app["uvicorn"] or "-",
                 f"{ready}/{app['workers_wanted']}",
                 f"{memory} MiB",
-                health or ("ready" if ready else "DOWN"),
+                ", ".join([health or ("ready" if ready else "DOWN"), *closed]),
                 certificate,
             )
         )

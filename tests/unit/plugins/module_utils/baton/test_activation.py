@@ -332,3 +332,24 @@ def test_undoing_a_first_release_leaves_nothing_served(
     assert activation.current(app) is None
     assert ("stop", app.socket, app.service, app.bridge) in told
     assert app.path("etc/links/environment").exists()
+
+
+@pytest.mark.parametrize(
+    ("mapped", "way"),
+    [
+        ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3", "none"),
+        ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", "bridge"),
+        ("7f00-7f01 r-xp 00000000 08:01 12 /usr/bin/python3.11 (deleted)", "bridge"),
+        ("7f00-7f01 r--p 00000000 08:01 12 /usr/lib/locale/locale-archive (deleted)", "none"),
+        ("7f00-7f01 r-xp 00000000 08:01 12 /opt/links/releases/old/venv/x.so (deleted)", "none"),
+        ("7f00-7f01 rwxs 00000000 00:01 12 /memfd:x (deleted)", "none"),
+        ("7f00-7f01 r-xp 00000000 00:00 0", "none"),
+    ],
+)
+def test_a_library_that_an_upgrade_replaced_is_left_by_bridge(
+    served: activation.Application, mapped: str, way: str
+) -> None:
+    change(served, "run/links/handover.json", json.dumps({"master": {"pid": 77}, "workers": []}))
+    served.path("proc/77").mkdir(parents=True)
+    change(served, "proc/77/maps", mapped + "\n")
+    assert activation.choose(served, activation.digests(served, "aaaa")) == way

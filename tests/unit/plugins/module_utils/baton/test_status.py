@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 from typing import Any
 
@@ -97,3 +98,26 @@ def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, words: str
 
 def test_the_memory_of_a_process_that_is_gone_is_none() -> None:
     assert status.memory_mb(2**22 + 1) == 0
+
+
+def test_maintenance_is_in_the_table_and_no_problem(tmp_path: pathlib.Path) -> None:
+    flag = tmp_path / "var/lib/nginx-site/links/maintenance"
+    flag.parent.mkdir(parents=True)
+    flag.touch()
+    edge = {"units": {}} | status.edge("links", str(tmp_path))
+    assert status.problems("edge1", edge) == []
+    assert status.table({"edge1": edge}).splitlines()[1].split()[9] == "maintenance"
+    assert " ok, maintenance " in status.table({"web1": app_server() | edge})
+
+
+def test_maintenance_on_some_edges_alone_is_a_problem() -> None:
+    (sentence,) = status.fleet_problems({"edge1": {"maintenance": True}, "edge2": {"maintenance": False}})
+    assert "on edge1 alone" in sentence
+
+
+def test_a_drained_server_is_told(tmp_path: pathlib.Path) -> None:
+    site = tmp_path / "etc/nginx/sites-enabled/links.conf"
+    site.parent.mkdir(parents=True)
+    site.write_text("upstream links {\n    server a:1 max_fails=0 down;\n    server b:1 max_fails=0;\n}\n")
+    (sentence,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    assert "a:1 is drained" in sentence

@@ -1,0 +1,272 @@
+"""Day two: maintenance, draining, rolling reboots and upgrades, logs, commands in a release; mostly under traffic."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from conftest import NAME, PORT, PROJECT, SCENARIO, Edge, other
+
+sys.path.insert(0, str(PROJECT))
+from tests.support.traffic import Background, Load
+
+pytestmark = pytest.mark.hosts("edge1")
+PASSWORD = "not-a-secret-of-anybody"
+CONFIGURATION = "/etc/nginx/sites-enabled/links.conf"
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+    return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
+
+
+def playbook(name: str, *options: str) -> str:
+    done = run("ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / "playbooks" / name), *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def refused(name: str, *options: str) -> str:
+    done = run("ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / "playbooks" / name), *options)
+    assert done.returncode != 0, done.stdout
+    return " ".join(done.stdout.split())
+
+
+def drain(*servers: str) -> dict[str, Any]:
+    arguments = json.dumps({"site": "links", "drained": servers})
+    inventory = str(SCENARIO / "inventory")
+    done = run("ansible", "-i", inventory, "edge1", "-o", "-m", "baton_drain", "-a", arguments)
+    result: dict[str, Any] = json.loads(done.stdout.split("=>", 1)[1])
+    return result
+
+
+def traffic() -> Background:
+    loads = [Load("get", "/healthz", 3), Load("fresh", "/healthz", 1, wait=0.3)]
+    authority = str(SCENARIO / "inventory/tls/ca.pem")
+    return Background(f"https://127.0.0.1:{PORT}", loads, rate=40, duration=240, host=NAME, ca_file=authority)
+
+
+def address(name: str) -> str:
+    return f"{other(name).ansible.get_variables()['fleet_address']}:8000"
+
+
+def started(host: Any) -> str:
+    """When a host's PID 1 began: another one after each reboot, also in a container."""
+    return str(host.check_output("cut -d' ' -f22 /proc/1/stat"))
+
+
+def master(host: Any) -> int:
+    return int(json.loads(host.check_output("cat /run/links/handover.json"))["master"]["pid"])
+
+
+def asked_from(host: Any, edge: str) -> str:
+    """The status line that a host of the fleet gets from the edge."""
+    request = f"GET /healthz HTTP/1.1\\r\\nHost: {NAME}\\r\\nConnection: close\\r\\n\\r\\n"
+    program = (
+        "import socket, ssl; "
+        f"s = ssl._create_unverified_context().wrap_socket(socket.create_connection(('{edge}', 443)), "
+        f"server_hostname='{NAME}'); s.sendall(b'{request}'); print(s.recv(15).decode())"
+    )
+    return str(host.check_output(f'python3 -c "{program}"'))
+
+
+def test_maintenance_lets_running_requests_end_and_answers_new_ones_itself(host: Any, edge: Edge) -> None:
+    edge_address = host.ansible.get_variables()["fleet_address"]
+    with traffic() as clients, concurrent.futures.ThreadPoolExecutor() as pool:
+        slow = pool.submit(edge, "/api/slow?seconds=15")
+        assert "Maintenance is on" in playbook("maintenance.yml", "-e", "maintenance=on")
+        page, data = edge("/"), edge("/api/links", "POST", {"Accept": "application/json"}, json={"url": "x"})
+        assert (page.status_code, page.headers["retry-after"]) == (503, "120")
+        assert page.headers["content-type"] == "text/html"
+        assert NAME in page.text
+        assert (data.status_code, data.headers["retry-after"]) == (503, "120")
+        assert data.json()["retry_after"] == 120
+        # the application's own answer to a challenge that it doesn't know
+        assert edge("/.well-known/acme-challenge/x").status_code == 404
+        assert edge("/.baton-maintenance/maintenance.html").status_code == 404
+        assert asked_from(other("data1"), edge_address).split()[1] == "200"
+        assert asked_from(other("app1"), edge_address).split()[1] == "503"
+        assert slow.result().status_code == 200
+        assert re.search(r"^edge1 .* maintenance", playbook("status.yml"), re.MULTILINE)
+        assert "Maintenance is off" in playbook("maintenance.yml", "-e", "maintenance=off")
+        assert edge("/healthz").status_code == 200
+    assert set(clients.summary.failed) == {"HTTP 503"}, clients.summary
+    lines = [
+        json.loads(line) for line in host.check_output("tail -n 5000 /var/log/nginx/links-access.log").splitlines()
+    ]
+    assert {line["upstream"] for line in lines if line["status"] == 503} == {""}
+
+
+def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, tmp_path: pathlib.Path) -> None:
+    site = tmp_path / "site.yml"
+    site.write_text(f"""
+- hosts: all
+  gather_facts: false
+  become: true
+  vars_files: [{PROJECT}/playbooks/vars/wiring.yml]
+  tasks:
+    - ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/address.yml
+    - ansible.builtin.include_role: {{name: nginx_site}}
+      when: inventory_hostname in baton_edges
+""")
+    playbook("maintenance.yml", "-e", "maintenance=on")
+    again = playbook("maintenance.yml", "-e", "maintenance=on")
+    set_up = playbook(str(site))
+    kept = host.file("/var/lib/nginx-site/links/maintenance").exists
+    playbook("maintenance.yml", "-e", "maintenance=off")
+    assert kept
+    assert "maintenance is on and stays on" in set_up
+    assert not re.search(r"changed=[1-9]", again + set_up)
+
+
+@pytest.mark.parametrize(("value", "words"), [(None, "The variable maintenance is missing"), ("soon", 'is "soon"')])
+def test_maintenance_asks_for_on_or_off(value: str | None, words: str) -> None:
+    assert words in refused("maintenance.yml", *(["-e", f"maintenance={value}"] if value else []))
+
+
+def test_a_drained_server_gets_no_request_and_finishes_what_it_has(host: Any, edge: Edge) -> None:
+    first, second = address("app1"), address("app2")
+    with traffic() as clients, concurrent.futures.ThreadPoolExecutor() as pool:
+        slow = [pool.submit(edge, "/api/slow?seconds=6") for _ in range(4)]
+        time.sleep(1)
+        drained = drain(first)
+        before = int(host.check_output("wc -l < /var/log/nginx/links-access.log"))
+        assert (drained["changed"], drained["remaining"]) == (True, 0)
+        assert drain(first)["changed"] is False
+        assert [answer.result().status_code for answer in slow] == [200] * 4
+        log = host.check_output(f"tail -n +{before + 1} /var/log/nginx/links-access.log").splitlines()
+        assert {json.loads(line)["upstream"] for line in log} == {second}
+        assert drain()["changed"] is True
+    assert not clients.summary.failed, clients.summary
+    assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
+
+
+def test_the_last_server_is_not_drained(host: Any) -> None:
+    before = host.check_output(f"sha256sum {CONFIGURATION}")
+    assert "no server of the site links would be left" in drain(address("app1"), address("app2"))["msg"]
+    assert host.check_output(f"sha256sum {CONFIGURATION}") == before
+
+
+def test_a_reboot_that_clients_would_notice_is_told_before_anything_is_touched() -> None:
+    before = [started(other(name)) for name in ("app1", "app2", "data1", "edge1")]
+    said = refused("reboot.yml")
+    assert "edge1 (the only edge)" in said
+    assert "data1 (the database server)" in said
+    assert "app1 (" not in said
+    assert "-e reboot_confirm=true" in said
+    playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
+    assert [started(other(name)) for name in ("app1", "app2", "data1", "edge1")] == before
+
+
+def test_an_app_server_is_rebooted_without_losing_a_request(host: Any) -> None:
+    app1 = other("app1")
+    before, release = started(app1), app1.check_output("readlink /opt/links/current")
+    app1.check_output("touch /run/reboot-required")
+    with traffic() as clients:
+        said = playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
+    assert not clients.summary.failed, clients.summary
+    assert "app1 serves again" in said
+    assert "app2 serves again" not in said
+    assert started(app1) != before
+    assert app1.check_output("readlink /opt/links/current") == release
+    assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
+
+
+PACKAGE = r"""
+set -e
+for version in 1 2; do
+  mkdir -p /srv/probe/$version/DEBIAN
+  printf 'Package: baton-probe\nVersion: %s\nArchitecture: all\nMaintainer: nobody\nDescription: probe\n' $version \
+    > /srv/probe/$version/DEBIAN/control
+done
+# as an upgrade of Python does
+cat > /srv/probe/2/DEBIAN/postinst <<'END'
+#!/bin/sh
+python=$(readlink -f /usr/bin/python3)
+cp -p $python $python.new && mv $python.new $python
+END
+chmod 755 /srv/probe/2/DEBIAN/postinst
+for version in 1 2; do dpkg-deb -b /srv/probe/$version /srv/probe >/dev/null; done
+dpkg -i /srv/probe/baton-probe_1_all.deb >/dev/null
+cd /srv/probe && rm baton-probe_1_all.deb
+printf 'Package: baton-probe\nVersion: 2\nArchitecture: all\nMaintainer: nobody\nDescription: probe\n' > Packages
+printf 'Filename: ./baton-probe_2_all.deb\nSize: %s\nSHA256: %s\n' \
+  $(stat -c %s baton-probe_2_all.deb) $(sha256sum < baton-probe_2_all.deb | cut -d' ' -f1) >> Packages
+echo 'deb [trusted=yes] file:/srv/probe ./' > /etc/apt/sources.list.d/baton-probe.list
+apt-get update -qq -o Dir::Etc::SourceList=/etc/apt/sources.list.d/baton-probe.list -o Dir::Etc::SourceParts=-
+"""
+
+
+def test_an_upgrade_reaches_the_running_application_without_losing_a_request() -> None:
+    app2 = other("app2")
+    app2.check_output(PACKAGE)
+    before = master(app2)
+    with traffic() as clients:
+        said = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
+        after = master(app2)
+        again = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
+    app2.check_output("rm -r /srv/probe /etc/apt/sources.list.d/baton-probe.list; dpkg --purge baton-probe")
+    assert not clients.summary.failed, clients.summary
+    assert "baton-probe 1 -> 2" in said
+    assert after != before
+    assert "(deleted)" not in app2.check_output(f"readlink /proc/{after}/exe")
+    assert not re.search(r"changed=[1-9]", again)
+
+
+def test_logs_of_all_hosts_are_found_by_a_request_s_id(edge: Edge) -> None:
+    answers = [edge("/healthz") for _ in range(6)]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    said = playbook("logs.yml", "-e", "since='2 min ago'", "-e", f"grep='{'|'.join(ids)}'")
+    lines = [line for line in said.splitlines() if re.match(r"app[12] \| \d{4}-\d\d-\d\d \d\d:\d\d", line)]
+    assert [line.rpartition("[")[2].strip("]") for line in lines] == ids
+    assert {line.split()[0] for line in lines} == {"app1", "app2"}
+    assert all("GET /healthz 200" in line for line in lines)
+
+
+def test_logs_can_be_followed(edge: Edge) -> None:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        follower = pool.submit(playbook, "logs.yml", "-e", "since=now", "-e", "follow=10", "-e", "grep=/healthz")
+        ids = set()
+        while not follower.done():
+            ids.add(edge("/healthz").headers["x-request-id"])
+            time.sleep(1)
+    assert len([one for one in ids if one in follower.result()]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("since=whenever", 'such as "10 min ago"'), ("level=loud", 'level is "loud"'), ("lines=0", 'lines is "0"')],
+)
+def test_logs_say_what_they_can_not_do(option: str, words: str) -> None:
+    assert words in refused("logs.yml", "-e", option)
+
+
+def test_a_command_runs_as_the_service_would_and_its_secrets_are_in_no_process_list() -> None:
+    command = "id -un; pwd; python -c 'import links; print(5)'; touch /etc/x; echo ${#DATABASE_URL}; sleep 3"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        done = pool.submit(playbook, "exec.yml", "-e", json.dumps({"command": command}))
+        listed = []
+        while not done.done():
+            listed.append(other("app1").check_output("ps axww"))
+            time.sleep(0.3)
+    said = done.result()
+    assert [listing for listing in listed if "sleep 3" in listing]
+    assert not [listing for listing in listed if PASSWORD in listing]
+    assert "app1: exit code 0" in said
+    assert "app2" not in said.split("PLAY RECAP")[0]
+    assert re.search(
+        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d\d$", said, re.MULTILINE
+    )
+
+
+def test_a_command_s_exit_code_is_told() -> None:
+    assert "Exit code 3 in release" in refused("exec.yml", "-e", json.dumps({"command": "exit 3"}), "--limit", "app2")
+    assert "Say what to run" in refused("exec.yml")

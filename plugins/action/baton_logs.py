@@ -1,0 +1,45 @@
+"""Action of the module baton_logs: prints what is new as it comes, which a module can't."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import journal  # noqa: E402
+
+POLL = 3  # seconds that a call waits on the host for something new
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs the module, once or for as long as `follow` says."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result; with `follow`, print the entries instead."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        options = dict(self._task.args)
+        seconds = int(options.pop("follow", None) or 0)
+        if not seconds:
+            return result | self._read(options, variables)
+        host, width = variables["inventory_hostname"], max(map(len, variables["ansible_play_hosts"]))
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            found = self._read({**options, "wait": max(1, min(POLL, int(left)))}, variables)
+            if "entries" not in found:
+                return result | found
+            for _, line in journal.prefixed(host, found["entries"], width):
+                Display().display(line)
+            options["since"] = found["position"]
+        return result | {"changed": False, "entries": [], "position": options["since"]}
+
+    def _read(self, options: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self._execute_module("baton_logs", module_args=options, task_vars=variables)
+        return found

@@ -1,0 +1,66 @@
+"""What a host's upkeep takes: packages to upgrade, whether a reboot is due, how long one lasts."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+_UPGRADE = re.compile(r"^Inst (?P<name>\S+)(?: \[(?P<before>[^\]]+)\])? \((?P<after>\S+)", re.MULTILINE)
+_REMOVAL = re.compile(r"^Remv (\S+)", re.MULTILINE)
+_BOOT = ("FirmwareTimestampMonotonic", "UserspaceTimestampMonotonic", "FinishTimestampMonotonic")
+
+
+def reboot_required(root: str = "/") -> list[str]:
+    """The packages for which the distribution wants a reboot; empty when it wants none."""
+    for folder in ("run", "var/run"):
+        flag = pathlib.Path(root, folder, "reboot-required")
+        if flag.exists():
+            packages = flag.with_name("reboot-required.pkgs")
+            return sorted(set(packages.read_text().split())) if packages.exists() else ["unknown packages"]
+    return []
+
+
+def boot_seconds(properties: Mapping[str, str], container: bool) -> float:
+    """How long the last boot took, by the manager's properties (in microseconds of the kernel's clock)."""
+    firmware, userspace, finish = (int(properties.get(name) or 0) for name in _BOOT)
+    if not finish:
+        return 0.0
+    # a container's clock is the machine's: it began long before
+    return round((finish - userspace if container else finish + firmware) / 1e6, 1)
+
+
+def pending(listing: str) -> dict[str, Any]:
+    """What `apt-get --simulate dist-upgrade` would do. Keys are those of baton_upkeep's RETURN."""
+    found = {upgrade["name"]: upgrade for upgrade in _UPGRADE.finditer(listing)}
+    return {
+        "upgrades": [
+            " ".join([name, *([upgrade["before"], "->"] if upgrade["before"] else ["new:"]), upgrade["after"]])
+            for name, upgrade in sorted(found.items())
+        ],
+        "removals": sorted(set(_REMOVAL.findall(listing)) - set(found)),
+    }
+
+
+def boot() -> float:
+    """How long this host's last boot took, in seconds."""
+    shown = subprocess.run(
+        ["systemctl", "show", f"--property={','.join(_BOOT)}"], check=False, text=True, capture_output=True
+    )
+    properties = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+    container = subprocess.run(["systemd-detect-virt", "--container", "--quiet"], check=False).returncode == 0
+    return boot_seconds(properties, container)
+
+
+def simulate() -> subprocess.CompletedProcess[str]:
+    """Ask apt what an upgrade of everything would do."""
+    return subprocess.run(
+        ["apt-get", "--simulate", "--quiet", "dist-upgrade"],
+        check=False,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+    )

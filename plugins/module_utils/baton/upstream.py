@@ -1,0 +1,129 @@
+"""The servers behind a site of nginx: which of them get requests, and which connections are still open to them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Collection, Iterator, Mapping
+
+_SERVER = re.compile(r"^( *server (\S+) max_fails=0)( down)?;$", re.MULTILINE)
+_CONNECTION = re.compile(r"\s(?P<local>\S+:\d+)\s+(?P<peer>\S+:\d+)\s+users:\((?P<users>.*)\)")
+LEAVING = "shutting down"  # in the title of a worker process of an older configuration
+
+
+class UpstreamError(Exception):
+    """The servers can't be marked so. The message says why, with the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Connection:
+    """An open TCP connection of a worker process."""
+
+    pid: int
+    peer: str  # address:port
+
+
+def servers(text: str, site: str) -> dict[str, bool]:
+    """The servers of a site's upstream in its configuration file, each with whether it is drained."""
+    return {address: bool(down) for _, address, down in _SERVER.findall(_block(text, site))}
+
+
+def marked(text: str, site: str, drained: Collection[str]) -> str:
+    """The configuration file with these servers drained and all others not. Raises UpstreamError."""
+    known = list(servers(text, site))
+    if unknown := sorted(set(drained) - set(known)):
+        raise UpstreamError(
+            f"{', '.join(unknown)} can't be drained: the site {site} sends requests to {', '.join(known)} alone. "
+            "Run site.yml when the inventory has changed since."
+        )
+    if not set(known) - set(drained):
+        raise UpstreamError(
+            f"{', '.join(known)} can't be drained: no server of the site {site} would be left to answer. "
+            "Leave at least one in."
+        )
+    block = _block(text, site)
+    new = _SERVER.sub(lambda line: f"{line[1]}{' down' if line[2] in drained else ''};", block)
+    return text.replace(block, new, 1)
+
+
+def _block(text: str, site: str) -> str:
+    found = re.search(rf"^upstream {re.escape(site)} {{\n.*?^}}$", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise UpstreamError(f"The site {site} has no upstream in its configuration. Run site.yml.")
+    return found[0]
+
+
+def peers(addresses: Collection[str]) -> set[str]:
+    """Servers as they stand in a list of connections: names become addresses."""
+    found = set(addresses)
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        with contextlib.suppress(OSError, ValueError):
+            for *_, target in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+                found.add(f"[{target[0]}]:{port}" if ":" in str(target[0]) else f"{target[0]}:{port}")
+    return found
+
+
+def workers() -> dict[int, bool]:
+    """Nginx's worker processes by pid, each with whether it belongs to an older configuration."""
+    found = {}
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if title.startswith("nginx: worker process"):
+                found[int(process.name)] = LEAVING in title
+    return found
+
+
+def connections() -> list[Connection]:
+    """The open TCP connections of nginx's processes."""
+    listing = subprocess.run(
+        ["ss", "-Htnp", "state", "established"], check=True, text=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
+    return list(_parse(listing.stdout))
+
+
+def _parse(listing: str) -> Iterator[Connection]:
+    for line in listing.splitlines():
+        found = _CONNECTION.search(line)
+        if found and (pids := re.findall(r'"nginx",pid=(\d+)', found["users"])):
+            yield Connection(int(pids[0]), found["peer"])
+
+
+def busy(open_: Collection[Connection], old: Collection[int], known: set[str], drained: set[str]) -> int:
+    """How many requests the drained servers may still have to answer.
+
+    Those that are on their way to one, and those which a worker process of the older configuration has not passed on
+    yet, such as an upload that it is still receiving: it might choose a drained server.
+    """
+    under_way = sum(connection.peer in drained for connection in open_)
+    of_old = [connection for connection in open_ if connection.pid in old]
+    passed_on = sum(connection.peer in known for connection in of_old)
+    return under_way + max(0, len(of_old) - 2 * passed_on)
+
+
+def wait_until_replaced(before: Mapping[int, bool], timeout: float) -> None:
+    """Wait until the worker processes from before a reload accept no more. Raises UpstreamError."""
+    deadline = time.monotonic() + timeout
+    serving = {pid for pid, leaving in before.items() if not leaving}
+    while any(not leaving for pid, leaving in workers().items() if pid in serving):
+        if time.monotonic() > deadline:
+            raise UpstreamError(f"nginx's old worker processes still serve {timeout:.0f} s after the reload.")
+        time.sleep(0.02)
+
+
+def wait_until_idle(known: Collection[str], drained: Collection[str], timeout: float) -> int:
+    """Wait until the drained servers have nothing more to answer; how many requests they have after `timeout`."""
+    all_of_them, those = peers(known), peers(drained)
+    deadline = time.monotonic() + timeout
+    while True:
+        old = {pid for pid, leaving in workers().items() if leaving}
+        left = busy(connections(), old, all_of_them, those)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)

@@ -433,6 +433,25 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
     assert served["oom"] == normal["oom"]
 
 
+def test_a_successor_of_a_killed_worker_is_not_slowed(server: Server) -> None:
+    server.start()
+    server.release("1", "import time; time.sleep(0.7)")
+    os.kill(server.pids()[0], signal.SIGKILL)
+    booting = wait_for(lambda: server.pids("booting"))[0]
+    time.sleep(0.3)
+    assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_timeout_does_not_count_while_a_generation_boots(server: Server) -> None:
+    """Neither for the worker that imports nor for one that waits for the others."""
+    server.configure(timeout=1)
+    server.release("1", "import time; time.sleep(1.3)")
+    server.start()
+    assert server.reload().returncode == 0
+    assert len(server.pids()) == 2
+    assert "TIMEOUT" not in server.log
+
+
 def test_niceness_can_be_turned_off(server: Server) -> None:
     server.configure(handover_boot_nice=0)
     server.release("2", "import time; time.sleep(0.7)")

@@ -47,8 +47,8 @@ def test_workers_that_have_had_their_share_of_requests_go_without_a_loss() -> No
     assert traffic.failed == {}, traffic.failures
 
 
-# What nginx allows in a reload: before 1.27.4 it closes a connection that a client kept for later, in HTTP/1.1 without a
-# word of warning. A client that sends on one at that very moment has to send again; here none keeps one.
+# What nginx allows in a reload: before 1.27.4 it closes a connection that a client kept for later, without a word of
+# warning in HTTP/1.1. A client that sends on one at that moment has to send again; here none keeps one.
 WITHOUT_REUSE = (
     "get,path=/,share=6",
     "post,path=/echo,share=4,size=20000",

@@ -52,7 +52,7 @@ def test_the_bounds_are_in_order(role: Any, workers: int) -> None:
     # boots, one after another, and a drain < who waits for them < systemd, which would kill who waits
     assert workers * 30 + 40 < asked < start
     # the drain and the lifespan's end (handover_exit_timeout) < systemd, which would kill both
-    assert 40 + 5 < stop
+    assert stop > 40 + 5
 
 
 def test_a_drain_that_graceful_timeout_would_cut_short_is_refused(role: Any) -> None:

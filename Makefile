@@ -26,6 +26,12 @@ test-unit: setup-dev ## Unit tests of plugins, templates and packages
 test-fleet: setup-dev ## Molecule on real systemd hosts
 	molecule test --all
 
+.PHONY: test-long
+test-long: export BATON_TEST_LONG := 1
+test-long: setup-dev ## The handover's tests in their long forms: hundreds of reloads and kills (an hour)
+	@scripts/test-unit
+	molecule test --scenario-name handover
+
 .PHONY: lint
 lint: setup-dev ## All linters
 	@scripts/lint

@@ -18,6 +18,8 @@ from websockets.sync.client import unix_connect
 
 from conftest import Server, wait_for
 
+pytestmark = pytest.mark.versions
+
 
 def _hup(server: Server) -> None:
     server.signal(signal.SIGHUP)

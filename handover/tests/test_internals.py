@@ -12,6 +12,8 @@ from gunicorn.arbiter import Arbiter
 
 from gunicorn_handover import internals
 
+pytestmark = pytest.mark.versions
+
 
 def test_what_is_installed_is_supported() -> None:
     internals.check_master("httptools")

@@ -23,6 +23,7 @@ LOADS = [
 ]
 
 
+@pytest.mark.versions
 def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Server) -> None:
     server.configure(keepalive=10)  # a machine that stands still for a second must not look like a client that idles
     server.start()
@@ -41,6 +42,7 @@ def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Serv
     assert server.status["generation"] == 5
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_no_parser_and_no_event_loop_loses_a_request(server: Server, http: str, loop: str) -> None:
@@ -178,6 +180,7 @@ def test_a_bad_configuration_changes_nothing(server: Server, spoil: Callable[[Se
     assert traffic.summary.failed == {}, traffic.summary.failures
 
 
+@pytest.mark.versions
 def test_a_failed_generation_leaves_the_old_configuration_in_force(server: Server) -> None:
     server.configure(raw_env=["GREETING=old"])
     server.start()
@@ -197,6 +200,7 @@ def test_a_failed_generation_leaves_the_old_configuration_in_force(server: Serve
         assert "EXTRA" not in environment
 
 
+@pytest.mark.versions
 def test_plain_variables_come_with_a_reload_and_go_with_one(server: Server) -> None:
     server.configure(raw_env=["GREETING=one", "GONE=1"])
     server.environ = {"GREETING": "inherited"}
@@ -222,6 +226,7 @@ def test_modules_removed_in_the_new_release_are_gone(server: Server) -> None:
     assert server.get()["release"] == "None"
 
 
+@pytest.mark.versions
 def test_site_packages_of_the_new_release_are_used(server: Server) -> None:
     """As in production: `current/venv/bin/python` and PYTHONPATH=`current/server`."""
     import subprocess
@@ -247,6 +252,7 @@ def test_site_packages_of_the_new_release_are_used(server: Server) -> None:
     assert {server.get()["release"] for _ in range(6)} == {"dependency 2"}
 
 
+@pytest.mark.versions
 def test_a_second_hup_during_a_reload_brings_one_more(server: Server) -> None:
     server.start()
     server.release("2", "import time; time.sleep(0.5)")
@@ -279,6 +285,7 @@ def test_callers_that_reload_at_once_all_learn_a_true_outcome(server: Server) ->
     assert 1 <= server.status["reload"]["number"] <= 4
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals) -> None:
     server.start()
@@ -294,6 +301,7 @@ def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals
     assert not server.status_file.exists()
 
 
+@pytest.mark.versions
 def test_the_size_changes_during_a_reload(server: Server) -> None:
     server.start()
     server.release("2", "import time; time.sleep(0.4)")
@@ -309,6 +317,7 @@ def test_the_size_changes_during_a_reload(server: Server) -> None:
     wait_for(lambda: len(server.children()) == 2)
 
 
+@pytest.mark.versions
 def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Server) -> None:
     server.start()
     server.release("2", "import time; time.sleep(0.6)")
@@ -344,6 +353,7 @@ def test_new_workers_serve_at_once_when_no_old_one_is_left(server: Server) -> No
     assert server.status["reload"]["outcome"] == "ok"
 
 
+@pytest.mark.versions
 def test_no_request_reaches_a_new_generation_before_it_is_complete(server: Server) -> None:
     server.configure(workers=3)
     server.start()
@@ -374,6 +384,7 @@ def test_no_request_reaches_a_new_generation_before_it_is_complete(server: Serve
     assert served == {"1"}
 
 
+@pytest.mark.versions
 def test_a_dying_worker_while_the_code_is_bad_does_not_end_the_master(server: Server) -> None:
     server.start()
     server.release("bad", "raise RuntimeError('still bad')")
@@ -392,6 +403,7 @@ def test_a_dying_worker_while_the_code_is_bad_does_not_end_the_master(server: Se
     assert len(server.pids()) == 2
 
 
+@pytest.mark.versions
 def test_a_killed_worker_is_back_within_a_second(server: Server) -> None:
     server.start()
     killed = server.pids()[0]
@@ -401,6 +413,7 @@ def test_a_killed_worker_is_back_within_a_second(server: Server) -> None:
     assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.versions
 def test_a_new_address_needs_a_restart(server: Server) -> None:
     # without sockets from systemd
     server.listeners.clear()
@@ -431,6 +444,25 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
     assert len(served["threads"]) > 1
     assert set(served["threads"]) == {mine}
     assert served["oom"] == normal["oom"]
+
+
+def test_a_successor_of_a_killed_worker_is_not_slowed(server: Server) -> None:
+    server.start()
+    server.release("1", "import time; time.sleep(0.7)")
+    os.kill(server.pids()[0], signal.SIGKILL)
+    booting = wait_for(lambda: server.pids("booting"))[0]
+    time.sleep(0.3)
+    assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_timeout_does_not_count_while_a_generation_boots(server: Server) -> None:
+    """Neither for the worker that imports nor for one that waits for the others."""
+    server.configure(timeout=1)
+    server.release("1", "import time; time.sleep(1.3)")
+    server.start()
+    assert server.reload().returncode == 0
+    assert len(server.pids()) == 2
+    assert "TIMEOUT" not in server.log
 
 
 def test_niceness_can_be_turned_off(server: Server) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from conftest import Server, wait_for
 
+pytestmark = pytest.mark.versions
+
 
 def test_ready_is_said_when_all_workers_serve_and_not_before(server: Server) -> None:
     server.release("1", "import time; time.sleep(0.5)")

@@ -149,8 +149,8 @@ class HandoverArbiter(Arbiter):
 
     # Workers
 
-    def spawn(self, generation: int) -> None:
-        """Forks a worker. Raises OSError."""
+    def spawn(self, generation: int, *, gentle: bool) -> None:
+        """Forks a worker; a gentle one boots at the lowest priority. Raises OSError."""
         serving = any(worker.board.state is State.READY for worker in self.WORKERS.values())
         release = status.release_id(self.cfg.handover_release_file)
         # until it has handlers of its own, a worker has the master's, which would swallow a word to go
@@ -167,7 +167,7 @@ class HandoverArbiter(Arbiter):
             worker.oom_score = score
             priority.set_oom_score(pid, score + priority.OOM_BIAS)
         nice = max(self.cfg.handover_boot_nice, self._nice)
-        if serving and nice > self._nice and priority.may_return_to(self._nice):
+        if gentle and serving and nice > self._nice and priority.may_return_to(self._nice):
             worker.slowed = True
             priority.renice(pid, nice)
         if not self._complete:
@@ -249,7 +249,8 @@ class HandoverArbiter(Arbiter):
             and time.monotonic() >= self._next_spawn
         ):
             try:
-                self.spawn(self.generation)
+                # gentle when it replaces one that still serves; where one is missing there is no time to lose
+                self.spawn(self.generation, gentle=len(serving) >= self.num_workers)
             except OSError as error:
                 self._back_off(f"no worker could be started: {error}")
 

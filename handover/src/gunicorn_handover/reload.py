@@ -234,7 +234,7 @@ class Reload:
             and len(booting) < arbiter.cfg.handover_boot_at_once
         ):
             try:
-                arbiter.spawn(self.generation)
+                arbiter.spawn(self.generation, gentle=True)
             except OSError as error:
                 self.fail(f"no worker could be started: {error}")
 

@@ -19,6 +19,8 @@ import pathlib
 import shutil
 import signal
 import socket
+import stat
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -201,6 +203,32 @@ def status(app: Application, unit: str) -> dict[str, Any]:
     return {}
 
 
+def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
+    """Whether a master holds in memory what is different in the release, so that a HUP would go on with the old.
+
+    True as well when it doesn't say what it holds.
+    """
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        held, root = said["fingerprint"], app.release(release)
+        python = os.path.realpath(root / "venv/bin/python")
+        if (python, _sha256(python)) != (held["python"]["executable"], held["python"]["executable_sha256"]):
+            return True
+        # a name is relative to the release, or absolute
+        return any(_sha256(root / name) != digest for name, digest in held["files"].items())
+    return True
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    """The digest of a regular file of a size that code has; empty for anything else. The list of files is the word of a
+    process that isn't ours to trust."""
+    with contextlib.suppress(OSError):
+        about = os.stat(path)
+        if stat.S_ISREG(about.st_mode) and about.st_size < 2**27:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
+
+
 def unproven(said: Mapping[str, Any], release: str, master: int) -> str:
     """Why a master's status doesn't prove that every worker serves the release; empty when it does."""
     if said.get("master", {}).get("pid") != master:
@@ -232,9 +260,9 @@ def unready(app: Application, health: Health | None) -> str:
     return why
 
 
-def replaced(app: Application) -> set[str]:
+def replaced(app: Application, said: Mapping[str, Any]) -> set[str]:
     """The system's files, such as Python and its libraries, that an upgrade replaced under the running master."""
-    pid = status(app, app.service).get("master", {}).get("pid")
+    pid = said.get("master", {}).get("pid")
     with contextlib.suppress(OSError):
         lines = [line.split(maxsplit=5) for line in app.path("proc", str(pid), "maps").read_text().splitlines()]
         gone = [line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].endswith(" (deleted)")]
@@ -252,9 +280,10 @@ def choose(app: Application, wanted: Digests) -> Way:
         return "bridge"
     if before.socket != wanted.socket:
         return "reopen"
-    if before.restart != wanted.restart or replaced(app):
+    said = status(app, app.service)
+    if before.restart != wanted.restart or outdated(app, wanted.release, said) or replaced(app, said):
         return "bridge"
-    serving = {worker["release"] for worker in status(app, app.service).get("workers", [])}
+    serving = {worker["release"] for worker in said["workers"]}
     if before != wanted or current(app) != wanted.release or serving - {wanted.release}:
         return "reload"
     return "start" if systemd.is_active(app.bridge) else "none"
@@ -272,6 +301,11 @@ def point(app: Application, release: str | None) -> None:
     folder = os.open(app.current.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def keep_through_power_loss(path: pathlib.Path) -> None:
+    """Have everything on the path's filesystem written out: a pointer on the disk to files that aren't is no release."""
+    subprocess.run(["sync", "--file-system", path], check=True, stdin=subprocess.DEVNULL)
 
 
 class Activation:
@@ -306,6 +340,8 @@ class Activation:
         started = time.time()
         if self.transaction:
             snapshot(self.app, self.transaction)
+        if self.wanted.release != self.before:
+            keep_through_power_loss(self.app.release(self.wanted.release))
         point(self.app, self.wanted.release)
         try:
             getattr(self, f"_{self.way}")()
@@ -320,13 +356,16 @@ class Activation:
         systemd.change("start", self.app.socket, self.timeout)
         systemd.change("start", self.app.service, self.timeout)
         self._prove(self.app.service)
-        self._end_bridge()  # one that a killed handover left
+        self._end_bridge()
 
     def _reload(self) -> None:
         systemd.change("reload", self.app.service, self.timeout)
         self._prove(self.app.service)
+        self._end_bridge()
 
     def _bridge(self) -> None:
+        if systemd.is_active(self.app.service):
+            self._end_bridge()  # it may serve another release than this one
         systemd.systemctl("reset-failed", self.app.bridge)
         systemd.change("start", self.app.bridge, self.timeout)
         self._prove(self.app.bridge)
@@ -335,6 +374,7 @@ class Activation:
         self._end_bridge()
 
     def _end_bridge(self) -> None:
+        """Stop the bridge, also one that a killed handover left."""
         if systemd.is_active(self.app.bridge):
             systemd.change("stop", self.app.bridge, self.timeout)
 
@@ -406,6 +446,7 @@ class Activation:
         scratch = self.app.record.with_suffix(".new")
         scratch.touch(mode=0o600)
         scratch.write_text(text + "\n", encoding="utf-8")
+        keep_through_power_loss(self.app.record.parent)
         scratch.rename(self.app.record)
 
 
@@ -529,7 +570,8 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
 
 
 def to_the_end(work: Callable[[], str | None]) -> str | None:
-    """Do the work in a session of its own, so that it comes to its end, or back, also when the caller is killed.
+    """Do the work in a session and a unit of its own, so that it comes to its end, or back, also when the caller is
+    killed, or all that belongs to the caller's login.
 
     Returns what the work returns. Raises ActivationError when the work does, or when it died.
     """
@@ -545,6 +587,7 @@ def to_the_end(work: Callable[[], str | None]) -> str | None:
             os.dup2(nowhere, standard)
         failure, answer = "", None
         try:
+            systemd.leave_login(f"baton-activation-{os.getpid()}.scope")
             answer = work()
         except ActivationError as error:
             failure = str(error)

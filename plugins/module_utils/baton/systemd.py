@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import pathlib
 import subprocess
 import time
 from collections.abc import Sequence
@@ -36,6 +38,25 @@ def properties(unit: str, *names: str) -> dict[str, str]:
 def is_active(unit: str) -> bool:
     """Whether the unit serves: active, or reloading."""
     return properties(unit, "ActiveState").get("ActiveState") in ("active", "reloading")
+
+
+def leave_login(scope: str) -> None:
+    """Move this process from the login session that it belongs to into a scope of its own: logind may be set to kill a
+    session's processes when it ends, as it does when a connection breaks. Does nothing where there is no systemd."""
+    pid = str(os.getpid())
+    call = ["busctl", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"]
+    call += ["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", scope, "fail"]
+    call += ["1", "PIDs", "au", "1", pid, "0"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(call, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 5
+        # the call only puts the job into systemd's queue
+        while done.returncode == 0 and scope not in _cgroup() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def _cgroup() -> str:
+    return pathlib.Path("/proc/self/cgroup").read_text(encoding="utf-8")
 
 
 def change(verb: str, unit: str, timeout: float) -> None:

@@ -122,3 +122,13 @@ def test_preflight_refuses_limits_that_nginx_would(load_role: Callable[[str], An
     messages = load_role("nginx_server").refusals(__nginx_server_listeners={"stdout": "", "stdout_lines": []}, **wrong)
     assert len(messages) == 1
     assert str(next(iter(wrong.values()))) in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "spared"), [("1.26.3", False), ("1.27.3", False), ("1.27.4", True), ("1.30.0", True)]
+)
+def test_a_reload_spares_idle_connections_where_nginx_can(main: Callable[..., str], version: str, spared: bool) -> None:
+    text = main(
+        f"nginx version: nginx/{version}\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n", nginx_server_keepalive_timeout=70
+    )
+    assert ("keepalive_min_timeout 70s;" in text) is spared

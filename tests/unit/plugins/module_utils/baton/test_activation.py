@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import signal
+import sys
 import time
 from typing import Any
 
@@ -45,8 +47,31 @@ def served(app: activation.Application, monkeypatch: pytest.MonkeyPatch) -> acti
     """The same, with aaaa activated and its service active."""
     record = {"digests": dataclasses.asdict(activation.digests(app, "aaaa"))}
     app.record.write_text(json.dumps(record))
+    says(app)
     monkeypatch.setattr(systemd, "is_active", lambda unit: unit == app.service)
     return app
+
+
+HELD = "venv/lib/gunicorn/arbiter.py"
+
+
+def says(app: activation.Application, *releases: str, **changed: Any) -> None:
+    """Write the status of a master that holds one module, which both releases have."""
+    for release in ("aaaa", "bbbb"):
+        module, python = (app.release(release) / name for name in (HELD, "venv/bin/python"))
+        for file in (module, python):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        module.write_text("the arbiter")
+        if not python.exists():
+            python.symlink_to(sys.executable)
+    binary = pathlib.Path(os.path.realpath(sys.executable))
+    digest = hashlib.sha256(binary.read_bytes()).hexdigest()
+    fingerprint = {
+        "python": {"executable": str(binary), "executable_sha256": digest, **changed},
+        "files": {HELD: hashlib.sha256(b"the arbiter").hexdigest()},
+    }
+    workers = [{"pid": 1, "state": "ready", "release": release} for release in releases or ["aaaa"]]
+    app.status_file(app.service).write_text(json.dumps({"fingerprint": fingerprint, "workers": workers}))
 
 
 def change(app: activation.Application, path: str, text: str) -> None:
@@ -110,6 +135,45 @@ def test_what_the_installer_notes_beside_the_launcher_is_no_change(served: activ
     assert before == after
 
 
+@pytest.mark.parametrize("digest", [{"executable_sha256": "of another build"}, {"executable": "/usr/bin/python3.9"}])
+def test_a_python_that_was_replaced_goes_by_bridge(served: activation.Application, digest: dict[str, str]) -> None:
+    says(served, **digest)
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "bridge"
+
+
+def test_a_module_that_the_master_imported_goes_by_bridge_when_it_changed(served: activation.Application) -> None:
+    (served.release("bbbb") / HELD).write_text("another arbiter of the same version")
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "none"
+    assert activation.choose(served, activation.digests(served, "bbbb")) == "bridge"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"fingerprint": {"python": []}, "workers": []}'])
+def test_a_master_that_does_not_say_what_it_holds_goes_by_bridge(served: activation.Application, text: str) -> None:
+    served.status_file(served.service).write_text(text)
+    assert activation.choose(served, activation.digests(served, "aaaa")) == "bridge"
+
+
+def test_what_a_master_claims_to_hold_is_not_read_blindly(served: activation.Application) -> None:
+    said = json.loads(served.status_file(served.service).read_text())
+    said["fingerprint"]["files"] = {"/dev/zero": "0"}
+    assert activation.outdated(served, "aaaa", said)
+
+
+def test_a_bridge_that_a_killed_handover_left_is_ended(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    monkeypatch.setattr(systemd, "is_active", lambda _: True)
+    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: done.append((verb, unit)))
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    activation.Activation(served, "bbbb", 1).execute()
+    assert done == [("reload", served.service), ("stop", served.bridge)]
+    done.clear()
+    change(served, "etc/links/secrets/TOKEN", "another")
+    activation.Activation(served, "bbbb", 1).execute()
+    assert done[0] == ("stop", served.bridge)
+
+
 def test_a_service_that_does_not_run_is_started(
     served: activation.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,8 +192,7 @@ def test_a_pointer_moved_by_hand_is_noticed(served: activation.Application) -> N
 
 
 def test_a_worker_of_another_release_is_noticed(served: activation.Application) -> None:
-    status = {"workers": [{"pid": 1, "state": "ready", "release": "bbbb"}]}
-    served.status_file(served.service).write_text(json.dumps(status))
+    says(served, "bbbb")
     assert activation.choose(served, activation.digests(served, "aaaa")) == "reload"
 
 

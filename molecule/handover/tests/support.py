@@ -1,0 +1,149 @@
+"""What the tests share: the hosts, what is done on them, and the traffic that counts every request meanwhile."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import testinfra
+
+SCENARIO = pathlib.Path(__file__).parents[1]
+PROJECT = SCENARIO.parents[1]
+INVENTORY = SCENARIO / "inventory"
+NAME = "handover.baton.test"
+# the port of this machine that a host's 443 is published on
+PORTS = {"bookworm": 18411, "trixie": 18412}
+ENVIRONMENT = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+# `make test-long` sets it
+LONG = os.environ.get("BATON_TEST_LONG", "") != ""
+# on the hosts
+FOLDER = "/root/handover"
+
+# Shares of a mix in which everything that a client can do is under way at any time
+MIX = (
+    "get,path=/,share=10",
+    "post,path=/echo,share=5,size=20000",
+    "post,path=/echo,share=1,size=3000000",
+    "fresh,path=/,share=4,wait=0.4",
+    "idle,path=/,share=3,wait=1.5",
+    "upload,path=/echo,share=1,size=400000,wait=1.5",
+    "get,path=/slow?seconds=3,share=1,wait=3",
+    "sse,path=/events?count=20&interval=0.1,share=1",
+    "websocket,path=/ws,share=1,wait=2",
+    "h2,path=/,share=4",
+    "h2post,path=/echo,share=2,size=20000",
+)
+
+
+def host(name: str) -> Any:
+    """A host of the fleet."""
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
+
+
+def ansible(*words: str) -> None:
+    """Run an ad hoc command on all hosts, to its good end."""
+    command = [str(pathlib.Path(sys.executable).with_name("ansible")), "-i", str(INVENTORY), "fleet", *words]
+    environment = {**ENVIRONMENT, "ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_PIPELINING": "0"}
+    done = subprocess.run(command, env=environment, cwd=PROJECT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def play(playbook: pathlib.Path, **variables: object) -> str:
+    """Run a playbook, to its good end; returns what it said."""
+    command = [str(pathlib.Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY)]
+    command += ["--extra-vars", json.dumps(variables), str(playbook)]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=PROJECT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def act(name: str, command: str, **given: object) -> Any:
+    """Do on one host what a command of on_host/act.py does."""
+    words = [shlex.quote(f"{key}={json.dumps(value)}") for key, value in given.items()]
+    return json.loads(host(name).check_output(f"python3 {FOLDER}/act.py {command} {' '.join(words)}"))
+
+
+def both(command: str, **given: object) -> dict[str, Any]:
+    """Do it on both hosts at once."""
+    return at_once(lambda name: act(name, command, **given))
+
+
+def at_once(do: Callable[[str], Any]) -> dict[str, Any]:
+    """Call for both hosts at once."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip(PORTS, pool.map(do, PORTS), strict=True))
+
+
+class Traffic:
+    """Requests to both hosts, from entering to leaving; `summaries` then tells the fate of each."""
+
+    def __init__(self, loads: Sequence[str] = MIX, rate: float = 40, idle_limit: float = 1.0) -> None:
+        """`rate`: requests a second to each host. `idle_limit`: 0 for a new connection each time."""
+        self._loads = loads
+        self._rate = rate
+        self._idle_limit = idle_limit
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        self.summaries: dict[str, Mapping[str, Any]] = {}
+
+    def __enter__(self) -> Traffic:
+        for name, port in PORTS.items():
+            words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}", "--host", NAME]
+            words += ["--ca-file", str(INVENTORY / "tls/ca.pem"), "--rate", str(self._rate), "--duration", "3600"]
+            words += ["--idle-limit", str(self._idle_limit)]
+            for load in self._loads:
+                words += ["--load", load]
+            self._running[name] = subprocess.Popen(words, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
+        time.sleep(2)  # the generators start
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Sends no more and waits for the last answers."""
+        time.sleep(0.5)
+        for process in self._running.values():
+            process.terminate()
+        for name, process in self._running.items():
+            self.summaries[name] = json.loads(process.communicate(timeout=90)[0])
+        self._running.clear()
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """What went wrong on either host, by its cause, and how often."""
+        found: dict[str, int] = {}
+        for name, summary in self.summaries.items():
+            for cause, count in summary["failed"].items():
+                found[f"{name}: {cause}"] = count
+        return found
+
+    @property
+    def failures(self) -> list[str]:
+        """The first failures, one by one."""
+        return [f"{name}: {failure}" for name, summary in self.summaries.items() for failure in summary["failures"]]
+
+    def failed_on(self, name: str) -> int:
+        """How many requests to one host failed."""
+        return sum(self.summaries[name]["failed"].values())
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """How WebSockets were closed, and how often."""
+        found: dict[str, int] = {}
+        for summary in self.summaries.values():
+            for code, count in summary["close_codes"].items():
+                found[code] = found.get(code, 0) + count
+        return found
+
+    @property
+    def sent(self) -> int:
+        """All requests."""
+        return sum(int(summary["sent"]) for summary in self.summaries.values())

@@ -1,0 +1,89 @@
+"""What must not lose a request, under everything that a client can do, on both hosts at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .conftest import COPY
+from .support import LONG, PORTS, SCENARIO, Traffic, act, at_once, both, host, play
+
+RELOADS, BRIDGES = (100, 20) if LONG else (8, 2)
+
+
+def test_reloads_and_bridges_lose_nothing(good: str) -> None:
+    with Traffic() as traffic:
+        reloads = both("reload", count=RELOADS)
+        # another release each time, by way of Baton's own module
+        turns = [both("activate", release=release) for release in (COPY, good)]
+        bridges = both("activate", bridge=True, count=BRIDGES)
+    assert traffic.failed == {}, traffic.failures
+    assert traffic.sent > 1000
+    for name in PORTS:
+        assert [done["rc"] for done in reloads[name]] == [0] * RELOADS, reloads[name]
+        # none of the workers of before
+        assert [done["kept"] for done in reloads[name]] == [[]] * RELOADS
+        assert [turn[name][0]["way"] for turn in turns] == ["reload", "reload"]
+        assert [done["way"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
+
+
+def test_a_restart_and_another_size_lose_nothing() -> None:
+    with Traffic() as traffic:
+        sizes = both("resize", up=1, down=1)
+        restarts = both("restart")
+    assert traffic.failed == {}, traffic.failures
+    for name in PORTS:
+        assert sizes[name]["counts"] == [3, 2]
+        assert restarts[name] == {"rc": 0, "ready": 2}
+
+
+def test_workers_that_have_had_their_share_of_requests_go_without_a_loss() -> None:
+    both("recycle", requests=150)
+    before = {name: state["pids"] for name, state in both("state").items()}
+    with Traffic() as traffic:
+        at_once(lambda name: act(name, "wait_until_recycled", pids=before[name]))
+    both("recycle", requests=0)
+    assert traffic.failed == {}, traffic.failures
+
+
+# What nginx allows in a reload: before 1.27.4 it closes a connection that a client kept for later, without a word of
+# warning in HTTP/1.1. A client that sends on one at that moment has to send again; here none keeps one.
+WITHOUT_REUSE = (
+    "get,path=/,share=6",
+    "post,path=/echo,share=4,size=20000",
+    "upload,path=/echo,share=1,size=400000,wait=1.5",
+    "get,path=/slow?seconds=3,share=1,wait=3",
+    "sse,path=/events?count=20&interval=0.1,share=1",
+    "websocket,path=/ws,share=1,wait=2",
+)
+
+
+def serial(name: str) -> Any:
+    return host(name).check_output("openssl x509 -noout -serial -in /etc/ssl/baton/bench/fullchain.pem")
+
+
+def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
+    before = {name: serial(name) for name in PORTS}
+    with Traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
+        for _ in range(20 if LONG else 3):
+            at_once(lambda name: host(name).check_output("systemctl reload nginx && sleep 1"))
+        play(SCENARIO / "certificate.yml")
+    assert traffic.failed == {}, traffic.failures
+    assert set(traffic.codes) == {"1000"}
+    for name, old in before.items():
+        assert serial(name) != old
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_a_configuration_that_nginx_refuses_changes_nothing(name: str) -> None:
+    on = host(name)
+    workers = on.check_output("pgrep -f 'nginx: worker' | sort")
+    on.check_output("echo 'nonsense;' > /etc/nginx/conf.d/zz-broken.conf")
+    try:
+        assert on.run("systemctl reload nginx || exit 3").rc == 3
+    finally:
+        on.check_output("rm /etc/nginx/conf.d/zz-broken.conf")
+    assert on.check_output("pgrep -f 'nginx: worker' | sort") == workers
+    assert "nonsense" in on.check_output("journalctl -u nginx -n 20 -o cat --no-pager")
+    on.check_output("systemctl reload nginx")

@@ -1,0 +1,64 @@
+"""The units and settings of the web service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+GIVEN: dict[str, Any] = {"app_name": "links", "app_service_credentials": ["TOKEN"]}
+
+
+@pytest.fixture(scope="module")
+def role(load_role: Callable[[str], Any]) -> Any:
+    return load_role("app_service")
+
+
+def unit(role: Any, number: int, **given: Any) -> dict[str, list[str]]:
+    """The directives of the service (0) or its bridge (1), each with all its values."""
+    settings = {**GIVEN, **given}
+    units = role.value("__app_service_units", **settings)
+    text = role.render("etc/systemd/system/app.service.j2", **settings, __app_service_unit=units[number])
+    directives: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            directives.setdefault(name, []).append(value)
+    return directives
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_nothing_that_goes_wrong_in_a_unit_closes_the_socket_or_takes_its_folder(role: Any, number: int) -> None:
+    found = unit(role, number)
+    assert found["StartLimitIntervalSec"] == ["0"]
+    assert "RuntimeDirectory" not in found
+    socket = role.render("etc/systemd/system/app.socket.j2", **GIVEN)
+    assert "TriggerLimitIntervalSec=0" in socket
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_worker_that_is_out_of_memory_does_not_take_the_service_with_it(role: Any, number: int) -> None:
+    """systemd's own choice, stop, would end the workers that serve as well."""
+    assert unit(role, number, app_service_memory_max="1G")["OOMPolicy"] == ["continue"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 17])
+def test_the_bounds_are_in_order(role: Any, workers: int) -> None:
+    given = {"app_service_workers": workers, "app_service_boot_timeout": 30, "app_service_graceful_timeout": 40}
+    found = unit(role, 0, **given)
+    asked = int(found["ExecReload"][0].partition("--timeout ")[2].split()[0])
+    start, stop = (int(found[name][0]) for name in ("TimeoutStartSec", "TimeoutStopSec"))
+    # boots, one after another, and a drain < who waits for them < systemd, which would kill who waits
+    assert workers * 30 + 40 < asked < start
+    # the drain and the lifespan's end (handover_exit_timeout) < systemd, which would kill both
+    assert stop > 40 + 5
+
+
+def test_a_drain_that_graceful_timeout_would_cut_short_is_refused(role: Any) -> None:
+    timeouts = {"app_service_keepalive": 5, "app_service_graceful_timeout": 6}
+    tasks = role.load("tasks/preflight.yml")[0]["loop"]
+    (check,) = [check for check in tasks if check["setting"] == "app_service_graceful_timeout"]
+    assert role.templar(**GIVEN, **timeouts).template(check["good"]) is False
+    assert "waits app_service_keepalive + 1 = 6 s" in role.templar(**GIVEN, **timeouts).template(check["message"])
+    assert role.templar(**GIVEN, **{**timeouts, "app_service_graceful_timeout": 7}).template(check["good"]) is True

@@ -219,8 +219,10 @@ def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:
-    """The digest of a regular file of a size that code has; empty for anything else. The list of files is the word of a
-    process that isn't ours to trust."""
+    """The digest of a regular file of a size that code has; empty for anything else.
+
+    The list of files is the word of a process that isn't ours to trust.
+    """
     with contextlib.suppress(OSError):
         about = os.stat(path)
         if stat.S_ISREG(about.st_mode) and about.st_size < 2**27:
@@ -304,7 +306,7 @@ def point(app: Application, release: str | None) -> None:
 
 
 def keep_through_power_loss(path: pathlib.Path) -> None:
-    """Have everything on the path's filesystem written out: a pointer on the disk to files that aren't is no release."""
+    """Have everything on the path's filesystem written out: a pointer to files not on the disk is no release."""
     subprocess.run(["sync", "--file-system", path], check=True, stdin=subprocess.DEVNULL)
 
 
@@ -570,8 +572,9 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
 
 
 def to_the_end(work: Callable[[], str | None]) -> str | None:
-    """Do the work in a session and a unit of its own, so that it comes to its end, or back, also when the caller is
-    killed, or all that belongs to the caller's login.
+    """Do the work in a session and a unit of its own, so that it comes to its end, or back.
+
+    That holds when the caller is killed, too, or all that belongs to the caller's login.
 
     Returns what the work returns. Raises ActivationError when the work does, or when it died.
     """

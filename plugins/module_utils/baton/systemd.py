@@ -41,8 +41,11 @@ def is_active(unit: str) -> bool:
 
 
 def leave_login(scope: str) -> None:
-    """Move this process from the login session that it belongs to into a scope of its own: logind may be set to kill a
-    session's processes when it ends, as it does when a connection breaks. Does nothing where there is no systemd."""
+    """Move this process from the login session that it belongs to into a scope of its own.
+
+    logind may be set to kill a session's processes when it ends, as it does when a connection breaks. Does nothing
+    where there is no systemd.
+    """
     pid = str(os.getpid())
     call = ["busctl", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"]
     call += ["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", scope, "fail"]

@@ -52,7 +52,7 @@ def test_a_rehearsal_differs_from_the_service_only_where_it_must(role: Any) -> N
     service, rehearsal = units(role)
     differing = {name for name in service.keys() | rehearsal.keys() if service.get(name) != rehearsal.get(name)}
     own = {"Nice", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
-    the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "LimitNICE"}
+    the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "LimitNICE", "OOMPolicy"}
     assert differing == own | the_service_s_alone | {
         *("Environment", "ExecStart", "Restart", "TimeoutStartSec", "TimeoutStopSec"),
     }

@@ -347,8 +347,8 @@ def test_the_answer_of_the_work_reaches_the_caller() -> None:
 @pytest.fixture
 def switching(served: activation.Application, monkeypatch: pytest.MonkeyPatch) -> activation.Application:
     """The same, on a host whose units do what they are told."""
-    monkeypatch.setattr(activation.Activation, "_reload", lambda _: None)
-    monkeypatch.setattr(activation.Activation, "_bridge", lambda _: None)
+    for way in ("_reload", "_bridge"):
+        monkeypatch.setattr(activation.Activation, way, lambda change: says(served, change.wanted.release))
     monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     activation.keep(served)
@@ -412,7 +412,8 @@ def test_undoing_a_first_release_leaves_nothing_served(
 def test_a_library_that_an_upgrade_replaced_is_left_by_bridge(
     served: activation.Application, mapped: str, way: str
 ) -> None:
-    change(served, "run/links/handover.json", json.dumps({"master": {"pid": 77}, "workers": []}))
+    said = activation.status(served, served.service)
+    change(served, "run/links/handover.json", json.dumps({**said, "master": {"pid": 77}}))
     served.path("proc/77").mkdir(parents=True)
     change(served, "proc/77/maps", mapped + "\n")
     assert activation.choose(served, activation.digests(served, "aaaa")) == way

@@ -172,9 +172,7 @@ class Tally:
                 {"status": status, "path": path, "count": count}
                 for (status, path), count in self.failing.most_common(5)
             ],
-            "p50_ms": histogram.percentile(self.histogram, 50),
-            "p99_ms": histogram.percentile(self.histogram, 99),
-            "max_ms": self.max_ms,
+            **histogram.summary(self.histogram, self.max_ms),
             "histogram": {str(name): count for name, count in sorted(self.histogram.items())},
         }
 

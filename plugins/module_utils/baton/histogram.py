@@ -39,6 +39,15 @@ def percentile(histogram: Mapping[int, int], percent: float) -> int | None:
     return None
 
 
+def summary(histogram: Mapping[int, int], longest: int | None) -> dict[str, int | None]:
+    """Percentiles and the longest latency; a bin's name may lie a little above what is in it, a percentile doesn't."""
+    found = {f"p{percent}_ms": percentile(histogram, percent) for percent in (50, 99)}
+    limited = {
+        name: value if value is None or longest is None else min(value, longest) for name, value in found.items()
+    }
+    return {**limited, "max_ms": longest}
+
+
 def above(histogram: Mapping[int, int], milliseconds: float) -> int:
     """How many took longer."""
     return sum(count for name, count in histogram.items() if name > milliseconds)

@@ -92,9 +92,9 @@ def _window(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _latencies(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged = histogram.merge(part.get("histogram", {}) for part in parts)
     return {
-        "p50_ms": histogram.percentile(merged, 50),
-        "p99_ms": histogram.percentile(merged, 99),
-        "max_ms": max((part["max_ms"] for part in parts if part.get("max_ms") is not None), default=None),
+        **histogram.summary(
+            merged, max((part["max_ms"] for part in parts if part.get("max_ms") is not None), default=None)
+        ),
         "histogram": {str(name): count for name, count in merged.items()},
     }
 

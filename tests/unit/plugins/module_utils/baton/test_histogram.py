@@ -50,3 +50,13 @@ def test_the_percentile_of_nothing_is_unknown() -> None:
 
 def test_how_many_took_longer() -> None:
     assert histogram.above({5: 10, 200: 3, 210: 2}, 200) == 2
+
+
+def test_no_percentile_is_above_the_longest() -> None:
+    assert histogram.bin_of(33_900) > 33_900
+    assert histogram.summary({histogram.bin_of(33_900): 1}, 33_900) == {
+        "p50_ms": 33_900,
+        "p99_ms": 33_900,
+        "max_ms": 33_900,
+    }
+    assert histogram.summary({}, None) == {"p50_ms": None, "p99_ms": None, "max_ms": None}

@@ -18,6 +18,7 @@ from .tools import write_atomically
 FORMAT = 1  # of the document
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
+GAVE_UP = 0.01  # share of clients that went away; more is worth a word
 _STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -138,22 +139,34 @@ def _phases(phases: Sequence[Mapping[str, Any]], started: float) -> list[dict[st
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """What became of the requests that were made meanwhile, in a sentence."""
+    """What became of the requests that ended meanwhile, in a sentence. What never reached an edge is in no log."""
     during = document["windows"].get("during")
     if during is None:
         return "No edge's log could be read, so what became of requests meanwhile is not known."
     requests, failures = during["requests"], during["failures"]
     if not requests:
-        return "No request was made meanwhile, so nothing is proven about them."
-    if not failures:
-        return f"None of the {_requests(requests)} made meanwhile failed."
-    most = during["failing"][0]
+        return "No request ended meanwhile, so nothing is proven about them."
     before = document["windows"].get("before")
-    known = f"; before, {_share(before['failures'], before['requests'])}" if before and before["requests"] else ""
+    if before and not before["requests"]:
+        before = None
+    left = _left(during, before)
+    if not failures:
+        return f"None of the {_requests(requests)} that the edges logged meanwhile failed{left}."
+    most = during["failing"][0]
+    known = f"; before, {_share(before['failures'], before['requests'])}" if before else ""
     return (
-        f"{failures:,} of the {_requests(requests)} made meanwhile failed ({_share(failures, requests)}{known}), "
-        f"the most often {most['status']} on {most['path']}."
+        f"{failures:,} of the {_requests(requests)} that the edges logged meanwhile failed "
+        f"({_share(failures, requests)}{known}), the most often {most['status']} on {most['path']}{left}."
     )
+
+
+def _left(during: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+    """That many more clients than before went away without an answer: no failure in the log, but one for them."""
+    share = during["client_closed"] / during["requests"]
+    usual = before["client_closed"] / before["requests"] if before else 0.0
+    if share <= GAVE_UP or share <= 2 * usual:
+        return ""
+    return f", but {during['client_closed']:,} clients ({share:.1%}".replace("%", " %") + ") gave up waiting"
 
 
 def _requests(count: int) -> str:

@@ -73,7 +73,7 @@ def test_timelines_of_other_steps_meet_at_the_longer_one() -> None:
 
 def test_the_headline_says_that_no_request_failed(edge: Any) -> None:
     assert compose({"edge1": edge(*spread(4120, NOON, 20))})["headline"] == (
-        "None of the 4,120 requests made meanwhile failed."
+        "None of the 4,120 requests that the edges logged meanwhile failed."
     )
 
 
@@ -82,15 +82,27 @@ def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> N
         *spread(999, NOON - 60, 60), line(NOON - 1, 500), *spread(363, NOON, 20), *spread(37, NOON + 9, 1, status=500)
     )
     assert compose({"edge1": answers})["headline"] == (
-        "37 of the 400 requests made meanwhile failed (9.25 %; before, 0.10 %), the most often 500 on /api/links."
+        "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), the most often 500 on /api/links."
     )
+
+
+def test_the_headline_does_not_hide_that_clients_gave_up(edge: Any) -> None:
+    usual, many = [line(NOON - 30, 499)] * 5, [line(NOON + 10, 499)] * 80
+    before, during = spread(995, NOON - 60, 60), spread(720, NOON, 20)
+    gave_up = compose({"edge1": edge(*before, *usual, *during, *many)})["headline"]
+    assert gave_up == (
+        "None of the 800 requests that the edges logged meanwhile failed, but 80 clients (10.0 %) gave up waiting."
+    )
+    assert "gave up" not in compose({"edge1": edge(*before, *usual, *during, *many[:4])})["headline"]
+    as_always = [line(NOON - 30, 499)] * 120
+    assert "gave up" not in compose({"edge1": edge(*before, *as_always, *during, *many)})["headline"]
 
 
 def test_no_traffic_proves_nothing_and_is_said_so(edge: Any) -> None:
     document = compose({"edge1": edge()})
-    assert document["headline"] == "No request was made meanwhile, so nothing is proven about them."
+    assert document["headline"] == "No request ended meanwhile, so nothing is proven about them."
     assert receipt.text(document)
-    assert "No request was made meanwhile" in receipt_page.page(document)
+    assert "No request ended meanwhile" in receipt_page.page(document)
 
 
 def test_an_edge_that_could_not_be_read_is_named(edge: Any) -> None:
@@ -147,7 +159,7 @@ def test_the_text_is_a_table_that_a_terminal_shows(edge: Any) -> None:
     answers = edge(*spread(1200, NOON - 60, 60), *spread(400, NOON, 20, wait=0.012), *spread(9, NOON + 20, 9, wait=0))
     assert receipt.text(compose({"edge1": answers})).splitlines() == [
         f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC by ada on laptop",
-        "None of the 400 requests made meanwhile failed.",
+        "None of the 400 requests that the edges logged meanwhile failed.",
         "",
         "        SECONDS  REQUESTS  FAILED     P50     P99     MAX",
         "before       60     1,200       0    5 ms    5 ms    5 ms",

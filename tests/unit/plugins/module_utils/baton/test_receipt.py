@@ -82,7 +82,8 @@ def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> N
         *spread(999, NOON - 60, 60), line(NOON - 1, 500), *spread(363, NOON, 20), *spread(37, NOON + 9, 1, status=500)
     )
     assert compose({"edge1": answers})["headline"] == (
-        "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), the most often 500 on /api/links."
+        "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), "
+        "the most often 500 on /api/links."
     )
 
 

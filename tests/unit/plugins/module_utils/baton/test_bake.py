@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from access_log import CANARY, NOON, OTHER, line, write
 from ansible.module_utils.baton import bake, edge_log
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.support.access_log import CANARY, NOON, OTHER, line, write
 
 NAMED = bake.Named("edge1", ["app1"])
 

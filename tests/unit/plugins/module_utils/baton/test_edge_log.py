@@ -9,9 +9,10 @@ import random
 from typing import Any
 
 import pytest
-from access_log import CANARY, NOON, OTHER, line, redirect, write
 from ansible.module_utils.baton import edge_log
 from ansible.module_utils.baton.edge_log import Window
+
+from tests.support.access_log import CANARY, NOON, OTHER, line, redirect, write
 
 
 def counted(*lines: str, upstreams: tuple[str, ...] = ()) -> dict[str, Any]:

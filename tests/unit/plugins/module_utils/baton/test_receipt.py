@@ -9,9 +9,10 @@ import re
 from typing import Any
 
 import pytest
-from access_log import NOON, OTHER, line, write
 from ansible.module_utils.baton import edge_log, receipt, receipt_page
 from ansible.module_utils.baton.process import BatonError
+
+from tests.support.access_log import NOON, OTHER, line, write
 
 OLD, NEW = "1f0e99a2c4d58b71", "9b44c0d2e7a1335f"
 DEPLOY = {"application": "links", "kind": "deploy", "result": "deployed", "release": NEW, "previous": OLD,

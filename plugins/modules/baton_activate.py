@@ -23,7 +23,9 @@ options:
     default: active
     choices: [active, reverted]
   transaction:
-    description: Name of the change of the whole fleet that this is a part of; C(state=reverted) undoes it by that name.
+    description: >-
+      Token of the deploy lock, which names the change of the whole fleet that this is a part of; C(state=reverted) undoes
+      it by that name. The lock is extended.
     type: str
     default: ""
   renew: {description: Replace every worker although nothing changed., type: bool, default: false}
@@ -69,7 +71,7 @@ seconds: {description: Time that the handover took., returned: success, type: fl
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation
+from ansible.module_utils.baton import activation, deploy_lock
 
 
 def main() -> None:
@@ -98,6 +100,7 @@ def main() -> None:
     began, clock = time.time(), time.monotonic()
     try:
         with activation.exclusive(app, options["timeout"]):
+            deploy_lock.extend(app, options["transaction"])
             before = activation.current(app)
             if options["state"] == "reverted":
                 way = activation.to_the_end(

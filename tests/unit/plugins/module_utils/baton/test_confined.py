@@ -47,7 +47,8 @@ def argv(tmp_path: pathlib.Path) -> list[str]:
     unit = tmp_path / "etc/systemd/system/links.service"
     unit.parent.mkdir(parents=True)
     unit.write_text(UNIT)
-    return confined.invocation(activation.Application("links", str(tmp_path)), "aaaa", "echo $HOME", 60)
+    words: list[str] = confined.invocation(activation.Application("links", str(tmp_path)), "aaaa", "echo $HOME", 60)
+    return words
 
 
 def test_the_shell_expands_what_the_command_says(argv: list[str]) -> None:

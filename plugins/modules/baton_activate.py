@@ -24,7 +24,7 @@ options:
     choices: [active, reverted]
   transaction:
     description: >-
-      Token of the deploy lock, which names the change of the whole fleet that this is a part of; C(state=reverted) undoes
+      Token of the deploy lock, which names the change of the fleet that this is a part of; C(state=reverted) undoes
       it by that name. The lock is extended.
     type: str
     default: ""

@@ -112,8 +112,8 @@ def await_answers(port: int, host: str, authority: pathlib.Path, revision: str =
         try:
             last = _answer(port, host, context)
             told = json.loads(last)
-            well = well + 1 if revision in ("", told["revision"]) else 0
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            well = well + 1 if revision in ("", told.get("revision")) else 0
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             well, last = 0, last or repr(error)
         if not well:
             time.sleep(0.2)

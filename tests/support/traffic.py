@@ -418,10 +418,10 @@ class Traffic:
     async def _websocket(self, load: Load) -> None:
         uri = f"{'wss' if self._tls else 'ws'}://{self._target.host}{load.path}"
         if self._target.unix:
-            opening = unix_connect(self._target.unix, uri)
+            opening = unix_connect(self._target.unix, uri, open_timeout=self._timeout)
         else:
             host, port = self._target.endpoint
-            opening = connect(uri, host=host, port=port, ssl=self._tls)
+            opening = connect(uri, host=host, port=port, ssl=self._tls, open_timeout=self._timeout)
         try:
             async with opening as websocket:
                 end = time.monotonic() + load.wait

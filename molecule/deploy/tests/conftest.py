@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .support import Fleet, Source
+from .shop import Fleet, Source
 
 
 @pytest.fixture(scope="session")

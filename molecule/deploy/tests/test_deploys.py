@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from .support import APP_SERVERS, EDGES, LONG, Fleet, Source, host
+from .shop import APP_SERVERS, EDGES, LONG, Fleet, Source, host
 
 # no bake: what is shown here is that the handovers lose nothing
 QUICK = {"deploy_bake_seconds": 0}

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .support import APP_SERVERS, LONG, Fleet, Source, host, until
+from .shop import APP_SERVERS, LONG, Fleet, Source, host, until
 
 BAD = {
     # what is changed, what the message has to say

@@ -96,4 +96,4 @@ def needed(app: activation.Application, release: str) -> bool:
 
 def clear(app: activation.Application) -> None:
     """End every rehearsal of the application, of whatever release."""
-    systemd.systemctl("stop", *(f"{app.name}-rehearsal@*.{kind}" for kind in ("service", "socket")))
+    systemd.systemctl("stop", *(f"{app.name}-rehearsal@*.{kind}" for kind in ("service", "socket")), timeout=60)

@@ -17,6 +17,8 @@ PROJECT = pathlib.Path(__file__).parents[3]
 CONFIGURATION = "etc/app/gunicorn.conf.py.j2"
 UNIT = "etc/systemd/system/app.service.j2"
 MIGRATION = "etc/systemd/system/app-migration@.service.j2"
+REHEARSAL = "etc/systemd/system/app-rehearsal@.service.j2"
+SCRATCH = "etc/systemd/system/app-rehearsal@.socket.j2"
 APPLICATION = {"app_name": "links", "app_service_migration_command": "python -m links.migrate"}
 
 
@@ -196,6 +198,7 @@ def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(rend
         ({"app_service_worker_memory_mb": 0}, "must be above 0"),
         ({"app_service_memory_percent": 101}, "between 1 and 100"),
         ({"app_service_workers": -1}, "0 to size them from the host"),
+        ({"app_service_rehearsal_timeout": 0}, "Give seconds, above 0"),
     ],
     ids=str,
 )
@@ -235,3 +238,61 @@ def test_a_host_that_can_not_carry_the_service_is_refused(
     ]
     assert len(messages) == 1
     assert words in messages[0]
+
+
+def service_section(text: str) -> dict[str, list[str]]:
+    """The directives of a unit's [Service] section."""
+    found: dict[str, list[str]] = {}
+    for line in text.partition("[Service]")[2].partition("[Install]")[0].splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_a_rehearsal_differs_from_the_service_only_where_it_must(render: Callable[..., str]) -> None:
+    given: dict[str, Any] = {
+        "app_service_memory_max": "2G",
+        "app_service_credentials": ["TOKEN"],
+        "app_service_directives": {"ReadWritePaths": ["/srv/media"], "PrivateDevices": False},
+    }
+    service, rehearsal = (service_section(render(unit, **given)) for unit in (UNIT, REHEARSAL))
+    differing = {name for name in service.keys() | rehearsal.keys() if service.get(name) != rehearsal.get(name)}
+    own = {"Nice", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
+    the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "OOMPolicy", "LimitNICE"}
+    both = {"Environment", "ExecStart", "Restart", "TimeoutStartSec", "TimeoutStopSec"}
+    assert differing == own | the_service_s_alone | both
+
+
+def test_a_rehearsal_stays_one_whatever_the_operator_s_directives_say(render: Callable[..., str]) -> None:
+    wishes = {"Restart": "always", "Nice": "-5", "RuntimeMaxSec": "infinity"}
+    rehearsal = service_section(render(REHEARSAL, app_service_directives=wishes))
+    assert [rehearsal[name][-1] for name in wishes] == ["no", "19", "60"]
+
+
+def test_a_rehearsal_knows_neither_the_current_release_nor_the_service_s_status(render: Callable[..., str]) -> None:
+    text = render(REHEARSAL)
+    assert "/opt/links/releases/%i/venv/bin/python -m gunicorn_handover" in text
+    assert "/current" not in text
+    assert "GUNICORN_HANDOVER_STATUS" not in text
+
+
+def test_nobody_but_root_and_the_user_can_connect_to_the_scratch_socket(render: Callable[..., str]) -> None:
+    lines = render(SCRATCH).splitlines()
+    assert {"SocketUser=links", "SocketMode=0600", "ListenStream=/run/links-rehearsal-%i.sock"} < set(lines)
+
+
+def test_a_rehearsal_reads_the_settings_of_its_own_release(
+    configuration: Callable[..., dict[str, Any]], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed = tmp_path / "releases/def/release.json"
+    rehearsed.parent.mkdir(parents=True)
+    about = {"id": "def", "module": "links.new:app", "working_directory": "src", "import_paths": []}
+    rehearsed.write_text(json.dumps(about))
+    monkeypatch.setenv("GUNICORN_HANDOVER_RELEASE_FILE", str(rehearsed))
+    settings = configuration()
+    assert (settings["wsgi_app"], settings["chdir"]) == ("links.new:app", f"{rehearsed.parent}/src")
+
+
+def test_a_rehearsal_has_more_time_than_a_worker_to_boot(load_role: Callable[[str], Any]) -> None:
+    assert int(load_role("app_service").value("app_service_rehearsal_timeout", app_service_boot_timeout=300)) > 300

@@ -96,7 +96,7 @@ def judged(
         release = str(entry.get("release"))
         if not _brings(entry) or (not _went_well(entry) and pile[-1:] == [release]):
             continue  # what serves isn't bad because a change around it failed
-        left = [str(entry.get("previous"))] if entry["kind"] == "rollback" else []
+        left = [str(entry["previous"])] if entry["kind"] == "rollback" and entry.get("previous") else []
         if entry["kind"] == "rollback" and release in pile:
             place = pile.index(release)
             pile, left = pile[:place], pile[place + 1 :]

@@ -14,30 +14,27 @@ description:
     the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
 """
 
-import contextlib
-import fcntl
-import getpass
-import hashlib
 import json
 import os
 import pathlib
-import platform
 import signal
 import time
 import uuid
 from types import FrameType
 from typing import Any
 
+import ansible.module_utils
 from ansible.plugins.callback import CallbackBase
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import run
 
 WORDS = """
 Interrupted. The step that runs now comes to its end, then what was switched goes back.
 Press Ctrl-C again to end at once and leave everything as it is at that moment.
 """
-
-
-# One file for each run of this user on this controller, locked by its process as long as it lives.
-RUNS = pathlib.Path.home() / ".cache/baton/runs"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -52,8 +49,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._phases: list[dict[str, Any]] = []
         self._began = 0.0
         self._unguarded: Any = None
-        self._token = uuid.uuid4().hex
-        self._file = _registered(self._token)
+        me = {"token": uuid.uuid4().hex, "who": run.who(), "process": run.identity(os.getpid())}
+        os.environ["BATON_RUN"] = json.dumps(me)
         for name in ("BATON_INTERRUPTED", "BATON_PHASES"):
             os.environ.pop(name, None)
 
@@ -68,15 +65,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._phases.append({"name": name, "started": now, "seconds": 0.0})
         self._began = now
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
-        os.environ["BATON_RUN"] = json.dumps(
-            {
-                "token": self._token,
-                "who": f"{getpass.getuser()}@{platform.node()}",
-                "controller": hashlib.sha256(f"{uuid.getnode()} {RUNS}".encode()).hexdigest(),
-                "living": _living(),
-                "at": now,
-            }
-        )
         self._guard(bool(play.get_vars().get("baton_guarded")))
 
     def _guard(self, wanted: bool) -> None:
@@ -93,24 +81,3 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         os.environ["BATON_INTERRUPTED"] = "1"
         # not by Ansible's display, whose lock this may have interrupted
         os.write(2, WORDS.encode())
-
-
-def _registered(token: str) -> Any:
-    """The file of a run, locked. Ansible's workers share the lock, so that a run lives as long as one of them."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    file = (RUNS / token).open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def _living() -> list[str]:
-    """The runs that live; files of the others are removed."""
-    living = []
-    for path in RUNS.iterdir():
-        with contextlib.suppress(FileNotFoundError), path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                path.unlink()
-            except BlockingIOError:
-                living.append(path.name)
-    return living

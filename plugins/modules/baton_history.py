@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: baton_history
 short_description: Note a change of an application on a host, or read what was noted
 description:
-  - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each change.
+  - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each of the last 500 changes.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
@@ -33,6 +33,17 @@ RETURN = r"""
 entries: {description: The last lines; the oldest first., returned: success, type: list}
 current: {description: The release that serves., returned: success, type: str}
 candidates: {description: Releases that a rollback may go to; the best first., returned: success, type: list}
+rollback_to:
+  description: The last release that served well before the current one; C(null) for none.
+  returned: success
+  type: str
+rollback_candidates:
+  description: >-
+    All complete releases besides the current one, the best first, each with C(release), C(version), C(when) (it last
+    took over well) and C(why_not) (what speaks against it; empty for C(candidates)).
+  returned: success
+  type: list
+  elements: dict
 releases: {description: Complete releases on the host., returned: success, type: list}
 blocking:
   description: For each complete release the later ones whose migrations a rollback to it would cross.
@@ -56,16 +67,25 @@ def main() -> None:
     )
     options = module.params
     app = activation.Application(options["name"])
-    if options["entry"] and not module.check_mode:
-        history.append(app, options["entry"])
+    changed = bool(options["entry"])
+    if changed and not module.check_mode:
+        try:
+            history.append(app, options["entry"])
+        except OSError as error:  # what was done stays done
+            changed = False
+            module.warn(f"The history below {app.state} can't be written: {error}")
     current = activation.current(app)
     entries = history.read(app)
-    releases = sorted(path.parent.name for path in app.path("opt", app.name, "releases").glob("[!.]*/release.json"))
+    releases = history.complete(app)
+    found = history.candidates(app, current)
+    candidates = [one["release"] for one in found if not one["why_not"]]
     module.exit_json(
-        changed=bool(options["entry"]),
+        changed=changed,
         entries=entries[-options["lines"] :],
         current=current,
-        candidates=history.candidates(app, current),
+        candidates=candidates,
+        rollback_to=next(iter(candidates), None),
+        rollback_candidates=found,
         releases=releases,
         blocking={release: history.blocking(entries, current, release) for release in releases},
     )

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: baton_status
 short_description: Tell what an application runs on a host, and what is wrong with it
 description:
-  - Reads the release, the workers, the health page, the certificate and units. Changes nothing.
+  - Reads the release, the workers, the health page, the deploy lock, the last change, what differs from the last
+    handover, the certificate and units. Changes nothing.
 author: Baton contributors
 options:
   host: {description: Name of the host for messages., type: str, required: true}
@@ -33,7 +34,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-application: {description: "Release, workers, versions and health, on an app server.", returned: app_server, type: dict}
+application:
+  description: >-
+    Release, workers, versions and health, on an app server; C(lock) (who changes it), C(last_change) (as
+    M(baton_history) has it) and C(drift) (files that aren't what was last handed over to).
+  returned: app_server
+  type: dict
 certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}

@@ -1,7 +1,7 @@
 """The deploy lock of an application on one host: one change of the fleet at a time, and a word on who is at it.
 
 The lock is a file with its holder. It expires when its holder shows no sign of life for so long; the steps of a change
-extend it. A holder that died on the controller from which one now asks is known to be dead at once.
+extend it. A holder that died on the controller from which one now asks is known to be dead at once (see `run`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,29 @@ import dataclasses
 import fcntl
 import json
 import os
+import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from .activation import Application
 
-POLL = 1.0  # seconds between two looks while waiting
-
 
 class LockedError(Exception):
     """Somebody else is at it. The message says who, since when, and what to do."""
+
+    def __init__(self, holder: Holder, message: str) -> None:
+        self.holder = holder
+        super().__init__(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of a playbook that wants the lock."""
+
+    token: str
+    who: str  # user@controller
+    process: str  # `run.identity` of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,35 +41,20 @@ class Holder:
     """Who changes the application. Times are in seconds since the epoch, by this host's clock."""
 
     token: str
-    who: str  # user@controller
+    who: str
+    process: str
     reason: str
-    controller: str  # the same for all runs of a user on a controller
     since: float
     expires: float
+    seconds: float  # that a sign of life is good for
 
     def words(self) -> str:
         """For people."""
         return f"{self.who} since {clock(self.since)} ({self.reason})"
 
-
-@dataclasses.dataclass(frozen=True)
-class Asker:
-    """Who wants the lock, and which runs on the same controller are known to live."""
-
-    token: str
-    who: str
-    reason: str
-    controller: str
-    living: Sequence[str]
-    living_age: float  # seconds ago that `living` was found out
-
-    def knows_dead(self, holder: Holder, now: float) -> bool:
-        """Whether a holder was a run on this controller that has ended."""
-        return (
-            holder.controller == self.controller
-            and holder.token not in self.living
-            and holder.since < now - self.living_age
-        )
+    def is_dead(self, dead: str, now: float) -> bool:
+        """Whether it shows no sign of life, or is the one that is known to be dead by its token."""
+        return self.expires <= now or self.token == dead
 
 
 def clock(moment: float) -> str:
@@ -72,40 +69,39 @@ def read(app: Application) -> Holder | None:
     return None
 
 
-def take(app: Application, asker: Asker, seconds: float, wait: float = 0) -> Holder | None:
-    """Take the lock, or extend one's own; it expires `seconds` from now. Waits up to `wait` seconds for others.
+def take(app: Application, run: Run, reason: str, seconds: float, dead: str = "") -> Holder | None:
+    """Take the lock, or extend one's own; it expires `seconds` from now. `dead`: token of a holder known to be dead.
 
-    Returns the holder who was dead or expired and from whom it was taken over, if any. Raises LockedError.
+    Returns the holder from whom it was taken over because it was dead, if any. Raises LockedError.
     """
-    deadline = time.monotonic() + wait
-    while True:
-        with _alone(app):
-            now, holder = time.time(), read(app)
-            own = holder is not None and holder.token == asker.token
-            gone = holder is not None and (holder.expires <= now or asker.knows_dead(holder, now))
-            if holder is None or own or gone:
-                since = holder.since if holder is not None and own else now
-                _write(app, Holder(asker.token, asker.who, asker.reason, asker.controller, since, now + seconds))
-                return holder if gone and not own else None
-        if time.monotonic() >= deadline:
+    app.state.mkdir(parents=True, exist_ok=True)
+    with _alone(app):
+        now, holder = time.time(), read(app)
+        own = holder is not None and holder.token == run.token
+        if holder is not None and not own and not holder.is_dead(dead, now):
             raise LockedError(
+                holder,
                 f"{app.name} is being changed by {holder.words()}. "
                 f"Wait for it (-e deploy_lock_wait=600 does), or, if that run is dead, until {clock(holder.expires)}, "
-                "or run playbooks/unlock.yml."
+                "or run playbooks/unlock.yml.",
             )
-        time.sleep(POLL)
+        since = holder.since if holder is not None and own else now
+        _write(app, Holder(run.token, run.who, run.process, reason, since, now + seconds, seconds))
+        return None if own else holder
 
 
-def extend(app: Application, token: str, seconds: float = 900) -> None:
-    """Show a sign of life: the lock, if it is one's own, expires `seconds` from now at the earliest."""
+def extend(app: Application, token: str) -> None:
+    """Show a sign of life, if the lock is one's own. Never fails: the lock's work doesn't hang on it."""
     with contextlib.suppress(OSError), _alone(app):
         holder = read(app)
         if holder is not None and holder.token == token:
-            _write(app, dataclasses.replace(holder, expires=max(holder.expires, time.time() + seconds)))
+            _write(app, dataclasses.replace(holder, expires=max(holder.expires, time.time() + holder.seconds)))
 
 
 def release(app: Application, token: str) -> bool:
     """Give one's own lock back; says whether there was one."""
+    if not _path(app).exists():
+        return False
     with _alone(app):
         holder = read(app)
         if holder is None or holder.token != token:
@@ -114,31 +110,33 @@ def release(app: Application, token: str) -> bool:
         return True
 
 
-def remove(app: Application, *, force: bool) -> Holder | None:
-    """Remove anybody's lock; returns its holder. Raises LockedError for one that isn't expired, unless forced."""
+def remove(app: Application, *, force: bool, dead: str = "") -> Holder | None:
+    """Remove anybody's lock; returns its holder. Raises LockedError for one that may be alive, unless forced."""
+    if not _path(app).exists():
+        return None
     with _alone(app):
         holder = read(app)
-        if holder is not None and not force and holder.expires > time.time():
+        if holder is not None and not force and not holder.is_dead(dead, time.time()):
             raise LockedError(
+                holder,
                 f"{app.name} is being changed by {holder.words()}, and that run may be alive: its lock expires "
-                f"{clock(holder.expires)}. When you know that it is dead: -e unlock_force=true"
+                f"{clock(holder.expires)}. When you know that it is dead: -e unlock_force=true",
             )
         _path(app).unlink(missing_ok=True)
         return holder
 
 
 def as_dict(holder: Holder | None) -> dict[str, Any] | None:
-    """For a module's result."""
-    return None if holder is None else dataclasses.asdict(holder)
+    """For a module's result: its fields, and `words`."""
+    return None if holder is None else {**dataclasses.asdict(holder), "words": holder.words()}
 
 
-def _path(app: Application) -> Any:
+def _path(app: Application) -> pathlib.Path:
     return app.state / "lock.json"
 
 
 @contextlib.contextmanager
 def _alone(app: Application) -> Iterator[None]:
-    app.state.mkdir(parents=True, exist_ok=True)
     with (app.state / "lock.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -146,5 +144,8 @@ def _alone(app: Application) -> Iterator[None]:
 
 def _write(app: Application, holder: Holder) -> None:
     scratch = _path(app).with_suffix(".new")
-    scratch.write_text(json.dumps(dataclasses.asdict(holder), indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, _path(app))
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(json.dumps(dataclasses.asdict(holder), indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(_path(app))

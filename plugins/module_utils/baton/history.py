@@ -6,26 +6,34 @@ import contextlib
 import fcntl
 import json
 import os
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .activation import Application, served
+from .activation import ActivationError, Application, describe, served
 from .table import aligned
 
 MOST = 500  # lines that are kept
+LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")
 
 
 def append(app: Application, entry: Mapping[str, Any]) -> None:
-    """Add a line; it is on the disk when this returns."""
+    """Add a line, with the release's version where it lacks; it is on the disk when this returns."""
+    line = dict(entry)
+    if line.get("release") and not line.get("version"):
+        line["version"] = version(app, line["release"])
+    if line.get("reason"):
+        line["reason"] = textwrap.shorten(str(line["reason"]), LONGEST, placeholder=" ...")
     app.state.mkdir(parents=True, exist_ok=True)
     with (app.state / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lines = [json.dumps(line) for line in [*read(app), dict(entry)]][-MOST:]
+        lines = [json.dumps(known) for known in [*read(app), line]][-MOST:]
+        # written anew as a whole, so that a loss of power leaves all of it as it was
         scratch = app.state / "history.new"
         with scratch.open("w", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+            file.write("".join(f"{text}\n" for text in lines))
             file.flush()
             os.fsync(file.fileno())
         scratch.rename(_path(app))
@@ -47,29 +55,93 @@ def _path(app: Application) -> Any:
     return app.state / "history.jsonl"
 
 
-def candidates(app: Application, current: str | None) -> list[str]:
-    """The releases that a rollback may go to, the best first: complete, served here, and not known to be bad.
+def version(app: Application, release: str) -> str:
+    """The application's version in a release; empty when it isn't complete."""
+    with contextlib.suppress(ActivationError, ValueError):
+        return str(describe(app, release).get("version") or "")
+    return ""
 
-    A release is bad when the last change that was to bring it here failed or was put back.
+
+def candidates(app: Application, current: str | None) -> list[dict[str, Any]]:
+    """The complete releases besides the current one, the best to go back to first.
+
+    Keys: `release`, `version`, `when` (it last took over well; None when that isn't known), `why_not` (what speaks
+    against it; empty for one that a rollback may choose by itself).
     """
-    bad: set[str] = set()
-    for entry in read(app):
-        if entry.get("kind") in ("deploy", "rollback") and entry.get("release"):
-            (bad.discard if entry.get("result") in GOOD else bad.add)(entry["release"])
+    entries = read(app)
+    took_over = {entry["release"]: entry.get("when") for entry in entries if _brings(entry) and _went_well(entry)}
     return [
-        release
-        for release in served(app)
-        if release != current and release not in bad and (app.release(release) / "release.json").exists()
+        {"release": release, "version": version(app, release), "when": took_over.get(release), "why_not": why_not}
+        for release, why_not in judged(entries, served(app), complete(app), current).items()
     ]
 
 
-def blocking(entries: Iterable[Mapping[str, Any]], current: str | None, wanted: str) -> list[str]:
-    """The releases with a blocking migration that came after the wanted one, up to the current one."""
-    deployed = [entry for entry in entries if entry.get("kind") == "deploy" and entry.get("result") == "deployed"]
-    places = [index for index, entry in enumerate(deployed) if entry.get("release") == wanted]
-    after = deployed[places[0] + 1 :] if places else deployed
+def complete(app: Application) -> list[str]:
+    """The releases that are complete on the host."""
+    return sorted(path.parent.name for path in app.path("opt", app.name, "releases").glob("[!.]*/release.json"))
+
+
+def judged(
+    entries: Iterable[Mapping[str, Any]], took_over: Iterable[str], there: Iterable[str], current: str | None
+) -> dict[str, str]:
+    """The releases that are `there`, besides the current one, the best to go back to first: why not, for each.
+
+    Deploys pile up. A rollback takes away what it leaves behind, so that the next one goes further back instead of
+    returning; a deploy that failed takes its release away. `took_over` (the last one first) tells of those of which the
+    history, which a killed controller can't write, says nothing.
+    """
+    pile: list[str] = []
+    why: dict[str, str] = {}
+    for entry in entries:
+        release = str(entry.get("release"))
+        if not _brings(entry) or (not _went_well(entry) and pile[-1:] == [release]):
+            continue  # what serves isn't bad because a change around it failed
+        left = [str(entry["previous"])] if entry["kind"] == "rollback" and entry.get("previous") else []
+        if entry["kind"] == "rollback" and release in pile:
+            place = pile.index(release)
+            pile, left = pile[:place], pile[place + 1 :]
+        pile = [one for one in pile if one != release]
+        if _went_well(entry):
+            pile.append(release)
+            why.update(dict.fromkeys(left, "it was rolled back from"))
+            why.pop(release, None)
+        else:
+            why[release] = "its last deploy failed"
+    if current in pile:
+        place = pile.index(current)
+        why.update(dict.fromkeys(pile[place + 1 :], "it came after the current one"))
+        pile = pile[:place]
+    known = [*reversed(pile), *(one for one in took_over if one not in why and one not in pile)]
+    best = [release for release in known if release != current]
+    there = list(there)
+    found = {release: "" for release in best if release in there}
+    for release in there:
+        if release != current and release not in found:
+            found[release] = why.get(release, "it never served here")
+    return found
+
+
+def _brings(entry: Mapping[str, Any]) -> bool:
+    """Whether a change was to bring a release to the host."""
+    return entry.get("kind") in ("deploy", "rollback") and bool(entry.get("release"))
+
+
+def _went_well(entry: Mapping[str, Any]) -> bool:
+    return entry.get("result") in GOOD
+
+
+def blocking(entries: Sequence[Mapping[str, Any]], current: str | None, wanted: str) -> list[str]:
+    """The releases whose blocking migrations have run since the wanted one was last deployed.
+
+    Also of those whose deploy failed: what was put back is the release, not the database.
+    """
+    if wanted == current:
+        return []
+    deploys = [entry for entry in entries if entry.get("kind") == "deploy"]
+    places = [index for index, entry in enumerate(deploys) if entry.get("release") == wanted and _went_well(entry)]
+    after = deploys[places[-1] + 1 :] if places else deploys
     names = [str(entry["release"]) for entry in after if entry.get("migrations") == "blocking"]
-    return names if current != wanted else []
+    return list(dict.fromkeys(name for name in names if name != wanted))
 
 
 def merged(hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -89,47 +161,47 @@ def merged(hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> str:
     """The fleet's last changes, for people."""
     told = merged(hosts)[:lines]
+    everywhere = list(hosts)
     if not told:
         return "Nothing has been deployed here yet."
     header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "HOSTS")
-    text = aligned([header, *(_cells(row) for row in told)])
+    text = aligned([header, *(_cells(row, everywhere) for row in told)])
     failed = next((row for row in told if row.get("reason")), None)
     return text if failed is None else f"{text}\n\nThe last failure: {failed['reason']}"
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]:
     return (
         time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(row.get("when") or 0))),
         *(str(row.get(name) or "-") for name in ("who", "kind", "release", "version", "result")),
         ", ".join(row["ways"]) or "-",
         f"{row['seconds']:.1f} s",
-        ", ".join(row["hosts"]),
+        f"all {len(everywhere)}" if row["hosts"] == everywhere and len(everywhere) > 3 else ", ".join(row["hosts"]),
     )
 
 
 def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool) -> dict[str, str]:
     """The release that the fleet can go back to, or the problem. `hosts`: what baton_history returned on each.
 
-    `wanted` names one; empty for the best that all hosts have. `force` crosses blocking migrations.
+    `wanted` names one; empty for the best that all hosts have. `force` crosses blocking migrations. Where a change was
+    cut short, the release that some hosts serve already is one, too: all are brought to it.
     """
     if wanted:
         lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
         if lacking:
-            there = sorted(set.intersection(*(set(found["releases"]) for found in hosts.values())))
-            return _no(
-                f"The release {wanted} is not complete on {', '.join(lacking)}. "
-                f"On every host are: {', '.join(there) or 'none'}."
-            )
+            return _no(f"The release {wanted} is not complete on {', '.join(lacking)}. {_choice(hosts)}")
         release = wanted
     else:
-        first, *others = (found["candidates"] for found in hosts.values())
-        common = [release for release in first if all(release in candidates for candidates in others)]
+        first, *others = ([found["current"], *found["candidates"]] for found in hosts.values())
+        serving = {found["current"] for found in hosts.values()}
+        common = [one for one in first if one and all(one in more for more in others) and serving != {one}]
         if not common:
             return _no(
-                "There is no release to go back to: none but the current one is complete and has served well on every "
-                "host. Deploy the version that you want: playbooks/deploy.yml -e app_version=..."
+                "There is no release to go back to: none that came before the current one is complete and has served "
+                "well on every host. Deploy the version that you want (playbooks/deploy.yml -e app_version=...), or "
+                f"name a release with -e rollback_to=... {_choice(hosts)}"
             )
-        release = common[0]
+        release = str(common[0])
     crossed = sorted({name for found in hosts.values() for name in found["blocking"].get(release, [])})
     if crossed and not force:
         return _no(
@@ -137,6 +209,17 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
             "what that release expects any more. Undo the migration first, then: -e rollback_force=true"
         )
     return {"release": release, "problem": ""}
+
+
+def _choice(hosts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is complete on every host, with what speaks against it, in words."""
+    first, *others = hosts.values()
+    words = [
+        f"{one['release']} ({', '.join(filter(None, [one['version'], one['why_not']])) or 'it served well'})"
+        for one in first["rollback_candidates"]
+        if all(one["release"] in found["releases"] for found in others)
+    ]
+    return f"Besides the current one are on every host: {'; '.join(words) or 'none'}."
 
 
 def _no(problem: str) -> dict[str, str]:

@@ -89,6 +89,7 @@ def conclusion(
     if found:
         result = "reverted" if any(host["reverted"] for host in told.values()) else "failed"
     before = [host["previous"] for host in told.values() if host["previous"]]
+    steps = {trouble["step"] for trouble in found.values()}
     deploy = {
         "application": change["application"],
         "kind": change["kind"],
@@ -108,7 +109,8 @@ def conclusion(
             "who": run["who"],
             "token": run["token"],
             "when": change["began"],
-            "migrations": change["migrations"],
+            # none has run when a step before it failed
+            "migrations": "" if steps & {"configuration", "staging"} else change["migrations"],
             "reason": why.partition("\n")[2].partition("\n")[0] if found else "",
             **{key: host[key] for key in ("previous", "way", "seconds")},
         }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import activation, systemd, upstream
+from . import activation, deploy_lock, history, systemd, upstream
 from .table import aligned
 
 EXPIRY_WARNING_DAYS = 14
@@ -48,7 +48,22 @@ def serving(app: activation.Application, health: activation.Health | None) -> di
         "workers_wanted": said.get("workers_wanted", 0),
         "last_reload": said.get("reload") or {},
         "health": activation.ask(health) or "ok" if health else "",
+        "lock": deploy_lock.as_dict(deploy_lock.read(app)),
+        "last_change": next(reversed(history.read(app)), None),
+        "drift": drift(app),
     }
+
+
+def drift(app: activation.Application) -> list[str]:
+    """The files that decide how the service runs and aren't what was last handed over to."""
+    found, kept = (activation.configuration(app, str(root)) for root in (app.root, app.kept))
+    # the units beside the service's own change nothing that runs
+    names = [name for name in {*found, *kept} if not name.startswith(f"etc/systemd/system/{app.name}-")]
+    return sorted(f"/{name}" for name in names if kept and _bytes(found, name) != _bytes(kept, name))
+
+
+def _bytes(files: Mapping[str, pathlib.Path], name: str) -> bytes | None:
+    return files[name].read_bytes() if name in files else None
 
 
 def _since(app: activation.Application) -> float | None:
@@ -104,6 +119,11 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
         if app["health"] not in ("", "ok"):
             wrong.append(f"{host}: the health page {app['health']}")
+        # a change that is under way may have written them and not handed over yet
+        if app["drift"] and not app["lock"]:
+            wrong.append(
+                f"{host}: {', '.join(app['drift'])} changed since the last handover; run playbooks/configure.yml."
+            )
     if "certificate_expires" in found:
         expires = found["certificate_expires"]
         if expires is None:
@@ -161,7 +181,29 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 certificate,
             )
         )
-    return aligned(rows)
+    return "\n\n".join(filter(None, [aligned(rows), "\n".join(notes(found, now))]))
+
+
+def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
+    """Who changes the fleet, and how its last change ended: each a sentence with the hosts that it is true of."""
+    hosts: dict[str, list[str]] = {}
+    for name, host in found.items():
+        app = host.get("application") or {}
+        if lock := app.get("lock"):
+            ends = "has expired" if lock["expires"] <= now else f"ends {deploy_lock.clock(lock['expires'])}"
+            hosts.setdefault(f"locked by {lock['words']}; without a sign of life the lock {ends}.", []).append(name)
+        if change := app.get("last_change"):
+            hosts.setdefault(_ending(change, now), []).append(name)
+    return [f"{', '.join(names)}: {words}" for words, names in hosts.items()]
+
+
+def _ending(change: Mapping[str, Any], now: float) -> str:
+    what = " ".join(str(change[key]) for key in ("kind", "version") if change.get(key))
+    words = (
+        f"last change: {what} ({change.get('release') or 'no release'}) by {change.get('who') or 'somebody'} "
+        f"{ago(now - float(change.get('when') or 0))} ago, {change.get('result')}"
+    )
+    return f"{words}: {change['reason']}" if change.get("reason") else f"{words}."
 
 
 def ago(seconds: float) -> str:

@@ -123,6 +123,15 @@ def test_a_failed_change_says_whether_hosts_went_back(back: bool, result: str) -
     assert end["entries"]["app3"]["reason"] == "app2, handover: boom"
 
 
+@pytest.mark.parametrize(
+    ("step", "ran"), [("staging", ""), ("migration", "expand"), ("rehearsal", "expand"), ("handover", "expand")]
+)
+def test_only_a_migration_that_may_have_run_is_noted(step: str, ran: str) -> None:
+    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}})
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    assert {entry["migrations"] for entry in end["entries"].values()} == {ran}
+
+
 def test_evidence_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
     shared = {"results": [{"item": "edge1", "windows": {}}]}
     assert list(outcome.evidence(HOSTS, {host: {"seen": shared} for host in HOSTS}, "seen")) == ["edge1"]

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from ansible.module_utils.baton import status
+from ansible.module_utils.baton import activation, status
 
 
 def app_server(**changed: Any) -> dict[str, Any]:
@@ -27,6 +27,9 @@ def app_server(**changed: Any) -> dict[str, Any]:
         ],
         "last_reload": {},
         "health": "ok",
+        "lock": None,
+        "last_change": None,
+        "drift": [],
     }
     return {"application": application | changed, "units": {}}
 
@@ -49,6 +52,7 @@ def test_a_well_host_has_no_problem() -> None:
             "the last reload failed: no module named x",
         ),
         ({"health": "answers 503: database"}, "the health page answers 503: database"),
+        ({"drift": ["/etc/links/environment"]}, "/etc/links/environment changed since the last handover"),
     ],
 )
 def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:
@@ -121,3 +125,58 @@ def test_a_drained_server_is_told(tmp_path: pathlib.Path) -> None:
     site.write_text("upstream links {\n    server a:1 max_fails=0 down;\n    server b:1 max_fails=0;\n}\n")
     (sentence,) = status.problems("edge1", status.edge("links", str(tmp_path)))
     assert "a:1 is drained" in sentence
+
+
+LOCK = {"words": "ann@laptop since noon (deploy v2)", "expires": 1000.0}
+CHANGE = {"kind": "deploy", "version": "1.2", "release": "aaaa", "who": "ann@laptop", "when": 10.0}
+
+
+def test_what_a_change_under_way_has_written_is_no_drift() -> None:
+    assert status.problems("app1", app_server(drift=["/etc/links/environment"], lock=LOCK)) == []
+
+
+def test_a_lock_is_told_once_for_all_hosts_and_is_no_problem() -> None:
+    fleet = {"app1": app_server(lock=LOCK), "app2": app_server(lock=LOCK), "app3": app_server()}
+    assert status.notes(fleet, 900.0) == [
+        "app1, app2: locked by ann@laptop since noon (deploy v2); "
+        "without a sign of life the lock ends 1970-01-01 00:16:40 UTC."
+    ]
+    assert status.notes(fleet, 1000.0)[0].endswith("the lock has expired.")
+    assert status.fleet_problems({name: {**host, "problems": []} for name, host in fleet.items()}) == []
+
+
+def test_the_last_change_is_told_with_its_end() -> None:
+    well, ill = CHANGE | {"result": "deployed"}, CHANGE | {"result": "reverted", "reason": "app2, handover: boom"}
+    fleet = {"app1": app_server(last_change=well), "app2": app_server(last_change=ill), "edge1": {"units": {}}}
+    assert status.notes(fleet, 130.0) == [
+        "app1: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, deployed.",
+        "app2: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, reverted: app2, handover: boom",
+    ]
+    assert status.table(fleet, 130.0).splitlines()[-2:] == status.notes(fleet, 130.0)
+
+
+def test_drift_is_what_differs_from_the_last_handover(tmp_path: pathlib.Path) -> None:
+    app = activation.Application("links", str(tmp_path))
+    units = tmp_path / "etc/systemd/system"
+    for folder in (tmp_path / "etc/links/secrets", units, app.state):
+        folder.mkdir(parents=True)
+    for path, text in {
+        tmp_path / "etc/links/gunicorn.conf.py": "workers = 2",
+        tmp_path / "etc/links/environment": "A=1",
+        tmp_path / "etc/links/secrets/TOKEN": "one",
+        units / "links.service": "[Service]",
+        units / "links-bridge.service": "[Service]",
+    }.items():
+        path.write_text(text)
+    assert status.drift(app) == []
+    activation.keep(app)
+    assert status.drift(app) == []
+    (tmp_path / "etc/links/environment").write_text("A=2")
+    (tmp_path / "etc/links/secrets/TOKEN").unlink()
+    (units / "links.socket").write_text("[Socket]")
+    (units / "links-bridge.service").write_text("")
+    assert status.drift(app) == [
+        "/etc/links/environment",
+        "/etc/links/secrets/TOKEN",
+        "/etc/systemd/system/links.socket",
+    ]

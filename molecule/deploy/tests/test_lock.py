@@ -1,0 +1,110 @@
+"""One change of the fleet at a time: two at once, somebody else's lock, one that a killed run left; what is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from .support import APP_SERVERS, Fleet, host, until
+
+LOCK = "/var/lib/baton/shop/lock.json"
+HISTORY = "/var/lib/baton/shop/history.jsonl"
+
+
+def locked(name: str) -> bool:
+    return bool(host(name).file(LOCK).exists)
+
+
+def lock_by_another(name: str, seconds: float) -> None:
+    """Have somebody on another controller hold a host."""
+    now = time.time()
+    holder = {"token": "another", "who": "eve@elsewhere", "process": "", "reason": "deploy v9", "seconds": seconds}
+    text = json.dumps({**holder, "since": now, "expires": now + seconds})
+    host(name).check_output(f"echo '{text}' > {LOCK}")
+
+
+def test_two_at_the_same_moment_go_one_after_another(fleet: Fleet) -> None:
+    before = len(host("app1").file(HISTORY).content_string.splitlines())
+    release = fleet.release()
+    both = [fleet.start("playbooks/restart.yml", deploy_lock_wait=900, deploy_bake_seconds=0) for _ in range(2)]
+    done = [fleet.finish(one) for one in both]
+    assert [one.status for one in done] == [0, 0], [one.output for one in done]
+    assert sum("waiting up to 900 s" in one.words for one in done) == 1
+    assert fleet.release() == release
+    for name in APP_SERVERS:
+        assert not locked(name)
+        lines = [json.loads(line) for line in host(name).file(HISTORY).content_string.splitlines()[before:]]
+        assert [line["result"] for line in lines] == ["restarted", "restarted"]
+        assert len({line["token"] for line in lines}) == 2
+
+
+def test_when_one_host_refuses_the_others_are_given_back(fleet: Fleet) -> None:
+    workers = fleet.workers()
+    lock_by_another("app3", 900)
+    done = fleet.play("playbooks/restart.yml")
+    assert done.status != 0
+    assert "app3: shop is being changed by eve@elsewhere" in done.words, done.output
+    assert "(deploy v9)" in done.words
+    assert [locked(name) for name in APP_SERVERS] == [False, False, True]
+    assert fleet.workers() == workers
+
+
+def test_a_lock_that_may_be_alive_is_told_of_and_removed_by_force_alone(fleet: Fleet) -> None:
+    lock_by_another("app3", 900)
+    told = fleet.succeed("playbooks/status.yml")
+    assert "app3: locked by eve@elsewhere" in told.words, told.output
+    refused = fleet.play("playbooks/unlock.yml")
+    assert refused.status != 0
+    assert "unlock_force=true" in refused.words
+    assert locked("app3")
+    assert "app3: removed the lock of eve@elsewhere" in fleet.succeed("playbooks/unlock.yml", unlock_force=True).words
+    assert "app3: there was no lock." in fleet.succeed("playbooks/unlock.yml").words
+
+
+def test_an_expired_lock_is_waited_for_and_taken_over(fleet: Fleet) -> None:
+    lock_by_another("app1", 60)
+    done = fleet.succeed("playbooks/restart.yml", deploy_lock_wait=600, deploy_bake_seconds=0)
+    assert "The lock of eve@elsewhere" in done.words, done.output
+    assert not locked("app1")
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_lock_of_a_run_that_was_killed_on_this_controller_is_taken_over_at_once(fleet: Fleet, waits: bool) -> None:
+    first = fleet.start("playbooks/restart.yml", deploy_bake_seconds=120)
+    until(lambda: locked("app3"), 120, "there is no lock")
+    if waits:
+        second = fleet.start("playbooks/restart.yml", deploy_lock_wait=850, deploy_bake_seconds=0)
+        time.sleep(10)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    killed = time.monotonic()
+    if not waits:
+        second = fleet.start("playbooks/restart.yml", deploy_bake_seconds=0)
+    done = fleet.finish(second)
+    assert done.status == 0, done.output
+    assert "that run shows no sign of life" in done.words
+    # long before the lock would have expired
+    assert time.monotonic() - killed < 400
+    assert not any(locked(name) for name in APP_SERVERS)
+
+
+def test_history_and_status_tell_the_last_change(fleet: Fleet) -> None:
+    fleet.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
+    told = fleet.succeed("playbooks/history.yml", history_lines=1)
+    assert re.search(r" restart +[0-9a-f]{16} .* restarted +reload .* app1, app2, app3$", told.output, re.MULTILINE)
+    assert "app1, app2, app3: last change: restart" in fleet.succeed("playbooks/status.yml").words
+
+
+def test_a_file_that_somebody_changed_on_a_host_is_named(fleet: Fleet) -> None:
+    file = "/etc/shop/gunicorn.conf.py"
+    host("app2").check_output(f"cp -p {file} /root/kept && echo '# by hand' >> {file}")
+    told = fleet.play("playbooks/status.yml")
+    host("app2").check_output(f"cp -p /root/kept {file} && rm /root/kept")
+    assert told.status != 0
+    assert f"app2: {file} changed since the last handover; run playbooks/configure.yml." in told.words
+    assert "changed since" not in fleet.succeed("playbooks/status.yml").words

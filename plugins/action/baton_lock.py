@@ -1,0 +1,46 @@
+"""Action of the module baton_lock: waits, and knows whether a holder that began on this controller is still alive."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import run  # noqa: E402
+
+POLL = 2  # seconds between two looks while waiting
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs the module until it isn't refused any more, or the time for waiting is over."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's last result."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        options = dict(self._task.args)
+        wait = int(options.get("wait") or 0)
+        deadline, told = time.monotonic() + wait, False
+        while True:
+            answer: dict[str, Any] = self._execute_module("baton_lock", module_args=options, task_vars=variables)
+            holder = answer.get("holder") if answer.get("failed") else None
+            if not holder:
+                return result | answer
+            if holder["token"] != options.get("dead") and run.ended(holder["process"]):
+                options["dead"] = holder["token"]
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return result | answer
+            if not told:
+                host = variables["inventory_hostname"]
+                Display().display(f"  {host}: waiting up to {wait} s for {holder['who']} ({holder['reason']})")
+                told = True
+            time.sleep(min(POLL, left))

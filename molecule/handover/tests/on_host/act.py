@@ -168,13 +168,13 @@ BROKEN: dict[str, str] = {
 # The commands
 
 
-def copy(name: str, broken: str = "") -> Json:
+def copy(release: str, broken: str = "") -> Json:
     """A release like the current one, under another name, and perhaps broken."""
-    source, target = OPT / "releases" / current(), OPT / "releases" / name
+    source, target = OPT / "releases" / current(), OPT / "releases" / release
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run(["cp", "-a", source, target], check=True)
     about = json.loads((target / "release.json").read_text())
-    (target / "release.json").write_text(json.dumps({**about, "id": name}))
+    (target / "release.json").write_text(json.dumps({**about, "id": release}))
     if broken == "missing files":
         shutil.rmtree(target / "venv")
     elif broken:

@@ -344,6 +344,14 @@ def kill_login(release: str) -> Json:
     return state()
 
 
+def lose_power(release: str, moment: float) -> Json:
+    """The host's end a moment after a handover began: nothing is told, nothing is written out."""
+    words = ["systemd-run", "--quiet", "--no-block", "sh", "-c", f"sleep {moment}; exec systemctl reboot --force --force"]
+    subprocess.Popen(module(release=release), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(words, check=True)
+    return {}
+
+
 def resize(up: int, down: int) -> Json:
     """Sends TTIN and TTOU; the number of workers after each."""
     counts = []
@@ -384,7 +392,7 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(copy, state, reload, activate, spoil, mend, kill_worker, kill_master, kill_booting, kill_bridge),
-        *(kill_callers, kill_everything, kill_login, resize, restart, recycle, wait_until_recycled),
+        *(kill_callers, kill_everything, kill_login, lose_power, resize, restart, recycle, wait_until_recycled),
     )
 }
 

@@ -138,6 +138,15 @@ def another_secret() -> Iterator[None]:
     yield
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it began, itself first."""
+    try:
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [pid, *(found for child in children for found in family(int(child)))]
+
+
 def undisturbed() -> None:
     """Waits until no handover is under way."""
     with (STATE / "activation.lock").open("a") as lock:
@@ -326,7 +335,9 @@ def kill_everything(release: str, moment: float) -> Json:
     """SIGKILL to the handover itself: its caller, its own process, all of them."""
     handover = subprocess.Popen(module(release=release), stdout=subprocess.DEVNULL, start_new_session=True)
     time.sleep(moment)
-    subprocess.run(["pkill", "-KILL", "-f", "AnsiballZ_baton_activate"], check=False)
+    for pid in family(handover.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     handover.wait()
     seconds = answer()
     wait(lambda: not systemctl("list-jobs", "--no-legend").stdout.strip(), "systemd's jobs")

@@ -295,7 +295,7 @@ def test_a_hanging_worker_is_replaced(server: Server) -> None:
 def test_a_request_that_came_while_the_worker_stood_still_is_answered(
     server: Server, http_parser: str, loop: str
 ) -> None:
-    """Its keep-alive has ended by then, with a request unread in the socket: which does the event loop look at first?"""
+    """Its keep-alive has ended by then, a request unread in the socket: what does the event loop look at first?"""
     server.configure(handover_http=http_parser, handover_loop=loop, workers=1, keepalive=1)
     server.start()
     kept, blocking = server.connect(), server.connect()

@@ -288,3 +288,33 @@ def test_a_hanging_worker_is_replaced(server: Server) -> None:
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         server.get("/block?seconds=30")
     wait_for(lambda: server.pids() and server.pids() != [pid])
+
+
+@pytest.mark.parametrize("http_parser", ["httptools", "h11"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_request_that_came_while_the_worker_stood_still_is_answered(
+    server: Server, http_parser: str, loop: str
+) -> None:
+    """Its keep-alive has ended by then, a request unread in the socket: what does the event loop look at first?"""
+    server.configure(handover_http=http_parser, handover_loop=loop, workers=1, keepalive=1)
+    server.start()
+    kept, blocking = server.connect(), server.connect()
+    kept.get()
+    blocking.request("GET", "/block?seconds=2")
+    time.sleep(0.3)
+    kept.request("GET", "/")
+    response = kept.getresponse()
+    assert response.status == 200
+    assert response.getheader("connection") is None
+
+
+def test_an_idle_connection_is_closed_after_keepalive(server: Server) -> None:
+    server.configure(keepalive=1)
+    server.start()
+    kept = server.connect()
+    kept.get()
+    assert kept.sock is not None
+    kept.sock.settimeout(10)
+    began = time.monotonic()
+    assert kept.sock.recv(1) == b""
+    assert time.monotonic() - began > 0.9

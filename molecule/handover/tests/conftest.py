@@ -27,5 +27,5 @@ def prepared() -> None:
 @pytest.fixture(scope="session")
 def good(prepared: None) -> str:  # noqa: ARG001
     """The release that is deployed; a copy of it is there too."""
-    both("copy", name=COPY)
+    both("copy", release=COPY)
     return str(act("bookworm", "state")["current"])

@@ -85,7 +85,7 @@ def at_once(do: Callable[[str], Any]) -> dict[str, Any]:
 class Traffic:
     """Requests to both hosts, from entering to leaving; `summaries` then tells the fate of each."""
 
-    def __init__(self, loads: Sequence[str] = MIX, rate: float = 40, idle_limit: float = 1.0) -> None:
+    def __init__(self, loads: Sequence[str] = MIX, rate: float = 25, idle_limit: float = 1.0) -> None:
         """`rate`: requests a second to each host. `idle_limit`: 0 for a new connection each time."""
         self._loads = loads
         self._rate = rate
@@ -96,7 +96,7 @@ class Traffic:
     def __enter__(self) -> Traffic:
         for name, port in PORTS.items():
             words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}", "--host", NAME]
-            words += ["--ca-file", str(INVENTORY / "tls/ca.pem"), "--rate", str(self._rate), "--duration", "3600"]
+            words += ["--ca-file", str(INVENTORY / "tls/ca.pem"), "--rate", str(self._rate), "--duration", "7200" if LONG else "900"]
             words += ["--idle-limit", str(self._idle_limit)]
             for load in self._loads:
                 words += ["--load", load]

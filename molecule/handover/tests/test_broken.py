@@ -26,7 +26,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def traffic(good: str) -> Iterator[Traffic]:  # noqa: ARG001
     """One run of traffic through all of this; the last test looks at what came of it."""
-    with Traffic(rate=25) as running:
+    with Traffic(rate=15) as running:
         yield running
 
 
@@ -43,7 +43,7 @@ def refused(reason: str, before: dict[str, Any], answers: dict[str, Any]) -> Non
 @pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize("case", CASES)
 def test_a_broken_release_changes_nothing(good: str, case: str) -> None:
-    both("copy", name=BROKEN, broken=case)
+    both("copy", release=BROKEN, broken=case)
     before = both("state")
     both("spoil", case=case, release=BROKEN)
     answers = both("reload")

@@ -89,7 +89,7 @@ def test_redirect_keeps_host_and_path(site: Callable[..., str]) -> None:
     assert "return 301 https://$host$request_uri;" in site(nginx_site_redirect_status=301)
 
 
-@pytest.mark.parametrize(("backend", "upstream"), [(3, 1), (5, 3), (75, 73)])
+@pytest.mark.parametrize(("backend", "upstream"), [(3, 1), (10, 2), (75, 15)])
 def test_nginx_lets_go_of_a_connection_first(site: Callable[..., str], backend: int, upstream: int) -> None:
     assert f"    keepalive_timeout {upstream}s;" in site(nginx_site_backend_keepalive=backend)
 

@@ -138,6 +138,15 @@ def another_secret() -> Iterator[None]:
     yield
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it began, itself first."""
+    try:
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [pid, *(found for child in children for found in family(int(child)))]
+
+
 def undisturbed() -> None:
     """Waits until no handover is under way."""
     with (STATE / "activation.lock").open("a") as lock:
@@ -168,13 +177,13 @@ BROKEN: dict[str, str] = {
 # The commands
 
 
-def copy(name: str, broken: str = "") -> Json:
+def copy(release: str, broken: str = "") -> Json:
     """A release like the current one, under another name, and perhaps broken."""
-    source, target = OPT / "releases" / current(), OPT / "releases" / name
+    source, target = OPT / "releases" / current(), OPT / "releases" / release
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run(["cp", "-a", source, target], check=True)
     about = json.loads((target / "release.json").read_text())
-    (target / "release.json").write_text(json.dumps({**about, "id": name}))
+    (target / "release.json").write_text(json.dumps({**about, "id": release}))
     if broken == "missing files":
         shutil.rmtree(target / "venv")
     elif broken:
@@ -326,7 +335,9 @@ def kill_everything(release: str, moment: float) -> Json:
     """SIGKILL to the handover itself: its caller, its own process, all of them."""
     handover = subprocess.Popen(module(release=release), stdout=subprocess.DEVNULL, start_new_session=True)
     time.sleep(moment)
-    subprocess.run(["pkill", "-KILL", "-f", "AnsiballZ_baton_activate"], check=False)
+    for pid in family(handover.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     handover.wait()
     seconds = answer()
     wait(lambda: not systemctl("list-jobs", "--no-legend").stdout.strip(), "systemd's jobs")
@@ -342,6 +353,14 @@ def kill_login(release: str) -> Json:
     systemctl("kill", "--signal=KILL", login)
     wait(lambda: systemctl("is-active", login).stdout.strip() != "active", "the end of the login")
     return state()
+
+
+def lose_power(release: str, moment: float) -> Json:
+    """The host's end a moment after a handover began: nothing is told, nothing is written out."""
+    words = ["systemd-run", "--quiet", "--no-block", "sh", "-c", f"sleep {moment}; exec systemctl reboot --force --force"]
+    subprocess.Popen(module(release=release), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(words, check=True)
+    return {}
 
 
 def resize(up: int, down: int) -> Json:
@@ -384,7 +403,7 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(copy, state, reload, activate, spoil, mend, kill_worker, kill_master, kill_booting, kill_bridge),
-        *(kill_callers, kill_everything, kill_login, resize, restart, recycle, wait_until_recycled),
+        *(kill_callers, kill_everything, kill_login, lose_power, resize, restart, recycle, wait_until_recycled),
     )
 }
 

@@ -1,0 +1,43 @@
+"""The package's own tests where its Python is another than the controller's: on Debian 13, with Python 3.13."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from .support import FOLDER, LONG, PROJECT, ansible, host
+
+# of the lock, what only linters need
+LINTERS = ("mypy", "mypyc", "ruff", "librt", "hypothesis/extra")
+
+
+def installed(lock: str, folder: pathlib.Path) -> pathlib.Path:
+    """An archive of the package, its tests, and what they need as Python 3.13 has it, made here: a host has no index."""
+    site = folder / "site"
+    command = [str(pathlib.Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--no-deps"]
+    command += ["--target", str(site), "--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_36"]
+    command += ["--only-binary", ":all:", "--require-hashes", "-r", str(PROJECT / "handover" / lock)]
+    subprocess.run(command, check=True)
+    archive = folder / "package.tar"
+    leave = [f"--exclude={name}" for name in (*(f"site/{name}" for name in LINTERS), "__pycache__")]
+    here = ["-C", str(folder), "site", "-C", str(PROJECT), "handover", "tests/support"]
+    subprocess.run(["tar", "-cf", str(archive), *leave, *here], check=True)
+    return archive
+
+
+@pytest.mark.parametrize("lock", ["requirements-test.txt", "requirements-test-oldest.txt"] if LONG else ["requirements-test.txt"])
+def test_the_package_on_python_3_13(lock: str, tmp_path: pathlib.Path) -> None:
+    place, on = f"{FOLDER}/package", host("trixie")
+    on.check_output(f"rm -rf {place} && mkdir {place} && python3 -m venv --without-pip {place}/venv")
+    archive = installed(lock, tmp_path)
+    ansible("--limit", "trixie", "-m", "ansible.builtin.unarchive", "-a", f"src={archive} dest={place}")
+    on.check_output(f"cp -a {place}/site/. {place}/venv/lib/python3.13/site-packages/")
+    selected = '""' if LONG else "\'versions and not long\'"
+    done = on.run(
+        f"cd {place}/handover && PYTHONPATH=$PWD/src {place}/venv/bin/python -m pytest -q -n 3 -p no:cacheprovider "
+        f"-m {selected} || exit 3"
+    )
+    assert done.rc == 0, done.stdout + done.stderr

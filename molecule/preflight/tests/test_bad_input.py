@@ -71,6 +71,10 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     [
         ({"app_module": None}, ["the inventory lacks app_module", "inventories/example"]),
         ({"nginx_site_server_names": None}, ["lacks nginx_site_server_names", "such as nginx_site_server_names: ["]),
+        (
+            {"app_service_helth_path": "/"},
+            ["app_service_helth_path is no setting", "Did you mean app_service_health_path?"],
+        ),
         ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
         ({"app_name": "My App"}, ['web1: app_name is "My App"', "lower-case letter"]),
         ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),

@@ -1,0 +1,66 @@
+"""Settings that nothing reads: a name with a slip in it would otherwise be passed over in silence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# what the playbooks read beside the roles' own options
+PLAYBOOKS = {
+    "app_name",
+    "app_source",
+    "app_version",
+    "app_source_subdir",
+    "app_module",
+    "app_migrations",
+    "app_port",
+    "app_releases_keep",
+    "deploy_bake_max_failed_percent",
+    "deploy_bake_max_p99_factor",
+    "deploy_bake_p99_floor_ms",
+    "deploy_bake_seconds",
+    "deploy_batches",
+    "deploy_lock_seconds",
+    "deploy_lock_wait",
+    "deploy_receipts",
+    "private_address",
+}
+CLOSE = 0.85
+
+
+def options_of(specs: Mapping[str, Any]) -> set[str]:
+    """The names in a role's argument specs, of all entry points."""
+    return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
+
+
+def problems(variables: Mapping[str, Iterable[str]], options: Mapping[str, set[str]]) -> list[str]:
+    """A sentence for each variable of the hosts that looks like a setting and is none.
+
+    `variables` are the names that each host has. A name with a role's prefix belongs to that role; another one is
+    only told when it is a slip away from a setting.
+    """
+    every = PLAYBOOKS.union(*options.values())
+    hosts: dict[str, list[str]] = {}
+    for host, names in variables.items():
+        for name in names:
+            if name not in every:
+                hosts.setdefault(name, []).append(host)
+    sentences = []
+    for name in sorted(hosts):
+        role = next((role for role in options if name.startswith(f"{role}_")), None)
+        near = difflib.get_close_matches(name, sorted(options[role] if role else PLAYBOOKS), 1, CLOSE)
+        if not near and not role:
+            continue
+        if not role and name == f"{near[0]}s":
+            continue
+        where = "" if len(hosts[name]) == len(variables) else f" ({', '.join(hosts[name])})"
+        said = f"{name}{where} is no setting"
+        said += f" of the role {role}" if role else ""
+        fix = (
+            f"Did you mean {near[0]}?"
+            if near
+            else f"roles/{role}/README.md lists them; call a variable of your own otherwise."
+        )
+        sentences.append(f"{said}. {fix}")
+    return sentences

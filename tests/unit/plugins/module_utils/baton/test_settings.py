@@ -1,0 +1,58 @@
+"""A setting with a slip in its name is told, with the one that is meant."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+import yaml
+from ansible.module_utils.baton import settings
+
+PROJECT = pathlib.Path(__file__).parents[5]
+OPTIONS = {
+    path.parents[1].name: settings.options_of(yaml.safe_load(path.read_text()))
+    for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
+}
+INVENTORIES = sorted(
+    path for place in ("inventories", "molecule", "tests") for path in PROJECT.glob(f"{place}/**/group_vars/**/*.yml")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("app_service_helth_path", "of the role app_service. Did you mean app_service_health_path?"),
+        ("nginx_site_colour", "of the role nginx_site. roles/nginx_site/README.md lists them"),
+        ("app_verison", "app_verison is no setting. Did you mean app_version?"),
+        ("app_soruce", "Did you mean app_source?"),
+        ("private_adress", "Did you mean private_address?"),
+    ],
+)
+def test_a_slip_is_told_with_what_is_meant(name: str, words: str) -> None:
+    (sentence,) = settings.problems({"web1": ["app_name", name]}, OPTIONS)
+    assert words in sentence
+
+
+@pytest.mark.parametrize("name", ["database_password", "app_database", "app_ports", "team_app_version", "ansible_user"])
+def test_variables_of_an_operator_s_own_are_left_alone(name: str) -> None:
+    assert settings.problems({"web1": [name]}, OPTIONS) == []
+
+
+def test_hosts_are_named_when_not_all_have_it() -> None:
+    (sentence,) = settings.problems({"web1": ["app_prot"], "web2": []}, OPTIONS)
+    assert sentence.startswith("app_prot (web1) is no setting.")
+
+
+@pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_every_setting_of_the_inventories_is_known(file: pathlib.Path) -> None:
+    text = file.read_text()
+    # what is commented out is offered, too
+    offered = re.findall(r"^# ([a-z_]+):", text, re.MULTILINE)
+    assert settings.problems({"web1": [*(yaml.safe_load(text) or {}), *offered]}, OPTIONS) == []
+
+
+def test_what_the_playbooks_read_is_known() -> None:
+    pattern = re.compile(r"\b((?:app|deploy)_[a-z0-9_]+) \| default\(")
+    read = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
+    assert read - set().union(*OPTIONS.values()) - settings.PLAYBOOKS == set()

@@ -14,7 +14,7 @@ from tests.bench.controller import EVIDENCE, HERE, PROJECT, BenchError, await_an
 from tests.bench.mix import MIX
 from tests.support.traffic import Background, Summary
 
-from .plan import AUTHORITY, BACK, NEW, PORT, RATE, SETTLE, Kind, Size
+from .plan import AUTHORITY, NEW, PORT, RATE, SETTLE, Kind, Size
 
 SOURCE = EVIDENCE / "source"
 CALLBACKS = f"{PROJECT / 'plugins/callback'}:{pathlib.Path(__file__).with_name('callback')}"
@@ -89,8 +89,3 @@ def measure(fleet: Fleet, kind: Kind) -> Run:
             seconds = fleet.run(kind, pathlib.Path(scratch))
         steps = json.loads(pathlib.Path(scratch, "seconds.json").read_text())
     return Run(kind.name, fleet.size.servers, round(seconds, 2), steps, traffic.summary)
-
-
-def possible(kind: Kind) -> bool:
-    """Whether the playbook is there."""
-    return kind is not BACK or (PROJECT / kind.playbook).exists()

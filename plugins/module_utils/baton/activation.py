@@ -499,8 +499,9 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
         restore(app, app.kept)
     systemd.systemctl("daemon-reload")
     if release is None:
+        serves = current(app) is not None or systemd.is_active(app.service)
         _silence(app, timeout)
-        return "stop"
+        return "stop" if serves else "none"
     activation = Activation(app, release, timeout, health)
     activation.execute()
     return activation.way

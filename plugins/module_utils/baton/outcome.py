@@ -61,7 +61,8 @@ def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str])
             "seconds": activated.get("seconds", 0.0),
             "started": activated.get("started"),
             "previous": activated.get("previous"),
-            "release": reverted.get("release") or activated.get("release"),
+            # who was asked to go back says what it serves now, be it nothing
+            "release": (reverted if "release" in reverted else activated).get("release"),
             "reverted": bool(reverted.get("changed")),
             "problem": problem,
             **({"failed": True, "msg": problem} if problem else {}),
@@ -147,7 +148,9 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
         if outcome["problem"]:
             lines.append(f"{host}: {outcome['problem']}.")
     well = [host for host in told if not told[host]["problem"]]
-    if well:
+    if well and not any(told[host]["release"] for host in well):
+        lines.append(f"Nothing was served on {', '.join(well)} before, and nothing is now.")
+    elif well:
         back = [host for host in well if told[host]["reverted"]]
         lines.append(
             f"What served before serves on {', '.join(well)}"

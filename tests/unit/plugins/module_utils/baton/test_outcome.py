@@ -8,6 +8,8 @@ import pytest
 from ansible.module_utils.baton import outcome
 
 HOSTS = ["app1", "app2", "app3"]
+# what every host that can be reached is asked when something failed
+ASKED = {"app_service_reverted": {"changed": False, "way": "none", "release": "aaaa"}}
 SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
@@ -78,16 +80,24 @@ def test_the_summary_names_cause_and_end() -> None:
     )
 
 
+def test_a_first_release_that_failed_leaves_nothing_and_says_so() -> None:
+    gone = {"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": None}}
+    variables = known(app1={**gone, "baton_trouble": {"step": "handover", "message": "boom"}}, app2=gone, app3=gone)
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert words.endswith("Nothing was served on app1, app2, app3 before, and nothing is now.")
+
+
 def test_the_same_cause_is_told_once() -> None:
-    trouble = {"baton_trouble": {"step": "staging", "message": "the disk is full"}}
-    variables = known(app1=trouble, app3=trouble)
+    trouble = {"baton_trouble": {"step": "staging", "message": "the disk is full"}, **ASKED}
+    variables = known(app1=trouble, app2=ASKED, app3=trouble)
     words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
     assert "app1, app3, staging: the disk is full" in words
     assert "nothing had been switched there" in words
 
 
 def test_a_host_that_could_not_be_put_back_is_named() -> None:
-    variables = known(app1={"app_service_activated": SWITCHED, "baton_stuck": "bbbb could not take over: full"})
+    stuck = {"app_service_activated": SWITCHED, "baton_stuck": "bbbb could not take over: full"}
+    variables = known(app1=stuck, app2=ASKED, app3=ASKED)
     words = outcome.summary("It", {}, outcome.hosts(HOSTS, variables, HOSTS))
     assert "app1: bbbb could not take over: full." in words
     assert "serves on app2, app3" in words

@@ -21,6 +21,7 @@ PLAYBOOKS = {
     "deploy_bake_p99_floor_ms",
     "deploy_bake_seconds",
     "deploy_batches",
+    "deploy_drain",
     "deploy_lock_seconds",
     "deploy_lock_wait",
     "deploy_receipts",

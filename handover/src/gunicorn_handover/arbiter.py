@@ -166,7 +166,7 @@ class HandoverArbiter(Arbiter):
         if score is not None and serving:
             worker.oom_score = score
             priority.set_oom_score(pid, score + priority.OOM_BIAS)
-        nice = max(self.cfg.handover_boot_nice, self._nice)
+        nice = self.cfg.handover_boot_nice or self._nice  # 0 is off, whatever the unit's own niceness is
         if gentle and serving and nice > self._nice and priority.may_return_to(self._nice):
             worker.slowed = True
             priority.renice(pid, nice)

@@ -24,13 +24,13 @@ test-unit: setup-dev ## Unit tests of plugins, templates and packages
 
 .PHONY: test-fleet
 test-fleet: setup-dev ## Molecule on real systemd hosts
-	molecule test --all
+	molecule test --scenario-name preflight --scenario-name default --scenario-name applications
 
 .PHONY: test-long
 test-long: export BATON_TEST_LONG := 1
-test-long: setup-dev ## The handover's tests in their long forms: hundreds of reloads and kills (an hour)
+test-long: setup-dev ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)
 	@scripts/test-unit
-	molecule test --scenario-name handover
+	molecule test --all
 
 .PHONY: lint
 lint: setup-dev ## All linters

@@ -11,6 +11,8 @@ import pytest
 from .conftest import Deployed
 from .support import PYTHON, SOLO, Traffic, host
 
+pytestmark = pytest.mark.long
+
 STAYS = ["Nothing has changed. Release", "still serves."]
 UNIT = "fragile-rehearsal@"
 SETTINGS = "/etc/fragile/gunicorn.conf.py"

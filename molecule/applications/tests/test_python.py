@@ -12,6 +12,8 @@ import pytest
 from .conftest import Deployed
 from .support import SCENARIO, SOLO, Traffic, host, run, tool
 
+pytestmark = pytest.mark.long
+
 # Debian 12's own Python, packed as uv wants one: it finds its library beside itself, wherever it is moved.
 PACK = """
 set -e

@@ -32,6 +32,7 @@ class WebSocketSession:
         self.accepted = False
         self.closed = False
         self.restarted = False
+        self.disconnected = False
         self.status = 403
         self.close_code: int | None = None
 
@@ -66,10 +67,17 @@ class WebSocketSession:
         if message["type"] == "websocket.disconnect":
             if self.restarted:
                 message = {**message, "code": RESTARTING}
-            self.closed = True
+            self.closed = self.disconnected = True
             if self.close_code is None:
                 self.close_code = message.get("code", 1005)
         return message
+
+    async def part(self, receive: Receive) -> None:
+        """After a restart, and when the application has gone: reads on until the client's close frame is here. Some of
+        Uvicorn's protocols close the socket as soon as the application ends; unread messages in it would make that a
+        reset, which takes the close frame with it."""
+        while self.restarted and not self.disconnected:
+            self.observe(await receive())
 
 
 class ServedApplication:
@@ -191,6 +199,9 @@ class ServedApplication:
                 session.status = 500
             raise
         finally:
+            # a drain past its time cancels, and waits for nobody
+            if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                await session.part(receive)
             self._sessions.discard(session)
             if self._access_line is not None:
                 fields = line_of(scope, "GET", session.status, began, sent, "websocket")

@@ -16,6 +16,7 @@ from . import activation, systemd
 
 PATIENCE = 15.0  # seconds that a booted application has to become well
 KILLED = "was killed by SIGKILL (out of memory?)"  # in the master's words; cgroup v1 tells systemd nothing
+LATE = "(handover_boot_timeout)"  # likewise: no worker was ready in time
 
 
 class RehearsalError(Exception):
@@ -65,8 +66,8 @@ class Rehearsal:
         ending = systemd.ending(self.service, started)
         if ending.result == "oom-kill" or KILLED in ending.log:
             return self._out_of_memory()
-        if ending.result == "timeout":
-            return f"it was not ready after {time.time() - started:.0f} s"
+        if ending.result == "timeout" or LATE in ending.log:
+            return f"it was not ready after {time.time() - started:.0f} s (app_service_boot_timeout)"
         return "it did not boot" if ending.log else f"it could not be started: {start.stderr.strip()}"
 
     def _out_of_memory(self) -> str:

@@ -136,7 +136,8 @@ def test_a_unit_that_does_not_exist_is_told_by_systemd(app: activation.Applicati
         ("oom-kill", "", "104857600", "it ran out of memory: MemoryMax is 100 MiB (app_service_memory_max)"),
         ("exit-code", f"Worker {rehearsal.KILLED}", "104857600", "it ran out of memory: MemoryMax is 100 MiB"),
         ("oom-kill", "", "infinity", "as the kernel does when the host runs out of memory"),
-        ("timeout", "", "infinity", "it was not ready after 0 s"),
+        ("timeout", "", "infinity", "it was not ready after 0 s (app_service_boot_timeout)"),
+        ("exit-code", f"not ready after 60 s {rehearsal.LATE}", "infinity", "it was not ready after 0 s"),
     ],
 )
 def test_systemd_s_word_names_the_cause(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from .support import APP_SERVERS, Fleet, host, until
+from .shop import APP_SERVERS, Fleet, host, until
 
 LOCK = "/var/lib/baton/shop/lock.json"
 HISTORY = "/var/lib/baton/shop/history.jsonl"

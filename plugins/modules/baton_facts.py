@@ -7,8 +7,9 @@ DOCUMENTATION = r"""
 module: baton_facts
 short_description: Gather the few facts that Baton's roles use
 description:
-  - Returns them by the names that M(ansible.builtin.setup) gives them, so roles read them from C(ansible_facts) whoever
-    gathered them. It asks for nothing else, and takes a tenth of the host's time.
+  - Returns them by the names that M(ansible.builtin.setup) and M(ansible.builtin.package_facts) give them, so roles
+    read them from C(ansible_facts) whoever gathered them. It asks for nothing else, and takes a tenth of the host's
+    time.
 author: Baton contributors
 options: {}
 attributes:
@@ -25,8 +26,8 @@ RETURN = r"""
 ansible_facts:
   description: >-
     C(architecture), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and
-    C(_release), C(memtotal_mb), C(processor_vcpus), C(python) with C(version), C(service_mgr),
-    C(virtualization_role) and C(virtualization_type).
+    C(_release), C(memtotal_mb), C(packages) with C(version), C(processor_vcpus), C(python) with C(version),
+    C(service_mgr), C(virtualization_role) and C(virtualization_type).
   returned: success
   type: dict
 """

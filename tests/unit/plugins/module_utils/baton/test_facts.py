@@ -66,3 +66,15 @@ def test_memory_is_told_in_whole_mebibytes(tmp_path: pathlib.Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal:        2097151 kB\nMemFree:               1 kB\n")
     assert facts.memory(str(tmp_path)) == 2047
+
+
+def test_installed_packages_are_known_by_name_and_version(tmp_path: pathlib.Path) -> None:
+    status = tmp_path / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text(
+        "Package: nginx\nStatus: install ok installed\nVersion: 1.22.1-9\nDescription: web server\n a\n b\n\n"
+        "Package: removed\nStatus: deinstall ok config-files\nVersion: 2\n\n"
+        "Package: held\nStatus: hold ok installed\nVersion: 3\n"
+    )
+    assert facts.packages(str(tmp_path)) == {"nginx": [{"version": "1.22.1-9"}], "held": [{"version": "3"}]}
+    assert facts.packages(str(tmp_path / "elsewhere")) == {}

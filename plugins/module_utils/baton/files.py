@@ -1,0 +1,162 @@
+"""Putting several files and directories on a host at once: what Ansible's file, copy and template do one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import grp
+import os
+import pathlib
+import pwd
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+State = Literal["file", "directory", "absent"]
+# Why a scratch file isn't fit to be the file; empty when it is.
+Validate = Callable[[str, pathlib.Path], str]
+
+
+class FilesError(Exception):
+    """Something can't be put where it is wanted. The message says what and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """One path as it is to be."""
+
+    path: pathlib.Path
+    state: State = "file"
+    content: str = ""
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o644
+    validate: str = ""  # a command; %s is the scratch file
+    purge: bool = False  # a directory holds no other file than those that are wanted too
+
+
+def apply(wanted: Sequence[Wanted], validate: Validate, *, dry: bool) -> list[dict[str, Any]]:
+    """Let each path be as it is wanted, in order; returns the differences, as Ansible shows them. Raises FilesError.
+
+    A `dry` run changes nothing. What it would need and isn't there yet, it takes for granted.
+    """
+    differences = []
+    for item in wanted:
+        try:
+            differences += _apply(item, validate, dry)
+            if item.purge:
+                differences += _purge(item.path, {other.path for other in wanted if other.state == "file"}, dry)
+        except OSError as error:
+            raise FilesError(f"{item.path}: {error.strerror or error}") from None
+    return differences
+
+
+def _apply(item: Wanted, validate: Validate, dry: bool) -> list[dict[str, Any]]:
+    if item.state == "absent":
+        return _remove(item.path, dry)
+    before = _about(item.path)
+    if before and before["state"] != item.state:
+        raise FilesError(f"{item.path} is a {before['state']}, and is to be a {item.state}. Move it away.")
+    owner = _owner(item, dry)
+    after = {"state": item.state, "owner": item.owner, "group": item.group, "mode": f"{item.mode:04o}"}
+    content = item.content.encode()
+    known = None
+    if item.state == "file" and before:
+        known = item.path.read_bytes()
+    if before == after and known == (content if item.state == "file" else None):
+        return []
+    if not dry:
+        assert owner is not None
+        if item.state == "directory":
+            _directory(item, owner)
+        else:
+            _write(item, content, owner, validate)
+    shown: list[dict[str, Any]] = []
+    if before != after:
+        shown.append({**_header(item.path), "before": _lines(before), "after": _lines(after)})
+    if known != content and item.state == "file":
+        text = (known or b"").decode(errors="replace")
+        shown.append({**_header(item.path), "before": text, "after": item.content})
+    return shown
+
+
+def _about(path: pathlib.Path) -> dict[str, str]:
+    """What a path is now; empty when it isn't there. A link to a file is not a file."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+    return {
+        "state": kinds.get(stat.S_IFMT(found.st_mode), "special file"),
+        "owner": _name(pwd.getpwuid, found.st_uid),
+        "group": _name(grp.getgrgid, found.st_gid),
+        "mode": f"{stat.S_IMODE(found.st_mode):04o}",
+    }
+
+
+def _name(of: Callable[[int], Any], number: int) -> str:
+    try:
+        return str(of(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def _owner(item: Wanted, dry: bool) -> tuple[int, int] | None:
+    """The numbers of owner and group; None in a dry run when there is none yet."""
+    try:
+        return pwd.getpwnam(item.owner).pw_uid, grp.getgrnam(item.group).gr_gid
+    except KeyError as error:
+        if dry:
+            return None
+        raise FilesError(f"{item.path}: {str(error).strip(chr(34))}.") from None
+
+
+def _directory(item: Wanted, owner: tuple[int, int]) -> None:
+    with contextlib.suppress(FileExistsError):
+        item.path.mkdir(mode=0o700, parents=True)
+    os.chown(item.path, *owner)
+    item.path.chmod(item.mode)
+
+
+def _write(item: Wanted, content: bytes, owner: tuple[int, int], validate: Validate) -> None:
+    """In one step that no reader sees half done, and at no time readable for more than it is to be."""
+    # in a hidden folder: programs read whole directories
+    with tempfile.TemporaryDirectory(dir=item.path.parent, prefix=".baton-") as folder:
+        scratch = pathlib.Path(folder, item.path.name)
+        scratch.touch(mode=0o600)
+        scratch.write_bytes(content)
+        os.chown(scratch, *owner)
+        scratch.chmod(item.mode)
+        if item.validate and (why := validate(item.validate, scratch)):
+            raise FilesError(f"{item.path} would not be valid, and is left as it was: {why}")
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(item.path)
+
+
+def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:
+    before = _about(path)
+    if not before:
+        return []
+    if not dry:
+        if before["state"] == "directory":
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return [{**_header(path), "before": _lines(before), "after": "state: absent\n"}]
+
+
+def _purge(folder: pathlib.Path, keep: set[pathlib.Path], dry: bool) -> list[dict[str, Any]]:
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [shown for path in found if path not in keep and not path.is_dir() for shown in _remove(path, dry)]
+
+
+def _lines(about: dict[str, str]) -> str:
+    return "".join(f"{key}: {value}\n" for key, value in (about or {"state": "absent"}).items())
+
+
+def _header(path: pathlib.Path) -> dict[str, str]:
+    return {"before_header": str(path), "after_header": str(path)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import time
@@ -106,7 +107,14 @@ async def fail(scope: Any, query: Any, receive: Any, send: Any) -> None:
     raise RuntimeError("the handler broke")
 
 
+async def late(scope: Any, query: Any, receive: Any, send: Any) -> None:
+    """What is imported and read at the first request, not at the start; a release may bring it for this."""
+    late = importlib.import_module("parts.late")
+    await answer(send, {"module": late.NAME, "file": Path(__file__).with_name("late.txt").read_text()})
+
+
 PATHS = {
+    "/late": late,
     "/": root,
     "/echo": echo,
     "/slow": slow,

@@ -54,6 +54,30 @@ def test_no_parser_and_no_event_loop_loses_a_request(server: Server, http: str, 
     assert traffic.summary.failed == {}, traffic.summary.failures
 
 
+@pytest.mark.versions
+def test_a_worker_keeps_to_its_release_in_what_it_imports_and_reads_late(server: Server) -> None:
+    """From when `current` has moved until a worker of before ends, which a broken release may let be long."""
+
+    def bring(name: str) -> None:
+        source = server.release(name, before="import parts")
+        (source / "parts").mkdir()
+        (source / "parts/__init__.py").touch()
+        (source / "parts/late.py").write_text(f"NAME = {name!r}")
+        (source / "late.txt").write_text(name)
+
+    bring("2")
+    bring("3")
+    (server.root / "releases/3/src/main.py").write_text("def (")
+    server.point("2")
+    server.start()
+    server.point("3")
+    assert server.reload().returncode == 1
+    assert server.get("/late") == {"module": "2", "file": "2"}
+    server.release("3", before="import parts")
+    assert server.reload().returncode == 0
+    assert server.get("/late") == {"module": "3", "file": "3"}
+
+
 BROKEN: dict[str, tuple[str, str, str]] = {
     # case: lines before, lines after, what the message must say
     "syntax error": ("", "def (", "SyntaxError"),

@@ -170,12 +170,13 @@ class Connection:
             if isinstance(body, bytes):
                 if body:
                     self._write(h11.Data(data=body))
+                await self._writer.drain()
             else:
                 async for piece in body:
                     self._write(h11.Data(data=piece))
                     await self._writer.drain()
+            # sends nothing: the server may have answered, and closed, after the last piece
             self._write(h11.EndOfMessage())
-            await self._writer.drain()
             return await self._answer()
         except ConnectionResetError:
             raise Failure("reset") from None

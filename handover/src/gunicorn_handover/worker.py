@@ -52,9 +52,7 @@ class HandoverWorker(UvicornWorker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def init_process(self) -> None:
-        # The fork brings the master's view of the disk, which may be that of another release.
-        sys.path_importer_cache.clear()
-        importlib.invalidate_caches()
+        settle()
         try:
             # Gunicorn's, past UvicornWorker's: some versions of that one set up an event loop in a way that some
             # versions of Uvicorn refuse.
@@ -125,6 +123,27 @@ class HandoverWorker(UvicornWorker):
         if os.getppid() != self.ppid and not self._server.should_exit:
             self.log.warning("Worker (pid:%s) lost its master; draining", self.pid)
             self._server.should_exit = True
+
+
+def settle() -> None:
+    """Lets this process live in the release that the paths lead to now, whatever they lead to later.
+
+    The master's paths go through a symbolic link, so that a fork finds the release of the day. What a worker imports
+    or reads beside its code after the link has moved must still be its own release's.
+    """
+    sys.path[:] = [os.path.realpath(entry) if os.path.isabs(entry) else entry for entry in sys.path]
+    for module in list(sys.modules.values()):
+        search = getattr(module, "__dict__", {}).get("__path__")
+        if isinstance(search, list):
+            search[:] = [os.path.realpath(entry) for entry in search]
+    for name in ("prefix", "exec_prefix"):
+        setattr(sys, name, os.path.realpath(getattr(sys, name)))
+    # the program itself is a link out of the release, to the Python that this one stands for
+    folder, name = os.path.split(sys.executable)
+    sys.executable = os.path.join(os.path.realpath(folder), name)
+    # the fork brings the master's view of the disk, which may be that of another release
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

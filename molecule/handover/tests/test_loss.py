@@ -78,12 +78,12 @@ def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
 @pytest.mark.parametrize("name", PORTS)
 def test_a_configuration_that_nginx_refuses_changes_nothing(name: str) -> None:
     on = host(name)
-    workers = on.check_output("pgrep -f 'nginx: worker' | sort")
+    workers = on.check_output("pgrep -f '^nginx: worker' | sort")
     on.check_output("echo 'nonsense;' > /etc/nginx/conf.d/zz-broken.conf")
     try:
         assert on.run("systemctl reload nginx || exit 3").rc == 3
     finally:
         on.check_output("rm /etc/nginx/conf.d/zz-broken.conf")
-    assert on.check_output("pgrep -f 'nginx: worker' | sort") == workers
+    assert on.check_output("pgrep -f '^nginx: worker' | sort") == workers
     assert "nonsense" in on.check_output("journalctl -u nginx -n 20 -o cat --no-pager")
     on.check_output("systemctl reload nginx")

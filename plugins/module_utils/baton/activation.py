@@ -376,9 +376,10 @@ class Activation:
         self._end_bridge()
 
     def _end_bridge(self) -> None:
-        """Stop the bridge, also one that a killed handover left."""
+        """Stop the bridge, also one that a killed handover left; one that died is no failure any more."""
         if systemd.is_active(self.app.bridge):
             systemd.change("stop", self.app.bridge, self.timeout)
+        systemd.systemctl("reset-failed", self.app.bridge)
 
     def _reopen(self) -> None:
         """The socket itself changes: its address can't be had twice, so this one way has a gap."""
@@ -409,6 +410,11 @@ class Activation:
 
     def _cause(self, error: Exception, started: float) -> str:
         said = str(error) or systemd.tail(self.app.service, started)
+        refused = status(self.app, self.app.service).get("reload") or {}
+        # the master's own word for it, unless it is of an earlier reload
+        if refused.get("error") and refused["began_monotonic"] >= time.monotonic() - (time.time() - started) - 1:
+            why = refused["error"].replace("handover_boot_timeout", "app_service_boot_timeout")
+            said = f"{why}. It logged last:\n{said}"
         return f"Release {self.wanted.release} could not take over ({self.way}): {said}"
 
     def _put_back(self) -> str:

@@ -466,6 +466,19 @@ def _trouble(engine: Engine, container: str) -> str:
     return words
 
 
+def crash(inventory: str, name: str) -> None:
+    """Cut a host off its power and give it back: nothing is told, nothing is written out."""
+    fleet = load(inventory)
+    host = next((host for host in fleet.hosts if host.name == name), None)
+    if host is None:
+        raise FleetError(f"{inventory} has no host {name}, but {', '.join(host.name for host in fleet.hosts)}")
+    with alone():
+        engine = Engine()
+    engine("kill", "--signal=KILL", fleet.container(host))
+    engine("start", fleet.container(host))
+    _wait(engine, fleet, host, new=False)
+
+
 def down(inventory: str) -> None:
     fleet = load(inventory)
     with alone():
@@ -497,6 +510,9 @@ def main() -> int:
     for verb in ("up", "down"):
         verbs.add_parser(verb).add_argument("inventory")
     verbs.add_parser("clean")
+    crashing = verbs.add_parser("crash")
+    crashing.add_argument("inventory")
+    crashing.add_argument("host")
     arguments = parser.parse_args()
     if platform.system() != "Linux":
         print("fleet: a local fleet needs Linux; use a Linux machine or virtual machine for it", file=sys.stderr)
@@ -504,6 +520,8 @@ def main() -> int:
     try:
         if arguments.verb == "clean":
             clean()
+        elif arguments.verb == "crash":
+            crash(arguments.inventory, arguments.host)
         else:
             {"up": up, "down": down}[arguments.verb](arguments.inventory)
     except FleetError as error:

@@ -82,6 +82,12 @@ def at_once(do: Callable[[str], Any]) -> dict[str, Any]:
         return dict(zip(PORTS, pool.map(do, PORTS), strict=True))
 
 
+def crash(name: str) -> None:
+    """Cut a host off its power and give it back; waits until it has booted."""
+    command = [sys.executable, str(PROJECT / "fleet/fleet.py"), "crash", str(INVENTORY), name]
+    subprocess.run(command, check=True)
+
+
 class Traffic:
     """Requests to both hosts, from entering to leaving; `summaries` then tells the fate of each."""
 

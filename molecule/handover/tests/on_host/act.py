@@ -355,11 +355,11 @@ def kill_login(release: str) -> Json:
     return state()
 
 
-def lose_power(release: str, moment: float) -> Json:
-    """The host's end a moment after a handover began: nothing is told, nothing is written out."""
-    words = ["systemd-run", "--quiet", "--no-block", "sh", "-c", f"sleep {moment}; exec systemctl reboot --force --force"]
-    subprocess.Popen(module(release=release), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    subprocess.run(words, check=True)
+def begin(release: str) -> Json:
+    """A handover that nobody waits for."""
+    subprocess.Popen(
+        module(release=release), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     return {}
 
 
@@ -403,7 +403,7 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(copy, state, reload, activate, spoil, mend, kill_worker, kill_master, kill_booting, kill_bridge),
-        *(kill_callers, kill_everything, kill_login, lose_power, resize, restart, recycle, wait_until_recycled),
+        *(kill_callers, kill_everything, kill_login, begin, resize, restart, recycle, wait_until_recycled),
     )
 }
 

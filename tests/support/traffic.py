@@ -516,12 +516,14 @@ class Background:
         host: str = "localhost",
         ca_file: str | None = None,
         timeout: float = 60.0,
+        idle_limit: float = 1.0,
     ) -> None:
-        """Stops at the end of the block, or after `duration`. `settle`: seconds of traffic before and after it."""
+        """Stops at the end of the block, or after `duration`. `settle`: seconds of traffic before and after it;
+        `idle_limit`: 0 for a new connection each time."""
         self.summary = Summary()
         self._settle = settle
         self._command = [sys.executable, __file__, target, "--host", host, "--rate", str(rate)]
-        self._command += ["--duration", str(duration), "--timeout", str(timeout)]
+        self._command += ["--duration", str(duration), "--timeout", str(timeout), "--idle-limit", str(idle_limit)]
         if ca_file:
             self._command += ["--ca-file", ca_file]
         for load in loads:

@@ -45,6 +45,16 @@ MIX = [
     Load("h2", share=3),
 ]
 
+# nginx before 1.27.4 ends, at a reload, connections that clients keep for later, without a word in HTTP/1.1
+WITHOUT_REUSE = [
+    Load("get", share=12),
+    Load("post", "/echo", share=6, size=2000),
+    Load("get", "/slow?seconds=1", share=1, wait=1.0),
+    Load("upload", "/echo", share=1, size=200_000, wait=0.5),
+    Load("sse", "/events?count=10", share=1),
+    Load("websocket", "/ws", share=1, wait=1.0),
+]
+
 BREAKAGE = {
     "import": 'raise RuntimeError("no ledger at ledger.example.org")',
     # ready by its health page, and no good to those who need the rest of it
@@ -129,8 +139,8 @@ class Fleet(Playbooks):
         return release
 
     @contextlib.contextmanager
-    def traffic(self, loads: list[Load] | None = None, rate: float = 30) -> Iterator[Traffic]:
-        """Requests to both edges, from entering to leaving."""
+    def traffic(self, loads: list[Load] | None = None, rate: float = 30, idle_limit: float = 1.0) -> Iterator[Traffic]:
+        """Requests to both edges, from entering to leaving. `idle_limit`: 0 for a new connection each time."""
         authority = str(SCENARIO / "inventory/tls/ca.pem")
         traffic = Traffic()
         with contextlib.ExitStack() as stack:
@@ -143,6 +153,7 @@ class Fleet(Playbooks):
                         duration=1800,
                         host=SITE,
                         ca_file=authority,
+                        idle_limit=idle_limit,
                     )
                 )
                 for port in EDGES.values()

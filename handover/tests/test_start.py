@@ -117,7 +117,7 @@ def test_credentials_reach_the_application_and_win(server: Server) -> None:
     (credentials / "GREETING").write_text("from the credential")
     (credentials / "server.key").write_text("no name for a variable")
     environment = server.root / "environment"
-    environment.write_text('# plain\nGREETING="plain"\nQUOTED="a \\"b\\" \\\\ \\$c \\`d\\`"\n')
+    environment.write_text('# plain\nGREETING="plain"\nQUOTED="a \\"b\\" \\\\ \\$c \\`d\\`"\nBLANKS="  two and one "\n')
     server.environ = {"CREDENTIALS_DIRECTORY": str(credentials), "GREETING": "inherited", "WEB_CONCURRENCY": "1"}
     server.configure(
         f"from gunicorn_handover import environment\nraw_env = environment.raw_env({str(environment)!r})", workers=2
@@ -128,6 +128,7 @@ def test_credentials_reach_the_application_and_win(server: Server) -> None:
         assert seen["DATABASE_PASSWORD"] == "pass$word"
         assert seen["GREETING"] == "from the credential"
         assert seen["QUOTED"] == 'a "b" \\ $c `d`'
+        assert seen["BLANKS"] == "  two and one "
         assert seen["WEB_CONCURRENCY"] == "1"
         assert not any("no name" in value for value in seen.values())
         assert "NOTIFY_SOCKET" not in seen

@@ -38,6 +38,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     "gunicorn.arbiter:Arbiter.handle_usr2": ("self",),
     "gunicorn.arbiter:Arbiter.handle_ttin": ("self",),
     "gunicorn.arbiter:Arbiter.handle_ttou": ("self",),
+    "gunicorn.config:Setting.set": ("self", "val"),
     "gunicorn.app.base:Application.chdir": ("self",),
     "gunicorn.app.base:BaseApplication.load_default_config": ("self",),
     "gunicorn.app.base:BaseApplication.reload": ("self",),

@@ -54,6 +54,17 @@ def _one_of(*choices: str) -> Any:
     return validate
 
 
+def _variables(value: Any) -> list[str]:
+    entries = [value] if isinstance(value, str) else list(value or [])
+    if not all(isinstance(entry, str) for entry in entries):
+        raise TypeError("raw_env holds something that is no string. Write each entry as NAME=value.")
+    return entries
+
+
+# Gunicorn's own strips blanks off the end, which belong to the value
+config.Env.validator = staticmethod(_variables)
+
+
 def _define(name: str, default: Any, validator: Callable[[Any], Any], description: str) -> None:
     """Makes the setting known: Gunicorn registers every class derived from its Setting."""
     attributes = {

@@ -117,6 +117,7 @@ def _matches(name: str, pattern: str) -> bool:
     parts = PurePosixPath(name).parts
     if "/" not in pattern:
         return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+    pattern = pattern.removeprefix("/")
     prefixes = ["/".join(parts[: count + 1]) for count in range(len(parts))]
     return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes)
 

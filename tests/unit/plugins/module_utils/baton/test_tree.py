@@ -50,6 +50,9 @@ def test_archives_of_the_same_content_are_the_same_bytes(write: Write, tmp_path:
         (["docs/"], ["a.py", "x.log"]),
         (["docs/*.md", "/nothing"], ["a.py", "docs/c/d.py", "docs/x.log", "x.log"]),
         (["docs/c"], ["a.py", "docs/b.md", "docs/x.log", "x.log"]),
+        # as in .gitignore: at the top alone
+        (["/docs"], ["a.py", "x.log"]),
+        (["/x.log"], ["a.py", "docs/b.md", "docs/c/d.py", "docs/x.log"]),
     ],
 )
 def test_exclusions(patterns: list[str], left: list[str], write: Write) -> None:

@@ -24,7 +24,7 @@ test-unit: setup-dev ## Unit tests of plugins, templates and packages
 
 .PHONY: test-fleet
 test-fleet: setup-dev ## Molecule on real systemd hosts
-	molecule test --scenario-name preflight --scenario-name default
+	molecule test -s preflight -s default -s handover -s applications
 
 .PHONY: test-long
 test-long: export BATON_TEST_LONG := 1

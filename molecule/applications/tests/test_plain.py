@@ -7,6 +7,8 @@ import pytest
 from .conftest import Deployed
 from .support import SOLO, Done, Traffic, host
 
+pytestmark = pytest.mark.long
+
 TRACEBACK = ["Traceback", "main.py", "connect()", "no ledger at ledger.example.org"]
 
 

@@ -7,6 +7,8 @@ import pytest
 from .conftest import Deployed
 from .support import SOLO, Application, Traffic
 
+pytestmark = pytest.mark.long
+
 
 def test_what_is_not_locked_is_said(published: Deployed) -> None:
     assert "not locked" in published.first.words

@@ -76,8 +76,10 @@ class WebSocketSession:
         """After a restart, and when the application has gone: reads on until the client's close frame is here. Some of
         Uvicorn's protocols close the socket as soon as the application ends; unread messages in it would make that a
         reset, which takes the close frame with it."""
-        while self.restarted and not self.disconnected:
-            self.observe(await receive())
+        # RuntimeError: a task that the application left behind still receives
+        with contextlib.suppress(RuntimeError):
+            while self.restarted and not self.disconnected:
+                self.observe(await receive())
 
 
 class ServedApplication:

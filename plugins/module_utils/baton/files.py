@@ -56,7 +56,8 @@ def apply(wanted: Sequence[Wanted], validate: Validate, *, dry: bool) -> list[di
 def _apply(item: Wanted, validate: Validate, dry: bool) -> list[dict[str, Any]]:
     if item.state == "absent":
         return _remove(item.path, dry)
-    before = _about(item.path)
+    # a directory may be a link to one, on a larger disk, say
+    before = _about(item.path, follow=item.state == "directory")
     if before and before["state"] != item.state:
         raise FilesError(f"{item.path} is a {before['state']}, and is to be a {item.state}. Move it away.")
     owner = _owner(item, dry)
@@ -82,10 +83,10 @@ def _apply(item: Wanted, validate: Validate, dry: bool) -> list[dict[str, Any]]:
     return shown
 
 
-def _about(path: pathlib.Path) -> dict[str, str]:
-    """What a path is now; empty when it isn't there. A link to a file is not a file."""
+def _about(path: pathlib.Path, *, follow: bool = False) -> dict[str, str]:
+    """What a path is now, or what it leads to; empty when it isn't there."""
     try:
-        found = path.lstat()
+        found = path.stat(follow_symlinks=follow)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}

@@ -87,6 +87,14 @@ def test_a_link_is_not_written_through(tmp_path: pathlib.Path) -> None:
     assert elsewhere.read_text() == "mine"
 
 
+def test_a_directory_may_be_a_link_to_one(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "large").mkdir(mode=0o755)
+    (tmp_path / "state").symlink_to("large")
+    assert apply(wanted(tmp_path / "state", state="directory", mode=0o750)) == [str(tmp_path / "state")]
+    assert (tmp_path / "large").stat().st_mode & 0o7777 == 0o750
+    assert apply(wanted(tmp_path / "state", state="directory", mode=0o750)) == []
+
+
 def test_what_is_not_wanted_goes(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder/inner").mkdir(parents=True)

@@ -107,14 +107,15 @@ def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server],
 
 
 def test_websockets_live_on_for_their_grace(server: Server) -> None:
-    server.configure(handover_websocket_grace=2)
+    # longer than a reload of both workers takes: the first one drains while the second one is replaced
+    server.configure(handover_websocket_grace=6)
     server.start()
     with unix_connect(str(server.socket), "ws://localhost/") as websocket:
         assert server.reload().returncode == 0
         websocket.send("still here")
         assert websocket.recv() == "still here"
         with pytest.raises(websockets.ConnectionClosed) as closed:
-            websocket.recv(timeout=10)
+            websocket.recv(timeout=15)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
 

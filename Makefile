@@ -28,6 +28,7 @@ test-fleet: setup-dev ## Molecule on real systemd hosts
 
 .PHONY: test-long
 test-long: export BATON_TEST_LONG := 1
+test-long: export PYTEST_ADDOPTS := -m ""
 test-long: setup-dev ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)
 	@scripts/test-unit
 	molecule test --all

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -512,18 +512,14 @@ def main() -> int:
     verbs.add_parser("clean")
     crashing = verbs.add_parser("crash")
     crashing.add_argument("inventory")
-    crashing.add_argument("host")
-    arguments = parser.parse_args()
+    crashing.add_argument("name", metavar="host")
+    arguments = vars(parser.parse_args())
     if platform.system() != "Linux":
         print("fleet: a local fleet needs Linux; use a Linux machine or virtual machine for it", file=sys.stderr)
         return 1
     try:
-        if arguments.verb == "clean":
-            clean()
-        elif arguments.verb == "crash":
-            crash(arguments.inventory, arguments.host)
-        else:
-            {"up": up, "down": down}[arguments.verb](arguments.inventory)
+        actions: dict[str, Callable[..., None]] = {"up": up, "down": down, "crash": crash, "clean": clean}
+        actions[arguments.pop("verb")](**arguments)
     except FleetError as error:
         print(f"fleet: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import shutil
 
@@ -11,14 +10,6 @@ import pytest
 
 from . import sources
 from .support import SOURCES, Application, Done
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests that take many minutes to `make test-long`."""
-    if "BATON_TEST_LONG" not in os.environ:
-        long = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import ssl
 from collections.abc import Iterator
@@ -21,14 +20,9 @@ APP_SERVERS = ["app1", "app2"]
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run a test marked `hosts` on these hosts alone; testinfra itself runs every test on every host."""
-    elsewhere = [item for item in items if not _belongs(item) or _takes_long(item)]
+    elsewhere = [item for item in items if not _belongs(item)]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in elsewhere]
-
-
-def _takes_long(item: pytest.Item) -> bool:
-    """Whether a test is left to `make test-long`."""
-    return "BATON_TEST_LONG" not in os.environ and item.get_closest_marker("long") is not None
 
 
 def _belongs(item: pytest.Item) -> bool:

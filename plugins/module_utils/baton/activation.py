@@ -339,7 +339,7 @@ class Activation:
         """Hand over, or put back what was. Raises ActivationError."""
         if self.way == "none":
             return
-        started = time.time()
+        started, began = time.time(), time.monotonic()
         if self.transaction:
             snapshot(self.app, self.transaction)
         if self.wanted.release != self.before:
@@ -350,7 +350,7 @@ class Activation:
             self.switched = True
             self._check_health()
         except (systemd.UnitError, ActivationError) as error:
-            raise ActivationError(f"{self._cause(error, started)}\n{self._put_back()}") from None
+            raise ActivationError(f"{self._cause(error, started, began)}\n{self._put_back()}") from None
         self._remember()
 
     def _start(self) -> None:
@@ -408,11 +408,11 @@ class Activation:
         if why:
             raise ActivationError(f"{self.health.path} {why}.")
 
-    def _cause(self, error: Exception, started: float) -> str:
+    def _cause(self, error: Exception, started: float, began: float) -> str:
         said = str(error) or systemd.tail(self.app.service, started)
         refused = status(self.app, self.app.service).get("reload") or {}
         # the master's own word for it, unless it is of an earlier reload
-        if refused.get("error") and refused["began_monotonic"] >= time.monotonic() - (time.time() - started) - 1:
+        if refused.get("error") and refused["began_monotonic"] >= began:
             why = refused["error"].replace("handover_boot_timeout", "app_service_boot_timeout")
             said = f"{why}. It logged last:\n{said}"
         return f"Release {self.wanted.release} could not take over ({self.way}): {said}"

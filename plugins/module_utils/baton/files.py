@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import grp
 import os
@@ -60,26 +59,21 @@ def _apply(item: Wanted, validate: Validate, dry: bool) -> list[dict[str, Any]]:
     before = _about(item.path, follow=item.state == "directory")
     if before and before["state"] != item.state:
         raise FilesError(f"{item.path} is a {before['state']}, and is to be a {item.state}. Move it away.")
-    owner = _owner(item, dry)
     after = {"state": item.state, "owner": item.owner, "group": item.group, "mode": f"{item.mode:04o}"}
-    content = item.content.encode()
-    known = None
-    if item.state == "file" and before:
-        known = item.path.read_bytes()
-    if before == after and known == (content if item.state == "file" else None):
-        return []
-    if not dry:
-        assert owner is not None
-        if item.state == "directory":
-            _directory(item, owner)
-        else:
-            _write(item, content, owner, validate)
+    is_file = item.state == "file"
+    known = item.path.read_bytes() if is_file and before else b""
+    content = item.content.encode() if is_file else b""
     shown: list[dict[str, Any]] = []
     if before != after:
         shown.append({**_header(item.path), "before": _lines(before), "after": _lines(after)})
-    if known != content and item.state == "file":
-        text = (known or b"").decode(errors="replace")
-        shown.append({**_header(item.path), "before": text, "after": item.content})
+    if known != content:
+        shown.append({**_header(item.path), "before": known.decode(errors="replace"), "after": item.content})
+    if shown and not dry:
+        owner = _owner(item)
+        if is_file:
+            _write(item, content, owner, validate)
+        else:
+            _directory(item, owner)
     return shown
 
 
@@ -105,19 +99,16 @@ def _name(of: Callable[[int], Any], number: int) -> str:
         return str(number)
 
 
-def _owner(item: Wanted, dry: bool) -> tuple[int, int] | None:
-    """The numbers of owner and group; None in a dry run when there is none yet."""
+def _owner(item: Wanted) -> tuple[int, int]:
+    """The numbers of owner and group."""
     try:
         return pwd.getpwnam(item.owner).pw_uid, grp.getgrnam(item.group).gr_gid
     except KeyError as error:
-        if dry:
-            return None
         raise FilesError(f"{item.path}: {str(error).strip(chr(34))}.") from None
 
 
 def _directory(item: Wanted, owner: tuple[int, int]) -> None:
-    with contextlib.suppress(FileExistsError):
-        item.path.mkdir(mode=0o700, parents=True)
+    item.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(item.path, *owner)
     item.path.chmod(item.mode)
 

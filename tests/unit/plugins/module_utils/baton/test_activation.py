@@ -174,6 +174,26 @@ def test_a_bridge_that_a_killed_handover_left_is_ended(
     assert done[0] == ("stop", served.bridge)
 
 
+@pytest.mark.parametrize(("age", "told"), [(-1, True), (1, False)])
+def test_the_master_s_own_reason_comes_first_unless_it_is_of_an_earlier_reload(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch, age: float, told: bool
+) -> None:
+    said = json.loads(served.status_file(served.service).read_text())
+    reason = "not ready after 60 s (handover_boot_timeout)"
+    said["reload"] = {"error": reason, "began_monotonic": time.monotonic() - age}
+    served.status_file(served.service).write_text(json.dumps(said))
+
+    def refuse(*_: Any) -> None:
+        raise systemd.UnitError("much that it logged")
+
+    monkeypatch.setattr(systemd, "change", refuse)
+    with pytest.raises(activation.ActivationError) as raised:
+        activation.Activation(served, "bbbb", 1).execute()
+    expected = "not ready after 60 s (app_service_boot_timeout). It logged last:\nmuch that it logged"
+    assert (f"(reload): {expected}" in str(raised.value)) == told
+    assert "much that it logged" in str(raised.value)
+
+
 def test_a_service_that_does_not_run_is_started(
     served: activation.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

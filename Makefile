@@ -24,14 +24,14 @@ test-unit: setup-dev ## Unit tests of plugins, templates and packages
 
 .PHONY: test-fleet
 test-fleet: setup-dev ## Molecule on real systemd hosts
-	molecule test -s preflight -s default -s handover -s applications
+	@scripts/test-fleet -s preflight -s default -s handover -s applications
 
 .PHONY: test-long
 test-long: export BATON_TEST_LONG := 1
 test-long: export PYTEST_ADDOPTS := -m ""
 test-long: setup-dev ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)
 	@scripts/test-unit
-	molecule test --all
+	@scripts/test-fleet --all
 
 .PHONY: lint
 lint: setup-dev ## All linters

@@ -103,13 +103,25 @@ def answer(patience: float = LONGEST) -> float:
     return time.monotonic() - began
 
 
-def connections() -> int:
-    """How many the socket has, those that wait to be accepted among them."""
-    listed = subprocess.run(["ss", "-Hxn", "state", "established"], check=True, capture_output=True, text=True).stdout
-    return sum(f"{RUN}/web.sock" in line for line in listed.splitlines())
+def connections(holders: list[int]) -> int:
+    """How many connections to the socket these processes have accepted."""
+    listed = subprocess.run(["ss", "-Hxnp", "state", "established"], check=True, capture_output=True, text=True).stdout
+    taken = [line for line in listed.splitlines() if f"{RUN}/web.sock" in line]
+    return sum(any(f"pid={holder}," in line for holder in holders) for line in taken)
 
 
 # Doing
+
+
+def strike(victim: int) -> int:
+    """SIGKILL to a process and, by its end, to all that it began: how many connections they had. They are held still
+    while these are counted; else one more could come, and be lost, between the count and the blow."""
+    holders = family(victim)
+    for pid in holders:
+        os.kill(pid, signal.SIGSTOP)
+    held = connections(holders)
+    os.kill(victim, signal.SIGKILL)
+    return held
 
 
 def point(release: str) -> None:
@@ -266,8 +278,7 @@ def mend(release: str) -> Json:
 def kill_worker() -> Json:
     """SIGKILL to one that serves: seconds until a process takes its place, and until that is ready."""
     before = wait(all_ready, "all workers")
-    held = connections()
-    os.kill(before[0], signal.SIGKILL)
+    held = strike(before[0])
     began = time.monotonic()
     wait(lambda: set(pids("booting")) - set(before) or set(pids()) - set(before), "a successor")
     forked = time.monotonic() - began
@@ -278,8 +289,8 @@ def kill_worker() -> Json:
 def kill_master() -> Json:
     """SIGKILL to the master: seconds until a request that came meanwhile is answered."""
     wait(all_ready, "all workers")
-    held, before = connections(), main_pid(SERVICE)
-    os.kill(before, signal.SIGKILL)
+    before = main_pid(SERVICE)
+    held = strike(before)
     # one that the dying workers could still take proves nothing
     wait(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids()), "the end of the workers")
     answered = answer()
@@ -297,15 +308,13 @@ def kill_booting() -> Json:
 
 def kill_bridge(serving: bool) -> Json:
     """SIGKILL to the bridge, as it boots or while it serves."""
-    held = connections()
     with another_secret():
         handover = subprocess.Popen(module(), stdout=subprocess.PIPE, text=True)
     wait(lambda: main_pid(BRIDGE), "the bridge")
     if serving:
         before = main_pid(SERVICE)
         wait(lambda: main_pid(SERVICE) != before, "the service's restart")
-        held = connections()
-    os.kill(main_pid(BRIDGE), signal.SIGKILL)
+    held = strike(main_pid(BRIDGE))
     output = handover.communicate(timeout=LONGEST)[0]
     return {"held": held, **said(output), "rc": handover.returncode}
 

@@ -25,6 +25,7 @@ HOST: dict[str, Any] = {
         "distribution_major_version": "12",
         "memtotal_mb": 8192,
         "processor_vcpus": 2,
+        "service_mgr": "systemd",
         "virtualization_role": "guest",
         "virtualization_type": "kvm",
     },

@@ -12,6 +12,8 @@ description:
     can't carry (Python, the server's packages, the unit, secrets); C(start) when nothing serves; C(reopen), the only
     one with a gap, when the socket's own address changed.
   - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
+  - Has an action on the controller. After the operator's Ctrl-C it begins nothing but O(state=reverted); a host that
+    can't be reached fails and stays in the play.
   - O(state=reverted) undoes on this host what a transaction did, configuration and release, by the same gated way.
 author: Baton contributors
 options:
@@ -66,6 +68,7 @@ release: {description: Release that serves., returned: success, type: str}
 previous: {description: Release that served before., returned: success, type: str}
 started: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
 seconds: {description: Time that the handover took., returned: success, type: float}
+ended: {description: When it ended by the controller's clock; seconds since the epoch., returned: always, type: float}
 """
 
 import time

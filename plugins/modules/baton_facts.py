@@ -11,7 +11,8 @@ description:
     read them from C(ansible_facts) whoever gathered them. It asks for nothing else, and takes a tenth of the host's
     time.
 author: Baton contributors
-options: {}
+options:
+  packages: {description: Whether to list the installed packages., type: bool, default: false}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -20,14 +21,15 @@ attributes:
 EXAMPLES = r"""
 - name: Gather the facts that the roles use
   baton_facts:
+    packages: true
 """
 
 RETURN = r"""
 ansible_facts:
   description: >-
     C(architecture), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and
-    C(_release), C(memtotal_mb), C(packages) with C(version), C(processor_vcpus), C(python) with C(version),
-    C(service_mgr), C(virtualization_role) and C(virtualization_type).
+    C(_release), C(memtotal_mb), C(packages) with C(version) when asked for, C(processor_vcpus), C(python) with
+    C(version), C(service_mgr), C(virtualization_role) and C(virtualization_type).
   returned: success
   type: dict
 """
@@ -38,8 +40,8 @@ from ansible.module_utils.baton import facts
 
 def main() -> None:
     """Gather, exit."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    module.exit_json(changed=False, ansible_facts=facts.gather())
+    module = AnsibleModule(argument_spec={"packages": {"type": "bool", "default": False}}, supports_check_mode=True)
+    module.exit_json(changed=False, ansible_facts=facts.gather(packages=module.params["packages"]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from .support import LONG, PORTS, Traffic, at_once, both, crash
 
 # short requests: what a victim holds is then a handful
 SHORT = ("get,path=/,share=6", "post,path=/echo,share=3,size=20000", "fresh,path=/,share=3,wait=0.3")
-TRIES = 200 if LONG else 10
+TRIES = 100 if LONG else 10  # on each of the two hosts
 
 
 def test_a_worker_is_back_within_a_second(good: str) -> None:  # noqa: ARG001

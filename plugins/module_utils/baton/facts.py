@@ -18,14 +18,14 @@ ELSEWHERE = ("8.8.8.8", 53)
 RENAMED = {"container-other": "container"}  # systemd's name and Ansible's
 
 
-def gather() -> dict[str, Any]:
-    """All of them, of this host."""
+def gather(*, packages: bool) -> dict[str, Any]:
+    """All of them, of this host; the installed packages only when asked for."""
     return {
         "architecture": platform.machine(),
         "default_ipv4": default_ipv4(),
         **distribution(),
         "memtotal_mb": memory(),
-        "packages": packages(),
+        **({"packages": installed_packages()} if packages else {}),
         "processor_vcpus": len(os.sched_getaffinity(0)),
         "python": {
             "version": {"major": sys.version_info[0], "minor": sys.version_info[1], "micro": sys.version_info[2]}
@@ -81,7 +81,7 @@ def memory(root: str = "/") -> int:
     return 0
 
 
-def packages(root: str = "/") -> dict[str, list[dict[str, str]]]:
+def installed_packages(root: str = "/") -> dict[str, list[dict[str, str]]]:
     """The installed packages, by name, as Ansible's package_facts gives them: with these roles need not ask apt."""
     found: dict[str, list[dict[str, str]]] = {}
     with contextlib.suppress(OSError):

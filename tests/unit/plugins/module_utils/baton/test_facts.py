@@ -33,7 +33,7 @@ def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> 
     command += ["-e", json.dumps({"ansible_python_interpreter": sys.executable})]
     subprocess.run(command, capture_output=True, check=True)
     said = json.loads((tmp_path / "localhost").read_text())["ansible_facts"]
-    ours = facts.gather()
+    ours = facts.gather(packages=True)
     for name in (
         *("architecture", "distribution", "distribution_version", "distribution_major_version"),
         *("distribution_release", "memtotal_mb"),
@@ -76,5 +76,5 @@ def test_installed_packages_are_known_by_name_and_version(tmp_path: pathlib.Path
         "Package: removed\nStatus: deinstall ok config-files\nVersion: 2\n\n"
         "Package: held\nStatus: hold ok installed\nVersion: 3\n"
     )
-    assert facts.packages(str(tmp_path)) == {"nginx": [{"version": "1.22.1-9"}], "held": [{"version": "3"}]}
-    assert facts.packages(str(tmp_path / "elsewhere")) == {}
+    assert facts.installed_packages(str(tmp_path)) == {"nginx": [{"version": "1.22.1-9"}], "held": [{"version": "3"}]}
+    assert facts.installed_packages(str(tmp_path / "elsewhere")) == {}

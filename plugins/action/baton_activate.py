@@ -1,0 +1,29 @@
+"""Action of the module baton_activate: begins nothing after the operator's Ctrl-C, and fails where a host can't be reached."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs the module once."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result and `ended`, the time by this controller's clock, as the logs' windows need it."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        reverts = self._task.args.get("state") == "reverted"
+        if os.environ.get("BATON_INTERRUPTED") == "1" and not reverts:
+            return result | {"failed": True, "msg": "Interrupted by the operator."}
+        try:
+            answer: dict[str, Any] = self._execute_module("baton_activate", task_vars=task_vars)
+        except AnsibleConnectionFailure as error:
+            if reverts:
+                raise
+            # a failure is rescued; a host that Ansible takes for unreachable has left the play, and would not be put back
+            return result | {"failed": True, "msg": str(error)}
+        return result | answer | {"ended": time.time()}

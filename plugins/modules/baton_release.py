@@ -16,12 +16,12 @@ description:
 options:
   state:
     description:
-      - C(query) says what a host lacks for a release and ends when its disk hasn't the room; it changes nothing.
-      - C(staged) makes the release.
+      - C(staged) makes the release, unless archives are missing; then it only says which, or ends when the disk hasn't the
+        room. Its action on the controller uploads them and asks again.
       - C(pruned) keeps so many old releases beside the current one.
       - C(absent) removes the releases named in I(ids).
     type: str
-    choices: [query, staged, pruned, absent]
+    choices: [staged, pruned, absent]
     default: staged
   releases_dir:
     description: Folder of the releases.
@@ -35,10 +35,10 @@ options:
     type: path
     required: true
   artifact:
-    description: What M(baton_artifact) returned, for C(query) and C(staged).
+    description: What M(baton_artifact) returned, for C(staged).
     type: dict
   target:
-    description: What this host is, for C(query) and C(staged).
+    description: What this host is, for C(staged).
     type: dict
     suboptions:
       python:
@@ -56,6 +56,9 @@ options:
   archives_dir:
     description:
       - Where the archives are; by default C(upload) in I(state_dir), where they are removed once staged.
+    type: path
+  incoming:
+    description: Folder of archives that were uploaded a moment ago; the action gives it.
     type: path
   uv:
     description: The uv program.
@@ -109,22 +112,6 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Ask what the host lacks
-  baton_release:
-    state: query
-    releases_dir: /opt/links/releases
-    state_dir: /var/lib/baton/links
-    artifact: "{{ artifact }}"
-    target: {python: "3.11", architecture: x86_64, glibc: "2.36"}
-  register: lacks
-
-- name: Upload that
-  ansible.builtin.copy:
-    src: "{{ item.src }}"
-    dest: "{{ item.dest }}"
-    mode: "0600"
-  loop: "{{ lacks.uploads }}"
-
 - name: Make the release
   baton_release:
     releases_dir: /opt/links/releases
@@ -142,16 +129,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 staged:
-  description: Whether the release is here (C(query)), or would be (C(staged)).
-  returned: query, staged
+  description: Whether the release is here, or would be. False when archives are missing.
+  returned: staged
   type: bool
 uploads:
   description: What must be uploaded first, a list of C(src) on the controller and C(dest) here.
-  returned: query
+  returned: when archives are missing
   type: list
 release:
   description: Content of C(release.json), or null.
-  returned: query, staged
+  returned: staged
   type: dict
 release_path:
   description: The release's folder.
@@ -175,7 +162,7 @@ kept:
   type: list
 current:
   description: Id of the release that serves, or null.
-  returned: pruned, absent
+  returned: success
   type: str
 """
 
@@ -187,19 +174,15 @@ from ansible.module_utils.baton import release
 from ansible.module_utils.baton.process import BatonError, CommandError
 
 
-def _query(module: AnsibleModule, places: release.Places, wanted: release.Wanted) -> dict[str, Any]:
-    found = release.query(places, wanted)
-    if not found["staged"] and not module.check_mode:
-        places.upload.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return {"changed": False, **found}
-
-
 def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted) -> dict[str, Any]:
     parameters = module.params
+    if parameters["incoming"]:
+        release.receive(places, wanted, Path(parameters["incoming"]))
     found = release.query(places, wanted)
     path = str(places.releases / wanted.identity)
+    about = {"release_path": path, "current": release.current(places)}
     if found["staged"]:
-        return {"changed": False, "staged": True, "release": found["release"], "release_path": path, "seconds": {}}
+        return {"changed": False, "staged": True, "release": found["release"], "seconds": {}, **about}
     diff = {
         "before": "",
         "after": f"{path}\n",
@@ -207,7 +190,10 @@ def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted
         "after_header": str(places.releases),
     }
     if module.check_mode:
-        return {"changed": True, "staged": True, "release": None, "release_path": path, "seconds": {}, "diff": diff}
+        return {"changed": True, "staged": True, "release": None, "seconds": {}, "diff": diff, **about}
+    missing = [item for item in found["uploads"] if not Path(item["dest"]).exists()]
+    if missing:
+        return {"changed": False, "staged": False, "uploads": missing, **about}
     asked = parameters["check_import"]
     check = None
     if asked:
@@ -218,7 +204,7 @@ def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted
     result = release.stage(places, wanted, check, state, parameters["app_user"])
     for warning in result.pop("warnings"):
         module.warn(warning)
-    return {"staged": True, **result, "diff": diff}
+    return {"staged": True, **result, "diff": diff, **about}
 
 
 def _remove(module: AnsibleModule, places: release.Places) -> dict[str, Any]:
@@ -240,16 +226,16 @@ def main() -> None:
         "timeout": {"type": "int", "default": 120},
     }
     target = {name: {"type": "str", "required": True} for name in ("python", "architecture", "glibc")}
-    needed = ["artifact", "target"]
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["query", "staged", "pruned", "absent"], "default": "staged"},
+            "state": {"type": "str", "choices": ["staged", "pruned", "absent"], "default": "staged"},
             "releases_dir": {"type": "path", "required": True},
             "current": {"type": "path"},
             "state_dir": {"type": "path", "required": True},
             "artifact": {"type": "dict"},
             "target": {"type": "dict", "options": target},
             "archives_dir": {"type": "path"},
+            "incoming": {"type": "path"},
             "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "check_import": {"type": "dict", "options": check_import},
@@ -259,7 +245,7 @@ def main() -> None:
             "protect": {"type": "list", "elements": "str", "default": []},
             "ids": {"type": "list", "elements": "str", "default": []},
         },
-        required_if=[("state", "query", needed), ("state", "staged", needed), ("state", "absent", ["ids"])],
+        required_if=[("state", "staged", ["artifact", "target"]), ("state", "absent", ["ids"])],
         supports_check_mode=True,
     )
     parameters = module.params
@@ -277,8 +263,7 @@ def main() -> None:
         else:
             archives = Path(parameters["archives_dir"] or places.upload)
             wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], archives)
-            act = _query if parameters["state"] == "query" else _stage
-            result = act(module, places, wanted)
+            result = _stage(module, places, wanted)
     except BatonError as error:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     except CommandError as error:

@@ -289,8 +289,24 @@ def stage(
                 return _Stage(places, wanted, staging).run(final, check, state_dir, owner)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+                # also of a release that can't be made: a damaged archive would stay, and be used again
+                for archive in (wanted.source_archive, wanted.wheels_archive):
+                    if archive.parent == places.upload:
+                        archive.unlink(missing_ok=True)
     finally:
         os.umask(old_umask)
+
+
+def receive(places: Places, wanted: Wanted, incoming: Path) -> None:
+    """Move the archives from the folder of whoever uploaded them to root's own."""
+    places.upload.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for archive in (wanted.source_archive, wanted.wheels_archive):
+        if (incoming / archive.name).exists():
+            part = archive.with_name(f".{archive.name}")
+            # its times and owner don't matter, and it may be on another disk: whole under its name, or not there
+            shutil.copyfile(incoming / archive.name, part)
+            part.rename(archive)
+            (incoming / archive.name).unlink()
 
 
 class _Stage:
@@ -348,9 +364,6 @@ class _Stage:
         self.staging.rename(final)
         _sync_folder(self.places.releases)
         self.mark("sync")
-        for archive in (self.wanted.source_archive, self.wanted.wheels_archive):
-            if archive.parent == self.places.upload:
-                archive.unlink(missing_ok=True)
         return {
             "changed": True,
             "release": release,

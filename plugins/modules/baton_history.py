@@ -5,17 +5,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: baton_history
-short_description: Note a change of an application on a host, or read what was noted
+short_description: Read what was done to an application on a host
 description:
-  - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each of the last 500 changes.
+  - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each of the last 500 changes, written by
+    M(baton_finish).
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
-  entry:
-    description: >-
-      What to note; nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds),
-      C(way), C(result), C(reason), C(migrations), C(token).
-    type: dict
   lines: {description: How many of the last lines to return., type: int, default: 20}
 attributes:
   check_mode: {support: full}
@@ -23,10 +19,9 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Note the deploy
+- name: Read what has served here
   baton_history:
     name: links
-    entry: {kind: deploy, release: 0123456789abcdef, result: deployed}
 """
 
 RETURN = r"""
@@ -60,27 +55,19 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "entry": {"type": "dict"},
             "lines": {"type": "int", "default": 20},
         },
         supports_check_mode=True,
     )
     options = module.params
     app = activation.Application(options["name"])
-    changed = bool(options["entry"])
-    if changed and not module.check_mode:
-        try:
-            history.append(app, options["entry"])
-        except OSError as error:  # what was done stays done
-            changed = False
-            module.warn(f"The history below {app.state} can't be written: {error}")
     current = activation.current(app)
     entries = history.read(app)
     releases = history.complete(app)
     found = history.candidates(app, current)
     candidates = [one["release"] for one in found if not one["why_not"]]
     module.exit_json(
-        changed=changed,
+        changed=False,
         entries=entries[-options["lines"] :],
         current=current,
         candidates=candidates,

@@ -1,45 +1,37 @@
 #!/usr/bin/python
-"""Stages and removes releases of an application on a host."""
+"""Stages a release of an application on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: baton_release
-short_description: Stage and remove releases of an application on a host
+short_description: Stage a release of an application on a host
 description:
   - Makes C(releases/<id>) from the archives that M(baton_artifact) built, with a venv of its own and the web server's
     overlay, offline. A release appears whole, by one rename, or not at all.
   - Never touches C(current).
   - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
     uploads and installs no wheels.
+  - When archives are missing it makes nothing and says which they are, or ends when the disk hasn't the room for them.
+    Its action on the controller uploads them and asks again.
 options:
-  state:
-    description:
-      - C(staged) makes the release, unless archives are missing; then it only says which, or ends when the disk hasn't the
-        room. Its action on the controller uploads them and asks again.
-      - C(pruned) keeps so many old releases beside the current one.
-      - C(absent) removes the releases named in I(ids).
-    type: str
-    choices: [staged, pruned, absent]
-    default: staged
   releases_dir:
     description: Folder of the releases.
     type: path
     required: true
-  current:
-    description: The symlink to the release that serves; C(current) beside I(releases_dir) by default.
-    type: path
   state_dir:
     description: Folder for the lock and for uploads, C(/var/lib/baton/<app>).
     type: path
     required: true
   artifact:
-    description: What M(baton_artifact) returned, for C(staged).
+    description: What M(baton_artifact) returned.
     type: dict
+    required: true
   target:
-    description: What this host is, for C(staged).
+    description: What this host is.
     type: dict
+    required: true
     suboptions:
       python:
         description: Version of Python, C(3.11) or C(3.11.2).
@@ -53,10 +45,6 @@ options:
         description: Version of the C library, C(2.36).
         type: str
         required: true
-  archives_dir:
-    description:
-      - Where the archives are; by default C(upload) in I(state_dir), where they are removed once staged.
-    type: path
   incoming:
     description: Folder of archives that were uploaded a moment ago; the action gives it.
     type: path
@@ -93,20 +81,6 @@ options:
     description: Owner of those folders.
     type: str
     default: ""
-  keep:
-    description: How many old releases to keep, for C(pruned).
-    type: int
-    default: 5
-  protect:
-    description: Ids that C(pruned) keeps in any case.
-    type: list
-    elements: str
-    default: []
-  ids:
-    description: Ids to remove, for C(absent).
-    type: list
-    elements: str
-    default: []
 author:
   - Baton
 """
@@ -118,19 +92,12 @@ EXAMPLES = r"""
     state_dir: /var/lib/baton/links
     artifact: "{{ artifact }}"
     target: {python: "3.11", architecture: x86_64, glibc: "2.36"}
-
-- name: Keep three old releases
-  baton_release:
-    state: pruned
-    releases_dir: /opt/links/releases
-    state_dir: /var/lib/baton/links
-    keep: 3
 """
 
 RETURN = r"""
 staged:
   description: Whether the release is here, or would be. False when archives are missing.
-  returned: staged
+  returned: success
   type: bool
 uploads:
   description: What must be uploaded first, a list of C(src) on the controller and C(dest) here.
@@ -138,28 +105,20 @@ uploads:
   type: list
 release:
   description: Content of C(release.json), or null.
-  returned: staged
+  returned: success
   type: dict
 release_path:
   description: The release's folder.
-  returned: staged
+  returned: success
   type: str
 warnings:
   description: Locked packages that don't fit together.
-  returned: staged
+  returned: success
   type: list
 seconds:
   description: Where the time went.
-  returned: staged
+  returned: success
   type: dict
-removed:
-  description: Ids removed.
-  returned: pruned, absent
-  type: list
-kept:
-  description: Ids of the old releases that stay.
-  returned: pruned
-  type: list
 current:
   description: Id of the release that serves, or null.
   returned: success
@@ -207,16 +166,6 @@ def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted
     return {"staged": True, **result, "diff": diff, **about}
 
 
-def _remove(module: AnsibleModule, places: release.Places) -> dict[str, Any]:
-    parameters = module.params
-    if parameters["state"] == "pruned":
-        result = release.prune(places, parameters["keep"], parameters["protect"], dry=module.check_mode)
-    else:
-        result = release.absent(places, parameters["ids"], dry=module.check_mode)
-    before = "".join(f"{places.releases / identity}\n" for identity in result["removed"])
-    return {**result, "diff": {"before": before, "after": ""}}
-
-
 def main() -> None:
     """Parse, call, exit."""
     check_import = {
@@ -228,42 +177,31 @@ def main() -> None:
     target = {name: {"type": "str", "required": True} for name in ("python", "architecture", "glibc")}
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["staged", "pruned", "absent"], "default": "staged"},
             "releases_dir": {"type": "path", "required": True},
-            "current": {"type": "path"},
             "state_dir": {"type": "path", "required": True},
-            "artifact": {"type": "dict"},
-            "target": {"type": "dict", "options": target},
-            "archives_dir": {"type": "path"},
+            "artifact": {"type": "dict", "required": True},
+            "target": {"type": "dict", "required": True, "options": target},
             "incoming": {"type": "path"},
             "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "check_import": {"type": "dict", "options": check_import},
             "app_state_dir": {"type": "path"},
             "app_user": {"type": "str", "default": ""},
-            "keep": {"type": "int", "default": 5},
-            "protect": {"type": "list", "elements": "str", "default": []},
-            "ids": {"type": "list", "elements": "str", "default": []},
         },
-        required_if=[("state", "staged", ["artifact", "target"]), ("state", "absent", ["ids"])],
         supports_check_mode=True,
     )
     parameters = module.params
     releases = Path(parameters["releases_dir"])
     places = release.Places(
         releases=releases,
-        current=Path(parameters["current"] or releases.parent / "current"),
+        current=releases.parent / "current",
         state=Path(parameters["state_dir"]),
         uv=Path(parameters["uv"]),
         python=Path(parameters["python"]),
     )
     try:
-        if parameters["state"] in ("pruned", "absent"):
-            result = _remove(module, places)
-        else:
-            archives = Path(parameters["archives_dir"] or places.upload)
-            wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], archives)
-            result = _stage(module, places, wanted)
+        wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], places.upload)
+        result = _stage(module, places, wanted)
     except BatonError as error:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     except CommandError as error:

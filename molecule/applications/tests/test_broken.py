@@ -24,7 +24,7 @@ BROKEN = {
     "lifespan": ["did not boot", "Traceback", "main.py", "RuntimeError: no ledger at ledger.example.org", *STAYS],
     "hang": ["not ready after 20 s (handover_boot_timeout)", *STAYS],
     "memory": ["it ran out of memory: MemoryMax is 300 MiB (app_service_memory_max)", *STAYS],
-    "database": ["did not boot", "ConnectionRefusedError", "Connect call failed ('127.0.0.1', 5433)", *STAYS],
+    "database": ["did not boot", "ConnectionRefusedError: [Errno 111]", "main.py", *STAYS],
     "unwell": ["it booted, but /ready answers 503: the ledger is read-only", *STAYS],
 }
 

@@ -37,8 +37,8 @@ class Places:
     releases: Path
     current: Path
     state: Path
-    uv: Path
-    python: Path
+    uv: Path = Path()  # these two to stage
+    python: Path = Path()
 
     @property
     def upload(self) -> Path:
@@ -677,17 +677,17 @@ def _remove(places: Places, folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def prune(places: Places, keep: int, protect: Sequence[str], *, dry: bool) -> dict[str, Any]:
+def prune(places: Places, keep: int, *, dry: bool) -> dict[str, Any]:
     """Keep so many old releases beside the current one; never touch one that something lives on."""
     guard = contextlib.nullcontext() if dry else locked(places)
     with guard:
         serving = current(places)
-        # beside what serves, the newest so many; what is protected counts as one of them. Those that could serve go
-        # before those that only were to: one that failed must not push out what there is to go back to
+        # beside what serves, the newest so many. Those that could serve go before those that only were to: one that
+        # failed must not push out what there is to go back to
         before = _served(places)
         order = [identity for identity in complete(places) if identity != serving]
         order.sort(key=lambda identity: before.index(identity) if identity in before else len(before))
-        spared = {*protect, *in_use(places)}
+        spared = in_use(places)
         doomed = [identity for identity in order[keep:] if identity not in spared]
         if not dry:
             sweep(places)
@@ -702,24 +702,3 @@ def _served(places: Places) -> list[str]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return [str(one) for one in json.loads((places.state / "active.json").read_text(encoding="utf-8"))["served"]]
     return []
-
-
-def absent(places: Places, identities: Sequence[str], *, dry: bool) -> dict[str, Any]:
-    """Remove releases by name."""
-    guard = contextlib.nullcontext() if dry else locked(places)
-    with guard:
-        serving, used = current(places), in_use(places)
-        doomed = []
-        for identity in identities:
-            check_identity(identity)
-            if not (places.releases / identity).exists():
-                continue
-            if identity == serving or identity in used:
-                raise BatonError(
-                    f"The release {identity} serves or has a living process.", "Roll to another release first."
-                )
-            doomed.append(identity)
-        if not dry:
-            for identity in doomed:
-                _remove(places, places.releases / identity)
-        return {"changed": bool(doomed), "removed": doomed, "kept": [], "current": serving}

@@ -224,6 +224,18 @@ def test_too_little_disk_is_said_before_anything_is_sent(places: release.Places,
     assert not places.upload.exists()
 
 
+def test_what_was_uploaded_is_taken_over_and_gone_when_staged(
+    places: release.Places, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    asked = uploaded(places, build())
+    incoming = tmp_path / "incoming"
+    places.upload.rename(incoming)
+    release.receive(places, asked, incoming)
+    assert not list(incoming.iterdir())
+    release.stage(places, asked, None, None, "")
+    assert not list(places.upload.iterdir())
+
+
 def test_a_damaged_upload_is_named(places: release.Places, build: Callable[..., Any]) -> None:
     asked = uploaded(places, build())
     asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
@@ -256,24 +268,19 @@ def test_two_runs_wait_for_each_other(places: release.Places) -> None:
 
 
 def test_prune_keeps_the_newest_beside_the_current(five: release.Places) -> None:
-    told = release.prune(five, 2, [], dry=True)
+    told = release.prune(five, 2, dry=True)
     assert (told["changed"], told["removed"]) == (True, ["r3", "r1"])
     assert there(five) == ["r1", "r2", "r3", "r4", "r5"]
-    assert release.prune(five, 2, [], dry=False)["removed"] == ["r3", "r1"]
+    assert release.prune(five, 2, dry=False)["removed"] == ["r3", "r1"]
     assert there(five) == ["r2", "r4", "r5"]
-    assert not release.prune(five, 2, [], dry=False)["changed"]
+    assert not release.prune(five, 2, dry=False)["changed"]
 
 
 def test_prune_takes_one_that_never_served_before_an_older_one_that_did(five: release.Places) -> None:
     five.state.mkdir(parents=True, exist_ok=True)
     (five.state / "active.json").write_text(json.dumps({"served": ["r2", "r3", "r1"]}))
-    assert release.prune(five, 2, [], dry=False)["removed"] == ["r5", "r4"]
+    assert release.prune(five, 2, dry=False)["removed"] == ["r5", "r4"]
     assert there(five) == ["r1", "r2", "r3"]
-
-
-def test_prune_spares_what_is_named(five: release.Places) -> None:
-    release.prune(five, 0, ["r1"], dry=False)
-    assert there(five) == ["r1", "r2"]
 
 
 @pytest.fixture
@@ -285,10 +292,8 @@ def living(five: release.Places) -> Iterator[release.Places]:
 
 
 def test_prune_spares_what_a_process_lives_on(living: release.Places) -> None:
-    release.prune(living, 0, [], dry=False)
+    release.prune(living, 0, dry=False)
     assert there(living) == ["r1", "r2"]
-    with pytest.raises(BatonError, match="r1 serves or has a living process"):
-        release.absent(living, ["r1"], dry=False)
 
 
 def test_a_mapped_library_and_an_open_file_count_as_living(five: release.Places) -> None:
@@ -306,15 +311,6 @@ def test_a_mapped_library_and_an_open_file_count_as_living(five: release.Places)
         process.stdout.readline()
         assert release.in_use(five) == {"r3", "r4"}
         process.communicate(b"\n")
-
-
-def test_absent_removes_by_name_but_not_what_serves(five: release.Places) -> None:
-    assert release.absent(five, ["r5", "gone"], dry=False)["removed"] == ["r5"]
-    assert "r5" not in there(five)
-    with pytest.raises(BatonError, match="r2 serves"):
-        release.absent(five, ["r2"], dry=False)
-    with pytest.raises(BatonError, match="can't be the id"):
-        release.absent(five, ["../current"], dry=False)
 
 
 def test_state_folders_are_made(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,101 @@
+#!/usr/bin/python
+"""Ansible module: end a change of an application on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: baton_finish
+short_description: Prune old releases, note a change in the history, give the deploy lock back
+description:
+  - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this fails;
+    what could not be done is a warning.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  run:
+    description: Whose lock is given back, as the callback baton_run says it in E(BATON_RUN).
+    type: dict
+    required: true
+    suboptions:
+      token: {description: Name of the run., type: str, required: true}
+      who: {description: User and controller., type: str, required: true}
+      process: {description: Which process the run is., type: str, default: ""}
+  keep: {description: How many old releases stay beside the one that serves; none is removed without., type: int}
+  entry:
+    description: >-
+      What to note in C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes;
+      nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
+      C(result), C(reason), C(migrations), C(token).
+    type: dict
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
+"""
+
+EXAMPLES = r"""
+- name: End the deploy
+  baton_finish:
+    name: links
+    run: "{{ lookup('ansible.builtin.env', 'BATON_RUN') | from_json }}"
+    keep: 5
+    entry: {kind: deploy, release: 0123456789abcdef, result: deployed}
+"""
+
+RETURN = r"""
+removed: {description: Ids of the releases that were pruned., returned: success, type: list}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.baton import deploy_lock, history, release
+from ansible.module_utils.baton.activation import Application
+from ansible.module_utils.baton.process import BatonError
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    run = {
+        "token": {"type": "str", "required": True, "no_log": False},
+        "who": {"type": "str", "required": True},
+        "process": {"type": "str", "default": ""},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "run": {"type": "dict", "required": True, "options": run},
+            "keep": {"type": "int"},
+            "entry": {"type": "dict"},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = Application(options["name"])
+    places = release.Places(releases=app.release(""), current=app.current, state=app.state)
+    removed: list[str] = []
+    noted = False
+    if options["keep"] is not None:
+        try:
+            removed = release.prune(places, options["keep"], dry=module.check_mode)["removed"]
+        except (OSError, BatonError) as error:
+            module.warn(f"Old releases in {places.releases} can't be removed: {error}")
+    if options["entry"]:
+        noted = True
+        try:
+            if not module.check_mode:
+                history.append(app, options["entry"])
+        except OSError as error:
+            noted = False
+            module.warn(f"The history below {app.state} can't be written: {error}")
+    try:
+        if not module.check_mode:
+            deploy_lock.release(app, options["run"]["token"])
+    except OSError as error:
+        module.warn(
+            f"The deploy lock can't be given back: {error}. The next change from this controller takes it over; for "
+            "another controller run playbooks/unlock.yml."
+        )
+    before = "".join(f"{places.releases / identity}\n" for identity in removed)
+    module.exit_json(changed=bool(removed) or noted, removed=removed, diff={"before": before, "after": ""})
+
+
+if __name__ == "__main__":
+    main()

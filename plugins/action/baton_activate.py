@@ -1,4 +1,4 @@
-"""Action of the module baton_activate: begins nothing after the operator's Ctrl-C, and fails where a host can't be reached."""
+"""Action of the module baton_activate: begins nothing after a Ctrl-C, and fails where a host can't be reached."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except AnsibleConnectionFailure as error:
             if reverts:
                 raise
-            # a failure is rescued; a host that Ansible takes for unreachable has left the play, and would not be put back
+            # it has to stay in the play, to be put back: a failure is rescued, an unreachable host is left out
             return result | {"failed": True, "msg": str(error)}
         return result | answer | {"ended": time.time()}

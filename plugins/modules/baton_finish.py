@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: baton_finish
 short_description: Prune old releases, note a change in the history, give the deploy lock back
 description:
-  - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this fails;
-    what could not be done is a warning.
+  - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
+    fails; what could not be done is a warning.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}

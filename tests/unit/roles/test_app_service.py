@@ -215,7 +215,10 @@ def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any
     ("facts", "words"),
     [
         (host(2, 256), "edge1: the host has 256 MiB of memory; 75 % of it is less than one worker needs"),
-        ({"ansible_facts": {"processor_vcpus": 1, "memtotal_mb": 9999, "service_mgr": "openrc"}}, "edge1: the host runs openrc"),
+        (
+            {"ansible_facts": {"processor_vcpus": 1, "memtotal_mb": 9999, "service_mgr": "openrc"}},
+            "edge1: the host runs openrc",
+        ),
     ],
     ids=["memory", "systemd"],
 )

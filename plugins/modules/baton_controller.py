@@ -40,32 +40,4 @@ installed:
   type: dict
 """
 
-import os
-import sys
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import controller
-
-
-def main() -> None:
-    """Parse, call, exit."""
-    module = AnsibleModule(
-        argument_spec={
-            "collections": {"type": "list", "elements": "dict", "required": True},
-            "search_paths": {"type": "list", "elements": "str", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    configured = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "~/.ansible/collections:/usr/share/ansible/collections")
-    roots = [*module.params["search_paths"], *configured.split(":"), *(path for path in sys.path if path)]
-    installed = controller.installed_collections(roots)
-    found = controller.problems(
-        ansible_version=module.ansible_version, wanted=module.params["collections"], installed=installed
-    )
-    if found:
-        module.fail_json(msg="This controller can't deploy. " + " ".join(found))
-    module.exit_json(changed=False, installed=installed)
-
-
-if __name__ == "__main__":
-    main()
+# plugins/action/baton_controller.py does it; this is its documentation

@@ -68,8 +68,6 @@ EXAMPLES = r"""
     edges: {edge1: "{{ hostvars['edge1'].__traffic }}"}
     hosts: {app1: "{{ hostvars['app1'].__activated }}"}
     phases: [{name: stage, seconds: 4.2}, {name: roll, seconds: 9.1}]
-  delegate_to: localhost
-  become: false
   run_once: true
 """
 
@@ -82,63 +80,4 @@ html_path: {description: Where the page is., returned: success, type: str}
 removed: {description: Files of older receipts that were removed., returned: success, type: list, elements: str}
 """
 
-import pathlib
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import receipt, receipt_page
-from ansible.module_utils.baton.process import BatonError
-
-
-def main() -> None:
-    """Parse, call, exit."""
-    module = AnsibleModule(
-        argument_spec={
-            "directory": {"type": "path", "required": True},
-            "keep": {"type": "int", "default": 50},
-            "deploy": {
-                "type": "dict",
-                "required": True,
-                "options": {
-                    "application": {"type": "str", "required": True},
-                    "result": {"type": "str", "required": True},
-                    "started": {"type": "float", "required": True},
-                    "ended": {"type": "float"},
-                    "seconds": {"type": "float"},
-                    "kind": {"type": "str"},
-                    "release": {"type": "str"},
-                    "previous": {"type": "str"},
-                    "version": {"type": "str"},
-                    "who": {"type": "str"},
-                    "where": {"type": "str"},
-                    "reason": {"type": "str"},
-                },
-            },
-            "edges": {"type": "dict", "default": {}},
-            "hosts": {"type": "dict", "default": {}},
-            "phases": {"type": "list", "elements": "dict", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    options = module.params
-    directory = pathlib.Path(options["directory"])
-    document = receipt.compose(options["deploy"], options["edges"], options["hosts"], options["phases"])
-    files = receipt.paths(document, directory)
-    removed: list[pathlib.Path] = []
-    if not module.check_mode:
-        try:
-            removed = receipt.keep(document, receipt_page.page(document), directory, options["keep"])
-        except BatonError as error:
-            module.fail_json(msg=str(error), text=receipt.text(document))
-    module.exit_json(
-        changed=True,
-        text=f"{receipt.text(document)}\nReceipt: {files['html']}",
-        headline=document["headline"],
-        receipt=document,
-        json_path=str(files["json"]),
-        html_path=str(files["html"]),
-        removed=[str(path) for path in removed],
-    )
-
-
-if __name__ == "__main__":
-    main()
+# plugins/action/baton_receipt.py does it; this is its documentation

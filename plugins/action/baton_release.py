@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
+import shlex
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+
+PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -15,12 +18,33 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Return the module's last result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         answer: dict[str, Any] = self._execute_module("baton_release", task_vars=task_vars)
-        if answer.get("uploads"):
-            # Ansible removes this folder when the task has ended
-            incoming = self._make_tmp_path()
+        if "archives_dir" in answer:
             for item in answer["uploads"]:
-                name = os.path.basename(item["dest"])
-                self._transfer_file(item["src"], self._connection._shell.join_path(incoming, name))
-            arguments = {**self._task.args, "incoming": incoming}
+                trouble = self._upload(item["src"], item["dest"])
+                if trouble:
+                    return result | {"failed": True, "msg": trouble}
+            arguments = {**self._task.args, "archives_dir": answer["archives_dir"]}
             answer = self._execute_module("baton_release", module_args=arguments, task_vars=task_vars)
         return result | answer
+
+    def _upload(self, source: str, destination: str) -> str:
+        """Write a file on the host as the task's user. Returns why that failed; its folder is gone then.
+
+        Straight into a folder of that user, by the connection's input: a temporary folder of the user who logs in takes
+        four round trips instead of one, its disk would have to be checked too, and it stays when the task is killed.
+        """
+        folder, file = shlex.quote(posixpath.dirname(destination)), shlex.quote(destination)
+        sent = 0
+        with open(source, "rb") as archive:
+            while piece := archive.read(PIECE):
+                sent, redirection = sent + len(piece), ">>" if sent else ">"
+                done = self._low_level_execute_command(
+                    f"umask 077; cat {redirection} {file}; "
+                    # the input ends early when the controller is killed; it is read to its end when the disk is full
+                    f'test "$(stat -c %s {file})" = {sent} || {{ rm -rf {folder}; cat > /dev/null; exit 1; }}',
+                    in_data=piece,
+                )
+                if done["rc"] != 0:
+                    reason = done["stderr"].strip() or "it came incomplete"
+                    return f"{destination} can't be written on this host ({reason}). See to its disk; deploy again."
+        return ""

@@ -45,8 +45,8 @@ options:
         description: Version of the C library, C(2.36).
         type: str
         required: true
-  incoming:
-    description: Folder of archives that were uploaded a moment ago; the action gives it.
+  archives_dir:
+    description: Folder of the archives that were missing; the action gives it. The module removes it in any case.
     type: path
   uv:
     description: The uv program.
@@ -103,6 +103,10 @@ uploads:
   description: What must be uploaded first, a list of C(src) on the controller and C(dest) here.
   returned: when archives are missing
   type: list
+archives_dir:
+  description: A folder that was made for them, of the user that the module runs as.
+  returned: when archives are missing
+  type: str
 release:
   description: Content of C(release.json), or null.
   returned: success
@@ -125,6 +129,8 @@ current:
   type: str
 """
 
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,24 +141,27 @@ from ansible.module_utils.baton.process import BatonError, CommandError
 
 def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted) -> dict[str, Any]:
     parameters = module.params
-    if parameters["incoming"]:
-        release.receive(places, wanted, Path(parameters["incoming"]))
-    found = release.query(places, wanted)
     path = str(places.releases / wanted.identity)
     about = {"release_path": path, "current": release.current(places)}
-    if found["staged"]:
-        return {"changed": False, "staged": True, "release": found["release"], "seconds": {}, **about}
     diff = {
         "before": "",
         "after": f"{path}\n",
         "before_header": str(places.releases),
         "after_header": str(places.releases),
     }
-    if module.check_mode:
-        return {"changed": True, "staged": True, "release": None, "seconds": {}, "diff": diff, **about}
-    missing = [item for item in found["uploads"] if not Path(item["dest"]).exists()]
-    if missing:
-        return {"changed": False, "staged": False, "uploads": missing, **about}
+    if not parameters["archives_dir"]:
+        if not module.check_mode:
+            # what a run uploaded that was killed
+            shutil.rmtree(places.upload, ignore_errors=True)
+        found = release.query(places, wanted)
+        if found["staged"]:
+            return {"changed": False, "staged": True, "release": found["release"], "seconds": {}, **about}
+        if module.check_mode:
+            return {"changed": True, "staged": True, "release": None, "seconds": {}, "diff": diff, **about}
+        archives = wanted.source_archive.parent
+        archives.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        archives.mkdir(mode=0o700)
+        return {"changed": False, "staged": False, "uploads": found["uploads"], "archives_dir": str(archives), **about}
     asked = parameters["check_import"]
     check = None
     if asked:
@@ -181,7 +190,7 @@ def main() -> None:
             "state_dir": {"type": "path", "required": True},
             "artifact": {"type": "dict", "required": True},
             "target": {"type": "dict", "required": True, "options": target},
-            "incoming": {"type": "path"},
+            "archives_dir": {"type": "path"},
             "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "check_import": {"type": "dict", "options": check_import},
@@ -199,8 +208,9 @@ def main() -> None:
         uv=Path(parameters["uv"]),
         python=Path(parameters["python"]),
     )
+    archives = Path(parameters["archives_dir"] or places.upload / secrets.token_hex(4))
     try:
-        wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], places.upload)
+        wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], archives)
         result = _stage(module, places, wanted)
     except BatonError as error:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
@@ -208,6 +218,9 @@ def main() -> None:
         module.fail_json(
             msg=f"A command failed on this host: {error} See whether uv and Python are what the role installed."
         )
+    finally:
+        if parameters["archives_dir"]:
+            shutil.rmtree(archives, ignore_errors=True)
     module.exit_json(**result)
 
 

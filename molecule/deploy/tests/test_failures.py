@@ -55,12 +55,14 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
 def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
-    host("app3").check_output("mount -t tmpfs -o size=64k tmpfs /var/lib/baton/shop/upload")
+    # where archives are put; it has them only while a release is staged
+    upload = "/var/lib/baton/shop/upload"
+    host("app3").check_output(f"mkdir -p {upload} && mount -t tmpfs -o size=64k tmpfs {upload}")
     try:
         with fleet.traffic() as traffic:
             done = fleet.play("playbooks/deploy.yml")
     finally:
-        host("app3").check_output("umount /var/lib/baton/shop/upload")
+        host("app3").check_output(f"umount {upload}")
     assert done.status != 0
     assert "app3" in done.words
     assert "free" in done.words, done.output

@@ -42,7 +42,7 @@ class Places:
 
     @property
     def upload(self) -> Path:
-        """Where archives are uploaded to, and removed from when they are staged."""
+        """Where archives are uploaded to, for each run in a folder of its own that goes when the run ends."""
         return self.state / "upload"
 
 
@@ -289,24 +289,8 @@ def stage(
                 return _Stage(places, wanted, staging).run(final, check, state_dir, owner)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-                # also of a release that can't be made: a damaged archive would stay, and be used again
-                for archive in (wanted.source_archive, wanted.wheels_archive):
-                    if archive.parent == places.upload:
-                        archive.unlink(missing_ok=True)
     finally:
         os.umask(old_umask)
-
-
-def receive(places: Places, wanted: Wanted, incoming: Path) -> None:
-    """Move the archives from the folder of whoever uploaded them to root's own."""
-    places.upload.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for archive in (wanted.source_archive, wanted.wheels_archive):
-        if (incoming / archive.name).exists():
-            part = archive.with_name(f".{archive.name}")
-            # its times and owner don't matter, and it may be on another disk: whole under its name, or not there
-            shutil.copyfile(incoming / archive.name, part)
-            part.rename(archive)
-            (incoming / archive.name).unlink()
 
 
 class _Stage:

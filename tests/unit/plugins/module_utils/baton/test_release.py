@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -14,16 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible.module_utils.baton import artifact, release
+from ansible.module_utils.baton import release
 from ansible.module_utils.baton.process import BatonError
-from ansible.module_utils.baton.targets import Target
-from ansible.module_utils.baton.tools import Tools
 
-Write = Callable[..., pathlib.Path]
-Wanted = Callable[..., artifact.Request]
+from tests.support.machine import HERE
+
 MAIN = "import os\nasync def app(scope, receive, send): ...\n"
-GLIBC = (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2]
-HERE = {"python": f"3.{sys.version_info.minor}", "architecture": os.uname().machine, "glibc": GLIBC}
 
 
 @pytest.fixture
@@ -38,20 +33,8 @@ def places(tmp_path: pathlib.Path) -> release.Places:
     )
 
 
-@pytest.fixture
-def build(write: Write, wanted: Wanted, tools: Tools) -> Callable[..., Any]:
-    """Build an artifact for this machine of a source text."""
-
-    def make(text: str = MAIN, requirements: str = "idna==3.10\n", **changes: object) -> dict[str, Any]:
-        app = write("app", {"main.py": text, "requirements.txt": requirements})
-        built: dict[str, Any] = artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
-        return built
-
-    return make
-
-
 def uploaded(places: release.Places, built: dict[str, Any]) -> release.Wanted:
-    """Do what the role does: ask, and copy what is missing."""
+    """Do what the action does: ask, and upload what is missing."""
     asked = release.Wanted.parse(built, HERE, places.upload)
     places.upload.mkdir(parents=True, exist_ok=True)
     for item in release.query(places, asked)["uploads"]:
@@ -110,7 +93,6 @@ def test_a_release_is_staged_whole_and_runs(places: release.Places, build: Calla
     assert list((folder / "venv").rglob("idna/__pycache__/core.*.pyc"))
     for path in folder.rglob("*"):
         assert path.is_symlink() or not path.stat().st_mode & 0o022, path
-    assert not list(places.upload.iterdir())
     assert not stage(places, built)["changed"]
 
 
@@ -222,18 +204,6 @@ def test_too_little_disk_is_said_before_anything_is_sent(places: release.Places,
     with pytest.raises(BatonError, match=r"needs \d+ MiB on the disk of .* MiB free"):
         release.query(places, release.Wanted.parse(built, HERE, places.upload))
     assert not places.upload.exists()
-
-
-def test_what_was_uploaded_is_taken_over_and_gone_when_staged(
-    places: release.Places, build: Callable[..., Any], tmp_path: pathlib.Path
-) -> None:
-    asked = uploaded(places, build())
-    incoming = tmp_path / "incoming"
-    places.upload.rename(incoming)
-    release.receive(places, asked, incoming)
-    assert not list(incoming.iterdir())
-    release.stage(places, asked, None, None, "")
-    assert not list(places.upload.iterdir())
 
 
 def test_a_damaged_upload_is_named(places: release.Places, build: Callable[..., Any]) -> None:

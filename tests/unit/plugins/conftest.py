@@ -8,13 +8,16 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from ansible.module_utils.baton import artifact, lock
 from ansible.module_utils.baton.targets import Target
 from ansible.module_utils.baton.tools import Tools
 
-ROOT = pathlib.Path(__file__).parents[5]
+from tests.support.machine import HERE
+
+ROOT = pathlib.Path(__file__).parents[3]
 SERVER_LOCK = ROOT / "roles/app_release/files/server-requirements.txt"
 BOOKWORM = Target(minor=11, architecture="x86_64", glibc=(2, 36), patch=2)
 TRIXIE = Target(minor=13, architecture="x86_64", glibc=(2, 41), patch=5)
@@ -116,5 +119,17 @@ def wanted(handover: pathlib.Path) -> Callable[..., artifact.Request]:
             state_dir="/var/lib/demo",
         )
         return dataclasses.replace(request, **changes)
+
+    return make
+
+
+@pytest.fixture
+def build(write: Write, wanted: Callable[..., artifact.Request], tools: Tools) -> Callable[..., Any]:
+    """Build an artifact for this machine of a source text."""
+
+    def make(text: str = MAIN, requirements: str = "idna==3.10\n", **changes: object) -> dict[str, Any]:
+        app = write("app", {"main.py": text, "requirements.txt": requirements})
+        built: dict[str, Any] = artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
+        return built
 
     return make

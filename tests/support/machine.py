@@ -1,0 +1,12 @@
+"""This machine, as a host that releases are made for."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+HERE = {
+    "python": f"3.{sys.version_info.minor}",
+    "architecture": os.uname().machine,
+    "glibc": (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2],
+}

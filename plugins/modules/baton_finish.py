@@ -8,14 +8,15 @@ module: baton_finish
 short_description: Prune old releases, note a change in the history, give the deploy lock back
 description:
   - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
-    fails; what could not be done is a warning.
+    fails.
+  - Has an action on the controller, which warns of what could not be done, also where the host can't be reached.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
   run:
-    description: Whose lock is given back, as the callback baton_run says it in E(BATON_RUN).
+    description: >-
+      Whose lock is given back, as the callback baton_run says it in E(BATON_RUN); none is given back without.
     type: dict
-    required: true
     suboptions:
       token: {description: Name of the run., type: str, required: true}
       who: {description: User and controller., type: str, required: true}
@@ -39,10 +40,16 @@ EXAMPLES = r"""
     run: "{{ lookup('ansible.builtin.env', 'BATON_RUN') | from_json }}"
     keep: 5
     entry: {kind: deploy, release: 0123456789abcdef, result: deployed}
+
+- name: Remove old releases, and nothing else
+  baton_finish:
+    name: links
+    keep: 5
 """
 
 RETURN = r"""
-removed: {description: Ids of the releases that were pruned., returned: success, type: list}
+removed: {description: Ids of the releases that were pruned., returned: always, type: list}
+left: {description: What could not be done and what to do; a sentence or more for each., returned: always, type: list}
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -61,7 +68,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "run": {"type": "dict", "required": True, "options": run},
+            "run": {"type": "dict", "options": run},
             "keep": {"type": "int"},
             "entry": {"type": "dict"},
         },
@@ -71,12 +78,14 @@ def main() -> None:
     app = Application(options["name"])
     places = release.Places(releases=app.release(""), current=app.current, state=app.state)
     removed: list[str] = []
+    left = []
     noted = False
+    # first, as it may be what gives a full disk the room for the rest
     if options["keep"] is not None:
         try:
             removed = release.prune(places, options["keep"], dry=module.check_mode)["removed"]
         except (OSError, BatonError) as error:
-            module.warn(f"Old releases in {places.releases} can't be removed: {error}")
+            left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
     if options["entry"]:
         noted = True
         try:
@@ -84,17 +93,14 @@ def main() -> None:
                 history.append(app, options["entry"])
         except OSError as error:
             noted = False
-            module.warn(f"The history below {app.state} can't be written: {error}")
+            left.append(f"The history below {app.state} lacks this change ({error}). See to that disk.")
     try:
-        if not module.check_mode:
+        if options["run"] and not module.check_mode:
             deploy_lock.release(app, options["run"]["token"])
     except OSError as error:
-        module.warn(
-            f"The deploy lock can't be given back: {error}. The next change from this controller takes it over; for "
-            "another controller run playbooks/unlock.yml."
-        )
+        left.append(f"The deploy lock below {app.state} can't be given back ({error}). {deploy_lock.LEFT}")
     before = "".join(f"{places.releases / identity}\n" for identity in removed)
-    module.exit_json(changed=bool(removed) or noted, removed=removed, diff={"before": before, "after": ""})
+    module.exit_json(changed=bool(removed) or noted, removed=removed, left=left, diff={"before": before, "after": ""})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from typing import Any
 
 from .activation import Application
 
+# what to do where a change has ended and its lock has not
+LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml."
+
 
 class LockedError(Exception):
     """Somebody else is at it. The message says who, since when, and what to do."""

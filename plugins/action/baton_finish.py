@@ -1,0 +1,35 @@
+"""Action of the module baton_finish: the change has ended, so what goes wrong here is a warning that names the host."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import deploy_lock, outcome  # noqa: E402
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs the module once, and never fails."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result, or what it would be where nothing could be done."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        try:
+            answer: dict[str, Any] = self._execute_module("baton_finish", task_vars=variables)
+        except AnsibleError as error:  # above all a host that can't be reached
+            answer = {"msg": str(error)}
+        if "left" not in answer:
+            words = f"The change could not be finished here ({outcome.failure(answer)}). {deploy_lock.LEFT}"
+            answer = {"changed": False, "removed": [], "left": [words]}
+        for words in answer["left"]:
+            Display().warning(f"{variables['inventory_hostname']}: {words}")
+        return result | answer

@@ -434,8 +434,20 @@ def _wait(engine: Engine, fleet: Fleet, host: Host, new: bool) -> None:
         time.sleep(0.2)
     else:
         raise FleetError(f"{host.name} did not boot within {BOOT_SECONDS} s: {state}\n{_trouble(engine, container)}")
+    # one that comes back has another hardware address, which this machine has to learn of first
+    while not _reachable(host):
+        if time.monotonic() > deadline:
+            raise FleetError(f"{host.name} booted, but SSH doesn't answer on port {host.port} of this machine")
+        time.sleep(0.2)
     if new:
         engine("exec", container, "apt-get", "update", "-qq")
+
+
+def _reachable(host: Host) -> bool:
+    """Whether its SSH answers on the port that this machine publishes."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", host.port), timeout=2) as connection:
+        return connection.recv(4) == b"SSH-"
+    return False
 
 
 def _state(engine: Engine, container: str, seconds: float) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import pathlib
 import time
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+import ansible.module_utils
 from ansible.plugins.action import ActionBase
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import step  # noqa: E402
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -17,13 +22,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Return the module's result and `ended`, the time by this controller's clock, as the logs' windows need it."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         reverts = self._task.args.get("state") == "reverted"
-        if os.environ.get("BATON_INTERRUPTED") == "1" and not reverts:
-            return result | {"failed": True, "msg": "Interrupted by the operator."}
-        try:
-            answer: dict[str, Any] = self._execute_module("baton_activate", task_vars=task_vars)
-        except AnsibleConnectionFailure as error:
-            if reverts:
-                raise
-            # it has to stay in the play, to be put back: a failure is rescued, an unreachable host is left out
-            return result | {"failed": True, "msg": str(error)}
-        return result | answer | {"ended": time.time()}
+        if reverts:
+            # a host that can't be asked is told of as such
+            result.update(self._execute_module(task_vars=task_vars))
+        elif step.interrupted():
+            result.update(step.INTERRUPTED)
+        else:
+            result.update(step.execute(self, task_vars or {}), ended=time.time())
+        return result

@@ -7,6 +7,7 @@ from typing import Any
 
 import ansible.module_utils
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
@@ -56,7 +57,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             try:
                 removed = receipt.keep(document, receipt_page.page(document), directory, options["keep"])
             except BatonError as error:
-                return result | {"failed": True, "msg": str(error), "text": receipt.text(document)}
+                # the change has ended, well or badly, and a failure here would keep its end from being told
+                Display().warning(str(error))
+                return result | {"changed": False, "text": receipt.text(document), "receipt": document}
         return result | {
             "changed": True,
             "text": f"{receipt.text(document)}\nReceipt: {files['html']}",

@@ -1,0 +1,30 @@
+"""What the actions of a change's steps share, on the controller: Ctrl-C, and hosts that can't be reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+
+INTERRUPTED = {"failed": True, "msg": "Interrupted by the operator."}
+
+
+def interrupted() -> bool:
+    """Whether the operator has pressed Ctrl-C (see the callback baton_run)."""
+    return os.environ.get("BATON_INTERRUPTED") == "1"
+
+
+def execute(action: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the action's module. A host that can't be reached is a failure.
+
+    A failure is rescued, and the change undone. Ansible leaves out of the play whom it takes for unreachable: with a
+    task that is delegated, the host that it was done for.
+    """
+    try:
+        result: dict[str, Any] = action._execute_module(task_vars=variables)
+    except AnsibleConnectionFailure as error:
+        host = action._task.delegate_to or variables["inventory_hostname"]
+        return {"failed": True, "msg": f"{host} can't be reached: {error}"}
+    return result

@@ -226,9 +226,12 @@ class Traffic:
         requests: int = 1_000_000,
         timeout: float = 60.0,
         idle_limit: float = 1.0,
+        warmup: float = 0.0,
         outstanding: int = 4000,
     ) -> None:
-        """`idle_limit`: how long an idle connection is used again. Keep it below the server's keep-alive, as a proxy's
+        """`warmup`: at first this client makes all its connections at once, so no latency counts yet.
+
+        `idle_limit`: how long an idle connection is used again. Keep it below the server's keep-alive, as a proxy's
         is; else the server closes just as a request is sent, which no server can help."""
         self._target = target
         self._tls = target.tls
@@ -238,6 +241,7 @@ class Traffic:
         self._requests = requests
         self._timeout = timeout
         self._idle_limit = idle_limit
+        self._warmup = warmup
         self._outstanding = outstanding
         self._pool: list[Connection] = []
         self._http2: httpx.AsyncClient | None = None
@@ -275,7 +279,8 @@ class Traffic:
                 await asyncio.sleep(0)
             if self._stop.is_set():
                 break
-            summary.lag_ms = max(summary.lag_ms, (time.monotonic() - intended) * 1000)
+            if intended - began >= self._warmup:
+                summary.lag_ms = max(summary.lag_ms, (time.monotonic() - intended) * 1000)
             load = order[number % len(order)]
             summary.sent += 1
             if len(running) >= self._outstanding:
@@ -314,7 +319,7 @@ class Traffic:
             cause = str(failure)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-        if cause is None and load.kind not in ("sse", "websocket"):
+        if cause is None and load.kind not in ("sse", "websocket") and intended - began >= self._warmup:
             # the waits of a load are no latency of the server's
             self._latencies.append(time.monotonic() - intended - load.wait)
         self._count(load.kind, cause, intended - began)
@@ -475,6 +480,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=1_000_000, help="send no more than these")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request")
     parser.add_argument("--idle-limit", type=float, default=1.0, help="seconds that an idle connection is used again")
+    parser.add_argument("--warmup", type=float, default=0.0, help="seconds at first whose latencies don't count")
     options = parser.parse_args(arguments)
     traffic = Traffic(
         Target(options.target, options.host, options.ca_file),
@@ -484,6 +490,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         requests=options.requests,
         timeout=options.timeout,
         idle_limit=options.idle_limit,
+        warmup=options.warmup,
     )
 
     async def run() -> Summary:
@@ -517,13 +524,15 @@ class Background:
         ca_file: str | None = None,
         timeout: float = 60.0,
         idle_limit: float = 1.0,
+        warmup: float = 0.0,
     ) -> None:
         """Stops at the end of the block, or after `duration`. `settle`: seconds of traffic before and after it;
-        `idle_limit`: 0 for a new connection each time."""
+        `idle_limit`: 0 for a new connection each time; `warmup`: seconds at first whose latencies don't count."""
         self.summary = Summary()
         self._settle = settle
         self._command = [sys.executable, __file__, target, "--host", host, "--rate", str(rate)]
         self._command += ["--duration", str(duration), "--timeout", str(timeout), "--idle-limit", str(idle_limit)]
+        self._command += ["--warmup", str(warmup)]
         if ca_file:
             self._command += ["--ca-file", ca_file]
         for load in loads:

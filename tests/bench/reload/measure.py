@@ -55,7 +55,8 @@ def phase(plan: Plan, server: Server, kind: str, imported: str, happening: Calla
         MIX,
         rate=plan.rate,
         duration=3600,
-        settle=1.0,
+        settle=1.5,
+        warmup=1.0,
         host=server.host,
         ca_file=str(AUTHORITY),
     ) as traffic:

@@ -88,9 +88,11 @@ def main() -> None:
     app = Application(options["name"])
     before = deploy_lock.read(app)
     if module.check_mode:
-        if before is not None and not before.is_dead(options["dead"], time.time()):
+        alive = before is not None and not before.is_dead(options["dead"], time.time())
+        if alive:
             module.warn(f"{app.name} is being changed by {before.words()}.")
-        changed = options["state"] == "absent" and before is not None
+        # what is alive is refused without force
+        changed = options["state"] == "absent" and before is not None and (options["force"] or not alive)
         module.exit_json(changed=changed, holder=deploy_lock.as_dict(before))
     try:
         if options["state"] == "held":

@@ -8,6 +8,7 @@ module: baton_unit
 short_description: Run a oneshot unit to its end and fail with what it logged
 description:
   - Like C(systemctl start) of a oneshot unit, but a failure's message holds the last lines of its journal.
+  - Of a template one instance runs at a time. What a killed run began goes on here, and is waited for.
 author: Baton contributors
 options:
   name: {description: The unit., type: str, required: true}
@@ -43,6 +44,13 @@ def main() -> None:
     unit = module.params["name"]
     if module.check_mode:
         module.exit_json(changed=True)
+    template, instance, _ = unit.partition("@")
+    others = ("list-units", "--plain", "--no-legend", "--state=activating", f"{template}@*.service")
+    deadline = time.time() + module.params["timeout"]
+    while instance and systemd.systemctl(*others).stdout.strip():
+        if time.time() > deadline:
+            module.fail_json(msg=f"{unit} can't begin: {template}@ still runs for another instance. Stop that, or wait.")
+        time.sleep(0.5)
     started = time.time()
     try:
         systemd.change("start", unit, module.params["timeout"])

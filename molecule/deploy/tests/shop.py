@@ -65,6 +65,15 @@ async def fail(request, call_next):
         raise RuntimeError("the ledger is empty")
     return await call_next(request)
 """,
+    # the canary is well
+    "answers in the second batch": """
+import socket
+@app.middleware("http")
+async def fail(request, call_next):
+    if request.url.path == "/echo" and socket.gethostname().endswith("app2"):
+        raise RuntimeError("the ledger of app2 is empty")
+    return await call_next(request)
+""",
     # well when rehearsed, dead in earnest, on one host
     "second batch": """
 import pathlib, socket

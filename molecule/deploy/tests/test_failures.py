@@ -52,6 +52,18 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
     unlocked(fleet)
 
 
+def test_a_batch_that_answers_badly_is_put_back_with_those_before_it(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change(breakage="answers in the second batch")
+    with fleet.traffic() as traffic:
+        done = fleet.play("playbooks/deploy.yml", deploy_batches=[1, 2], deploy_bake_seconds=20)
+    assert done.status != 0
+    assert "answered 5xx" in done.words, done.output
+    assert set(traffic.failed) == {"500"}, traffic.failures
+    assert fleet.releases() == before
+    unlocked(fleet)
+
+
 def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
@@ -76,16 +88,22 @@ def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source:
     source.change()
     running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
     until(lambda: fleet.current("app1") != before["app1"], 120, "the canary has not been switched")
-    host("app3").run("systemctl stop ssh")
+    # and the sessions that are open, which the service leaves alone
+    on_app3("systemctl stop ssh; pkill sshd")
     try:
         done = fleet.finish(running)
     finally:
-        subprocess.run(["podman", "exec", "baton-deploy-app3", "systemctl", "start", "ssh"], check=True)
+        on_app3("systemctl start ssh")
     assert done.status != 0
     assert "app3" in done.words
     assert fleet.releases() == before
     fleet.deploy()
     assert fleet.release() not in before.values()
+
+
+def on_app3(script: str) -> None:
+    """Run something on a host that can't be reached by SSH."""
+    subprocess.run(["podman", "exec", "baton-deploy-app3", "sh", "-c", script], check=True)
 
 
 def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(fleet: Fleet, source: Source) -> None:

@@ -49,7 +49,9 @@ def main() -> None:
     deadline = time.time() + module.params["timeout"]
     while instance and systemd.systemctl(*others).stdout.strip():
         if time.time() > deadline:
-            module.fail_json(msg=f"{unit} can't begin: {template}@ still runs for another instance. Stop that, or wait.")
+            module.fail_json(
+                msg=f"{unit} can't begin: {template}@ still runs for another instance. Stop that, or wait."
+            )
         time.sleep(0.5)
     started = time.time()
     try:

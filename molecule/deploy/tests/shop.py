@@ -59,19 +59,23 @@ BREAKAGE = {
     "import": 'raise RuntimeError("no ledger at ledger.example.org")',
     # ready by its health page, and no good to those who need the rest of it
     "answers": """
+from fastapi.responses import PlainTextResponse
 @app.middleware("http")
 async def fail(request, call_next):
     if request.url.path == "/echo":
-        raise RuntimeError("the ledger is empty")
+        await request.body()  # an answer before the end of an upload would be a 502 of the edge's
+        return PlainTextResponse("the ledger is empty", 500)
     return await call_next(request)
 """,
     # the canary is well
     "answers in the second batch": """
 import socket
+from fastapi.responses import PlainTextResponse
 @app.middleware("http")
 async def fail(request, call_next):
     if request.url.path == "/echo" and socket.gethostname().endswith("app2"):
-        raise RuntimeError("the ledger of app2 is empty")
+        await request.body()
+        return PlainTextResponse("the ledger of app2 is empty", 500)
     return await call_next(request)
 """,
     # well when rehearsed, dead in earnest, on one host

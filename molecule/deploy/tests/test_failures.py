@@ -46,8 +46,8 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
     assert "answered 5xx" in done.words, done.output
     assert "/echo" in done.words
     # its own bad answers, and nothing else; a third of the traffic for the seconds until it was stopped
-    assert set(traffic.failed) == {"500"}, traffic.failures
-    assert traffic.failed["500"] < traffic.sent / 4
+    assert set(traffic.failed) == {"HTTP 500"}, traffic.failures
+    assert traffic.failed["HTTP 500"] < traffic.sent / 4
     assert fleet.releases() == before
     unlocked(fleet)
 
@@ -59,7 +59,7 @@ def test_a_batch_that_answers_badly_is_put_back_with_those_before_it(fleet: Flee
         done = fleet.play("playbooks/deploy.yml", deploy_batches=[1, 2], deploy_bake_seconds=20)
     assert done.status != 0
     assert "answered 5xx" in done.words, done.output
-    assert set(traffic.failed) == {"500"}, traffic.failures
+    assert set(traffic.failed) == {"HTTP 500"}, traffic.failures
     assert fleet.releases() == before
     unlocked(fleet)
 

@@ -25,6 +25,7 @@ class FilterModule:
             "baton_failure": outcome.failure,
             "baton_troubles": outcome.troubles,
             "baton_switched": outcome.switched,
+            "baton_ended": outcome.ended,
             "baton_conclusion": outcome.conclusion,
             "baton_evidence": outcome.evidence,
         }

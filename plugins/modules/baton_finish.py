@@ -60,15 +60,10 @@ from ansible.module_utils.baton.process import BatonError
 
 def main() -> None:
     """Parse, call, exit."""
-    run = {
-        "token": {"type": "str", "required": True, "no_log": False},
-        "who": {"type": "str", "required": True},
-        "process": {"type": "str", "default": ""},
-    }
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "run": {"type": "dict", "options": run},
+            "run": {"type": "dict", "options": deploy_lock.RUN_OPTIONS},
             "keep": {"type": "int"},
             "entry": {"type": "dict"},
         },

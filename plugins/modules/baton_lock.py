@@ -65,16 +65,11 @@ from ansible.module_utils.baton.activation import Application
 
 def main() -> None:
     """Parse, call, exit."""
-    run = {
-        "token": {"type": "str", "required": True, "no_log": False},
-        "who": {"type": "str", "required": True},
-        "process": {"type": "str", "default": ""},
-    }
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "required": True, "choices": ["held", "released", "absent"]},
-            "run": {"type": "dict", "options": run},
+            "run": {"type": "dict", "options": deploy_lock.RUN_OPTIONS},
             "reason": {"type": "str", "default": ""},
             "seconds": {"type": "int", "default": 900},
             "wait": {"type": "int", "default": 0},

@@ -20,6 +20,12 @@ from .activation import Application
 
 # what to do where a change has ended and its lock has not
 LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml."
+# a Run, as modules take it
+RUN_OPTIONS: dict[str, dict[str, Any]] = {
+    "token": {"type": "str", "required": True, "no_log": False},
+    "who": {"type": "str", "required": True},
+    "process": {"type": "str", "default": ""},
+}
 
 
 class LockedError(Exception):

@@ -37,6 +37,15 @@ def switched(hosts: Sequence[str], known: Mapping[str, Any]) -> list[str]:
     return [host for host in hosts if _registered(known[host], "app_service_activated").get("changed")]
 
 
+def ended(hosts: Sequence[str], known: Mapping[str, Any]) -> float:
+    """When the last of them was handed over, by the controller's clock; at least one has been."""
+    return max(
+        float(activated["ended"])
+        for activated in (_registered(known[host], "app_service_activated") for host in hosts)
+        if "ended" in activated
+    )
+
+
 def _registered(variables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = variables.get(name, {})
     return found

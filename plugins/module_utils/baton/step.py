@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
 
 INTERRUPTED = {"failed": True, "msg": "Interrupted by the operator."}
 
@@ -28,3 +29,15 @@ def execute(action: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
         host = action._task.delegate_to or variables["inventory_hostname"]
         return {"failed": True, "msg": f"{host} can't be reached: {error}"}
     return result
+
+
+class Step(ActionBase):  # type: ignore[misc]
+    """Runs the module of the action's name once."""
+
+    heeds_interrupt = False  # whether it is one that nobody begins after a Ctrl-C
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        result.update(INTERRUPTED if self.heeds_interrupt and interrupted() else execute(self, task_vars or {}))
+        return result

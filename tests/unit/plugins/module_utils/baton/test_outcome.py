@@ -43,6 +43,11 @@ def test_who_was_handed_over_is_who_changed() -> None:
     assert outcome.switched(HOSTS, handed) == ["app1"]
 
 
+def test_the_handover_ends_with_the_last_host() -> None:
+    handed = known(app1={"app_service_activated": {"ended": 5.5}}, app3={"app_service_activated": {"ended": 4.0}})
+    assert outcome.ended(HOSTS, handed) == 5.5
+
+
 def test_each_host_s_end_is_told() -> None:
     variables = known(
         app1={

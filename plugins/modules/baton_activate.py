@@ -27,7 +27,7 @@ options:
   transaction:
     description: >-
       Token of the deploy lock, which names the change of the fleet that this is a part of; C(state=reverted) undoes
-      it by that name. The lock is extended.
+      it by that name. The lock is extended; when it is another's by now, nothing is done.
     type: str
     default: ""
   renew: {description: Replace every worker although nothing changed., type: bool, default: false}
@@ -103,7 +103,8 @@ def main() -> None:
     began, clock = time.time(), time.monotonic()
     try:
         with activation.exclusive(app, options["timeout"]):
-            deploy_lock.extend(app, options["transaction"])
+            if options["transaction"]:
+                deploy_lock.extend(app, options["transaction"])
             before = activation.current(app)
             if options["state"] == "reverted":
                 way = activation.to_the_end(
@@ -132,7 +133,7 @@ def main() -> None:
             if change.way == "none" or module.check_mode:
                 module.exit_json(changed=change.way != "none", **result)
             activation.to_the_end(change.execute)
-    except activation.ActivationError as error:
+    except (activation.ActivationError, deploy_lock.LockedError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)
 

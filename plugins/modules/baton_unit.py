@@ -13,6 +13,14 @@ author: Baton contributors
 options:
   name: {description: The unit., type: str, required: true}
   timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
+  history:
+    description: >-
+      Noted in an application's history before the unit begins, for what must be known of also when nobody is left to
+      tell how it ended. Nothing begins when it can't be noted.
+    type: dict
+    suboptions:
+      name: {description: Name of the application., type: str, required: true}
+      entry: {description: As M(baton_finish) takes it., type: dict, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -32,13 +40,24 @@ seconds: {description: Time that it took., returned: success, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import systemd
+from ansible.module_utils.baton import history, systemd
+from ansible.module_utils.baton.activation import Application
 
 
 def main() -> None:
     """Parse, call, exit."""
     module = AnsibleModule(
-        argument_spec={"name": {"type": "str", "required": True}, "timeout": {"type": "int", "default": 660}},
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 660},
+            "history": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "entry": {"type": "dict", "required": True},
+                },
+            },
+        },
         supports_check_mode=True,
     )
     unit = module.params["name"]
@@ -53,6 +72,12 @@ def main() -> None:
                 msg=f"{unit} can't begin: {template}@ still runs for another instance. Stop that, or wait."
             )
         time.sleep(0.5)
+    if module.params["history"]:
+        app = Application(module.params["history"]["name"])
+        try:
+            history.append(app, module.params["history"]["entry"])
+        except OSError as error:
+            module.fail_json(msg=f"{unit} didn't begin, as the history below {app.state} can't be written: {error}")
     started = time.time()
     try:
         systemd.change("start", unit, module.params["timeout"])

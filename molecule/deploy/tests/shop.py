@@ -133,6 +133,18 @@ class Fleet(Playbooks):
         """The processes that serve, by host."""
         return {name: {worker["pid"] for worker in self.status(name)["workers"]} for name in APP_SERVERS}
 
+    def masters(self) -> dict[str, int]:
+        """The process of the service, by host."""
+        return {name: int(self.status(name)["master"]["pid"]) for name in APP_SERVERS}
+
+    def greetings(self) -> set[str]:
+        """What the workers have as GREETING in their environment."""
+        return {
+            host(name).check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ | sed -n 's/^GREETING=//p'")
+            for name, workers in self.workers().items()
+            for pid in workers
+        }
+
     def releases(self) -> dict[str, str]:
         """What each host serves, which every one of its workers has to agree with."""
         served = {}
@@ -163,7 +175,7 @@ class Fleet(Playbooks):
                         f"https://127.0.0.1:{port}",
                         loads or MIX,
                         rate=rate,
-                        duration=1800,
+                        duration=7200,
                         host=SITE,
                         ca_file=authority,
                         idle_limit=idle_limit,
@@ -176,6 +188,7 @@ class Fleet(Playbooks):
             traffic.sent += generator.summary.sent
             traffic.failed.update(generator.summary.failed)
             traffic.failures += generator.summary.failures
+            traffic.slowest = max(traffic.slowest, generator.summary.max)
 
 
 class Traffic:
@@ -185,6 +198,7 @@ class Traffic:
         self.sent = 0
         self.failed: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
+        self.slowest = 0.0  # milliseconds
 
 
 def until(true: Any, seconds: float, what: str) -> None:

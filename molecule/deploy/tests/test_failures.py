@@ -83,6 +83,33 @@ def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, so
     unlocked(fleet)
 
 
+def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change()
+    state = "/var/lib/baton/shop"
+    # the same, with little room
+    host("app3").check_output(
+        f"mkdir /mnt/little && mount -t tmpfs -o size=200m,mode=0755 tmpfs /mnt/little"
+        f" && cp -a {state}/. /mnt/little && mount --bind /mnt/little {state}"
+    )
+    try:
+        with fleet.traffic() as traffic:
+            running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=3)
+            until(lambda: fleet.current("app1") != before["app1"], 120, "the canary has not been switched")
+            host("app3").run(f"head -c 300M /dev/zero > {state}/filled")
+            done = fleet.finish(running)
+    finally:
+        host("app3").check_output(f"umount {state} /mnt/little && rmdir /mnt/little")
+    assert done.status != 0
+    assert "No space left on device" in done.words, done.output
+    assert "See to that disk" in done.words
+    assert traffic.failed == {}, traffic.failures
+    assert fleet.releases() == before
+    assert fleet.play("playbooks/unlock.yml").status == 0
+    fleet.deploy()
+    assert fleet.release() not in before.values()
+
+
 def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
@@ -109,26 +136,28 @@ def on_app3(script: str) -> None:
 def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(fleet: Fleet, source: Source) -> None:
     chance = random.Random(20)
     duration = 20.0
-    for attempt in range(30 if LONG else 3):
-        before = fleet.releases()
-        source.change()
-        began = time.monotonic()
-        running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
-        time.sleep(chance.uniform(0.2, 1) * duration)
-        # its workers lead sessions of their own, and go with it every other time
-        for pid in [running.pid, *(descendants(running.pid) if attempt % 2 else [])]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        running.wait()
-        # what it had begun on a host comes to its end there
-        until(lambda: settled(fleet), 60, f"attempt {attempt}: not settled")
-        middle = fleet.releases()
-        done = fleet.deploy(deploy_bake_seconds=1)
-        duration = max(duration, time.monotonic() - began) if attempt == 0 else duration
-        new = fleet.release()
-        assert new not in before.values(), done.output
-        for name in APP_SERVERS:
-            assert middle[name] in (before[name], new)
+    with fleet.traffic() as traffic:
+        for attempt in range(30 if LONG else 3):
+            before = fleet.releases()
+            source.change()
+            began = time.monotonic()
+            running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
+            time.sleep(chance.uniform(0.2, 1) * duration)
+            # its workers lead sessions of their own, and go with it every other time
+            for pid in [running.pid, *(descendants(running.pid) if attempt % 2 else [])]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            running.wait()
+            # what it had begun on a host comes to its end there
+            until(lambda: settled(fleet), 60, f"attempt {attempt}: not settled")
+            middle = fleet.releases()
+            done = fleet.deploy(deploy_bake_seconds=1)
+            duration = max(duration, time.monotonic() - began) if attempt == 0 else duration
+            new = fleet.release()
+            assert new not in before.values(), done.output
+            for name in APP_SERVERS:
+                assert middle[name] in (before[name], new)
+    assert traffic.failed == {}, traffic.failures
     assert set(fleet.succeed("site.yml").changed) == {0}
 
 

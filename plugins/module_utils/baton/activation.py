@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import filecmp
 import hashlib
 import http.client
 import json
@@ -40,6 +41,10 @@ SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 
 class ActivationError(Exception):
     """The release doesn't serve. The message says why, and what serves instead."""
+
+
+# what a host does to a handover: a unit that doesn't start, a disk that is full or broken
+FAILURES = (systemd.UnitError, OSError, subprocess.SubprocessError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +298,8 @@ def choose(app: Application, wanted: Digests) -> Way:
 
 def point(app: Application, release: str | None) -> None:
     """Let `current` lead to a release, in one step that no reader can see half done."""
+    if release == current(app):
+        return  # a way back needs no room on the disk
     if release is None:
         app.current.unlink(missing_ok=True)
         return
@@ -340,18 +347,18 @@ class Activation:
         if self.way == "none":
             return
         started, began = time.time(), time.monotonic()
-        if self.transaction:
-            snapshot(self.app, self.transaction)
-        if self.wanted.release != self.before:
-            keep_through_power_loss(self.app.release(self.wanted.release))
-        point(self.app, self.wanted.release)
         try:
+            if self.transaction:
+                snapshot(self.app, self.transaction)
+            if self.wanted.release != self.before:
+                keep_through_power_loss(self.app.release(self.wanted.release))
+            point(self.app, self.wanted.release)
             getattr(self, f"_{self.way}")()
             self.switched = True
             self._check_health()
-        except (systemd.UnitError, ActivationError) as error:
+            self._remember()
+        except (*FAILURES, ActivationError) as error:
             raise ActivationError(f"{self._cause(error, started, began)}\n{self._put_back()}") from None
-        self._remember()
 
     def _start(self) -> None:
         systemd.systemctl("reset-failed", self.app.service, self.app.bridge)
@@ -410,6 +417,8 @@ class Activation:
 
     def _cause(self, error: Exception, started: float, began: float) -> str:
         said = str(error) or systemd.tail(self.app.service, started)
+        if isinstance(error, OSError):
+            said = f"{said}. See to that disk and run this again."
         refused = status(self.app, self.app.service).get("reload") or {}
         # the master's own word for it, unless it is of an earlier reload
         if refused.get("error") and refused["began_monotonic"] >= began:
@@ -420,26 +429,28 @@ class Activation:
     def _put_back(self) -> str:
         """Let what served before serve again; says in a sentence what serves now."""
         app, before = self.app, self.before
-        restore(app, app.kept)
-        point(app, before)
-        systemd.systemctl("daemon-reload")
-        if before is None:
-            _silence(app, self.timeout)
-            return "Nothing was served here before, and nothing is now."
-        self.wanted = dataclasses.replace(self.wanted, release=before)
         try:
-            if not systemd.is_active(app.service):
+            restore(app, app.kept)
+            point(app, before)
+            systemd.systemctl("daemon-reload")
+            if before is None:
+                _silence(app, self.timeout)
+                return "Nothing was served here before, and nothing is now."
+            self.wanted = dataclasses.replace(self.wanted, release=before)
+            if self.way == "reopen":
+                self._reopen()  # the socket has its new address, or none
+            elif not systemd.is_active(app.service):
                 systemd.change("restart", app.service, self.timeout)
             elif self.switched or self._unproven(app.service):
                 self._bridge() if self.way == "bridge" else self._reload()
             self._prove(app.service)
             self._end_bridge()
-        except (systemd.UnitError, ActivationError) as error:
-            return f"Release {before} was put back, but does not serve either: {error}"
+        except (*FAILURES, ActivationError) as error:
+            return f"Release {before} could not be put back: {error}"
         return f"Release {before} serves, as before."
 
     def _remember(self) -> None:
-        keep(self.app)
+        """Note what serves now, and keep its configuration; a full disk fails before either is changed."""
         known = [self.wanted.release, *(release for release in served(self.app) if release != self.wanted.release)]
         text = json.dumps(
             {
@@ -454,6 +465,7 @@ class Activation:
         scratch = self.app.record.with_suffix(".new")
         scratch.touch(mode=0o600)
         scratch.write_text(text + "\n", encoding="utf-8")
+        keep(self.app)
         keep_through_power_loss(self.app.record.parent)
         scratch.rename(self.app.record)
 
@@ -527,7 +539,11 @@ def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for leftover in (scratch, old):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    yield scratch
+    try:
+        yield scratch
+    except OSError:
+        shutil.rmtree(scratch, ignore_errors=True)  # a full disk needs the room
+        raise
     if folder.exists():
         folder.rename(old)
     scratch.rename(folder)
@@ -543,7 +559,17 @@ def restore(app: Application, kept: pathlib.Path) -> None:
         if name not in wanted:
             path.unlink()
     for name, path in wanted.items():
-        _copy(path, app.path(name))
+        # what is as it was needs no room on a disk that may be full
+        if not _alike(path, app.path(name)):
+            _copy(path, app.path(name))
+
+
+def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two files have the same content, owner and mode."""
+    if not other.exists():
+        return False
+    about = [(found.st_mode, found.st_uid, found.st_gid) for found in (one.stat(), other.stat())]
+    return about[0] == about[1] and filecmp.cmp(one, other, shallow=False)
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:

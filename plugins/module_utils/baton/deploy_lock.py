@@ -100,10 +100,19 @@ def take(app: Application, run: Run, reason: str, seconds: float, dead: str = ""
 
 
 def extend(app: Application, token: str) -> None:
-    """Show a sign of life, if the lock is one's own. Never fails: the lock's work doesn't hang on it."""
+    """Show a sign of life. Raises LockedError when the lock is another's by now.
+
+    One that is nobody's is no reason to stop, nor is a disk that takes no sign of life.
+    """
     with contextlib.suppress(OSError), _alone(app):
         holder = read(app)
-        if holder is not None and holder.token == token:
+        if holder is not None and holder.token != token:
+            raise LockedError(
+                holder,
+                f"This run has lost its lock: {app.name} is being changed by {holder.words()}. "
+                "Nothing more is done here; see what that run ends with (playbooks/status.yml).",
+            )
+        if holder is not None:
             _write(app, dataclasses.replace(holder, expires=max(holder.expires, time.time() + holder.seconds)))
 
 

@@ -17,6 +17,7 @@ from .table import aligned
 MOST = 500  # lines that are kept
 LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")
+BEGUN = "begun"  # a change that can't be undone has begun; another line tells how it ended, if anybody was left to
 
 
 def append(app: Application, entry: Mapping[str, Any]) -> None:
@@ -122,8 +123,8 @@ def judged(
 
 
 def _brings(entry: Mapping[str, Any]) -> bool:
-    """Whether a change was to bring a release to the host."""
-    return entry.get("kind") in ("deploy", "rollback") and bool(entry.get("release"))
+    """Whether a change was to bring a release to the host, and came to an end."""
+    return entry.get("kind") in ("deploy", "rollback") and bool(entry.get("release")) and entry.get("result") != BEGUN
 
 
 def _went_well(entry: Mapping[str, Any]) -> bool:
@@ -147,8 +148,12 @@ def blocking(entries: Sequence[Mapping[str, Any]], current: str | None, wanted: 
 def merged(hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The fleet's changes, the newest first: lines of one change that agree are one, with their hosts."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    told = [entry for entries in hosts.values() for entry in entries]
+    ended = {entry.get("token") for entry in told if entry.get("result") != BEGUN}
     for host, entries in hosts.items():
         for entry in entries:
+            if entry.get("result") == BEGUN and entry.get("token") in ended:
+                continue
             key = tuple(entry.get(name) for name in ("token", "kind", "release", "result", "reason"))
             row = rows.setdefault(key, {**entry, "hosts": [], "seconds": 0.0, "ways": []})
             row["hosts"].append(host)

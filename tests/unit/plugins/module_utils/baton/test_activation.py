@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -392,6 +394,56 @@ def test_several_changes_of_one_transaction_are_undone_as_one(switching: activat
     assert activation.revert(switching, "one", 1) == "bridge"
     assert activation.current(switching) == "aaaa"
     assert switching.path("etc/links/secrets/TOKEN").read_text() == "secret"
+
+
+@pytest.mark.parametrize("when", ["snapshot", "keep", "keep_through_power_loss"])
+def test_a_disk_that_is_full_puts_back_what_served(
+    switching: activation.Application, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    recorded = activation.recorded(switching)
+    with monkeypatch.context() as full:
+        full.setattr(activation, when, fill)
+        full.setattr(activation, "_copy", fill)  # nor has the way back any room
+        with pytest.raises(activation.ActivationError, match=r"No space left on device") as told:
+            activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    assert "Release aaaa serves, as before." in str(told.value)
+    assert activation.current(switching) == "aaaa"
+    assert activation.recorded(switching) == recorded
+    assert activation.choose(switching, activation.digests(switching, "aaaa")) == "none"
+
+
+def test_half_a_copy_leaves_the_room_that_it_took(app: activation.Application) -> None:
+    activation.keep(app)
+    with contextlib.suppress(OSError), activation._replaced(app.kept) as scratch:
+        (scratch / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [path.name for path in app.state.glob("kept*")] == ["kept"]
+    assert (app.kept / "etc/links/environment").exists()
+
+
+def test_a_socket_whose_new_address_is_taken_gets_its_old_one_back(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activation.keep(served)
+    change(served, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
+    opened: list[str] = []
+
+    def systemd_change(verb: str, unit: str, _: float) -> None:
+        if (verb, unit) == ("restart", served.socket):
+            opened.append(served.path("etc/systemd/system", unit).read_text())
+            if len(opened) == 1:
+                raise systemd.UnitError("Address already in use")
+
+    monkeypatch.setattr(systemd, "change", systemd_change)
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    with pytest.raises(activation.ActivationError, match="Address already in use") as told:
+        activation.Activation(served, "aaaa", 1).execute()
+    assert "Release aaaa serves, as before." in str(told.value)
+    assert opened == ["[Socket]\nListenStream=8001", "[Socket]"]
 
 
 def test_undoing_spares_what_another_transaction_did(switching: activation.Application) -> None:

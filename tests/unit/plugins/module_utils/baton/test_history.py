@@ -159,6 +159,21 @@ def test_blocking_migrations_between_are_named() -> None:
     assert history.blocking([*entries, done("bbbb"), done("eeee")], "eeee", "bbbb") == []
 
 
+def test_a_blocking_migration_that_began_is_known_of_when_nobody_told_its_end() -> None:
+    entries = [done("aaaa"), done("bbbb", "begun", migrations="blocking")]
+    assert history.blocking(entries, "aaaa", "aaaa") == []
+    assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
+    # that it began says nothing about how good the release is
+    assert history.judged(entries, ["aaaa"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it never served here"}
+
+
+def test_a_beginning_is_told_only_while_its_end_is_unknown() -> None:
+    begun = {**done("bbbb", "begun"), "token": "one"}
+    assert [row["result"] for row in history.merged({"app1": [begun]})] == ["begun"]
+    ended = {**done("bbbb"), "token": "one"}
+    assert [row["result"] for row in history.merged({"app1": [begun, ended], "app2": [ended]})] == ["deployed"]
+
+
 def test_a_blocking_migration_has_run_also_where_its_release_was_put_back() -> None:
     entries = [done("aaaa"), done("bbbb"), done("cccc", "reverted", migrations="blocking")]
     assert history.blocking(entries, "bbbb", "aaaa") == ["cccc"]

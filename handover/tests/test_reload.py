@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.traffic import Background, Load
@@ -461,6 +462,7 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
     server.signal(signal.SIGHUP)
     booting = wait_for(lambda: server.pids("booting"))[0]
     wait_for(lambda: os.getpriority(os.PRIO_PROCESS, booting) == 19)
+    wait_for(lambda: session_niceness(booting) in (19, None))
     with open(f"/proc/{booting}/oom_score_adj") as file:
         assert int(file.read()) == min(1000, normal["oom"] + 500)
     wait_for(lambda: server.status["reload"])
@@ -468,6 +470,16 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
     assert len(served["threads"]) > 1
     assert set(served["threads"]) == {mine}
     assert served["oom"] == normal["oom"]
+    wait_for(lambda: {session_niceness(pid) for pid in server.pids()} <= {0, None})
+    assert session_niceness(os.getpid()) in (0, None)
+
+
+def session_niceness(pid: int) -> int | None:
+    """That of the group that the kernel makes of a session (sched(7)); None where it makes none."""
+    try:
+        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+    except FileNotFoundError:
+        return None
 
 
 def test_a_successor_of_a_killed_worker_is_not_slowed(server: Server) -> None:

@@ -64,7 +64,10 @@ class HandoverArbiter(Arbiter):
         busy = (
             self._reload is not None
             or len(self.WORKERS) < self.num_workers
-            or any(worker.board.state is not State.READY or worker.board.worn for worker in self.WORKERS.values())
+            or any(
+                worker.board.state is not State.READY or worker.board.worn or worker.session_nice is not None
+                for worker in self.WORKERS.values()
+            )
         )
         signals: list[int] = super().wait_for_signals(timeout=TICK if busy or not self._complete else timeout)
         return signals
@@ -169,6 +172,7 @@ class HandoverArbiter(Arbiter):
         nice = self.cfg.handover_boot_nice or self._nice  # 0 is off, whatever the unit's own niceness is
         if gentle and serving and nice > self._nice and priority.may_return_to(self._nice):
             worker.slowed = True
+            worker.session_nice = nice
             priority.renice(pid, nice)
         if not self._complete:
             self.notifier.extend(self.cfg.handover_boot_timeout)
@@ -190,6 +194,8 @@ class HandoverArbiter(Arbiter):
     def _hurry(self, worker: Any) -> None:
         if worker.slowed:
             worker.slowed = False
+            worker.session_nice = 0  # as a new one has it
+            self._renice_session(worker)
             if not priority.renice(worker.pid, self._nice):
                 self.log.warning(
                     "Worker (pid:%s) can't be brought back to niceness %d. Set LimitNICE= in the unit, "
@@ -198,9 +204,16 @@ class HandoverArbiter(Arbiter):
                     self._nice,
                 )
 
+    def _renice_session(self, worker: Any) -> None:
+        if worker.session_nice is not None and priority.renice_session(worker.pid, worker.session_nice):
+            worker.session_nice = None
+
     def _watch_boots(self) -> None:
         now = time.monotonic()
         for worker in self.workers():
+            self._renice_session(worker)
+            if worker.board.state is State.STANDBY:
+                self._hurry(worker)  # it waits for the others; when it is let in, it must be as quick as they are
             if worker.board.state is not State.BOOTING or worker.condemned:
                 continue
             limit = worker.cfg.handover_boot_timeout

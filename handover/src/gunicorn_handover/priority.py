@@ -46,6 +46,26 @@ def renice(pid: int, nice: int) -> bool:
     return permitted
 
 
+def renice_session(pid: int, nice: int) -> bool:
+    """Sets the niceness of the session that `pid` leads, where sessions are scheduled as groups.
+
+    sched(7): with autogroups, which is the kernel's default outside of cgroups' cpu controller, a process' own
+    niceness counts only against others of its session, and so not against nginx. Returns whether there is nothing left
+    to do: not while `pid` leads no session of its own yet, and not when the kernel, which takes such a change every
+    0.1 s, was asked too often.
+    """
+    try:
+        if os.getsid(pid) != pid:
+            return False
+        with open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as file:
+            file.write(str(nice))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # it ended, or there are no such groups
+    return True
+
+
 def _threads(pid: int) -> Iterator[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         yield from map(int, os.listdir(f"/proc/{pid}/task"))

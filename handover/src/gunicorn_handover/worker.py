@@ -40,6 +40,7 @@ class HandoverWorker(UvicornWorker):
         self.retired_at: float | None = None
         self.condemned = False
         self.slowed = False
+        self.session_nice: int | None = None  # that is still to be set
         self.oom_score: int | None = None
 
         self.config.http = self.cfg.handover_http
@@ -52,6 +53,7 @@ class HandoverWorker(UvicornWorker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def init_process(self) -> None:
+        os.setsid()  # see priority.renice_session
         settle()
         try:
             # Gunicorn's, past UvicornWorker's: some versions of that one set up an event loop in a way that some

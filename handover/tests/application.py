@@ -107,6 +107,24 @@ async def fail(scope: Any, query: Any, receive: Any, send: Any) -> None:
     raise RuntimeError("the handler broke")
 
 
+async def fail_amid(scope: Any, query: Any, receive: Any, send: Any) -> None:
+    """Breaks with the response under way."""
+    headers = [(b"content-length", b"20")] if "length" in query else []
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b'"half of ', "more_body": True})
+    raise RuntimeError("the handler broke amid its response")
+
+
+async def fail_after(scope: Any, query: Any, receive: Any, send: Any) -> None:
+    """Answers and breaks: at once like a framework's page for errors, or later like a background task."""
+    if "stream" in query:
+        await events(scope, {"seconds": "0.2"}, receive, send)
+    else:
+        await answer(send, {}, 500)
+    await asyncio.sleep(float(query["seconds"]))
+    raise RuntimeError("the handler broke after its response")
+
+
 async def late(scope: Any, query: Any, receive: Any, send: Any) -> None:
     """What is imported and read at the first request, not at the start; a release may bring it for this."""
     late = importlib.import_module("parts.late")
@@ -123,4 +141,6 @@ PATHS = {
     "/environment": environment,
     "/priority": priority,
     "/fail": fail,
+    "/fail-amid": fail_amid,
+    "/fail-after": fail_after,
 }

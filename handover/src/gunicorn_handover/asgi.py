@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 import uuid
@@ -21,6 +22,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RESTARTING = 1012  # RFC 6455's registry: Service Restart
 CLIENT_GONE = 499  # nginx's word for a client that left before the answer
+_ERROR_LOG = logging.getLogger("uvicorn.error")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -146,6 +148,7 @@ class ServedApplication:
         identify(scope)
         status: int | None = None
         sent = 0
+        complete = False
         client_left = False
 
         async def observed_receive() -> Message:
@@ -156,7 +159,7 @@ class ServedApplication:
             return message
 
         async def observed_send(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self.draining and scope["http_version"].startswith("1"):
@@ -165,12 +168,19 @@ class ServedApplication:
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)
+            # only now: Uvicorn refuses a last part that is short of the Content-Length
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                complete = True
 
         try:
             await self._application(scope, observed_receive, observed_send)
-        except BaseException:
+        except BaseException as error:
             status = status or 500
-            raise
+            # After a whole response the connection is the next request's, which may be on its way or running already.
+            # Uvicorn would close it: for an error page of Starlette's, which raises on, or a background task's failure.
+            if not complete or not isinstance(error, Exception):
+                raise
+            _ERROR_LOG.error("Exception in ASGI application\n", exc_info=error)  # as Uvicorn does
         finally:
             if self._access_line is not None:
                 status = status or (CLIENT_GONE if client_left else 500)

@@ -1,0 +1,51 @@
+"""An application that raises: what becomes of the connection, which a proxy shares among its clients."""
+
+from __future__ import annotations
+
+import http.client
+import json
+
+import pytest
+
+from conftest import Server, wait_for
+
+pytestmark = [pytest.mark.versions, pytest.mark.parametrize("http_parser", ["httptools", "h11"])]
+
+
+@pytest.mark.parametrize("stream", ["", "&stream=1"])
+def test_a_failure_after_the_response_costs_no_other_request(server: Server, http_parser: str, stream: str) -> None:
+    server.configure(handover_http=http_parser, workers=1)
+    server.start()
+    connection = server.connect()
+    connection.connect()
+    sock = connection.sock
+    # it fails before the next request comes, and while the next one runs
+    for seconds, follower in (("0", "/"), ("0.3", "/slow?seconds=0.8")):
+        identifier = f"fails-after-{seconds}"
+        connection.request("GET", f"/fail-after?seconds={seconds}{stream}", headers={"X-Request-ID": identifier})
+        response = connection.getresponse()
+        assert response.status == (200 if stream else 500)
+        assert response.read() or stream
+        if seconds == "0":
+            wait_for(lambda: "the handler broke after its response" in server.log)
+        assert connection.get(follower).status == 200
+        assert connection.sock is sock
+        entries = [json.loads(line) for line in server.log.splitlines()]
+        error, access = (entry for entry in entries if entry.get("request_id") == identifier)
+        assert (error["logger"], error["level"]) == ("uvicorn.error", "error")
+        assert error["message"] == "Exception in ASGI application"
+        assert error["exception"].endswith("RuntimeError: the handler broke after its response")
+        assert access["status"] == response.status
+
+
+@pytest.mark.parametrize("query", ["", "?length=1"])
+def test_a_failure_amid_the_response_ends_the_connection(server: Server, http_parser: str, query: str) -> None:
+    """Nothing else would tell the client that there is no more to come."""
+    server.configure(handover_http=http_parser, workers=1)
+    server.start()
+    connection = server.connect()
+    connection.request("GET", f"/fail-amid{query}")
+    response = connection.getresponse()
+    with pytest.raises(http.client.IncompleteRead):
+        response.read()
+    wait_for(lambda: "the handler broke amid its response" in server.log)

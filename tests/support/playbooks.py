@@ -1,4 +1,4 @@
-"""Playbooks run by tests the way an operator runs them, and what they said."""
+"""Playbooks and ad hoc commands, run by tests the way an operator runs them, and what they said."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tool(name: str) -> pathlib.Path:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """How a playbook ended, and what it said."""
+    """How a run ended, and what it said."""
 
     status: int
     output: str
@@ -35,6 +35,11 @@ class Done:
         recap = self.output.rpartition("PLAY RECAP")[2]
         return [int(part.split()[0]) for part in recap.split("changed=")[1:]]
 
+    def check_status(self) -> Done:
+        """Itself, where the end was a good one."""
+        assert self.status == 0, self.output
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class Playbooks:
@@ -46,10 +51,12 @@ class Playbooks:
     def start(self, playbook: str, *options: str, **variables: object) -> subprocess.Popen[str]:
         """Begin one, in a session of its own, so that a test may kill it with all that it has started."""
         given = ["--extra-vars", json.dumps(variables)] if variables else []
-        command = [str(tool("ansible-playbook")), "-i", str(self.inventory), *options, *given, str(PROJECT / playbook)]
+        return self._start("ansible-playbook", *options, *given, str(PROJECT / playbook))
+
+    def _start(self, program: str, *words: str) -> subprocess.Popen[str]:
         settings = {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
         return subprocess.Popen(
-            command,
+            [str(tool(program)), "-i", str(self.inventory), *words],
             env={**os.environ, **settings, **self.environment},
             cwd=PROJECT,
             text=True,
@@ -71,6 +78,8 @@ class Playbooks:
 
     def succeed(self, playbook: str, *options: str, **variables: object) -> Done:
         """Run one that has to end well."""
-        done = self.play(playbook, *options, **variables)
-        assert done.status == 0, done.output
-        return done
+        return self.play(playbook, *options, **variables).check_status()
+
+    def ad_hoc(self, hosts: str, module: str, arguments: str, *options: str) -> Done:
+        """Run one module without a playbook, to its end, good or bad."""
+        return self.finish(self._start("ansible", hosts, "-m", module, "-a", arguments, *options))

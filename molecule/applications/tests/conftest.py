@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import shutil
 
 import pytest
 
+from tests.support.playbooks import Done
+
 from . import sources
-from .support import SOURCES, Application, Done
+from .support import SOURCES, Application
 
 
-@dataclasses.dataclass(frozen=True)
 class Deployed(Application):
     """An application and what its first deploy said."""
 
-    first: Done
+    def __init__(self, name: str, playbook: str = "site.yml") -> None:
+        super().__init__(name)
+        self.first = self.succeed(playbook)
 
 
 @pytest.fixture(scope="session")
@@ -38,38 +40,38 @@ def stillborn(folder: pathlib.Path) -> Done:
 def plain(stillborn: Done) -> Deployed:
     """A git repository with a requirements.txt; the hosts were brought into shape by the deploy that failed."""
     assert stillborn.status != 0
-    return Deployed("plain", Application("plain").deploy())
+    return Deployed("plain", "playbooks/deploy.yml")
 
 
 @pytest.fixture(scope="session")
 def fragile(folder: pathlib.Path) -> Deployed:
     """An application with versions that can't boot."""
     sources.fragile(folder)
-    return Deployed("fragile", Application("fragile").deploy("site.yml"))
+    return Deployed("fragile")
 
 
 @pytest.fixture(scope="session")
 def member(folder: pathlib.Path) -> Deployed:
     """A member of a uv workspace."""
     sources.workspace(folder)
-    return Deployed("member", Application("member").deploy("site.yml"))
+    return Deployed("member")
 
 
 @pytest.fixture(scope="session")
 def factory(folder: pathlib.Path) -> Deployed:
     """A factory locked by Poetry, with much that is set for it."""
     sources.factory(folder)
-    return Deployed("factory", Application("factory").deploy("site.yml"))
+    return Deployed("factory")
 
 
 @pytest.fixture(scope="session")
 def compiled(folder: pathlib.Path) -> Deployed:
     """An application that needs a compiler, built on hosts that have one."""
     sources.compiled(folder)
-    return Deployed("compiled", Application("compiled").deploy("site.yml"))
+    return Deployed("compiled")
 
 
 @pytest.fixture(scope="session")
 def published() -> Deployed:
     """A server from the package index."""
-    return Deployed("published", Application("published").deploy("site.yml"))
+    return Deployed("published")

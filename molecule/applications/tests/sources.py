@@ -5,7 +5,9 @@ from __future__ import annotations
 import pathlib
 import shutil
 
-from .support import commit, run, tool, write
+from tests.support.playbooks import tool
+
+from .support import commit, run, write
 
 PLAIN_MAIN = """
     import contextlib

@@ -1,8 +1,7 @@
-"""What the tests share: the fleet, playbooks, requests, and sources made here."""
+"""What the tests share: the fleet, its applications, requests, and sources made here."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -16,8 +15,9 @@ from typing import Any
 import httpx
 import testinfra
 
+from tests.support.playbooks import PROJECT, Done, Playbooks
+
 SCENARIO = pathlib.Path(__file__).parents[1]
-PROJECT = SCENARIO.parents[1]
 # the port of this machine that a host's 443 is published on
 SOLO = {"solo1": 18311, "solo2": 18312}
 PYTHON = {"solo1": "3.11", "solo2": "3.13"}
@@ -40,11 +40,6 @@ def run(*words: str | pathlib.Path, cwd: pathlib.Path | None = None, **environme
     )
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
-
-
-def tool(name: str) -> pathlib.Path:
-    """A program of the controller's environment."""
-    return pathlib.Path(sys.executable).with_name(name)
 
 
 def write(folder: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
@@ -70,30 +65,16 @@ def commit(folder: pathlib.Path, message: str, tag: str = "") -> None:
 _IDENTITY = {"NAME": "a", "EMAIL": "a@example.org", "DATE": "2026-01-01T00:00:00Z"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """How a playbook ended, and what it said."""
-
-    status: int
-    output: str
-
-    @property
-    def words(self) -> str:
-        """What it said, without line breaks and indents."""
-        return " ".join(self.output.split())
-
-    @property
-    def changed(self) -> list[int]:
-        """How many tasks changed something, by host."""
-        recap = self.output.rpartition("PLAY RECAP")[2]
-        return [int(part.split()[0]) for part in recap.split("changed=")[1:]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Application:
+class Application(Playbooks):
     """An application of this scenario, by the name that its inventory has."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        super().__init__(SCENARIO / "inventories" / name, {"APPLICATIONS": str(SOURCES)})
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.inventory.name
 
     @property
     def site(self) -> str:
@@ -103,32 +84,11 @@ class Application:
     @property
     def authority(self) -> pathlib.Path:
         """The certificate that its clients trust."""
-        return SCENARIO / "inventories" / self.name / "tls/ca.pem"
+        return self.inventory / "tls/ca.pem"
 
-    def command(self, playbook: str, *options: str, **variables: object) -> list[str]:
-        """The command line of a playbook for this application."""
-        inventory = SCENARIO / "inventories" / self.name
-        given = ["--extra-vars", json.dumps(variables)] if variables else []
-        return [str(tool("ansible-playbook")), "-i", str(inventory), *options, *given, str(PROJECT / playbook)]
-
-    def play(self, playbook: str, *options: str, **variables: object) -> Done:
-        """Run a playbook for this application."""
-        done = subprocess.run(
-            self.command(playbook, *options, **variables),
-            env={**os.environ, **ENVIRONMENT},
-            cwd=PROJECT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout)
-
-    def deploy(self, playbook: str = "playbooks/deploy.yml", **variables: object) -> Done:
-        """Run a playbook that has to end well."""
-        done = self.play(playbook, **variables)
-        assert done.status == 0, done.output
-        return done
+    def deploy(self, **variables: object) -> Done:
+        """A deploy that has to end well."""
+        return self.succeed("playbooks/deploy.yml", **variables)
 
     def ask(self, name: str, path: str = "/", **headers: str) -> httpx.Response:
         """What a host answers to a client that trusts only this application's authority."""
@@ -166,13 +126,6 @@ class Application:
     def release(self, name: str) -> Any:
         """What the current release says of itself."""
         return json.loads(host(name).check_output(f"cat /opt/{self.name}/current/release.json"))
-
-
-ENVIRONMENT = {
-    "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-    "ANSIBLE_FORCE_COLOR": "0",
-    "APPLICATIONS": str(SOURCES),
-}
 
 
 class Traffic:

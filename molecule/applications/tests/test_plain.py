@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.playbooks import Done
+
 from .conftest import Deployed
-from .support import SOLO, Done, Traffic, host
+from .support import SOLO, Traffic, host
 
 pytestmark = pytest.mark.long
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .conftest import Deployed
-from .support import SOLO, Application, Traffic
+from .support import SOLO, Traffic
 
 pytestmark = pytest.mark.long
 
@@ -23,7 +23,7 @@ def test_it_is_served(published: Deployed, name: str) -> None:
 def test_restarting_it_loses_nothing_although_it_boots_slowly(published: Deployed) -> None:
     before = {name: published.workers(name) for name in SOLO}
     with Traffic(published, rate=10, path="/healthz") as traffic:
-        published.deploy("playbooks/restart.yml")
+        published.succeed("playbooks/restart.yml")
     assert traffic.failed == {}
     assert traffic.sent > 20
     assert not any(before[name] & published.workers(name) for name in SOLO)
@@ -31,9 +31,7 @@ def test_restarting_it_loses_nothing_although_it_boots_slowly(published: Deploye
 
 def test_a_python_that_can_not_be_had_is_named_and_nothing_changes(published: Deployed) -> None:
     before = {name: published.workers(name) for name in SOLO}
-    done = Application("published").play(
-        "site.yml", python_runtime_version="3.12", python_runtime_mirror="http://127.0.0.1:9"
-    )
+    done = published.play("site.yml", python_runtime_version="3.12", python_runtime_mirror="http://127.0.0.1:9")
     assert done.status != 0
     for word in ("solo1", "3.12", "http://127.0.0.1:9", "python_runtime_mirror"):
         assert word in done.words, done.output

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import platform
 from collections.abc import Iterator
 
 import pytest
 
 from .conftest import Deployed
-from .support import SCENARIO, SOLO, Traffic, host, run, tool
+from .support import SOLO, Traffic, host
 
 pytestmark = pytest.mark.long
 
@@ -49,13 +48,13 @@ def changed(member: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("uv")
     (folder / "uv.toml").write_text('python-downloads-json-url = "/srv/uv/list.json"\n')
     (folder / "list.json").write_text(json.dumps(LIST))
-    ansible: list[str | pathlib.Path] = [tool("ansible"), "-i", SCENARIO / "inventory", "-m"]
     host("solo1").check_output(PACK)
-    run(*ansible, "ansible.builtin.fetch", "-a", f"src=/srv/python.tar.gz dest={folder}/ flat=true", "solo1")
-    run(*ansible, "ansible.builtin.copy", "-a", f"src={folder}/ dest=/srv/uv/ mode=preserve", "solo2")
+    fetched = f"src=/srv/python.tar.gz dest={folder}/ flat=true"
+    member.ad_hoc("solo1", "ansible.builtin.fetch", fetched).check_status()
+    member.ad_hoc("solo2", "ansible.builtin.copy", f"src={folder}/ dest=/srv/uv/ mode=preserve").check_status()
     host("solo2").check_output("ln -sfn /srv/uv /etc/uv")
     with Traffic(member) as traffic:
-        member.deploy("site.yml", python_runtime_version="3.11")
+        member.succeed("site.yml", python_runtime_version="3.11")
     yield traffic
     host("solo2").check_output("rm /etc/uv")
 
@@ -80,4 +79,4 @@ def test_the_change_of_python_lost_nothing(changed: Traffic) -> None:
 
 @pytest.mark.usefixtures("changed")
 def test_a_second_run_finds_it_there(member: Deployed) -> None:
-    assert member.deploy("site.yml", python_runtime_version="3.11").changed == [0, 0]
+    assert member.succeed("site.yml", python_runtime_version="3.11").changed == [0, 0]

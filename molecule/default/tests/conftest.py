@@ -11,8 +11,11 @@ import httpx
 import pytest
 import testinfra
 
+from tests.support.playbooks import Playbooks
+
 SCENARIO = pathlib.Path(__file__).parents[1]
-PROJECT = SCENARIO.parents[1]
+INVENTORY = SCENARIO / "inventory"
+FLEET = Playbooks(INVENTORY)
 NAME = "links.baton.test"
 PORT = 18443
 APP_SERVERS = ["app1", "app2"]
@@ -34,13 +37,13 @@ def _belongs(item: pytest.Item) -> bool:
 
 def other(name: str) -> Any:
     """Another host of the fleet than the one that a test runs on."""
-    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(SCENARIO / "inventory"))
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
 
 
 @pytest.fixture(scope="session")
 def trust() -> ssl.SSLContext:
     """Trusts the demo's authority and nobody else."""
-    return ssl.create_default_context(cafile=str(SCENARIO / "inventory/tls/ca.pem"))
+    return ssl.create_default_context(cafile=str(INVENTORY / "tls/ca.pem"))
 
 
 class Edge:

@@ -4,53 +4,44 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import time
 from typing import Any
 
 import pytest
-from conftest import NAME, PORT, PROJECT, SCENARIO, Edge, other
 
-sys.path.insert(0, str(PROJECT))
+from tests.support.playbooks import PROJECT
 from tests.support.traffic import Background, Load
+
+from .conftest import FLEET, INVENTORY, NAME, PORT, Edge, other
 
 pytestmark = [pytest.mark.hosts("edge1"), pytest.mark.long]
 PASSWORD = "not-a-secret-of-anybody"
 CONFIGURATION = "/etc/nginx/sites-enabled/links.conf"
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
-    return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
-
-
 def playbook(name: str, *options: str) -> str:
-    done = run("ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / "playbooks" / name), *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return FLEET.succeed(f"playbooks/{name}", *options).output
 
 
 def refused(name: str, *options: str) -> str:
-    done = run("ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / "playbooks" / name), *options)
-    assert done.returncode != 0, done.stdout
-    return " ".join(done.stdout.split())
+    done = FLEET.play(f"playbooks/{name}", *options)
+    assert done.status != 0, done.output
+    return done.words
 
 
 def drain(*servers: str) -> dict[str, Any]:
     arguments = json.dumps({"site": "links", "drained": servers})
-    inventory = str(SCENARIO / "inventory")
-    done = run("ansible", "-i", inventory, "edge1", "-o", "-m", "baton_drain", "-a", arguments)
-    result: dict[str, Any] = json.loads(done.stdout.split("=>", 1)[1])
+    told = FLEET.ad_hoc("edge1", "baton_drain", arguments, "--one-line").output.partition("=>")[2]
+    # the end of its line: what follows may be a warning
+    result: dict[str, Any] = json.loads(told.partition("\n")[0])
     return result
 
 
 def traffic() -> Background:
     """Requests of clients that keep no connection: nginx before 1.27.4 ends kept ones at a reload, without a word."""
-    authority = str(SCENARIO / "inventory/tls/ca.pem")
+    authority = str(INVENTORY / "tls/ca.pem")
     loads = [Load("get", "/healthz"), Load("get", "/readyz")]
     url = f"https://127.0.0.1:{PORT}"
     return Background(url, loads, rate=40, duration=240, host=NAME, ca_file=authority, idle_limit=0)
@@ -121,7 +112,7 @@ def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, t
 """)
     playbook("maintenance.yml", "-e", "maintenance=on")
     again = playbook("maintenance.yml", "-e", "maintenance=on")
-    set_up = playbook(str(site))
+    set_up = FLEET.succeed(str(site)).output
     kept = host.file("/var/lib/nginx-site/links/maintenance").exists
     playbook("maintenance.yml", "-e", "maintenance=off")
     assert kept

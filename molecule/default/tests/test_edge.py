@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import NAME, PORT, Edge, other
 from websockets.sync.client import connect
+
+from .conftest import NAME, PORT, Edge, other
 
 pytestmark = pytest.mark.hosts("edge1")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import other
+
+from .conftest import other
 
 
 def test_the_system_runs_without_a_failed_unit(host: Any) -> None:

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from conftest import APP_SERVERS, Edge
+
+from .conftest import APP_SERVERS, Edge
 
 pytestmark = pytest.mark.hosts(*APP_SERVERS)
 PASSWORD = "not-a-secret-of-anybody"

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import re
-import subprocess
 import time
 from typing import Any
 
 import pytest
-from conftest import PROJECT, SCENARIO, Edge, other
 
-
-def playbook(name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
-    command = ["ansible-playbook", "-i", str(SCENARIO / "inventory"), str(PROJECT / name), *options]
-    return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
-
+from .conftest import FLEET, Edge, other
 
 # on the edge: count the events of a stream, and leave a file once the first is there
 LISTEN = """
@@ -38,9 +30,7 @@ def url(host: Any, path: str) -> str:
 
 @pytest.mark.hosts("edge1")
 def test_a_check_of_the_converged_fleet_reports_no_change() -> None:
-    done = playbook("site.yml", "--check", "--diff")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.findall(r"changed=(\d+)", done.stdout) == ["0"] * 4
+    assert FLEET.succeed("site.yml", "--check", "--diff").changed == [0] * 4
 
 
 @pytest.mark.hosts("app1", "app2")
@@ -58,14 +48,13 @@ def test_a_stop_lets_a_running_request_end(host: Any) -> None:
 
 @pytest.mark.hosts("app1")
 def test_status_is_a_table_and_names_what_is_wrong(host: Any) -> None:
-    well = playbook("playbooks/status.yml")
-    assert well.returncode == 0, well.stdout
-    assert re.search(r"^app1 +[0-9a-f]{16} .* 5/5 .* ok", well.stdout, re.MULTILINE)
+    well = FLEET.succeed("playbooks/status.yml")
+    assert re.search(r"^app1 +[0-9a-f]{16} .* 5/5 .* ok", well.output, re.MULTILINE)
     host.check_output("systemctl stop links.socket links.service")
-    ill = playbook("playbooks/status.yml")
+    ill = FLEET.play("playbooks/status.yml")
     host.check_output("systemctl start links.socket links.service")
-    assert ill.returncode != 0
-    assert "app1: the service is inactive" in ill.stdout
+    assert ill.status != 0
+    assert "app1: the service is inactive" in ill.output
 
 
 @pytest.mark.hosts("app1", "app2")

@@ -14,13 +14,8 @@ from typing import Any
 
 import testinfra
 
-import tests
-
-# pytest calls this folder `tests`; what all tests share is in the project's folder of that name
-tests.__path__.append(str(pathlib.Path(__file__).parents[3] / "tests"))
-
-from tests.support.playbooks import PROJECT, Done, Playbooks  # noqa: E402
-from tests.support.traffic import Background, Load  # noqa: E402
+from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.traffic import Background, Load
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 APPLICATION = PROJECT / "tests/bench/application"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .support import FOLDER, SCENARIO, act, ansible, at_once, both, host
+from tests.support.playbooks import Playbooks
+
+from .support import FLEET, FOLDER, INVENTORY, SCENARIO, act, at_once, both, host
 
 COPY = "c" * 16  # the same release under another name
 
@@ -13,9 +15,12 @@ COPY = "c" * 16  # the same release under another name
 def prepared() -> None:
     """Puts act.py on the hosts, and beside it baton_activate just as Ansible would send it."""
     temporary = "/tmp/baton-handover"
-    ansible("-m", "ansible.builtin.copy", "-a", f"src={SCENARIO}/tests/on_host/ dest={FOLDER}/ mode=0700")
+    copied = f"src={SCENARIO}/tests/on_host/ dest={FOLDER}/ mode=0700"
+    FLEET.ad_hoc("fleet", "ansible.builtin.copy", copied).check_status()
     # check mode: nothing happens, and what was sent stays
-    ansible("-m", "baton_activate", "-a", "name=bench", "--check", "-e", f"ansible_remote_tmp={temporary}")
+    keeping = Playbooks(INVENTORY, {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_PIPELINING": "0"})
+    options = ["--check", "-e", f"ansible_remote_tmp={temporary}"]
+    keeping.ad_hoc("fleet", "baton_activate", "name=bench", *options).check_status()
     at_once(
         lambda name: host(name).check_output(
             f"cd {temporary}/*/ && python3 AnsiballZ_baton_activate.py explode && rm -rf {FOLDER}/module && "

@@ -15,13 +15,14 @@ from typing import Any
 
 import testinfra
 
+from tests.support.playbooks import PROJECT, Playbooks
+
 SCENARIO = pathlib.Path(__file__).parents[1]
-PROJECT = SCENARIO.parents[1]
 INVENTORY = SCENARIO / "inventory"
+FLEET = Playbooks(INVENTORY)
 NAME = "handover.baton.test"
 # the port of this machine that a host's 443 is published on
 PORTS = {"bookworm": 18411, "trixie": 18412}
-ENVIRONMENT = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
 # `make test-long` sets it
 LONG = os.environ.get("BATON_TEST_LONG", "") != ""
 # on the hosts
@@ -46,23 +47,6 @@ MIX = (
 def host(name: str) -> Any:
     """A host of the fleet."""
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
-
-
-def ansible(*words: str) -> None:
-    """Run an ad hoc command on all hosts, to its good end."""
-    command = [str(pathlib.Path(sys.executable).with_name("ansible")), "-i", str(INVENTORY), "fleet", *words]
-    environment = {**ENVIRONMENT, "ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_PIPELINING": "0"}
-    done = subprocess.run(command, env=environment, cwd=PROJECT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def play(playbook: pathlib.Path, **variables: object) -> str:
-    """Run a playbook, to its good end; returns what it said."""
-    command = [str(pathlib.Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY)]
-    command += ["--extra-vars", json.dumps(variables), str(playbook)]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=PROJECT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def act(name: str, command: str, **given: object) -> Any:

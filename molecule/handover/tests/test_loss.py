@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .conftest import COPY
-from .support import LONG, PORTS, SCENARIO, Traffic, act, at_once, both, host, play
+from .support import FLEET, LONG, PORTS, SCENARIO, Traffic, act, at_once, both, host
 
 RELOADS, BRIDGES = (100, 20) if LONG else (8, 2)
 
@@ -68,7 +68,7 @@ def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
     with Traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
         for _ in range(20 if LONG else 3):
             at_once(lambda name: host(name).check_output("systemctl reload nginx && sleep 1"))
-        play(SCENARIO / "certificate.yml")
+        FLEET.succeed(f"{SCENARIO}/certificate.yml")
     assert traffic.failed == {}, traffic.failures
     assert set(traffic.codes) == {"1000"}
     for name, old in before.items():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
-from .support import FOLDER, PROJECT, ansible, host
+from tests.support.playbooks import PROJECT, tool
+
+from .support import FLEET, FOLDER, host
 
 pytestmark = pytest.mark.long
 
@@ -19,7 +20,7 @@ LINTERS = ("mypy", "mypyc", "ruff", "librt", "hypothesis/extra")
 def installed(lock: str, folder: pathlib.Path) -> pathlib.Path:
     """An archive of the package, its tests, and what they need as Python 3.13 has it, made here: a host has no index."""
     site = folder / "site"
-    command = [str(pathlib.Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--no-deps"]
+    command = [str(tool("uv")), "pip", "install", "--quiet", "--no-deps"]
     command += ["--target", str(site), "--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_36"]
     command += ["--only-binary", ":all:", "--require-hashes", "-r", str(PROJECT / "handover" / lock)]
     subprocess.run(command, check=True)
@@ -35,7 +36,7 @@ def test_the_package_on_python_3_13(lock: str, tmp_path: pathlib.Path) -> None:
     place, on = f"{FOLDER}/package", host("trixie")
     on.check_output(f"rm -rf {place} && mkdir {place} && python3 -m venv --without-pip {place}/venv")
     archive = installed(lock, tmp_path)
-    ansible("--limit", "trixie", "-m", "ansible.builtin.unarchive", "-a", f"src={archive} dest={place}")
+    FLEET.ad_hoc("trixie", "ansible.builtin.unarchive", f"src={archive} dest={place}").check_status()
     on.check_output(f"cp -a {place}/site/. {place}/venv/lib/python3.13/site-packages/")
     done = on.run(
         f"cd {place}/handover && PYTHONPATH=$PWD/src {place}/venv/bin/python -m pytest -q -n 3 -p no:cacheprovider "

@@ -86,7 +86,9 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._failed(result, text)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """Print why an item of a loop failed, as it was written."""
+        """Print why an item of a loop failed, as it was written, or leave it to the playbook as a host that is down."""
+        if result.result.get("unreachable") and result.task.ignore_unreachable and not self._verbose():
+            return
         text = result.result.get("msg")
         if self._verbose() or not isinstance(text, str):
             super().v2_runner_item_on_failed(result)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from .shop import APP_SERVERS, Fleet, host, until
+from .shop import APP_SERVERS, EDGES, Fleet, host, until
 
 LOCK = "/var/lib/baton/shop/lock.json"
 HISTORY = "/var/lib/baton/shop/history.jsonl"
@@ -107,4 +107,35 @@ def test_a_file_that_somebody_changed_on_a_host_is_named(fleet: Fleet) -> None:
     host("app2").check_output(f"cp -p /root/kept {file} && rm /root/kept")
     assert told.status != 0
     assert f"app2: {file} changed since the last handover; run playbooks/configure.yml." in told.words
+    # which says it: not a second time, as what differs from the inventory
+    assert "from the inventory" not in told.words
     assert "changed since" not in fleet.succeed("playbooks/status.yml").words
+
+
+def test_what_differs_from_the_inventory_is_named_and_stays(fleet: Fleet) -> None:
+    workers = fleet.workers()
+    told = fleet.play(
+        "playbooks/status.yml",
+        "--diff",
+        app_config_environment={"GREETING": "good evening"},
+        app_config_secrets={"SIGNING_KEY": "not-to-be-shown"},
+        app_service_keepalive=9,
+        nginx_site_client_max_body_size="3m",
+    )
+    assert told.status != 0
+    files = "/etc/shop/environment, /etc/shop/gunicorn.conf.py, /etc/shop/secrets/SIGNING_KEY"
+    for name in APP_SERVERS:
+        assert f"{name}: {files} differ from the inventory; run playbooks/configure.yml." in told.words, told.output
+    for name in EDGES:
+        file = "/etc/nginx/sites-enabled/shop.conf"
+        assert f"{name}: {file} differs from the inventory; run site.yml." in told.words, told.output
+    assert "not-to-be-shown" not in told.output
+    assert "good evening" not in told.output
+    assert set(told.changed) == {0}
+    assert "from the inventory" not in fleet.succeed("playbooks/status.yml").words
+    assert fleet.workers() == workers
+
+
+@pytest.mark.parametrize("left", ["app1", "edge1", "app2,edge2"])
+def test_a_part_of_the_fleet_is_compared_with_the_inventory_too(fleet: Fleet, left: str) -> None:
+    fleet.succeed("playbooks/status.yml", "--limit", left)

@@ -138,9 +138,19 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
     return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
 
 
-def fleet_problems(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What is wrong with the fleet as a whole: `found` is each host's result."""
-    wrong = [sentence for host in found.values() for sentence in host.get("problems", [])]
+def fleet_problems(found: Mapping[str, Mapping[str, Any]], nameless: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the fleet as a whole: `found` is each host's result, with what differs from the inventory.
+
+    `nameless` are the hosts without whose address nobody knows what the inventory means.
+    """
+    wrong = []
+    for name, host in found.items():
+        wrong += [*host.get("problems", []), *differences(name, host)]
+    if nameless:
+        wrong.append(
+            f"Nothing was compared with the inventory: {', '.join(nameless)} can't be reached, and the other hosts' "
+            "settings have the address. Set private_address for it in the inventory."
+        )
     releases = {host["application"]["release"] for host in found.values() if host.get("application")}
     if len(releases - {None}) > 1:
         wrong.append(f"The app servers serve different releases: {', '.join(sorted(releases - {None}))}; deploy again.")
@@ -148,6 +158,24 @@ def fleet_problems(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         edges = [name for name, host in found.items() if host.get("maintenance")]
         wrong.append(f"Maintenance is on on {', '.join(edges)} alone; run playbooks/maintenance.yml for all edges.")
     return wrong
+
+
+def differences(name: str, host: Mapping[str, Any]) -> list[str]:
+    """What on a host isn't as the inventory says, unless that follows from what is told of it anyway."""
+    app = host.get("application") or {}
+    settings = set(host.get("settings_differ", [])) - set(app.get("drift", []))
+    # a change that is under way is about to write them
+    wanted = [(settings if not app.get("lock") else set(), "playbooks/configure.yml")]
+    # a drained server is marked in the site's file; site.yml, which is said of it, writes the whole file
+    wanted.append((set(host.get("site_differs", [])) if not host.get("drained") else set(), "site.yml"))
+    told = [
+        f"{name}: {', '.join(sorted(paths))} differ{'s' if len(paths) == 1 else ''} from the inventory; run {remedy}."
+        for paths, remedy in wanted
+        if paths
+    ]
+    if host.get("incomparable"):
+        told.append(f"{name}: it can't be compared with the inventory: {host['incomparable']}")
+    return told
 
 
 def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> str:

@@ -132,6 +132,26 @@ def test_preflight_is_an_entry_point_with_the_options_of_main(role: str) -> None
     assert (ROLES / role / "tasks/preflight.yml").is_file()
 
 
+def test_compare_has_the_options_of_main_and_changes_nothing(role: str) -> None:
+    entries = entry_points(role)
+    tasks = read(role, "tasks/compare.yml") or []
+    assert ("compare" in entries) == bool(tasks)
+    if tasks:
+        assert entries["compare"].get("options") == entries["main"].get("options")
+    for task in tasks:
+        if "baton_files" in task:
+            # neither does it write, nor show contents, nor count as a change
+            assert (task["check_mode"], task["diff"], task["changed_when"]) == (True, False, False), task["name"]
+        else:
+            assert task["ansible.builtin.import_tasks"] == "version.yml"
+    # and it looks at all that is written
+    looked_at, written = (
+        set(re.findall(r"__\w+", " ".join(task["baton_files"]["files"] for task in listed if "baton_files" in task)))
+        for listed in (tasks, read(role, "tasks/configure.yml") if tasks else [])
+    )
+    assert looked_at == written
+
+
 def test_main_begins_with_preflight(role: str) -> None:
     first = read(role, "tasks/main.yml")[0]
     assert "preflight.yml" in (

@@ -180,3 +180,51 @@ def test_drift_is_what_differs_from_the_last_handover(tmp_path: pathlib.Path) ->
         "/etc/links/secrets/TOKEN",
         "/etc/systemd/system/links.socket",
     ]
+
+
+def test_what_differs_from_the_inventory_is_a_problem_with_its_remedy() -> None:
+    fleet = {
+        "app1": app_server() | {"settings_differ": ["/etc/links/gunicorn.conf.py", "/etc/links/environment"]},
+        "app2": app_server() | {"settings_differ": ["/etc/links/secrets/TOKEN"]},
+        "app3": app_server() | {"settings_differ": [], "site_differs": [], "incomparable": ""},
+        "edge1": {"units": {}, "site_differs": ["/etc/nginx/sites-enabled/links.conf"]},
+    }
+    assert status.fleet_problems(fleet) == [
+        "app1: /etc/links/environment, /etc/links/gunicorn.conf.py differ from the inventory; "
+        "run playbooks/configure.yml.",
+        "app2: /etc/links/secrets/TOKEN differs from the inventory; run playbooks/configure.yml.",
+        "edge1: /etc/nginx/sites-enabled/links.conf differs from the inventory; run site.yml.",
+    ]
+
+
+def test_a_file_that_changed_since_the_handover_is_told_once() -> None:
+    host = app_server(drift=["/etc/links/environment"])
+    differing = ["/etc/links/environment", "/etc/links/gunicorn.conf.py"]
+    found = host | {"problems": status.problems("app1", host), "settings_differ": differing}
+    assert status.fleet_problems({"app1": found}) == [
+        "app1: /etc/links/environment changed since the last handover; run playbooks/configure.yml.",
+        "app1: /etc/links/gunicorn.conf.py differs from the inventory; run playbooks/configure.yml.",
+    ]
+    assert status.differences("app1", found | {"settings_differ": ["/etc/links/environment"]}) == []
+
+
+def test_what_a_change_under_way_is_about_to_write_is_not_told() -> None:
+    assert status.differences("app1", app_server(lock=LOCK) | {"settings_differ": ["/etc/links/environment"]}) == []
+
+
+def test_a_drained_server_is_no_other_difference_of_the_site() -> None:
+    site = {"site_differs": ["/etc/nginx/sites-enabled/links.conf"]}
+    assert status.differences("edge1", site | {"drained": ["a:1"]}) == []
+    assert len(status.differences("edge1", site | {"drained": []})) == 1
+
+
+def test_a_host_that_can_t_be_compared_is_told_with_the_cause() -> None:
+    assert status.fleet_problems({"app1": app_server() | {"incomparable": "'colour' is undefined"}}) == [
+        "app1: it can't be compared with the inventory: 'colour' is undefined"
+    ]
+
+
+def test_hosts_without_whose_address_nothing_is_compared_are_named() -> None:
+    (sentence,) = status.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
+    assert "Nothing was compared with the inventory: edge1, edge2" in sentence
+    assert "private_address" in sentence

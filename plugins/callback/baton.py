@@ -1,20 +1,22 @@
-"""Ansible's output, for people: a line for each task, what changed below it, and a failure as its message."""
+"""Ansible's output, for people: plays with their seconds, a line for each task, what changed, failures as messages."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: baton
 type: stdout
-short_description: A line for each task, what changed below it, and a failure as its message
+short_description: Plays with their seconds, a line for each task, what changed below it, and a failure as its message
 description:
-  - Shows plays, tasks as they begin, and the hosts on which something changed or failed. Text of C(debug) and the
-    message of a failure are printed as they were written.
+  - Shows plays with the seconds they took, tasks as they begin, and the hosts on which something changed or failed. A
+    play in batches names the hosts of each. Text of C(debug) and the message of a failure are printed as they were
+    written. The seconds of the whole run come last.
   - With C(-v) everything is printed as `default` does. For the plain one set C(ANSIBLE_STDOUT_CALLBACK=default).
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
 """
 
+import time
 from typing import Any
 
 from ansible import constants
@@ -23,6 +25,8 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 # tasks that only lead to others
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
+# hosts of a batch that are named one by one
+NAMED = 5
 
 
 class CallbackModule(Default):  # type: ignore[misc]
@@ -31,6 +35,12 @@ class CallbackModule(Default):  # type: ignore[misc]
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "baton"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+        # of the play that runs; None when there is nothing to tell of it
+        self._play_began: float | None = None
 
     def get_option(self, option: str, hostvars: Any = None) -> Any:
         """Show what went well, too, when asked for everything."""
@@ -49,14 +59,51 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._last_task_banner = task._uuid
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Print the play's name."""
+        """Print the play's name, and of a batch its hosts."""
         if self._verbose():
             super().v2_playbook_on_play_start(play)
             return
+        self._end_play()
         self._play = play
         self._last_task_banner = None
+        self._play_began = time.monotonic()
+        batch = f": {self._batch(play)}" if play.serial else ""
         mode = " [check mode]" if play.check_mode else ""
-        self._display.display(f"\n{play.get_name().strip()}{mode}", color=constants.COLOR_HIGHLIGHT)
+        self._display.display(f"\n{play.get_name().strip()}{batch}{mode}", color=constants.COLOR_HIGHLIGHT)
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Say that a play is of no host."""
+        if self._verbose():
+            super().v2_playbook_on_no_hosts_matched()
+            return
+        self._play_began = None
+        self._display.display("  (no hosts)")
+
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        """Say why a play ends early."""
+        if self._verbose():
+            super().v2_playbook_on_no_hosts_remaining()
+        else:
+            self._display.display("No host is left to go on with.", color=constants.COLOR_ERROR)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Print each host's counts, and how long everything took."""
+        if self._verbose():
+            super().v2_playbook_on_stats(stats)
+            return
+        self._end_play()
+        self._display.display("\nPLAY RECAP", color=constants.COLOR_HIGHLIGHT)
+        width = max(map(len, stats.processed), default=0)
+        for host in sorted(stats.processed):
+            told = stats.summarize(host)
+            # the words that Ansible's own output has, as programs look for them; its other ones tell people nothing
+            counts = {"ok": "ok", "changed": "changed", "unreachable": "unreachable", "failed": "failures"}
+            words = " ".join(f"{f'{word}={told[key]}':<{len(word) + 5}}" for word, key in counts.items())
+            bad = told["failures"] or told["unreachable"]
+            color = constants.COLOR_CHANGED if told["changed"] else constants.COLOR_OK
+            line = f"{host:<{width}} : {words}".rstrip()
+            self._display.display(line, color=constants.COLOR_ERROR if bad else color)
+        self._display.display(f"\n{time.monotonic() - self._began:.1f} s in total")
 
     def v2_playbook_on_include(self, included_file: Any) -> None:
         """Leave out what only leads to other tasks."""
@@ -80,10 +127,12 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print why a task failed, as it was written."""
         text = result.result.get("msg")
-        if ignore_errors or self._verbose() or not isinstance(text, str) or "results" in result.result:
+        if self._verbose() or not isinstance(text, str) or "results" in result.result:
             super().v2_runner_on_failed(result, ignore_errors)
             return
         self._failed(result, text)
+        if ignore_errors:
+            self._display.display("...ignoring", color=constants.COLOR_SKIP)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """Print why an item of a loop failed, as it was written, or leave it to the playbook as a host that is down."""
@@ -96,17 +145,45 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._failed(result, text)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        """Leave it to the playbook to say so, where it takes that on itself."""
-        if self._verbose() or not result.task.ignore_unreachable:
+        """Print why, or leave it to the playbook to say so, where it takes that on itself."""
+        if self._verbose():
             super().v2_runner_on_unreachable(result)
+        elif not result.task.ignore_unreachable:
+            self._failed(result, str(result.result.get("msg", "")), "unreachable")
 
-    def _failed(self, result: Any, text: str) -> None:
+    def v2_runner_retry(self, result: Any) -> None:
+        """Say that a task waits for something: that isn't there yet, and nothing has failed."""
+        if self._verbose():
+            super().v2_runner_retry(result)
+            return
+        left = result.result["retries"] - result.result["attempts"]
+        self._display.display(f"not yet: [{result.host.get_name()}] tries left: {left}", color=constants.COLOR_DEBUG)
+
+    def _handle_exception(self, result: Any, use_stderr: bool = False) -> None:
+        """Leave out where in a playbook it went wrong: the message is printed, and some failures are expected."""
+        if self._verbose():
+            super()._handle_exception(result, use_stderr)
+        else:
+            result.pop("exception", None)
+
+    def _failed(self, result: Any, text: str, how: str = "failed") -> None:
         self._clean_results(result.result, result.task.action)
         self._handle_warnings(result.result)
         details = [result.result[key].strip() for key in ("stderr", "stdout") if result.result.get(key)]
         self._print_task_banner_once(result.task)
         words = "\n".join([text.strip(), *details])
-        self._display.display(f"failed: [{result.host.get_name()}] {words}", color=constants.COLOR_ERROR, stderr=False)
+        self._display.display(f"{how}: [{result.host.get_name()}] {words}", color=constants.COLOR_ERROR, stderr=False)
+
+    def _end_play(self) -> None:
+        if self._play_began is not None:
+            self._display.display(f"  {time.monotonic() - self._play_began:.1f} s")
+
+    @staticmethod
+    def _batch(play: Any) -> str:
+        # no callback is told the hosts
+        names = play.get_variable_manager().get_vars(play=play, include_hostvars=False)["ansible_play_batch"]
+        more = len(names) - NAMED
+        return ", ".join(names) if more <= 0 else f"{', '.join(names[:NAMED])} and {more} more"
 
     def _print_task_banner_once(self, task: Any) -> None:
         if self._last_task_banner != task._uuid:

@@ -1,0 +1,124 @@
+"""What people see of a run that isn't on a terminal."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.playbooks import Done, Playbooks
+
+HOSTS = ("app1", "app2", "app3", "app4", "app5", "app6", "app7")
+
+
+def command(*words: str, **more: object) -> dict[str, Any]:
+    return {"ansible.builtin.command": {"argv": words}, **more}
+
+
+def fail(words: str, **more: object) -> dict[str, Any]:
+    return {"ansible.builtin.fail": {"msg": words}, **more}
+
+
+@pytest.fixture
+def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
+    local = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
+    hosts = [f"{name} {local}" for name in HOSTS]
+    path = tmp_path / "hosts"
+    path.write_text("\n".join([*hosts, "gone ansible_host=127.0.0.1 ansible_port=1", "[nobody]", ""]))
+    return path
+
+
+def play(inventory: pathlib.Path, *plays: dict[str, Any], options: tuple[str, ...] = ()) -> Done:
+    path = inventory.with_name("play.yml")
+    path.write_text(json.dumps([{"gather_facts": False, **one} for one in plays]))
+    return Playbooks(inventory).play(str(path), *options)
+
+
+def lines(done: Done) -> list[str]:
+    """What was said, with N for all seconds."""
+    return [re.sub(r"\b\d+\.\d s\b", "N s", line) for line in done.output.strip().splitlines()]
+
+
+def test_a_run_tells_phases_with_their_seconds_what_changed_and_the_whole_time(inventory: pathlib.Path) -> None:
+    done = play(
+        inventory,
+        {
+            "name": "Prepare",
+            "hosts": "app1",
+            "tasks": [
+                {"name": "Wait", **command("sleep", "1", changed_when=False)},
+                {"name": "Leave out", **command("false", when=False)},
+                {"name": "Write", **command("true")},
+            ],
+        },
+        {"name": "Back up", "hosts": "nobody"},
+        {"name": "Finish", "hosts": "app1", "tasks": [{"name": "Tell", "ansible.builtin.debug": {"msg": "One\ntwo"}}]},
+    )
+    assert done.status == 0, done.output
+    assert lines(done) == [
+        *("Prepare", "  Wait", "  Leave out", "  Write", "changed: [app1]", "  N s", ""),
+        *("Back up", "  (no hosts)", ""),
+        *("Finish", "  Tell", "One", "two", "  N s", ""),
+        *("PLAY RECAP", "app1 : ok=3    changed=1    unreachable=0    failed=0", ""),
+        "N s in total",
+    ]
+    first, last, total = (float(seconds) for seconds in re.findall(r"(\d+\.\d) s\b", done.output))
+    assert first >= 1
+    assert first + last <= total + 0.1
+    assert "\x1b" not in done.output
+    assert done.changed == [1]
+
+
+def test_a_batch_names_its_hosts_and_each_has_its_seconds(inventory: pathlib.Path) -> None:
+    task = {"name": "Think", "ansible.builtin.set_fact": {"thought": True}}
+    everyone = {"name": "Hand over", "hosts": ",".join(HOSTS), "tasks": [task]}
+    done = play(inventory, everyone | {"serial": [1, "100%"]})
+    assert lines(done)[:8] == [
+        *("Hand over: app1", "  Think", "  N s", ""),
+        *("Hand over: app2, app3, app4, app5, app6 and 1 more", "  Think", "  N s", ""),
+    ]
+    assert "Hand over [check mode]" in play(inventory, everyone, options=("--check",)).output
+
+
+def test_a_failure_is_its_message_and_what_the_command_said(inventory: pathlib.Path) -> None:
+    done = play(
+        inventory,
+        {
+            "name": "Prepare",
+            "hosts": "app1,gone",
+            "tasks": [
+                {"name": "Try", **command("sh", "-c", "echo no space >&2; exit 3", ignore_errors=True)},
+                {"name": "Expect", **command("false", failed_when=False, changed_when=False)},
+                {"name": "Wait", **command("true", until=False, retries=1, delay=0, failed_when=False)},
+                {"name": "Put it together", **fail("The deploy failed.\napp1: {{ 'no' }} space")},
+            ],
+        },
+    )
+    assert done.status != 0
+    told = lines(done)
+    gone = next(line for line in told if "gone" in line)
+    assert gone.startswith("unreachable: [gone] ")
+    assert "Connection refused" in gone
+    told.remove(gone)
+    assert told == [
+        *("Prepare", "  Try", "failed: [app1] non-zero return code", "no space", "...ignoring"),
+        *("  Expect", "  Wait", "not yet: [app1] tries left: 1", "changed: [app1]", "  Put it together"),
+        *("failed: [app1] The deploy failed.", "app1: no space", "  N s", ""),
+        *("PLAY RECAP", "app1 : ok=3    changed=2    unreachable=0    failed=1"),
+        *("gone : ok=0    changed=0    unreachable=1    failed=0", "", "N s in total"),
+    ]
+
+
+def test_whoever_asks_for_everything_gets_it_as_ansible_prints_it(inventory: pathlib.Path) -> None:
+    done = play(
+        inventory, {"name": "Prepare", "hosts": "app1", "tasks": [{"name": "Try", **fail("no")}]}, options=("-v",)
+    )
+    assert "PLAY [Prepare] **" in done.output
+    assert "TASK [Try] **" in done.output
+    assert "fatal: [app1]: FAILED! =>" in done.output
+    assert "rescued=0" in done.output
+    assert "in total" not in done.output

@@ -52,6 +52,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         directory = pathlib.Path(options["directory"])
         document = receipt.compose(options["deploy"], options["edges"], options["hosts"], options["phases"])
         files = receipt.paths(document, directory)
+        result |= {
+            "text": receipt.text(document),
+            "headline": document["headline"],
+            "receipt": document,
+            "name": receipt.name_of(document),
+            "json": receipt.as_json(document),
+        }
         removed: list[pathlib.Path] = []
         if not self._task.check_mode:
             try:
@@ -59,12 +66,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except BatonError as error:
                 # the change has ended, well or badly, and a failure here would keep its end from being told
                 Display().warning(str(error))
-                return result | {"changed": False, "text": receipt.text(document), "receipt": document}
+                return result | {"changed": False}
         return result | {
             "changed": True,
-            "text": f"{receipt.text(document)}\nReceipt: {files['html']}",
-            "headline": document["headline"],
-            "receipt": document,
+            "text": f"{result['text']}\nReceipt: {files['html']}",
             "json_path": str(files["json"]),
             "html_path": str(files["html"]),
             "removed": [str(path) for path in removed],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: baton_finish
-short_description: Prune old releases, note a change in the history, give the deploy lock back
+short_description: Prune old releases, note a change in the history, keep its receipt, give the deploy lock back
 description:
   - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
     fails.
@@ -28,6 +28,12 @@ options:
       nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
       C(result), C(reason), C(migrations), C(token).
     type: dict
+  receipt:
+    description: >-
+      The receipt, as M(baton_receipt) returns it in C(json), to keep below C(/var/lib/baton/<name>/receipts), for root
+      alone; the newest 20 stay. None is kept without.
+    type: str
+  receipt_name: {description: "What its file is called, without the ending.", type: str}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -40,6 +46,8 @@ EXAMPLES = r"""
     run: "{{ lookup('ansible.builtin.env', 'BATON_RUN') | from_json }}"
     keep: 5
     entry: {kind: deploy, release: 0123456789abcdef, result: deployed}
+    receipt: "{{ kept.json }}"
+    receipt_name: "{{ kept.name }}"
 
 - name: Remove old releases, and nothing else
   baton_finish:
@@ -53,7 +61,7 @@ left: {description: What could not be done and what to do; a sentence or more fo
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import deploy_lock, history, release
+from ansible.module_utils.baton import deploy_lock, history, receipt_copy, release
 from ansible.module_utils.baton.activation import Application
 from ansible.module_utils.baton.process import BatonError
 
@@ -66,7 +74,11 @@ def main() -> None:
             "run": {"type": "dict", "options": deploy_lock.RUN_OPTIONS},
             "keep": {"type": "int"},
             "entry": {"type": "dict"},
+            # no secret, but too long for the host's log
+            "receipt": {"type": "str", "no_log": True},
+            "receipt_name": {"type": "str"},
         },
+        required_together=[("receipt", "receipt_name")],
         supports_check_mode=True,
     )
     options = module.params
@@ -74,7 +86,7 @@ def main() -> None:
     places = release.Places(releases=app.release(""), current=app.current, state=app.state)
     removed: list[str] = []
     left = []
-    noted = False
+    written = False
     # first, as it may be what gives a full disk the room for the rest
     if options["keep"] is not None:
         try:
@@ -82,20 +94,26 @@ def main() -> None:
         except (OSError, BatonError) as error:
             left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
     if options["entry"]:
-        noted = True
         try:
             if not module.check_mode:
                 history.append(app, options["entry"])
+            written = True
         except OSError as error:
-            noted = False
             left.append(f"The history below {app.state} lacks this change ({error}). See to that disk.")
+    if options["receipt"]:
+        try:
+            if not module.check_mode:
+                receipt_copy.keep(app, options["receipt_name"], options["receipt"])
+            written = True
+        except OSError as error:
+            left.append(f"The receipt is not kept below {app.state} ({error}). See to that disk.")
     try:
         if options["run"] and not module.check_mode:
             deploy_lock.release(app, options["run"]["token"])
     except OSError as error:
         left.append(f"The deploy lock below {app.state} can't be given back ({error}). {deploy_lock.LEFT}")
     before = "".join(f"{places.releases / identity}\n" for identity in removed)
-    module.exit_json(changed=bool(removed) or noted, removed=removed, left=left, diff={"before": before, "after": ""})
+    module.exit_json(changed=bool(removed) or written, removed=removed, left=left, diff={"before": before, "after": ""})
 
 
 if __name__ == "__main__":

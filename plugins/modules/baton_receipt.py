@@ -75,9 +75,15 @@ RETURN = r"""
 text: {description: The receipt for a terminal., returned: success, type: str}
 headline: {description: What became of requests meanwhile., returned: success, type: str}
 receipt: {description: The receipt as it is kept in JSON., returned: success, type: dict}
-json_path: {description: Where it is kept., returned: success, type: str}
-html_path: {description: Where the page is., returned: success, type: str}
-removed: {description: Files of older receipts that were removed., returned: success, type: list, elements: str}
+json: {description: "The same as a text, as M(baton_finish) takes it.", returned: success, type: str}
+name: {description: "What its files are called, without their endings.", returned: success, type: str}
+json_path: {description: Where it is kept., returned: when it could be written, type: str}
+html_path: {description: Where the page is., returned: when it could be written, type: str}
+removed:
+  description: Files of older receipts that were removed.
+  returned: when it could be written
+  type: list
+  elements: str
 """
 
 # plugins/action/baton_receipt.py does it; this is its documentation

@@ -296,20 +296,26 @@ def paths(document: Mapping[str, Any], directory: pathlib.Path) -> dict[str, pat
     return {kind: directory / f"{name_of(document)}.{kind}" for kind in ("json", "html")}
 
 
+def as_json(document: Mapping[str, Any]) -> str:
+    """The receipt as its file holds it."""
+    return json.dumps(document, indent=1) + "\n"
+
+
 def keep(document: Mapping[str, Any], page: str, directory: pathlib.Path, count: int) -> list[pathlib.Path]:
     """Write the receipt and its page, and remove the application's oldest ones. Returns those that were removed."""
     files = paths(document, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(files["json"], json.dumps(document, indent=1) + "\n")
+        write_atomically(files["json"], as_json(document))
         write_atomically(files["html"], page)
+        there = list(directory.iterdir())
     except OSError as error:
         raise BatonError(
             f"The receipt can't be written to {directory} ({error.strerror}).",
             "The deploy itself is not affected; make the directory writable.",
         ) from None
     of_application = re.compile(rf"\d{{8}}T\d{{6}}Z-{re.escape(_plain(document['deploy']['application']))}-[^-]+")
-    names = sorted({path.stem for path in directory.iterdir() if of_application.fullmatch(path.stem)})
+    names = sorted({path.stem for path in there if of_application.fullmatch(path.stem)})
     removed = []
     for old in names[: max(0, len(names) - count)]:
         for kind in files:

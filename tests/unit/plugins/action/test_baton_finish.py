@@ -13,6 +13,7 @@ from ansible.module_utils.baton.activation import Application
 from tests.support.playbooks import Done, Playbooks
 
 RUN = {"token": "a", "who": "ann@laptop", "process": ""}
+RECEIPT = {"receipt": '{"format": 1}\n', "receipt_name": "20251125T120000Z-shop-r3"}
 ENTRY = {"kind": "deploy", "release": "r3", "result": "deployed"}
 
 
@@ -41,12 +42,17 @@ def results(app: Application) -> list[str]:
     return [entry["result"] for entry in history.read(app)]
 
 
+def receipts(app: Application) -> dict[str, str]:
+    return {path.name: path.read_text() for path in app.state.glob("receipts/*")}
+
+
 def test_a_change_is_noted_old_releases_go_and_the_lock_is_given_back(app: Application) -> None:
-    done = finish(app, "--diff", run=RUN, keep=1, entry=ENTRY)
+    done = finish(app, "--diff", run=RUN, keep=1, entry=ENTRY, **RECEIPT)
     assert done.changed == [1], done.output
     assert f"-{app.release('r1')}" in done.output
     assert history.complete(app) == ["r2", "r3"]
     assert results(app) == ["deployed"]
+    assert receipts(app) == {"20251125T120000Z-shop-r3.json": '{"format": 1}\n'}
     assert deploy_lock.read(app) is None
 
 
@@ -56,15 +62,17 @@ def test_a_change_of_nothing_only_gives_the_lock_back(app: Application) -> None:
     assert "WARNING" not in done.output
     assert len(history.complete(app)) == 3
     assert results(app) == []
+    assert receipts(app) == {}
     assert deploy_lock.read(app) is None
 
 
 def test_a_check_tells_what_would_go_and_leaves_all_as_it_is(app: Application) -> None:
-    done = finish(app, "--check", "--diff", run=RUN, keep=0, entry=ENTRY)
+    done = finish(app, "--check", "--diff", run=RUN, keep=0, entry=ENTRY, **RECEIPT)
     assert done.changed == [1], done.output
     assert f"-{app.release('r1')}\n" in done.output
     assert len(history.complete(app)) == 3
     assert results(app) == []
+    assert not (app.state / "receipts").exists()
     assert deploy_lock.read(app) is not None
 
 
@@ -78,10 +86,12 @@ def test_what_goes_wrong_is_told_and_keeps_nothing_else_from_being_done(app: App
     # folders in the way of what is to be written
     (app.state / "releases.lock").mkdir()
     (app.state / "history.lock").mkdir()
-    done = finish(app, run=RUN, keep=0, entry=ENTRY)
+    (app.state / "receipts").write_text("")
+    done = finish(app, run=RUN, keep=0, entry=ENTRY, **RECEIPT)
     assert done.changed == [0], done.output
     assert f"app1: Old releases in {app.state}/releases can't be removed" in done.words
     assert f"app1: The history below {app.state} lacks this change" in done.words
+    assert f"app1: The receipt is not kept below {app.state}" in done.words
     assert deploy_lock.read(app) is None
 
 

@@ -1,0 +1,116 @@
+"""The end of a change as release.yml plays it, on hosts that are folders of this machine."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import pytest
+from ansible.module_utils.baton import deploy_lock, history
+from ansible.module_utils.baton.activation import Application
+
+from tests.support.playbooks import PROJECT, Done, Playbooks
+
+RUN = {"token": "a", "who": "ann@laptop", "process": ""}
+SWITCHED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
+            "previous": "r1", "release": "r2"}  # fmt: skip
+UNTOUCHED = {"changed": False, "release": "r1", "previous": "r1"}
+PHASE = {"name": "Hand over", "started": 1764072000.0, "seconds": 9.0}
+TROUBLE = {"step": "handover", "message": "Workers of r2 don't start."}
+
+
+class Fleet:
+    """Two app servers, each with a lock of the run and its own application, which is named by its folder."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.apps = [Application(str(folder / name / "shop")) for name in ("app1", "app2")]
+        for app in self.apps:
+            deploy_lock.take(app, deploy_lock.Run(**RUN), "deploy v2", 900)
+
+    def finish(self, *options: str, **variables: Any) -> Done:
+        """Play it; `variables` are the hosts'."""
+        hosts = {name: {"app_name": app.name} for name, app in zip(("app1", "app2"), self.apps, strict=True)}
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        found = {"app_service_activated": SWITCHED, "phase": PHASE} | local | variables
+        (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "vars": found}}))
+        tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/finish.yml")}
+        told: dict[str, Any] = {
+            "baton_run": RUN,
+            "baton_change": {"kind": "restart", "stages": False},
+            "baton_release": "r2",
+            "baton_load_balancers": [],
+            "baton_switched": "{{ ansible_play_hosts_all | baton_switched(hostvars) }}",
+            "baton_troubles": "{{ ansible_play_hosts_all | baton_troubles(hostvars, ansible_play_hosts) }}",
+            "baton_windows": {"during": {"since": 1764072000, "until": 1764072010}},
+            "baton_phases": "{{ [phase] }}",
+        }
+        play = {"hosts": "all", "gather_facts": False, "tasks": [tasks], "vars": told}
+        (self.folder / "play.yml").write_text(json.dumps([play]))
+        return Playbooks(self.folder / "hosts.yml").play(str(self.folder / "play.yml"), *options)
+
+    @property
+    def written(self) -> list[list[pathlib.Path]]:
+        """The copies on each host."""
+        return [sorted(app.state.glob("receipts/*")) for app in self.apps]
+
+    @property
+    def locked(self) -> list[bool]:
+        return [deploy_lock.read(app) is not None for app in self.apps]
+
+    @property
+    def results(self) -> list[list[str]]:
+        return [[entry["result"] for entry in history.read(app)] for app in self.apps]
+
+
+@pytest.fixture
+def fleet(tmp_path: pathlib.Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+def test_each_host_keeps_what_the_controller_keeps(fleet: Fleet) -> None:
+    done = fleet.finish()
+    assert done.status == 0, done.output
+    (kept,) = (fleet.folder / "receipts").glob("*.json")
+    assert [[path.name for path in host] for host in fleet.written] == [[kept.name]] * 2
+    assert {path.read_text() for host in fleet.written for path in host} == {kept.read_text()}
+    assert f"Receipt: {kept.with_suffix('.html')}" in done.output
+    assert fleet.results == [["restarted"]] * 2
+    assert fleet.locked == [False, False]
+
+
+@pytest.mark.parametrize("broken", ["folder", "error"])
+def test_a_receipt_that_cannot_be_written_hides_nothing_and_keeps_no_lock(fleet: Fleet, broken: str) -> None:
+    (fleet.folder / "file").write_text("")
+    ways: dict[str, dict[str, Any]] = {
+        "folder": {"deploy_receipts": str(fleet.folder / "file/receipts")},
+        # an error of Baton's own
+        "error": {"phase": PHASE | {"seconds": "no number"}},
+    }
+    done = fleet.finish(baton_trouble=TROUBLE, **ways[broken])
+    assert done.status != 0
+    assert {"folder": "The receipt can't be written to", "error": "failed: [app1]"}[broken] in done.words
+    assert "The restart of" in done.words
+    assert "app1, app2, handover: Workers of r2 don't start." in done.words
+    assert fleet.results == [["failed"]] * 2
+    # the hosts may keep what the controller can't
+    assert [len(host) for host in fleet.written] == ([1, 1] if broken == "folder" else [0, 0])
+    assert fleet.locked == [False, False]
+
+
+def test_where_nothing_happened_nothing_is_written(fleet: Fleet) -> None:
+    done = fleet.finish(app_service_activated=UNTOUCHED)
+    assert (done.status, done.changed) == (0, [0, 0]), done.output
+    assert fleet.written == [[], []]
+    assert not (fleet.folder / "receipts").exists()
+    assert fleet.locked == [False, False]
+
+
+def test_a_check_writes_nothing(fleet: Fleet) -> None:
+    done = fleet.finish("--check")
+    assert done.status == 0, done.output
+    assert fleet.written == [[], []]
+    assert not (fleet.folder / "receipts").exists()
+    assert fleet.results == [[], []]

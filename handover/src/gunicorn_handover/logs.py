@@ -20,6 +20,8 @@ from gunicorn.glogging import Logger
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """The id of the request that the running task serves."""
 
+_encode = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each line
+
 # Uvicorn's and Gunicorn's own messages; the application's loggers are its own affair
 SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error")
 
@@ -46,7 +48,7 @@ class JsonFormatter(logging.Formatter):
             if record.stack_info:
                 entry["stack"] = record.stack_info
         entry["pid"] = record.process
-        return json.dumps(entry, default=str)
+        return _encode(entry)
 
 
 class TextFormatter(logging.Formatter):

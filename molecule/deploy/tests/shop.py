@@ -50,6 +50,13 @@ WITHOUT_REUSE = [
     Load("websocket", "/ws", share=1, wait=1.0),
 ]
 
+# tells of the environment
+GREETING = """
+async def greeting() -> str:
+    return os.environ["GREETING"]
+app.add_api_route("/greeting", greeting)
+"""
+
 BREAKAGE = {
     "import": 'raise RuntimeError("no ledger at ledger.example.org")',
     # ready by its health page, and no good to those who need the rest of it
@@ -99,7 +106,7 @@ class Source:
         """Write another version, good unless something is given that breaks it. Returns its number."""
         self.number += 1
         text = (APPLICATION / "service.py").read_text()
-        (SOURCE / "service.py").write_text(f"{text}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n")
+        (SOURCE / "service.py").write_text(f"{text}{GREETING}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n")
         (SOURCE / "migrate.py").write_text(f"{migration or 'print(1)'}\n")
         lock = (APPLICATION / "requirements.txt").read_text()
         (SOURCE / "requirements.txt").write_text(f"{lock}\n{requirement}\n")
@@ -133,12 +140,10 @@ class Fleet(Playbooks):
         return {name: int(self.status(name)["master"]["pid"]) for name in APP_SERVERS}
 
     def greetings(self) -> set[str]:
-        """What the workers have as GREETING in their environment."""
-        return {
-            host(name).check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ | sed -n 's/^GREETING=//p'")
-            for name, workers in self.workers().items()
-            for pid in workers
-        }
+        """What the application has as GREETING in its environment, on all hosts."""
+        ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+        url = "http://$(hostname -I | cut -d' ' -f1):8000/greeting"
+        return {json.loads(host(name).check_output(f"python3 -c '{ask}' {url}")) for name in APP_SERVERS}
 
     def releases(self) -> dict[str, str]:
         """What each host serves, which every one of its workers has to agree with."""

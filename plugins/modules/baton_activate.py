@@ -103,7 +103,8 @@ def main() -> None:
     began, clock = time.time(), time.monotonic()
     try:
         with activation.exclusive(app, options["timeout"]):
-            if options["transaction"]:
+            # a check takes no lock, and changes nothing that one would be for
+            if options["transaction"] and not module.check_mode:
                 deploy_lock.extend(app, options["transaction"])
             before = activation.current(app)
             if options["state"] == "reverted":

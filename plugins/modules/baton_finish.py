@@ -88,7 +88,10 @@ def main() -> None:
     left = []
     written = False
     # first, as it may be what gives a full disk the room for the rest
-    if options["keep"] is not None:
+    holder = deploy_lock.read(app)
+    if options["run"] and holder is not None and holder.token != options["run"]["token"]:
+        left.append(f"{app.name} is being changed by {holder.words()} by now, so no old release is removed here.")
+    elif options["keep"] is not None:
         try:
             removed = release.prune(places, options["keep"], dry=module.check_mode)["removed"]
         except (OSError, BatonError) as error:

@@ -51,6 +51,8 @@ def test_when_one_host_refuses_the_others_are_given_back(fleet: Fleet) -> None:
     assert "app3: shop is being changed by eve@elsewhere" in done.words, done.output
     assert "(deploy v9)" in done.words
     assert [locked(name) for name in APP_SERVERS] == [False, False, True]
+    # a check takes no lock, so it has none to lose; it tells of the other one
+    assert "is being changed by eve@elsewhere" in fleet.succeed("playbooks/restart.yml", "--check").words
     assert fleet.workers() == workers
 
 

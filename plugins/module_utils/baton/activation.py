@@ -329,15 +329,20 @@ class Activation:
         *,
         renew: bool = False,
         transaction: str = "",
+        back: bool = False,
     ) -> None:
-        """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that."""
+        """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that, with a
+        change that leads `back`.
+        """
         self.app = app
         self.timeout = timeout
         self.health = health
         self.transaction = transaction
+        self.back = back
         self.wanted = digests(app, release)
         self.before = current(app)
         self.switched = False
+        self.reopened = False
         self.way = choose(app, self.wanted)
         if renew and self.way == "none":
             self.way = "reload"
@@ -356,9 +361,19 @@ class Activation:
             getattr(self, f"_{self.way}")()
             self.switched = True
             self._check_health()
-            self._remember()
+            if not self.back:
+                self._remember()
         except (*FAILURES, ActivationError) as error:
             raise ActivationError(f"{self._cause(error, started, began)}\n{self._put_back()}") from None
+        if self.back:
+            # what is left behind is no better for a disk that is full
+            try:
+                self._remember()
+            except FAILURES as error:
+                raise ActivationError(
+                    f"Release {self.wanted.release} serves again, which could not be noted: {error}. "
+                    "See to that disk and run this again."
+                ) from None
 
     def _start(self) -> None:
         systemd.systemctl("reset-failed", self.app.service, self.app.bridge)
@@ -390,6 +405,7 @@ class Activation:
 
     def _reopen(self) -> None:
         """The socket itself changes: its address can't be had twice, so this one way has a gap."""
+        self.reopened = True
         systemd.change("stop", self.app.service, self.timeout)
         systemd.change("restart", self.app.socket, self.timeout)
         self._start()
@@ -430,14 +446,14 @@ class Activation:
         """Let what served before serve again; says in a sentence what serves now."""
         app, before = self.app, self.before
         try:
+            point(app, before)  # first, as it needs no room on the disk
             restore(app, app.kept)
-            point(app, before)
             systemd.systemctl("daemon-reload")
             if before is None:
                 _silence(app, self.timeout)
                 return "Nothing was served here before, and nothing is now."
             self.wanted = dataclasses.replace(self.wanted, release=before)
-            if self.way == "reopen":
+            if self.reopened:
                 self._reopen()  # the socket has its new address, or none
             elif not systemd.is_active(app.service):
                 systemd.change("restart", app.service, self.timeout)
@@ -446,7 +462,9 @@ class Activation:
             self._prove(app.service)
             self._end_bridge()
         except (*FAILURES, ActivationError) as error:
-            return f"Release {before} could not be put back: {error}"
+            if self._unproven(app.service):
+                return f"Release {before} could not be put back: {error}"
+            return f"Release {before} serves, as before, but its settings could not be put back: {error}"
         return f"Release {before} serves, as before."
 
     def _remember(self) -> None:
@@ -463,10 +481,11 @@ class Activation:
             indent=1,
         )
         scratch = self.app.record.with_suffix(".new")
-        scratch.touch(mode=0o600)
-        scratch.write_text(text + "\n", encoding="utf-8")
-        keep(self.app)
-        keep_through_power_loss(self.app.record.parent)
+        with _replaced(self.app.kept) as kept:
+            keep(self.app, kept)
+            scratch.touch(mode=0o600)
+            scratch.write_text(text + "\n", encoding="utf-8")
+            keep_through_power_loss(self.app.record.parent)
         scratch.rename(self.app.record)
 
 
@@ -479,11 +498,10 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     return {str(path.relative_to(root)): path for pattern in patterns for path in pathlib.Path(root).glob(pattern)}
 
 
-def keep(app: Application) -> None:
-    """Keep a copy of the configuration that is now known to serve."""
-    with _replaced(app.kept) as scratch:
-        for name, path in configuration(app, app.root).items():
-            _copy(path, scratch / name)
+def keep(app: Application, folder: pathlib.Path) -> None:
+    """Keep a copy of the configuration as it is now."""
+    for name, path in configuration(app, app.root).items():
+        _copy(path, folder / name)
 
 
 def snapshot(app: Application, transaction: str) -> None:
@@ -509,18 +527,23 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
     Harmless on a host that the transaction has not switched: configuration that was written there and never
     activated goes back too. Returns the way that it took. Raises ActivationError.
     """
-    if _transaction_of(app) == transaction:
-        release: str | None = json.loads((app.before / "before.json").read_text(encoding="utf-8"))["release"]
-        restore(app, app.before / "kept")
-    else:
-        release = current(app)
-        restore(app, app.kept)
-    systemd.systemctl("daemon-reload")
-    if release is None:
-        serves = current(app) is not None or systemd.is_active(app.service)
-        _silence(app, timeout)
-        return "stop" if serves else "none"
-    activation = Activation(app, release, timeout, health)
+    try:
+        if _transaction_of(app) == transaction:
+            release: str | None = json.loads((app.before / "before.json").read_text(encoding="utf-8"))["release"]
+            restore(app, app.before / "kept")
+        else:
+            release = current(app)
+            restore(app, app.kept)
+        systemd.systemctl("daemon-reload")
+        if release is None:
+            serves = current(app) is not None or systemd.is_active(app.service)
+            _silence(app, timeout)
+            return "stop" if serves else "none"
+    except FAILURES as error:
+        raise ActivationError(
+            f"What served before could not be put back: {error}. See to that disk and run this again."
+        ) from None
+    activation = Activation(app, release, timeout, health, back=True)
     activation.execute()
     return activation.way
 
@@ -541,7 +564,7 @@ def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     scratch.mkdir(mode=0o700)
     try:
         yield scratch
-    except OSError:
+    except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)  # a full disk needs the room
         raise
     if folder.exists():
@@ -576,11 +599,15 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy a file with its owner and mode, in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.baton")
-    scratch.touch(mode=0o600)
-    shutil.copy2(source, scratch)
-    about = source.stat()
-    os.chown(scratch, about.st_uid, about.st_gid)
-    scratch.rename(target)
+    try:
+        scratch.touch(mode=0o600)
+        shutil.copy2(source, scratch)
+        about = source.stat()
+        os.chown(scratch, about.st_uid, about.st_gid)
+        scratch.rename(target)
+    except OSError:
+        scratch.unlink(missing_ok=True)  # half a file is neither a secret nor room
+        raise
 
 
 @contextlib.contextmanager

@@ -191,6 +191,11 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
     `wanted` names one; empty for the best that all hosts have. `force` crosses blocking migrations. Where a change was
     cut short, the release that some hosts serve already is one, too: all are brought to it.
     """
+    silent = [
+        f"{host}: {found.get('msg', 'it said nothing')}" for host, found in hosts.items() if "releases" not in found
+    ]
+    if silent:
+        return _no(f"Not every host could be asked for the releases that it has. {'; '.join(silent)}")
     if wanted:
         lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
         if lacking:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import time
@@ -74,6 +75,12 @@ def says(app: activation.Application, *releases: str, **changed: Any) -> None:
     }
     workers = [{"pid": 1, "state": "ready", "release": release} for release in releases or ["aaaa"]]
     app.status_file(app.service).write_text(json.dumps({"fingerprint": fingerprint, "workers": workers}))
+
+
+def keep(app: activation.Application) -> None:
+    """As an activation does when it has gone well."""
+    with activation._replaced(app.kept) as scratch:
+        activation.keep(app, scratch)
 
 
 def change(app: activation.Application, path: str, text: str) -> None:
@@ -320,7 +327,7 @@ def test_workers_are_renewed_on_demand_alone(served: activation.Application) -> 
 
 
 def test_the_configuration_that_served_can_be_put_back(app: activation.Application) -> None:
-    activation.keep(app)
+    keep(app)
     change(app, "etc/links/environment", 'A="broken"')
     change(app, "etc/links/secrets/NEW", "secret")
     app.path("etc/links/secrets/TOKEN").unlink()
@@ -331,8 +338,8 @@ def test_the_configuration_that_served_can_be_put_back(app: activation.Applicati
 
 def test_kept_secrets_are_for_root_alone(app: activation.Application) -> None:
     app.path("etc/links/secrets/TOKEN").chmod(0o600)
-    activation.keep(app)
-    activation.keep(app)  # over an older copy
+    keep(app)
+    keep(app)  # over an older copy
     kept = app.kept
     assert kept.stat().st_mode & 0o777 == 0o700
     assert (kept / "etc/links/secrets/TOKEN").stat().st_mode & 0o777 == 0o600
@@ -373,7 +380,7 @@ def switching(served: activation.Application, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(activation.Activation, way, lambda change: says(served, change.wanted.release))
     monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    activation.keep(served)
+    keep(served)
     return served
 
 
@@ -406,7 +413,8 @@ def test_a_disk_that_is_full_puts_back_what_served(
     recorded = activation.recorded(switching)
     with monkeypatch.context() as full:
         full.setattr(activation, when, fill)
-        full.setattr(activation, "_copy", fill)  # nor has the way back any room
+        if when != "snapshot":
+            full.setattr(activation, "snapshot", lambda *_: None)
         with pytest.raises(activation.ActivationError, match=r"No space left on device") as told:
             activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     assert "Release aaaa serves, as before." in str(told.value)
@@ -415,8 +423,70 @@ def test_a_disk_that_is_full_puts_back_what_served(
     assert activation.choose(switching, activation.digests(switching, "aaaa")) == "none"
 
 
+def full_for_the_record(switching: activation.Application, patch: pytest.MonkeyPatch) -> None:
+    """A disk that has no room for what is noted at the end of a handover."""
+
+    def fill(path: pathlib.Path) -> None:
+        if path == switching.record.parent:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(activation, "keep_through_power_loss", fill)
+
+
+def test_settings_that_could_not_be_noted_go_back_with_the_release(
+    switching: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(switching, "etc/links/environment", 'A="2"')
+    with monkeypatch.context() as full:
+        full_for_the_record(switching, full)
+        with pytest.raises(activation.ActivationError, match=r"Release aaaa serves, as before\."):
+            activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    assert switching.path("etc/links/environment").read_text() == 'A="1"'
+    assert activation.current(switching) == "aaaa"
+
+
+def test_a_full_disk_does_not_turn_a_way_back_round(
+    switching: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    with monkeypatch.context() as full:
+        full_for_the_record(switching, full)
+        with pytest.raises(activation.ActivationError, match="aaaa serves again, which could not be noted"):
+            activation.revert(switching, "one", 1)
+    assert activation.current(switching) == "aaaa"
+    assert activation.status(switching, switching.service)["workers"][0]["release"] == "aaaa"
+    assert activation.revert(switching, "one", 1) == "reload"
+
+
+def test_what_can_not_be_put_back_is_told_in_words(
+    switching: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    change(switching, "etc/links/environment", 'A="2"')
+
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(activation, "_copy", fill)
+    with pytest.raises(activation.ActivationError, match=r"could not be put back: .*No space left"):
+        activation.revert(switching, "one", 1)
+
+
+def test_half_a_file_leaves_nothing(app: activation.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(app)
+    change(app, "etc/links/secrets/TOKEN", "another")
+
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copy2", fill)
+    with pytest.raises(OSError, match="No space"):
+        activation.restore(app, app.kept)
+    assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
+
+
 def test_half_a_copy_leaves_the_room_that_it_took(app: activation.Application) -> None:
-    activation.keep(app)
+    keep(app)
     with contextlib.suppress(OSError), activation._replaced(app.kept) as scratch:
         (scratch / "half").touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -427,7 +497,7 @@ def test_half_a_copy_leaves_the_room_that_it_took(app: activation.Application) -
 def test_a_socket_whose_new_address_is_taken_gets_its_old_one_back(
     served: activation.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    activation.keep(served)
+    keep(served)
     change(served, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
     opened: list[str] = []
 
@@ -444,6 +514,25 @@ def test_a_socket_whose_new_address_is_taken_gets_its_old_one_back(
         activation.Activation(served, "aaaa", 1).execute()
     assert "Release aaaa serves, as before." in str(told.value)
     assert opened == ["[Socket]\nListenStream=8001", "[Socket]"]
+
+
+def test_a_socket_that_was_not_touched_stays_open(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(served)
+    change(served, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: told.append((verb, unit)))
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(activation, "snapshot", fill)
+    with pytest.raises(activation.ActivationError, match=r"Release aaaa serves, as before\."):
+        activation.Activation(served, "aaaa", 1, transaction="one").execute()
+    assert told == []
 
 
 def test_undoing_spares_what_another_transaction_did(switching: activation.Application) -> None:

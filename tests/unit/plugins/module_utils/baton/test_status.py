@@ -169,7 +169,7 @@ def test_drift_is_what_differs_from_the_last_handover(tmp_path: pathlib.Path) ->
     }.items():
         path.write_text(text)
     assert status.drift(app) == []
-    activation.keep(app)
+    activation.keep(app, app.kept)
     assert status.drift(app) == []
     (tmp_path / "etc/links/environment").write_text("A=2")
     (tmp_path / "etc/links/secrets/TOKEN").unlink()

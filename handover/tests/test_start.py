@@ -31,8 +31,8 @@ def test_ready_is_said_when_all_workers_serve_and_not_before(server: Server) -> 
     wait_for(lambda: server.messages.count("READY=1") == 2)
 
 
-def test_the_first_generation_boots_one_worker_at_a_time(server: Server) -> None:
-    server.configure(workers=3)
+def test_no_more_workers_boot_at_a_time_than_are_wanted(server: Server) -> None:
+    server.configure(workers=3, handover_boot_at_once=1)
     server.release(
         "1",
         "import os, time\n"

@@ -170,10 +170,11 @@ class HandoverArbiter(Arbiter):
             worker.oom_score = score
             priority.set_oom_score(pid, score + priority.OOM_BIAS)
         nice = self.cfg.handover_boot_nice or self._nice  # 0 is off, whatever the unit's own niceness is
-        if gentle and serving and nice > self._nice and priority.may_return_to(self._nice):
+        if gentle and serving and nice > self._nice:
             worker.slowed = True
-            worker.session_nice = nice
-            priority.renice(pid, nice)
+            worker.session_nice = nice  # which anybody may take back, unlike a process' own
+            if priority.may_return_to(self._nice):
+                priority.renice(pid, nice)
         if not self._complete:
             self.notifier.extend(self.cfg.handover_boot_timeout)
 

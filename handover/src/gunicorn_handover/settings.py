@@ -95,7 +95,14 @@ _define(
     _positive_seconds,
     "Seconds that a worker may take from its fork until its lifespan startup has ended.",
 )
-_define("handover_boot_at_once", 1, _at_least_one, "How many workers boot at the same time.")
+# One alone keeps one processor to itself, and crowds all that serves onto the others. Measured on two: p99 and p99.9 of
+# requests during reloads are half as long with two.
+_define(
+    "handover_boot_at_once",
+    len(os.sched_getaffinity(0)),
+    _at_least_one,
+    "How many workers boot at the same time. Default: one for each processor.",
+)
 _define("handover_boot_nice", 19, _nice, "Niceness of a worker that boots while others serve; 0 leaves it as it is.")
 _define(
     "handover_idle_timeout",

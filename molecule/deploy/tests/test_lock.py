@@ -29,7 +29,7 @@ def lock_by_another(name: str, seconds: float) -> None:
 
 
 def test_two_at_the_same_moment_go_one_after_another(fleet: Fleet) -> None:
-    before = len(host("app1").file(HISTORY).content_string.splitlines())
+    before = {name: len(host(name).file(HISTORY).content_string.splitlines()) for name in APP_SERVERS}
     release = fleet.release()
     both = [fleet.start("playbooks/restart.yml", deploy_lock_wait=900, deploy_bake_seconds=0) for _ in range(2)]
     done = [fleet.finish(one) for one in both]
@@ -38,7 +38,7 @@ def test_two_at_the_same_moment_go_one_after_another(fleet: Fleet) -> None:
     assert fleet.release() == release
     for name in APP_SERVERS:
         assert not locked(name)
-        lines = [json.loads(line) for line in host(name).file(HISTORY).content_string.splitlines()[before:]]
+        lines = [json.loads(line) for line in host(name).file(HISTORY).content_string.splitlines()[before[name] :]]
         assert [line["result"] for line in lines] == ["restarted", "restarted"]
         assert len({line["token"] for line in lines}) == 2
 

@@ -15,7 +15,7 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from uvicorn_worker import UvicornWorker
 
-from gunicorn_handover import internals
+from gunicorn_handover import internals, priority
 from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State
 from gunicorn_handover.server import DrainingServer
@@ -71,6 +71,10 @@ class HandoverWorker(UvicornWorker):
     def run(self) -> None:
         with asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop)) as runner:
             runner.run(self._serve())
+        # nothing is served from here on: what the interpreter tidies up must not slow those that serve
+        if nice := self.cfg.handover_boot_nice:
+            priority.renice(self.pid, nice)
+            priority.renice_session(self.pid, nice)
 
     async def _serve(self) -> None:
         internals.check_protocol(self.cfg.handover_http)

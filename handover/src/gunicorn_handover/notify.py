@@ -52,7 +52,7 @@ class Notifier:
         self._send("STOPPING=1")
 
     def extend(self, seconds: float) -> None:
-        """Asks that a start is given `seconds` more: workers boot one by one, each within a deadline of its own."""
+        """Asks that a start is given `seconds` more: workers boot a few at a time, each has its own deadline."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def status(self, line: str) -> None:

@@ -403,13 +403,15 @@ def test_several_changes_of_one_transaction_are_undone_as_one(switching: activat
     assert switching.path("etc/links/secrets/TOKEN").read_text() == "secret"
 
 
+def fill(*_: Any) -> None:
+    """Stands for what needs room on a disk that has none."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("when", ["snapshot", "keep", "keep_through_power_loss"])
 def test_a_disk_that_is_full_puts_back_what_served(
     switching: activation.Application, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    def fill(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     recorded = activation.recorded(switching)
     with monkeypatch.context() as full:
         full.setattr(activation, when, fill)
@@ -426,11 +428,11 @@ def test_a_disk_that_is_full_puts_back_what_served(
 def full_for_the_record(switching: activation.Application, patch: pytest.MonkeyPatch) -> None:
     """A disk that has no room for what is noted at the end of a handover."""
 
-    def fill(path: pathlib.Path) -> None:
+    def fill_late(path: pathlib.Path) -> None:
         if path == switching.record.parent:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fill()
 
-    patch.setattr(activation, "keep_through_power_loss", fill)
+    patch.setattr(activation, "keep_through_power_loss", fill_late)
 
 
 def test_settings_that_could_not_be_noted_go_back_with_the_release(
@@ -464,9 +466,6 @@ def test_what_can_not_be_put_back_is_told_in_words(
     activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     change(switching, "etc/links/environment", 'A="2"')
 
-    def fill(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(activation, "_copy", fill)
     with pytest.raises(activation.ActivationError, match=r"could not be put back: .*No space left"):
         activation.revert(switching, "one", 1)
@@ -475,9 +474,6 @@ def test_what_can_not_be_put_back_is_told_in_words(
 def test_half_a_file_leaves_nothing(app: activation.Application, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(app)
     change(app, "etc/links/secrets/TOKEN", "another")
-
-    def fill(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(shutil, "copy2", fill)
     with pytest.raises(OSError, match="No space"):
@@ -489,7 +485,7 @@ def test_half_a_copy_leaves_the_room_that_it_took(app: activation.Application) -
     keep(app)
     with contextlib.suppress(OSError), activation._replaced(app.kept) as scratch:
         (scratch / "half").touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fill()
     assert [path.name for path in app.state.glob("kept*")] == ["kept"]
     assert (app.kept / "etc/links/environment").exists()
 
@@ -525,9 +521,6 @@ def test_a_socket_that_was_not_touched_stays_open(
     monkeypatch.setattr(systemd, "change", lambda verb, unit, _: told.append((verb, unit)))
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
-
-    def fill(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(activation, "snapshot", fill)
     with pytest.raises(activation.ActivationError, match=r"Release aaaa serves, as before\."):

@@ -49,7 +49,7 @@ lock: setup ## Write the hashed locks anew, with the newest releases
 
 # BENCH_OPTIONS=--quick: whether a benchmark works at all, in some three minutes
 .PHONY: bench-reload
-bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (25 minutes)
+bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (30 minutes)
 	@python -m tests.bench.reload $(BENCH_OPTIONS)
 
 .PHONY: bench-deploy

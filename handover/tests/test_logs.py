@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
 from typing import Any
 
@@ -134,3 +136,26 @@ def test_the_access_log_can_be_off_or_in_a_file(server: Server) -> None:
     server.get("/echo")
     time.sleep(0.2)
     assert "/echo" not in path.read_text() + server.log
+
+
+def test_requests_that_end_together_have_a_line_each(server: Server) -> None:
+    server.start()
+    names = [f"together-{number}" for number in range(60)]
+    connections = [server.connect() for _ in names]
+    for connection in connections:
+        connection.get()
+    workers = server.pids()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    for name, connection in zip(names, connections, strict=True):
+        connection.request("GET", "/", headers={"X-Request-ID": name})
+    assert server.process is not None
+    server.process.send_signal(signal.SIGTERM)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    for connection in connections:
+        assert connection.getresponse().status == 200
+        connection.close()
+    assert server.stop() == 0
+    found = [line["request_id"] for line in lines(server) if line["logger"] == "access"]
+    assert sorted(name for name in found if name.startswith("together")) == sorted(names)

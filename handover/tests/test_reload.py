@@ -475,11 +475,13 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
 
 
 def session_niceness(pid: int) -> int | None:
-    """That of the group that the kernel makes of a session (sched(7)); None where it makes none."""
+    """That of the group that the kernel makes of a session (sched(7)); None where it makes none, as for a session that
+    is as old as the machine: its file is empty."""
     try:
-        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+        group = Path(f"/proc/{pid}/autogroup").read_text().split()
     except FileNotFoundError:
         return None
+    return int(group[-1]) if group else None
 
 
 def test_a_successor_of_a_killed_worker_is_not_slowed(server: Server) -> None:

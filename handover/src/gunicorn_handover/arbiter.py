@@ -179,8 +179,13 @@ class HandoverArbiter(Arbiter):
             self.notifier.extend(self.cfg.handover_boot_timeout)
 
     def admit(self, worker: Any) -> None:
-        """Lets a worker that has started up accept connections, at the priority of all others."""
+        """Lets a worker that has started up accept connections, at the priority of all others; call it until it has.
+
+        A connection that a worker of low priority takes waits with it, though others are idle.
+        """
         self._hurry(worker)
+        if worker.session_nice is not None:
+            return  # see priority.renice_session: the kernel takes it a moment later
         if worker.oom_score is not None:
             priority.set_oom_score(worker.pid, worker.oom_score)
             worker.oom_score = None

@@ -6,13 +6,15 @@ logging for itself neither loses nor doubles it.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-import datetime
+import functools
 import json
 import logging
 import logging.handlers
 import os
 import sys
+import time
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -22,19 +24,45 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 
 _encode = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each line
 
+MOST_AT_ONCE = 20  # access lines: a write of 8 kB at most, as a rule, which no other worker's comes in between
+_ACCESS = logging.makeLogRecord({"name": "access", "levelno": logging.INFO, "levelname": "INFO"}).__dict__
+
 # Uvicorn's and Gunicorn's own messages; the application's loggers are its own affair
 SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error")
 
 
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(int(record.created))}.{int(record.created * 1000) % 1000:03d}Z"
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object for a record. The keys are in the README."""
+@functools.lru_cache(maxsize=1)
+def _second(moment: int) -> str:
+    """All lines of a second share it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+
+
+def _access_record(fields: dict[str, Any]) -> logging.LogRecord:
+    # by no constructor: half of a line's cost would be what logging finds out about its caller
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    record.__dict__.update(_ACCESS, created=time.time(), process=os.getpid(), access=fields)
+    return record
+
+
+class LineFormatter(logging.Formatter):
+    """A line for a record, or for each of those that it stands for (`batch`)."""
 
     def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(self.line, getattr(record, "batch", (record,))))
+
+    def line(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return super().format(record)
+
+
+class JsonFormatter(LineFormatter):
+    """One JSON object for a record. The keys are in the README."""
+
+    def line(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
         access = getattr(record, "access", None)
         if access is not None:
@@ -51,13 +79,13 @@ class JsonFormatter(logging.Formatter):
         return _encode(entry)
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(LineFormatter):
     """The same for people: `time [pid] [level] message`."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, record: logging.LogRecord) -> str:
         access = getattr(record, "access", None)
         if access is None:
-            message = super().format(record)
+            message = super().line(record)
         else:
             fields = {name: "-" if value is None else str(value) for name, value in access.items()}
             # a client chose these: nothing of theirs may break the line
@@ -87,6 +115,7 @@ class HandoverLogger(Logger):
         # kept, because an application that configures logging may empty or close what hangs on the loggers
         self._error_handlers: list[logging.Handler] = list(self.error_log.handlers)
         self._access_handlers: list[logging.Handler] = list(self.access_log.handlers)
+        self._access_records: list[logging.LogRecord] = []
         # what an application logs without having configured logging
         last = logging.StreamHandler(sys.stderr)
         last.setLevel(logging.WARNING)
@@ -99,12 +128,28 @@ class HandoverLogger(Logger):
         return bool(self._access_handlers)
 
     def access_line(self, fields: dict[str, Any]) -> None:
-        """Writes one access line; `fields` are the keys that the README lists."""
-        record = logging.makeLogRecord(
-            {"name": "access", "levelno": logging.INFO, "levelname": "INFO", "process": os.getpid(), "access": fields}
-        )
+        """Writes one access line; `fields` are the keys that the README lists.
+
+        What ends in the same turn of the event loop is written at once, for the sake of both ends: it wakes the
+        journal once.
+        """
+        self._access_records.append(_access_record(fields))
+        if len(self._access_records) == 1:
+            asyncio.get_running_loop().call_soon(self.write_access)
+        elif len(self._access_records) == MOST_AT_ONCE:
+            self.write_access()
+
+    def write_access(self) -> None:
+        """Writes the access lines that wait for the end of the event loop's turn."""
+        records, self._access_records = self._access_records, []
+        if not records:
+            return
+        batch = _access_record({})
+        batch.batch = records
         for handler in self._access_handlers:
-            handler.handle(record)
+            # each message is a datagram of its own there
+            for record in records if isinstance(handler, logging.handlers.SysLogHandler) else [batch]:
+                handler.handle(record)
 
     def claim(self) -> None:
         """Takes the server's own loggers back after the application may have disabled or emptied them, and silences

@@ -8,7 +8,7 @@ import os
 import platform
 from typing import Any
 
-from gunicorn_handover import __version__, internals
+from gunicorn_handover import __version__
 
 SCHEMA = 1
 
@@ -67,6 +67,8 @@ def read(path: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """For the key `versions`."""
+    from gunicorn_handover import internals  # whoever only reads the file needs none of what this imports
+
     found = internals.versions()
     return {
         "python": platform.python_version(),

@@ -71,6 +71,7 @@ class HandoverWorker(UvicornWorker):
     def run(self) -> None:
         with asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop)) as runner:
             runner.run(self._serve())
+        self.log.write_access()
         # nothing is served from here on: what the interpreter tidies up must not slow those that serve
         if nice := self.cfg.handover_boot_nice:
             priority.renice(self.pid, nice)

@@ -61,13 +61,16 @@ def run(plan: Plan, keep: bool, command: str) -> report.Document:
             if series.imported is not SLEEP_1:  # the inventory's own
                 say(f"import: {series.imported.title} ...")
                 host.switch(series.imported)
-            for server in known:
-                if series is plan.series[0]:
+            if series is plan.series[0]:
+                for server in known:
                     add(measure.quiet(plan, server, name))
-                if server.ours or series.peers:
+            if series.reloads:
+                for server in measure.in_turn(known, plan.turns):
                     add(measure.reloads(plan, host, server, series))
-                if server.ours and series.bridges:
-                    add(measure.bridges(plan, host, server, series))
+            if series.back_to_back:
+                add(measure.back_to_back(plan, host, ours, series))
+            if series.bridges:
+                add(measure.bridges(plan, host, ours, series))
         say("throughput ...")
         rates = measure.throughput(plan, known)
     return report.Document(

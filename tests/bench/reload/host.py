@@ -44,11 +44,12 @@ class Host:
         for server in servers():
             await_answer(server)
 
-    def reload(self, server: Server, count: int, gap: float, least: float) -> list[dict[str, Any]]:
-        """Reload a server again and again, so often and for at least so many seconds; what became of each."""
+    def reload(self, server: Server, count: int, *, every: float = 0.0, least: float = 0.0) -> list[dict[str, Any]]:
+        """Reload a server `count` times, and on until `least` seconds have gone by, with `every` seconds from the
+        beginning of one to that of the next, if it is over by then; what became of each."""
         script = (HERE / "on_host/reloads.py").read_text()
         follow = [] if server.ours else [f"/run/{server.unit.removesuffix('.service')}/web.sock"]
-        lines = self.run("python3", "-", server.unit, str(count), str(gap), str(least), *follow, script=script)
+        lines = self.run("python3", "-", server.unit, str(count), str(every), str(least), *follow, script=script)
         return [json.loads(line) for line in lines.splitlines()]
 
     def bridge(self, count: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.bench.controller import BenchError
@@ -26,7 +26,7 @@ class Phase:
     """Traffic to one server for a while, and what happened to the server meanwhile."""
 
     server: str
-    kind: str  # quiet, reloads or bridges
+    kind: str  # quiet, reloads, back to back or bridges
     imported: str
     began: float
     traffic: Summary
@@ -57,6 +57,7 @@ def phase(plan: Plan, server: Server, kind: str, imported: str, happening: Calla
         duration=3600,
         settle=1.5,
         warmup=1.0,
+        idle_limit=30.0,
         host=server.host,
         ca_file=str(AUTHORITY),
     ) as traffic:
@@ -73,9 +74,22 @@ def quiet(plan: Plan, server: Server, imported: str) -> Phase:
 
 
 def reloads(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
-    count = series.ours if server.ours else series.peers
-    least = series.requests / plan.rate if server.ours else 0.0
-    return phase(plan, server, "reloads", series.imported.name, lambda: host.reload(server, count, plan.gap, least))
+    """At the plan's pace, which is the same for all servers."""
+    return phase(
+        plan, server, "reloads", series.imported.name, lambda: host.reload(server, series.reloads, every=plan.every)
+    )
+
+
+def back_to_back(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
+    """Each as soon as the last one is over, until the requests of the series have arrived."""
+    least = series.requests / plan.rate
+    return phase(
+        plan,
+        server,
+        "back to back",
+        series.imported.name,
+        lambda: host.reload(server, series.back_to_back, least=least),
+    )
 
 
 def bridges(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
@@ -94,13 +108,18 @@ class Throughput:
         return round(statistics.median(self.rounds), 1)
 
 
-def throughput(plan: Plan, servers: tuple[Server, ...]) -> list[Throughput]:
-    """Every server in turn, as often as the plan says: what else the machine does hits all of them alike."""
-    found: dict[str, list[float]] = {server.name: [] for server in servers}
-    for number in range(plan.rounds):
+def in_turn(servers: tuple[Server, ...], turns: int) -> Iterator[Server]:
+    """Every server so often: what else the machine does hits all of them alike."""
+    for number in range(turns):
         # the other way round each time, so that none always follows the same neighbour
-        for server in servers if number % 2 == 0 else reversed(servers):
-            found[server.name].append(_most(server, plan.round_seconds))
+        yield from servers if number % 2 == 0 else reversed(servers)
+
+
+def throughput(plan: Plan, servers: tuple[Server, ...]) -> list[Throughput]:
+    """As often as the plan says."""
+    found: dict[str, list[float]] = {server.name: [] for server in servers}
+    for server in in_turn(servers, plan.rounds):
+        found[server.name].append(_most(server, plan.round_seconds))
     return [Throughput(name, rounds) for name, rounds in found.items()]
 
 

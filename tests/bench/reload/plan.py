@@ -41,13 +41,13 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Reloads of every server with one import."""
+    """What happens to the servers with one import."""
 
     imported: Import
-    ours: int
-    peers: int
-    bridges: int = 0
-    requests: int = 0  # reload Baton on until so many have arrived
+    reloads: int = 0  # of every server in each of its turns, at the plan's pace: their latencies are compared
+    back_to_back: int = 0  # of Baton's, as dense as they can be: does any lose a request?
+    bridges: int = 0  # of Baton's
+    requests: int = 0  # reload back to back until so many have arrived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Plan:
     series: tuple[Series, ...]
     rate: float = 300.0
     quiet: float = 20.0
-    gap: float = 0.5
+    every: float = 10.0  # from the beginning of a reload to that of the next
+    turns: int = 3  # of each server
     rounds: int = 5
     round_seconds: int = 3
 
@@ -69,19 +70,19 @@ CPU_1 = Import("cpu-1", "1 s of CPU", {"BENCH_IMPORT_CPU": "1"})
 
 
 def full(reloads: int) -> Plan:
-    """Some 25 minutes, of which Baton's hundred reloads and twenty bridges are half."""
+    """Some 30 minutes, of which Baton's hundred reloads and twenty bridges are ten."""
     series = (
-        Series(SLEEP_1, ours=reloads, peers=5, bridges=20, requests=100_000),
-        Series(CPU_1, ours=10, peers=4),
-        Series(SLEEP_8, ours=10, peers=2),
+        Series(SLEEP_1, reloads=2, back_to_back=reloads, bridges=20, requests=100_000),
+        Series(CPU_1, reloads=2),
+        Series(SLEEP_8, back_to_back=10),
     )
     return Plan("full", series)
 
 
 def quick() -> Plan:
     """Whether the benchmark itself works; its figures are too few to say anything."""
-    series = (Series(SLEEP_1, ours=3, peers=1, bridges=1), Series(CPU_1, ours=1, peers=0))
-    return Plan("quick", series, quiet=3.0, rounds=1, round_seconds=2)
+    series = (Series(SLEEP_1, reloads=1, back_to_back=2, bridges=1), Series(CPU_1, back_to_back=1))
+    return Plan("quick", series, quiet=3.0, turns=1, rounds=1, round_seconds=2)
 
 
 def servers() -> tuple[Server, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import json
@@ -50,17 +51,40 @@ class Document:
     phases: list[Phase]
     throughput: list[Throughput]
 
-    def of(self, server: str, kind: str, imported: str = "") -> list[Phase]:
-        return [
-            phase
-            for phase in self.phases
-            if (phase.server, phase.kind) == (server, kind) and imported in ("", phase.imported)
-        ]
-
     @property
-    def first(self) -> str:
-        """The import with which everything is measured."""
-        return next(iter(self.imports))
+    def rows(self) -> list[Phase]:
+        """The phases, by import and server, with the turns of one server as one."""
+        groups: dict[tuple[str, str, str], list[Phase]] = {}
+        for imported in self.imports:
+            for server in self.titles:
+                for phase in self.phases:
+                    if (phase.imported, phase.server) == (imported, server):
+                        groups.setdefault((imported, server, phase.kind), []).append(phase)
+        return [_as_one(turns) for turns in groups.values()]
+
+
+def _as_one(turns: list[Phase]) -> Phase:
+    """Counts and reloads added up, percentiles the medians of the turns', the longest the longest of all."""
+    each = [phase.traffic for phase in turns]
+    failed: collections.Counter[str] = collections.Counter()
+    kinds: dict[str, collections.Counter[str]] = {}
+    for traffic in each:
+        failed.update(traffic.failed)
+        for kind, counts in traffic.by_kind.items():
+            kinds.setdefault(kind, collections.Counter()).update(counts)
+    traffic = Summary(
+        sent=sum(traffic.sent for traffic in each),
+        ok=sum(traffic.ok for traffic in each),
+        failed=dict(failed),
+        by_kind={kind: dict(counts) for kind, counts in kinds.items()},
+        lag_ms=max(traffic.lag_ms for traffic in each),
+        p50=statistics.median(traffic.p50 for traffic in each),
+        p99=statistics.median(traffic.p99 for traffic in each),
+        p999=statistics.median(traffic.p999 for traffic in each),
+        max=max(traffic.max for traffic in each),
+    )
+    reloads = [reload for phase in turns for reload in phase.reloads]
+    return dataclasses.replace(turns[0], traffic=traffic, reloads=reloads)
 
 
 def write(document: Document, path: pathlib.Path) -> None:
@@ -106,12 +130,7 @@ def line(phase: Phase) -> str:
 
 def table(document: Document) -> str:
     """All phases, for the terminal."""
-    rows = [
-        (phase.imported, *_cells(phase, phase.server))
-        for imported in document.imports
-        for phase in document.phases
-        if phase.imported == imported
-    ]
+    rows = [(phase.imported, *_cells(phase, phase.server)) for phase in document.rows]
     rates = [f"{rates.server:16} {rates.median:8,.0f} requests/s at most" for rates in document.throughput]
     return "\n".join([tables.columns(("import", *HEADER), rows), "", *rates])
 
@@ -133,18 +152,18 @@ def _findings(document: Document) -> list[str]:
             f"{handovers // 3} loses anything."
         )
     for imported, title in document.imports.items():
-        rows = [phase for phase in document.phases if phase.kind == "reloads" and phase.imported == imported]
+        rows = [phase for phase in document.rows if phase.kind == "reloads" and phase.imported == imported]
         others = [phase for phase in rows if phase.server != BATON]
         ours = next((phase for phase in rows if phase.server == BATON), None)
         if ours is None or not others:
             continue
-        calm = next(iter(document.of(BATON, "quiet")), None)
+        calm = next((phase for phase in document.rows if (phase.server, phase.kind) == (BATON, "quiet")), None)
         words = []
         for name, part in (("p99", "99 of 100"), ("p999", "999 of 1,000")):
             best = min(others, key=lambda phase: float(getattr(phase.traffic, name)))
             words.append(
-                f"{part} requests took less than {tables.milliseconds(getattr(ours.traffic, name))} ms while Baton's "
-                f"reloads followed one another; the best of the others: "
+                f"{part} requests took less than {tables.milliseconds(getattr(ours.traffic, name))} ms with a reload "
+                f"of Baton's every {document.plan['every']:g} s; the best of the others: "
                 f"{tables.milliseconds(getattr(best.traffic, name))} ms ({document.titles[best.server]}, "
                 f"{best.traffic.failed_total:,} failed)"
             )
@@ -166,7 +185,7 @@ def _findings(document: Document) -> list[str]:
 
 def _causes(document: Document) -> str:
     rows = []
-    for phase in document.phases:
+    for phase in document.rows:
         if phase.traffic.failed:
             causes = ", ".join(f"{cause}: {count:,}" for cause, count in sorted(phase.traffic.failed.items()))
             kinds = ", ".join(
@@ -186,12 +205,7 @@ def markdown(document: Document) -> str:
     plan, machine = document.plan, document.machine
     series = ""
     for imported, title in document.imports.items():
-        rows = [
-            _cells(phase, document.titles[phase.server])
-            for server in document.titles
-            for phase in document.phases
-            if (phase.imported, phase.server) == (imported, server)
-        ]
+        rows = [_cells(phase, document.titles[phase.server]) for phase in document.rows if phase.imported == imported]
         heading = f"## Reloads of an application whose import takes {title}"
         series += f"{heading}\n\n{tables.markdown(HEADER, rows)}\n\n"
     rates = [
@@ -210,7 +224,8 @@ def markdown(document: Document) -> str:
         throughput=tables.markdown(("server", "median requests/s", "rounds"), rates),
         rate=f"{plan['rate']:.0f}",
         mix=mix.described({kind: counts["sent"] for kind, counts in document.phases[0].traffic.by_kind.items()}),
-        gap=f"{plan['gap']:g}",
+        every=f"{plan['every']:g}",
+        turns=plan["turns"],
         workers=document.workers,
         machine=(
             f"{machine['cores']} cores ({machine['processor']}), {machine['memory']} of memory, {machine['os']}, "

@@ -1,10 +1,11 @@
 """Reloads a unit again and again; runs on the benchmark's host, which has only Python. Prints a JSON line a reload.
 
-python3 reloads.py UNIT COUNT GAP LEAST [SOCKET]
+python3 reloads.py UNIT COUNT EVERY LEAST [SOCKET]
 
 COUNT reloads, and more until LEAST seconds have gone by.
 A reload by Baton has ended when `systemctl reload` returns. The others' returns at once: with their SOCKET given, a
-reload has ended when every worker of before is gone and a new one answers. GAP seconds later the next one begins.
+reload has ended when every worker of before is gone and a new one answers. The next one begins EVERY seconds after
+the beginning of the last, or as soon as that is over.
 """
 
 from __future__ import annotations
@@ -65,12 +66,13 @@ def reload(unit: str, path: str | None) -> dict[str, object]:
 
 
 def main() -> None:
-    unit, count, gap, least, *path = sys.argv[1:]
+    unit, count, every, least, *path = sys.argv[1:]
     began, done = time.monotonic(), 0
     while done < int(count) or time.monotonic() - began < float(least):
+        next_one = time.monotonic() + float(every)
         print(json.dumps(reload(unit, path[0] if path else None)), flush=True)
         done += 1
-        time.sleep(float(gap))
+        time.sleep(max(0.0, next_one - time.monotonic()))
 
 
 if __name__ == "__main__":

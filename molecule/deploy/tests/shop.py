@@ -61,12 +61,11 @@ BREAKAGE = {
     "import": 'raise RuntimeError("no ledger at ledger.example.org")',
     # ready by its health page, and no good to those who need the rest of it
     "answers": """
-from fastapi.responses import PlainTextResponse
 @app.middleware("http")
 async def fail(request, call_next):
     if request.url.path == "/echo":
         await request.body()  # an answer before the end of an upload would be a 502 of the edge's
-        return PlainTextResponse("the ledger is empty", 500)
+        raise RuntimeError("the ledger is empty")
     return await call_next(request)
 """,
     # the canary is well

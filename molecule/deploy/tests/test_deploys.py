@@ -46,6 +46,7 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
     fleet.release()
 
 
+@pytest.mark.long
 def test_another_gunicorn_and_uvicorn_lose_nothing(fleet: Fleet, source: Source) -> None:
     older = {"gunicorn": "26.2.0", "uvicorn": "0.53.0"}
     ours = {name: fleet.status("app1")["versions"][name] for name in older}

@@ -52,6 +52,7 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
     unlocked(fleet)
 
 
+@pytest.mark.long
 def test_a_batch_that_answers_badly_is_put_back_with_those_before_it(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change(breakage="answers in the second batch")
@@ -64,6 +65,7 @@ def test_a_batch_that_answers_badly_is_put_back_with_those_before_it(fleet: Flee
     unlocked(fleet)
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
@@ -83,6 +85,7 @@ def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, so
     unlocked(fleet)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
@@ -110,6 +113,7 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
     assert fleet.release() not in before.values()
 
 
+@pytest.mark.long
 def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()

@@ -68,6 +68,7 @@ def test_a_lock_that_may_be_alive_is_told_of_and_removed_by_force_alone(fleet: F
     assert "app3: there was no lock." in fleet.succeed("playbooks/unlock.yml").words
 
 
+@pytest.mark.long
 def test_an_expired_lock_is_waited_for_and_taken_over(fleet: Fleet) -> None:
     lock_by_another("app1", 60)
     done = fleet.succeed("playbooks/restart.yml", deploy_lock_wait=600, deploy_bake_seconds=0)
@@ -75,6 +76,7 @@ def test_an_expired_lock_is_waited_for_and_taken_over(fleet: Fleet) -> None:
     assert not locked("app1")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("waits", [True, False])
 def test_the_lock_of_a_run_that_was_killed_on_this_controller_is_taken_over_at_once(fleet: Fleet, waits: bool) -> None:
     first = fleet.start("playbooks/restart.yml", deploy_bake_seconds=120)

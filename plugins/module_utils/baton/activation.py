@@ -462,6 +462,8 @@ class Activation:
             self._prove(app.service)
             self._end_bridge()
         except (*FAILURES, ActivationError) as error:
+            if before is None:
+                return f"Nothing was served here before, and what was begun could not be taken away: {error}"
             if self._unproven(app.service):
                 return f"Release {before} could not be put back: {error}"
             return f"Release {before} serves, as before, but its settings could not be put back: {error}"

@@ -50,5 +50,5 @@ class Plan:
 
 
 TWO, EIGHT = INVENTORY / "two.yml", INVENTORY / "eight.yml"
-FULL = Plan("full", (Size(2, TWO, rounds=5), Size(8, EIGHT, rounds=3)))
+FULL = Plan("full", (Size(2, TWO, rounds=3), Size(8, EIGHT, rounds=2)))
 QUICK = Plan("quick", (Size(2, TWO, rounds=1),))

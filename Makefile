@@ -49,11 +49,11 @@ lock: setup ## Write the hashed locks anew, with the newest releases
 
 # BENCH_OPTIONS=--quick: whether a benchmark works at all, in some three minutes
 .PHONY: bench-reload
-bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (30 minutes)
+bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (33 minutes)
 	@python -m tests.bench.reload $(BENCH_OPTIONS)
 
 .PHONY: bench-deploy
-bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app servers: docs/benchmarks-deploy.md (15 minutes)
+bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app servers: docs/benchmarks-deploy.md (some 30 minutes)
 	@python -m tests.bench.deploy $(BENCH_OPTIONS)
 
 .PHONY: clean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
 import statistics
@@ -51,16 +52,16 @@ class Document:
     phases: list[Phase]
     throughput: list[Throughput]
 
-    @property
+    @functools.cached_property
     def rows(self) -> list[Phase]:
         """The phases, by import and server, with the turns of one server as one."""
-        groups: dict[tuple[str, str, str], list[Phase]] = {}
-        for imported in self.imports:
-            for server in self.titles:
-                for phase in self.phases:
-                    if (phase.imported, phase.server) == (imported, server):
-                        groups.setdefault((imported, server, phase.kind), []).append(phase)
-        return [_as_one(turns) for turns in groups.values()]
+        imports, servers = list(self.imports), list(self.titles)
+        groups: dict[tuple[int, int, str], list[Phase]] = {}
+        for phase in self.phases:
+            place = (imports.index(phase.imported), servers.index(phase.server), phase.kind)
+            groups.setdefault(place, []).append(phase)
+        # a server's kinds stay in the order in which they were measured
+        return [_as_one(groups[place]) for place in sorted(groups, key=lambda place: place[:2])]
 
 
 def _as_one(turns: list[Phase]) -> Phase:
@@ -151,13 +152,13 @@ def _findings(document: Document) -> list[str]:
             f" Nothing lost in {handovers} handovers means, with 95 % confidence, that fewer than one handover in "
             f"{handovers // 3} loses anything."
         )
+    calm = next((phase for phase in document.rows if (phase.server, phase.kind) == (BATON, "quiet")), None)
     for imported, title in document.imports.items():
         rows = [phase for phase in document.rows if phase.kind == "reloads" and phase.imported == imported]
         others = [phase for phase in rows if phase.server != BATON]
         ours = next((phase for phase in rows if phase.server == BATON), None)
         if ours is None or not others:
             continue
-        calm = next((phase for phase in document.rows if (phase.server, phase.kind) == (BATON, "quiet")), None)
         words = []
         for name, part in (("p99", "99 of 100"), ("p999", "999 of 1,000")):
             best = min(others, key=lambda phase: float(getattr(phase.traffic, name)))

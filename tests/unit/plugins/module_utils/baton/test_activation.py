@@ -471,6 +471,17 @@ def test_what_can_not_be_put_back_is_told_in_words(
         activation.revert(switching, "one", 1)
 
 
+def test_what_a_failed_first_release_leaves_behind_is_told(
+    switching: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = activation.Activation(switching, "bbbb", 1)
+    first.before = None
+    monkeypatch.setattr(activation, "_silence", fill)
+    told = first._put_back()
+    assert told.startswith("Nothing was served here before, and what was begun could not be taken away: ")
+    assert "No space left" in told
+
+
 def test_half_a_file_leaves_nothing(app: activation.Application, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(app)
     change(app, "etc/links/secrets/TOKEN", "another")

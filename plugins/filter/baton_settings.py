@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import ansible.module_utils
-import yaml
+from ansible.module_utils.common.yaml import yaml_load
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
@@ -18,7 +18,7 @@ from ansible.module_utils.baton import settings  # noqa: E402
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], roles: str) -> list[str]:
     """Sentences about variables of the hosts that look like settings and are none; only their names are looked at."""
     options = {
-        path.parents[1].name: settings.options_of(yaml.safe_load(path.read_text(encoding="utf-8")))
+        path.parents[1].name: settings.options_of(yaml_load(path.read_text(encoding="utf-8")))
         for path in sorted(pathlib.Path(roles).glob("*/meta/argument_specs.yml"))
     }
     found: list[str] = settings.problems({host: list(hostvars[host]) for host in hostvars}, options)

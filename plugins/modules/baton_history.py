@@ -61,21 +61,7 @@ def main() -> None:
     )
     options = module.params
     app = activation.Application(options["name"])
-    current = activation.current(app)
-    entries = history.read(app)
-    releases = history.complete(app)
-    found = history.candidates(app, current)
-    candidates = [one["release"] for one in found if not one["why_not"]]
-    module.exit_json(
-        changed=False,
-        entries=entries[-options["lines"] :],
-        current=current,
-        candidates=candidates,
-        rollback_to=next(iter(candidates), None),
-        rollback_candidates=found,
-        releases=releases,
-        blocking={release: history.blocking(entries, current, release) for release in releases},
-    )
+    module.exit_json(changed=False, entries=history.read(app)[-options["lines"] :], **history.told(app))
 
 
 if __name__ == "__main__":

@@ -148,12 +148,15 @@ class Fleet(Playbooks):
         """What each host serves, which every one of its workers has to agree with."""
         served = {}
         for name in APP_SERVERS:
-            current = self.current(name)
-            workers = [worker for worker in self.status(name)["workers"] if worker["state"] != "draining"]
+            told = host(name).check_output(
+                "basename $(readlink /opt/shop/current); systemctl is-active shop.service shop-bridge.service; "
+                "cat /run/shop/handover.json"
+            )
+            current, *units, status = told.split("\n", 3)
+            assert units == ["active", "inactive"], name
+            workers = [worker for worker in json.loads(status)["workers"] if worker["state"] != "draining"]
             assert workers, name
             assert {(worker["state"], worker["release"]) for worker in workers} == {("ready", current)}, name
-            assert host(name).check_output("systemctl is-active shop.service") == "active"
-            assert host(name).run("systemctl is-active shop-bridge.service").stdout.strip() == "inactive"
             served[name] = current
         return served
 

@@ -16,7 +16,7 @@ QUICK = {"deploy_bake_seconds": 0}
 def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> None:
     served = [fleet.release()]
     with fleet.traffic() as traffic:
-        for _ in range(10 if LONG else 2):
+        for _ in range(10 if LONG else 1):
             source.change()
             fleet.deploy(**QUICK)
             served.append(fleet.release())
@@ -82,7 +82,10 @@ def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
     assert fleet.workers() == before
 
 
-@pytest.mark.parametrize("playbook", ["deploy", "restart", "rollback", "configure"])
+@pytest.mark.parametrize(
+    "playbook",
+    ["deploy", "rollback", *(pytest.param(name, marks=pytest.mark.long) for name in ("restart", "configure"))],
+)
 def test_a_check_tells_what_would_happen_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
     source.change()
     before = (fleet.releases(), fleet.workers(), files())

@@ -22,7 +22,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", [pytest.param("build", marks=pytest.mark.long), *list(BAD)[1:]])
 def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> None:
     before = fleet.releases()
     change, cause = BAD[kind]
@@ -141,7 +141,7 @@ def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(fleet: Flee
     chance = random.Random(20)
     duration = 20.0
     with fleet.traffic() as traffic:
-        for attempt in range(30 if LONG else 3):
+        for attempt in range(30 if LONG else 1):
             before = fleet.releases()
             source.change()
             began = time.monotonic()
@@ -177,13 +177,11 @@ def descendants(pid: int) -> list[int]:
 
 def settled(fleet: Fleet) -> bool:
     """Whether no handover is under way on any host."""
-    return all(
-        host(name).run("flock --nonblock /var/lib/baton/shop/activation.lock true").rc == 0
-        and not fleet.status(name)["reload_under_way"]
-        for name in APP_SERVERS
-    )
+    free = "flock --nonblock /var/lib/baton/shop/activation.lock true"
+    return all(host(name).run(free).rc == 0 and not fleet.status(name)["reload_under_way"] for name in APP_SERVERS)
 
 
+@pytest.mark.long
 def test_a_second_deploy_is_told_who_is_at_it(fleet: Fleet, source: Source) -> None:
     source.change()
     first = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=8)

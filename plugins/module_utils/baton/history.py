@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from . import activation
 from .activation import ActivationError, Application, describe, served
 from .table import aligned
 
@@ -61,6 +62,21 @@ def version(app: Application, release: str) -> str:
     with contextlib.suppress(ActivationError, ValueError):
         return str(describe(app, release).get("version") or "")
     return ""
+
+
+def told(app: Application) -> dict[str, Any]:
+    """What M(baton_history) returns of a host besides the history's lines: what it could go back to."""
+    current, entries, releases = activation.current(app), read(app), complete(app)
+    found = candidates(app, current)
+    fit = [one["release"] for one in found if not one["why_not"]]
+    return {
+        "current": current,
+        "candidates": fit,
+        "rollback_to": next(iter(fit), None),
+        "rollback_candidates": found,
+        "releases": releases,
+        "blocking": {release: blocking(entries, current, release) for release in releases},
+    }
 
 
 def candidates(app: Application, current: str | None) -> list[dict[str, Any]]:
@@ -186,16 +202,11 @@ def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]
 
 
 def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool) -> dict[str, str]:
-    """The release that the fleet can go back to, or the problem. `hosts`: what baton_history returned on each.
+    """The release that the fleet can go back to, or the problem. `hosts`: what `told` returned on each.
 
     `wanted` names one; empty for the best that all hosts have. `force` crosses blocking migrations. Where a change was
     cut short, the release that some hosts serve already is one, too: all are brought to it.
     """
-    silent = [
-        f"{host}: {found.get('msg', 'it said nothing')}" for host, found in hosts.items() if "releases" not in found
-    ]
-    if silent:
-        return _no(f"Not every host could be asked for the releases that it has. {'; '.join(silent)}")
     if wanted:
         lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
         if lacking:

@@ -249,10 +249,3 @@ def test_hosts_that_disagree_have_lines_of_their_own_and_many_that_agree_are_cou
     first, second = history.table(hosts).splitlines()[1:]
     assert first.endswith("app1, app3, app4, app5, app6")
     assert second.endswith("app2")
-
-
-def test_a_host_that_says_nothing_is_no_host_to_go_back_on() -> None:
-    well = {"releases": ["aaaa"], "candidates": ["aaaa"], "rollback_candidates": [], "current": "bbbb", "blocking": {}}
-    told = history.rollback({"app1": well, "app2": {"msg": "Connection refused"}}, "", force=False)
-    assert told["release"] == ""
-    assert "app2: Connection refused" in told["problem"]

@@ -1,0 +1,103 @@
+"""Keeps what Ansible would otherwise do anew in every run, and for every task."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: baton_cache
+type: aggregate
+short_description: Keeps packed modules from one run to the next, and loads once what every task needs
+description:
+  - Ansible packs a module with all that it imports when a run first needs it, which takes 0.3 s of a processor, and
+    forgets it at the run's end. Those of Ansible itself and of this project are kept in C($XDG_CACHE_HOME/baton/packed),
+    below a digest of all that goes into them.
+  - Ansible reads a file of variables anew for each task and host, unless it has read it before for another purpose;
+    filters are loaded anew for each, unless they were before.
+  - What is kept lies where Ansible looks for it. Where it doesn't look there, or the cache can't be used, it does
+    everything itself, as it would without this.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import ansible
+from ansible import constants
+from ansible.plugins import loader
+from ansible.plugins.callback import CallbackBase
+from ansible.release import __version__
+
+PROJECT = pathlib.Path(__file__).parents[2]
+# of those of collections nobody knows here when they change
+OWN = ("ansible.legacy.baton_", "ansible.modules.")
+KEPT = 3  # digests: of one controller's checkouts, or before and after an upgrade
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Gives the run what earlier ones have packed, and keeps what this one packs."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "baton_cache"
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Load what every task needs, and hand over what is packed already."""
+        # as Ansible reads it, with one difference: what is read is kept
+        wiring = str(PROJECT / "playbooks/vars/wiring.yml")
+        playbook._loader.load_from_file(wiring, cache="all", unsafe=True, trusted_as_template=True)
+        with contextlib.suppress(OSError):
+            copy(kept(), packed())
+        # each task runs in a fork of this process, which would load them for itself
+        for plugins in (loader.filter_loader, loader.test_loader):
+            list(plugins.all())
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Keep what is new."""
+        with contextlib.suppress(OSError):
+            copy(packed(), kept())
+            prune(kept().parent)
+
+
+def packed() -> pathlib.Path:
+    """Where Ansible has the modules that it packed in this run."""
+    return pathlib.Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache")
+
+
+def kept() -> pathlib.Path:
+    """Where they are kept for as long as nothing changes that goes into them."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    hasher = hashlib.sha256(f"{__version__} {ansible.__file__} {sys.version}".encode())
+    for path in sources():
+        content = path.read_bytes()
+        hasher.update(f"{path} {len(content)} ".encode() + content)
+    return cache / "baton/packed" / hasher.hexdigest()[:16]
+
+
+def sources() -> Iterator[pathlib.Path]:
+    """The project's own modules, and what they import."""
+    for folder in ("modules", "module_utils"):
+        yield from sorted((PROJECT / "plugins" / folder).rglob("*.py"))
+
+
+def copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy what is packed from one folder into the other; none is ever seen half there."""
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in source.glob("*"):
+        # beside them are Ansible's locks and unfinished ones
+        if path.name.startswith(OWN) and path.suffix != ".lock" and not path.name.endswith("-part"):
+            place = target / path.name
+            if not place.exists():
+                scratch = place.with_name(f"{place.name}.{os.getpid()}-part")
+                shutil.copy(path, scratch)
+                scratch.rename(place)
+
+
+def prune(folder: pathlib.Path) -> None:
+    """Remove what hasn't been used for the longest time."""
+    os.utime(kept())
+    for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)

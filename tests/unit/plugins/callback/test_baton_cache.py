@@ -1,0 +1,104 @@
+"""What is kept is used by the next run for as long as nothing changes that went into it, and never in the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import sys
+import types
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+
+from tests.support.playbooks import PROJECT, Done, Playbooks
+
+WIRING = str(PROJECT / "playbooks/vars/wiring.yml")
+PACKS = "ANSIBALLZ: Creating module"
+TAKES = "ANSIBALLZ: using cached module"
+
+
+def callback() -> Any:
+    spec = importlib.util.spec_from_file_location("baton_cache", PROJECT / "plugins/callback/baton_cache.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Where modules are kept, for this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/baton/packed"
+
+
+def facts(tmp_path: pathlib.Path) -> Done:
+    """Run one of the project's modules, with Ansible's own word for what it does."""
+    inventory, playbook = tmp_path / "hosts", tmp_path / "play.yml"
+    inventory.write_text(f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n")
+    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [{"baton_facts": {}}]}]))
+    return Playbooks(inventory, {"ANSIBLE_DEBUG": "1"}).succeed(str(playbook))
+
+
+def test_the_next_run_takes_what_the_first_one_packed(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+    first, second = facts(tmp_path).output, facts(tmp_path).output
+    assert (PACKS in first, TAKES in first) == (True, False)
+    assert (PACKS in second, TAKES in second) == (False, True)
+    assert [path.name.split("-")[0] for path in cache.glob("*/*")] == ["ansible.legacy.baton_facts"]
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("not a folder")
+    assert PACKS in facts(tmp_path).output
+
+
+@pytest.mark.parametrize(
+    "changed", ["modules/baton_facts.py", "module_utils/baton/facts.py", "module_utils/baton/new.py"]
+)
+def test_a_change_of_what_goes_into_it_is_seen(
+    changed: str, tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = callback()
+    for folder in ("modules", "module_utils"):
+        shutil.copytree(PROJECT / "plugins" / folder, tmp_path / "plugins" / folder)
+    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    before = module.kept()
+    assert module.kept() == before
+    with (tmp_path / "plugins" / changed).open("a") as file:
+        file.write("\n# changed\n")
+    assert module.kept() != before
+
+
+def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
+    module, source, target = callback(), tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in ("ansible.modules.apt-ZIP", "ansible_collections.community.crypto.plugins.modules.x509-ZIP"):
+        (source / name).touch()
+    for name in ("ansible.modules.copy-ZIP-part", "ansible.modules.copy-ZIP.lock"):
+        (source / name).touch()
+    module.copy(source, target)
+    assert [path.name for path in target.iterdir()] == ["ansible.modules.apt-ZIP"]
+
+
+def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
+    module = callback()
+    for age in range(5):
+        (cache / f"old{age}").mkdir(parents=True)
+    module.kept().mkdir()
+    module.prune(cache)
+    assert len(list(cache.iterdir())) == module.KEPT
+    assert module.kept().exists()
+
+
+def test_the_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, loader = callback(), DataLoader()
+    monkeypatch.setattr(module, "packed", lambda: cache.with_name("run"))
+    module.CallbackModule().v2_playbook_on_start(types.SimpleNamespace(_loader=loader))
+    monkeypatch.setattr(loader, "load", lambda **_: pytest.fail("the file is read again"))
+    # as Ansible's VariableManager asks for a play's vars_files
+    assert "baton_app_servers" in loader.load_from_file(WIRING, unsafe=True, cache="vaulted", trusted_as_template=True)

@@ -1,4 +1,4 @@
-"""The measuring itself: traffic at a steady rate while a playbook runs, and where the playbook's time goes."""
+"""The measuring itself: traffic at a steady rate, or none, while a playbook runs, and where its time goes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CALLBACKS = f"{PROJECT / 'plugins/callback'}:{pathlib.Path(__file__).with_name('
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One playbook's run, what it took, and what clients saw of it."""
+    """One playbook's run, what it took, and what clients saw of it; None where there were none."""
 
     kind: str
     servers: int
     seconds: float
     steps: list[dict[str, Any]]  # play, task, seconds
-    traffic: Summary
+    traffic: Summary | None
 
 
 class Fleet:
@@ -76,16 +76,23 @@ class Fleet:
 
 def measure(fleet: Fleet, kind: Kind) -> Run:
     """Send traffic while a kind's playbook runs."""
+    background = Background(
+        f"https://127.0.0.1:{PORT}",
+        MIX,
+        rate=RATE,
+        duration=3600,
+        settle=SETTLE,
+        host=kind.host,
+        ca_file=str(AUTHORITY),
+    )
+    with background as traffic:
+        run = quiet(fleet, kind)
+    return dataclasses.replace(run, traffic=traffic.summary)
+
+
+def quiet(fleet: Fleet, kind: Kind) -> Run:
+    """Run a kind's playbook alone."""
     with tempfile.TemporaryDirectory() as scratch:
-        with Background(
-            f"https://127.0.0.1:{PORT}",
-            MIX,
-            rate=RATE,
-            duration=3600,
-            settle=SETTLE,
-            host=kind.host,
-            ca_file=str(AUTHORITY),
-        ) as traffic:
-            seconds = fleet.run(kind, pathlib.Path(scratch))
+        seconds = fleet.run(kind, pathlib.Path(scratch))
         steps = json.loads(pathlib.Path(scratch, "seconds.json").read_text())
-    return Run(kind.name, fleet.size.servers, round(seconds, 2), steps, traffic.summary)
+    return Run(kind.name, fleet.size.servers, round(seconds, 2), steps, None)

@@ -34,11 +34,12 @@ KINDS = (NEW, BACK, PLAIN)
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A number of app servers, and how often each kind is measured on them."""
+    """A number of app servers, and how often each kind is measured on them, under traffic and without."""
 
     servers: int
     inventory: pathlib.Path
     rounds: int
+    quiet: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,5 +51,5 @@ class Plan:
 
 
 TWO, EIGHT = INVENTORY / "two.yml", INVENTORY / "eight.yml"
-FULL = Plan("full", (Size(2, TWO, rounds=3), Size(8, EIGHT, rounds=2)))
-QUICK = Plan("quick", (Size(2, TWO, rounds=1),))
+FULL = Plan("full", (Size(2, TWO, rounds=3, quiet=2), Size(8, EIGHT, rounds=2, quiet=1)))
+QUICK = Plan("quick", (Size(2, TWO, rounds=1, quiet=1),))

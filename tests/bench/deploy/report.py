@@ -18,7 +18,10 @@ from .measure import Run
 from .plan import BACK, KINDS, NEW, PLAIN, RATE
 
 PAGE = pathlib.Path(__file__).with_name("page.md")
-HEADER = ("", "app servers", "runs", "seconds", "of each run", "requests", "failed", "p50 ms", "p99 ms", "max ms")
+HEADER = (
+    *("", "app servers", "s without requests", "s under requests", "of each run"),
+    *("requests", "failed", "p50 ms", "p99 ms", "max ms"),
+)
 SHOWN = 15  # tasks that are listed one by one
 
 
@@ -34,13 +37,19 @@ class Document:
     versions: dict[str, str]
     runs: list[Run]
 
-    def of(self, kind: str, servers: int) -> list[Run]:
-        return [run for run in self.runs if (run.kind, run.servers) == (kind, servers)]
+    def of(self, kind: str, servers: int, *, quiet: bool = False) -> list[Run]:
+        """The runs under traffic, or without."""
+        wanted = (kind, servers, quiet)
+        return [run for run in self.runs if (run.kind, run.servers, run.traffic is None) == wanted]
 
-    def median(self, kind: str, servers: int) -> float | None:
+    def median(self, kind: str, servers: int, *, quiet: bool = False) -> float | None:
         """Seconds; None when it wasn't measured."""
-        seconds = [run.seconds for run in self.of(kind, servers)]
+        seconds = [run.seconds for run in self.of(kind, servers, quiet=quiet)]
         return statistics.median(seconds) if seconds else None
+
+    def traffic(self, *kinds: str) -> list[Summary]:
+        """What the clients of some kinds saw, run by run."""
+        return [run.traffic for run in self.runs if run.kind in kinds and run.traffic is not None]
 
     @property
     def sizes(self) -> list[int]:
@@ -53,48 +62,56 @@ def write(document: Document, path: pathlib.Path) -> None:
 
 def read(path: pathlib.Path) -> Document:
     told = json.loads(path.read_text())
-    told["runs"] = [Run(**{**run, "traffic": Summary(**run["traffic"])}) for run in told["runs"]]
+    told["runs"] = [
+        Run(**{**run, "traffic": Summary(**run["traffic"]) if run["traffic"] else None}) for run in told["runs"]
+    ]
     return Document(**told)
 
 
 def lost(document: Document) -> int:
     """Requests that failed while Baton deployed or rolled back."""
-    return sum(run.traffic.failed_total for run in document.runs if run.kind != PLAIN.name)
+    return sum(traffic.failed_total for traffic in document.traffic(NEW.name, BACK.name))
 
 
 def line(run: Run) -> str:
     """One run, for the terminal, as soon as it is over."""
     traffic = run.traffic
+    took = f"{run.kind:8} {run.servers} app servers: {run.seconds:.1f} s"
+    if traffic is None:
+        return f"{took}, no requests"
     return (
-        f"{run.kind:8} {run.servers} app servers: {run.seconds:.1f} s, {traffic.sent:,} requests, "
+        f"{took}, {traffic.sent:,} requests, "
         f"{traffic.failed_total:,} failed {traffic.failed or ''}, p99 {traffic.p99:.1f} ms, max {traffic.max:.0f} ms"
     )
 
 
 def rows(document: Document) -> list[tuple[str, ...]]:
-    """A row for each kind and size; latencies are those of the median run, failures those of all."""
+    """A row for each kind and size; p50 and p99 are medians of the runs, failures and max those of all."""
     found = []
     for servers in document.sizes:
         for kind in KINDS:
             runs = document.of(kind.name, servers)
-            if not runs:
+            seen = [run.traffic for run in runs if run.traffic is not None]
+            if not seen:
                 continue
-            latencies = [statistics.median(getattr(run.traffic, name) for run in runs) for name in ("p50", "p99")] + [
-                max(run.traffic.max for run in runs)
-            ]
+            latencies = [statistics.median(getattr(traffic, name) for traffic in seen) for name in ("p50", "p99")]
             found.append(
                 (
                     kind.title,
                     str(servers),
-                    str(len(runs)),
-                    f"{document.median(kind.name, servers):.1f}",
+                    _seconds(document.median(kind.name, servers, quiet=True)),
+                    _seconds(document.median(kind.name, servers)),
                     ", ".join(f"{run.seconds:.1f}" for run in runs),
-                    f"{sum(run.traffic.sent for run in runs):,}",
-                    f"{sum(run.traffic.failed_total for run in runs):,}",
-                    *map(tables.milliseconds, latencies),
+                    f"{sum(traffic.sent for traffic in seen):,}",
+                    f"{sum(traffic.failed_total for traffic in seen):,}",
+                    *map(tables.milliseconds, [*latencies, max(traffic.max for traffic in seen)]),
                 )
             )
     return found
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}"
 
 
 def _typical(runs: list[Run]) -> Run:
@@ -127,22 +144,26 @@ def _findings(document: Document) -> str:
     told = []
     smallest, *larger = document.sizes
     for kind, aim in ((NEW, "at most 20 s, and 10 s were aimed at"), (BACK, "at most 10 s")):
-        took = document.median(kind.name, smallest)
-        if took is not None:
-            told.append(f"- **{kind.title}** to {smallest} app servers: {took:.1f} s (wanted: {aim}).")
+        took, alone = document.median(kind.name, smallest), document.median(kind.name, smallest, quiet=True)
+        if took and alone:
+            told.append(
+                f"- **{kind.title}** to {smallest} app servers: {alone:.1f} s, {took:.1f} s under requests "
+                f"(wanted: {aim})."
+            )
         for servers in larger:
             grown = document.median(kind.name, servers)
             if took and grown:
-                told.append(f"  To {servers}: {grown:.1f} s, {grown / took:.1f} times as long.")
+                told.append(f"  To {servers}: {grown:.1f} s under requests, {grown / took:.1f} times as long.")
     for servers in document.sizes:
         ours, usual = document.median(NEW.name, servers), document.median(PLAIN.name, servers)
         if ours and usual:
-            lost_by_it = sum(run.traffic.failed_total for run in document.of(PLAIN.name, servers))
+            runs = document.of(PLAIN.name, servers)
+            failed = sum(run.traffic.failed_total for run in runs if run.traffic)
             told.append(
-                f"- **As usual**, {servers} app servers: {usual:.1f} s, and {lost_by_it:,} requests failed in "
-                f"{len(document.of(PLAIN.name, servers))} deploys; Baton's took {ours / usual:.2f} times that time."
+                f"- **As usual**, {servers} app servers: {usual:.1f} s under requests, of which {failed:,} failed in "
+                f"{len(runs)} deploys; Baton's took {ours / usual:.2f} times that time."
             )
-    sent = sum(run.traffic.sent for run in document.runs if run.kind != PLAIN.name)
+    sent = sum(traffic.sent for traffic in document.traffic(NEW.name, BACK.name))
     told.append(f"- **Loss**: {lost(document):,} of the {sent:,} requests failed that arrived while Baton was at work.")
     return "\n".join(told)
 
@@ -163,8 +184,8 @@ def markdown(document: Document) -> str:
                     ),
                 ]
     sent: collections.Counter[str] = collections.Counter()
-    for run in document.runs:
-        sent.update({name: counts["sent"] for name, counts in run.traffic.by_kind.items()})
+    for traffic in document.traffic(*(kind.name for kind in KINDS)):
+        sent.update({name: counts["sent"] for name, counts in traffic.by_kind.items()})
     machine: dict[str, Any] = document.machine
     return string.Template(PAGE.read_text()).substitute(
         command=document.command,

@@ -31,5 +31,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             words = f"The change could not be finished here ({outcome.failure(answer)}). {deploy_lock.LEFT}"
             answer = {"changed": False, "removed": [], "left": [words]}
         for words in answer["left"]:
-            Display().warning(f"{variables['inventory_hostname']}: {words}")
+            Display().warning(f"{self._task.delegate_to or variables['inventory_hostname']}: {words}")
         return result | answer

@@ -1,4 +1,7 @@
-"""Action of the module baton_lock: waits, and knows whether a holder that began on this controller is still alive."""
+"""Action of the module baton_lock: waits, and knows whether a holder that began on this controller is still alive.
+
+A host that can't be reached is a failure, so that what was locked elsewhere is given back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ansible.utils.display import Display
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import run  # noqa: E402
+from ansible.module_utils.baton import run, step  # noqa: E402
 
 POLL = 2  # seconds between two looks while waiting
 
@@ -29,7 +32,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         wait = int(options.get("wait") or 0)
         deadline, told = time.monotonic() + wait, False
         while True:
-            answer: dict[str, Any] = self._execute_module("baton_lock", module_args=options, task_vars=variables)
+            if options.get("state") == "held" and step.interrupted():
+                result.update(step.INTERRUPTED)
+                return result
+            answer: dict[str, Any] = step.execute(self, variables, options)
             holder = answer.get("holder") if answer.get("failed") else None
             if not holder:
                 return result | answer

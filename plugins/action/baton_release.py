@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 import posixpath
 import shlex
 from typing import Any
 
+import ansible.module_utils
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import step  # noqa: E402
 
 PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
 
@@ -17,14 +25,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's last result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        answer: dict[str, Any] = self._execute_module("baton_release", task_vars=task_vars)
+        answer: dict[str, Any] = step.execute(self, task_vars or {})
         if "archives_dir" in answer:
             for item in answer["uploads"]:
-                trouble = self._upload(item["src"], item["dest"])
+                try:
+                    trouble = self._upload(item["src"], item["dest"])
+                except AnsibleConnectionFailure as error:
+                    trouble = f"The connection broke while archives were uploaded: {error}"
                 if trouble:
                     return result | {"failed": True, "msg": trouble}
             arguments = {**self._task.args, "archives_dir": answer["archives_dir"]}
-            answer = self._execute_module("baton_release", module_args=arguments, task_vars=task_vars)
+            answer = step.execute(self, task_vars or {}, arguments)
         return result | answer
 
     def _upload(self, source: str, destination: str) -> str:

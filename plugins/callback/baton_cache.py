@@ -8,8 +8,8 @@ type: aggregate
 short_description: Keeps packed modules from one run to the next, and loads once what every task needs
 description:
   - Ansible packs a module with all that it imports when a run first needs it, which takes 0.3 s of a processor, and
-    forgets it at the run's end. Those of Ansible itself and of this project are kept in C($XDG_CACHE_HOME/baton/packed),
-    below a digest of all that goes into them.
+    forgets it at the run's end. Those of Ansible itself and of this project are kept in
+    C($XDG_CACHE_HOME/baton/packed), below a digest of all that goes into them.
   - Ansible reads a file of variables anew for each task and host, unless it has read it before for another purpose;
     filters are loaded anew for each, unless they were before.
   - What is kept lies where Ansible looks for it. Where it doesn't look there, or the cache can't be used, it does
@@ -29,7 +29,6 @@ import ansible
 from ansible import constants
 from ansible.plugins import loader
 from ansible.plugins.callback import CallbackBase
-from ansible.release import __version__
 
 PROJECT = pathlib.Path(__file__).parents[2]
 # of those of collections nobody knows here when they change
@@ -44,22 +43,29 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "baton_cache"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: pathlib.Path | None = None
+
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Load what every task needs, and hand over what is packed already."""
         # as Ansible reads it, with one difference: what is read is kept
         wiring = str(PROJECT / "playbooks/vars/wiring.yml")
         playbook._loader.load_from_file(wiring, cache="all", unsafe=True, trusted_as_template=True)
         with contextlib.suppress(OSError):
-            copy(kept(), packed())
+            self._kept = kept()
+            copy(self._kept, packed())
         # each task runs in a fork of this process, which would load them for itself
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
 
-    def v2_playbook_on_stats(self, stats: Any) -> None:
+    def v2_playbook_on_stats(self, _stats: Any) -> None:
         """Keep what is new."""
         with contextlib.suppress(OSError):
-            copy(packed(), kept())
-            prune(kept().parent)
+            # what was changed meanwhile was packed before or after
+            if self._kept is not None and self._kept == kept():
+                copy(packed(), self._kept)
+                prune(self._kept)
 
 
 def packed() -> pathlib.Path:
@@ -70,17 +76,18 @@ def packed() -> pathlib.Path:
 def kept() -> pathlib.Path:
     """Where they are kept for as long as nothing changes that goes into them."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    hasher = hashlib.sha256(f"{__version__} {ansible.__file__} {sys.version}".encode())
+    hasher = hashlib.sha256(sys.version.encode())
     for path in sources():
-        content = path.read_bytes()
-        hasher.update(f"{path} {len(content)} ".encode() + content)
+        about = path.stat()
+        hasher.update(f"{path} {about.st_size} {about.st_mtime_ns} {about.st_ino} ".encode())
     return cache / "baton/packed" / hasher.hexdigest()[:16]
 
 
 def sources() -> Iterator[pathlib.Path]:
-    """The project's own modules, and what they import."""
-    for folder in ("modules", "module_utils"):
-        yield from sorted((PROJECT / "plugins" / folder).rglob("*.py"))
+    """The modules and what they import, the project's and Ansible's, and what packs them."""
+    for root in (PROJECT / "plugins", pathlib.Path(ansible.__file__).parent):
+        for folder in ("modules", "module_utils", "executor", "_internal/_ansiballz"):
+            yield from sorted((root / folder).rglob("*.py"))
 
 
 def copy(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -92,12 +99,15 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> None:
             place = target / path.name
             if not place.exists():
                 scratch = place.with_name(f"{place.name}.{os.getpid()}-part")
-                shutil.copy(path, scratch)
+                with scratch.open("wb") as file:
+                    file.write(path.read_bytes())
+                    file.flush()
+                    os.fsync(file.fileno())
                 scratch.rename(place)
 
 
-def prune(folder: pathlib.Path) -> None:
+def prune(used: pathlib.Path) -> None:
     """Remove what hasn't been used for the longest time."""
-    os.utime(kept())
-    for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+    os.utime(used)
+    for old in sorted(used.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)

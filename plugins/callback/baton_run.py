@@ -9,9 +9,10 @@ short_description: Lets a run know who it is and how long its plays took, and tu
 description:
   - Tasks find it in the environment of the controller. E(BATON_RUN) is who runs, as M(baton_lock) takes it;
     E(BATON_PHASES) is a JSON list of the plays so far, each with C(name), C(started) and C(seconds);
-    E(BATON_INTERRUPTED) is C(1) after a Ctrl-C.
+    E(BATON_INTERRUPTED) is a path, where a file is after a Ctrl-C.
   - In a play with the variable C(baton_guarded) the first Ctrl-C ends nothing. The step that runs comes to its end, and
     the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
+  - In a play that also has the variable C(baton_ending) it is too late to go back, and the first Ctrl-C only says so.
 """
 
 import json
@@ -24,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 import ansible.module_utils
+from ansible import constants
 from ansible.plugins.callback import CallbackBase
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
@@ -34,6 +36,12 @@ from ansible.module_utils.baton import run
 WORDS = """
 Interrupted. The step that runs now comes to its end, then what was switched goes back.
 Press Ctrl-C again to end at once and leave everything as it is at that moment.
+"""
+
+
+TOO_LATE = """
+Interrupted too late to go back: the change is being concluded, which takes a moment.
+Press Ctrl-C again to end at once; the deploy lock stays then.
 """
 
 
@@ -49,10 +57,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._phases: list[dict[str, Any]] = []
         self._began = 0.0
         self._unguarded: Any = None
+        self._ending = False
+        self._warned = False
         me = {"token": uuid.uuid4().hex, "who": run.who(), "process": run.identity(os.getpid())}
         os.environ["BATON_RUN"] = json.dumps(me)
-        for name in ("BATON_INTERRUPTED", "BATON_PHASES"):
-            os.environ.pop(name, None)
+        os.environ.pop("BATON_PHASES", None)
+        # not a variable, which a task that runs already would not see
+        os.environ["BATON_INTERRUPTED"] = os.path.join(constants.DEFAULT_LOCAL_TMP, "interrupted")
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Note when it began, and take Ctrl-C over or give it back."""
@@ -65,6 +76,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._phases.append({"name": name, "started": now, "seconds": 0.0})
         self._began = now
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
+        self._ending = bool(play.get_vars().get("baton_ending"))
         self._guard(bool(play.get_vars().get("baton_guarded")))
 
     def _guard(self, wanted: bool) -> None:
@@ -75,9 +87,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._unguarded = None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if "BATON_INTERRUPTED" in os.environ:
+        if self._warned:
             self._unguarded(number, frame)
             return
-        os.environ["BATON_INTERRUPTED"] = "1"
+        self._warned = True
+        if not self._ending:
+            pathlib.Path(os.environ["BATON_INTERRUPTED"]).touch()
         # not by Ansible's display, whose lock this may have interrupted
-        os.write(2, WORDS.encode())
+        os.write(2, (TOO_LATE if self._ending else WORDS).encode())

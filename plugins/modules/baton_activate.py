@@ -96,7 +96,9 @@ def main() -> None:
     options = module.params
     app = activation.Application(options["name"])
     if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
-        module.exit_json(changed=True, way="unknown", release=options["release"], previous=activation.current(app))
+        before = activation.current(app)
+        diff = {"before": f"{before or 'no release'}\n", "after": f"{options['release']}\n"}
+        module.exit_json(changed=True, way="unknown", release=options["release"], previous=before, diff=diff)
     health = None
     if options["health_path"]:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])

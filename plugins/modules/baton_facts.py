@@ -27,9 +27,11 @@ EXAMPLES = r"""
 RETURN = r"""
 ansible_facts:
   description: >-
-    C(architecture), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and
-    C(_release), C(memtotal_mb), C(packages) with C(version) when asked for, C(processor_vcpus), C(python) with
-    C(version), C(service_mgr), C(virtualization_role) and C(virtualization_type).
+    C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
+    controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
+    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) with C(version) when asked for,
+    C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
+    C(virtualization_type).
   returned: success
   type: dict
 """

@@ -173,6 +173,23 @@ def test_an_app_server_is_rebooted_without_losing_a_request(host: Any) -> None:
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
 
 
+def test_an_app_server_that_does_not_come_back_is_left_out_and_the_lock_is_free(host: Any) -> None:
+    app1, app2 = other("app1"), other("app2")
+    untouched = started(app2)
+    units = "links.socket links.service"
+    app1.check_output(f"systemctl disable {units}")
+    with traffic() as clients:
+        said = refused("reboot.yml", "--limit", "app_servers", "-e", "reboot_ready_timeout=10")
+    app1.check_output(f"systemctl enable --now {units}")
+    assert not clients.summary.failed, clients.summary
+    assert "the deploy lock is given back. app1 gets no requests from the edges." in said
+    assert started(app2) == untouched
+    assert not any(app.file("/var/lib/baton/links/lock.json").exists for app in (app1, app2))
+    assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 0
+    playbook("reboot.yml", "--limit", "app1")
+    assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
+
+
 PACKAGE = r"""
 set -e
 for version in 1 2; do

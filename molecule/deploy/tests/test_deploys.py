@@ -76,6 +76,24 @@ def test_reloads_of_nginx_lose_nothing(fleet: Fleet) -> None:
     assert traffic.failed == {}, traffic.failures
 
 
+def test_draining_loses_nothing_and_is_not_done_in_vain(fleet: Fleet, source: Source) -> None:
+    source.change()
+    with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
+        fleet.deploy(deploy_drain=True, **QUICK)
+    assert traffic.failed == {}, traffic.failures
+    fleet.release()
+    before = edges()
+    assert not any("down" in upstreams for upstreams, _ in before.values())
+    assert set(fleet.deploy(deploy_drain=True).changed) == {0}
+    assert edges() == before
+
+
+def edges() -> dict[str, tuple[str, str]]:
+    """Each edge's upstream servers, and the processes of its nginx, which a reload replaces."""
+    look = ("grep -E '^ *server .*:8000' /etc/nginx/sites-enabled/shop.conf", "pgrep -P $(cat /run/nginx.pid)")
+    return {name: (host(name).check_output(look[0]), host(name).check_output(look[1])) for name in EDGES}
+
+
 def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
     before = fleet.workers()
     assert set(fleet.deploy().changed) == {0}

@@ -85,6 +85,10 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
         ({"app_source": "/nowhere/at/all"}, ["/nowhere/at/all", "not a folder", "Correct the path"]),
         ({"app_module": "links.mian:app"}, ["links.mian", "links.main"]),
+        ({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"]),
+        ({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"]),
+        ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
+        ({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds must be a number"]),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
     ],
 )

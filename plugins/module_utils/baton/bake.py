@@ -78,8 +78,8 @@ class Judge:
             self.p99_before = histogram.percentile(before.histogram, 99)
 
     def add(self, entry: Entry) -> None:
-        """Count a request, unless it began before the bake: then it was the old release's."""
-        if entry.began < self.since:
+        """Count a request, unless it began before the bake, and was the old release's, or nginx alone answered it."""
+        if entry.began < self.since or not entry.attempts:
             return
         if self.all.add(entry):
             self.ours += entry.is_check
@@ -162,8 +162,10 @@ def baseline(path: str, before: Window, upstreams: Sequence[str], limits: Limits
     same, every = Tally(upstreams), Tally()
     with Log(path, before.since) as log:
         for entry in log.entries(before):
-            same.add(entry)
-            every.add(entry)
+            # as in a bake, what nginx answered by itself (maintenance, too large a body) is no release's
+            if entry.attempts:
+                same.add(entry)
+                every.add(entry)
     return same if same.requests >= limits.min_requests else every
 
 

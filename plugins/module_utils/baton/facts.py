@@ -10,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ def gather(*, packages: bool) -> dict[str, Any]:
     """All of them, of this host; the installed packages only when asked for."""
     return {
         "architecture": platform.machine(),
+        "clock": time.time(),
         "default_ipv4": default_ipv4(),
         **distribution(),
         "memtotal_mb": memory(),

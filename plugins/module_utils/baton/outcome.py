@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNREACHABLE = "it can't be reached"
+BEFORE_MIGRATION = {"configuration", "staging"}
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
 
@@ -94,12 +95,17 @@ def conclusion(
     found = troubles(names, known, active)
     told = hosts(names, known, active)
     title = f"The {change['kind']} of {change['application']}"
+    steps = {trouble["step"] for trouble in found.values()}
     why = summary(title, found, told) if found else ""
+    if found and change["kind"] == "deploy" and change["migrations"] == "blocking" and not steps & BEFORE_MIGRATION:
+        why += (
+            f"\nThe blocking migration of {change['release']} may have run: the database isn't what the release before "
+            "expects then. Undo the migration, or deploy a release that fits it."
+        )
     result = RESULTS[change["kind"]]
     if found:
         result = "reverted" if any(host["reverted"] for host in told.values()) else "failed"
     before = [host["previous"] for host in told.values() if host["previous"]]
-    steps = {trouble["step"] for trouble in found.values()}
     deploy = {
         "application": change["application"],
         "kind": change["kind"],
@@ -120,7 +126,7 @@ def conclusion(
             "token": run["token"],
             "when": change["began"],
             # none has run when a step before it failed
-            "migrations": "" if steps & {"configuration", "staging"} else change["migrations"],
+            "migrations": "" if steps & BEFORE_MIGRATION else change["migrations"],
             "reason": why.partition("\n")[2].partition("\n")[0] if found else "",
             **{key: host[key] for key in ("previous", "way", "seconds")},
         }
@@ -165,4 +171,12 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
             f"What served before serves on {', '.join(well)}"
             + (f"; put back on {', '.join(back)}." if back else "; nothing had been switched there.")
         )
+    serving: dict[str, list[str]] = {}
+    for host in well:
+        if told[host]["release"]:
+            serving.setdefault(str(told[host]["release"]), []).append(host)
+    if len(serving) > 1:
+        # a change before this one was cut short
+        each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())
+        lines.append(f"The hosts don't serve the same: {each}. The next deploy or playbooks/rollback.yml mends that.")
     return "\n".join(lines)

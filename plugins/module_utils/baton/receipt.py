@@ -45,7 +45,7 @@ def compose(
         "windows": _windows([edge["windows"] for edge in read.values()]),
         "timeline": _timeline([edge["timeline"] for edge in read.values() if edge.get("timeline")]),
         "hosts": {name: _host(name, host) for name, host in hosts.items()},
-        "phases": _phases(phases, started),
+        "phases": _phases(phases, started, ended),
         "edges": {
             name: {"read": name in read, "why": "" if name in read else _why(name, edges[name])} for name in edges
         },
@@ -128,13 +128,16 @@ def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _phases(phases: Sequence[Mapping[str, Any]], started: float) -> list[dict[str, Any]]:
-    """Phases with their beginnings; one that doesn't say begins when the one before has ended."""
-    listed, at = [], started
+def _phases(phases: Sequence[Mapping[str, Any]], started: float, ended: float) -> list[dict[str, Any]]:
+    """Phases with their beginnings; one that doesn't say begins when the one before has ended. The last still runs."""
+    listed: list[dict[str, Any]] = []
+    at = started
     for phase in phases:
         begun, seconds = float(phase.get("started") or at), float(phase["seconds"])
         listed.append({"name": str(phase["name"]), "started": begun, "seconds": round(seconds, 1)})
         at = begun + seconds
+    if listed and not listed[-1]["seconds"]:
+        listed[-1]["seconds"] = round(max(0.0, ended - listed[-1]["started"]), 1)
     return listed
 
 

@@ -14,17 +14,17 @@ INTERRUPTED = {"failed": True, "msg": "Interrupted by the operator."}
 
 def interrupted() -> bool:
     """Whether the operator has pressed Ctrl-C (see the callback baton_run)."""
-    return os.environ.get("BATON_INTERRUPTED") == "1"
+    return os.path.exists(os.environ.get("BATON_INTERRUPTED", ""))
 
 
-def execute(action: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the action's module. A host that can't be reached is a failure.
+def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run the action's module, with the task's arguments or others. A host that can't be reached is a failure.
 
     A failure is rescued, and the change undone. Ansible leaves out of the play whom it takes for unreachable: with a
     task that is delegated, the host that it was done for.
     """
     try:
-        result: dict[str, Any] = action._execute_module(task_vars=variables)
+        result: dict[str, Any] = action._execute_module(module_args=arguments, task_vars=variables)
     except AnsibleConnectionFailure as error:
         host = action._task.delegate_to or variables["inventory_hostname"]
         return {"failed": True, "msg": f"{host} can't be reached: {error}"}

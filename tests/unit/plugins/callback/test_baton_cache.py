@@ -61,7 +61,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cac
     "changed", ["modules/baton_facts.py", "module_utils/baton/facts.py", "module_utils/baton/new.py"]
 )
 def test_a_change_of_what_goes_into_it_is_seen(
-    changed: str, tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    changed: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = callback()
     for folder in ("modules", "module_utils"):
@@ -72,6 +72,25 @@ def test_a_change_of_what_goes_into_it_is_seen(
     with (tmp_path / "plugins" / changed).open("a") as file:
         file.write("\n# changed\n")
     assert module.kept() != before
+
+
+def test_what_was_packed_while_its_sources_changed_is_not_kept(
+    tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = callback()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "ansible.legacy.baton_lock-ZIP").write_text("of the old source")
+    monkeypatch.setattr(module, "packed", lambda: run)
+    plugin = module.CallbackModule()
+    plugin.v2_playbook_on_start(types.SimpleNamespace(_loader=DataLoader()))
+    before = module.kept()
+    monkeypatch.setattr(module, "kept", lambda: cache / "another")
+    plugin.v2_playbook_on_stats(None)
+    assert not list(cache.glob("*/*"))
+    monkeypatch.setattr(module, "kept", lambda: before)
+    plugin.v2_playbook_on_stats(None)
+    assert [path.name for path in before.iterdir()] == ["ansible.legacy.baton_lock-ZIP"]
 
 
 def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
@@ -90,7 +109,7 @@ def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
     for age in range(5):
         (cache / f"old{age}").mkdir(parents=True)
     module.kept().mkdir()
-    module.prune(cache)
+    module.prune(module.kept())
     assert len(list(cache.iterdir())) == module.KEPT
     assert module.kept().exists()
 

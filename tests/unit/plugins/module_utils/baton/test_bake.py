@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import http.server
+import json
 import pathlib
 import random
 import ssl
@@ -291,3 +292,17 @@ def test_a_single_check_without_an_answer_is_bad_when_there_was_no_other() -> No
     assert judge.verdict(NOON + 1, ["it hangs"], 1, over=False)["ok"]
     assert not judge.verdict(NOON + 1, ["it hangs"], 1, over=True)["ok"]
     assert judge.verdict(NOON + 1, ["it hangs"], 20, over=True)["ok"]
+
+
+def test_what_nginx_answers_by_itself_says_nothing_of_the_release() -> None:
+    maintenance = [
+        json.loads(one) | {"upstream": "", "upstream_status": "", "upstream_header_time": ""}
+        for one in during(300, 503)
+    ]
+    judge = bake.Judge(NAMED, NOON, None, bake.Limits())  # a host that is its own edge has no names of servers
+    for one in [*map(json.dumps, maintenance), *during(30)]:
+        entry = edge_log.parse(one.encode())
+        assert entry is not None
+        judge.add(entry)
+    found = judge.verdict(NOON + 10)
+    assert (found["ok"], found["requests"], found["failed"]) == (True, 30, 0)

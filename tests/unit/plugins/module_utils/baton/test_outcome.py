@@ -147,6 +147,36 @@ def test_only_a_migration_that_may_have_run_is_noted(step: str, ran: str) -> Non
     assert {entry["migrations"] for entry in end["entries"].values()} == {ran}
 
 
+@pytest.mark.parametrize(
+    ("kind", "migrations", "step", "told"),
+    [
+        ("deploy", "blocking", "rehearsal", True),
+        ("deploy", "blocking", "handover", True),
+        ("deploy", "blocking", "staging", False),
+        ("deploy", "expand", "handover", False),
+        ("rollback", "blocking", "handover", False),
+    ],
+)
+def test_a_blocking_migration_that_the_release_before_has_to_live_with_is_told(
+    kind: str, migrations: str, step: str, told: bool
+) -> None:
+    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}})
+    change = {**CHANGE, "kind": kind, "migrations": migrations, "began": 1.0, "now": 9.0}
+    end = outcome.conclusion(change, RUN, HOSTS, variables, HOSTS)
+    assert ("The blocking migration of bbbb may have run" in end["summary"]) is told
+
+
+def test_hosts_that_serve_different_releases_are_told_as_such() -> None:
+    # the canary of a run that was killed has the new release, and this run has left it there
+    variables = known(
+        app1={"app_service_reverted": {"changed": False, "way": "none", "release": "bbbb"}},
+        app2={**ASKED, "baton_trouble": {"step": "handover", "message": "boom"}},
+        app3=ASKED,
+    )
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert "The hosts don't serve the same: app1 bbbb; app2, app3 aaaa." in words
+
+
 def test_evidence_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
     shared = {"results": [{"item": "edge1", "windows": {}}]}
     assert list(outcome.evidence(HOSTS, {host: {"seen": shared} for host in HOSTS}, "seen")) == ["edge1"]

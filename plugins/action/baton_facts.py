@@ -1,0 +1,22 @@
+"""Action of the module baton_facts: knows how far the host's clock is from the controller's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs the module once, and looks at the clock before and after."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result with `clock_ahead`, which is 0 where the host's time lies between the two."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        before = time.time()
+        answer: dict[str, Any] = self._execute_module(task_vars=task_vars)
+        if "ansible_facts" in answer:
+            clock = answer["ansible_facts"]["clock"]
+            answer["ansible_facts"]["clock_ahead"] = clock - min(max(clock, before), time.time())
+        return result | answer

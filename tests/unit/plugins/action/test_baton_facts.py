@@ -1,0 +1,44 @@
+"""How far a host's clock is from the controller's."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.playbooks import PROJECT
+
+
+def action(offset: float, seconds: float) -> Any:
+    """The action, with a module that takes some time and answers from a clock that is so far away."""
+    spec = importlib.util.spec_from_file_location("baton_facts_action", PROJECT / "plugins/action/baton_facts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+
+    class Action(loaded.ActionModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            pass
+
+        def _execute_module(self, **_: Any) -> dict[str, Any]:
+            time.sleep(seconds / 2)
+            clock = time.time() + offset
+            time.sleep(seconds / 2)
+            return {"ansible_facts": {"clock": clock}}
+
+    return Action()
+
+
+@pytest.mark.parametrize(
+    ("offset", "seconds", "least", "most"),
+    [(0, 0.4, 0, 0), (60, 0.2, 59.5, 60), (-60, 0.2, -60, -59.5), (0.1, 0.6, 0, 0)],
+)
+def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
+    offset: float, seconds: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+    ahead = action(offset, seconds).run(None, {})["ansible_facts"]["clock_ahead"]
+    assert least <= ahead <= most

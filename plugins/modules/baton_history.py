@@ -40,6 +40,11 @@ rollback_candidates:
   type: list
   elements: dict
 releases: {description: Complete releases on the host., returned: success, type: list}
+failures:
+  description: When the changes began that failed since the last one that went well, in seconds since the epoch.
+  returned: success
+  type: list
+  elements: float
 blocking:
   description: For each complete release the later ones whose migrations a rollback to it would cross.
   returned: success

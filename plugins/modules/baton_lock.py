@@ -34,7 +34,7 @@ options:
   wait: {description: Seconds to wait for others., type: int, default: 0}
   force: {description: Remove a lock although its holder may be alive., type: bool, default: false}
   tells:
-    description: Return what a rollback chooses from, which nobody else changes now.
+    description: Return the host's history in short, which nobody else changes now.
     type: bool
     default: false
   dead: {description: Token of a holder that is known to be dead; the action finds it out., type: str, default: ""}

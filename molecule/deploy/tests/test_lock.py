@@ -97,6 +97,7 @@ def test_the_lock_of_a_run_that_was_killed_on_this_controller_is_taken_over_at_o
     assert not any(locked(name) for name in APP_SERVERS)
 
 
+@pytest.mark.long
 def test_history_and_status_tell_the_last_change(fleet: Fleet) -> None:
     fleet.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
     told = fleet.succeed("playbooks/history.yml", history_lines=1)

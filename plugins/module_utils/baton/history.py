@@ -64,8 +64,17 @@ def version(app: Application, release: str) -> str:
     return ""
 
 
+def failures(entries: Sequence[Mapping[str, Any]]) -> list[float]:
+    """When the changes began that failed since the last one that went well, the oldest first."""
+    found: list[float] = []
+    for entry in entries:
+        if entry.get("result") != BEGUN:
+            found = [] if _went_well(entry) else [*found, float(entry.get("when") or 0)]
+    return found
+
+
 def told(app: Application) -> dict[str, Any]:
-    """What M(baton_history) returns of a host besides the history's lines: what it could go back to."""
+    """What M(baton_history) returns of a host besides the history's lines: above all what it could go back to."""
     current, entries, releases = activation.current(app), read(app), complete(app)
     found = candidates(app, current)
     fit = [one["release"] for one in found if not one["why_not"]]
@@ -76,6 +85,7 @@ def told(app: Application) -> dict[str, Any]:
         "rollback_candidates": found,
         "releases": releases,
         "blocking": {release: blocking(entries, current, release) for release in releases},
+        "failures": failures(entries),
     }
 
 

@@ -249,3 +249,10 @@ def test_hosts_that_disagree_have_lines_of_their_own_and_many_that_agree_are_cou
     first, second = history.table(hosts).splitlines()[1:]
     assert first.endswith("app1, app3, app4, app5, app6")
     assert second.endswith("app2")
+
+
+def test_the_failures_since_the_last_good_change_are_those_that_disturbed_the_site() -> None:
+    good, bad = done("aaaa", when=1.0), done("bbbb", when=2.0, result="reverted")
+    begun = done("bbbb", when=9.0, result="begun")
+    assert history.failures([bad, good]) == []
+    assert history.failures([good, bad, {**bad, "when": 3.0, "result": "failed"}, begun]) == [2.0, 3.0]

@@ -23,8 +23,9 @@ from ansible import constants
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback.default import CallbackModule as Default
 
-# tasks that only lead to others
+# tasks that only lead to others, and those that are named when they have something to say
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
+SILENT |= {"debug", "fail", "set_fact"}
 # hosts of a batch that are named one by one
 NAMED = 5
 

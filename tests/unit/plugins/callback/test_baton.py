@@ -74,8 +74,13 @@ def test_a_run_tells_phases_with_their_seconds_what_changed_and_the_whole_time(i
 
 
 def test_a_batch_names_its_hosts_and_each_has_its_seconds(inventory: pathlib.Path) -> None:
-    task = {"name": "Think", "ansible.builtin.set_fact": {"thought": True}}
-    everyone = {"name": "Hand over", "hosts": ",".join(HOSTS), "tasks": [task]}
+    tasks = [
+        {"name": "Think", "ansible.builtin.assert": {"that": True, "quiet": True}},
+        # what has nothing to say isn't named
+        {"name": "Note the trouble", "ansible.builtin.set_fact": {"trouble": True}, "when": False},
+        {"name": "Say why it failed", **fail("It didn't.", when=False)},
+    ]
+    everyone = {"name": "Hand over", "hosts": ",".join(HOSTS), "tasks": tasks}
     done = play(inventory, everyone | {"serial": [1, "100%"]})
     assert lines(done)[:8] == [
         *("Hand over: app1", "  Think", "  N s", ""),

@@ -42,19 +42,18 @@ def prepare(size: Size) -> measure.Fleet:
     return hosts
 
 
-def run(plan: Plan, keep: bool, command: str) -> report.Document:
-    """Make the hosts, measure everything that the plan holds, remove the hosts."""
+def run(plan: Plan, command: str) -> report.Document:
+    """Measure everything that the plan holds, on hosts that are there."""
     began = time.time()
     runs: list[measure.Run] = []
-    with booted(plan.sizes[0].inventory, keep):
-        for size in plan.sizes:
-            hosts = prepare(size)
-            # each in turn, so that whatever else the machine does hits all of them alike
-            for do in [measure.quiet] * size.quiet + [measure.measure] * size.rounds:
-                for kind in KINDS:
-                    runs.append(do(hosts, kind))
-                    say(report.line(runs[-1]))
-        versions = machine.versions() | machine.host_versions(lambda *words: run_as_root(22621, *words))
+    for size in plan.sizes:
+        hosts = prepare(size)
+        # each in turn, so that whatever else the machine does hits all of them alike
+        for do in [measure.quiet] * size.quiet + [measure.measure] * size.rounds:
+            for kind in KINDS:
+                runs.append(do(hosts, kind))
+                say(report.line(runs[-1]))
+    versions = machine.versions() | machine.host_versions(lambda *words: run_as_root(22621, *words))
     return report.Document(
         plan=plan.name,
         began=began,
@@ -83,14 +82,17 @@ def main() -> int:
         EVIDENCE / "deploy-quick.json" if options.quick else PROJECT / "docs/benchmarks-deploy.json"
     )
     command = "make bench-deploy" + (" BENCH_OPTIONS=--quick" if options.quick else "")
+    plan = QUICK if options.quick else FULL
     try:
-        document = run(QUICK if options.quick else FULL, options.keep, command)
+        with booted(plan.sizes[0].inventory, options.keep):
+            document = run(plan, command)
+            # before the hosts are removed, which may fail
+            output.parent.mkdir(parents=True, exist_ok=True)
+            report.write(document, output)
+            output.with_suffix(".md").write_text(report.markdown(document))
     except (BenchError, fleet.FleetError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report.write(document, output)
-    output.with_suffix(".md").write_text(report.markdown(document))
     print(report.table(document))
     print(f"{output} and {output.with_suffix('.md').name}")
     return 1 if report.lost(document) else 0

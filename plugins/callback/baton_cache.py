@@ -26,13 +26,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import ansible
+import ansible.module_utils
 from ansible import constants
 from ansible.plugins import loader
 from ansible.plugins.callback import CallbackBase
 
 PROJECT = pathlib.Path(__file__).parents[2]
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(PROJECT / "plugins/module_utils"))
+
+from ansible.module_utils.baton import tools
+
 # of those of collections nobody knows here when they change
 OWN = ("ansible.legacy.baton_", "ansible.modules.")
+PART = "-part"  # what isn't whole yet, in Ansible's words and here
 KEPT = 3  # digests: of one controller's checkouts, or before and after an upgrade
 
 
@@ -54,7 +61,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         playbook._loader.load_from_file(wiring, cache="all", unsafe=True, trusted_as_template=True)
         with contextlib.suppress(OSError):
             self._kept = kept()
-            copy(self._kept, packed())
+            lend(self._kept, packed())
         # each task runs in a fork of this process, which would load them for itself
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
@@ -64,7 +71,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         with contextlib.suppress(OSError):
             # what was changed meanwhile was packed before or after
             if self._kept is not None and self._kept == kept():
-                copy(packed(), self._kept)
+                keep(packed(), self._kept)
                 prune(self._kept)
 
 
@@ -75,12 +82,12 @@ def packed() -> pathlib.Path:
 
 def kept() -> pathlib.Path:
     """Where they are kept for as long as nothing changes that goes into them."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     hasher = hashlib.sha256(sys.version.encode())
     for path in sources():
         about = path.stat()
         hasher.update(f"{path} {about.st_size} {about.st_mtime_ns} {about.st_ino} ".encode())
-    return cache / "baton/packed" / hasher.hexdigest()[:16]
+    cache: pathlib.Path = tools.cache_folder()
+    return cache / "packed" / hasher.hexdigest()[:16]
 
 
 def sources() -> Iterator[pathlib.Path]:
@@ -90,15 +97,23 @@ def sources() -> Iterator[pathlib.Path]:
             yield from sorted((root / folder).rglob("*.py"))
 
 
-def copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy what is packed from one folder into the other; none is ever seen half there."""
+def lend(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Let the run find what is kept; Ansible packs anew what a link doesn't lead to any more."""
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in source.glob("*"):
+        if not path.name.endswith(PART):
+            (target / path.name).symlink_to(path)
+
+
+def keep(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy what was packed and isn't kept yet; none is ever seen half there."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in source.glob("*"):
         # beside them are Ansible's locks and unfinished ones
-        if path.name.startswith(OWN) and path.suffix != ".lock" and not path.name.endswith("-part"):
+        if path.name.startswith(OWN) and path.suffix != ".lock" and not path.name.endswith(PART):
             place = target / path.name
             if not place.exists():
-                scratch = place.with_name(f"{place.name}.{os.getpid()}-part")
+                scratch = place.with_name(f"{place.name}.{os.getpid()}{PART}")
                 with scratch.open("wb") as file:
                     file.write(path.read_bytes())
                     file.flush()

@@ -1,4 +1,4 @@
-"""Ansible filter that looks for settings that nothing reads."""
+"""Ansible filters that look for settings that nothing reads, or whose values can't be."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
-        return {"baton_unknown_settings": unknown_settings}
+        return {"baton_unknown_settings": unknown_settings, "baton_wrong_settings": settings.wrong}

@@ -72,6 +72,7 @@ ended: {description: When it ended by the controller's clock; seconds since the 
 """
 
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.baton import activation, deploy_lock
@@ -96,9 +97,7 @@ def main() -> None:
     options = module.params
     app = activation.Application(options["name"])
     if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
-        before = activation.current(app)
-        diff = {"before": f"{before or 'no release'}\n", "after": f"{options['release']}\n"}
-        module.exit_json(changed=True, way="unknown", release=options["release"], previous=before, diff=diff)
+        module.exit_json(changed=True, way="unknown", **_step(activation.current(app), options["release"]))
     health = None
     if options["health_path"]:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
@@ -131,14 +130,19 @@ def main() -> None:
                 renew=options["renew"],
                 transaction=options["transaction"],
             )
-            diff = {"before": f"{before or 'no release'}\n", "after": f"{release}\n"}
-            result = {"way": change.way, "release": release, "previous": before, "diff": diff}
+            result = {"way": change.way, **_step(before, release)}
             if change.way == "none" or module.check_mode:
                 module.exit_json(changed=change.way != "none", **result)
             activation.to_the_end(change.execute)
     except (activation.ActivationError, deploy_lock.LockedError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)
+
+
+def _step(before: str | None, release: str) -> dict[str, Any]:
+    """From what to what, for the result."""
+    diff = {"before": f"{before or 'no release'}\n", "after": f"{release}\n"}
+    return {"release": release, "previous": before, "diff": diff}
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def main() -> None:
     )
     options = module.params
     app = activation.Application(options["name"])
-    module.exit_json(changed=False, entries=history.read(app)[-options["lines"] :], **history.told(app))
+    entries = history.read(app)
+    module.exit_json(changed=False, entries=entries[-options["lines"] :], **history.told(app, entries))
 
 
 if __name__ == "__main__":

@@ -33,10 +33,6 @@ options:
   seconds: {description: Seconds without a sign of life after which the lock expires., type: int, default: 900}
   wait: {description: Seconds to wait for others., type: int, default: 0}
   force: {description: Remove a lock although its holder may be alive., type: bool, default: false}
-  tells:
-    description: Return the host's history in short, which nobody else changes now.
-    type: bool
-    default: false
   dead: {description: Token of a holder that is known to be dead; the action finds it out., type: str, default: ""}
 attributes:
   check_mode: {support: full, description: A lock that is held is a warning.}
@@ -59,8 +55,8 @@ holder:
   returned: always
   type: dict
 history:
-  description: What M(baton_history) returns, without C(entries).
-  returned: with O(tells), when the lock is held
+  description: What M(baton_history) returns, without C(entries); nobody else changes it now.
+  returned: for O(state=held)
   type: dict
 """
 
@@ -84,7 +80,6 @@ def main() -> None:
             "wait": {"type": "int", "default": 0},
             "force": {"type": "bool", "default": False},
             "dead": {"type": "str", "default": ""},
-            "tells": {"type": "bool", "default": False},
         },
         required_if=[("state", "held", ["run"]), ("state", "released", ["run"])],
         supports_check_mode=True,
@@ -98,7 +93,7 @@ def main() -> None:
             module.warn(f"{app.name} is being changed by {before.words()}.")
         # what is alive is refused without force
         changed = options["state"] == "absent" and before is not None and (options["force"] or not alive)
-        module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["tells"]))
+        module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
     try:
         if options["state"] == "held":
             before = deploy_lock.take(
@@ -115,11 +110,11 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"The deploy lock below {app.state} can't be changed: {error}", holder=None)
     changed = options["state"] == "absent" and before is not None
-    module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["tells"]))
+    module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
 
 
-def _told(app: Application, wanted: bool) -> dict[str, Any]:
-    return {"history": history.told(app)} if wanted else {}
+def _told(app: Application, state: str) -> dict[str, Any]:
+    return {"history": history.told(app, history.read(app))} if state == "held" else {}
 
 
 if __name__ == "__main__":

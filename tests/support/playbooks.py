@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 PROJECT = pathlib.Path(__file__).parents[2]
+
+
+def plugin(path: str) -> Any:
+    """A plugin of the project as a module, which Ansible alone can import by a name."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), PROJECT / f"plugins/{path}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tool(name: str) -> pathlib.Path:
@@ -47,6 +59,17 @@ class Playbooks:
 
     inventory: pathlib.Path
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def written(
+        cls, folder: pathlib.Path, *plays: dict[str, Any], host: str = "", environment: dict[str, str] | None = None
+    ) -> tuple[Playbooks, str]:
+        """A playbook and an inventory of one host, app1, of which variables may be given; else it is this machine."""
+        inventory, playbook = folder / "hosts", folder / "play.yml"
+        variables = f"ansible_python_interpreter={sys.executable} {host or 'ansible_connection=local'}"
+        inventory.write_text(f"app1 {variables}\n")
+        playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, **play} for play in plays]))
+        return cls(inventory, environment or {}), str(playbook)
 
     def start(self, playbook: str, *options: str, **variables: object) -> subprocess.Popen[str]:
         """Begin one, in a session of its own, so that a test may kill it with all that it has started."""

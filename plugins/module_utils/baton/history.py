@@ -73,10 +73,10 @@ def failures(entries: Sequence[Mapping[str, Any]]) -> list[float]:
     return found
 
 
-def told(app: Application) -> dict[str, Any]:
+def told(app: Application, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What M(baton_history) returns of a host besides the history's lines: above all what it could go back to."""
-    current, entries, releases = activation.current(app), read(app), complete(app)
-    found = candidates(app, current)
+    current, releases = activation.current(app), complete(app)
+    found = candidates(app, entries, current)
     fit = [one["release"] for one in found if not one["why_not"]]
     return {
         "current": current,
@@ -89,13 +89,12 @@ def told(app: Application) -> dict[str, Any]:
     }
 
 
-def candidates(app: Application, current: str | None) -> list[dict[str, Any]]:
+def candidates(app: Application, entries: Sequence[Mapping[str, Any]], current: str | None) -> list[dict[str, Any]]:
     """The complete releases besides the current one, the best to go back to first.
 
     Keys: `release`, `version`, `when` (it last took over well; None when that isn't known), `why_not` (what speaks
     against it; empty for one that a rollback may choose by itself).
     """
-    entries = read(app)
     took_over = {entry["release"]: entry.get("when") for entry in entries if _brings(entry) and _went_well(entry)}
     return [
         {"release": release, "version": version(app, release), "when": took_over.get(release), "why_not": why_not}

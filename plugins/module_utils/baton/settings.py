@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # what the playbooks read beside the roles' own options
@@ -27,12 +29,50 @@ PLAYBOOKS = {
     "deploy_receipts",
     "private_address",
 }
+# of these, what must be a number
+NUMBERS = (
+    *("deploy_bake_seconds", "deploy_bake_max_failed_percent", "deploy_bake_max_p99_factor"),
+    *("deploy_bake_p99_floor_ms", "deploy_lock_seconds", "deploy_lock_wait", "app_releases_keep"),
+)
 CLOSE = 0.85
 
 
 def options_of(specs: Mapping[str, Any]) -> set[str]:
     """The names in a role's argument specs, of all entry points."""
     return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
+
+
+def wrong(values: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting of the playbooks whose value can't be; roles check their own options.
+
+    `values` are a host's variables.
+    """
+    sentences = []
+    migrations = values.get("app_migrations", "expand")
+    if migrations not in ("expand", "blocking"):
+        sentences.append(
+            f'app_migrations is "{migrations}". Say `expand` (the release before can live with the new schema) '
+            "or `blocking` (it can't)."
+        )
+    batches = values.get("deploy_batches") or [1]
+    if not isinstance(batches, Sequence) or isinstance(batches, str) or not all(map(_is_batch, batches)):
+        sentences.append(
+            f"deploy_batches is {json.dumps(batches, default=str)}. Give a list of numbers of hosts or shares of them, "
+            'such as deploy_batches: [1, "25%", "100%"]; on the command line -e \'{"deploy_batches": [1, "100%"]}\'.'
+        )
+    numbers = [name for name in NUMBERS if name in values and not _is_number(values[name])]
+    if numbers:
+        told = ", ".join(numbers)
+        sentences.append(f"{told} must be a number, 0 or more. Correct it in the inventory or on the command line.")
+    return sentences
+
+
+def _is_batch(value: Any) -> bool:
+    return re.fullmatch(r"[1-9][0-9]*%?", str(value)) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return re.fullmatch(r"[0-9]+([.][0-9]+)?", str(value)) is not None
 
 
 def problems(variables: Mapping[str, Iterable[str]], options: Mapping[str, set[str]]) -> list[str]:

@@ -34,8 +34,8 @@ def say(text: str) -> None:
     print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
 
 
-def run(plan: Plan, keep: bool, command: str) -> report.Document:
-    """Make the host, measure everything that the plan holds, remove the host."""
+def run(plan: Plan, command: str) -> report.Document:
+    """Measure everything that the plan holds, on a host that is there."""
     began = time.time()
     known = servers()
     ours = known[0]
@@ -50,29 +50,27 @@ def run(plan: Plan, keep: bool, command: str) -> report.Document:
             path.write_text(json.dumps(dataclasses.asdict(phase), indent=1) + "\n" + host.evidence(phase.began))
             say(f"what the host knows of it: {path.relative_to(PROJECT)}")
 
-    say("making the host ...")
-    with booted(INVENTORY, keep):
-        host = Host()
-        host.provision()
-        versions = machine.versions() | machine.h2load() | host.versions()
-        workers = host.workers()
-        for series in plan.series:
-            name = series.imported.name
-            if series.imported is not SLEEP_1:  # the inventory's own
-                say(f"import: {series.imported.title} ...")
-                host.switch(series.imported)
-            if series is plan.series[0]:
-                for server in known:
-                    add(measure.quiet(plan, server, name))
-            if series.reloads:
-                for server in measure.in_turn(known, plan.turns):
-                    add(measure.reloads(plan, host, server, series))
-            if series.back_to_back:
-                add(measure.back_to_back(plan, host, ours, series))
-            if series.bridges:
-                add(measure.bridges(plan, host, ours, series))
-        say("throughput ...")
-        rates = measure.throughput(plan, known)
+    host = Host()
+    host.provision()
+    versions = machine.versions() | machine.h2load() | host.versions()
+    workers = host.workers()
+    for series in plan.series:
+        name = series.imported.name
+        if series.imported is not SLEEP_1:  # the inventory's own
+            say(f"import: {series.imported.title} ...")
+            host.switch(series.imported)
+        if series is plan.series[0]:
+            for server in known:
+                add(measure.quiet(plan, server, name))
+        if series.reloads:
+            for server in measure.in_turn(known, plan.turns):
+                add(measure.reloads(plan, host, server, series))
+        if series.back_to_back:
+            add(measure.back_to_back(plan, host, ours, series))
+        if series.bridges:
+            add(measure.bridges(plan, host, ours, series))
+    say("throughput ...")
+    rates = measure.throughput(plan, known)
     return report.Document(
         plan=dataclasses.asdict(plan),
         began=began,
@@ -113,14 +111,17 @@ def main() -> int:
         words.append("BENCH_OPTIONS=--quick")
     elif options.reloads != 100:
         words.append(f"BENCH_RELOADS={options.reloads}")
+    say("making the host ...")
     try:
-        document = run(plan, options.keep, " ".join(words))
+        with booted(INVENTORY, options.keep):
+            document = run(plan, " ".join(words))
+            # before the host is removed, which may fail
+            output.parent.mkdir(parents=True, exist_ok=True)
+            report.write(document, output)
+            output.with_suffix(".md").write_text(report.markdown(document))
     except (BenchError, FleetError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report.write(document, output)
-    output.with_suffix(".md").write_text(report.markdown(document))
     print(report.table(document))
     print(f"{output} and {output.with_suffix('.md').name}")
     return 1 if report.lost(document) else 0

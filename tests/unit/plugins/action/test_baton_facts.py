@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from typing import Any
 
 import pytest
 
-from tests.support.playbooks import PROJECT
+from tests.support.playbooks import plugin
 
 
 def action(offset: float, seconds: float) -> Any:
     """The action, with a module that takes some time and answers from a clock that is so far away."""
-    spec = importlib.util.spec_from_file_location("baton_facts_action", PROJECT / "plugins/action/baton_facts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    loaded = plugin("action/baton_facts")
 
     class Action(loaded.ActionModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 
 import pytest
 from ansible.module_utils.baton import deploy_lock, history
@@ -30,12 +29,10 @@ def app(tmp_path: pathlib.Path) -> Application:
     return application
 
 
-def finish(app: Application, *arguments: str, host: str = "ansible_connection=local", **options: object) -> Done:
-    hosts, play = (app.state.parent / name for name in ("hosts", "play.yml"))
-    hosts.write_text(f"app1 ansible_python_interpreter={sys.executable} {host}\n")
-    task = {"baton_finish": {"name": app.name, **options}}
-    play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
-    return Playbooks(hosts).succeed(str(play), *arguments)
+def finish(app: Application, *arguments: str, host: str = "", **options: object) -> Done:
+    tasks = [{"baton_finish": {"name": app.name, **options}}]
+    runner, playbook = Playbooks.written(app.state.parent, {"tasks": tasks}, host=host)
+    return runner.succeed(playbook, *arguments)
 
 
 def results(app: Application) -> list[str]:

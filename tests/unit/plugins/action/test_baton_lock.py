@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import signal
-import sys
 import time
 
 from ansible.module_utils.baton import deploy_lock
@@ -16,16 +14,14 @@ from tests.support.playbooks import Playbooks
 RUN = {"token": "b", "who": "bob@laptop", "process": ""}
 
 
-def playbooks(tmp_path: pathlib.Path, host: str, *, guarded: bool = False, **options: object) -> tuple[Playbooks, str]:
-    hosts, playbook = tmp_path / "hosts", tmp_path / "play.yml"
-    hosts.write_text(f"app1 ansible_python_interpreter={sys.executable} {host}\n")
+def playbooks(
+    tmp_path: pathlib.Path, host: str = "", *, guarded: bool = False, **options: object
+) -> tuple[Playbooks, str]:
     tasks = [
         {"baton_lock": {"state": "held", "run": RUN, **options}, "register": "lock", "failed_when": False},
         {"ansible.builtin.debug": {"msg": "It was told: {{ lock.msg | default('nothing') }}"}},
     ]
-    variables = {"baton_guarded": guarded}
-    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]))
-    return Playbooks(hosts), str(playbook)
+    return Playbooks.written(tmp_path, {"vars": {"baton_guarded": guarded}, "tasks": tasks}, host=host)
 
 
 def test_a_host_that_cannot_be_reached_is_a_refusal_and_ends_nothing(tmp_path: pathlib.Path) -> None:
@@ -37,7 +33,7 @@ def test_who_waits_can_be_interrupted(tmp_path: pathlib.Path) -> None:
     app = Application(str(tmp_path / "shop"))
     app.state.mkdir(parents=True)
     deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 900)
-    runner, playbook = playbooks(tmp_path, "ansible_connection=local", guarded=True, name=app.name, wait=600)
+    runner, playbook = playbooks(tmp_path, guarded=True, name=app.name, wait=600)
     running = runner.start(playbook)
     assert running.stdout is not None
     for line in running.stdout:

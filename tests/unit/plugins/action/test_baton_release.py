@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.machine import HERE
-from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.playbooks import Done, Playbooks, plugin
 
 Build = Callable[..., Any]
 SSH = """#!/bin/sh
@@ -153,11 +152,7 @@ def test_what_a_killed_run_uploaded_goes_with_the_next(host: Host, build: Build)
 
 
 def test_a_large_archive_goes_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    specification = importlib.util.spec_from_file_location("action", PROJECT / "plugins/action/baton_release.py")
-    assert specification
-    assert specification.loader
-    action = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(action)
+    action = plugin("action/baton_release")
     monkeypatch.setattr(action, "PIECE", 10)
     modes = set()
     there = tmp_path / "with space" / "there"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-import sys
 from typing import Any
 
 import pytest
@@ -24,9 +22,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_host_that_is_lost_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
-    hosts, playbook = tmp_path / "hosts", tmp_path / "play.yml"
-    hosts.write_text(f"app1 ansible_host=127.0.0.1 ansible_port=1 ansible_python_interpreter={sys.executable}\n")
     rescue = {"ansible.builtin.debug": {"msg": "Noted: {{ ansible_failed_result.msg }}"}}
     tasks = [{"block": [{step: STEPS[step]}], "rescue": [rescue]}]
-    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    assert "Noted: app1 can't be reached: " in Playbooks(hosts).succeed(str(playbook)).words
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host="ansible_host=127.0.0.1 ansible_port=1")
+    assert "Noted: app1 can't be reached: " in runner.succeed(playbook).words

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import pathlib
 import shutil
-import sys
 import types
-from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 
-from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.playbooks import PROJECT, Done, Playbooks, plugin
 
 WIRING = str(PROJECT / "playbooks/vars/wiring.yml")
 PACKS = "ANSIBALLZ: Creating module"
 TAKES = "ANSIBALLZ: using cached module"
-
-
-def callback() -> Any:
-    spec = importlib.util.spec_from_file_location("baton_cache", PROJECT / "plugins/callback/baton_cache.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -38,10 +25,8 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
 
 def facts(tmp_path: pathlib.Path) -> Done:
     """Run one of the project's modules, with Ansible's own word for what it does."""
-    inventory, playbook = tmp_path / "hosts", tmp_path / "play.yml"
-    inventory.write_text(f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n")
-    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [{"baton_facts": {}}]}]))
-    return Playbooks(inventory, {"ANSIBLE_DEBUG": "1"}).succeed(str(playbook))
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [{"baton_facts": {}}]}, environment={"ANSIBLE_DEBUG": "1"})
+    return runner.succeed(playbook)
 
 
 def test_the_next_run_takes_what_the_first_one_packed(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
@@ -63,7 +48,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cac
 def test_a_change_of_what_goes_into_it_is_seen(
     changed: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = callback()
+    module = plugin("callback/baton_cache")
     for folder in ("modules", "module_utils"):
         shutil.copytree(PROJECT / "plugins" / folder, tmp_path / "plugins" / folder)
     monkeypatch.setattr(module, "PROJECT", tmp_path)
@@ -77,35 +62,35 @@ def test_a_change_of_what_goes_into_it_is_seen(
 def test_what_was_packed_while_its_sources_changed_is_not_kept(
     tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = callback()
+    module = plugin("callback/baton_cache")
     run = tmp_path / "run"
     run.mkdir()
     (run / "ansible.legacy.baton_lock-ZIP").write_text("of the old source")
     monkeypatch.setattr(module, "packed", lambda: run)
-    plugin = module.CallbackModule()
-    plugin.v2_playbook_on_start(types.SimpleNamespace(_loader=DataLoader()))
+    run_callback = module.CallbackModule()
+    run_callback.v2_playbook_on_start(types.SimpleNamespace(_loader=DataLoader()))
     before = module.kept()
     monkeypatch.setattr(module, "kept", lambda: cache / "another")
-    plugin.v2_playbook_on_stats(None)
+    run_callback.v2_playbook_on_stats(None)
     assert not list(cache.glob("*/*"))
     monkeypatch.setattr(module, "kept", lambda: before)
-    plugin.v2_playbook_on_stats(None)
+    run_callback.v2_playbook_on_stats(None)
     assert [path.name for path in before.iterdir()] == ["ansible.legacy.baton_lock-ZIP"]
 
 
 def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
-    module, source, target = callback(), tmp_path / "source", tmp_path / "target"
+    module, source, target = plugin("callback/baton_cache"), tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for name in ("ansible.modules.apt-ZIP", "ansible_collections.community.crypto.plugins.modules.x509-ZIP"):
         (source / name).touch()
     for name in ("ansible.modules.copy-ZIP-part", "ansible.modules.copy-ZIP.lock"):
         (source / name).touch()
-    module.copy(source, target)
+    module.keep(source, target)
     assert [path.name for path in target.iterdir()] == ["ansible.modules.apt-ZIP"]
 
 
 def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
-    module = callback()
+    module = plugin("callback/baton_cache")
     for age in range(5):
         (cache / f"old{age}").mkdir(parents=True)
     module.kept().mkdir()
@@ -115,7 +100,7 @@ def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
 
 
 def test_the_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, loader = callback(), DataLoader()
+    module, loader = plugin("callback/baton_cache"), DataLoader()
     monkeypatch.setattr(module, "packed", lambda: cache.with_name("run"))
     module.CallbackModule().v2_playbook_on_start(types.SimpleNamespace(_loader=loader))
     monkeypatch.setattr(loader, "load", lambda **_: pytest.fail("the file is read again"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import signal
-import sys
 import time
 from typing import Any
 
@@ -20,8 +18,6 @@ def play(name: str, ready: pathlib.Path, **variables: Any) -> dict[str, Any]:
     """A play that says when it runs, goes on for a while, and tells whether it was asked to stop."""
     return {
         "name": name,
-        "hosts": "all",
-        "gather_facts": False,
         "vars": variables,
         "tasks": [
             {"ansible.builtin.shell": {"cmd": f"touch {ready}; sleep 2"}},
@@ -38,14 +34,12 @@ def play(name: str, ready: pathlib.Path, **variables: Any) -> dict[str, Any]:
     ],
 )
 def test_a_change_heeds_it_until_its_end(tmp_path: pathlib.Path, during: str, words: str, told: list[str]) -> None:
-    hosts, playbook = tmp_path / "hosts", tmp_path / "play.yml"
-    hosts.write_text(f"here ansible_connection=local ansible_python_interpreter={sys.executable}\n")
     plays = [
         play("change", tmp_path / "change", baton_guarded=True),
         play("end", tmp_path / "end", baton_guarded=True, baton_ending=True),
     ]
-    playbook.write_text(json.dumps(plays))
-    running = Playbooks(hosts).start(str(playbook))
+    runner, playbook = Playbooks.written(tmp_path, *plays)
+    running = runner.start(playbook)
     while not (tmp_path / during).exists():
         assert running.poll() is None
         time.sleep(0.05)

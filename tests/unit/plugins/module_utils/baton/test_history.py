@@ -70,19 +70,24 @@ def test_a_line_gets_its_version_and_a_short_reason(app: Application) -> None:
     assert second["version"] == "7.0"
 
 
+def candidates(app: Application, current: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = history.candidates(app, history.read(app), current)
+    return found
+
+
 def choice(app: Application, current: str) -> list[str]:
-    return [one["release"] for one in history.candidates(app, current) if not one["why_not"]]
+    return [one["release"] for one in candidates(app, current) if not one["why_not"]]
 
 
 def why_not(app: Application, current: str) -> dict[str, str]:
-    return {one["release"]: one["why_not"] for one in history.candidates(app, current) if one["why_not"]}
+    return {one["release"]: one["why_not"] for one in candidates(app, current) if one["why_not"]}
 
 
 def test_a_rollback_goes_to_the_last_one_that_served_well(app: Application) -> None:
     for number, release in enumerate(("aaaa", "bbbb", "cccc", "dddd")):
         history.append(app, done(release, when=float(number)))
     assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
-    assert history.candidates(app, "dddd")[0] == {"release": "cccc", "version": "c.0", "when": 2.0, "why_not": ""}
+    assert candidates(app, "dddd")[0] == {"release": "cccc", "version": "c.0", "when": 2.0, "why_not": ""}
 
 
 def test_without_a_history_it_goes_by_what_took_over(app: Application) -> None:

@@ -44,6 +44,28 @@ def test_hosts_are_named_when_not_all_have_it() -> None:
     assert sentence.startswith("app_prot (web1) is no setting.")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("app_migrations", "Blocking", 'app_migrations is "Blocking". Say `expand`'),
+        ("deploy_batches", "[1, 2]", 'deploy_batches is "[1, 2]". Give a list'),
+        ("deploy_batches", [0, "100%"], 'deploy_batches is [0, "100%"]. Give a list'),
+        ("deploy_batches", {"1": 1}, "Give a list"),
+        ("deploy_bake_seconds", "ten", "deploy_bake_seconds must be a number"),
+        ("deploy_lock_wait", -1, "deploy_lock_wait must be a number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_fix(name: str, value: object, words: str) -> None:
+    (sentence,) = settings.wrong({name: value})
+    assert words in sentence
+
+
+def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None:
+    given = {"deploy_batches": [1, "2", "25%"], "deploy_bake_seconds": "0", "deploy_bake_max_failed_percent": 0.5}
+    assert settings.wrong({**given, "app_migrations": "blocking", "app_releases_keep": 3}) == []
+    assert settings.wrong({"deploy_batches": []}) == []  # the default
+
+
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
 def test_every_setting_of_the_inventories_is_known(file: pathlib.Path) -> None:
     text = file.read_text()

@@ -15,14 +15,21 @@ ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "mo
 from ansible.module_utils.baton import settings  # noqa: E402
 
 
-def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], roles: str) -> list[str]:
-    """Sentences about variables of the hosts that look like settings and are none; only their names are looked at."""
+def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) -> list[str]:
+    """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set themselves.
+
+    Only their names are looked at. `project` is the folder with playbooks/ and roles/.
+    """
+    folder = pathlib.Path(project)
     options = {
         path.parents[1].name: settings.options_of(yaml_load(path.read_text(encoding="utf-8")))
-        for path in sorted(pathlib.Path(roles).glob("*/meta/argument_specs.yml"))
+        for path in sorted(folder.glob("roles/*/meta/argument_specs.yml"))
     }
-    found: list[str] = settings.problems({host: list(hostvars[host]) for host in hostvars}, options)
-    return found
+    variables = {host: list(hostvars[host]) for host in hostvars}
+    wired = yaml_load((folder / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
+    unknown: list[str] = settings.problems(variables, options)
+    overruled: list[str] = settings.overruled(variables, wired, options)
+    return unknown + overruled
 
 
 class FilterModule:

@@ -24,17 +24,36 @@ PLAYBOOKS = {
     "deploy_bake_seconds",
     "deploy_batches",
     "deploy_drain",
+    "deploy_drain_timeout",
     "deploy_lock_seconds",
     "deploy_lock_wait",
     "deploy_receipts",
     "private_address",
 }
-# of these, what must be a number
-NUMBERS = (
-    *("deploy_bake_seconds", "deploy_bake_max_failed_percent", "deploy_bake_max_p99_factor"),
-    *("deploy_bake_p99_floor_ms", "deploy_lock_seconds", "deploy_lock_wait", "app_releases_keep"),
-)
+# of these, what must be a number, and a whole one of at least so much
+NUMBERS = ("deploy_bake_seconds", "deploy_bake_max_failed_percent", "deploy_bake_max_p99_factor", "deploy_bake_p99_floor_ms")
+WHOLE = {
+    "app_port": 1,
+    "app_releases_keep": 0,
+    "deploy_drain_timeout": 0,
+    "deploy_lock_seconds": 60,  # what expires before a step of a change has ended would lock nothing
+    "deploy_lock_wait": 0,
+}
 CLOSE = 0.85
+# what to say in the inventory for a role's option that the playbooks set
+INSTEAD = {
+    "app_config_group": "app_account_user",
+    "app_release_import_user": "app_account_user",
+    "app_release_python": "python_runtime_version",
+    "app_release_python_version": "python_runtime_version",
+    "app_service_credentials": "app_config_secrets",
+    "app_service_listen": "app_port",
+    "app_service_migration_credentials": "app_config_migration_secrets",
+    "app_service_user": "app_account_user",
+    "host_firewall_rules": "host_firewall_extra_rules",
+    "nginx_site_backend_keepalive": "app_service_keepalive",
+    "tls_certificate_names": "nginx_site_server_names",
+}
 
 
 def options_of(specs: Mapping[str, Any]) -> set[str]:
@@ -64,6 +83,26 @@ def wrong(values: Mapping[str, Any]) -> list[str]:
     if numbers:
         told = ", ".join(numbers)
         sentences.append(f"{told} must be a number, 0 or more. Correct it in the inventory or on the command line.")
+    for name, least in WHOLE.items():
+        if name in values and not (re.fullmatch("[0-9]+", str(values[name])) and int(values[name]) >= least):
+            sentences.append(
+                f"{name} is {values[name]}, and must be a whole number, {least} or more. "
+                "Correct it in the inventory or on the command line."
+            )
+    return sentences
+
+
+def overruled(variables: Mapping[str, Iterable[str]], wired: Iterable[str], options: Mapping[str, set[str]]) -> list[str]:
+    """A sentence for each variable of the hosts that would be passed over, as the playbooks set this option of a role.
+
+    `wired` are the names that the playbooks set.
+    """
+    sentences = []
+    for name in sorted(set(wired).intersection(set().union(*options.values()), set().union(*variables.values()))):
+        hosts = [host for host, names in variables.items() if name in set(names)]
+        where = "" if len(hosts) == len(variables) else f" ({', '.join(hosts)})"
+        instead = f"Set {INSTEAD[name]} in its place." if name in INSTEAD else "Take it out of the inventory."
+        sentences.append(f"{name}{where} is set by the playbooks (playbooks/vars/wiring.yml). {instead}")
     return sentences
 
 

@@ -52,7 +52,10 @@ def test_hosts_are_named_when_not_all_have_it() -> None:
         ("deploy_batches", [0, "100%"], 'deploy_batches is [0, "100%"]. Give a list'),
         ("deploy_batches", {"1": 1}, "Give a list"),
         ("deploy_bake_seconds", "ten", "deploy_bake_seconds must be a number"),
-        ("deploy_lock_wait", -1, "deploy_lock_wait must be a number"),
+        ("deploy_lock_wait", -1, "deploy_lock_wait is -1, and must be a whole number, 0 or more"),
+        ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0, and must be a whole number, 60 or more"),
+        ("app_releases_keep", 2.5, "app_releases_keep is 2.5, and must be a whole number"),
+        ("app_port", "http", "app_port is http, and must be a whole number"),
     ],
 )
 def test_a_value_that_cannot_be_is_told_with_its_fix(name: str, value: object, words: str) -> None:
@@ -66,15 +69,33 @@ def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None
     assert settings.wrong({"deploy_batches": []}) == []  # the default
 
 
+WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
+
+
+def test_what_the_playbooks_set_themselves_is_refused_with_what_to_set_instead() -> None:
+    told = settings.overruled({"web1": ["host_firewall_rules", "app_name"], "web2": ["nginx_site_name"]}, WIRED, OPTIONS)
+    assert told == [
+        "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). Set host_firewall_extra_rules in its place.",
+        "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Take it out of the inventory.",
+    ]
+
+
+def test_what_to_set_instead_is_a_setting_that_the_playbooks_leave_alone() -> None:
+    known = settings.PLAYBOOKS.union(*OPTIONS.values())
+    assert set(settings.INSTEAD) <= set(WIRED) & known
+    assert set(settings.INSTEAD.values()) <= known - set(WIRED)
+
+
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
 def test_every_setting_of_the_inventories_is_known(file: pathlib.Path) -> None:
     text = file.read_text()
     # what is commented out is offered, too
     offered = re.findall(r"^# ([a-z_]+):", text, re.MULTILINE)
-    assert settings.problems({"web1": [*(yaml.safe_load(text) or {}), *offered]}, OPTIONS) == []
+    variables = {"web1": [*(yaml.safe_load(text) or {}), *offered]}
+    assert settings.problems(variables, OPTIONS) + settings.overruled(variables, WIRED, OPTIONS) == []
 
 
 def test_what_the_playbooks_read_is_known() -> None:
-    pattern = re.compile(r"\b((?:app|deploy)_[a-z0-9_]+) \| default\(")
+    pattern = re.compile(r"(?<!groups\.)\b((?:app|deploy)_[a-z0-9_]+) \| default\(")
     read = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
     assert read - set().union(*OPTIONS.values()) - settings.PLAYBOOKS == set()

@@ -8,8 +8,8 @@ type: stdout
 short_description: Plays with their seconds, a line for each task, what changed below it, and a failure as its message
 description:
   - Shows plays with the seconds they took, tasks as they begin, and the hosts on which something changed or failed. A
-    play in batches names the hosts of each. Text of C(debug) and the message of a failure are printed as they were
-    written. The seconds of the whole run come last.
+    play in batches names the hosts of each; one of C(all:!all), which isn't due, is left out. Text of C(debug) and the
+    message of a failure are printed as they were written. The seconds of the whole run come last.
   - With C(-v) everything is printed as `default` does. For the plain one set C(ANSIBLE_STDOUT_CALLBACK=default).
 extends_documentation_fragment:
   - default_callback
@@ -26,6 +26,8 @@ from ansible.plugins.callback.default import CallbackModule as Default
 # tasks that only lead to others, and those that are named when they have something to say
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
 SILENT |= {"debug", "fail", "set_fact"}
+# what `hosts` of a play that isn't due is made to be
+NOBODY = ["all:!all"]
 # hosts of a batch that are named one by one
 NAMED = 5
 
@@ -67,6 +69,9 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._end_play()
         self._play = play
         self._last_task_banner = None
+        self._play_began = None
+        if play.hosts == NOBODY:
+            return
         self._play_began = time.monotonic()
         batch = f": {self._batch(play)}" if play.serial else ""
         mode = " [check mode]" if play.check_mode else ""
@@ -76,9 +81,9 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Say that a play is of no host."""
         if self._verbose():
             super().v2_playbook_on_no_hosts_matched()
-            return
-        self._play_began = None
-        self._display.display("  (no hosts)")
+        elif self._play_began is not None:
+            self._play_began = None
+            self._display.display("  (no hosts)")
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
         """Say why a play ends early."""

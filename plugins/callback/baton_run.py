@@ -79,6 +79,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._ending = bool(play.get_vars().get("baton_ending"))
         self._guard(bool(play.get_vars().get("baton_guarded")))
 
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Forget a play that is of no host."""
+        self._phases.pop()
+        os.environ["BATON_PHASES"] = json.dumps(self._phases)
+
     def _guard(self, wanted: bool) -> None:
         if wanted and self._unguarded is None:
             self._unguarded = signal.signal(signal.SIGINT, self._interrupt)

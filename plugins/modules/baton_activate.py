@@ -106,7 +106,8 @@ def main() -> None:
         with activation.exclusive(app, options["timeout"]):
             # a check takes no lock, and changes nothing that one would be for
             if options["transaction"] and not module.check_mode:
-                deploy_lock.extend(app, options["transaction"])
+                # the way back is also for a run that has lost it
+                deploy_lock.extend(app, options["transaction"], needed=options["state"] == "active")
             before = activation.current(app)
             if options["state"] == "reverted":
                 way = activation.to_the_end(

@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Ansible module: take servers out of a site's upstream, and put them back."""
+"""Ansible module: take servers out of a site's upstream, and put others back."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: baton_drain
-short_description: Take servers out of a site's upstream and put the others back, without losing a request
+short_description: Take servers out of a site's upstream and put others back, without losing a request
 description:
   - Marks the servers in the site's file, tests nginx's whole configuration with it, and lets nginx read it. Worker
     processes of the older configuration finish what they have; the module waits until the drained servers have nothing
@@ -14,7 +14,8 @@ description:
 author: Baton contributors
 options:
   site: {description: Name of the site., type: str, required: true}
-  drained: {description: Servers that get no new request; all others do., type: list, elements: str, required: true}
+  drained: {description: Servers that get no new request., type: list, elements: str, default: []}
+  back: {description: Servers that get requests again; who isn't named stays as it is., type: list, elements: str, default: []}
   timeout: {description: Seconds that requests to a drained server have to end., type: int, default: 30}
 attributes:
   check_mode: {support: full}
@@ -30,7 +31,7 @@ EXAMPLES = r"""
 - name: Put it back
   baton_drain:
     site: links
-    drained: []
+    back: ["10.0.0.21:8000"]
 """
 
 RETURN = r"""
@@ -55,19 +56,20 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "site": {"type": "str", "required": True},
-            "drained": {"type": "list", "elements": "str", "required": True},
+            "drained": {"type": "list", "elements": "str", "default": []},
+            "back": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
     )
-    site, drained, timeout = (module.params[name] for name in ("site", "drained", "timeout"))
+    site, drained, back, timeout = (module.params[name] for name in ("site", "drained", "back", "timeout"))
     file = SITES / f"{site}.conf"
     started = time.monotonic()
     if not file.exists():
         module.fail_json(msg=f"nginx has no site {site} on this host ({file} is missing). Run site.yml first.")
     before = file.read_text(encoding="utf-8")
     try:
-        after = upstream.marked(before, site, drained)
+        after = upstream.marked(before, site, drained, back)
         servers = upstream.servers(after, site)
         unread = not LOADED.exists() or file.stat().st_ctime > LOADED.stat().st_mtime
         changed = after != before or unread

@@ -12,6 +12,7 @@ description:
     time.
 author: Baton contributors
 options:
+  application: {description: Whose release to tell., type: str, default: ""}
   packages: {description: Whether to list the installed packages., type: bool, default: false}
 attributes:
   check_mode: {support: full}
@@ -27,7 +28,7 @@ EXAMPLES = r"""
 RETURN = r"""
 ansible_facts:
   description: >-
-    C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
+    C(app_release) (id of the release that O(application) has, or empty), C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
     controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
     with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) with C(version) when asked for,
     C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
@@ -42,8 +43,11 @@ from ansible.module_utils.baton import facts
 
 def main() -> None:
     """Gather, exit."""
-    module = AnsibleModule(argument_spec={"packages": {"type": "bool", "default": False}}, supports_check_mode=True)
-    module.exit_json(changed=False, ansible_facts=facts.gather(packages=module.params["packages"]))
+    module = AnsibleModule(
+        argument_spec={"application": {"type": "str", "default": ""}, "packages": {"type": "bool", "default": False}},
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, ansible_facts=facts.gather(**module.params))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,12 @@ author: Baton contributors
 options:
   name: {description: The unit., type: str, required: true}
   timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
+  lock:
+    description: The lock of an application that the run holds; nothing begins when it has lost it.
+    type: dict
+    suboptions:
+      name: {description: Name of the application., type: str, required: true}
+      token: {description: Name of the run., type: str, required: true}
   history:
     description: >-
       Noted in an application's history before the unit begins, for what must be known of also when nobody is left to
@@ -40,7 +46,7 @@ seconds: {description: Time that it took., returned: success, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import history, systemd
+from ansible.module_utils.baton import deploy_lock, history, systemd
 from ansible.module_utils.baton.activation import Application
 
 
@@ -50,6 +56,10 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "timeout": {"type": "int", "default": 660},
+            "lock": {
+                "type": "dict",
+                "options": {"name": {"type": "str", "required": True}, "token": {"type": "str", "required": True}},
+            },
             "history": {
                 "type": "dict",
                 "options": {
@@ -63,6 +73,11 @@ def main() -> None:
     unit = module.params["name"]
     if module.check_mode:
         module.exit_json(changed=True)
+    if module.params["lock"]:
+        try:
+            deploy_lock.extend(Application(module.params["lock"]["name"]), module.params["lock"]["token"])
+        except deploy_lock.LockedError as error:
+            module.fail_json(msg=str(error))
     template, instance, _ = unit.partition("@")
     others = ("list-units", "--plain", "--no-legend", "--state=activating", f"{template}@*.service")
     deadline = time.time() + module.params["timeout"]

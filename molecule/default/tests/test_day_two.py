@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -31,8 +32,8 @@ def refused(name: str, *options: str) -> str:
     return done.words
 
 
-def drain(*servers: str) -> dict[str, Any]:
-    arguments = json.dumps({"site": "links", "drained": servers})
+def drain(*servers: str, back: Sequence[str] = ()) -> dict[str, Any]:
+    arguments = json.dumps({"site": "links", "drained": servers, "back": back})
     told = FLEET.ad_hoc("edge1", "baton_drain", arguments, "--one-line").output.partition("=>")[2]
     # the end of its line: what follows may be a warning
     result: dict[str, Any] = json.loads(told.partition("\n")[0])
@@ -137,7 +138,7 @@ def test_a_drained_server_gets_no_request_and_finishes_what_it_has(host: Any, ed
         assert [answer.result().status_code for answer in slow] == [200] * 4
         log = host.check_output(f"tail -n +{before + 1} /var/log/nginx/links-access.log").splitlines()
         assert {json.loads(line)["upstream"] for line in log} == {second}
-        assert drain()["changed"] is True
+        assert drain(back=[first])["changed"] is True
     assert not clients.summary.failed, clients.summary
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
 

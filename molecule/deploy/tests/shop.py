@@ -122,6 +122,10 @@ class Fleet(Playbooks):
         """A deploy that has to end well."""
         return self.succeed("playbooks/deploy.yml", **variables)
 
+    def address(self, name: str) -> str:
+        """Where the edges reach a host."""
+        return str(host(name).ansible.get_variables()["fleet_address"])
+
     def current(self, name: str) -> str:
         """The release that a host points to."""
         return str(host(name).check_output("basename $(readlink /opt/shop/current)"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 
@@ -89,6 +90,22 @@ def test_draining_loses_nothing_and_is_not_done_in_vain(fleet: Fleet, source: So
     assert not any("down" in upstreams for upstreams, _ in before.values())
     assert set(fleet.deploy(deploy_drain=True).changed) == {0}
     assert edges() == before
+
+
+def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet) -> None:
+    release = fleet.release()
+    server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
+    for name in EDGES:
+        assert fleet.ad_hoc(name, "baton_drain", server).status == 0
+    # app3 as a host that is new
+    host("app3").check_output(
+        "systemctl disable --now shop.socket shop.service && rm -r /opt/shop /etc/shop /run/shop /var/lib/baton/shop"
+    )
+    with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
+        fleet.succeed("site.yml", **QUICK)
+    assert traffic.failed == {}, traffic.failures
+    assert fleet.release() == release
+    assert not any("down" in upstreams for upstreams, _ in edges().values())
 
 
 def edges() -> dict[str, tuple[str, str]]:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .shop import APP_SERVERS, LONG, Fleet, Source, host, until
+from .shop import APP_SERVERS, EDGES, LONG, Fleet, Source, host, until
 
 BAD = {
     # what is changed, what the message has to say
@@ -119,6 +119,23 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
     assert fleet.play("playbooks/unlock.yml").status == 0
     fleet.deploy()
     assert fleet.release() not in before.values()
+
+
+def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: Fleet, source: Source) -> None:
+    before, masters, workers = fleet.releases(), fleet.masters(), fleet.workers()
+    source.change()
+    broken = "/etc/nginx/conf.d/broken.conf"
+    host("edge2").check_output(f"echo nonsense > {broken}")
+    try:
+        done = fleet.play("playbooks/deploy.yml", deploy_drain=True, deploy_batches=[2, 1], deploy_bake_seconds=0)
+    finally:
+        host("edge2").check_output(f"rm {broken}")
+    assert done.status != 0
+    assert "handover: nginx refuses its configuration, which is left as it was" in done.words, done.output
+    assert "nothing had been switched there" in done.words
+    assert (fleet.releases(), fleet.masters(), fleet.workers()) == (before, masters, workers)
+    for name in EDGES:
+        assert host(name).run("grep -q ' down;' /etc/nginx/sites-enabled/shop.conf").rc == 1
 
 
 @pytest.mark.long

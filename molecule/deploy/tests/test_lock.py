@@ -56,6 +56,20 @@ def test_when_one_host_refuses_the_others_are_given_back(fleet: Fleet) -> None:
     assert fleet.workers() == workers
 
 
+def test_a_run_of_other_hosts_meets_the_lock_too(fleet: Fleet) -> None:
+    workers = fleet.workers()
+    lock_by_another("app1", 900)
+    done = fleet.play("playbooks/restart.yml", "--limit", "app2,app3")
+    assert done.status != 0
+    assert "app1: shop is being changed by eve@elsewhere" in done.words, done.output
+    assert [locked(name) for name in APP_SERVERS] == [True, False, False]
+    assert fleet.workers() == workers
+    fleet.succeed("playbooks/unlock.yml", "--limit", "app1", unlock_force=True)
+    fleet.succeed("playbooks/restart.yml", "--limit", "app3", deploy_bake_seconds=0)
+    assert not any(locked(name) for name in APP_SERVERS)
+    assert [fleet.workers()[name] == workers[name] for name in APP_SERVERS] == [True, True, False]
+
+
 def test_a_lock_that_may_be_alive_is_told_of_and_removed_by_force_alone(fleet: Fleet) -> None:
     lock_by_another("app3", 900)
     told = fleet.succeed("playbooks/status.yml")

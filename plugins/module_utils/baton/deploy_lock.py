@@ -19,7 +19,7 @@ from typing import Any
 from .activation import Application
 
 # what to do where a change has ended and its lock has not
-LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml."
+LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml here."
 # a Run, as modules take it
 RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "token": {"type": "str", "required": True, "no_log": False},
@@ -29,9 +29,9 @@ RUN_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class LockedError(Exception):
-    """Somebody else is at it. The message says who, since when, and what to do."""
+    """Somebody else is at it, or may have been. The message says who, since when, and what to do."""
 
-    def __init__(self, holder: Holder, message: str) -> None:
+    def __init__(self, holder: Holder | None, message: str) -> None:
         self.holder = holder
         super().__init__(message)
 
@@ -91,18 +91,19 @@ def take(app: Application, run: Run, reason: str, seconds: float, dead: str = ""
             raise LockedError(
                 holder,
                 f"{app.name} is being changed by {holder.words()}. "
-                f"Wait for it (-e deploy_lock_wait=600 does), or, if that run is dead, until {clock(holder.expires)}, "
-                "or run playbooks/unlock.yml.",
+                f"Wait for it (-e deploy_lock_wait=600 does). If that run is dead, its lock expires {clock(holder.expires)}; "
+                "when you know that it is, playbooks/unlock.yml -e unlock_force=true removes it now.",
             )
         since = holder.since if holder is not None and own else now
         _write(app, Holder(run.token, run.who, run.process, reason, since, now + seconds, seconds))
         return None if own else holder
 
 
-def extend(app: Application, token: str) -> None:
-    """Show a sign of life. Raises LockedError when the lock is another's by now.
+def extend(app: Application, token: str, *, needed: bool = True) -> None:
+    """Show a sign of life. Raises LockedError when the lock is another's by now, or, where it is `needed`, nobody's:
+    then another run may have had it meanwhile, and ended.
 
-    One that is nobody's is no reason to stop, nor is a disk that takes no sign of life.
+    A disk that takes no sign of life is no reason to stop.
     """
     with contextlib.suppress(OSError), _alone(app):
         holder = read(app)
@@ -111,6 +112,12 @@ def extend(app: Application, token: str) -> None:
                 holder,
                 f"This run has lost its lock: {app.name} is being changed by {holder.words()}. "
                 "Nothing more is done here; see what that run ends with (playbooks/status.yml).",
+            )
+        if holder is None and needed:
+            raise LockedError(
+                None,
+                f"This run has lost its lock on {app.name}: it expired or was removed, and another run may have been here "
+                "since. Nothing more is done here; see playbooks/history.yml, then run this again.",
             )
         if holder is not None:
             _write(app, dataclasses.replace(holder, expires=max(holder.expires, time.time() + holder.seconds)))

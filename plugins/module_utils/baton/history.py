@@ -211,7 +211,7 @@ def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]
 
 
 def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool) -> dict[str, str]:
-    """The release that the fleet can go back to, or the problem. `hosts`: what `told` returned on each.
+    """The release that the fleet can go back to, and its version if known, or the problem. `hosts`: what `told` returned.
 
     `wanted` names one; empty for the best that all hosts have. `force` crosses blocking migrations. Where a change was
     cut short, the release that some hosts serve already is one, too: all are brought to it.
@@ -238,7 +238,8 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
             f"Going back to {release} crosses the blocking migration of {', '.join(crossed)}: the database isn't "
             "what that release expects any more. Undo the migration first, then: -e rollback_force=true"
         )
-    return {"release": release, "problem": ""}
+    versions = [one["version"] for found in hosts.values() for one in found["rollback_candidates"] if one["release"] == release]
+    return {"release": release, "version": next(filter(None, versions), ""), "problem": ""}
 
 
 def _choice(hosts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -253,4 +254,4 @@ def _choice(hosts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _no(problem: str) -> dict[str, str]:
-    return {"release": "", "problem": problem}
+    return {"release": "", "version": "", "problem": problem}

@@ -65,7 +65,7 @@ def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str])
         reverted = _registered(variables, "app_service_reverted")
         problem = str(variables["baton_stuck"]) if "baton_stuck" in variables else ""
         if host not in active or reverted.get("unreachable"):
-            problem = f"{UNREACHABLE}, so what it serves is unknown; deploy again when it is back"
+            problem = f"{UNREACHABLE}, so what it serves is unknown; see playbooks/status.yml when it is back"
         told[host] = {
             "way": activated.get("way", "none") if activated.get("changed") else "none",
             "seconds": activated.get("seconds", 0.0),
@@ -163,18 +163,20 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
         if outcome["problem"]:
             lines.append(f"{host}: {outcome['problem']}.")
     well = [host for host in told if not told[host]["problem"]]
-    if well and not any(told[host]["release"] for host in well):
-        lines.append(f"Nothing was served on {', '.join(well)} before, and nothing is now.")
-    elif well:
-        back = [host for host in well if told[host]["reverted"]]
-        lines.append(
-            f"What served before serves on {', '.join(well)}"
-            + (f"; put back on {', '.join(back)}." if back else "; nothing had been switched there.")
-        )
     serving: dict[str, list[str]] = {}
     for host in well:
         if told[host]["release"]:
             serving.setdefault(str(told[host]["release"]), []).append(host)
+    serve = [host for host in well if told[host]["release"]]
+    idle = [host for host in well if not told[host]["release"]]
+    if serve:
+        back = [host for host in serve if told[host]["reverted"]]
+        lines.append(
+            f"What served before serves on {', '.join(serve)}"
+            + (f"; put back on {', '.join(back)}." if back else "; nothing had been switched there.")
+        )
+    if idle:
+        lines.append(f"Nothing was served on {', '.join(idle)} before, and nothing is now.")
     if len(serving) > 1:
         # a change before this one was cut short
         each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())

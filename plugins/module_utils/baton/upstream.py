@@ -33,21 +33,22 @@ def servers(text: str, site: str) -> dict[str, bool]:
     return {address: bool(down) for _, address, down in _SERVER.findall(_block(text, site))}
 
 
-def marked(text: str, site: str, drained: Collection[str]) -> str:
-    """The configuration file with these servers drained and all others not. Raises UpstreamError."""
-    known = list(servers(text, site))
-    if unknown := sorted(set(drained) - set(known)):
+def marked(text: str, site: str, drained: Collection[str], back: Collection[str]) -> str:
+    """The configuration file with these servers drained and those back; all others stay as they are. Raises UpstreamError."""
+    known = servers(text, site)
+    if unknown := sorted({*drained, *back} - set(known)):
         raise UpstreamError(
-            f"{', '.join(unknown)} can't be drained: the site {site} sends requests to {', '.join(known)} alone. "
+            f"{', '.join(unknown)} can't be drained or put back: the site {site} sends requests to {', '.join(known)} alone. "
             "Run site.yml when the inventory has changed since."
         )
-    if not set(known) - set(drained):
+    down = {server for server, was in known.items() if was and server not in back} | set(drained)
+    if drained and not set(known) - down:
         raise UpstreamError(
-            f"{', '.join(known)} can't be drained: no server of the site {site} would be left to answer. "
-            "Leave at least one in."
+            f"{', '.join(drained)} can't be drained: no server of the site {site} would be left to answer. "
+            "Leave at least one in; playbooks/status.yml says which are drained."
         )
     block = _block(text, site)
-    new = _SERVER.sub(lambda line: f"{line[1]}{' down' if line[2] in drained else ''};", block)
+    new = _SERVER.sub(lambda line: f"{line[1]}{' down' if line[2] in down else ''};", block)
     return text.replace(block, new, 1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible.module_utils.baton import upstream
 
 SITE: dict[str, Any] = {
     "nginx_site_name": "short-links",
@@ -100,10 +101,16 @@ def test_keepalive_can_be_switched_off(site: Callable[..., str]) -> None:
 
 def test_several_upstreams_share_the_load(site: Callable[..., str]) -> None:
     text = site(nginx_site_upstreams=["10.0.0.21:8000", "[fd00::22]:8000"])
-    upstream = text[text.index("upstream short-links {") : text.index("}")]
-    assert re.findall(r"server (\S+) max_fails=0;", upstream) == ["10.0.0.21:8000", "[fd00::22]:8000"]
+    block = text[text.index("upstream short-links {") : text.index("}")]
+    assert re.findall(r"server (\S+) max_fails=0;", block) == ["10.0.0.21:8000", "[fd00::22]:8000"]
     # the method stands before keepalive, or nginx refuses it
-    assert upstream.index("least_conn") < upstream.index("keepalive")
+    assert block.index("least_conn") < block.index("keepalive")
+
+
+def test_who_does_not_serve_yet_gets_no_request(site: Callable[..., str]) -> None:
+    text = site(nginx_site_upstreams=["10.0.0.21:8000", "10.0.0.22:8000"], nginx_site_down=["10.0.0.22:8000"])
+    # as it would be marked to be drained, and put back
+    assert upstream.servers(text, "short-links") == {"10.0.0.21:8000": False, "10.0.0.22:8000": True}
 
 
 @pytest.mark.parametrize(("retries", "directive"), [(True, "error timeout"), (False, "off")])

@@ -15,7 +15,9 @@ STEPS: dict[str, dict[str, Any]] = {
     "baton_rehearse": {"name": "shop"},
     "baton_activate": {"name": "shop"},
     "baton_unit": {"name": "shop-migration@aaaa.service"},
-    "baton_drain": {"site": "shop", "drained": []},
+    "baton_drain": {"site": "shop"},
+    "baton_ready": {},
+    "baton_upkeep": {},
     "baton_edge_log": {"edge": "edge1", "log": "/var/log/nginx/shop-access.log"},
 }
 

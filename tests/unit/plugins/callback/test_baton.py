@@ -56,6 +56,7 @@ def test_a_run_tells_phases_with_their_seconds_what_changed_and_the_whole_time(i
             ],
         },
         {"name": "Back up", "hosts": "nobody"},
+        {"name": "Migrate", "hosts": "{{ 'app1' if false else 'all:!all' }}"},
         {"name": "Finish", "hosts": "app1", "tasks": [{"name": "Tell", "ansible.builtin.debug": {"msg": "One\ntwo"}}]},
     )
     assert done.status == 0, done.output

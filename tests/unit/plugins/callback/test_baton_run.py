@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import signal
 import time
@@ -49,3 +50,21 @@ def test_a_change_heeds_it_until_its_end(tmp_path: pathlib.Path, during: str, wo
     assert words in done.words
     for one in told:
         assert one in done.output
+
+
+def test_phases_are_the_plays_that_had_hosts(tmp_path: pathlib.Path) -> None:
+    tell = {"ansible.builtin.debug": {"msg": "{{ lookup('ansible.builtin.env', 'BATON_PHASES') }}"}}
+    wait = {"ansible.builtin.command": {"argv": ["sleep", "0.3"]}}
+    runner, playbook = Playbooks.written(
+        tmp_path,
+        {"name": "Stage", "tasks": [wait]},
+        {"name": "Migrate", "hosts": "all:!all", "tasks": [tell]},
+        {"name": "Rehearse", "tasks": [tell]},
+    )
+    done = runner.play(playbook)
+    assert done.status == 0, done.output
+    (line,) = (line for line in done.output.splitlines() if line.startswith("[{"))
+    staged, rehearsed = json.loads(line)
+    assert [staged["name"], rehearsed["name"]] == ["Stage", "Rehearse"]
+    assert staged["seconds"] >= 0.3
+    assert rehearsed["started"] >= staged["started"] + 0.3

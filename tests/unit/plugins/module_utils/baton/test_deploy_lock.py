@@ -57,11 +57,14 @@ def test_a_sign_of_life_moves_the_end_and_never_shortens_it(app: Application) ->
     assert first.expires < held(app).expires < first.expires + 50
 
 
-def test_a_sign_of_life_without_a_lock_fails_nothing(app: Application) -> None:
-    deploy_lock.extend(app, "a")
-    deploy_lock.take(app, ANN, "deploy v2", 100)
-    deploy_lock.release(app, "a")
-    deploy_lock.extend(app, "a")
+def test_who_has_lost_the_lock_goes_no_further_though_the_other_run_has_ended(app: Application) -> None:
+    deploy_lock.take(app, ANN, "deploy v2", -1)
+    deploy_lock.take(app, BOB, "rollback", 900)
+    deploy_lock.release(app, "b")
+    with pytest.raises(deploy_lock.LockedError, match="has lost its lock on .* another run may have been here"):
+        deploy_lock.extend(app, "a")
+    # the way back needs none
+    deploy_lock.extend(app, "a", needed=False)
     assert deploy_lock.read(app) is None
 
 

@@ -78,3 +78,12 @@ def test_installed_packages_are_known_by_name_and_version(tmp_path: pathlib.Path
     )
     assert facts.installed_packages(str(tmp_path)) == {"nginx": [{"version": "1.22.1-9"}], "held": [{"version": "3"}]}
     assert facts.installed_packages(str(tmp_path / "elsewhere")) == {}
+
+
+def test_the_release_of_an_application_is_that_which_current_leads_to(tmp_path: pathlib.Path) -> None:
+    assert facts.release("shop", str(tmp_path)) == ""
+    (tmp_path / "opt/shop").mkdir(parents=True)
+    (tmp_path / "opt/shop/current").symlink_to("releases/0123456789abcdef")
+    assert facts.release("shop", str(tmp_path)) == "0123456789abcdef"
+    assert "app_release" not in facts.gather(packages=False)
+    assert facts.gather(packages=False, application="no-such-application")["app_release"] == ""

@@ -196,7 +196,7 @@ def found(
 
 def test_the_fleet_goes_back_to_what_all_hosts_have() -> None:
     hosts = {"app1": found("dddd", "cccc", "bbbb"), "app2": found("dddd", "bbbb", "aaaa")}
-    assert history.rollback(hosts, "", force=False) == {"release": "bbbb", "problem": ""}
+    assert history.rollback(hosts, "", force=False) == {"release": "bbbb", "version": "b.0", "problem": ""}
 
 
 @pytest.mark.parametrize("order", [1, -1])

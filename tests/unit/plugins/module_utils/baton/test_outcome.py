@@ -74,7 +74,8 @@ def test_each_host_s_end_is_told() -> None:
 def test_the_summary_names_cause_and_end() -> None:
     variables = known(
         app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": "aaaa"}},
-        app2={"baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"}},
+        app2={"baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"}, **ASKED},
+        app3=ASKED,
     )
     found = outcome.troubles(HOSTS, variables, HOSTS)
     told = outcome.hosts(HOSTS, variables, HOSTS)
@@ -90,6 +91,16 @@ def test_a_first_release_that_failed_leaves_nothing_and_says_so() -> None:
     variables = known(app1={**gone, "baton_trouble": {"step": "handover", "message": "boom"}}, app2=gone, app3=gone)
     words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
     assert words.endswith("Nothing was served on app1, app2, app3 before, and nothing is now.")
+
+
+def test_a_new_host_that_failed_serves_nothing_and_is_not_told_to_serve() -> None:
+    gone = {"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": None}}
+    variables = known(app1=ASKED, app2=ASKED, app3={**gone, "baton_trouble": {"step": "handover", "message": "boom"}})
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert words.endswith(
+        "What served before serves on app1, app2; nothing had been switched there.\n"
+        "Nothing was served on app3 before, and nothing is now."
+    )
 
 
 def test_the_same_cause_is_told_once() -> None:

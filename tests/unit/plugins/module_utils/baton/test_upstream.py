@@ -28,31 +28,32 @@ def test_the_servers_of_one_site_are_read() -> None:
     assert upstream.servers(SITE, "links") == {A: False, B: True, C: False}
 
 
-def test_the_given_ones_are_drained_and_all_others_are_not() -> None:
-    text = upstream.marked(SITE, "links", [A])
-    assert upstream.servers(text, "links") == {A: True, B: False, C: False}
+def test_who_is_named_is_drained_or_put_back_and_the_others_stay() -> None:
+    text = upstream.marked(SITE, "links", [A], [])
+    assert upstream.servers(text, "links") == {A: True, B: True, C: False}
+    assert upstream.servers(upstream.marked(SITE, "links", [A], [B, C]), "links") == {A: True, B: False, C: False}
     assert upstream.servers(text, "other") == upstream.servers(SITE, "other")
 
 
 def test_marking_twice_changes_nothing() -> None:
-    assert upstream.marked(SITE, "links", [B]) == SITE
+    assert upstream.marked(SITE, "links", [B], [C]) == SITE
 
 
 def test_all_come_back() -> None:
-    assert " down;" not in upstream.marked(SITE, "links", [])
+    assert " down;" not in upstream.marked(SITE, "links", [], [A, B, C])
 
 
 @pytest.mark.parametrize(
     ("site", "drained", "words"),
     [
-        ("links", [A, B, C], "no server of the site links would be left"),
-        ("links", ["10.0.0.99:8000"], "10.0.0.99:8000 can't be drained: the site links sends requests to"),
+        ("links", [A, C], "no server of the site links would be left"),
+        ("links", ["10.0.0.99:8000"], "10.0.0.99:8000 can't be drained or put back: the site links sends requests to"),
         ("nothing", [], "The site nothing has no upstream"),
     ],
 )
 def test_what_can_not_be_drained_is_told(site: str, drained: list[str], words: str) -> None:
     with pytest.raises(upstream.UpstreamError, match=words.replace("[", r"\[")):
-        upstream.marked(SITE, site, drained)
+        upstream.marked(SITE, site, drained, [])
 
 
 def test_names_become_addresses() -> None:

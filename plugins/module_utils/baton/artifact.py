@@ -19,7 +19,7 @@ from packaging.version import InvalidVersion, Version
 
 from . import asgi, lock, requirements, server, source, tree, wheels
 from .download import sha256_of
-from .process import BatonError, CommandError, run
+from .process import BatonError, CommandError, run, without_credentials
 from .requirements import Pin
 from .targets import Target
 from .tools import Tools, cache_folder, key_of, write_atomically
@@ -334,7 +334,7 @@ class _Build:
             return f"{origin.ref} ({commit[:12]})" if origin.ref and not commit.startswith(origin.ref) else commit[:12]
         if origin.kind == "package":
             name = lock.package_name(origin.where)
-            return next((pin.version or pin.url for pin in locked.pins if pin.name == name), "")
+            return next((pin.version or without_credentials(pin.url) for pin in locked.pins if pin.name == name), "")
         declared = lock.read_pyproject(self.tree / self.subdir).get("project", {}).get("version", "")
         return self.request.app_version or source.describe(Path(origin.where)) or str(declared)
 

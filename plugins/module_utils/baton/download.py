@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from .process import BatonError
+from .process import BatonError, without_credentials
 from .tools import Tools
 
 _THREADS = 8
@@ -62,7 +62,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _place(remote: Remote, tools: Tools) -> Path:
-    key = remote.sha256 or hashlib.sha256(remote.url.encode()).hexdigest()
+    key = remote.sha256 or hashlib.sha256(without_credentials(remote.url).encode()).hexdigest()
     return tools.cache / "files" / key / remote.filename
 
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from . import requirements, tree
-from .process import BatonError, CommandError, run
+from .process import BatonError, CommandError, run, without_credentials
 from .requirements import Pin
 from .targets import Target
 from .tools import Tools, file_digest, key_of, write_atomically
@@ -79,8 +79,8 @@ class Locked:
     requires_python: list[tuple[str, str]] = field(default_factory=list)
 
     def universal(self) -> list[str]:
-        """Lines that enter the release's id."""
-        return sorted({pin.line() for pin in self.pins})
+        """Lines that enter the release's id, which a new token doesn't change."""
+        return sorted({without_credentials(pin.line()) for pin in self.pins})
 
 
 def find(root: Path, subdir: str, override: str) -> tuple[str, Path] | None:
@@ -309,7 +309,7 @@ class _Reader:
 
     def compile_package(self, requirement: str) -> Locked:
         """A published package with all it needs."""
-        return self._compile("package", requirement, [requirement], [])
+        return self._compile("package", without_credentials(requirement), [requirement], [])
 
     # -- resolving ---------------------------------------------------------------------------------------
 
@@ -344,8 +344,9 @@ class _Reader:
             bounds,
             self.wishes.exclude_newer,
             file_digest(projects, self.root),
-            self.tools.index_url,
-            self.tools.extra_index_urls,
+            # with another token they have the same packages
+            without_credentials(self.tools.index_url),
+            [without_credentials(url) for url in self.tools.extra_index_urls],
         ]
         failures: list[CommandError] = []
         for floor in self._floors():

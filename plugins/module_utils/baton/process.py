@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+
+def without_credentials(text: str) -> str:
+    """A text in which no URL names a user or a password: what is told is kept on every host, and shown."""
+    # up to the last @ before the path: a password may hold one
+    return re.sub(r"(://)[^/\s]*@", r"\1", text)
 
 
 class BatonError(Exception):
     """Something a person has to put right: one sentence of cause, one of fix."""
 
     def __init__(self, cause: str, fix: str) -> None:
-        self.cause = cause.strip()
-        self.fix = fix.strip()
+        self.cause = without_credentials(cause.strip())
+        self.fix = without_credentials(fix.strip())
         super().__init__(f"{self.cause} {self.fix}")
 
 
@@ -23,8 +30,8 @@ class CommandError(Exception):
     def __init__(self, argv: Sequence[str], status: int | None, output: str) -> None:
         self.argv = list(argv)
         self.status = status
-        self.output = output
-        super().__init__(f"{' '.join(self.argv)}: {self.last_lines()}")
+        self.output = without_credentials(output)
+        super().__init__(without_credentials(f"{' '.join(self.argv)}: {self.last_lines()}"))
 
     def last_lines(self, count: int = 12) -> str:
         """The end of what the command said, where compilers and resolvers put the reason."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from . import tree
-from .process import BatonError, CommandError, run
+from .process import BatonError, CommandError, run, without_credentials
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
@@ -24,11 +24,12 @@ class Source:
     """A source made out from app_source and app_version, before anything of it is read."""
 
     kind: str  # folder, git or package
-    where: str  # path, URL or requirement
+    where: str  # path, URL or requirement; with the credentials, which git needs
     ref: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where} at {self.ref}" if self.ref else self.where
+        shown = without_credentials(self.where)
+        return f"{shown} at {self.ref}" if self.ref else shown
 
 
 def classify(source: str, version: str, bases: Iterable[str]) -> Source:
@@ -145,7 +146,8 @@ def describe(folder: Path) -> str:
 
 
 def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
-    bare = cache / "git" / f"{hashlib.sha256(source.where.encode()).hexdigest()[:16]}.git"
+    # a new token is no reason to fetch everything again
+    bare = cache / "git" / f"{hashlib.sha256(without_credentials(source.where).encode()).hexdigest()[:16]}.git"
     if not (bare / "HEAD").exists():
         run(["git", "init", "--quiet", "--bare", bare])
     commit = _commit(source, bare)

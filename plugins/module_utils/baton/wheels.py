@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from . import requirements, source, tree
 from .builder import BUILD_ENVIRONMENT, unpack_sdist
 from .download import Remote, fetch_all, sha256_of
-from .process import BatonError, CommandError, run
+from .process import BatonError, CommandError, run, without_credentials
 from .requirements import Pin
 from .targets import Target
 from .tools import Tools, key_of, write_atomically
@@ -224,7 +224,8 @@ def _git_sdist(pin: Pin, tools: Tools) -> Sdist:
     with tempfile.TemporaryDirectory(prefix="baton-git-") as scratch:
         checkout = Path(scratch) / "source"
         commit = source.fetch(source.classify(url, "", []), checkout, tools.cache)
-        return pack_project(checkout, subdir, pin.name, key_of("git", url, commit, subdir), tools)
+        key = key_of("git", without_credentials(url), commit, subdir)
+        return pack_project(checkout, subdir, pin.name, key, tools)
 
 
 def pack_project(folder: Path, subdir: str, name: str, key: str, tools: Tools) -> Sdist:

@@ -86,6 +86,20 @@ def write(tmp_path: pathlib.Path) -> Write:
     return write_files
 
 
+@pytest.fixture
+def rotated(monkeypatch: pytest.MonkeyPatch) -> Callable[[pathlib.Path, str], str]:
+    """The URL, with a token, by which git then finds a repository of this machine: rotated(folder, "TOKEN")."""
+
+    def url(folder: pathlib.Path, token: str) -> str:
+        address = f"https://oauth2:{token}@git.example.org/x.git"
+        monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+        monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{folder.as_uri()}.insteadOf")
+        monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
+        return address
+
+    return url
+
+
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
     return Tools(tmp_path_factory.mktemp("cache"))

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import http.server
 import json
 import pathlib
 import tarfile
-from collections.abc import Callable
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
 
 import pytest
 from ansible.module_utils.baton import artifact, lock
@@ -45,6 +49,18 @@ def test_the_same_input_has_the_same_id_whatever_the_fleet(write: Write, wanted:
     changed = artifact.build(wanted(app), tools)
     assert changed["id"] != first["id"]
     assert changed["wheels"] == first["wheels"], "a change of code brings no wheels again"
+
+
+def test_another_token_makes_no_other_release_and_hosts_get_none(
+    write: Write, run: Text, wanted: Wanted, tools: Tools, rotated: Callable[[pathlib.Path, str], str]
+) -> None:
+    app = write("repo", {"main.py": MAIN, "requirements.txt": ""})
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
+        run("git", *words, cwd=app)
+    one, two = (artifact.build(wanted(rotated(app, token)), tools) for token in ("TOKEN1", "TOKEN2"))
+    assert one["release"]["source"] == "https://git.example.org/x.git"
+    assert (one["id"], one["source"]) == (two["id"], two["source"])
+    assert "TOKEN" not in str(contents(one["source"]["path"]))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +186,6 @@ def test_a_package_that_needs_a_compiler_is_refused_or_left_to_a_builder(
     (folder,) = job["results"].values()
     wheel = pathlib.Path(folder) / "ciso8601-2.2.0-cp311-cp311-linux_x86_64.whl"
     # what a builder would bring back
-    import zipfile
-
     with zipfile.ZipFile(wheel, "w") as made:
         made.writestr("ciso8601-2.2.0.dist-info/METADATA", "Name: ciso8601\nVersion: 2.2.0\n")
     try:
@@ -193,6 +207,39 @@ def test_a_published_package_has_its_module_in_a_wheel(wanted: Wanted, tools: To
     assert built["warnings"]
     with pytest.raises(BatonError, match=r"idna\.coer.*There is: idna\.core"):
         artifact.build(dataclasses.replace(request, app_module="idna.coer:encode"), tools)
+
+
+@pytest.fixture
+def published(tmp_path: pathlib.Path) -> Iterator[str]:
+    """A wheel of `demo` and where a server of this machine, who lets everybody in, has it: 127.0.0.1:1234/demo…whl."""
+    wheel = tmp_path / "published/demo-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("demo/main.py", MAIN)
+        made.writestr("demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
+        made.writestr("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr("demo-1.0.dist-info/RECORD", "")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(wheel.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}/{wheel.name}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_another_token_for_a_package_makes_no_other_release_and_hosts_get_none(
+    published: str, wanted: Wanted, tools: Tools
+) -> None:
+    one, two = (
+        artifact.build(wanted(f"demo @ http://me:{token}@{published}", app_module="demo.main:app"), tools)
+        for token in ("TOKEN1", "TOKEN2")
+    )
+    assert one["release"]["version"] == f"http://{published}"
+    assert one["id"] == two["id"]
+    assert "TOKEN" not in f"{one} {two} {contents(one['source']['path'])}"
 
 
 def test_a_build_command_runs_once_for_the_same_source(

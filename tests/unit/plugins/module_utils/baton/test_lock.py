@@ -179,6 +179,22 @@ def test_a_published_package(write: Write, tools: Tools) -> None:
     assert {"anyio", "idna", "sniffio"} == set(names(locked))
 
 
+def test_another_token_for_the_index_resolves_nothing_again(
+    write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[object] = []
+
+    def compile_requirements(words: object, **_: object) -> str:
+        runs.append(words)
+        return f"idna==3.{len(runs)} --hash={HASH}\n"
+
+    monkeypatch.setattr(lock, "run", compile_requirements)
+    root = write("app", {"requirements.txt": "idna\n"})
+    for token in ("TOKEN1", "TOKEN2"):
+        index = f"https://me:{token}@index.example.org/simple"
+        assert names(resolve(root, Tools(tmp_path / "cache", index, [f"{index}/more"]))) == {"idna": "3.1"}
+
+
 @pytest.mark.parametrize("where", ["project", "lock"])
 def test_an_excluded_python_is_refused_with_both_names(where: str, write: Write, pyproject: Text, tools: Tools) -> None:
     root = write(

@@ -89,6 +89,27 @@ def test_a_project_in_a_subfolder_of_a_checkout_and_a_plain_folder(
     assert files(tmp_path / "copy") == ["a.log", "main.py"]
 
 
+def test_a_token_is_for_git_alone_and_another_one_fetches_nothing_again(
+    write: Write, run: Run, tmp_path: pathlib.Path, rotated: Callable[[pathlib.Path, str], str]
+) -> None:
+    folder = write("repo", {"main.py": "1"})
+    commit = _commit(run, folder)
+    for token in ("TOKEN1", "TOKEN2"):
+        origin = source.classify(rotated(folder, token), "main", [])
+        assert token in origin.where
+        assert str(origin) == "https://git.example.org/x.git at main"
+        assert source.fetch(origin, tmp_path / token, tmp_path / "cache") == commit
+    assert len(list((tmp_path / "cache/git").iterdir())) == 1
+    kept = [path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not [content for content in kept if b"TOKEN" in content]
+
+
+def test_a_git_source_that_fails_is_told_without_its_token(tmp_path: pathlib.Path, tools: Tools) -> None:
+    with pytest.raises(BatonError, match=r"http://127\.0\.0\.1:1/x\.git can't be read") as caught:
+        source.fetch(source.Source("git", "http://me:TOKEN@127.0.0.1:1/x.git"), tmp_path / "x", tools.cache)
+    assert "TOKEN" not in str(caught.value)
+
+
 def test_git_branch_tag_commit_and_head(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
     folder = write("repo", {"main.py": "1"})
     first = _commit(run, folder)

@@ -96,7 +96,8 @@ def _git_source(source: str, version: str) -> Source:
     if fragment:
         raise BatonError(f"app_source {source!r} has a part after '#'.", "Give a subfolder as app_source_subdir.")
     ref = version
-    at = re.fullmatch(r"(.*[/:][^@]+)@([^@:]+)", url) if source.startswith("git+") else None
+    # an @ before the path belongs to a user, not to a ref
+    at = re.fullmatch(r"((?:\w+://[^/]*/|[^/]*:(?!//)).*)@([^@:]+)", url) if source.startswith("git+") else None
     if at:
         if version and at[2] != version:
             raise BatonError(f"app_source names {at[2]!r} and app_version {version!r}.", "Give the ref in one of them.")

@@ -29,6 +29,12 @@ def files(folder: pathlib.Path) -> list[str]:
     [
         ("https://git.example.org/a/b", "v1", "git", "https://git.example.org/a/b", "v1"),
         ("git+https://git.example.org/a/b.git@v2", "", "git", "https://git.example.org/a/b.git", "v2"),
+        ("git+https://git.example.org/b@c.git@feature/x", "", "git", "https://git.example.org/b@c.git", "feature/x"),
+        ("git+https://me:TOKEN@git.example.org/b.git", "", "git", "https://me:TOKEN@git.example.org/b.git", ""),
+        ("git+https://me:TOKEN@git.example.org:8443/b.git@v2", "", "git",
+         "https://me:TOKEN@git.example.org:8443/b.git", "v2"),
+        ("git+ssh://git@git.example.org/b.git", "v2", "git", "ssh://git@git.example.org/b.git", "v2"),
+        ("git+git@git.example.org:b.git@v2", "", "git", "git@git.example.org:b.git", "v2"),
         ("git@git.example.org:a/b.git", "main", "git", "git@git.example.org:a/b.git", "main"),
         ("ssh://git@git.example.org/a/b.git", "", "git", "ssh://git@git.example.org/a/b.git", ""),
         ("datasette", "0.65", "package", "datasette==0.65", ""),

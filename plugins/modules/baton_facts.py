@@ -10,6 +10,8 @@ description:
   - Returns them by the names that M(ansible.builtin.setup) and M(ansible.builtin.package_facts) give them, so roles
     read them from C(ansible_facts) whoever gathered them. It asks for nothing else, and takes a tenth of the host's
     time.
+  - C(packages) is a list of names, and of M(ansible.builtin.package_facts) a mapping by name. Roles that ask whether
+    names are a C(subset) of it take both.
 author: Baton contributors
 options:
   application: {description: Whose release to tell., type: str, default: ""}
@@ -30,7 +32,7 @@ ansible_facts:
   description: >-
     C(app_release) (id of the release that O(application) has, or empty), C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
     controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
-    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) with C(version) when asked for,
+    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) (names, sorted) when asked for,
     C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
     C(virtualization_type).
   returned: success

@@ -91,16 +91,20 @@ def memory(root: str = "/") -> int:
     return 0
 
 
-def installed_packages(root: str = "/") -> dict[str, list[dict[str, str]]]:
-    """The installed packages, by name, as Ansible's package_facts gives them: with these roles need not ask apt."""
-    found: dict[str, list[dict[str, str]]] = {}
+def installed_packages(root: str = "/") -> list[str]:
+    """The names of the installed packages, with which roles need not ask apt.
+
+    Ansible's package_facts has a mapping from them to versions, which nobody reads: each look at a host's variables
+    would copy it, for hundreds of packages and every host.
+    """
+    found = set()
     with contextlib.suppress(OSError):
         for paragraph in pathlib.Path(root, "var/lib/dpkg/status").read_text(encoding="utf-8").split("\n\n"):
             # the long fields come later
             fields = dict(line.partition(": ")[::2] for line in paragraph.split("\n", 12)[:12])
             if fields.get("Status", "").endswith(" ok installed"):
-                found.setdefault(fields["Package"], []).append({"version": fields.get("Version", "")})
-    return found
+                found.add(fields["Package"])
+    return sorted(found)
 
 
 def service_manager() -> str:

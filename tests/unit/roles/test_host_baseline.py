@@ -28,6 +28,19 @@ def test_one_list_holds_all_packages(
 
 
 @pytest.mark.parametrize(
+    "gathered", [list, lambda names: {name: [{"version": "1"}] for name in names}], ids=["by baton_facts", "by Ansible"]
+)
+@pytest.mark.parametrize(("installed", "asks"), [(["acl", "vim"], False), (["acl"], True)])
+def test_apt_is_asked_for_what_is_missing_whoever_gathered_the_facts(
+    load_role: Callable[[str], Any], gathered: Callable[[list[str]], Any], installed: list[str], asks: bool
+) -> None:
+    role = load_role("host_baseline")
+    (task,) = role.load("tasks/install.yml")
+    facts = {"packages": gathered(installed)}
+    assert role.value(task["when"], __host_baseline_packages=["vim", "acl"], ansible_facts=facts) is asks
+
+
+@pytest.mark.parametrize(
     ("kind", "role", "ours"),
     [("kvm", "guest", True), ("podman", "guest", False), ("docker", "guest", False), ("kvm", "host", True)],
 )

@@ -68,16 +68,18 @@ def test_memory_is_told_in_whole_mebibytes(tmp_path: pathlib.Path) -> None:
     assert facts.memory(str(tmp_path)) == 2047
 
 
-def test_installed_packages_are_known_by_name_and_version(tmp_path: pathlib.Path) -> None:
+def test_installed_packages_are_known_by_name(tmp_path: pathlib.Path) -> None:
     status = tmp_path / "var/lib/dpkg/status"
     status.parent.mkdir(parents=True)
     status.write_text(
         "Package: nginx\nStatus: install ok installed\nVersion: 1.22.1-9\nDescription: web server\n a\n b\n\n"
         "Package: removed\nStatus: deinstall ok config-files\nVersion: 2\n\n"
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3\n\n"
+        "Package: libc6\nStatus: install ok installed\nArchitecture: i386\nVersion: 3\n\n"
         "Package: held\nStatus: hold ok installed\nVersion: 3\n"
     )
-    assert facts.installed_packages(str(tmp_path)) == {"nginx": [{"version": "1.22.1-9"}], "held": [{"version": "3"}]}
-    assert facts.installed_packages(str(tmp_path / "elsewhere")) == {}
+    assert facts.installed_packages(str(tmp_path)) == ["held", "libc6", "nginx"]
+    assert facts.installed_packages(str(tmp_path / "elsewhere")) == []
 
 
 def test_the_release_of_an_application_is_that_which_current_leads_to(tmp_path: pathlib.Path) -> None:

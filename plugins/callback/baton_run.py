@@ -59,11 +59,19 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._unguarded: Any = None
         self._ending = False
         self._warned = False
+
+    def v2_playbook_on_start(self, _playbook: Any) -> None:
+        """Begin anew with each playbook: one process may be given several, and each is a change of its own."""
+        self._guard(False)
+        self._phases = []
+        self._warned = False
         me = {"token": uuid.uuid4().hex, "who": run.who(), "process": run.identity(os.getpid())}
         os.environ["BATON_RUN"] = json.dumps(me)
         os.environ.pop("BATON_PHASES", None)
         # not a variable, which a task that runs already would not see
-        os.environ["BATON_INTERRUPTED"] = os.path.join(constants.DEFAULT_LOCAL_TMP, "interrupted")
+        interrupted = pathlib.Path(constants.DEFAULT_LOCAL_TMP, "interrupted")
+        interrupted.unlink(missing_ok=True)
+        os.environ["BATON_INTERRUPTED"] = str(interrupted)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Note when it began, and take Ctrl-C over or give it back."""

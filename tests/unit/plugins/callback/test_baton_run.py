@@ -1,9 +1,10 @@
-"""What an operator's Ctrl-C does, and until when it can undo a change."""
+"""What a run knows of itself, what an operator's Ctrl-C does, and until when it can undo a change."""
 
 from __future__ import annotations
 
 import json
 import pathlib
+import re
 import signal
 import time
 from typing import Any
@@ -68,3 +69,23 @@ def test_phases_are_the_plays_that_had_hosts(tmp_path: pathlib.Path) -> None:
     assert [staged["name"], rehearsed["name"]] == ["Stage", "Rehearse"]
     assert staged["seconds"] >= 0.3
     assert rehearsed["started"] >= staged["started"] + 0.3
+
+
+def test_each_playbook_of_one_process_is_a_change_of_its_own(tmp_path: pathlib.Path) -> None:
+    token = "{{ (lookup('ansible.builtin.env', 'BATON_RUN') | from_json).token }}"
+    phases = "{{ lookup('ansible.builtin.env', 'BATON_PHASES') | from_json | map(attribute='name') | join(',') }}"
+    tell = {"ansible.builtin.debug": {"msg": f"told {token} {phases} {ASKS}"}}
+    runner, playbook = Playbooks.written(
+        tmp_path, play("one", tmp_path / "one", baton_guarded=True), {"name": "two", "tasks": [tell]}
+    )
+    running = runner.start(playbook, playbook)
+    while not (tmp_path / "one").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    done = Playbooks.finish(running)
+    assert done.status == 0, done.output
+    first, second = re.findall(r"told (\w+) (\S+) (\w+)", done.output)
+    assert first[1:] == ("one,two", "True")
+    assert second[1:] == ("one,two", "False")
+    assert first[0] != second[0]

@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.playbooks import Playbooks
+
 Issue = Callable[..., tuple[str, str]]
 
 
@@ -176,7 +178,9 @@ def test_a_signed_certificate_is_replaced_when_it_must_be(
 def test_an_authority_without_its_key_is_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     role = load_role("tls_certificate")
     (tmp_path / "ca.pem").write_text(issue("ca", end=3650)[0])
-    messages = role.refusals("tasks/preflight_self_signed.yml", tls_certificate_ca_directory=str(tmp_path))
+    messages = role.refusals(
+        "tasks/preflight_self_signed.yml", tls_certificate_name="links", tls_certificate_ca_directory=str(tmp_path)
+    )
     assert len(messages) == 1
     assert str(tmp_path / "ca.key") in messages[0]
 
@@ -189,6 +193,43 @@ def test_an_authority_that_was_interrupted_is_completed(
     assert role.refusals("tasks/preflight_self_signed.yml", tls_certificate_ca_directory=str(tmp_path)) == []
 
 
+@pytest.mark.parametrize(
+    ("installed", "kept", "options", "refused"),
+    [
+        (False, "", (), False),
+        (True, "", (), True),
+        (True, "", ("--check",), True),
+        # what it completes has the key that clients trust
+        (True, "ca.key", (), False),
+    ],
+    ids=["a bare host", "a host with a certificate", "in check mode", "with the authority's key"],
+)
+def test_a_controller_without_the_authority_makes_none_for_clients_that_trust_another(
+    tmp_path: pathlib.Path, installed: bool, kept: str, options: tuple[str, ...], refused: bool
+) -> None:
+    certificates, authority = tmp_path / "ssl", tmp_path / "tls"
+    if installed:
+        (certificates / ".links-self-signed").mkdir(parents=True)
+        (certificates / ".links-self-signed/fullchain.pem").touch()
+    authority.mkdir()
+    if kept:
+        (authority / kept).touch()
+    preflight = {"ansible.builtin.include_role": {"name": "tls_certificate", "tasks_from": "preflight"}}
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
+    done = runner.play(
+        playbook,
+        *options,
+        tls_certificate_name="links",
+        tls_certificate_names=["links.example.org"],
+        tls_certificate_directory=str(certificates),
+        tls_certificate_ca_directory=str(authority),
+    )
+    assert (done.status != 0) is refused, done.output
+    told = ("app1:", f"{certificates}/.links-self-signed", f"{authority}", "ca.key, ca.pem", "a new authority")
+    assert all(words in done.words for words in told) is refused
+    assert not (authority / "ca.pem").exists()
+
+
 @pytest.mark.parametrize(("days", "refused"), [(90, True), (30, False)])
 def test_an_authority_that_ends_too_soon_is_refused(
     load_role: Callable[[str], Any], tmp_path: pathlib.Path, days: int, refused: bool
@@ -197,7 +238,10 @@ def test_an_authority_that_ends_too_soon_is_refused(
     (tmp_path / "ca.pem").write_text(certificate)
     (tmp_path / "ca.key").write_text(key)
     messages = load_role("tls_certificate").refusals(
-        "tasks/preflight_self_signed.yml", tls_certificate_ca_directory=str(tmp_path), tls_certificate_days=days
+        "tasks/preflight_self_signed.yml",
+        tls_certificate_name="links",
+        tls_certificate_ca_directory=str(tmp_path),
+        tls_certificate_days=days,
     )
     assert bool(messages) is refused
 

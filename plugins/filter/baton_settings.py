@@ -16,7 +16,7 @@ from ansible.module_utils.baton import settings  # noqa: E402
 
 
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) -> list[str]:
-    """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set themselves.
+    """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set.
 
     Only their names are looked at. `project` is the folder with playbooks/ and roles/.
     """

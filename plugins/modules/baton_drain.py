@@ -15,7 +15,7 @@ author: Baton contributors
 options:
   site: {description: Name of the site., type: str, required: true}
   drained: {description: Servers that get no new request., type: list, elements: str, default: []}
-  back: {description: Servers that get requests again; who isn't named stays as it is., type: list, elements: str, default: []}
+  back: {description: Servers that do again; who isn't named stays., type: list, elements: str, default: []}
   timeout: {description: Seconds that requests to a drained server have to end., type: int, default: 30}
 attributes:
   check_mode: {support: full}

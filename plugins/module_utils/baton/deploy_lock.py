@@ -91,8 +91,9 @@ def take(app: Application, run: Run, reason: str, seconds: float, dead: str = ""
             raise LockedError(
                 holder,
                 f"{app.name} is being changed by {holder.words()}. "
-                f"Wait for it (-e deploy_lock_wait=600 does). If that run is dead, its lock expires {clock(holder.expires)}; "
-                "when you know that it is, playbooks/unlock.yml -e unlock_force=true removes it now.",
+                "Wait for it (-e deploy_lock_wait=600 does). If that run is dead, its lock expires "
+                f"{clock(holder.expires)}; when you know that it is, playbooks/unlock.yml -e unlock_force=true "
+                "removes it now.",
             )
         since = holder.since if holder is not None and own else now
         _write(app, Holder(run.token, run.who, run.process, reason, since, now + seconds, seconds))
@@ -116,8 +117,8 @@ def extend(app: Application, token: str, *, needed: bool = True) -> None:
         if holder is None and needed:
             raise LockedError(
                 None,
-                f"This run has lost its lock on {app.name}: it expired or was removed, and another run may have been here "
-                "since. Nothing more is done here; see playbooks/history.yml, then run this again.",
+                f"This run has lost its lock on {app.name}: it expired or was removed, and another run may have been "
+                "here since. Nothing more is done here; see playbooks/history.yml, then run this again.",
             )
         if holder is not None:
             _write(app, dataclasses.replace(holder, expires=max(holder.expires, time.time() + holder.seconds)))

@@ -211,10 +211,11 @@ def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]
 
 
 def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool) -> dict[str, str]:
-    """The release that the fleet can go back to, and its version if known, or the problem. `hosts`: what `told` returned.
+    """The release that the fleet can go back to, and its version if known, or the problem.
 
-    `wanted` names one; empty for the best that all hosts have. `force` crosses blocking migrations. Where a change was
-    cut short, the release that some hosts serve already is one, too: all are brought to it.
+    `hosts` is what `told` returned on each. `wanted` names one; empty for the best that all hosts have. `force` crosses
+    blocking migrations. Where a change was cut short, the release that some hosts serve already is one, too: all are
+    brought to it.
     """
     if wanted:
         lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
@@ -238,7 +239,9 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
             f"Going back to {release} crosses the blocking migration of {', '.join(crossed)}: the database isn't "
             "what that release expects any more. Undo the migration first, then: -e rollback_force=true"
         )
-    versions = [one["version"] for found in hosts.values() for one in found["rollback_candidates"] if one["release"] == release]
+    versions = [
+        one["version"] for found in hosts.values() for one in found["rollback_candidates"] if one["release"] == release
+    ]
     return {"release": release, "version": next(filter(None, versions), ""), "problem": ""}
 
 

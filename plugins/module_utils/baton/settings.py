@@ -31,7 +31,12 @@ PLAYBOOKS = {
     "private_address",
 }
 # of these, what must be a number, and a whole one of at least so much
-NUMBERS = ("deploy_bake_seconds", "deploy_bake_max_failed_percent", "deploy_bake_max_p99_factor", "deploy_bake_p99_floor_ms")
+NUMBERS = (
+    "deploy_bake_seconds",
+    "deploy_bake_max_failed_percent",
+    "deploy_bake_max_p99_factor",
+    "deploy_bake_p99_floor_ms",
+)
 WHOLE = {
     "app_port": 1,
     "app_releases_keep": 0,
@@ -92,7 +97,9 @@ def wrong(values: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def overruled(variables: Mapping[str, Iterable[str]], wired: Iterable[str], options: Mapping[str, set[str]]) -> list[str]:
+def overruled(
+    variables: Mapping[str, Iterable[str]], wired: Iterable[str], options: Mapping[str, set[str]]
+) -> list[str]:
     """A sentence for each variable of the hosts that would be passed over, as the playbooks set this option of a role.
 
     `wired` are the names that the playbooks set.

@@ -34,12 +34,12 @@ def servers(text: str, site: str) -> dict[str, bool]:
 
 
 def marked(text: str, site: str, drained: Collection[str], back: Collection[str]) -> str:
-    """The configuration file with these servers drained and those back; all others stay as they are. Raises UpstreamError."""
+    """The configuration file with these servers drained and those back; who isn't named stays. Raises UpstreamError."""
     known = servers(text, site)
     if unknown := sorted({*drained, *back} - set(known)):
         raise UpstreamError(
-            f"{', '.join(unknown)} can't be drained or put back: the site {site} sends requests to {', '.join(known)} alone. "
-            "Run site.yml when the inventory has changed since."
+            f"{', '.join(unknown)} can't be drained or put back: the site {site} sends requests to "
+            f"{', '.join(known)} alone. Run site.yml when the inventory has changed since."
         )
     down = {server for server, was in known.items() if was and server not in back} | set(drained)
     if drained and not set(known) - down:

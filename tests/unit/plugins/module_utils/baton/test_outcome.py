@@ -74,7 +74,10 @@ def test_each_host_s_end_is_told() -> None:
 def test_the_summary_names_cause_and_end() -> None:
     variables = known(
         app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": "aaaa"}},
-        app2={"baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"}, **ASKED},
+        app2={
+            "baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"},
+            **ASKED,
+        },
         app3=ASKED,
     )
     found = outcome.troubles(HOSTS, variables, HOSTS)

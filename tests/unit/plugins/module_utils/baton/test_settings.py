@@ -73,9 +73,12 @@ WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
 
 
 def test_what_the_playbooks_set_themselves_is_refused_with_what_to_set_instead() -> None:
-    told = settings.overruled({"web1": ["host_firewall_rules", "app_name"], "web2": ["nginx_site_name"]}, WIRED, OPTIONS)
+    told = settings.overruled(
+        {"web1": ["host_firewall_rules", "app_name"], "web2": ["nginx_site_name"]}, WIRED, OPTIONS
+    )
     assert told == [
-        "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). Set host_firewall_extra_rules in its place.",
+        "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). "
+        "Set host_firewall_extra_rules in its place.",
         "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Take it out of the inventory.",
     ]
 

@@ -89,9 +89,11 @@ def main() -> None:
     written = False
     # first, as it may be what gives a full disk the room for the rest
     holder = deploy_lock.read(app)
-    if options["run"] and holder is not None and holder.token != options["run"]["token"]:
+    if options["keep"] is None:
+        pass
+    elif options["run"] and holder is not None and holder.token != options["run"]["token"]:
         left.append(f"{app.name} is being changed by {holder.words()} by now, so no old release is removed here.")
-    elif options["keep"] is not None:
+    else:
         try:
             removed = release.prune(places, options["keep"], dry=module.check_mode)["removed"]
         except (OSError, BatonError) as error:

@@ -56,6 +56,18 @@ def test_when_one_host_refuses_the_others_are_given_back(fleet: Fleet) -> None:
     assert fleet.workers() == workers
 
 
+def test_a_lock_that_may_be_alive_is_told_of_and_removed_by_force_alone(fleet: Fleet) -> None:
+    lock_by_another("app3", 900)
+    told = fleet.succeed("playbooks/status.yml")
+    assert "app3: locked by eve@elsewhere" in told.words, told.output
+    refused = fleet.play("playbooks/unlock.yml")
+    assert refused.status != 0
+    assert "unlock_force=true" in refused.words
+    assert locked("app3")
+    assert "app3: removed the lock of eve@elsewhere" in fleet.succeed("playbooks/unlock.yml", unlock_force=True).words
+    assert "app3: there was no lock." in fleet.succeed("playbooks/unlock.yml").words
+
+
 def test_a_run_of_other_hosts_meets_the_lock_too(fleet: Fleet) -> None:
     workers = fleet.workers()
     lock_by_another("app1", 900)
@@ -68,18 +80,6 @@ def test_a_run_of_other_hosts_meets_the_lock_too(fleet: Fleet) -> None:
     fleet.succeed("playbooks/restart.yml", "--limit", "app3", deploy_bake_seconds=0)
     assert not any(locked(name) for name in APP_SERVERS)
     assert [fleet.workers()[name] == workers[name] for name in APP_SERVERS] == [True, True, False]
-
-
-def test_a_lock_that_may_be_alive_is_told_of_and_removed_by_force_alone(fleet: Fleet) -> None:
-    lock_by_another("app3", 900)
-    told = fleet.succeed("playbooks/status.yml")
-    assert "app3: locked by eve@elsewhere" in told.words, told.output
-    refused = fleet.play("playbooks/unlock.yml")
-    assert refused.status != 0
-    assert "unlock_force=true" in refused.words
-    assert locked("app3")
-    assert "app3: removed the lock of eve@elsewhere" in fleet.succeed("playbooks/unlock.yml", unlock_force=True).words
-    assert "app3: there was no lock." in fleet.succeed("playbooks/unlock.yml").words
 
 
 @pytest.mark.long

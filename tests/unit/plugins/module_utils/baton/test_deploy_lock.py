@@ -61,7 +61,7 @@ def test_who_has_lost_the_lock_goes_no_further_though_the_other_run_has_ended(ap
     deploy_lock.take(app, ANN, "deploy v2", -1)
     deploy_lock.take(app, BOB, "rollback", 900)
     deploy_lock.release(app, "b")
-    with pytest.raises(deploy_lock.LockedError, match="has lost its lock on .* another run may have been here"):
+    with pytest.raises(deploy_lock.LockedError, match=r"has lost its lock on .* another run may have been here"):
         deploy_lock.extend(app, "a")
     # the way back needs none
     deploy_lock.extend(app, "a", needed=False)

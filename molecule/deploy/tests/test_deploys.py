@@ -92,22 +92,6 @@ def test_draining_loses_nothing_and_is_not_done_in_vain(fleet: Fleet, source: So
     assert edges() == before
 
 
-def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet) -> None:
-    release = fleet.release()
-    server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
-    for name in EDGES:
-        assert fleet.ad_hoc(name, "baton_drain", server).status == 0
-    # app3 as a host that is new
-    host("app3").check_output(
-        "systemctl disable --now shop.socket shop.service && rm -r /opt/shop /etc/shop /run/shop /var/lib/baton/shop"
-    )
-    with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
-        fleet.succeed("site.yml", **QUICK)
-    assert traffic.failed == {}, traffic.failures
-    assert fleet.release() == release
-    assert not any("down" in upstreams for upstreams, _ in edges().values())
-
-
 def edges() -> dict[str, tuple[str, str]]:
     """Each edge's upstream servers, and the processes of its nginx, which a reload replaces."""
     look = ("grep -E '^ *server .*:8000' /etc/nginx/sites-enabled/shop.conf", "pgrep -P $(cat /run/nginx.pid)")
@@ -161,3 +145,19 @@ def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Sou
     assert running.wait() != 0
     assert "Interrupted by the operator" in "".join(lines)
     assert fleet.releases() == before
+
+
+def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet) -> None:
+    release = fleet.release()
+    server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
+    for name in EDGES:
+        assert fleet.ad_hoc(name, "baton_drain", server).status == 0
+    # app3 as a host that is new
+    host("app3").check_output(
+        "systemctl disable --now shop.socket shop.service && rm -r /opt/shop /etc/shop /run/shop /var/lib/baton/shop"
+    )
+    with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
+        fleet.succeed("site.yml", **QUICK)
+    assert traffic.failed == {}, traffic.failures
+    assert fleet.release() == release
+    assert not any("down" in upstreams for upstreams, _ in edges().values())

@@ -148,7 +148,6 @@ def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Sou
 
 
 def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet) -> None:
-    release = fleet.release()
     server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
     for name in EDGES:
         assert fleet.ad_hoc(name, "baton_drain", server).status == 0
@@ -159,5 +158,5 @@ def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet)
     with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
         fleet.succeed("site.yml", **QUICK)
     assert traffic.failed == {}, traffic.failures
-    assert fleet.release() == release
+    fleet.release()
     assert not any("down" in upstreams for upstreams, _ in edges().values())

@@ -89,11 +89,10 @@ def main() -> None:
     written = False
     # first, as it may be what gives a full disk the room for the rest
     holder = deploy_lock.read(app)
-    if options["keep"] is None:
-        pass
-    elif options["run"] and holder is not None and holder.token != options["run"]["token"]:
+    prunes = options["keep"] is not None
+    if prunes and options["run"] and holder is not None and holder.token != options["run"]["token"]:
         left.append(f"{app.name} is being changed by {holder.words()} by now, so no old release is removed here.")
-    else:
+    elif prunes:
         try:
             removed = release.prune(places, options["keep"], dry=module.check_mode)["removed"]
         except (OSError, BatonError) as error:

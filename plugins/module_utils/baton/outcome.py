@@ -163,10 +163,6 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
         if outcome["problem"]:
             lines.append(f"{host}: {outcome['problem']}.")
     well = [host for host in told if not told[host]["problem"]]
-    serving: dict[str, list[str]] = {}
-    for host in well:
-        if told[host]["release"]:
-            serving.setdefault(str(told[host]["release"]), []).append(host)
     serve = [host for host in well if told[host]["release"]]
     idle = [host for host in well if not told[host]["release"]]
     if serve:
@@ -177,6 +173,9 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
         )
     if idle:
         lines.append(f"Nothing was served on {', '.join(idle)} before, and nothing is now.")
+    serving: dict[str, list[str]] = {}
+    for host in serve:
+        serving.setdefault(str(told[host]["release"]), []).append(host)
     if len(serving) > 1:
         # a change before this one was cut short
         each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())

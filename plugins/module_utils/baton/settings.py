@@ -107,10 +107,15 @@ def overruled(
     sentences = []
     for name in sorted(set(wired).intersection(set().union(*options.values()), set().union(*variables.values()))):
         hosts = [host for host, names in variables.items() if name in set(names)]
-        where = "" if len(hosts) == len(variables) else f" ({', '.join(hosts)})"
+        where = _where(hosts, variables)
         instead = f"Set {INSTEAD[name]} in its place." if name in INSTEAD else "Take it out of the inventory."
         sentences.append(f"{name}{where} is set by the playbooks (playbooks/vars/wiring.yml). {instead}")
     return sentences
+
+
+def _where(hosts: Sequence[str], variables: Mapping[str, Iterable[str]]) -> str:
+    """The hosts that have it, unless all do."""
+    return "" if len(hosts) == len(variables) else f" ({', '.join(hosts)})"
 
 
 def _is_batch(value: Any) -> bool:
@@ -141,7 +146,7 @@ def problems(variables: Mapping[str, Iterable[str]], options: Mapping[str, set[s
             continue
         if not role and name == f"{near[0]}s":
             continue
-        where = "" if len(hosts[name]) == len(variables) else f" ({', '.join(hosts[name])})"
+        where = _where(hosts[name], variables)
         said = f"{name}{where} is no setting"
         said += f" of the role {role}" if role else ""
         fix = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -29,7 +30,7 @@ def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Serv
     server.configure(keepalive=10)  # a machine that stands still for a second must not look like a client that idles
     server.start()
     with Background(server.target, LOADS, rate=300) as traffic:
-        for name in ("2", "3", "4", "5"):
+        for name in ("2", "3", "4", "5", "6", "7"):
             server.release(name)
             server.point(name)
             done = server.reload()
@@ -40,7 +41,7 @@ def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Serv
             assert [worker["release"] for worker in ready] == [name, name]
     assert traffic.summary.failed == {}, traffic.summary.failures
     assert traffic.summary.sent > 1000
-    assert server.status["generation"] == 5
+    assert server.status["generation"] == 7
 
 
 @pytest.mark.versions
@@ -317,7 +318,7 @@ def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals
     server.release("2", "import time; time.sleep(60)")
     server.point("2")
     server.signal(signal.SIGHUP)
-    wait_for(lambda: len(server.children()) == 3)
+    wait_for(lambda: len(server.children()) == 4)
     pids = server.children()
     began = time.monotonic()
     assert server.stop(number) == 0
@@ -436,6 +437,18 @@ def test_a_killed_worker_is_back_within_a_second(server: Server) -> None:
     began = time.monotonic()
     wait_for(lambda: killed not in server.pids() and len(server.pids()) == 2)
     assert time.monotonic() - began < 1.5
+
+
+def test_workers_that_fail_together_are_waited_for_as_one(server: Server) -> None:
+    server.configure(workers=3, handover_boot_at_once=3)
+    server.release("1", "import pathlib\nassert not pathlib.Path(__file__).with_name('broken').exists()")
+    server.start()
+    (server.root / "releases/1/src/broken").touch()
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: server.log.count("failed to boot") >= 6)
+    # after the deaths, and after each of two rounds of three boots
+    assert re.findall(r"Trying again in ([0-9.]+) s", server.log) == ["1", "2", "4"]
 
 
 @pytest.mark.versions

@@ -44,6 +44,23 @@ def test_no_more_workers_boot_at_a_time_than_are_wanted(server: Server) -> None:
     assert len(server.pids()) == 3
 
 
+def test_one_worker_more_than_processors_boots_at_the_same_time(server: Server) -> None:
+    wanted = len(os.sched_getaffinity(0)) + 1
+    server.configure(workers=wanted)
+    server.release(
+        "1",
+        "import os, time\n"
+        "from pathlib import Path as P\n"
+        "marks = P(__file__).with_name('marks'); marks.mkdir(exist_ok=True); (marks / str(os.getpid())).touch()\n"
+        "until = time.monotonic() + 10\n"
+        f"while len(os.listdir(marks)) < {wanted}:\n"
+        "    assert time.monotonic() < until, 'the others did not come'\n"
+        "    time.sleep(0.02)",
+    )
+    server.start()
+    assert len(server.pids()) == wanted
+
+
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [

@@ -262,16 +262,15 @@ class HandoverArbiter(Arbiter):
                 self.retire(worker)
             if not self._complete:
                 self._complete = self._announce = True
-        elif (
-            len(fresh) + len(booting) < self.num_workers
-            and len(booting) < self.cfg.handover_boot_at_once
-            and time.monotonic() >= self._next_spawn
-        ):
-            try:
-                # gentle when it replaces one that still serves; where one is missing there is no time to lose
-                self.spawn(self.generation, gentle=len(serving) >= self.num_workers)
-            except OSError as error:
-                self._back_off(f"no worker could be started: {error}")
+        elif time.monotonic() >= self._next_spawn:
+            missing = self.num_workers - len(fresh) - len(booting)
+            for _ in range(min(missing, self.cfg.handover_boot_at_once - len(booting))):
+                try:
+                    # gentle when it replaces one that still serves; where one is missing there is no time to lose
+                    self.spawn(self.generation, gentle=len(serving) >= self.num_workers)
+                except OSError as error:
+                    self._back_off(f"no worker could be started: {error}")
+                    return
 
     def _bury(self, worker: Any, wait_status: int) -> None:
         how = _describe(wait_status)
@@ -305,6 +304,8 @@ class HandoverArbiter(Arbiter):
             self._back_off(failure)
 
     def _back_off(self, failure: str) -> None:
+        if time.monotonic() < self._next_spawn:
+            return  # one of several that were started together: it is the same failure
         delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2**self._failures)
         self._failures += 1
         self._failed_at = time.monotonic()

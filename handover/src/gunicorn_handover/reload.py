@@ -229,14 +229,14 @@ class Reload:
             arbiter.generation = self.generation
             for worker in self._old():
                 arbiter.retire(worker)
-        elif (
-            len(standby) + len(ready) + len(booting) < arbiter.num_workers
-            and len(booting) < arbiter.cfg.handover_boot_at_once
-        ):
-            try:
-                arbiter.spawn(self.generation, gentle=True)
-            except OSError as error:
-                self.fail(f"no worker could be started: {error}")
+        else:
+            missing = arbiter.num_workers - len(standby) - len(ready) - len(booting)
+            for _ in range(min(missing, arbiter.cfg.handover_boot_at_once - len(booting))):
+                try:
+                    arbiter.spawn(self.generation, gentle=True)
+                except OSError as error:
+                    self.fail(f"no worker could be started: {error}")
+                    return
 
     def _retire(self) -> None:
         if all(worker.board.state is State.DRAINING for worker in self._old()):

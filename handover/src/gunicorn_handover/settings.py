@@ -95,13 +95,13 @@ _define(
     _positive_seconds,
     "Seconds that a worker may take from its fork until its lifespan startup has ended.",
 )
-# One alone keeps one processor to itself, and crowds all that serves onto the others. Measured on two: p99 and p99.9 of
-# requests during reloads are half as long with two.
+# One alone keeps one processor to itself, and crowds all that serves onto the others. With one more than processors,
+# 2n+1 workers take two rounds, and one that waits for a file or another server leaves no processor idle.
 _define(
     "handover_boot_at_once",
-    len(os.sched_getaffinity(0)),
+    len(os.sched_getaffinity(0)) + 1,
     _at_least_one,
-    "How many workers boot at the same time. Default: one for each processor.",
+    "How many workers boot at the same time. Default: one for each processor, and one.",
 )
 _define("handover_boot_nice", 19, _nice, "Niceness of a worker that boots while others serve; 0 leaves it as it is.")
 _define(

@@ -48,8 +48,11 @@ class Rehearsal:
         try:
             cause = self._boot(timeout, started) or self._ask(health, timeout - (time.time() - started))
             log = systemd.ending(self.service, started).log if cause else ""
-        finally:
+        except BaseException:
             clear(self.app)
+            raise
+        # how long a good one takes to end is nobody's business
+        clear(self.app, wait=bool(cause))
         if cause:
             raise RehearsalError(self._failure(cause, log))
 
@@ -95,6 +98,7 @@ def needed(app: activation.Application, release: str) -> bool:
     return activation.choose(app, activation.digests(app, release)) != "none"
 
 
-def clear(app: activation.Application) -> None:
-    """End every rehearsal of the application, of whatever release."""
-    systemd.systemctl("stop", *(f"{app.name}-rehearsal@*.{kind}" for kind in ("service", "socket")), timeout=60)
+def clear(app: activation.Application, *, wait: bool = True) -> None:
+    """End every rehearsal of the application, of whatever release; or have systemd do so."""
+    units = [f"{app.name}-rehearsal@*.{kind}" for kind in ("service", "socket")]
+    systemd.systemctl("stop", *([] if wait else ["--no-block"]), *units, timeout=60)

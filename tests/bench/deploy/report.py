@@ -151,17 +151,22 @@ def _findings(document: Document) -> str:
                 f"(wanted: {aim})."
             )
         for servers in larger:
-            grown = document.median(kind.name, servers)
-            if took and grown:
-                told.append(f"  To {servers}: {grown:.1f} s under requests, {grown / took:.1f} times as long.")
+            grown, quiet = document.median(kind.name, servers), document.median(kind.name, servers, quiet=True)
+            if took and alone and grown and quiet:
+                told.append(
+                    f"  To {servers}: {quiet:.1f} s, {grown:.1f} s under requests; {quiet / alone:.1f} and "
+                    f"{grown / took:.1f} times as long (wanted: at most 2.5)."
+                )
     for servers in document.sizes:
         ours, usual = document.median(NEW.name, servers), document.median(PLAIN.name, servers)
-        if ours and usual:
+        ours_alone, usual_alone = (document.median(kind.name, servers, quiet=True) for kind in (NEW, PLAIN))
+        if ours and usual and ours_alone and usual_alone:
             runs = document.of(PLAIN.name, servers)
             failed = sum(run.traffic.failed_total for run in runs if run.traffic)
             told.append(
-                f"- **As usual**, {servers} app servers: {usual:.1f} s under requests, of which {failed:,} failed in "
-                f"{len(runs)} deploys; Baton's took {ours / usual:.2f} times that time."
+                f"- **As usual**, {servers} app servers: {usual_alone:.1f} s, {usual:.1f} s under requests, of which "
+                f"{failed:,} failed in {len(runs)} deploy{'s' * (len(runs) > 1)}; Baton's took "
+                f"{ours_alone / usual_alone:.2f} and {ours / usual:.2f} times that time."
             )
     sent = sum(traffic.sent for traffic in document.traffic(NEW.name, BACK.name))
     told.append(f"- **Loss**: {lost(document):,} of the {sent:,} requests failed that arrived while Baton was at work.")

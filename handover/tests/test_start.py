@@ -152,6 +152,20 @@ def test_credentials_reach_the_application_and_win(server: Server) -> None:
         assert server.reload().returncode == 0
 
 
+def test_a_credential_in_a_failure_s_reason_is_kept_from_other_users(server: Server) -> None:
+    credentials = server.root / "credentials"
+    credentials.mkdir()
+    (credentials / "DATABASE_URL").write_text("postgresql://links:hush@db/links\n")
+    server.environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    server.release("1", "import os; raise RuntimeError('no database at ' + os.environ['DATABASE_URL'])")
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(30) != 0
+    told = [message for message in server.messages if message.startswith("STATUS=Failed")]
+    assert "RuntimeError: no database at ***" in told[-1]
+    assert not any("hush" in message for message in server.messages)
+
+
 def test_web_concurrency_counts_when_the_configuration_is_silent(server: Server) -> None:
     server.environ = {"WEB_CONCURRENCY": "3"}
     server.configure()

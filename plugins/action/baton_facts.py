@@ -1,7 +1,10 @@
-"""Action of the module baton_facts: knows how far the host's clock is from the controller's."""
+"""Action of the module baton_facts: knows how far the host's clock is from the controller's, and takes no other address
+than one from it: what a host says of itself goes into the settings of others.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from typing import Any
 
@@ -19,4 +22,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if "ansible_facts" in answer:
             clock = answer["ansible_facts"]["clock"]
             answer["ansible_facts"]["clock_ahead"] = clock - min(max(clock, before), time.time())
+            try:
+                ipaddress.IPv4Address(answer["ansible_facts"]["default_ipv4"]["address"])
+            except (KeyError, ValueError):
+                answer["ansible_facts"]["default_ipv4"] = {}
         return result | answer

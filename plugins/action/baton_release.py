@@ -16,6 +16,7 @@ ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "mo
 
 from ansible.module_utils.baton import step  # noqa: E402
 
+NO_ARCHIVE = "That is no archive of this release, and was not sent. Look into that host."
 PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
 
 
@@ -28,6 +29,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         answer: dict[str, Any] = step.execute(self, task_vars or {})
         if "archives_dir" in answer:
             for item in answer["uploads"]:
+                if item["src"] not in self._archives():
+                    # the host's word, which must not open any file of this controller
+                    return result | {"failed": True, "msg": f"{item['src']} is asked for. {NO_ARCHIVE}"}
                 try:
                     trouble = self._upload(item["src"], item["dest"])
                 except AnsibleConnectionFailure as error:
@@ -37,6 +41,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             arguments = {**self._task.args, "archives_dir": answer["archives_dir"]}
             answer = step.execute(self, task_vars or {}, arguments)
         return result | answer
+
+    def _archives(self) -> set[str]:
+        artifact = self._task.args["artifact"]
+        return {str(archive["path"]) for archive in (artifact["source"], *artifact["wheels"].values())}
 
     def _upload(self, source: str, destination: str) -> str:
         """Write a file on the host as the task's user. Returns why that failed; its folder is gone then.

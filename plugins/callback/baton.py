@@ -16,12 +16,19 @@ extends_documentation_fragment:
   - result_format_callback
 """
 
+import pathlib
 import time
 from typing import Any
 
+import ansible.module_utils
 from ansible import constants
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback.default import CallbackModule as Default
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import journal
 
 # tasks that only lead to others, and those that are named when they have something to say
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
@@ -123,7 +130,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             return
         if result.task.action in ("debug", "ansible.builtin.debug") and isinstance(text, str) and not self._verbose():
             self._print_task_banner_once(result.task)
-            self._display.display(text)
+            self._display.display(journal.printable(text))
         else:
             if not result.result.get("changed") and not self.get_option("display_ok_hosts"):
                 # the result isn't shown, but what it warns of is
@@ -177,7 +184,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._handle_warnings(result.result)
         details = [result.result[key].strip() for key in ("stderr", "stdout") if result.result.get(key)]
         self._print_task_banner_once(result.task)
-        words = "\n".join([text.strip(), *details])
+        words = journal.printable("\n".join([text.strip(), *details]))
         self._display.display(f"{how}: [{result.host.get_name()}] {words}", color=constants.COLOR_ERROR, stderr=False)
 
     def _end_play(self) -> None:

@@ -75,7 +75,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation, deploy_lock
+from ansible.module_utils.baton import activation, deploy_lock, masking
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
                 module.exit_json(changed=change.way != "none", **result)
             activation.to_the_end(change.execute)
     except (activation.ActivationError, deploy_lock.LockedError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=masking.masked(app.name, str(error)))
     module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)
 
 

@@ -41,7 +41,7 @@ seconds: {description: Time that it took., returned: success, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation, rehearsal
+from ansible.module_utils.baton import activation, masking, rehearsal
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
                     rehearsal.Rehearsal(app, release).execute(options["timeout"], health)
                     rehearsed = True
     except (activation.ActivationError, rehearsal.RehearsalError) as error:
-        module.fail_json(msg=f"{options['host']}: {error}")
+        module.fail_json(msg=masking.masked(app.name, f"{options['host']}: {error}"))
     module.exit_json(changed=False, rehearsed=rehearsed, seconds=round(time.monotonic() - started, 3))
 
 

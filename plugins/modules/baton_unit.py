@@ -46,7 +46,7 @@ seconds: {description: Time that it took., returned: success, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import deploy_lock, history, systemd
+from ansible.module_utils.baton import deploy_lock, history, masking, systemd
 from ansible.module_utils.baton.activation import Application
 
 
@@ -93,12 +93,14 @@ def main() -> None:
             history.append(app, module.params["history"]["entry"])
         except OSError as error:
             module.fail_json(msg=f"{unit} didn't begin, as the history below {app.state} can't be written: {error}")
+    application = template.removesuffix("-migration")
     started = time.time()
     try:
         systemd.change("start", unit, module.params["timeout"])
     except systemd.UnitError as error:
-        module.fail_json(msg=f"{unit} failed. What it logged last:\n{error}")
-    module.exit_json(changed=True, log=systemd.tail(unit, started), seconds=round(time.time() - started, 3))
+        module.fail_json(msg=masking.masked(application, f"{unit} failed. What it logged last:\n{error}"))
+    log = masking.masked(application, systemd.tail(unit, started))
+    module.exit_json(changed=True, log=log, seconds=round(time.time() - started, 3))
 
 
 if __name__ == "__main__":

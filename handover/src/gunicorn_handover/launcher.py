@@ -92,6 +92,7 @@ def serve() -> None:
         del sys.path[0]
     try:
         secrets = environment.export_credentials(os.environ)
+        notifier.hide(os.environ[name] for name in secrets)
         HandoverApplication(secrets, notifier).run()
     except (environment.EnvironmentFileError, internals.UnsupportedError, RuntimeError, OSError) as error:
         notifier.status(f"Failed: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterable
 
 PATIENCE = 2.0  # seconds that a message which matters may wait to be taken
 
@@ -19,6 +20,11 @@ class Notifier:
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._status = ""
+        self._hidden: list[str] = []
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Leaves these out of the status, which every user of the machine may read; not what a word could be."""
+        self._hidden = sorted((value for value in values if len(value) > 3), key=len, reverse=True)
 
     @classmethod
     def from_environ(cls) -> Notifier:
@@ -57,5 +63,7 @@ class Notifier:
 
     def status(self, line: str) -> None:
         """The line that `systemctl status` shows."""
+        for value in self._hidden:
+            line = line.replace(value, "***")
         if line != self._status and self._send("STATUS=" + " ".join(line.split()), patience=0):
             self._status = line

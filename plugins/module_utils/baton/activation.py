@@ -22,6 +22,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,10 @@ MASTER_PACKAGES = (
 )
 # Where the distribution, or python_runtime, puts what the master runs on.
 SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
+
+
+# what a status, and a file of code, may hold in bytes; and how many modules a master may say it has imported
+STATUS_SIZE, CODE_SIZE, MODULES = 2**22, 2**27, 20_000
 
 
 class ActivationError(Exception):
@@ -201,11 +206,30 @@ def served(app: Application) -> list[str]:
 
 
 def status(app: Application, unit: str) -> dict[str, Any]:
-    """What a unit's master says of itself; empty when it says nothing."""
-    with contextlib.suppress(OSError, ValueError):
-        said: dict[str, Any] = json.loads(app.status_file(unit).read_text(encoding="utf-8"))
-        return said
+    """What a unit's master says of itself; empty when it says nothing, or what no master would."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        said = json.loads(_read(app.status_file(unit), STATUS_SIZE))
+        if isinstance(said, dict) and all(map(_is_worker, said.get("workers", []))):
+            return said
     return {}
+
+
+def _is_worker(told: Any) -> bool:
+    return isinstance(told, dict) and isinstance(told.get("pid"), int) and {"state", "release"} <= told.keys()
+
+
+def _read(path: str | os.PathLike[str], size: int) -> bytes:
+    """A regular file of at most so many bytes. Raises OSError for anything else.
+
+    Where the application may write, there could be a pipe that never says anything, or a link to what has no end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is no file")
+        content = file.read(size + 1)
+    if len(content) > size:
+        raise OSError(f"{path} is larger than {size} bytes")
+    return content
 
 
 def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
@@ -219,7 +243,8 @@ def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
         if (python, _sha256(python)) != (held["python"]["executable"], held["python"]["executable_sha256"]):
             return True
         # a name is relative to the release, or absolute
-        return any(_sha256(root / name) != digest for name, digest in held["files"].items())
+        files = held["files"].items()
+        return len(files) > MODULES or any(_sha256(root / name) != digest for name, digest in files)
     return True
 
 
@@ -229,10 +254,7 @@ def _sha256(path: str | os.PathLike[str]) -> str:
     The list of files is the word of a process that isn't ours to trust.
     """
     with contextlib.suppress(OSError):
-        about = os.stat(path)
-        if stat.S_ISREG(about.st_mode) and about.st_size < 2**27:
-            with open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(_read(path, CODE_SIZE)).hexdigest()
     return ""
 
 
@@ -363,7 +385,8 @@ class Activation:
             self._check_health()
             if not self.back:
                 self._remember()
-        except (*FAILURES, ActivationError) as error:
+        # whatever it is: what was begun goes back
+        except Exception as error:
             raise ActivationError(f"{self._cause(error, started, began)}\n{self._put_back()}") from None
         if self.back:
             # what is left behind is no better for a disk that is full
@@ -433,11 +456,13 @@ class Activation:
 
     def _cause(self, error: Exception, started: float, began: float) -> str:
         said = str(error) or systemd.tail(self.app.service, started)
+        if not isinstance(error, (*FAILURES, ActivationError)):
+            said = "".join(traceback.format_exception(error)).strip()
         if isinstance(error, OSError):
             said = f"{said}. See to that disk and run this again."
         refused = status(self.app, self.app.service).get("reload") or {}
         # the master's own word for it, unless it is of an earlier reload
-        if refused.get("error") and refused["began_monotonic"] >= began:
+        if refused.get("error") and refused.get("began_monotonic", 0) >= began:
             why = refused["error"].replace("handover_boot_timeout", "app_service_boot_timeout")
             said = f"{why}. It logged last:\n{said}"
         return f"Release {self.wanted.release} could not take over ({self.way}): {said}"
@@ -686,6 +711,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def _cut(connection: http.client.HTTPConnection) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
+
+
 def ask(health: Health) -> str:
     """Why the page isn't well, or nothing when it is. The request looks like one from the edge."""
     if health.listen.startswith("/"):
@@ -701,6 +731,9 @@ def ask(health: Health) -> str:
         "User-Agent": "baton-health",
         "Connection": "close",
     }
+    # the timeout of a connection is that of each byte
+    limit = threading.Timer(health.timeout, _cut, [connection])
+    limit.start()
     try:
         connection.request("GET", health.path, headers=headers)
         answer = connection.getresponse()
@@ -708,6 +741,7 @@ def ask(health: Health) -> str:
     except (OSError, http.client.HTTPException) as error:
         return f"does not answer: {error}"
     finally:
+        limit.cancel()
         connection.close()
     return "" if answer.status < 400 else f"answers {answer.status}: {body}"
 

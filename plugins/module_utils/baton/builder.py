@@ -15,6 +15,7 @@ from .process import BatonError, CommandError, run
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
 _TIMEOUT = 3600
+_INSIDE = Path("/tmp/job")  # where a confined build finds its folder
 
 
 def unpack_sdist(path: Path, destination: Path) -> Path:
@@ -25,16 +26,42 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
             archive.extractall(destination)
     else:
         with tarfile.open(path) as packed:
-            for member in packed.getmembers():
-                where = os.path.normpath(member.name)
-                if os.path.isabs(where) or where.startswith(".."):
-                    raise CommandError(["tar"], 1, f"{path.name} has a path that leads out of it: {member.name}")
+            _check(packed, path.name)
             packed.extractall(destination)
     marker = destination / "subdirectory"
     if marker.is_file():
         return destination / "source" / marker.read_text()
     folders = [entry for entry in destination.iterdir() if entry.is_dir()]
     return folders[0] if len(folders) == 1 else destination
+
+
+def _check(packed: tarfile.TarFile, name: str) -> None:
+    """Refuse what would be unpacked elsewhere, by its path or through a link; Debian 12's tarfile has no filter."""
+    links: set[str] = set()
+    for member in packed.getmembers():
+        where = os.path.normpath(member.name)
+        leads = [where]
+        if member.issym():
+            links.add(where)
+            leads.append(os.path.normpath(os.path.join(os.path.dirname(where), member.linkname)))
+        elif member.islnk():
+            leads.append(os.path.normpath(member.linkname))
+        above = {str(folder) for folder in Path(where).parents}
+        if above & links or any(os.path.isabs(path) or path.startswith("..") for path in leads):
+            raise CommandError(["tar"], 1, f"{name} has a path that leads out of it: {member.name}")
+
+
+def _confined(out: Path) -> list[str]:
+    """How a build is run by root: it is others' code, which gets a user of its own, no network, and nothing but `out`.
+
+    Empty where there is nothing to take away, or no systemd to do so.
+    """
+    if os.geteuid() != 0 or not os.path.isdir("/run/systemd/system"):
+        return []
+    properties = ["DynamicUser=yes", "PrivateTmp=yes", f"BindPaths={out}:{_INSIDE}", f"RuntimeMaxSec={_TIMEOUT}"]
+    properties += ["PrivateNetwork=yes", "PrivateDevices=yes", "ProtectHome=yes", "ProtectSystem=strict"]
+    properties += ["ProtectProc=invisible", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
+    return ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", *(f"--property={line}" for line in properties)]
 
 
 def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequence[str]) -> list[dict[str, Any]]:
@@ -45,34 +72,46 @@ def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequenc
     out.mkdir(parents=True, mode=0o700)
     with tarfile.open(job) as packed:
         packed.extractall(out)
+    confined = _confined(out)
+    base = _INSIDE if confined else out
     environment = {
         **BUILD_ENVIRONMENT,
-        "UV_CACHE_DIR": str(out / "cache"),
+        "HOME": str(base),
+        "UV_CACHE_DIR": str(base / "cache"),
         "UV_NO_CONFIG": "1",
         "UV_OFFLINE": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
         "NO_COLOR": "1",
-        "TMPDIR": str(out),
+        "TMPDIR": str(base),
     }
     built = []
-    for folder in sorted((out / "sdists").iterdir()):
-        sdist = next(folder.iterdir())
-        made = out / "built" / folder.name
-        try:
-            project = unpack_sdist(sdist, out / "sources" / folder.name)
+    sdist = Path()
+    try:
+        # all of them before anything of them runs, which could put links in the way
+        projects = {}
+        for folder in sorted((out / "sdists").iterdir()):
+            sdist = next(folder.iterdir())
+            projects[sdist] = base / unpack_sdist(sdist, out / "sources" / folder.name).relative_to(out)
+        if confined:
+            # for a user who has no name yet; nobody else gets through the folder above
+            run(["chmod", "--recursive", "a+rwX", out])
+            confined += [f"--setenv={name}={value}" for name, value in environment.items()]
+        for sdist, project in projects.items():
+            key = sdist.parent.name
             run(
-                [uv, "build", "--wheel", "--no-index", f"--find-links={out / 'wheels'}",
-                 f"--python={python}", f"--out-dir={made}", project],
+                [*confined, uv, "build", "--wheel", "--no-index", f"--find-links={base / 'wheels'}",
+                 f"--python={python}", f"--out-dir={base / 'built' / key}", project],
                 env=environment,
                 timeout=_TIMEOUT,
             )  # fmt: skip
-        except CommandError as error:
-            raise BatonError(
-                f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: "
-                f"{error.last_lines()}.",
-                "Add what it misses to app_release_build_packages, or lock a version of it that has a wheel.",
-            ) from None
-        wheel = next(made.glob("*.whl"))
-        built.append({"key": folder.name, "path": str(wheel), "filename": wheel.name})
+            # a link would be read by root
+            wheel = next(path for path in (out / "built" / key).glob("*.whl") if not path.is_symlink())
+            built.append({"key": key, "path": str(wheel), "filename": wheel.name})
+    except CommandError as error:
+        raise BatonError(
+            f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: "
+            f"{error.last_lines()}.",
+            "Add what it misses to app_release_build_packages, or lock a version of it that has a wheel.",
+        ) from None
     return built

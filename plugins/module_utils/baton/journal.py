@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from . import systemd
+
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _PRIORITIES = ("critical", "critical", "critical", "error", "warning", "info", "info", "debug")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\r(?=\n)")  # and the line ends of Windows
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # `time [pid] [level] message`, as app_service_log_format: text writes it
 _TEXT = re.compile(r"^\S+Z \[\d+\] \[(\w+)\] ")
 
@@ -60,9 +64,7 @@ def read(
 
 def entry(found: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of the journal: time (seconds since the epoch), level, message, and what a JSON line says besides."""
-    message = found.get("MESSAGE") or ""
-    if isinstance(message, list):
-        message = bytes(message).decode(errors="replace")
+    message = systemd.journal_text(found.get("MESSAGE"))
     level = _PRIORITIES[int(found.get("PRIORITY") or 6)]
     said: dict[str, Any] = {"time": int(found["__REALTIME_TIMESTAMP"]) / 1e6, "level": level, "message": message}
     if message.startswith("{"):
@@ -80,6 +82,14 @@ def entry(found: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
+def printable(text: str) -> str:
+    """The text without colours, and with its other control characters spelled out.
+
+    A terminal would do what a client's request or a log says.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", _COLOURS.sub("", text))
+
+
 def written(said: Mapping[str, Any]) -> str:
     """An entry for people: time (UTC), level, message or request, request id; an exception below it."""
     moment = datetime.datetime.fromtimestamp(said["time"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
@@ -90,7 +100,7 @@ def written(said: Mapping[str, Any]) -> str:
     if said.get("request_id"):
         words.append(f"[{said['request_id']}]")
     below = [str(said[key]) for key in ("exception", "stack") if said.get(key)]
-    text = "\n".join([" ".join(words), *below]).replace("\n", "\n    ")
+    text = printable("\n".join([" ".join(words), *below])).replace("\n", "\n    ")
     return f"{moment} {said['level']:<8} {text}".rstrip()
 
 

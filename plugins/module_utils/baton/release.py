@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,7 +319,7 @@ class _Stage:
         self.mark("venv" if base is None else "venv taken over")
         projects = self._install_projects(base)
         self.mark("projects")
-        self._compile()
+        self._compile("src", *(("venv/lib", "server") if base is None or projects else ()))
         self.mark("compile")
         warnings = self._check_venv()
         if state_dir is not None:
@@ -391,7 +391,6 @@ class _Stage:
                 f"--find-links={found_in}",
                 "--no-deps",
                 "--require-hashes",
-                "--compile-bytecode",
                 "--link-mode=hardlink",
                 f"--requirements={listed}",
                 *words,
@@ -431,10 +430,11 @@ class _Stage:
         self._pip_install(listed, self.staging / ".artifact" / "wheels", "--python=venv/bin/python")
         return projects
 
-    def _compile(self) -> None:
-        # workers can't write here; files that aren't for this Python (templates, old tests) fail quietly
+    def _compile(self, *folders: str) -> None:
+        # Workers can't write here. Without -S this would run the .pth files of the packages, as root.
+        # Files that aren't for this Python (templates, old tests) fail quietly.
         with contextlib.suppress(CommandError):
-            run([self.staging / "venv/bin/python", "-I", "-m", "compileall", "-qq", "-j", "0", "src"], cwd=self.staging)
+            run([self.places.python, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", *folders], cwd=self.staging)
 
     def _check_venv(self) -> list[str]:
         try:
@@ -484,19 +484,30 @@ def unpack(archive: Path, destination: Path) -> None:
         ) from None
 
 
-def make_state(links: Iterable[Mapping[str, Any]], state_dir: Path, owner: str) -> None:
+def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) -> None:
     """Folders that the source's symlinks lead to."""
+    identity: dict[str, Any] = {}
+    if owner and os.geteuid() == 0:
+        account = pwd.getpwnam(owner)
+        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        if links and not state_dir.exists():
+            state_dir.mkdir(mode=0o750, parents=True)
+            os.chown(state_dir, account.pw_uid, account.pw_gid, follow_symlinks=False)
     for entry in links:
         target = state_dir / str(entry["target"])
         folder = target if entry.get("directory", True) else target.parent
-        missing = []
-        while not folder.exists():
-            missing.append(folder)
-            folder = folder.parent
-        for path in reversed(missing):
-            path.mkdir(mode=0o750)
-            if owner and os.geteuid() == 0:
-                shutil.chown(path, owner, pwd.getpwnam(owner).pw_gid)
+        # by the owner: root would follow the links that the application may have there
+        made = subprocess.run(
+            ["mkdir", "--parents", "--mode=0750", folder],
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            umask=0o027,
+            **identity,
+        )
+        if made.returncode:
+            raise BatonError(f"{folder} can't be made as {owner or 'this user'} ({made.stderr.strip()}).", "See to it.")
 
 
 def _write_synced(path: Path, text: str) -> None:

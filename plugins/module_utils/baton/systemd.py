@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import time
 from collections.abc import Sequence
+from typing import Any
 
 
 class UnitError(Exception):
@@ -22,6 +23,7 @@ def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProce
         ["systemctl", *arguments],
         check=False,
         text=True,
+        errors="replace",
         capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=timeout,
@@ -79,6 +81,7 @@ def tail(unit: str, since: float, lines: int = 25) -> str:
         ["journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=200"],
         check=False,
         text=True,
+        errors="replace",  # an application may log any bytes
         capture_output=True,
         stdin=subprocess.DEVNULL,
     )
@@ -99,12 +102,22 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
     asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=400"]
     for words in (["--sync"], asking):
         listing = subprocess.run(
-            ["journalctl", *words], check=False, text=True, capture_output=True, stdin=subprocess.DEVNULL
+            ["journalctl", *words],
+            check=False,
+            text=True,
+            errors="replace",
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
         )
     entries = [json.loads(line) for line in listing.stdout.splitlines()]
     results = [str(entry["UNIT_RESULT"]) for entry in entries if "UNIT_RESULT" in entry]
-    said = [_plain(str(entry["MESSAGE"])) for entry in entries if entry.get("_PID") != "1"]
+    said = [_plain(journal_text(entry.get("MESSAGE"))) for entry in entries if entry.get("_PID") != "1"]
     return Ending(results[-1] if results else "", "\n".join(_last(said, lines)))
+
+
+def journal_text(message: Any) -> str:
+    """A field of the journal's JSON, which is a list of bytes where they are no UTF-8."""
+    return bytes(message).decode(errors="replace") if isinstance(message, list) else str(message or "")
 
 
 def _plain(line: str) -> str:

@@ -1,4 +1,4 @@
-"""How far a host's clock is from the controller's."""
+"""What is made of what a host says of itself: how far its clock is from the controller's, and its address."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.support.playbooks import plugin
 
 
-def action(offset: float, seconds: float) -> Any:
+def action(offset: float, seconds: float, address: str = "10.0.0.21") -> Any:
     """The action, with a module that takes some time and answers from a clock that is so far away."""
     loaded = plugin("action/baton_facts")
 
@@ -22,7 +22,7 @@ def action(offset: float, seconds: float) -> Any:
             time.sleep(seconds / 2)
             clock = time.time() + offset
             time.sleep(seconds / 2)
-            return {"ansible_facts": {"clock": clock}}
+            return {"ansible_facts": {"clock": clock, "default_ipv4": {"address": address}}}
 
     return Action()
 
@@ -37,3 +37,14 @@ def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
     monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
     ahead = action(offset, seconds).run(None, {})["ansible_facts"]["clock_ahead"]
     assert least <= ahead <= most
+
+
+@pytest.mark.parametrize(
+    ("address", "taken"),
+    [("10.0.0.21", {"address": "10.0.0.21"}), ("0.0.0.0/0", {}), ('1.2.3.4"; import os #', {}), ("fd00::1", {})],
+)
+def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
+    address: str, taken: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+    assert action(0, 0, address).run(None, {})["ansible_facts"]["default_ipv4"] == taken

@@ -6,6 +6,7 @@ import getpass
 import pathlib
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,25 @@ def test_what_a_killed_run_uploaded_goes_with_the_next(host: Host, build: Build)
     done = host.stage(built)
     assert (done.status, done.changed) == (0, [0]), done.output
     assert host.uploads() == []
+
+
+def test_a_host_gets_no_other_file_of_the_controller(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    action = plugin("action/baton_release")
+    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+    asked = {"src": str(tmp_path / "id_ed25519"), "dest": "/tmp/x"}
+    monkeypatch.setattr(action.step, "execute", lambda *_: {"archives_dir": "/tmp", "uploads": [asked]})
+
+    class Here(action.ActionModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            paths = {"source": {"path": "/cache/src.tar.gz"}, "wheels": {"py3.11": {"path": "/cache/wheels.tar"}}}
+            self._task = types.SimpleNamespace(args={"artifact": paths})
+
+        def _upload(self, *_: str) -> str:
+            raise AssertionError("uploaded")
+
+    told = Here().run(None, {})
+    assert told["failed"]
+    assert told["msg"] == f"{asked['src']} is asked for. {action.NO_ARCHIVE}"
 
 
 def test_a_large_archive_goes_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

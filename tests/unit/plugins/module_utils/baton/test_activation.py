@@ -11,7 +11,9 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import sys
+import threading
 import time
 from typing import Any
 
@@ -166,6 +168,53 @@ def test_what_a_master_claims_to_hold_is_not_read_blindly(served: activation.App
     said = json.loads(served.status_file(served.service).read_text())
     said["fingerprint"]["files"] = {"/dev/zero": "0"}
     assert activation.outdated(served, "aaaa", said)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "not a mapping", "workers of another kind", "bytes"])
+def test_what_the_application_may_have_put_in_the_status_s_place_is_no_status(
+    served: activation.Application, kind: str
+) -> None:
+    file = served.status_file(served.service)
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "endless":
+        file.symlink_to("/dev/zero")
+    else:
+        texts = {"not a mapping": b"[]", "workers of another kind": b'{"workers": [1]}', "bytes": b"\xff"}
+        file.write_bytes(texts[kind])
+    assert activation.status(served, served.service) == {}
+
+
+def test_a_page_that_comes_in_drops_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), connection:
+                for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"." * 100:
+                    connection.send(bytes([byte]))
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert activation.ask(activation.Health("/", address, "links", timeout=0.5)).startswith("does not answer")
+        assert time.monotonic() - began < 2
+
+
+def test_whatever_goes_wrong_in_a_handover_puts_back_what_served(
+    served: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_(*_: Any) -> None:
+        raise KeyError("began_monotonic")
+
+    monkeypatch.setattr(activation.Activation, "_reload", break_)
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(systemd, "change", lambda *_: None)
+    with pytest.raises(activation.ActivationError, match=r"KeyError: 'began_monotonic'\n.*aaaa serves, as before"):
+        activation.Activation(served, "bbbb", 1).execute()
+    assert activation.current(served) == "aaaa"
 
 
 def test_a_bridge_that_a_killed_handover_left_is_ended(

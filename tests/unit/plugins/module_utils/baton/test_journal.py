@@ -67,3 +67,16 @@ def test_a_cursor_is_told_from_a_time() -> None:
     assert "--since=10 min ago" in journal.command("links", "10 min ago")
     assert not [word for word in journal.command("links", "today") if word.startswith("--grep")]
     assert "--grep=a|b" in journal.command("links", "today", "a|b")
+
+
+def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:
+    said = {
+        "time": 0.0,
+        "level": "info",
+        "message": "",
+        "method": "GET",
+        "path": "/\x1b]52;c;eA==\x07\r\x9b2J",
+        "status": 404,
+    }
+    assert journal.written(said).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
+    assert journal.printable("a\tb\r\n\x1b[1;31mc\x1b[0m") == "a\tb\nc"

@@ -1,0 +1,58 @@
+"""Source distributions of others: what they may not do when they are unpacked."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import tarfile
+
+import pytest
+from ansible.module_utils.baton import builder
+from ansible.module_utils.baton.process import CommandError
+
+Member = tuple[str, str, str]  # name, kind, target or content
+
+
+def packed(folder: pathlib.Path, *members: Member) -> pathlib.Path:
+    path = folder / "thing-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, kind, text in members:
+            member = tarfile.TarInfo(name)
+            if kind == "file":
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text.encode()))
+            else:
+                member.type = {"symlink": tarfile.SYMTYPE, "link": tarfile.LNKTYPE}[kind]
+                member.linkname = text
+                archive.addfile(member)
+    return path
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("../evil", "file", "x")],
+        [("/etc/evil", "file", "x")],
+        [("thing/out", "symlink", "/etc")],
+        [("thing/out", "symlink", "../../etc")],
+        [("thing/out", "link", "/etc/shadow")],
+        [("thing/here", "symlink", "."), ("thing/here/out", "symlink", "..")],
+        [("thing/here", "symlink", "src"), ("thing/here/file", "file", "x")],
+    ],
+)
+def test_a_path_that_leads_out_is_refused(tmp_path: pathlib.Path, members: list[Member]) -> None:
+    with pytest.raises(CommandError, match="leads out of it"):
+        builder.unpack_sdist(packed(tmp_path, *members), tmp_path / "unpacked" / "thing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thing-1.0.tar.gz", "unpacked"]
+
+
+def test_links_within_stay(tmp_path: pathlib.Path) -> None:
+    archive = packed(
+        tmp_path,
+        ("thing-1.0/src/a.c", "file", "int a;"),
+        ("thing-1.0/a.c", "symlink", "src/a.c"),
+        ("thing-1.0/b.c", "link", "thing-1.0/src/a.c"),
+    )
+    project = builder.unpack_sdist(archive, tmp_path / "unpacked")
+    assert project.name == "thing-1.0"
+    assert {(project / name).read_text() for name in ("a.c", "b.c")} == {"int a;"}

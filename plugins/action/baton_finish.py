@@ -28,8 +28,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except AnsibleError as error:  # above all a host that can't be reached
             answer = {"msg": str(error)}
         if "left" not in answer:
-            words = f"The change could not be finished here ({outcome.failure(answer)}). {deploy_lock.LEFT}"
-            answer = {"changed": False, "removed": [], "left": [words]}
+            why = outcome.failure(answer)
+            words = f"The change could not be finished here ({why}). {deploy_lock.LEFT}"
+            trouble = f"what it serves is unknown ({why})" if self._task.args.get("serves") else ""
+            answer = {"changed": False, "removed": [], "trouble": trouble, "left": [words]}
         for words in answer["left"]:
             Display().warning(f"{self._task.delegate_to or variables['inventory_hostname']}: {words}")
         return result | answer

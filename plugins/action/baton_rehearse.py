@@ -13,4 +13,6 @@ from ansible.module_utils.baton import step  # noqa: E402
 
 
 class ActionModule(step.Step):  # type: ignore[misc]
-    """Fails where a host can't be reached."""
+    """Begins nothing after a Ctrl-C, and fails where a host can't be reached."""
+
+    heeds_interrupt = True

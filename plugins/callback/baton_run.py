@@ -34,7 +34,7 @@ ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "mo
 from ansible.module_utils.baton import run
 
 WORDS = """
-Interrupted. The step that runs now comes to its end, then what was switched goes back.
+Interrupted. The step that runs now comes to its end, then what was switched goes back, and the deploy lock is given up.
 Press Ctrl-C again to end at once and leave everything as it is at that moment.
 """
 

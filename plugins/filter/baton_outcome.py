@@ -1,4 +1,4 @@
-"""Ansible filters that tell how changes of the whole fleet go and went."""
+"""Ansible filters about the whole fleet: its app servers, and how changes of it go and went."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ansible.module_utils
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import history, outcome  # noqa: E402
+from ansible.module_utils.baton import history, outcome, upstream  # noqa: E402
 
 
 class FilterModule:
@@ -28,4 +28,6 @@ class FilterModule:
             "baton_ended": outcome.ended,
             "baton_conclusion": outcome.conclusion,
             "baton_evidence": outcome.evidence,
+            "baton_fallen": outcome.fallen,
+            "baton_upstreams": upstream.addresses,
         }

@@ -34,6 +34,10 @@ options:
     default: []
   upstream_names: {description: Names of these servers for messages., type: list, elements: str, default: []}
   timeline: {description: Return counts per second as well., type: bool, default: false}
+  optional:
+    description: An edge that can't be reached is a warning, and the result has C(unreached); the action sees to it.
+    type: bool
+    default: false
   bake_seconds: {description: Watch the log so long and judge; 0 for not., type: float, default: 0}
   bake_since:
     description: Requests that began earlier aren't judged; seconds since the epoch, 0 for the module's start.
@@ -144,6 +148,7 @@ def main() -> None:
             "upstreams": {"type": "list", "elements": "str", "default": []},
             "upstream_names": {"type": "list", "elements": "str", "default": []},
             "timeline": {"type": "bool", "default": False},
+            "optional": {"type": "bool", "default": False},
             "bake_seconds": {"type": "float", "default": 0},
             "bake_since": {"type": "float", "default": 0},
             "max_failed_percent": {"type": "float", "default": 1},

@@ -21,6 +21,10 @@ options:
       token: {description: Name of the run., type: str, required: true}
       who: {description: User and controller., type: str, required: true}
       process: {description: Which process the run is., type: str, default: ""}
+  serves:
+    description: >-
+      The release that was handed over to, which every worker must be serving still; nothing is proven without.
+    type: str
   keep: {description: How many old releases stay beside the one that serves; none is removed without., type: int}
   entry:
     description: >-
@@ -57,12 +61,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed: {description: Ids of the releases that were pruned., returned: always, type: list}
+trouble: {description: "Why it doesn't serve that any more; empty when it does.", returned: always, type: str}
 left: {description: What could not be done and what to do; a sentence or more for each., returned: always, type: list}
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.baton import deploy_lock, history, receipt_copy, release
-from ansible.module_utils.baton.activation import Application
+from ansible.module_utils.baton.activation import Application, current, unready
 from ansible.module_utils.baton.process import BatonError
 
 
@@ -72,6 +77,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "run": {"type": "dict", "options": deploy_lock.RUN_OPTIONS},
+            "serves": {"type": "str"},
             "keep": {"type": "int"},
             "entry": {"type": "dict"},
             # no secret, but too long for the host's log
@@ -116,8 +122,19 @@ def main() -> None:
             deploy_lock.release(app, options["run"]["token"])
     except OSError as error:
         left.append(f"The deploy lock below {app.state} can't be given back ({error}). {deploy_lock.LEFT}")
+    trouble = ""
+    if options["serves"]:
+        serving = current(app)
+        replaced = serving not in (None, options["serves"])
+        trouble = f"release {serving} was put there since" if replaced else unready(app, None)
     before = "".join(f"{places.releases / identity}\n" for identity in removed)
-    module.exit_json(changed=bool(removed) or written, removed=removed, left=left, diff={"before": before, "after": ""})
+    module.exit_json(
+        changed=bool(removed) or written,
+        removed=removed,
+        trouble=trouble,
+        left=left,
+        diff={"before": before, "after": ""},
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -50,11 +51,32 @@ WITHOUT_REUSE = [
     Load("websocket", "/ws", share=1, wait=1.0),
 ]
 
-# tells of the environment
+# tells of the environment, and of itself
 GREETING = """
 async def greeting() -> str:
     return os.environ["GREETING"]
+async def identity() -> dict[str, int | str]:
+    await asyncio.sleep(0.05)  # those that ask at once are answered by several workers
+    return {"pid": os.getpid(), "number": NUMBER, "release": os.environ["RELEASE_ID"]}
 app.add_api_route("/greeting", greeting)
+app.add_api_route("/identity", identity)
+"""
+
+# asks an application who answers, until each of the processes has
+WHO = """
+import concurrent.futures, json, sys, urllib.request
+url, wanted = sys.argv[1], set(sys.argv[2:])
+def ask(_):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+told = {}
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    for _ in range(100):
+        for one in pool.map(ask, range(8)):
+            told[str(one.pop("pid"))] = one
+        if wanted <= told.keys():
+            break
+print(json.dumps(told))
 """
 
 BREAKAGE = {
@@ -158,9 +180,17 @@ class Fleet(Playbooks):
             )
             current, *units, status = told.split("\n", 3)
             assert units == ["active", "inactive"], name
-            workers = [worker for worker in json.loads(status)["workers"] if worker["state"] != "draining"]
-            assert workers, name
+            said = json.loads(status)
+            workers = [worker for worker in said["workers"] if worker["state"] != "draining"]
+            assert len(workers) == said["workers_wanted"], name
             assert {(worker["state"], worker["release"]) for worker in workers} == {("ready", current)}, name
+            # and each of them says so itself
+            pids = [str(worker["pid"]) for worker in workers]
+            url = f"http://{self.address(name)}:8000/identity"
+            answers = json.loads(host(name).check_output(shlex.join(["python3", "-c", WHO, url, *pids])))
+            assert set(answers) == set(pids), name
+            assert {answer["release"] for answer in answers.values()} == {current}, name
+            assert len({answer["number"] for answer in answers.values()}) == 1, name
             served[name] = current
         return served
 

@@ -111,8 +111,13 @@ def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
 def test_a_check_tells_what_would_happen_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
     source.change()
     before = (fleet.releases(), fleet.workers(), files())
-    fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
+    told = fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
     assert (fleet.releases(), fleet.workers(), files()) == before
+    if playbook in ("deploy", "rollback"):
+        (serving,) = set(before[0].values())
+        for name in APP_SERVERS:
+            assert f"changed: [{name}]" in told.output, told.output
+        assert told.output.count(f"-{serving}") == len(APP_SERVERS), told.output
 
 
 def files() -> dict[str, str]:
@@ -133,17 +138,20 @@ def test_history_and_status_tell_it(fleet: Fleet) -> None:
 def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
-    running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=20)
+    # nobody would wait for the end of that
+    running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=3600)
     assert running.stdout is not None
     lines = []
-    for line in running.stdout:
-        lines.append(line)
-        if "Judge by the edge" in line:
-            break
-    running.send_signal(signal.SIGINT)
-    lines += running.stdout.readlines()
+    with fleet.traffic() as traffic:
+        for line in running.stdout:
+            lines.append(line)
+            if "Judge by the edge" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        lines += running.stdout.readlines()
     assert running.wait() != 0
     assert "Interrupted by the operator" in "".join(lines)
+    assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
 
 

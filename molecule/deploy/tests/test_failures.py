@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,6 +22,13 @@ BAD = {
     "rehearsal": ({"breakage": "import"}, "no ledger at ledger.example.org"),
     "second batch": ({"breakage": "second batch"}, "app2 has no ledger"),
 }
+# the step and the hosts that the summary has to name, and what it has to advise; a build fails before there is a change
+SUMMARY = {
+    "build": ("", "", "baton-no-such-package"),
+    "migration": ("migration", "app1", "Mend the migration, then deploy again."),
+    "rehearsal": ("rehearsal", "app1", "Mend the application or its settings, then run this again"),
+    "second batch": ("handover", "app2", "Mend that, then run this again"),
+}
 
 
 @pytest.mark.parametrize(
@@ -30,9 +39,16 @@ def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> 
     change, cause = BAD[kind]
     source.change(**change)
     with fleet.traffic() as traffic:
-        done = fleet.play("playbooks/deploy.yml", deploy_bake_seconds=1)
+        done = fleet.play("playbooks/deploy.yml", deploy_batches=[1, 2], deploy_bake_seconds=1)
     assert done.status != 0
+    # a batch of which one fails isn't watched first
+    assert done.output.count("Judge by the edge") == (1 if kind == "second batch" else 0), done.output
     assert cause in done.words, done.output
+    step, at, remedy = SUMMARY[kind]
+    if step:
+        assert f"{at}, {step}: " in done.words
+        assert "serves on app1, app2, app3" in done.words
+    assert remedy in done.words
     assert traffic.failed == {}, traffic.failures
     assert traffic.sent > 100
     assert fleet.releases() == before
@@ -135,8 +151,7 @@ def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: 
     assert "handover: nginx refuses its configuration, which is left as it was" in done.words, done.output
     assert "nothing had been switched there" in done.words
     assert (fleet.releases(), fleet.masters(), fleet.workers()) == (before, masters, workers)
-    for name in EDGES:
-        assert host(name).run("grep -q ' down;' /etc/nginx/sites-enabled/shop.conf").rc == 1
+    assert not drained()
 
 
 @pytest.mark.long
@@ -145,12 +160,8 @@ def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source:
     source.change()
     running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
     until(lambda: fleet.current("app1") != before["app1"], 120, "the canary has not been switched")
-    # and the sessions that are open, which the service leaves alone
-    on_app3("systemctl stop ssh; pkill sshd")
-    try:
+    with away("app3"):
         done = fleet.finish(running)
-    finally:
-        on_app3("systemctl start ssh")
     assert done.status != 0
     assert "app3" in done.words
     assert fleet.releases() == before
@@ -158,9 +169,67 @@ def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source:
     assert fleet.release() not in before.values()
 
 
-def on_app3(script: str) -> None:
-    """Run something on a host that can't be reached by SSH."""
-    subprocess.run(["podman", "exec", "baton-deploy-app3", "sh", "-c", script], check=True)
+def test_a_host_that_is_lost_after_its_handover_is_told(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change()
+    running = fleet.start("playbooks/deploy.yml", deploy_batches=[1, 1, 1], deploy_bake_seconds=1)
+    until(lambda: fleet.current("app2") != before["app2"], 120, "the second host has not been switched")
+    with away("app1"):
+        done = fleet.finish(running)
+    assert done.status != 0
+    assert "app1 took over and doesn't serve any more: what it serves is unknown" in done.words, done.output
+    assert fleet.release() not in before.values()
+    # the lock that it has kept is a dead run's
+    assert set(fleet.deploy().changed) == {0}
+
+
+def test_an_edge_that_is_down_and_left_out_is_no_obstacle(fleet: Fleet, source: Source, tmp_path: pathlib.Path) -> None:
+    before = fleet.releases()
+    source.change()
+    known = tmp_path / "addresses"
+    known.write_text(f"edge2 private_address={fleet.address('edge2')}\n")
+    with away("edge2"):
+        words = ["-i", str(known), "--limit", "all:!edge2"]
+        done = fleet.succeed("playbooks/deploy.yml", *words, deploy_drain=True, deploy_bake_seconds=1)
+    assert "edge2 can't be reached" in done.words
+    assert "The run goes on without it." in done.words
+    assert fleet.release() not in before.values()
+    assert not drained()
+
+
+def test_who_was_drained_by_a_killed_run_is_put_back_by_the_next(fleet: Fleet, source: Source) -> None:
+    before = fleet.releases()
+    source.change()
+    running = fleet.start("playbooks/deploy.yml", deploy_drain=True, deploy_bake_seconds=0)
+    until(lambda: fleet.current("app1") != before["app1"], 120, "the canary has not been switched")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    until(lambda: settled(fleet), 60, "not settled")
+    assert drained() == list(EDGES)
+    fleet.deploy(deploy_drain=True, deploy_bake_seconds=0)
+    assert not drained()
+    assert fleet.release() not in before.values()
+
+
+def drained() -> list[str]:
+    """The edges that have an app server drained."""
+    site = "/etc/nginx/sites-enabled/shop.conf"
+    return [name for name in EDGES if host(name).run(f"grep -q ' down;' {site}").rc == 0]
+
+
+@contextlib.contextmanager
+def away(name: str) -> Iterator[None]:
+    """A host that can't be reached by SSH, and goes on serving."""
+
+    def on_it(script: str) -> None:
+        subprocess.run(["podman", "exec", f"baton-deploy-{name}", "sh", "-c", script], check=True)
+
+    # and the sessions that are open, which the service leaves alone
+    on_it("systemctl stop ssh; pkill sshd")
+    try:
+        yield
+    finally:
+        on_it("systemctl start ssh")
 
 
 def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(fleet: Fleet, source: Source) -> None:

@@ -43,11 +43,15 @@ def fingerprints() -> list[str]:
 
 
 def site(
-    tmp_path: pathlib.Path, variables: dict[str, Any], *options: str, program: str = "ansible-playbook"
+    tmp_path: pathlib.Path,
+    variables: dict[str, Any],
+    *options: str,
+    program: str = "ansible-playbook",
+    playbook: str = "site.yml",
 ) -> subprocess.CompletedProcess[str]:
     (tmp_path / "variables.json").write_text(json.dumps(variables))
     environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
-    command = [program, "-i", str(INVENTORY), *options, "-e", f"@{tmp_path}/variables.json", "site.yml"]
+    command = [program, "-i", str(INVENTORY), *options, "-e", f"@{tmp_path}/variables.json", playbook]
     return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
 
 
@@ -76,6 +80,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             ["app_service_helth_path is no setting", "Did you mean app_service_health_path?"],
         ),
         ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
+        ({"private_address": "fd00::21"}, ['web1 has the private_address "fd00::21"', "no IPv4 address"]),
         ({"app_name": "My App"}, ['web1: app_name is "My App"', "lower-case letter"]),
         ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),
         ({"app_config_environment": {"A": "1\n2"}}, ["the value of A", "more than one line", "make it a secret"]),
@@ -97,6 +102,34 @@ def test_a_wrong_setting_is_told_with_its_fix(
 ) -> None:
     variables = {name: value for name, value in (GOOD | changed).items() if value is not None}
     refused(site(tmp_path, variables), *words)
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("playbook", ["deploy", "configure", "rollback", "restart"])
+def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbook: str) -> None:
+    done = site(tmp_path, GOOD, playbook=f"playbooks/{playbook}.yml")
+    for name in ("web1", "web2"):
+        refused(
+            done, f"{name} has not been set up for links yet. Run site.yml first, or leave the host out with --limit"
+        )
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("playbook", "changed", "words"),
+    [
+        ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is no setting", "Did you mean rollback_to?"]),
+        ("upgrade_system", {"upgrade_rebot": False}, ["Did you mean upgrade_reboot?"]),
+        ("reboot", {"reboot_confirm": "yess"}, ['reboot_confirm is "yess". Say true or false']),
+        ("exec", {"command": "true", "exec_host": "all"}, ["Did you mean exec_hosts?"]),
+        ("unlock", {"unlock_forced": True}, ["Did you mean unlock_force?"]),
+        ("history", {"history_line": 5}, ["Did you mean history_lines?"]),
+    ],
+)
+def test_a_slip_on_the_command_line_is_told_by_every_playbook(
+    tmp_path: pathlib.Path, playbook: str, changed: dict[str, Any], words: list[str]
+) -> None:
+    refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
 
 
 @pytest.mark.usefixtures("untouched")

@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNREACHABLE = "it can't be reached"
+INTERRUPTED = "Interrupted by the operator."
+# what to do about a failure in a step whose messages are others' words
+NEXT = {
+    "migration": "The database is as the migration has left it. Mend the migration, then deploy again.",
+    "rehearsal": "Mend the application or its settings, then run this again; the hosts need nothing.",
+    "handover": "Mend that, then run this again; playbooks/logs.yml has more of what the application said.",
+    "connection": "See to the host, or leave it out with --limit; then run this again.",
+}
 BEFORE_MIGRATION = {"configuration", "staging"}
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
@@ -151,6 +159,18 @@ def evidence(names: Sequence[str], known: Mapping[str, Any], register: str) -> d
     }
 
 
+def fallen(names: Sequence[str], known: Mapping[str, Any]) -> str:
+    """Which hosts were handed over and don't serve at the change's end, for people; empty when all do."""
+    troubles = {host: _registered(known[host], "__baton_finished").get("trouble") for host in names}
+    lines = [f"{host} took over and doesn't serve any more: {why}." for host, why in troubles.items() if why]
+    if lines:
+        lines.append(
+            "The change had come to its end, so nothing was put back. See to that host, then run this again; "
+            "playbooks/rollback.yml goes back."
+        )
+    return "\n".join(lines)
+
+
 def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[str, Mapping[str, Any]]) -> str:
     """Why a change failed and what each host ends with, for people."""
     by_cause: dict[tuple[str, str], list[str]] = {}
@@ -159,6 +179,9 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
     lines = [f"{title} failed."]
     for (step, message), names in by_cause.items():
         lines += [f"{', '.join(names)}, {step}: {message}"]
+    # who pressed Ctrl-C knows what to do
+    steps = {trouble["step"]: True for trouble in found.values() if trouble["message"] != INTERRUPTED}
+    lines += [NEXT[step] for step in steps if step in NEXT]
     for host, outcome in told.items():
         if outcome["problem"]:
             lines.append(f"{host}: {outcome['problem']}.")

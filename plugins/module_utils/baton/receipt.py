@@ -235,7 +235,7 @@ def outcome(host: Mapping[str, Any]) -> str:
     if host["error"]:
         return f"failed{', reverted' if host['reverted'] else ''}: {host['error']}"
     if host["reverted"]:
-        return f"reverted to {host['previous'] or 'nothing'}"
+        return f"reverted to {host['release'] or 'nothing'}"
     if not host["release"]:
         return "not reached"
     if host["way"] in ("", "none") or host["previous"] == host["release"]:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 # what the playbooks read beside the roles' own options
 PLAYBOOKS = {
     "app_name",
@@ -28,8 +30,32 @@ PLAYBOOKS = {
     "deploy_lock_seconds",
     "deploy_lock_wait",
     "deploy_receipts",
+    "exec_hosts",
+    "exec_timeout",
+    "history_lines",
     "private_address",
+    "reboot_confirm",
+    "reboot_only_if_required",
+    "reboot_ready_timeout",
+    "reboot_timeout",
+    "rollback_force",
+    "rollback_to",
+    "unlock_force",
+    "upgrade_confirm",
+    "upgrade_reboot",
+    "upgrade_removals",
 }
+# of these, what is true or false
+BOOLEANS = (
+    "deploy_drain",
+    "reboot_confirm",
+    "reboot_only_if_required",
+    "rollback_force",
+    "unlock_force",
+    "upgrade_confirm",
+    "upgrade_reboot",
+    "upgrade_removals",
+)
 # of these, what must be a number, and a whole one of at least so much
 NUMBERS = (
     "deploy_bake_seconds",
@@ -88,6 +114,11 @@ def wrong(values: Mapping[str, Any]) -> list[str]:
     if numbers:
         told = ", ".join(numbers)
         sentences.append(f"{told} must be a number, 0 or more. Correct it in the inventory or on the command line.")
+    sentences += [
+        f'{name} is "{values[name]}". Say true or false, in the inventory or on the command line.'
+        for name in BOOLEANS
+        if name in values and not _is_boolean(values[name])
+    ]
     for name, least in WHOLE.items():
         if name in values and not (re.fullmatch("[0-9]+", str(values[name])) and int(values[name]) >= least):
             sentences.append(
@@ -120,6 +151,14 @@ def _where(hosts: Sequence[str], variables: Mapping[str, Iterable[str]]) -> str:
 
 def _is_batch(value: Any) -> bool:
     return re.fullmatch(r"[1-9][0-9]*%?", str(value)) is not None
+
+
+def _is_boolean(value: Any) -> bool:
+    try:
+        boolean(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:

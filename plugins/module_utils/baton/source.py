@@ -26,9 +26,10 @@ class Source:
     kind: str  # folder, git or package
     where: str  # path, URL or requirement; with the credentials, which git needs
     ref: str = ""
+    within: str = ""  # the folder of a repository that is meant, when it isn't all of it
 
     def __str__(self) -> str:
-        shown = without_credentials(self.where)
+        shown = os.path.join(without_credentials(self.where), self.within).rstrip("/")
         return f"{shown} at {self.ref}" if self.ref else shown
 
 
@@ -114,14 +115,34 @@ def _folders(source: str, bases: Iterable[str]) -> list[str]:
 def _folder_source(folder: str, version: str) -> Source:
     if (Path(folder) / "HEAD").is_file() and (Path(folder) / "objects").is_dir():
         return Source("git", folder, version)  # a bare repository
-    if version and (Path(folder) / ".git").exists():
-        return Source("git", folder, version)
+    if version and (repository := _repository(folder)):
+        return Source("git", repository[0], version, repository[1])
     return Source("folder", folder, version)
+
+
+def _repository(folder: str) -> tuple[str, str] | None:
+    """The git repository that knows a folder, and the folder's path in it."""
+    git = ["git", "-c", "safe.directory=*", "-C", folder]
+    try:
+        top, within = run([*git, "rev-parse", "--show-toplevel", "--show-prefix"]).split("\n")[:2]
+        known = run([*git, "ls-files", "--", "."])
+    except CommandError:
+        return None
+    return (top, within.rstrip("/")) if known or not within else None
 
 
 def fetch(source: Source, destination: Path, cache: Path) -> str:
     """Put the application's files into an empty folder; returns what they are a copy of (a commit, or '')."""
     destination.mkdir(parents=True, exist_ok=True)
+    if source.kind == "git" and source.within:
+        whole = destination.with_name(f"{destination.name}-whole")
+        whole.mkdir(parents=True)
+        commit = _fetch_git(source, whole, cache)
+        if not (whole / source.within).is_dir():
+            raise BatonError(f"{source} is no folder there.", "Correct app_source or app_version.")
+        destination.rmdir()
+        (whole / source.within).rename(destination)
+        return commit
     if source.kind == "git":
         return _fetch_git(source, destination, cache)
     if source.kind == "folder":

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-INTERRUPTED = {"failed": True, "msg": "Interrupted by the operator."}
+from . import outcome
+
+INTERRUPTED = {"failed": True, "msg": outcome.INTERRUPTED}
 
 
 def interrupted() -> bool:
@@ -21,13 +24,17 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
     """Run the action's module, with the task's arguments or others. A host that can't be reached is a failure.
 
     A failure is rescued, and the change undone. Ansible leaves out of the play whom it takes for unreachable: with a
-    task that is delegated, the host that it was done for.
+    task that is delegated, the host that it was done for. With the task's argument `optional` it is a warning, and the
+    result has `unreached`.
     """
     try:
         result: dict[str, Any] = action._execute_module(module_args=arguments, task_vars=variables)
     except AnsibleConnectionFailure as error:
         host = action._task.delegate_to or variables["inventory_hostname"]
-        return {"failed": True, "msg": f"{host} can't be reached: {error}"}
+        told = f"{host} can't be reached: {error}"
+        if boolean(action._task.args.get("optional", False)):
+            return {"changed": False, "unreached": True, "warnings": [f"{told}. The run goes on without it."]}
+        return {"failed": True, "msg": told}
     return result
 
 

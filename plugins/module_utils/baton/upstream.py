@@ -9,7 +9,8 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 _SERVER = re.compile(r"^( *server (\S+) max_fails=0)( down)?;$", re.MULTILINE)
 _CONNECTION = re.compile(r"\s(?P<local>\S+:\d+)\s+(?P<peer>\S+:\d+)\s+users:\((?P<users>.*)\)")
@@ -26,6 +27,11 @@ class Connection:
 
     pid: int
     peer: str  # address:port
+
+
+def addresses(hosts: Iterable[str], known: Mapping[str, Mapping[str, Any]], port: int) -> list[str]:
+    """App servers as nginx names them, in its configuration and in its log; `known` are the hosts' variables."""
+    return [f"{known[host]['baton_address']}:{port}" for host in hosts]
 
 
 def servers(text: str, site: str) -> dict[str, bool]:

@@ -103,6 +103,15 @@ def test_a_lock_that_stays_is_told_with_what_to_do(app: Application) -> None:
 
 
 @pytest.mark.parametrize(
+    ("serves", "trouble"), [("r2", "release r3 was put there since"), ("r3", "shop.service doesn't run")]
+)
+def test_a_host_that_does_not_serve_any_more_is_told(app: Application, serves: str, trouble: str) -> None:
+    done = finish(app, "-v", run=RUN, serves=serves)
+    assert trouble in done.words, done.output
+    assert deploy_lock.read(app) is None
+
+
+@pytest.mark.parametrize(
     ("host", "why"),
     [
         ("ansible_host=127.0.0.1 ansible_port=1", "Connection refused"),
@@ -116,3 +125,4 @@ def test_a_host_that_cannot_be_asked_fails_nothing(app: Application, host: str, 
     assert why in done.words
     assert "playbooks/unlock.yml" in done.words
     assert "unreachable=0" in done.output
+    assert "what it serves is unknown" in finish(app, "-v", host=host, run=RUN, serves="r3").words

@@ -28,3 +28,16 @@ def test_a_host_that_is_lost_is_rescued(step: str, tmp_path: pathlib.Path) -> No
     tasks = [{"block": [{step: STEPS[step]}], "rescue": [rescue]}]
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host="ansible_host=127.0.0.1 ansible_port=1")
     assert "Noted: app1 can't be reached: " in runner.succeed(playbook).words
+
+
+@pytest.mark.parametrize("step", ["baton_drain", "baton_edge_log"])
+def test_an_edge_that_may_be_down_is_a_warning(step: str, tmp_path: pathlib.Path) -> None:
+    tasks = [
+        {step: {**STEPS[step], "optional": True}, "register": "told"},
+        {"ansible.builtin.assert": {"that": "told.unreached"}},
+    ]
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host="ansible_host=127.0.0.1 ansible_port=1")
+    words = runner.succeed(playbook).words
+    assert "WARNING" in words
+    assert "app1 can't be reached: " in words
+    assert "The run goes on without it." in words

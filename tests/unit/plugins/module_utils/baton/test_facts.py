@@ -88,4 +88,11 @@ def test_the_release_of_an_application_is_that_which_current_leads_to(tmp_path: 
     (tmp_path / "opt/shop/current").symlink_to("releases/0123456789abcdef")
     assert facts.release("shop", str(tmp_path)) == "0123456789abcdef"
     assert "app_release" not in facts.gather(packages=False)
-    assert facts.gather(packages=False, application="no-such-application")["app_release"] == ""
+    told = facts.gather(packages=False, application="no-such-application")
+    assert (told["app_release"], told["app_prepared"]) == ("", False)
+
+
+def test_a_host_that_site_yml_has_set_up_is_told_from_one_that_it_has_not(tmp_path: pathlib.Path) -> None:
+    assert not facts.prepared("links", str(tmp_path))
+    (tmp_path / "opt/links/releases").mkdir(parents=True)
+    assert facts.prepared("links", str(tmp_path))

@@ -85,8 +85,31 @@ def test_the_summary_names_cause_and_end() -> None:
     assert outcome.summary("The deploy of links bbbb", found, told) == (
         "The deploy of links bbbb failed.\n"
         "app2, handover: Release bbbb could not take over (reload): boom\n"
+        "Mend that, then run this again; playbooks/logs.yml has more of what the application said.\n"
         "What served before serves on app1, app2, app3; put back on app1."
     )
+
+
+@pytest.mark.parametrize(("step", "words"), outcome.NEXT.items())
+def test_each_step_s_failure_tells_what_to_do(step: str, words: str) -> None:
+    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}, **ASKED}, app1=ASKED, app3=ASKED)
+    found = outcome.troubles(HOSTS, variables, HOSTS)
+    assert words in outcome.summary("It", found, outcome.hosts(HOSTS, variables, HOSTS)).splitlines()
+
+
+def test_who_interrupted_is_not_told_to_mend_anything() -> None:
+    trouble = {"baton_trouble": {"step": "handover", "message": outcome.INTERRUPTED}, **ASKED}
+    variables = known(app1=trouble, app2=ASKED, app3=ASKED)
+    found = outcome.troubles(HOSTS, variables, HOSTS)
+    assert "Mend" not in outcome.summary("It", found, outcome.hosts(HOSTS, variables, HOSTS))
+
+
+def test_a_host_that_fell_after_its_handover_is_named() -> None:
+    told = outcome.fallen(HOSTS, known(app1={"__baton_finished": {"trouble": ""}}, app2={"__baton_finished": {}}))
+    assert told == ""
+    told = outcome.fallen(HOSTS, known(app2={"__baton_finished": {"trouble": "worker 7 is gone"}}))
+    assert told.startswith("app2 took over and doesn't serve any more: worker 7 is gone.\n")
+    assert "playbooks/rollback.yml" in told
 
 
 def test_a_first_release_that_failed_leaves_nothing_and_says_so() -> None:

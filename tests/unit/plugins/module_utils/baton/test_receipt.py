@@ -145,7 +145,7 @@ def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
         ({**HOST, "previous": None, "way": "start"}, f"nothing -> {NEW}"),
         ({**HOST, "release": OLD, "way": "none"}, f"serves {OLD}, as before"),
         ({**HOST, "release": OLD}, f"serves {OLD}, anew"),
-        ({**HOST, "reverted": True}, f"reverted to {OLD}"),
+        ({**HOST, "reverted": True, "release": OLD}, f"reverted to {OLD}"),
         ({"failed": True, "msg": "Release x could not take over.\nlog"}, "failed: Release x could not take over."),
         ({"unreachable": True}, "failed: unreachable"),
         ({"skipped": True}, "not reached"),

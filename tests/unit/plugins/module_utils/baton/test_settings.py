@@ -27,6 +27,8 @@ INVENTORIES = sorted(
         ("app_verison", "app_verison is no setting. Did you mean app_version?"),
         ("app_soruce", "Did you mean app_source?"),
         ("private_adress", "Did you mean private_address?"),
+        ("rolback_to", "Did you mean rollback_to?"),
+        ("upgrade_rebot", "Did you mean upgrade_reboot?"),
     ],
 )
 def test_a_slip_is_told_with_what_is_meant(name: str, words: str) -> None:
@@ -56,6 +58,8 @@ def test_hosts_are_named_when_not_all_have_it() -> None:
         ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0, and must be a whole number, 60 or more"),
         ("app_releases_keep", 2.5, "app_releases_keep is 2.5, and must be a whole number"),
         ("app_port", "http", "app_port is http, and must be a whole number"),
+        ("deploy_drain", "yess", 'deploy_drain is "yess". Say true or false'),
+        ("rollback_force", "", 'rollback_force is "". Say true or false'),
     ],
 )
 def test_a_value_that_cannot_be_is_told_with_its_fix(name: str, value: object, words: str) -> None:
@@ -66,6 +70,7 @@ def test_a_value_that_cannot_be_is_told_with_its_fix(name: str, value: object, w
 def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None:
     given = {"deploy_batches": [1, "2", "25%"], "deploy_bake_seconds": "0", "deploy_bake_max_failed_percent": 0.5}
     assert settings.wrong({**given, "app_migrations": "blocking", "app_releases_keep": 3}) == []
+    assert settings.wrong({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}) == []
     assert settings.wrong({"deploy_batches": []}) == []  # the default
 
 
@@ -99,6 +104,8 @@ def test_every_setting_of_the_inventories_is_known(file: pathlib.Path) -> None:
 
 
 def test_what_the_playbooks_read_is_known() -> None:
-    pattern = re.compile(r"(?<!groups\.)\b((?:app|deploy)_[a-z0-9_]+) \| default\(")
+    pattern = re.compile(
+        r"(?<!groups\.)\b((?:app|deploy|exec|history|reboot|rollback|unlock|upgrade)_[a-z0-9_]+) \| default\("
+    )
     read = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
     assert read - set().union(*OPTIONS.values()) - settings.PLAYBOOKS == set()

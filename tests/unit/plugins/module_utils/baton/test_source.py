@@ -153,6 +153,25 @@ def test_a_submodule_comes_along(write: Write, run: Run, tmp_path: pathlib.Path,
     assert (tmp_path / "copy/vendor/inner/lib.py").read_text() == "lib"
 
 
+def test_a_version_of_a_folder_in_a_repository_is_that_of_the_repository(
+    write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
+) -> None:
+    repository = write("repo", {"services/links/main.py": "1", "other.py": "", ".gitignore": "scratch\n"})
+    first = _commit(run, repository)
+    run("git", "tag", "v1", cwd=repository)
+    write("repo", {"services/links/main.py": "2", "scratch/main.py": "3"})
+    _commit(run, repository, "second")
+    found = source.classify("repo/services/links", "v1", [str(tmp_path)])
+    assert str(found) == f"{repository}/services/links at v1"
+    assert source.fetch(found, tmp_path / "copy", tools.cache) == first
+    assert files(tmp_path / "copy") == ["main.py"]
+    assert (tmp_path / "copy/main.py").read_text() == "1"
+    # what the repository doesn't know has no versions there: a name for it
+    assert source.classify("repo/scratch", "v1", [str(tmp_path)]).kind == "folder"
+    with pytest.raises(BatonError, match="no branch, tag or commit 'v9'"):
+        source.fetch(source.classify("repo/services/links", "v9", [str(tmp_path)]), tmp_path / "x", tools.cache)
+
+
 @pytest.mark.parametrize(
     ("where", "ref", "says"),
     [("", "nope", "no branch, tag or commit 'nope'"), ("", "both", "ambiguous"), ("/nowhere.git", "", "can't be read"),

@@ -24,6 +24,12 @@ server {
 A, B, C = "10.0.0.21:8000", "10.0.0.22:8000", "[fd00::23]:8000"
 
 
+def test_app_servers_are_named_by_address_and_port() -> None:
+    known = {"app1": {"baton_address": "10.0.0.21"}, "app2": {"baton_address": "10.0.0.22"}}
+    assert upstream.addresses(["app2", "app1"], known, 8000) == [B, A]
+    assert upstream.addresses([], known, 8000) == []
+
+
 def test_the_servers_of_one_site_are_read() -> None:
     assert upstream.servers(SITE, "links") == {A: False, B: True, C: False}
 

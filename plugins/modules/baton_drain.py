@@ -17,6 +17,10 @@ options:
   drained: {description: Servers that get no new request., type: list, elements: str, default: []}
   back: {description: Servers that do again; who isn't named stays., type: list, elements: str, default: []}
   timeout: {description: Seconds that requests to a drained server have to end., type: int, default: 30}
+  optional:
+    description: An edge that can't be reached is a warning, and the result has C(unreached); the action sees to it.
+    type: bool
+    default: false
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -59,6 +63,7 @@ def main() -> None:
             "drained": {"type": "list", "elements": "str", "default": []},
             "back": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 30},
+            "optional": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -110,6 +110,21 @@ if socket.gethostname().endswith("app2") and "rehearsal" not in pathlib.Path("/p
 }
 
 
+def receipt() -> Any:
+    """The newest receipt, as every app server keeps it, too; people find the same in its page."""
+    newest = max((SCENARIO / "inventory/receipts").glob("*.json"))
+    text = newest.read_text()
+    for name in APP_SERVERS:
+        assert host(name).file(f"/var/lib/baton/shop/receipts/{newest.name}").content_string == text, name
+    told = json.loads(text)
+    page = newest.with_suffix(".html").read_text()
+    assert "<svg" in page
+    for name in APP_SERVERS:
+        assert name in page
+    assert told["deploy"]["release"] in page
+    return told
+
+
 def host(name: str) -> Any:
     """A host of the fleet."""
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(SCENARIO / "inventory"))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .shop import APP_SERVERS, EDGES, LONG, WITHOUT_REUSE, Fleet, Source, host
+from .shop import APP_SERVERS, EDGES, LONG, WITHOUT_REUSE, Fleet, Source, host, receipt
 
 # no bake: what is shown here is that the handovers lose nothing
 QUICK = {"deploy_bake_seconds": 0}
@@ -22,6 +22,11 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
             fleet.deploy(**QUICK)
             served.append(fleet.release())
             assert served[-1] != served[-2]
+        told = receipt()
+        assert (told["deploy"]["result"], told["deploy"]["release"]) == ("deployed", served[-1])
+        assert {outcome["way"] for outcome in told["hosts"].values()} == {"reload"}
+        assert told["windows"]["during"]["requests"] > 50
+        assert told["windows"]["during"]["failures"] == 0
         for _ in range(5 if LONG else 1):
             fleet.succeed("playbooks/rollback.yml", **QUICK)
             assert fleet.release() == served[-2]
@@ -38,6 +43,7 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
             assert fleet.masters() == masters  # by reload
         fleet.succeed("playbooks/configure.yml", app_config_secrets={"SIGNING_KEY": "two"}, **QUICK)
         # by bridge, with the inventory's own settings again, but for the secret
+        assert {outcome["way"] for outcome in receipt()["hosts"].values()} == {"bridge"}
         assert not set(fleet.masters().values()) & set(masters.values())
         assert fleet.greetings() == {"hello"}
         fleet.succeed("playbooks/configure.yml", **QUICK)

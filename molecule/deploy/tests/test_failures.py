@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .shop import APP_SERVERS, EDGES, LONG, Fleet, Source, host, until
+from .shop import APP_SERVERS, EDGES, LONG, Fleet, Source, host, receipt, until
 
 BAD = {
     # what is changed, what the message has to say
@@ -67,6 +67,10 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
     assert set(traffic.failed) == {"HTTP 500"}, traffic.failures
     assert traffic.failed["HTTP 500"] < traffic.sent / 4
     assert fleet.releases() == before
+    told = receipt()
+    assert told["deploy"]["result"] == "reverted"
+    assert told["windows"]["during"]["failures"] == traffic.failed["HTTP 500"]
+    assert [name for name, outcome in told["hosts"].items() if outcome["reverted"]] == ["app1"]
     unlocked(fleet)
     if LONG:
         # its own failures of a moment ago are no excuse for it

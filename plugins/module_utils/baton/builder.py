@@ -36,19 +36,18 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
 
 
 def _check(packed: tarfile.TarFile, name: str) -> None:
-    """Refuse what would be unpacked elsewhere, by its path or through a link; Debian 12's tarfile has no filter."""
+    """Refuse what would be unpacked elsewhere, by its path or through a link; Debian 12's tarfile has no filter.
+
+    A symlink itself may lead anywhere, as those to an application's state do.
+    """
     links: set[str] = set()
     for member in packed.getmembers():
-        where = os.path.normpath(member.name)
-        leads = [where]
-        if member.issym():
-            links.add(where)
-            leads.append(os.path.normpath(os.path.join(os.path.dirname(where), member.linkname)))
-        elif member.islnk():
-            leads.append(os.path.normpath(member.linkname))
-        above = {str(folder) for folder in Path(where).parents}
-        if above & links or any(os.path.isabs(path) or path.startswith("..") for path in leads):
+        paths = [os.path.normpath(path) for path in (member.name, *([member.linkname] if member.islnk() else []))]
+        through = {str(path) for path in (Path(paths[0]), *Path(paths[0]).parents)} & links
+        if through or any(os.path.isabs(path) or path.startswith("..") for path in paths):
             raise CommandError(["tar"], 1, f"{name} has a path that leads out of it: {member.name}")
+        if member.issym():
+            links.add(paths[0])
 
 
 def _confined(out: Path) -> list[str]:

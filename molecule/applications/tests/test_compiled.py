@@ -7,8 +7,6 @@ import pytest
 from .conftest import Deployed
 from .support import SOLO, host
 
-pytestmark = pytest.mark.long
-
 
 @pytest.mark.parametrize("name", SOLO)
 def test_what_the_builder_made_is_served(compiled: Deployed, name: str) -> None:

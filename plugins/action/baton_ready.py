@@ -1,16 +1,31 @@
-"""Action of the module baton_ready."""
+"""Action of the module baton_ready: a host that can't be reached isn't ready yet, as after a reboot."""
 
 from __future__ import annotations
 
 import pathlib
+import time
+from typing import Any
 
 import ansible.module_utils
+from ansible.plugins.action import ActionBase
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
 from ansible.module_utils.baton import step  # noqa: E402
 
+POLL = 1  # seconds between two tries
 
-class ActionModule(step.Step):  # type: ignore[misc]
-    """Fails where the host can't be reached."""
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Fails where the host can't be reached in the time that it has."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        deadline = time.monotonic() + float(self._task.args.get("timeout", 120))
+        while True:
+            answer: dict[str, Any] = step.execute(self, task_vars or {})
+            if not answer.get("lost") or time.monotonic() > deadline:
+                return result | answer
+            time.sleep(POLL)

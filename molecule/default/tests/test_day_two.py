@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import pathlib
 import re
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -188,6 +189,27 @@ def test_an_app_server_that_does_not_come_back_is_left_out_and_the_lock_is_free(
     assert not any(app.file("/var/lib/baton/links/lock.json").exists for app in (app1, app2))
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 0
     playbook("reboot.yml", "--limit", "app1")
+    assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
+
+
+def test_the_operator_s_interrupt_ends_a_reboot_with_the_host_in_hand(host: Any) -> None:
+    app1, app2 = other("app1"), other("app2")
+    before, untouched = started(app1), started(app2)
+    running = FLEET.start("playbooks/reboot.yml", "--limit", "app_servers")
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "Drain on the edges" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    said = " ".join(running.stdout.read().split())
+    assert running.wait() != 0
+    assert (
+        "Interrupted by the operator. app2 and the hosts after it stay as they are, and the deploy lock is given"
+        in said
+    )
+    assert started(app1) != before
+    assert started(app2) == untouched
+    assert not any(app.file("/var/lib/baton/links/lock.json").exists for app in (app1, app2))
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
 
 

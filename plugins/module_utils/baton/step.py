@@ -24,8 +24,8 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
     """Run the action's module, with the task's arguments or others. A host that can't be reached is a failure.
 
     A failure is rescued, and the change undone. Ansible leaves out of the play whom it takes for unreachable: with a
-    task that is delegated, the host that it was done for. With the task's argument `optional` it is a warning, and the
-    result has `unreached`.
+    task that is delegated, the host that it was done for. The result has `lost`; with the task's argument `optional` it
+    is a warning, and the result has `unreached`.
     """
     try:
         result: dict[str, Any] = action._execute_module(module_args=arguments, task_vars=variables)
@@ -34,7 +34,7 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
         told = f"{host} can't be reached: {error}"
         if boolean(action._task.args.get("optional", False)):
             return {"changed": False, "unreached": True, "warnings": [f"{told}. The run goes on without it."]}
-        return {"failed": True, "msg": told}
+        return {"failed": True, "lost": True, "msg": told}
     return result
 
 

@@ -16,7 +16,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "baton_activate": {"name": "shop"},
     "baton_unit": {"name": "shop-migration@aaaa.service"},
     "baton_drain": {"site": "shop"},
-    "baton_ready": {},
+    "baton_ready": {"timeout": 1},
     "baton_upkeep": {},
     "baton_edge_log": {"edge": "edge1", "log": "/var/log/nginx/shop-access.log"},
 }

@@ -5,8 +5,17 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import urllib.parse
+from collections.abc import Iterable
 
 SHORT = 4  # characters; masking shorter values would make the text unreadable, and guessable ones plain
+
+
+def without(text: str, values: Iterable[str]) -> str:
+    """The text without these values."""
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= SHORT:
+            text = text.replace(value, "***")
+    return text
 
 
 def masked(application: str, text: str, root: str = "/") -> str:
@@ -20,7 +29,4 @@ def masked(application: str, text: str, root: str = "/") -> str:
                 with contextlib.suppress(ValueError):
                     if password := urllib.parse.urlsplit(value).password:
                         values |= {password, urllib.parse.unquote(password)}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= SHORT:
-            text = text.replace(value, "***")
-    return text
+    return without(text, values)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import masking
 from .process import BatonError, CommandError, run
 
 _IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
@@ -626,9 +627,7 @@ def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) 
         ended = None
     if ended == 0:
         return
-    for value in sorted(secrets.values(), key=len, reverse=True):
-        if len(value) > 3:
-            output = output.replace(value, "***")
+    output = masking.without(output, secrets.values())
     lines = [
         line for line in output.replace(str(folder), str(folder.parent / artifact["id"])).splitlines() if line.strip()
     ]

@@ -19,8 +19,13 @@ class UnitError(Exception):
 
 def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
     """Run systemctl; `timeout` in seconds bounds the call, not the unit's own job, which goes on."""
+    return _ask("systemctl", *arguments, timeout=timeout)
+
+
+def _ask(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    # an application may log any bytes
     return subprocess.run(
-        ["systemctl", *arguments],
+        words,
         check=False,
         text=True,
         errors="replace",
@@ -77,14 +82,8 @@ def change(verb: str, unit: str, timeout: float) -> None:
 
 def tail(unit: str, since: float, lines: int = 25) -> str:
     """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
-    listing = subprocess.run(
-        ["journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=200"],
-        check=False,
-        text=True,
-        errors="replace",  # an application may log any bytes
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-    )
+    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=200"]
+    listing = _ask("journalctl", *asking)
     said = [_plain(line) for line in listing.stdout.splitlines() if '"logger": "access"' not in line]
     return "\n".join(_last(said, lines))
 
@@ -100,15 +99,8 @@ class Ending:
 def ending(unit: str, since: float, lines: int = 25) -> Ending:
     """How a unit ended after a time, from the journal: it remembers when systemd has already forgotten the unit."""
     asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=400"]
-    for words in (["--sync"], asking):
-        listing = subprocess.run(
-            ["journalctl", *words],
-            check=False,
-            text=True,
-            errors="replace",
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-        )
+    _ask("journalctl", "--sync")
+    listing = _ask("journalctl", *asking)
     entries = [json.loads(line) for line in listing.stdout.splitlines()]
     results = [str(entry["UNIT_RESULT"]) for entry in entries if "UNIT_RESULT" in entry]
     said = [_plain(journal_text(entry.get("MESSAGE"))) for entry in entries if entry.get("_PID") != "1"]

@@ -7,15 +7,14 @@ import time
 from typing import Any
 
 import ansible.module_utils
-from ansible.plugins.action import ActionBase
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import step  # noqa: E402
+from ansible.module_utils.baton import module_cache, step  # noqa: E402
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Runs the module once."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ansible.module_utils
-from ansible.plugins.action import ActionBase
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import step  # noqa: E402
+from ansible.module_utils.baton import module_cache, step  # noqa: E402
 
 PIECE = 10.0  # seconds, at most
 CHECKS = 3  # active checks in each, at least: of fewer nothing can be told
@@ -30,7 +29,7 @@ def pieces(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield piece
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Fails where an edge can't be reached, and when the operator asks to stop while it watches."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

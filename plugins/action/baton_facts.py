@@ -5,13 +5,19 @@ than one from it: what a host says of itself goes into the settings of others.
 from __future__ import annotations
 
 import ipaddress
+import pathlib
 import time
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+import ansible.module_utils
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import module_cache  # noqa: E402
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Runs the module once, and looks at the clock before and after."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -7,16 +7,15 @@ from typing import Any
 
 import ansible.module_utils
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import deploy_lock, outcome  # noqa: E402
+from ansible.module_utils.baton import deploy_lock, module_cache, outcome  # noqa: E402
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Runs the module once, and never fails."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,18 +10,17 @@ import time
 from typing import Any
 
 import ansible.module_utils
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import run, step  # noqa: E402
+from ansible.module_utils.baton import module_cache, run, step  # noqa: E402
 
 POLL = 2  # seconds between two looks while waiting
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Runs the module until it isn't refused any more, or the time for waiting is over."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

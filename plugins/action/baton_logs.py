@@ -7,18 +7,17 @@ import time
 from typing import Any
 
 import ansible.module_utils
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import journal  # noqa: E402
+from ansible.module_utils.baton import journal, module_cache  # noqa: E402
 
 POLL = 3  # seconds that a call waits on the host for something new
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Runs the module, once or for as long as `follow` says."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -9,18 +9,17 @@ from typing import Any
 
 import ansible.module_utils
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import step  # noqa: E402
+from ansible.module_utils.baton import module_cache, step  # noqa: E402
 
 NO_ARCHIVE = "That is no archive of this release, and was not sent. Look into that host."
 PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     """Runs the module, and once more when it asks for archives."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

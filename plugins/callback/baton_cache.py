@@ -17,6 +17,7 @@ description:
 """
 
 import contextlib
+import gc
 import hashlib
 import os
 import pathlib
@@ -65,6 +66,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         # each task runs in a fork of this process, which would load them for itself
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
+        # a fork whose collector looks through what is loaded copies all of it
+        gc.collect()
+        gc.freeze()
 
     def v2_playbook_on_stats(self, _stats: Any) -> None:
         """Keep what is new."""

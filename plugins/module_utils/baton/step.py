@@ -8,9 +8,9 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
 
 from . import outcome
+from .module_cache import CachedModuleAction
 
 INTERRUPTED = {"failed": True, "msg": outcome.INTERRUPTED}
 
@@ -38,7 +38,7 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
     return result
 
 
-class Step(ActionBase):  # type: ignore[misc]
+class Step(CachedModuleAction):
     """Runs the module of the action's name once."""
 
     heeds_interrupt = False  # whether it is one that nobody begins after a Ctrl-C

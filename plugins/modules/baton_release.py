@@ -14,7 +14,7 @@ description:
   - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
     uploads and installs no wheels.
   - When archives are missing it makes nothing and says which they are, or ends when the disk hasn't the room for them.
-    Its action on the controller uploads them and asks again.
+    Its action on the controller uploads them and asks again. A small source alone it brings along.
 options:
   releases_dir:
     description: Folder of the releases.
@@ -48,6 +48,9 @@ options:
   archives_dir:
     description: Folder of the archives that were missing; the action gives it. The module removes it in any case.
     type: path
+  source:
+    description: The source's archive, as base64, for a host that lacks nothing else; the action gives it.
+    type: str
   uv:
     description: The uv program.
     type: path
@@ -129,6 +132,7 @@ current:
   type: str
 """
 
+import base64
 import secrets
 import shutil
 from pathlib import Path
@@ -161,18 +165,33 @@ def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted
         archives = wanted.source_archive.parent
         archives.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         archives.mkdir(mode=0o700)
-        return {"changed": False, "staged": False, "uploads": found["uploads"], "archives_dir": str(archives), **about}
-    asked = parameters["check_import"]
+        if not parameters["source"] or len(found["uploads"]) > 1:
+            asked = {"uploads": found["uploads"], "archives_dir": str(archives)}
+            return {"changed": False, "staged": False, **asked, **about}
+        _write(wanted.source_archive, base64.b64decode(parameters["source"]))
+    imports = parameters["check_import"]
     check = None
-    if asked:
+    if imports:
         check = release.ImportCheck(
-            asked["user"], asked["environment_file"] or "", asked["credentials_dir"] or "", float(asked["timeout"])
+            imports["user"],
+            imports["environment_file"] or "",
+            imports["credentials_dir"] or "",
+            float(imports["timeout"]),
         )
     state = Path(parameters["app_state_dir"]) if parameters["app_state_dir"] else None
     result = release.stage(places, wanted, check, state, parameters["app_user"])
     for warning in result.pop("warnings"):
         module.warn(warning)
     return {"staged": True, **result, "diff": diff, **about}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise BatonError(
+            f"{path} can't be written on this host ({error.strerror}).", "See to its disk; deploy again."
+        ) from None
 
 
 def main() -> None:
@@ -191,6 +210,8 @@ def main() -> None:
             "artifact": {"type": "dict", "required": True},
             "target": {"type": "dict", "required": True, "options": target},
             "archives_dir": {"type": "path"},
+            # not secret, but nothing for a log
+            "source": {"type": "str", "no_log": True},
             "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "check_import": {"type": "dict", "options": check_import},
@@ -209,6 +230,7 @@ def main() -> None:
         python=Path(parameters["python"]),
     )
     archives = Path(parameters["archives_dir"] or places.upload / secrets.token_hex(4))
+    result: dict[str, Any] = {}
     try:
         wanted = release.Wanted.parse(parameters["artifact"], parameters["target"], archives)
         result = _stage(module, places, wanted)
@@ -219,7 +241,7 @@ def main() -> None:
             msg=f"A command failed on this host: {error} See whether uv and Python are what the role installed."
         )
     finally:
-        if parameters["archives_dir"]:
+        if "archives_dir" not in result:
             shutil.rmtree(archives, ignore_errors=True)
     module.exit_json(**result)
 

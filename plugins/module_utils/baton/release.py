@@ -434,8 +434,11 @@ class _Stage:
     def _compile(self, *folders: str) -> None:
         # Workers can't write here. Without -S this would run the .pth files of the packages, as root.
         # Files that aren't for this Python (templates, old tests) fail quietly.
+        command: list[str | Path] = [self.places.python, "-I", "-S", "-m", "compileall", "-qq"]
+        # to start the others takes longer than what a source alone takes
+        parallel = ["-j", "0"] if len(folders) > 1 else []
         with contextlib.suppress(CommandError):
-            run([self.places.python, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", *folders], cwd=self.staging)
+            run([*command, *parallel, *folders], cwd=self.staging)
 
     def _check_venv(self) -> list[str]:
         try:

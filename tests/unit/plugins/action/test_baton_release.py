@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import pathlib
+import random
 import subprocess
 import sys
 import types
@@ -83,12 +84,19 @@ def host(tmp_path: pathlib.Path) -> Host:
     return Host(tmp_path / "host")
 
 
-def test_a_round_trip_for_each_archive_that_is_missing_and_two_to_stage(host: Host, build: Build) -> None:
+def test_a_change_of_code_takes_one_round_trip_and_what_is_large_one_more_for_each_archive(
+    host: Host, build: Build
+) -> None:
     first, second = build(), build("async def app(scope, receive, send): ...\n# changed")
+    large = build(f"async def app(scope, receive, send): ...\n# {random.Random(1).randbytes(300_000).hex()}")
     done = host.stage(first)
     assert done.changed == [1], done.output
     assert host.exchanges == ["module", "upload", "upload", "module"]
     done = host.stage(second)
+    assert done.changed == [1], done.output
+    assert host.exchanges == ["module"]
+    assert host.uploads() == []
+    done = host.stage(large)
     assert done.changed == [1], done.output
     assert host.exchanges == ["module", "upload", "module"]
     assert host.upload.stat().st_mode & 0o777 == 0o700
@@ -97,7 +105,9 @@ def test_a_round_trip_for_each_archive_that_is_missing_and_two_to_stage(host: Ho
     done = host.stage(second, serves=first["id"])
     assert (done.status, done.changed) == (0, [0]), done.output
     assert host.exchanges == ["module"]
-    assert sorted(folder.name for folder in host.releases.iterdir()) == sorted([first["id"], second["id"]])
+    assert sorted(folder.name for folder in host.releases.iterdir()) == sorted(
+        built["id"] for built in (first, second, large)
+    )
 
 
 def test_a_check_uploads_nothing_and_says_what_it_would_make(host: Host, build: Build) -> None:
@@ -141,6 +151,14 @@ def test_a_release_that_cannot_be_made_leaves_no_upload(host: Host, build: Build
     assert host.uploads() == []
 
 
+def test_a_source_that_cannot_be_written_is_told_with_the_cause(tmp_path: pathlib.Path) -> None:
+    module = plugin("modules/baton_release")
+    with pytest.raises(
+        module.BatonError, match=r"app-src can't be written on this host \(No such file.*See to its disk"
+    ):
+        module._write(tmp_path / "gone/app-src", b"archive")
+
+
 def test_what_a_killed_run_uploaded_goes_with_the_next(host: Host, build: Build) -> None:
     built = build()
     host.stage(built)
@@ -161,7 +179,7 @@ def test_a_host_gets_no_other_file_of_the_controller(tmp_path: pathlib.Path, mon
     class Here(action.ActionModule):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             paths = {"source": {"path": "/cache/src.tar.gz"}, "wheels": {"py3.11": {"path": "/cache/wheels.tar"}}}
-            self._task = types.SimpleNamespace(args={"artifact": paths})
+            self._task = types.SimpleNamespace(args={"artifact": paths}, check_mode=False)
 
         def _upload(self, *_: str) -> str:
             raise AssertionError("uploaded")

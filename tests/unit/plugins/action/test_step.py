@@ -11,7 +11,7 @@ from tests.support.playbooks import Playbooks
 
 STEPS: dict[str, dict[str, Any]] = {
     "baton_files": {"files": []},
-    "baton_release": {},
+    "baton_release": {"artifact": {"source": {"path": "/nowhere"}}},
     "baton_rehearse": {"name": "shop"},
     "baton_activate": {"name": "shop"},
     "baton_unit": {"name": "shop-migration@aaaa.service"},

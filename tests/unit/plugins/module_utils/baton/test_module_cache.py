@@ -165,7 +165,7 @@ class Task:
         self.check_mode = check_mode
 
 
-class Action(module_cache.CachedModuleAction):
+class Action(module_cache.CachedModuleAction):  # type: ignore[misc]
     """One whose host keeps nothing; `sent` are the scripts that it got."""
 
     def __init__(self, host: Host, user: str = "root", transport: str = "ssh", *, check_mode: bool = False) -> None:
@@ -178,7 +178,8 @@ class Action(module_cache.CachedModuleAction):
         return self._connection.become
 
     def run(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return self._execute_module()
+        result: dict[str, Any] = self._execute_module()
+        return result
 
 
 @pytest.fixture

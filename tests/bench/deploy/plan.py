@@ -51,5 +51,5 @@ class Plan:
 
 
 TWO, EIGHT = INVENTORY / "two.yml", INVENTORY / "eight.yml"
-FULL = Plan("full", (Size(2, TWO, rounds=3, quiet=1), Size(8, EIGHT, rounds=1, quiet=1)))
+FULL = Plan("full", (Size(2, TWO, rounds=3, quiet=3), Size(8, EIGHT, rounds=2, quiet=3)))
 QUICK = Plan("quick", (Size(2, TWO, rounds=1, quiet=1),))

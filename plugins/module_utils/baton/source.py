@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from .process import BatonError, CommandError, run, without_credentials
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+_CREDENTIALS = (
+    """!f() { test "$1" = get && """
+    """printf 'username=%s\\npassword=%s\\n' "$BATON_GIT_USERNAME" "$BATON_GIT_PASSWORD"; }; f"""
+)
 
 
 @dataclass(frozen=True)
@@ -195,9 +200,40 @@ def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
     return commit
 
 
+def _access(url: str) -> tuple[str, list[str], dict[str, str]]:
+    """A URL without its credentials, and git's options and environment, by which git has them for that server.
+
+    All users of a machine can read the words of a command while it runs.
+    """
+    environment = {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        raise BatonError(
+            f"app_source {url!r} can't be read as a URL.", "Correct it; in a token, write signs as %5B is one for [."
+        ) from None
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return url, [], environment
+    who, _, server = parts.netloc.rpartition("@")
+    username, colon, password = who.partition(":")
+    there = urllib.parse.urlunsplit(parts._replace(netloc=server))
+    credential = f"credential.{parts.scheme}://{server}"
+    # no rule of the user's own, such as one that takes ssh for https, fits a URL with a token either
+    options = ["-c", f"url.{there}.insteadOf={there}"] if "=" not in there else []
+    if not colon:
+        return there, [*options, "-c", f"{credential}.username={urllib.parse.unquote(username)}"], environment
+    # the first one has git forget the user's own helpers for that server
+    options += ["-c", f"{credential}.helper=", "-c", f"{credential}.helper={_CREDENTIALS}"]
+    environment["BATON_GIT_USERNAME"] = urllib.parse.unquote(username)
+    environment["BATON_GIT_PASSWORD"] = urllib.parse.unquote(password)
+    return there, options, environment
+
+
 def _commit(source: Source, bare: Path) -> str:
+    url, options, environment = _access(source.where)
+
     def git(*words: str) -> str:
-        return run(["git", f"--git-dir={bare}", *words], env={"GIT_TERMINAL_PROMPT": "0"})
+        return run(["git", *options, f"--git-dir={bare}", *words], env=environment)
 
     def has(commit: str) -> bool:
         try:
@@ -211,7 +247,7 @@ def _commit(source: Source, bare: Path) -> str:
         return ref
     wanted = ["HEAD"] if ref == "HEAD" else [f"refs/heads/{ref}", f"refs/tags/{ref}", ref]
     try:
-        listed = git("ls-remote", "--", source.where, *wanted)
+        listed = git("ls-remote", "--", url, *wanted)
     except CommandError as error:
         raise BatonError(
             f"The git source {source.where} can't be read: {error.last_lines(3)}.",
@@ -227,10 +263,10 @@ def _commit(source: Source, bare: Path) -> str:
         )
     try:
         if names:
-            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", source.where, next(iter(names)))
+            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, next(iter(names)))
             return git("rev-parse", "FETCH_HEAD^{commit}").strip()
         if _FULL_COMMIT.fullmatch(ref):
-            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", source.where, ref)
+            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, ref)
             return git("rev-parse", "FETCH_HEAD^{commit}").strip()
         if _SHORT_COMMIT.fullmatch(ref):
             shallow = ["--unshallow"] if (bare / "shallow").exists() else []
@@ -239,7 +275,7 @@ def _commit(source: Source, bare: Path) -> str:
                 "--quiet",
                 *shallow,
                 "--",
-                source.where,
+                url,
                 "+refs/heads/*:refs/baton/*",
                 "+refs/tags/*:refs/tags/*",
             )
@@ -255,16 +291,15 @@ def _commit(source: Source, bare: Path) -> str:
 
 def _checkout_with_submodules(source: Source, bare: Path, commit: str, destination: Path) -> None:
     clone = destination.with_name(f"{destination.name}-clone")
+    url, options, environment = _access(source.where)
     allow = ["-c", "protocol.file.allow=always"] if source.where.startswith(("/", "file:")) else []
     try:
         run(["git", "init", "--quiet", clone])
         run(["git", "-C", clone, "fetch", "--quiet", "--depth=1", bare, commit])
         run(["git", "-C", clone, "checkout", "--quiet", commit])
-        run(["git", "-C", clone, "remote", "add", "origin", source.where])
-        run(
-            ["git", *allow, "-C", clone, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"],
-            env={"GIT_TERMINAL_PROMPT": "0"},
-        )
+        run(["git", "-C", clone, "remote", "add", "origin", url])
+        update = ("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
+        run(["git", *options, *allow, "-C", clone, *update], env=environment)
     except CommandError as error:
         raise BatonError(
             f"A submodule of {source} can't be fetched: {error.last_lines(3)}.",

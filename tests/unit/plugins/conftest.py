@@ -7,7 +7,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ansible.module_utils.baton import artifact, lock
 from ansible.module_utils.baton.targets import Target
 from ansible.module_utils.baton.tools import Tools
 
+from tests.support import git_server
 from tests.support.machine import HERE
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -87,17 +89,18 @@ def write(tmp_path: pathlib.Path) -> Write:
 
 
 @pytest.fixture
-def rotated(monkeypatch: pytest.MonkeyPatch) -> Callable[[pathlib.Path, str], str]:
-    """The URL, with a token, by which git then finds a repository of this machine: rotated(folder, "TOKEN")."""
+def rotated(tmp_path: pathlib.Path) -> Iterator[Callable[[str, str], str]]:
+    """The URL of a repository in the test's folder, on a server that wants this token: rotated("repo", "TOKEN")."""
+    tokens: set[str] = set()
+    with git_server.served(tmp_path, tokens) as address:
 
-    def url(folder: pathlib.Path, token: str) -> str:
-        address = f"https://oauth2:{token}@git.example.org/x.git"
-        monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-        monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{folder.as_uri()}.insteadOf")
-        monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
-        return address
+        def url(name: str, token: str) -> str:
+            tokens.clear()
+            tokens.add(token)
+            password = urllib.parse.quote(token, safe="")
+            return f"http://{git_server.USER}:{password}@{address}/{name}"
 
-    return url
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -52,13 +52,13 @@ def test_the_same_input_has_the_same_id_whatever_the_fleet(write: Write, wanted:
 
 
 def test_another_token_makes_no_other_release_and_hosts_get_none(
-    write: Write, run: Text, wanted: Wanted, tools: Tools, rotated: Callable[[pathlib.Path, str], str]
+    write: Write, run: Text, wanted: Wanted, tools: Tools, rotated: Callable[[str, str], str]
 ) -> None:
     app = write("repo", {"main.py": MAIN, "requirements.txt": ""})
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
         run("git", *words, cwd=app)
-    one, two = (artifact.build(wanted(rotated(app, token)), tools) for token in ("TOKEN1", "TOKEN2"))
-    assert one["release"]["source"] == "https://git.example.org/x.git"
+    one, two = (artifact.build(wanted("git+" + rotated("repo", token)), tools) for token in ("TOKEN1", "TOKEN2"))
+    assert one["release"]["source"].endswith("/repo")
     assert (one["id"], one["source"]) == (two["id"], two["source"])
     assert "TOKEN" not in str(contents(one["source"]["path"]))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -96,18 +98,64 @@ def test_a_project_in_a_subfolder_of_a_checkout_and_a_plain_folder(
 
 
 def test_a_token_is_for_git_alone_and_another_one_fetches_nothing_again(
-    write: Write, run: Run, tmp_path: pathlib.Path, rotated: Callable[[pathlib.Path, str], str]
+    write: Write,
+    run: Run,
+    tmp_path: pathlib.Path,
+    rotated: Callable[[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = write("repo", {"main.py": "1"})
-    commit = _commit(run, folder)
-    for token in ("TOKEN1", "TOKEN2"):
-        origin = source.classify(rotated(folder, token), "main", [])
-        assert token in origin.where
-        assert str(origin) == "https://git.example.org/x.git at main"
-        assert source.fetch(origin, tmp_path / token, tmp_path / "cache") == commit
+    commit = _commit(run, write("repo", {"main.py": "1"}))
+    # git as ever, which notes what everybody can see of it, and the user has a helper of their own
+    git = write("bin", {"git": f'#!/bin/sh\necho "$@" >> {tmp_path}/seen\nexec {shutil.which("git")} "$@"\n'}) / "git"
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+    for name, value in (("COUNT", "1"), ("KEY_0", "credential.helper"), ("VALUE_0", "!echo password=OTHER; false")):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    for token in ("TOKEN1", "TOKEN2 with: 'all' kinds/of@signs\\n"):
+        origin = source.classify(rotated("repo", token), "main", [])
+        assert "TOKEN" in origin.where
+        assert str(origin).endswith("/repo at main")
+        assert source.fetch(origin, tmp_path / f"got{len(token)}", tmp_path / "cache") == commit
+    seen = (tmp_path / "seen").read_text()
+    assert "ls-remote" in seen
+    assert "TOKEN" not in seen
     assert len(list((tmp_path / "cache/git").iterdir())) == 1
     kept = [path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert not [content for content in kept if b"TOKEN" in content]
+
+
+def test_submodules_of_the_same_server_are_read_with_the_token(
+    write: Write, run: Run, tmp_path: pathlib.Path, rotated: Callable[[str, str], str]
+) -> None:
+    _commit(run, write("part", {"part.py": ""}))
+    whole = write("repo", {"main.py": ""})
+    _commit(run, whole)
+    allow = ("-c", "protocol.file.allow=always")
+    run("git", *allow, "submodule", "--quiet", "add", tmp_path / "part", "part", cwd=whole)
+    run("git", "config", "--file=.gitmodules", "submodule.part.url", "../part", cwd=whole)
+    _commit(run, whole)
+    origin = source.classify(rotated("repo", "TOKEN"), "main", [])
+    source.fetch(origin, tmp_path / "got", tmp_path / "cache")
+    assert "part/part.py" in files(tmp_path / "got")
+
+
+def test_who_names_a_user_alone_has_the_token_from_a_helper_of_their_own(
+    write: Write, run: Run, tmp_path: pathlib.Path, rotated: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = _commit(run, write("repo", {"main.py": "1"}))
+    address = rotated("repo", "TOKEN")
+    helper = '[credential]\n helper = "!f() { echo password=TOKEN; }; f"\n'
+    rule = '[url "ssh://nowhere/"]\n insteadOf = http://127.0.0.1\n'
+    (tmp_path / "config").write_text(helper + rule)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    origin = source.Source("git", address.replace(":TOKEN@", "@"), "main")
+    assert source.fetch(origin, tmp_path / "got", tmp_path / "cache") == commit
+
+
+def test_a_token_that_makes_the_url_unreadable_is_told_without_it(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(BatonError, match=r"https://git.example.org/x' can't be read as a URL") as caught:
+        source.fetch(source.Source("git", "https://me:TO[KEN@git.example.org/x"), tmp_path / "x", tmp_path / "cache")
+    assert "KEN" not in str(caught.value)
 
 
 def test_a_git_source_that_fails_is_told_without_its_token(tmp_path: pathlib.Path, tools: Tools) -> None:

@@ -23,11 +23,10 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result with `clock_ahead`, which is 0 where the host's time lies between the two."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        before = time.time()
         answer: dict[str, Any] = self._execute_module(task_vars=task_vars)
         if "ansible_facts" in answer:
             clock = answer["ansible_facts"]["clock"]
-            answer["ansible_facts"]["clock_ahead"] = clock - min(max(clock, before), time.time())
+            answer["ansible_facts"]["clock_ahead"] = clock - min(max(clock, self.began), time.time())
             try:
                 ipaddress.IPv4Address(answer["ansible_facts"]["default_ipv4"]["address"])
             except (KeyError, ValueError):

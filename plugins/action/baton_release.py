@@ -45,9 +45,12 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
 
     def _small_source(self) -> dict[str, str]:
         source = pathlib.Path(self._task.args["artifact"]["source"]["path"])
-        if self._task.check_mode or not source.is_file() or source.stat().st_size > SMALL:
-            return {}
-        return {"source": base64.b64encode(source.read_bytes()).decode()}
+        try:
+            if self._task.check_mode or source.stat().st_size > SMALL:
+                return {}
+            return {"source": base64.b64encode(source.read_bytes()).decode()}
+        except OSError:
+            return {}  # a host that has the release needs none
 
     def _archives(self) -> set[str]:
         artifact = self._task.args["artifact"]

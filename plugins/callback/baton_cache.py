@@ -66,9 +66,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         # each task runs in a fork of this process, which would load them for itself
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
-        # a fork whose collector looks through what is loaded copies all of it, and none lives for long
-        gc.freeze()
-        os.register_at_fork(after_in_child=gc.disable)
+        # a fork whose collector looks through what was loaded before copies all of it
+        os.register_at_fork(after_in_child=gc.freeze)
 
     def v2_playbook_on_stats(self, _stats: Any) -> None:
         """Keep what is new."""

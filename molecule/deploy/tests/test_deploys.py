@@ -105,9 +105,16 @@ def edges() -> dict[str, tuple[str, str]]:
 
 
 def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
-    before = fleet.workers()
+    before = (fleet.workers(), modules())
     assert set(fleet.deploy().changed) == {0}
-    assert fleet.workers() == before
+    assert (fleet.workers(), modules()) == before
+    assert all("baton_release-" in kept for kept in before[1].values())
+
+
+def modules() -> dict[str, str]:
+    """What a host keeps of Baton's modules, each with its inode: one that is sent again is another file."""
+    look = "find /var/cache/baton/modules -type f -printf '%i %f\\n' | sort"
+    return {name: host(name).check_output(look) for name in APP_SERVERS}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +123,8 @@ def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
 )
 def test_a_check_tells_what_would_happen_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
     source.change()
+    for name in APP_SERVERS:
+        host(name).check_output("rm -rf /var/cache/baton/modules")
     before = (fleet.releases(), fleet.workers(), files())
     told = fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
     assert (fleet.releases(), fleet.workers(), files()) == before
@@ -130,7 +139,7 @@ def files() -> dict[str, str]:
     """Each file of the application on a host with its time, so that a change of any shows."""
     script = "find /opt/shop/releases -maxdepth 1 -printf '%p %T@\\n'; "
     # who wants to know a lock's holder holds it for a moment
-    script += "find /etc/shop /var/lib/baton/shop -type f ! -name '*.lock' -printf '%p %T@\\n'"
+    script += "find /etc/shop /var/lib/baton/shop /var/cache/baton -type f ! -name '*.lock' -printf '%p %T@\\n'"
     return {name: host(name).check_output(f"{{ {script}; }} | sort") for name in APP_SERVERS}
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import pathlib
+import time
 import zipfile
 from typing import Any
 
@@ -20,6 +21,8 @@ from . import module_cache_host
 
 BEGIN = b"\nzip_data='"  # of Ansible's script: an argument of the call that stands at its end
 CALL = b'\nif __name__ == "__main__":\n'
+# as Ansible does before it imports anything: the working directory may be the home of the user who logs in
+NOT_FROM_HERE = b"\nimport sys\n\nsys.path = [path for path in sys.path if path not in ('', '.')]\n"
 
 
 class CachedModuleAction(ActionBase):  # type: ignore[misc]
@@ -29,12 +32,13 @@ class CachedModuleAction(ActionBase):  # type: ignore[misc]
     """
 
     _sends = False
+    began = 0.0  # when the module's last run did, by this controller's clock
 
     def _execute_module(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        self._sends = False
+        self._sends, self.began = False, time.time()
         result: dict[str, Any] = super()._execute_module(*arguments, **options)
         if result.get(module_cache_host.LACKING):
-            self._sends = True
+            self._sends, self.began = True, time.time()
             result = super()._execute_module(*arguments, **options)
         return result
 
@@ -59,10 +63,10 @@ def cached(module: str, script: bytes, *, sends: bool) -> bytes:
     before, call, arguments = head.rpartition(CALL)
     if not (begin and end and call):
         return script
-    name = f"{module}-{digest(packed)}.zip"
+    name = f"{module}-{digest(packed)}"
     source = f"keep({name!r}, '".encode() + packed + b"')" if sends else f"recall({name!r})".encode()
     ahead = pathlib.Path(module_cache_host.__file__).read_bytes()
-    return before + b"\n" + ahead + call + arguments + b"\nzip_data=" + source + tail
+    return before + NOT_FROM_HERE + ahead + call + arguments + b"\nzip_data=" + source + tail
 
 
 def digest(packed: bytes) -> str:

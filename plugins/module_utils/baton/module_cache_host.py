@@ -5,23 +5,28 @@ it needs before a module that is there already.
 """
 
 import base64
+import hashlib
 import json
 import os
 import sys
 
 FOLDER = "/var/cache/baton/modules"
 KEPT = 3  # of each module: before and after an upgrade, and of another checkout
+RESERVE_BYTES = 100 * 1024 * 1024  # what is left to the system, and to a change that goes on here
 LACKING = "lacks_module"
 
 
 def recall(name: str) -> str:
     """What is kept under the name, as Ansible's script wants it. Where nothing is, says so, and ends the process."""
-    path = os.path.join(FOLDER, name)
+    path = place(name)
     try:
         with open(path, "rb") as file:
-            packed = file.read()
-        os.utime(path)
+            digest, _, packed = file.read().partition(b"\n")
+        # another's code is not run as this user, and half a module would fail for good
+        sound = trusted() and digest == hashlib.sha256(packed).hexdigest().encode()
     except OSError:
+        sound = False
+    if not sound:
         print(json.dumps({"failed": True, LACKING: True, "msg": f"{path} isn't there."}))
         sys.exit(0)
     return base64.b64encode(packed).decode()
@@ -31,23 +36,51 @@ def keep(name: str, sent: str) -> str:
     """Keep what was sent. Returns what is to be run: that, compiled; or as it was sent, where it can't be kept."""
     try:
         packed = compiled(base64.b64decode(sent))
-        os.makedirs(FOLDER, mode=0o755, exist_ok=True)
-        path = os.path.join(FOLDER, name)
-        scratch = f"{path}.{os.getpid()}"
-        with open(scratch, "wb") as file:
-            file.write(packed)
-            file.flush()
-            # a host that loses its power must not keep half of it for good
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-        prune(name)
-    except OSError:  # above all a full disk
+        mask = os.umask(0o022)
+        try:
+            write(place(name), hashlib.sha256(packed).hexdigest().encode() + b"\n" + packed)
+        finally:
+            os.umask(mask)
+    except Exception:  # whatever it is, the module runs without
         return sent
     return base64.b64encode(packed).decode()
 
 
+def place(name: str) -> str:
+    """Where a module lies, for the Python that runs this."""
+    return os.path.join(FOLDER, f"{name}.{sys.implementation.cache_tag}")
+
+
+def trusted() -> bool:
+    """Whether nobody else writes to the folder."""
+    about = os.stat(FOLDER)
+    return about.st_uid == os.geteuid() and not about.st_mode & 0o022
+
+
+def write(path: str, content: bytes) -> None:
+    """Let a file appear whole, where it can be trusted and the disk has room, and old ones go."""
+    os.makedirs(FOLDER, exist_ok=True)
+    disk = os.statvfs(FOLDER)
+    if not trusted() or disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+        return
+    scratch = f"{path}.{os.getpid()}"
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content)
+        os.replace(scratch, path)
+    except OSError:
+        os.unlink(scratch)
+        raise
+    module = os.path.basename(path).partition("-")[0]
+    others = [os.path.join(FOLDER, other) for other in os.listdir(FOLDER) if other.partition("-")[0] == module]
+    others.remove(path)
+    # also what a run left that was killed
+    for old in sorted(others, key=os.path.getmtime)[: 1 - KEPT]:
+        os.unlink(old)
+
+
 def compiled(packed: bytes) -> bytes:
-    """The archive with a .pyc beside each .py, by this host's Python; another one takes the source."""
+    """The archive with a .pyc beside each .py."""
     import compileall
     import io
     import py_compile
@@ -67,11 +100,3 @@ def compiled(packed: bytes) -> bytes:
                     path = os.path.join(folder, file)
                     archive.write(path, os.path.relpath(path, tree))
     return done.getvalue()
-
-
-def prune(name: str) -> None:
-    """Remove what hasn't been used for the longest time of the module of that name, and what was never completed."""
-    module = name.partition("-")[0]
-    of_it = [os.path.join(FOLDER, other) for other in os.listdir(FOLDER) if other.partition("-")[0] == module]
-    for old in sorted(of_it, key=os.path.getmtime)[:-KEPT]:
-        os.unlink(old)

@@ -6,36 +6,51 @@ import time
 from typing import Any
 
 import pytest
+from ansible.module_utils.baton import module_cache_host
 
 from tests.support.playbooks import plugin
 
 
-def action(offset: float, seconds: float, address: str = "10.0.0.21") -> Any:
-    """The action, with a module that takes some time and answers from a clock that is so far away."""
-    loaded = plugin("action/baton_facts")
+def facts(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    offset: float = 0,
+    seconds: float = 0,
+    address: str = "10.0.0.21",
+    lacks: bool = False,
+) -> Any:
+    """What the action makes of a module that takes some time and answers from a clock that is so far away."""
+    calls = iter([lacks, False])
 
-    class Action(loaded.ActionModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            pass
+    def execute(*_: Any, **__: Any) -> dict[str, Any]:
+        time.sleep(seconds / 2)
+        clock = time.time() + offset
+        time.sleep(seconds / 2)
+        if next(calls):
+            return {module_cache_host.LACKING: True}
+        return {"ansible_facts": {"clock": clock, "default_ipv4": {"address": address}}}
 
-        def _execute_module(self, **_: Any) -> dict[str, Any]:
-            time.sleep(seconds / 2)
-            clock = time.time() + offset
-            time.sleep(seconds / 2)
-            return {"ansible_facts": {"clock": clock, "default_ipv4": {"address": address}}}
-
-    return Action()
+    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+    monkeypatch.setattr("ansible.plugins.action.ActionBase._execute_module", execute)
+    action = plugin("action/baton_facts").ActionModule
+    return action.run(object.__new__(action), None, {})["ansible_facts"]
 
 
 @pytest.mark.parametrize(
-    ("offset", "seconds", "least", "most"),
-    [(0, 0.4, 0, 0), (60, 0.2, 59.5, 60), (-60, 0.2, -60, -59.5), (0.1, 0.6, 0, 0)],
+    ("offset", "seconds", "lacks", "least", "most"),
+    [
+        (0, 0.4, False, 0, 0),
+        (60, 0.2, False, 59.5, 60),
+        (-60, 0.2, False, -60, -59.5),
+        (0.1, 0.6, False, 0, 0),
+        # what the host lacked and was sent then explains nothing
+        (-1, 0.4, True, -1, -0.7),
+    ],
 )
 def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
-    offset: float, seconds: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+    offset: float, seconds: float, lacks: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
-    ahead = action(offset, seconds).run(None, {})["ansible_facts"]["clock_ahead"]
+    ahead = facts(monkeypatch, offset=offset, seconds=seconds, lacks=lacks)["clock_ahead"]
     assert least <= ahead <= most
 
 
@@ -46,5 +61,4 @@ def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
 def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
     address: str, taken: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
-    assert action(0, 0, address).run(None, {})["ansible_facts"]["default_ipv4"] == taken
+    assert facts(monkeypatch, address=address)["default_ipv4"] == taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,11 +40,16 @@ class Host:
     folder: pathlib.Path
     script: bytes
 
-    def run(self, *, sends: bool) -> dict[str, Any]:
-        """Run the module as a host would."""
+    def run(self, *, sends: bool, reserve: str = "0") -> dict[str, Any]:
+        """Run the module as a host would: from the home of who logs in, where there may be anything."""
         script = module_cache.cached("echo", self.script, sends=sends)
         script = script.replace(module_cache_host.FOLDER.encode(), str(self.folder).encode())
-        done = subprocess.run([sys.executable, "-I"], input=script, capture_output=True, check=False)
+        script = script.replace(b"RESERVE_BYTES = ", f"RESERVE_BYTES = {reserve} if True else ".encode())
+        home = self.folder.parent / "home"
+        home.mkdir(exist_ok=True)
+        for name in ("base64", "hashlib", "json", "compileall", "py_compile", "tempfile", "zipfile"):
+            (home / f"{name}.py").write_text("raise RuntimeError('not the real one')")
+        done = subprocess.run([sys.executable], input=script, capture_output=True, check=False, cwd=home)
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -100,16 +107,59 @@ def test_what_another_python_compiled_runs_from_its_source(host: Host) -> None:
     path = host.kept()[0]
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
         for name, data in content.items():
             archive.writestr(name, b"old!" + data[4:] if name.endswith(".pyc") else data)
+    path.write_bytes(hashlib.sha256(packed.getvalue()).hexdigest().encode() + b"\n" + packed.getvalue())
     assert host.run(sends=False)["file"].endswith(".py")
 
 
 def test_a_host_that_cannot_keep_it_runs_it(host: Host) -> None:
     host.folder.write_text("no folder")
-    assert host.run(sends=True)["word"]
+    assert host.run(sends=True)["word"] == WORD
     assert host.run(sends=False)[module_cache_host.LACKING]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "nothing left": lambda _: b"",
+    "a half": lambda sound: sound[: len(sound) // 2],
+    "a byte changed": lambda sound: sound[:-99] + bytes([sound[-99] ^ 1]) + sound[-98:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_was_damaged_is_sent_again(host: Host, damage: Callable[[bytes], bytes]) -> None:
+    host.run(sends=True)
+    path = host.kept()[0]
+    sound = path.read_bytes()
+    path.write_bytes(damage(sound))
+    assert host.run(sends=False)[module_cache_host.LACKING]
+    host.run(sends=True)
+    assert host.run(sends=False)["word"] == WORD
+
+
+def test_nothing_runs_from_where_others_write(host: Host) -> None:
+    host.run(sends=True)
+    host.folder.chmod(0o777)
+    assert host.run(sends=False)[module_cache_host.LACKING]
+    host.kept()[0].unlink()
+    assert host.run(sends=True)["word"] == WORD
+    assert host.kept() == []
+
+
+def test_a_disk_without_room_keeps_its_last_room(host: Host) -> None:
+    assert host.run(sends=True, reserve="1 << 60")["word"] == WORD
+    assert host.kept() == []
+
+
+def test_what_cannot_be_kept_leaves_nothing(host: Host) -> None:
+    host.run(sends=True)
+    (path,) = host.kept()
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+    assert host.run(sends=True)["word"] == WORD
+    assert host.kept() == [path]
 
 
 def test_what_is_not_used_any_more_goes(host: Host) -> None:

@@ -53,7 +53,7 @@ bench-reload: setup-dev ## Measure reloads side by side with other servers: docs
 	@python -m tests.bench.reload $(BENCH_OPTIONS)
 
 .PHONY: bench-deploy
-bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app servers: docs/benchmarks-deploy.md (some 30 minutes)
+bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app servers: docs/benchmarks-deploy.md (some 20 minutes)
 	@python -m tests.bench.deploy $(BENCH_OPTIONS)
 
 .PHONY: clean

@@ -1,7 +1,7 @@
 """Modules are sent to a host once, and compiled there once, for as long as they don't change.
 
-Ansible sends a module with all that it imports for each task, 170 kB, which the host then compiles: on a slow uplink
-that is most of a deploy's time, and on a fast one a third of a host's work in it.
+Ansible sends a module with all that it imports for each task, some 180 kB, which the host then compiles in 0.2 s of a
+processor. Of a deploy that is 1.1 MB for each host; so it is 0.1 MB.
 """
 
 from __future__ import annotations

@@ -275,11 +275,16 @@ def test_logs_can_be_followed(edge: Edge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "words"),
-    [("since=whenever", 'such as "10 min ago"'), ("level=loud", 'level is "loud"'), ("lines=0", 'lines is "0"')],
+    ("options", "words"),
+    [
+        (["since=whenever"], 'such as "10 min ago"'),
+        (["level=loud"], 'level is "loud"'),
+        (["lines=0"], 'lines is "0"'),
+        (["follow=5", "--forks=1"], "Add --forks 2"),
+    ],
 )
-def test_logs_say_what_they_can_not_do(option: str, words: str) -> None:
-    assert words in refused("logs.yml", "-e", option)
+def test_logs_say_what_they_can_not_do(options: list[str], words: str) -> None:
+    assert words in refused("logs.yml", "-e", *options)
 
 
 def test_a_command_runs_as_the_service_would_and_its_secrets_are_in_no_process_list() -> None:

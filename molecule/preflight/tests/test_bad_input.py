@@ -30,7 +30,8 @@ GOOD: dict[str, Any] = {
 }
 FINGERPRINT = (
     "(dpkg-query -W; getent passwd; systemctl list-unit-files --no-legend; "
-    "find /etc /opt /srv /usr/local /var/lib/baton -xdev -printf '%p %s %T@\\n' 2>/dev/null) | sha256sum"
+    "find /etc /opt /srv /usr/local /var/lib/baton /var/cache/baton -xdev -printf '%p %s %T@\\n' 2>/dev/null) "
+    "| sha256sum"
 )
 
 

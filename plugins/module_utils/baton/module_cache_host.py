@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-FOLDER = "/var/cache/baton/modules"
+FOLDER = "/var/cache/baton/modules"  # made by host_baseline; a host that isn't set up keeps nothing
 KEPT = 3  # of each module: before and after an upgrade, and of another checkout
 RESERVE_BYTES = 100 * 1024 * 1024  # what is left to the system, and to a change that goes on here
 LACKING = "lacks_module"
@@ -36,11 +36,7 @@ def keep(name: str, sent: str) -> str:
     """Keep what was sent. Returns what is to be run: that, compiled; or as it was sent, where it can't be kept."""
     try:
         packed = compiled(base64.b64decode(sent))
-        mask = os.umask(0o022)
-        try:
-            write(place(name), hashlib.sha256(packed).hexdigest().encode() + b"\n" + packed)
-        finally:
-            os.umask(mask)
+        write(place(name), hashlib.sha256(packed).hexdigest().encode() + b"\n" + packed)
     except Exception:  # whatever it is, the module runs without
         return sent
     return base64.b64encode(packed).decode()
@@ -59,13 +55,13 @@ def trusted() -> bool:
 
 def write(path: str, content: bytes) -> None:
     """Let a file appear whole, where it can be trusted and the disk has room, and old ones go."""
-    os.makedirs(FOLDER, exist_ok=True)
     disk = os.statvfs(FOLDER)
     if not trusted() or disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
         return
     scratch = f"{path}.{os.getpid()}"
     try:
         with open(scratch, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
             file.write(content)
         os.replace(scratch, path)
     except OSError:

@@ -56,7 +56,7 @@ class Host:
 
     def kept(self) -> list[pathlib.Path]:
         """What it keeps."""
-        return sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        return sorted(self.folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture
 def host(tmp_path: pathlib.Path, script: bytes) -> Host:
     """A host that keeps nothing yet."""
+    (tmp_path / "modules").mkdir()
     return Host(tmp_path / "modules", script)
 
 
@@ -115,10 +116,11 @@ def test_what_another_python_compiled_runs_from_its_source(host: Host) -> None:
     assert host.run(sends=False)["file"].endswith(".py")
 
 
-def test_a_host_that_cannot_keep_it_runs_it(host: Host) -> None:
-    host.folder.write_text("no folder")
+def test_a_host_that_is_not_set_up_keeps_nothing(host: Host) -> None:
+    host.folder.rmdir()
     assert host.run(sends=True)["word"] == WORD
     assert host.run(sends=False)[module_cache_host.LACKING]
+    assert not host.folder.exists()
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -163,7 +165,6 @@ def test_what_cannot_be_kept_leaves_nothing(host: Host) -> None:
 
 
 def test_what_is_not_used_any_more_goes(host: Host) -> None:
-    host.folder.mkdir()
     for age in range(module_cache_host.KEPT + 1):
         for name in (f"echo-{age}.zip", f"another-{age}.zip"):
             (host.folder / name).touch()

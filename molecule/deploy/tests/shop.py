@@ -194,7 +194,7 @@ class Fleet(Playbooks):
                 "cat /run/shop/handover.json"
             )
             current, *units, status = told.split("\n", 3)
-            assert units == ["active", "inactive"], name
+            assert units == ["active", "inactive"], f"{name}: {units}"
             said = json.loads(status)
             workers = [worker for worker in said["workers"] if worker["state"] != "draining"]
             assert len(workers) == said["workers_wanted"], name

@@ -251,11 +251,15 @@ def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(fleet: Flee
             running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
             time.sleep(chance.uniform(0.2, 1) * duration)
             # its workers lead sessions of their own, and go with it every other time
-            for pid in [running.pid, *(descendants(running.pid) if attempt % 2 else [])]:
+            workers = descendants(running.pid)
+            for pid in [running.pid, *(workers if attempt % 2 else [])]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             running.wait()
-            # what it had begun on a host comes to its end there
+            until(lambda pids=workers: not any(map(works, pids)), 120, f"attempt {attempt}: a worker lives on")
+            # what had been sent to a host when the worker was killed begins there a moment later
+            time.sleep(2)
+            # what was begun on a host comes to its end there
             until(lambda: settled(fleet), 60, f"attempt {attempt}: not settled")
             middle = fleet.releases()
             began = time.monotonic()
@@ -278,6 +282,14 @@ def descendants(pid: int) -> list[int]:
     for known in found:
         found += [child for child, parent in parents.items() if parent == known]
     return found[1:]
+
+
+def works(pid: int) -> bool:
+    """Whether a process is one of Ansible's; the connections that it leaves to later runs are not."""
+    try:
+        return b"ansible-playbook" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def settled(fleet: Fleet) -> bool:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import io
 import re
 from collections.abc import Callable
 from typing import Any
 
+import django.conf
 import pytest
 from ansible.module_utils.baton import upstream
+from django.core.handlers.asgi import ASGIRequest
+from django.test import override_settings
+from stac_fastapi.api.middleware import ProxyHeaderMiddleware
+from starlette.requests import Request
 
 SITE: dict[str, Any] = {
     "nginx_site_name": "short-links",
@@ -54,7 +62,7 @@ def test_http2_is_written_as_the_version_wants_it(site: Callable[..., str], vers
         ("X-Forwarded-For", "$remote_addr"),
         ("X-Forwarded-Proto", "$scheme"),
         ("X-Forwarded-Host", "$host"),
-        ("X-Forwarded-Port", "443"),
+        ("X-Forwarded-Port", '""'),
         ("X-Forwarded-Prefix", '""'),
         ("X-Real-IP", "$remote_addr"),
         ("X-Request-ID", "$request_id"),
@@ -84,6 +92,61 @@ def test_a_public_port_is_in_redirect_and_host(site: Callable[..., str]) -> None
     assert "return 308 https://$host:8443$request_uri;" in text
     assert "proxy_set_header Host $host:8443;" in text
     assert "listen 443 ssl" in text
+
+
+def _forwarded(text: str) -> dict[str, str]:
+    """The headers that a request to links.example.org reaches the application with."""
+    sent = {"$host": "links.example.org", "$scheme": "https", "$remote_addr": "192.0.2.7"}
+    headers = {}
+    for name, value in re.findall(r"proxy_set_header (Host|X-Forwarded-\S+) (.*);", text):
+        for variable, content in sent.items():
+            value = value.replace(variable, content)
+        if value != '""':
+            headers[name.lower()] = value
+    return headers
+
+
+def _scope(headers: dict[str, str]) -> dict[str, Any]:
+    listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+    given: dict[str, Any] = {"method": "GET", "path": "/a", "raw_path": b"/a", "query_string": b"", "root_path": ""}
+    return {"type": "http", "http_version": "1.1", "scheme": "https", "server": None, "headers": listed, **given}
+
+
+def _read_by_starlette(headers: dict[str, str]) -> str:
+    return str(Request(_scope(headers)).url)
+
+
+def _read_by_stac_fastapi(headers: dict[str, str]) -> str:
+    seen = []
+
+    async def application(scope: Any, *_: Any) -> None:
+        seen.append(str(Request(scope).url))
+
+    asyncio.run(ProxyHeaderMiddleware(application)(_scope(headers), None, None))  # type: ignore[arg-type]
+    return seen[0]
+
+
+def _read_by_django(headers: dict[str, str], host: bool, port: bool) -> str:
+    if not django.conf.settings.configured:
+        django.conf.settings.configure(ALLOWED_HOSTS=["*"], SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"))
+    with override_settings(USE_X_FORWARDED_HOST=host, USE_X_FORWARDED_PORT=port):
+        return str(ASGIRequest(_scope(headers), io.BytesIO()).build_absolute_uri("/a"))
+
+
+@pytest.mark.parametrize(("port", "site_address"), [(443, "links.example.org"), (8443, "links.example.org:8443")])
+@pytest.mark.parametrize(
+    "read",
+    [
+        _read_by_starlette,
+        _read_by_stac_fastapi,
+        *(functools.partial(_read_by_django, host=host, port=port) for host in (False, True) for port in (False, True)),
+    ],
+    ids=["starlette", "stac-fastapi", "django", "django port", "django host", "django host and port"],
+)
+def test_frameworks_build_the_address_that_the_client_used(
+    site: Callable[..., str], read: Callable[[dict[str, str]], str], port: int, site_address: str
+) -> None:
+    assert read(_forwarded(site(nginx_site_public_port=port))) == f"https://{site_address}/a"
 
 
 def test_redirect_keeps_host_and_path(site: Callable[..., str]) -> None:
@@ -175,6 +238,68 @@ def test_a_header_of_the_application_wins(site: Callable[..., str]) -> None:
     assert "add_header X-Frame-Options $baton_short_links_header_1 always;" in text
 
 
+def _tls(text: str) -> str:
+    return text.split("server {")[2]
+
+
+def test_a_larger_response_header_is_a_setting(site: Callable[..., str]) -> None:
+    text = _tls(site(nginx_site_response_header_size="64k"))
+    sizes = dict(re.findall(r"    (proxy_\w*buffer\w*) (.*);", text))
+    assert sizes == {
+        "proxy_request_buffering": "on",
+        "proxy_buffer_size": "64k",
+        "proxy_buffers": "8 64k",
+        "proxy_busy_buffers_size": "128k",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        ({"proxy_buffer_size": "32k"}, ["proxy_buffer_size 32k;"]),
+        ({"gzip_min_length": 256}, ["gzip_min_length 256;"]),
+        ({"gzip_proxied": None}, []),
+        ({"limit_req": ["zone=a burst=5", "zone=b"]}, ["limit_req zone=a burst=5;", "limit_req zone=b;"]),
+        ({"send_timeout": "10s"}, ["send_timeout 10s;"]),
+    ],
+    ids=str,
+)
+def test_a_directive_is_replaced_added_or_left_out(
+    site: Callable[..., str], given: dict[str, Any], lines: list[str]
+) -> None:
+    (name,) = given
+    text = _tls(site(nginx_site_directives=given))
+    assert [line.strip() for line in text.splitlines() if re.match(rf"    {name} ", line)] == lines
+
+
+def test_no_directive_stands_twice(site: Callable[..., str]) -> None:
+    own = re.findall(r"^    (\w+) ", _tls(site()), re.MULTILINE)
+    repeated = {"listen", "add_header", "proxy_set_header", "set", "if", "location"}
+    assert sorted(set(own) - repeated) == sorted(name for name in own if name not in repeated)
+
+
+def test_every_directive_of_the_role_can_be_changed(site: Callable[..., str], load_role: Callable[[str], Any]) -> None:
+    reserved = load_role("nginx_site").load("vars/main.yml")["__nginx_site_reserved_directives"]
+    specs = load_role("nginx_site").entry_points["main"]["options"]
+    assert {setting for setting in reserved.values() if setting} <= set(specs)
+    for name in set(re.findall(r"^    (proxy_\w+|gzip\w*|client_\w+) ", _tls(site()), re.MULTILINE)) - set(reserved):
+        assert f"    {name} changed;" in _tls(site(nginx_site_directives={name: "changed"}))
+
+
+def test_zones_are_declared_before_the_servers(site: Callable[..., str]) -> None:
+    zone = "limit_req_zone $binary_remote_addr zone=a:1m rate=5r/s;"
+    text = site(nginx_site_extra_http_configuration=f"{zone}\n")
+    assert text.index(zone) < text.index("server {")
+
+
+def test_a_trusted_proxy_says_who_the_client_is(site: Callable[..., str]) -> None:
+    text = _tls(site(nginx_site_trusted_proxies=["192.0.2.0/24", "2001:db8::/32"]))
+    for line in ("set_real_ip_from 192.0.2.0/24;", "set_real_ip_from 2001:db8::/32;", "real_ip_recursive on;"):
+        assert f"    {line}" in text
+    assert "    real_ip_header X-Forwarded-For;" in text
+    assert "real_ip" not in site()
+
+
 def test_acme_challenges_are_served_before_the_redirect(site: Callable[..., str]) -> None:
     plain = site(nginx_site_acme_challenge_directory="/var/www/acme").split("server {")[1]
     assert "location ^~ /.well-known/acme-challenge/ {" in plain
@@ -215,6 +340,15 @@ def test_two_sites_share_no_name(site: Callable[..., str]) -> None:
         {"nginx_site_response_headers": {"X-A": 'say "hi"'}},
         {"nginx_site_response_headers": {"X-A": "$host"}},
         {"nginx_site_response_headers": {"X A": "b"}},
+        {"nginx_site_response_header_size": "16 kB"},
+        {"nginx_site_gzip_types": ["text/plain; gzip off"]},
+        {"nginx_site_trusted_proxies": ["cdn.example.org"]},
+        {"nginx_site_trusted_proxies_header": "X Forwarded"},
+        {"nginx_site_directives": {"listen": 444}},
+        {"nginx_site_directives": {"proxy_buffering": False}},
+        {"nginx_site_directives": {"send_timeout": {"seconds": 3}}},
+        {"nginx_site_directives": {"send_timeout": "3s; return 200"}},
+        {"nginx_site_directives": {"Send-Timeout": "3s"}},
     ],
     ids=str,
 )
@@ -234,6 +368,8 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], wrong: dict[str, 
         {"nginx_site_upstream_keepalive": 0, "nginx_site_backend_keepalive": 2},
         {"nginx_site_response_headers": {"Content-Security-Policy": "default-src 'self'; img-src *"}},
         {"nginx_site_state": "absent", "nginx_site_upstreams": []},
+        {"nginx_site_response_header_size": "64k", "nginx_site_trusted_proxies": ["192.0.2.0/24", "2001:db8::1"]},
+        {"nginx_site_directives": {"proxy_buffering": "off", "gzip_vary": None, "limit_req": ["zone=a", "zone=b"]}},
     ],
     ids=str,
 )

@@ -86,7 +86,10 @@ async def block(scope: Any, query: Any, receive: Any, send: Any) -> None:
 
 
 async def events(scope: Any, query: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    headers = [(b"Content-Type", query.get("type", "text/event-stream").encode())]
+    if "buffering" in query:
+        headers.append((b"X-Accel-Buffering", query["buffering"].encode()))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     end = time.monotonic() + float(query["seconds"])
     while time.monotonic() < end:
         await send({"type": "http.response.body", "body": b"data: tick\n\n", "more_body": True})

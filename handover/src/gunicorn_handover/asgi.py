@@ -162,6 +162,7 @@ class ServedApplication:
             nonlocal status, sent, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = unbuffered(message)
                 if self.draining and scope["http_version"].startswith("1"):
                     headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
                     message = {**message, "headers": [*headers, (b"connection", b"close")]}
@@ -224,6 +225,20 @@ def identify(scope: Scope) -> None:
     """Sets the running task's request id: the client's X-Request-ID where it is fit for a log, else a new one."""
     given = header(scope, b"x-request-id")
     request_id.set(given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+
+
+def unbuffered(message: Message) -> Message:
+    """The start of a response; that of server-sent events asks nginx to pass them on as they come, unless the
+    application has said what it wants of it."""
+    streams = False
+    for name, value in message.get("headers", ()):
+        key = name.lower()
+        if key == b"x-accel-buffering":
+            return message
+        streams = streams or (key == b"content-type" and value[:17].lower() == b"text/event-stream")
+    if not streams:
+        return message
+    return {**message, "headers": [*message["headers"], (b"x-accel-buffering", b"no")]}
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

@@ -1,0 +1,28 @@
+"""Server-sent events reach the client as they are sent, through an nginx that buffers other responses."""
+
+from __future__ import annotations
+
+import pytest
+
+from conftest import Server
+
+HEADERS = {
+    "/events?seconds=0": "no",
+    "/events?seconds=0&type=Text/Event-Stream;%20charset=utf-8": "no",
+    # what the application says of it stays
+    "/events?seconds=0&buffering=yes": "yes",
+    "/events?seconds=0&type=text/plain": None,
+    "/": None,
+}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("path", HEADERS)
+def test_only_events_ask_nginx_not_to_buffer_them(server: Server, path: str) -> None:
+    server.start()
+    connection = server.connect()
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    assert response.getheader("X-Accel-Buffering") == HEADERS[path]
+    connection.close()

@@ -7,8 +7,9 @@ case "$ID" in
   debian|ubuntu)
     export DEBIAN_FRONTEND=noninteractive
     # a host that was just started may be busy with its own updates
-    apt-get -o DPkg::Lock::Timeout=300 update -qq &&
-      apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends python3 python3-apt >/dev/null &&
+    # a source that can't be read is no obstacle while another has Python
+    apt-get -o DPkg::Lock::Timeout=300 update -qq
+    apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends python3 python3-apt >/dev/null &&
       echo 'installed Python' ;;
   *)
     echo "it runs $PRETTY_NAME, which Baton does not support." >&2; exit 1 ;;

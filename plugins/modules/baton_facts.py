@@ -12,6 +12,7 @@ description:
     time.
   - C(packages) is a list of names, and of M(ansible.builtin.package_facts) a mapping by name. Roles that ask whether
     names are a C(subset) of it take both.
+  - Never fails: a host without an answer has C(failure) in its result.
 author: Baton contributors
 options:
   application: {description: Whose release to tell., type: str, default: ""}
@@ -34,11 +35,20 @@ ansible_facts:
     for it), C(architecture), C(clock) (seconds since the
     epoch), C(clock_ahead) (seconds that it is ahead of the
     controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
-    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) (names, sorted) when asked for,
+    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) (names, sorted) and C(package_lists_age) (seconds since apt's lists were
+    read, null where there are none) when asked for,
     C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
     C(virtualization_type).
-  returned: success
+  returned: when the host has answered
   type: dict
+failure:
+  description: Why there is no answer, with the host's name and what to do about it.
+  returned: when there is none
+  type: str
+asked:
+  description: Whether something could run on the host, which may lack Python.
+  returned: with C(failure)
+  type: bool
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -248,3 +248,23 @@ def test_a_controller_without_the_collections(tmp_path: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
         (tmp_path / "variables.json").unlink()
     refused(done, "This controller can't deploy", "community.crypto", "make setup")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_host_on_which_sudo_fails_ends_the_run_for_all_before_anything_is_touched(tmp_path: pathlib.Path) -> None:
+    sudo = "sh -c 'echo sudo: sorry, you must have a tty to run sudo >&2; exit 1' --"
+    mine = "{{ %s if inventory_hostname == 'web1' else 'sudo' }}"
+    done = site(tmp_path, {**GOOD, "ansible_become_exe": mine % json.dumps(sudo)})
+    refused(done, "web1 was reached, but can't be managed", "requiretty", "--limit")
+    assert "Build" not in done.stdout
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_host_whose_key_is_unknown_says_how_to_get_to_know_it(tmp_path: pathlib.Path) -> None:
+    strict = "-o StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/null -o ControlPath=none"
+    mine = "{{ %s if inventory_hostname == 'web1' else %s }}"
+    other = strict.replace("=yes", "=no") + " -o LogLevel=ERROR"
+    done = site(tmp_path, {**GOOD, "ansible_ssh_common_args": mine % (json.dumps(strict), json.dumps(other))})
+    refused(
+        done, "web1 can't be reached", "Host key verification failed", "ssh-keyscan -p 22211 127.0.0.1", "known_hosts"
+    )

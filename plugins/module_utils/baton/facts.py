@@ -28,7 +28,7 @@ def gather(*, packages: bool, application: str = "") -> dict[str, Any]:
         "default_ipv4": default_ipv4(),
         **distribution(),
         "memtotal_mb": memory(),
-        **({"packages": installed_packages()} if packages else {}),
+        **({"packages": installed_packages(), "package_lists_age": package_lists_age()} if packages else {}),
         "processor_vcpus": len(os.sched_getaffinity(0)),
         "python": {
             "version": {"major": sys.version_info[0], "minor": sys.version_info[1], "micro": sys.version_info[2]}
@@ -110,6 +110,19 @@ def installed_packages(root: str = "/") -> list[str]:
             if fields.get("Status", "").endswith(" ok installed"):
                 found.add(fields["Package"])
     return sorted(found)
+
+
+def package_lists_age(root: str = "/") -> float | None:
+    """Seconds since apt's lists of packages were read; None where there are none."""
+    lists = pathlib.Path(root, "var/lib/apt/lists")
+    with contextlib.suppress(OSError):
+        # kept by apt for each list that it has read, also of a source that has nothing new
+        times = [path.stat().st_mtime for path in (lists, lists / "partial")]
+        if any(
+            path.name.endswith(("Packages", "Packages.lz4", "Packages.xz", "Packages.gz")) for path in lists.iterdir()
+        ):
+            return max(0.0, time.time() - max(times))
+    return None
 
 
 def service_manager() -> str:

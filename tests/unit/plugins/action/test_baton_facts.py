@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.baton import module_cache_host
 
 from tests.support.playbooks import plugin
@@ -30,10 +33,17 @@ def facts(
             return {module_cache_host.LACKING: True}
         return {"ansible_facts": {"clock": clock, "default_ipv4": {"address": address}}}
 
+    return answer(monkeypatch, execute)["ansible_facts"]
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, execute: Callable[..., dict[str, Any]], **variables: Any) -> Any:
+    """What the action returns where the module runs like that."""
     monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
     monkeypatch.setattr("ansible.plugins.action.ActionBase._execute_module", execute)
     action = plugin("action/baton_facts").ActionModule
-    return action.run(object.__new__(action), None, {})["ansible_facts"]
+    running = object.__new__(action)
+    running._task = types.SimpleNamespace(delegate_to=None, args={})
+    return action.run(running, None, {"inventory_hostname": "app1", **variables})
 
 
 @pytest.mark.parametrize(
@@ -62,3 +72,37 @@ def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
     address: str, taken: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert facts(monkeypatch, address=address)["default_ipv4"] == taken
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words", "asked"),
+    [
+        (AnsibleConnectionFailure("ssh: connect: Connection refused"), "can't be reached: ssh: connect: ", False),
+        # raised past `failed_when`, and so the host would leave the play while the others go on
+        (AnsibleError("Missing sudo password"), "was reached, but can't be managed: Missing sudo password. ", False),
+        (
+            {"failed": True, "module_stdout": "", "module_stderr": "sudo: sorry, you must have a tty to run sudo"},
+            "was reached, but can't be managed: sudo: sorry, ",
+            True,
+        ),
+        # Ansible has found an interpreter, and says so among facts
+        (
+            {"failed": True, "msg": "no", "ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}},
+            "no",
+            True,
+        ),
+        ({"ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}}, "it gave no answer", True),
+    ],
+)
+def test_a_host_without_an_answer_stays_in_the_play_and_says_why(
+    outcome: Any, words: str, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: Any, **__: Any) -> dict[str, Any]:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return dict(outcome)
+
+    result = answer(monkeypatch, execute)
+    assert words in result["failure"]
+    assert result["asked"] is asked
+    assert not {"failed", "unreachable", "ansible_facts"} & result.keys()

@@ -30,6 +30,22 @@ def test_a_host_that_is_lost_is_rescued(step: str, tmp_path: pathlib.Path) -> No
     assert "Noted: app1 can't be reached: " in runner.succeed(playbook).words
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_a_host_whose_sudo_refuses_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
+    rescue = {"ansible.builtin.debug": {"msg": "Noted: {{ ansible_failed_result.msg }}"}}
+    tasks = [{"block": [{step: STEPS[step]}], "rescue": [rescue]}]
+    sudo = tmp_path / "sudo"
+    sudo.write_text("#!/bin/sh\necho 'sudo: sorry, you must have a tty to run sudo' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    host = f"ansible_connection=local ansible_become=true ansible_become_exe={sudo} ansible_become_user=nobody"
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=host)
+    words = runner.succeed(playbook).words
+    _, noted, told = words.partition("Noted: app1 was reached, but can't be managed: ")
+    assert noted, words
+    assert "you must have a tty" in told
+    assert "requiretty" in told
+
+
 @pytest.mark.parametrize("step", ["baton_drain", "baton_edge_log"])
 def test_an_edge_that_may_be_down_is_a_warning(step: str, tmp_path: pathlib.Path) -> None:
     tasks = [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 from ansible.module_utils.baton import facts
@@ -96,3 +98,15 @@ def test_a_host_that_site_yml_has_set_up_is_told_from_one_that_it_has_not(tmp_pa
     assert not facts.prepared("links", str(tmp_path))
     (tmp_path / "opt/links/releases").mkdir(parents=True)
     assert facts.prepared("links", str(tmp_path))
+
+
+def test_the_age_of_lists_of_packages(tmp_path: pathlib.Path) -> None:
+    assert facts.package_lists_age(str(tmp_path)) is None
+    lists = tmp_path / "var/lib/apt/lists"
+    (lists / "partial").mkdir(parents=True)
+    # a folder that is new, as in the image of a cloud, and empty
+    assert facts.package_lists_age(str(tmp_path)) is None
+    (lists / "deb.test_debian_dists_bookworm_main_binary-amd64_Packages").touch()
+    for folder in (lists, lists / "partial"):
+        os.utime(folder, (time.time() - 3600,) * 2)
+    assert facts.package_lists_age(str(tmp_path)) == pytest.approx(3600, abs=5)

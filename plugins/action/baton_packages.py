@@ -1,0 +1,86 @@
+"""Action baton_packages: installs by ansible.builtin.apt, and reads apt's lists anew only where that is of use."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+LISTS_LAST = 86400  # seconds
+# a source that doesn't answer costs this twice for each of its addresses; another program may hold apt's lock
+REFRESH = (
+    "apt-get -o Acquire::Retries=1 -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 "
+    "-o DPkg::Lock::Timeout=300 update"
+)
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Installs what is missing."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return apt's result, with a warning for each source that could not be read."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec({"name": {"type": "list", "elements": "str", "default": []}})
+        variables = task_vars or {}
+        names = options["name"]
+        # the facts are of the host that the task is for, not of the one that it is delegated to
+        delegated = bool(self._task.delegate_to)
+        age = 0 if delegated else variables.get("ansible_facts", {}).get("package_lists_age")
+        outdated = not names or age is None or age > LISTS_LAST
+        troubles = self._refresh(variables) if outdated and not self._task.check_mode else None
+        if not names:
+            return result | {"changed": False} | _warnings(troubles)
+        answer = self._install(names, variables)
+        if answer.get("failed") and troubles is None and not self._task.check_mode:
+            troubles = self._refresh(variables)
+            answer = self._install(names, variables)
+        if answer.get("failed") and self._task.check_mode and "No package matching" in str(answer.get("msg")):
+            # a check reads no lists
+            return result | {"changed": True}
+        if answer.get("failed"):
+            host = self._task.delegate_to or variables["inventory_hostname"]
+            unread = f" These lists of packages could not be read: {'; '.join(troubles)}." if troubles else ""
+            answer["msg"] = (
+                f"{host}: apt can't install {', '.join(names)}: {str(answer.get('msg', '')).rstrip('.')}.{unread} "
+                "Mend the host's sources (/etc/apt/sources.list.d) or its network, then run this again."
+            )
+        read = troubles is not None and not delegated
+        known = {"ansible_facts": {"package_lists_age": 0}} if read else {}
+        return result | answer | known | _warnings(troubles, answer)
+
+    def _install(self, names: list[str], variables: dict[str, Any]) -> dict[str, Any]:
+        arguments = {"name": names, "state": "present", "install_recommends": False, "lock_timeout": 300}
+        answer: dict[str, Any] = self._execute_module("ansible.builtin.apt", module_args=arguments, task_vars=variables)
+        if answer.get("failed") and answer.get("stderr"):
+            answer["msg"] = f"{answer.get('msg', '')} {errors(answer['stderr'])}".strip()
+        return answer
+
+    def _refresh(self, variables: dict[str, Any]) -> list[str]:
+        arguments = {"_raw_params": REFRESH}
+        answer = self._execute_module("ansible.builtin.command", module_args=arguments, task_vars=variables)
+        return troubled(f"{answer.get('stdout', '')}\n{answer.get('stderr', '')}\n{answer.get('module_stderr', '')}")
+
+
+def troubled(said: str) -> list[str]:
+    """The sources that apt could not read, each with its reason, from what it said of an update."""
+    found = [
+        line.partition(": ")[2].strip()
+        for line in said.splitlines()
+        if re.match(r"[EW]: ", line) and "Some index files failed" not in line
+    ]
+    return list(dict.fromkeys(found))
+
+
+def errors(said: str) -> str:
+    """The errors that apt tells of."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return " ".join([line for line in lines if line.startswith("E:")] or lines[-3:])
+
+
+def _warnings(troubles: list[str] | None, answer: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Of sources that could not be read; one that nothing was missing from."""
+    if not troubles or (answer or {}).get("failed"):
+        return {}
+    told = f"A source of packages can't be read here: {'; '.join(troubles)}. What was needed is there all the same."
+    return {"warnings": [*(answer or {}).get("warnings", []), told]}

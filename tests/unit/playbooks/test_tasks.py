@@ -1,0 +1,63 @@
+"""What holds for every task of the playbooks and roles."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+PROJECT = pathlib.Path(__file__).resolve().parents[3]
+FILES = sorted({*PROJECT.glob("playbooks/**/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml")})
+# modules that make a file or a folder: without a mode, the umask of the host's root decides who may read it
+MAKING = {
+    "ansible.builtin." + name
+    for name in ("assemble", "blockinfile", "copy", "file", "get_url", "lineinfile", "template", "unarchive")
+} | {"community.crypto.openssl_privatekey", "community.crypto.x509_certificate"}
+
+
+def tasks(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The tasks of a file, and those of plays and blocks in it."""
+    pending = list(yaml.safe_load(path.read_text()) or [])
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, dict):
+            yield entry
+            for key in ("tasks", "pre_tasks", "post_tasks", "block", "rescue", "always"):
+                pending += entry.get(key) or []
+
+
+def found(files: list[pathlib.Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in files:
+        if "vars" not in path.parts:
+            for task in tasks(path):
+                yield f"{path.relative_to(PROJECT)}: {task.get('name')}", task
+
+
+def test_what_a_task_makes_has_a_mode() -> None:
+    assert [
+        where
+        for where, task in found(FILES)
+        for module in MAKING & task.keys()
+        if "localhost" not in str(task.get("delegate_to"))
+        and task[module].get("state") not in ("absent", "link")
+        and "mode" not in task[module]
+    ] == []
+
+
+def test_a_question_of_preflight_does_not_decide_by_failing_silently() -> None:
+    """A task that fails there without a word lets a host pass that nobody has looked at."""
+    files = [path for path in FILES if path.name.startswith("preflight")]
+    assert [
+        where
+        for where, task in found(files)
+        if task.get("failed_when") is False or task.get("ignore_errors") or task.get("ignore_unreachable")
+    ] == []
+
+
+def test_one_action_installs_packages() -> None:
+    """ansible.builtin.apt reads all lists again for each of its tasks, and fails for a source that is of no use."""
+    installing = [where for where, task in found(FILES) if "ansible.builtin.apt" in task]
+    assert installing == ["playbooks/tasks/upgrade.yml: Upgrade the packages"]
+    assert "update_cache" not in (PROJECT / "playbooks/tasks/upgrade.yml").read_text()

@@ -140,7 +140,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.baton import release
-from ansible.module_utils.baton.process import BatonError, CommandError
+from ansible.module_utils.baton.process import BatonError, CommandError, make_folder
 
 
 def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _stage(module: AnsibleModule, places: release.Places, wanted: release.Wanted
         if module.check_mode:
             return {"changed": True, "staged": True, "release": None, "seconds": {}, "diff": diff, **about}
         archives = wanted.source_archive.parent
-        archives.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(archives.parent, 0o700)
         archives.mkdir(mode=0o700)
         if not parameters["source"] or len(found["uploads"]) > 1:
             asked = {"uploads": found["uploads"], "archives_dir": str(archives)}

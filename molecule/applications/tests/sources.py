@@ -300,15 +300,17 @@ def factory(sources: pathlib.Path) -> None:
 
 
 def compiled(sources: pathlib.Path) -> None:
-    """An application that talks to PostgreSQL through a driver written in C."""
+    """An application of which three packages are built in C: each build is another user's."""
     folder = write(
         sources / "compiled",
         {
-            "requirements.in": "psycopg2==2.9.10\ndocopt==0.6.2\n",
+            "requirements.in": "psycopg2==2.9.10\ndocopt==0.6.2\nnetifaces==0.11.0\nposix_ipc==1.0.5\n",
             "main.py": """
                 import json
 
                 import docopt
+                import netifaces
+                import posix_ipc
                 import psycopg2
 
 
@@ -316,6 +318,7 @@ def compiled(sources: pathlib.Path) -> None:
                     if scope["type"] != "http":
                         raise RuntimeError("no lifespan here")
                     said = {"psycopg2": psycopg2.__version__, "docopt": docopt.__version__}
+                    said |= {"netifaces": netifaces.version, "posix_ipc": posix_ipc.VERSION}
                     body = json.dumps(said).encode()
                     headers = [(b"content-type", b"application/json")]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})

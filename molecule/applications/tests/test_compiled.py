@@ -10,7 +10,9 @@ from .support import SOLO, host
 
 @pytest.mark.parametrize("name", SOLO)
 def test_what_the_builder_made_is_served(compiled: Deployed, name: str) -> None:
-    assert compiled.says(name)["psycopg2"].startswith("2.9.10")
+    said = compiled.says(name)
+    assert said["psycopg2"].startswith("2.9.10")
+    assert (said["netifaces"], said["posix_ipc"]) == ("0.11.0", "1.0.5")
 
 
 @pytest.mark.parametrize("name", SOLO)
@@ -33,7 +35,7 @@ def test_built_once_for_good(compiled: Deployed) -> None:
     """Only the controller's cache has the wheels: the builders aren't asked again."""
     again = compiled.deploy()
     assert again.changed == [0, 0, 0, 0]
-    assert "Build psycopg2" not in again.words
+    assert "Build netifaces" not in again.words
 
 
 def test_without_a_host_to_build_on_the_message_names_the_package_and_the_settings(compiled: Deployed) -> None:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from . import systemd
+from .process import make_folder
 
 Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
 # The master has these in memory: a HUP goes on with the versions that it was started with.
@@ -624,7 +625,7 @@ def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy a file with its owner and mode, in one step."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     scratch = target.with_name(f".{target.name}.baton")
     try:
         scratch.touch(mode=0o600)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import sandbox
 from .process import BatonError, CommandError, run
 
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
 _TIMEOUT = 3600
-_INSIDE = Path("/tmp/job")  # where a confined build finds its folder
 
 
 def unpack_sdist(path: Path, destination: Path) -> Path:
@@ -27,6 +28,9 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
     else:
         with tarfile.open(path) as packed:
             _check(packed, path.name)
+            for member in packed.getmembers():
+                # neither another owner nor a set-user-ID bit, which root would give them
+                member.mode, member.uid, member.gid, member.uname, member.gname = member.mode & 0o777, 0, 0, "", ""
             packed.extractall(destination)
     marker = destination / "subdirectory"
     if marker.is_file():
@@ -38,29 +42,19 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
 def _check(packed: tarfile.TarFile, name: str) -> None:
     """Refuse what would be unpacked elsewhere, by its path or through a link; Debian 12's tarfile has no filter.
 
-    A symlink itself may lead anywhere, as those to an application's state do.
+    A symlink itself may lead anywhere, as those to an application's state do. Nothing else than files, folders and
+    links is in a source.
     """
     links: set[str] = set()
     for member in packed.getmembers():
+        if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+            raise CommandError(["tar"], 1, f"{name} has {member.name}, which is no file, folder or link")
         paths = [os.path.normpath(path) for path in (member.name, *([member.linkname] if member.islnk() else []))]
         through = {str(path) for path in (Path(paths[0]), *Path(paths[0]).parents)} & links
         if through or any(os.path.isabs(path) or path.startswith("..") for path in paths):
             raise CommandError(["tar"], 1, f"{name} has a path that leads out of it: {member.name}")
         if member.issym():
             links.add(paths[0])
-
-
-def _confined(out: Path) -> list[str]:
-    """How a build is run by root: it is others' code, which gets a user of its own, no network, and nothing but `out`.
-
-    Empty where there is nothing to take away, or no systemd to do so.
-    """
-    if os.geteuid() != 0 or not os.path.isdir("/run/systemd/system"):
-        return []
-    properties = ["DynamicUser=yes", "PrivateTmp=yes", f"BindPaths={out}:{_INSIDE}", f"RuntimeMaxSec={_TIMEOUT}"]
-    properties += ["PrivateNetwork=yes", "PrivateDevices=yes", "ProtectHome=yes", "ProtectSystem=strict"]
-    properties += ["ProtectProc=invisible", "NoNewPrivileges=yes", "CapabilityBoundingSet="]
-    return ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", *(f"--property={line}" for line in properties)]
 
 
 def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequence[str]) -> list[dict[str, Any]]:
@@ -71,46 +65,65 @@ def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequenc
     out.mkdir(parents=True, mode=0o700)
     with tarfile.open(job) as packed:
         packed.extractall(out)
-    confined = _confined(out)
-    base = _INSIDE if confined else out
+    # all of them before anything of them runs
+    builds = []
+    sdist = Path()
+    try:
+        for folder in sorted((out / "sdists").iterdir()):
+            sdist = next(folder.iterdir())
+            place = out / "builds" / folder.name
+            builds.append((sdist, place, unpack_sdist(sdist, place / "source")))
+        return [_built(sdist, place, project, out / "wheels", uv, python) for sdist, place, project in builds]
+    except _BuildError as error:
+        sdist, said = error.sdist, error.said
+    except CommandError as error:
+        said = error.last_lines()
+    raise BatonError(
+        f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: {said}.",
+        "If it misses a header, a library or a program, add the package that has it to app_release_build_packages; "
+        "otherwise lock a version of it that has a wheel.",
+    )
+
+
+class _BuildError(Exception):
+    def __init__(self, sdist: Path, said: str) -> None:
+        super().__init__(said)
+        self.sdist, self.said = sdist, said
+
+
+def _built(sdist: Path, place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> dict[str, Any]:
+    """Build one, as a user of its own where root does it: others' code, which sees no other build."""
+    confined = sandbox.available()
+    inside, found_in = (sandbox.WRITABLE, sandbox.READABLE) if confined else (place, wheels)
+    # all of it in the build's own folder: the next one is another user, who could not write what this one has made
     environment = {
         **BUILD_ENVIRONMENT,
-        "HOME": str(base),
-        "UV_CACHE_DIR": str(base / "cache"),
+        "HOME": str(inside),
+        "UV_CACHE_DIR": str(inside / "cache"),
         "UV_NO_CONFIG": "1",
         "UV_OFFLINE": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
         "NO_COLOR": "1",
-        "TMPDIR": str(base),
+        "TMPDIR": str(inside),
     }
-    built = []
-    sdist = Path()
+    before = []
+    if confined:
+        # for a user who has no name yet; nobody else gets through the folder above
+        run(["chmod", "--recursive", "a+rwX", place])
+        before = sandbox.invocation(environment, timeout=_TIMEOUT, writable=place, readable=wheels)
     try:
-        # all of them before anything of them runs, which could put links in the way
-        projects = {}
-        for folder in sorted((out / "sdists").iterdir()):
-            sdist = next(folder.iterdir())
-            projects[sdist] = base / unpack_sdist(sdist, out / "sources" / folder.name).relative_to(out)
-        if confined:
-            # for a user who has no name yet; nobody else gets through the folder above
-            run(["chmod", "--recursive", "a+rwX", out])
-            confined += [f"--setenv={name}={value}" for name, value in environment.items()]
-        for sdist, project in projects.items():
-            key = sdist.parent.name
-            run(
-                [*confined, uv, "build", "--wheel", "--no-index", f"--find-links={base / 'wheels'}",
-                 f"--python={python}", f"--out-dir={base / 'built' / key}", project],
-                env=environment,
-                timeout=_TIMEOUT,
-            )  # fmt: skip
-            # a link would be read by root
-            wheel = next(path for path in (out / "built" / key).glob("*.whl") if not path.is_symlink())
-            built.append({"key": key, "path": str(wheel), "filename": wheel.name})
+        run(
+            [*before, uv, "build", "--wheel", "--no-index", f"--find-links={found_in}", f"--python={python}",
+             f"--out-dir={inside / 'built'}", inside / project.relative_to(place)],
+            env=environment,
+            timeout=_TIMEOUT,
+        )  # fmt: skip
     except CommandError as error:
-        raise BatonError(
-            f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: "
-            f"{error.last_lines()}.",
-            "Add what it misses to app_release_build_packages, or lock a version of it that has a wheel.",
-        ) from None
-    return built
+        raise _BuildError(sdist, error.last_lines()) from None
+    # what a build leaves may be a link or a pipe, which root would follow or wait for
+    built = place.resolve() / "built"
+    for wheel in sorted(built.glob("*.whl")):
+        if wheel.resolve() == wheel and stat.S_ISREG(wheel.lstat().st_mode):
+            return {"key": sdist.parent.name, "path": str(wheel), "filename": wheel.name}
+    raise _BuildError(sdist, "it left no wheel")

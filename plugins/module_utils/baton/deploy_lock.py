@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .activation import Application
+from .process import make_folder
 
 # what to do where a change has ended and its lock has not
 LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml here."
@@ -83,7 +84,7 @@ def take(app: Application, run: Run, reason: str, seconds: float, dead: str = ""
 
     Returns the holder from whom it was taken over because it was dead, if any. Raises LockedError.
     """
-    app.state.mkdir(parents=True, exist_ok=True)
+    make_folder(app.state)
     with _alone(app):
         now, holder = time.time(), read(app)
         own = holder is not None and holder.token == run.token

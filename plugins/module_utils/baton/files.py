@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from .process import make_folder
+
 State = Literal["file", "directory", "absent"]
 # Why a scratch file isn't fit to be the file; empty when it is.
 Validate = Callable[[str, pathlib.Path], str]
@@ -108,7 +110,7 @@ def _owner(item: Wanted) -> tuple[int, int]:
 
 
 def _directory(item: Wanted, owner: tuple[int, int]) -> None:
-    item.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(item.path, 0o700)
     os.chown(item.path, *owner)
     item.path.chmod(item.mode)
 

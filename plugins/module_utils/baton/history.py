@@ -13,6 +13,7 @@ from typing import Any
 
 from . import activation
 from .activation import ActivationError, Application, describe, served
+from .process import make_folder
 from .table import aligned
 
 MOST = 500  # lines that are kept
@@ -28,13 +29,14 @@ def append(app: Application, entry: Mapping[str, Any]) -> None:
         line["version"] = version(app, line["release"])
     if line.get("reason"):
         line["reason"] = textwrap.shorten(str(line["reason"]), LONGEST, placeholder=" ...")
-    app.state.mkdir(parents=True, exist_ok=True)
+    make_folder(app.state)
     with (app.state / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = [json.dumps(known) for known in [*read(app), line]][-MOST:]
         # written anew as a whole, so that a loss of power leaves all of it as it was
         scratch = app.state / "history.new"
         with scratch.open("w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)  # it tells who changed what
             file.write("".join(f"{text}\n" for text in lines))
             file.flush()
             os.fsync(file.fileno())

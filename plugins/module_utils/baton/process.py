@@ -24,6 +24,15 @@ class BatonError(Exception):
         super().__init__(f"{self.cause} {self.fix}")
 
 
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """Make a folder with this mode, and those that lack on the way to it for everybody to pass, whatever the umask."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(mode)
+
+
 class CommandError(Exception):
     """A command ended with another status than 0, could not be started, or took too long."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .activation import Application
+from .process import make_folder
 
 MOST = 20  # copies that are kept
 
@@ -15,7 +16,7 @@ def keep(app: Application, name: str, content: str) -> None:
     For root alone: it tells who changed what, and which paths failed.
     """
     directory = app.state / "receipts"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(directory, 0o700)
     scratch = directory / "new"
     with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(content)

@@ -6,7 +6,9 @@ Everything here runs on app servers: the standard library alone.
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -16,13 +18,13 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import masking
-from .process import BatonError, CommandError, run
+from . import masking, sandbox
+from .process import BatonError, CommandError, make_folder, run
 
 _IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
 _STAGING, _REMOVING = ".staging-", ".removing-"
@@ -248,7 +250,7 @@ def _mib(amount: int) -> str:
 @contextlib.contextmanager
 def locked(places: Places) -> Iterator[None]:
     """One at a time writes to the releases."""
-    places.state.mkdir(parents=True, exist_ok=True)
+    make_folder(places.state)
     with (places.state / "releases.lock").open("w") as file:
         deadline = time.monotonic() + _LOCK_WAIT
         while True:
@@ -276,7 +278,7 @@ def stage(
             release = read_release(final)
             if release is not None and fits(release, final, wanted):
                 return {"changed": False, "release": release, "release_path": str(final), "warnings": [], "seconds": {}}
-            places.releases.mkdir(parents=True, exist_ok=True)
+            make_folder(places.releases)
             sweep(places)
             if final.exists():
                 if wanted.identity in in_use(places):
@@ -318,7 +320,7 @@ class _Stage:
         base = base_of(self.places, self.wanted)
         packages = self._install() if base is None else self._take_over(base)
         self.mark("venv" if base is None else "venv taken over")
-        projects = self._install_projects(base)
+        projects = self._install_projects()
         self.mark("projects")
         self._compile("src", *(("venv/lib", "server") if base is None or projects else ()))
         self.mark("compile")
@@ -328,7 +330,7 @@ class _Stage:
         if check is not None:
             check_import(self.staging, artifact, check)
             self.mark("import check")
-        for name in (".artifact", ".wheels", ".uv-cache"):
+        for name in (".artifact", ".uv-cache"):
             shutil.rmtree(self.staging / name, ignore_errors=True)
         for name in ("venv/.lock", "server/.lock"):
             (self.staging / name).unlink(missing_ok=True)  # uv's, and writable by everybody
@@ -391,6 +393,7 @@ class _Stage:
                 "--no-index",
                 f"--find-links={found_in}",
                 "--no-deps",
+                "--no-build",
                 "--require-hashes",
                 "--link-mode=hardlink",
                 f"--requirements={listed}",
@@ -404,31 +407,46 @@ class _Stage:
 
     def _install(self) -> dict[str, dict[str, str]]:
         unpack(self.wanted.wheels_archive, self.wheels)
-        self._uv("venv", "--quiet", "--no-project", "--relocatable", f"--python={self.places.python}", "venv")
-        self._pip_install(self.wheels / "venv.txt", self.wheels / "wheels", "--python=venv/bin/python")
+        self.wanted.wheels_archive.unlink(missing_ok=True)  # which may be as large as what becomes of it
+        self._install_into_new("venv", self.wheels / "venv.txt", self.wheels / "wheels")
         (self.staging / "server").mkdir()
         self._pip_install(
-            self.wheels / "server.txt", self.wheels / "wheels", "--python=venv/bin/python", "--target=server"
+            self.wheels / "server.txt", self.wheels / "wheels", f"--python={self.places.python}", "--target=server"
         )
         # commands there would name this folder by the path it has now; the server is started as a module
         shutil.rmtree(self.staging / "server" / "bin", ignore_errors=True)
-        return {name: _listed(self.wheels / f"{name}.txt") for name in ("venv", "server")}
+        packages = {name: _listed(self.wheels / f"{name}.txt") for name in ("venv", "server")}
+        shutil.rmtree(self.wheels)
+        return packages
+
+    def _install_into_new(self, name: str, listed: Path, found_in: Path) -> set[Path]:
+        """Install into a venv that nothing is in yet; returns the files that it has without a package.
+
+        uv asks a venv's interpreter before it installs, and that runs what packages have put there (.pth files,
+        sitecustomize), here as root. So uv never gets to see a venv with packages.
+        """
+        venv = self.staging / name
+        self._uv("venv", "--quiet", "--no-project", "--relocatable", f"--python={self.places.python}", name)
+        bare = {path.relative_to(venv) for path in venv.rglob("*")}
+        self._pip_install(listed, found_in, f"--python={name}/bin/python")
+        return bare
 
     def _take_over(self, base: Path) -> dict[str, dict[str, str]]:
-        """The same wheels are installed already: link them. uv replaces files, it never writes into one."""
-        for name in ("venv", "server"):
-            shutil.copytree(base / name, self.staging / name, symlinks=True, copy_function=_link)
+        """The same wheels are installed already: link them, without the project that was installed from the source."""
         release = read_release(base) or {}
+        left_out = installed_files(base / "venv", release.get("projects", {}))
+        link_tree(base / "venv", self.staging / "venv", left_out)
+        link_tree(base / "server", self.staging / "server")
         return {name: dict(release.get(name, {})) for name in ("venv", "server")}
 
-    def _install_projects(self, base: Path | None) -> dict[str, str]:
+    def _install_projects(self) -> dict[str, str]:
         listed = self.staging / ".artifact" / "project.txt"
         projects = _listed(listed)
-        if base is not None:
-            before = (read_release(base) or {}).get("projects", {})
-            if before:
-                self._uv("pip", "uninstall", "--quiet", "--python=venv/bin/python", *before)
-        self._pip_install(listed, self.staging / ".artifact" / "wheels", "--python=venv/bin/python")
+        if projects:
+            bare = self._install_into_new(".projects", listed, self.staging / ".artifact" / "wheels")
+            installed = self.staging / ".projects"
+            link_tree(installed, self.staging / "venv", bare)
+            shutil.rmtree(installed)
         return projects
 
     def _compile(self, *folders: str) -> None:
@@ -441,11 +459,76 @@ class _Stage:
             run([*command, *parallel, *folders], cwd=self.staging)
 
     def _check_venv(self) -> list[str]:
+        """Whether the packages fit together, which uv asks the venv's interpreter."""
+        environment = {"UV_NO_CONFIG": "1", "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
+        release = self.staging
+        confined: list[str] = []
+        if sandbox.available():
+            release = sandbox.READABLE
+            confined = sandbox.invocation(environment, timeout=60, readable=self.staging)
+        elif os.geteuid() == 0:
+            return []  # it would run as root what packages have put into the venv
+        words: list[str | Path] = [
+            self.places.uv,
+            "pip",
+            "check",
+            "--quiet",
+            "--no-cache",
+            f"--python={release}/venv/bin/python",
+        ]
         try:
-            self._uv("pip", "check", "--quiet", "--python=venv/bin/python")
+            run([*confined, *words], env=environment)
         except CommandError as error:
             return [f"The locked packages don't fit together: {error.last_lines(6)}"] if error.last_lines() else []
         return []
+
+
+def site_packages(venv: Path) -> Path:
+    """Where a venv has its packages."""
+    return next((venv / "lib").glob("python*/site-packages"))
+
+
+def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
+    """The files that some packages have in a venv, by their own records, relative to it.
+
+    A record is its package's word: it is only used to leave files of that venv out of a copy.
+    """
+    site = site_packages(venv)
+    names = {re.sub(r"[-_.]+", "_", name).lower() for name in projects}
+    found = set()
+    for record in site.glob("*.dist-info/RECORD"):
+        if re.sub(r"[-_.]+", "_", record.parent.name.partition("-")[0]).lower() in names:
+            for row in csv.reader(record.read_text(encoding="utf-8", errors="replace").splitlines()):
+                if row:
+                    path = Path(os.path.normpath(site / row[0]))
+                    found.add(path)
+                    # what was compiled of it stands in no record
+                    found.update(path.parent.glob(f"__pycache__/{glob.escape(path.stem)}.*.pyc"))
+    return {path.relative_to(venv) for path in found if path.is_relative_to(venv)}
+
+
+def link_tree(source: Path, destination: Path, left_out: Container[Path] = frozenset()) -> None:
+    """Link the files of a tree into another one, with the folders that they need; names that are taken are replaced.
+
+    No file is written into afterwards: uv replaces files.
+    """
+    root = os.path.realpath(destination)
+    for folder, folders, names in os.walk(source):
+        inside = Path(folder).relative_to(source)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        wanted = [name for name in [*names, *links] if inside / name not in left_out]
+        if not wanted:
+            continue
+        target = destination / inside
+        target.mkdir(parents=True, exist_ok=True)
+        if not f"{os.path.realpath(target)}/".startswith(f"{root}/"):
+            raise BatonError(
+                f"A package has put a link at {inside} that leads out of the release.", "Look into what is locked."
+            )
+        for name in wanted:
+            if os.path.lexists(target / name):
+                (target / name).unlink()
+            _link(os.path.join(folder, name), str(target / name))
 
 
 def _link(source: str, destination: str) -> str:
@@ -495,7 +578,7 @@ def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) 
         account = pwd.getpwnam(owner)
         identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         if links and not state_dir.exists():
-            state_dir.mkdir(mode=0o750, parents=True)
+            make_folder(state_dir, 0o750)
             os.chown(state_dir, account.pw_uid, account.pw_gid, follow_symlinks=False)
     for entry in links:
         target = state_dir / str(entry["target"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
+import stat
 import tarfile
 
 import pytest
@@ -57,3 +59,25 @@ def test_links_that_nothing_goes_through_stay(tmp_path: pathlib.Path) -> None:
     project = builder.unpack_sdist(archive, tmp_path / "unpacked")
     assert project.name == "thing-1.0"
     assert {(project / name).read_text() for name in ("a.c", "b.c")} == {"int a;"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_what_is_no_file_is_refused(tmp_path: pathlib.Path, kind: bytes) -> None:
+    path = tmp_path / "thing-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("thing-1.0/device")
+        member.type = kind
+        archive.addfile(member)
+    with pytest.raises(CommandError, match="no file, folder or link"):
+        builder.unpack_sdist(path, tmp_path / "unpacked")
+
+
+def test_nothing_is_unpacked_with_the_rights_of_others(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "thing-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("thing-1.0/setup.py")
+        member.mode, member.uid, member.gid = 0o4755, 12345, 12345
+        archive.addfile(member)
+    found = (builder.unpack_sdist(path, tmp_path / "unpacked") / "setup.py").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o755
+    assert found.st_uid == os.getuid()

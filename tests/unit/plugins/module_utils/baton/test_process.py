@@ -1,34 +1,50 @@
-"""What is told of commands that fail, and what is kept back."""
+"""Folders that others than root must read, whatever root's umask is."""
 
 from __future__ import annotations
 
+import os
+import pathlib
+import stat
+from collections.abc import Iterator
+
 import pytest
-from ansible.module_utils.baton.process import BatonError, CommandError, run, without_credentials
+from ansible.module_utils.baton.process import make_folder
+
+PLUGINS = pathlib.Path(__file__).resolve().parents[5] / "plugins"
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("https://oauth2:TOKEN@git.example.org/x.git", "https://git.example.org/x.git"),
-        ("a @ git+https://TOKEN@git.example.org/x.git@v1", "a @ git+https://git.example.org/x.git@v1"),
-        ("fatal: 'http://a:TO@KEN@h/x' and\nhttps://TOKEN@i/y", "fatal: 'http://h/x' and\nhttps://i/y"),
-        ("https://git.example.org/x.git@v1", "https://git.example.org/x.git@v1"),
-        ("git@git.example.org:x.git", "git@git.example.org:x.git"),
-        ("file:///srv/a@b", "file:///srv/a@b"),
-    ],
-)  # fmt: skip
-def test_a_url_is_told_without_its_credentials(text: str, told: str) -> None:
-    assert without_credentials(text) == told
+@pytest.fixture(params=[0o077, 0o022, 0o000])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
 
 
-def test_errors_keep_credentials_back() -> None:
-    error = BatonError("https://me:TOKEN@h/x can't be read.", "Correct https://me:TOKEN@h/x.")
-    assert (error.cause, error.fix) == ("https://h/x can't be read.", "Correct https://h/x.")
-    assert str(error) == "https://h/x can't be read. Correct https://h/x."
+@pytest.mark.usefixtures("umask")
+def test_a_folder_has_its_mode_and_those_on_the_way_let_everybody_pass(tmp_path: pathlib.Path) -> None:
+    make_folder(tmp_path / "baton/app/receipts", 0o700)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"baton": 0o755, "app": 0o755, "receipts": 0o700}
 
 
-def test_what_a_command_printed_is_told_without_credentials() -> None:
-    with pytest.raises(CommandError) as caught:
-        run(["sh", "-c", 'echo "no https://me:TOKEN@h/x" >&2; exit 3', "https://me:TOKEN@h/y"])
-    assert caught.value.last_lines() == "no https://h/x"
-    assert "TOKEN" not in str(caught.value)
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "kept").mkdir(mode=0o711)
+    make_folder(tmp_path / "kept", 0o700)
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o711
+
+
+def test_no_module_leaves_the_folders_on_the_way_to_the_umask() -> None:
+    """`parents=True` gives them the umask's mode, whatever the last one's is."""
+    on_hosts = [
+        "activation", "builder", "deploy_lock", "files", "history", "receipt_copy", "release",
+    ]  # fmt: skip
+    paths = [PLUGINS / f"module_utils/baton/{name}.py" for name in on_hosts] + list((PLUGINS / "modules").glob("*.py"))
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in paths
+        for line in path.read_text().splitlines()
+        if ("parents=True" in line or "makedirs(" in line) and "0o700" not in line
+    ]
+    assert [
+        line for line in found if not line.startswith(("builder.py", "release.py: destination", "release.py: target"))
+    ] == []

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible.module_utils.baton import release
+from ansible.module_utils.baton import artifact, release
 from ansible.module_utils.baton.process import BatonError
+from ansible.module_utils.baton.targets import Target
 
 from tests.support.machine import HERE
 
@@ -111,6 +112,97 @@ def test_a_change_of_code_takes_the_venv_over(places: release.Places, build: Cal
     for path in (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         assert b".staging-" not in path.read_bytes(), path
         assert first["id"].encode() not in path.read_bytes(), path
+
+
+# What packages may bring, and every Python runs that starts in their venv without -S.
+STARTUP = "import pathlib; pathlib.Path({marker!r}).write_text('started')"
+
+
+def test_no_python_starts_in_a_venv_that_packages_have_written_to(
+    places: release.Places, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    first = build()
+    stage(places, first)
+    marker = tmp_path / "marker"
+    (site,) = (places.releases / first["id"] / "venv/lib").glob("*/site-packages")
+    (site / "dependency.pth").write_text(STARTUP.format(marker=str(marker)) + "\n")
+    (site / "sitecustomize.py").write_text(STARTUP.format(marker=str(marker)))
+    second = build(MAIN + "# changed\n")
+    result = stage(places, second)
+    (copied,) = pathlib.Path(result["release_path"]).glob("venv/lib/*/site-packages/dependency.pth")
+    assert copied.stat().st_ino == (site / "dependency.pth").stat().st_ino  # taken over, so it was there to be run
+    assert not marker.exists()
+
+
+PROJECT = """
+[tool.hatch.build.targets.wheel]
+packages = ["{package}"]
+[tool.hatch.build.targets.wheel.force-include]
+"startup.pth" = "startup.pth"
+"""
+
+
+@pytest.fixture
+def project(
+    write: Callable[..., pathlib.Path],
+    pyproject: Callable[..., str],
+    wanted: Callable[..., Any],
+    tools: Any,
+    tmp_path: pathlib.Path,
+) -> Callable[[str], dict[str, Any]]:
+    """An artifact whose source is itself a package of that name, with a .pth file and a command."""
+
+    def make(package: str) -> dict[str, Any]:
+        rest = f'[project.scripts]\nhello = "{package}.main:hello"\n' + PROJECT.format(package=package)
+        files = {
+            "pyproject.toml": pyproject("project", ["idna==3.10"], rest=rest),
+            "startup.pth": STARTUP.format(marker=str(tmp_path / "marker")) + "\n",
+            f"{package}/__init__.py": "",
+            f"{package}/main.py": MAIN + "def hello(): ...\n",
+            "requirements.txt": "idna==3.10\n-e .\n",
+        }
+        source = write(package, files)
+        request = wanted(source, app_module=f"{package}.main:app", targets=[Target.parse(HERE)])
+        built: dict[str, Any] = artifact.build(request, tools)
+        return built
+
+    return make
+
+
+def test_a_project_is_replaced_and_none_of_its_files_stays(
+    places: release.Places, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path
+) -> None:
+    for package in ("before", "after"):
+        result = stage(places, project(package))
+        venv = pathlib.Path(result["release_path"]) / "venv"
+        (site,) = venv.glob("lib/*/site-packages")
+        names = {path.name for path in site.iterdir()}
+        assert {"idna", "project-1.0.dist-info", "startup.pth", package} <= names
+        assert not {"before", "after"} - {package} & names
+        # the command works from wherever the release is
+        assert "exec" in (venv / "bin/hello").read_text().splitlines()[1]
+        assert not (tmp_path / "marker").exists()
+    assert "venv taken over" in result["seconds"]
+
+
+def test_a_record_names_files_of_its_venv_alone(tmp_path: pathlib.Path) -> None:
+    info = tmp_path / "venv/lib/python3.11/site-packages/evil_one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "RECORD").write_text('evil.py,,\n../../../../outside,,\n/etc/passwd,,\n"../../../bin/a,b",,\n')
+    found = release.installed_files(tmp_path / "venv", ["Evil.One"])
+    assert {str(path) for path in found} == {"lib/python3.11/site-packages/evil.py", "bin/a,b"}
+    assert release.installed_files(tmp_path / "venv", ["other"]) == set()
+
+
+def test_a_tree_is_not_linked_through_a_link(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "source/share").mkdir(parents=True)
+    (tmp_path / "source/share/file").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "destination").mkdir()
+    (tmp_path / "destination/share").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BatonError, match="leads out of the release"):
+        release.link_tree(tmp_path / "source", tmp_path / "destination")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_failure_leaves_nothing(places: release.Places, build: Callable[..., Any]) -> None:

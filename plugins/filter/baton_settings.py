@@ -32,9 +32,21 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) ->
     return unknown + overruled
 
 
+def wrong_settings(hostvars: Mapping[str, Mapping[str, Any]], hosts: list[str], project: str) -> list[str]:
+    """Sentences about values that can't be, of these hosts: one of each kind is enough."""
+    specs = [
+        yaml_load(path.read_text(encoding="utf-8"))
+        for path in sorted(pathlib.Path(project).glob("roles/*/meta/argument_specs.yml"))
+    ]
+    found: list[str] = []
+    for host in hosts:
+        found += settings.wrong(hostvars[host]) + settings.not_texts(hostvars[host], specs)
+    return list(dict.fromkeys(found))
+
+
 class FilterModule:
     """Filters by name."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
-        return {"baton_unknown_settings": unknown_settings, "baton_wrong_settings": settings.wrong}
+        return {"baton_unknown_settings": unknown_settings, "baton_wrong_settings": wrong_settings}

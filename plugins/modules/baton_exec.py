@@ -28,7 +28,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rc: {description: Exit status of the command., returned: always, type: int}
-output: {description: All that it printed., returned: always, type: str}
+output: {description: "All that it printed, without the application's secrets.", returned: always, type: str}
 release: {description: Release that it ran in., returned: always, type: str}
 seconds: {description: Time that it took., returned: always, type: float}
 """
@@ -36,7 +36,7 @@ seconds: {description: Time that it took., returned: always, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation, confined
+from ansible.module_utils.baton import activation, confined, masking
 
 
 def main() -> None:
@@ -58,7 +58,8 @@ def main() -> None:
         module.exit_json(changed=True, rc=0, output="", release=release, seconds=0.0)
     started = time.monotonic()
     argv = confined.invocation(app, release, options["command"], options["timeout"])
-    status, output = confined.run(argv, options["timeout"] + 60)
+    status, said = confined.run(argv, options["timeout"] + 60)
+    output = masking.masked(app.name, said)
     seconds = round(time.monotonic() - started, 3)
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
     if status:

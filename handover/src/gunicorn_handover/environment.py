@@ -1,6 +1,6 @@
-"""The service's environment: a file of plain variables, and systemd's credentials for secrets.
+r"""The service's environment: a file of plain variables, and systemd's credentials for secrets.
 
-The file is a systemd `EnvironmentFile=` restricted to lines of the form `NAME="value"`, in which `\\`, `"`, `$` and
+The file is a systemd `EnvironmentFile=` restricted to lines of the form `NAME="value"`, in which `\`, `"`, `$` and
 a backtick are escaped by a backslash, comment lines (`#`) and blank ones. So systemd and this module read the same.
 gunicorn.conf.py reads it anew at each reload, which is how a HUP carries a changed variable:
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import masking, sandbox
+from . import environment, masking, sandbox
 from .process import BatonError, CommandError, make_folder, run
 
 _IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
@@ -632,37 +632,18 @@ os._exit(0)  # threads that an import started must not hold us up
 """
 
 
-def parse_environment(text: str) -> dict[str, str]:
-    """An environment file as this project writes them: NAME="value" with backslash escapes, comments, blank lines."""
-    found = {}
-    for line in text.splitlines():
-        line = line.strip()
-        if not line or line.startswith(("#", ";")):
-            continue
-        name, _, value = line.partition("=")
-        if len(value) > 1 and value[0] == value[-1] == '"':
-            value = re.sub(r'\\([\\"$`])', r"\1", value[1:-1])
-        found[name.strip()] = value
-    return found
-
-
-def read_credentials(folder: str) -> dict[str, str]:
-    """Secrets by name; read by root, given to the child through its environment alone."""
-    found = {}
-    if folder and os.path.isdir(folder):
-        for path in sorted(Path(folder).iterdir()):
-            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", path.name) and path.is_file():
-                found[path.name] = path.read_text(encoding="utf-8").removesuffix("\n")
-    return found
-
-
 def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) -> None:
     """Import the application under its user, with the service's paths and environment."""
     module, _, attribute = str(artifact["module"]).partition(":")
-    environment: dict[str, str] = {}
-    if check.environment_file and os.path.exists(check.environment_file):
-        environment = parse_environment(Path(check.environment_file).read_text(encoding="utf-8"))
-    secrets = read_credentials(check.credentials_dir)
+    variables: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    try:
+        if check.environment_file and os.path.exists(check.environment_file):
+            variables = environment.read(check.environment_file)
+        if os.path.isdir(check.credentials_dir):
+            secrets = environment.credentials(check.credentials_dir)
+    except (OSError, environment.EnvironmentFileError) as error:
+        raise BatonError(str(error), "Apply the role app_config.") from None
     try:
         account = pwd.getpwnam(check.user)
     except KeyError:
@@ -670,12 +651,12 @@ def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) 
             f"The user {check.user!r} is not on this host.", "Create it first (role app_account)."
         ) from None
     paths = [folder / "server", *(folder / path for path in artifact["import_paths"])]
-    environment = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
+    given = {
+        "PATH": f"{folder}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": account.pw_dir,
         "USER": check.user,
-        **environment,
+        **variables,
         **secrets,
         "PYTHONPATH": ":".join(str(path) for path in paths),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -697,7 +678,7 @@ def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) 
     process = subprocess.Popen(
         argv,
         cwd=folder / str(artifact["working_directory"]),
-        env=environment,
+        env=given,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

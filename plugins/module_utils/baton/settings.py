@@ -71,6 +71,14 @@ WHOLE = {
     "deploy_lock_wait": 0,
 }
 CLOSE = 0.85
+# settings of the playbooks that are texts, and roles' settings of texts for which a number says the same
+TEXTS = ("app_name", "app_source", "app_version", "app_source_subdir", "app_module", "deploy_receipts", "rollback_to")
+NUMBERS_OR_TEXTS = (
+    "app_service_memory_max",
+    "nginx_server_worker_processes",
+    "nginx_site_client_max_body_size",
+    "nginx_site_response_header_size",
+)
 # what to say in the inventory for a role's option that the playbooks set
 INSTEAD = {
     "app_config_group": "app_account_user",
@@ -79,6 +87,7 @@ INSTEAD = {
     "app_release_python_version": "python_runtime_version",
     "app_service_credentials": "app_config_secrets",
     "app_service_listen": "app_port",
+    "app_service_process_environment": "app_config_environment",
     "app_service_migration_credentials": "app_config_migration_secrets",
     "app_service_user": "app_account_user",
     "host_firewall_rules": "host_firewall_extra_rules",
@@ -125,6 +134,31 @@ def wrong(values: Mapping[str, Any]) -> list[str]:
                 f"{name} is {values[name]}, and must be a whole number, {least} or more. "
                 "Correct it in the inventory or on the command line."
             )
+    return sentences
+
+
+def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each setting that is to be a text and that YAML has made something else of, without quotes.
+
+    A version 1.10 is then 1.1, a commit 0123456 an octal number, and what Ansible makes a text of it again is another.
+    """
+    wanted = dict.fromkeys(TEXTS, ("str", ""))
+    for spec in specs:
+        for entry in spec["argument_specs"].values():
+            for name, option in (entry.get("options") or {}).items():
+                wanted[name] = (option["type"], option.get("elements", ""))
+    sentences = []
+    for name in sorted(wanted.keys() & values.keys()):
+        kind, elements = wanted[name]
+        value = values[name]
+        listed = value if elements == "str" and isinstance(value, list) else [value] if kind in ("str", "path") else []
+        for item in listed:
+            natural = isinstance(item, int) and not isinstance(item, bool) and name in NUMBERS_OR_TEXTS
+            if not isinstance(item, str) and not natural:
+                sentences.append(
+                    f"{name} is {json.dumps(item, default=str)}, which YAML has made of a text without quotes. "
+                    f'Write it in quotes: {name}: "...".'
+                )
     return sentences
 
 

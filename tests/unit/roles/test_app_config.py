@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 
 def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[str], Any]) -> None:
     files = load_role("app_config").value(
@@ -21,3 +23,45 @@ def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[st
         ("/etc/links/migration-secrets/ADMIN", "0600", "x"),
     ]
     assert [item["path"] for item in files if item.get("purge")] == [item["path"] for item in files if "state" in item]
+
+
+@pytest.fixture
+def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
+    def check(**given: Any) -> list[str]:
+        messages: list[str] = load_role("app_config").refusals(app_name="links", **given)
+        return messages
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"app_config_environment": {"VERSION": 1.1}}, "VERSION is a number with a point"),
+        ({"app_config_environment": {"NOTHING": None}}, "the value of NOTHING"),
+        ({"app_config_secrets": {"KEY": {"a": 1}}}, "among the secrets, KEY is no text"),
+        ({"app_config_secrets": {"KEY": None}}, "among the secrets, KEY is no text"),
+        ({"app_config_secrets": {"KEY": 123456}}, "among the secrets, KEY is no text"),
+        ({"app_config_migration_secrets": {"KEY": True}}, "among the secrets, KEY is no text"),
+        ({"app_config_secrets": {"KEY": "x" * 1_000_001}}, "at most 1 MB"),
+        ({"app_config_secrets": {"A": "é" * 300_000, "B": "x" * 400_001}}, "at most 1 MB"),
+        ({"app_config_secrets": {"KEY": "a\x00b"}}, "KEY"),
+        ({"app_config_environment": {"PATH": "/x"}}, "PATH can't be set"),
+        ({"app_config_environment": {"PYTHONPATH": "/x"}}, "app_release_import_paths"),
+        ({"app_config_environment": {"GUNICORN_CMD_ARGS": "-w 9"}}, "role app_service"),
+        ({"app_config_secrets": {"LISTEN_FDS": "1"}}, "LISTEN_FDS can't be set"),
+        ({"app_config_secrets": {"LD_PRELOAD": "/x.so"}}, "would have no effect"),
+        ({"app_config_migration_secrets": {"TZ": "UTC"}}, "would have no effect"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_would_not_reach_the_application_as_it_was_meant_is_refused(
+    refusals: Callable[..., list[str]], given: dict[str, Any], words: str
+) -> None:
+    (message,) = refusals(**given)
+    assert words in message
+
+
+def test_texts_are_accepted(refusals: Callable[..., list[str]]) -> None:
+    environment = {"TZ": "Europe/Vienna", "PYTHONUTF8": "1", "DEBUG": False, "LIMIT": 10, "LD_PRELOAD": "/usr/lib/x.so"}
+    assert refusals(app_config_environment=environment, app_config_secrets={"KEY": "a\nb\n"}) == []

@@ -154,6 +154,38 @@ def test_the_bridge_differs_from_the_service_in_what_it_must_alone(render: Calla
     }
 
 
+@pytest.mark.parametrize(
+    ("template", "release"), [(UNIT, "current"), (REHEARSAL, "releases/%i"), (MIGRATION, "releases/%i")]
+)
+def test_every_process_starts_with_the_same_variables(render: Callable[..., str], template: str, release: str) -> None:
+    given = {"TZ": "Europe/Vienna", "PYTHONUTF8": 1, "MALLOC_CONF": 'a:"50%"\\'}
+    lines = render(template, app_service_process_environment=given).splitlines()
+    assert f"Environment=PATH=/opt/links/{release}/venv/bin:/usr/local/bin:/usr/bin:/bin" in lines
+    for line in ('"TZ=Europe/Vienna"', '"PYTHONUTF8=1"', '"MALLOC_CONF=a:\\"50%%\\"\\\\"'):
+        assert f"Environment={line}" in lines
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        ({}, ["IPAddressDeny=169.254.0.0/16 fd00:ec2::254 100.100.100.200 192.0.0.192"]),
+        ({"app_service_denied_addresses": []}, []),
+        (
+            {"app_service_allowed_addresses": ["10.0.0.0/8"], "app_service_forwarded_allow_ips": ["10.1.0.1", "*"]},
+            ["IPAddressDeny=any", "IPAddressAllow=localhost 10.0.0.0/8 10.1.0.1"],
+        ),
+    ],
+)
+def test_whom_the_application_can_talk_to(render: Callable[..., str], given: dict[str, Any], lines: list[str]) -> None:
+    for unit in (UNIT, REHEARSAL, MIGRATION):
+        assert [line for line in render(unit, **given).splitlines() if line.startswith("IPAddress")] == lines
+
+
+def test_libraries_may_read_what_the_kernel_says_of_the_host(render: Callable[..., str]) -> None:
+    # psutil raises without /proc/meminfo and /proc/stat, and prometheus_client's metrics vanish
+    assert "ProcSubset" not in render(UNIT)
+
+
 def test_directives_of_the_operator_come_last_and_win(render: Callable[..., str]) -> None:
     given = {"ReadWritePaths": ["/srv/a", "/srv/b"], "PrivateDevices": False}
     service = render(UNIT, app_service_directives=given).partition("[Service]")[2].partition("[Install]")[0]
@@ -195,6 +227,8 @@ def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(rend
         ({"app_service_listen": "8000", "app_service_forwarded_allow_ips": ["10.0.0.1"]}, "ADDRESS:PORT"),
         ({"app_service_listen": "10.0.0.2:8000"}, "List the edge's addresses"),
         ({"app_service_timeout": 0}, "must be above 0"),
+        ({"app_service_denied_addresses": ["metadata.internal"]}, "metadata.internal, which is no address"),
+        ({"app_service_allowed_addresses": ["10.0.0.0/8", "any"]}, "any, which is no address"),
         ({"app_service_worker_memory_mb": 0}, "must be above 0"),
         ({"app_service_memory_percent": 101}, "between 1 and 100"),
         ({"app_service_workers": -1}, "0 to size them from the host"),

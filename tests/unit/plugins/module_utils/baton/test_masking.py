@@ -34,3 +34,18 @@ def test_each_line_of_a_secret_is_left_out(root: str) -> None:
 
 def test_an_application_without_secrets_says_all(tmp_path: pathlib.Path) -> None:
     assert masking.masked("links", SAID, str(tmp_path)) == SAID
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("{'SECRET_KEY': 'changethis-...'}", "{'SECRET_KEY': '***...'}"),
+        ("ends with ...ow-or-be-sorry.", "ends with ...***."),
+        ("changethi and changeth1", "*** and changeth1"),
+        ("changethis-now-or-be-sorry changethis-now", "*** ***"),
+        # shorter than what could only be it
+        ("change it", "change it"),
+    ],
+)
+def test_what_is_left_of_a_secret_that_was_shortened_is_left_out(said: str, told: str) -> None:
+    assert masking.without(said, ["changethis-now-or-be-sorry"]) == told

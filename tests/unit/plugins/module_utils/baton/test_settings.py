@@ -109,3 +109,53 @@ def test_what_the_playbooks_read_is_known() -> None:
     )
     read = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
     assert read - set().union(*OPTIONS.values()) - settings.PLAYBOOKS == set()
+
+
+SPECS = [
+    {
+        "argument_specs": {
+            "main": {
+                "options": {
+                    "python_runtime_version": {"type": "str"},
+                    "python_runtime_packages": {"type": "list", "elements": "str"},
+                    "nginx_site_client_max_body_size": {"type": "str"},
+                    "app_service_workers": {"type": "int"},
+                }
+            }
+        }
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("app_version: 1.10", "app_version"),
+        ("app_version: 0123456", "app_version"),
+        ("app_version: 2026-11-28", "app_version"),
+        ("rollback_to: 12:30", "rollback_to"),
+        ("app_source_subdir: no", "app_source_subdir"),
+        ("app_module:", "app_module"),
+        ("python_runtime_version: 3.10", "python_runtime_version"),
+        ("python_runtime_packages: [libpq5, on]", "python_runtime_packages"),
+    ],
+)
+def test_a_text_that_yaml_made_something_else_of_names_the_quotes(text: str, name: str) -> None:
+    (sentence,) = settings.not_texts(yaml.safe_load(text), SPECS)
+    assert sentence.startswith(f"{name} is ")
+    assert f'{name}: "..."' in sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'app_version: "1.10"',
+        "app_version: v1.4.2",
+        "nginx_site_client_max_body_size: 0",
+        "app_service_workers: 4",
+        "python_runtime_packages: [libpq5]",
+        "something_else: 1.10",
+    ],
+)
+def test_texts_and_numbers_that_are_to_be_some_are_left_alone(text: str) -> None:
+    assert settings.not_texts(yaml.safe_load(text), SPECS) == []

@@ -1,0 +1,83 @@
+"""What is rendered doesn't depend on the order in which a process happens to have the members of a set."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+PROJECT = pathlib.Path(__file__).resolve().parents[3]
+# every template of every role, with several of each thing that a template goes through
+RENDER = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from ansible.plugins.loader import init_plugin_loader
+from tests.unit.roles.conftest import ROLES, Role
+init_plugin_loader()
+NAMES = ["delta", "alpha", "charlie", "bravo", "echo"]
+GIVEN = json.loads(sys.argv[2])
+found = {}
+for path in sorted(ROLES.glob("*/templates/**/*.j2")):
+    role = Role(path.relative_to(ROLES).parts[0])
+    template = str(path.relative_to(role.path / "templates"))
+    if path.name.startswith("_"):
+        continue
+    variables = dict(GIVEN)
+    if role.name == "app_service":
+        variables["__app_service_unit"] = role.value("__app_service_units", **GIVEN)[0]
+    try:
+        found[str(path.relative_to(ROLES))] = role.render(template, **variables)
+    except Exception as error:
+        found[str(path.relative_to(ROLES))] = "not rendered: " + type(error).__name__
+print(json.dumps(found))
+"""
+NAMES = ["delta", "alpha", "charlie", "bravo", "echo"]
+GIVEN = {
+    "app_name": "links",
+    "app_service_credentials": NAMES,
+    "app_service_migration_credentials": ["alpha", "golf", "foxtrot"],
+    "app_service_migration_command": "true",
+    "app_service_process_environment": dict.fromkeys(NAMES, "x"),
+    "app_service_forwarded_allow_ips": ["10.0.0.3", "10.0.0.1", "10.0.0.2"],
+    "app_service_allowed_addresses": ["10.0.0.3", "10.0.0.4"],
+    "app_service_directives": {"ReadWritePaths": [f"/srv/{name}" for name in NAMES]},
+    "app_config_environment": dict.fromkeys(NAMES, "x"),
+    "nginx_site_name": "links",
+    "nginx_site_server_names": [f"{name}.example.org" for name in NAMES],
+    "nginx_site_upstreams": ["10.0.0.3:1", "10.0.0.1:1", "10.0.0.2:1"],
+    "nginx_site_down": ["10.0.0.1:1"],
+    "nginx_site_certificate": "/a.pem",
+    "nginx_site_certificate_key": "/b.pem",
+    "nginx_site_response_headers": {f"X-{name}": "x" for name in NAMES},
+    "__nginx_site_about": {"rc": 0, "stderr": "nginx version: nginx/1.22.1"},
+}
+
+
+def rendered(seed: str) -> str:
+    words = [sys.executable, "-c", RENDER, str(PROJECT), json.dumps(GIVEN)]
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(words, cwd=PROJECT, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_templates_are_rendered_the_same_by_every_process() -> None:
+    first, *others = (rendered(seed) for seed in ("1", "2", "3", "4"))
+    assert "LoadCredential" in first
+    assert set(others) == {first}
+
+
+def test_a_filter_without_an_order_feeds_nothing() -> None:
+    """These go through a set, whose order is another in each process."""
+    unordered = re.compile(r"\|\s*(difference|union|intersect|symmetric_difference)\s*\(")
+    harmless = re.compile(r"\|\s*(length|sort)\b")
+    files = [*PROJECT.glob("roles/**/*.j2"), *PROJECT.glob("roles/*/vars/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml")]
+    assert [
+        f"{path.relative_to(PROJECT)}: {line.strip()}"
+        for path in sorted(files)
+        for line in path.read_text().splitlines()
+        if unordered.search(line) and not harmless.search(line)
+    ] == []

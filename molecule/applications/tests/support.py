@@ -104,7 +104,7 @@ class Application(Playbooks):
 
     def status(self, name: str) -> Any:
         """What the application's master says of itself."""
-        return json.loads(host(name).check_output(f"cat /run/{self.name}/handover.json"))
+        return json.loads(host(name).check_output(f"cat /run/baton/{self.name}/handover.json"))
 
     def workers(self, name: str) -> set[int]:
         """The processes that serve."""

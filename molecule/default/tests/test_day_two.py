@@ -59,7 +59,7 @@ def started(host: Any) -> str:
 
 
 def master(host: Any) -> int:
-    return int(json.loads(host.check_output("cat /run/links/handover.json"))["master"]["pid"])
+    return int(json.loads(host.check_output("cat /run/baton/links/handover.json"))["master"]["pid"])
 
 
 def asked_from(host: Any, edge: str) -> str:

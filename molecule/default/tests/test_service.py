@@ -38,13 +38,13 @@ def test_it_listens_on_the_private_address_alone(host: Any) -> None:
 def test_the_number_of_workers_follows_from_the_host(host: Any) -> None:
     cores = int(host.check_output("nproc"))
     megabytes = int(host.check_output("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
-    status = json.loads(host.check_output("cat /run/links/handover.json"))
+    status = json.loads(host.check_output("cat /run/baton/links/handover.json"))
     assert len(status["workers"]) == max(1, min(2 * cores + 1, int(megabytes * 0.75 / 200)))
     assert {worker["state"] for worker in status["workers"]} == {"ready"}
 
 
 def test_every_worker_serves_the_current_release(host: Any) -> None:
-    status = json.loads(host.check_output("cat /run/links/handover.json"))
+    status = json.loads(host.check_output("cat /run/baton/links/handover.json"))
     current = host.check_output("basename $(readlink /opt/links/current)")
     assert {worker["release"] for worker in status["workers"]} == {current}
 
@@ -70,7 +70,7 @@ def test_secrets_are_root_s_alone(host: Any) -> None:
         "journalctl --no-pager --output=cat",
         "cat /etc/systemd/system/links*",
         "ps axeww",
-        "find /etc /opt/links /run/links /var/lib/baton -type f -perm /004 -exec cat {} + | tr -cd '[:print:]'",
+        "find /etc /opt/links /run/baton /var/lib/baton -type f -perm /004 -exec cat {} + | tr -cd '[:print:]'",
     ],
 )
 def test_a_secret_is_nowhere_else(host: Any, place: str) -> None:

@@ -169,7 +169,7 @@ class Fleet(Playbooks):
 
     def status(self, name: str) -> Any:
         """What the application's master says of itself."""
-        return json.loads(host(name).check_output("cat /run/shop/handover.json"))
+        return json.loads(host(name).check_output("cat /run/baton/shop/handover.json"))
 
     def workers(self) -> dict[str, set[int]]:
         """The processes that serve, by host."""
@@ -191,7 +191,7 @@ class Fleet(Playbooks):
         for name in APP_SERVERS:
             told = host(name).check_output(
                 "basename $(readlink /opt/shop/current); systemctl is-active shop.service shop-bridge.service; "
-                "cat /run/shop/handover.json"
+                "cat /run/baton/shop/handover.json"
             )
             current, *units, status = told.split("\n", 3)
             assert units == ["active", "inactive"], f"{name}: {units}"

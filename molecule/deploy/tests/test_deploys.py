@@ -176,7 +176,7 @@ def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet)
         assert fleet.ad_hoc(name, "baton_drain", server).status == 0
     # app3 as a host that is new
     host("app3").check_output(
-        "systemctl disable --now shop.socket shop.service && rm -r /opt/shop /etc/shop /run/shop /var/lib/baton/shop"
+        "systemctl disable --now shop.socket shop.service && rm -r /opt/shop /etc/shop /run/baton/shop /var/lib/baton/shop"
     )
     with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
         fleet.succeed("site.yml", **QUICK)

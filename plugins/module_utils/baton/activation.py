@@ -93,9 +93,17 @@ class Application:
         """The folder of a release."""
         return self.path("opt", self.name, "releases", release)
 
+    @property
+    def socket_folder(self) -> pathlib.Path:
+        """Where the socket is: root's, so that nobody can put a link in the place of what systemd and root open."""
+        return self.path("run", self.name)
+
     def status_file(self, unit: str) -> pathlib.Path:
-        """Where the master of a unit keeps its status."""
-        return self.path("run", self.name, "bridge.json" if unit == self.bridge else "handover.json")
+        """Where the master of a unit keeps its status, in a folder of the application's own."""
+        name = "bridge.json" if unit == self.bridge else "handover.json"
+        here, there = self.path("run/baton", self.name, name), self.socket_folder / name
+        # a master that was started before the status had a folder of its own keeps it beside the socket
+        return there if _modified(there) > _modified(here) else here
 
     @property
     def service(self) -> str:
@@ -131,6 +139,12 @@ class Health:
     listen: str
     host: str
     timeout: float = 10.0  # seconds for one request
+
+
+def _modified(path: pathlib.Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
 
 
 def _digest(*parts: bytes) -> str:
@@ -209,7 +223,7 @@ def served(app: Application) -> list[str]:
 def status(app: Application, unit: str) -> dict[str, Any]:
     """What a unit's master says of itself; empty when it says nothing, or what no master would."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        said = json.loads(_read(app.status_file(unit), STATUS_SIZE))
+        said = json.loads(_read(app.status_file(unit), STATUS_SIZE, follow=False))
         if isinstance(said, dict) and all(map(_is_worker, said.get("workers", []))):
             return said
     return {}
@@ -219,15 +233,20 @@ def _is_worker(told: Any) -> bool:
     return isinstance(told, dict) and isinstance(told.get("pid"), int) and {"state", "release"} <= told.keys()
 
 
-def _read(path: str | os.PathLike[str], size: int) -> bytes:
+def _read(path: str | os.PathLike[str], size: int, *, follow: bool = True) -> bytes:
     """A regular file of at most so many bytes. Raises OSError for anything else.
 
-    Where the application may write, there could be a pipe that never says anything, or a link to what has no end.
+    Where the application may write, there could be a pipe that never says anything, or a link to what has no end; and
+    of a device it can be too much to be opened.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             raise OSError(f"{path} is no file")
-        content = file.read(size + 1)
+        with open(f"/proc/self/fd/{found}", "rb") as file:
+            content = file.read(size + 1)
+    finally:
+        os.close(found)
     if len(content) > size:
         raise OSError(f"{path} is larger than {size} bytes")
     return content
@@ -319,6 +338,28 @@ def choose(app: Application, wanted: Digests) -> Way:
     return "start" if systemd.is_active(app.bridge) else "none"
 
 
+def take_socket_folder(app: Application) -> None:
+    """Make the socket's folder root's on a host where it was the application's, unless its unit still writes there.
+
+    Not before the units that keep their status elsewhere have taken over: the others could no longer be reloaded.
+    """
+    if f"GUNICORN_HANDOVER_STATUS=/run/{app.name}/".encode() in _content(app.path("etc/systemd/system", app.service)):
+        return
+    try:
+        folder = os.open(app.socket_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # the application listens elsewhere
+    try:
+        if os.fstat(folder).st_uid != os.geteuid():
+            os.fchown(folder, 0, 0)
+            os.fchmod(folder, 0o755)
+            for name in ("handover.json", "bridge.json"):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def point(app: Application, release: str | None) -> None:
     """Let `current` lead to a release, in one step that no reader can see half done."""
     if release == current(app):
@@ -373,6 +414,7 @@ class Activation:
     def execute(self) -> None:
         """Hand over, or put back what was. Raises ActivationError."""
         if self.way == "none":
+            take_socket_folder(self.app)
             return
         started, began = time.time(), time.monotonic()
         try:
@@ -384,6 +426,7 @@ class Activation:
             getattr(self, f"_{self.way}")()
             self.switched = True
             self._check_health()
+            take_socket_folder(self.app)
             if not self.back:
                 self._remember()
         # whatever it is: what was begun goes back

@@ -63,7 +63,7 @@ class Host:
     def evidence(self, since: float) -> str:
         """What the host knows of a time in which requests failed."""
         parts = (
-            ("handover.json", ["cat", "/run/bench/handover.json"]),
+            ("handover.json", ["cat", "/run/baton/bench/handover.json"]),
             (
                 "journal",
                 ["journalctl", "--no-pager", f"--since=@{since:.0f}", "-u", "bench*", "--grep", r"^(?!.*GET|.*POST)"],
@@ -84,7 +84,7 @@ class Host:
 
     def workers(self) -> int:
         """How many workers Baton's service has."""
-        return int(json.loads(self.run("cat", "/run/bench/handover.json"))["workers_wanted"])
+        return int(json.loads(self.run("cat", "/run/baton/bench/handover.json"))["workers_wanted"])
 
     def versions(self) -> dict[str, str]:
         """What runs on the host."""

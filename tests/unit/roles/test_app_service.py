@@ -144,8 +144,8 @@ def test_the_bridge_differs_from_the_service_in_what_it_must_alone(render: Calla
     assert service ^ bridge == {
         "Description=links",
         "Description=links while its service restarts",
-        "Environment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json",
-        "Environment=GUNICORN_HANDOVER_STATUS=/run/links/bridge.json",
+        "Environment=GUNICORN_HANDOVER_STATUS=/run/baton/links/handover.json",
+        "Environment=GUNICORN_HANDOVER_STATUS=/run/baton/links/bridge.json",
         *(line for line in service | bridge if line.startswith("ExecReload=")),
         "Restart=always",
         "Restart=no",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -60,3 +61,23 @@ def test_a_drain_that_graceful_timeout_would_cut_short_is_refused(role: Any) -> 
     (message,) = role.refusals(**GIVEN, **timeouts)
     assert "waits app_service_keepalive + 1 = 6 s" in message
     assert role.refusals(**GIVEN, **{**timeouts, "app_service_graceful_timeout": 7}) == []
+
+
+def test_nothing_that_root_opens_or_chowns_is_in_a_folder_of_the_application(role: Any) -> None:
+    templar = role.templar(**GIVEN)
+    wanted = [
+        {key: templar.template(item.get(key, "root")) for key in ("path", "owner")}
+        for item in role.load("vars/main.yml")["__app_service_wanted"]
+    ]
+    theirs = [pathlib.PurePath(item["path"]) for item in wanted if item["owner"] != "root"]
+    assert theirs == [pathlib.PurePath("/run/baton/links")]
+    sockets = (role.render(f"etc/systemd/system/{name}.socket.j2", **GIVEN) for name in ("app", "app-rehearsal@"))
+    listening = [line.partition("=")[2] for text in sockets for line in text.splitlines() if line.startswith("Listen")]
+    assert listening
+    for path in map(pathlib.PurePath, [*listening, *(item["path"] for item in wanted)]):
+        assert not set(path.parents) & set(theirs), path
+    for line in role.render("etc/tmpfiles.d/app.conf.j2", **GIVEN).splitlines():
+        if line.startswith("d "):
+            assert (line.split()[3] != "root") == (pathlib.PurePath(line.split()[1]) in theirs), line
+    # and the service may write there, and nowhere else below /run
+    assert unit(role, 0)["ReadWritePaths"] == ["-/run/baton/links"]

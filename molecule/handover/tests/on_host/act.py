@@ -29,6 +29,7 @@ from typing import Any
 APP = "bench"
 HERE = pathlib.Path(__file__).resolve().parent
 OPT, ETC, RUN, STATE = (pathlib.Path(parent, APP) for parent in ("/opt", "/etc", "/run", "/var/lib/baton"))
+STATUS = pathlib.Path("/run/baton", APP)
 SERVICE, BRIDGE = f"{APP}.service", f"{APP}-bridge.service"
 LONGEST = 120.0  # seconds until something that should happen counts as not happening
 
@@ -51,7 +52,7 @@ def wait(condition: Callable[[], Any], what: str, tick: float = 0.01) -> Any:
 def status(name: str = "handover") -> Json:
     """What a master says of itself; empty when it says nothing."""
     try:
-        said: Json = json.loads((RUN / f"{name}.json").read_text())
+        said: Json = json.loads((STATUS / f"{name}.json").read_text())
     except FileNotFoundError:
         return {}
     return said

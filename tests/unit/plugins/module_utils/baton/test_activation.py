@@ -37,7 +37,7 @@ def app(tmp_path: pathlib.Path) -> activation.Application:
         "etc/links/secrets/TOKEN": "secret",
         "etc/systemd/system/links.service": "[Service]",
         "etc/systemd/system/links.socket": "[Socket]",
-        "run/links/.keep": "",
+        "run/baton/links/.keep": "",
         "var/lib/baton/links/.keep": "",
     }.items():
         file = tmp_path / path
@@ -627,7 +627,85 @@ def test_a_library_that_an_upgrade_replaced_is_left_by_bridge(
     served: activation.Application, mapped: str, way: str
 ) -> None:
     said = activation.status(served, served.service)
-    change(served, "run/links/handover.json", json.dumps({**said, "master": {"pid": 77}}))
+    change(served, "run/baton/links/handover.json", json.dumps({**said, "master": {"pid": 77}}))
     served.path("proc/77").mkdir(parents=True)
     change(served, "proc/77/maps", mapped + "\n")
     assert activation.choose(served, activation.digests(served, "aaaa")) == way
+
+
+def test_a_status_is_read_from_no_link_of_the_application_s(served: activation.Application) -> None:
+    said = activation.status(served, served.service)
+    assert said["workers"]
+    status = served.status_file(served.service)
+    status.rename(elsewhere := served.path("root-s-own.json"))
+    status.symlink_to(elsewhere)
+    assert activation.status(served, served.service) == {}
+
+
+def test_what_is_no_file_is_not_even_opened(served: activation.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open a device can be to act: a watchdog's begins to count."""
+    status = served.status_file(served.service)
+    status.unlink()
+    os.mkfifo(status)
+    opened: list[int] = []
+    really = os.open
+
+    def opening(path: str, flags: int, *more: int) -> int:
+        opened.append(flags)
+        return really(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", opening)
+    assert activation.status(served, served.service) == {}
+    assert all(flags & os.O_PATH for flags in opened)
+
+
+OF_BEFORE = "[Service]\nEnvironment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json\n"
+
+
+@pytest.fixture
+def old(served: activation.Application, monkeypatch: pytest.MonkeyPatch) -> activation.Application:
+    """A host whose socket's folder is the application's, with the status in it."""
+    served.socket_folder.mkdir()
+    served.status_file(served.service).rename(served.socket_folder / "handover.json")
+    change(served, "etc/systemd/system/links.service", OF_BEFORE)
+    served.record.write_text(json.dumps({"digests": dataclasses.asdict(activation.digests(served, "aaaa"))}))
+    keep(served)
+    taken: list[int] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 1)  # the folder is of another user than root
+    monkeypatch.setattr(os, "fchown", lambda folder, *_: taken.append(os.fstat(folder).st_ino))
+    for way in ("_bridge", "_reload"):
+        monkeypatch.setattr(activation.Activation, way, lambda *_: None)
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    served.__dict__["taken"] = taken
+    return served
+
+
+def test_the_socket_s_folder_becomes_root_s_with_the_unit_that_keeps_its_status_elsewhere(
+    old: activation.Application,
+) -> None:
+    assert activation.status(old, old.service)["workers"], "the master of before says what it holds"
+    change(old, "etc/systemd/system/links.service", "[Service]\n")
+    handover = activation.Activation(old, "aaaa", 1)
+    assert handover.way == "bridge"
+    handover.execute()
+    assert old.__dict__["taken"] == [old.socket_folder.stat().st_ino]
+    assert not (old.socket_folder / "handover.json").exists()
+    assert old.status_file(old.service).parent == old.path("run/baton/links")
+
+
+def test_a_unit_of_before_keeps_its_folder_until_then(
+    old: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(old, "etc/systemd/system/links.service", "[Service]\n")
+
+    def fail(_: activation.Activation) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(activation.Activation, "_bridge", fail)
+    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    with pytest.raises(activation.ActivationError, match=r"aaaa serves, as before\."):
+        activation.Activation(old, "aaaa", 1).execute()
+    assert old.path("etc/systemd/system/links.service").read_text() == OF_BEFORE
+    activation.Activation(old, "aaaa", 1).execute()
+    assert old.__dict__["taken"] == []
+    assert activation.status(old, old.service)["workers"]

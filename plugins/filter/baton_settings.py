@@ -49,4 +49,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
-        return {"baton_unknown_settings": unknown_settings, "baton_wrong_settings": wrong_settings}
+        return {
+            "baton_process_variables": settings.process_variables,
+            "baton_unknown_settings": unknown_settings,
+            "baton_wrong_settings": wrong_settings,
+        }

@@ -34,7 +34,7 @@ ansible_facts:
     C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
     for it), C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
     controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
-    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(packages) (names, sorted) and
+    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(nameservers), C(packages) (names, sorted) and
     C(package_lists_age) (seconds since apt's lists were read, null where there are none) when asked for,
     C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and C(virtualization_type).
   returned: when the host has answered

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -29,6 +30,7 @@ def gather(*, packages: bool, application: str = "") -> dict[str, Any]:
         **distribution(),
         "memtotal_mb": memory(),
         **({"packages": installed_packages(), "package_lists_age": package_lists_age()} if packages else {}),
+        "nameservers": nameservers(),
         "processor_vcpus": len(os.sched_getaffinity(0)),
         "python": {
             "version": {"major": sys.version_info[0], "minor": sys.version_info[1], "micro": sys.version_info[2]}
@@ -123,6 +125,17 @@ def package_lists_age(root: str = "/") -> float | None:
         ):
             return max(0.0, time.time() - max(times))
     return None
+
+
+def nameservers(root: str = "/") -> list[str]:
+    """The servers that programs ask for names."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path(root, "etc/resolv.conf").read_text(encoding="utf-8", errors="replace").splitlines():
+            words = line.split()
+            if len(words) > 1 and words[0] == "nameserver" and re.fullmatch("[0-9a-fA-F.:]{2,45}", words[1]):
+                found.append(words[1])
+    return found[:8]
 
 
 def service_manager() -> str:

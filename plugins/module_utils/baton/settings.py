@@ -71,6 +71,9 @@ WHOLE = {
     "deploy_lock_wait": 0,
 }
 CLOSE = 0.85
+_AT_START = re.compile(
+    "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
+)
 # settings of the playbooks that are texts, and roles' settings of texts for which a number says the same
 TEXTS = ("app_name", "app_source", "app_version", "app_source_subdir", "app_module", "deploy_receipts", "rollback_to")
 NUMBERS_OR_TEXTS = (
@@ -135,6 +138,11 @@ def wrong(values: Mapping[str, Any]) -> list[str]:
                 "Correct it in the inventory or on the command line."
             )
     return sentences
+
+
+def process_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a process, its interpreter or its C library reads when it starts, and never again."""
+    return {name: value for name, value in environment.items() if _AT_START.fullmatch(name)}
 
 
 def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:

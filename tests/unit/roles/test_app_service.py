@@ -106,7 +106,8 @@ def test_what_a_release_needs_comes_from_the_release(
     settings = configuration('GREETING="it costs \\$5"\n')
     assert settings["wsgi_app"] == "links.main:app"
     assert settings["chdir"] == f"{tmp_path}/current/src/services"
-    assert settings["raw_env"] == ["GREETING=it costs $5", "RELEASE_ID=abc"]
+    programs = f"PATH={tmp_path}/current/venv/bin:/usr/local/bin:/usr/bin:/bin"
+    assert settings["raw_env"] == ["GREETING=it costs $5", "RELEASE_ID=abc", programs]
 
 
 def test_every_setting_of_gunicorn_arrives(configuration: Callable[..., dict[str, Any]]) -> None:
@@ -168,7 +169,7 @@ def test_every_process_starts_with_the_same_variables(render: Callable[..., str]
 @pytest.mark.parametrize(
     ("given", "lines"),
     [
-        ({}, ["IPAddressDeny=169.254.0.0/16 fd00:ec2::254 100.100.100.200 192.0.0.192"]),
+        ({}, ["IPAddressDeny=169.254.0.0/16 fe80::a9fe:a9fe fd00:ec2::254 100.100.100.200 192.0.0.192"]),
         ({"app_service_denied_addresses": []}, []),
         (
             {"app_service_allowed_addresses": ["10.0.0.0/8"], "app_service_forwarded_allow_ips": ["10.1.0.1", "*"]},
@@ -179,6 +180,14 @@ def test_every_process_starts_with_the_same_variables(render: Callable[..., str]
 def test_whom_the_application_can_talk_to(render: Callable[..., str], given: dict[str, Any], lines: list[str]) -> None:
     for unit in (UNIT, REHEARSAL, MIGRATION):
         assert [line for line in render(unit, **given).splitlines() if line.startswith("IPAddress")] == lines
+
+
+def test_a_denied_name_server_is_told(load_role: Callable[[str], Any]) -> None:
+    facts = {**host(2, 4096)["ansible_facts"], "nameservers": ["10.0.0.2", "169.254.169.254"]}
+    given = {**APPLICATION, "ansible_facts": facts}
+    (message,) = load_role("app_service").refusals(**given)
+    assert "asks 169.254.169.254 for names" in message
+    assert load_role("app_service").refusals(**given, app_service_denied_addresses=["fd00:ec2::254"]) == []
 
 
 def test_libraries_may_read_what_the_kernel_says_of_the_host(render: Callable[..., str]) -> None:

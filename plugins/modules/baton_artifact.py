@@ -130,6 +130,10 @@ options:
       src:
         description: File on the controller to copy.
         type: str
+      build:
+        description: Whether the build of a project's wheel finds it, too.
+        type: bool
+        default: false
       mode:
         description: Mode; only whether it can be executed counts.
         type: str
@@ -234,6 +238,7 @@ def main() -> None:
         "content": {"type": "str"},
         "src": {"type": "str"},
         "mode": {"type": "str", "default": "0644"},
+        "build": {"type": "bool", "default": False},
     }
     link = {
         "path": {"type": "str", "required": True},

@@ -107,6 +107,7 @@ class _Build:
         self.tools = tools
         self.scratch = scratch
         self.tree = scratch / "src"
+        self.plain = self.tree  # what projects' wheels are built from
         self.subdir = tree.inside(request.app_source_subdir, "app_source_subdir")
         self.clock = _Clock()
         self.warnings: list[str] = []
@@ -146,7 +147,7 @@ class _Build:
             else:
                 unbuilt += found
         self.clock.mark("wheels")
-        projects = self._projects(locked, digest)
+        projects = self._projects(locked, digest if self.plain == self.tree else tree.digest(self.plain))
         self.clock.mark("projects")
         if unbuilt:
             return self._unbuilt(unbuilt, identity)
@@ -198,28 +199,36 @@ class _Build:
 
     def _prepare(self) -> None:
         request = self.request
+        links = [tree.inside(str(entry["path"]), "app_release_state_links") for entry in request.state_links]
+        if not all(links):
+            raise BatonError("app_release_state_links has an entry without a path.", "Name a path of the source.")
+        # nothing is read, written or run before it is known that no link leads out
+        tree.check(self.tree, links, request.excluded)
         if request.build_command:
             self._run_build_command()
-        tree.exclude(self.tree, [*tree.NEVER, *request.excluded] if request.build_command else request.excluded)
-        for entry in request.files:
-            self._add_file(entry)
-        links = []
-        for entry in request.state_links:
-            path = tree.inside(str(entry["path"]), "app_release_state_links")
-            if not path:
-                raise BatonError("app_release_state_links has an entry without a path.", "Name a path of the source.")
-            place = self.tree / path
+            tree.exclude(self.tree, tree.NEVER)
+            tree.check(self.tree, links, request.excluded)
+        if request.excluded or links or request.files:
+            # links, added and left-out files are the release's: a project's wheel is built from the source as it is
+            self.plain = self.scratch / "plain"
+            tree.duplicate(self.tree, self.plain)
+            tree.without_links_out(self.plain)
+            for added in request.files:
+                if added.get("build"):
+                    self._add_file(self.plain, added)
+        tree.exclude(self.tree, request.excluded)
+        for entry, path in zip(request.state_links, links, strict=True):
+            place = tree.place(self.tree, path, "app_release_state_links")
             if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place)
             place.unlink(missing_ok=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(os.path.join(request.state_dir, str(entry.get("target") or path)))
-            links.append(path)
-        tree.check_links(self.tree, links)
+        for added in request.files:
+            self._add_file(self.tree, added)
+        tree.check(self.tree, links)
 
-    def _add_file(self, entry: Mapping[str, Any]) -> None:
+    def _add_file(self, root: Path, entry: Mapping[str, Any]) -> None:
         path = tree.inside(str(entry["path"]), "app_release_files")
-        place = self.tree / path
         content, origin = entry.get("content"), entry.get("src")
         if not path or (content is None) == (origin is None):
             raise BatonError(
@@ -236,7 +245,9 @@ class _Build:
             data = found.read_bytes()
         else:
             data = str(content).encode()
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place = tree.place(root, path, "app_release_files")
+        if place.is_dir() and not place.is_symlink():
+            raise BatonError(f"app_release_files: {path} is a folder of the source.", "Name a file in it.")
         place.unlink(missing_ok=True)
         place.write_bytes(data)
         place.chmod(0o755 if int(str(entry.get("mode") or "0644"), 8) & 0o100 else 0o644)
@@ -262,7 +273,7 @@ class _Build:
             ) from None
         part = kept.with_name(f".{kept.name}.{os.getpid()}")
         with tarfile.open(part, "w") as packing:
-            packing.add(self.tree, "src", filter=lambda entry: None if Path(entry.name).name in tree.NEVER else entry)
+            packing.add(self.tree, "src", filter=_kept)
         part.replace(kept)
 
     def _import_paths(self) -> list[str]:
@@ -395,14 +406,15 @@ class _Build:
         kept = sorted(wheels.built_folder(key, None, self.tools).glob("*.whl"))
         if kept:
             return wheels.Wheel(kept[0], sha256_of(kept[0]))
-        sdist = wheels.pack_project(self.tree, path, os.path.basename(path) or self.request.app_name, key, self.tools)
+        sdist = wheels.pack_project(self.plain, path, os.path.basename(path) or self.request.app_name, key, self.tools)
         try:
             return wheels.build_pure(sdist, self.tools)
         except CommandError as error:
             where = path or "the project"
             raise BatonError(
                 f"A wheel of {where} can't be built on the controller: {error.last_lines()}.",
-                "Correct its [build-system], or set app_release_project_wheel to false when it needs no installation.",
+                "Correct its [build-system], or set app_release_project_wheel to false when it needs no installation; "
+                "a file of app_release_files that the build needs has `build: true`.",
             ) from None
 
     def _add_generated(self, wheel: wheels.Wheel) -> None:
@@ -414,10 +426,12 @@ class _Build:
                 if name.endswith("/") or re.search(r"\.(dist-info|data)$", top) or "/" not in name:
                     continue
                 root = next((root for root in roots if (root / top).is_dir()), None)
-                if root is None or (root / name).exists() or (root / name).is_symlink():
+                # the build's word: it may name what is not inside
+                clean = tree.inside(name, f"the wheel {wheel.path.name}")
+                if root is None or os.path.lexists(root / clean):
                     continue
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_bytes(archive.read(name))
+                inside = str((root / clean).relative_to(self.tree))
+                tree.place(self.tree, inside, f"the wheel {wheel.path.name}").write_bytes(archive.read(name))
 
     def _unbuilt(self, unbuilt: list[wheels.Unbuilt], identity: str) -> dict[str, Any]:
         if not self.request.build:
@@ -469,6 +483,12 @@ class _Build:
         _keep_newest(self.tools.folder("artifacts", self.request.app_name), "*-src.tar.gz", _KEPT_ARTIFACTS)
         _keep_newest(self.tools.folder("sets"), "wheels-*.tar", _KEPT_SETS)
         _keep_newest(self.tools.folder("trees"), "*.tar", _KEPT_ARTIFACTS)
+
+
+def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Of what a build command leaves: no caches, and nothing that would wait or ask a device when it is read."""
+    plain = entry.isfile() or entry.isdir() or entry.issym() or entry.islnk()
+    return entry if plain and Path(entry.name).name not in tree.NEVER else None
 
 
 def _keep_newest(folder: Path, pattern: str, count: int) -> None:

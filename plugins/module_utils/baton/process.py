@@ -52,16 +52,16 @@ def run(
     argv: Sequence[str | Path],
     *,
     cwd: str | Path | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     timeout: float = 900,
 ) -> str:
-    """Run a command without a shell and return its standard output."""
+    """Run a command without a shell and return its standard output. A variable that is None is taken out."""
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(
             words,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,7 +14,8 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from . import tree
-from .process import BatonError, CommandError, run, without_credentials
+from .git import git, repository
+from .process import BatonError, CommandError, without_credentials
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
@@ -120,20 +121,19 @@ def _folders(source: str, bases: Iterable[str]) -> list[str]:
 def _folder_source(folder: str, version: str) -> Source:
     if (Path(folder) / "HEAD").is_file() and (Path(folder) / "objects").is_dir():
         return Source("git", folder, version)  # a bare repository
-    if version and (repository := _repository(folder)):
-        return Source("git", repository[0], version, repository[1])
+    if version and (known := _repository(folder)):
+        return Source("git", known[0], version, known[1])
     return Source("folder", folder, version)
 
 
 def _repository(folder: str) -> tuple[str, str] | None:
     """The git repository that knows a folder, and the folder's path in it."""
-    git = ["git", "-c", "safe.directory=*", "-C", folder]
-    try:
-        top, within = run([*git, "rev-parse", "--show-toplevel", "--show-prefix"]).split("\n")[:2]
-        known = run([*git, "ls-files", "--", "."])
-    except CommandError:
+    top = repository(folder)
+    if top is None:
         return None
-    return (top, within.rstrip("/")) if known or not within else None
+    within = os.path.relpath(os.path.realpath(folder), os.path.realpath(top))
+    known = git("ls-files", "--", ".", folder=folder)
+    return (str(top), "" if within == "." else within) if known or within == "." else None
 
 
 def fetch(source: Source, destination: Path, cache: Path) -> str:
@@ -143,10 +143,12 @@ def fetch(source: Source, destination: Path, cache: Path) -> str:
         whole = destination.with_name(f"{destination.name}-whole")
         whole.mkdir(parents=True)
         commit = _fetch_git(source, whole, cache)
-        if not (whole / source.within).is_dir():
+        found = whole / source.within
+        # a link there would have the release made in the folder that it leads to
+        if not found.is_dir() or found.resolve() != whole.resolve() / source.within:
             raise BatonError(f"{source} is no folder there.", "Correct app_source or app_version.")
         destination.rmdir()
-        (whole / source.within).rename(destination)
+        found.rename(destination)
         return commit
     if source.kind == "git":
         return _fetch_git(source, destination, cache)
@@ -165,36 +167,26 @@ def fetch(source: Source, destination: Path, cache: Path) -> str:
 def describe(folder: Path) -> str:
     """The commit a folder is at, with + when it was changed since; '' outside git. For people, not for the id."""
     try:
-        return run(
-            ["git", "-c", "safe.directory=*", "-C", folder, "describe", "--always", "--dirty=+", "--exclude=*"]
-        ).strip()
+        commit = git("describe", "--always", "--exclude=*", folder=folder).strip()
+        # unlike `--dirty`, it has no filter of the repository's run over the files
+        changed = git("ls-files", "--modified", "--deleted", "--others", "--exclude-standard", folder=folder)
+        staged = git("diff-index", "--cached", "--name-only", "HEAD", folder=folder)
     except CommandError:
         return ""
+    return f"{commit}+" if changed or staged else commit
 
 
 def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
     # a new token is no reason to fetch everything again
     bare = cache / "git" / f"{hashlib.sha256(without_credentials(source.where).encode()).hexdigest()[:16]}.git"
     if not (bare / "HEAD").exists():
-        run(["git", "init", "--quiet", "--bare", bare])
+        git("init", "--quiet", "--bare", bare)
     commit = _commit(source, bare)
     # an index of its own: two runs may share the clone
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         index = {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_LFS_SKIP_SMUDGE": "0"}
-        run(
-            [
-                "git",
-                f"--git-dir={bare}",
-                f"--work-tree={destination}",
-                "checkout",
-                "--force",
-                "--quiet",
-                commit,
-                "--",
-                ".",
-            ],
-            env=index,
-        )
+        places = [f"--git-dir={bare}", f"--work-tree={destination}"]
+        git(*places, "checkout", "--force", "--quiet", commit, "--", ".", environment=index)
     if (destination / ".gitmodules").is_file():
         _checkout_with_submodules(source, bare, commit, destination)
     return commit
@@ -232,12 +224,12 @@ def _access(url: str) -> tuple[str, list[str], dict[str, str]]:
 def _commit(source: Source, bare: Path) -> str:
     url, options, environment = _access(source.where)
 
-    def git(*words: str) -> str:
-        return run(["git", *options, f"--git-dir={bare}", *words], env=environment)
+    def ask(*words: str) -> str:
+        return git(f"--git-dir={bare}", *words, options=options, environment=environment)
 
     def has(commit: str) -> bool:
         try:
-            git("cat-file", "-e", f"{commit}^{{commit}}")
+            ask("cat-file", "-e", f"{commit}^{{commit}}")
             return True
         except CommandError:
             return False
@@ -247,7 +239,7 @@ def _commit(source: Source, bare: Path) -> str:
         return ref
     wanted = ["HEAD"] if ref == "HEAD" else [f"refs/heads/{ref}", f"refs/tags/{ref}", ref]
     try:
-        listed = git("ls-remote", "--", url, *wanted)
+        listed = ask("ls-remote", "--", url, *wanted)
     except CommandError as error:
         raise BatonError(
             f"The git source {source.where} can't be read: {error.last_lines(3)}.",
@@ -263,14 +255,14 @@ def _commit(source: Source, bare: Path) -> str:
         )
     try:
         if names:
-            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, next(iter(names)))
-            return git("rev-parse", "FETCH_HEAD^{commit}").strip()
+            ask("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, next(iter(names)))
+            return ask("rev-parse", "FETCH_HEAD^{commit}").strip()
         if _FULL_COMMIT.fullmatch(ref):
-            git("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, ref)
-            return git("rev-parse", "FETCH_HEAD^{commit}").strip()
+            ask("fetch", "--quiet", "--depth=1", "--no-tags", "--", url, ref)
+            return ask("rev-parse", "FETCH_HEAD^{commit}").strip()
         if _SHORT_COMMIT.fullmatch(ref):
             shallow = ["--unshallow"] if (bare / "shallow").exists() else []
-            git(
+            ask(
                 "fetch",
                 "--quiet",
                 *shallow,
@@ -279,7 +271,7 @@ def _commit(source: Source, bare: Path) -> str:
                 "+refs/heads/*:refs/baton/*",
                 "+refs/tags/*:refs/tags/*",
             )
-            return git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").strip()
+            return ask("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").strip()
     except CommandError as error:
         if error.output:
             raise BatonError(
@@ -294,19 +286,17 @@ def _checkout_with_submodules(source: Source, bare: Path, commit: str, destinati
     url, options, environment = _access(source.where)
     allow = ["-c", "protocol.file.allow=always"] if source.where.startswith(("/", "file:")) else []
     try:
-        run(["git", "init", "--quiet", clone])
-        run(["git", "-C", clone, "fetch", "--quiet", "--depth=1", bare, commit])
-        run(["git", "-C", clone, "checkout", "--quiet", commit])
-        run(["git", "-C", clone, "remote", "add", "origin", url])
+        git("init", "--quiet", clone)
+        git("fetch", "--quiet", "--depth=1", bare, commit, folder=clone)
+        git("checkout", "--quiet", commit, folder=clone)
+        git("remote", "add", "origin", url, folder=clone)
         update = ("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
-        run(["git", *options, *allow, "-C", clone, *update], env=environment)
+        git(*update, folder=clone, options=[*options, *allow], environment=environment)
     except CommandError as error:
         raise BatonError(
             f"A submodule of {source} can't be fetched: {error.last_lines(3)}.",
             "Give whoever runs the playbook access to it, or leave it out of the repository.",
         ) from None
     for name in tree.walk(clone):
-        target = destination / name
-        if not target.exists() and not target.is_symlink():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (clone / name).rename(target)
+        if not os.path.lexists(destination / name):
+            (clone / name).rename(tree.place(destination, name, str(source)))

@@ -13,7 +13,8 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from .process import BatonError, CommandError, run
+from .git import git, repository
+from .process import BatonError, CommandError
 
 # Never part of an application, whatever a repository says.
 NEVER = frozenset({".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules"})
@@ -46,46 +47,69 @@ def walk(root: Path, never: frozenset[str] = NEVER) -> Iterator[str]:
     return iter(sorted(found))
 
 
-def _git(folder: Path, *words: str) -> str:
-    # the folder may belong to somebody else than who runs the playbook
-    return run(["git", "-c", "safe.directory=*", "-C", folder, *words])
-
-
 def tracked(folder: Path) -> list[str] | None:
-    """Files of a git checkout that aren't ignored; None when the folder isn't in one."""
-    try:
-        _git(folder, "rev-parse", "--is-inside-work-tree")
-        top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
-    except CommandError:
+    """Files of a git checkout that aren't ignored; None when the folder isn't in one. Raises BatonError."""
+    top = repository(folder)
+    if top is None:
         return None
     if top.resolve() != folder.resolve():
         try:
-            _git(top, "check-ignore", "--quiet", str(folder.resolve()))
+            git("check-ignore", "--quiet", str(folder.resolve()), folder=top)
             return None  # an ignored folder inside a checkout: git knows nothing of what is in it
         except CommandError:
             pass
-    listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", ".")
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", ".")
     files = []
-    for name in filter(None, listed.split("\0")):
+    for name in filter(None, git(*words, folder=folder).split("\0")):
         path = folder / name
+        if _below_link(folder, name):
+            continue  # git still knows files of a folder in whose place a link is now
         if path.is_dir() and not path.is_symlink():
             # a submodule, or a checkout inside the checkout
-            inner = tracked(path)
-            files += [f"{name.rstrip('/')}/{rest}" for rest in (inner if inner is not None else walk(path))]
+            if not (path / ".git").exists():
+                raise BatonError(
+                    f"The submodule {name.rstrip('/')} of {folder} has not been checked out.",
+                    f"Run `git -C {top} submodule update --init --recursive`.",
+                )
+            files += [f"{name.rstrip('/')}/{rest}" for rest in tracked(path) or []]
         elif path.is_symlink() or path.is_file():
             files.append(name)
     return sorted(name for name in files if not NEVER.intersection(PurePosixPath(name).parts))
 
 
+def _below_link(root: Path, name: str) -> bool:
+    return any((root / parent).is_symlink() for parent in PurePosixPath(name).parents)
+
+
+def place(root: Path, name: str, what: str) -> Path:
+    """Where a name is in a tree, with the folders on the way made. Refuses to go through a link, wherever it leads.
+
+    `root` is a tree of ours, in which nothing else writes meanwhile.
+    """
+    here = root
+    for part in PurePosixPath(name).parts[:-1]:
+        here = here / part
+        if here.is_symlink():
+            shown = here.relative_to(root)
+            raise BatonError(
+                f"{what}: {name} is below {shown}, which is a link to {os.readlink(here)}.",
+                f"Name the folder itself, or leave {shown} out with app_release_exclude.",
+            )
+        if here.exists() and not here.is_dir():
+            raise BatonError(f"{what}: {name} is below {here.relative_to(root)}, which is a file.", "Correct the path.")
+        here.mkdir(exist_ok=True)
+    return root / name
+
+
 def copy(folder: Path, destination: Path) -> None:
     """Copy what belongs to the application."""
     names = tracked(folder)
+    destination.mkdir(parents=True, exist_ok=True)
     for name in walk(folder, NEVER | NEVER_WITHOUT_GIT) if names is None else names:
-        _copy_one(folder / name, destination / name)
+        _copy_one(folder / name, place(destination, name, str(folder)))
 
 
 def _copy_one(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink():
         target.symlink_to(os.readlink(source))
     elif source.is_file():
@@ -95,7 +119,15 @@ def _copy_one(source: Path, target: Path) -> None:
 
 def duplicate(tree: Path, destination: Path) -> None:
     """Copy a tree as it is, for a tool that writes into the folder it works in."""
-    shutil.copytree(tree, destination, symlinks=True)
+    shutil.copytree(tree, destination, symlinks=True, ignore=_ignore_special)
+
+
+def _ignore_special(folder: str, names: list[str]) -> list[str]:
+    """A pipe would be read to its end, which never comes."""
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
+    return [
+        name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+    ]
 
 
 def exclude(tree: Path, patterns: Iterable[str]) -> list[str]:
@@ -130,19 +162,54 @@ def inside(path: str, what: str) -> str:
     return "" if clean == "." else clean
 
 
-def check_links(tree: Path, allowed: Iterable[str] = ()) -> None:
-    """Refuse symlinks that lead out of the source: on a host they would lead anywhere."""
+def check(tree: Path, replaced: Iterable[str] = (), left_out: Iterable[str] = ()) -> None:
+    """Refuse what can't be in a release: links that lead out of the source, where on a host they would lead anywhere;
+    pipes, sockets and devices; and the pointers that git-lfs leaves in place of files.
+
+    Names that are `replaced`, with what is below them, and patterns that are `left_out` are passed over. What a link
+    leads to is asked of the kernel: its text may go through other links.
+    """
     root = os.path.realpath(tree)
-    known = set(allowed)
+    known, patterns = [PurePosixPath(name) for name in replaced], list(left_out)
+    pointers = []
     for name in walk(tree):
+        if any(PurePosixPath(name).is_relative_to(one) for one in known) or any(
+            _matches(name, one) for one in patterns
+        ):
+            continue
         path = tree / name
-        if path.is_symlink() and name not in known:
-            leads = os.path.normpath(os.path.join(root, os.path.dirname(name), os.readlink(path)))
-            if os.path.commonpath([root, leads]) != root:
+        if path.is_symlink():
+            text = os.readlink(path)
+            if os.path.isabs(text) or os.path.commonpath([root, os.path.realpath(path)]) != root:
                 raise BatonError(
-                    f"The source has a symlink that leads out of it: {name} -> {os.readlink(path)}.",
+                    f"The source has a symlink that leads out of it: {name} -> {text}.",
                     "Leave it out with app_release_exclude, or make it with app_release_state_links.",
                 )
+        elif not path.is_file():
+            raise BatonError(
+                f"The source has {name}, which is no file, folder or link.", "Leave it out with app_release_exclude."
+            )
+        elif path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
+            pointers.append(name)
+    if pointers:
+        more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
+        raise BatonError(
+            f"The source has pointers of git-lfs in place of {', '.join(pointers[:3])}{more}.",
+            "Run `git lfs install` and `git lfs pull` in a checkout on the controller, and name that as app_source; "
+            "or leave them out with app_release_exclude.",
+        )
+
+
+def without_links_out(tree: Path) -> None:
+    """Remove the links that lead out of a tree, for a program that would follow them."""
+    root = os.path.realpath(tree)
+    for name in walk(tree):
+        path = tree / name
+        if path.is_symlink() and os.path.commonpath([root, os.path.realpath(path)]) != root:
+            path.unlink()
+
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 
 
 def digest(tree: Path) -> str:

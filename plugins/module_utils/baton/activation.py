@@ -25,7 +25,7 @@ import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from . import systemd
@@ -352,15 +352,17 @@ class Activation:
         renew: bool = False,
         transaction: str = "",
         back: bool = False,
+        served_before: Sequence[str] | None = None,
     ) -> None:
         """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that, with a
-        change that leads `back`.
+        change that leads `back`, to what had been `served_before`.
         """
         self.app = app
         self.timeout = timeout
         self.health = health
         self.transaction = transaction
         self.back = back
+        self.served_before = served(app) if served_before is None else served_before
         self.wanted = digests(app, release)
         self.before = current(app)
         self.switched = False
@@ -496,7 +498,7 @@ class Activation:
 
     def _remember(self) -> None:
         """Note what serves now, and keep its configuration; a full disk fails before either is changed."""
-        known = [self.wanted.release, *(release for release in served(self.app) if release != self.wanted.release)]
+        known = [self.wanted.release, *(release for release in self.served_before if release != self.wanted.release)]
         text = json.dumps(
             {
                 "digests": dataclasses.asdict(self.wanted),
@@ -533,19 +535,22 @@ def keep(app: Application, folder: pathlib.Path) -> None:
 
 def snapshot(app: Application, transaction: str) -> None:
     """Keep what serves now, once a transaction: its first change here calls this before it changes anything."""
-    if _transaction_of(app) == transaction:
+    if _snapshot(app).get("transaction") == transaction:
         return
     with _replaced(app.before) as scratch:
         for name, path in configuration(app, str(app.kept)).items():
             _copy(path, scratch / "kept" / name)
-        about = {"transaction": transaction, "release": current(app)}
+        about = {"transaction": transaction, "release": current(app), "served": served(app)}
         (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def _transaction_of(app: Application) -> str | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((app.before / "before.json").read_text(encoding="utf-8"))["transaction"])
-    return None
+def _snapshot(app: Application) -> dict[str, Any]:
+    """What `snapshot` noted last; empty when there is none or it is unreadable."""
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads((app.before / "before.json").read_text(encoding="utf-8"))
+        if isinstance(noted, dict):
+            return noted
+    return {}
 
 
 def revert(app: Application, transaction: str, timeout: float, health: Health | None = None) -> Way:
@@ -555,11 +560,12 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
     activated goes back too. Returns the way that it took. Raises ActivationError.
     """
     try:
-        if _transaction_of(app) == transaction:
-            release: str | None = json.loads((app.before / "before.json").read_text(encoding="utf-8"))["release"]
+        noted = _snapshot(app)
+        if noted.get("transaction") == transaction:
+            release: str | None = noted["release"]
             restore(app, app.before / "kept")
         else:
-            release = current(app)
+            noted, release = {}, current(app)
             restore(app, app.kept)
         systemd.systemctl("daemon-reload")
         if release is None:
@@ -570,7 +576,8 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
         raise ActivationError(
             f"What served before could not be put back: {error}. See to that disk and run this again."
         ) from None
-    activation = Activation(app, release, timeout, health, back=True)
+    # one that was put back has not served: a rollback may not choose it, nor may it push out those that have
+    activation = Activation(app, release, timeout, health, back=True, served_before=noted.get("served"))
     activation.execute()
     return activation.way
 

@@ -443,6 +443,17 @@ def test_a_transaction_is_undone_release_and_configuration(switching: activation
     assert activation.revert(switching, "one", 1) == "none"
 
 
+def test_a_release_that_was_put_back_does_not_count_as_one_that_served(switching: activation.Application) -> None:
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    activation.Activation(switching, "aaaa", 1, transaction="two").execute()
+    assert activation.served(switching) == ["aaaa", "bbbb"]
+    shutil.copytree(switching.release("bbbb"), switching.release("cccc"))
+    activation.Activation(switching, "cccc", 1, transaction="three").execute()
+    assert activation.served(switching) == ["cccc", "aaaa", "bbbb"]
+    activation.revert(switching, "three", 1)
+    assert activation.served(switching) == ["aaaa", "bbbb"]
+
+
 def test_several_changes_of_one_transaction_are_undone_as_one(switching: activation.Application) -> None:
     activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     change(switching, "etc/links/secrets/TOKEN", "another")

@@ -31,10 +31,13 @@ from typing import Any, Literal
 from . import systemd
 
 Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
-# The master has these in memory: a HUP goes on with the versions that it was started with.
-MASTER_PACKAGES = (
-    *("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "h11"),
-    *("websockets", "wsproto", "click", "packaging", "setproctitle"),
+# The master has these in memory: a HUP goes on with the versions that it was started with. Others of the server's
+# packages (the parsers, the loop, WebSockets) only a worker imports, from its own release.
+MASTER_PACKAGES = ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "click", "packaging", "setproctitle")
+# What systemd itself goes by, and reads anew by a daemon-reload: no process holds it.
+SYSTEMD_S_OWN = (
+    *("Description", "Documentation", "WantedBy", "ExecReload", "Restart", "RestartSec", "OOMPolicy", "KillMode"),
+    *("TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec"),
 )
 # Where the distribution, or python_runtime, puts what the master runs on.
 SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
@@ -117,9 +120,9 @@ class Digests:
     """What decides how a change reaches the processes; each a hash."""
 
     release: str
-    reload: str  # gunicorn.conf.py, environment
-    restart: str  # Python, the server's packages, unit, secrets
-    socket: str  # the socket unit
+    reload: str  # gunicorn.conf.py, environment, and the units' files, be it a comment in one
+    restart: str  # Python, the server's packages, import paths, what a process has of its unit, secrets
+    socket: str  # what a socket has of its unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,20 +173,34 @@ def digests(app: Application, release: str) -> Digests:
         line
         for path in app.release(release).glob("server/gunicorn_handover-*.dist-info/RECORD")
         for line in path.read_bytes().splitlines()
-        # what the installer notes beside the code, times among it, differs from one installation to the next
-        if b".dist-info/" not in line
+        # its modules alone: what the installer adds (times, and a command whose first line names the release's own
+        # folder) differs from one installation to the next, and no process holds it
+        if line.startswith(b"gunicorn_handover/")
     ]
+    service, listener = (_content(units / unit) for unit in (app.service, app.socket))
     return Digests(
         release=release,
-        reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment")),
+        reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment"), service, listener),
         restart=_digest(
-            json.dumps([described["python"], server], sort_keys=True).encode(),
+            # a reload adds import paths, and takes none away
+            json.dumps([described["python"], server, described.get("import_paths")], sort_keys=True).encode(),
             *launcher,
-            _content(units / app.service),
+            *_held(service),
             *secrets,
         ),
-        socket=_digest(_content(units / app.socket)),
+        socket=_digest(*_held(listener)),
     )
+
+
+def _held(unit: bytes) -> list[bytes]:
+    """The lines of a unit that its process or socket was made by: neither comments nor what is systemd's own."""
+    lines = [line.strip() for line in unit.replace(b"\\\n", b" ").splitlines()]
+    names = [name.encode() for name in SYSTEMD_S_OWN]
+    return [
+        line
+        for line in lines
+        if line and not line.startswith((b"#", b";")) and line.partition(b"=")[0].strip() not in names
+    ]
 
 
 def current(app: Application) -> str | None:
@@ -242,9 +259,15 @@ def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
         python = os.path.realpath(root / "venv/bin/python")
         if (python, _sha256(python)) != (held["python"]["executable"], held["python"]["executable_sha256"]):
             return True
-        # a name is relative to the release, or absolute
+        # names are relative to the release, or absolute
         files = held["files"].items()
-        return len(files) > MODULES or any(_sha256(root / name) != digest for name, digest in files)
+        if len(files) > MODULES or any(_sha256(root / name) != digest for name, digest in files):
+            return True
+        # what Python executes when it starts, a worker of another release would lack
+        startup = held.get("startup", {}).items()
+        return any(
+            {path.name: _sha256(path) for path in (root / name).glob("*.pth")} != found for name, found in startup
+        )
     return True
 
 

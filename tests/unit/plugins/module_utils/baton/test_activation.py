@@ -105,6 +105,11 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: activation.Appl
         ("etc/links/secrets/TOKEN", "another", "bridge"),
         ("etc/links/secrets/NEW", "secret", "bridge"),
         ("etc/systemd/system/links.service", "[Service]\nNice=1", "bridge"),
+        ("etc/systemd/system/links.service", "[Service]\nEnvironment=A=1 \\\n  B=2", "bridge"),
+        # systemd's own, and what nobody reads
+        ("etc/systemd/system/links.service", "[Service]\nTimeoutStopSec=99\nRestartSec=2", "reload"),
+        ("etc/systemd/system/links.service", "# another hand\n\n[Service]\n; Nice=1", "reload"),
+        ("etc/systemd/system/links.socket", "# another hand\n[Socket]\nDescription=It", "reload"),
         ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),
     ],
 )
@@ -119,6 +124,11 @@ def test_what_changed_decides_the_way(served: activation.Application, path: str,
         ({"python": "3.12.1", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.2", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.166.0"}}, "reload"),
+        # what only a worker imports
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0", "websockets": "17"}}, "reload"),
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0", "click": "8"}}, "bridge"),
+        # a reload would leave the old ones on the master's path
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1"}, "import_paths": ["src"]}, "bridge"),
     ],
 )
 def test_a_server_that_the_master_holds_in_memory_goes_by_bridge(
@@ -140,6 +150,7 @@ def test_what_the_installer_notes_beside_the_launcher_is_no_change(served: activ
         record = served.release(release) / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
         record.parent.mkdir(parents=True)
         record.write_text(
+            f"bin/gunicorn-handover,sha256={noted},1\n"
             f"gunicorn_handover/cli.py,sha256=abc,1\ngunicorn_handover-0.1.0.dist-info/x,sha256={noted},1\n"
         )
     before, after = (activation.digests(served, release).restart for release in ("aaaa", "bbbb"))
@@ -156,6 +167,30 @@ def test_a_module_that_the_master_imported_goes_by_bridge_when_it_changed(served
     (served.release("bbbb") / HELD).write_text("another arbiter of the same version")
     assert activation.choose(served, activation.digests(served, "aaaa")) == "none"
     assert activation.choose(served, activation.digests(served, "bbbb")) == "bridge"
+
+
+@pytest.mark.parametrize(
+    ("held", "there", "way"),
+    [
+        ({"a.pth": "import a"}, {"a.pth": "import a"}, "reload"),
+        ({}, {"a.py": "more that only a worker imports"}, "reload"),
+        ({"a.pth": "import a"}, {"a.pth": "import b"}, "bridge"),
+        ({"a.pth": "import a"}, {}, "bridge"),
+        ({}, {"a.pth": "import a"}, "bridge"),
+    ],
+)
+def test_what_python_executes_only_when_it_starts_goes_by_bridge_when_it_changed(
+    served: activation.Application, held: dict[str, str], there: dict[str, str], way: str
+) -> None:
+    said = activation.status(served, served.service)
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held.items()}
+    said["fingerprint"]["startup"] = {"venv/lib/site-packages": digests}
+    served.status_file(served.service).write_text(json.dumps(said))
+    folder = served.release("bbbb") / "venv/lib/site-packages"
+    folder.mkdir(parents=True)
+    for name, text in there.items():
+        (folder / name).write_text(text)
+    assert activation.choose(served, activation.digests(served, "bbbb")) == way
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"fingerprint": {"python": []}, "workers": []}'])

@@ -488,8 +488,8 @@ class Activation:
         refused = status(self.app, self.app.service).get("reload") or {}
         # the master's own word for it, unless it is of an earlier reload
         if refused.get("error") and refused.get("began_monotonic", 0) >= began:
-            why = refused["error"].replace("handover_boot_timeout", "app_service_boot_timeout")
-            said = f"{why}. It logged last:\n{said}"
+            said = f"{refused['error']}. It logged last:\n{said}"
+        said = in_operator_s_words(said)
         return f"Release {self.wanted.release} could not take over ({self.way}): {said}"
 
     def _put_back(self) -> str:
@@ -539,6 +539,11 @@ class Activation:
             scratch.write_text(text + "\n", encoding="utf-8")
             keep_through_power_loss(self.app.record.parent)
         scratch.rename(self.app.record)
+
+
+def in_operator_s_words(said: str) -> str:
+    """What the master said, with the setting that the operator knows."""
+    return said.replace("handover_boot_timeout", "app_service_boot_timeout")
 
 
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:

@@ -27,7 +27,7 @@ TICK = 0.05  # seconds between two looks while something is under way
 BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
 BACKOFF_MOST = 30.0
 PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
-BUSY = 3  # times the limit that a boot gets at most, where the machine is busy: what it waits for a processor is not its own
+BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
 PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 
 

@@ -13,6 +13,7 @@ import pathlib
 import re
 import subprocess
 import time
+from typing import Any
 
 from . import activation, systemd
 
@@ -21,6 +22,8 @@ BUSY = 3  # times its limit that a boot gets at most, where the host is busy
 # in the master's words
 KILLED = "was killed by SIGKILL (out of memory?)"
 LATE = "(handover_boot_timeout)"
+# what Alembic and Django log of a migration, and SQLAlchemy of its statements
+MIGRATION = r"Running (upgrade|stamp_revision) .*->|Applying \S+\.\.\.|\b(CREATE|ALTER|DROP) TABLE\b"
 WAITED = re.compile(re.escape(LATE) + r"( and \d+ s more for the \d+ s that it waited for a processor)")
 
 
@@ -144,6 +147,34 @@ class Rehearsal:
         said = f" It logged last:\n{activation.in_operator_s_words(log)}" if log else ""
         remains = f"Release {serving} still serves" if serving else "Nothing is served here yet"
         return f"Release {self.release} failed its rehearsal: {cause}.{said}\nNothing has changed. {remains}."
+
+
+def rehearse(
+    app: activation.Application, release: str, timeout: float, health: activation.Health | None = None
+) -> dict[str, Any]:
+    """Rehearse a release, the current one when none is named, unless it serves already as it is.
+
+    Returns `rehearsed`, whether it was booted, `seconds`, and `migrates`, what it logged of a migration as it booted.
+    Raises ActivationError and RehearsalError.
+    """
+    began, started = time.monotonic(), time.time()
+    rehearsed, migrates = False, ""
+    with activation.exclusive(app, timeout):
+        wanted = release or activation.current(app)
+        if wanted is not None and needed(app, wanted):
+            trial = Rehearsal(app, wanted)
+            trial.execute(timeout, health)
+            rehearsed, migrates = True, systemd.said(trial.service, started, MIGRATION)
+    return {"rehearsed": rehearsed, "seconds": round(time.monotonic() - began, 3), "migrates": migrates}
+
+
+def migration_warning(app: activation.Application, line: str) -> str:
+    """What to say of an application that migrates its database when it starts."""
+    return (
+        f"{app.name} migrates its database as it starts; it logged: {line!r}. Each worker of each host does that, "
+        "several at once. One host was rehearsed before the others, so that this time one process alone did it. Let "
+        "app_service_migration_command do it, which runs once a deploy, before anything boots."
+    )
 
 
 def needed(app: activation.Application, release: str) -> bool:

@@ -107,6 +107,12 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
     return Ending(results[-1] if results else "", "\n".join(_last(said, lines)))
 
 
+def said(unit: str, since: float, pattern: str) -> str:
+    """The first line that a unit logged since a time and that matches a regular expression; empty for none."""
+    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", f"--grep={pattern}"]
+    return next((_plain(line) for line in _ask("journalctl", *asking).stdout.splitlines()), "")
+
+
 def journal_text(message: Any) -> str:
     """A field of the journal's JSON, which is a list of bytes where they are no UTF-8."""
     return bytes(message).decode(errors="replace") if isinstance(message, list) else str(message or "")

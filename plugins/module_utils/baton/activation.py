@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import filecmp
 import hashlib
+import http
 import http.client
 import json
 import os
@@ -28,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from . import systemd
+from . import retry_after, systemd
 
 Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
 # The master has these in memory: a HUP goes on with the versions that it was started with. Others of the server's
@@ -45,6 +46,8 @@ SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 
 # what a status, and a file of code, may hold in bytes; and how many modules a master may say it has imported
 STATUS_SIZE, CODE_SIZE, MODULES = 2**22, 2**27, 20_000
+# seconds between two requests for the health page: the first time, and when it has not been well for a while
+PAUSE, LONGEST_PAUSE = 0.25, 2.0
 
 
 class ActivationError(Exception):
@@ -751,8 +754,17 @@ def _cut(connection: http.client.HTTPConnection) -> None:
         connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def ask(health: Health) -> str:
-    """Why the page isn't well, or nothing when it is. The request looks like one from the edge."""
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a page was found to be."""
+
+    why: str = ""  # it isn't well; empty when it is
+    limited: bool = False  # it is asked too often (429): it serves, and doesn't say how well
+    wait: float = 0.0  # seconds until it wants to be asked again; 0 when it doesn't say
+
+
+def answer_of(health: Health) -> Answer:
+    """Ask for the page once. The request looks like one from the edge."""
     if health.listen.startswith("/"):
         connection: http.client.HTTPConnection = _UnixConnection(health.listen, health.timeout)
     else:
@@ -774,18 +786,36 @@ def ask(health: Health) -> str:
         answer = connection.getresponse()
         body = answer.read(300).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        return f"does not answer: {error}"
+        return Answer(f"does not answer: {error}")
     finally:
         limit.cancel()
         connection.close()
-    return "" if answer.status < 400 else f"answers {answer.status}: {body}"
+    if answer.status < 400:
+        return Answer()
+    limited = answer.status == http.HTTPStatus.TOO_MANY_REQUESTS
+    return Answer(f"answers {answer.status}: {body}", limited, retry_after.seconds(answer.getheader("Retry-After")))
+
+
+def ask(health: Health) -> str:
+    """Why the page isn't well, asked once; empty when it is, or is asked too often to say."""
+    answer = answer_of(health)
+    return "" if answer.limited else answer.why
 
 
 def wait_well(health: Health, patience: float) -> str:
-    """Ask for the page until it is well, `patience` seconds at most; returns as `ask` does."""
-    deadline = time.monotonic() + patience
+    """Ask for the page, ever less often, until it is well; `patience` seconds at most. Returns why it isn't.
+
+    One that is asked too often is left alone for as long as it says; when that is too long, it serves, and that is all
+    there is to know.
+    """
+    deadline, pause = time.monotonic() + patience, PAUSE
     while True:
-        why = ask(health)
-        if not why or time.monotonic() > deadline:
-            return why
-        time.sleep(0.25)
+        answer = answer_of(health)
+        left = deadline - time.monotonic()
+        wait = max(answer.wait, pause)
+        if not answer.why or (answer.limited and wait > left):
+            return ""
+        if left <= 0:
+            return answer.why
+        time.sleep(min(wait, left) if answer.limited else min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)

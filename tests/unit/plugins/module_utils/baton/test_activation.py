@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import http.server
+import itertools
 import json
 import os
 import pathlib
@@ -15,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 from ansible.module_utils.baton import activation, systemd
@@ -236,6 +239,66 @@ def test_a_page_that_comes_in_drops_is_not_waited_for() -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         assert activation.ask(activation.Health("/", address, "links", timeout=0.5)).startswith("does not answer")
         assert time.monotonic() - began < 2
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Answers as it was told to, the last time for ever: status and Retry-After."""
+
+    answers: ClassVar[list[tuple[int, str]]] = []
+    asked: ClassVar[list[float]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(time.monotonic())
+        status, wait = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        if wait:
+            self.send_header("Retry-After", wait)
+        self.end_headers()
+        self.wfile.write(b"body")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def page() -> Iterator[activation.Health]:
+    """A page that answers what a test puts into Page.answers."""
+    Page.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield activation.Health("/", f"127.0.0.1:{server.server_port}", "links")
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answers", "why", "most"),
+    [
+        ([(200, "")], "", 1),
+        ([(503, ""), (503, ""), (200, "")], "", 3),
+        ([(429, ""), (200, "")], "", 2),
+        ([(429, "1"), (200, "")], "", 2),
+        # it serves, and there is no time to learn more
+        ([(429, "60")], "", 1),
+        ([(429, "")], "", 4),
+        ([(503, "60")], "answers 503: body", 5),
+    ],
+)
+def test_a_page_is_asked_ever_less_often_and_a_limit_is_no_failure(
+    page: activation.Health, answers: list[tuple[int, str]], why: str, most: int
+) -> None:
+    Page.answers = answers
+    assert activation.wait_well(page, 2.5) == why
+    assert len(Page.asked) <= most
+    pauses = [after - before for before, after in itertools.pairwise(Page.asked)]
+    if answers[0] == (429, "1"):
+        assert pauses[0] >= 1
+
+
+@pytest.mark.parametrize(("status", "why"), [(200, ""), (429, ""), (404, "answers 404: body")])
+def test_a_page_that_is_asked_once_is_not_failing_for_a_limit(page: activation.Health, status: int, why: str) -> None:
+    Page.answers = [(status, "")]
+    assert activation.ask(page) == why
+    assert activation.answer_of(page).limited == (status == 429)
 
 
 def test_whatever_goes_wrong_in_a_handover_puts_back_what_served(

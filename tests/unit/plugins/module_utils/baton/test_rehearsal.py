@@ -227,8 +227,12 @@ def test_what_a_boot_waits_for_a_processor_does_not_count(
     app: activation.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = starting(app, monkeypatch, waits=0.5, needs=18)
+    weight = app.path("sys/fs/cgroup/system.slice/links/cpu.weight")
+    weight.write_text("10")
     rehearsal.Rehearsal(app, "bbbb").execute(10)
     assert clock[0] == 1018
+    # who would starve is the last to be served no longer
+    assert weight.read_text() == "100"
 
 
 @pytest.mark.parametrize(("waits", "ends", "more"), [(0.0, 10, ""), (0.5, 20, " and 10 s more for the 10 s that it")])

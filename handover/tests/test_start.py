@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Server, wait_for
+from gunicorn_handover import arbiter
 
 pytestmark = pytest.mark.versions
 
@@ -200,3 +201,31 @@ def test_a_factory_and_a_plain_socket_of_its_own(server: Server) -> None:
     assert server.get()["release"] == "1"
     assert server.stop() == 0
     assert not os.path.exists(server.socket)
+
+
+@pytest.mark.parametrize(
+    ("took", "waited", "words"),
+    [
+        (9, 0, ""),
+        (11, 0.5, "not ready after 10 s (handover_boot_timeout)"),
+        # a busy machine is no fault of the application's, and no excuse for ever
+        (25, 16, ""),
+        (
+            25,
+            14,
+            "not ready after 10 s (handover_boot_timeout) and 15 s more for the 14 s that it waited for a processor",
+        ),
+        (
+            31,
+            30,
+            "not ready after 10 s (handover_boot_timeout) and 21 s more for the 30 s that it waited for a processor",
+        ),
+    ],
+)
+def test_what_a_boot_waits_for_a_processor_does_not_count(took: float, waited: float, words: str) -> None:
+    assert arbiter._late(took, waited, 10) == words
+
+
+def test_only_a_kill_that_nobody_meant_is_put_down_to_memory() -> None:
+    assert arbiter._describe(signal.SIGKILL) == "was killed by SIGKILL (out of memory?)"
+    assert arbiter._describe(signal.SIGKILL, expected=True) == "was killed by SIGKILL"

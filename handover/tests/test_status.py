@@ -48,6 +48,11 @@ def test_the_fingerprint_names_what_a_reload_can_not_replace(server: Server) -> 
     arbiter = (package / "arbiter.py").read_bytes()
     assert fingerprint["files"][str(package / "arbiter.py")] == hashlib.sha256(arbiter).hexdigest()
     assert fingerprint["distributions"]["gunicorn"] == server.status["versions"]["gunicorn"]
+    for folder, found in fingerprint["startup"].items():
+        assert set(found) == {path.name for path in Path(folder).glob("*.pth")}
+        for name, digest in found.items():
+            assert digest == hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
+    assert any("site-packages" in folder for folder in fingerprint["startup"])
     # the application and the parsers are the workers' alone
     assert "src/main.py" not in fingerprint["files"]
     assert not any("httptools" in path or "uvloop/" in path for path in fingerprint["files"])

@@ -20,12 +20,14 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result and `ended`, the time by this controller's clock, as the logs' windows need it."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        reverts = self._task.args.get("state") == "reverted"
-        if reverts:
+        state = self._task.args.get("state")
+        if state == "reverted":
             # a host that can't be asked is told of as such
             result.update(self._execute_module(task_vars=task_vars))
         elif step.interrupted():
             result.update(step.INTERRUPTED)
         else:
-            result.update(step.execute(self, task_vars or {}), ended=time.time())
+            result.update(step.execute(self, task_vars or {}))
+            if state != "rehearsed":
+                result["ended"] = time.time()
         return result

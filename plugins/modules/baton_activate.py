@@ -14,16 +14,18 @@ description:
   - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
   - Has an action on the controller. After the operator's Ctrl-C it begins nothing but O(state=reverted); a host that
     can't be reached fails and stays in the play.
+  - O(state=rehearsed) does what M(baton_rehearse) does and goes no further, so that in one task some hosts are handed
+    over while those that come later are rehearsed.
   - O(state=reverted) undoes on this host what a transaction did, configuration and release, by the same gated way.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
   state:
-    description: Whether to hand over to the release or to undo a transaction.
+    description: Whether to hand over to the release, only to rehearse it, or to undo a transaction.
     type: str
     default: active
-    choices: [active, reverted]
+    choices: [rehearsed, active, reverted]
   transaction:
     description: >-
       Token of the deploy lock, which names the change of the fleet that this is a part of; C(state=reverted) undoes
@@ -31,7 +33,7 @@ options:
     type: str
     default: ""
   renew: {description: Replace every worker although nothing changed., type: bool, default: false}
-  timeout: {description: Seconds that one step (start, reload, stop) may take., type: int, default: 300}
+  timeout: {description: "Seconds that one step (start, reload, stop, rehearsal) may take.", type: int, default: 300}
   health_path: {description: Page that must answer below 400 afterwards; empty for none., type: str, default: ""}
   health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
   health_host: {description: Host header of that request., type: str, default: localhost}
@@ -65,6 +67,7 @@ way:
   type: str
   sample: reload
 release: {description: Release that serves., returned: success, type: str}
+rehearsed: {description: Whether it was booted; false for what serves already., returned: when rehearsed, type: bool}
 previous: {description: Release that served before., returned: success, type: str}
 started: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
 seconds: {description: Time that the handover took., returned: success, type: float}
@@ -75,7 +78,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation, deploy_lock, masking
+from ansible.module_utils.baton import activation, deploy_lock, masking, rehearsal
 
 
 def main() -> None:
@@ -84,7 +87,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "release": {"type": "str", "default": ""},
-            "state": {"type": "str", "default": "active", "choices": ["active", "reverted"]},
+            "state": {"type": "str", "default": "active", "choices": ["rehearsed", "active", "reverted"]},
             "transaction": {"type": "str", "default": ""},
             "renew": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
@@ -96,6 +99,8 @@ def main() -> None:
     )
     options = module.params
     app = activation.Application(options["name"])
+    if module.check_mode and options["state"] == "rehearsed":
+        module.exit_json(changed=False, rehearsed=False)
     if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
         module.exit_json(changed=True, way="unknown", **_step(activation.current(app), options["release"]))
     health = None
@@ -103,6 +108,8 @@ def main() -> None:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
     began, clock = time.time(), time.monotonic()
     try:
+        if options["state"] == "rehearsed":
+            module.exit_json(changed=False, **_rehearse(module, app, health))
         with activation.exclusive(app, options["timeout"]):
             # a check takes no lock, and changes nothing that one would be for
             if options["transaction"] and not module.check_mode:
@@ -135,9 +142,17 @@ def main() -> None:
             if change.way == "none" or module.check_mode:
                 module.exit_json(changed=change.way != "none", **result)
             activation.to_the_end(change.execute)
-    except (activation.ActivationError, deploy_lock.LockedError) as error:
+    except (activation.ActivationError, rehearsal.RehearsalError, deploy_lock.LockedError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))
     module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)
+
+
+def _rehearse(module: AnsibleModule, app: activation.Application, health: activation.Health | None) -> dict[str, Any]:
+    result = rehearsal.rehearse(app, module.params["release"], module.params["timeout"], health)
+    if result["migrates"]:
+        result["migrates"] = masking.masked(app.name, result["migrates"])
+        module.warn(rehearsal.migration_warning(app, result["migrates"]))
+    return {**result, "release": activation.current(app)}
 
 
 def _step(before: str | None, release: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def main() -> None:
     health = None
     if app and options["health_path"]:
         health = activation.Health(options["health_path"], options["health_listen"], options["health_host"])
-    started = time.monotonic()
+    started, pause = time.monotonic(), 0.1
     while True:
         why = "; ".join(f"{unit} is not active" for unit in options["units"] if not systemd.is_active(unit))
         if not why and app:
@@ -74,7 +74,9 @@ def main() -> None:
             break
         if seconds > options["timeout"]:
             module.fail_json(msg=f"The host doesn't serve after {options['timeout']} s: {why}.")
-        time.sleep(0.2)
+        # a page that isn't well is asked ever less often
+        pause = min(2 * pause, activation.LONGEST_PAUSE)
+        time.sleep(pause)
     said = activation.status(app, app.service) if app else {}
     release = activation.current(app) if app else None
     module.exit_json(changed=False, release=release or "", workers=len(said.get("workers", [])), seconds=seconds)

@@ -36,9 +36,11 @@ EXAMPLES = r"""
 RETURN = r"""
 rehearsed: {description: Whether it was booted; false for what serves already., returned: success, type: bool}
 seconds: {description: Time that it took., returned: success, type: float}
+migrates:
+  description: A line that it logged of a migration of the database as it booted; empty when there was none.
+  returned: success
+  type: str
 """
-
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.baton import activation, masking, rehearsal
@@ -62,18 +64,16 @@ def main() -> None:
     health = None
     if options["health_path"]:
         health = activation.Health(options["health_path"], "", options["health_host"])
-    started = time.monotonic()
-    rehearsed = False
     try:
+        result = {"rehearsed": False, "seconds": 0.0, "migrates": ""}
         if not module.check_mode:
-            with activation.exclusive(app, options["timeout"]):
-                release = options["release"] or activation.current(app)
-                if release is not None and rehearsal.needed(app, release):
-                    rehearsal.Rehearsal(app, release).execute(options["timeout"], health)
-                    rehearsed = True
+            result = rehearsal.rehearse(app, options["release"], options["timeout"], health)
     except (activation.ActivationError, rehearsal.RehearsalError) as error:
         module.fail_json(msg=masking.masked(app.name, f"{options['host']}: {error}"))
-    module.exit_json(changed=False, rehearsed=rehearsed, seconds=round(time.monotonic() - started, 3))
+    if result["migrates"]:
+        result["migrates"] = masking.masked(app.name, result["migrates"])
+        module.warn(rehearsal.migration_warning(app, result["migrates"]))
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

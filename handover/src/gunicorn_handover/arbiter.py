@@ -27,6 +27,7 @@ TICK = 0.05  # seconds between two looks while something is under way
 BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
 BACKOFF_MOST = 30.0
 PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
+BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
 PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 
 
@@ -176,7 +177,7 @@ class HandoverArbiter(Arbiter):
             if priority.may_return_to(self._nice):
                 priority.renice(pid, nice)
         if not self._complete:
-            self.notifier.extend(self.cfg.handover_boot_timeout)
+            self.notifier.extend(BUSY * self.cfg.handover_boot_timeout)
 
     def admit(self, worker: Any) -> None:
         """Lets a worker that has started up accept connections, at the priority of all others; call it until it has.
@@ -223,13 +224,14 @@ class HandoverArbiter(Arbiter):
             if worker.board.state is not State.BOOTING or worker.condemned:
                 continue
             limit = worker.cfg.handover_boot_timeout
-            if now - worker.forked_at > limit:
-                worker.board.explain(f"not ready after {limit:g} s (handover_boot_timeout)")
-                self.log.error("Worker (pid:%s) is not ready after %g s; killing it", worker.pid, limit)
+            took = now - worker.forked_at
+            if took > limit and (late := _late(took, priority.waited(worker.pid), limit)):
+                worker.board.explain(late)
+                self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, late)
                 self.kill_worker(worker.pid, signal.SIGKILL)
                 worker.condemned = True
                 self._boot_failed(worker, worker.board.failure)
-            elif worker.slowed and (priority.waited(worker.pid) > PATIENCE or now - worker.forked_at > limit / 4):
+            elif worker.slowed and (priority.waited(worker.pid) > PATIENCE or took > limit / 4):
                 # starved: on a machine with no idle moment the nicest process gets next to nothing
                 self._hurry(worker)
 
@@ -273,14 +275,16 @@ class HandoverArbiter(Arbiter):
                     return
 
     def _bury(self, worker: Any, wait_status: int) -> None:
-        how = _describe(wait_status)
+        # the kernel need not have done it
+        expected = self.stopping or worker.condemned
+        how = _describe(wait_status, expected=expected)
         state = worker.board.state
         failure = worker.board.failure or how
         worker.tmp.close()
         worker.board.close()
         self.cfg.child_exit(self, worker)
         served = time.monotonic() - worker.forked_at
-        if self.stopping or worker.condemned:
+        if expected:
             self.log.info("Worker (pid:%s) %s", worker.pid, how)
         elif state < State.READY:
             self.log.error("Worker (pid:%s) failed to boot: %s", worker.pid, failure)
@@ -428,8 +432,21 @@ def _utc(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
-def _describe(wait_status: int) -> str:
-    """How a process ended, in words."""
+def _late(took: float, waited: float, limit: float) -> str:
+    """That a boot took too long, in words; empty while it may go on.
+
+    What counts is the time that it had a processor, or waited for anything else: a busy machine is no fault of its.
+    """
+    if took - waited <= limit and took <= BUSY * limit:
+        return ""
+    more = (
+        f" and {took - limit:.0f} s more for the {waited:.0f} s that it waited for a processor" if waited >= 1 else ""
+    )
+    return f"not ready after {limit:g} s (handover_boot_timeout){more}"
+
+
+def _describe(wait_status: int, *, expected: bool = False) -> str:
+    """How a process ended, in words; `expected`: by what the master did."""
     code = os.waitstatus_to_exitcode(wait_status)
     if code >= 0:
         return f"exited with code {code}"
@@ -437,4 +454,4 @@ def _describe(wait_status: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+    return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL and not expected else "")

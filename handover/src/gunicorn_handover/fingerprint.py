@@ -1,5 +1,5 @@
-"""What the master holds in memory and a reload therefore can't replace: its Python, and each module it has imported
-from outside Python's own library.
+"""What the master holds in memory and a reload therefore can't replace: its Python, each module it has imported from
+outside Python's own library, and what the .pth files beside them did when Python started.
 
 A caller compares it with a release to come: as long as the same files hold the same bytes there, HUP carries all.
 """
@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import site
 import sys
 import sysconfig
 from typing import Any
@@ -23,6 +24,7 @@ class Fingerprint:
     def __init__(self) -> None:
         self._python = _python()
         self._path = list(sys.path)
+        self._startup = _startup()
         self._files: dict[str, str] = {}
         self._distributions: dict[str, str] = {}
         self._seen: set[str] = set()
@@ -40,11 +42,7 @@ class Fingerprint:
             path = self._foreign_file(name)
             if path is None or path in self._files:
                 continue
-            try:
-                with open(path, "rb") as file:
-                    self._files[path] = hashlib.sha256(file.read()).hexdigest()
-            except OSError:
-                self._files[path] = ""
+            self._files[path] = _sha256(path)
             tops.add(name.partition(".")[0])
         if tops:
             owners = importlib.metadata.packages_distributions()
@@ -78,21 +76,37 @@ class Fingerprint:
             "path": [relative(path) for path in self._path],
             "distributions": dict(sorted(self._distributions.items())),
             "files": files,
+            "startup": {relative(folder): dict(found) for folder, found in self._startup.items()},
         }
         summary = hashlib.sha256(repr(content).encode()).hexdigest()
         return {**content, "sha256": summary}
 
 
+def _startup() -> dict[str, dict[str, str]]:
+    """The .pth files that Python executes when it starts, and at no reload: by folder, name and digest."""
+    folders = [folder for folder in dict.fromkeys(site.getsitepackages()) if folder in sys.path]
+    return {
+        folder: {
+            name: _sha256(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name.endswith(".pth")
+        }
+        for folder in folders
+        if os.path.isdir(folder)
+    }
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
 def _python() -> dict[str, str]:
     executable = os.path.realpath(sys.executable)
-    try:
-        with open(executable, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        digest = ""
     return {
         "executable": executable,
-        "executable_sha256": digest,
+        "executable_sha256": _sha256(executable),
         "version": platform.python_version(),
         "implementation": platform.python_implementation(),
     }

@@ -22,7 +22,7 @@ BROKEN = {
     "dependency": ["ModuleNotFoundError: No module named 'nowhere_to_be_found'"],
     "exit": ["no licence was found"],
     "lifespan": ["did not boot", "Traceback", "main.py", "RuntimeError: no ledger at ledger.example.org", *STAYS],
-    "hang": ["not ready after 20 s (handover_boot_timeout)", *STAYS],
+    "hang": ["not ready after 20 s (app_service_boot_timeout)", *STAYS],
     "memory": ["it ran out of memory: MemoryMax is 300 MiB (app_service_memory_max)", *STAYS],
     "database": ["did not boot", "ConnectionRefusedError: [Errno 111]", "main.py", *STAYS],
     "unwell": ["it booted, but /ready answers 503: the ledger is read-only", *STAYS],

@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import filecmp
 import hashlib
+import http
 import http.client
 import json
 import os
@@ -25,17 +26,20 @@ import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from . import systemd
+from . import retry_after, systemd
 from .process import make_folder
 
 Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
-# The master has these in memory: a HUP goes on with the versions that it was started with.
-MASTER_PACKAGES = (
-    *("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "uvloop", "httptools", "h11"),
-    *("websockets", "wsproto", "click", "packaging", "setproctitle"),
+# The master has these in memory: a HUP goes on with the versions that it was started with. Others of the server's
+# packages (the parsers, the loop, WebSockets) only a worker imports, from its own release.
+MASTER_PACKAGES = ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "click", "packaging", "setproctitle")
+# What systemd itself goes by, and reads anew by a daemon-reload: no process holds it.
+SYSTEMD_S_OWN = (
+    *("Description", "Documentation", "WantedBy", "ExecReload", "Restart", "RestartSec", "OOMPolicy", "KillMode"),
+    *("TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec"),
 )
 # Where the distribution, or python_runtime, puts what the master runs on.
 SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
@@ -43,6 +47,8 @@ SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 
 # what a status, and a file of code, may hold in bytes; and how many modules a master may say it has imported
 STATUS_SIZE, CODE_SIZE, MODULES = 2**22, 2**27, 20_000
+# seconds between two requests for the health page: the first time, and when it has not been well for a while
+PAUSE, LONGEST_PAUSE = 0.25, 2.0
 
 
 class ActivationError(Exception):
@@ -126,9 +132,9 @@ class Digests:
     """What decides how a change reaches the processes; each a hash."""
 
     release: str
-    reload: str  # gunicorn.conf.py, environment
-    restart: str  # Python, the server's packages, unit, secrets
-    socket: str  # the socket unit
+    reload: str  # gunicorn.conf.py, environment, and the units' files, be it a comment in one
+    restart: str  # Python, the server's packages, import paths, what a process has of its unit, secrets
+    socket: str  # what a socket has of its unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,20 +191,34 @@ def digests(app: Application, release: str) -> Digests:
         line
         for path in app.release(release).glob("server/gunicorn_handover-*.dist-info/RECORD")
         for line in path.read_bytes().splitlines()
-        # what the installer notes beside the code, times among it, differs from one installation to the next
-        if b".dist-info/" not in line
+        # its modules alone: what the installer adds (times, and a command whose first line names the release's own
+        # folder) differs from one installation to the next, and no process holds it
+        if line.startswith(b"gunicorn_handover/")
     ]
+    service, listener = (_content(units / unit) for unit in (app.service, app.socket))
     return Digests(
         release=release,
-        reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment")),
+        reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment"), service, listener),
         restart=_digest(
-            json.dumps([described["python"], server], sort_keys=True).encode(),
+            # a reload adds import paths, and takes none away
+            json.dumps([described["python"], server, described.get("import_paths")], sort_keys=True).encode(),
             *launcher,
-            _content(units / app.service),
+            *_held(service),
             *secrets,
         ),
-        socket=_digest(_content(units / app.socket)),
+        socket=_digest(*_held(listener)),
     )
+
+
+def _held(unit: bytes) -> list[bytes]:
+    """The lines of a unit that its process or socket was made by: neither comments nor what is systemd's own."""
+    lines = [line.strip() for line in unit.replace(b"\\\n", b" ").splitlines()]
+    names = [name.encode() for name in SYSTEMD_S_OWN]
+    return [
+        line
+        for line in lines
+        if line and not line.startswith((b"#", b";")) and line.partition(b"=")[0].strip() not in names
+    ]
 
 
 def current(app: Application) -> str | None:
@@ -262,9 +282,15 @@ def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
         python = os.path.realpath(root / "venv/bin/python")
         if (python, _sha256(python)) != (held["python"]["executable"], held["python"]["executable_sha256"]):
             return True
-        # a name is relative to the release, or absolute
+        # names are relative to the release, or absolute
         files = held["files"].items()
-        return len(files) > MODULES or any(_sha256(root / name) != digest for name, digest in files)
+        if len(files) > MODULES or any(_sha256(root / name) != digest for name, digest in files):
+            return True
+        # what Python executes when it starts, a worker of another release would lack
+        startup = held.get("startup", {}).items()
+        return any(
+            {path.name: _sha256(path) for path in (root / name).glob("*.pth")} != found for name, found in startup
+        )
     return True
 
 
@@ -394,15 +420,17 @@ class Activation:
         renew: bool = False,
         transaction: str = "",
         back: bool = False,
+        served_before: Sequence[str] | None = None,
     ) -> None:
         """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that, with a
-        change that leads `back`.
+        change that leads `back`, to what had been `served_before`.
         """
         self.app = app
         self.timeout = timeout
         self.health = health
         self.transaction = transaction
         self.back = back
+        self.served_before = served(app) if served_before is None else served_before
         self.wanted = digests(app, release)
         self.before = current(app)
         self.switched = False
@@ -507,8 +535,8 @@ class Activation:
         refused = status(self.app, self.app.service).get("reload") or {}
         # the master's own word for it, unless it is of an earlier reload
         if refused.get("error") and refused.get("began_monotonic", 0) >= began:
-            why = refused["error"].replace("handover_boot_timeout", "app_service_boot_timeout")
-            said = f"{why}. It logged last:\n{said}"
+            said = f"{refused['error']}. It logged last:\n{said}"
+        said = in_operator_s_words(said)
         return f"Release {self.wanted.release} could not take over ({self.way}): {said}"
 
     def _put_back(self) -> str:
@@ -540,7 +568,7 @@ class Activation:
 
     def _remember(self) -> None:
         """Note what serves now, and keep its configuration; a full disk fails before either is changed."""
-        known = [self.wanted.release, *(release for release in served(self.app) if release != self.wanted.release)]
+        known = [self.wanted.release, *(release for release in self.served_before if release != self.wanted.release)]
         text = json.dumps(
             {
                 "digests": dataclasses.asdict(self.wanted),
@@ -560,6 +588,11 @@ class Activation:
         scratch.rename(self.app.record)
 
 
+def in_operator_s_words(said: str) -> str:
+    """What the master said, with the setting that the operator knows."""
+    return said.replace("handover_boot_timeout", "app_service_boot_timeout")
+
+
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
     patterns = (
@@ -577,19 +610,22 @@ def keep(app: Application, folder: pathlib.Path) -> None:
 
 def snapshot(app: Application, transaction: str) -> None:
     """Keep what serves now, once a transaction: its first change here calls this before it changes anything."""
-    if _transaction_of(app) == transaction:
+    if _snapshot(app).get("transaction") == transaction:
         return
     with _replaced(app.before) as scratch:
         for name, path in configuration(app, str(app.kept)).items():
             _copy(path, scratch / "kept" / name)
-        about = {"transaction": transaction, "release": current(app)}
+        about = {"transaction": transaction, "release": current(app), "served": served(app)}
         (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def _transaction_of(app: Application) -> str | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((app.before / "before.json").read_text(encoding="utf-8"))["transaction"])
-    return None
+def _snapshot(app: Application) -> dict[str, Any]:
+    """What `snapshot` noted last; empty when there is none or it is unreadable."""
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads((app.before / "before.json").read_text(encoding="utf-8"))
+        if isinstance(noted, dict):
+            return noted
+    return {}
 
 
 def revert(app: Application, transaction: str, timeout: float, health: Health | None = None) -> Way:
@@ -599,11 +635,12 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
     activated goes back too. Returns the way that it took. Raises ActivationError.
     """
     try:
-        if _transaction_of(app) == transaction:
-            release: str | None = json.loads((app.before / "before.json").read_text(encoding="utf-8"))["release"]
+        noted = _snapshot(app)
+        if noted.get("transaction") == transaction:
+            release: str | None = noted["release"]
             restore(app, app.before / "kept")
         else:
-            release = current(app)
+            noted, release = {}, current(app)
             restore(app, app.kept)
         systemd.systemctl("daemon-reload")
         if release is None:
@@ -614,7 +651,8 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
         raise ActivationError(
             f"What served before could not be put back: {error}. See to that disk and run this again."
         ) from None
-    activation = Activation(app, release, timeout, health, back=True)
+    # one that was put back has not served: a rollback may not choose it, nor may it push out those that have
+    activation = Activation(app, release, timeout, health, back=True, served_before=noted.get("served"))
     activation.execute()
     return activation.way
 
@@ -760,8 +798,17 @@ def _cut(connection: http.client.HTTPConnection) -> None:
         connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def ask(health: Health) -> str:
-    """Why the page isn't well, or nothing when it is. The request looks like one from the edge."""
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a page was found to be."""
+
+    why: str = ""  # it isn't well; empty when it is
+    limited: bool = False  # it is asked too often (429): it serves, and doesn't say how well
+    wait: float = 0.0  # seconds until it wants to be asked again; 0 when it doesn't say
+
+
+def answer_of(health: Health) -> Answer:
+    """Ask for the page once. The request looks like one from the edge."""
     if health.listen.startswith("/"):
         connection: http.client.HTTPConnection = _UnixConnection(health.listen, health.timeout)
     else:
@@ -783,18 +830,36 @@ def ask(health: Health) -> str:
         answer = connection.getresponse()
         body = answer.read(300).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        return f"does not answer: {error}"
+        return Answer(f"does not answer: {error}")
     finally:
         limit.cancel()
         connection.close()
-    return "" if answer.status < 400 else f"answers {answer.status}: {body}"
+    if answer.status < 400:
+        return Answer()
+    limited = answer.status == http.HTTPStatus.TOO_MANY_REQUESTS
+    return Answer(f"answers {answer.status}: {body}", limited, retry_after.seconds(answer.getheader("Retry-After")))
+
+
+def ask(health: Health) -> str:
+    """Why the page isn't well, asked once; empty when it is, or is asked too often to say."""
+    answer = answer_of(health)
+    return "" if answer.limited else answer.why
 
 
 def wait_well(health: Health, patience: float) -> str:
-    """Ask for the page until it is well, `patience` seconds at most; returns as `ask` does."""
-    deadline = time.monotonic() + patience
+    """Ask for the page, ever less often, until it is well; `patience` seconds at most. Returns why it isn't.
+
+    One that is asked too often is left alone for as long as it says; when that is too long, it serves, and that is all
+    there is to know.
+    """
+    deadline, pause = time.monotonic() + patience, PAUSE
     while True:
-        why = ask(health)
-        if not why or time.monotonic() > deadline:
-            return why
-        time.sleep(0.25)
+        answer = answer_of(health)
+        left = deadline - time.monotonic()
+        wait = max(answer.wait, pause)
+        if not answer.why or (answer.limited and wait > left):
+            return ""
+        if left <= 0:
+            return answer.why
+        time.sleep(min(wait, left) if answer.limited else min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)

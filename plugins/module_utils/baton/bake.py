@@ -8,6 +8,7 @@ than chance explains, and latency is judged only of requests that began after a 
 from __future__ import annotations
 
 import dataclasses
+import http
 import http.client
 import math
 import socket
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import histogram
+from . import histogram, retry_after
 from .edge_log import CHECK_AGENT, Entry, Log, Tally, Window
 
 POLL = 0.2  # seconds between two looks at the log
@@ -45,6 +46,15 @@ class Checks:
     host: str
     path: str
     count: int
+
+
+class LimitedError(Exception):
+    """The site is asked too often (429)."""
+
+    def __init__(self, wait: float) -> None:
+        """`wait`: seconds until it wants to be asked again; 0 when it doesn't say."""
+        self.wait = wait
+        super().__init__()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,25 +132,31 @@ class Judge:
             return ""
         return f"{len(refused)} of {checked} active checks got no answer, the last one {refused[-1]}"
 
-    def verdict(self, now: float, refused: Sequence[str] = (), checked: int = 0, over: bool = True) -> dict[str, Any]:
-        """Whether the release may stay, and why. `refused`: why active checks got no answer; `over`: no more come."""
+    def verdict(
+        self, now: float, refused: Sequence[str] = (), checked: int = 0, over: bool = True, limited: int = 0
+    ) -> dict[str, Any]:
+        """Whether the release may stay, and why.
+
+        `refused`: why active checks got no answer; `over`: no more come; `limited`: how many were too many (429).
+        """
         real = self.all.requests - self.ours
         quiet = real < self.limits.min_requests
         bad = self.failing() or self.slow() or self.unanswered(refused, checked, over)
         return {
             "ok": not bad,
             "quiet": quiet,
-            "message": f"{self.named.edge}: {bad or self._good(real, quiet, now, len(refused), checked)}.",
+            "message": f"{self.named.edge}: {bad or self._good(real, quiet, now, len(refused), checked, limited)}.",
             "requests": real,
             "failed": _failed(self.all),
             "checks": checked,
             "checks_unanswered": len(refused),
         }
 
-    def _good(self, real: int, quiet: bool, now: float, refused: int, checked: int) -> str:
+    def _good(self, real: int, quiet: bool, now: float, refused: int, checked: int, limited: int) -> str:
         words = f"{real} request{'s' * (real != 1)}{self.named.to} in {now - self.since:.0f} s"
         if quiet:
-            checks = f"; {checked - refused} of {checked} active checks were answered" if checked else ""
+            checks = f"; {checked - refused - limited} of {checked} active checks were answered" if checked else ""
+            checks += f", {limited} refused as too many (429)" if limited else ""
             return f"only {words}, too few to judge{checks}"
         p99 = histogram.percentile(self.all.histogram, 99)
         return f"{words}, {_failed(self.all)} answered 5xx, p99 {'unknown' if p99 is None else f'{p99} ms'}"
@@ -170,7 +186,10 @@ def baseline(path: str, before: Window, upstreams: Sequence[str], limits: Limits
 
 
 class Checker(threading.Thread):
-    """Asks the edge every so often. Its requests are judged as lines of the log; here only those without an answer."""
+    """Asks the edge every so often, and less often when that is too much for the site.
+
+    Its requests are judged as lines of the log; here only those without an answer, and those that were too many.
+    """
 
     def __init__(self, checks: Checks, seconds: float) -> None:
         super().__init__(daemon=True)
@@ -179,23 +198,32 @@ class Checker(threading.Thread):
         self.stopped = threading.Event()
         self.asked = 0
         self.refused: list[str] = []
+        self.limited = 0
 
     def run(self) -> None:
         """Ask until all were asked or the bake is over."""
-        started = time.monotonic()
-        for number in range(1, self._checks.count + 1):
-            why = ask(self._checks)
+        due = time.monotonic()
+        for _ in range(self._checks.count):
+            why, wait = "", 0.0
+            try:
+                why = ask(self._checks)
+            except LimitedError as limit:
+                # a bake is no reason to press on
+                self._pause *= 2
+                wait = limit.wait
+                self.limited += not self.stopped.is_set()
             if self.stopped.is_set():
                 return
             self.asked += 1
             if why:
                 self.refused.append(why)
-            if self.stopped.wait(max(0.0, started + number * self._pause - time.monotonic())):
+            due += self._pause
+            if self.stopped.wait(max(wait, due - time.monotonic(), 0.0)):
                 return
 
 
 def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
-    """Why the edge gives no answer to a request; empty when it gives one."""
+    """Why the edge gives no answer to a request; empty when it gives one. Raises LimitedError for a 429."""
     address, _, port = checks.address.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without reading any authority
     context.check_hostname = False
@@ -208,9 +236,12 @@ def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
             connection = http.client.HTTPConnection(checks.host)
             connection.sock = encrypted
             connection.request("GET", checks.path, headers={"User-Agent": CHECK_AGENT, "Connection": "close"})
-            connection.getresponse().read(1)
+            answer = connection.getresponse()
+            answer.read(1)
     except (OSError, http.client.HTTPException) as error:
         return f"{checks.address} for {checks.host}{checks.path}: {error or type(error).__name__}"
+    if answer.status == http.HTTPStatus.TOO_MANY_REQUESTS:
+        raise LimitedError(retry_after.seconds(answer.getheader("Retry-After")))
     return ""
 
 
@@ -232,7 +263,9 @@ def watch(
             for entry in log.entries(Window(judge.since, math.inf)):
                 judge.add(entry)
             refused, asked = (list(checker.refused), checker.asked) if checker else ([], 0)
-            verdict = judge.verdict(clock(), refused, asked, over=left <= 0)
+            verdict = judge.verdict(clock(), refused, asked, left <= 0, checker.limited if checker else 0)
+            if checker and not verdict["quiet"]:
+                checker.stopped.set()  # those that come by themselves say more
             if left <= 0 or not verdict["ok"]:
                 return {**verdict, "seconds": round(time.monotonic() - started, 1)}
             time.sleep(min(POLL, left))

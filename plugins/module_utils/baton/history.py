@@ -114,27 +114,28 @@ def judged(
 ) -> dict[str, str]:
     """The releases that are `there`, besides the current one, the best to go back to first: why not, for each.
 
-    Deploys pile up. A rollback takes away what it leaves behind, so that the next one goes further back instead of
-    returning; a deploy that failed takes its release away. `took_over` (the last one first) tells of those of which the
-    history, which a killed controller can't write, says nothing.
+    Whether a release ever served well decides, never how the last change ended: one that failed was put back, and says
+    of its release no more than that it didn't serve then, be it for a setting. Deploys pile up. A rollback takes away
+    what it leaves behind, so that the next one goes further back instead of returning. `took_over` (the last one first)
+    tells of those of which the history, which a killed controller can't write, says nothing.
     """
     pile: list[str] = []
     why: dict[str, str] = {}
-    for entry in entries:
-        release = str(entry.get("release"))
-        if not _brings(entry) or (not _went_well(entry) and pile[-1:] == [release]):
-            continue  # what serves isn't bad because a change around it failed
-        left = [str(entry["previous"])] if entry["kind"] == "rollback" and entry.get("previous") else []
-        if entry["kind"] == "rollback" and release in pile:
-            place = pile.index(release)
-            pile, left = pile[:place], pile[place + 1 :]
-        pile = [one for one in pile if one != release]
-        if _went_well(entry):
-            pile.append(release)
+    for entry in filter(_brings, entries):
+        release, previous = str(entry["release"]), str(entry.get("previous") or "")
+        if not _went_well(entry):
+            # where a rollback was to go to has served before
+            if entry["kind"] == "deploy" and release not in pile:
+                why.setdefault(release, "its last deploy failed")
+            continue
+        # one that was rolled back from is gone forward to, by its name: what served meanwhile is still below it
+        if entry["kind"] == "rollback" and (release in pile or release not in why):
+            place = pile.index(release) if release in pile else len(pile)
+            left = {*pile[place:], previous} - {""}
+            pile = [one for one in pile if one not in left]
             why.update(dict.fromkeys(left, "it was rolled back from"))
-            why.pop(release, None)
-        else:
-            why[release] = "its last deploy failed"
+        pile = [*(one for one in pile if one != release), release]
+        why.pop(release, None)
     if current in pile:
         place = pile.index(current)
         why.update(dict.fromkeys(pile[place + 1 :], "it came after the current one"))
@@ -159,16 +160,17 @@ def _went_well(entry: Mapping[str, Any]) -> bool:
 
 
 def blocking(entries: Sequence[Mapping[str, Any]], current: str | None, wanted: str) -> list[str]:
-    """The releases whose blocking migrations have run since the wanted one was last deployed.
+    """The releases whose blocking migrations have run since the wanted one last took over well.
 
     Also of those whose deploy failed: what was put back is the release, not the database.
     """
     if wanted == current:
         return []
-    deploys = [entry for entry in entries if entry.get("kind") == "deploy"]
-    places = [index for index, entry in enumerate(deploys) if entry.get("release") == wanted and _went_well(entry)]
-    after = deploys[places[-1] + 1 :] if places else deploys
-    names = [str(entry["release"]) for entry in after if entry.get("migrations") == "blocking"]
+    places = [index for index, entry in enumerate(entries) if _brings(entry) and _went_well(entry)]
+    since = [index for index in places if entries[index]["release"] == wanted]
+    after = entries[since[-1] + 1 :] if since else entries
+    deploys = [entry for entry in after if entry.get("kind") == "deploy" and entry.get("release")]
+    names = [str(entry["release"]) for entry in deploys if entry.get("migrations") == "blocking"]
     return list(dict.fromkeys(name for name in names if name != wanted))
 
 

@@ -41,6 +41,48 @@ def troubles(hosts: Sequence[str], known: Mapping[str, Any], active: Sequence[st
     return found
 
 
+def batches(wanted: Sequence[Any] | Any, count: int) -> list[int]:
+    """The sizes of the batches of so many hosts, in Ansible's sense of `serial`: numbers, or percent of all hosts.
+
+    The last size goes on to the end; a size of 0 is all that are left.
+    """
+    sizes: list[int] = []
+    wishes = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+    while sum(sizes) < count or not sizes:
+        wish = str(wishes[min(len(sizes), len(wishes) - 1)])
+        size = max(1, int(count * float(wish[:-1]) / 100)) if wish.endswith("%") else int(wish)
+        left = count - sum(sizes)
+        sizes.append(min(size, left) if size > 0 else left)
+    return sizes
+
+
+def companions(hosts: Sequence[str], known: Mapping[str, Any], first: int) -> list[str]:
+    """The hosts that are handed over to with the first one, once that one has been rehearsed."""
+    rehearsed = bool(hosts) and "rehearsed" in _registered(known[hosts[0]], "app_service_rehearsed")
+    return list(hosts[1:first]) if rehearsed and not _in_trouble(hosts, known) else []
+
+
+def followers(hosts: Sequence[str], known: Mapping[str, Any], first: int) -> list[str]:
+    """The hosts that come after the first batch, once that has been handed over to."""
+    through = all("way" in _registered(known[host], "app_service_activated") for host in hosts[:first])
+    return list(hosts[first:]) if through and not _in_trouble(hosts, known) else []
+
+
+def _in_trouble(hosts: Sequence[str], known: Mapping[str, Any]) -> bool:
+    return any("baton_trouble" in known[host] for host in hosts)
+
+
+def outdated(hosts: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """The hosts that don't serve already what they are to: whose rehearsal was due, or is not known of."""
+    found = []
+    for host in hosts:
+        # the first batch is rehearsed on its own, the others while that one is handed over to
+        told = [_registered(known[host], name) for name in ("app_service_rehearsed", "app_service_activated")]
+        if any(result.get("rehearsed", False) for result in told) or not any("rehearsed" in result for result in told):
+            found.append(host)
+    return found
+
+
 def switched(hosts: Sequence[str], known: Mapping[str, Any]) -> list[str]:
     """The hosts that a change has handed over."""
     return [host for host in hosts if _registered(known[host], "app_service_activated").get("changed")]

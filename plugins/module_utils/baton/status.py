@@ -16,6 +16,9 @@ from .table import aligned
 
 EXPIRY_WARNING_DAYS = 14
 DAY = 86400  # seconds
+# the health page refused to be asked so often, which says that it serves
+LIMITED = "limited (429)"
+WELL = ("", "ok", LIMITED)
 COLUMNS = (
     *("HOST", "RELEASE", "VERSION", "SINCE", "PYTHON", "GUNICORN", "UVICORN", "WORKERS", "MEMORY"),
     *("HEALTH", "CERTIFICATE"),
@@ -47,11 +50,15 @@ def serving(app: activation.Application, health: activation.Health | None) -> di
         ],
         "workers_wanted": said.get("workers_wanted", 0),
         "last_reload": said.get("reload") or {},
-        "health": activation.ask(health) or "ok" if health else "",
+        "health": _health(activation.answer_of(health)) if health else "",
         "lock": deploy_lock.as_dict(deploy_lock.read(app)),
         "last_change": next(reversed(history.read(app)), None),
         "drift": drift(app),
     }
+
+
+def _health(answer: activation.Answer) -> str:
+    return LIMITED if answer.limited else answer.why or "ok"
 
 
 def drift(app: activation.Application) -> list[str]:
@@ -117,7 +124,7 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{host}: the bridge still runs, so a handover was cut short; deploy again.")
         if app["last_reload"].get("outcome") == "failed":
             wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
-        if app["health"] not in ("", "ok"):
+        if app["health"] not in WELL:
             wrong.append(f"{host}: the health page {app['health']}")
         # a change that is under way may have written them and not handed over yet
         if app["drift"] and not app["lock"]:
@@ -193,7 +200,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
             continue
         ready = sum(worker["state"] == "ready" for worker in app["workers"])
         memory = sum(worker["memory_mb"] for worker in app["workers"])
-        health = app["health"] if app["health"] in ("", "ok") else "FAILS"
+        health = app["health"] if app["health"] in WELL else "FAILS"
         rows.append(
             (
                 name,

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -82,10 +83,9 @@ def change(verb: str, unit: str, timeout: float) -> None:
 
 def tail(unit: str, since: float, lines: int = 25) -> str:
     """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
-    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=200"]
+    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=1000"]
     listing = _ask("journalctl", *asking)
-    said = [_plain(line) for line in listing.stdout.splitlines() if '"logger": "access"' not in line]
-    return "\n".join(_last(said, lines))
+    return "\n".join(_last(listing.stdout.splitlines(), lines))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +98,19 @@ class Ending:
 
 def ending(unit: str, since: float, lines: int = 25) -> Ending:
     """How a unit ended after a time, from the journal: it remembers when systemd has already forgotten the unit."""
-    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=400"]
+    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=1000"]
     _ask("journalctl", "--sync")
     listing = _ask("journalctl", *asking)
     entries = [json.loads(line) for line in listing.stdout.splitlines()]
     results = [str(entry["UNIT_RESULT"]) for entry in entries if "UNIT_RESULT" in entry]
-    said = [_plain(journal_text(entry.get("MESSAGE"))) for entry in entries if entry.get("_PID") != "1"]
+    said = [journal_text(entry.get("MESSAGE")) for entry in entries if entry.get("_PID") != "1"]
     return Ending(results[-1] if results else "", "\n".join(_last(said, lines)))
+
+
+def said(unit: str, since: float, pattern: str) -> str:
+    """The first line that a unit logged since a time and that matches a regular expression; empty for none."""
+    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", f"--grep={pattern}"]
+    return next((_plain(line) for line in _ask("journalctl", *asking).stdout.splitlines()), "")
 
 
 def journal_text(message: Any) -> str:
@@ -121,5 +127,13 @@ def _plain(line: str) -> str:
     return line
 
 
+# a line of the access log, in either form of handover_log_format
+_ACCESS = re.compile(
+    r'\{.*"logger": "access"|\S+Z \[\d+\] \[info\] \S+ \S+ \S+ (HTTP|websocket)\S* \S+ \S+B \S+ms ', re.IGNORECASE
+)
+
+
 def _last(said: Sequence[str], lines: int) -> list[str]:
-    return "\n".join(said).splitlines()[-lines:]
+    """The last of what an application said, without the requests that it was asked, which are often our own."""
+    words = [_plain(line) for line in said if not _ACCESS.match(line)]
+    return [line for line in "\n".join(words).splitlines() if line.strip()][-lines:]

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import http.server
+import itertools
 import json
 import os
 import pathlib
@@ -15,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 from ansible.module_utils.baton import activation, systemd
@@ -105,6 +108,11 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: activation.Appl
         ("etc/links/secrets/TOKEN", "another", "bridge"),
         ("etc/links/secrets/NEW", "secret", "bridge"),
         ("etc/systemd/system/links.service", "[Service]\nNice=1", "bridge"),
+        ("etc/systemd/system/links.service", "[Service]\nEnvironment=A=1 \\\n  B=2", "bridge"),
+        # systemd's own, and what nobody reads
+        ("etc/systemd/system/links.service", "[Service]\nTimeoutStopSec=99\nRestartSec=2", "reload"),
+        ("etc/systemd/system/links.service", "# another hand\n\n[Service]\n; Nice=1", "reload"),
+        ("etc/systemd/system/links.socket", "# another hand\n[Socket]\nDescription=It", "reload"),
         ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),
     ],
 )
@@ -119,6 +127,11 @@ def test_what_changed_decides_the_way(served: activation.Application, path: str,
         ({"python": "3.12.1", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.2", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.166.0"}}, "reload"),
+        # what only a worker imports
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0", "websockets": "17"}}, "reload"),
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0", "click": "8"}}, "bridge"),
+        # a reload would leave the old ones on the master's path
+        ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1"}, "import_paths": ["src"]}, "bridge"),
     ],
 )
 def test_a_server_that_the_master_holds_in_memory_goes_by_bridge(
@@ -140,6 +153,7 @@ def test_what_the_installer_notes_beside_the_launcher_is_no_change(served: activ
         record = served.release(release) / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
         record.parent.mkdir(parents=True)
         record.write_text(
+            f"bin/gunicorn-handover,sha256={noted},1\n"
             f"gunicorn_handover/cli.py,sha256=abc,1\ngunicorn_handover-0.1.0.dist-info/x,sha256={noted},1\n"
         )
     before, after = (activation.digests(served, release).restart for release in ("aaaa", "bbbb"))
@@ -156,6 +170,30 @@ def test_a_module_that_the_master_imported_goes_by_bridge_when_it_changed(served
     (served.release("bbbb") / HELD).write_text("another arbiter of the same version")
     assert activation.choose(served, activation.digests(served, "aaaa")) == "none"
     assert activation.choose(served, activation.digests(served, "bbbb")) == "bridge"
+
+
+@pytest.mark.parametrize(
+    ("held", "there", "way"),
+    [
+        ({"a.pth": "import a"}, {"a.pth": "import a"}, "reload"),
+        ({}, {"a.py": "more that only a worker imports"}, "reload"),
+        ({"a.pth": "import a"}, {"a.pth": "import b"}, "bridge"),
+        ({"a.pth": "import a"}, {}, "bridge"),
+        ({}, {"a.pth": "import a"}, "bridge"),
+    ],
+)
+def test_what_python_executes_only_when_it_starts_goes_by_bridge_when_it_changed(
+    served: activation.Application, held: dict[str, str], there: dict[str, str], way: str
+) -> None:
+    said = activation.status(served, served.service)
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held.items()}
+    said["fingerprint"]["startup"] = {"venv/lib/site-packages": digests}
+    served.status_file(served.service).write_text(json.dumps(said))
+    folder = served.release("bbbb") / "venv/lib/site-packages"
+    folder.mkdir(parents=True)
+    for name, text in there.items():
+        (folder / name).write_text(text)
+    assert activation.choose(served, activation.digests(served, "bbbb")) == way
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"fingerprint": {"python": []}, "workers": []}'])
@@ -201,6 +239,66 @@ def test_a_page_that_comes_in_drops_is_not_waited_for() -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         assert activation.ask(activation.Health("/", address, "links", timeout=0.5)).startswith("does not answer")
         assert time.monotonic() - began < 2
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Answers as it was told to, the last time for ever: status and Retry-After."""
+
+    answers: ClassVar[list[tuple[int, str]]] = []
+    asked: ClassVar[list[float]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(time.monotonic())
+        status, wait = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        if wait:
+            self.send_header("Retry-After", wait)
+        self.end_headers()
+        self.wfile.write(b"body")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def page() -> Iterator[activation.Health]:
+    """A page that answers what a test puts into Page.answers."""
+    Page.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield activation.Health("/", f"127.0.0.1:{server.server_port}", "links")
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("answers", "why", "most"),
+    [
+        ([(200, "")], "", 1),
+        ([(503, ""), (503, ""), (200, "")], "", 3),
+        ([(429, ""), (200, "")], "", 2),
+        ([(429, "1"), (200, "")], "", 2),
+        # it serves, and there is no time to learn more
+        ([(429, "60")], "", 1),
+        ([(429, "")], "", 4),
+        ([(503, "60")], "answers 503: body", 5),
+    ],
+)
+def test_a_page_is_asked_ever_less_often_and_a_limit_is_no_failure(
+    page: activation.Health, answers: list[tuple[int, str]], why: str, most: int
+) -> None:
+    Page.answers = answers
+    assert activation.wait_well(page, 2.5) == why
+    assert len(Page.asked) <= most
+    pauses = [after - before for before, after in itertools.pairwise(Page.asked)]
+    if answers[0] == (429, "1"):
+        assert pauses[0] >= 1
+
+
+@pytest.mark.parametrize(("status", "why"), [(200, ""), (429, ""), (404, "answers 404: body")])
+def test_a_page_that_is_asked_once_is_not_failing_for_a_limit(page: activation.Health, status: int, why: str) -> None:
+    Page.answers = [(status, "")]
+    assert activation.ask(page) == why
+    assert activation.answer_of(page).limited == (status == 429)
 
 
 def test_whatever_goes_wrong_in_a_handover_puts_back_what_served(
@@ -441,6 +539,17 @@ def test_a_transaction_is_undone_release_and_configuration(switching: activation
     assert activation.current(switching) == "aaaa"
     assert switching.path("etc/links/environment").read_text() == 'A="1"'
     assert activation.revert(switching, "one", 1) == "none"
+
+
+def test_a_release_that_was_put_back_does_not_count_as_one_that_served(switching: activation.Application) -> None:
+    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+    activation.Activation(switching, "aaaa", 1, transaction="two").execute()
+    assert activation.served(switching) == ["aaaa", "bbbb"]
+    shutil.copytree(switching.release("bbbb"), switching.release("cccc"))
+    activation.Activation(switching, "cccc", 1, transaction="three").execute()
+    assert activation.served(switching) == ["cccc", "aaaa", "bbbb"]
+    activation.revert(switching, "three", 1)
+    assert activation.served(switching) == ["aaaa", "bbbb"]
 
 
 def test_several_changes_of_one_transaction_are_undone_as_one(switching: activation.Application) -> None:

@@ -225,7 +225,8 @@ class Site(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.hosts.append(self.headers["Host"])
         assert self.headers["User-Agent"] == bake.CHECK_AGENT
-        self.send_response(503 if self.path == "/broken" else 200)
+        limited = self.path == "/limited" and len(self.hosts) > 6  # each request is noted twice
+        self.send_response(429 if limited else 503 if self.path == "/broken" else 200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -278,6 +279,24 @@ def test_checks_are_spread_over_the_bake(edge: Any, tmp_path: pathlib.Path) -> N
     assert (found["ok"], found["quiet"], found["checks"], found["checks_unanswered"]) == (True, True, 5, 0)
     assert "5 of 5 active checks were answered" in found["message"]
     assert found["seconds"] >= 1.0
+
+
+def test_a_site_that_is_asked_too_often_is_asked_less(edge: Any, tmp_path: pathlib.Path) -> None:
+    log = write(tmp_path / "log", [])
+    found = watch(log, 2.0, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/limited", 40))
+    assert found["ok"]
+    # the first three are answered; then the pause doubles each time, from 0.05 s
+    assert found["checks"] <= 3 + 6
+    limited = found["checks"] - 3
+    assert (
+        f"3 of {found['checks']} active checks were answered, {limited} refused as too many (429)" in found["message"]
+    )
+
+
+def test_a_site_that_others_ask_enough_is_not_asked(edge: Any, growing: Any) -> None:
+    found = watch(growing(bad_after=99), 3, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 60))
+    assert not found["quiet"]
+    assert found["checks"] < 30
 
 
 def test_an_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:

@@ -261,3 +261,25 @@ def test_the_failures_since_the_last_good_change_are_those_that_disturbed_the_si
     begun = done("bbbb", when=9.0, result="begun")
     assert history.failures([bad, good]) == []
     assert history.failures([good, bad, {**bad, "when": 3.0, "result": "failed"}, begun]) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("result", ["reverted", "failed"])
+def test_a_rollback_that_failed_is_gone_to_when_asked_again(app: Application, result: str) -> None:
+    for release in ("aaaa", "bbbb", "cccc", "dddd"):
+        history.append(app, done(release))
+    history.append(app, done("cccc", result, "rollback", previous="dddd"))
+    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+
+
+def test_one_that_served_well_is_no_worse_for_a_later_deploy_of_it_that_failed(app: Application) -> None:
+    for release in ("aaaa", "bbbb", "cccc"):
+        history.append(app, done(release))
+    history.append(app, done("aaaa", "failed"))
+    assert choice(app, "cccc")[:2] == ["bbbb", "aaaa"]
+
+
+def test_a_rollback_that_crossed_a_blocking_migration_and_went_well_has_it_behind_it() -> None:
+    entries = [done("aaaa"), done("bbbb", migrations="blocking"), done("aaaa", "failed", "rollback")]
+    assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
+    entries += [done("aaaa", "rolled back", "rollback"), done("cccc")]
+    assert history.blocking(entries, "cccc", "aaaa") == []

@@ -38,6 +38,69 @@ def test_a_host_that_went_away_is_trouble() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("wanted", "count", "sizes"),
+    [
+        ([1, "25%", "100%"], 1, [1]),
+        ([1, "25%", "100%"], 3, [1, 1, 1]),
+        ([1, "25%", "100%"], 8, [1, 2, 5]),
+        ([2], 5, [2, 2, 1]),
+        (["30%"], 10, [3, 3, 3, 1]),
+        ([1, 0], 4, [1, 3]),
+        ("50%", 4, [2, 2]),
+        (1, 0, [0]),
+    ],
+)
+def test_batches_are_counted_as_ansible_does(wanted: Any, count: int, sizes: list[int]) -> None:
+    assert outcome.batches(wanted, count) == sizes
+
+
+REHEARSED = {"app_service_rehearsed": {"rehearsed": True}}
+SKIPPED = {"app_service_rehearsed": {"skipped": True}}
+TROUBLE = {"baton_trouble": {"step": "rehearsal", "message": "no ledger"}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "companions"),
+    [
+        ({"app1": REHEARSED, "app2": SKIPPED}, ["app2"]),
+        ({"app1": SKIPPED, "app2": SKIPPED}, []),  # not asked, as a host is in trouble, or rehearsals are off
+        ({"app1": TROUBLE, "app2": SKIPPED}, []),
+        ({}, []),
+    ],
+)
+def test_who_goes_with_the_first_host_is_rehearsed_after_it(variables: dict[str, Any], companions: list[str]) -> None:
+    assert outcome.companions(HOSTS, known(**variables), 2) == companions
+
+
+@pytest.mark.parametrize(
+    ("variables", "followers"),
+    [
+        ({"app1": {"app_service_activated": SWITCHED}}, ["app2", "app3"]),
+        ({"app1": {"app_service_activated": {"changed": False, "way": "none"}}}, ["app2", "app3"]),
+        ({"app1": {"app_service_activated": {"skipped": True}}}, []),
+        ({"app1": {"app_service_activated": {"failed": True}, **TROUBLE}}, []),
+        # one that is handed over much later would not have been well
+        ({"app1": {"app_service_activated": SWITCHED}, "app3": TROUBLE}, []),
+    ],
+)
+def test_nobody_follows_before_the_first_batch_serves_and_all_are_rehearsed(
+    variables: dict[str, Any], followers: list[str]
+) -> None:
+    assert outcome.followers(HOSTS, known(**variables), 1) == followers
+
+
+def test_who_serves_already_what_it_is_to_is_not_drained_for_it() -> None:
+    variables = known(
+        app1={"app_service_rehearsed": {"rehearsed": False}},
+        app2={**SKIPPED, "app_service_activated": {"rehearsed": False}},
+        app3={**SKIPPED, "app_service_activated": {"rehearsed": True}},
+    )
+    assert outcome.outdated(HOSTS, variables) == ["app3"]
+    # rehearsals are off
+    assert outcome.outdated(["app1"], known(app1=SKIPPED)) == ["app1"]
+
+
 def test_who_was_handed_over_is_who_changed() -> None:
     handed = known(app1={"app_service_activated": SWITCHED}, app2={"app_service_activated": {"changed": False}})
     assert outcome.switched(HOSTS, handed) == ["app1"]

@@ -139,6 +139,19 @@ def test_a_unit_that_does_not_exist_is_told_by_systemd(app: activation.Applicati
         ("oom-kill", "", "infinity", "as the kernel does when the host runs out of memory"),
         ("timeout", "", "infinity", "it was not ready after 0 s (app_service_boot_timeout)"),
         ("exit-code", f"not ready after 60 s {rehearsal.LATE}", "infinity", "it was not ready after 0 s"),
+        # who was late is killed by the master
+        (
+            "exit-code",
+            f"not ready after 60 s {rehearsal.LATE}\nWorker {rehearsal.KILLED}",
+            "infinity",
+            "it was not ready after 0 s (app_service_boot_timeout).",
+        ),
+        (
+            "exit-code",
+            f"not ready after 6 s {rehearsal.LATE} and 9 s more for the 12 s that it waited for a processor",
+            "infinity",
+            "(app_service_boot_timeout) and 9 s more for the 12 s that it waited for a processor.",
+        ),
     ],
 )
 def test_systemd_s_word_names_the_cause(
@@ -160,6 +173,83 @@ def test_one_that_hangs_is_killed_and_cleared(
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     assert "it was not ready after 7 s (app_service_rehearsal_timeout)" in failure(app, timeout=7)
     assert calls[-2:] == [("kill", "--signal=KILL", "links-rehearsal@bbbb.service"), CLEARED]
+
+
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        ("oom 1\noom_kill 4\n", "it was killed, as the kernel does when the host runs out of memory"),
+        ("oom 0\noom_kill 3\n", "it was killed (SIGKILL), and not by the kernel for want of memory"),
+    ],
+)
+def test_the_kernel_s_count_tells_whether_a_kill_was_for_want_of_memory(
+    app: activation.Application, failing: Any, monkeypatch: pytest.MonkeyPatch, events: str, says: str
+) -> None:
+    counted = app.path("sys/fs/cgroup/system.slice/memory.events")
+    counted.parent.mkdir(parents=True)
+    counted.write_text("oom 0\noom_kill 3\n")
+    failing("exit-code", f"Worker {rehearsal.KILLED}")
+
+    def ending(*_: Any) -> systemd.Ending:
+        counted.write_text(events)
+        return systemd.Ending("exit-code", f"Worker {rehearsal.KILLED}")
+
+    monkeypatch.setattr(systemd, "ending", ending)
+    assert says in failure(app)
+
+
+def starting(app: activation.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> list[float]:
+    """A unit that waits for a processor that share of the time, and is ready after so many seconds. Returns a clock."""
+    clock = [1000.0]
+    app.path("proc/7").mkdir(parents=True)
+    group = app.path("sys/fs/cgroup/system.slice/links")
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("7\n")
+
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "start":
+            left = 1000 + needs - clock[0]
+            clock[0] += min(left, timeout)
+            waited = int((clock[0] - 1000) * waits * 1e9)
+            app.path("proc/7/schedstat").write_text(f"12345 {waited} 99")
+            if left > timeout:
+                raise subprocess.TimeoutExpired("systemctl", timeout)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "properties", lambda *_: {"ControlGroup": "/system.slice/links"})
+    monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending("", ""))
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    return clock
+
+
+def test_what_a_boot_waits_for_a_processor_does_not_count(
+    app: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = starting(app, monkeypatch, waits=0.5, needs=18)
+    weight = app.path("sys/fs/cgroup/system.slice/links/cpu.weight")
+    weight.write_text("10")
+    rehearsal.Rehearsal(app, "bbbb").execute(10)
+    assert clock[0] == 1018
+    # who would starve is the last to be served no longer
+    assert weight.read_text() == "100"
+
+
+@pytest.mark.parametrize(("waits", "ends", "more"), [(0.0, 10, ""), (0.5, 20, " and 10 s more for the 10 s that it")])
+def test_a_hang_is_given_up_all_the_same(
+    app: activation.Application, monkeypatch: pytest.MonkeyPatch, waits: float, ends: float, more: str
+) -> None:
+    clock = starting(app, monkeypatch, waits, needs=10_000)
+    assert f"not ready after 10 s (app_service_rehearsal_timeout){more}" in failure(app, timeout=10)
+    assert clock[0] - 1000 == pytest.approx(ends, rel=0.02)
+
+
+def test_a_boot_that_never_gets_a_processor_has_an_end(
+    app: activation.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = starting(app, monkeypatch, waits=0.99, needs=10_000)
+    assert "(app_service_rehearsal_timeout) and 20 s more" in failure(app, timeout=10)
+    assert clock[0] == 1030
 
 
 @pytest.mark.usefixtures("calls")

@@ -38,6 +38,14 @@ def test_a_well_host_has_no_problem() -> None:
     assert status.problems("app1", app_server()) == []
 
 
+def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> None:
+    health = status._health(activation.Answer("answers 429: slow down", limited=True))
+    assert health == "limited (429)"
+    assert status.problems("app1", app_server(health=health)) == []
+    assert status._health(activation.Answer("answers 503: no")) == "answers 503: no"
+    assert status._health(activation.Answer()) == "ok"
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -1,0 +1,100 @@
+"""An application that migrates its database as it starts, and bears few requests; a rollback that fails at first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import HOSTS, Hostile, host
+
+# logs as Alembic does; has had all requests that it bears of Baton, which come from one address
+MAIN = """
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    print("INFO  [alembic.runtime.migration] Running upgrade  -> 1a2b, first", flush=True)
+    time.sleep(1)
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/")
+def read() -> JSONResponse:
+    return JSONResponse({"error": "slow down"}, 429, {"Retry-After": "30"})
+"""
+CHECKS = "grep -c baton-check /var/log/nginx/hostile-access.log"
+
+
+def current(name: str) -> str:
+    """The release that a host serves."""
+    return str(host(name).check_output("basename $(readlink /opt/hostile/current)"))
+
+
+@pytest.fixture(scope="module")
+def before(hostile: Hostile) -> Iterator[str]:
+    """The release that served before these tests, and whose source is put back after them."""
+    source = (hostile.source / "main.py").read_text()
+    yield current(HOSTS[0])
+    (hostile.source / "main.py").write_text(source)
+
+
+def rehearsal(name: str, release: str) -> tuple[float, float]:
+    """When the rehearsal of a release began to boot on a host, and when it had booted."""
+    unit = f"hostile-rehearsal@{release}.service"
+    told = host(name).check_output(
+        f"journalctl --unit={unit} --output=short-unix --no-pager | grep -E ' systemd.1.: Start(ing|ed) '"
+    )
+    began, booted = (float(line.partition(" ")[0]) for line in told.splitlines())
+    return began, booted
+
+
+def test_who_migrates_at_the_start_is_booted_alone_first_and_a_limit_of_requests_is_no_failure(
+    hostile: Hostile, before: str
+) -> None:
+    (hostile.source / "main.py").write_text(MAIN)
+    asked = {name: int(host(name).run(CHECKS).stdout) for name in HOSTS}
+    done = hostile.succeed("playbooks/deploy.yml", deploy_bake_seconds=3)
+    release = current(HOSTS[0])
+    assert release != before
+    assert "app_service_migration_command" in done.words, done.output
+    (_, first), (second, _) = (rehearsal(name, release) for name in HOSTS)
+    assert first <= second
+    for name in HOSTS:
+        assert int(host(name).run(CHECKS).stdout) - asked[name] <= 1
+    assert "limited (429)" in hostile.succeed("playbooks/status.yml").words
+
+
+def test_a_rollback_that_failed_goes_to_the_same_release_when_it_is_asked_again(hostile: Hostile, before: str) -> None:
+    release = current(HOSTS[0])
+    with broken_setting(HOSTS[1]):
+        done = hostile.play("playbooks/rollback.yml", deploy_bake_seconds=0)
+    assert done.status != 0
+    assert f"{HOSTS[1]}, rehearsal: Release {before} failed its rehearsal" in done.words.replace(f": {HOSTS[1]}:", ":")
+    assert [current(name) for name in HOSTS] == [release] * 2
+    told = [json.loads(host(name).check_output("tail -n 1 /var/lib/baton/hostile/history.jsonl")) for name in HOSTS]
+    assert [(line["kind"], line["release"]) for line in told] == [("rollback", before)] * 2
+    hostile.succeed("playbooks/rollback.yml", deploy_bake_seconds=0)
+    assert [current(name) for name in HOSTS] == [before] * 2
+
+
+@contextlib.contextmanager
+def broken_setting(name: str) -> Iterator[None]:
+    """A file of settings that no release can start with; the way back restores it."""
+    file = "/etc/hostile/gunicorn.conf.py"
+    host(name).check_output(f"echo '1 / 0' >> {file}")
+    try:
+        yield
+    finally:
+        host(name).check_output(f"sed -i '/^1 .* 0$/d' {file}")

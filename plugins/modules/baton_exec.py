@@ -28,7 +28,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rc: {description: Exit status of the command., returned: always, type: int}
-output: {description: All that it printed., returned: always, type: str}
+output: {description: "All that it printed, without the values of the application's secrets.", returned: always, type: str}
 release: {description: Release that it ran in., returned: always, type: str}
 seconds: {description: Time that it took., returned: always, type: float}
 """
@@ -36,7 +36,7 @@ seconds: {description: Time that it took., returned: always, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation, confined
+from ansible.module_utils.baton import activation, confined, masking
 
 
 def main() -> None:
@@ -59,6 +59,7 @@ def main() -> None:
     started = time.monotonic()
     argv = confined.invocation(app, release, options["command"], options["timeout"])
     status, output = confined.run(argv, options["timeout"] + 60)
+    output = masking.masked(app.name, output)
     seconds = round(time.monotonic() - started, 3)
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
     if status:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
+import re
 import subprocess
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from . import untrusted
 
 
 class UnitError(Exception):
@@ -84,8 +86,7 @@ def tail(unit: str, since: float, lines: int = 25) -> str:
     """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
     asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=200"]
     listing = _ask("journalctl", *asking)
-    said = [_plain(line) for line in listing.stdout.splitlines() if '"logger": "access"' not in line]
-    return "\n".join(_last(said, lines))
+    return "\n".join(_last(_plain(listing.stdout.splitlines()), lines))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,23 +102,39 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
     asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=400"]
     _ask("journalctl", "--sync")
     listing = _ask("journalctl", *asking)
-    entries = [json.loads(line) for line in listing.stdout.splitlines()]
-    results = [str(entry["UNIT_RESULT"]) for entry in entries if "UNIT_RESULT" in entry]
-    said = [_plain(journal_text(entry.get("MESSAGE"))) for entry in entries if entry.get("_PID") != "1"]
-    return Ending(results[-1] if results else "", "\n".join(_last(said, lines)))
+    entries = []
+    for line in listing.stdout.splitlines():
+        with contextlib.suppress(untrusted.UntrustedError):
+            entries.append(untrusted.parse_object(line))
+    # an application may write any field that begins with no underscore
+    results = [untrusted.text(one.get("UNIT_RESULT")) for one in entries if one.get("_PID") == "1"]
+    said = [line for one in entries if one.get("_PID") != "1" for line in journal_text(one.get("MESSAGE")).splitlines()]
+    return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(_plain(said), lines)))
 
 
 def journal_text(message: Any) -> str:
-    """A field of the journal's JSON, which is a list of bytes where they are no UTF-8."""
-    return bytes(message).decode(errors="replace") if isinstance(message, list) else str(message or "")
+    """A field of the journal's JSON: a list of bytes where they are no UTF-8, and of values where it has many."""
+    if not isinstance(message, list):
+        return untrusted.text(message, longest=untrusted.SIZE)
+    if all(isinstance(one, int) and 0 <= one < 256 for one in message):
+        return bytes(message).decode(errors="replace")
+    return "\n".join(journal_text(one) for one in message if one is not None)
 
 
-def _plain(line: str) -> str:
-    """The message of a JSON log line with its exception, or the line itself."""
+# a line of the access log: `{..., "logger": "access", ...}`, or `time [pid] [info] ADDRESS "GET / HTTP/1.1" 200`
+_ACCESS = re.compile(r'"logger": ?"access"|"[A-Z]{3,7} \S+ HTTP/[\d.]+" \d{3}\b')
+
+
+def _plain(said: Sequence[str]) -> list[str]:
+    """The lines without those of the access log, and of a JSON line its message with its exception."""
+    return [_message(line) for line in said if not _ACCESS.search(line)]
+
+
+def _message(line: str) -> str:
     if line.startswith("{"):
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            return "\n".join(str(entry[key]) for key in ("message", "exception") if entry.get(key))
+        with contextlib.suppress(untrusted.UntrustedError):
+            entry = untrusted.parse_object(line)
+            return "\n".join(untrusted.text(entry[key]) for key in ("message", "exception") if entry.get(key))
     return line
 
 

@@ -45,7 +45,7 @@ ACCESS = {
 )
 def test_a_line_is_written_for_people(message: object, priority: int, line: str) -> None:
     said = journal.entry(found(message, priority))
-    assert journal.written(said) == f"2026-01-01 12:00:00.250 {line}"
+    assert journal.written(said) == f"2026-01-01 12:00:00.250Z {line}"
 
 
 def test_hosts_are_merged_by_time_and_the_newest_lines_are_kept() -> None:

@@ -28,7 +28,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rc: {description: Exit status of the command., returned: always, type: int}
-output: {description: "All that it printed, without the values of the application's secrets.", returned: always, type: str}
+output: {description: "All that it printed, without the application's secrets.", returned: always, type: str}
 release: {description: Release that it ran in., returned: always, type: str}
 seconds: {description: Time that it took., returned: always, type: float}
 """

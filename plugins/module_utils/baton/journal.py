@@ -165,7 +165,7 @@ _CLOCK = re.compile(r"(?:(\d{4}-\d\d-\d\d)[ T]?)?(?:(\d\d?):(\d\d)(?::(\d\d)(?:\
 
 
 def start(words: str) -> str:
-    """Where every host is to begin to read: a moment, or the position that one of them returned. Raises JournalError."""
+    """Where each host is to begin to read: a moment, or the position that it returned before. Raises JournalError."""
     return words if words.startswith("s=") else f"@{moment(words):.6f}"
 
 

@@ -14,6 +14,7 @@ ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "mo
 
 from ansible.module_utils.baton import journal, module_cache  # noqa: E402
 
+DEFAULT = "10 min ago"
 POLL = 3  # seconds that a call waits on the host for something new
 
 
@@ -25,6 +26,10 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         options = dict(self._task.args)
+        try:
+            options["since"] = journal.start(str(options.get("since") or DEFAULT))
+        except journal.JournalError as error:
+            return result | {"failed": True, "msg": str(error)}
         seconds = int(options.pop("follow", None) or 0)
         if not seconds:
             return result | self._read(options, variables)
@@ -32,11 +37,11 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             found = self._read({**options, "wait": max(1, min(POLL, int(left)))}, variables)
-            if "entries" not in found:
+            if not isinstance(found.get("entries"), list):
                 return result | found
             for _, line in journal.prefixed(host, found["entries"], width):
                 Display().display(line)
-            options["since"] = found["position"]
+            options["since"] = str(found.get("position") or options["since"])
         return result | {"changed": False, "entries": [], "position": options["since"]}
 
     def _read(self, options: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

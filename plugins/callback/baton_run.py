@@ -12,6 +12,7 @@ description:
     E(BATON_INTERRUPTED) is a path, where a file is after a Ctrl-C.
   - In a play with the variable C(baton_guarded) the first Ctrl-C ends nothing. The step that runs comes to its end, and
     the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
+  - Ends a run whose C(-e key=value) Ansible has cut at a blank, before anything is asked or done.
   - In a play that also has the variable C(baton_ending) it is too late to go back, and the first Ctrl-C only says so.
 """
 
@@ -25,7 +26,8 @@ from types import FrameType
 from typing import Any
 
 import ansible.module_utils
-from ansible import constants
+from ansible import constants, context
+from ansible.parsing.splitter import parse_kv, split_args
 from ansible.plugins.callback import CallbackBase
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
@@ -45,6 +47,26 @@ Press Ctrl-C again to end at once; the deploy lock stays then.
 """
 
 
+# what an operator writes words into, which may hold a `=`, too
+FREE_TEXT = ("command", "grep", "since")
+WRONG_OPTIONS = 5  # Ansible's own exit code for them
+
+
+def cut(given: str) -> str:
+    """Which variable of an `-e key=value` Ansible takes up to a blank alone; empty when it takes all that was given."""
+    if given.startswith(("@", "/", ".", "[", "{")):
+        return ""
+    last, quoted = "", False
+    for word in split_args(given):
+        name, assigns, value = word.partition("=")
+        if not assigns or "_raw_params" in parse_kv(word):
+            return last or word
+        if last in FREE_TEXT and not quoted:
+            return last
+        last, quoted = name.strip(), value.startswith(("'", '"'))
+    return ""
+
+
 class CallbackModule(CallbackBase):  # type: ignore[misc]
     """Workers are forked from this process for each task, so they see what it puts into its environment."""
 
@@ -62,6 +84,14 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_start(self, _playbook: Any) -> None:
         """Begin anew with each playbook: one process may be given several, and each is a change of its own."""
+        for given in context.CLIARGS.get("extra_vars") or ():
+            if given and (name := cut(str(given))):
+                # no value: it may be a secret
+                self._display.error(
+                    f"Ansible takes the value of -e {name}=... up to its first blank, and drops or misreads the rest. "
+                    f'Quote it once more: -e "{name}=\'two words\'", or write JSON: -e \'{{"{name}": "two words"}}\'.'
+                )
+                raise SystemExit(WRONG_OPTIONS)
         self._guard(False)
         self._phases = []
         self._warned = False

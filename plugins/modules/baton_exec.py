@@ -58,8 +58,8 @@ def main() -> None:
         module.exit_json(changed=True, rc=0, output="", release=release, seconds=0.0)
     started = time.monotonic()
     argv = confined.invocation(app, release, options["command"], options["timeout"])
-    status, said = confined.run(argv, options["timeout"] + 60)
-    output = masking.masked(app.name, said)
+    status, output = confined.run(argv, options["timeout"] + 60)
+    output = masking.masked(app.name, output)
     seconds = round(time.monotonic() - started, 3)
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
     if status:

@@ -7,13 +7,17 @@ DOCUMENTATION = r"""
 module: baton_logs
 short_description: Read what an application logged on a host
 description:
-  - Reads the journal of the application's units. Changes nothing.
+  - Reads the journal of the application's units, without the values of its secrets. Changes nothing.
+  - A line is the application's because its unit wrote it. What others write under its name isn't shown.
   - With I(follow), an action plugin of the same name asks again and again and prints what is new as it comes.
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
   since:
-    description: A time as journalctl takes it, or the position that an earlier call returned.
+    description: >-
+      A time such as C(10 min ago), C(today), C(12:30) or C(2026-01-31 12:00), in the controller's time zone unless it
+      ends in C(UTC) or an offset; an action plugin of the same name makes it the same moment for every host. Or the
+      position that an earlier call returned.
     type: str
     default: 10 min ago
   lines: {description: The most entries to return; the newest ones., type: int, default: 200}
@@ -40,7 +44,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 entries:
-  description: "The oldest first; each with time (in seconds), level, message, and the keys of a JSON line."
+  description: >-
+    The oldest first; each with time (in seconds), level and message, and of a JSON line method, path, status,
+    duration_ms, request_id, exception and stack.
   returned: always
   type: list
   elements: dict
@@ -50,7 +56,7 @@ position: {description: Where to read on; give it as I(since)., returned: always
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import journal
+from ansible.module_utils.baton import journal, masking
 
 
 def main() -> None:
@@ -70,10 +76,11 @@ def main() -> None:
     options = module.params
     deadline = time.monotonic() + options["wait"]
     position = options["since"]
+    mask = masking.mask_of(options["name"])
     try:
         while True:
             entries, position = journal.read(
-                options["name"], position, options["lines"], options["grep"], options["level"]
+                options["name"], position, options["lines"], options["grep"], options["level"], mask
             )
             if entries or time.monotonic() > deadline:
                 break

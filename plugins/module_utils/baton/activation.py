@@ -21,7 +21,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import threading
 import time
@@ -29,7 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from . import retry_after, systemd
+from . import retry_after, systemd, untrusted
 from .process import make_folder
 
 Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
@@ -49,6 +48,7 @@ SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 STATUS_SIZE, CODE_SIZE, MODULES = 2**22, 2**27, 20_000
 # seconds between two requests for the health page: the first time, and when it has not been well for a while
 PAUSE, LONGEST_PAUSE = 0.25, 2.0
+MOST_PROCESSES = 2**22  # the kernel gives no larger number to a process
 
 
 class ActivationError(Exception):
@@ -167,12 +167,11 @@ def _content(path: pathlib.Path) -> bytes:
 def describe(app: Application, release: str) -> dict[str, Any]:
     """The release.json of a release. Raises ActivationError when it isn't one."""
     try:
-        described: dict[str, Any] = json.loads((app.release(release) / "release.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return untrusted.parse_object(untrusted.read(app.release(release) / "release.json"))
+    except (FileNotFoundError, untrusted.UntrustedError):
         raise ActivationError(
             f"{app.release(release)} is not a complete release. Deploy it again; it is then staged anew."
         ) from None
-    return described
 
 
 def digests(app: Application, release: str) -> Digests:
@@ -226,50 +225,56 @@ def current(app: Application) -> str | None:
     return os.path.basename(os.readlink(app.current)) if app.current.is_symlink() else None
 
 
+def _noted(path: pathlib.Path) -> dict[str, Any]:
+    """What Baton itself noted in a file, which a full disk may have cut. Raises OSError, or ValueError."""
+    return untrusted.parse_object(untrusted.read(path))
+
+
 def recorded(app: Application) -> Digests | None:
     """What the last activation left running; None when there was none or its record is unreadable."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return Digests(**json.loads(app.record.read_text(encoding="utf-8"))["digests"])
+        return Digests(**_noted(app.record)["digests"])
     return None
 
 
 def served(app: Application) -> list[str]:
     """The releases that ever took over here, the last one first."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return [str(release) for release in json.loads(app.record.read_text(encoding="utf-8"))["served"]]
+        return untrusted.texts(_noted(app.record)["served"])
     return []
 
 
 def status(app: Application, unit: str) -> dict[str, Any]:
     """What a unit's master says of itself; empty when it says nothing, or what no master would."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        said = json.loads(_read(app.status_file(unit), STATUS_SIZE, follow=False))
-        if isinstance(said, dict) and all(map(_is_worker, said.get("workers", []))):
-            return said
+    with contextlib.suppress(OSError, untrusted.UntrustedError):
+        said = untrusted.parse_object(untrusted.read(app.status_file(unit), STATUS_SIZE))
+        workers, master = said.get("workers", []), untrusted.mapping(said.get("master"))
+        if isinstance(workers, list) and all(map(_is_worker, workers)):
+            return {
+                **said,
+                "master": {"pid": untrusted.whole_number(master.get("pid"))},
+                "workers": workers,
+                "workers_wanted": untrusted.whole_number(said.get("workers_wanted")),
+                "reload": _reload(untrusted.mapping(said.get("reload"))),
+                "versions": {
+                    name: untrusted.text(one) for name, one in untrusted.mapping(said.get("versions")).items()
+                },
+            }
     return {}
 
 
+def _reload(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of the last reload; empty when there was none."""
+    if not told:
+        return {}
+    words = {key: untrusted.text(told.get(key)) for key in ("outcome", "error")}
+    return {**words, "began_monotonic": untrusted.number(told.get("began_monotonic"))}
+
+
 def _is_worker(told: Any) -> bool:
-    return isinstance(told, dict) and isinstance(told.get("pid"), int) and {"state", "release"} <= told.keys()
-
-
-def _read(path: str | os.PathLike[str], size: int, *, follow: bool = True) -> bytes:
-    """A regular file of at most so many bytes. Raises OSError for anything else.
-
-    Where the application may write, there could be a pipe that never says anything, or a link to what has no end; and
-    of a device it can be too much to be opened.
-    """
-    found = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
-    try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError(f"{path} is no file")
-        with open(f"/proc/self/fd/{found}", "rb") as file:
-            content = file.read(size + 1)
-    finally:
-        os.close(found)
-    if len(content) > size:
-        raise OSError(f"{path} is larger than {size} bytes")
-    return content
+    if not isinstance(told, dict) or "release" not in told or not isinstance(told.get("state"), str):
+        return False
+    return isinstance(told["release"], str | None) and 0 < untrusted.whole_number(told.get("pid")) < MOST_PROCESSES
 
 
 def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
@@ -299,8 +304,8 @@ def _sha256(path: str | os.PathLike[str]) -> str:
 
     The list of files is the word of a process that isn't ours to trust.
     """
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(_read(path, CODE_SIZE)).hexdigest()
+    with contextlib.suppress(OSError, ValueError):  # a name may hold a NUL
+        return hashlib.sha256(untrusted.read(path, CODE_SIZE, follow=True)).hexdigest()
     return ""
 
 
@@ -621,10 +626,8 @@ def snapshot(app: Application, transaction: str) -> None:
 
 def _snapshot(app: Application) -> dict[str, Any]:
     """What `snapshot` noted last; empty when there is none or it is unreadable."""
-    with contextlib.suppress(OSError, ValueError):
-        noted = json.loads((app.before / "before.json").read_text(encoding="utf-8"))
-        if isinstance(noted, dict):
-            return noted
+    with contextlib.suppress(OSError, untrusted.UntrustedError):
+        return _noted(app.before / "before.json")
     return {}
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from . import untrusted
 from .activation import Application
 from .process import make_folder
 
@@ -74,8 +75,10 @@ def clock(moment: float) -> str:
 
 def read(app: Application) -> Holder | None:
     """Who holds the lock; None when nobody does, or its file makes no sense."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Holder(**json.loads(_path(app).read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        said: dict[str, Any] = untrusted.parse_object(untrusted.read(_path(app)))
+        texts = {key: untrusted.text(said.pop(key)) for key in ("token", "who", "process", "reason")}
+        return Holder(**texts, **{key: untrusted.moment(one) for key, one in said.items()})  # type: ignore[arg-type]
     return None
 
 

@@ -16,14 +16,13 @@ import contextlib
 import dataclasses
 import glob
 import itertools
-import json
 import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from . import histogram
+from . import histogram, untrusted
 
 SLACK = 5.0  # seconds that a line may stand too late in the log
 CHUNK = 256 * 1024  # bytes; a bisection ends here, and the rest is read
@@ -71,7 +70,7 @@ def parse(line: bytes) -> Entry | None:
     """What a line says; None when it isn't one of nginx's."""
     try:
         # a path or a user agent may hold any bytes
-        raw = json.loads(line.decode("utf-8", "replace"))
+        raw = untrusted.parse_object(line, LONGEST)
         addresses, statuses, headers, responses = (
             _BETWEEN.split(raw[key]) if raw[key] else []
             for key in ("upstream", "upstream_status", "upstream_header_time", "upstream_response_time")

@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import activation
+from . import activation, untrusted
 from .activation import ActivationError, Application, describe, served
 from .process import make_folder
 from .table import aligned
 
 MOST = 500  # lines that are kept
+SIZE = 2**24  # bytes of them
+TEXTS = frozenset(("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way"))
 LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")
 BEGUN = "begun"  # a change that can't be undone has begun; another line tells how it ended, if anybody was left to
@@ -47,12 +49,16 @@ def read(app: Application) -> list[dict[str, Any]]:
     """All lines, the oldest first; what makes no sense, such as half a line, is left out."""
     entries = []
     with contextlib.suppress(OSError):
-        for line in _path(app).read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                entry = json.loads(line)
-                if isinstance(entry, dict):
-                    entries.append(entry)
+        for line in untrusted.read(_path(app), SIZE).decode(errors="replace").splitlines():
+            with contextlib.suppress(untrusted.UntrustedError):
+                entries.append(_typed(untrusted.parse_object(line)))
     return entries
+
+
+def _typed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A line whose fields are what those who read it take them for; one that isn't is left out."""
+    kept = {key: one for key, one in entry.items() if key not in TEXTS or isinstance(one, str | None)}
+    return kept | {key: untrusted.moment(entry[key]) for key in ("when", "seconds") if key in entry}
 
 
 def _path(app: Application) -> Any:
@@ -177,6 +183,7 @@ def blocking(entries: Sequence[Mapping[str, Any]], current: str | None, wanted: 
 def merged(hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The fleet's changes, the newest first: lines of one change that agree are one, with their hosts."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    hosts = {host: [_typed(entry) for entry in untrusted.objects(entries)] for host, entries in hosts.items()}
     told = [entry for entries in hosts.values() for entry in entries]
     ended = {entry.get("token") for entry in told if entry.get("result") != BEGUN}
     for host, entries in hosts.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import untrusted
+
 UNREACHABLE = "it can't be reached"
 INTERRUPTED = "Interrupted by the operator."
 # what to do about a failure in a step whose messages are others' words
@@ -91,15 +93,14 @@ def switched(hosts: Sequence[str], known: Mapping[str, Any]) -> list[str]:
 def ended(hosts: Sequence[str], known: Mapping[str, Any]) -> float:
     """When the last of them was handed over, by the controller's clock; at least one has been."""
     return max(
-        float(activated["ended"])
+        untrusted.moment(activated["ended"])
         for activated in (_registered(known[host], "app_service_activated") for host in hosts)
         if "ended" in activated
     )
 
 
 def _registered(variables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = variables.get(name, {})
-    return found
+    return untrusted.mapping(variables.get(name))
 
 
 def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -118,7 +119,7 @@ def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str])
             problem = f"{UNREACHABLE}, so what it serves is unknown; see playbooks/status.yml when it is back"
         told[host] = {
             "way": activated.get("way", "none") if activated.get("changed") else "none",
-            "seconds": activated.get("seconds", 0.0),
+            "seconds": untrusted.number(activated.get("seconds")),
             "started": activated.get("started"),
             "previous": activated.get("previous"),
             # who was asked to go back says what it serves now, be it nothing

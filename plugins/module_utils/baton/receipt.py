@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import histogram
+from . import histogram, untrusted
 from .process import BatonError
 from .tools import write_atomically
 
 FORMAT = 1  # of the document
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
+MOST_DIGITS = 12  # of a latency in milliseconds
 GAVE_UP = 0.01  # share of clients that went away; more is worth a word
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -29,7 +30,7 @@ def compose(
     phases: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The receipt. `edges` are results of baton_edge_log, failed ones too; `hosts` may be results of baton_activate."""
-    read = {name: edge for name, edge in edges.items() if "windows" in edge}
+    read = {name: _edge(edge) for name, edge in edges.items() if "windows" in edge}
     started = float(deploy["started"])
     ended = float(deploy.get("ended") or started + float(deploy.get("seconds") or 0))
     document: dict[str, Any] = {
@@ -53,6 +54,45 @@ def compose(
     document["headline"] = headline(document)
     document["notes"] = _notes(document, read)
     return document
+
+
+def _edge(said: Mapping[str, Any]) -> dict[str, Any]:
+    """An edge's result as the receipt takes it: each key of the type that is added up, whatever the host says."""
+    timeline = untrusted.mapping(said.get("timeline"))
+    points = untrusted.mapping(timeline.get("points")).items()
+    return {
+        "windows": {name: _counts(untrusted.mapping(one)) for name, one in untrusted.mapping(said["windows"]).items()},
+        "skipped_lines": untrusted.whole_number(said.get("skipped_lines")),
+        "timeline": {
+            "step": max(1, untrusted.whole_number(timeline.get("step"))),
+            "points": {second: _counts(untrusted.mapping(one)) for second, one in points if second.isdecimal()},
+        }
+        if timeline
+        else {},
+    }
+
+
+def _counts(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A window, or a point of a timeline."""
+    statuses, bins = (untrusted.mapping(said.get(key)).items() for key in ("statuses", "histogram"))
+    return {
+        **{key: untrusted.moment(said.get(key)) for key in ("since", "until")},
+        **{key: untrusted.whole_number(said.get(key)) for key in COUNTS},
+        "complete": bool(said.get("complete", True)),
+        "statuses": {str(status): untrusted.whole_number(count) for status, count in statuses},
+        "histogram": {
+            name: untrusted.whole_number(count) for name, count in bins if name.isdecimal() and len(name) < MOST_DIGITS
+        },
+        "max_ms": None if said.get("max_ms") is None else untrusted.number(said["max_ms"]),
+        "failing": [
+            {
+                "status": untrusted.whole_number(one.get("status")),
+                "path": untrusted.text(one.get("path")),
+                "count": untrusted.whole_number(one.get("count")),
+            }
+            for one in untrusted.objects(said.get("failing"))
+        ],
+    }
 
 
 def _why(name: str, failed: Mapping[str, Any]) -> str:
@@ -119,11 +159,11 @@ def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
     failed = bool(host.get("failed") or host.get("unreachable"))
     return {
         "way": str(host.get("way") or ""),
-        "seconds": round(float(host.get("seconds") or 0), 1),
+        "seconds": round(untrusted.number(host.get("seconds")), 1),
         "previous": str(host.get("previous") or ""),
         "release": str(host.get("release") or ""),
         "reverted": bool(host.get("reverted")),
-        "started": float(host["started"]) if host.get("started") else None,
+        "started": untrusted.moment(host.get("started")) or None,
         "error": _why(name, host) if failed else "",
     }
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import environment, masking, sandbox
+from . import environment, masking, sandbox, untrusted
 from .process import BatonError, CommandError, make_folder, run
 
 _IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
@@ -100,10 +100,10 @@ class ImportCheck:
 def read_release(folder: Path) -> dict[str, Any] | None:
     """The release.json of a complete release; None for anything else."""
     try:
-        found = json.loads((folder / "release.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = untrusted.parse_object(untrusted.read(folder / "release.json"))
+    except (OSError, untrusted.UntrustedError):
         return None
-    return found if isinstance(found, dict) and found.get("id") == folder.name else None
+    return found if found.get("id") == folder.name else None
 
 
 def complete(places: Places) -> dict[str, dict[str, Any]]:
@@ -360,9 +360,7 @@ class _Stage:
         }
 
     def _read_artifact(self) -> dict[str, Any]:
-        artifact: dict[str, Any] = json.loads(
-            (self.staging / ".artifact" / "artifact.json").read_text(encoding="utf-8")
-        )
+        artifact = untrusted.parse_object(untrusted.read(self.staging / ".artifact" / "artifact.json"))
         if artifact.get("id") != self.wanted.identity:
             raise BatonError(
                 f"{self.wanted.source_archive} holds the release {artifact.get('id')}, not {self.wanted.identity}.",
@@ -761,5 +759,5 @@ def prune(places: Places, keep: int, *, dry: bool) -> dict[str, Any]:
 def _served(places: Places) -> list[str]:
     """The releases that the activation recorded to have taken over, the last one first."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return [str(one) for one in json.loads((places.state / "active.json").read_text(encoding="utf-8"))["served"]]
+        return untrusted.texts(untrusted.parse_object(untrusted.read(places.state / "active.json"))["served"])
     return []

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import activation, deploy_lock, history, systemd, upstream
+from . import activation, deploy_lock, history, systemd, untrusted, upstream
 from .table import aligned
 
 EXPIRY_WARNING_DAYS = 14
@@ -34,14 +34,14 @@ def serving(app: activation.Application, health: activation.Health | None) -> di
             described = activation.describe(app, release)
     said = activation.status(app, app.service)
     workers = said.get("workers", [])
-    packages = described.get("packages", {})
+    versions, packages = said.get("versions", {}), untrusted.mapping(described.get("packages"))
     return {
         "release": release,
         "version": described.get("version", ""),
         "since": _since(app),
-        "python": said.get("versions", {}).get("python") or described.get("python", ""),
-        "gunicorn": said.get("versions", {}).get("gunicorn") or packages.get("gunicorn", ""),
-        "uvicorn": said.get("versions", {}).get("uvicorn") or packages.get("uvicorn", ""),
+        "python": versions.get("python") or untrusted.text(described.get("python")),
+        "gunicorn": versions.get("gunicorn") or untrusted.text(packages.get("gunicorn")),
+        "uvicorn": versions.get("uvicorn") or untrusted.text(packages.get("uvicorn")),
         "service": systemd.properties(app.service, "ActiveState").get("ActiveState", "unknown"),
         "bridge": systemd.is_active(app.bridge),
         "workers": [
@@ -106,6 +106,31 @@ def edge(site: str, root: str = "/") -> dict[str, Any]:
     return said
 
 
+def _told(host: Mapping[str, Any]) -> dict[str, Any]:
+    """A host's result as the controller takes it: each key of the type that is read, whatever the host says."""
+    found = dict(host)
+    for key in ("problems", "settings_differ", "site_differs", "drained"):
+        found[key] = untrusted.texts(host.get(key))
+    if "certificate_expires" in host:
+        found["certificate_expires"] = untrusted.moment(host["certificate_expires"]) or None
+    if host.get("application") is not None:
+        app = untrusted.mapping(host["application"])
+        found["application"] = {
+            **{key: untrusted.text(app.get(key)) for key in ("version", "python", "gunicorn", "uvicorn", "health")},
+            "release": untrusted.text(app.get("release")) or None,
+            "since": untrusted.moment(app.get("since")) or None,
+            "workers_wanted": untrusted.whole_number(app.get("workers_wanted")),
+            "workers": [
+                {"state": untrusted.text(one.get("state")), "memory_mb": untrusted.whole_number(one.get("memory_mb"))}
+                for one in untrusted.objects(app.get("workers"))
+            ],
+            "drift": untrusted.texts(app.get("drift")),
+            "lock": untrusted.mapping(app.get("lock")),
+            "last_change": untrusted.mapping(app.get("last_change")),
+        }
+    return found
+
+
 def problems(host: str, found: Mapping[str, Any]) -> list[str]:
     """What is wrong on a host, each a sentence."""
     wrong = []
@@ -151,6 +176,7 @@ def fleet_problems(found: Mapping[str, Mapping[str, Any]], nameless: Sequence[st
     `nameless` are the hosts without whose address nobody knows what the inventory means.
     """
     wrong = []
+    found = {name: _told(host) for name, host in found.items()}
     for name, host in found.items():
         wrong += [*host.get("problems", []), *differences(name, host)]
     if nameless:
@@ -188,6 +214,7 @@ def differences(name: str, host: Mapping[str, Any]) -> list[str]:
 def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> str:
     """Each host's result as a line of a table for people."""
     now = time.time() if now is None else now
+    found = {name: _told(host) for name, host in found.items()}
     rows: list[Sequence[str]] = [COLUMNS]
     for name, host in found.items():
         app = host.get("application")
@@ -225,8 +252,11 @@ def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
     for name, host in found.items():
         app = host.get("application") or {}
         if lock := app.get("lock"):
-            ends = "has expired" if lock["expires"] <= now else f"ends {deploy_lock.clock(lock['expires'])}"
-            hosts.setdefault(f"locked by {lock['words']}; without a sign of life the lock {ends}.", []).append(name)
+            expires = untrusted.moment(lock.get("expires"))
+            ends = "has expired" if expires <= now else f"ends {deploy_lock.clock(expires)}"
+            hosts.setdefault(
+                f"locked by {untrusted.text(lock.get('words'))}; without a sign of life the lock {ends}.", []
+            ).append(name)
         if change := app.get("last_change"):
             hosts.setdefault(_ending(change, now), []).append(name)
     return [f"{', '.join(names)}: {words}" for words, names in hosts.items()]
@@ -236,7 +266,7 @@ def _ending(change: Mapping[str, Any], now: float) -> str:
     what = " ".join(str(change[key]) for key in ("kind", "version") if change.get(key))
     words = (
         f"last change: {what} ({change.get('release') or 'no release'}) by {change.get('who') or 'somebody'} "
-        f"{ago(now - float(change.get('when') or 0))} ago, {change.get('result')}"
+        f"{ago(now - untrusted.moment(change.get('when')))} ago, {change.get('result')}"
     )
     return f"{words}: {change['reason']}" if change.get("reason") else f"{words}."
 

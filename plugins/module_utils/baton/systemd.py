@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -12,6 +11,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from . import untrusted
 
 
 class UnitError(Exception):
@@ -101,10 +102,14 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
     asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=1000"]
     _ask("journalctl", "--sync")
     listing = _ask("journalctl", *asking)
-    entries = [json.loads(line) for line in listing.stdout.splitlines()]
-    results = [str(entry["UNIT_RESULT"]) for entry in entries if "UNIT_RESULT" in entry]
-    said = [journal_text(entry.get("MESSAGE")) for entry in entries if entry.get("_PID") != "1"]
-    return Ending(results[-1] if results else "", "\n".join(_last(said, lines)))
+    entries = []
+    for line in listing.stdout.splitlines():
+        with contextlib.suppress(untrusted.UntrustedError):
+            entries.append(untrusted.parse_object(line))
+    # an application may write any field that begins with no underscore
+    results = [untrusted.text(one.get("UNIT_RESULT")) for one in entries if one.get("_PID") == "1"]
+    said = [line for one in entries if one.get("_PID") != "1" for line in journal_text(one.get("MESSAGE")).splitlines()]
+    return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(said, lines)))
 
 
 def said(unit: str, since: float, pattern: str) -> str:
@@ -114,22 +119,26 @@ def said(unit: str, since: float, pattern: str) -> str:
 
 
 def journal_text(message: Any) -> str:
-    """A field of the journal's JSON, which is a list of bytes where they are no UTF-8."""
-    return bytes(message).decode(errors="replace") if isinstance(message, list) else str(message or "")
+    """A field of the journal's JSON: a list of bytes where they are no UTF-8, and of values where it has many."""
+    if not isinstance(message, list):
+        return untrusted.text(message, longest=untrusted.SIZE)
+    if all(isinstance(one, int) and 0 <= one < 256 for one in message):
+        return bytes(message).decode(errors="replace")
+    return "\n".join(journal_text(one) for one in message if one is not None)
 
 
 def _plain(line: str) -> str:
     """The message of a JSON log line with its exception, or the line itself."""
     if line.startswith("{"):
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            return "\n".join(str(entry[key]) for key in ("message", "exception") if entry.get(key))
+        with contextlib.suppress(untrusted.UntrustedError):
+            entry = untrusted.parse_object(line)
+            return "\n".join(untrusted.text(entry[key]) for key in ("message", "exception") if entry.get(key))
     return line
 
 
 # a line of the access log, in either form of handover_log_format
 _ACCESS = re.compile(
-    r'\{.*"logger": "access"|\S+Z \[\d+\] \[info\] \S+ \S+ \S+ (HTTP|websocket)\S* \S+ \S+B \S+ms ', re.IGNORECASE
+    r'\{.*"logger": ?"access"|\S+Z \[\d+\] \[info\] \S+ \S+ \S+ (HTTP|websocket)\S* \S+ \S+B \S+ms ', re.IGNORECASE
 )
 
 

@@ -89,3 +89,16 @@ def test_each_playbook_of_one_process_is_a_change_of_its_own(tmp_path: pathlib.P
     assert first[1:] == ("one,two", "True")
     assert second[1:] == ("one,two", "False")
     assert first[0] != second[0]
+
+
+def test_a_value_that_is_cut_ends_the_run_before_anything_is_done(tmp_path: pathlib.Path) -> None:
+    mark = tmp_path / "mark"
+    touch = {"name": "Touch", "tasks": [{"ansible.builtin.command": {"argv": ["touch", str(mark)]}}]}
+    runner, playbook = Playbooks.written(tmp_path, touch)
+    done = runner.play(playbook, "-e", "command=echo secret words")
+    assert done.status == 5
+    assert """-e "command='two words'\"""" in done.words
+    assert "secret" not in done.output
+    assert not mark.exists()
+    assert runner.play(playbook, "-e", "command='echo secret words'").status == 0
+    assert mark.exists()

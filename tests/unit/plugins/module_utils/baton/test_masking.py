@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import pytest
@@ -39,13 +40,43 @@ def test_an_application_without_secrets_says_all(tmp_path: pathlib.Path) -> None
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("{'SECRET_KEY': 'changethis-...'}", "{'SECRET_KEY': '***...'}"),
-        ("ends with ...ow-or-be-sorry.", "ends with ...***."),
-        ("changethi and changeth1", "*** and ***1"),
-        ("changethis-now-or-be-sorry changethis-now", "*** ***"),
-        # shorter than what could only be it
-        ("change it", "change it"),
+        ("'SECRET_KEY': 'changethi...", "'SECRET_KEY': '***..."),
+        ("...that-is-long'", "...***'"),
+        ("changethis...t-is-long", "***...***"),
+        ("changeth changet", "*** changet"),
+        ("changing", "changing"),
     ],
 )
-def test_what_is_left_of_a_secret_that_was_shortened_is_left_out(said: str, told: str) -> None:
-    assert masking.without(said, ["changethis-now-or-be-sorry"]) == told
+def test_what_is_left_of_a_shortened_secret_is_left_out(said: str, told: str) -> None:
+    assert masking.without(said, ["changethis-secret-that-is-long"]) == told
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        # an address alone is none, and many messages have it
+        ("connect to postgresql://links: refused", "connect to postgresql://links: refused"),
+        ("FATAL: database db/links of postgresql", "FATAL: database db/links of postgresql"),
+        ("dsn='postgresql://links:hunter...'", "dsn='***...'"),
+        ("dsn='...ter2-and-more@db/links'", "dsn='...***'"),
+    ],
+)
+def test_of_a_url_the_password_is_left_out_and_its_address_stays(said: str, told: str) -> None:
+    assert masking.without(said, ["postgresql://links:hunter2-and-more@db/links"]) == told
+
+
+def test_a_url_without_a_password_is_secret_by_its_path() -> None:
+    hook = "https://hooks.example.org/services/T0123/B4567/abcdefgh"
+    assert masking.without("GET https://hooks.example.org/", [hook]) == "GET https://hooks.example.org/"
+    assert masking.without(f"to {hook[:50]}…", [hook]) == "to ***…"
+
+
+def test_a_secret_is_found_in_each_form_that_libraries_print(tmp_path: pathlib.Path) -> None:
+    secrets = tmp_path / "etc/links/secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "KEY").write_text('{"type": "account", "private_key": "line-one-of-it\\nline-two"}')
+    (secrets / "WORD").write_text('pass"word\\x')
+    mask = masking.mask_of("links", str(tmp_path))
+    assert mask("key line-one-of-it\nline-two") == "key ***"
+    assert mask(repr({"key": "line-one-of-it\nline-two"})) == "{'key': '***'}"
+    assert mask(json.dumps({"word": 'pass"word\\x'})) == '{"word": "***"}'

@@ -28,6 +28,15 @@ options:
       port: {description: The port., type: int, required: true}
       for: {description: Who needs it., type: str, required: true}
       allowed: {description: Patterns of units that may listen on it., type: list, elements: str, required: true}
+  application:
+    description: The application that is to take users, folders, units and files of its name.
+    type: dict
+    suboptions:
+      name: {description: Its name., type: str, required: true}
+      user: {description: The user that it is to run as., type: str, required: true}
+      adopt: {description: "What it takes over, as a message names it.", type: list, elements: str, default: []}
+      server: {description: Whether the host runs it., type: bool, default: true}
+      edge: {description: Whether the host is an edge of it., type: bool, default: false}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -49,7 +58,7 @@ glibc: {description: Version of the C library., returned: success, type: str, sa
 import platform
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import preflight
+from ansible.module_utils.baton import ownership, preflight
 
 
 def main() -> None:
@@ -76,11 +85,23 @@ def main() -> None:
                     "allowed": {"type": "list", "elements": "str", "required": True},
                 },
             },
+            "application": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "user": {"type": "str", "required": True},
+                    "adopt": {"type": "list", "elements": "str", "default": []},
+                    "server": {"type": "bool", "default": True},
+                    "edge": {"type": "bool", "default": False},
+                },
+            },
         },
         supports_check_mode=True,
     )
+    application = module.params["application"]
     host = module.params["host"]
     found = [
+        *(ownership.problems(host, **application) if application else []),
         *preflight.disk_problems(host, module.params["directories"]),
         *preflight.port_problems(host, module.params["ports"]),
     ]

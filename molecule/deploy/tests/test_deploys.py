@@ -190,7 +190,8 @@ def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet)
     # app3 as a host that is new
     host("app3").check_output(
         "systemctl disable --now shop.socket shop.service && "
-        "rm -r /opt/shop /etc/shop /run/baton/shop /var/lib/baton/shop"
+        "rm -r /opt/shop /etc/shop /run/shop /run/baton/shop /var/lib/shop /var/lib/baton/shop "
+        "/etc/systemd/system/shop* /etc/tmpfiles.d/shop.conf"
     )
     with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
         fleet.succeed("site.yml", **QUICK)

@@ -268,3 +268,33 @@ def test_a_host_whose_key_is_unknown_says_how_to_get_to_know_it(tmp_path: pathli
     refused(
         done, "web1 can't be reached", "Host key verification failed", "ssh-keyscan -p 22211 127.0.0.1", "known_hosts"
     )
+
+
+@pytest.fixture
+def taken() -> Iterator[None]:
+    """On web1 somebody logs in as `alice`, and has a service and a folder."""
+    web1 = host("web1")
+    web1.check_output(
+        "useradd --create-home --shell /bin/bash --comment 'Alice of sales' alice && mkdir /opt/reports && "
+        "printf '[Service]\\nExecStart=/bin/true\\n' > /etc/systemd/system/reports.service"
+    )
+    yield
+    web1.check_output("userdel --remove alice; rm -r /opt/reports /etc/systemd/system/reports.service")
+
+
+@pytest.mark.usefixtures("taken", "untouched")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"app_account_user": "alice"}, ["web1: user alice is there with the home /home/alice", "app_account_adopt"]),
+        ({"app_name": "reports"}, ["web1: /opt/reports is there", "web1: reports.service is a unit"]),
+        ({"app_name": "systemd-timesyncd"}, ["belongs to the system or to another service"]),
+        ({"app_account_user": "sudo"}, ["belongs to the system"]),
+        ({"app_name": "cron"}, ["belongs to the system or to another service"]),
+    ],
+    ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",
+)
+def test_what_others_made_on_a_host_is_not_taken_over(
+    tmp_path: pathlib.Path, changed: dict[str, Any], words: list[str]
+) -> None:
+    refused(site(tmp_path, {**GOOD, **changed}), *words)

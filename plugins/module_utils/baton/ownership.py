@@ -1,0 +1,109 @@
+"""What an application would take on a host although others made it: users, groups, units, folders and files.
+
+Baton's mark is the folder in which it remembers the application, /var/lib/baton/NAME: site.yml makes it before anything
+else. Where it is, what has the application's name is Baton's. A user has a mark of its own, its comment. Runs on hosts.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pathlib
+import pwd
+from collections.abc import Iterator, Sequence
+
+UNIT_FOLDERS = (
+    *("etc/systemd/system", "run/systemd/system", "run/systemd/transient", "run/systemd/generator.late"),
+    *("usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"),
+)
+SUFFIXES = (
+    ".service",
+    ".socket",
+    "-bridge.service",
+    "-rehearsal@.service",
+    "-rehearsal@.socket",
+    "-migration@.service",
+)
+COMMENT = "The application {name}"  # of the user, as the role app_account writes it
+
+
+def problems(
+    host: str,
+    name: str,
+    user: str,
+    adopt: Sequence[str] = (),
+    *,
+    server: bool = True,
+    edge: bool = False,
+    root: str = "/",
+) -> list[str]:
+    """A sentence for each thing that somebody else made, with what to do. What `adopt` names is taken all the same."""
+    here = pathlib.Path(root)
+    found: list[tuple[str, str]] = []
+    if server:
+        found += _account(name, user)
+        if (here / "var/lib" / name).is_symlink():
+            return [
+                f"{host}: /var/lib/{name} is a link, and systemd takes none for a state folder. Mount the folder that "
+                "it leads to there instead (`mount --bind`, with an entry in /etc/fstab)."
+            ]
+        if not _is_marked(here, name):
+            found += _files(here, name)
+        found += _shipped(here, name)
+    if edge and not (here / "var/lib/nginx-site" / name).is_dir():
+        site = f"/etc/nginx/sites-enabled/{name}.conf"
+        if os.path.lexists(here / site[1:]):
+            found.append((site, "is a site of nginx that Baton didn't write"))
+    sentences = []
+    for thing, what in dict.fromkeys(found):
+        if thing not in adopt:
+            other = "app_account_user" if thing.startswith(("user ", "group ")) else "app_name"
+            sentences.append(
+                f"{host}: {thing} {what}. Choose another {other}, remove it, or have Baton take it over: "
+                f'app_account_adopt: ["{thing}"].'
+            )
+    return sentences
+
+
+def _is_marked(root: pathlib.Path, name: str) -> bool:
+    mark = root / "var/lib/baton" / name
+    return mark.is_dir() and not mark.is_symlink() and mark.stat().st_uid == os.geteuid()
+
+
+def _account(name: str, user: str) -> Iterator[tuple[str, str]]:
+    try:
+        known = pwd.getpwnam(user)
+    except KeyError:
+        try:
+            grp.getgrnam(user)
+        except KeyError:
+            return
+        yield f"group {user}", "is there, and the application's processes would be in it"
+        return
+    if known.pw_gecos.split(",")[0] != COMMENT.format(name=name):
+        what = f'is there with the home {known.pw_dir}, the shell {known.pw_shell} and the comment "{known.pw_gecos}"'
+        yield f"user {user}", f"{what}, and Baton didn't make it"
+
+
+def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
+    for folder in ("etc", "opt", "var/lib", "run"):
+        if os.path.lexists(root / folder / name):
+            yield f"/{folder}/{name}", "is there, and Baton didn't make it"
+    for place in ("etc/tmpfiles.d", "usr/lib/tmpfiles.d"):
+        if os.path.lexists(root / place / f"{name}.conf"):
+            yield f"/{place}/{name}.conf", "is there, and Baton didn't make it"
+    for suffix in SUFFIXES:
+        for place in UNIT_FOLDERS[:2]:
+            if os.path.lexists(root / place / f"{name}{suffix}"):
+                yield f"{name}{suffix}", f"is a unit in /{place} that Baton didn't write"
+
+
+def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
+    """Units that a package brings, which ours would hide."""
+    for suffix in SUFFIXES:
+        for place in UNIT_FOLDERS[2:]:
+            if os.path.lexists(root / place / f"{name}{suffix}"):
+                yield f"{name}{suffix}", f"is a unit of another program (/{place})"
+                break
+    if os.path.lexists(root / "etc/init.d" / name):
+        yield f"/etc/init.d/{name}", "is a service of another program"

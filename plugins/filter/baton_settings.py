@@ -12,7 +12,7 @@ from ansible.module_utils.common.yaml import yaml_load
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import settings  # noqa: E402
+from ansible.module_utils.baton import settings, source  # noqa: E402
 
 
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) -> list[str]:
@@ -44,6 +44,20 @@ def wrong_settings(hostvars: Mapping[str, Mapping[str, Any]], hosts: list[str], 
     return list(dict.fromkeys(found))
 
 
+# the settings that say where a source is, and what is in it
+SOURCE = (
+    *("app_source", "app_version", "app_source_subdir", "app_release_files", "app_release_lock"),
+    *("app_release_working_directory", "app_release_import_paths", "app_release_build_command"),
+)
+
+
+def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
+    """Sentences about the application's source, as far as this controller sees at once."""
+    given = {name: values[name] for name in SOURCE if name in values}
+    found: list[str] = source.missing(given, bases)
+    return found if "app_source" in values else []
+
+
 class FilterModule:
     """Filters by name."""
 
@@ -53,4 +67,5 @@ class FilterModule:
             "baton_process_variables": settings.process_variables,
             "baton_unknown_settings": unknown_settings,
             "baton_wrong_settings": wrong_settings,
+            "baton_wrong_source": wrong_source,
         }

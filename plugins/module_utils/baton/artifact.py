@@ -286,21 +286,30 @@ class _Build:
         if inner.is_dir() and not (inner / "__init__.py").exists() and name.partition(".")[0] != "src":
             paths.append(os.path.join("src", self.subdir, "src"))
         paths.append(os.path.join("src", self.subdir).rstrip("/"))
-        for path in self.request.import_paths:
-            clean = tree.inside(os.path.join(self.subdir, path), "app_release_import_paths")
-            if not (self.tree / clean).is_dir():
-                raise BatonError(f"The source has no folder {clean!r} (app_release_import_paths).", "Correct the path.")
-            paths.append(os.path.join("src", clean).rstrip("/"))
+        added = [self._folder(path, "app_release_import_paths") for path in self.request.import_paths]
+        paths += [os.path.join("src", path).rstrip("/") for path in added]
         return list(dict.fromkeys(paths))
 
     def _working_directory(self) -> str:
         wanted = self.request.working_directory
-        clean = tree.inside(wanted, "app_release_working_directory") if wanted else self.subdir
-        if not (self.tree / clean).is_dir():
-            raise BatonError(
-                f"The source has no folder {clean!r} (app_release_working_directory).", "Correct the path."
-            )
+        clean = self._folder(wanted, "app_release_working_directory") if wanted else self.subdir
         return os.path.join("src", clean).rstrip("/")
+
+    def _folder(self, path: str, what: str) -> str:
+        """A folder of the source: relative to its top, or else to the project's folder."""
+        tried = {os.path.normpath(place) for place in (path, os.path.join(self.subdir, path))}
+        found = [tree.inside(place, what) for place in sorted(tried) if (self.tree / place).is_dir()]
+        if len(found) > 1:
+            raise BatonError(
+                f"{what}: {path!r} is two folders of the source: {' and '.join(found)}.",
+                "Write it from the top of the source; leave the other one out with app_release_exclude if need be.",
+            )
+        if not found:
+            raise BatonError(
+                f"{what}: {path!r} is no folder of the source (looked at {' and '.join(sorted(tried))}).",
+                "Write it from the top of the source, or from the project's folder in it.",
+            )
+        return found[0]
 
     def _state_directories(self) -> list[dict[str, Any]]:
         return [

@@ -7,9 +7,10 @@ import os
 import re
 import tempfile
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -134,6 +135,50 @@ def _repository(folder: str) -> tuple[str, str] | None:
     within = os.path.relpath(os.path.realpath(folder), os.path.realpath(top))
     known = git("ls-files", "--", ".", folder=folder)
     return (str(top), "" if within == "." else within) if known or within == "." else None
+
+
+def missing(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
+    """What is wrong with a source as far as this controller sees without fetching or reading it, a sentence each.
+
+    `values` are the settings by name; of a folder it is known what is in it.
+    """
+    bases = list(bases)
+
+    def value(name: str) -> str:
+        return str(values.get(name) or "")
+
+    try:
+        found = classify(value("app_source"), value("app_version"), bases)
+        subdir = tree.inside(value("app_source_subdir"), "app_source_subdir")
+    except BatonError as error:
+        return [str(error)]
+    sentences = []
+    for entry in values.get("app_release_files") or []:
+        origin = entry.get("src") if isinstance(entry, Mapping) else None
+        if origin and not any((Path(base) / Path(str(origin)).expanduser()).is_file() for base in bases):
+            sentences.append(f"app_release_files: {origin} is not a file on the controller. Correct src.")
+    root = Path(found.where)
+    if found.kind != "folder":
+        return sentences
+    if not (root / subdir).is_dir():
+        return [*sentences, f"app_source_subdir: {root / subdir} is no folder. Correct it."]
+    # a build command may make what isn't there yet
+    if not values.get("app_release_build_command"):
+        places = [("app_release_lock", value("app_release_lock"))]
+        places.append(("app_release_working_directory", value("app_release_working_directory")))
+        places += [("app_release_import_paths", str(path)) for path in values.get("app_release_import_paths") or []]
+        for name, path in places:
+            tried = list(dict.fromkeys([root / path, root / subdir / path]))
+            if path and not any(place.exists() for place in tried) and not _is_added(path, values):
+                sentences.append(f"{name}: {' or '.join(map(str, tried))} isn't there. Correct the path.")
+    return sentences
+
+
+def _is_added(path: str, values: Mapping[str, Any]) -> bool:
+    added = [
+        str(entry.get("path", "")) for entry in values.get("app_release_files") or [] if isinstance(entry, Mapping)
+    ]
+    return any(name == path or name.startswith(f"{path.rstrip('/')}/") for name in added)
 
 
 def fetch(source: Source, destination: Path, cache: Path) -> str:

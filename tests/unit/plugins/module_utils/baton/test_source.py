@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from ansible.module_utils.baton import source, tree
@@ -236,3 +237,41 @@ def test_git_errors_name_the_cause(
         source.fetch(
             source.Source("git", f"file://{where}" if where else folder.as_uri(), ref), tmp_path / "x", tools.cache
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"app_source": "./nowhere"}, "app_source './nowhere' is not a folder"),
+        ({"app_source_subdir": "nope"}, "app/nope is no folder"),
+        ({"app_source_subdir": "../elsewhere"}, "leads out of the source"),
+        ({"app_release_lock": "locks/uv.lock"}, "app/locks/uv.lock or "),
+        ({"app_release_import_paths": ["lib", "nope"]}, "app_release_import_paths: "),
+        ({"app_release_working_directory": "nope"}, "app_release_working_directory: "),
+        ({"app_release_files": [{"path": "a", "src": "missing.txt"}]}, "app_release_files: missing.txt is not a file"),
+    ],
+)
+def test_what_the_controller_sees_at_once_is_told_at_once(
+    tmp_path: pathlib.Path, given: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "app/services/api/lib").mkdir(parents=True)
+    values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
+    (sentence,) = source.missing(values, [str(tmp_path)])
+    assert says in sentence
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"app_release_import_paths": ["lib", "services/api/lib"]},
+        {"app_release_lock": "added.txt", "app_release_files": [{"path": "added.txt", "content": "idna==3.10"}]},
+        # which may be made by it
+        {"app_release_import_paths": ["generated"], "app_release_build_command": "make"},
+        {"app_source": "https://git.example.org/app.git", "app_source_subdir": "nope"},
+        {"app_source": "shop", "app_version": "1.2", "app_source_subdir": ""},
+    ],
+)
+def test_what_only_the_build_can_tell_is_left_to_it(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
+    (tmp_path / "app/services/api/lib").mkdir(parents=True)
+    values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
+    assert source.missing(values, ["/nonexistent"]) == []

@@ -145,16 +145,24 @@ def process_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if _AT_START.fullmatch(name)}
 
 
+def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """The settings that are texts or lists of such, of the playbooks and of roles' argument specs: their two types."""
+    options = {
+        name: (str(option["type"]), str(option.get("elements", "")))
+        for spec in specs
+        for entry in spec["argument_specs"].values()
+        for name, option in (entry.get("options") or {}).items()
+    }
+    wanted = dict.fromkeys(TEXTS, ("str", "")) | options
+    return {name: types for name, types in wanted.items() if types[0] in ("str", "path") or types[1] == "str"}
+
+
 def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence for each setting that is to be a text and that YAML has made something else of, without quotes.
 
     A version 1.10 is then 1.1, a commit 0123456 an octal number, and what Ansible makes a text of it again is another.
     """
-    wanted = dict.fromkeys(TEXTS, ("str", ""))
-    for spec in specs:
-        for entry in spec["argument_specs"].values():
-            for name, option in (entry.get("options") or {}).items():
-                wanted[name] = (option["type"], option.get("elements", ""))
+    wanted = texts(specs)
     sentences = []
     for name in sorted(wanted.keys() & values.keys()):
         kind, elements = wanted[name]

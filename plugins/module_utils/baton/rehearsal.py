@@ -22,6 +22,7 @@ PATIENCE = 15.0  # seconds that a booted application has to become well
 BUSY = 3  # times its limit that a boot gets at most, where the host is busy
 # in the master's words
 KILLED = "was killed by SIGKILL (out of memory?)"
+NOT_FOR_MEMORY = f"{KILLED}: no"
 LATE = "(handover_boot_timeout)"
 # what Alembic and Django log of a migration, and SQLAlchemy of its statements
 MIGRATION = r"Running (upgrade|stamp_revision) .*->|Applying \S+\.\.\.|\b(CREATE|ALTER|DROP) TABLE\b"
@@ -67,7 +68,6 @@ class Rehearsal:
 
     def _boot(self, timeout: float, started: float) -> str:
         """Why it doesn't boot; empty when it does."""
-        killed_before = self._killed_for_memory()
         start = self._start(timeout, started)
         if not isinstance(start, subprocess.CompletedProcess):
             return start
@@ -78,13 +78,10 @@ class Rehearsal:
         if LATE in ending.log:
             waited = WAITED.search(ending.log)
             return f"{took} (app_service_boot_timeout){waited[1] if waited else ''}"
-        if ending.result == "oom-kill":
+        # systemd hears of it too late where the master ends at once, and nothing at all from cgroup v1
+        if ending.result == "oom-kill" or (KILLED in ending.log and NOT_FOR_MEMORY not in ending.log):
             return self._out_of_memory()
         if KILLED in ending.log:
-            # the worker's death may have reached systemd before the kernel's word for its cause
-            killed = self._killed_for_memory()
-            if killed is None or killed_before is None or killed > killed_before:
-                return self._out_of_memory()
             return "it was killed (SIGKILL), and not by the kernel for want of memory: something on the host ends it"
         if ending.result == "timeout":
             return f"{took} (app_service_boot_timeout)"
@@ -143,14 +140,6 @@ class Rehearsal:
         with contextlib.suppress(OSError):
             return (self._group() / "cgroup.procs").read_text().split()
         return []
-
-    def _killed_for_memory(self) -> int | None:
-        """How many processes of units the kernel has killed for memory; None where it doesn't say (cgroup v1)."""
-        slices = self.app.path("sys/fs/cgroup").glob("*.slice/memory.events")
-        with contextlib.suppress(OSError):
-            counted = [re.findall(r"^oom_kill (\d+)$", events.read_text(), re.MULTILINE) for events in slices]
-            return sum(int(number) for found in counted for number in found) if counted else None
-        return None
 
     def _out_of_memory(self) -> str:
         limit = systemd.properties(self.service, "MemoryMax").get("MemoryMax", "")

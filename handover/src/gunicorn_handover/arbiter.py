@@ -226,7 +226,9 @@ class HandoverArbiter(Arbiter):
                 continue
             limit = worker.cfg.handover_boot_timeout
             took = now - worker.forked_at
-            if took > limit and (late := _late(took, priority.waited(worker.pid), limit)):
+            # at a reload it is slowed no longer when it starves, and who waits for its end has a bound
+            waited = 0.0 if self._complete else priority.waited(worker.pid)
+            if took > limit and (late := _late(took, waited, limit)):
                 worker.board.explain(late)
                 self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, late)
                 self.kill_worker(worker.pid, signal.SIGKILL)

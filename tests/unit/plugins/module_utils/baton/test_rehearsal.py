@@ -160,9 +160,9 @@ def test_a_unit_that_does_not_exist_is_told_by_systemd(app: activation.Applicati
         ),
         (
             "exit-code",
-            f"not ready after 6 s {rehearsal.LATE} and 9 s more for the 12 s that it waited for a processor",
+            f"Worker is not ready after 6 s {rehearsal.LATE} and 9 s more for the 12 s that it waited for a processor",
             "infinity",
-            "(app_service_boot_timeout) and 9 s more for the 12 s that it waited for a processor.",
+            "it was not ready after 6 s (app_service_boot_timeout) and 9 s more for the 12 s that it waited for a proc",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Server, wait_for
-from gunicorn_handover import arbiter
+from gunicorn_handover import arbiter, priority
 
 pytestmark = pytest.mark.versions
 
@@ -226,6 +226,15 @@ def test_what_a_boot_waits_for_a_processor_does_not_count(took: float, waited: f
     assert arbiter._late(took, waited, 10) == words
 
 
-def test_only_a_kill_that_nobody_meant_is_put_down_to_memory() -> None:
-    assert arbiter._describe(signal.SIGKILL) == "was killed by SIGKILL (out of memory?)"
-    assert arbiter._describe(signal.SIGKILL, expected=True) == "was killed by SIGKILL"
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(3, 4, ": yes, by the kernel's count"), (3, 3, ": no, by the kernel's count"), (None, None, "")],
+)
+def test_the_kernel_s_count_tells_whether_a_kill_was_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, words: str
+) -> None:
+    master = arbiter.HandoverArbiter.__new__(arbiter.HandoverArbiter)
+    master._oom_kills = before
+    monkeypatch.setattr(priority, "oom_kills", lambda: after)
+    assert master._explain(signal.SIGKILL) == f"was killed by SIGKILL (out of memory?){words}"
+    assert master._explain(signal.SIGTERM) == "was killed by SIGTERM"

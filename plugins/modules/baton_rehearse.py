@@ -15,7 +15,6 @@ description:
 author: Baton contributors
 options:
   name: {description: Name of the application., type: str, required: true}
-  host: {description: Name of the host for messages., type: str, default: this host}
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
   timeout: {description: Seconds that it may take., type: int, default: 90}
   health_path: {description: Page that must answer below 400; empty for none., type: str, default: ""}
@@ -51,7 +50,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "host": {"type": "str", "default": "this host"},
             "release": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 90},
             "health_path": {"type": "str", "default": ""},
@@ -69,7 +67,7 @@ def main() -> None:
         if not module.check_mode:
             result = rehearsal.rehearse(app, options["release"], options["timeout"], health)
     except (activation.ActivationError, rehearsal.RehearsalError) as error:
-        module.fail_json(msg=masking.masked(app.name, f"{options['host']}: {error}"))
+        module.fail_json(msg=masking.masked(app.name, str(error)))
     if result["migrates"]:
         result["migrates"] = masking.masked(app.name, result["migrates"])
         module.warn(rehearsal.migration_warning(app, result["migrates"]))

@@ -50,6 +50,7 @@ class HandoverArbiter(Arbiter):
         self._failed_at = 0.0
         self._next_spawn = 0.0
         self._nice = priority.niceness()
+        self._oom_kills = priority.oom_kills()
         self._fingerprint = Fingerprint()
         self._versions = status.versions()
         super().__init__(app)
@@ -225,7 +226,9 @@ class HandoverArbiter(Arbiter):
                 continue
             limit = worker.cfg.handover_boot_timeout
             took = now - worker.forked_at
-            if took > limit and (late := _late(took, priority.waited(worker.pid), limit)):
+            # at a reload it is slowed no longer when it starves, and who waits for its end has a bound
+            waited = 0.0 if self._complete else priority.waited(worker.pid)
+            if took > limit and (late := _late(took, waited, limit)):
                 worker.board.explain(late)
                 self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, late)
                 self.kill_worker(worker.pid, signal.SIGKILL)
@@ -277,7 +280,7 @@ class HandoverArbiter(Arbiter):
     def _bury(self, worker: Any, wait_status: int) -> None:
         # the kernel need not have done it
         expected = self.stopping or worker.condemned
-        how = _describe(wait_status, expected=expected)
+        how = _describe(wait_status) if expected else self._explain(wait_status)
         state = worker.board.state
         failure = worker.board.failure or how
         worker.tmp.close()
@@ -298,6 +301,17 @@ class HandoverArbiter(Arbiter):
                 self._back_off(how)
             elif served < PROVEN:
                 self._failures, self._failed_at = 1, time.monotonic()
+
+    def _explain(self, wait_status: int) -> str:
+        """How a process ended that nobody told to, in words."""
+        how = _describe(wait_status)
+        if os.waitstatus_to_exitcode(wait_status) != -signal.SIGKILL:
+            return how
+        before, self._oom_kills = self._oom_kills, priority.oom_kills()
+        how += " (out of memory?)"
+        if before is None or self._oom_kills is None:
+            return how
+        return f"{how}: {'yes' if self._oom_kills > before else 'no'}, by the kernel's count"
 
     def _boot_failed(self, worker: Any, failure: str) -> None:
         if self._reload is not None and worker.generation == self._reload.generation:
@@ -445,8 +459,8 @@ def _late(took: float, waited: float, limit: float) -> str:
     return f"not ready after {limit:g} s (handover_boot_timeout){more}"
 
 
-def _describe(wait_status: int, *, expected: bool = False) -> str:
-    """How a process ended, in words; `expected`: by what the master did."""
+def _describe(wait_status: int) -> str:
+    """How a process ended, in words."""
     code = os.waitstatus_to_exitcode(wait_status)
     if code >= 0:
         return f"exited with code {code}"
@@ -454,4 +468,4 @@ def _describe(wait_status: int, *, expected: bool = False) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL and not expected else "")
+    return f"was killed by {name}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 CAP_SYS_NICE = 1 << 23  # capabilities(7)
 OOM_BIAS = 500  # of 1000: the kernel's first choice, unless something far larger is about
@@ -94,3 +96,20 @@ def set_oom_score(pid: int, score: int) -> None:
     """Sets it, where that is permitted and the process lives."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(max(-1000, min(1000, score))))
+
+
+def oom_kills() -> int | None:
+    """How many processes of this one's control group the kernel has killed for want of memory; None when it doesn't
+    say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            group = path.strip("/")
+            for counted, file in (
+                (controllers == "", Path("/sys/fs/cgroup", group, "memory.events")),
+                (controllers == "memory", Path("/sys/fs/cgroup/memory", group, "memory.oom_control")),
+            ):
+                if counted and file.exists():
+                    found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="ascii"), re.MULTILINE)
+                    return int(found[1]) if found else None
+    return None

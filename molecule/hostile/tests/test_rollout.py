@@ -81,7 +81,7 @@ def test_a_rollback_that_failed_goes_to_the_same_release_when_it_is_asked_again(
     with broken_setting(HOSTS[1]):
         done = hostile.play("playbooks/rollback.yml", deploy_bake_seconds=0)
     assert done.status != 0
-    assert f"{HOSTS[1]}, rehearsal: Release {before} failed its rehearsal" in done.words.replace(f": {HOSTS[1]}:", ":")
+    assert f"{HOSTS[1]}, rehearsal: Release {before} failed its rehearsal" in done.words
     assert [current(name) for name in HOSTS] == [release] * 2
     told = [json.loads(host(name).check_output("tail -n 1 /var/lib/baton/hostile/history.jsonl")) for name in HOSTS]
     assert [(line["kind"], line["release"]) for line in told] == [("rollback", before)] * 2

@@ -22,10 +22,11 @@ PATIENCE = 15.0  # seconds that a booted application has to become well
 BUSY = 3  # times its limit that a boot gets at most, where the host is busy
 # in the master's words
 KILLED = "was killed by SIGKILL (out of memory?)"
+NOT_FOR_MEMORY = f"{KILLED}: no"
 LATE = "(handover_boot_timeout)"
 # what Alembic and Django log of a migration, and SQLAlchemy of its statements
 MIGRATION = r"Running (upgrade|stamp_revision) .*->|Applying \S+\.\.\.|\b(CREATE|ALTER|DROP) TABLE\b"
-WAITED = re.compile(re.escape(LATE) + r"( and \d+ s more for the \d+ s that it waited for a processor)")
+WAITED = re.compile(r"not ready after \S+ s " + re.escape(LATE) + r" and \d+ s more for the \d+ s that it waited .*")
 
 
 class RehearsalError(Exception):
@@ -67,36 +68,32 @@ class Rehearsal:
 
     def _boot(self, timeout: float, started: float) -> str:
         """Why it doesn't boot; empty when it does."""
-        killed_before = self._killed_for_memory()
         start = self._start(timeout, started)
         if not isinstance(start, subprocess.CompletedProcess):
             return start
         if start.returncode == 0:
             return ""
         ending = systemd.ending(self.service, started)
-        took = f"it was not ready after {time.time() - started:.0f} s"
+        late = f"it was not ready after {time.time() - started:.0f} s (app_service_boot_timeout)"
         if LATE in ending.log:
             waited = WAITED.search(ending.log)
-            return f"{took} (app_service_boot_timeout){waited[1] if waited else ''}"
-        if ending.result == "oom-kill":
+            return f"it was {activation.in_operator_s_words(waited[0])}" if waited else late
+        # systemd hears of it too late where the master ends at once, and nothing at all from cgroup v1
+        if ending.result == "oom-kill" or (KILLED in ending.log and NOT_FOR_MEMORY not in ending.log):
             return self._out_of_memory()
         if KILLED in ending.log:
-            # the worker's death may have reached systemd before the kernel's word for its cause
-            killed = self._killed_for_memory()
-            if killed is None or killed_before is None or killed > killed_before:
-                return self._out_of_memory()
             return "it was killed (SIGKILL), and not by the kernel for want of memory: something on the host ends it"
         if ending.result == "timeout":
-            return f"{took} (app_service_boot_timeout)"
+            return late
         return "it did not boot" if ending.log else f"it could not be started: {start.stderr.strip()}"
 
     def _start(self, timeout: float, started: float) -> subprocess.CompletedProcess[str] | str:
         """Start the unit, and wait for it; or why it was given up.
 
         A rehearsal is the last to get a processor: what it waits for one doesn't count, `BUSY` times the limit at most,
-        and after the first time it is the last no longer.
+        and when it has waited for a while it is the last no longer.
         """
-        patience, took, waited = timeout, 0.0, 0.0
+        patience, took, waited = timeout / 4, 0.0, 0.0
         while patience > 0:
             try:
                 # where it is starting already, this waits for the same end
@@ -126,31 +123,28 @@ class Rehearsal:
 
     def _hurry(self) -> None:
         """Let it have its share: on a host with no idle moment the nicest process gets next to nothing."""
-        with contextlib.suppress(OSError):
-            # systemd's own way to say so would outlast the unit
-            (self._group() / "cpu.weight").write_text("100")
+        # systemd's own way to say so would outlast the unit
+        for file, share in (("cpu.weight", "100"), ("cpu.shares", "1024")):
+            for group in self._groups():
+                with contextlib.suppress(OSError):
+                    if (group / file).exists():
+                        (group / file).write_text(share)
         for pid in self._processes():
             for thread in self.app.path("proc", pid, "task").glob("*"):
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
 
-    def _group(self) -> pathlib.Path:
-        group = systemd.properties(self.service, "ControlGroup").get("ControlGroup", "")
-        # where it has none, nothing is to be taken for it
-        return self.app.path("sys/fs/cgroup", group.strip("/") or "none")
+    def _groups(self) -> list[pathlib.Path]:
+        """The folders of its control group: one, or with cgroup v1 one for each controller."""
+        group = systemd.properties(self.service, "ControlGroup").get("ControlGroup", "").strip("/")
+        mounts = [self.app.path("sys/fs/cgroup"), *self.app.path("sys/fs/cgroup").glob("*/")]
+        return [mount / group for mount in mounts if group and (mount / group).is_dir()]
 
     def _processes(self) -> list[str]:
         with contextlib.suppress(OSError):
-            return (self._group() / "cgroup.procs").read_text().split()
+            for group in self._groups():
+                return (group / "cgroup.procs").read_text().split()  # all of them have the same
         return []
-
-    def _killed_for_memory(self) -> int | None:
-        """How many processes of units the kernel has killed for memory; None where it doesn't say (cgroup v1)."""
-        slices = self.app.path("sys/fs/cgroup").glob("*.slice/memory.events")
-        with contextlib.suppress(OSError):
-            counted = [re.findall(r"^oom_kill (\d+)$", events.read_text(), re.MULTILINE) for events in slices]
-            return sum(int(number) for found in counted for number in found) if counted else None
-        return None
 
     def _out_of_memory(self) -> str:
         limit = systemd.properties(self.service, "MemoryMax").get("MemoryMax", "")

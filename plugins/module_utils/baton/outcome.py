@@ -49,7 +49,7 @@ def failure(result: Mapping[str, Any]) -> str:
         if item.get("failed") or item.get("unreachable"):
             return failure(item)
     words = [str(result[key]).strip() for key in ("msg", "stderr") if result.get(key)]
-    return "\n".join(words) or "it failed without a word"
+    return untrusted.printable("\n".join(words)) or "it failed without a word"
 
 
 def troubles(hosts: Sequence[str], known: Mapping[str, Any], active: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -243,4 +243,4 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
         # a change before this one was cut short
         each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())
         lines.append(f"The hosts don't serve the same: {each}. The next deploy or playbooks/rollback.yml mends that.")
-    return "\n".join(lines)
+    return untrusted.printable("\n".join(lines))

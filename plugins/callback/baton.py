@@ -9,13 +9,17 @@ short_description: Plays with their seconds, a line for each task, what changed 
 description:
   - Shows plays with the seconds they took, tasks as they begin, and the hosts on which something changed or failed. A
     play in batches names the hosts of each; one of C(all:!all), which isn't due, is left out. Text of C(debug) and the
-    message of a failure are printed as they were written. The seconds of the whole run come last.
+    message of a failure are printed as they were written, and a long one that several hosts have in common once. The
+    seconds of the whole run come last.
+  - Whatever hosts say, no terminal obeys it; control characters, and those that turn the direction of writing, are
+    spelled out.
   - With C(-v) everything is printed as `default` does. For the plain one set C(ANSIBLE_STDOUT_CALLBACK=default).
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
 """
 
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -28,7 +32,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import journal
+from ansible.module_utils.baton import outcome, untrusted
 
 # tasks that only lead to others, and those that are named when they have something to say
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
@@ -37,6 +41,52 @@ SILENT |= {"debug", "fail", "set_fact"}
 NOBODY = ["all:!all"]
 # hosts of a batch that are named one by one
 NAMED = 5
+
+
+class _Coloured(str):
+    """A text whose colours are ours."""
+
+
+class _Display:
+    """Ansible's display, which is given nothing that a terminal would obey."""
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._display, name)
+
+    def display(self, msg: str, *given: Any, **options: Any) -> None:
+        """Print a text."""
+        self._display.display(_clean(msg), *given, **options)
+
+    def banner(self, msg: str, *given: Any, **options: Any) -> None:
+        """Print a heading."""
+        self._display.banner(_clean(msg), *given, **options)
+
+    def _warning(self, warning: Any, *given: Any, **options: Any) -> None:
+        self._display._warning(_clean(warning), *given, **options)
+
+    def _deprecated(self, warning: Any, *given: Any, **options: Any) -> None:
+        self._display._deprecated(_clean(warning), *given, **options)
+
+    def _error(self, error: Any, *given: Any, **options: Any) -> None:
+        self._display._error(_clean(error), *given, **options)
+
+
+def _clean(said: Any) -> Any:
+    """What is said, with every text in it printable."""
+    if isinstance(said, str):
+        return said if isinstance(said, _Coloured) else untrusted.printable(said)
+    if isinstance(said, dict):
+        return {key: _clean(one) for key, one in said.items()}
+    if isinstance(said, list | tuple):
+        return type(said)([_clean(one) for one in said])
+    if dataclasses.is_dataclass(said) and not isinstance(said, type):
+        return dataclasses.replace(
+            said, **{one.name: _clean(getattr(said, one.name)) for one in dataclasses.fields(said) if one.init}
+        )
+    return said
 
 
 class CallbackModule(Default):  # type: ignore[misc]
@@ -48,6 +98,9 @@ class CallbackModule(Default):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        self._display: Any = _Display(self._display)
+        # long failures of a task, by what is alike in them, with the host that had it first
+        self._told: dict[tuple[str, str], str] = {}
         self._began = time.monotonic()
         # of the play that runs; None when there is nothing to tell of it
         self._play_began: float | None = None
@@ -130,7 +183,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             return
         if result.task.action in ("debug", "ansible.builtin.debug") and isinstance(text, str) and not self._verbose():
             self._print_task_banner_once(result.task)
-            self._display.display(journal.printable(text))
+            self._display.display(text)
         else:
             if not result.result.get("changed") and not self.get_option("display_ok_hosts"):
                 # the result isn't shown, but what it warns of is
@@ -184,8 +237,14 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._handle_warnings(result.result)
         details = [result.result[key].strip() for key in ("stderr", "stdout") if result.result.get(key)]
         self._print_task_banner_once(result.task)
-        words = journal.printable("\n".join([text.strip(), *details]))
-        self._display.display(f"{how}: [{result.host.get_name()}] {words}", color=constants.COLOR_ERROR, stderr=False)
+        host, words = result.host.get_name(), "\n".join([text.strip(), *details])
+        if "\n" in words:
+            first = self._told.setdefault((result.task._uuid, outcome.alike(host, words)), host)
+            words = words if first == host else f"the same as on {first}"
+        self._display.display(f"{how}: [{host}] {words}", color=constants.COLOR_ERROR, stderr=False)
+
+    def _get_diff(self, difflist: Any) -> str:
+        return _Coloured(super()._get_diff(_clean(difflist)))
 
     def _end_play(self) -> None:
         if self._play_began is not None:

@@ -36,7 +36,7 @@ seconds: {description: Time that it took., returned: always, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.baton import activation, confined, masking
+from ansible.module_utils.baton import activation, confined, masking, outcome
 
 
 def main() -> None:
@@ -64,7 +64,8 @@ def main() -> None:
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
     if status:
         cut = f" It was ended after {options['timeout']} s." if seconds >= options["timeout"] else ""
-        module.fail_json(msg=f"Exit code {status} in release {release}.{cut}\n{output}".rstrip(), **result)
+        words = [f"Exit code {status} in release {release}.{cut}", output.rstrip(), *outcome.advice(output)]
+        module.fail_json(msg="\n".join(filter(None, words)), **result)
     module.exit_json(**result)
 
 

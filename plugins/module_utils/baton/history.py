@@ -208,7 +208,7 @@ def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> 
     header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "HOSTS")
     text = aligned([header, *(_cells(row, everywhere) for row in told)])
     failed = next((row for row in told if row.get("reason")), None)
-    return text if failed is None else f"{text}\n\nThe last failure: {failed['reason']}"
+    return untrusted.printable(text if failed is None else f"{text}\n\nThe last failure: {failed['reason']}")
 
 
 def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]:

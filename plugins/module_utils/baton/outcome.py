@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,28 @@ NEXT = {
     "handover": "Mend that, then run this again; playbooks/logs.yml has more of what the application said.",
     "connection": "See to the host, or leave it out with --limit; then run this again.",
 }
+# what an application's own words mean for its inventory
+ADVICE = (
+    (
+        re.compile(r"(\S+\.so(?:\.\d+)*): cannot open shared object file"),
+        "{} is a library of the distribution: name its package in python_runtime_packages (`apt-file search {}` "
+        "on a host says which it is), then run site.yml.",
+    ),
+    (
+        re.compile(r'permission denied to create extension \\?"([\w-]+)'),
+        "The application's database user may not create the extension {}. Name it in the database's entry of "
+        "postgresql_server_databases (`extensions: [{}]`), and site.yml creates it as the superuser.",
+    ),
+    (
+        re.compile(r'extension \\?"([\w-]+)\\?" is not available|extension control file .*/([\w-]+)\.control'),
+        "The database server has no extension {}: install its package there (postgresql-<version>-{}, or as the "
+        "distribution names it), and name it in `extensions` of postgresql_server_databases.",
+    ),
+)
+# what differs between two hosts that failed alike
+_VARYING = re.compile(
+    r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z?|\[\d+\]|\bpid[ :=]*\d+|\bprocess \[?\d+\]?|0x[0-9a-f]{6,}|\b\d+(?:\.\d+)? m?s\b"
+)
 BEFORE_MIGRATION = {"configuration", "staging"}
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
@@ -26,7 +49,7 @@ def failure(result: Mapping[str, Any]) -> str:
         if item.get("failed") or item.get("unreachable"):
             return failure(item)
     words = [str(result[key]).strip() for key in ("msg", "stderr") if result.get(key)]
-    return "\n".join(words) or "it failed without a word"
+    return untrusted.printable("\n".join(words)) or "it failed without a word"
 
 
 def troubles(hosts: Sequence[str], known: Mapping[str, Any], active: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -214,14 +237,30 @@ def fallen(names: Sequence[str], known: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def alike(host: str, message: str) -> str:
+    """What two hosts' messages have in common when they failed for the same reason."""
+    return _VARYING.sub("", re.sub(rf"(?<![\w-]){re.escape(host)}(?![\w-])", "", message))
+
+
+def advice(message: str) -> list[str]:
+    """The settings that mend what an application or a migration failed for, each a sentence."""
+    told = []
+    for pattern, words in ADVICE:
+        names = [next(filter(None, found.groups())) for found in pattern.finditer(message)]
+        told += [words.replace("{}", name) for name in dict.fromkeys(names)]
+    return told
+
+
 def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[str, Mapping[str, Any]]) -> str:
     """Why a change failed and what each host ends with, for people."""
     by_cause: dict[tuple[str, str], list[str]] = {}
     for host, trouble in found.items():
-        by_cause.setdefault((trouble["step"], trouble["message"]), []).append(host)
+        by_cause.setdefault((trouble["step"], alike(host, trouble["message"])), []).append(host)
     lines = [f"{title} failed."]
-    for (step, message), names in by_cause.items():
+    for (step, _), names in by_cause.items():
+        message = found[names[0]]["message"].removeprefix(f"{names[0]}: ")
         lines += [f"{', '.join(names)}, {step}: {message}"]
+    lines += dict.fromkeys(one for trouble in found.values() for one in advice(trouble["message"]))
     # who pressed Ctrl-C knows what to do
     steps = {trouble["step"]: True for trouble in found.values() if trouble["message"] != INTERRUPTED}
     lines += [NEXT[step] for step in steps if step in NEXT]
@@ -246,4 +285,4 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
         # a change before this one was cut short
         each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())
         lines.append(f"The hosts don't serve the same: {each}. The next deploy or playbooks/rollback.yml mends that.")
-    return "\n".join(lines)
+    return untrusted.printable("\n".join(lines))

@@ -309,7 +309,7 @@ def text(document: Mapping[str, Any]) -> str:
     if document["phases"]:
         lines += ["", "Phases: " + ", ".join(f"{phase['name']} {phase['seconds']} s" for phase in document["phases"])]
     lines += [f"Note: {note}" for note in document["notes"]]
-    return "\n".join(lines)
+    return untrusted.printable("\n".join(lines))
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> Iterable[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import activation, deploy_lock, history, systemd, untrusted, upstream
 from .table import aligned
+from .untrusted import printable
 
 EXPIRY_WARNING_DAYS = 14
 DAY = 86400  # seconds
@@ -243,7 +244,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 certificate,
             )
         )
-    return "\n\n".join(filter(None, [aligned(rows), "\n".join(notes(found, now))]))
+    return printable("\n\n".join(filter(None, [aligned(rows), "\n".join(notes(found, now))])))
 
 
 def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:

@@ -128,3 +128,56 @@ def test_whoever_asks_for_everything_gets_it_as_ansible_prints_it(inventory: pat
     assert "fatal: [app1]: FAILED! =>" in done.output
     assert "rescued=0" in done.output
     assert "in total" not in done.output
+
+
+TRACEBACK = "{{ inventory_hostname }}: it did not boot. It logged last:\nTraceback [{{ 100 | random }}]\nValueError: no"
+
+
+def test_a_long_failure_that_hosts_have_in_common_is_told_once(inventory: pathlib.Path) -> None:
+    tasks = [{"name": "Boot", **fail(TRACEBACK)}]
+    done = play(inventory, {"name": "Rehearse", "hosts": "app1:app2:app3", "tasks": tasks})
+    assert done.output.count("ValueError: no") == 1
+    assert len(re.findall(r"failed: \[app\d\] the same as on app\d", done.output)) == 2
+
+
+def test_failures_that_differ_are_each_told(inventory: pathlib.Path) -> None:
+    tasks = [{"name": "Boot", **fail("Traceback\nValueError: {{ 'no' if inventory_hostname == 'app1' else 'yes' }}")}]
+    done = play(inventory, {"name": "Rehearse", "hosts": "app1:app2", "tasks": tasks})
+    assert "ValueError: no" in done.output
+    assert "ValueError: yes" in done.output
+
+
+EVIL = "\x1b]52;c;eA==\x07\x1b[8mhid\x1b[0m \u202edesrever\u2066 \x9b2J"
+# a module of a host may say what it will: here a file's content, a warning, and an error
+HOSTILE = f"""#!{sys.executable}
+import json
+said = {EVIL!r}
+print(json.dumps({{"changed": True, "msg": said, "warnings": [said], "other": said,
+                  "diff": {{"before": said + "\\n", "after": "plain\\n", "before_header": said}}, "failed": %s}}))
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-v",), ("-vvv",)])
+@pytest.mark.parametrize("failed", [True, False])
+def test_no_terminal_obeys_what_a_host_says(inventory: pathlib.Path, options: tuple[str, ...], failed: bool) -> None:
+    (inventory.parent / "library").mkdir()
+    module = inventory.parent / "library/hostile"
+    module.write_text(HOSTILE % failed)
+    module.chmod(0o755)
+    done = play(
+        inventory,
+        {
+            "name": "Ask",
+            "hosts": "app1",
+            "tasks": [
+                {"hostile": {}, "register": "said", "diff": True, "ignore_errors": True},
+                {"ansible.builtin.debug": {"msg": "{{ said.msg }}"}},
+                {"ansible.builtin.debug": {"var": "said.msg"}},
+                {"ansible.builtin.command": {"argv": ["printf", EVIL]}},
+            ],
+        },
+        options=(*options, "--diff"),
+    )
+    assert failed or "+plain" in done.output, done.output
+    assert re.search(r"\\(x1b|e)]52", done.output)
+    assert not re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066]", done.output)

@@ -283,3 +283,38 @@ def test_evidence_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None
     own = {host: {"seen": {"results": [{"item": host}]}} for host in HOSTS}
     assert list(outcome.evidence(HOSTS, own, "seen")) == HOSTS
     assert outcome.evidence(HOSTS, {host: {"seen": {"skipped": True}} for host in HOSTS}, "seen") == {}
+
+
+def test_the_same_failure_of_several_hosts_is_told_once_with_their_names() -> None:
+    said = "{}: it did not boot. It logged last:\n2026-01-01T00:00:0{}.1Z [{}] Traceback\nValueError: no"
+    found = {
+        "app1": {"step": "rehearsal", "message": said.format("app1", 1, 17)},
+        "app10": {"step": "rehearsal", "message": said.format("app10", 2, 18)},
+        "app2": {"step": "rehearsal", "message": said.format("app2", 3, 19).replace(": no", ": yes")},
+    }
+    words = outcome.summary("The deploy of links", found, {})
+    assert words.count("ValueError: no") == 1
+    assert "app1, app10, rehearsal: it did not boot" in words
+    assert "app2, rehearsal: it did not boot" in words
+    assert "ValueError: yes" in words
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("ImportError: libpq.so.5: cannot open shared object file: No such file", "libpq.so.5 is a library of the dis"),
+        ("OSError: libGL.so.1: cannot open shared object file", "python_runtime_packages"),
+        ('psycopg.errors.InsufficientPrivilege: permission denied to create extension "postgis"', "[postgis]"),
+        (
+            r"'permission denied to create extension \"pg_trgm\"'",
+            "postgresql_server_databases (`extensions: [pg_trgm]`",
+        ),
+        ('extension "vector" is not available', "no extension vector"),
+        ('could not open extension control file "/usr/share/x/extension/vector.control": No', "no extension vector"),
+    ],
+)
+def test_a_failure_names_the_setting_that_mends_it(said: str, words: str) -> None:
+    found = {host: {"step": "migration", "message": f"Traceback\n{said}"} for host in ("app1", "app2")}
+    told = outcome.summary("The deploy of links", found, {})
+    assert told.count(words) == 1
+    assert outcome.advice("ValueError: no") == []

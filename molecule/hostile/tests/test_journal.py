@@ -1,0 +1,152 @@
+"""What anybody on a host, or the application, writes is shown as what it is, and ends nothing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import shlex
+import zoneinfo
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import HOSTS, Hostile, host
+
+from tests.support.playbooks import PROJECT
+
+README = PROJECT / "README.md"
+APP = "hostile"
+STATUS = f"/run/{APP}/handover.json"
+SECRET = "changethis-hostile-secret"  # of the scenario's inventory
+
+# as nobody: lines in the application's name, by the journal's own protocol
+FORGE = f"""
+import socket
+def send(*fields):
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    journal.connect("/run/systemd/journal/socket")
+    journal.send(b"".join(field.encode() + b"\\n" for field in (*fields, "SYSLOG_IDENTIFIER={APP}")))
+messages = ['{{"message": {{"forged": 1}}}}', '{{"message": 7}}', "[" * 20000, "{{" * 20000]
+for message in (*messages, "forged \\x1b]52;c;x\\x07"):
+    send("MESSAGE=" + message)
+send("MESSAGE=forged", "PRIORITY=abc")
+send("MESSAGE=forged", "MESSAGE=twice")
+"""
+# as the application itself, in a unit of its name
+SAY = """
+import json
+for message in ({"message": {"nested": 1}}, {"message": 7}, {"message": "hid\\x1b[8mden \\u202edesrever", "level": []}):
+    print(json.dumps(message))
+print("[" * 20000)
+print("{" * 20000)
+"""
+
+
+def as_root(name: str, program: str) -> None:
+    host(name).run_expect([0], f"python3 -c {shlex.quote(program)}")
+
+
+@pytest.fixture
+def status_file() -> Iterator[Any]:
+    """Puts something in the place of the status, and the status back."""
+    name = HOSTS[0]
+    kept = host(name).check_output(f"cat {STATUS}")
+
+    def put(content: str) -> str:
+        host(name).run_expect([0], f"rm -f {STATUS}; {content}")
+        return name
+
+    yield put
+    host(name).run_expect([0], f"rm -f {STATUS}; printf %s {shlex.quote(kept)} >{STATUS}; chown {APP} {STATUS}")
+
+
+def test_nobody_ends_the_log_or_writes_lines_as_the_application(hostile: Hostile) -> None:
+    for name in HOSTS:
+        forge = f"python3 -c {shlex.quote(FORGE)}"
+        host(name).run_expect([0], f"setpriv --reuid=65534 --regid=65534 --clear-groups {forge}")
+    done = hostile.succeed("playbooks/logs.yml")
+    assert "forged" not in done.output
+    assert "Application startup complete" in done.output
+
+
+def test_lines_of_the_application_are_shown_whatever_they_are(hostile: Hostile) -> None:
+    for name in HOSTS:
+        unit = f"{APP}-migration@said.service"
+        run = f"systemd-run --wait --quiet --unit={unit} --property=SyslogIdentifier={APP}"
+        host(name).run_expect([0], f"{run} python3 -c {shlex.quote(SAY)}")
+    done = hostile.succeed("playbooks/logs.yml")
+    assert '{"nested": 1}' in done.output
+    assert "hidden \\u202edesrever" in done.output
+    assert not {"\x1b", "\u202e"} & set(done.output)
+
+
+def test_since_is_in_the_operators_time_zone(hostile: Hostile) -> None:
+    zone = "Pacific/Auckland"
+    then = datetime.datetime.now(zoneinfo.ZoneInfo(zone)) - datetime.timedelta(minutes=30)
+    there = Hostile(hostile.inventory, {**hostile.environment, "TZ": zone})
+    since = f"{then:%Y-%m-%d %H:%M}"
+    done = there.succeed("playbooks/logs.yml", "-e", f"since='{since}'", "-e", "lines=1000")
+    assert "Application startup complete" in done.output
+    assert f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d} " in done.output
+    assert "Z info" in done.output
+
+
+@pytest.mark.parametrize("playbook", ["history", "logs", "exec", "maintenance", "unlock"])
+def test_a_command_of_every_day_runs_as_the_readme_has_it(hostile: Hostile, playbook: str) -> None:
+    (line,) = re.findall(rf"^ansible-playbook (playbooks/{playbook}\.yml.*)$", README.read_text(), re.MULTILINE)
+    command, *options = shlex.split(line, comments=True)
+    hostile.succeed(command, *options, "--check")
+
+
+def test_a_value_that_would_be_cut_runs_nothing(hostile: Hostile) -> None:
+    done = hostile.play("playbooks/exec.yml", "-e", "command=echo hello world")
+    assert done.status != 0
+    assert "-e \"command='two words'\"" in done.words
+    done = hostile.succeed("playbooks/exec.yml", "-e", "command='echo hello world'")
+    assert "hello world" in done.output
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            f"printf %s {shlex.quote(text)} >{STATUS}"
+            for text in (
+                '{"versions": [], "reload": "x", "master": {"pid": "../../tmp"}, "workers_wanted": 1e999}',
+                json.dumps({"versions": {"python": "\x1b[2J\u202e\ud800"}, "workers_wanted": 10**40}),
+            )
+        ),
+        f"python3 -c \"print('[' * 20000)\" >{STATUS}",
+        f"mkfifo {STATUS}",
+        f"ln -s /dev/zero {STATUS}",
+    ],
+)
+def test_a_status_that_is_none_is_told_as_such(hostile: Hostile, status_file: Any, content: str) -> None:
+    name = status_file(content)
+    done = hostile.play("playbooks/status.yml", "--limit", name)
+    assert done.status != 0
+    assert "0 of 0 workers are ready" in done.words
+    assert "Traceback" not in done.output
+    assert not {"\x1b", "\u202e"} & set(done.output)
+
+
+def test_secrets_that_the_application_prints_are_left_out(hostile: Hostile) -> None:
+    said = f"echo key {SECRET}; echo part {SECRET[:10]}...; echo \"{{'KEY': '...{SECRET[-9:]}'}}\""
+    done = hostile.succeed("playbooks/exec.yml", "-e", json.dumps({"command": said}))
+    assert "key ***" in done.output
+    assert "part ***..." in done.output
+    assert "{'KEY': '...***'}" in done.output
+    for name in HOSTS:
+        unit = f"{APP}-migration@secret.service"
+        host(name).run_expect([0], f"systemd-run --wait --quiet --unit={unit} sh -c {shlex.quote(said)}")
+    done = hostile.succeed("playbooks/logs.yml")
+    assert "key ***" in done.output
+    assert SECRET[:8] not in done.output
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.usefixtures("hostile")
+def test_the_access_log_is_its_readers_alone_from_the_start(name: str) -> None:
+    log = host(name).file(f"/var/log/nginx/{APP}-access.log")
+    assert (log.user, log.group, log.mode) == ("www-data", "adm", 0o640)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import re
@@ -170,7 +171,8 @@ def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> 
         listed = value if elements == "str" and isinstance(value, list) else [value] if kind in ("str", "path") else []
         for item in listed:
             natural = isinstance(item, int) and not isinstance(item, bool) and name in NUMBERS_OR_TEXTS
-            if not isinstance(item, str) and not natural:
+            # anything else is for the roles' own checks, or not to be told here
+            if isinstance(item, bool | int | float | datetime.date | None) and not natural:
                 sentences.append(
                     f"{name} is {json.dumps(item, default=str)}, which YAML has made of a text without quotes. "
                     f'Write it in quotes: {name}: "...".'

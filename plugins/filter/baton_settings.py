@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ansible.module_utils
-from ansible.errors import AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
 
 # the `module_utils` setting of ansible.cfg holds for modules alone
@@ -34,19 +32,7 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) ->
     return unknown + overruled
 
 
-def known(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Those of a host's variables whose value can be told here: one that is made of `hostvars` can't, asked for so."""
-    found = {}
-    for name in names:
-        with contextlib.suppress(AnsibleError):
-            if name in values:
-                value = values[name]
-                # the items of a list are templates of their own
-                found[name] = list(value) if isinstance(value, list) else value
-    return found
-
-
-def wrong_settings(hostvars: Mapping[str, Mapping[str, Any]], hosts: list[str], project: str) -> list[str]:
+def wrong_settings(hostvars: Any, hosts: list[str], project: str) -> list[str]:
     """Sentences about values that can't be, of these hosts: one of each kind is enough."""
     specs = [
         yaml_load(path.read_text(encoding="utf-8"))
@@ -55,7 +41,8 @@ def wrong_settings(hostvars: Mapping[str, Mapping[str, Any]], hosts: list[str], 
     found: list[str] = []
     for host in hosts:
         found += settings.wrong(hostvars[host])
-        found += settings.not_texts(known(hostvars[host], settings.texts(specs)), specs)
+        # as it was written: what a template says may need what a filter can't be given
+        found += settings.not_texts(hostvars.raw_get(host), specs)
     return list(dict.fromkeys(found))
 
 
@@ -68,7 +55,7 @@ SOURCE = (
 
 def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
     """Sentences about the application's source, as far as this controller sees at once."""
-    given = known(values, SOURCE)
+    given = {name: values[name] for name in SOURCE if name in values}
     found: list[str] = source.missing(given, bases) if "app_source" in given else []
     return found
 

@@ -295,7 +295,8 @@ class _Reader:
         if not locked.locked:
             some = ", ".join(added[:5]) + (" …" if len(added) > 5 else "")
             locked.warnings.append(
-                f"{name} doesn't lock everything ({some}): the rest was resolved now, for this controller."
+                f"{name} doesn't lock everything ({some}): the rest was resolved now, for this controller. "
+                "`uv pip compile --universal --generate-hashes` writes one that does."
             )
         return locked
 
@@ -323,7 +324,8 @@ class _Reader:
         locked = Locked(kind, name, found.pins, self._relative(found.locals), locked=False)
         locked.warnings.append(
             f"{name or 'The application'} is not locked: its dependencies were resolved now, for this controller. "
-            "A lock (uv.lock, poetry.lock, hashed requirements.txt) makes every controller install the same."
+            "A lock (uv.lock, poetry.lock, hashed requirements.txt) makes every controller install the same: "
+            "`uv lock` in the project writes one."
         )
         return locked
 

@@ -86,6 +86,7 @@ NUMBERS_OR_TEXTS = (
 # what to say in the inventory for a role's option that the playbooks set
 INSTEAD = {
     "app_config_group": "app_account_user",
+    "app_config_user": "app_account_user",
     "app_release_import_user": "app_account_user",
     "app_release_python": "python_runtime_version",
     "app_release_python_version": "python_runtime_version",

@@ -1,0 +1,38 @@
+"""Action of the module baton_state_files: reads the controller's files, of any kind, and sends them along."""
+
+from __future__ import annotations
+
+import base64
+import pathlib
+from typing import Any
+
+import ansible.module_utils
+
+# the `module_utils` setting of ansible.cfg holds for modules alone
+ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
+
+from ansible.module_utils.baton import module_cache, step  # noqa: E402
+
+LARGEST = 16 * 1024 * 1024  # bytes; they go along with the module
+
+
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+    """Fails where a file isn't there, or is too large."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        files = []
+        for item in arguments.get("files", []):
+            entry = dict(item)
+            if source := entry.pop("src", None):
+                places = [pathlib.Path(base) / pathlib.Path(source).expanduser() for base in arguments["base_dirs"]]
+                found = next((place for place in places if place.is_file()), None)
+                why = "is no file on the controller" if found is None else "is larger than 16 MiB"
+                if found is None or found.stat().st_size > LARGEST:
+                    return result | {"failed": True, "msg": f"app_config_state_files: {source} {why}. Correct src."}
+                entry["encoded"] = base64.b64encode(found.read_bytes()).decode()
+            files.append(entry)
+        answer: dict[str, Any] = step.execute(self, task_vars or {}, {**arguments, "files": files})
+        return result | answer

@@ -344,7 +344,8 @@ def replaced(app: Application, said: Mapping[str, Any]) -> set[str]:
     """The system's files, such as Python and its libraries, that an upgrade replaced under the running master."""
     pid = said.get("master", {}).get("pid")
     with contextlib.suppress(OSError):
-        lines = [line.split(maxsplit=5) for line in app.path("proc", str(pid), "maps").read_text().splitlines()]
+        maps = app.path("proc", str(pid), "maps").read_text(errors="replace")  # a file may have any name
+        lines = [line.split(maxsplit=5) for line in maps.splitlines()]
         gone = [line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].endswith(" (deleted)")]
         # not those of a release that was pruned: they are no newer in another one
         return {path.removesuffix(" (deleted)") for path in gone if path.startswith(SYSTEM_FILES)}

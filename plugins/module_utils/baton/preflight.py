@@ -91,11 +91,11 @@ def socket_units() -> dict[int, str]:
 def _unit(pid: str) -> str:
     """The systemd unit of a process, or its command when it has none."""
     try:
-        for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text(errors="replace").splitlines():
             unit = line.rsplit("/", 1)[-1]
             if unit.endswith(".service"):
                 return unit
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+        return pathlib.Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()  # a process names itself
     except OSError:
         return f"process {pid}"
 

@@ -309,3 +309,33 @@ def test_any_answer_of_a_host_becomes_a_receipt(edge: dict[str, Any], activated:
 def test_any_answer_of_a_host_becomes_an_outcome(known: dict[str, Any]) -> None:
     told = outcome.hosts(["app1"], {"app1": known}, ["app1"])
     assert isinstance(outcome.summary("The deploy", {}, told), str)
+
+
+# who wrote what is parsed there isn't an outsider: this process itself, or the controller's own cache
+OWN = {
+    "module_utils/baton/untrusted.py",
+    "module_utils/baton/lock.py",
+    "module_utils/baton/controller.py",
+    "module_utils/baton/wheels.py",
+    "module_utils/baton/artifact.py",
+}
+
+
+def test_json_is_parsed_in_one_place() -> None:
+    plugins = pathlib.Path(__file__).parents[5] / "plugins"
+    parsing = {
+        str(path.relative_to(plugins)): text.count("json.load")
+        for path in plugins.rglob("*.py")
+        if "json.load" in (text := path.read_text(encoding="utf-8"))
+    }
+    assert parsing.keys() <= OWN | {"module_utils/baton/activation.py"}
+    assert parsing["module_utils/baton/activation.py"] == 1  # the answer of its own child
+
+
+def test_what_a_process_maps_may_have_any_name(application: activation.Application) -> None:
+    maps = application.path("proc/77/maps")
+    maps.parent.mkdir(parents=True, exist_ok=True)
+    maps.write_bytes(
+        b"7f00-7f01 r-xp 0000 08:01 1 /var/lib/links/\xff\n7f01-7f02 r-xp 0 08:01 2 /usr/lib/x.so (deleted)\n"
+    )
+    assert activation.replaced(application, {"master": {"pid": 77}}) == {"/usr/lib/x.so"}

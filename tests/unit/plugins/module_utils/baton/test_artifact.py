@@ -280,3 +280,18 @@ def test_bad_input_ends_with_the_setting_named(
     app = write("app", {"main.py": MAIN, "requirements.txt": ""})
     with pytest.raises(BatonError, match=says):
         artifact.build(wanted(app, **change), tools)
+
+
+def test_a_package_that_the_server_replaces_anyway_needs_no_build(write: Write, wanted: Wanted, tools: Tools) -> None:
+    # the locks of a while ago: httptools 0.6.0 and uvloop 0.19.0 have no wheel for Python 3.13
+    app = write("app", {"main.py": MAIN, "requirements.txt": "httptools==0.6.0\nuvloop==0.19.0\nidna==3.10\n"})
+    built = artifact.build(wanted(app, targets=[TRIXIE]), tools)
+    assert built["complete"]
+    (found,) = built["wheels"].values()
+    for name in ("httptools", "uvloop"):
+        assert found["venv"][name] == found["server"][name], "the application's other processes have it, too"
+        assert any(f"{name} 0." in warning and "has no wheel" in warning for warning in built["warnings"])
+    assert found["venv"]["idna"] == "3.10"
+    # where there is a wheel of the application's own version, its other processes have that
+    (found,) = artifact.build(wanted(app), tools)["wheels"].values()
+    assert found["venv"]["httptools"] == "0.6.0"

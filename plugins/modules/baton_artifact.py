@@ -96,6 +96,10 @@ options:
     description: Resolve unlocked requirements again instead of using what this controller resolved before.
     type: bool
     default: false
+  allow_stale_lock:
+    description: Deploy what a lock has, although the project's own requirements changed since.
+    type: bool
+    default: false
   import_paths:
     description: More import roots, relative to the project's folder.
     type: list
@@ -173,6 +177,14 @@ options:
     type: str
     choices: ["", builder, host]
     default: ""
+  build_confinement:
+    description:
+      - How code of the source and its packages (build commands, build backends) runs on the controller. It always has a
+        clean environment and an empty home. With V(auto) it is confined by bubblewrap where that works, with
+        V(required) it doesn't run otherwise, with V(off) it sees the controller's files.
+    type: str
+    choices: [auto, required, "off"]
+    default: auto
   salt:
     description: Anything else that must give another id when it changes.
     type: str
@@ -222,6 +234,7 @@ artifact:
     wheels: {description: For each target its C(key) and C(path) with the sizes and package versions., type: dict}
     builds: {description: What has to be built on a host first., type: list}
     warnings: {description: What isn't locked., type: list}
+    ran_on_controller: {description: Which code of others ran on the controller and how it was confined., type: str}
     seconds: {description: Where the time went., type: dict}
 """
 
@@ -263,6 +276,7 @@ def main() -> None:
             "constraints": texts,
             "exclude_newer": text,
             "refresh": {"type": "bool", "default": False},
+            "allow_stale_lock": {"type": "bool", "default": False},
             "import_paths": texts,
             "working_directory": text,
             "build_command": texts,
@@ -273,6 +287,7 @@ def main() -> None:
             "state_dir": text,
             "project_wheel": {"type": "bool", "default": True},
             "build": {"type": "str", "choices": ["", "builder", "host"], "default": ""},
+            "build_confinement": {"type": "str", "choices": ["auto", "required", "off"], "default": "auto"},
             "salt": text,
             "index_url": {**text, "no_log": True},
             "extra_index_urls": {**texts, "no_log": True},
@@ -296,6 +311,8 @@ def main() -> None:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     for warning in result["warnings"]:
         module.warn(warning)
+    if result["ran_on_controller"]:
+        module.warn(result["ran_on_controller"])
     module.exit_json(changed=False, artifact=result)
 
 

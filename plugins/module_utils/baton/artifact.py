@@ -18,8 +18,9 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from . import asgi, lock, requirements, server, source, tree, wheels
+from .confinement import Confinement
 from .download import sha256_of
-from .process import BatonError, CommandError, run, without_credentials
+from .process import BatonError, CommandError, without_credentials
 from .requirements import Pin
 from .targets import Target
 from .tools import Tools, cache_folder, key_of, write_atomically
@@ -87,7 +88,9 @@ def build(request: Request, tools: Tools) -> dict[str, Any]:
     scratch = Path(tempfile.mkdtemp(prefix="baton-artifact-"))
     try:
         told = replace(tools, build_environment=_version_environment(request.app_version))
-        return _Build(request, told, scratch).run()
+        built = _Build(request, told, scratch).run()
+        # what is told of a build that came from the cache would be wrong: it is told when it runs
+        return {**built, "ran_on_controller": tools.confinement.report()}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -264,12 +267,28 @@ class _Build:
             with tarfile.open(kept) as packed:
                 packed.extractall(self.scratch)
             return
+        confinement = self.tools.confinement
         try:
-            run(words, cwd=self.tree / self.subdir, env=environment, timeout=_BUILD_COMMAND_TIMEOUT)
+            confinement.run(
+                words,
+                what="app_release_build_command",
+                cwd=self.tree / self.subdir,
+                environment=environment,
+                writable=[self.tree],
+                network=True,  # a front end's packages are fetched here
+                timeout=_BUILD_COMMAND_TIMEOUT,
+            )
         except CommandError as error:
+            seen = (
+                "It sees the system's programs, but neither a home nor what is installed in one "
+                "(app_release_build_confinement: off lifts that)."
+                if confinement.works
+                else "It runs with an empty home."
+            )
             raise BatonError(
                 f"app_release_build_command failed: {error.last_lines()}.",
-                "Run it in a fresh copy of the source, and install on the controller what it needs.",
+                f"Run it in a fresh copy of the source, install on the controller what it needs, and put the variables "
+                f"that it needs into app_release_build_environment. {seen}",
             ) from None
         part = kept.with_name(f".{kept.name}.{os.getpid()}")
         with tarfile.open(part, "w") as packing:
@@ -361,7 +380,7 @@ class _Build:
     # -- wheels ------------------------------------------------------------------------------------------
 
     def _handover(self, digest: str) -> wheels.Wheel:
-        sdist = wheels.pack_project(self.scratch / "handover", "", "gunicorn-handover", digest, self.tools)
+        sdist = wheels.pack_project(self.scratch / "handover", "", wheels.OWN_PACKAGE, digest, self.tools)
         kept = sorted(wheels.built_folder(sdist.key, None, self.tools).glob("*.whl"))
         if kept:
             return wheels.Wheel(kept[0], sha256_of(kept[0]))
@@ -388,10 +407,18 @@ class _Build:
         known = wheels.remembered_set(key, tools)
         if known is not None:
             return known
-        venv = wheels.collect(app_pins, target, tools, host_builds=host_builds)
         ours = wheels.collect(overlay.pins, target, tools, host_builds=host_builds)
+        mine = {wheel.name: wheel for wheel in ours.wheels}
+        venv = wheels.collect(app_pins, target, tools, host_builds=host_builds, replaceable=mine)
         if venv.unbuilt or ours.unbuilt:
             return [*venv.unbuilt, *ours.unbuilt]
+        for pin in venv.replaced:
+            # the web service has ours anyway; the application's other processes get it, too, as nothing else fits
+            venv.wheels.append(mine[pin.name])
+            self.warnings.append(
+                f"{pin.name} {pin.version} has no wheel for {target.key}: the application gets "
+                f"{mine[pin.name].version}, with which it is served, instead."
+            )
         return wheels.pack_set(target, venv.wheels, [*ours.wheels, handover], tools, key)
 
     def _projects(self, locked: lock.Locked, digest: str) -> list[wheels.Wheel]:
@@ -516,6 +543,7 @@ def build_from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         constraints=tuple(parameters["constraints"]),
         exclude_newer=parameters["exclude_newer"],
         refresh=parameters["refresh"],
+        allow_stale=parameters["allow_stale_lock"],
     )
     request = Request(
         app_name=parameters["app_name"],
@@ -540,5 +568,10 @@ def build_from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         build=parameters["build"],
         salt=parameters["salt"],
     )
-    tools = Tools(cache_folder(parameters["cache_dir"]), parameters["index_url"], list(parameters["extra_index_urls"]))
+    tools = Tools(
+        cache_folder(parameters["cache_dir"]),
+        parameters["index_url"],
+        list(parameters["extra_index_urls"]),
+        confinement=Confinement(parameters["build_confinement"]),
+    )
     return build(request, tools)

@@ -6,8 +6,7 @@ import json
 import os
 import re
 import tempfile
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from . import requirements, tree
-from .process import BatonError, CommandError, run, without_credentials
+from . import requirements, source, staleness, tree
+from .process import BatonError, CommandError, without_credentials
 from .requirements import Pin
 from .targets import Target
-from .tools import Tools, file_digest, key_of, write_atomically
+from .tools import Tools, file_digest, key_of, read_toml, write_atomically
 
 # The oldest Python of a supported host: unlocked requirements are resolved for it and what is newer.
 OLDEST_MINOR = 11
@@ -35,8 +34,9 @@ from poetry_plugin_export.exporter import Exporter
 
 folder, chosen = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 poetry, output = Factory().create_poetry(folder, disable_plugins=True), BufferedIO()
-if not poetry.locker.is_fresh():
-    sys.exit("pyproject.toml changed since poetry.lock was made")
+stale = not poetry.locker.is_fresh()
+if stale and not chosen["allow_stale"]:
+    sys.exit("stale")
 extras = [canonicalize_name(extra) for extra in chosen["extras"]]
 groups = ["main", *map(canonicalize_name, chosen["groups"])]
 known = {"extra": poetry.package.extras, "group": poetry.package.dependency_group_names(include_optional=True)}
@@ -47,8 +47,16 @@ for kind, names in (("extra", extras), ("group", groups)):
 exporter = Exporter(poetry, output)
 exporter.only_groups(groups).with_extras(extras).with_urls(False)
 exporter.export("requirements.txt", folder, output)
-print(output.fetch_output())
+print("# stale" if stale else "#", output.fetch_output(), sep="\\n")
 """
+# Locks of other tools, and how they are written as one that is read here.
+_OTHERS = {
+    "Pipfile.lock": "pipenv requirements --hash > requirements.txt",
+    "pdm.lock": "pdm export --prod -o requirements.txt",
+    "pylock.toml": "uv pip compile --universal --generate-hashes pyproject.toml -o requirements.txt",
+    "Pipfile": "pipenv lock && pipenv requirements --hash > requirements.txt",
+    "environment.yml": "pip list --format=freeze > requirements.txt",
+}
 # What a project may say its requirements in, when nothing is locked.
 _UNLOCKED = ("pyproject.toml", "setup.py", "setup.cfg")
 
@@ -64,6 +72,7 @@ class Wishes:
     constraints: tuple[str, ...] = ()
     exclude_newer: str = ""
     refresh: bool = False
+    allow_stale: bool = False
 
 
 @dataclass
@@ -107,7 +116,21 @@ def find(root: Path, subdir: str, override: str) -> tuple[str, Path] | None:
     return None
 
 
+def _other_locks(folder: Path) -> list[str]:
+    """What to do about locks of other tools, which would be passed over in silence."""
+    return [
+        f"{name} is not read: write it as requirements with `{command}`, and commit that."
+        for name, command in _OTHERS.items()
+        if (folder / name).is_file()
+    ]
+
+
 def _kind(path: Path) -> str:
+    if path.name in _OTHERS:
+        raise BatonError(
+            f"{path.name} (app_release_lock) is a lock that Baton doesn't read.",
+            f"Write it as requirements with `{_OTHERS[path.name]}`, commit that, and name it instead.",
+        )
     if path.name in ("uv.lock", "poetry.lock"):
         return path.name
     return "pyproject.toml" if path.name in _UNLOCKED else "requirements.txt"
@@ -116,12 +139,7 @@ def _kind(path: Path) -> str:
 def read_pyproject(folder: Path) -> dict[str, Any]:
     """A project's pyproject.toml, or nothing."""
     path = folder / "pyproject.toml"
-    if not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BatonError(f"{path.name} of the source is not valid TOML ({error}).", "Correct the file.") from None
+    return read_toml(path, path.name) if path.is_file() else {}
 
 
 def is_package(project: dict[str, Any]) -> bool:
@@ -183,11 +201,18 @@ class _Reader:
         self.wishes = wishes
         self.tools = tools
         self.targets = targets
+        self.stale = ""
 
     # -- locks -------------------------------------------------------------------------------------------
 
     def read(self, found: tuple[str, Path] | None) -> Locked:
         if found is None:
+            others = _other_locks(self.project)
+            if others:
+                raise BatonError(
+                    f"{self.subdir or 'The source'} has no uv.lock, poetry.lock, requirements.txt or pyproject.toml.",
+                    others[0],
+                )
             if not self.wishes.extra_requirements:
                 raise BatonError(
                     f"No lock and no project was found in {self.subdir or 'the source'}: no uv.lock, poetry.lock, "
@@ -202,6 +227,10 @@ class _Reader:
             "requirements.txt": self._requirements,
             "pyproject.toml": self._pyproject,
         }[kind](path)
+        if self.stale:
+            locked.warnings.append(self.stale)
+        if kind == "pyproject.toml":
+            locked.warnings += _other_locks(self.project)
         project = read_pyproject(self.project)
         own = project.get("project", {}).get("requires-python")
         if own:
@@ -214,6 +243,9 @@ class _Reader:
         return locked
 
     def _uv(self, path: Path) -> Locked:
+        name = self._name(path)
+        parsed = read_toml(path, name)
+        self._refuse_stale(name, staleness.of_uv_lock(parsed, path.parent, name), "uv lock")
         # whatever stays in the wrong place, uv itself finds the workspace a project belongs to
         words = [
             self.tools.uv,
@@ -228,38 +260,68 @@ class _Reader:
         words += [f"--extra={extra}" for extra in self.wishes.extras]
         words += [f"--group={group}" for group in self.wishes.groups]
         try:
-            text = run(words, cwd=self.project, env=self.tools.environment)
+            text = self._read_confined(words, self.project, self.tools.uv_environment)
         except CommandError as error:
             raise BatonError(
-                f"{self._name(path)} can't be exported for {self.subdir or 'the project'}: {error.last_lines()}.",
+                f"{name} can't be exported for {self.subdir or 'the project'}: {error.last_lines()}.",
                 "Run `uv lock` in the project, and check app_source_subdir, app_release_extras and app_release_groups.",
             ) from None
         locked = self._from_text("uv.lock", path, text, path.parent)
-        wanted = tomllib.loads(path.read_text(encoding="utf-8")).get("requires-python")
+        wanted = parsed.get("requires-python")
         if wanted:
-            locked.requires_python.append((f"{self._name(path)} of the source", str(wanted)))
+            locked.requires_python.append((f"{name} of the source", str(wanted)))
         return locked
+
+    def _read_confined(self, words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str]) -> str:
+        """Run a tool that reads a lock. It obeys what a source configures, and needs neither network nor a home."""
+        return self.tools.confinement.run(
+            words, what="", cwd=cwd, environment=environment, writable=[], readable=[self.root]
+        )
+
+    def _refuse_stale(self, name: str, found: str, command: str) -> None:
+        if not found:
+            return
+        if not self.wishes.allow_stale:
+            raise BatonError(
+                f"{name} is stale: {found}.",
+                f"Run `{command}` and commit the file, or set app_release_allow_stale_lock to deploy what it has.",
+            )
+        self.stale = f"{name} is stale, and deployed as it is (app_release_allow_stale_lock): {found}."
 
     def _poetry(self, path: Path) -> Locked:
         folder = path.parent
-        chosen = json.dumps({"extras": self.wishes.extras, "groups": self.wishes.groups})
+        wishes = self.wishes
+        chosen = json.dumps({"extras": wishes.extras, "groups": wishes.groups, "allow_stale": wishes.allow_stale})
+        name = self._name(path)
+        if not (folder / "pyproject.toml").is_file():
+            raise BatonError(
+                f"{name} has no pyproject.toml beside it, which Poetry needs to read it.",
+                "Add that to the source, or name another lock (app_release_lock).",
+            )
+        wanted = read_toml(path, name).get("metadata", {}).get("python-versions")
+        read_toml(folder / "pyproject.toml", self._name(folder / "pyproject.toml"))
         inputs = file_digest([path, folder / "pyproject.toml"], self.root)
 
         def export() -> str:
+            # isolated: it would import modules of the source in place of Poetry's
+            words: list[str | Path] = [self.tools.python, "-I", "-c", _POETRY_EXPORT, folder, chosen]
             environment = {"POETRY_VIRTUALENVS_CREATE": "false", "NO_COLOR": "1"}
-            return run([self.tools.python, "-c", _POETRY_EXPORT, folder, chosen], cwd=folder, env=environment)
+            return self._read_confined(words, folder, environment)
 
         try:
             text = self._remember(["poetry", chosen, inputs], export)
         except CommandError as error:
+            if error.last_lines() == "stale":
+                self._refuse_stale(name, "pyproject.toml changed since poetry.lock was made", "poetry lock")
             raise BatonError(
-                f"{self._name(path)} can't be exported: {error.last_lines()}.",
+                f"{name} can't be exported: {error.last_lines()}.",
                 "Run `poetry lock` in the project, and check app_release_extras and app_release_groups.",
             ) from None
+        if text.startswith("# stale"):
+            self._refuse_stale(name, "pyproject.toml changed since poetry.lock was made", "poetry lock")
         locked = self._from_text("poetry.lock", path, text, folder)
-        wanted = tomllib.loads(path.read_text(encoding="utf-8")).get("metadata", {}).get("python-versions")
         if wanted:
-            locked.requires_python.append((f"{self._name(path)} of the source", str(wanted)))
+            locked.requires_python.append((f"{name} of the source", str(wanted)))
         return locked
 
     def _from_text(self, kind: str, path: Path, text: str, folder: Path) -> Locked:
@@ -380,6 +442,14 @@ class _Reader:
         with tempfile.TemporaryDirectory(prefix="baton-resolve-") as scratch:
             # a folder of its own: uv reads its configuration, indexes among it, from where it is called
             inputs = list(words)
+            addresses: dict[str, str] = {}
+            lines = [self._checked_out(line, Path(scratch), addresses) for line in lines]
+            if any(str(self.root) in text for text in [*lines, *inputs]):
+                # a build writes into the project's folder
+                copy = Path(scratch, "source")
+                tree.duplicate(self.root, copy)
+                lines, inputs = ([text.replace(str(self.root), str(copy)) for text in some] for some in (lines, inputs))
+                addresses[str(copy)] = str(self.root)
             if lines:
                 (Path(scratch) / "requirements.in").write_text("\n".join(lines) + "\n")
                 inputs.append("requirements.in")
@@ -388,23 +458,29 @@ class _Reader:
                 inputs += ["--constraint", "constraints.txt"]
             if self.wishes.exclude_newer:
                 inputs.append(f"--exclude-newer={self.wishes.exclude_newer}")
-            return run(
-                [
-                    self.tools.uv,
-                    "pip",
-                    "compile",
-                    "--quiet",
-                    "--universal",
-                    "--generate-hashes",
-                    "--no-header",
-                    "--no-annotate",
-                    f"--python-version=3.{floor}",
-                    f"--python={self.tools.python}",
-                    *inputs,
-                ],
-                cwd=scratch,
-                env=self.tools.environment,
-            )
+            argv = [
+                *(self.tools.uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header"),
+                *("--no-annotate", f"--python-version=3.{floor}", f"--python={self.tools.python}", *inputs),
+            ]
+            what = "what resolving the requirements had to build"
+            text = self.tools.ask_with_builds(argv, Path(scratch), what)
+            for place, address in addresses.items():
+                text = text.replace(place, address)
+            return text
+
+    def _checked_out(self, line: str, scratch: Path, addresses: dict[str, str]) -> str:
+        """A git requirement as a folder: with the operator's access to it, which a build must not have."""
+        match = re.match(r"(\S+)\s*@\s*(git\+[^\s;]+)(.*)", line)
+        if match is None:
+            return line
+        url, _, fragment = match[2].partition("#")
+        folder = scratch / f"git{len(addresses)}"
+        commit = fetch_git(match[1], url, folder, self.tools)
+        subdirectory = re.search(r"subdirectory=([^&]+)", fragment)
+        place = (folder / subdirectory[1] if subdirectory else folder).as_uri()
+        bare = url[: -len(ref) - 1] if (ref := source.classify(url, "", []).ref) else url
+        addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
+        return f"{match[1]} @ {place}{match[3]}"
 
     def _remember(self, parts: list[Any], make: Any) -> str:
         """What was resolved once stays, so that a second run finds the same and is quick."""
@@ -439,6 +515,17 @@ class _Reader:
                 )
             found.append("" if relative == "." else relative)
         return found
+
+
+def fetch_git(name: str, url: str, folder: Path, tools: Tools) -> str:
+    """Fetch a git dependency; returns the commit."""
+    try:
+        return source.fetch(source.classify(url, "", []), folder, tools.cache)
+    except BatonError as error:
+        raise BatonError(
+            f"{name}, which the application needs from {url}, can't be fetched: {error.cause}",
+            "Give whoever runs the playbook access to that repository, or correct the requirement and lock again.",
+        ) from None
 
 
 def package_name(requirement: str) -> str:

@@ -8,6 +8,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# our copies of a source, a package and a list of requirements
+_SCRATCH = re.compile(
+    r"(?:file://)?[^\s'\"`(:]*/baton-(?:artifact|build|git|index|resolve)-\w+/(?:(?:src|source|plain)/)?"
+)
+
 
 def without_credentials(text: str) -> str:
     """A text in which no URL names a user or a password: what is told is kept on every host, and shown."""
@@ -15,12 +20,17 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(://)[^/\s]*@", r"\1", text)
 
 
+def _for_people(text: str) -> str:
+    """A text without credentials, and with the source's own paths: those of our copies say nothing to anybody."""
+    return _SCRATCH.sub("", without_credentials(text.strip()))
+
+
 class BatonError(Exception):
     """Something a person has to put right: one sentence of cause, one of fix."""
 
     def __init__(self, cause: str, fix: str) -> None:
-        self.cause = without_credentials(cause.strip())
-        self.fix = without_credentials(fix.strip())
+        self.cause = _for_people(cause)
+        self.fix = _for_people(fix)
         super().__init__(f"{self.cause} {self.fix}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -122,15 +123,31 @@ def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool
         return
     seen.add(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode(path.read_bytes())
+    except OSError as error:
         raise BatonError(
-            f"The requirements file {path} can't be read ({error}).",
+            f"The requirements file {path} can't be read ({error.strerror}).",
             "Correct the path where it is included, or app_release_lock.",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise BatonError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}).",
+            f"Save {path.name} as UTF-8; PowerShell's `>` writes UTF-16.",
         ) from None
     found.files.append(path)
     for line in logical_lines(text):
         _read_line(found, line, path, root, constraints=constraints, seen=seen)
+
+
+def decode(data: bytes) -> str:
+    """Text as pip reads it: by its byte order mark, else UTF-8. Raises UnicodeDecodeError."""
+    marks = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
+    for mark, encoding in (*marks, (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if data.startswith(mark):
+            return data.decode(encoding).removeprefix("\ufeff")
+    if 0 in data:
+        raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "a NUL, as in UTF-16 without a mark")
+    return data.decode()
 
 
 def _read_line(found: Requirements, line: str, path: Path, root: Path, *, constraints: bool, seen: set[Path]) -> None:
@@ -159,7 +176,8 @@ def _read_line(found: Requirements, line: str, path: Path, root: Path, *, constr
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        raise BatonError(f"The line {line!r} in {path} is not a requirement ({error}).", "Correct the line.") from None
+        cause = str(error).splitlines()[0]
+        raise BatonError(f"The line {line!r} in {path} is not a requirement ({cause}).", "Correct the line.") from None
     if constraints:
         found.constraints.append(text)
         return

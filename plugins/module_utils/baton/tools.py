@@ -7,10 +7,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from .confinement import Confinement
 from .process import BatonError
 
 
@@ -38,6 +44,7 @@ class Tools:
     index_url: str = ""
     extra_index_urls: list[str] = field(default_factory=list)
     build_environment: dict[str, str] = field(default_factory=dict)
+    confinement: Confinement = field(default_factory=Confinement)
 
     @property
     def uv(self) -> str:
@@ -50,12 +57,28 @@ class Tools:
     @property
     def environment(self) -> dict[str, str]:
         """The controller's configuration decides where packages come from; these settings go before it."""
-        env = {**self.build_environment, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+        return {**self.build_environment, **self.uv_environment, **self.index_environment}
+
+    @property
+    def uv_environment(self) -> dict[str, str]:
+        """How uv behaves, whatever is configured."""
+        return {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+
+    @property
+    def index_environment(self) -> dict[str, str]:
+        """Where packages come from, as far as the inventory says so."""
+        env = {}
         if self.index_url:
             env["UV_DEFAULT_INDEX"] = self.index_url
         if self.extra_index_urls:
             env["UV_INDEX"] = " ".join(self.extra_index_urls)
         return env
+
+    def ask_with_builds(self, argv: Sequence[str | Path], cwd: Path, what: str) -> str:
+        """Have uv resolve something for which it may have to build: with network, and a cache of its own."""
+        return self.confinement.run(
+            argv, what=what, cwd=cwd, environment=self.environment, writable=[cwd], index=True, network=True,
+        )  # fmt: skip
 
     def folder(self, *parts: str) -> Path:
         """A folder of the cache, made when missing (and private: an index's address may hold a password)."""
@@ -86,3 +109,26 @@ def write_atomically(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML 1.1, which uv writes; the standard library knows 1.0 and is much quicker. May raise ValueError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        found: dict[str, Any] = tomlkit.parse(text).unwrap()
+    except TOMLKitError as error:
+        raise ValueError(str(error)) from None
+    return found
+
+
+def read_toml(path: Path, name: str) -> dict[str, Any]:
+    """Read a TOML file of a source, which people know by this name."""
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise BatonError(f"{name} of the source is not UTF-8, as TOML must be.", f"Save {name} as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        raise BatonError(f"{name} of the source is not valid TOML ({error}).", f"Correct {name}.") from None

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.parser
 import io
 import json
 import os
+import platform
 import re
 import shutil
+import stat
+import sys
 import tarfile
 import tempfile
-import tomllib
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from . import requirements, source, tree
+from . import lock, requirements, tree
 from .builder import BUILD_ENVIRONMENT, unpack_sdist
 from .download import Remote, fetch_all, sha256_of
 from .process import BatonError, CommandError, run, without_credentials
 from .requirements import Pin
 from .targets import Target
-from .tools import Tools, key_of, write_atomically
+from .tools import Tools, key_of, parse_toml, write_atomically
+
+# Our own: its build is no stranger's.
+OWN_PACKAGE = "gunicorn-handover"
 
 # The controller builds only what is pure Python, whatever compilers it has: else a deploy would work on
 # one controller and not on the next, or bring what fits the controller's C library and not the host's.
 _NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "F77", "CARGO", "RUSTC", "LD"), "/bin/false")
 _BUILD_TIMEOUT = 900
+_COMPILE = ("pip", "compile", "--quiet", "--universal", "--no-header", "--no-annotate")
 _COMPILED = (".c", ".cc", ".cpp", ".cxx", ".pyx", ".pxd", ".rs", ".f", ".f90", ".go")
 
 
@@ -103,10 +109,13 @@ class Collected:
 
     wheels: list[Wheel] = field(default_factory=list)
     unbuilt: list[Unbuilt] = field(default_factory=_no_builds)
+    replaced: list[Pin] = field(default_factory=list)
 
 
-def collect(pins: Sequence[Pin], target: Target, tools: Tools, *, host_builds: bool) -> Collected:
-    """A wheel for each pin on a target."""
+def collect(
+    pins: Sequence[Pin], target: Target, tools: Tools, *, host_builds: bool, replaceable: Iterable[str] = ()
+) -> Collected:
+    """A wheel for each pin on a target. Replaceable packages aren't built: those without a wheel are `replaced`."""
     collected = Collected()
     chosen: list[tuple[Pin, Remote]] = []
     sdists: list[tuple[Pin, Remote]] = []
@@ -115,7 +124,10 @@ def collect(pins: Sequence[Pin], target: Target, tools: Tools, *, host_builds: b
         if pin.url:
             _collect_url(pin, target, tools, collected, host_builds)
             continue
-        remote, is_wheel = _choose(pin, index, target)
+        remote, is_wheel = _choose(pin, index, target, replaceable=pin.name in replaceable)
+        if remote is None or (not is_wheel and pin.name in replaceable):
+            collected.replaced.append(pin)
+            continue
         (chosen if is_wheel else sdists).append((pin, remote))
     files = fetch_all([remote for _, remote in [*chosen, *sdists]], tools)
     for _, remote in chosen:
@@ -138,25 +150,13 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
     if not remembered.is_file():
         with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
             Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
+            words = [
+                *_COMPILE,
+                "--no-deps",
+                *("--format=pylock.toml", f"--python-version={target.python}", "requirements.in"),
+            ]
             try:
-                text = run(
-                    [
-                        tools.uv,
-                        "pip",
-                        "compile",
-                        "--quiet",
-                        "--universal",
-                        "--no-deps",
-                        "--no-header",
-                        "--no-annotate",
-                        "--format=pylock.toml",
-                        f"--python-version={target.python}",
-                        f"--python={tools.python}",
-                        "requirements.in",
-                    ],
-                    cwd=scratch,
-                    env=tools.environment,
-                )
+                text = ask_index(words, Path(scratch), "the metadata of packages that have no wheel", tools)
             except CommandError as error:
                 raise BatonError(
                     f"The index doesn't have all locked packages for Python {target.python}: {error.last_lines()}.",
@@ -164,11 +164,13 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
                     "or lock the application again.",
                 ) from None
         write_atomically(remembered, text)
-    found = tomllib.loads(remembered.read_text(encoding="utf-8"))
+    found = parse_toml(remembered.read_text(encoding="utf-8"))
     return {canonicalize_name(package["name"]): package for package in found.get("packages", [])}
 
 
-def _choose(pin: Pin, index: dict[str, dict[str, Any]], target: Target) -> tuple[Remote, bool]:
+def _choose(
+    pin: Pin, index: dict[str, dict[str, Any]], target: Target, *, replaceable: bool = False
+) -> tuple[Remote | None, bool]:
     package = index.get(pin.name, {})
     offered = [(_remote(entry), True) for entry in package.get("wheels", [])]
     if "archive" in package:
@@ -187,6 +189,8 @@ def _choose(pin: Pin, index: dict[str, dict[str, Any]], target: Target) -> tuple
     for remote, is_wheel in allowed:
         if not is_wheel:
             return remote, False
+    if replaceable:
+        return None, False
     if offered and not allowed:
         raise BatonError(
             f"No file of {pin.name} {pin.version} in the index has a hash that the lock knows.",
@@ -223,7 +227,7 @@ def _git_sdist(pin: Pin, tools: Tools) -> Sdist:
     subdir = next((part.partition("=")[2] for part in fragment.split("&") if part.startswith("subdirectory=")), "")
     with tempfile.TemporaryDirectory(prefix="baton-git-") as scratch:
         checkout = Path(scratch) / "source"
-        commit = source.fetch(source.classify(url, "", []), checkout, tools.cache)
+        commit = lock.fetch_git(pin.name, url, checkout, tools)
         key = key_of("git", without_credentials(url), commit, subdir)
         return pack_project(checkout, subdir, pin.name, key, tools)
 
@@ -257,11 +261,14 @@ def _build_or_leave(sdist: Sdist, target: Target, tools: Tools, collected: Colle
     if wheel is None:
         try:
             wheel = build_pure(sdist, tools)
-            if target.rank(wheel.path.name) is None:
-                raise BatonError(f"{wheel.path.name} doesn't fit {target.key}.", "Lock another version of it.")
-        except CommandError as error:
-            collected.unbuilt.append(Unbuilt(sdist, target, error.last_lines()))
+        except (CommandError, BatonError) as error:
+            if isinstance(error, BatonError) and not host_builds:
+                raise
+            said = error.last_lines() if isinstance(error, CommandError) else error.cause
+            collected.unbuilt.append(Unbuilt(sdist, target, said))
             return
+        if target.rank(wheel.path.name) is None:
+            raise BatonError(f"{wheel.path.name} doesn't fit {target.key}.", "Lock another version of it.")
     collected.wheels.append(wheel)
 
 
@@ -280,94 +287,163 @@ def _compiles(path: Path) -> bool:
 
 
 def build_pure(sdist: Sdist, tools: Tools) -> Wheel:
-    """Build a wheel on the controller; CommandError when it doesn't come out pure."""
-    with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
-        project = unpack_sdist(sdist.path, Path(scratch) / "source")
-        out = Path(scratch) / "out"
-        env = {**tools.environment, **_NO_COMPILER, **BUILD_ENVIRONMENT}
-        words: list[str | Path] = [
-            tools.uv,
-            "build",
-            "--wheel",
-            f"--python={tools.python}",
-            f"--out-dir={out}",
-            project,
-        ]
-        run(words, cwd=scratch, env=env, timeout=_BUILD_TIMEOUT)
-        built = next(iter(out.glob("*.whl")), None)
-        if built is None:
-            raise CommandError(["uv", "build"], 0, "the build made no wheel")
-        if not built.name.endswith("-none-any.whl"):
-            raise CommandError(["uv", "build"], 0, f"the wheel is for one platform only: {built.name}")
+    """Build a wheel on the controller; CommandError when it doesn't come out pure.
+
+    What the build needs is there before it starts: it has no network, and nobody's tokens.
+    """
+    with tempfile.TemporaryDirectory(prefix="baton-build-") as folder:
+        scratch = Path(folder)
+        project = unpack_sdist(sdist.path, scratch / "source")
+        declared = _declared_requirements(project)
+        try:
+            built = _build(sdist, project, scratch, declared, tools)
+        except CommandError:
+            asked = _asked_requirements(sdist, project, scratch, declared, tools)
+            if not asked:
+                raise
+            built = _build(sdist, project, scratch, [*declared, *asked], tools)
         place = built_folder(sdist.key, None, tools) / built.name
         shutil.copyfile(built, place)
     return Wheel(place, sha256_of(place))
+
+
+def _build(sdist: Sdist, project: Path, scratch: Path, needed: Sequence[str], tools: Tools) -> Path:
+    out = scratch / "out"
+    words: list[str | Path] = [tools.uv, "build", "--wheel", f"--python={tools.python}", f"--out-dir={out}", project]
+    _run_build(sdist, scratch, words, needed, tools)
+    # what a build leaves may be a link or a pipe, which we would follow or wait for
+    built = next((path for path in sorted(out.glob("*.whl")) if stat.S_ISREG(path.lstat().st_mode)), None)
+    if built is None or out.is_symlink():
+        raise CommandError(["uv", "build"], 0, "the build made no wheel")
+    if not built.name.endswith("-none-any.whl"):
+        raise CommandError(["uv", "build"], 0, f"the wheel is for one platform only: {built.name}")
+    return built
+
+
+def _run_build(sdist: Sdist, scratch: Path, words: Sequence[str | Path], needed: Sequence[str], tools: Tools) -> str:
+    """Run what starts a package's build backend, with wheels of these requirements and no index."""
+    environment = {**tools.build_environment, **tools.uv_environment, **_NO_COMPILER, **BUILD_ENVIRONMENT}
+    here = controller()
+    if here is not None:
+        links = scratch / "needed"
+        shutil.rmtree(links, ignore_errors=True)
+        links.mkdir()
+        for wheel in _wheels_for(sdist.name, needed, here, tools):
+            shutil.copyfile(wheel.path, links / wheel.path.name)
+        environment |= {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(links)}
+    return tools.confinement.run(
+        words,
+        what="" if sdist.name == OWN_PACKAGE else f"the build of {f'{sdist.name} {sdist.version}'.strip()}",
+        cwd=scratch,
+        environment=environment if here is not None else {**environment, **tools.index_environment},
+        writable=[scratch],
+        index=here is None,
+        network=here is None,
+        timeout=_BUILD_TIMEOUT,
+    )
+
+
+def controller() -> Target | None:
+    """What the controller is, to find wheels that its builds need; None where it isn't Linux with glibc."""
+    try:
+        known = re.fullmatch(r"glibc (\d+)\.(\d+)", os.confstr("CS_GNU_LIBC_VERSION") or "")
+    except (ValueError, OSError):
+        known = None
+    if known is None or sys.platform != "linux":
+        return None
+    glibc = (int(known[1]), int(known[2]))
+    return Target(sys.version_info.minor, platform.machine(), glibc, sys.version_info.micro)
 
 
 def build_requirements(sdist: Sdist, target: Target, tools: Tools) -> list[Wheel]:
     """Wheels of everything that building a package needs, for a host that has no index."""
     with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
         project = unpack_sdist(sdist.path, Path(scratch) / "source")
-        pyproject = project / "pyproject.toml"
-        system = tomllib.loads(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else {}
-        # PEP 518: without a build-system it is setuptools
-        wanted = system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"])
-        Path(scratch, "build.in").write_text("\n".join([*wanted, *_asked_requirements(project)]) + "\n")
-        try:
-            text = run(
-                [
-                    tools.uv,
-                    "pip",
-                    "compile",
-                    "--quiet",
-                    "--universal",
-                    "--generate-hashes",
-                    "--no-header",
-                    "--no-annotate",
-                    f"--python-version={target.python}",
-                    f"--python={tools.python}",
-                    "build.in",
-                ],
-                cwd=scratch,
-                env=tools.environment,
-            )
-        except CommandError as error:
-            raise BatonError(
-                f"What {sdist.name} needs to be built can't be resolved: {error.last_lines()}.",
-                "Lock a version of it that has a wheel, or one that builds with today's tools.",
-            ) from None
-        pins = requirements.read_text(text, root=Path(scratch)).pins
+        declared = _declared_requirements(project)
+        asked = _asked_requirements(sdist, project, Path(scratch), declared, tools)
+    return _wheels_for(sdist.name, [*declared, *asked], target, tools)
+
+
+def _declared_requirements(project: Path) -> list[str]:
+    pyproject = project / "pyproject.toml"
+    try:
+        system = parse_toml(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else {}
+    except ValueError as error:
+        raise CommandError(["uv", "build"], 1, f"its pyproject.toml is not valid TOML: {error}") from None
+    # PEP 518: without a build-system it is setuptools
+    return list(system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"]))
+
+
+def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) -> list[Wheel]:
+    """Wheels of build requirements and what those need, as they were resolved the first time."""
+    if not wanted:
+        return []
+    index = [without_credentials(url) for url in (tools.index_url, *tools.extra_index_urls)]
+    remembered = tools.folder("resolved") / f"build-{key_of(sorted(wanted), target.python, index)}.txt"
+    if not remembered.is_file():
+        with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
+            Path(scratch, "build.in").write_text("\n".join(wanted) + "\n")
+            words = [
+                *_COMPILE,
+                "--generate-hashes",
+                *(f"--python-version={target.python}", "build.in"),
+            ]
+            try:
+                text = ask_index(words, Path(scratch), f"what {name} needs to be built", tools)
+            except CommandError as error:
+                raise BatonError(
+                    f"What {name} needs to be built can't be resolved: {error.last_lines()}.",
+                    "Lock a version of it that has a wheel, or one that builds with today's tools.",
+                ) from None
+        write_atomically(remembered, text)
+    pins = requirements.read_text(remembered.read_text(encoding="utf-8"), root=remembered.parent).pins
     needed = [replace(pin, marker="") for pin in pins if target.holds(pin.marker)]
     collected = collect(needed, target, tools, host_builds=False)
     if collected.unbuilt:
         first = collected.unbuilt[0]
         raise BatonError(
-            f"{sdist.name} needs {first.sdist.name} to be built, which has no wheel for {target.key} either.",
-            f"Lock a version of {sdist.name} that has a wheel.",
+            f"{name} needs {first.sdist.name} to be built, which has no wheel for {target.key} either.",
+            f"Lock a version of {name} that has a wheel.",
         )
     return collected.wheels
 
 
-def _asked_requirements(project: Path) -> list[str]:
+def ask_index(words: Sequence[str], cwd: Path, what: str, tools: Tools) -> str:
+    """Have uv resolve pins or build requirements.
+
+    First so that it builds nothing, with all that the operator has configured; only if something has no metadata
+    without a build, confined, with what is needed to find packages.
+    """
+    argv = [tools.uv, *words, f"--python={tools.python}"]
+    try:
+        return run([*argv, "--no-build"], cwd=cwd, env=tools.environment)
+    except CommandError as error:
+        if "building" not in error.output.lower():
+            raise
+    return tools.ask_with_builds(argv, cwd, what)
+
+
+_ASK = """
+import json, os, sys
+from build import ProjectBuilder
+from build.env import DefaultIsolatedEnv
+
+out = os.dup(1)
+os.dup2(2, 1)
+with DefaultIsolatedEnv(installer="uv") as isolated:
+    builder = ProjectBuilder.from_isolated_env(isolated, sys.argv[1])
+    isolated.install(builder.build_system_requires)
+    os.write(out, json.dumps(sorted(builder.get_requires_for_build("wheel"))).encode())
+"""
+
+
+def _asked_requirements(sdist: Sdist, project: Path, scratch: Path, declared: Sequence[str], tools: Tools) -> list[str]:
     """What the build itself asks for beside what it declares (setup_requires, say), if it can be asked here."""
     try:
-        from build import ProjectBuilder
-        from build.env import DefaultIsolatedEnv
-
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            DefaultIsolatedEnv(installer="uv") as isolated,
-        ):
-            builder = ProjectBuilder.from_isolated_env(isolated, project, runner=_quiet)
-            isolated.install(builder.build_system_requires)
-            return sorted(builder.get_requires_for_build("wheel"))
-    except Exception:  # it runs a stranger's code: what it says counts, how it fails doesn't
-        return []
-
-
-def _quiet(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
-    run(cmd, cwd=cwd, env=extra_environ, timeout=_BUILD_TIMEOUT)
+        said = json.loads(_run_build(sdist, scratch, [tools.python, "-I", "-c", _ASK, project], declared, tools))
+        return sorted(str(Requirement(line)) for line in said)
+    except (CommandError, BatonError, ValueError, TypeError, RecursionError):
+        return []  # a stranger's code: what it says counts, how it fails doesn't
 
 
 def pack_job(unbuilt: Sequence[Unbuilt], tools: Tools) -> dict[str, Any]:

@@ -242,22 +242,21 @@ def test_another_token_for_a_package_makes_no_other_release_and_hosts_get_none(
     assert "TOKEN" not in f"{one} {two} {contents(one['source']['path'])}"
 
 
-def test_a_build_command_runs_once_for_the_same_source(
-    write: Write, wanted: Wanted, tools: Tools, tmp_path: pathlib.Path
-) -> None:
+def test_a_build_command_runs_once_for_the_same_source(write: Write, wanted: Wanted, tools: Tools) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": "", "web/a.js": ""})
-    count = tmp_path / "count"
+    # what it writes is another text each time that it runs
     command = [
         "/bin/sh",
         "-c",
-        f"echo x >> {count}; mkdir web/dist node_modules; cp web/a.js web/dist/; touch node_modules/y",
+        "mkdir web/dist node_modules; cp web/a.js web/dist/; touch node_modules/y; "
+        "cat /proc/sys/kernel/random/uuid > web/dist/made",
     ]
     first = artifact.build(wanted(app, build_command=command, excluded=["/web/a.js", "web/a.js"]), tools)
     again = artifact.build(wanted(app, build_command=command, excluded=["/web/a.js", "web/a.js"]), tools)
     assert first["id"] == again["id"]
-    assert count.read_text() == "x\n"
     assert {name for name in contents(first["source"]["path"]) if "web" in name or "node" in name} == {
-        "src/web/dist/a.js"
+        "src/web/dist/a.js",
+        "src/web/dist/made",
     }
     with pytest.raises(BatonError, match="app_release_build_command failed: no such luck"):
         artifact.build(wanted(app, build_command=["/bin/sh", "-c", "echo no such luck; exit 3"]), tools)
@@ -281,3 +280,18 @@ def test_bad_input_ends_with_the_setting_named(
     app = write("app", {"main.py": MAIN, "requirements.txt": ""})
     with pytest.raises(BatonError, match=says):
         artifact.build(wanted(app, **change), tools)
+
+
+def test_a_package_that_the_server_replaces_anyway_needs_no_build(write: Write, wanted: Wanted, tools: Tools) -> None:
+    # the locks of a while ago: httptools 0.6.0 and uvloop 0.19.0 have no wheel for Python 3.13
+    app = write("app", {"main.py": MAIN, "requirements.txt": "httptools==0.6.0\nuvloop==0.19.0\nidna==3.10\n"})
+    built = artifact.build(wanted(app, targets=[TRIXIE]), tools)
+    assert built["complete"]
+    (found,) = built["wheels"].values()
+    for name in ("httptools", "uvloop"):
+        assert found["venv"][name] == found["server"][name], "the application's other processes have it, too"
+        assert any(f"{name} 0." in warning and "has no wheel" in warning for warning in built["warnings"])
+    assert found["venv"]["idna"] == "3.10"
+    # where there is a wheel of the application's own version, its other processes have that
+    (found,) = artifact.build(wanted(app), tools)["wheels"].values()
+    assert found["venv"]["httptools"] == "0.6.0"

@@ -184,11 +184,11 @@ def test_another_token_for_the_index_resolves_nothing_again(
 ) -> None:
     runs: list[object] = []
 
-    def compile_requirements(words: object, **_: object) -> str:
+    def compile_requirements(_: Tools, words: object, *__: object) -> str:
         runs.append(words)
         return f"idna==3.{len(runs)} --hash={HASH}\n"
 
-    monkeypatch.setattr(lock, "run", compile_requirements)
+    monkeypatch.setattr(Tools, "ask_with_builds", compile_requirements)
     root = write("app", {"requirements.txt": "idna\n"})
     for token in ("TOKEN1", "TOKEN2"):
         index = f"https://me:{token}@index.example.org/simple"
@@ -231,3 +231,149 @@ def test_two_versions_for_one_target_are_refused() -> None:
     pins = [Pin("a", "1", marker="python_version < '3.12'"), Pin("a", "2", marker="python_version > '3.10'")]
     with pytest.raises(BatonError, match="pinned to 1 and 2"):
         lock.for_target(pins, BOOKWORM)
+
+
+def test_a_uv_lock_in_toml_1_1(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+    root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False)})
+    run("uv", "lock", "-q", cwd=root)
+    path = root / "uv.lock"
+    text = path.read_text()
+    newer = text.replace("source = { registry =", "source = {\n  registry =").replace('simple" }', 'simple",\n}')
+    assert newer != text
+    path.write_text(newer)
+    locked = resolve(root, tools)
+    assert set(names(locked)) == {"idna"}
+    assert locked.requires_python[0] == ("uv.lock of the source", ">=3.11")
+
+
+@pytest.mark.parametrize("text", ["version = \n", "version = 1\nx = {\n"])
+def test_a_lock_that_is_no_toml(text: str, write: Write, tools: Tools) -> None:
+    for name in ("uv.lock", "poetry.lock"):
+        root = write(name, {"api/pyproject.toml": "", f"api/{name}": text})
+        with pytest.raises(BatonError, match=f"^api/{name} of the source is not valid TOML"):
+            resolve(root, tools, "api")
+
+
+PROJECT = (
+    '[project]\nname = "demo"\nversion = "1.0"\nrequires-python = ">=3.11"\n'
+    'dependencies = ["idna>=3", "anyio[trio]>=4,<5; python_version < \'3.13\'", "six @ git+https://git.example.org/six"]\n'
+    '[project.optional-dependencies]\nall = ["demo[pg]"]\npg = ["Six_Two"]\n'
+    '[dependency-groups]\ndev = ["iniconfig"]\nmore = [{include-group = "dev"}]\n'
+    '[tool.uv.sources]\nsix-two = {path = "six"}\n'
+)
+UV_LOCK = (
+    'version = 1\nrequires-python = ">=3.11"\n[[package]]\nname = "demo"\nversion = "1.0"\nsource = { virtual = "." }\n'
+    "[package.metadata]\nrequires-dist = [\n"
+    '    { name = "anyio", extras = ["trio"], marker = "python_full_version < \'3.13\'", specifier = ">=4,<5" },\n'
+    '    { name = "idna", specifier = ">=3" },\n    { name = "six", git = "https://git.example.org/six" },\n'
+    '    { name = "six-two", marker = "extra == \'all\'", directory = "six" },\n'
+    '    { name = "six-two", marker = "extra == \'pg\'", directory = "six" },\n]\n'
+    '[package.metadata.requires-dev]\ndev = [{ name = "iniconfig" }]\nmore = [{ name = "iniconfig" }]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("", "", ""),
+        ("idna>=3", "idna>=3.5", r"pyproject\.toml asks for idna>=3\.5"),
+        ("anyio[trio]", "anyio", r"asks for anyio<5,>=4"),
+        ('"idna>=3"', '"idna>=3", "httpx"', "asks for httpx"),
+        ('"idna>=3", ', "", r"has idna>=3, which pyproject\.toml no longer asks for"),
+        ('pg = ["Six_Two"]', 'pg = ["Six_Two", "h2"]', "asks for h2"),
+        ('dev = ["iniconfig"]', 'dev = ["iniconfig>=2"]', "asks for iniconfig>=2"),
+        (">=4,<5", "<5, >=4", ""),
+        ('"demo"', '"Demo"', ""),
+    ],
+)
+def test_a_stale_uv_lock(old: str, new: str, says: str, write: Write, tools: Tools) -> None:
+    assert old in PROJECT
+    root = write("app", {"pyproject.toml": PROJECT.replace(old, new, 1) if old else PROJECT, "uv.lock": UV_LOCK})
+    if not says:
+        assert not resolve(root, tools).warnings
+        return
+    with pytest.raises(BatonError, match=f"^uv.lock is stale: .*{says}.*`uv lock`.*app_release_allow_stale_lock"):
+        resolve(root, tools)
+    assert "is stale, and deployed as it is" in resolve(root, tools, allow_stale=True).warnings[0]
+
+
+def test_a_stale_member_of_a_workspace(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+    sources = "[tool.uv.sources]\ncore = {workspace = true}\n"
+    root = write(
+        "ws",
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["apps/*", "libs/*"]\n',
+            "apps/api/pyproject.toml": pyproject("api", ["core", "idna"], rest=sources),
+            "libs/core/pyproject.toml": pyproject("core"),
+        },
+    )
+    run("uv", "lock", "-q", cwd=root)
+    assert not resolve(root, tools, "apps/api").warnings
+    (root / "libs/core/pyproject.toml").write_text(pyproject("core", ["six"]))
+    with pytest.raises(BatonError, match=r"libs/core/pyproject\.toml asks for six, which uv\.lock doesn't know"):
+        resolve(root, tools, "apps/api")
+
+
+def test_a_stale_poetry_lock_can_be_allowed(write: Write, tools: Tools) -> None:
+    text = (
+        '[tool.poetry]\nname = "demo"\nversion = "1"\ndescription = ""\nauthors = []\npackage-mode = false\n'
+        '[tool.poetry.dependencies]\npython = "^3.11"\nidna = "*"\n'
+    )
+    root = write("app", {"pyproject.toml": text})
+    _poetry_lock(root, "^3.11")
+    (root / "pyproject.toml").write_text(text.replace('idna = "*"', 'idna = ">=1"'))
+    with pytest.raises(BatonError, match=r"poetry\.lock is stale.*`poetry lock`.*app_release_allow_stale_lock"):
+        resolve(root, tools)
+    for _ in range(2):  # from the cache, too
+        allowed = resolve(root, tools, allow_stale=True)
+        assert set(names(allowed)) == {"idna"}
+        assert "deployed as it is" in allowed.warnings[0]
+
+
+def test_requirements_are_read_by_their_byte_order_mark(write: Write, tools: Tools) -> None:
+    text = f"idna==3.7 --hash={HASH}\r\n"
+    root = write("app", {"requirements.txt": ""})
+    for encoding in ("utf-16", "utf-8-sig", "utf-32"):
+        (root / "requirements.txt").write_bytes(text.encode(encoding))
+        assert names(resolve(root, tools)) == {"idna": "3.7"}
+    for data in (text.encode("utf-16-le"), b"# caf\xe9\nidna==3.7\n"):
+        (root / "requirements.txt").write_bytes(data)
+        with pytest.raises(BatonError, match=r"requirements\.txt is not UTF-8.*Save requirements\.txt as UTF-8"):
+            resolve(root, tools)
+
+
+@pytest.mark.parametrize(("name", "command"), [("Pipfile.lock", "pipenv requirements"), ("pdm.lock", "pdm export")])
+def test_locks_of_other_tools_are_named_with_the_way_out(
+    name: str, command: str, write: Write, pyproject: Text, tools: Tools
+) -> None:
+    root = write("app", {name: "{}"})
+    with pytest.raises(BatonError, match=f"{name} is not read.*{command}"):
+        resolve(root, tools)
+    with pytest.raises(BatonError, match=f"{name} .*doesn't read.*{command}"):
+        resolve(root, tools, lock=name)
+    write("app", {"pyproject.toml": pyproject("demo", ["idna==3.10"], build=False)})
+    assert [one for one in resolve(root, tools).warnings if name in one and command in one]
+
+
+def test_a_git_dependency_is_fetched_with_the_operators_access_and_its_build_has_none(
+    write: Write, run: Text, tools: Tools, rotated: Callable[[str, str], str]
+) -> None:
+    setup = "from setuptools import setup\nsetup(name='lib', version='1', install_requires=['idna==3.10'])\n"
+    repository = write("lib", {"part/setup.py": setup})
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
+        run("git", *words, cwd=repository)
+    url = rotated("lib", "TOKEN")
+    root = write("app", {"requirements.txt": f"lib @ git+{url}#subdirectory=part\nsix\n"})
+    locked = resolve(root, tools)
+    commit = run("git", "rev-parse", "HEAD", cwd=repository).strip()
+    assert {pin.name for pin in locked.pins} == {"lib", "idna", "six"}
+    assert [pin.url for pin in locked.pins if pin.name == "lib"] == [f"git+{url}@{commit}#subdirectory=part"]
+    assert locked.locals == []
+
+
+def test_a_git_dependency_that_cannot_be_read_is_named(write: Write, tmp_path: pathlib.Path, tools: Tools) -> None:
+    root = write("app", {"requirements.txt": f"lib @ git+file://{tmp_path}/nowhere@v1\nsix\n"})
+    with pytest.raises(BatonError, match=r"lib, which the application needs from .*nowhere@v1") as refused:
+        resolve(root, tools)
+    assert "app_source" not in refused.value.fix
+    assert "lock again" in refused.value.fix

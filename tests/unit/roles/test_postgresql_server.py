@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 
-DATABASES = [
-    {"name": "links", "owner": "links", "password": "correct horse"},
+REPORTS = {"name": "reports", "password": "staple battery", "access": "read"}
+DATABASES: list[dict[str, Any]] = [
+    {"name": "links", "owner": "links", "password": "correct horse", "extensions": ["vector"], "users": [REPORTS]},
     {"name": "shop", "owner": "shop-app", "password": "battery staple"},
 ]
 
 
 @pytest.fixture
 def pg_hba(load_role: Callable[[str], Any]) -> list[list[str]]:
-    text = load_role("postgresql_server").render(
-        "etc/postgresql/pg_hba.conf.j2",
+    text = load_role("postgresql_server").render("etc/postgresql/administrator.conf.j2")
+    text += load_role("postgresql_server").render(
+        "etc/postgresql/application.conf.j2",
         postgresql_server_databases=DATABASES,
         postgresql_server_allowed_addresses=["10.0.0.21", "10.1.0.0/16", "fd00::5"],
     )
@@ -26,13 +28,37 @@ def pg_hba(load_role: Callable[[str], Any]) -> list[list[str]]:
 
 def test_a_user_reaches_its_own_database_only(pg_hba: list[list[str]]) -> None:
     remote = [line for line in pg_hba if line[0] == "host"]
-    assert {(line[1], line[2]) for line in remote} == {('"links"', '"links"'), ('"shop"', '"shop-app"')}
+    assert {(line[1], line[2]) for line in remote} == {
+        ('"links"', '"links"'),
+        ('"links"', '"reports"'),
+        ('"shop"', '"shop-app"'),
+    }
     assert {line[4] for line in remote} == {"scram-sha-256"}
 
 
 def test_only_the_allowed_addresses_may_connect(pg_hba: list[list[str]]) -> None:
     addresses = {line[3] for line in pg_hba if line[0] == "host"}
     assert addresses == {"127.0.0.1/32", "::1/128", "10.0.0.21/32", "10.1.0.0/16", "fd00::5/128"}
+
+
+def test_each_user_is_made_once_and_no_password_is_shown(load_role: Callable[[str], Any]) -> None:
+    role = load_role("postgresql_server")
+    users = role.value(
+        "__postgresql_server_users", postgresql_server_databases=[*DATABASES, {**DATABASES[1], "name": "x"}]
+    )
+    assert [user["name"] for user in users] == ["links", "reports", "shop-app"]
+    shown = role.value("__postgresql_server_public", postgresql_server_databases=DATABASES)
+    assert [(one["name"], one["extensions"]) for one in shown] == [("links", ["vector"]), ("shop", [])]
+    assert "correct horse" not in str(shown)
+
+
+def test_a_further_user_reads_or_writes_what_the_owner_makes(load_role: Callable[[str], Any]) -> None:
+    databases = [{**DATABASES[0], "users": [REPORTS, {"name": "web", "password": "x" * 8, "access": "write"}]}]
+    grants = load_role("postgresql_server").value("__postgresql_server_grants", postgresql_server_databases=databases)
+    assert [(one["user"], one["owner"], one["privileges"]["table"]) for one in grants] == [
+        ("reports", "links", "SELECT"),
+        ("web", "links", "SELECT,INSERT,UPDATE,DELETE"),
+    ]
 
 
 def test_nobody_connects_without_proof(pg_hba: list[list[str]]) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import HOSTS, Hostile, host
 
 from tests.support.playbooks import PROJECT
+
+from .conftest import HOSTS, Hostile, host
 
 README = PROJECT / "README.md"
 APP = "hostile"
@@ -43,15 +44,11 @@ print("{" * 20000)
 """
 
 
-def as_root(name: str, program: str) -> None:
-    host(name).run_expect([0], f"python3 -c {shlex.quote(program)}")
-
-
 @pytest.fixture
 def status_file() -> Iterator[Any]:
     """Puts something in the place of the status, and the status back."""
     name = HOSTS[0]
-    kept = host(name).check_output(f"cat {STATUS}")
+    kept = str(host(name).check_output(f"cat {STATUS}"))
 
     def put(content: str) -> str:
         host(name).run_expect([0], f"rm -f {STATUS}; {content}")

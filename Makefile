@@ -26,7 +26,7 @@ test-unit: setup-dev ## Unit tests of plugins, templates and packages
 
 .PHONY: test-fleet
 test-fleet: setup-dev ## Molecule on real systemd hosts
-	@scripts/test-fleet -s preflight -s default -s handover -s applications -s deploy
+	@scripts/test-fleet -s preflight -s default -s handover -s applications -s hostile -s deploy
 
 .PHONY: test-long
 test-long: export BATON_TEST_LONG := 1

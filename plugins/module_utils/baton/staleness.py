@@ -20,13 +20,13 @@ from .tools import read_toml
 _Asked = tuple[str, frozenset[str], str]
 
 
-def of_uv_lock(lock: Mapping[str, Any], folder: Path, name: str) -> str:
+def of_uv_lock(lock: Mapping[str, Any], folder: Path, name: str, root: Path) -> str:
     """What differs first between uv.lock and the projects that are locked in it, in words; '' when nothing does."""
     for package in lock.get("package", []):
         source = package.get("source", {})
         place = source.get("editable", source.get("virtual", source.get("directory")))
         path = folder / str(place) / "pyproject.toml"
-        if place is None or not path.is_file():
+        if place is None or not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
             continue
         shown = str(Path(str(place)) / "pyproject.toml")
         found = _of_project(package, read_toml(path, shown))

@@ -154,6 +154,17 @@ def test_a_build_that_leaves_a_link_for_a_wheel_brings_no_file_of_the_controller
         artifact.build(wanted(write("app", files)), tools)
 
 
+@pytest.mark.parametrize("line", ["-r {}", "--index-url http://127.0.0.1:1/{}", "--find-links {}"])
+def test_what_a_build_says_it_needs_is_no_line_for_uv_to_obey(
+    line: str, key: pathlib.Path, write: Write, wanted: Wanted, tools: Tools
+) -> None:
+    files = by_backend(key)
+    files["pyproject.toml"] = files["pyproject.toml"].replace("[]", json.dumps([line.format(key)]))
+    with pytest.raises(BatonError, match="asks for what is no requirement") as ended:
+        artifact.build(wanted(write("app", files)), tools)
+    assert "PRIVATE" not in str(ended.value)
+
+
 def test_reading_a_lock_runs_no_module_that_lies_beside_it(write: Write, tools: Tools, tmp_path: pathlib.Path) -> None:
     from poetry.factory import Factory
 

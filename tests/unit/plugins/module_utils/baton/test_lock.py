@@ -377,3 +377,12 @@ def test_a_git_dependency_that_cannot_be_read_is_named(write: Write, tmp_path: p
         resolve(root, tools)
     assert "app_source" not in refused.value.fix
     assert "lock again" in refused.value.fix
+
+
+@pytest.mark.parametrize("line", ["-r {}", "-c {}", "-r ../../home/secret.txt", "-e ../../home", "{}"])
+def test_requirements_read_nothing_outside_the_source(line: str, write: Write, tools: Tools) -> None:
+    secret = write("home", {"secret.txt": "-----BEGIN KEY-----\n", "setup.py": ""}) / "secret.txt"
+    root = write("work/app", {"requirements.txt": line.format(secret) + "\nidna==3.10\n"})
+    with pytest.raises(BatonError, match="leads out of the source") as refused:
+        resolve(root, tools)
+    assert "BEGIN KEY" not in str(refused.value)

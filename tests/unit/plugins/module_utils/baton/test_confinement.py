@@ -256,4 +256,4 @@ def test_why_nothing_can_be_confined_is_said(tmp_path: pathlib.Path, monkeypatch
     used = Confinement()
     assert used.obstacle == "bubblewrap doesn't work here: bwrap: setting up uid map: Permission denied"
     assert used.run(["echo", "x"], what="a build", cwd=tmp_path, environment={}, writable=[]) == "x\n"
-    assert used.report().endswith("Permission denied: a build.")
+    assert used.report().endswith("Permission denied: a build. Install bubblewrap on the controller, and it is.")

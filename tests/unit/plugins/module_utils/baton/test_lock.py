@@ -297,6 +297,20 @@ def test_a_stale_uv_lock(old: str, new: str, says: str, write: Write, tools: Too
     assert "is stale, and deployed as it is" in resolve(root, tools, allow_stale=True).warnings[0]
 
 
+def test_bounds_of_a_project_make_its_lock_stale(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+    bounds = (
+        '[tool.uv]\nconstraint-dependencies = ["idna<4"]\noverride-dependencies = ["six; python_version<\'3.13\'"]\n'
+    )
+    root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=bounds)})
+    run("uv", "lock", "-q", cwd=root)
+    assert not resolve(root, tools).warnings
+    for old, new, says in (("idna<4", "idna<3.9", "asks for idna<3.9"), ("override-", "no-", "has six")):
+        changed = bounds.replace(old, new).replace("no-dependencies", "override-dependencies = []\n#")
+        write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=changed)})
+        with pytest.raises(BatonError, match=f"is stale: .*{says}"):
+            resolve(root, tools)
+
+
 def test_a_stale_member_of_a_workspace(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
     sources = "[tool.uv.sources]\ncore = {workspace = true}\n"
     root = write(

@@ -188,6 +188,9 @@ class CallbackModule(Default):  # type: ignore[misc]
             if not result.result.get("changed") and not self.get_option("display_ok_hosts"):
                 # the result isn't shown, but what it warns of is
                 self._handle_warnings_and_exception(result)
+            if isinstance(notice := result.result.get("notice"), str):
+                self._print_task_banner_once(result.task)
+                self._display.display(journal.printable(notice))
             super().v2_runner_on_ok(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

@@ -222,6 +222,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+notice:
+  description: What ran on the controller, confined; it is a warning when it ran unconfined or in check mode.
+  returned: when something did
+  type: str
 artifact:
   description: What the release role needs to stage the release.
   returned: always
@@ -311,9 +315,12 @@ def main() -> None:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     for warning in result["warnings"]:
         module.warn(warning)
-    if result["ran_on_controller"]:
+    told = {}
+    if result["ran_on_controller"] and (module.check_mode or not result["confined"]):
         module.warn(result["ran_on_controller"])
-    module.exit_json(changed=False, artifact=result)
+    elif result["ran_on_controller"]:
+        told["notice"] = result["ran_on_controller"]
+    module.exit_json(changed=False, artifact=result, **told)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def build(request: Request, tools: Tools) -> dict[str, Any]:
         told = replace(tools, build_environment=_version_environment(request.app_version))
         built = _Build(request, told, scratch).run()
         # what is told of a build that came from the cache would be wrong: it is told when it runs
-        return {**built, "ran_on_controller": tools.confinement.report()}
+        ran = tools.confinement.report()
+        return {**built, "ran_on_controller": ran, "confined": bool(ran) and tools.confinement.works}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -114,8 +114,11 @@ class Confinement:
         """What ran, and how, in one sentence; '' when nothing did."""
         if not self.ran:
             return ""
-        how = "confined by bubblewrap" if self.works else f"with an empty home, but unconfined, as {self.obstacle}"
-        return f"Code of the source or of its packages ran on the controller, {how}: {', '.join(self.ran)}."
+        how, then = "confined by bubblewrap", ""
+        if not self.works:
+            how = f"with an empty home, but unconfined, as {self.obstacle}"
+            then = "" if self.setting == OFF else " Install bubblewrap on the controller, and it is."
+        return f"Code of the source or of its packages ran on the controller, {how}: {', '.join(self.ran)}.{then}"
 
 
 def clean_environment(home: Path) -> dict[str, str]:

@@ -245,7 +245,7 @@ class _Reader:
     def _uv(self, path: Path) -> Locked:
         name = self._name(path)
         parsed = read_toml(path, name)
-        self._refuse_stale(name, staleness.of_uv_lock(parsed, path.parent, name), "uv lock")
+        self._refuse_stale(name, staleness.of_uv_lock(parsed, path.parent, name, self.root), "uv lock")
         # whatever stays in the wrong place, uv itself finds the workspace a project belongs to
         words = [
             self.tools.uv,
@@ -333,8 +333,9 @@ class _Reader:
         return Locked(kind, self._name(path), found.pins, self._relative(found.locals))
 
     def _requirements(self, path: Path) -> Locked:
-        found = requirements.read(path, root=self.project)
+        found = requirements.read(path, root=self.project, within=self.root)
         name = self._name(path)
+        self._relative(found.locals)
         if found.hashed and not found.locals:
             return Locked("requirements.txt", name, found.pins)
         lines = found.lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Requirements:
     locals: list[tuple[Path, str]] = field(default_factory=list)
     constraints: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    within: Path | None = None
 
     @property
     def hashed(self) -> bool:
@@ -103,9 +105,9 @@ def local_path(text: str) -> tuple[str, str] | None:
     return None
 
 
-def read(path: Path, *, root: Path | None = None) -> Requirements:
-    """Read a requirements file with what it includes."""
-    found = Requirements()
+def read(path: Path, *, root: Path | None = None, within: Path | None = None) -> Requirements:
+    """Read a requirements file with what it includes, which must be within a folder where one is given."""
+    found = Requirements(within=within)
     _read_into(found, path, root or path.parent, constraints=False, seen=set())
     return found
 
@@ -122,6 +124,12 @@ def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool
     if path in seen:
         return
     seen.add(path)
+    place, within = path.resolve(), found.within.resolve() if found.within else None
+    if within is not None and not place.is_relative_to(within):
+        raise BatonError(
+            f"The requirements include {os.path.relpath(place, within)}, which leads out of the source.",
+            "Put that file into the source, or set app_source to the folder that holds both.",
+        )
     try:
         text = decode(path.read_bytes())
     except OSError as error:

@@ -20,23 +20,37 @@ from .tools import read_toml
 _Asked = tuple[str, frozenset[str], str]
 
 
-def of_uv_lock(lock: Mapping[str, Any], folder: Path, name: str) -> str:
+def of_uv_lock(lock: Mapping[str, Any], folder: Path, name: str, root: Path) -> str:
     """What differs first between uv.lock and the projects that are locked in it, in words; '' when nothing does."""
     for package in lock.get("package", []):
         source = package.get("source", {})
         place = source.get("editable", source.get("virtual", source.get("directory")))
         path = folder / str(place) / "pyproject.toml"
-        if place is None or not path.is_file():
+        if place is None or not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
             continue
         shown = str(Path(str(place)) / "pyproject.toml")
-        found = _of_project(package, read_toml(path, shown))
+        project = read_toml(path, shown)
+        found = _of_project(package, project)
+        if found is None and str(place) == ".":
+            found = _of_bounds(lock.get("manifest", {}), project)
         if found:
             return (
                 f"{shown} asks for {found[0]}, which {name} doesn't know"
                 if found[1]
-                else (f"it has {found[0]}, which {shown} no longer asks for")
+                else f"it has {found[0]}, which {shown} no longer asks for"
             )
     return ""
+
+
+def _of_bounds(manifest: Mapping[str, Any], project: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """What is to hold whatever asks for a package: constraints and overrides."""
+    asked = project.get("tool", {}).get("uv", {})
+    for kind in ("constraint", "override"):
+        wanted = {one for line in asked.get(f"{kind}-dependencies", []) if (one := _of_line(line, set())) is not None}
+        known = {_of_entry(entry, set()) for entry in manifest.get(f"{kind}s", [])}
+        for one in sorted(wanted ^ known, key=str):
+            return _shown(one), one in wanted
+    return None
 
 
 def _of_project(package: Mapping[str, Any], project: Mapping[str, Any]) -> tuple[str, bool] | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from . import lock, requirements, tree
@@ -371,7 +371,12 @@ def _declared_requirements(project: Path) -> list[str]:
     except ValueError as error:
         raise CommandError(["uv", "build"], 1, f"its pyproject.toml is not valid TOML: {error}") from None
     # PEP 518: without a build-system it is setuptools
-    return list(system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"]))
+    wanted = system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"])
+    try:
+        # as a line of a file it could as well name a file to read, or an index to ask
+        return [str(Requirement(line)) for line in wanted]
+    except (InvalidRequirement, TypeError) as error:
+        raise CommandError(["uv", "build"], 1, f"its build-system asks for what is no requirement: {error}") from None
 
 
 def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) -> list[Wheel]:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,12 @@ from ansible.module_utils.baton.process import BatonError
 from ansible.module_utils.baton.targets import Target
 from ansible.module_utils.baton.tools import Tools
 
+from tests.support.machine import HERE
+from tests.support.playbooks import Playbooks
+
 Write = Callable[..., pathlib.Path]
 Wanted = Callable[..., artifact.Request]
+SERVER_LOCK = pathlib.Path(__file__).parents[5] / "roles/app_release/files/server-requirements.txt"
 MAIN = "async def app(scope, receive, send): ...\n"
 SETTINGS = ["auto", "off"]
 # Takes what it can get, and tells it by ending the build with it
@@ -149,6 +154,17 @@ def test_a_build_that_leaves_a_link_for_a_wheel_brings_no_file_of_the_controller
         artifact.build(wanted(write("app", files)), tools)
 
 
+@pytest.mark.parametrize("line", ["-r {}", "--index-url http://127.0.0.1:1/{}", "--find-links {}"])
+def test_what_a_build_says_it_needs_is_no_line_for_uv_to_obey(
+    line: str, key: pathlib.Path, write: Write, wanted: Wanted, tools: Tools
+) -> None:
+    files = by_backend(key)
+    files["pyproject.toml"] = files["pyproject.toml"].replace("[]", json.dumps([line.format(key)]))
+    with pytest.raises(BatonError, match="asks for what is no requirement") as ended:
+        artifact.build(wanted(write("app", files)), tools)
+    assert "PRIVATE" not in str(ended.value)
+
+
 def test_reading_a_lock_runs_no_module_that_lies_beside_it(write: Write, tools: Tools, tmp_path: pathlib.Path) -> None:
     from poetry.factory import Factory
 
@@ -165,6 +181,41 @@ def test_reading_a_lock_runs_no_module_that_lies_beside_it(write: Write, tools: 
     here = Target(11, "x86_64", (2, 36))
     assert lock.resolve(root, "", "", lock.Wishes(), own, [here]).pins == []
     assert not mark.exists()
+
+
+def test_a_run_says_what_ran_here_and_whether_it_was_confined(
+    write: Write, tools: Tools, handover: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    app = write("app", {"main.py": MAIN, "requirements.txt": ""})
+    inventory, book = tmp_path / "hosts", tmp_path / "play.yml"
+    inventory.write_text(f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}\n")
+
+    def told(setting: object, *options: str) -> str:
+        asked = {
+            "app_name": "demo",
+            "app_source": str(app),
+            "app_module": "main:app",
+            "server_lock": str(SERVER_LOCK),
+            "handover_source": str(handover),
+            "build_command": ["touch", "made"],
+            "build_environment": {"MADE_FOR": f"{setting}{options}"},  # not from the cache
+            "build_confinement": setting,
+            "cache_dir": str(tools.cache),
+            "targets": [HERE],
+        }
+        tasks = [{"name": "Build", "baton_artifact": asked}]
+        book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+        done = Playbooks(inventory).play(str(book), *options)
+        assert done.status == 0, done.output
+        return str(done.words)
+
+    off = told(False)  # what YAML makes of off
+    assert "[WARNING]" in off
+    assert "but unconfined, as app_release_build_confinement is off: app_release_build_command." in off
+    if Confinement().works:
+        assert "confined by bubblewrap: app_release_build_command." in told("required")
+        assert "[WARNING]" not in told("auto")
+        assert "[WARNING]" in told("auto", "--check")
 
 
 def test_of_netrc_and_the_settings_only_what_finds_packages_is_handed_on(
@@ -205,4 +256,4 @@ def test_why_nothing_can_be_confined_is_said(tmp_path: pathlib.Path, monkeypatch
     used = Confinement()
     assert used.obstacle == "bubblewrap doesn't work here: bwrap: setting up uid map: Permission denied"
     assert used.run(["echo", "x"], what="a build", cwd=tmp_path, environment={}, writable=[]) == "x\n"
-    assert used.report().endswith("Permission denied: a build.")
+    assert used.report().endswith("Permission denied: a build. Install bubblewrap on the controller, and it is.")

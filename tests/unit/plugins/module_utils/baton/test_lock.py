@@ -297,6 +297,20 @@ def test_a_stale_uv_lock(old: str, new: str, says: str, write: Write, tools: Too
     assert "is stale, and deployed as it is" in resolve(root, tools, allow_stale=True).warnings[0]
 
 
+def test_bounds_of_a_project_make_its_lock_stale(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+    bounds = (
+        '[tool.uv]\nconstraint-dependencies = ["idna<4"]\noverride-dependencies = ["six; python_version<\'3.13\'"]\n'
+    )
+    root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=bounds)})
+    run("uv", "lock", "-q", cwd=root)
+    assert not resolve(root, tools).warnings
+    for old, new, says in (("idna<4", "idna<3.9", "asks for idna<3.9"), ("override-", "no-", "has six")):
+        changed = bounds.replace(old, new).replace("no-dependencies", "override-dependencies = []\n#")
+        write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=changed)})
+        with pytest.raises(BatonError, match=f"is stale: .*{says}"):
+            resolve(root, tools)
+
+
 def test_a_stale_member_of_a_workspace(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
     sources = "[tool.uv.sources]\ncore = {workspace = true}\n"
     root = write(
@@ -377,3 +391,12 @@ def test_a_git_dependency_that_cannot_be_read_is_named(write: Write, tmp_path: p
         resolve(root, tools)
     assert "app_source" not in refused.value.fix
     assert "lock again" in refused.value.fix
+
+
+@pytest.mark.parametrize("line", ["-r {}", "-c {}", "-r ../../home/secret.txt", "-e ../../home", "{}"])
+def test_requirements_read_nothing_outside_the_source(line: str, write: Write, tools: Tools) -> None:
+    secret = write("home", {"secret.txt": "-----BEGIN KEY-----\n", "setup.py": ""}) / "secret.txt"
+    root = write("work/app", {"requirements.txt": line.format(secret) + "\nidna==3.10\n"})
+    with pytest.raises(BatonError, match="leads out of the source") as refused:
+        resolve(root, tools)
+    assert "BEGIN KEY" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Folders that others than root must read, whatever root's umask is."""
+"""Folders that others than root must read, whatever root's umask is; and messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 
 import pytest
-from ansible.module_utils.baton.process import make_folder
+from ansible.module_utils.baton.process import BatonError, make_folder
 
 PLUGINS = pathlib.Path(__file__).resolve().parents[5] / "plugins"
 
@@ -48,3 +48,12 @@ def test_no_module_leaves_the_folders_on_the_way_to_the_umask() -> None:
     assert [
         line for line in found if not line.startswith(("builder.py", "release.py: destination", "release.py: target"))
     ] == []
+
+
+def test_a_message_names_the_sources_files_and_not_our_copies_of_them() -> None:
+    told = BatonError(
+        "The line 'x' in /tmp/baton-artifact-ab_12x9z/src/svc/requirements.txt is wrong",
+        "See file:///var/tmp/baton-resolve-ab_12x9z/source/lib and /srv/baton-artifact-x/y",
+    )
+    assert told.cause == "The line 'x' in svc/requirements.txt is wrong"
+    assert told.fix == "See lib and y"

@@ -34,6 +34,16 @@ ADVICE = (
         "The database server has no extension {}: install its package there (postgresql-<version>-{}, or as the "
         "distribution names it), and name it in `extensions` of postgresql_server_databases.",
     ),
+    (
+        re.compile(r"([Cc]annot allocate (?:write\+execute|executable) memory)"),
+        "A library compiles as it runs, or has C call back into Python: set app_service_memory_deny_write_execute: false "
+        "(docs/operations.md, The sandbox).",
+    ),
+    (
+        re.compile(r"Read-only file system: '(/opt/[^']+)'"),
+        "{} is the release's, which the application can't write to: have it write below its state folder, or let "
+        "app_release_state_links lead there.",
+    ),
 )
 # what differs between two hosts that failed alike
 _VARYING = re.compile(

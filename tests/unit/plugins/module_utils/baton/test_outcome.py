@@ -318,3 +318,19 @@ def test_a_failure_names_the_setting_that_mends_it(said: str, words: str) -> Non
     told = outcome.summary("The deploy of links", found, {})
     assert told.count(words) == 1
     assert outcome.advice("ValueError: no") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "setting"),
+    [
+        (
+            "MemoryError: Cannot allocate write+execute memory for ffi.callback().",
+            "app_service_memory_deny_write_execute",
+        ),
+        ("cannot allocate executable memory. This may be due to", "app_service_memory_deny_write_execute"),
+        ("OSError: [Errno 30] Read-only file system: '/opt/links/releases/a/src/uploads'", "app_release_state_links"),
+    ],
+)
+def test_what_the_sandbox_refuses_names_its_switch(said: str, setting: str) -> None:
+    (advice,) = outcome.advice(said)
+    assert setting in advice

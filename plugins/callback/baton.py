@@ -190,7 +190,7 @@ class CallbackModule(Default):  # type: ignore[misc]
                 self._handle_warnings_and_exception(result)
             if isinstance(notice := result.result.get("notice"), str):
                 self._print_task_banner_once(result.task)
-                self._display.display(journal.printable(notice))
+                self._display.display(untrusted.printable(notice))
             super().v2_runner_on_ok(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

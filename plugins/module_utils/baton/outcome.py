@@ -36,8 +36,8 @@ ADVICE = (
     ),
     (
         re.compile(r"([Cc]annot allocate (?:write\+execute|executable) memory)"),
-        "A library compiles as it runs, or has C call back into Python: set app_service_memory_deny_write_execute: false "
-        "(docs/operations.md, The sandbox).",
+        "A library compiles as it runs, or has C call back into Python: set "
+        "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
     ),
     (
         re.compile(r"Read-only file system: '(/opt/[^']+)'"),

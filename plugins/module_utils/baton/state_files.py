@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from . import untrusted
+
 
 class StateFilesError(Exception):
     """A file can't be put there. The message says which and why."""
@@ -84,11 +86,11 @@ def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = json.loads(pipe.read() or '{"failure": "it ended without a word"}')
+        said = untrusted.parse_object(pipe.read() or '{"failure": "it ended without a word"}')
     os.waitpid(child, 0)
     if "failure" in said:
-        raise StateFilesError(str(said["failure"]))
-    return list(said["made"])
+        raise StateFilesError(untrusted.text(said["failure"]))
+    return untrusted.texts(said["made"])
 
 
 def _told(work: Callable[[], list[str]]) -> list[str]:

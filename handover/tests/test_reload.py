@@ -158,7 +158,7 @@ def _refused_setting(server: Server) -> str:
 
 def _exits(server: Server) -> str:
     server.configure("import os; os._exit(9)")
-    return "wait status"
+    return "exit code 9"
 
 
 def _hangs(server: Server) -> str:

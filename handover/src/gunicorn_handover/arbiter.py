@@ -11,16 +11,19 @@ import os
 import signal
 import sys
 import time
+import types
 from typing import Any
 
+import gunicorn.arbiter as stock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
+from gunicorn.workers.workertmp import WorkerTmp
 
 from gunicorn_handover import priority, status
 from gunicorn_handover.board import State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
-from gunicorn_handover.reload import Reload
+from gunicorn_handover.reload import Reload, describe
 from gunicorn_handover.worker import STOPPING
 
 TICK = 0.05  # seconds between two looks while something is under way
@@ -28,6 +31,8 @@ BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled
 BACKOFF_MOST = 30.0
 PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
 BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
+# what Gunicorn's stop() asks of the module `time`
+_STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
 PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 
 
@@ -49,6 +54,8 @@ class HandoverArbiter(Arbiter):
         self._failures = 0
         self._failed_at = 0.0
         self._next_spawn = 0.0
+        self._survived = ""
+        self._unwritten = ""
         self._nice = priority.niceness()
         self._oom_kills = priority.oom_kills()
         self._fingerprint = Fingerprint()
@@ -79,6 +86,13 @@ class HandoverArbiter(Arbiter):
             return
         if self._boot_failure is not None:
             raise HaltServer(self._boot_failure, self.WORKER_BOOT_ERROR)
+        try:
+            self._manage()
+        except Exception as error:
+            # whatever it is, who serves serves on: the machine is out of something, or a hook raises
+            self._survive(error)
+
+    def _manage(self) -> None:
         self._watch_boots()
         self._end_overdue_drains()
         if self._reload is not None:
@@ -94,6 +108,19 @@ class HandoverArbiter(Arbiter):
             # after the status, so that who waits for this finds the new state there
             self._announce = False
             self.notifier.ready()
+
+    def _survive(self, error: Exception) -> None:
+        """After an error that no step of its own has taken care of."""
+        what = describe(error)
+        if self._reload is not None:
+            self._reload.fail(what)
+            if self._reload.done:
+                self._conclude_reload(self._reload)
+        elif not self._complete:
+            self._boot_failure = what
+        if what != self._survived:  # the loop comes by here many times a second
+            self._survived = what
+            self.log.error("An error in the master, which goes on: %s", what, exc_info=error)
 
     def reap_workers(self) -> None:
         while True:
@@ -128,9 +155,25 @@ class HandoverArbiter(Arbiter):
             self._resize(-1)
 
     def _resize(self, change: int) -> None:
-        self.num_workers += change
+        try:
+            self.num_workers += change
+        except Exception:
+            self.log.exception("The hook nworkers_changed raised; the master goes on")
         if self._reload is not None:
-            self._reload.previous.num_workers += change
+            previous = self._reload.previous
+            previous.num_workers = max(1, previous.num_workers + change)
+
+    def handle_usr1(self) -> None:
+        try:
+            super().handle_usr1()
+        except OSError as error:
+            self.log.error("The logs can't be opened anew: %s", error)
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        try:
+            super().kill_worker(pid, sig)
+        except Exception:
+            self.log.exception("Worker (pid:%s) has gone, and the hook worker_exit raised; the master goes on", pid)
 
     def stop(self, graceful: bool = True) -> None:
         if not self.stopping:
@@ -142,6 +185,10 @@ class HandoverArbiter(Arbiter):
             # Gunicorn's stop() kills what is left at this bound; the lifespan shutdown comes after the requests
             bound = self.cfg.graceful_timeout + self.cfg.handover_exit_timeout
             self.cfg.set("graceful_timeout", int(bound + 0.999))
+            # and takes that from the wall clock, which may be set while workers drain
+            stock.time = _STEADY
+            for worker in self.WORKERS.values():
+                worker.board.dismiss()
         super().stop(graceful)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
@@ -151,6 +198,13 @@ class HandoverArbiter(Arbiter):
             if reason is not None:
                 self.notifier.status(f"Failed: {reason}")
             self._status_file.remove()
+
+    def murder_workers(self) -> None:
+        # one that drains has a bound of its own, and gives no sign of life while its interpreter ends
+        for worker in self.WORKERS.values():
+            if worker.board.state is State.DRAINING:
+                worker.tmp.notify()
+        super().murder_workers()
 
     # Workers
 
@@ -197,6 +251,7 @@ class HandoverArbiter(Arbiter):
         """Tells a worker to drain and go, once."""
         if worker.retired_at is None:
             worker.retired_at = time.monotonic()
+            worker.board.dismiss()
             self.kill_worker(worker.pid, signal.SIGTERM)
 
     def _hurry(self, worker: Any) -> None:
@@ -273,8 +328,12 @@ class HandoverArbiter(Arbiter):
                 try:
                     # gentle when it replaces one that still serves; where one is missing there is no time to lose
                     self.spawn(self.generation, gentle=len(serving) >= self.num_workers)
-                except OSError as error:
-                    self._back_off(f"no worker could be started: {error}")
+                except Exception as error:  # a fork, or a hook of the configuration
+                    failure = f"no worker could be started: {describe(error)}"
+                    if self._complete:
+                        self._back_off(failure)
+                    else:
+                        self._boot_failure = failure
                     return
 
     def _bury(self, worker: Any, wait_status: int) -> None:
@@ -285,7 +344,10 @@ class HandoverArbiter(Arbiter):
         failure = worker.board.failure or how
         worker.tmp.close()
         worker.board.close()
-        self.cfg.child_exit(self, worker)
+        try:
+            self.cfg.child_exit(self, worker)
+        except Exception:
+            self.log.exception("The hook child_exit raised; the master goes on")
         served = time.monotonic() - worker.forked_at
         if expected:
             self.log.info("Worker (pid:%s) %s", worker.pid, how)
@@ -338,7 +400,14 @@ class HandoverArbiter(Arbiter):
         self.notifier.reloading()
         sys.path_importer_cache.clear()
         importlib.invalidate_caches()
-        self._reload = Reload(self, self._reloads)
+        requested, began = time.time(), time.monotonic()
+        try:
+            self._reload = Reload(self, self._reloads)
+        except OSError as error:  # no process or descriptor to be had
+            failure = f"it could not begin: {describe(error)}"
+            self.log.error("Reload %d failed: %s. The workers keep serving.", self._reloads, failure)
+            self._note_reload(self._reloads, requested, began, failure)
+            return
         self.log.info("Reload %d begins", self._reloads)
 
     def load_configuration(self) -> None:
@@ -352,7 +421,16 @@ class HandoverArbiter(Arbiter):
         self.app.reload()
         if not self.systemd and self.app.cfg.address != addresses:
             raise RuntimeError("A reload can't change `bind`. Restart the service for that.")
-        _ = self.app.cfg.worker_class, self.app.cfg.logger_class
+        # each is worked out when it is asked for, and raises then
+        _ = self.app.cfg.worker_class, self.app.cfg.logger_class, self.app.cfg.env
+
+    def try_configuration(self) -> None:
+        """Does what else a start would, in a child that ends afterwards. Raises when a start would fail."""
+        cfg = self.app.cfg
+        cfg.logger_class(cfg)
+        WorkerTmp(cfg).close()
+        if cfg.pidfile and not os.access(os.path.dirname(os.path.abspath(cfg.pidfile)), os.W_OK):
+            raise RuntimeError(f"pidfile: {cfg.pidfile} can't be written")
 
     def apply_configuration(self) -> None:
         """Makes the configuration on disk the master's own. Raises, or exits, when it is bad."""
@@ -363,19 +441,23 @@ class HandoverArbiter(Arbiter):
 
     def _conclude_reload(self, reload: Reload) -> None:
         self._reload = None
-        duration = time.monotonic() - reload.began
-        self._last_reload = {
-            "number": reload.number,
-            "requested_at": _utc(reload.requested_at),
-            "began_monotonic": reload.began,
-            "outcome": "failed" if reload.error else "ok",
-            "error": reload.error,
-            "duration_seconds": round(duration, 3),
-        }
         if reload.error is None:
             self._failures = 0
             self._next_spawn = 0.0
-            self.log.info("Reload %d done in %.1f s: generation %d serves", reload.number, duration, self.generation)
+            took = time.monotonic() - reload.began
+            self.log.info("Reload %d done in %.1f s: generation %d serves", reload.number, took, self.generation)
+        self._note_reload(reload.number, reload.requested_at, reload.began, reload.error)
+
+    def _note_reload(self, number: int, requested: float, began: float, error: str | None) -> None:
+        """Keeps how a reload ended, for the status, and has the service manager told that it has."""
+        self._last_reload = {
+            "number": number,
+            "requested_at": _utc(requested),
+            "began_monotonic": began,
+            "outcome": "failed" if error else "ok",
+            "error": error,
+            "duration_seconds": round(time.monotonic() - began, 3),
+        }
         self._announce = True
 
     # Status
@@ -422,8 +504,11 @@ class HandoverArbiter(Arbiter):
         }
         try:
             self._status_file.write(document)
+            self._unwritten = ""
         except OSError as error:
-            self.log.error("The status file can't be written: %s", error)
+            if str(error) != self._unwritten:  # it is tried at each change, many times a second
+                self._unwritten = str(error)
+                self.log.error("The status file can't be written: %s", error)
         line = f"{ready} of {self.num_workers} workers ready, generation {self.generation}"
         if release:
             line += f", release {release}"

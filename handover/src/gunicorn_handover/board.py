@@ -6,7 +6,7 @@ import enum
 import mmap
 
 SIZE = 4096
-_STATE, _ADMITTED, _WORN, _LENGTH, _TEXT = 0, 1, 2, 3, 5
+_STATE, _ADMITTED, _WORN, _DISMISSED, _LENGTH, _TEXT = 0, 1, 2, 3, 4, 6
 
 
 class State(enum.IntEnum):
@@ -45,6 +45,15 @@ class Board:
     def admit(self) -> None:
         """Lets the worker accept connections."""
         self._page[_ADMITTED] = 1
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether the worker is to drain and go, whatever became of the signal that says so. Written by the master."""
+        return self._page[_DISMISSED] == 1
+
+    def dismiss(self) -> None:
+        """Tells the worker to drain and go."""
+        self._page[_DISMISSED] = 1
 
     @property
     def worn(self) -> bool:

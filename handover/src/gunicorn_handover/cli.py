@@ -115,7 +115,11 @@ def _status(arguments: list[str]) -> int:
     found["master"]["alive"] = status.is_alive(found)
     for worker in found["workers"]:
         worker["rss_bytes"] = status.rss_bytes(worker["pid"]) if found["master"]["alive"] else None
-    print(json.dumps(found, indent=1) if options.json else _for_people(found))
+    try:
+        print(json.dumps(found, indent=1) if options.json else _for_people(found), flush=True)
+    except BrokenPipeError:
+        # its reader has seen enough; Python would complain as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ready = sum(worker["state"] == "ready" for worker in found["workers"])
     return 0 if found["master"]["alive"] and ready >= found["workers_wanted"] else 1
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import re
 import signal
 import sys
 import time
@@ -21,6 +22,11 @@ from gunicorn_handover.board import State
 
 if TYPE_CHECKING:
     from gunicorn_handover.arbiter import HandoverArbiter
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Phase(enum.Enum):
@@ -38,13 +44,20 @@ class Trial:
     def __init__(self, arbiter: HandoverArbiter) -> None:
         self._output = b""
         self._status: int | None = None
+        # a configuration may end the child with status 0 before it is loaded
+        self._token = os.urandom(16).hex().encode()
         reader, writer = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
         if self.pid == 0:
             os.close(reader)
-            _try_configuration(arbiter, writer)
+            _try_configuration(arbiter, writer, self._token)
         os.close(writer)
         os.set_blocking(reader, False)
         self._reader = reader
@@ -69,10 +82,17 @@ class Trial:
     @property
     def failure(self) -> str | None:
         """Why the configuration can't be loaded, in one line; None when it can."""
-        if self._status == 0:
+        if self._status == 0 and self._output.endswith(self._token):
             return None
-        lines = self.output.splitlines()
-        return lines[-1].strip() if lines else f"the trial ended with wait status {self._status}"
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        telling = [line for line in lines if _TELLING.match(line)]
+        if lines:
+            # which setting it is, Gunicorn says in a line of its own
+            setting = [line for line in lines if line.startswith("Invalid value for ")]
+            return ": ".join([*setting[-1:], (telling or lines)[-1].removeprefix("Error: ")])
+        code = os.waitstatus_to_exitcode(self._status or 0)
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        return f"it ended with {how} before it was loaded, and said nothing"
 
     def close(self) -> None:
         """Ends the child, should it still run, and closes the pipe."""
@@ -82,8 +102,12 @@ class Trial:
         os.close(self._reader)
 
 
-def _try_configuration(arbiter: HandoverArbiter, output: int) -> None:
-    """Runs in the child, and ends it."""
+# a line that names what is wrong, among those of a traceback: Gunicorn's own, or an exception's first
+_TELLING = re.compile(r"Error: |[A-Za-z_][\w.]*(Error|Exception|Exit|Warning)\b: ?\S")
+
+
+def _try_configuration(arbiter: HandoverArbiter, output: int, token: bytes) -> None:
+    """Runs in the child, and ends it. Says the token when the configuration is one that a start would take, too."""
     status = 1
     try:
         for number in arbiter.SIGNALS:
@@ -91,6 +115,10 @@ def _try_configuration(arbiter: HandoverArbiter, output: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         arbiter.load_configuration()
+        arbiter.try_configuration()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(output, token)
         status = 0
     except SystemExit:
         pass  # Gunicorn has printed why
@@ -111,8 +139,8 @@ class Snapshot:
         self._app_attributes = dict(app.__dict__)
         self._environ = dict(os.environ)
         self._path = list(sys.path)
-        self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.num_workers: int = arbiter.num_workers
+        self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def restore(self, arbiter: HandoverArbiter) -> None:
         """Puts all back and sets the master up with it."""
@@ -146,7 +174,11 @@ class Reload:
         self._arbiter = arbiter
         self._applied = False
         self._deadline = self.began + arbiter.cfg.handover_boot_timeout
-        self.trial: Trial | None = Trial(arbiter)
+        try:
+            self.trial: Trial | None = Trial(arbiter)
+        except OSError:
+            self.previous.close()
+            raise
 
     def step(self) -> None:
         """Moves on as far as it goes without waiting."""
@@ -234,8 +266,8 @@ class Reload:
             for _ in range(min(missing, arbiter.cfg.handover_boot_at_once - len(booting))):
                 try:
                     arbiter.spawn(self.generation, gentle=True)
-                except OSError as error:
-                    self.fail(f"no worker could be started: {error}")
+                except Exception as error:  # a fork, or a hook of the configuration
+                    self.fail(f"no worker could be started: {describe(error)}")
                     return
 
     def _retire(self) -> None:
@@ -245,9 +277,11 @@ class Reload:
     def _undo(self) -> None:
         if any(worker.condemned for worker in self._new()):
             return
-        if self._applied:
-            self.previous.restore(self._arbiter)
-        self._finish()
+        try:
+            if self._applied:
+                self.previous.restore(self._arbiter)
+        finally:
+            self._finish()  # whatever can't be put back, the old workers serve
 
     def _finish(self) -> None:
         self.previous.close()

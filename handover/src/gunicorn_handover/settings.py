@@ -61,6 +61,8 @@ def _variables(value: Any) -> list[str]:
     return entries
 
 
+# a service without workers serves nobody; Gunicorn takes 0
+config.Workers.validator = staticmethod(_at_least_one)
 # Gunicorn's own strips blanks off the end, which belong to the value
 config.Env.validator = staticmethod(_variables)
 

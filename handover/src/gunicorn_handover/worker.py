@@ -50,6 +50,9 @@ class HandoverWorker(UvicornWorker):
 
     def init_signals(self) -> None:
         super().init_signals()
+        # the master's words; a handler of no effect, as a program that the application starts would inherit SIG_IGN
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def init_process(self) -> None:
@@ -127,6 +130,9 @@ class HandoverWorker(UvicornWorker):
         if self._max_requests and requests >= self._max_requests and not self.board.worn:
             self.log.info("Worker (pid:%s) has served %d requests and asks for a successor", self.pid, requests)
             self.board.wear_out()
+        if self.board.dismissed and not self._server.should_exit:
+            # the application has taken SIGTERM over
+            self._server.should_exit = True
         if os.getppid() != self.ppid and not self._server.should_exit:
             self.log.warning("Worker (pid:%s) lost its master; draining", self.pid)
             self._server.should_exit = True

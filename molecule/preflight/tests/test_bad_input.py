@@ -255,7 +255,7 @@ def test_a_host_on_which_sudo_fails_ends_the_run_for_all_before_anything_is_touc
     sudo = "sh -c 'echo sudo: sorry, you must have a tty to run sudo >&2; exit 1' --"
     mine = "{{ %s if inventory_hostname == 'web1' else 'sudo' }}"
     done = site(tmp_path, {**GOOD, "ansible_become_exe": mine % json.dumps(sudo)})
-    refused(done, "web1 was reached, but can't be managed", "requiretty", "--limit")
+    refused(done, "web1 (127.0.0.1:22211, user deploy) was reached, but can't be managed", "requiretty", "--limit")
     assert "Build" not in done.stdout
 
 
@@ -266,7 +266,11 @@ def test_a_host_whose_key_is_unknown_says_how_to_get_to_know_it(tmp_path: pathli
     other = strict.replace("=yes", "=no") + " -o LogLevel=ERROR"
     done = site(tmp_path, {**GOOD, "ansible_ssh_common_args": mine % (json.dumps(strict), json.dumps(other))})
     refused(
-        done, "web1 can't be reached", "Host key verification failed", "ssh-keyscan -p 22211 127.0.0.1", "known_hosts"
+        done,
+        "web1 (127.0.0.1:22211, user deploy) can't be reached",
+        "Host key verification failed",
+        "ssh-keyscan -p 22211 127.0.0.1",
+        "known_hosts",
     )
 
 

@@ -1,0 +1,209 @@
+"""What a reload, a hook, a signal or a machine that is out of something may not do: end the service, or leave it with
+fewer workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import Server, wait_for
+
+pytestmark = pytest.mark.versions
+
+
+def serves(server: Server, workers: int = 2) -> None:
+    """All workers are there, and the next good reload goes well."""
+    wait_for(lambda: len(server.pids()) == workers, what=f"{workers} workers: {server.log}")
+    assert server.get()["release"] == "1"
+    server.configure()
+    done = server.reload()
+    assert done.returncode == 0, done.stderr + server.log
+    assert len(server.pids()) == 2
+
+
+def failed(server: Server, *words: str) -> None:
+    before = server.pids()
+    done = server.reload()
+    assert done.returncode == 1, server.log
+    for word in words:
+        assert word in done.stderr
+    assert server.pids() == before
+
+
+def test_fewer_workers_asked_for_while_a_reload_fails_leave_one(server: Server) -> None:
+    server.configure(workers=1)
+    server.start()
+    # the configuration has more, so that TTOU finds some to take, and its workers never get up
+    server.release("2", before="import time; time.sleep(60)")
+    server.point("2")
+    server.configure(workers=4, handover_boot_timeout=2)
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: "booting workers" in str(server.status["reload_under_way"]))
+    for _ in range(3):
+        server.signal(signal.SIGTTOU)
+        time.sleep(0.2)
+    wait_for(lambda: (server.status["reload"] or {}).get("outcome") == "failed")
+    server.point("1")
+    assert server.status["workers_wanted"] == 1
+    serves(server, workers=1)
+
+
+def test_no_workers_are_none_to_reload_to_and_none_to_start_with(server: Server) -> None:
+    server.start()
+    server.configure(workers=0)
+    failed(server, "workers")
+    serves(server)
+    server.stop()
+    server.configure(workers=0)
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(20) != 0
+
+
+HOOKS = {
+    "pre_fork": "def pre_fork(server, worker): raise ValueError('the hook broke')",
+    "nworkers_changed": "def nworkers_changed(server, new, old):\n    if old: raise ValueError('the hook broke')",
+    "on_reload": "def on_reload(server): raise ValueError('the hook broke')",
+}
+
+
+@pytest.mark.parametrize("hook", ["pre_fork", "on_reload"])
+def test_a_hook_that_raises_fails_the_reload_alone(server: Server, hook: str) -> None:
+    server.start()
+    server.configure(HOOKS[hook])
+    failed(server, "the hook broke")
+    serves(server)
+
+
+def test_a_hook_that_raises_ends_a_first_boot_with_its_reason(server: Server) -> None:
+    server.configure(HOOKS["pre_fork"])
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(20) != 0
+    assert "the hook broke" in server.log
+
+
+@pytest.mark.parametrize("change", [signal.SIGTTIN, signal.SIGTTOU])
+def test_hooks_that_raise_do_not_end_the_master(server: Server, change: int) -> None:
+    child_exit = "def child_exit(server, worker): raise ValueError('the hook broke')\n"
+    server.configure(child_exit + HOOKS["nworkers_changed"])
+    server.start()
+    server.signal(change)
+    victim = server.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in server.pids() and len(server.pids()) >= 1)
+    time.sleep(0.5)
+    assert server.process is not None
+    assert server.process.poll() is None, server.log
+    assert server.get()["release"] == "1"
+
+
+def test_a_folder_for_workers_that_is_missing_fails_the_reload_alone(server: Server) -> None:
+    server.start()
+    server.configure(worker_tmp_dir="/nonexistent")
+    failed(server, "/nonexistent")
+    serves(server)
+
+
+@pytest.mark.parametrize("limit", ["NOFILE", "NPROC"])
+def test_a_machine_that_is_out_of_something_fails_the_reload_alone(server: Server, limit: str) -> None:
+    server.start()
+    assert server.process is not None
+    kind = getattr(resource, f"RLIMIT_{limit}")
+    before = resource.prlimit(server.process.pid, kind)
+    if limit == "NPROC" and os.geteuid() == 0:
+        pytest.skip("root has no such limit")
+    used = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    resource.prlimit(server.process.pid, kind, (used, before[1]))
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: "failed" in server.log)
+    assert server.process.poll() is None, server.log
+    resource.prlimit(server.process.pid, kind, before)
+    serves(server)
+
+
+# what a start refuses, and a word of its reason
+REFUSED = {
+    "errorlog": ({"errorlog": "/nonexistent/error.log"}, "", "/nonexistent/error.log"),
+    "pidfile": ({"pidfile": "/nonexistent/pid"}, "", "pidfile"),
+    "raw_env": ({"raw_env": ["NOTHING"]}, "", "NOTHING"),
+    "logconfig": ({"logconfig": "/nonexistent.ini"}, "", "nonexistent.ini"),
+    "several lines": ({}, "workers = [\n 1,\n", "SyntaxError"),
+    "wrong kind": ({}, "timeout = 'soon'", "timeout"),
+    "an early end": ({}, "import os; os._exit(0)", "exit code 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_reload_refuses_what_a_start_refuses_and_says_what(server: Server, case: str) -> None:
+    settings, text, word = REFUSED[case]
+    server.start()
+    server.configure(text, **settings)  # type: ignore[arg-type]
+    failed(server, "bad configuration", word)
+    serves(server)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR2"])
+def test_the_masters_words_mean_nothing_to_a_worker(server: Server, name: str) -> None:
+    server.start()
+    before = server.pids()
+    for pid in before:
+        os.kill(pid, getattr(signal, name))
+    time.sleep(0.5)
+    assert server.pids() == before
+    assert server.get()["pid"] in before
+
+
+TAKEN = """
+import signal as _signal
+_lifespan = lifespan
+async def lifespan(receive, send):
+    async def taking(message):
+        if message["type"] == "lifespan.startup.complete":
+            _signal.signal(_signal.SIGTERM, lambda *_: None)
+        await send(message)
+    await _lifespan(receive, taking)
+"""
+
+
+@pytest.mark.parametrize("way", ["reload", "stop"])
+def test_a_worker_goes_although_the_application_has_taken_sigterm_over(server: Server, way: str) -> None:
+    server.release("1", after=TAKEN)
+    server.configure(graceful_timeout=8)
+    server.start()
+    before = server.pids()
+    began = time.monotonic()
+    if way == "stop":
+        assert server.stop() == 0
+    else:
+        assert server.reload().returncode == 0
+        wait_for(lambda: not set(before) & set(server.children()))
+    assert time.monotonic() - began < 8, server.log
+    assert "killing it" not in server.log
+
+
+def test_a_status_that_can_not_be_written_is_told_once(server: Server) -> None:
+    server.start()
+    scratch = server.root / f"handover.json.{server.process.pid}.new"  # type: ignore[union-attr]
+    scratch.mkdir()
+    for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTTIN, signal.SIGTTOU):
+        server.signal(number)
+        time.sleep(0.4)
+    lines = [json.loads(line) for line in server.log.splitlines() if "status file can't be written" in line]
+    assert len(lines) == 1
+    scratch.rmdir()
+
+
+def test_a_reader_that_has_seen_enough_of_the_status_gets_no_traceback(server: Server) -> None:
+    server.start()
+    command = f"{sys.executable} -m gunicorn_handover status --json --status-file {server.status_file} | true"
+    for _ in range(3):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=30)
+        assert done.stderr == ""

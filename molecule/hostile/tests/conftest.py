@@ -52,6 +52,11 @@ def hostile() -> Hostile:
     SOURCE.mkdir(parents=True)
     (SOURCE / "main.py").write_text(_MAIN.lstrip())
     (SOURCE / "requirements.txt").write_text("fastapi==0.115.12\n")
+    for name in HOSTS:
+        # as strict as a host's root may be: what the application is to read needs a mode of its own
+        host(name).check_output(
+            "printf 'Defaults umask=0077,umask_override\n' > /etc/sudoers.d/umask && chmod 0440 /etc/sudoers.d/umask"
+        )
     application = Hostile(SCENARIO / "inventory", {"HOSTILE_SOURCE": str(SOURCE)})
     application.succeed("site.yml")
     return application

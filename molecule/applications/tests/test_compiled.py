@@ -44,7 +44,7 @@ def test_without_a_host_to_build_on_the_message_names_the_package_and_the_settin
     done = compiled.play(
         "playbooks/deploy.yml",
         app_release_builder=[],
-        app_release_extra_requirements=["netifaces==0.10.9"],
+        app_release_extra_requirements=["idna==3.10"],
         app_release_cache_dir=str(compiled.authority.parent / "cache"),
     )
     assert done.status != 0

@@ -17,7 +17,7 @@ QUICK = {"deploy_bake_seconds": 0}
 def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> None:
     served = [fleet.release()]
     with fleet.traffic() as traffic:
-        for number in range(10 if LONG else 1):
+        for number in range(10 if LONG else 2):
             source.change()
             # a dependency more, as any that the server isn't made of, is no reason for a bridge
             more = [] if number else ["colorama==0.4.6"]
@@ -191,7 +191,7 @@ def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet)
     # app3 as a host that is new
     host("app3").check_output(
         "systemctl disable --now shop.socket shop.service && "
-        "rm -r /opt/shop /etc/shop /run/shop /run/baton/shop /var/lib/shop /var/lib/baton/shop "
+        "rm -rf /opt/shop /etc/shop /run/shop /run/baton/shop /var/lib/shop /var/lib/baton/shop "
         "/etc/systemd/system/shop* /etc/tmpfiles.d/shop.conf"
     )
     with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:

@@ -18,7 +18,7 @@ from .conftest import HOSTS, Hostile, host
 
 README = PROJECT / "README.md"
 APP = "hostile"
-STATUS = f"/run/{APP}/handover.json"
+STATUS = f"/run/baton/{APP}/handover.json"
 SECRET = "changethis-hostile-secret"  # of the scenario's inventory
 
 # as nobody: lines in the application's name, by the journal's own protocol

@@ -504,8 +504,10 @@ def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
                 if row:
                     path = Path(os.path.normpath(site / row[0]))
                     found.add(path)
-                    # what was compiled of it stands in no record
-                    found.update(path.parent.glob(f"__pycache__/{glob.escape(path.stem)}.*.pyc"))
+                    # what was compiled of it stands in no record; a name may be too long to be one
+                    with contextlib.suppress(OSError):
+                        if path.is_relative_to(venv):
+                            found.update(path.parent.glob(f"__pycache__/{glob.escape(path.stem)}.*.pyc"))
     return {path.relative_to(venv) for path in found if path.is_relative_to(venv)}
 
 

@@ -11,7 +11,7 @@ import ansible.module_utils
 # the `module_utils` setting of ansible.cfg holds for modules alone
 ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "module_utils"))
 
-from ansible.module_utils.baton import module_cache, step  # noqa: E402
+from ansible.module_utils.baton import module_cache, process, step  # noqa: E402
 
 LARGEST = 16 * 1024 * 1024  # bytes; they go along with the module
 
@@ -27,8 +27,7 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
         for item in arguments.get("files", []):
             entry = dict(item)
             if source := entry.pop("src", None):
-                places = [pathlib.Path(base) / pathlib.Path(source).expanduser() for base in arguments["base_dirs"]]
-                found = next((place for place in places if place.is_file()), None)
+                found = process.find_file(source, arguments["base_dirs"])
                 why = "is no file on the controller" if found is None else "is larger than 16 MiB"
                 if found is None or found.stat().st_size > LARGEST:
                     return result | {"failed": True, "msg": f"app_config_state_files: {source} {why}. Correct src."}

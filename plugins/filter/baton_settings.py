@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +16,23 @@ ansible.module_utils.__path__.append(str(pathlib.Path(__file__).parents[1] / "mo
 from ansible.module_utils.baton import settings, source  # noqa: E402
 
 
+@functools.cache
+def argument_specs(project: str) -> Mapping[str, Any]:
+    """The argument specs of the roles by name. Read once: an expression asks for them several times."""
+    return {
+        path.parents[1].name: yaml_load(path.read_text(encoding="utf-8"))
+        for path in sorted(pathlib.Path(project).glob("roles/*/meta/argument_specs.yml"))
+    }
+
+
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) -> list[str]:
     """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set.
 
     Only their names are looked at. `project` is the folder with playbooks/ and roles/.
     """
-    folder = pathlib.Path(project)
-    options = {
-        path.parents[1].name: settings.options_of(yaml_load(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.glob("roles/*/meta/argument_specs.yml"))
-    }
+    options = {role: settings.options_of(spec) for role, spec in argument_specs(project).items()}
     variables = {host: list(hostvars[host]) for host in hostvars}
-    wired = yaml_load((folder / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
+    wired = yaml_load((pathlib.Path(project) / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
     unknown: list[str] = settings.problems(variables, options)
     overruled: list[str] = settings.overruled(variables, wired, options)
     return unknown + overruled
@@ -34,10 +40,7 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) ->
 
 def wrong_settings(hostvars: Any, hosts: list[str], project: str) -> list[str]:
     """Sentences about values that can't be, of these hosts: one of each kind is enough."""
-    specs = [
-        yaml_load(path.read_text(encoding="utf-8"))
-        for path in sorted(pathlib.Path(project).glob("roles/*/meta/argument_specs.yml"))
-    ]
+    specs = argument_specs(project).values()
     found: list[str] = []
     for host in hosts:
         found += settings.wrong(hostvars[host])

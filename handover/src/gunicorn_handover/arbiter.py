@@ -23,17 +23,17 @@ from gunicorn_handover import priority, status
 from gunicorn_handover.board import State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
-from gunicorn_handover.reload import Reload, describe
-from gunicorn_handover.worker import STOPPING
+from gunicorn_handover.reload import Reload
+from gunicorn_handover.worker import STOPPING, describe
 
 TICK = 0.05  # seconds between two looks while something is under way
 BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
 BACKOFF_MOST = 30.0
 PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
 BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
+PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 # what Gunicorn's stop() asks of the module `time`
 _STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
-PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 
 
 class HandoverArbiter(Arbiter):
@@ -89,7 +89,7 @@ class HandoverArbiter(Arbiter):
         try:
             self._manage()
         except Exception as error:
-            # whatever it is, who serves serves on: the machine is out of something, or a hook raises
+            # the workers keep serving, whatever it is: the machine is out of something, or a hook raises
             self._survive(error)
 
     def _manage(self) -> None:
@@ -365,7 +365,7 @@ class HandoverArbiter(Arbiter):
                 self._failures, self._failed_at = 1, time.monotonic()
 
     def _explain(self, wait_status: int) -> str:
-        """How a process ended that nobody told to, in words."""
+        """How a process ended that the master had not told to end, in words."""
         how = _describe(wait_status)
         if os.waitstatus_to_exitcode(wait_status) != -signal.SIGKILL:
             return how

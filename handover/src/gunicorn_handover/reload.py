@@ -19,14 +19,10 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from gunicorn_handover.board import State
+from gunicorn_handover.worker import describe
 
 if TYPE_CHECKING:
     from gunicorn_handover.arbiter import HandoverArbiter
-
-
-def describe(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Phase(enum.Enum):

@@ -61,7 +61,7 @@ def _variables(value: Any) -> list[str]:
     return entries
 
 
-# a service without workers serves nobody; Gunicorn takes 0
+# Gunicorn accepts 0, and then serves no request
 config.Workers.validator = staticmethod(_at_least_one)
 # Gunicorn's own strips blanks off the end, which belong to the value
 config.Env.validator = staticmethod(_variables)

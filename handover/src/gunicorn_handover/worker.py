@@ -170,8 +170,8 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def describe(error: BaseException) -> str:
-    """Why a boot failed, in one line."""
+    """An error in one line: why a boot failed, or a step of the master."""
     if isinstance(error, SystemExit):
         return f"the application called sys.exit({error.code!r}) while it started"
-    detail = str(error).strip()
+    detail = " ".join(str(error).split())
     return f"{type(error).__name__}: {detail}" if detail else type(error).__name__

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.support.journal import rehearsal
+
 from .shop import APP_SERVERS, EDGES, LONG, WITHOUT_REUSE, Fleet, Source, host, receipt
 
 # no bake: what is shown here is that the handovers lose nothing
@@ -24,7 +26,7 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
             fleet.deploy(app_release_extra_requirements=more, **QUICK)
             served.append(fleet.release())
             assert served[-1] != served[-2]
-            (_, first), *others = (rehearsal(name, served[-1]) for name in APP_SERVERS)
+            (_, first), *others = (rehearsal(host(name), "shop", served[-1]) for name in APP_SERVERS)
             assert all(first <= began for began, _ in others)
         told = receipt()
         assert (told["deploy"]["result"], told["deploy"]["release"]) == ("deployed", served[-1])
@@ -56,16 +58,6 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
     # nobody stood still: what a stall or an outage costs is seconds. The figures that are claimed are the benchmark's.
     assert traffic.slowest < 5000
     fleet.release()
-
-
-def rehearsal(name: str, release: str) -> tuple[float, float]:
-    """When the rehearsal of a release began to boot on a host, and when it had booted."""
-    unit = f"shop-rehearsal@{release}.service"
-    told = host(name).check_output(
-        f"journalctl --unit={unit} --output=short-unix --no-pager | grep -E ' systemd.1.: Start(ing|ed) '"
-    )
-    began, booted = (float(line.partition(" ")[0]) for line in told.splitlines())
-    return began, booted
 
 
 @pytest.mark.long

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.journal import rehearsal
+
 from .conftest import HOSTS, Hostile, host
 
 # logs as Alembic does; has had all requests that it bears of Baton, which come from one address
@@ -50,16 +52,6 @@ def before(hostile: Hostile) -> Iterator[str]:
     (hostile.source / "main.py").write_text(source)
 
 
-def rehearsal(name: str, release: str) -> tuple[float, float]:
-    """When the rehearsal of a release began to boot on a host, and when it had booted."""
-    unit = f"hostile-rehearsal@{release}.service"
-    told = host(name).check_output(
-        f"journalctl --unit={unit} --output=short-unix --no-pager | grep -E ' systemd.1.: Start(ing|ed) '"
-    )
-    began, booted = (float(line.partition(" ")[0]) for line in told.splitlines())
-    return began, booted
-
-
 def test_who_migrates_at_the_start_is_booted_alone_first_and_a_limit_of_requests_is_no_failure(
     hostile: Hostile, before: str
 ) -> None:
@@ -69,7 +61,7 @@ def test_who_migrates_at_the_start_is_booted_alone_first_and_a_limit_of_requests
     release = current(HOSTS[0])
     assert release != before
     assert "app_service_migration_command" in done.words, done.output
-    (_, first), (second, _) = (rehearsal(name, release) for name in HOSTS)
+    (_, first), (second, _) = (rehearsal(host(name), "hostile", release) for name in HOSTS)
     assert first <= second
     for name in HOSTS:
         assert int(host(name).run(CHECKS).stdout) - asked[name] <= 1

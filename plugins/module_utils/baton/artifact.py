@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 from . import asgi, lock, requirements, server, source, tree, wheels
 from .confinement import Confinement
 from .download import sha256_of
-from .process import BatonError, CommandError, without_credentials
+from .process import BatonError, CommandError, find_file, without_credentials
 from .requirements import Pin
 from .targets import Target
 from .tools import Tools, cache_folder, key_of, write_atomically
@@ -239,8 +239,7 @@ class _Build:
                 f"The entry {path!r} of app_release_files is not complete.", "Give path, and one of content and src."
             )
         if origin is not None:
-            candidates = [Path(base) / Path(str(origin)).expanduser() for base in self.request.base_dirs]
-            found = next((candidate for candidate in candidates if candidate.is_file()), None)
+            found = find_file(str(origin), self.request.base_dirs)
             if found is None:
                 raise BatonError(
                     f"app_release_files: {origin} is not a file on the controller.",

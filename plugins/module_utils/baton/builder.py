@@ -65,33 +65,29 @@ def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequenc
     out.mkdir(parents=True, mode=0o700)
     with tarfile.open(job) as packed:
         packed.extractall(out)
-    # all of them before anything of them runs
-    builds = []
     sdist = Path()
     try:
+        # all of them before anything of them runs
+        builds = []
         for folder in sorted((out / "sdists").iterdir()):
             sdist = next(folder.iterdir())
             place = out / "builds" / folder.name
             builds.append((sdist, place, unpack_sdist(sdist, place / "source")))
-        return [_built(sdist, place, project, out / "wheels", uv, python) for sdist, place, project in builds]
-    except _BuildError as error:
-        sdist, said = error.sdist, error.said
+        built = []
+        for sdist, place, project in builds:
+            wheel = _built(place, project, out / "wheels", uv, python)
+            built.append({"key": sdist.parent.name, "path": str(wheel), "filename": wheel.name})
+        return built
     except CommandError as error:
-        said = error.last_lines()
-    raise BatonError(
-        f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: {said}.",
-        "If it misses a header, a library or a program, add the package that has it to app_release_build_packages; "
-        "otherwise lock a version of it that has a wheel.",
-    )
+        raise BatonError(
+            f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: "
+            f"{error.last_lines()}.",
+            "If it misses a header, a library or a program, add the package that has it to app_release_build_packages; "
+            "otherwise lock a version of it that has a wheel.",
+        ) from None
 
 
-class _BuildError(Exception):
-    def __init__(self, sdist: Path, said: str) -> None:
-        super().__init__(said)
-        self.sdist, self.said = sdist, said
-
-
-def _built(sdist: Path, place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> dict[str, Any]:
+def _built(place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> Path:
     """Build one, as a user of its own where root does it: others' code, which sees no other build."""
     confined = sandbox.available()
     inside, found_in = (sandbox.WRITABLE, sandbox.READABLE) if confined else (place, wheels)
@@ -112,18 +108,15 @@ def _built(sdist: Path, place: Path, project: Path, wheels: Path, uv: Path, pyth
         # for a user who has no name yet; nobody else gets through the folder above
         run(["chmod", "--recursive", "a+rwX", place])
         before = sandbox.invocation(environment, timeout=_TIMEOUT, writable=place, readable=wheels)
-    try:
-        run(
-            [*before, uv, "build", "--wheel", "--no-index", f"--find-links={found_in}", f"--python={python}",
-             f"--out-dir={inside / 'built'}", inside / project.relative_to(place)],
-            env=environment,
-            timeout=_TIMEOUT,
-        )  # fmt: skip
-    except CommandError as error:
-        raise _BuildError(sdist, error.last_lines()) from None
+    run(
+        [*before, uv, "build", "--wheel", "--no-index", f"--find-links={found_in}", f"--python={python}",
+         f"--out-dir={inside / 'built'}", inside / project.relative_to(place)],
+        env=environment,
+        timeout=_TIMEOUT,
+    )  # fmt: skip
     # what a build leaves may be a link or a pipe, which root would follow or wait for
     built = place.resolve() / "built"
     for wheel in sorted(built.glob("*.whl")):
         if wheel.resolve() == wheel and stat.S_ISREG(wheel.lstat().st_mode):
-            return {"key": sdist.parent.name, "path": str(wheel), "filename": wheel.name}
-    raise _BuildError(sdist, "it left no wheel")
+            return wheel
+    raise CommandError(["uv", "build"], 0, "it left no wheel")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 # our copies of a source, a package and a list of requirements
@@ -32,6 +32,12 @@ class BatonError(Exception):
         self.cause = _for_people(cause)
         self.fix = _for_people(fix)
         super().__init__(f"{self.cause} {self.fix}")
+
+
+def find_file(name: str, folders: Iterable[str | Path]) -> Path | None:
+    """A file by its path, which may be relative to one of these folders or to a home; None where none is."""
+    places = (Path(folder) / Path(name).expanduser() for folder in folders)
+    return next((place for place in places if place.is_file()), None)
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:

@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from . import tree
 from .git import git, repository
-from .process import BatonError, CommandError, without_credentials
+from .process import BatonError, CommandError, find_file, without_credentials
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
@@ -155,7 +155,7 @@ def missing(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
     sentences = []
     for entry in values.get("app_release_files") or []:
         origin = entry.get("src") if isinstance(entry, Mapping) else None
-        if origin and not any((Path(base) / Path(str(origin)).expanduser()).is_file() for base in bases):
+        if origin and find_file(str(origin), bases) is None:
             sentences.append(f"app_release_files: {origin} is not a file on the controller. Correct src.")
     root = Path(found.where)
     if found.kind != "folder":

@@ -86,7 +86,14 @@ class Traffic:
     def __enter__(self) -> Traffic:
         for name, port in PORTS.items():
             words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}", "--host", NAME]
-            words += ["--ca-file", str(INVENTORY / "tls/ca.pem"), "--rate", str(self._rate), "--duration", "7200" if LONG else "900"]
+            words += [
+                "--ca-file",
+                str(INVENTORY / "tls/ca.pem"),
+                "--rate",
+                str(self._rate),
+                "--duration",
+                "7200" if LONG else "900",
+            ]
             words += ["--idle-limit", str(self._idle_limit)]
             for load in self._loads:
                 words += ["--load", load]

@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 import pytest
-from ansible.module_utils.baton import deploy_lock, history
-from ansible.module_utils.baton.activation import Application
+from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 
 from tests.support.playbooks import PROJECT, Done, Playbooks
 

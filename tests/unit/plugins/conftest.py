@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from ansible.module_utils.baton import artifact, lock
-from ansible.module_utils.baton.targets import Target
-from ansible.module_utils.baton.tools import Tools
+from ansible_collections.baton.web.plugins.module_utils.artifact import artifact, lockfile
+from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
+from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
 
 from tests.support import git_server
 from tests.support.machine import HERE
@@ -132,7 +132,7 @@ def wanted(handover: pathlib.Path) -> Callable[..., artifact.Request]:
             server_lock=SERVER_LOCK,
             handover_source=handover,
             base_dirs=["/"],
-            wishes=lock.Wishes(),
+            wishes=lockfile.ResolveOptions(),
             state_dir="/var/lib/demo",
         )
         return dataclasses.replace(request, **changes)

@@ -11,7 +11,7 @@ from typing import Any
 
 import django.conf
 import pytest
-from ansible.module_utils.baton import upstream
+from ansible_collections.baton.web.plugins.module_utils.edge import upstream
 from django.core.handlers.asgi import ASGIRequest
 from django.test import override_settings
 from stac_fastapi.api.middleware import ProxyHeaderMiddleware

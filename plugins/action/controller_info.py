@@ -1,0 +1,32 @@
+"""Action baton_controller: looks at the controller from within Ansible itself, in a tenth of a module's time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.release import __version__
+from ansible_collections.baton.web.plugins.module_utils.controller import prerequisites
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Checks it."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the collections found, or what is missing."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(
+            {
+                "collections": {"type": "list", "elements": "dict", "required": True},
+                "search_paths": {"type": "list", "elements": "str", "default": []},
+            }
+        )
+        configured = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "~/.ansible/collections:/usr/share/ansible/collections")
+        roots = [*options["search_paths"], *configured.split(":"), *(path for path in sys.path if path)]
+        installed = prerequisites.installed_collections(roots)
+        found = prerequisites.problems(ansible_version=__version__, wanted=options["collections"], installed=installed)
+        if found:
+            return result | {"failed": True, "msg": "This controller can't deploy. " + " ".join(found)}
+        return result | {"changed": False, "installed": installed}

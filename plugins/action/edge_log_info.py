@@ -1,0 +1,40 @@
+"""Action of the module edge_log_info: a bake is watched in pieces, and a Ctrl-C is heeded after each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
+
+PIECE = 10.0  # seconds, at most
+CHECKS = 3  # active checks in each, at least: of fewer nothing can be told
+
+
+def pieces(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The module's arguments, once for each time that it is to be run."""
+    seconds = float(arguments.get("bake_seconds") or 0)
+    number = max(1, math.ceil(seconds / PIECE))
+    for _ in range(number):
+        piece = {**arguments, "bake_seconds": seconds / number}
+        if number > 1 and (checks := arguments.get("checks")):
+            piece["checks"] = {**checks, "count": max(CHECKS, math.ceil(int(checks["count"]) / number))}
+        yield piece
+
+
+class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+    """Fails where an edge can't be reached, and when the operator asks to stop while it watches."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's last result, whose verdict is that of the whole bake."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        answer: dict[str, Any] = {}
+        for piece in pieces(self._task.args):
+            answer = action.execute(self, task_vars or {}, piece)
+            if not answer.get("verdict", {}).get("ok"):
+                break
+            if action.interrupted():
+                answer = action.INTERRUPTED
+                break
+        return result | answer

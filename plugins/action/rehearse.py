@@ -1,0 +1,11 @@
+"""Action of the module rehearse."""
+
+from __future__ import annotations
+
+from ansible_collections.baton.web.plugins.module_utils.controller import action
+
+
+class ActionModule(action.Step):  # type: ignore[misc]
+    """Begins nothing after a Ctrl-C, and fails where a host can't be reached."""
+
+    heeds_interrupt = True

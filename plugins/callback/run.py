@@ -1,0 +1,135 @@
+"""What a run knows of itself: who it is, how long its plays took, and whether the operator asked it to stop."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: baton.web.run
+type: aggregate
+short_description: Lets a run know who it is and how long its plays took, and turns Ctrl-C into a way back
+description:
+  - Tasks find it in the environment of the controller. E(BATON_RUN) is who runs, as M(baton.web.deploy_lock) takes it;
+    E(BATON_PHASES) is a JSON list of the plays so far, each with C(name), C(started) and C(seconds);
+    E(BATON_INTERRUPTED) is a path, where a file is after a Ctrl-C.
+  - In a play with the variable C(baton_guarded) the first Ctrl-C ends nothing. The step that runs comes to its end, and
+    the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
+  - Ends a run whose C(-e key=value) Ansible has cut at a blank, before anything is asked or done.
+  - In a play that also has the variable C(baton_ending) it is too late to go back, and the first Ctrl-C only says so.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import time
+import uuid
+from types import FrameType
+from typing import Any
+
+from ansible import constants, context
+from ansible.parsing.splitter import parse_kv, split_args
+from ansible.plugins.callback import CallbackBase
+from ansible_collections.baton.web.plugins.module_utils.controller import run
+
+WORDS = """
+Interrupted. The step that runs now comes to its end, then what was switched goes back, and the deploy lock is given up.
+Press Ctrl-C again to end at once and leave everything as it is at that moment.
+"""
+
+
+TOO_LATE = """
+Interrupted too late to go back: the change is being concluded, which takes a moment.
+Press Ctrl-C again to end at once; the deploy lock stays then.
+"""
+
+
+# what an operator writes words into, which may hold a `=`, too
+FREE_TEXT = ("command", "grep", "since")
+WRONG_OPTIONS = 5  # Ansible's own exit code for them
+
+
+def cut(given: str) -> str:
+    """Which variable of an `-e key=value` Ansible takes up to a blank alone; empty when it takes all that was given."""
+    if given.startswith(("@", "/", ".", "[", "{")):
+        return ""
+    last, quoted = "", False
+    for word in split_args(given):
+        name, assigns, value = word.partition("=")
+        if not assigns or "_raw_params" in parse_kv(word):
+            return last or word
+        if last in FREE_TEXT and not quoted:
+            return last
+        last, quoted = name.strip(), value.startswith(("'", '"'))
+    return ""
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Workers are forked from this process for each task, so they see what it puts into its environment."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "baton_run"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._phases: list[dict[str, Any]] = []
+        self._began = 0.0
+        self._unguarded: Any = None
+        self._ending = False
+        self._warned = False
+
+    def v2_playbook_on_start(self, _playbook: Any) -> None:
+        """Begin anew with each playbook: one process may be given several, and each is a change of its own."""
+        for given in context.CLIARGS.get("extra_vars") or ():
+            if given and (name := cut(str(given))):
+                # no value: it may be a secret
+                self._display.error(
+                    f"Ansible takes the value of -e {name}=... up to its first blank, and drops or misreads the rest. "
+                    f'Quote it once more: -e "{name}=\'two words\'", or write JSON: -e \'{{"{name}": "two words"}}\'.'
+                )
+                raise SystemExit(WRONG_OPTIONS)
+        self._guard(False)
+        self._phases = []
+        self._warned = False
+        me = {"token": uuid.uuid4().hex, "who": run.who(), "process": run.identity(os.getpid())}
+        os.environ["BATON_RUN"] = json.dumps(me)
+        os.environ.pop("BATON_PHASES", None)
+        # not a variable, which a task that runs already would not see
+        interrupted = pathlib.Path(constants.DEFAULT_LOCAL_TMP, "interrupted")
+        interrupted.unlink(missing_ok=True)
+        os.environ["BATON_INTERRUPTED"] = str(interrupted)
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Note when it began, and take Ctrl-C over or give it back."""
+        now = time.time()
+        name = play.get_name().strip()
+        if self._phases:
+            self._phases[-1]["seconds"] += round(now - self._began, 1)
+        # the batches of a play are one phase
+        if not self._phases or self._phases[-1]["name"] != name:
+            self._phases.append({"name": name, "started": now, "seconds": 0.0})
+        self._began = now
+        os.environ["BATON_PHASES"] = json.dumps(self._phases)
+        self._ending = bool(play.get_vars().get("baton_ending"))
+        self._guard(bool(play.get_vars().get("baton_guarded")))
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Forget a play that is of no host."""
+        self._phases.pop()
+        os.environ["BATON_PHASES"] = json.dumps(self._phases)
+
+    def _guard(self, wanted: bool) -> None:
+        if wanted and self._unguarded is None:
+            self._unguarded = signal.signal(signal.SIGINT, self._interrupt)
+        elif not wanted and self._unguarded is not None:
+            signal.signal(signal.SIGINT, self._unguarded)
+            self._unguarded = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._warned:
+            self._unguarded(number, frame)
+            return
+        self._warned = True
+        if not self._ending:
+            pathlib.Path(os.environ["BATON_INTERRUPTED"]).touch()
+        # not by Ansible's display, whose lock this may have interrupted
+        os.write(2, (TOO_LATE if self._ending else WORDS).encode())

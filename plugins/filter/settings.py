@@ -1,0 +1,72 @@
+"""Ansible filters that look for settings that nothing reads, or whose values can't be."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.baton.web.plugins.module_utils.artifact import source
+from ansible_collections.baton.web.plugins.module_utils.controller import settings
+
+
+@functools.cache
+def argument_specs(project: str) -> Mapping[str, Any]:
+    """The argument specs of the roles by name. Read once: an expression asks for them several times."""
+    return {
+        path.parents[1].name: yaml_load(path.read_text(encoding="utf-8"))
+        for path in sorted(pathlib.Path(project).glob("roles/*/meta/argument_specs.yml"))
+    }
+
+
+def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) -> list[str]:
+    """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set.
+
+    Only their names are looked at. `project` is the folder with playbooks/ and roles/.
+    """
+    options = {role: settings.options_of(spec) for role, spec in argument_specs(project).items()}
+    variables = {host: list(hostvars[host]) for host in hostvars}
+    wired = yaml_load((pathlib.Path(project) / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
+    unknown: list[str] = settings.problems(variables, options)
+    overruled: list[str] = settings.overruled(variables, wired, options)
+    return unknown + overruled
+
+
+def wrong_settings(hostvars: Any, hosts: list[str], project: str) -> list[str]:
+    """Sentences about values that can't be, of these hosts: one of each kind is enough."""
+    specs = argument_specs(project).values()
+    found: list[str] = []
+    for host in hosts:
+        found += settings.wrong(hostvars[host])
+        # as it was written: what a template says may need what a filter can't be given
+        found += settings.not_texts(hostvars.raw_get(host), specs)
+    return list(dict.fromkeys(found))
+
+
+# the settings that say where a source is, and what is in it
+SOURCE = (
+    *("app_source", "app_version", "app_source_subdir", "app_release_files", "app_release_lock"),
+    *("app_release_working_directory", "app_release_import_paths", "app_release_build_command"),
+)
+
+
+def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
+    """Sentences about the application's source, as far as this controller sees at once."""
+    given = {name: values[name] for name in SOURCE if name in values}
+    found: list[str] = source.missing(given, bases) if "app_source" in given else []
+    return found
+
+
+class FilterModule:
+    """Filters by name."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Names as used in playbooks."""
+        return {
+            "process_variables": settings.process_variables,
+            "unknown_settings": unknown_settings,
+            "wrong_settings": wrong_settings,
+            "wrong_source": wrong_source,
+        }

@@ -1,0 +1,4 @@
+"""Activating a release on a host: rehearsal, handover, proof, and the way back.
+
+Runs on: host.
+"""

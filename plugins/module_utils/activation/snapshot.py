@@ -1,0 +1,104 @@
+"""Copies of an application's configuration on its host: kept when it serves, and put back when a change fails."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from ..app.layout import Application, _noted, current, served
+from ..host import untrusted
+from ..host.command import make_folder
+
+
+def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
+    """The files, below a root, that decide how the service runs: name from the root to path."""
+    patterns = (
+        *(f"etc/{app.name}/{name}" for name in ("gunicorn.conf.py", "environment", "secrets/*")),
+        *(f"etc/systemd/system/{unit}" for unit in (app.socket, app.service, app.bridge, f"{app.name}-rehearsal@.*")),
+    )
+    return {str(path.relative_to(root)): path for pattern in patterns for path in pathlib.Path(root).glob(pattern)}
+
+
+def keep(app: Application, folder: pathlib.Path) -> None:
+    """Keep a copy of the configuration as it is now."""
+    for name, path in configuration(app, app.root).items():
+        _copy(path, folder / name)
+
+
+def snapshot(app: Application, transaction: str) -> None:
+    """Keep what serves now, once a transaction: its first change here calls this before it changes anything."""
+    if _snapshot(app).get("transaction") == transaction:
+        return
+    with _replaced(app.before) as scratch:
+        for name, path in configuration(app, str(app.kept)).items():
+            _copy(path, scratch / "kept" / name)
+        about = {"transaction": transaction, "release": current(app), "served": served(app)}
+        (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def _snapshot(app: Application) -> dict[str, Any]:
+    """What `snapshot` noted last; empty when there is none or it is unreadable."""
+    with contextlib.suppress(OSError, untrusted.UntrustedError):
+        return _noted(app.before / "before.json")
+    return {}
+
+
+@contextlib.contextmanager
+def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A fresh folder that takes the place of another one when it is complete."""
+    scratch, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    for leftover in (scratch, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    try:
+        yield scratch
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)  # a full disk needs the room
+        raise
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(app: Application, kept: pathlib.Path) -> None:
+    """Put a kept configuration back, when there is one."""
+    wanted = configuration(app, str(kept))
+    if not wanted:
+        return
+    for name, path in configuration(app, app.root).items():
+        if name not in wanted:
+            path.unlink()
+    for name, path in wanted.items():
+        # what is as it was needs no room on a disk that may be full
+        if not _alike(path, app.path(name)):
+            _copy(path, app.path(name))
+
+
+def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two files have the same content, owner and mode."""
+    if not other.exists():
+        return False
+    about = [(found.st_mode, found.st_uid, found.st_gid) for found in (one.stat(), other.stat())]
+    return about[0] == about[1] and filecmp.cmp(one, other, shallow=False)
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy a file with its owner and mode, in one step."""
+    make_folder(target.parent)
+    scratch = target.with_name(f".{target.name}.baton")
+    try:
+        scratch.touch(mode=0o600)
+        shutil.copy2(source, scratch)
+        about = source.stat()
+        os.chown(scratch, about.st_uid, about.st_gid)
+        scratch.rename(target)
+    except OSError:
+        scratch.unlink(missing_ok=True)  # half a file is neither a secret nor room
+        raise

@@ -1,0 +1,138 @@
+"""Where an application's files and units are on a host: the only model of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import subprocess
+from typing import Any
+
+from ..host import untrusted
+
+
+class ActivationError(Exception):
+    """The release doesn't serve. The message says why, and what serves instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Application:
+    """Where an application keeps its files on a host."""
+
+    name: str
+    root: str = "/"
+
+    def path(self, *parts: str) -> pathlib.Path:
+        """A path below the host's root."""
+        return pathlib.Path(self.root, *parts)
+
+    @property
+    def current(self) -> pathlib.Path:
+        """The symlink to the release that serves."""
+        return self.path("opt", self.name, "current")
+
+    @property
+    def state(self) -> pathlib.Path:
+        """What Baton itself remembers of the application on this host."""
+        return self.path("var/lib/baton", self.name)
+
+    @property
+    def record(self) -> pathlib.Path:
+        """What the last activation left running."""
+        return self.state / "active.json"
+
+    @property
+    def kept(self) -> pathlib.Path:
+        """A copy of the configuration that is known to serve."""
+        return self.state / "kept"
+
+    @property
+    def before(self) -> pathlib.Path:
+        """What served before the last transaction changed anything here."""
+        return self.state / "before"
+
+    def release(self, release: str) -> pathlib.Path:
+        """The folder of a release."""
+        return self.path("opt", self.name, "releases", release)
+
+    @property
+    def socket_folder(self) -> pathlib.Path:
+        """Where the socket is: root's, so that nobody can put a link in the place of what systemd and root open."""
+        return self.path("run", self.name)
+
+    def status_file(self, unit: str) -> pathlib.Path:
+        """Where the master of a unit keeps its status, in a folder of the application's own."""
+        name = "bridge.json" if unit == self.bridge else "handover.json"
+        here, there = self.path("run/baton", self.name, name), self.socket_folder / name
+        # a master that was started before the status had a folder of its own keeps it beside the socket
+        return there if _modified(there) > _modified(here) else here
+
+    @property
+    def service(self) -> str:
+        """The unit of the web service."""
+        return f"{self.name}.service"
+
+    @property
+    def bridge(self) -> str:
+        """The unit that serves while the service restarts."""
+        return f"{self.name}-bridge.service"
+
+    @property
+    def socket(self) -> str:
+        """The unit of the socket."""
+        return f"{self.name}.socket"
+
+
+def _modified(path: pathlib.Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
+
+
+def describe(app: Application, release: str) -> dict[str, Any]:
+    """The release.json of a release. Raises ActivationError when it isn't one."""
+    try:
+        return untrusted.parse_object(untrusted.read(app.release(release) / "release.json"))
+    except (FileNotFoundError, untrusted.UntrustedError):
+        raise ActivationError(
+            f"{app.release(release)} is not a complete release. Deploy it again; it is then staged anew."
+        ) from None
+
+
+def current(app: Application) -> str | None:
+    """The id of the release that `current` points to."""
+    return os.path.basename(os.readlink(app.current)) if app.current.is_symlink() else None
+
+
+def _noted(path: pathlib.Path) -> dict[str, Any]:
+    """What Baton itself noted in a file, which a full disk may have cut. Raises OSError, or ValueError."""
+    return untrusted.parse_object(untrusted.read(path))
+
+
+def served(app: Application) -> list[str]:
+    """The releases that ever took over here, the last one first."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return untrusted.texts(_noted(app.record)["served"])
+    return []
+
+
+def switch_current(app: Application, release: str | None) -> None:
+    """Let `current` lead to a release, in one step that no reader can see half done."""
+    if release == current(app):
+        return  # a way back needs no room on the disk
+    if release is None:
+        app.current.unlink(missing_ok=True)
+        return
+    scratch = app.current.with_name(".current.new")
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(f"releases/{release}")
+    scratch.rename(app.current)
+    folder = os.open(app.current.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def sync_filesystem(path: pathlib.Path) -> None:
+    """Have everything on the path's filesystem written out: a pointer to files not on the disk is no release."""
+    subprocess.run(["sync", "--file-system", path], check=True, stdin=subprocess.DEVNULL)

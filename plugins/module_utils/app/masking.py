@@ -1,0 +1,92 @@
+"""Leaving an application's secrets out of what it logged, before that goes to the operator, a receipt or a CI's log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..host import untrusted
+
+SHORT = 4  # characters; masking shorter values would make the text unreadable, and guessable ones plain
+PART = 8  # characters of a value's beginning or end that give it away: libraries print long values shortened
+MASK = "***"
+
+
+def without(text: str, values: Iterable[str]) -> str:
+    """The text without these values, and without what is left of them where they were shortened."""
+    wanted = sorted({value for value in values if len(value) >= SHORT}, key=len, reverse=True)
+    for value in wanted:
+        for form in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]):
+            text = text.replace(form, MASK)
+    for value in wanted:
+        begins, ends = _telling(value)
+        if begins < len(value):
+            text = _without_part(text, value, begins)
+        if ends < len(value):
+            text = _without_part(text[::-1], value[::-1], ends)[::-1]
+    return text
+
+
+def _telling(value: str) -> tuple[int, int]:
+    """How many characters of a value's beginning, and of its end, give it away: an address is no secret."""
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(value)
+        if parts.scheme and parts.netloc:
+            address = len(parts.scheme) + len("://") + len(parts.netloc)
+            if not parts.password:
+                return address + PART, PART
+            start = value.index("://") + len("://") + parts.netloc.index(":") + 1
+            return start + min(SHORT, len(parts.password)), len(value) - start - len(parts.password) + SHORT
+    return PART, PART
+
+
+def _without_part(text: str, value: str, least: int) -> str:
+    """The text without the beginnings of a value that have at least so many characters."""
+    start, told, place = value[:least], [], 0
+    while (found := text.find(start, place)) >= 0:
+        end = found + least
+        while end < len(text) and end - found < len(value) and text[end] == value[end - found]:
+            end += 1
+        told += [text[place:found], MASK]
+        place = end
+    return "".join([*told, text[place:]])
+
+
+def masked(application: str, text: str, root: str = "/") -> str:
+    """The text without the values of the application's secrets, and without the passwords of those that are URLs."""
+    return mask_of(application, root)(text)
+
+
+def mask_of(application: str, root: str = "/") -> Callable[[str], str]:
+    """What leaves the application's secrets out of a text; they are read once."""
+    values = set()
+    for folder in ("secrets", "migration-secrets"):
+        for path in pathlib.Path(root, "etc", application, folder).glob("*"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                values |= set(_forms(path.read_text(encoding="utf-8").strip()))
+    return lambda text: without(text, values)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """A value, and what an application reads out of it: lines, the texts of JSON, the password of a URL."""
+    yield value
+    yield from (line.strip() for line in value.splitlines())
+    if value.startswith(("{", "[")):
+        with contextlib.suppress(untrusted.UntrustedError):
+            yield from (text for text in _texts(untrusted.parse(value)) if len(text) >= PART)
+    with contextlib.suppress(ValueError):
+        if password := urllib.parse.urlsplit(value).password:
+            yield password
+            yield urllib.parse.unquote(password)
+
+
+def _texts(found: Any) -> Iterator[str]:
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, list | dict):
+        for one in found.values() if isinstance(found, dict) else found:
+            yield from _texts(one)

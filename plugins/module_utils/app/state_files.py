@@ -1,0 +1,100 @@
+"""Putting files into an application's state folder, where they aren't there yet. Runs on hosts.
+
+The folder is the application's own, so all of it is done as its user: root would follow the links that are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pwd
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..host import untrusted
+
+
+class StateFilesError(Exception):
+    """A file can't be put there. The message says which and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateFile:
+    """A file that is to be there before the application is."""
+
+    path: str  # below the state folder
+    content: bytes
+    mode: int = 0o640
+
+
+def apply(folder: Path, user: str, wanted: Sequence[StateFile], *, dry: bool) -> list[str]:
+    """Make those that aren't there, with the folders on the way; returns their paths. Raises StateFilesError."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        if dry:
+            return [str(folder / item.path) for item in wanted]
+        raise StateFilesError(f"the user {user} isn't there") from None
+    made: list[str] = _as_user(account, lambda: [path for item in wanted if (path := _put(folder, item, dry))])
+    return made
+
+
+def _put(folder: Path, item: StateFile, dry: bool) -> str:
+    """The file's path where it was made, or would be; empty where something of that name is there."""
+    path = folder / item.path
+    parts = PurePosixPath(item.path).parts
+    if not parts or ".." in parts or PurePosixPath(item.path).is_absolute():
+        raise StateFilesError(f"{item.path!r} leads out of {folder}")
+    if os.path.lexists(path):
+        return ""
+    if dry:
+        return str(path)
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.baton")
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(item.content)
+        os.fchmod(file.fileno(), item.mode)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    return str(path)
+
+
+def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[str]:
+    """What the work returns, done in a child that is the user for good."""
+    if os.geteuid() == account.pw_uid:
+        return _told(work)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer: dict[str, Any] = {"failure": "it ended without a word"}
+        try:
+            os.setgroups([])
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+            os.umask(0o027)
+            answer = {"made": _told(work)}
+        except (StateFilesError, OSError) as error:
+            answer = {"failure": str(error)}
+        finally:
+            with os.fdopen(writing, "w") as pipe:
+                pipe.write(json.dumps(answer))
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = untrusted.parse_object(pipe.read() or '{"failure": "it ended without a word"}')
+    os.waitpid(child, 0)
+    if "failure" in said:
+        raise StateFilesError(untrusted.text(said["failure"]))
+    return untrusted.texts(said["made"])
+
+
+def _told(work: Callable[[], list[str]]) -> list[str]:
+    try:
+        return work()
+    except OSError as error:
+        raise StateFilesError(f"{error.filename}: {error.strerror}") from None

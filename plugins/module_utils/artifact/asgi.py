@@ -1,0 +1,77 @@
+"""Whether app_module can be what it says: an import string, checked without importing anything."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..host.command import BatonError
+from . import source_tree
+from .wheels import module_names
+
+_SHOWN = 5
+
+
+def split(module: str) -> tuple[str, str]:
+    """('pkg.main', 'create_app()') of 'pkg.main:create_app()'."""
+    name, colon, attribute = module.strip().partition(":")
+    fix = "Write app_module as `package.module:name`, `package.module:object.name` or `package.module:factory()`."
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        raise BatonError(f"app_module {module!r} doesn't start with the name of a module.", fix)
+    if not colon:
+        attribute = "application"
+    try:
+        expression = ast.parse(attribute.strip(), mode="eval").body
+    except SyntaxError:
+        raise BatonError(f"The part of app_module {module!r} after the colon is no name and no call.", fix) from None
+    if isinstance(expression, ast.Call):
+        try:
+            for value in [*expression.args, *(keyword.value for keyword in expression.keywords)]:
+                ast.literal_eval(value)
+        except ValueError:
+            raise BatonError(f"The factory of app_module {module!r} has arguments that aren't literals.", fix) from None
+        expression = expression.func
+    while isinstance(expression, ast.Attribute):
+        expression = expression.value
+    if not isinstance(expression, ast.Name):
+        raise BatonError(f"The part of app_module {module!r} after the colon is no name and no call.", fix)
+    return name, attribute.strip()
+
+
+def modules_of(root: Path) -> list[str]:
+    """Dotted names of the modules under an import root; folders without __init__ count, as Python has them."""
+    if not root.is_dir():
+        return []
+    names = set()
+    for path in source_tree.walk(root):
+        names.update(module_names(path))
+    return sorted(names)
+
+
+def check(module: str, roots: Sequence[Path], tree_root: Path, wheel_modules: Iterable[str]) -> None:
+    """Refuse a module that is neither in the import paths nor in a wheel."""
+    name, _ = split(module)
+    shown = []
+    for root in roots:
+        place = root.joinpath(*name.split("."))
+        if place.with_suffix(".py").is_file() or (place / "__init__.py").is_file():
+            return
+        if any(place.parent.glob(f"{place.name}.*.so")):
+            return
+        shown.append(str(root.relative_to(tree_root)) if root != tree_root else ".")
+    known = set(wheel_modules)
+    if name in known:
+        return
+    own = {found for root in roots for found in modules_of(root)}
+    near = difflib.get_close_matches(name, sorted(own | known), n=_SHOWN, cutoff=0.6)
+    last = name.rpartition(".")[2]
+    near += [found for found in sorted(own) if found.rpartition(".")[2] == last and found not in near][:_SHOWN]
+    hint = f" There is: {', '.join(near[:_SHOWN])}." if near else ""
+    looked = f"{', '.join(shown)} of the source and the wheels" if shown else "the wheels"
+    raise BatonError(
+        f"app_module names the module {name}, which is not there (looked in {looked}).{hint}",
+        "Correct app_module, app_source_subdir or app_release_import_paths.",
+    )

@@ -1,0 +1,56 @@
+"""Asking git on the controller, as nobody who calls us and no repository can change what it is asked. Needs no host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..host.command import BatonError, CommandError, run
+
+# What a user may say about access to servers. All else (GIT_DIR, GIT_WORK_TREE, GIT_INDEX_FILE, as in a hook) would
+# have git speak of another repository than the one that it is asked about.
+_KEPT = (
+    *("GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
+    *("GIT_SSL_CERT", "GIT_SSL_KEY", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
+)
+# neither a program that a repository's own configuration names, nor a hook
+_OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never")
+
+
+def git(
+    *words: str | Path,
+    folder: str | Path | None = None,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Run git, in a folder where one is given; returns what it prints. Raises CommandError."""
+    given = {name: None for name in os.environ if name.startswith("GIT_") and name not in _KEPT}
+    where: list[str | Path] = ["-C", folder] if folder is not None else []
+    own = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    return run(["git", *_OPTIONS, *options, *where, *words], env={**given, **own, **(environment or {})})
+
+
+def repository(folder: str | Path) -> Path | None:
+    """The top of the checkout that a folder is in; None outside one. Raises BatonError when git can't tell."""
+    try:
+        return Path(git("rev-parse", "--show-toplevel", folder=folder).rstrip("\n"))
+    except CommandError as error:
+        said = error.output
+        if "not a git repository" in said or "must be run in a work tree" in said:
+            return None
+        if error.status is None and not any((place / ".git").exists() for place in _upwards(folder)):
+            return None  # no git on this controller, and none is needed
+        fix = "See to that repository, or give a folder that is in none."
+        if "dubious ownership" in said:
+            fix = (
+                f"It belongs to another user. If you trust it, say so: `git config --global --add safe.directory "
+                f"{Path(folder).resolve()}`; or have it belong to who runs the playbook."
+            )
+        first = next((line for line in said.splitlines() if line.strip()), "it said nothing").rstrip(".")
+        raise BatonError(f"git can't read {folder}: {first}.", fix) from None
+
+
+def _upwards(folder: str | Path) -> list[Path]:
+    here = Path(folder).resolve()
+    return [here, *here.parents]

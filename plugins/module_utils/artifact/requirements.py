@@ -1,0 +1,207 @@
+"""Requirements files: read with their includes, told apart into pins, loose ones and local projects, written again."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from ..host.command import BatonError
+
+# Where packages come from is the controller's business, not a project's.
+_INDEX_OPTIONS = (
+    "-i",
+    "--index-url",
+    "--extra-index-url",
+    "-f",
+    "--find-links",
+    "--no-index",
+    "--trusted-host",
+    "--prefer-binary",
+    "--pre",
+    "--only-binary",
+    "--no-binary",
+    "--require-hashes",
+    "--use-feature",
+)
+_OPTIONS_WITHOUT_VALUE = ("--no-index", "--prefer-binary", "--pre", "--require-hashes")
+
+
+@dataclass(frozen=True, order=True)
+class Pin:
+    """One package at one version (or at one address), under a marker."""
+
+    name: str
+    version: str = ""
+    url: str = ""
+    marker: str = ""
+    hashes: tuple[str, ...] = field(default=(), compare=False)
+
+    def line(self, *, marker: bool = True, hashes: bool = True) -> str:
+        """The pin as a line of a requirements file."""
+        text = f"{self.name} @ {self.url}" if self.url else f"{self.name}=={self.version}"
+        if marker and self.marker:
+            text += f" ; {self.marker}"
+        if hashes:
+            text += "".join(f" --hash={value}" for value in sorted(self.hashes))
+        return text
+
+
+@dataclass
+class Requirements:
+    """What a requirements file and its includes ask for."""
+
+    lines: list[str] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    locals: list[tuple[Path, str]] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    within: Path | None = None
+
+    @property
+    def hashed(self) -> bool:
+        return bool(self.pins) and all(pin.hashes or pin.url for pin in self.pins) and not self.loose
+
+
+def logical_lines(text: str) -> Iterable[str]:
+    """Lines with continuations joined and comments dropped, as pip reads them."""
+    joined = re.sub(r"\\\r?\n", " ", text)
+    for line in joined.splitlines():
+        stripped = re.sub(r"(^|\s)#.*$", "", line).strip()
+        if stripped:
+            yield stripped
+
+
+def _as_pin(requirement: Requirement, hashes: tuple[str, ...]) -> Pin | None:
+    name = canonicalize_name(requirement.name)
+    marker = str(requirement.marker) if requirement.marker else ""
+    if requirement.url:
+        return Pin(name=name, url=requirement.url, marker=marker, hashes=hashes)
+    specifiers = list(requirement.specifier)
+    if len(specifiers) == 1 and specifiers[0].operator in ("==", "===") and "*" not in specifiers[0].version:
+        return Pin(name=name, version=specifiers[0].version, marker=marker, hashes=hashes)
+    return None
+
+
+def local_path(text: str) -> tuple[str, str] | None:
+    """(path, extras) when a requirement names a folder or file: ./x, ../x[a], /x, file:x, `.`."""
+    text = text.split(" ; ")[0].strip()
+    match = re.fullmatch(r"(.*?)(\[[^\]]*\])?", text)
+    path, extras = (match[1], match[2] or "") if match else (text, "")
+    if path.startswith("file:"):
+        # file:./x is relative, file:///x is not
+        path = unquote(urlparse(path).path)
+        return path, extras
+    if path in (".", "..") or path.startswith(("./", "../", "/", "~/")):
+        return path, extras
+    return None
+
+
+def read(path: Path, *, root: Path | None = None, within: Path | None = None) -> Requirements:
+    """Read a requirements file with what it includes, which must be within a folder where one is given."""
+    found = Requirements(within=within)
+    _read_into(found, path, root or path.parent, constraints=False, seen=set())
+    return found
+
+
+def read_text(text: str, *, root: Path, name: str = "requirements") -> Requirements:
+    """Read requirements that were exported or resolved; local paths are relative to `root`."""
+    found = Requirements()
+    for line in logical_lines(text):
+        _read_line(found, line, root / name, root, constraints=False, seen=set())
+    return found
+
+
+def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool, seen: set[Path]) -> None:
+    if path in seen:
+        return
+    seen.add(path)
+    place, within = path.resolve(), found.within.resolve() if found.within else None
+    if within is not None and not place.is_relative_to(within):
+        raise BatonError(
+            f"The requirements include {os.path.relpath(place, within)}, which leads out of the source.",
+            "Put that file into the source, or set app_source to the folder that holds both.",
+        )
+    try:
+        text = decode(path.read_bytes())
+    except OSError as error:
+        raise BatonError(
+            f"The requirements file {path} can't be read ({error.strerror}).",
+            "Correct the path where it is included, or app_release_lock.",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise BatonError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}).",
+            f"Save {path.name} as UTF-8; PowerShell's `>` writes UTF-16.",
+        ) from None
+    found.files.append(path)
+    for line in logical_lines(text):
+        _read_line(found, line, path, root, constraints=constraints, seen=seen)
+
+
+def decode(data: bytes) -> str:
+    """Text as pip reads it: by its byte order mark, else UTF-8. Raises UnicodeDecodeError."""
+    marks = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
+    for mark, encoding in (*marks, (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if data.startswith(mark):
+            return data.decode(encoding).removeprefix("\ufeff")
+    if 0 in data:
+        raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "a NUL, as in UTF-16 without a mark")
+    return data.decode()
+
+
+def _read_line(found: Requirements, line: str, path: Path, root: Path, *, constraints: bool, seen: set[Path]) -> None:
+    option = re.split(r"[\s=]", line, maxsplit=1)[0]
+    if option in ("-r", "--requirement", "-c", "--constraint"):
+        included = path.parent / line[len(option) :].lstrip(" =")
+        _read_into(found, included, root, constraints=constraints or option in ("-c", "--constraint"), seen=seen)
+        return
+    if option in _INDEX_OPTIONS:
+        return
+    if option in ("-e", "--editable"):
+        line = line[len(option) :].lstrip(" =")
+    text, hashes = _split_hashes(line)
+    local = local_path(text)
+    if local is not None:
+        # pip takes them relative to where it is called, which is the project's root or the file's folder
+        places = [Path(local[0])] if local[0].startswith("/") else [path.parent / local[0], root / local[0]]
+        where = next((place for place in places if place.exists()), places[0])
+        found.locals.append((where, local[1]))
+        return
+    if re.match(r"(git|hg|svn|bzr)\+", text):
+        egg = re.search(r"[#&]egg=([\w.-]+)", text)
+        if egg is None:
+            raise BatonError(f"The requirement {text!r} in {path} has no name.", f"Write it as `name @ {text}`.")
+        text = f"{egg[1]} @ {text.split('#')[0]}"
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        cause = str(error).splitlines()[0]
+        raise BatonError(f"The line {line!r} in {path} is not a requirement ({cause}).", "Correct the line.") from None
+    if constraints:
+        found.constraints.append(text)
+        return
+    if requirement.url and requirement.url.startswith("file:"):
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        found.locals.append((Path(unquote(urlparse(requirement.url).path)), extras))
+        return
+    pin = _as_pin(requirement, hashes)
+    if pin is None:
+        found.loose.append(text)
+    else:
+        found.pins.append(pin)
+    found.lines.append(text)
+
+
+def _split_hashes(line: str) -> tuple[str, tuple[str, ...]]:
+    hashes = tuple(re.findall(r"--hash[=\s]+(\S+)", line))
+    text = re.split(r"\s--(?:hash|config-settings|global-option|config-setting)\b", line)[0]
+    return text.strip(), hashes

@@ -1,0 +1,285 @@
+"""A folder of source files: listed, copied, hashed and packed the same way every time."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import stat
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from ..host.command import BatonError, CommandError
+from .git import git, repository
+
+# Never part of an application, whatever a repository says.
+NEVER = frozenset({".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules"})
+# Not part of one where no git says what is.
+NEVER_WITHOUT_GIT = frozenset(
+    {
+        "venv",
+        ".tox",
+        ".nox",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".idea",
+        ".vscode",
+        ".coverage",
+        ".DS_Store",
+    }
+)
+
+
+def walk(root: Path, never: frozenset[str] = NEVER) -> Iterator[str]:
+    """Relative paths of files and symlinks under a folder, sorted."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        here = os.path.relpath(folder, root)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        folders[:] = sorted(name for name in folders if name not in never and name not in links)
+        kept = [name for name in [*files, *links] if name not in never and not name.endswith(".pyc")]
+        found += kept if here == "." else [f"{here}/{name}" for name in kept]
+    return iter(sorted(found))
+
+
+def tracked(folder: Path) -> list[str] | None:
+    """Files of a git checkout that aren't ignored; None when the folder isn't in one. Raises BatonError."""
+    top = repository(folder)
+    if top is None:
+        return None
+    if top.resolve() != folder.resolve():
+        try:
+            git("check-ignore", "--quiet", str(folder.resolve()), folder=top)
+            return None  # an ignored folder inside a checkout: git knows nothing of what is in it
+        except CommandError:
+            pass
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", ".")
+    files = []
+    for name in filter(None, git(*words, folder=folder).split("\0")):
+        path = folder / name
+        if _below_link(folder, name):
+            continue  # git still knows files of a folder in whose place a link is now
+        if path.is_dir() and not path.is_symlink():
+            # a submodule, or a checkout inside the checkout
+            if not (path / ".git").exists():
+                raise BatonError(
+                    f"The submodule {name.rstrip('/')} of {folder} has not been checked out.",
+                    f"Run `git -C {top} submodule update --init --recursive`.",
+                )
+            files += [f"{name.rstrip('/')}/{rest}" for rest in tracked(path) or []]
+        elif path.is_symlink() or path.is_file():
+            files.append(name)
+    return sorted(name for name in files if not NEVER.intersection(PurePosixPath(name).parts))
+
+
+def _below_link(root: Path, name: str) -> bool:
+    return any((root / parent).is_symlink() for parent in PurePosixPath(name).parents)
+
+
+def place(root: Path, name: str, what: str) -> Path:
+    """Where a name is in a tree, with the folders on the way made. Refuses to go through a link, wherever it leads.
+
+    `root` is a tree of ours, in which nothing else writes meanwhile.
+    """
+    here = root
+    for part in PurePosixPath(name).parts[:-1]:
+        here = here / part
+        if here.is_symlink():
+            shown = here.relative_to(root)
+            raise BatonError(
+                f"{what}: {name} is below {shown}, which is a link to {os.readlink(here)}.",
+                f"Name the folder itself, or leave {shown} out with app_release_exclude.",
+            )
+        if here.exists() and not here.is_dir():
+            raise BatonError(f"{what}: {name} is below {here.relative_to(root)}, which is a file.", "Correct the path.")
+        here.mkdir(exist_ok=True)
+    return root / name
+
+
+def copy(folder: Path, destination: Path) -> None:
+    """Copy what belongs to the application."""
+    names = tracked(folder)
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in walk(folder, NEVER | NEVER_WITHOUT_GIT) if names is None else names:
+        _copy_one(folder / name, place(destination, name, str(folder)))
+
+
+def _copy_one(source: Path, target: Path) -> None:
+    if source.is_symlink():
+        target.symlink_to(os.readlink(source))
+    elif source.is_file():
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+
+
+def duplicate(tree: Path, destination: Path) -> None:
+    """Copy a tree as it is, for a tool that writes into the folder it works in."""
+    shutil.copytree(tree, destination, symlinks=True, ignore=_ignore_special)
+
+
+def _ignore_special(folder: str, names: list[str]) -> list[str]:
+    """A pipe would be read to its end, which never comes."""
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
+    return [
+        name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+    ]
+
+
+def exclude(tree: Path, patterns: Iterable[str]) -> list[str]:
+    """Remove what matches; a pattern with no slash matches a name at any depth, one ending in a slash a folder."""
+    patterns = list(patterns)
+    removed = []
+    for name in list(walk(tree, frozenset())):
+        if any(_matches(name, pattern) for pattern in patterns):
+            (tree / name).unlink()
+            removed.append(name)
+    for folder, folders, files in os.walk(tree, topdown=False):
+        if (not folders and not files and Path(folder) != tree) or (not os.listdir(folder) and Path(folder) != tree):
+            os.rmdir(folder)
+    return removed
+
+
+def _matches(name: str, pattern: str) -> bool:
+    pattern = pattern.removeprefix("./").rstrip("/")
+    parts = PurePosixPath(name).parts
+    if "/" not in pattern:
+        return any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+    pattern = pattern.removeprefix("/")
+    prefixes = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+    return any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes)
+
+
+def inside(path: str, what: str) -> str:
+    """A path that stays inside the source, normalised; refused when it doesn't."""
+    clean = os.path.normpath(path) if path else "."
+    if os.path.isabs(clean) or clean == ".." or clean.startswith("../"):
+        raise BatonError(f"{what}: {path!r} leads out of the source.", "Give a path relative to the source's folder.")
+    return "" if clean == "." else clean
+
+
+def check(tree: Path, replaced: Iterable[str] = (), left_out: Iterable[str] = ()) -> None:
+    """Refuse what can't be in a release: links that lead out of the source, where on a host they would lead anywhere;
+    pipes, sockets and devices; and the pointers that git-lfs leaves in place of files.
+
+    Names that are `replaced`, with what is below them, and patterns that are `left_out` are passed over. What a link
+    leads to is asked of the kernel: its text may go through other links.
+    """
+    root = os.path.realpath(tree)
+    known, patterns = [PurePosixPath(name) for name in replaced], list(left_out)
+    pointers = []
+    for name in walk(tree):
+        if any(PurePosixPath(name).is_relative_to(one) for one in known) or any(
+            _matches(name, one) for one in patterns
+        ):
+            continue
+        path = tree / name
+        if path.is_symlink():
+            text = os.readlink(path)
+            if os.path.isabs(text) or os.path.commonpath([root, os.path.realpath(path)]) != root:
+                raise BatonError(
+                    f"The source has a symlink that leads out of it: {name} -> {text}.",
+                    "Leave it out with app_release_exclude, or make it with app_release_state_links.",
+                )
+        elif not path.is_file():
+            raise BatonError(
+                f"The source has {name}, which is no file, folder or link.", "Leave it out with app_release_exclude."
+            )
+        elif path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
+            pointers.append(name)
+    if pointers:
+        more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
+        raise BatonError(
+            f"The source has pointers of git-lfs in place of {', '.join(pointers[:3])}{more}.",
+            "Run `git lfs install` and `git lfs pull` in a checkout on the controller, and name that as app_source; "
+            "or leave them out with app_release_exclude.",
+        )
+
+
+def without_links_out(tree: Path) -> None:
+    """Remove the links that lead out of a tree, for a program that would follow them."""
+    root = os.path.realpath(tree)
+    for name in walk(tree):
+        path = tree / name
+        if path.is_symlink() and os.path.commonpath([root, os.path.realpath(path)]) != root:
+            path.unlink()
+
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+
+
+def digest(tree: Path) -> str:
+    """A hash over paths, kinds, modes and bytes."""
+    total = hashlib.sha256()
+    for name in walk(tree):
+        path = tree / name
+        if path.is_symlink():
+            kind, content = "link", os.readlink(path).encode()
+        else:
+            kind = "exec" if path.stat().st_mode & stat.S_IXUSR else "file"
+            content = path.read_bytes()
+        total.update(f"{kind} {len(content)} {name}\0".encode(errors="surrogateescape"))
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()
+
+
+def size(tree: Path) -> int:
+    """Bytes on a disk of 4 KiB blocks."""
+    return sum(4096 * -(-(tree / name).lstat().st_size // 4096) for name in walk(tree))
+
+
+def pack(destination: Path, folders: dict[str, Path], texts: dict[str, str], mtime: int) -> None:
+    """Write a .tar.gz of folders and small texts; the same content and time give the same bytes."""
+    part = destination.with_name(f".{destination.name}.{os.getpid()}")
+    with (
+        part.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=3, mtime=mtime) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, text in sorted(texts.items()):
+            _add_bytes(archive, name, text.encode(), mtime)
+        for top, folder in sorted(folders.items()):
+            _add_folder(archive, top, mtime)
+            made: set[str] = set()
+            for name in walk(folder):
+                for parent in reversed(PurePosixPath(name).parents):
+                    if str(parent) != "." and str(parent) not in made:
+                        made.add(str(parent))
+                        _add_folder(archive, f"{top}/{parent}", mtime)
+                _add_file(archive, f"{top}/{name}", folder / name, mtime)
+    part.replace(destination)
+
+
+def _entry(name: str, mode: int, mtime: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.mode, entry.mtime, entry.uname, entry.gname = mode, mtime, "root", "root"
+    return entry
+
+
+def _add_folder(archive: tarfile.TarFile, name: str, mtime: int) -> None:
+    entry = _entry(name, 0o755, mtime)
+    entry.type = tarfile.DIRTYPE
+    archive.addfile(entry)
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes, mtime: int) -> None:
+    entry = _entry(name, 0o644, mtime)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _add_file(archive: tarfile.TarFile, name: str, path: Path, mtime: int) -> None:
+    if path.is_symlink():
+        entry = _entry(name, 0o777, mtime)
+        entry.type, entry.linkname = tarfile.SYMTYPE, os.readlink(path)
+        archive.addfile(entry)
+        return
+    status = path.stat()
+    entry = _entry(name, 0o755 if status.st_mode & stat.S_IXUSR else 0o644, mtime)
+    entry.size = status.st_size
+    with path.open("rb") as content:
+        archive.addfile(entry, content)

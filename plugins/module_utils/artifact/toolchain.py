@@ -1,0 +1,127 @@
+"""The controller's own tools: uv, poetry, its Python, its cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from ..host.command import BatonError
+from .confinement import Confinement
+
+
+def cache_folder(setting: str = "") -> Path:
+    """Where the controller keeps what it fetched and built."""
+    if setting:
+        return Path(setting).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baton"
+
+
+def _find(name: str) -> str:
+    # beside the Python that runs this: the project's venv is seldom on PATH
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+    if not found:
+        raise BatonError(f"{name} is missing on the controller.", "Run `make setup`, and Ansible from that venv.")
+    return found
+
+
+@dataclass
+class Tools:
+    """What the artifact is built with."""
+
+    cache: Path
+    index_url: str = ""
+    extra_index_urls: list[str] = field(default_factory=list)
+    build_environment: dict[str, str] = field(default_factory=dict)
+    confinement: Confinement = field(default_factory=Confinement)
+
+    @property
+    def uv(self) -> str:
+        return _find("uv")
+
+    @property
+    def python(self) -> str:
+        return sys.executable
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The controller's configuration decides where packages come from; these settings go before it."""
+        return {**self.build_environment, **self.uv_environment, **self.index_environment}
+
+    @property
+    def uv_environment(self) -> dict[str, str]:
+        """How uv behaves, whatever is configured."""
+        return {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+
+    @property
+    def index_environment(self) -> dict[str, str]:
+        """Where packages come from, as far as the inventory says so."""
+        env = {}
+        if self.index_url:
+            env["UV_DEFAULT_INDEX"] = self.index_url
+        if self.extra_index_urls:
+            env["UV_INDEX"] = " ".join(self.extra_index_urls)
+        return env
+
+    def ask_with_builds(self, argv: Sequence[str | Path], cwd: Path, what: str) -> str:
+        """Have uv resolve something for which it may have to build: with network, and a cache of its own."""
+        return self.confinement.run(
+            argv, what=what, cwd=cwd, environment=self.environment, writable=[cwd], index=True, network=True,
+        )  # fmt: skip
+
+    def folder(self, *parts: str) -> Path:
+        """A folder of the cache, made when missing (and private: an index's address may hold a password)."""
+        path = self.cache.joinpath(*parts)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BatonError(
+                f"The cache folder {path} can't be made ({error.strerror}).",
+                "Set app_release_cache_dir to a folder that whoever runs the playbook may write.",
+            ) from None
+        return path
+
+
+def key_of(*parts: object) -> str:
+    """A hash over anything JSON can hold."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(paths: Iterable[Path], root: Path) -> list[tuple[str, str]]:
+    """Relative names and hashes of files."""
+    return sorted((os.path.relpath(path, root), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML 1.1, which uv writes; the standard library knows 1.0 and is much quicker. May raise ValueError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        found: dict[str, Any] = tomlkit.parse(text).unwrap()
+    except TOMLKitError as error:
+        raise ValueError(str(error)) from None
+    return found
+
+
+def read_toml(path: Path, name: str) -> dict[str, Any]:
+    """Read a TOML file of a source, which people know by this name."""
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise BatonError(f"{name} of the source is not UTF-8, as TOML must be.", f"Save {name} as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        raise BatonError(f"{name} of the source is not valid TOML ({error}).", f"Correct {name}.") from None

@@ -1,0 +1,581 @@
+"""Wheels for every target: found in the index, built where there are none, packed into sets."""
+
+from __future__ import annotations
+
+import email.parser
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from ..host.atomic_file import write_atomically
+from ..host.command import BatonError, CommandError, run, without_credentials
+from ..host.wheel_build import BUILD_ENVIRONMENT, unpack_sdist
+from . import lockfile, requirements, source_tree
+from .download import Remote, fetch_all, sha256_of
+from .requirements import Pin
+from .targets import Target
+from .toolchain import Tools, key_of, parse_toml
+
+# Our own: its build is no stranger's.
+OWN_PACKAGE = "gunicorn-handover"
+
+# The controller builds only what is pure Python, whatever compilers it has: else a deploy would work on
+# one controller and not on the next, or bring what fits the controller's C library and not the host's.
+_NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "F77", "CARGO", "RUSTC", "LD"), "/bin/false")
+_BUILD_TIMEOUT = 900
+_COMPILE = ("pip", "compile", "--quiet", "--universal", "--no-header", "--no-annotate")
+_COMPILED = (".c", ".cc", ".cpp", ".cxx", ".pyx", ".pxd", ".rs", ".f", ".f90", ".go")
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel in the cache."""
+
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return str(parse_wheel_filename(self.path.name)[0])
+
+    @property
+    def version(self) -> str:
+        return str(parse_wheel_filename(self.path.name)[1])
+
+    @property
+    def pure(self) -> bool:
+        return self.path.name.endswith("-none-any.whl")
+
+    def line(self) -> str:
+        """The wheel as a line of a requirements file."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
+
+@dataclass(frozen=True)
+class Sdist:
+    """A source distribution, or a project's folder packed as one, that has no wheel."""
+
+    name: str
+    version: str
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    """A package that must be built by a host, and what the controller's attempt said."""
+
+    sdist: Sdist
+    target: Target
+    reason: str
+
+
+@dataclass
+class WheelSet:
+    """The wheels of one target, packed: for the venv and for the server's overlay."""
+
+    target: str
+    key: str
+    archive: str
+    venv: dict[str, str]
+    server: dict[str, str]
+    upload_bytes: int
+    unpacked_bytes: int
+    modules: list[str] = field(default_factory=list)
+
+
+def _no_builds() -> list[Unbuilt]:
+    return []
+
+
+@dataclass
+class Collected:
+    """Wheels found or built, and what is left for a host to build."""
+
+    wheels: list[Wheel] = field(default_factory=list)
+    unbuilt: list[Unbuilt] = field(default_factory=_no_builds)
+    replaced: list[Pin] = field(default_factory=list)
+
+
+def collect(
+    pins: Sequence[Pin], target: Target, tools: Tools, *, host_builds: bool, replaceable: Iterable[str] = ()
+) -> Collected:
+    """A wheel for each pin on a target. Replaceable packages aren't built: those without a wheel are `replaced`."""
+    collected = Collected()
+    chosen: list[tuple[Pin, Remote]] = []
+    sdists: list[tuple[Pin, Remote]] = []
+    index = _index([pin for pin in pins if not pin.url], target, tools)
+    for pin in pins:
+        if pin.url:
+            _collect_url(pin, target, tools, collected, host_builds)
+            continue
+        remote, is_wheel = _choose(pin, index, target, replaceable=pin.name in replaceable)
+        if remote is None or (not is_wheel and pin.name in replaceable):
+            collected.replaced.append(pin)
+            continue
+        (chosen if is_wheel else sdists).append((pin, remote))
+    files = fetch_all([remote for _, remote in [*chosen, *sdists]], tools)
+    for _, remote in chosen:
+        path = files[remote]
+        collected.wheels.append(Wheel(path, remote.sha256 or sha256_of(path)))
+    for pin, remote in sdists:
+        path = files[remote]
+        _build_or_leave(
+            Sdist(pin.name, pin.version, path, remote.sha256 or sha256_of(path)), target, tools, collected, host_builds
+        )
+    return collected
+
+
+def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[str, Any]]:
+    """What the index has for each pin, asked through uv so that its configuration counts."""
+    if not pins:
+        return {}
+    lines = [pin.line(marker=False, hashes=False) for pin in pins]
+    remembered = tools.folder("index") / f"{key_of(lines, target.minor, tools.index_url, tools.extra_index_urls)}.toml"
+    if not remembered.is_file():
+        with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
+            Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
+            words = [
+                *_COMPILE,
+                "--no-deps",
+                *("--format=pylock.toml", f"--python-version={target.python}", "requirements.in"),
+            ]
+            try:
+                text = ask_index(words, Path(scratch), "the metadata of packages that have no wheel", tools)
+            except CommandError as error:
+                raise BatonError(
+                    f"The index doesn't have all locked packages for Python {target.python}: {error.last_lines()}.",
+                    "Check that app_release_index_url (or the controller's own setting) names the index that has them, "
+                    "or lock the application again.",
+                ) from None
+        write_atomically(remembered, text)
+    found = parse_toml(remembered.read_text(encoding="utf-8"))
+    return {canonicalize_name(package["name"]): package for package in found.get("packages", [])}
+
+
+def _choose(
+    pin: Pin, index: dict[str, dict[str, Any]], target: Target, *, replaceable: bool = False
+) -> tuple[Remote | None, bool]:
+    package = index.get(pin.name, {})
+    offered = [(_remote(entry), True) for entry in package.get("wheels", [])]
+    if "archive" in package:
+        offered.append((_remote(package["archive"]), False))
+    if "sdist" in package:
+        offered.append((_remote(package["sdist"]), False))
+    known = {value.partition(":")[2] for value in pin.hashes if value.startswith("sha256:")}
+    allowed = [(remote, is_wheel) for remote, is_wheel in offered if not known or remote.sha256 in known]
+    ranked = sorted(
+        (rank, remote.filename, remote)
+        for remote, is_wheel in allowed
+        if is_wheel and (rank := target.rank(remote.filename)) is not None
+    )
+    if ranked:
+        return ranked[0][2], True
+    for remote, is_wheel in allowed:
+        if not is_wheel:
+            return remote, False
+    if replaceable:
+        return None, False
+    if offered and not allowed:
+        raise BatonError(
+            f"No file of {pin.name} {pin.version} in the index has a hash that the lock knows.",
+            "Lock the application again, or name the index it was locked from (app_release_index_url).",
+        )
+    raise BatonError(
+        f"{pin.name} {pin.version} has neither a wheel for {target.key} nor a source distribution.",
+        "Lock a version that has one for this Python and architecture.",
+    )
+
+
+def _remote(entry: dict[str, Any]) -> Remote:
+    url = entry.get("url") or Path(entry["path"]).resolve().as_uri()
+    return Remote(url, str(entry.get("hashes", {}).get("sha256", "")))
+
+
+def _collect_url(pin: Pin, target: Target, tools: Tools, collected: Collected, host_builds: bool) -> None:
+    if pin.url.startswith("git+"):
+        sdist = _git_sdist(pin, tools)
+    else:
+        known = [value.partition(":")[2] for value in pin.hashes if value.startswith("sha256:")]
+        fragment = re.search(r"sha256=([0-9a-f]{64})", urlsplit(pin.url).fragment)
+        remote = Remote(pin.url.partition("#")[0], fragment[1] if fragment else known[0] if len(known) == 1 else "")
+        path = fetch_all([remote], tools)[remote]
+        if path.suffix == ".whl":
+            collected.wheels.append(Wheel(path, sha256_of(path)))
+            return
+        sdist = Sdist(pin.name, "", path, sha256_of(path))
+    _build_or_leave(sdist, target, tools, collected, host_builds)
+
+
+def _git_sdist(pin: Pin, tools: Tools) -> Sdist:
+    url, _, fragment = pin.url.partition("#")
+    subdir = next((part.partition("=")[2] for part in fragment.split("&") if part.startswith("subdirectory=")), "")
+    with tempfile.TemporaryDirectory(prefix="baton-git-") as scratch:
+        checkout = Path(scratch) / "source"
+        commit = lockfile.fetch_git(pin.name, url, checkout, tools)
+        key = key_of("git", without_credentials(url), commit, subdir)
+        return pack_project(checkout, subdir, pin.name, key, tools)
+
+
+def pack_project(folder: Path, subdir: str, name: str, key: str, tools: Tools) -> Sdist:
+    """Pack a project's whole source (a build may read its parents), to be built here or by a host."""
+    place = tools.folder("projects", key) / f"{name or 'project'}.tar.gz"
+    if not place.is_file():
+        source_tree.pack(
+            place, {"source": folder}, {"subdirectory": subdir}, int(BUILD_ENVIRONMENT["SOURCE_DATE_EPOCH"])
+        )
+    return Sdist(name, "", place, key)
+
+
+def built_folder(key: str, target: Target | None, tools: Tools) -> Path:
+    """Where a built wheel is kept: for one target, or for all when it is pure."""
+    return tools.folder("built", key, target.key if target else "any")
+
+
+def _built(sdist: Sdist, target: Target, tools: Tools) -> Wheel | None:
+    for folder in (built_folder(sdist.key, None, tools), built_folder(sdist.key, target, tools)):
+        for path in sorted(folder.glob("*.whl")):
+            if target.rank(path.name) is not None:
+                return Wheel(path, sha256_of(path))
+    return None
+
+
+def _build_or_leave(sdist: Sdist, target: Target, tools: Tools, collected: Collected, host_builds: bool) -> None:
+    wheel = _built(sdist, target, tools)
+    if wheel is None and host_builds and _compiles(sdist.path):
+        collected.unbuilt.append(Unbuilt(sdist, target, "it has sources to compile"))
+        return
+    if wheel is None:
+        try:
+            wheel = build_pure(sdist, tools)
+        except (CommandError, BatonError) as error:
+            if isinstance(error, BatonError) and not host_builds:
+                raise
+            said = error.last_lines() if isinstance(error, CommandError) else error.cause
+            collected.unbuilt.append(Unbuilt(sdist, target, said))
+            return
+        if target.rank(wheel.path.name) is None:
+            raise BatonError(f"{wheel.path.name} doesn't fit {target.key}.", "Lock another version of it.")
+    collected.wheels.append(wheel)
+
+
+def _compiles(path: Path) -> bool:
+    """Whether a source distribution brings files for a compiler."""
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        else:
+            with tarfile.open(path) as packed:
+                names = packed.getnames()
+    except (tarfile.TarError, zipfile.BadZipFile):
+        return False
+    return any(name.endswith(_COMPILED) for name in names)
+
+
+def build_pure(sdist: Sdist, tools: Tools) -> Wheel:
+    """Build a wheel on the controller; CommandError when it doesn't come out pure.
+
+    What the build needs is there before it starts: it has no network, and nobody's tokens.
+    """
+    with tempfile.TemporaryDirectory(prefix="baton-build-") as folder:
+        scratch = Path(folder)
+        project = unpack_sdist(sdist.path, scratch / "source")
+        declared = _declared_requirements(project)
+        try:
+            built = _build(sdist, project, scratch, declared, tools)
+        except CommandError:
+            asked = _asked_requirements(sdist, project, scratch, declared, tools)
+            if not asked:
+                raise
+            built = _build(sdist, project, scratch, [*declared, *asked], tools)
+        place = built_folder(sdist.key, None, tools) / built.name
+        shutil.copyfile(built, place)
+    return Wheel(place, sha256_of(place))
+
+
+def _build(sdist: Sdist, project: Path, scratch: Path, needed: Sequence[str], tools: Tools) -> Path:
+    out = scratch / "out"
+    words: list[str | Path] = [tools.uv, "build", "--wheel", f"--python={tools.python}", f"--out-dir={out}", project]
+    _run_build(sdist, scratch, words, needed, tools)
+    # what a build leaves may be a link or a pipe, which we would follow or wait for
+    built = next((path for path in sorted(out.glob("*.whl")) if stat.S_ISREG(path.lstat().st_mode)), None)
+    if built is None or out.is_symlink():
+        raise CommandError(["uv", "build"], 0, "the build made no wheel")
+    if not built.name.endswith("-none-any.whl"):
+        raise CommandError(["uv", "build"], 0, f"the wheel is for one platform only: {built.name}")
+    return built
+
+
+def _run_build(sdist: Sdist, scratch: Path, words: Sequence[str | Path], needed: Sequence[str], tools: Tools) -> str:
+    """Run what starts a package's build backend, with wheels of these requirements and no index."""
+    environment = {**tools.build_environment, **tools.uv_environment, **_NO_COMPILER, **BUILD_ENVIRONMENT}
+    here = controller()
+    if here is not None:
+        links = scratch / "needed"
+        shutil.rmtree(links, ignore_errors=True)
+        links.mkdir()
+        for wheel in _wheels_for(sdist.name, needed, here, tools):
+            shutil.copyfile(wheel.path, links / wheel.path.name)
+        environment |= {"UV_OFFLINE": "1", "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(links)}
+    return tools.confinement.run(
+        words,
+        what="" if sdist.name == OWN_PACKAGE else f"the build of {f'{sdist.name} {sdist.version}'.strip()}",
+        cwd=scratch,
+        environment=environment if here is not None else {**environment, **tools.index_environment},
+        writable=[scratch],
+        index=here is None,
+        network=here is None,
+        timeout=_BUILD_TIMEOUT,
+    )
+
+
+def controller() -> Target | None:
+    """What the controller is, to find wheels that its builds need; None where it isn't Linux with glibc."""
+    try:
+        known = re.fullmatch(r"glibc (\d+)\.(\d+)", os.confstr("CS_GNU_LIBC_VERSION") or "")
+    except (ValueError, OSError):
+        known = None
+    if known is None or sys.platform != "linux":
+        return None
+    glibc = (int(known[1]), int(known[2]))
+    return Target(sys.version_info.minor, platform.machine(), glibc, sys.version_info.micro)
+
+
+def build_requirements(sdist: Sdist, target: Target, tools: Tools) -> list[Wheel]:
+    """Wheels of everything that building a package needs, for a host that has no index."""
+    with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
+        project = unpack_sdist(sdist.path, Path(scratch) / "source")
+        declared = _declared_requirements(project)
+        asked = _asked_requirements(sdist, project, Path(scratch), declared, tools)
+    return _wheels_for(sdist.name, [*declared, *asked], target, tools)
+
+
+def _declared_requirements(project: Path) -> list[str]:
+    pyproject = project / "pyproject.toml"
+    try:
+        system = parse_toml(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else {}
+    except ValueError as error:
+        raise CommandError(["uv", "build"], 1, f"its pyproject.toml is not valid TOML: {error}") from None
+    # PEP 518: without a build-system it is setuptools
+    wanted = system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"])
+    try:
+        # as a line of a file it could as well name a file to read, or an index to ask
+        return [str(Requirement(line)) for line in wanted]
+    except (InvalidRequirement, TypeError) as error:
+        raise CommandError(["uv", "build"], 1, f"its build-system asks for what is no requirement: {error}") from None
+
+
+def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) -> list[Wheel]:
+    """Wheels of build requirements and what those need, as they were resolved the first time."""
+    if not wanted:
+        return []
+    index = [without_credentials(url) for url in (tools.index_url, *tools.extra_index_urls)]
+    remembered = tools.folder("resolved") / f"build-{key_of(sorted(wanted), target.python, index)}.txt"
+    if not remembered.is_file():
+        with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
+            Path(scratch, "build.in").write_text("\n".join(wanted) + "\n")
+            words = [
+                *_COMPILE,
+                "--generate-hashes",
+                *(f"--python-version={target.python}", "build.in"),
+            ]
+            try:
+                text = ask_index(words, Path(scratch), f"what {name} needs to be built", tools)
+            except CommandError as error:
+                raise BatonError(
+                    f"What {name} needs to be built can't be resolved: {error.last_lines()}.",
+                    "Lock a version of it that has a wheel, or one that builds with today's tools.",
+                ) from None
+        write_atomically(remembered, text)
+    pins = requirements.read_text(remembered.read_text(encoding="utf-8"), root=remembered.parent).pins
+    needed = [replace(pin, marker="") for pin in pins if target.holds(pin.marker)]
+    collected = collect(needed, target, tools, host_builds=False)
+    if collected.unbuilt:
+        first = collected.unbuilt[0]
+        raise BatonError(
+            f"{name} needs {first.sdist.name} to be built, which has no wheel for {target.key} either.",
+            f"Lock a version of {name} that has a wheel.",
+        )
+    return collected.wheels
+
+
+def ask_index(words: Sequence[str], cwd: Path, what: str, tools: Tools) -> str:
+    """Have uv resolve pins or build requirements.
+
+    First so that it builds nothing, with all that the operator has configured; only if something has no metadata
+    without a build, confined, with what is needed to find packages.
+    """
+    argv = [tools.uv, *words, f"--python={tools.python}"]
+    try:
+        return run([*argv, "--no-build"], cwd=cwd, env=tools.environment)
+    except CommandError as error:
+        if "building" not in error.output.lower():
+            raise
+    return tools.ask_with_builds(argv, cwd, what)
+
+
+_ASK = """
+import json, os, sys
+from build import ProjectBuilder
+from build.env import DefaultIsolatedEnv
+
+out = os.dup(1)
+os.dup2(2, 1)
+with DefaultIsolatedEnv(installer="uv") as isolated:
+    builder = ProjectBuilder.from_isolated_env(isolated, sys.argv[1])
+    isolated.install(builder.build_system_requires)
+    os.write(out, json.dumps(sorted(builder.get_requires_for_build("wheel"))).encode())
+"""
+
+
+def _asked_requirements(sdist: Sdist, project: Path, scratch: Path, declared: Sequence[str], tools: Tools) -> list[str]:
+    """What the build itself asks for beside what it declares (setup_requires, say), if it can be asked here."""
+    try:
+        said = json.loads(_run_build(sdist, scratch, [tools.python, "-I", "-c", _ASK, project], declared, tools))
+        return sorted(str(Requirement(line)) for line in said)
+    except (CommandError, BatonError, ValueError, TypeError, RecursionError):
+        return []  # a stranger's code: what it says counts, how it fails doesn't
+
+
+def pack_job(unbuilt: Sequence[Unbuilt], tools: Tools) -> dict[str, Any]:
+    """What a host needs to build packages of one target, and where their wheels are to go afterwards."""
+    target = unbuilt[0].target
+    sdists = sorted({one.sdist.key: one.sdist for one in unbuilt}.values(), key=lambda sdist: sdist.key)
+    needed: dict[str, Wheel] = {}
+    for sdist in sdists:
+        needed.update({wheel.path.name: wheel for wheel in build_requirements(sdist, target, tools)})
+    key = key_of(target.key, [sdist.key for sdist in sdists], sorted(needed))[:16]
+    archive = tools.folder("jobs") / f"build-{key}.tar"
+    part = archive.with_name(f".{archive.name}.{os.getpid()}")
+    with tarfile.open(part, "w") as tar:
+        for sdist in sdists:
+            tar.add(sdist.path, f"sdists/{sdist.key}/{sdist.path.name}")
+        for name, wheel in sorted(needed.items()):
+            tar.add(wheel.path, f"wheels/{name}")
+    part.replace(archive)
+    return {
+        "target": target.key,
+        "python": target.python,
+        "packages": [f"{sdist.name} {sdist.version}".strip() for sdist in sdists],
+        "archive": str(archive),
+        "results": {sdist.key: str(built_folder(sdist.key, target, tools)) for sdist in sdists},
+    }
+
+
+def metadata(path: Path) -> tuple[str, list[str]]:
+    """(Requires-Python, names of the files) of a wheel."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        inside = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        message = email.parser.HeaderParser().parsestr(archive.read(inside).decode(errors="replace"))
+    return str(message.get("Requires-Python") or ""), names
+
+
+def pack_set(
+    target: Target, venv: Sequence[Wheel], server: Sequence[Wheel], tools: Tools, remember_as: str
+) -> WheelSet:
+    """Pack wheels with the two lists that say which goes where."""
+    for wheel in [*venv, *server]:
+        requires, _ = metadata(wheel.path)
+        if requires and not _allows(target, requires):
+            raise BatonError(
+                f"{wheel.name} {wheel.version} asks for Python {requires}, but there are app servers with Python "
+                f"{target.python_full}.",
+                f"Lock the application for {target.python}, or set python_runtime_version to what {requires} allows.",
+            )
+    lists = {
+        "venv.txt": "".join(f"{wheel.line()}\n" for wheel in sorted(venv, key=lambda one: one.name)),
+        "server.txt": "".join(f"{wheel.line()}\n" for wheel in sorted(server, key=lambda one: one.name)),
+    }
+    key = key_of(target.key, lists)[:16]
+    archive = tools.folder("sets") / f"wheels-{key}.tar"
+    unique = {wheel.path.name: wheel for wheel in [*venv, *server]}
+    unpacked = 0
+    for wheel in [*venv, *server]:
+        with zipfile.ZipFile(wheel.path) as zipped:
+            # twice the sources: they are compiled, too
+            unpacked += sum(
+                (4096 * -(-entry.file_size // 4096)) * (2 if entry.filename.endswith(".py") else 1)
+                for entry in zipped.infolist()
+            )
+    if not archive.is_file():
+        part = archive.with_name(f".{archive.name}.{os.getpid()}")
+        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+            for name, text in sorted(lists.items()):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text.encode()))
+            for name, wheel in sorted(unique.items()):
+                entry = tarfile.TarInfo(f"wheels/{name}")
+                entry.size = wheel.path.stat().st_size
+                with wheel.path.open("rb") as content:
+                    tar.addfile(entry, content)
+        part.replace(archive)
+    packed = WheelSet(
+        target=target.key,
+        key=key,
+        archive=str(archive),
+        venv={wheel.name: wheel.version for wheel in venv},
+        server={wheel.name: wheel.version for wheel in server},
+        upload_bytes=archive.stat().st_size,
+        unpacked_bytes=unpacked,
+        modules=_modules([*venv, *server]),
+    )
+    write_atomically(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__))
+    return packed
+
+
+def remembered_set(key: str, tools: Tools) -> WheelSet | None:
+    """The set that these requirements had last time, if it is still there."""
+    path = tools.folder("sets") / f"{key}.json"
+    if not path.is_file():
+        return None
+    found = WheelSet(**json.loads(path.read_text(encoding="utf-8")))
+    if not Path(found.archive).is_file():
+        return None
+    os.utime(found.archive)
+    return found
+
+
+def _allows(target: Target, requires: str) -> bool:
+    try:
+        return target.allows(requires)
+    except ValueError:
+        return True  # nothing a standard tool could read either
+
+
+def _modules(wheels: Iterable[Wheel]) -> list[str]:
+    """Dotted names of the modules that wheels bring."""
+    names: set[str] = set()
+    for wheel in wheels:
+        for path in metadata(wheel.path)[1]:
+            names.update(module_names(path))
+    return sorted(names)
+
+
+def module_names(path: str) -> list[str]:
+    """The module that a file is, or nothing."""
+    match = re.fullmatch(r"((?:[^/.]+/)*)([^/.]+)(?:\.py|\.[^/]*\.so|\.so)", path)
+    if match is None or ".dist-info/" in path:
+        return []
+    folders = match[1].rstrip("/").replace("/", ".")
+    if match[2] in ("__init__", "__main__"):
+        return [folders] if folders and match[2] == "__init__" else []
+    return [f"{folders}.{match[2]}" if folders else match[2]]

@@ -1,0 +1,284 @@
+"""What a host can say about the application: read here, judged apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import ssl
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..activation import snapshot
+from ..app import health_check, layout, server_status
+from ..edge import upstream
+from ..host import systemd, untrusted
+from ..host.untrusted import printable
+from . import deploy_lock, history
+from .table import aligned
+
+EXPIRY_WARNING_DAYS = 14
+DAY = 86400  # seconds
+# the health page refused to be asked so often, which says that it serves
+LIMITED = "limited (429)"
+WELL = ("", "ok", LIMITED)
+COLUMNS = (
+    *("HOST", "RELEASE", "VERSION", "SINCE", "PYTHON", "GUNICORN", "UVICORN", "WORKERS", "MEMORY"),
+    *("HEALTH", "CERTIFICATE"),
+)
+
+
+def serving(app: layout.Application, health: health_check.Health | None) -> dict[str, Any]:
+    """The application on an app server. Keys are those of baton_status's RETURN."""
+    release = layout.current(app)
+    described: dict[str, Any] = {}
+    if release is not None:
+        with contextlib.suppress(layout.ActivationError, ValueError):
+            described = layout.describe(app, release)
+    said = server_status.read(app, app.service)
+    workers = said.get("workers", [])
+    versions, packages = said.get("versions", {}), untrusted.mapping(described.get("packages"))
+    return {
+        "release": release,
+        "version": described.get("version", ""),
+        "since": _since(app),
+        "python": versions.get("python") or untrusted.text(described.get("python")),
+        "gunicorn": versions.get("gunicorn") or untrusted.text(packages.get("gunicorn")),
+        "uvicorn": versions.get("uvicorn") or untrusted.text(packages.get("uvicorn")),
+        "service": systemd.properties(app.service, "ActiveState").get("ActiveState", "unknown"),
+        "bridge": systemd.is_active(app.bridge),
+        "workers": [
+            {key: worker.get(key) for key in ("pid", "state", "release")} | {"memory_mb": memory_mb(worker["pid"])}
+            for worker in workers
+        ],
+        "workers_wanted": said.get("workers_wanted", 0),
+        "last_reload": said.get("reload") or {},
+        "health": _health(health_check.answer_of(health)) if health else "",
+        "lock": deploy_lock.as_dict(deploy_lock.read(app)),
+        "last_change": next(reversed(history.read(app)), None),
+        "drift": drift(app),
+    }
+
+
+def _health(answer: health_check.Answer) -> str:
+    return LIMITED if answer.limited else answer.why or "ok"
+
+
+def drift(app: layout.Application) -> list[str]:
+    """The files that decide how the service runs and aren't what was last handed over to."""
+    found, kept = (snapshot.configuration(app, str(root)) for root in (app.root, app.kept))
+    # the units beside the service's own change nothing that runs
+    names = [name for name in {*found, *kept} if not name.startswith(f"etc/systemd/system/{app.name}-")]
+    return sorted(f"/{name}" for name in names if kept and _bytes(found, name) != _bytes(kept, name))
+
+
+def _bytes(files: Mapping[str, pathlib.Path], name: str) -> bytes | None:
+    return files[name].read_bytes() if name in files else None
+
+
+def _since(app: layout.Application) -> float | None:
+    """When `current` was pointed where it points, in seconds since the epoch."""
+    return os.lstat(app.current).st_mtime if app.current.is_symlink() else None
+
+
+def memory_mb(pid: int) -> int:
+    """Resident memory of a process in MiB; 0 when it is gone."""
+    try:
+        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+def certificate_expiry(path: str) -> float | None:
+    """When a PEM certificate ends, in seconds since the epoch; None when it can't be read."""
+    done = subprocess.run(
+        ["openssl", "x509", "-noout", "-enddate", "-in", path], check=False, text=True, capture_output=True
+    )
+    if done.returncode:
+        return None
+    return ssl.cert_time_to_seconds(done.stdout.strip().removeprefix("notAfter="))
+
+
+def edge(site: str, root: str = "/") -> dict[str, Any]:
+    """What an edge says of a site. Keys are those of baton_status's RETURN."""
+    said: dict[str, Any] = {"maintenance": pathlib.Path(root, "var/lib/nginx-site", site, "maintenance").exists()}
+    with contextlib.suppress(OSError, upstream.UpstreamError):
+        text = pathlib.Path(root, "etc/nginx/sites-enabled", f"{site}.conf").read_text(encoding="utf-8")
+        said["drained"] = [server for server, down in upstream.servers(text, site).items() if down]
+    return said
+
+
+def _told(host: Mapping[str, Any]) -> dict[str, Any]:
+    """A host's result as the controller takes it: each key of the type that is read, whatever the host says."""
+    found = dict(host)
+    for key in ("problems", "settings_differ", "site_differs", "drained"):
+        found[key] = untrusted.texts(host.get(key))
+    if "certificate_expires" in host:
+        found["certificate_expires"] = untrusted.moment(host["certificate_expires"]) or None
+    if host.get("application") is not None:
+        app = untrusted.mapping(host["application"])
+        found["application"] = {
+            **{key: untrusted.text(app.get(key)) for key in ("version", "python", "gunicorn", "uvicorn", "health")},
+            "release": untrusted.text(app.get("release")) or None,
+            "since": untrusted.moment(app.get("since")) or None,
+            "workers_wanted": untrusted.whole_number(app.get("workers_wanted")),
+            "workers": [
+                {"state": untrusted.text(one.get("state")), "memory_mb": untrusted.whole_number(one.get("memory_mb"))}
+                for one in untrusted.objects(app.get("workers"))
+            ],
+            "drift": untrusted.texts(app.get("drift")),
+            "lock": untrusted.mapping(app.get("lock")),
+            "last_change": untrusted.mapping(app.get("last_change")),
+        }
+    return found
+
+
+def problems(host: str, found: Mapping[str, Any]) -> list[str]:
+    """What is wrong on a host, each a sentence."""
+    wrong = []
+    if (app := found.get("application")) is not None:
+        ready = [worker for worker in app["workers"] if worker["state"] == "ready"]
+        if app["release"] is None:
+            wrong.append(f"{host}: no release has been activated; deploy one.")
+        elif app["service"] not in ("active", "reloading"):
+            wrong.append(f"{host}: the service is {app['service']}; see `journalctl -u` of it.")
+        elif len(ready) < app["workers_wanted"] or not ready:
+            wrong.append(f"{host}: {len(ready)} of {app['workers_wanted']} workers are ready.")
+        stray = sorted({str(worker["release"]) for worker in ready} - {str(app["release"])})
+        if stray:
+            wrong.append(f"{host}: workers still serve {', '.join(stray)}; run playbooks/restart.yml.")
+        if app["bridge"]:
+            wrong.append(f"{host}: the bridge still runs, so a handover was cut short; deploy again.")
+        if app["last_reload"].get("outcome") == "failed":
+            wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
+        if app["health"] not in WELL:
+            wrong.append(f"{host}: the health page {app['health']}")
+        # a change that is under way may have written them and not handed over yet
+        if app["drift"] and not app["lock"]:
+            wrong.append(
+                f"{host}: {', '.join(app['drift'])} changed since the last handover; run playbooks/configure.yml."
+            )
+    if "certificate_expires" in found:
+        expires = found["certificate_expires"]
+        if expires is None:
+            wrong.append(f"{host}: the certificate can't be read.")
+        elif (days := (expires - time.time()) / DAY) < EXPIRY_WARNING_DAYS:
+            wrong.append(f"{host}: the certificate ends in {days:.0f} days; run site.yml to renew it.")
+    wrong += [
+        f"{host}: {server} is drained and gets no request; if no work on it is under way, run site.yml."
+        for server in found.get("drained", [])
+    ]
+    units = found.get("units", {}).items()
+    return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
+
+
+def fleet_problems(found: Mapping[str, Mapping[str, Any]], nameless: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the fleet as a whole: `found` is each host's result, with what differs from the inventory.
+
+    `nameless` are the hosts without whose address nobody knows what the inventory means.
+    """
+    wrong = []
+    found = {name: _told(host) for name, host in found.items()}
+    for name, host in found.items():
+        wrong += [*host.get("problems", []), *differences(name, host)]
+    if nameless:
+        wrong.append(
+            f"Nothing was compared with the inventory: {', '.join(nameless)} can't be reached, and the other hosts' "
+            "settings have the address. Set private_address for it in the inventory."
+        )
+    releases = {host["application"]["release"] for host in found.values() if host.get("application")}
+    if len(releases - {None}) > 1:
+        wrong.append(f"The app servers serve different releases: {', '.join(sorted(releases - {None}))}; deploy again.")
+    if len({host["maintenance"] for host in found.values() if "maintenance" in host}) > 1:
+        edges = [name for name, host in found.items() if host.get("maintenance")]
+        wrong.append(f"Maintenance is on on {', '.join(edges)} alone; run playbooks/maintenance.yml for all edges.")
+    return wrong
+
+
+def differences(name: str, host: Mapping[str, Any]) -> list[str]:
+    """What on a host isn't as the inventory says, unless that follows from what is told of it anyway."""
+    app = host.get("application") or {}
+    settings = set(host.get("settings_differ", [])) - set(app.get("drift", []))
+    # a change that is under way is about to write them
+    wanted = [(settings if not app.get("lock") else set(), "playbooks/configure.yml")]
+    # a drained server is marked in the site's file; site.yml, which is said of it, writes the whole file
+    wanted.append((set(host.get("site_differs", [])) if not host.get("drained") else set(), "site.yml"))
+    told = [
+        f"{name}: {', '.join(sorted(paths))} differ{'s' if len(paths) == 1 else ''} from the inventory; run {remedy}."
+        for paths, remedy in wanted
+        if paths
+    ]
+    if host.get("incomparable"):
+        told.append(f"{name}: it can't be compared with the inventory: {host['incomparable']}")
+    return told
+
+
+def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> str:
+    """Each host's result as a line of a table for people."""
+    now = time.time() if now is None else now
+    found = {name: _told(host) for name, host in found.items()}
+    rows: list[Sequence[str]] = [COLUMNS]
+    for name, host in found.items():
+        app = host.get("application")
+        expires = host.get("certificate_expires")
+        unknown = "unreadable" if "certificate_expires" in host else "-"
+        certificate = f"{(expires - now) / DAY:.0f} days" if expires else unknown
+        closed = ["maintenance"] if host.get("maintenance") else []
+        if app is None:
+            rows.append((name, *["-"] * 8, *(closed or ["-"]), certificate))
+            continue
+        ready = sum(worker["state"] == "ready" for worker in app["workers"])
+        memory = sum(worker["memory_mb"] for worker in app["workers"])
+        health = app["health"] if app["health"] in WELL else "FAILS"
+        rows.append(
+            (
+                name,
+                app["release"] or "none",
+                app["version"] or "-",
+                ago(now - app["since"]) if app["since"] else "-",
+                app["python"] or "-",
+                app["gunicorn"] or "-",
+                app["uvicorn"] or "-",
+                f"{ready}/{app['workers_wanted']}",
+                f"{memory} MiB",
+                ", ".join([health or ("ready" if ready else "DOWN"), *closed]),
+                certificate,
+            )
+        )
+    return printable("\n\n".join(filter(None, [aligned(rows), "\n".join(notes(found, now))])))
+
+
+def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
+    """Who changes the fleet, and how its last change ended: each a sentence with the hosts that it is true of."""
+    hosts: dict[str, list[str]] = {}
+    for name, host in found.items():
+        app = host.get("application") or {}
+        if lock := app.get("lock"):
+            expires = untrusted.moment(lock.get("expires"))
+            ends = "has expired" if expires <= now else f"ends {deploy_lock.clock(expires)}"
+            hosts.setdefault(
+                f"locked by {untrusted.text(lock.get('words'))}; without a sign of life the lock {ends}.", []
+            ).append(name)
+        if change := app.get("last_change"):
+            hosts.setdefault(_ending(change, now), []).append(name)
+    return [f"{', '.join(names)}: {words}" for words, names in hosts.items()]
+
+
+def _ending(change: Mapping[str, Any], now: float) -> str:
+    what = " ".join(str(change[key]) for key in ("kind", "version") if change.get(key))
+    words = (
+        f"last change: {what} ({change.get('release') or 'no release'}) by {change.get('who') or 'somebody'} "
+        f"{ago(now - untrusted.moment(change.get('when')))} ago, {change.get('result')}"
+    )
+    return f"{words}: {change['reason']}" if change.get("reason") else f"{words}."
+
+
+def ago(seconds: float) -> str:
+    """A length of time in its largest whole unit, such as 3 h."""
+    for size, unit in ((DAY, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

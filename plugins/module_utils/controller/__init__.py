@@ -1,0 +1,4 @@
+"""The run of a playbook: settings, prerequisites, reaching hosts, and the cache of modules.
+
+Runs on: controller.
+"""

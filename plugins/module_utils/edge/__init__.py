@@ -1,0 +1,4 @@
+"""What nginx knows of an application: its access log and the servers behind it.
+
+Runs on: both.
+"""

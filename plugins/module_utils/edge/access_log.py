@@ -1,0 +1,381 @@
+"""What an edge's access log (nginx, format `baton_json`) says of a time.
+
+A line is written when its request ends, and `msec` is that moment; nginx's workers write side by side, so that the
+lines are only nearly in order. A huge log is read where the time stands in it, not from its beginning.
+
+The latency of a request is what its client waited for the first byte of the answer because of the application: for
+each server that was asked, nginx's `upstream_header_time` or, where no header came, the time until nginx gave it up or
+the client went away. `request_time` would charge the application with slow clients, large downloads and event streams,
+which last for hours. A WebSocket (101) has no latency here.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import glob
+import itertools
+import math
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+from ..host import untrusted
+from . import histogram
+
+SLACK = 5.0  # seconds that a line may stand too late in the log
+CHUNK = 256 * 1024  # bytes; a bisection ends here, and the rest is read
+LONGEST = 1024 * 1024  # bytes of a line; what is longer is none of nginx's
+POINTS = 900  # of a timeline, at most
+REMEMBERED = 1000  # pairs of status and path that are counted
+CHECK_AGENT = "baton-check"  # the user agent of our own requests
+SWITCHED, CLIENT_CLOSED = 101, 499
+_TIME = re.compile(rb'"msec":(\d+(?:\.\d+)?)[,}]')
+_BETWEEN = re.compile(r", | : ")  # servers asked in turn; after an internal redirect
+
+
+class Attempt(NamedTuple):
+    """One server that was asked for a request."""
+
+    address: str
+    status: int  # 0 when it didn't answer
+    wait: int | None  # ms
+
+
+class Entry(NamedTuple):
+    """A line of the log."""
+
+    ended: float
+    began: float
+    answered: float  # when the first byte of the answer came
+    status: int
+    path: str
+    is_check: bool
+    attempts: tuple[Attempt, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A time, in seconds since the epoch: `since` belongs to it, `until` doesn't."""
+
+    since: float
+    until: float
+
+    def __contains__(self, moment: float) -> bool:
+        return self.since <= moment < self.until
+
+
+def parse(line: bytes) -> Entry | None:
+    """What a line says; None when it isn't one of nginx's."""
+    try:
+        # a path or a user agent may hold any bytes
+        raw = untrusted.parse_object(line, LONGEST)
+        addresses, statuses, headers, responses = (
+            _BETWEEN.split(raw[key]) if raw[key] else []
+            for key in ("upstream", "upstream_status", "upstream_header_time", "upstream_response_time")
+        )
+        ended = float(raw["msec"])
+        attempts = []
+        body = 0
+        for address, status, header, response in itertools.zip_longest(addresses, statuses, headers, responses):
+            if address is None:
+                break
+            first, last = _milliseconds(header), _milliseconds(response)
+            attempts.append(
+                Attempt(address, int(status) if str(status).isdigit() else 0, last if first is None else first)
+            )
+            body = 0 if first is None or last is None else max(0, last - first)
+        return Entry(
+            ended=ended,
+            began=ended - float(raw["request_time"]),
+            answered=ended - body / 1000,
+            status=int(raw["status"]),
+            path=str(raw["path"]),
+            is_check=str(raw["user_agent"]).startswith(CHECK_AGENT) and raw["client"] in ("127.0.0.1", "::1"),
+            attempts=tuple(attempts),
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _milliseconds(seconds: str | None) -> int | None:
+    try:
+        return round(float(seconds or "") * 1000)
+    except (ValueError, OverflowError):
+        return None
+
+
+class Tally:
+    """Requests, counted. With `upstreams`, those alone for which one of these servers was asked, and what these did."""
+
+    def __init__(self, upstreams: Collection[str] = ()) -> None:
+        self.upstreams = frozenset(upstreams)
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.histogram: collections.Counter[int] = collections.Counter()
+        self.failing: collections.Counter[tuple[int, str]] = collections.Counter()
+        self.max_ms: int | None = None
+
+    @property
+    def requests(self) -> int:
+        """Requests that reached the application, or should have."""
+        return self.counts["requests"]
+
+    def add(self, entry: Entry, latency: bool = True) -> bool:
+        """Count a request; False when it isn't the application's, or not of these servers."""
+        asked = self._asked(entry)
+        if not asked and (self.upstreams or entry.status < 500):
+            # redirects to HTTPS and what else nginx answers by itself
+            self.counts["by_edge"] += not entry.attempts
+            return False
+        self.counts["requests"] += 1
+        self.statuses[entry.status] += 1
+        self.counts["client_closed"] += entry.status == CLIENT_CLOSED
+        self.counts["websockets"] += entry.status == SWITCHED
+        failed = [one for one in asked if one.status >= 500]
+        if entry.status >= 500 and (failed or not self.upstreams or asked[-1] is entry.attempts[-1]):
+            self.counts["failures"] += 1
+            self._remember(entry.status, entry.path)
+        elif entry.status < 500 and failed:
+            self.counts["rescued"] += 1
+            self._remember(failed[0].status, entry.path)
+        if latency:
+            self.time(entry)
+        return True
+
+    def time(self, entry: Entry) -> None:
+        """Count a request's latency alone."""
+        waits = [one.wait for one in self._asked(entry) if one.wait is not None]
+        if waits and entry.status != SWITCHED:
+            wait = sum(waits)
+            self.histogram[histogram.bin_of(wait)] += 1
+            self.max_ms = max(wait, self.max_ms or 0)
+
+    def _asked(self, entry: Entry) -> Sequence[Attempt]:
+        if not self.upstreams:
+            return entry.attempts
+        return [one for one in entry.attempts if one.address in self.upstreams]
+
+    def _remember(self, status: int, path: str) -> None:
+        if (status, path) in self.failing or len(self.failing) < REMEMBERED:
+            self.failing[status, path] += 1
+
+    def result(self) -> dict[str, Any]:
+        """The counts, as baton_edge_log returns them."""
+        names = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
+        return {
+            **{name: self.counts[name] for name in names},
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "failing": [
+                {"status": status, "path": path, "count": count}
+                for (status, path), count in self.failing.most_common(5)
+            ],
+            **histogram.summary(self.histogram, self.max_ms),
+            "histogram": {str(name): count for name, count in sorted(self.histogram.items())},
+        }
+
+
+class Log:
+    """An access log, and the one that was rotated before it. Read from a time to the end, and on from there later."""
+
+    def __init__(self, path: str, since: float) -> None:
+        """Raises OSError when the log can't be read."""
+        self.path = path
+        self.skipped = 0  # lines that aren't nginx's
+        self._files: list[_File] = []
+        current = _File(path)
+        self.oldest = current.first()
+        if self.oldest is None or self.oldest > since - SLACK:
+            with contextlib.suppress(FileNotFoundError):
+                before = _File(f"{path}.1")
+                if before.inode == current.inode:
+                    before.handle.close()
+                else:
+                    self._files.append(before)
+                    self.oldest = before.first() or self.oldest
+        self._files.append(current)
+        for file in self._files:
+            file.seek(since - SLACK)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.handle.close()
+
+    def reaches(self, since: float) -> bool:
+        """Whether nothing from that time on has been rotated out of reach."""
+        if self.oldest is not None and self.oldest <= since:
+            return True
+        read = {file.handle.name for file in self._files}
+        return not [name for name in glob.glob(f"{glob.escape(self.path)}.*") if name not in read]
+
+    def entries(self, window: Window) -> Iterator[Entry]:
+        """What ended within the window, of what hasn't been read yet."""
+        self._open_new()
+        for file in self._files:
+            for line in file.lines():
+                ended = _time(line)
+                if ended is not None and ended >= window.until + SLACK:
+                    break
+                if ended is not None and ended not in window:
+                    continue
+                entry = parse(line) if ended is not None else None
+                if entry is None:
+                    self.skipped += 1
+                else:
+                    yield entry
+
+    def _open_new(self) -> None:
+        """Go on in the new file after a rotation; nginx may still write to the old one."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self.path).st_ino not in {file.inode for file in self._files}:
+                self._files.append(_File(self.path))
+
+
+class _File:
+    def __init__(self, path: str) -> None:
+        self.handle: BinaryIO = open(path, "rb")  # noqa: SIM115  closed by Log
+        self.inode = os.fstat(self.handle.fileno()).st_ino
+        self.position = 0
+
+    def first(self) -> float | None:
+        """The time of the first line that has one."""
+        found = self._dated(0, self._size())
+        return found[0] if found else None
+
+    def seek(self, since: float) -> None:
+        """Go to where nothing before is as late as that."""
+        size = self._size()
+        low, high = 0, size
+        step = CHUNK
+        while step < size:  # what is wanted is mostly near the end
+            found = self._dated(size - step, high)
+            if found and found[0] < since:
+                low = found[1]
+                break
+            high = size - step
+            step *= 4
+        while high - low > CHUNK:
+            middle = (low + high) // 2
+            found = self._dated(middle, high)
+            if found and found[0] < since:
+                low = found[1]
+            else:
+                high = middle
+        self.position = low
+
+    def lines(self) -> Iterator[bytes]:
+        """Whole lines from where the last call ended to the end."""
+        size = self._size()
+        if size < self.position:  # truncated
+            self.position = 0
+        self.handle.seek(self.position)
+        while self.position < size:
+            line = self.handle.readline(LONGEST)
+            if not line.endswith(b"\n") and len(line) < LONGEST:
+                return  # nginx still writes it
+            self.position += len(line)
+            yield line
+
+    def _size(self) -> int:
+        return os.fstat(self.handle.fileno()).st_size
+
+    def _dated(self, start: int, end: int) -> tuple[float, int] | None:
+        """Time and end of the first line with a time that begins between these; `start` may be within a line."""
+        self.handle.seek(start)
+        position = start
+        if start:
+            position += len(self.handle.readline(LONGEST))
+        while position < end and (line := self.handle.readline(LONGEST)):
+            position += len(line)
+            if (time := _time(line)) is not None:
+                return time, position
+        return None
+
+
+def _time(line: bytes) -> float | None:
+    found = _TIME.search(line, 0, 200)
+    return float(found[1]) if found else None
+
+
+def summarize(
+    path: str, windows: Mapping[str, Window], upstreams: Collection[str] = (), timeline: bool = False
+) -> dict[str, Any]:
+    """Each window's counts, and the timeline of all of them. Keys are those of baton_edge_log's RETURN."""
+    tallies = {name: Tally(upstreams) for name in windows}
+    complete = dict.fromkeys(windows, True)
+    spans = _spans(list(windows.values()))
+    step = max(1, math.ceil(sum(span.until - span.since for span in spans) / POINTS))
+    points: dict[int, Tally] = {}
+    skipped = 0
+    for span in spans:
+        with Log(path, span.since) as log:
+            for entry in log.entries(span):
+                for name, window in windows.items():
+                    if entry.ended in window:
+                        # the first byte of an event stream may have come long before
+                        _count(tallies[name], entry, latency=entry.answered in window)
+                if timeline:
+                    _place(points, entry, span, step, upstreams)
+            for name, window in windows.items():
+                if window.since in span:
+                    complete[name] = log.reaches(window.since)
+            skipped += log.skipped
+    found: dict[str, Any] = {
+        "windows": {
+            name: {"since": window.since, "until": window.until, "complete": complete[name], **tallies[name].result()}
+            for name, window in windows.items()
+        },
+        "skipped_lines": skipped,
+    }
+    if timeline:
+        kept = ("requests", "failures", "max_ms", "histogram")
+        found["timeline"] = {
+            "step": step,
+            "points": {
+                str(second): {key: value for key, value in tally.result().items() if key in kept}
+                for second, tally in sorted(points.items())
+                if tally.requests or tally.histogram
+            },
+        }
+    return found
+
+
+def _count(tally: Tally, entry: Entry, latency: bool) -> None:
+    if entry.is_check:
+        tally.counts["checks"] += 1
+    else:
+        tally.add(entry, latency)
+
+
+def _place(points: dict[int, Tally], entry: Entry, span: Window, step: int, upstreams: Collection[str]) -> None:
+    """Count a request in the second in which it ended, and its latency in that of its answer."""
+    if entry.is_check:
+        return
+
+    def point(moment: float) -> Tally:
+        second = int(moment // step * step)
+        if second not in points:
+            points[second] = Tally(upstreams)
+        return points[second]
+
+    ended, answered = point(entry.ended), point(entry.answered)
+    if ended is answered:
+        ended.add(entry)
+    elif ended.add(entry, latency=False) and entry.answered in span:
+        answered.time(entry)
+
+
+def _spans(windows: Sequence[Window]) -> list[Window]:
+    """The windows with those that touch or overlap made one."""
+    spans: list[Window] = []
+    for window in sorted(windows, key=lambda one: one.since):
+        if spans and window.since <= spans[-1].until:
+            spans[-1] = Window(spans[-1].since, max(spans[-1].until, window.until))
+        else:
+            spans.append(window)
+    return spans

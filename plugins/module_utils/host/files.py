@@ -1,0 +1,156 @@
+"""Putting several files and directories on a host at once: what Ansible's file, copy and template do one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import os
+import pathlib
+import pwd
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from .command import make_folder
+
+State = Literal["file", "directory", "absent"]
+# Why a scratch file isn't fit to be the file; empty when it is.
+Validate = Callable[[str, pathlib.Path], str]
+
+
+class FilesError(Exception):
+    """Something can't be put where it is wanted. The message says what and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DesiredFile:
+    """One path as it is to be."""
+
+    path: pathlib.Path
+    state: State = "file"
+    content: str = ""
+    owner: str = "root"
+    group: str = "root"
+    mode: int = 0o644
+    validate: str = ""  # a command; %s is the scratch file
+    purge: bool = False  # a directory holds no other file than those that are wanted too
+
+
+def apply(wanted: Sequence[DesiredFile], validate: Validate, *, dry: bool) -> list[dict[str, Any]]:
+    """Let each path be as it is wanted, in order; returns the differences, as Ansible shows them. Raises FilesError.
+
+    A `dry` run changes nothing. What it would need and isn't there yet, it takes for granted.
+    """
+    differences = []
+    for item in wanted:
+        try:
+            differences += _apply(item, validate, dry)
+            if item.purge:
+                differences += _purge(item.path, {other.path for other in wanted if other.state == "file"}, dry)
+        except OSError as error:
+            raise FilesError(f"{item.path}: {error.strerror or error}") from None
+    return differences
+
+
+def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, Any]]:
+    if item.state == "absent":
+        return _remove(item.path, dry)
+    # a directory may be a link to one, on a larger disk, say
+    before = _about(item.path, follow=item.state == "directory")
+    if before and before["state"] != item.state:
+        raise FilesError(f"{item.path} is a {before['state']}, and is to be a {item.state}. Move it away.")
+    after = {"state": item.state, "owner": item.owner, "group": item.group, "mode": f"{item.mode:04o}"}
+    is_file = item.state == "file"
+    known = item.path.read_bytes() if is_file and before else b""
+    content = item.content.encode() if is_file else b""
+    shown: list[dict[str, Any]] = []
+    if before != after:
+        shown.append({**_header(item.path), "before": _lines(before), "after": _lines(after)})
+    if known != content:
+        shown.append({**_header(item.path), "before": known.decode(errors="replace"), "after": item.content})
+    if shown and not dry:
+        owner = _owner(item)
+        if is_file:
+            _write(item, content, owner, validate)
+        else:
+            _directory(item, owner)
+    return shown
+
+
+def _about(path: pathlib.Path, *, follow: bool = False) -> dict[str, str]:
+    """What a path is now, or what it leads to; empty when it isn't there."""
+    try:
+        found = path.stat(follow_symlinks=follow)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+    return {
+        "state": kinds.get(stat.S_IFMT(found.st_mode), "special file"),
+        "owner": _name(pwd.getpwuid, found.st_uid),
+        "group": _name(grp.getgrgid, found.st_gid),
+        "mode": f"{stat.S_IMODE(found.st_mode):04o}",
+    }
+
+
+def _name(of: Callable[[int], Any], number: int) -> str:
+    try:
+        return str(of(number)[0])
+    except KeyError:
+        return str(number)
+
+
+def _owner(item: DesiredFile) -> tuple[int, int]:
+    """The numbers of owner and group."""
+    try:
+        return pwd.getpwnam(item.owner).pw_uid, grp.getgrnam(item.group).gr_gid
+    except KeyError as error:
+        raise FilesError(f"{item.path}: {str(error).strip(chr(34))}.") from None
+
+
+def _directory(item: DesiredFile, owner: tuple[int, int]) -> None:
+    make_folder(item.path, 0o700)
+    os.chown(item.path, *owner)
+    item.path.chmod(item.mode)
+
+
+def _write(item: DesiredFile, content: bytes, owner: tuple[int, int], validate: Validate) -> None:
+    """In one step that no reader sees half done, and at no time readable for more than it is to be."""
+    # in a hidden folder: programs read whole directories
+    with tempfile.TemporaryDirectory(dir=item.path.parent, prefix=".baton-") as folder:
+        scratch = pathlib.Path(folder, item.path.name)
+        scratch.touch(mode=0o600)
+        scratch.write_bytes(content)
+        os.chown(scratch, *owner)
+        scratch.chmod(item.mode)
+        if item.validate and (why := validate(item.validate, scratch)):
+            raise FilesError(f"{item.path} would not be valid, and is left as it was: {why}")
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(item.path)
+
+
+def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:
+    before = _about(path)
+    if not before:
+        return []
+    if not dry:
+        if before["state"] == "directory":
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return [{**_header(path), "before": _lines(before), "after": "state: absent\n"}]
+
+
+def _purge(folder: pathlib.Path, keep: set[pathlib.Path], dry: bool) -> list[dict[str, Any]]:
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [shown for path in found if path not in keep and not path.is_dir() for shown in _remove(path, dry)]
+
+
+def _lines(about: dict[str, str]) -> str:
+    return "".join(f"{key}: {value}\n" for key, value in (about or {"state": "absent"}).items())
+
+
+def _header(path: pathlib.Path) -> dict[str, str]:
+    return {"before_header": str(path), "after_header": str(path)}

@@ -1,0 +1,122 @@
+"""Building wheels on a host that has a compiler but no package index: the standard library alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import sandbox
+from .command import BatonError, CommandError, run
+
+# 1980, the oldest time that a zip can hold: the same input gives the same wheel.
+BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
+_TIMEOUT = 3600
+
+
+def unpack_sdist(path: Path, destination: Path) -> Path:
+    """Unpack a source distribution (or a project packed by us); returns the folder to build."""
+    destination.mkdir(parents=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(destination)
+    else:
+        with tarfile.open(path) as packed:
+            _check(packed, path.name)
+            for member in packed.getmembers():
+                # neither another owner nor a set-user-ID bit, which root would give them
+                member.mode, member.uid, member.gid, member.uname, member.gname = member.mode & 0o777, 0, 0, "", ""
+            packed.extractall(destination)
+    marker = destination / "subdirectory"
+    if marker.is_file():
+        return destination / "source" / marker.read_text()
+    folders = [entry for entry in destination.iterdir() if entry.is_dir()]
+    return folders[0] if len(folders) == 1 else destination
+
+
+def _check(packed: tarfile.TarFile, name: str) -> None:
+    """Refuse what would be unpacked elsewhere, by its path or through a link; Debian 12's tarfile has no filter.
+
+    A symlink itself may lead anywhere, as those to an application's state do. Nothing else than files, folders and
+    links is in a source.
+    """
+    links: set[str] = set()
+    for member in packed.getmembers():
+        if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+            raise CommandError(["tar"], 1, f"{name} has {member.name}, which is no file, folder or link")
+        paths = [os.path.normpath(path) for path in (member.name, *([member.linkname] if member.islnk() else []))]
+        through = {str(path) for path in (Path(paths[0]), *Path(paths[0]).parents)} & links
+        if through or any(os.path.isabs(path) or path.startswith("..") for path in paths):
+            raise CommandError(["tar"], 1, f"{name} has a path that leads out of it: {member.name}")
+        if member.issym():
+            links.add(paths[0])
+
+
+def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequence[str]) -> list[dict[str, Any]]:
+    """Build every package of a job; returns the wheels with the key of what each was built from."""
+    if not uv.is_file():
+        raise BatonError(f"uv is not at {uv} on this host.", "Apply the role python_runtime to it, too.")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True, mode=0o700)
+    with tarfile.open(job) as packed:
+        packed.extractall(out)
+    sdist = Path()
+    try:
+        # all of them before anything of them runs
+        builds = []
+        for folder in sorted((out / "sdists").iterdir()):
+            sdist = next(folder.iterdir())
+            place = out / "builds" / folder.name
+            builds.append((sdist, place, unpack_sdist(sdist, place / "source")))
+        built = []
+        for sdist, place, project in builds:
+            wheel = _built(place, project, out / "wheels", uv, python)
+            built.append({"key": sdist.parent.name, "path": str(wheel), "filename": wheel.name})
+        return built
+    except CommandError as error:
+        raise BatonError(
+            f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: "
+            f"{error.last_lines()}.",
+            "If it misses a header, a library or a program, add the package that has it to app_release_build_packages; "
+            "otherwise lock a version of it that has a wheel.",
+        ) from None
+
+
+def _built(place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> Path:
+    """Build one, as a user of its own where root does it: others' code, which sees no other build."""
+    confined = sandbox.available()
+    inside, found_in = (sandbox.WRITABLE, sandbox.READABLE) if confined else (place, wheels)
+    # all of it in the build's own folder: the next one is another user, who could not write what this one has made
+    environment = {
+        **BUILD_ENVIRONMENT,
+        "HOME": str(inside),
+        "UV_CACHE_DIR": str(inside / "cache"),
+        "UV_NO_CONFIG": "1",
+        "UV_OFFLINE": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+        "NO_COLOR": "1",
+        "TMPDIR": str(inside),
+    }
+    before = []
+    if confined:
+        # for a user who has no name yet; nobody else gets through the folder above
+        run(["chmod", "--recursive", "a+rwX", place])
+        before = sandbox.invocation(environment, timeout=_TIMEOUT, writable=place, readable=wheels)
+    run(
+        [*before, uv, "build", "--wheel", "--no-index", f"--find-links={found_in}", f"--python={python}",
+         f"--out-dir={inside / 'built'}", inside / project.relative_to(place)],
+        env=environment,
+        timeout=_TIMEOUT,
+    )  # fmt: skip
+    # what a build leaves may be a link or a pipe, which root would follow or wait for
+    built = place.resolve() / "built"
+    for wheel in sorted(built.glob("*.whl")):
+        if wheel.resolve() == wheel and stat.S_ISREG(wheel.lstat().st_mode):
+            return wheel
+    raise CommandError(["uv", "build"], 0, "it left no wheel")

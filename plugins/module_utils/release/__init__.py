@@ -1,0 +1,4 @@
+"""Releases on a host: staged, kept and pruned.
+
+Runs on: host.
+"""

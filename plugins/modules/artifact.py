@@ -1,0 +1,327 @@
+#!/usr/bin/python
+"""Builds an application's artifact on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: artifact
+short_description: Build an application's artifact on the controller
+description:
+  - Takes an application's source, its locked requirements and a wheel for each of them for every kind of app server,
+    and packs them once. The id of the artifact is a hash of what is in it, so the same input has the same id.
+  - Runs on the controller, with the Python of the project's venv. Hosts need neither git nor a compiler nor an index.
+  - What was fetched or built is kept in a cache; a second run, or one after a change of code alone, fetches nothing.
+options:
+  app_name:
+    description: Name of the application.
+    type: str
+    required: true
+  app_source:
+    description: A folder, a git URL, or the requirement of a published package.
+    type: str
+    required: true
+  app_version:
+    description: Branch, tag or commit of a git source; version of a package.
+    type: str
+    default: ""
+  app_source_subdir:
+    description: Folder of the project inside the source.
+    type: str
+    default: ""
+  app_module:
+    description: Import string of the ASGI application.
+    type: str
+    required: true
+  targets:
+    description: The kinds of app servers to bring wheels for.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      python:
+        description: Version of Python, C(3.11) or C(3.11.2).
+        type: str
+        required: true
+      architecture:
+        description: Machine architecture as C(uname -m) says it.
+        type: str
+        required: true
+      glibc:
+        description: Version of the C library, C(2.36).
+        type: str
+        required: true
+  base_dirs:
+    description: Folders that relative paths are tried against.
+    type: list
+    elements: path
+    default: []
+  server_lock:
+    description: Hashed, universal requirements of the web server.
+    type: path
+    required: true
+  handover_source:
+    description: Folder of the gunicorn_handover project.
+    type: path
+    required: true
+  lock:
+    description: Path of the lock, where it isn't found by itself.
+    type: str
+    default: ""
+  extras:
+    description: Extras of the project to install.
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: Dependency groups to install; none by default.
+    type: list
+    elements: str
+    default: []
+  extra_requirements:
+    description: Requirements to install beside what the lock has.
+    type: list
+    elements: str
+    default: []
+  constraints:
+    description: Bounds for what is resolved, such as C(pydantic<3).
+    type: list
+    elements: str
+    default: []
+  exclude_newer:
+    description: Ignore what was published after this date when resolving.
+    type: str
+    default: ""
+  refresh:
+    description: Resolve unlocked requirements again instead of using what this controller resolved before.
+    type: bool
+    default: false
+  allow_stale_lock:
+    description: Deploy what a lock has, although the project's own requirements changed since.
+    type: bool
+    default: false
+  import_paths:
+    description: More import roots, relative to the project's folder.
+    type: list
+    elements: str
+    default: []
+  working_directory:
+    description: Working directory of the application, relative to the source; the project's folder by default.
+    type: str
+    default: ""
+  build_command:
+    description: Command that is run once in a copy of the source, in the project's folder.
+    type: list
+    elements: str
+    default: []
+  build_environment:
+    description: Environment of the build command.
+    type: dict
+    default: {}
+  files:
+    description: Files to add to the source.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path in the source.
+        type: str
+        required: true
+      content:
+        description: Content of the file.
+        type: str
+      src:
+        description: File on the controller to copy.
+        type: str
+      build:
+        description: Whether the build of a project's wheel finds it, too.
+        type: bool
+        default: false
+      mode:
+        description: Mode; only whether it can be executed counts.
+        type: str
+        default: "0644"
+  exclude:
+    description: Patterns of source paths to leave out.
+    type: list
+    elements: str
+    default: []
+  state_links:
+    description: Source paths that are to lead to the application's state folder.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path in the source.
+        type: str
+        required: true
+      target:
+        description: Path in the state folder; the same as I(path) by default.
+        type: str
+      directory:
+        description: Whether it is a folder, to be made when missing.
+        type: bool
+        default: true
+  state_dir:
+    description: The application's state folder on a host; C(/var/lib/<app_name>) by default.
+    type: str
+    default: ""
+  project_wheel:
+    description: Build and install the project itself when it says how (for its metadata and entry points).
+    type: bool
+    default: true
+  build:
+    description: Where packages that must be compiled are built; empty refuses them.
+    type: str
+    choices: ["", builder, host]
+    default: ""
+  build_confinement:
+    description:
+      - How code of the source and its packages (build commands, build backends) runs on the controller. It always has a
+        clean environment and an empty home. With V(auto) it is confined by bubblewrap where that works, with
+        V(required) it doesn't run otherwise, with V(off) it sees the controller's files.
+    type: str
+    choices: [auto, required, "off"]
+    default: auto
+  salt:
+    description: Anything else that must give another id when it changes.
+    type: str
+    default: ""
+  index_url:
+    description: Package index to use instead of the one the controller is configured for.
+    type: str
+    default: ""
+  extra_index_urls:
+    description: More package indexes; they are asked first.
+    type: list
+    elements: str
+    default: []
+  cache_dir:
+    description: The controller's cache; C($XDG_CACHE_HOME/baton) by default.
+    type: str
+    default: ""
+author:
+  - Baton
+"""
+
+EXAMPLES = r"""
+- name: Build the artifact
+  baton.web.artifact:
+    app_name: links
+    app_source: ../../app
+    app_module: links.main:app
+    base_dirs: ["{{ inventory_dir }}"]
+    server_lock: roles/app_release/files/server-requirements.txt
+    handover_source: handover
+    targets:
+      - {python: "3.11", architecture: x86_64, glibc: "2.36"}
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+notice:
+  description: What ran on the controller, confined; it is a warning when it ran unconfined or in check mode.
+  returned: when something did
+  type: str
+artifact:
+  description: What the release role needs to stage the release.
+  returned: always
+  type: dict
+  contains:
+    complete: {description: Whether all wheels are there., type: bool}
+    id: {description: Hash of the content., type: str}
+    release: {description: What C(release.json) will say., type: dict}
+    source: {description: C(path) of the source's archive with C(upload_bytes) and C(unpacked_bytes)., type: dict}
+    wheels: {description: For each target its C(key) and C(path) with the sizes and package versions., type: dict}
+    builds: {description: What has to be built on a host first., type: list}
+    warnings: {description: What isn't locked., type: list}
+    ran_on_controller: {description: Which code of others ran on the controller and how it was confined., type: str}
+    seconds: {description: Where the time went., type: dict}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    text = {"type": "str", "default": ""}
+    texts = {"type": "list", "elements": "str", "default": []}
+    target = {name: {"type": "str", "required": True} for name in ("python", "architecture", "glibc")}
+    file = {
+        "path": {"type": "str", "required": True},
+        "content": {"type": "str"},
+        "src": {"type": "str"},
+        "mode": {"type": "str", "default": "0644"},
+        "build": {"type": "bool", "default": False},
+    }
+    link = {
+        "path": {"type": "str", "required": True},
+        "target": {"type": "str"},
+        "directory": {"type": "bool", "default": True},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "app_name": {"type": "str", "required": True},
+            "app_source": {"type": "str", "required": True},
+            "app_version": text,
+            "app_source_subdir": text,
+            "app_module": {"type": "str", "required": True},
+            "targets": {"type": "list", "elements": "dict", "required": True, "options": target},
+            "base_dirs": {"type": "list", "elements": "path", "default": []},
+            "server_lock": {"type": "path", "required": True},
+            "handover_source": {"type": "path", "required": True},
+            "lock": text,
+            "extras": texts,
+            "groups": texts,
+            "extra_requirements": texts,
+            "constraints": texts,
+            "exclude_newer": text,
+            "refresh": {"type": "bool", "default": False},
+            "allow_stale_lock": {"type": "bool", "default": False},
+            "import_paths": texts,
+            "working_directory": text,
+            "build_command": texts,
+            "build_environment": {"type": "dict", "default": {}},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": file},
+            "exclude": texts,
+            "state_links": {"type": "list", "elements": "dict", "default": [], "options": link},
+            "state_dir": text,
+            "project_wheel": {"type": "bool", "default": True},
+            "build": {"type": "str", "choices": ["", "builder", "host"], "default": ""},
+            "build_confinement": {"type": "str", "choices": ["auto", "required", "off"], "default": "auto"},
+            "salt": text,
+            "index_url": {**text, "no_log": True},
+            "extra_index_urls": {**texts, "no_log": True},
+            "cache_dir": text,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        import packaging  # noqa: F401
+    except ImportError:
+        module.fail_json(
+            msg="baton_artifact needs the Python package `packaging` on the controller. "
+            "Run `make setup` and use that venv's ansible-playbook; delegate to localhost with its Python."
+        )
+    from ansible_collections.baton.web.plugins.module_utils.artifact import artifact
+    from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
+
+    try:
+        result = artifact.build_from_parameters(module.params)
+    except BatonError as error:
+        module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
+    for warning in result["warnings"]:
+        module.warn(warning)
+    told = {}
+    if result["ran_on_controller"] and (module.check_mode or not result["confined"]):
+        module.warn(result["ran_on_controller"])
+    elif result["ran_on_controller"]:
+        told["notice"] = result["ran_on_controller"]
+    module.exit_json(changed=False, artifact=result, **told)
+
+
+if __name__ == "__main__":
+    main()

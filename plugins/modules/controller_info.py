@@ -1,0 +1,43 @@
+#!/usr/bin/python
+"""Ansible module: check the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: controller_info
+short_description: Check that the controller has what the playbooks need
+description:
+  - Fails with one message that names every missing part and its fix. Changes nothing.
+author: Baton contributors
+options:
+  collections:
+    description: Entries of C(requirements.yml), each with C(name) and C(version) (C(>=X.Y.Z)).
+    type: list
+    elements: dict
+    required: true
+  search_paths:
+    description: Further folders that may hold C(ansible_collections), searched before Python's own.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Check the controller's tools
+  baton.web.controller_info:
+    collections: [{name: ansible.posix, version: ">=2.0.0"}]
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+installed:
+  description: Collections found, with their versions.
+  returned: success
+  type: dict
+"""
+
+# plugins/action/controller_info.py does it; this is its documentation

@@ -1,0 +1,121 @@
+#!/usr/bin/python
+"""Ansible module: the deploy lock of an application on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: deploy_lock
+short_description: Take, extend, give back or remove the deploy lock of an application
+description:
+  - One change of the fleet at a time. The lock, C(/var/lib/baton/<name>/lock.json), says who is at it and since when,
+    and expires without a sign of life. Steps of a change give one with C(deploy_lock.extend).
+  - Has an action on the controller, which waits, and looks whether a holder that began there is still alive; the lock
+    of one that is dead is taken over, or removed, at once.
+  - Reports a change only for O(state=absent), since a run that ends well leaves no lock.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  state:
+    description:
+      - C(held) takes the lock, extends one's own, takes over one that expired or whose holder is known to be dead.
+      - C(released) gives one's own back. C(absent) removes anybody's that expired or whose holder is known to be dead.
+    type: str
+    required: true
+    choices: [held, released, absent]
+  run:
+    description: Who asks, as the callback baton_run says it in E(BATON_RUN).
+    type: dict
+    suboptions:
+      token: {description: Name of the run., type: str, required: true}
+      who: {description: User and controller., type: str, required: true}
+      process: {description: Which process the run is; empty when unknown., type: str, default: ""}
+  reason: {description: What is done., type: str, default: ""}
+  seconds: {description: Seconds without a sign of life after which the lock expires., type: int, default: 900}
+  wait: {description: Seconds to wait for others., type: int, default: 0}
+  force: {description: Remove a lock although its holder may be alive., type: bool, default: false}
+  dead: {description: Token of a holder that is known to be dead; the action finds it out., type: str, default: ""}
+attributes:
+  check_mode: {support: full, description: A lock that is held is a warning.}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Take the lock
+  baton.web.deploy_lock:
+    name: links
+    state: held
+    run: "{{ lookup('ansible.builtin.env', 'BATON_RUN') | from_json }}"
+    reason: deploy v1.4.2
+    wait: 600
+"""
+
+RETURN = r"""
+holder:
+  description: Who held it before, or still does when it is refused; C(null) for nobody.
+  returned: always
+  type: dict
+history:
+  description: What M(baton.web.history_info) returns, without C(entries); nobody else changes it now.
+  returned: for O(state=held)
+  type: dict
+"""
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "required": True, "choices": ["held", "released", "absent"]},
+            "run": {"type": "dict", "options": deploy_lock.RUN_OPTIONS},
+            "reason": {"type": "str", "default": ""},
+            "seconds": {"type": "int", "default": 900},
+            "wait": {"type": "int", "default": 0},
+            "force": {"type": "bool", "default": False},
+            "dead": {"type": "str", "default": ""},
+        },
+        required_if=[("state", "held", ["run"]), ("state", "released", ["run"])],
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = Application(options["name"])
+    before = deploy_lock.read(app)
+    if module.check_mode:
+        alive = before is not None and not before.is_dead(options["dead"], time.time())
+        if alive:
+            module.warn(f"{app.name} is being changed by {before.words()}.")
+        # what is alive is refused without force
+        changed = options["state"] == "absent" and before is not None and (options["force"] or not alive)
+        module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
+    try:
+        if options["state"] == "held":
+            before = deploy_lock.take(
+                app, deploy_lock.Run(**options["run"]), options["reason"], options["seconds"], options["dead"]
+            )
+            if before is not None:
+                module.warn(f"The lock of {before.words()} is taken over: that run shows no sign of life.")
+        elif options["state"] == "released":
+            deploy_lock.release(app, options["run"]["token"])
+        else:
+            before = deploy_lock.remove(app, force=options["force"], dead=options["dead"])
+    except deploy_lock.LockedError as error:
+        module.fail_json(msg=str(error), holder=deploy_lock.as_dict(error.holder))
+    except OSError as error:
+        module.fail_json(msg=f"The deploy lock below {app.state} can't be changed: {error}", holder=None)
+    changed = options["state"] == "absent" and before is not None
+    module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
+
+
+def _told(app: Application, state: str) -> dict[str, Any]:
+    return {"history": history.told(app, history.read(app))} if state == "held" else {}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+#!/usr/bin/python
+"""Ansible module: take servers out of a site's upstream, and put others back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: drain
+short_description: Take servers out of a site's upstream and put others back, without losing a request
+description:
+  - Marks the servers in the site's file, tests nginx's whole configuration with it, and lets nginx read it. Worker
+    processes of the older configuration finish what they have; the module waits until the drained servers have nothing
+    more to answer, or for I(timeout).
+  - Refuses to drain the last server.
+author: Baton contributors
+options:
+  site: {description: Name of the site., type: str, required: true}
+  drained: {description: Servers that get no new request., type: list, elements: str, default: []}
+  back: {description: Servers that do again; who isn't named stays., type: list, elements: str, default: []}
+  timeout: {description: Seconds that requests to a drained server have to end., type: int, default: 30}
+  optional:
+    description: An edge that can't be reached is a warning, and the result has C(unreached); the action sees to it.
+    type: bool
+    default: false
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
+"""
+
+EXAMPLES = r"""
+- name: Let the server go
+  baton.web.drain:
+    site: links
+    drained: ["10.0.0.21:8000"]
+
+- name: Put it back
+  baton.web.drain:
+    site: links
+    back: ["10.0.0.21:8000"]
+"""
+
+RETURN = r"""
+servers: {description: "All servers of the site, each with whether it is drained.", returned: success, type: dict}
+remaining: {description: Requests that the drained servers still have after the wait., returned: success, type: int}
+seconds: {description: Time that it took., returned: success, type: float}
+"""
+
+import pathlib
+import tempfile
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.edge import upstream
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
+
+SITES = pathlib.Path("/etc/nginx/sites-enabled")
+LOADED = pathlib.Path("/run/nginx.loaded")  # its time is that of the last configuration that nginx read
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "site": {"type": "str", "required": True},
+            "drained": {"type": "list", "elements": "str", "default": []},
+            "back": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "int", "default": 30},
+            "optional": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    site, drained, back, timeout = (module.params[name] for name in ("site", "drained", "back", "timeout"))
+    file = SITES / f"{site}.conf"
+    started = time.monotonic()
+    if not file.exists():
+        module.fail_json(msg=f"nginx has no site {site} on this host ({file} is missing). Run site.yml first.")
+    before = file.read_text(encoding="utf-8")
+    try:
+        after = upstream.marked(before, site, drained, back)
+        servers = upstream.servers(after, site)
+        unread = not LOADED.exists() or file.stat().st_ctime > LOADED.stat().st_mtime
+        changed = after != before or unread
+        result = {
+            "changed": changed,
+            "servers": servers,
+            "diff": {"before": _shown(before, site), "after": _shown(after, site)},
+        }
+        if module.check_mode:
+            module.exit_json(remaining=0, seconds=0.0, **result)
+        if changed:
+            _load(module, site, file, before, after)
+        remaining = upstream.wait_until_idle(list(servers), drained, timeout) if drained else 0
+    except upstream.UpstreamError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(remaining=remaining, seconds=round(time.monotonic() - started, 3), **result)
+
+
+def _shown(text: str, site: str) -> str:
+    return "".join(f"{server}{' drained' if down else ''}\n" for server, down in upstream.servers(text, site).items())
+
+
+def _load(module: AnsibleModule, site: str, file: pathlib.Path, before: str, after: str) -> None:
+    """Let nginx read the file, or leave everything as it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder, file.name)
+        scratch.write_text(after, encoding="utf-8")
+        status, _, said = module.run_command(["/usr/local/sbin/nginx-test-site", site, str(scratch)])
+        if status:
+            raise upstream.UpstreamError(f"nginx refuses its configuration, which is left as it was: {said.strip()}")
+        module.atomic_move(str(scratch), str(file))
+    workers = upstream.workers()
+    try:
+        systemd.change("reload", "nginx.service", 60)
+    except systemd.UnitError as error:
+        file.write_text(before, encoding="utf-8")
+        raise upstream.UpstreamError(f"nginx can't be reloaded; its file is put back: {error}") from None
+    upstream.wait_until_replaced(workers, 30)
+
+
+if __name__ == "__main__":
+    main()

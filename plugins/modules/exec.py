@@ -1,0 +1,74 @@
+#!/usr/bin/python
+"""Ansible module: run a command in the current release."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: exec
+short_description: Run a command in the current release, as the service would
+description:
+  - A transient unit with the service's user, sandbox, limits, environment and secrets runs the command by C(sh -c) in
+    the application's working folder, with its programs and import paths. Secrets are in no process's arguments.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  command: {description: Shell command., type: str, required: true}
+  timeout: {description: Seconds after which it is ended., type: int, default: 600}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Look at the database's revision
+  baton.web.exec:
+    name: links
+    command: alembic current
+"""
+
+RETURN = r"""
+rc: {description: Exit status of the command., returned: always, type: int}
+output: {description: "All that it printed, without the application's secrets.", returned: always, type: str}
+release: {description: Release that it ran in., returned: always, type: str}
+seconds: {description: Time that it took., returned: always, type: float}
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, transient_unit
+from ansible_collections.baton.web.plugins.module_utils.change import outcome
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "command": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 600},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = layout.Application(options["name"])
+    release = layout.current(app)
+    if release is None:
+        module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
+    if module.check_mode:
+        module.exit_json(changed=True, rc=0, output="", release=release, seconds=0.0)
+    started = time.monotonic()
+    argv = transient_unit.invocation(app, release, options["command"], options["timeout"])
+    status, output = transient_unit.run(argv, options["timeout"] + 60)
+    output = masking.masked(app.name, output)
+    seconds = round(time.monotonic() - started, 3)
+    result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
+    if status:
+        cut = f" It was ended after {options['timeout']} s." if seconds >= options["timeout"] else ""
+        words = [f"Exit code {status} in release {release}.{cut}", output.rstrip(), *outcome.advice(output)]
+        module.fail_json(msg="\n".join(filter(None, words)), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

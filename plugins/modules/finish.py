@@ -1,0 +1,143 @@
+#!/usr/bin/python
+"""Ansible module: end a change of an application on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: finish
+short_description: Prune old releases, note a change in the history, keep its receipt, give the deploy lock back
+description:
+  - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
+    fails.
+  - Has an action on the controller, which warns of what could not be done, also where the host can't be reached.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  run:
+    description: >-
+      Whose lock is given back, as the callback baton_run says it in E(BATON_RUN); none is given back without.
+    type: dict
+    suboptions:
+      token: {description: Name of the run., type: str, required: true}
+      who: {description: User and controller., type: str, required: true}
+      process: {description: Which process the run is., type: str, default: ""}
+  serves:
+    description: >-
+      The release that was handed over to, which every worker must be serving still; nothing is proven without.
+    type: str
+  keep: {description: How many old releases stay beside the one that serves; none is removed without., type: int}
+  entry:
+    description: >-
+      What to note in C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes;
+      nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
+      C(result), C(reason), C(migrations), C(token).
+    type: dict
+  receipt:
+    description: >-
+      The receipt, as M(baton.web.receipt) returns it in C(json), to keep below C(/var/lib/baton/<name>/receipts), for root
+      alone; the newest 20 stay. None is kept without.
+    type: str
+  receipt_name: {description: "What its file is called, without the ending.", type: str}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
+"""
+
+EXAMPLES = r"""
+- name: End the deploy
+  baton.web.finish:
+    name: links
+    run: "{{ lookup('ansible.builtin.env', 'BATON_RUN') | from_json }}"
+    keep: 5
+    entry: {kind: deploy, release: 0123456789abcdef, result: deployed}
+    receipt: "{{ kept.json }}"
+    receipt_name: "{{ kept.name }}"
+
+- name: Remove old releases, and nothing else
+  baton.web.finish:
+    name: links
+    keep: 5
+"""
+
+RETURN = r"""
+removed: {description: Ids of the releases that were pruned., returned: always, type: list}
+trouble: {description: "Why it doesn't serve that any more; empty when it does.", returned: always, type: str}
+left: {description: What could not be done and what to do; a sentence or more for each., returned: always, type: list}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app.layout import Application, current
+from ansible_collections.baton.web.plugins.module_utils.app.server_status import unready
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history, receipt_copy
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
+from ansible_collections.baton.web.plugins.module_utils.release import store
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "run": {"type": "dict", "options": deploy_lock.RUN_OPTIONS},
+            "serves": {"type": "str"},
+            "keep": {"type": "int"},
+            "entry": {"type": "dict"},
+            # no secret, but too long for the host's log
+            "receipt": {"type": "str", "no_log": True},
+            "receipt_name": {"type": "str"},
+        },
+        required_together=[("receipt", "receipt_name")],
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = Application(options["name"])
+    places = store.ReleaseStore(releases=app.release(""), current=app.current, state=app.state)
+    removed: list[str] = []
+    left = []
+    written = False
+    # first, as it may be what gives a full disk the room for the rest
+    holder = deploy_lock.read(app)
+    prunes = options["keep"] is not None
+    if prunes and options["run"] and holder is not None and holder.token != options["run"]["token"]:
+        left.append(f"{app.name} is being changed by {holder.words()} by now, so no old release is removed here.")
+    elif prunes:
+        try:
+            removed = store.prune(places, options["keep"], dry=module.check_mode)["removed"]
+        except (OSError, BatonError) as error:
+            left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
+    if options["entry"]:
+        try:
+            if not module.check_mode:
+                history.append(app, options["entry"])
+            written = True
+        except OSError as error:
+            left.append(f"The history below {app.state} lacks this change ({error}). See to that disk.")
+    if options["receipt"]:
+        try:
+            if not module.check_mode:
+                receipt_copy.keep(app, options["receipt_name"], options["receipt"])
+            written = True
+        except OSError as error:
+            left.append(f"The receipt is not kept below {app.state} ({error}). See to that disk.")
+    try:
+        if options["run"] and not module.check_mode:
+            deploy_lock.release(app, options["run"]["token"])
+    except OSError as error:
+        left.append(f"The deploy lock below {app.state} can't be given back ({error}). {deploy_lock.LEFT}")
+    trouble = ""
+    if options["serves"]:
+        serving = current(app)
+        replaced = serving not in (None, options["serves"])
+        trouble = f"release {serving} was put there since" if replaced else unready(app, None)
+    before = "".join(f"{places.releases / identity}\n" for identity in removed)
+    module.exit_json(
+        changed=bool(removed) or written,
+        removed=removed,
+        trouble=trouble,
+        left=left,
+        diff={"before": before, "after": ""},
+    )
+
+
+if __name__ == "__main__":
+    main()

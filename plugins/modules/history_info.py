@@ -1,0 +1,75 @@
+#!/usr/bin/python
+"""Ansible module: what was done to an application on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: history_info
+short_description: Read what was done to an application on a host
+description:
+  - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each of the last 500 changes, written by
+    M(baton.web.finish).
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  lines: {description: How many of the last lines to return., type: int, default: 20}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Read what has served here
+  baton.web.history_info:
+    name: links
+"""
+
+RETURN = r"""
+entries: {description: The last lines; the oldest first., returned: success, type: list}
+current: {description: The release that serves., returned: success, type: str}
+candidates: {description: Releases that a rollback may go to; the best first., returned: success, type: list}
+rollback_to:
+  description: The last release that served well before the current one; C(null) for none.
+  returned: success
+  type: str
+rollback_candidates:
+  description: >-
+    All complete releases besides the current one, the best first, each with C(release), C(version), C(when) (it last
+    took over well) and C(why_not) (what speaks against it; empty for C(candidates)).
+  returned: success
+  type: list
+  elements: dict
+releases: {description: Complete releases on the host., returned: success, type: list}
+failures:
+  description: When the changes began that failed since the last one that went well, in seconds since the epoch.
+  returned: success
+  type: list
+  elements: float
+blocking:
+  description: For each complete release the later ones whose migrations a rollback to it would cross.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import layout
+from ansible_collections.baton.web.plugins.module_utils.change import history
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "lines": {"type": "int", "default": 20},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = layout.Application(options["name"])
+    entries = history.read(app)
+    module.exit_json(changed=False, entries=entries[-options["lines"] :], **history.told(app, entries))
+
+
+if __name__ == "__main__":
+    main()

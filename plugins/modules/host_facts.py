@@ -1,0 +1,66 @@
+#!/usr/bin/python
+"""Ansible module: gather the facts that the roles use."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_facts
+short_description: Gather the few facts that Baton's roles use
+description:
+  - Returns them by the names that M(ansible.builtin.setup) and M(ansible.builtin.package_facts) give them, so roles
+    read them from C(ansible_facts) whoever gathered them. It asks for nothing else, and takes a tenth of the host's
+    time.
+  - C(packages) is a list of names, and of M(ansible.builtin.package_facts) a mapping by name. Roles that ask whether
+    names are a C(subset) of it take both.
+  - Never fails: a host without an answer has C(failure) in its result.
+author: Baton contributors
+options:
+  application: {description: Whose release to tell., type: str, default: ""}
+  packages: {description: Whether to list the installed packages., type: bool, default: false}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Gather the facts that the roles use
+  baton.web.host_facts:
+    packages: true
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: >-
+    C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
+    for it), C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
+    controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
+    with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(nameservers), C(packages) (names, sorted) and
+    C(package_lists_age) (seconds since apt's lists were read, null where there are none) when asked for,
+    C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and C(virtualization_type).
+  returned: when the host has answered
+  type: dict
+failure:
+  description: Why there is no answer, with the host's name and what to do about it.
+  returned: when there is none
+  type: str
+asked:
+  description: Whether something could run on the host, which may lack Python.
+  returned: with C(failure)
+  type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.host import facts
+
+
+def main() -> None:
+    """Gather, exit."""
+    module = AnsibleModule(
+        argument_spec={"application": {"type": "str", "default": ""}, "packages": {"type": "bool", "default": False}},
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, ansible_facts=facts.gather(**module.params))
+
+
+if __name__ == "__main__":
+    main()

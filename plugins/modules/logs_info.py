@@ -1,0 +1,94 @@
+#!/usr/bin/python
+"""Ansible module: what an application logged."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: logs_info
+short_description: Read what an application logged on a host
+description:
+  - Reads the journal of the application's units, without the values of its secrets. Changes nothing.
+  - A line is the application's because its unit wrote it. What others write under its name isn't shown.
+  - With I(follow), an action plugin of the same name asks again and again and prints what is new as it comes.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  since:
+    description: >-
+      A time such as C(10 min ago), C(today), C(12:30) or C(2026-01-31 12:00), in the controller's time zone unless it
+      ends in C(UTC) or an offset; an action plugin of the same name makes it the same moment for every host. Or the
+      position that an earlier call returned.
+    type: str
+    default: 10 min ago
+  lines: {description: The most entries to return; the newest ones., type: int, default: 200}
+  grep: {description: Perl-compatible regular expression that a line must match; empty for all., type: str, default: ""}
+  level:
+    description: Least important level.
+    type: str
+    default: debug
+    choices: [debug, info, warning, error, critical]
+  wait: {description: Seconds to wait for an entry when there is none., type: int, default: 0}
+  follow: {description: Seconds to print new entries for as they come; then nothing is returned., type: int, default: 0}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Read
+  baton.web.logs_info:
+    name: links
+    since: 1 hour ago
+    level: error
+"""
+
+RETURN = r"""
+entries:
+  description: >-
+    The oldest first; each with time (in seconds), level and message, and of a JSON line method, path, status,
+    duration_ms, request_id, exception and stack.
+  returned: always
+  type: list
+  elements: dict
+position: {description: Where to read on; give it as I(since)., returned: always, type: str}
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import journal, masking
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "since": {"type": "str", "default": "10 min ago"},
+            "lines": {"type": "int", "default": 200},
+            "grep": {"type": "str", "default": ""},
+            "level": {"type": "str", "default": "debug", "choices": list(journal.LEVELS)},
+            "wait": {"type": "int", "default": 0},
+            "follow": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    deadline = time.monotonic() + options["wait"]
+    position = options["since"]
+    mask = masking.mask_of(options["name"])
+    try:
+        while True:
+            entries, position = journal.read(
+                options["name"], position, options["lines"], options["grep"], options["level"], mask
+            )
+            if entries or time.monotonic() > deadline:
+                break
+            time.sleep(0.3)
+    except journal.JournalError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, entries=entries, position=position)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+#!/usr/bin/python
+"""Ansible module: boot a release beside what serves."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rehearse
+short_description: Boot a staged release completely beside what serves, ask whether it is well, and end it
+description:
+  - Starts C(<name>-rehearsal@<release>.service), which is the web service with one worker on a scratch socket.
+    It has the service's user, environment, secrets, sandbox and limits, and reads the configuration on disk.
+  - Fails with the cause and the last lines that the application logged. Nothing that serves is touched, and nothing
+    of the rehearsal stays.
+  - What serves already, with the configuration that it was activated with, isn't rehearsed again.
+author: Baton contributors
+options:
+  name: {description: Name of the application., type: str, required: true}
+  release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
+  timeout: {description: Seconds that it may take., type: int, default: 90}
+  health_path: {description: Page that must answer below 400; empty for none., type: str, default: ""}
+  health_host: {description: Host header of that request., type: str, default: localhost}
+attributes:
+  check_mode: {support: full, details: Nothing is rehearsed.}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Boot the release beside what serves
+  baton.web.rehearse:
+    name: links
+    release: 0123456789abcdef
+    health_path: /readyz
+"""
+
+RETURN = r"""
+rehearsed: {description: Whether it was booted; false for what serves already., returned: success, type: bool}
+seconds: {description: Time that it took., returned: success, type: float}
+migrates:
+  description: A line that it logged of a migration of the database as it booted; empty when there was none.
+  returned: success
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.activation import rehearsal
+from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, masking
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "release": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 90},
+            "health_path": {"type": "str", "default": ""},
+            "health_host": {"type": "str", "default": "localhost"},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    app = layout.Application(options["name"])
+    health = None
+    if options["health_path"]:
+        health = health_check.Health(options["health_path"], "", options["health_host"])
+    try:
+        result = {"rehearsed": False, "seconds": 0.0, "migrates": ""}
+        if not module.check_mode:
+            result = rehearsal.rehearse(app, options["release"], options["timeout"], health)
+    except (layout.ActivationError, rehearsal.RehearsalError) as error:
+        module.fail_json(msg=masking.masked(app.name, str(error)))
+    if result["migrates"]:
+        result["migrates"] = masking.masked(app.name, result["migrates"])
+        module.warn(rehearsal.migration_warning(app, result["migrates"]))
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

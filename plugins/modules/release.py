@@ -1,0 +1,250 @@
+#!/usr/bin/python
+"""Stages a release of an application on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: release
+short_description: Stage a release of an application on a host
+description:
+  - Makes C(releases/<id>) from the archives that M(baton.web.artifact) built, with a venv of its own and the web server's
+    overlay, offline. A release appears whole, by one rename, or not at all.
+  - Never touches C(current).
+  - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
+    uploads and installs no wheels.
+  - When archives are missing it makes nothing and says which they are, or ends when the disk hasn't the room for them.
+    Its action on the controller uploads them and asks again. A small source alone it brings along.
+options:
+  releases_dir:
+    description: Folder of the releases.
+    type: path
+    required: true
+  state_dir:
+    description: Folder for the lock and for uploads, C(/var/lib/baton/<app>).
+    type: path
+    required: true
+  artifact:
+    description: What M(baton.web.artifact) returned.
+    type: dict
+    required: true
+  target:
+    description: What this host is.
+    type: dict
+    required: true
+    suboptions:
+      python:
+        description: Version of Python, C(3.11) or C(3.11.2).
+        type: str
+        required: true
+      architecture:
+        description: Machine architecture as C(uname -m) says it.
+        type: str
+        required: true
+      glibc:
+        description: Version of the C library, C(2.36).
+        type: str
+        required: true
+  archives_dir:
+    description: Folder of the archives that were missing; the action gives it. The module removes it in any case.
+    type: path
+  source:
+    description: The source's archive, as base64, for a host that lacks nothing else; the action gives it.
+    type: str
+  uv:
+    description: The uv program.
+    type: path
+    default: /var/lib/baton/bin/uv
+  python:
+    description: The Python that the venv is made of.
+    type: path
+    default: /usr/bin/python3
+  check_import:
+    description: Import the application once before the release appears.
+    type: dict
+    suboptions:
+      user:
+        description: The user to do it as.
+        type: str
+        required: true
+      environment_file:
+        description: The service's environment file.
+        type: path
+      credentials_dir:
+        description: Folder of secrets, a file each; they are read by root and reach the import by its environment.
+        type: path
+      timeout:
+        description: Seconds that the import may take.
+        type: int
+        default: 120
+  app_state_dir:
+    description: The application's state folder; folders that the source's links lead to are made in it.
+    type: path
+  app_user:
+    description: Owner of those folders.
+    type: str
+    default: ""
+author:
+  - Baton
+"""
+
+EXAMPLES = r"""
+- name: Make the release
+  baton.web.release:
+    releases_dir: /opt/links/releases
+    state_dir: /var/lib/baton/links
+    artifact: "{{ artifact }}"
+    target: {python: "3.11", architecture: x86_64, glibc: "2.36"}
+"""
+
+RETURN = r"""
+staged:
+  description: Whether the release is here, or would be. False when archives are missing.
+  returned: success
+  type: bool
+uploads:
+  description: What must be uploaded first, a list of C(src) on the controller and C(dest) here.
+  returned: when archives are missing
+  type: list
+archives_dir:
+  description: A folder that was made for them, of the user that the module runs as.
+  returned: when archives are missing
+  type: str
+release:
+  description: Content of C(release.json), or null.
+  returned: success
+  type: dict
+release_path:
+  description: The release's folder.
+  returned: success
+  type: str
+warnings:
+  description: Locked packages that don't fit together.
+  returned: success
+  type: list
+seconds:
+  description: Where the time went.
+  returned: success
+  type: dict
+current:
+  description: Id of the release that serves, or null.
+  returned: success
+  type: str
+"""
+
+import base64
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError, CommandError, make_folder
+from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
+
+
+def _stage(module: AnsibleModule, places: store.ReleaseStore, wanted: staging.StageRequest) -> dict[str, Any]:
+    parameters = module.params
+    path = str(places.releases / wanted.identity)
+    about = {"release_path": path, "current": store.current(places)}
+    diff = {
+        "before": "",
+        "after": f"{path}\n",
+        "before_header": str(places.releases),
+        "after_header": str(places.releases),
+    }
+    if not parameters["archives_dir"]:
+        if not module.check_mode:
+            # what a run uploaded that was killed
+            shutil.rmtree(places.upload, ignore_errors=True)
+        found = staging.query(places, wanted)
+        if found["staged"]:
+            return {"changed": False, "staged": True, "release": found["release"], "seconds": {}, **about}
+        if module.check_mode:
+            return {"changed": True, "staged": True, "release": None, "seconds": {}, "diff": diff, **about}
+        archives = wanted.source_archive.parent
+        make_folder(archives.parent, 0o700)
+        archives.mkdir(mode=0o700)
+        if not parameters["source"] or len(found["uploads"]) > 1:
+            asked = {"uploads": found["uploads"], "archives_dir": str(archives)}
+            return {"changed": False, "staged": False, **asked, **about}
+        _write(wanted.source_archive, base64.b64decode(parameters["source"]))
+    imports = parameters["check_import"]
+    check = None
+    if imports:
+        check = import_check.ImportCheck(
+            imports["user"],
+            imports["environment_file"] or "",
+            imports["credentials_dir"] or "",
+            float(imports["timeout"]),
+        )
+    state = Path(parameters["app_state_dir"]) if parameters["app_state_dir"] else None
+    result = staging.stage(places, wanted, check, state, parameters["app_user"])
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    return {"staged": True, **result, "diff": diff, **about}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise BatonError(
+            f"{path} can't be written on this host ({error.strerror}).", "See to its disk; deploy again."
+        ) from None
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    check_import = {
+        "user": {"type": "str", "required": True},
+        "environment_file": {"type": "path"},
+        "credentials_dir": {"type": "path"},
+        "timeout": {"type": "int", "default": 120},
+    }
+    target = {name: {"type": "str", "required": True} for name in ("python", "architecture", "glibc")}
+    module = AnsibleModule(
+        argument_spec={
+            "releases_dir": {"type": "path", "required": True},
+            "state_dir": {"type": "path", "required": True},
+            "artifact": {"type": "dict", "required": True},
+            "target": {"type": "dict", "required": True, "options": target},
+            "archives_dir": {"type": "path"},
+            # not secret, but nothing for a log
+            "source": {"type": "str", "no_log": True},
+            "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "check_import": {"type": "dict", "options": check_import},
+            "app_state_dir": {"type": "path"},
+            "app_user": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    parameters = module.params
+    releases = Path(parameters["releases_dir"])
+    places = store.ReleaseStore(
+        releases=releases,
+        current=releases.parent / "current",
+        state=Path(parameters["state_dir"]),
+        uv=Path(parameters["uv"]),
+        python=Path(parameters["python"]),
+    )
+    archives = Path(parameters["archives_dir"] or places.upload / secrets.token_hex(4))
+    result: dict[str, Any] = {}
+    try:
+        wanted = staging.StageRequest.parse(parameters["artifact"], parameters["target"], archives)
+        result = _stage(module, places, wanted)
+    except BatonError as error:
+        module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
+    except CommandError as error:
+        module.fail_json(
+            msg=f"A command failed on this host: {error} See whether uv and Python are what the role installed."
+        )
+    finally:
+        if "archives_dir" not in result:
+            shutil.rmtree(archives, ignore_errors=True)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

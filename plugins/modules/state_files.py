@@ -1,0 +1,90 @@
+#!/usr/bin/python
+"""Ansible module: put files into an application's state folder, where they aren't there yet."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: state_files
+short_description: Put files into an application's state folder, where they aren't there yet
+description:
+  - For data that must be there before the application starts for the first time. What is there stays as it is, since
+    it is the application's. All of it is done as its user.
+  - Has an action on the controller, which reads the files that O(files) names there.
+author: Baton contributors
+options:
+  directory: {description: The state folder., type: path, required: true}
+  user: {description: The application's user., type: str, required: true}
+  files:
+    description: What is to be there.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path: {description: Path in the state folder., type: str, required: true}
+      content: {description: Text of the file., type: str}
+      src: {description: "File on the controller, of any kind.", type: str}
+      mode: {description: "Permissions, in octal.", type: str, default: "0640"}
+      encoded: {description: "Content in base64, from the action.", type: str}
+  base_dirs: {description: Folders that a relative C(src) is looked for in., type: list, elements: path, default: []}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Put the first database there
+  baton.web.state_files:
+    directory: /var/lib/links
+    user: links
+    files: [{path: links.sqlite, src: files/links.sqlite}]
+"""
+
+RETURN = r"""
+paths: {description: "What was made, or would be.", returned: success, type: list, elements: str}
+"""
+
+import base64
+import pathlib
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import state_files
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    text = {"type": "str"}
+    file = {
+        "path": {"type": "str", "required": True},
+        "content": text,
+        "src": text,
+        "mode": {"type": "str", "default": "0640"},
+        "encoded": {"type": "str", "no_log": True},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "user": {"type": "str", "required": True},
+            "files": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "base_dirs": {"type": "list", "elements": "path", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    try:
+        wanted = [
+            state_files.StateFile(
+                item["path"],
+                base64.b64decode(item["encoded"]) if item["encoded"] else (item["content"] or "").encode(),
+                int(item["mode"], 8),
+            )
+            for item in options["files"]
+        ]
+        folder = pathlib.Path(options["directory"])
+        paths = state_files.apply(folder, options["user"], wanted, dry=module.check_mode)
+    except (state_files.StateFilesError, ValueError) as error:
+        module.fail_json(msg=f"app_config_state_files: {error}. Correct the entry, or see to that folder.")
+    module.exit_json(changed=bool(paths), paths=paths)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+#!/usr/bin/python
+"""Ansible module: what runs on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: status_info
+short_description: Tell what an application runs on a host, and what is wrong with it
+description:
+  - Reads the release, the workers, the health page, the deploy lock, the last change, what differs from the last
+    handover, the certificate and units. Changes nothing.
+author: Baton contributors
+options:
+  host: {description: Name of the host for messages., type: str, required: true}
+  name: {description: Name of the application., type: str, required: true}
+  app_server: {description: Whether the host runs the application., type: bool, default: false}
+  health_path: {description: Page that must answer below 400; empty for none., type: str, default: ""}
+  health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
+  health_host: {description: Host header of that request., type: str, default: localhost}
+  certificate: {description: Path of a certificate to look at; empty for none., type: str, default: ""}
+  site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
+  units: {description: Further units that must be active., type: list, elements: str, default: []}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  baton.web.status_info:
+    host: "{{ inventory_hostname }}"
+    name: links
+    app_server: true
+"""
+
+RETURN = r"""
+application:
+  description: >-
+    Release, workers, versions and health, on an app server; C(lock) (who changes it), C(last_change) (as
+    M(baton.web.history_info) has it) and C(drift) (files that aren't what was last handed over to).
+  returned: app_server
+  type: dict
+certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
+maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
+drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
+units: {description: State of the further units., returned: always, type: dict}
+problems: {description: "What is wrong, each a sentence.", returned: always, type: list, elements: str}
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
+from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "host": {"type": "str", "required": True},
+            "name": {"type": "str", "required": True},
+            "app_server": {"type": "bool", "default": False},
+            "health_path": {"type": "str", "default": ""},
+            "health_listen": {"type": "str", "default": ""},
+            "health_host": {"type": "str", "default": "localhost"},
+            "certificate": {"type": "str", "default": ""},
+            "site": {"type": "str", "default": ""},
+            "units": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    states = {unit: systemd.properties(unit, "ActiveState").get("ActiveState", "unknown") for unit in options["units"]}
+    found: dict[str, Any] = {"units": states}
+    if options["app_server"]:
+        health = None
+        if options["health_path"]:
+            health = health_check.Health(options["health_path"], options["health_listen"], options["health_host"])
+        found["application"] = status.serving(layout.Application(options["name"]), health)
+    if options["certificate"]:
+        found["certificate_expires"] = status.certificate_expiry(options["certificate"])
+    if options["site"]:
+        found |= status.edge(options["site"])
+    module.exit_json(changed=False, problems=status.problems(options["host"], found), **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+#!/usr/bin/python
+"""Ansible module: run a oneshot unit to its end."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: unit
+short_description: Run a oneshot unit to its end and fail with what it logged
+description:
+  - Like C(systemctl start) of a oneshot unit, but a failure's message holds the last lines of its journal.
+  - Of a template one instance runs at a time. What a killed run began goes on here, and is waited for.
+author: Baton contributors
+options:
+  name: {description: The unit., type: str, required: true}
+  timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
+  lock:
+    description: The lock of an application that the run holds; nothing begins when it has lost it.
+    type: dict
+    suboptions:
+      name: {description: Name of the application., type: str, required: true}
+      token: {description: Name of the run., type: str, required: true}
+  history:
+    description: >-
+      Noted in an application's history before the unit begins, for what must be known of also when nobody is left to
+      tell how it ended. Nothing begins when it can't be noted.
+    type: dict
+    suboptions:
+      name: {description: Name of the application., type: str, required: true}
+      entry: {description: As M(baton.web.finish) takes it., type: dict, required: true}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Migrate the database
+  baton.web.unit:
+    name: links-migration@0123456789abcdef.service
+"""
+
+RETURN = r"""
+log: {description: The last lines that it logged., returned: success, type: str}
+seconds: {description: Time that it took., returned: success, type: float}
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import masking
+from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 660},
+            "lock": {
+                "type": "dict",
+                "options": {"name": {"type": "str", "required": True}, "token": {"type": "str", "required": True}},
+            },
+            "history": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "entry": {"type": "dict", "required": True},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    unit = module.params["name"]
+    if module.check_mode:
+        module.exit_json(changed=True)
+    if module.params["lock"]:
+        try:
+            deploy_lock.extend(Application(module.params["lock"]["name"]), module.params["lock"]["token"])
+        except deploy_lock.LockedError as error:
+            module.fail_json(msg=str(error))
+    template, instance, _ = unit.partition("@")
+    others = ("list-units", "--plain", "--no-legend", "--state=activating", f"{template}@*.service")
+    deadline = time.time() + module.params["timeout"]
+    while instance and systemd.systemctl(*others).stdout.strip():
+        if time.time() > deadline:
+            module.fail_json(
+                msg=f"{unit} can't begin: {template}@ still runs for another instance. Stop that, or wait."
+            )
+        time.sleep(0.5)
+    if module.params["history"]:
+        app = Application(module.params["history"]["name"])
+        try:
+            history.append(app, module.params["history"]["entry"])
+        except OSError as error:
+            module.fail_json(msg=f"{unit} didn't begin, as the history below {app.state} can't be written: {error}")
+    application = template.removesuffix("-migration")
+    started = time.time()
+    try:
+        systemd.change("start", unit, module.params["timeout"])
+    except systemd.UnitError as error:
+        module.fail_json(msg=masking.masked(application, f"{unit} failed. What it logged last:\n{error}"))
+    log = masking.masked(application, systemd.tail(unit, started))
+    module.exit_json(changed=True, log=log, seconds=round(time.time() - started, 3))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+#!/usr/bin/python
+"""Ansible module: what a host's upkeep takes."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: upkeep
+short_description: Tell whether a host is due for a reboot or an upgrade, and what that takes
+description:
+  - Changes nothing. Packages are compared with the lists that apt has.
+author: Baton contributors
+options:
+  packages: {description: Whether to ask apt for packages to upgrade., type: bool, default: false}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  baton.web.upkeep:
+    packages: true
+"""
+
+RETURN = r"""
+reboot_required:
+  description: Packages for which the distribution wants a reboot.
+  returned: always
+  type: list
+  elements: str
+boot_seconds: {description: Time that the last boot took., returned: always, type: float}
+upgrades:
+  description: "Packages to upgrade or add, each with its versions: openssl 3.0.15-1 -> 3.0.16-1."
+  returned: with packages
+  type: list
+  elements: str
+removals: {description: Packages that the upgrade would remove., returned: with packages, type: list, elements: str}
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.host import upgrades
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(argument_spec={"packages": {"type": "bool", "default": False}}, supports_check_mode=True)
+    found: dict[str, Any] = {"reboot_required": upgrades.reboot_required(), "boot_seconds": upgrades.boot()}
+    if module.params["packages"]:
+        done = upgrades.simulate()
+        if done.returncode:
+            module.fail_json(
+                msg=f"apt can't say what it would upgrade: {done.stderr.strip()} Put apt in order on this host "
+                "(`apt-get --fix-broken install`, `dpkg --configure -a`) and run this again."
+            )
+        found |= upgrades.pending(done.stdout)
+    module.exit_json(changed=False, **found)
+
+
+if __name__ == "__main__":
+    main()

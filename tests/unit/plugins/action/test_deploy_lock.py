@@ -1,0 +1,49 @@
+"""What a run is told of a lock that it can't have."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import time
+
+from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock
+
+from tests.support.playbooks import Playbooks
+
+RUN = {"token": "b", "who": "bob@laptop", "process": ""}
+
+
+def playbooks(
+    tmp_path: pathlib.Path, host: str = "", *, guarded: bool = False, **options: object
+) -> tuple[Playbooks, str]:
+    tasks = [
+        {"baton_lock": {"state": "held", "run": RUN, **options}, "register": "lock", "failed_when": False},
+        {"ansible.builtin.debug": {"msg": "It was told: {{ lock.msg | default('nothing') }}"}},
+    ]
+    return Playbooks.written(tmp_path, {"vars": {"baton_guarded": guarded}, "tasks": tasks}, host=host)
+
+
+def test_a_host_that_cannot_be_reached_is_a_refusal_and_ends_nothing(tmp_path: pathlib.Path) -> None:
+    runner, playbook = playbooks(tmp_path, "ansible_host=127.0.0.1 ansible_port=1", name="shop")
+    assert "It was told: app1 can't be reached: " in runner.succeed(playbook).words
+
+
+def test_who_waits_can_be_interrupted(tmp_path: pathlib.Path) -> None:
+    app = Application(str(tmp_path / "shop"))
+    app.state.mkdir(parents=True)
+    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 900)
+    runner, playbook = playbooks(tmp_path, guarded=True, name=app.name, wait=600)
+    running = runner.start(playbook)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "waiting up to 600 s" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert "It was told: Interrupted by the operator." in " ".join(running.stdout.read().split())
+    assert running.wait() == 0
+    assert time.monotonic() - began < 60
+    holder = deploy_lock.read(app)
+    assert holder is not None
+    assert holder.token == "a"

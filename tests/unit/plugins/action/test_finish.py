@@ -1,0 +1,128 @@
+"""The end of a change on its hosts, as Ansible runs it: what it leaves there, and what the operator is told."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
+
+from tests.support.playbooks import Done, Playbooks
+
+RUN = {"token": "a", "who": "ann@laptop", "process": ""}
+RECEIPT = {"receipt": '{"format": 1}\n', "receipt_name": "20251125T120000Z-shop-r3"}
+ENTRY = {"kind": "deploy", "release": "r3", "result": "deployed"}
+
+
+@pytest.fixture
+def app(tmp_path: pathlib.Path) -> Application:
+    """Three releases, the last of which serves, and ann's lock."""
+    # a path for a name: all files of the application are below it instead of in this machine's /opt and /var
+    application = Application(str(tmp_path / "shop"))
+    for release in ("r1", "r2", "r3"):
+        application.release(release).mkdir(parents=True)
+        (application.release(release) / "release.json").write_text(json.dumps({"id": release, "staged": release}))
+    application.current.symlink_to("releases/r3")
+    deploy_lock.take(application, deploy_lock.Run(**RUN), "deploy v3", 900)
+    return application
+
+
+def finish(app: Application, *arguments: str, host: str = "", **options: object) -> Done:
+    tasks = [{"baton_finish": {"name": app.name, **options}}]
+    runner, playbook = Playbooks.written(app.state.parent, {"tasks": tasks}, host=host)
+    return runner.succeed(playbook, *arguments)
+
+
+def results(app: Application) -> list[str]:
+    return [entry["result"] for entry in history.read(app)]
+
+
+def receipts(app: Application) -> dict[str, str]:
+    return {path.name: path.read_text() for path in app.state.glob("receipts/*")}
+
+
+def test_a_change_is_noted_old_releases_go_and_the_lock_is_given_back(app: Application) -> None:
+    done = finish(app, "--diff", run=RUN, keep=1, entry=ENTRY, **RECEIPT)
+    assert done.changed == [1], done.output
+    assert f"-{app.release('r1')}" in done.output
+    assert history.complete(app) == ["r2", "r3"]
+    assert results(app) == ["deployed"]
+    assert receipts(app) == {"20251125T120000Z-shop-r3.json": '{"format": 1}\n'}
+    assert deploy_lock.read(app) is None
+
+
+def test_a_change_of_nothing_only_gives_the_lock_back(app: Application) -> None:
+    done = finish(app, run=RUN, keep=2)
+    assert done.changed == [0], done.output
+    assert "WARNING" not in done.output
+    assert len(history.complete(app)) == 3
+    assert results(app) == []
+    assert receipts(app) == {}
+    assert deploy_lock.read(app) is None
+
+
+def test_a_check_tells_what_would_go_and_leaves_all_as_it_is(app: Application) -> None:
+    done = finish(app, "--check", "--diff", run=RUN, keep=0, entry=ENTRY, **RECEIPT)
+    assert done.changed == [1], done.output
+    assert f"-{app.release('r1')}\n" in done.output
+    assert len(history.complete(app)) == 3
+    assert results(app) == []
+    assert not (app.state / "receipts").exists()
+    assert deploy_lock.read(app) is not None
+
+
+def test_without_a_run_it_prunes_and_leaves_the_lock_of_another(app: Application) -> None:
+    assert finish(app, keep=0).changed == [1]
+    assert history.complete(app) == ["r3"]
+    assert deploy_lock.read(app) is not None
+
+
+def test_what_goes_wrong_is_told_and_keeps_nothing_else_from_being_done(app: Application) -> None:
+    # folders in the way of what is to be written
+    (app.state / "releases.lock").mkdir()
+    (app.state / "history.lock").mkdir()
+    (app.state / "receipts").write_text("")
+    done = finish(app, run=RUN, keep=0, entry=ENTRY, **RECEIPT)
+    assert done.changed == [0], done.output
+    assert f"app1: Old releases in {app.state}/releases can't be removed" in done.words
+    assert f"app1: The history below {app.state} lacks this change" in done.words
+    assert f"app1: The receipt is not kept below {app.state}" in done.words
+    assert deploy_lock.read(app) is None
+
+
+def test_a_lock_that_stays_is_told_with_what_to_do(app: Application) -> None:
+    (app.state / "lock.lock").unlink()
+    (app.state / "lock.lock").mkdir()
+    done = finish(app, run=RUN, keep=1, entry=ENTRY)
+    assert done.changed == [1], done.output
+    assert f"app1: The deploy lock below {app.state} can't be given back" in done.words
+    assert "playbooks/unlock.yml" in done.words
+    assert results(app) == ["deployed"]
+
+
+@pytest.mark.parametrize(
+    ("serves", "trouble"), [("r2", "release r3 was put there since"), ("r3", "shop.service doesn't run")]
+)
+def test_a_host_that_does_not_serve_any_more_is_told(app: Application, serves: str, trouble: str) -> None:
+    done = finish(app, "-v", run=RUN, serves=serves)
+    assert trouble in done.words, done.output
+    assert deploy_lock.read(app) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("ansible_host=127.0.0.1 ansible_port=1", "Connection refused"),
+        ("ansible_connection=local ansible_python_interpreter=/gone/python", "/gone/python"),
+    ],
+)
+def test_a_host_that_cannot_be_asked_fails_nothing(app: Application, host: str, why: str) -> None:
+    done = finish(app, host=host, run=RUN, keep=0, entry=ENTRY)
+    assert done.changed == [0], done.output
+    assert "app1: The change could not be finished here" in done.words
+    assert why in done.words
+    assert "playbooks/unlock.yml" in done.words
+    assert "unreachable=0" in done.output
+    assert "what it serves is unknown" in finish(app, "-v", host=host, run=RUN, serves="r3").words

@@ -1,0 +1,29 @@
+"""A host that can't be reached yet, as after a reboot, is waited for."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+
+from tests.support.playbooks import plugin
+
+LOST = {"failed": True, "lost": True, "msg": "app1 can't be reached"}
+
+
+@pytest.mark.parametrize(("timeout", "answered"), [(60, {"changed": False, "seconds": 0.1}), (0, LOST)])
+def test_it_is_asked_until_it_answers_or_the_time_is_over(
+    timeout: int, answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = plugin("action/wait_ready")
+    answers = [LOST, LOST, {"changed": False, "seconds": 0.1}]
+    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+    monkeypatch.setattr(action.step, "execute", lambda *_: answers.pop(0))
+    monkeypatch.setattr(action, "POLL", 0.01)
+
+    class Here(action.ActionModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self._task = types.SimpleNamespace(args={"timeout": timeout})
+
+    assert Here().run(None, {}) == answered

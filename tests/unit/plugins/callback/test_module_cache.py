@@ -1,0 +1,108 @@
+"""What is kept is used by the next run for as long as nothing changes that went into it, and never in the way."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import types
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+
+from tests.support.playbooks import PROJECT, Done, Playbooks, plugin
+
+WIRING = str(PROJECT / "playbooks/vars/wiring.yml")
+PACKS = "ANSIBALLZ: Creating module"
+TAKES = "ANSIBALLZ: using cached module"
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Where modules are kept, for this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/baton/packed"
+
+
+def facts(tmp_path: pathlib.Path) -> Done:
+    """Run one of the project's modules, with Ansible's own word for what it does."""
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [{"baton_facts": {}}]}, environment={"ANSIBLE_DEBUG": "1"})
+    return runner.succeed(playbook)
+
+
+def test_the_next_run_takes_what_the_first_one_packed(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+    first, second = facts(tmp_path).output, facts(tmp_path).output
+    assert (PACKS in first, TAKES in first) == (True, False)
+    assert (PACKS in second, TAKES in second) == (False, True)
+    assert [path.name.split("-")[0] for path in cache.glob("*/*")] == ["ansible.legacy.baton_facts"]
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text("not a folder")
+    assert PACKS in facts(tmp_path).output
+
+
+@pytest.mark.parametrize(
+    "changed", ["modules/host_facts.py", "module_utils/host/facts.py", "module_utils/baton/new.py"]
+)
+def test_a_change_of_what_goes_into_it_is_seen(
+    changed: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = plugin("callback/baton_cache")
+    for folder in ("modules", "module_utils"):
+        shutil.copytree(PROJECT / "plugins" / folder, tmp_path / "plugins" / folder)
+    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    before = module.kept()
+    assert module.kept() == before
+    with (tmp_path / "plugins" / changed).open("a") as file:
+        file.write("\n# changed\n")
+    assert module.kept() != before
+
+
+def test_what_was_packed_while_its_sources_changed_is_not_kept(
+    tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = plugin("callback/baton_cache")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "ansible.legacy.baton_lock-ZIP").write_text("of the old source")
+    monkeypatch.setattr(module, "packed", lambda: run)
+    run_callback = module.CallbackModule()
+    run_callback.v2_playbook_on_start(types.SimpleNamespace(_loader=DataLoader()))
+    before = module.kept()
+    monkeypatch.setattr(module, "kept", lambda: cache / "another")
+    run_callback.v2_playbook_on_stats(None)
+    assert not list(cache.glob("*/*"))
+    monkeypatch.setattr(module, "kept", lambda: before)
+    run_callback.v2_playbook_on_stats(None)
+    assert [path.name for path in before.iterdir()] == ["ansible.legacy.baton_lock-ZIP"]
+
+
+def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
+    module, source, target = plugin("callback/baton_cache"), tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in ("ansible.modules.apt-ZIP", "ansible_collections.community.crypto.plugins.modules.x509-ZIP"):
+        (source / name).touch()
+    for name in ("ansible.modules.copy-ZIP-part", "ansible.modules.copy-ZIP.lock"):
+        (source / name).touch()
+    module.keep(source, target)
+    assert [path.name for path in target.iterdir()] == ["ansible.modules.apt-ZIP"]
+
+
+def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
+    module = plugin("callback/baton_cache")
+    for age in range(5):
+        (cache / f"old{age}").mkdir(parents=True)
+    module.kept().mkdir()
+    module.prune(module.kept())
+    assert len(list(cache.iterdir())) == module.KEPT
+    assert module.kept().exists()
+
+
+def test_the_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, loader = plugin("callback/baton_cache"), DataLoader()
+    monkeypatch.setattr(module, "packed", lambda: cache.with_name("run"))
+    module.CallbackModule().v2_playbook_on_start(types.SimpleNamespace(_loader=loader))
+    monkeypatch.setattr(loader, "load", lambda **_: pytest.fail("the file is read again"))
+    # as Ansible's VariableManager asks for a play's vars_files
+    assert "baton_app_servers" in loader.load_from_file(WIRING, unsafe=True, cache="vaulted", trusted_as_template=True)

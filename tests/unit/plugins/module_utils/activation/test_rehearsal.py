@@ -1,0 +1,263 @@
+"""What a rehearsal says of a release that doesn't boot, and that it ends what it began."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import pathlib
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.activation import rehearsal
+from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
+
+READY = health_check.Health("/readyz", "", "links.example.org")
+Calls = list[tuple[str, ...]]
+
+
+@pytest.fixture
+def app(tmp_path: pathlib.Path) -> layout.Application:
+    """A host's tree with the releases aaaa and bbbb; aaaa is current."""
+    application = layout.Application("links", str(tmp_path))
+    for release in ("aaaa", "bbbb"):
+        application.release(release).mkdir(parents=True)
+        about = {"id": release, "python": "3.11.2"}
+        (application.release(release) / "release.json").write_text(json.dumps(about))
+    (tmp_path / "run").mkdir()
+    layout.switch_current(application, "aaaa")
+    return application
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """A systemd that does all it is told, and remembers it."""
+    told: Calls = []
+
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:  # noqa: ARG001
+        told.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending("", ""))
+    return told
+
+
+@pytest.fixture
+def failing(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A start that fails: failing("exit-code", "what was logged")."""
+
+    def arrange(result: str, log: str, memory_max: str = "infinity") -> None:
+        def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:  # noqa: ARG001
+            calls.append(arguments)
+            fails = arguments[0] == "start"
+            return subprocess.CompletedProcess(arguments, int(fails), "", "Unit not found." if fails else "")
+
+        monkeypatch.setattr(systemd, "systemctl", systemctl)
+        monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending(result, log))
+        monkeypatch.setattr(systemd, "properties", lambda *_: {"MemoryMax": memory_max})
+
+    return arrange
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+@pytest.fixture
+def page(app: layout.Application) -> Iterator[dict[str, Any]]:
+    """A server on the scratch socket of bbbb: what it is to answer, and the headers that it was asked with."""
+    answers: dict[str, Any] = {"status": 200, "body": b""}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers["headers"] = dict(self.headers)
+            self.send_response(answers["status"])
+            self.end_headers()
+            self.wfile.write(answers["body"])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def address_string(self) -> str:
+            return ""
+
+    with _UnixServer(str(rehearsal.Rehearsal(app, "bbbb").listen), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield answers
+        server.shutdown()
+
+
+def failure(app: layout.Application, health: health_check.Health | None = None, timeout: float = 1) -> str:
+    with pytest.raises(rehearsal.RehearsalError) as raised:
+        rehearsal.Rehearsal(app, "bbbb").execute(timeout, health)
+    return str(raised.value)
+
+
+CLEARED = ("stop", "links-rehearsal@*.service", "links-rehearsal@*.socket")
+
+
+def test_it_clears_what_another_left_boots_and_ends_what_it_began(app: layout.Application, calls: Calls) -> None:
+    rehearsal.Rehearsal(app, "bbbb").execute(1)
+    # nobody waits for the end of a good one
+    assert calls == [CLEARED, ("start", "links-rehearsal@bbbb.service"), ("stop", "--no-block", *CLEARED[1:])]
+
+
+def test_a_release_that_is_not_staged_starts_nothing(app: layout.Application, calls: Calls) -> None:
+    with pytest.raises(layout.ActivationError, match="not a complete release"):
+        rehearsal.Rehearsal(app, "cccc").execute(1)
+    assert calls == []
+
+
+def test_a_failed_boot_tells_the_log_and_what_serves(app: layout.Application, calls: Calls, failing: Any) -> None:
+    failing("exit-code", "Traceback\nRuntimeError: no ledger")
+    assert failure(app) == (
+        "Release bbbb failed its rehearsal: it did not boot. It logged last:\nTraceback\nRuntimeError: no ledger\n"
+        "Nothing has changed. Release aaaa still serves."
+    )
+    assert calls[-1] == CLEARED
+
+
+def test_before_the_first_release_nothing_is_said_to_serve(app: layout.Application, failing: Any) -> None:
+    failing("exit-code", "no")
+    layout.switch_current(app, None)
+    assert failure(app).endswith("Nothing has changed. Nothing is served here yet.")
+
+
+def test_a_unit_that_does_not_exist_is_told_by_systemd(app: layout.Application, failing: Any) -> None:
+    failing("", "")
+    assert "it could not be started: Unit not found." in failure(app)
+
+
+@pytest.mark.parametrize(
+    ("result", "log", "memory_max", "says"),
+    [
+        ("oom-kill", "", "104857600", "it ran out of memory: MemoryMax is 100 MiB (app_service_memory_max)"),
+        ("exit-code", f"Worker {rehearsal.KILLED}", "104857600", "it ran out of memory: MemoryMax is 100 MiB"),
+        (
+            "exit-code",
+            f"Worker {rehearsal.KILLED}: yes, by the kernel's count",
+            "infinity",
+            "it was killed, as the kernel does when the host runs out of memory",
+        ),
+        (
+            "exit-code",
+            f"Worker {rehearsal.KILLED}: no, by the kernel's count",
+            "104857600",
+            "it was killed (SIGKILL), and not by the kernel for want of memory",
+        ),
+        ("oom-kill", "", "infinity", "as the kernel does when the host runs out of memory"),
+        ("timeout", "", "infinity", "it was not ready after 0 s (app_service_boot_timeout)"),
+        ("exit-code", f"not ready after 60 s {rehearsal.LATE}", "infinity", "it was not ready after 0 s"),
+        # who was late is killed by the master
+        (
+            "exit-code",
+            f"not ready after 60 s {rehearsal.LATE}\nWorker {rehearsal.KILLED}",
+            "infinity",
+            "it was not ready after 0 s (app_service_boot_timeout).",
+        ),
+        (
+            "exit-code",
+            f"Worker is not ready after 6 s {rehearsal.LATE} and 9 s more for the 12 s that it waited for a processor",
+            "infinity",
+            "it was not ready after 6 s (app_service_boot_timeout) and 9 s more for the 12 s that it waited for a proc",
+        ),
+    ],
+)
+def test_systemd_s_word_names_the_cause(
+    app: layout.Application, failing: Any, result: str, log: str, memory_max: str, says: str
+) -> None:
+    failing(result, log, memory_max)
+    assert says in failure(app)
+
+
+def test_one_that_hangs_is_killed_and_cleared(
+    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        calls.append(arguments)
+        if arguments[0] == "start":
+            raise subprocess.TimeoutExpired("systemctl", timeout)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    assert "it was not ready after 7 s (app_service_rehearsal_timeout)" in failure(app, timeout=7)
+    assert calls[-2:] == [("kill", "--signal=KILL", "links-rehearsal@bbbb.service"), CLEARED]
+
+
+def starting(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> list[float]:
+    """A unit that waits for a processor that share of the time, and is ready after so many seconds. Returns a clock."""
+    clock = [1000.0]
+    app.path("proc/7").mkdir(parents=True)
+    group = app.path("sys/fs/cgroup/system.slice/links")
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("7\n")
+
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "start":
+            left = 1000 + needs - clock[0]
+            clock[0] += min(left, timeout)
+            waited = int((clock[0] - 1000) * waits * 1e9)
+            app.path("proc/7/schedstat").write_text(f"12345 {waited} 99")
+            if left > timeout:
+                raise subprocess.TimeoutExpired("systemctl", timeout)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "properties", lambda *_: {"ControlGroup": "/system.slice/links"})
+    monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending("", ""))
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    return clock
+
+
+def test_what_a_boot_waits_for_a_processor_does_not_count(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = starting(app, monkeypatch, waits=0.5, needs=18)
+    weight = app.path("sys/fs/cgroup/system.slice/links/cpu.weight")
+    weight.write_text("10")
+    rehearsal.Rehearsal(app, "bbbb").execute(10)
+    assert clock[0] == 1018
+    # who would starve is the last to be served no longer
+    assert weight.read_text() == "100"
+
+
+@pytest.mark.parametrize(("waits", "ends", "more"), [(0.0, 10, ""), (0.5, 20, " and 10 s more for the 10 s that it")])
+def test_a_hang_is_given_up_all_the_same(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, ends: float, more: str
+) -> None:
+    clock = starting(app, monkeypatch, waits, needs=10_000)
+    assert f"not ready after 10 s (app_service_rehearsal_timeout){more}" in failure(app, timeout=10)
+    assert clock[0] - 1000 == pytest.approx(ends, rel=0.02)
+
+
+def test_a_boot_that_never_gets_a_processor_has_an_end(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = starting(app, monkeypatch, waits=0.99, needs=10_000)
+    assert "(app_service_rehearsal_timeout) and 20 s more" in failure(app, timeout=10)
+    assert clock[0] == 1030
+
+
+@pytest.mark.usefixtures("calls")
+def test_the_page_is_asked_for_as_the_edge_would(app: layout.Application, page: dict[str, Any]) -> None:
+    rehearsal.Rehearsal(app, "bbbb").execute(5, READY)
+    asked = {name: page["headers"][name] for name in ("Host", "X-Forwarded-Proto", "X-Forwarded-For")}
+    assert asked == {"Host": "links.example.org", "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
+
+
+def test_a_page_that_is_not_well_is_told_with_its_body(
+    app: layout.Application, page: dict[str, Any], calls: Calls
+) -> None:
+    page.update(status=503, body=b"the ledger is read-only")
+    assert "it booted, but /readyz answers 503: the ledger is read-only" in failure(app, READY)
+    assert calls[-1] == CLEARED
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_page_that_never_answers_is_told(app: layout.Application) -> None:
+    assert "it booted, but /readyz does not answer" in failure(app, READY)

@@ -1,0 +1,143 @@
+"""What a rollback may go to, after any history: changes of all kinds that went well, failed, or were never told of."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ansible_collections.baton.web.plugins.module_utils.change import history
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+RELEASES = [f"{letter}{letter}" for letter in "abcdef"]
+ENDS = ("well", "failed", "reverted", "killed")
+
+
+@dataclasses.dataclass
+class Host:
+    """A host that does what the playbooks do, and remembers more than they may know."""
+
+    entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    took_over: list[str] = dataclasses.field(default_factory=list)
+    served_well: set[str] = dataclasses.field(default_factory=set)
+    current: str | None = None
+
+    def judged(self, entries: list[dict[str, Any]] | None = None) -> dict[str, str]:
+        lines = self.entries if entries is None else entries
+        found: dict[str, str] = history.judged(lines, self.took_over, RELEASES, self.current)
+        return found
+
+    def choice(self) -> list[str]:
+        """What a rollback may choose by itself, the best first."""
+        return [release for release, why_not in self.judged().items() if not why_not]
+
+    def bring(self, kind: str, release: str, end: str) -> None:
+        """A deploy or rollback. One whose controller is killed has handed over, and leaves no line."""
+        result = {"well": "deployed" if kind == "deploy" else "rolled back"}.get(end, end)
+        if end != "killed":
+            self.entries.append({"kind": kind, "release": release, "previous": self.current, "result": result})
+        if end in ("well", "killed"):
+            self.current = release
+            self.served_well.add(release)
+            self.took_over = [release, *(one for one in self.took_over if one != release)]
+
+    def renew(self, kind: str, end: str) -> None:
+        """A restart or a change of settings."""
+        self.entries.append({"kind": kind, "release": self.current, "result": {"well": f"{kind}ed"}.get(end, end)})
+
+
+# the same examples each time, so that a change is what makes it fail
+many = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+Step = tuple[str, str, str]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["deploy", "deploy", "rollback", "named rollback", "restart", "configure"]),
+        st.sampled_from(RELEASES),
+        st.sampled_from(ENDS),
+    ),
+    max_size=25,
+)
+
+
+def lived(steps: list[Step], ends: tuple[str, ...] = ENDS) -> Host:
+    """A host after these changes; those that end otherwise are left out."""
+    host = Host()
+    for kind, release, end in steps:
+        if end not in ends:
+            continue
+        if kind == "deploy":
+            host.bring("deploy", release, end)
+        elif kind == "rollback" and (choice := host.choice()):
+            host.bring("rollback", choice[0], end)
+        elif kind == "named rollback" and release in host.served_well - {host.current}:
+            host.bring("rollback", release, end)
+        elif kind in ("restart", "configure") and host.current:
+            host.renew(kind, end)
+    return host
+
+
+@many
+@given(STEPS)
+def test_whoever_may_be_gone_back_to_has_served_well_and_does_not_serve_now(steps: list[Step]) -> None:
+    host = lived(steps)
+    assert set(host.choice()) <= host.served_well - {host.current}
+
+
+@many
+@given(
+    STEPS, st.sampled_from(["deploy", "rollback"]), st.sampled_from(RELEASES), st.sampled_from(["failed", "reverted"])
+)
+def test_a_change_that_fails_takes_nothing_off_the_list_and_puts_nothing_on_it(
+    steps: list[Step], kind: str, release: str, end: str
+) -> None:
+    told = ("well", "failed", "reverted")
+    host = lived(steps, told)
+    before = host.judged()
+    host.bring(kind, release, end)
+    after = host.judged()
+    assert host.choice() == [one for one, why_not in before.items() if not why_not]
+    # what it says of others is what it said; of its own release no more than that it failed
+    assert {one: why for one, why in after.items() if one != release} == {
+        one: why for one, why in before.items() if one != release
+    }
+
+
+@many
+@given(STEPS)
+def test_only_what_went_well_decides(steps: list[Step]) -> None:
+    host = lived(steps, ("well", "failed", "reverted"))
+    good = [entry for entry in host.entries if entry["result"] not in ("failed", "reverted")]
+    assert host.choice() == [one for one, why_not in host.judged(good).items() if not why_not]
+
+
+@many
+@given(STEPS, st.lists(st.sampled_from(["well", "failed"]), max_size=12))
+def test_one_rollback_after_another_goes_back_and_never_returns(steps: list[Step], ends: list[str]) -> None:
+    host = lived(steps, ("well", "failed", "reverted"))
+    left = {host.current}
+    for end in ends:
+        if not (choice := host.choice()):
+            break
+        assert not left & set(choice)
+        host.bring("rollback", choice[0], end)
+        if end == "failed":
+            assert host.choice()[0] == choice[0]  # asked again, it goes to the same
+        else:
+            left.add(choice[0])
+            assert host.choice() == choice[1:]
+
+
+@many
+@given(st.permutations(RELEASES), st.integers(1, 5), st.integers(0, 3))
+def test_so_many_rollbacks_go_so_many_deploys_back(order: list[str], back: int, failing: int) -> None:
+    host = Host()
+    for release in order:
+        for _ in range(failing):
+            host.bring("deploy", release, "failed")
+        host.bring("deploy", release, "well")
+    for _ in range(back):
+        target = host.choice()[0]
+        for _ in range(failing):
+            host.bring("rollback", target, "reverted")
+        host.bring("rollback", host.choice()[0], "well")
+    assert host.current == order[-1 - back]

@@ -1,0 +1,336 @@
+"""What a change of the fleet tells of itself: the causes, and what each host ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.change import outcome
+
+HOSTS = ["app1", "app2", "app3"]
+# what every host that can be reached is asked when something failed
+ASKED = {"app_service_reverted": {"changed": False, "way": "none", "release": "aaaa"}}
+SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
+
+
+def known(**variables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {host: variables.get(host, {}) for host in HOSTS}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"msg": "no space", "failed": True}, "no space"),
+        ({"msg": "non-zero return code", "stderr": "E: no such package"}, "non-zero return code\nE: no such package"),
+        ({"msg": "One or more items failed", "results": [{"msg": "fine"}, {"msg": "bad", "failed": True}]}, "bad"),
+        ({}, "it failed without a word"),
+    ],
+)
+def test_a_failure_is_told_by_what_failed(result: dict[str, Any], words: str) -> None:
+    assert outcome.failure(result) == words
+
+
+def test_a_host_that_went_away_is_trouble() -> None:
+    noted = known(app1={"baton_trouble": {"step": "staging", "message": "no space"}})
+    assert outcome.troubles(HOSTS, noted, ["app1", "app3"]) == {
+        "app1": {"step": "staging", "message": "no space"},
+        "app2": {"step": "connection", "message": "it can't be reached"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count", "sizes"),
+    [
+        ([1, "25%", "100%"], 1, [1]),
+        ([1, "25%", "100%"], 3, [1, 1, 1]),
+        ([1, "25%", "100%"], 8, [1, 2, 5]),
+        ([2], 5, [2, 2, 1]),
+        (["30%"], 10, [3, 3, 3, 1]),
+        ([1, 0], 4, [1, 3]),
+        ("50%", 4, [2, 2]),
+        (1, 0, [0]),
+    ],
+)
+def test_batches_are_counted_as_ansible_does(wanted: Any, count: int, sizes: list[int]) -> None:
+    assert outcome.batches(wanted, count) == sizes
+
+
+REHEARSED = {"app_service_rehearsed": {"rehearsed": True}}
+SKIPPED = {"app_service_rehearsed": {"skipped": True}}
+TROUBLE = {"baton_trouble": {"step": "rehearsal", "message": "no ledger"}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "companions"),
+    [
+        ({"app1": REHEARSED, "app2": SKIPPED}, ["app2"]),
+        ({"app1": SKIPPED, "app2": SKIPPED}, []),  # not asked, as a host is in trouble, or rehearsals are off
+        ({"app1": TROUBLE, "app2": SKIPPED}, []),
+        ({}, []),
+    ],
+)
+def test_who_goes_with_the_first_host_is_rehearsed_after_it(variables: dict[str, Any], companions: list[str]) -> None:
+    assert outcome.companions(HOSTS, known(**variables), 2) == companions
+
+
+@pytest.mark.parametrize(
+    ("variables", "followers"),
+    [
+        ({"app1": {"app_service_activated": SWITCHED}}, ["app2", "app3"]),
+        ({"app1": {"app_service_activated": {"changed": False, "way": "none"}}}, ["app2", "app3"]),
+        ({"app1": {"app_service_activated": {"skipped": True}}}, []),
+        ({"app1": {"app_service_activated": {"failed": True}, **TROUBLE}}, []),
+        # one that is handed over much later would not have been well
+        ({"app1": {"app_service_activated": SWITCHED}, "app3": TROUBLE}, []),
+    ],
+)
+def test_nobody_follows_before_the_first_batch_serves_and_all_are_rehearsed(
+    variables: dict[str, Any], followers: list[str]
+) -> None:
+    assert outcome.followers(HOSTS, known(**variables), 1) == followers
+
+
+def test_who_serves_already_what_it_is_to_is_not_drained_for_it() -> None:
+    variables = known(
+        app1={"app_service_rehearsed": {"rehearsed": False}},
+        app2={**SKIPPED, "app_service_activated": {"rehearsed": False}},
+        app3={**SKIPPED, "app_service_activated": {"rehearsed": True}},
+    )
+    assert outcome.outdated(HOSTS, variables) == ["app3"]
+    # rehearsals are off
+    assert outcome.outdated(["app1"], known(app1=SKIPPED)) == ["app1"]
+
+
+def test_who_was_handed_over_is_who_changed() -> None:
+    handed = known(app1={"app_service_activated": SWITCHED}, app2={"app_service_activated": {"changed": False}})
+    assert outcome.switched(HOSTS, handed) == ["app1"]
+
+
+def test_the_handover_ends_with_the_last_host() -> None:
+    handed = known(app1={"app_service_activated": {"ended": 5.5}}, app3={"app_service_activated": {"ended": 4.0}})
+    assert outcome.ended(HOSTS, handed) == 5.5
+
+
+def test_each_host_s_end_is_told() -> None:
+    variables = known(
+        app1={
+            "app_service_activated": SWITCHED,
+            "app_service_reverted": {"changed": True, "way": "reload", "release": "aaaa"},
+        },
+        app2={"app_service_activated": {"failed": True}, "app_service_reverted": {"changed": False, "release": "aaaa"}},
+        app3={"app_service_activated": SWITCHED, "app_service_reverted": {"unreachable": True}},
+    )
+    told = outcome.hosts(HOSTS, variables, HOSTS)
+    assert told["app1"] == {
+        "way": "reload",
+        "seconds": 3.2,
+        "started": 5.0,
+        "previous": "aaaa",
+        "release": "aaaa",
+        "reverted": True,
+        "problem": "",
+    }
+    assert (told["app2"]["way"], told["app2"]["release"], told["app2"]["reverted"]) == ("none", "aaaa", False)
+    assert "unknown" in told["app3"]["problem"]
+
+
+def test_the_summary_names_cause_and_end() -> None:
+    variables = known(
+        app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": "aaaa"}},
+        app2={
+            "baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"},
+            **ASKED,
+        },
+        app3=ASKED,
+    )
+    found = outcome.troubles(HOSTS, variables, HOSTS)
+    told = outcome.hosts(HOSTS, variables, HOSTS)
+    assert outcome.summary("The deploy of links bbbb", found, told) == (
+        "The deploy of links bbbb failed.\n"
+        "app2, handover: Release bbbb could not take over (reload): boom\n"
+        "Mend that, then run this again; playbooks/logs.yml has more of what the application said.\n"
+        "What served before serves on app1, app2, app3; put back on app1."
+    )
+
+
+@pytest.mark.parametrize(("step", "words"), outcome.NEXT.items())
+def test_each_step_s_failure_tells_what_to_do(step: str, words: str) -> None:
+    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}, **ASKED}, app1=ASKED, app3=ASKED)
+    found = outcome.troubles(HOSTS, variables, HOSTS)
+    assert words in outcome.summary("It", found, outcome.hosts(HOSTS, variables, HOSTS)).splitlines()
+
+
+def test_who_interrupted_is_not_told_to_mend_anything() -> None:
+    trouble = {"baton_trouble": {"step": "handover", "message": outcome.INTERRUPTED}, **ASKED}
+    variables = known(app1=trouble, app2=ASKED, app3=ASKED)
+    found = outcome.troubles(HOSTS, variables, HOSTS)
+    assert "Mend" not in outcome.summary("It", found, outcome.hosts(HOSTS, variables, HOSTS))
+
+
+def test_a_host_that_fell_after_its_handover_is_named() -> None:
+    told = outcome.fallen(HOSTS, known(app1={"__baton_finished": {"trouble": ""}}, app2={"__baton_finished": {}}))
+    assert told == ""
+    told = outcome.fallen(HOSTS, known(app2={"__baton_finished": {"trouble": "worker 7 is gone"}}))
+    assert told.startswith("app2 took over and doesn't serve any more: worker 7 is gone.\n")
+    assert "playbooks/rollback.yml" in told
+
+
+def test_a_first_release_that_failed_leaves_nothing_and_says_so() -> None:
+    gone = {"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": None}}
+    variables = known(app1={**gone, "baton_trouble": {"step": "handover", "message": "boom"}}, app2=gone, app3=gone)
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert words.endswith("Nothing was served on app1, app2, app3 before, and nothing is now.")
+
+
+def test_a_new_host_that_failed_serves_nothing_and_is_not_told_to_serve() -> None:
+    gone = {"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": None}}
+    variables = known(app1=ASKED, app2=ASKED, app3={**gone, "baton_trouble": {"step": "handover", "message": "boom"}})
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert words.endswith(
+        "What served before serves on app1, app2; nothing had been switched there.\n"
+        "Nothing was served on app3 before, and nothing is now."
+    )
+
+
+def test_the_same_cause_is_told_once() -> None:
+    trouble = {"baton_trouble": {"step": "staging", "message": "the disk is full"}, **ASKED}
+    variables = known(app1=trouble, app2=ASKED, app3=trouble)
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert "app1, app3, staging: the disk is full" in words
+    assert "nothing had been switched there" in words
+
+
+def test_a_host_that_could_not_be_put_back_is_named() -> None:
+    stuck = {"app_service_activated": SWITCHED, "baton_stuck": "bbbb could not take over: full"}
+    variables = known(app1=stuck, app2=ASKED, app3=ASKED)
+    words = outcome.summary("It", {}, outcome.hosts(HOSTS, variables, HOSTS))
+    assert "app1: bbbb could not take over: full." in words
+    assert "serves on app2, app3" in words
+
+
+CHANGE = {"kind": "deploy", "application": "links", "release": "bbbb", "version": "v2", "migrations": "expand"}
+RUN = {"who": "ann@laptop", "token": "t"}
+
+
+def test_a_good_change_is_told_as_such() -> None:
+    variables = known(app1={"app_service_activated": SWITCHED})
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    assert end["happened"]
+    assert end["summary"] == ""
+    assert end["deploy"]["result"] == "deployed"
+    assert (end["deploy"]["who"], end["deploy"]["where"], end["deploy"]["previous"]) == ("ann", "laptop", "aaaa")
+    assert end["entries"]["app1"]["way"] == "reload"
+    assert end["entries"]["app2"]["way"] == "none"
+
+
+def test_a_change_that_had_nothing_to_do_has_nothing_to_tell() -> None:
+    assert not outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, HOSTS, known(), HOSTS)["happened"]
+
+
+@pytest.mark.parametrize(("back", "result"), [(True, "reverted"), (False, "failed")])
+def test_a_failed_change_says_whether_hosts_went_back(back: bool, result: str) -> None:
+    variables = known(
+        app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": back, "release": "aaaa"}},
+        app2={"baton_trouble": {"step": "handover", "message": "boom"}},
+    )
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    assert end["deploy"]["result"] == result
+    assert end["entries"]["app3"]["reason"] == "app2, handover: boom"
+
+
+@pytest.mark.parametrize(
+    ("step", "ran"), [("staging", ""), ("migration", "expand"), ("rehearsal", "expand"), ("handover", "expand")]
+)
+def test_only_a_migration_that_may_have_run_is_noted(step: str, ran: str) -> None:
+    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}})
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    assert {entry["migrations"] for entry in end["entries"].values()} == {ran}
+
+
+@pytest.mark.parametrize(
+    ("kind", "migrations", "step", "told"),
+    [
+        ("deploy", "blocking", "rehearsal", True),
+        ("deploy", "blocking", "handover", True),
+        ("deploy", "blocking", "staging", False),
+        ("deploy", "expand", "handover", False),
+        ("rollback", "blocking", "handover", False),
+    ],
+)
+def test_a_blocking_migration_that_the_release_before_has_to_live_with_is_told(
+    kind: str, migrations: str, step: str, told: bool
+) -> None:
+    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}})
+    change = {**CHANGE, "kind": kind, "migrations": migrations, "began": 1.0, "now": 9.0}
+    end = outcome.conclusion(change, RUN, HOSTS, variables, HOSTS)
+    assert ("The blocking migration of bbbb may have run" in end["summary"]) is told
+
+
+def test_hosts_that_serve_different_releases_are_told_as_such() -> None:
+    # the canary of a run that was killed has the new release, and this run has left it there
+    variables = known(
+        app1={"app_service_reverted": {"changed": False, "way": "none", "release": "bbbb"}},
+        app2={**ASKED, "baton_trouble": {"step": "handover", "message": "boom"}},
+        app3=ASKED,
+    )
+    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    assert "The hosts don't serve the same: app1 bbbb; app2, app3 aaaa." in words
+
+
+def test_evidence_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
+    shared = {"results": [{"item": "edge1", "windows": {}}]}
+    assert list(outcome.evidence(HOSTS, {host: {"seen": shared} for host in HOSTS}, "seen")) == ["edge1"]
+    own = {host: {"seen": {"results": [{"item": host}]}} for host in HOSTS}
+    assert list(outcome.evidence(HOSTS, own, "seen")) == HOSTS
+    assert outcome.evidence(HOSTS, {host: {"seen": {"skipped": True}} for host in HOSTS}, "seen") == {}
+
+
+def test_the_same_failure_of_several_hosts_is_told_once_with_their_names() -> None:
+    said = "{}: it did not boot. It logged last:\n2026-01-01T00:00:0{}.1Z [{}] Traceback\nValueError: no"
+    found = {
+        "app1": {"step": "rehearsal", "message": said.format("app1", 1, 17)},
+        "app10": {"step": "rehearsal", "message": said.format("app10", 2, 18)},
+        "app2": {"step": "rehearsal", "message": said.format("app2", 3, 19).replace(": no", ": yes")},
+    }
+    words = outcome.summary("The deploy of links", found, {})
+    assert words.count("ValueError: no") == 1
+    assert "app1, app10, rehearsal: it did not boot" in words
+    assert "app2, rehearsal: it did not boot" in words
+    assert "ValueError: yes" in words
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("ImportError: libpq.so.5: cannot open shared object file: No such file", "libpq.so.5 is a library of the dis"),
+        ("OSError: libGL.so.1: cannot open shared object file", "python_runtime_packages"),
+        ('psycopg.errors.InsufficientPrivilege: permission denied to create extension "postgis"', "[postgis]"),
+        (
+            r"'permission denied to create extension \"pg_trgm\"'",
+            "postgresql_server_databases (`extensions: [pg_trgm]`",
+        ),
+        ('extension "vector" is not available', "no extension vector"),
+        ('could not open extension control file "/usr/share/x/extension/vector.control": No', "no extension vector"),
+    ],
+)
+def test_a_failure_names_the_setting_that_mends_it(said: str, words: str) -> None:
+    found = {host: {"step": "migration", "message": f"Traceback\n{said}"} for host in ("app1", "app2")}
+    told = outcome.summary("The deploy of links", found, {})
+    assert told.count(words) == 1
+    assert outcome.advice("ValueError: no") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "setting"),
+    [
+        (
+            "MemoryError: Cannot allocate write+execute memory for ffi.callback().",
+            "app_service_memory_deny_write_execute",
+        ),
+        ("cannot allocate executable memory. This may be due to", "app_service_memory_deny_write_execute"),
+        ("OSError: [Errno 30] Read-only file system: '/opt/links/releases/a/src/uploads'", "app_release_state_links"),
+    ],
+)
+def test_what_the_sandbox_refuses_names_its_switch(said: str, setting: str) -> None:
+    (advice,) = outcome.advice(said)
+    assert setting in advice

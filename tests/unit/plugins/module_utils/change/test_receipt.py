@@ -1,0 +1,302 @@
+"""What a deploy proves of itself, put together and kept."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.change import receipt, receipt_html
+from ansible_collections.baton.web.plugins.module_utils.edge import access_log
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
+
+from tests.support.access_log import NOON, OTHER, line, write
+
+OLD, NEW = "1f0e99a2c4d58b71", "9b44c0d2e7a1335f"
+DEPLOY = {"application": "links", "kind": "deploy", "result": "deployed", "release": NEW, "previous": OLD,
+          "version": "1.4.2", "who": "ada", "where": "laptop", "started": NOON, "ended": NOON + 20.4}  # fmt: skip
+HOST = {"way": "reload", "seconds": 1.84, "previous": OLD, "release": NEW, "started": NOON + 9}
+PHASES = [{"name": "stage", "seconds": 4.2}, {"name": "roll", "seconds": 9.1}]
+WINDOWS = {
+    "before": access_log.Window(NOON - 60, NOON),
+    "during": access_log.Window(NOON, NOON + 20),
+    "after": access_log.Window(NOON + 20, NOON + 30),
+}
+
+
+@pytest.fixture
+def edge(tmp_path: pathlib.Path) -> Any:
+    """What an edge answers whose log has these lines, as it comes through JSON."""
+
+    def read(*lines: str) -> dict[str, Any]:
+        log = write(tmp_path / "log", sorted(lines, key=lambda one: float(one.split('"msec":')[1].split(",")[0])))
+        found: dict[str, Any] = json.loads(json.dumps(access_log.summarize(log, WINDOWS, timeline=True)))
+        return found
+
+    return read
+
+
+def compose(edges: dict[str, Any], hosts: dict[str, Any] | None = None, **deploy: Any) -> dict[str, Any]:
+    hosts = {"app1": HOST} if hosts is None else hosts
+    found: dict[str, Any] = receipt.compose(DEPLOY | deploy, edges, hosts, PHASES)
+    return found
+
+
+def spread(count: int, since: float, seconds: float, **changed: Any) -> list[str]:
+    return [line(since + seconds * index / count, **changed) for index in range(count)]
+
+
+def test_two_edges_are_as_one_that_answered_everything(edge: Any) -> None:
+    one = [*spread(600, NOON - 60, 60), *spread(200, NOON, 20, wait=0.03), line(NOON + 5, 502)]
+    two = [*spread(300, NOON - 60, 60, wait=0.5), *spread(100, NOON, 20, status=404, upstream=OTHER)]
+    together, apart = compose({"edge1": edge(*one, *two)}), compose({"edge1": edge(*one), "edge2": edge(*two)})
+    assert apart["windows"] == together["windows"]
+    assert apart["timeline"] == together["timeline"]
+    assert apart["windows"]["before"]["requests"] == 900
+    assert apart["windows"]["during"]["statuses"] == {"200": 200, "404": 100, "502": 1}
+
+
+def test_timelines_of_other_steps_meet_at_the_longer_one() -> None:
+    point = {"requests": 1, "failures": 0, "max_ms": 5, "histogram": {"5": 1}}
+    windows = {"during": access_log.Tally().result() | {"since": NOON, "until": NOON + 20}}
+    fine = {"windows": windows, "timeline": {"step": 1, "points": {str(int(NOON) + s): point for s in range(4)}}}
+    coarse = {"windows": windows, "timeline": {"step": 4, "points": {str(int(NOON)): point}}}
+    assert compose({"a": fine, "b": coarse})["timeline"] == {
+        "step": 4,
+        "points": {str(int(NOON)): {"requests": 5, "failures": 0, "p50_ms": 5, "p99_ms": 5, "max_ms": 5}},
+    }
+
+
+# what is said
+
+
+def test_the_headline_says_that_no_request_failed(edge: Any) -> None:
+    assert compose({"edge1": edge(*spread(4120, NOON, 20))})["headline"] == (
+        "None of the 4,120 requests that the edges logged meanwhile failed."
+    )
+
+
+def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> None:
+    answers = edge(
+        *spread(999, NOON - 60, 60), line(NOON - 1, 500), *spread(363, NOON, 20), *spread(37, NOON + 9, 1, status=500)
+    )
+    assert compose({"edge1": answers})["headline"] == (
+        "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), "
+        "the most often 500 on /api/links."
+    )
+
+
+def test_the_headline_does_not_hide_that_clients_gave_up(edge: Any) -> None:
+    usual, many = [line(NOON - 30, 499)] * 5, [line(NOON + 10, 499)] * 80
+    before, during = spread(995, NOON - 60, 60), spread(720, NOON, 20)
+    gave_up = compose({"edge1": edge(*before, *usual, *during, *many)})["headline"]
+    assert gave_up == (
+        "None of the 800 requests that the edges logged meanwhile failed, but 80 clients (10.0 %) gave up waiting."
+    )
+    assert "gave up" not in compose({"edge1": edge(*before, *usual, *during, *many[:4])})["headline"]
+    as_always = [line(NOON - 30, 499)] * 120
+    assert "gave up" not in compose({"edge1": edge(*before, *as_always, *during, *many)})["headline"]
+
+
+def test_no_traffic_proves_nothing_and_is_said_so(edge: Any) -> None:
+    document = compose({"edge1": edge()})
+    assert document["headline"] == "No request ended meanwhile, so nothing is proven about them."
+    assert receipt.text(document)
+    assert "No request ended meanwhile" in receipt_html.page(document)
+
+
+def test_an_edge_that_could_not_be_read_is_named(edge: Any) -> None:
+    edges = {
+        "edge1": edge(*spread(10, NOON, 20)),
+        "edge2": {"failed": True, "msg": "edge2: the access log can't be read.\nTraceback"},
+        "edge3": {"unreachable": True},
+    }
+    document = compose(edges)
+    assert (
+        "The log of edge2 could not be read (the access log can't be read); its requests are missing."
+        in (document["notes"])
+    )
+    assert "The log of edge3 could not be read (unreachable); its requests are missing." in document["notes"]
+    assert document["windows"]["during"]["requests"] == 10
+    document = compose({name: edges[name] for name in ("edge2", "edge3")})
+    assert document["headline"].startswith("No edge's log could be read")
+    assert "edge3" in receipt.text(document)
+    assert "edge3" in receipt_html.page(document)
+
+
+def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
+    answers = edge(line(NOON + 1, 499), line(NOON + 2, 101), line(NOON + 3, client="::1", user_agent="baton-check"))
+    answers["windows"]["before"]["complete"] = False
+    answers["skipped_lines"] = 2
+    notes = "\n".join(compose({"edge1": answers})["notes"])
+    assert "The logs of edge1 don't reach back to the beginning of: before." in notes
+    assert "2 lines in the log of edge1 could not be understood." in notes
+    assert "1 ended because the client went away (499)" in notes
+    assert "1 were WebSockets that ended" in notes
+    assert "1 more were the deploy's own active checks" in notes
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (HOST, f"{OLD} -> {NEW}"),
+        ({**HOST, "previous": None, "way": "start"}, f"nothing -> {NEW}"),
+        ({**HOST, "release": OLD, "way": "none"}, f"serves {OLD}, as before"),
+        ({**HOST, "release": OLD}, f"serves {OLD}, anew"),
+        ({**HOST, "reverted": True, "release": OLD}, f"reverted to {OLD}"),
+        ({"failed": True, "msg": "Release x could not take over.\nlog"}, "failed: Release x could not take over."),
+        ({"unreachable": True}, "failed: unreachable"),
+        ({"skipped": True}, "not reached"),
+    ],
+)
+def test_each_hosts_outcome_is_told(host: dict[str, Any], words: str) -> None:
+    document = compose({}, {"app1": host})
+    assert receipt.outcome(document["hosts"]["app1"]) == words
+    assert words in receipt.text(document)
+
+
+def test_the_text_is_a_table_that_a_terminal_shows(edge: Any) -> None:
+    answers = edge(*spread(1200, NOON - 60, 60), *spread(400, NOON, 20, wait=0.012), *spread(9, NOON + 20, 9, wait=0))
+    assert receipt.text(compose({"edge1": answers})).splitlines() == [
+        f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC by ada on laptop",
+        "None of the 400 requests that the edges logged meanwhile failed.",
+        "",
+        "        SECONDS  REQUESTS  FAILED     P50     P99     MAX",
+        "before       60     1,200       0    5 ms    5 ms    5 ms",
+        "during       20       400       0   12 ms   12 ms   12 ms",
+        "after        10         9       0  < 1 ms  < 1 ms  < 1 ms",
+        "",
+        "HOST  OUTCOME                               BY      SECONDS",
+        f"app1  {OLD} -> {NEW}  reload      1.8",
+        "",
+        "Phases: stage 4.2 s, roll 9.1 s",
+    ]
+
+
+def test_phases_follow_each_other_unless_they_say_when_they_began() -> None:
+    phases = [*PHASES, {"name": "late", "started": NOON + 50, "seconds": 1}]
+    begun = [phase["started"] - NOON for phase in receipt.compose(DEPLOY, {}, {}, phases)["phases"]]
+    assert begun == pytest.approx([0, 4.2, 50], abs=0.01)
+
+
+# the page
+
+
+class Reader(html.parser.HTMLParser):
+    """Every element and attribute of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words = ""
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "rect", "line", "circle", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect", "line", "circle", "path"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_shows_everything_and_loads_nothing(edge: Any) -> None:
+    page = Reader(receipt_html.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9, 500))})))
+    assert page.open == []
+    assert {"script", "link", "img", "iframe"}.isdisjoint(page.elements)
+    assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
+    assert "url(" not in receipt_html.STYLE
+    for words in ("links 1.4.2", "deployed", "1 of the 401 requests", "app1", "stage", "/api/links", "reload"):
+        assert words in page.words
+
+
+def test_the_page_holds_a_point_for_each_second_and_a_marker_for_each_handover(edge: Any) -> None:
+    hosts = {name: {**HOST, "started": NOON + at} for name, at in (("app1", 9), ("app2", 9.2), ("app3", 15))}
+    page = receipt_html.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9.5, 500))}, hosts))
+    assert page.count('class="hover"') == 20
+    assert "12:00:09 UTC: 21 requests, 1 failed" in page
+    assert page.count('fill="var(--bad)"') == 1
+    rows = dict(re.findall(r'class="name" x="[\d.]+" y="(\d+)">(app\d)<', page))
+    assert len({row for row, name in rows.items() if name in ("app1", "app2")}) == 2
+
+
+def test_whatever_the_log_or_a_host_says_is_no_html(edge: Any) -> None:
+    evil = "<script>alert(1)</script>\"'&<img src=x onerror=x>"
+    path = evil.replace('"', "")
+    document = compose(
+        {"edge1": edge(line(NOON + 1, 500, path=path)), evil: {"failed": True, "msg": evil}},
+        {evil: {**HOST, "way": evil, "previous": evil}, "app2": {"failed": True, "msg": evil}},
+        **dict.fromkeys(("application", "result", "release", "version", "who", "where", "reason", "kind"), evil),
+    )
+    document["phases"] = [{"name": evil, "started": NOON, "seconds": 4.0}]
+    page = receipt_html.page(document)
+    assert "<script" not in page
+    assert "<img" not in page
+    read = Reader(page)
+    assert read.open == []
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+    assert read.words.count("alert(1)") > 10
+
+
+def test_a_deploy_without_hosts_phases_or_traffic_has_a_page(edge: Any) -> None:
+    document: dict[str, Any] = receipt.compose(
+        {"application": "x", "result": "failed", "started": NOON}, {"edge1": edge(line(NOON - 5))}, {}, []
+    )
+    assert Reader(receipt_html.page(document)).open == []
+    assert receipt.text(document)
+
+
+# keeping
+
+
+def kept(directory: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def keep(directory: pathlib.Path, count: int, **deploy: Any) -> list[pathlib.Path]:
+    document = compose({}, **deploy)
+    removed: list[pathlib.Path] = receipt.keep(document, receipt_html.page(document), directory, count)
+    return removed
+
+
+def test_a_receipt_is_kept_by_time_application_and_release(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / ".baton" / "receipts"
+    keep(directory, 50)
+    assert kept(directory) == [f"20251125T120000Z-links-{NEW}.html", f"20251125T120000Z-links-{NEW}.json"]
+    document = json.loads((directory / kept(directory)[1]).read_text())
+    assert (document["format"], document["deploy"]["result"]) == (1, "deployed")
+
+
+def test_names_lead_out_of_no_directory(tmp_path: pathlib.Path) -> None:
+    keep(tmp_path / "receipts", 50, release="../../etc/x", application="a/../b")
+    assert kept(tmp_path) == ["receipts"]
+    assert len(kept(tmp_path / "receipts")) == 2
+
+
+def test_the_oldest_receipts_of_the_application_are_removed_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "notes.json").write_text("mine")
+    keep(tmp_path, 50, application="my-links", started=NOON - 999)
+    keep(tmp_path, 50, application="links2", started=NOON - 999)
+    for hour in range(5):
+        removed = keep(tmp_path, 3, started=NOON + hour * 3600)
+    assert [path.name for path in removed] == [f"20251125T130000Z-links-{NEW}.{kind}" for kind in ("json", "html")]
+    names = kept(tmp_path)
+    assert len([name for name in names if "-links-" in name]) == 6
+    assert len([name for name in names if "links2" in name or "my_links" in name]) == 4
+    assert "notes.json" in names
+
+
+def test_a_directory_that_cannot_be_written_is_told_with_its_fix(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BatonError, match=r"can't be written to .*make the directory writable"):
+        keep(tmp_path / "file" / "receipts", 50)

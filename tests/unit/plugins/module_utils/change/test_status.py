@@ -1,0 +1,240 @@
+"""What a person is told of the fleet."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.activation import snapshot
+from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
+from ansible_collections.baton.web.plugins.module_utils.change import status
+
+
+def app_server(**changed: Any) -> dict[str, Any]:
+    application = {
+        "release": "aaaa",
+        "version": "1.2",
+        "since": time.time() - 7300,
+        "python": "3.13.5",
+        "gunicorn": "27.0.1",
+        "uvicorn": "0.54.0",
+        "service": "active",
+        "bridge": False,
+        "workers_wanted": 2,
+        "workers": [
+            {"pid": 10, "state": "ready", "release": "aaaa", "memory_mb": 60},
+            {"pid": 11, "state": "ready", "release": "aaaa", "memory_mb": 61},
+        ],
+        "last_reload": {},
+        "health": "ok",
+        "lock": None,
+        "last_change": None,
+        "drift": [],
+    }
+    return {"application": application | changed, "units": {}}
+
+
+def test_a_well_host_has_no_problem() -> None:
+    assert status.problems("app1", app_server()) == []
+
+
+def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> None:
+    health = status._health(health_check.Answer("answers 429: slow down", limited=True))
+    assert health == "limited (429)"
+    assert status.problems("app1", app_server(health=health)) == []
+    assert status._health(health_check.Answer("answers 503: no")) == "answers 503: no"
+    assert status._health(health_check.Answer()) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"release": None, "workers": []}, "no release has been activated"),
+        ({"service": "failed"}, "the service is failed"),
+        ({"workers_wanted": 3}, "2 of 3 workers are ready"),
+        ({"workers": [], "workers_wanted": 0}, "0 of 0 workers are ready"),
+        ({"release": "bbbb"}, "workers still serve aaaa"),
+        ({"bridge": True}, "the bridge still runs"),
+        (
+            {"last_reload": {"outcome": "failed", "error": "no module named x"}},
+            "the last reload failed: no module named x",
+        ),
+        ({"health": "answers 503: database"}, "the health page answers 503: database"),
+        ({"drift": ["/etc/links/environment"]}, "/etc/links/environment changed since the last handover"),
+    ],
+)
+def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:
+    found = status.problems("app1", app_server(**changed))
+    assert len(found) == 1
+    assert found[0].startswith("app1: ")
+    assert words in found[0]
+
+
+def test_certificates_are_told_before_they_end() -> None:
+    day = 86400
+    assert status.problems("edge1", {"certificate_expires": time.time() + 60 * day}) == []
+    assert "ends in 3 days" in status.problems("edge1", {"certificate_expires": time.time() + 3.4 * day})[0]
+    assert "can't be read" in status.problems("edge1", {"certificate_expires": None})[0]
+
+
+def test_a_unit_that_is_down_is_a_problem() -> None:
+    assert status.problems("edge1", {"units": {"nginx.service": "active"}}) == []
+    assert status.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
+        "edge1: the unit nginx.service is failed."
+    ]
+
+
+def test_a_mixed_fleet_is_a_problem_of_the_fleet() -> None:
+    one, two = app_server(), app_server(release="bbbb")
+    assert status.fleet_problems({"app1": one, "app2": app_server()}) == []
+    assert "different releases: aaaa, bbbb" in status.fleet_problems({"app1": one, "app2": two})[0]
+
+
+def test_the_table_has_a_line_for_each_host_and_aligned_columns() -> None:
+    now = time.time()
+    text = status.table({"app1": app_server(), "edge1": {"certificate_expires": now + 90 * 86400}}, now)
+    header, first, second = text.splitlines()
+    assert first.split() == [
+        *("app1", "aaaa", "1.2", "2", "h", "3.13.5", "27.0.1", "0.54.0", "2/2", "121", "MiB", "ok", "-"),
+    ]
+    assert second.endswith("90 days")
+    assert header.index("HEALTH") == first.index("ok")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-1, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (2 * 86400, "2 d")]
+)
+def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
+    assert status.ago(seconds) == words
+
+
+def test_the_memory_of_a_process_that_is_gone_is_none() -> None:
+    assert status.memory_mb(2**22 + 1) == 0
+
+
+def test_maintenance_is_in_the_table_and_no_problem(tmp_path: pathlib.Path) -> None:
+    flag = tmp_path / "var/lib/nginx-site/links/maintenance"
+    flag.parent.mkdir(parents=True)
+    flag.touch()
+    edge = {"units": {}} | status.edge("links", str(tmp_path))
+    assert status.problems("edge1", edge) == []
+    assert status.table({"edge1": edge}).splitlines()[1].split()[9] == "maintenance"
+    assert " ok, maintenance " in status.table({"web1": app_server() | edge})
+
+
+def test_maintenance_on_some_edges_alone_is_a_problem() -> None:
+    (sentence,) = status.fleet_problems({"edge1": {"maintenance": True}, "edge2": {"maintenance": False}})
+    assert "on edge1 alone" in sentence
+
+
+def test_a_drained_server_is_told(tmp_path: pathlib.Path) -> None:
+    site = tmp_path / "etc/nginx/sites-enabled/links.conf"
+    site.parent.mkdir(parents=True)
+    site.write_text("upstream links {\n    server a:1 max_fails=0 down;\n    server b:1 max_fails=0;\n}\n")
+    (sentence,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    assert "a:1 is drained" in sentence
+
+
+LOCK = {"words": "ann@laptop since noon (deploy v2)", "expires": 1000.0}
+CHANGE = {"kind": "deploy", "version": "1.2", "release": "aaaa", "who": "ann@laptop", "when": 10.0}
+
+
+def test_what_a_change_under_way_has_written_is_no_drift() -> None:
+    assert status.problems("app1", app_server(drift=["/etc/links/environment"], lock=LOCK)) == []
+
+
+def test_a_lock_is_told_once_for_all_hosts_and_is_no_problem() -> None:
+    fleet = {"app1": app_server(lock=LOCK), "app2": app_server(lock=LOCK), "app3": app_server()}
+    assert status.notes(fleet, 900.0) == [
+        "app1, app2: locked by ann@laptop since noon (deploy v2); "
+        "without a sign of life the lock ends 1970-01-01 00:16:40 UTC."
+    ]
+    assert status.notes(fleet, 1000.0)[0].endswith("the lock has expired.")
+    assert status.fleet_problems({name: {**host, "problems": []} for name, host in fleet.items()}) == []
+
+
+def test_the_last_change_is_told_with_its_end() -> None:
+    well, ill = CHANGE | {"result": "deployed"}, CHANGE | {"result": "reverted", "reason": "app2, handover: boom"}
+    fleet = {"app1": app_server(last_change=well), "app2": app_server(last_change=ill), "edge1": {"units": {}}}
+    assert status.notes(fleet, 130.0) == [
+        "app1: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, deployed.",
+        "app2: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, reverted: app2, handover: boom",
+    ]
+    assert status.table(fleet, 130.0).splitlines()[-2:] == status.notes(fleet, 130.0)
+
+
+def test_drift_is_what_differs_from_the_last_handover(tmp_path: pathlib.Path) -> None:
+    app = layout.Application("links", str(tmp_path))
+    units = tmp_path / "etc/systemd/system"
+    for folder in (tmp_path / "etc/links/secrets", units, app.state):
+        folder.mkdir(parents=True)
+    for path, text in {
+        tmp_path / "etc/links/gunicorn.conf.py": "workers = 2",
+        tmp_path / "etc/links/environment": "A=1",
+        tmp_path / "etc/links/secrets/TOKEN": "one",
+        units / "links.service": "[Service]",
+        units / "links-bridge.service": "[Service]",
+    }.items():
+        path.write_text(text)
+    assert status.drift(app) == []
+    snapshot.keep(app, app.kept)
+    assert status.drift(app) == []
+    (tmp_path / "etc/links/environment").write_text("A=2")
+    (tmp_path / "etc/links/secrets/TOKEN").unlink()
+    (units / "links.socket").write_text("[Socket]")
+    (units / "links-bridge.service").write_text("")
+    assert status.drift(app) == [
+        "/etc/links/environment",
+        "/etc/links/secrets/TOKEN",
+        "/etc/systemd/system/links.socket",
+    ]
+
+
+def test_what_differs_from_the_inventory_is_a_problem_with_its_remedy() -> None:
+    fleet = {
+        "app1": app_server() | {"settings_differ": ["/etc/links/gunicorn.conf.py", "/etc/links/environment"]},
+        "app2": app_server() | {"settings_differ": ["/etc/links/secrets/TOKEN"]},
+        "app3": app_server() | {"settings_differ": [], "site_differs": [], "incomparable": ""},
+        "edge1": {"units": {}, "site_differs": ["/etc/nginx/sites-enabled/links.conf"]},
+    }
+    assert status.fleet_problems(fleet) == [
+        "app1: /etc/links/environment, /etc/links/gunicorn.conf.py differ from the inventory; "
+        "run playbooks/configure.yml.",
+        "app2: /etc/links/secrets/TOKEN differs from the inventory; run playbooks/configure.yml.",
+        "edge1: /etc/nginx/sites-enabled/links.conf differs from the inventory; run site.yml.",
+    ]
+
+
+def test_a_file_that_changed_since_the_handover_is_told_once() -> None:
+    host = app_server(drift=["/etc/links/environment"])
+    differing = ["/etc/links/environment", "/etc/links/gunicorn.conf.py"]
+    found = host | {"problems": status.problems("app1", host), "settings_differ": differing}
+    assert status.fleet_problems({"app1": found}) == [
+        "app1: /etc/links/environment changed since the last handover; run playbooks/configure.yml.",
+        "app1: /etc/links/gunicorn.conf.py differs from the inventory; run playbooks/configure.yml.",
+    ]
+    assert status.differences("app1", found | {"settings_differ": ["/etc/links/environment"]}) == []
+
+
+def test_what_a_change_under_way_is_about_to_write_is_not_told() -> None:
+    assert status.differences("app1", app_server(lock=LOCK) | {"settings_differ": ["/etc/links/environment"]}) == []
+
+
+def test_a_drained_server_is_no_other_difference_of_the_site() -> None:
+    site = {"site_differs": ["/etc/nginx/sites-enabled/links.conf"]}
+    assert status.differences("edge1", site | {"drained": ["a:1"]}) == []
+    assert len(status.differences("edge1", site | {"drained": []})) == 1
+
+
+def test_a_host_that_can_t_be_compared_is_told_with_the_cause() -> None:
+    assert status.fleet_problems({"app1": app_server() | {"incomparable": "'colour' is undefined"}}) == [
+        "app1: it can't be compared with the inventory: 'colour' is undefined"
+    ]
+
+
+def test_hosts_without_whose_address_nothing_is_compared_are_named() -> None:
+    (sentence,) = status.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
+    assert "Nothing was compared with the inventory: edge1, edge2" in sentence
+    assert "private_address" in sentence

@@ -1,0 +1,52 @@
+"""A controller that lacks something says what, and how to get it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.controller import prerequisites
+
+WANTED = [{"name": "ansible.posix", "version": ">=2.0.0"}]
+
+
+def problems(**changed: object) -> list[str]:
+    inputs: dict[str, Any] = {"ansible_version": "2.19.14", "wanted": WANTED, "installed": {"ansible.posix": "2.1.0"}}
+    found: list[str] = prerequisites.problems(**(inputs | changed))
+    return found
+
+
+def test_a_complete_controller_has_no_problem() -> None:
+    assert problems() == []
+
+
+def test_an_old_ansible_is_refused_with_the_version_that_is_needed() -> None:
+    (found,) = problems(ansible_version="2.14.18")
+    assert "2.14.18" in found
+    assert "2.19 or newer" in found
+    assert "make setup" in found
+
+
+def test_missing_and_old_collections_are_named_together() -> None:
+    wanted = [*WANTED, {"name": "community.crypto"}]
+    (found,) = problems(wanted=wanted, installed={"ansible.posix": "1.5.4"})
+    assert "ansible.posix >=2.0.0 (1.5.4)" in found
+    assert "community.crypto  (not installed)" in found
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (sentence,) = problems(program_folder=str(tmp_path))
+    assert "uv, ssh, git" in sentence
+
+
+def test_the_first_folder_that_has_a_collection_wins(tmp_path: pathlib.Path) -> None:
+    for root, version in (("one", "2.1.0"), ("two", "1.0.0")):
+        folder = tmp_path / root / "ansible_collections/ansible/posix"
+        folder.mkdir(parents=True)
+        about = {"collection_info": {"namespace": "ansible", "name": "posix", "version": version}}
+        (folder / "MANIFEST.json").write_text(json.dumps(about))
+    roots = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert prerequisites.installed_collections(roots) == {"ansible.posix": "2.1.0"}

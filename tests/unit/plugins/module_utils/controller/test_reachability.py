@@ -1,0 +1,62 @@
+"""Why a host can't be reached or managed: each cause with a fix of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.controller import reachability
+
+HOST: dict[str, Any] = {
+    "inventory_hostname": "app1",
+    "ansible_host": "192.0.2.1",
+    "ansible_port": 2222,
+    "ansible_user": "ann",
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("Host key verification failed.", "`ssh-keyscan -p 2222 192.0.2.1 >> ~/.ssh/known_hosts`"),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            "`ssh-keygen -R '[192.0.2.1]:2222'`",
+        ),
+        ("ann@192.0.2.1: Permission denied (publickey).", "ansible_ssh_private_key_file"),
+        ("ssh: Could not resolve hostname app1", "ansible_host"),
+        ("connect to host 192.0.2.1 port 2222: Connection refused", "ansible_port"),
+        ("Connection timed out", "Check that the host is up"),
+    ],
+)
+def test_a_connection(said: str, fix: str) -> None:
+    words = reachability.lost(said, HOST)
+    assert words.startswith("can't be reached: ")
+    assert fix in words
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("Missing sudo password", "with -K"),
+        ("sudo: a password is required", "with -K"),
+        ("Incorrect sudo password", "ann's right password"),
+        ("sudo: sorry, you must have a tty to run sudo", "Defaults:ann !requiretty"),
+        ("ann is not in the sudoers file.", "Let ann use sudo"),
+        ("Authorized uses only", "neither it nor the login says anything by itself"),
+    ],
+)
+def test_sudo(said: str, fix: str) -> None:
+    words = reachability.unmanaged(said, HOST)
+    assert words.startswith("was reached, but can't be managed: ")
+    assert fix in words
+
+
+def test_a_host_of_which_the_inventory_says_only_the_name() -> None:
+    assert "ssh-keyscan -p 22 app1 " in reachability.lost(
+        "Host key verification failed.", {"inventory_hostname": "app1"}
+    )
+
+
+def test_a_module_that_has_answered_said_nothing_else() -> None:
+    assert reachability.said({"failed": True, "msg": "no"}) == ""

@@ -1,0 +1,161 @@
+"""A setting with a slip in its name is told, with the one that is meant."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+import yaml
+from ansible_collections.baton.web.plugins.module_utils.controller import settings
+
+PROJECT = pathlib.Path(__file__).parents[5]
+OPTIONS = {
+    path.parents[1].name: settings.options_of(yaml.safe_load(path.read_text()))
+    for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
+}
+INVENTORIES = sorted(
+    path for place in ("inventories", "molecule", "tests") for path in PROJECT.glob(f"{place}/**/group_vars/**/*.yml")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("app_service_helth_path", "of the role app_service. Did you mean app_service_health_path?"),
+        ("nginx_site_colour", "of the role nginx_site. roles/nginx_site/README.md lists them"),
+        ("app_verison", "app_verison is no setting. Did you mean app_version?"),
+        ("app_soruce", "Did you mean app_source?"),
+        ("private_adress", "Did you mean private_address?"),
+        ("rolback_to", "Did you mean rollback_to?"),
+        ("upgrade_rebot", "Did you mean upgrade_reboot?"),
+    ],
+)
+def test_a_slip_is_told_with_what_is_meant(name: str, words: str) -> None:
+    (sentence,) = settings.problems({"web1": ["app_name", name]}, OPTIONS)
+    assert words in sentence
+
+
+@pytest.mark.parametrize("name", ["database_password", "app_database", "app_ports", "team_app_version", "ansible_user"])
+def test_variables_of_an_operator_s_own_are_left_alone(name: str) -> None:
+    assert settings.problems({"web1": [name]}, OPTIONS) == []
+
+
+def test_hosts_are_named_when_not_all_have_it() -> None:
+    (sentence,) = settings.problems({"web1": ["app_prot"], "web2": []}, OPTIONS)
+    assert sentence.startswith("app_prot (web1) is no setting.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("app_migrations", "Blocking", 'app_migrations is "Blocking". Say `expand`'),
+        ("deploy_batches", "[1, 2]", 'deploy_batches is "[1, 2]". Give a list'),
+        ("deploy_batches", [0, "100%"], 'deploy_batches is [0, "100%"]. Give a list'),
+        ("deploy_batches", {"1": 1}, "Give a list"),
+        ("deploy_bake_seconds", "ten", "deploy_bake_seconds must be a number"),
+        ("deploy_lock_wait", -1, "deploy_lock_wait is -1, and must be a whole number, 0 or more"),
+        ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0, and must be a whole number, 60 or more"),
+        ("app_releases_keep", 2.5, "app_releases_keep is 2.5, and must be a whole number"),
+        ("app_port", "http", "app_port is http, and must be a whole number"),
+        ("deploy_drain", "yess", 'deploy_drain is "yess". Say true or false'),
+        ("rollback_force", "", 'rollback_force is "". Say true or false'),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_fix(name: str, value: object, words: str) -> None:
+    (sentence,) = settings.wrong({name: value})
+    assert words in sentence
+
+
+def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None:
+    given = {"deploy_batches": [1, "2", "25%"], "deploy_bake_seconds": "0", "deploy_bake_max_failed_percent": 0.5}
+    assert settings.wrong({**given, "app_migrations": "blocking", "app_releases_keep": 3}) == []
+    assert settings.wrong({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}) == []
+    assert settings.wrong({"deploy_batches": []}) == []  # the default
+
+
+WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
+
+
+def test_what_the_playbooks_set_themselves_is_refused_with_what_to_set_instead() -> None:
+    told = settings.overruled(
+        {"web1": ["host_firewall_rules", "app_name"], "web2": ["nginx_site_name"]}, WIRED, OPTIONS
+    )
+    assert told == [
+        "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). "
+        "Set host_firewall_extra_rules in its place.",
+        "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Take it out of the inventory.",
+    ]
+
+
+def test_what_to_set_instead_is_a_setting_that_the_playbooks_leave_alone() -> None:
+    known = settings.PLAYBOOKS.union(*OPTIONS.values())
+    assert set(settings.INSTEAD) <= set(WIRED) & known
+    assert set(settings.INSTEAD.values()) <= known - set(WIRED)
+
+
+@pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_every_setting_of_the_inventories_is_known(file: pathlib.Path) -> None:
+    text = file.read_text()
+    # what is commented out is offered, too
+    offered = re.findall(r"^# ([a-z_]+):", text, re.MULTILINE)
+    variables = {"web1": [*(yaml.safe_load(text) or {}), *offered]}
+    assert settings.problems(variables, OPTIONS) + settings.overruled(variables, WIRED, OPTIONS) == []
+
+
+def test_what_the_playbooks_read_is_known() -> None:
+    pattern = re.compile(
+        r"(?<!groups\.)\b((?:app|deploy|exec|history|reboot|rollback|unlock|upgrade)_[a-z0-9_]+) \| default\("
+    )
+    read = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
+    assert read - set().union(*OPTIONS.values()) - settings.PLAYBOOKS == set()
+
+
+SPECS = [
+    {
+        "argument_specs": {
+            "main": {
+                "options": {
+                    "python_runtime_version": {"type": "str"},
+                    "python_runtime_packages": {"type": "list", "elements": "str"},
+                    "nginx_site_client_max_body_size": {"type": "str"},
+                    "app_service_workers": {"type": "int"},
+                }
+            }
+        }
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("app_version: 1.10", "app_version"),
+        ("app_version: 0123456", "app_version"),
+        ("app_version: 2026-11-28", "app_version"),
+        ("rollback_to: 12:30", "rollback_to"),
+        ("app_source_subdir: no", "app_source_subdir"),
+        ("app_module:", "app_module"),
+        ("python_runtime_version: 3.10", "python_runtime_version"),
+        ("python_runtime_packages: [libpq5, on]", "python_runtime_packages"),
+    ],
+)
+def test_a_text_that_yaml_made_something_else_of_names_the_quotes(text: str, name: str) -> None:
+    (sentence,) = settings.not_texts(yaml.safe_load(text), SPECS)
+    assert sentence.startswith(f"{name} is ")
+    assert f'{name}: "..."' in sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'app_version: "1.10"',
+        "app_version: v1.4.2",
+        "nginx_site_client_max_body_size: 0",
+        "app_service_workers: 4",
+        "python_runtime_packages: [libpq5]",
+        "something_else: 1.10",
+    ],
+)
+def test_texts_and_numbers_that_are_to_be_some_are_left_alone(text: str) -> None:
+    assert settings.not_texts(yaml.safe_load(text), SPECS) == []

@@ -1,0 +1,327 @@
+"""Judging a release by the edge's log."""
+
+from __future__ import annotations
+
+import datetime
+import http.server
+import json
+import pathlib
+import random
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.edge import access_log, bake
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.support.access_log import CANARY, NOON, OTHER, line, write
+
+NAMED = bake.Named("edge1", ["app1"])
+
+
+def tally(lines: Iterable[str], upstreams: tuple[str, ...] = (CANARY,)) -> access_log.Tally:
+    counted = access_log.Tally(upstreams)
+    for one in lines:
+        entry = access_log.parse(one.encode())
+        assert entry is not None
+        counted.add(entry)
+    return counted
+
+
+def verdict(lines: Iterable[str], before: Iterable[str] = (), **limits: Any) -> dict[str, Any]:
+    judge = bake.Judge(NAMED, NOON, tally(before), bake.Limits(**limits), (CANARY,))
+    for one in lines:
+        entry = access_log.parse(one.encode())
+        assert entry is not None
+        judge.add(entry)
+    found: dict[str, Any] = judge.verdict(NOON + 10)
+    return found
+
+
+def during(count: int, status: int = 200, wait: float = 0.005, **changed: Any) -> list[str]:
+    """Requests spread over the ten seconds of the bake."""
+    return [line(NOON + 0.1 + 9.8 * index / count, status, wait, **changed) for index in range(count)]
+
+
+GOOD_BEFORE = [line(NOON - 30)] * 1000
+
+
+def test_a_release_that_answers_as_before_is_good() -> None:
+    found = verdict(during(400), GOOD_BEFORE)
+    assert (found["ok"], found["quiet"]) == (True, False)
+    assert found["message"] == "edge1: 400 requests to app1 in 10 s, 0 answered 5xx, p99 5 ms."
+
+
+def test_the_sentence_names_edge_share_what_was_before_and_what_failed_most() -> None:
+    before = [*GOOD_BEFORE[1:], line(NOON - 30, 500)]
+    found = verdict([*during(375), *during(30, 500), *during(7, 502, path="/")], before)
+    assert not found["ok"]
+    assert found["message"] == (
+        "edge1: 37 of 412 requests to app1 were answered 5xx (9.0 %; before the deploy 0.1 %), "
+        "the most often 500 on /api/links."
+    )
+
+
+def test_a_release_that_answers_nothing_but_500_is_bad_at_the_third_request() -> None:
+    assert verdict(during(2, 500), GOOD_BEFORE)["ok"]
+    assert not verdict(during(3, 500), GOOD_BEFORE)["ok"]
+    assert "nothing to compare with from before" in verdict(during(3, 500))["message"]
+
+
+@pytest.mark.parametrize("share", [0.002, 0.02, 0.05, 0.2])
+def test_a_site_that_has_always_failed_a_little_is_not_blamed_for_it(share: float) -> None:
+    chance = random.Random(11)
+    good, bad = (access_log.parse(line(NOON + 1, status).encode()) for status in (200, 500))
+    assert good is not None
+    assert bad is not None
+    before = access_log.Tally()
+    for _ in range(3000):
+        before.add(bad if chance.random() < share else good)
+    for _ in range(100):
+        judge = bake.Judge(NAMED, NOON, before, bake.Limits())
+        for number in range(400):
+            judge.add(bad if chance.random() < share else good)
+            if number % 10 == 0:  # as often as a bake looks
+                assert not judge.failing()
+    for _ in range(60):
+        judge.add(bad)
+    assert judge.failing()
+
+
+def test_failures_of_other_servers_are_not_the_canarys() -> None:
+    assert verdict([*during(100), *during(100, 500, upstream=OTHER)], GOOD_BEFORE)["ok"]
+
+
+def test_a_canary_whose_requests_others_must_answer_is_bad() -> None:
+    saved = during(10, 200, upstream=f"{CANARY}, {OTHER}", upstream_status="502, 200",
+                   upstream_header_time="-, 0.004", upstream_response_time="0.000, 0.004")  # fmt: skip
+    found = verdict([*during(50), *saved], GOOD_BEFORE)
+    assert not found["ok"]
+    assert "the most often 502 on /api/links" in found["message"]
+
+
+def test_a_request_that_began_under_the_old_release_is_not_the_new_ones() -> None:
+    old = [line(NOON + 1, 500, request_time=1.5)] * 10
+    assert verdict([*old, *during(30)], GOOD_BEFORE)["requests"] == 30
+
+
+def test_a_slow_release_is_bad() -> None:
+    found = verdict([*during(370), *during(30, wait=0.7)], GOOD_BEFORE)
+    assert not found["ok"]
+    assert "took longer than 200 ms (p99 691 ms" in found["message"]
+    assert "before the deploy 5 ms" in found["message"]
+
+
+def test_what_is_quick_enough_is_never_bad() -> None:
+    assert verdict(during(400, wait=0.15), GOOD_BEFORE)["ok"]
+    assert not verdict(during(400, wait=0.15), GOOD_BEFORE, p99_floor_ms=100)["ok"]
+
+
+def test_a_site_that_has_always_been_slow_is_not_blamed_for_it() -> None:
+    slow = [line(NOON - 30, wait=0.4)] * 1000
+    assert verdict(during(400, wait=0.45), slow)["ok"]
+    assert not verdict(during(400, wait=1.5), slow)["ok"]
+
+
+def test_cold_workers_first_requests_are_no_slowness() -> None:
+    cold = [line(NOON + 1.9, wait=1.5, request_time=1.5)] * 10
+    assert verdict([*cold, *during(100)], GOOD_BEFORE)["ok"]
+
+
+def test_without_a_time_before_slowness_is_not_judged() -> None:
+    assert verdict(during(400, wait=3.0))["ok"]
+
+
+def test_a_quiet_site_is_said_to_be_quiet() -> None:
+    found = verdict(during(3), GOOD_BEFORE)
+    assert (found["ok"], found["quiet"]) == (True, True)
+    assert found["message"] == "edge1: only 3 requests to app1 in 10 s, too few to judge."
+    assert verdict([])["message"] == "edge1: only 0 requests to app1 in 10 s, too few to judge."
+
+
+def test_active_checks_are_judged_but_make_no_site_busy() -> None:
+    ours: dict[str, Any] = {"client": "127.0.0.1", "user_agent": "baton-check"}
+    found = verdict(during(30, **ours))
+    assert (found["ok"], found["quiet"], found["requests"]) == (True, True, 0)
+    assert not verdict(during(3, 503, **ours))["ok"]
+
+
+def test_a_server_that_was_hardly_asked_before_is_compared_with_all(tmp_path: pathlib.Path) -> None:
+    failing = [line(NOON - 9, 500, upstream=OTHER)] * 50
+    log = write(tmp_path / "log", [*failing, *[line(NOON - 8, upstream=OTHER)] * 50, line(NOON - 7)])
+    before = bake.baseline(log, access_log.Window(NOON - 10, NOON), (CANARY,), bake.Limits())
+    assert before.requests == 101
+    before = bake.baseline(log, access_log.Window(NOON - 10, NOON), (CANARY,), bake.Limits(min_requests=1))
+    assert before.requests == 1
+
+
+# watching
+
+
+class Writer(threading.Thread):
+    """Writes lines as time goes by: `status(seconds since the start)`."""
+
+    def __init__(self, path: pathlib.Path, bad_after: float) -> None:
+        super().__init__(daemon=True)
+        self.path, self.bad_after, self.over = path, bad_after, threading.Event()
+
+    def run(self) -> None:
+        started = time.time()
+        with self.path.open("a", buffering=1) as file:
+            while not self.over.wait(0.01):
+                now = time.time()
+                file.write(line(now, 500 if now - started > self.bad_after else 200))
+
+
+@pytest.fixture
+def growing(tmp_path: pathlib.Path) -> Iterator[Any]:
+    writers = []
+
+    def make(bad_after: float) -> str:
+        path = tmp_path / "log"
+        write(path, [line(time.time() - 20)] * 100)
+        writers.append(Writer(path, bad_after))
+        writers[-1].start()
+        return str(path)
+
+    yield make
+    for writer in writers:
+        writer.over.set()
+        writer.join()
+
+
+def watch(path: str, seconds: float, checks: bake.Checks | None = None) -> dict[str, Any]:
+    now = time.time()
+    judge = bake.Judge(NAMED, now, None, bake.Limits(), (CANARY,))
+    with access_log.Log(path, now) as log:
+        found: dict[str, Any] = bake.watch(log, judge, seconds, checks)
+    return found
+
+
+def test_a_bad_release_ends_the_bake_at_once(growing: Any) -> None:
+    found = watch(growing(bad_after=0.5), 30)
+    assert not found["ok"]
+    assert 0.5 <= found["seconds"] < 1.6
+
+
+def test_a_good_release_is_watched_to_the_end(growing: Any) -> None:
+    found = watch(growing(bad_after=99), 1.2)
+    assert found["ok"]
+    assert 1.2 <= found["seconds"] < 1.7
+    assert found["requests"] > 50
+
+
+# active checks
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    hosts: list[str | None]
+
+    def do_GET(self) -> None:
+        self.hosts.append(self.headers["Host"])
+        assert self.headers["User-Agent"] == bake.CHECK_AGENT
+        limited = self.path == "/limited" and len(self.hosts) > 6  # each request is noted twice
+        self.send_response(429 if limited else 503 if self.path == "/broken" else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def edge(tmp_path: pathlib.Path) -> Iterator[Any]:
+    """A TLS server; says the names that clients asked for by SNI and by Host."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "other.example.org")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    pem = tmp_path / "pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    handler = type("Handler", (Site,), {"hosts": []})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    context.sni_callback = lambda _, sni, __: handler.hosts.append(sni)  # type: ignore[attr-defined]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_check_asks_for_the_site_by_sni_and_host(edge: Any) -> None:
+    checks = bake.Checks(f"127.0.0.1:{edge.server_port}", "links.example.org", "/", 1)
+    assert bake.ask(checks) == ""
+    assert edge.RequestHandlerClass.hosts == ["links.example.org", "links.example.org"]
+
+
+def test_an_answer_of_whatever_status_is_one_that_the_log_judges(edge: Any) -> None:
+    assert bake.ask(bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/broken", 1)) == ""
+
+
+def test_checks_are_spread_over_the_bake(edge: Any, tmp_path: pathlib.Path) -> None:
+    log = write(tmp_path / "log", [])
+    found = watch(log, 1.0, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 5))
+    assert (found["ok"], found["quiet"], found["checks"], found["checks_unanswered"]) == (True, True, 5, 0)
+    assert "5 of 5 active checks were answered" in found["message"]
+    assert found["seconds"] >= 1.0
+
+
+def test_a_site_that_is_asked_too_often_is_asked_less(edge: Any, tmp_path: pathlib.Path) -> None:
+    log = write(tmp_path / "log", [])
+    found = watch(log, 2.0, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/limited", 40))
+    assert found["ok"]
+    # the first three are answered; then the pause doubles each time, from 0.05 s
+    assert found["checks"] <= 3 + 6
+    limited = found["checks"] - 3
+    assert (
+        f"3 of {found['checks']} active checks were answered, {limited} refused as too many (429)" in found["message"]
+    )
+
+
+def test_a_site_that_others_ask_enough_is_not_asked(edge: Any, growing: Any) -> None:
+    found = watch(growing(bad_after=99), 3, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 60))
+    assert not found["quiet"]
+    assert found["checks"] < 30
+
+
+def test_an_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:
+    found = watch(write(tmp_path / "log", []), 5.0, bake.Checks("127.0.0.1:1", "x", "/health", 50))
+    assert not found["ok"]
+    assert found["seconds"] < 2
+    assert "active checks got no answer, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
+
+
+def test_a_single_check_without_an_answer_is_bad_when_there_was_no_other() -> None:
+    judge = bake.Judge(NAMED, NOON, None, bake.Limits())
+    assert judge.verdict(NOON + 1, ["it hangs"], 1, over=False)["ok"]
+    assert not judge.verdict(NOON + 1, ["it hangs"], 1, over=True)["ok"]
+    assert judge.verdict(NOON + 1, ["it hangs"], 20, over=True)["ok"]
+
+
+def test_what_nginx_answers_by_itself_says_nothing_of_the_release() -> None:
+    maintenance = [
+        json.loads(one) | {"upstream": "", "upstream_status": "", "upstream_header_time": ""}
+        for one in during(300, 503)
+    ]
+    judge = bake.Judge(NAMED, NOON, None, bake.Limits())  # a host that is its own edge has no names of servers
+    for one in [*map(json.dumps, maintenance), *during(30)]:
+        entry = access_log.parse(one.encode())
+        assert entry is not None
+        judge.add(entry)
+    found = judge.verdict(NOON + 10)
+    assert (found["ok"], found["requests"], found["failed"]) == (True, 30, 0)

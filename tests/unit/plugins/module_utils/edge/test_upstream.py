@@ -1,0 +1,93 @@
+"""Which servers of a site get requests, and when a drained one has nothing more to answer."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.edge import upstream
+from ansible_collections.baton.web.plugins.module_utils.edge.upstream import Connection
+
+SITE = """\
+upstream other {
+    server 10.0.0.21:9000 max_fails=0;
+}
+upstream links {
+    zone links 128k;
+    least_conn;
+    server 10.0.0.21:8000 max_fails=0;
+    server 10.0.0.22:8000 max_fails=0 down;
+    server [fd00::23]:8000 max_fails=0;
+    keepalive 32;
+}
+server {
+}
+"""
+A, B, C = "10.0.0.21:8000", "10.0.0.22:8000", "[fd00::23]:8000"
+
+
+def test_app_servers_are_named_by_address_and_port() -> None:
+    known = {"app1": {"baton_address": "10.0.0.21"}, "app2": {"baton_address": "10.0.0.22"}}
+    assert upstream.addresses(["app2", "app1"], known, 8000) == [B, A]
+    assert upstream.addresses([], known, 8000) == []
+
+
+def test_the_servers_of_one_site_are_read() -> None:
+    assert upstream.servers(SITE, "links") == {A: False, B: True, C: False}
+
+
+def test_who_is_named_is_drained_or_put_back_and_the_others_stay() -> None:
+    text = upstream.marked(SITE, "links", [A], [])
+    assert upstream.servers(text, "links") == {A: True, B: True, C: False}
+    assert upstream.servers(upstream.marked(SITE, "links", [A], [B, C]), "links") == {A: True, B: False, C: False}
+    assert upstream.servers(text, "other") == upstream.servers(SITE, "other")
+
+
+def test_marking_twice_changes_nothing() -> None:
+    assert upstream.marked(SITE, "links", [B], [C]) == SITE
+
+
+def test_all_come_back() -> None:
+    assert " down;" not in upstream.marked(SITE, "links", [], [A, B, C])
+
+
+@pytest.mark.parametrize(
+    ("site", "drained", "words"),
+    [
+        ("links", [A, C], "no server of the site links would be left"),
+        ("links", ["10.0.0.99:8000"], "10.0.0.99:8000 can't be drained or put back: the site links sends requests to"),
+        ("nothing", [], "The site nothing has no upstream"),
+    ],
+)
+def test_what_can_not_be_drained_is_told(site: str, drained: list[str], words: str) -> None:
+    with pytest.raises(upstream.UpstreamError, match=words.replace("[", r"\[")):
+        upstream.marked(SITE, site, drained, [])
+
+
+def test_names_become_addresses() -> None:
+    assert "127.0.0.1:8000" in upstream.peers(["localhost:8000"])
+    assert upstream.peers([C]) == {C}
+
+
+def test_connections_of_nginx_are_told_from_others() -> None:
+    listing = (
+        '0 0 10.0.0.11:40000  10.0.0.21:8000 users:(("nginx",pid=12,fd=3))\n'
+        '0 0 10.0.0.11:443    192.0.2.9:50000 users:(("nginx",pid=12,fd=4),("nginx",pid=11,fd=4))\n'
+        '0 0 10.0.0.11:40001  10.0.0.21:8000 users:(("curl",pid=99,fd=3))\n'
+    )
+    assert list(upstream._parse(listing)) == [Connection(12, A), Connection(12, "192.0.2.9:50000")]
+
+
+CLIENT = "192.0.2.9:50000"
+
+
+@pytest.mark.parametrize(
+    ("open_", "requests"),
+    [
+        ([], 0),
+        ([Connection(12, CLIENT), Connection(12, A)], 1),  # an answer under way, by the older configuration
+        ([Connection(12, CLIENT), Connection(12, C)], 0),  # a WebSocket to a server that stays
+        ([Connection(12, CLIENT)], 1),  # an upload that goes to one of them
+        ([Connection(13, CLIENT), Connection(13, C), Connection(13, CLIENT)], 0),  # the new configuration's
+    ],
+)
+def test_a_drained_server_is_idle_when_no_request_can_reach_it(open_: list[Connection], requests: int) -> None:
+    assert upstream.busy(open_, {12}, {A, B, C}, {A}) == requests

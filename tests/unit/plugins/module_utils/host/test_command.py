@@ -1,0 +1,59 @@
+"""Folders that others than root must read, whatever root's umask is; and messages."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+from collections.abc import Iterator
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError, make_folder
+
+PLUGINS = pathlib.Path(__file__).resolve().parents[5] / "plugins"
+
+
+@pytest.fixture(params=[0o077, 0o022, 0o000])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_folder_has_its_mode_and_those_on_the_way_let_everybody_pass(tmp_path: pathlib.Path) -> None:
+    make_folder(tmp_path / "baton/app/receipts", 0o700)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"baton": 0o755, "app": 0o755, "receipts": 0o700}
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "kept").mkdir(mode=0o711)
+    make_folder(tmp_path / "kept", 0o700)
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o711
+
+
+def test_no_module_leaves_the_folders_on_the_way_to_the_umask() -> None:
+    """`parents=True` gives them the umask's mode, whatever the last one's is."""
+    on_hosts = [
+        "activation", "builder", "deploy_lock", "files", "history", "receipt_copy", "release",
+    ]  # fmt: skip
+    paths = [PLUGINS / f"module_utils/baton/{name}.py" for name in on_hosts] + list((PLUGINS / "modules").glob("*.py"))
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in paths
+        for line in path.read_text().splitlines()
+        if ("parents=True" in line or "makedirs(" in line) and "0o700" not in line
+    ]
+    assert [
+        line for line in found if not line.startswith(("builder.py", "release.py: destination", "release.py: target"))
+    ] == []
+
+
+def test_a_message_names_the_sources_files_and_not_our_copies_of_them() -> None:
+    told = BatonError(
+        "The line 'x' in /tmp/baton-artifact-ab_12x9z/src/svc/requirements.txt is wrong",
+        "See file:///var/tmp/baton-resolve-ab_12x9z/source/lib and /srv/baton-artifact-x/y",
+    )
+    assert told.cause == "The line 'x' in svc/requirements.txt is wrong"
+    assert told.fix == "See lib and y"

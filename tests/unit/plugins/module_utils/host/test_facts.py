@@ -1,0 +1,112 @@
+"""The facts that the roles use are those of Ansible's own, by name and by value."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.host import facts
+
+DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n'
+UBUNTU = 'NAME="Ubuntu"\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\nID=ubuntu\n'
+
+
+def system(root: pathlib.Path, os_release: str, debian_version: str) -> str:
+    (root / "etc").mkdir()
+    (root / "etc/os-release").write_text(os_release)
+    (root / "etc/debian_version").write_text(f"{debian_version}\n")
+    return str(root)
+
+
+def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> None:
+    ansible = pathlib.Path(sys.executable).with_name("ansible")
+    command = [str(ansible), "localhost", "-i", "localhost,", "-c", "local", "-t", str(tmp_path)]
+    command += [
+        "-m",
+        "ansible.builtin.setup",
+        "-a",
+        json.dumps({"gather_subset": ["min", "hardware", "network", "virtual"]}),
+    ]
+    command += ["-e", json.dumps({"ansible_python_interpreter": sys.executable})]
+    subprocess.run(command, capture_output=True, check=True)
+    said = json.loads((tmp_path / "localhost").read_text())["ansible_facts"]
+    ours = facts.gather(packages=True)
+    for name in (
+        *("architecture", "distribution", "distribution_version", "distribution_major_version"),
+        *("distribution_release", "memtotal_mb"),
+    ):
+        assert ours[name] == said[f"ansible_{name}"], name
+    assert ours["python"]["version"].items() <= said["ansible_python"]["version"].items()
+    assert ours["default_ipv4"].get("address") == said["ansible_default_ipv4"].get("address")
+    assert ours["processor_vcpus"] == said["ansible_processor_nproc"]
+
+
+@pytest.mark.parametrize(
+    ("os_release", "debian_version", "expected"),
+    [
+        (DEBIAN, "12.5", ("Debian", "12.5", "12")),
+        (DEBIAN, "bookworm/sid", ("Debian", "12", "12")),
+        (UBUNTU, "trixie/sid", ("Ubuntu", "24.04", "24")),
+        ('NAME="Fedora Linux"\nVERSION_ID=43\nID=fedora\n', "", ("Fedora", "43", "43")),
+        ("", "", ("Linux", "", "")),
+    ],
+)
+def test_the_operating_system_has_the_names_that_ansible_gives_it(
+    tmp_path: pathlib.Path, os_release: str, debian_version: str, expected: tuple[str, str, str]
+) -> None:
+    found = facts.distribution(system(tmp_path, os_release, debian_version))
+    names = ("distribution", "distribution_version", "distribution_major_version")
+    assert tuple(found[name] for name in names) == expected
+
+
+def test_memory_is_told_in_whole_mebibytes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:        2097151 kB\nMemFree:               1 kB\n")
+    assert facts.memory(str(tmp_path)) == 2047
+
+
+def test_installed_packages_are_known_by_name(tmp_path: pathlib.Path) -> None:
+    status = tmp_path / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text(
+        "Package: nginx\nStatus: install ok installed\nVersion: 1.22.1-9\nDescription: web server\n a\n b\n\n"
+        "Package: removed\nStatus: deinstall ok config-files\nVersion: 2\n\n"
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3\n\n"
+        "Package: libc6\nStatus: install ok installed\nArchitecture: i386\nVersion: 3\n\n"
+        "Package: held\nStatus: hold ok installed\nVersion: 3\n"
+    )
+    assert facts.installed_packages(str(tmp_path)) == ["held", "libc6", "nginx"]
+    assert facts.installed_packages(str(tmp_path / "elsewhere")) == []
+
+
+def test_the_release_of_an_application_is_that_which_current_leads_to(tmp_path: pathlib.Path) -> None:
+    assert facts.release("shop", str(tmp_path)) == ""
+    (tmp_path / "opt/shop").mkdir(parents=True)
+    (tmp_path / "opt/shop/current").symlink_to("releases/0123456789abcdef")
+    assert facts.release("shop", str(tmp_path)) == "0123456789abcdef"
+    assert "app_release" not in facts.gather(packages=False)
+    told = facts.gather(packages=False, application="no-such-application")
+    assert (told["app_release"], told["app_prepared"]) == ("", False)
+
+
+def test_a_host_that_site_yml_has_set_up_is_told_from_one_that_it_has_not(tmp_path: pathlib.Path) -> None:
+    assert not facts.prepared("links", str(tmp_path))
+    (tmp_path / "opt/links/releases").mkdir(parents=True)
+    assert facts.prepared("links", str(tmp_path))
+
+
+def test_the_age_of_lists_of_packages(tmp_path: pathlib.Path) -> None:
+    assert facts.package_lists_age(str(tmp_path)) is None
+    lists = tmp_path / "var/lib/apt/lists"
+    (lists / "partial").mkdir(parents=True)
+    # a folder that is new, as in the image of a cloud, and empty
+    assert facts.package_lists_age(str(tmp_path)) is None
+    (lists / "deb.test_debian_dists_bookworm_main_binary-amd64_Packages").touch()
+    for folder in (lists, lists / "partial"):
+        os.utime(folder, (time.time() - 3600,) * 2)
+    assert facts.package_lists_age(str(tmp_path)) == pytest.approx(3600, abs=5)

@@ -1,0 +1,57 @@
+"""What a unit said last, from the journal."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
+
+ACCESS = {"time": "2026-01-01T12:00:00.250Z", "level": "info", "logger": "access", "path": "/health", "status": 500}
+PLAIN = "2026-11-28T06:42:19.123Z [77] [info] 127.0.0.1 GET /readyz HTTP/1.1 503 21B 0.4ms -"
+
+
+@pytest.fixture
+def journal(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    program = tmp_path / "journalctl"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --sync ] || exec cat {tmp_path}/said\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path / "said"
+
+
+def line(message: object, pid: str = "7", **more: object) -> str:
+    return json.dumps({"MESSAGE": message, "_PID": pid, **more}) + "\n"
+
+
+def test_the_last_words_are_the_applications_and_not_those_of_probes(journal: pathlib.Path) -> None:
+    fault = json.dumps({"logger": "app", "message": "no", "exception": "Traceback\nValueError: no"})
+    said = [line(fault), *(line(json.dumps(ACCESS)) for _ in range(60)), *(line(PLAIN) for _ in range(60))]
+    journal.write_text("".join(said))
+    assert systemd.ending("links.service", 0).log == "no\nTraceback\nValueError: no"
+    journal.write_text("\n".join([fault, *[json.dumps(ACCESS), PLAIN] * 50]) + "\n")
+    assert systemd.tail("links.service", 0) == "no\nTraceback\nValueError: no"
+
+
+def test_how_a_unit_ended_is_systemds_word_alone(journal: pathlib.Path) -> None:
+    forged = line("x", UNIT_RESULT="oom-kill")
+    journal.write_text(line("Failed", pid="1", UNIT_RESULT="exit-code") + forged + "[" * 20_000 + "\n7\n")
+    assert systemd.ending("links.service", 0) == systemd.Ending("exit-code", "x")
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("a", "a"),
+        ([104, 105, 255], "hi\ufffd"),
+        (["a", "b"], "a\nb"),
+        ([[104, 105], "b", None], "hi\nb"),
+        ([300, -1], "300\n-1"),
+        (None, ""),
+        ({"a": 1}, ""),
+        (7, "7"),
+    ],
+)
+def test_a_field_of_the_journal_is_a_text_whatever_it_is(message: object, text: str) -> None:
+    assert systemd.journal_text(message) == text

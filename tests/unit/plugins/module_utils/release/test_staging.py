@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import json
+import pathlib
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.artifact import artifact
+from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
+from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
+
+from tests.support.machine import HERE
+
+MAIN = "import os\nasync def app(scope, receive, send): ...\n"
+
+
+@pytest.fixture
+def places(tmp_path: pathlib.Path) -> store.ReleaseStore:
+    (tmp_path / "opt").mkdir()
+    return store.ReleaseStore(
+        releases=tmp_path / "opt/releases",
+        current=tmp_path / "opt/current",
+        state=tmp_path / "state",
+        uv=pathlib.Path(sys.executable).parent / "uv",
+        python=pathlib.Path(sys.executable),
+    )
+
+
+def uploaded(places: store.ReleaseStore, built: dict[str, Any]) -> staging.StageRequest:
+    """Do what the action does: ask, and upload what is missing."""
+    asked = staging.StageRequest.parse(built, HERE, places.upload)
+    places.upload.mkdir(parents=True, exist_ok=True)
+    for item in staging.query(places, asked)["uploads"]:
+        pathlib.Path(item["dest"]).write_bytes(pathlib.Path(item["src"]).read_bytes())
+    return asked
+
+
+def stage(
+    places: store.ReleaseStore, built: dict[str, Any], check: import_check.ImportCheck | None = None
+) -> dict[str, Any]:
+    result: dict[str, Any] = staging.stage(places, uploaded(places, built), check, None, "")
+    return result
+
+
+def fake(places: store.ReleaseStore, identity: str, staged: str, complete: bool = True) -> pathlib.Path:
+    folder: pathlib.Path = places.releases / identity
+    (folder / "src").mkdir(parents=True)
+    if complete:
+        (folder / "release.json").write_text(json.dumps({"id": identity, "staged": staged}))
+    return folder
+
+
+@pytest.fixture
+def five(places: store.ReleaseStore) -> store.ReleaseStore:
+    for number in range(1, 6):
+        fake(places, f"r{number}", f"2026-01-0{number}T00:00:00Z")
+    places.current.symlink_to("releases/r2")
+    return places
+
+
+def there(places: store.ReleaseStore) -> list[str]:
+    return sorted(folder.name for folder in places.releases.iterdir())
+
+
+def test_a_release_is_staged_whole_and_runs(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    built = build()
+    result = stage(places, built)
+    folder = places.releases / built["id"]
+    assert result["changed"]
+    assert result["release_path"] == str(folder)
+    assert sorted(entry.name for entry in folder.iterdir()) == ["release.json", "server", "src", "venv"]
+    found = json.loads((folder / "release.json").read_text())
+    assert found["id"] == built["id"]
+    assert found["packages"]["idna"] == "3.10"
+    assert found["packages"]["uvloop"] == found["server"]["uvloop"]
+    assert found["python"].startswith(HERE["python"])
+    code = "import idna, gunicorn, gunicorn_handover, main; print(idna.__file__, gunicorn.__file__, main.__file__)"
+    paths = [folder / "server", *(folder / path for path in found["import_paths"])]
+    shown = subprocess.run(
+        [folder / "venv/bin/python", "-c", code],
+        env={"PYTHONPATH": ":".join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert [str(pathlib.Path(path).relative_to(folder)).split("/")[0] for path in shown] == ["venv", "server", "src"]
+    assert list((folder / "src").rglob("main.*.pyc")), "workers can't write it later"
+    assert list((folder / "venv").rglob("idna/__pycache__/core.*.pyc"))
+    for path in folder.rglob("*"):
+        assert path.is_symlink() or not path.stat().st_mode & 0o022, path
+    assert not stage(places, built)["changed"]
+
+
+def test_a_change_of_code_takes_the_venv_over(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    first, second = build(), build(MAIN + "#")
+    stage(places, first)
+    asked = staging.StageRequest.parse(second, HERE, places.upload)
+    assert [pathlib.Path(item["src"]).name for item in staging.query(places, asked)["uploads"]] == [
+        f"{second['id']}-src.tar.gz"
+    ]
+    result = stage(places, second)
+    assert "venv taken over" in result["seconds"]
+    one, two = (next((places.releases / built["id"]).rglob("idna/core.py")) for built in (first, second))
+    assert one.stat().st_ino == two.stat().st_ino
+    folder = places.releases / second["id"]
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        assert b".staging-" not in path.read_bytes(), path
+        assert first["id"].encode() not in path.read_bytes(), path
+
+
+# What packages may bring, and every Python runs that starts in their venv without -S.
+STARTUP = "import pathlib; pathlib.Path({marker!r}).write_text('started')"
+
+
+def test_no_python_starts_in_a_venv_that_packages_have_written_to(
+    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    first = build()
+    stage(places, first)
+    marker = tmp_path / "marker"
+    (site,) = (places.releases / first["id"] / "venv/lib").glob("*/site-packages")
+    (site / "dependency.pth").write_text(STARTUP.format(marker=str(marker)) + "\n")
+    (site / "sitecustomize.py").write_text(STARTUP.format(marker=str(marker)))
+    second = build(MAIN + "# changed\n")
+    result = stage(places, second)
+    (copied,) = pathlib.Path(result["release_path"]).glob("venv/lib/*/site-packages/dependency.pth")
+    assert copied.stat().st_ino == (site / "dependency.pth").stat().st_ino  # taken over, so it was there to be run
+    assert not marker.exists()
+
+
+PROJECT = """
+[tool.hatch.build.targets.wheel]
+packages = ["{package}"]
+[tool.hatch.build.targets.wheel.force-include]
+"startup.pth" = "startup.pth"
+"""
+
+
+@pytest.fixture
+def project(
+    write: Callable[..., pathlib.Path],
+    pyproject: Callable[..., str],
+    wanted: Callable[..., Any],
+    tools: Any,
+    tmp_path: pathlib.Path,
+) -> Callable[[str], dict[str, Any]]:
+    """An artifact whose source is itself a package of that name, with a .pth file and a command."""
+
+    def make(package: str) -> dict[str, Any]:
+        rest = f'[project.scripts]\nhello = "{package}.main:hello"\n' + PROJECT.format(package=package)
+        files = {
+            "pyproject.toml": pyproject("project", ["idna==3.10"], rest=rest),
+            "startup.pth": STARTUP.format(marker=str(tmp_path / "marker")) + "\n",
+            f"{package}/__init__.py": "",
+            f"{package}/main.py": MAIN + "def hello(): ...\n",
+            "requirements.txt": "idna==3.10\n-e .\n",
+        }
+        source = write(package, files)
+        request = wanted(source, app_module=f"{package}.main:app", targets=[Target.parse(HERE)])
+        built: dict[str, Any] = artifact.build(request, tools)
+        return built
+
+    return make
+
+
+def test_a_project_is_replaced_and_none_of_its_files_stays(
+    places: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path
+) -> None:
+    for package in ("before", "after"):
+        result = stage(places, project(package))
+        venv = pathlib.Path(result["release_path"]) / "venv"
+        (site,) = venv.glob("lib/*/site-packages")
+        names = {path.name for path in site.iterdir()}
+        assert {"idna", "project-1.0.dist-info", "startup.pth", package} <= names
+        assert not {"before", "after"} - {package} & names
+        # the command works from wherever the release is
+        assert "exec" in (venv / "bin/hello").read_text().splitlines()[1]
+        assert not (tmp_path / "marker").exists()
+    assert "venv taken over" in result["seconds"]
+
+
+def test_a_record_names_files_of_its_venv_alone(tmp_path: pathlib.Path) -> None:
+    info = tmp_path / "venv/lib/python3.11/site-packages/evil_one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "RECORD").write_text(
+        f'{"a" * 300}/b/x.py,,\nevil.py,,\n../../../../outside,,\n/etc/passwd,,\n"../../../bin/a,b",,\n'
+    )
+    found = staging.installed_files(tmp_path / "venv", ["Evil.One"])
+    names = {str(path) for path in found if "aaa" not in str(path)}
+    assert names == {"lib/python3.11/site-packages/evil.py", "bin/a,b"}
+    assert staging.installed_files(tmp_path / "venv", ["other"]) == set()
+
+
+def test_a_tree_is_not_linked_through_a_link(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "source/share").mkdir(parents=True)
+    (tmp_path / "source/share/file").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "destination").mkdir()
+    (tmp_path / "destination/share").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BatonError, match="leads out of the release"):
+        staging.link_tree(tmp_path / "source", tmp_path / "destination")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_failure_leaves_nothing(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    good, broken = build(), build("raise RuntimeError('no luck')\napp = None\n")
+    stage(places, good)
+    check = import_check.ImportCheck(user=getpass.getuser(), timeout=30)
+    with pytest.raises(BatonError, match="RuntimeError: no luck"):
+        stage(places, broken, check)
+    assert there(places) == [good["id"]]
+
+
+def test_the_import_check_has_the_environment_and_hides_secrets(
+    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "environment").write_text('# comment\nGREETING="say \\"hi\\" \\$1"\n')
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/TOKEN").write_text("s3cret-value\n")
+    check = import_check.ImportCheck(
+        user=getpass.getuser(),
+        environment_file=str(tmp_path / "environment"),
+        credentials_dir=str(tmp_path / "secrets"),
+    )
+    good = MAIN + "assert os.environ['GREETING'] == 'say \"hi\" $1'\nassert os.environ['TOKEN'] == 's3cret-value'\n"
+    stage(places, build(good), check)
+    with pytest.raises(BatonError) as caught:
+        stage(places, build(MAIN + "raise ValueError(os.environ['TOKEN'])\n"), check)
+    assert "s3cret" not in str(caught.value)
+    assert "ValueError: ***" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("application = 1\n", "has no 'app'; it has: application"),
+        ("app = 3\n", "is a int, which can't be called"),
+        ("import time\ntime.sleep(60)\n", "took longer than 1 s"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef app(): ...\n", ""),
+    ],
+)
+def test_what_the_import_check_sees(
+    text: str, says: str, places: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
+    check = import_check.ImportCheck(user=getpass.getuser(), timeout=1 if "took" in says else 30)
+    if not says:
+        assert stage(places, build(text), check)["changed"]
+        return
+    with pytest.raises(BatonError, match=says):
+        stage(places, build(text), check)
+    assert there(places) == []
+
+
+def test_a_half_made_release_is_no_candidate_and_goes(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    built = build()
+    fake(places, built["id"], "", complete=False)
+    fake(places, f".staging-{built['id']}", "")
+    fake(places, ".removing-old", "")
+    assert store.complete(places) == {}
+    assert not staging.query(places, staging.StageRequest.parse(built, HERE, places.upload))["staged"]
+    assert stage(places, built)["changed"]
+    assert there(places) == [built["id"]]
+
+
+def test_a_release_for_a_python_that_is_gone_is_made_again(
+    places: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
+    built = build()
+    stage(places, built)
+    (places.releases / built["id"] / "venv/bin/python").unlink()
+    assert not staging.query(places, staging.StageRequest.parse(built, HERE, places.upload))["staged"]
+    assert stage(places, built)["changed"]
+
+
+def test_a_host_of_another_kind_is_refused(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    built = build()
+    with pytest.raises(BatonError, match=r"no wheels for py3\.99.*it has py3\."):
+        staging.StageRequest.parse(built, {**HERE, "python": "3.99"}, places.upload)
+    built["wheels"]["py3.99-x86_64-glibc2.36"] = next(iter(built["wheels"].values()))
+    asked = staging.StageRequest.parse(
+        built, {**HERE, "python": "3.99", "architecture": "x86_64", "glibc": "2.36"}, places.upload
+    )
+    with pytest.raises(BatonError, match=r"the wheels are for py3\.99"):
+        staging.check_python(places, asked)
+
+
+def test_a_host_without_uv_is_told_the_role(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    bare = dataclasses.replace(places, uv=pathlib.Path("/nowhere/uv"))
+    with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
+        stage(bare, build())
+    assert there(bare) == []
+
+
+def test_too_little_disk_is_said_before_anything_is_sent(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    built = build()
+    built["source"]["unpacked_bytes"] = 1 << 60
+    with pytest.raises(BatonError, match=r"needs \d+ MiB on the disk of .* MiB free"):
+        staging.query(places, staging.StageRequest.parse(built, HERE, places.upload))
+    assert not places.upload.exists()
+
+
+def test_a_damaged_upload_is_named(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    asked = uploaded(places, build())
+    asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
+    with pytest.raises(BatonError, match="can't be unpacked"):
+        staging.stage(places, asked, None, None, "")
+    assert there(places) == []
+
+
+def test_an_archive_cannot_write_elsewhere(tmp_path: pathlib.Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar", "w") as packed:
+        packed.addfile(tarfile.TarInfo("../evil"))
+    with pytest.raises(BatonError, match="evil"):
+        staging.unpack(tmp_path / "bad.tar", tmp_path / "out")
+
+
+def test_two_runs_wait_for_each_other(places: store.ReleaseStore) -> None:
+    order = []
+
+    def second() -> None:
+        with store.locked(places):
+            order.append("second")
+
+    with store.locked(places):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_prune_keeps_the_newest_beside_the_current(five: store.ReleaseStore) -> None:
+    told = store.prune(five, 2, dry=True)
+    assert (told["changed"], told["removed"]) == (True, ["r3", "r1"])
+    assert there(five) == ["r1", "r2", "r3", "r4", "r5"]
+    assert store.prune(five, 2, dry=False)["removed"] == ["r3", "r1"]
+    assert there(five) == ["r2", "r4", "r5"]
+    assert not store.prune(five, 2, dry=False)["changed"]
+
+
+def test_prune_takes_one_that_never_served_before_an_older_one_that_did(five: store.ReleaseStore) -> None:
+    five.state.mkdir(parents=True, exist_ok=True)
+    (five.state / "active.json").write_text(json.dumps({"served": ["r2", "r3", "r1"]}))
+    assert store.prune(five, 2, dry=False)["removed"] == ["r5", "r4"]
+    assert there(five) == ["r1", "r2", "r3"]
+
+
+@pytest.fixture
+def living(five: store.ReleaseStore) -> Iterator[store.ReleaseStore]:
+    process = subprocess.Popen(["sleep", "60"], cwd=five.releases / "r1/src")
+    yield five
+    process.kill()
+    process.wait()
+
+
+def test_prune_spares_what_a_process_lives_on(living: store.ReleaseStore) -> None:
+    store.prune(living, 0, dry=False)
+    assert there(living) == ["r1", "r2"]
+
+
+def test_a_mapped_library_and_an_open_file_count_as_living(five: store.ReleaseStore) -> None:
+    (five.releases / "r3/lib.so").write_bytes(b"x" * 4096)
+    code = "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, access=1); f.close()"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", five.releases / "r3/lib.so"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process,
+        (five.releases / "r4/release.json").open(),
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert store.in_use(five) == {"r3", "r4"}
+        process.communicate(b"\n")
+
+
+def test_state_folders_are_made(tmp_path: pathlib.Path) -> None:
+    links = [{"target": "uploads/a", "directory": True}, {"target": "db/app.sqlite", "directory": False}]
+    staging.make_state(links, tmp_path / "state", "")
+    assert (tmp_path / "state/uploads/a").is_dir()
+    assert (tmp_path / "state/db").is_dir()
+    assert not (tmp_path / "state/db/app.sqlite").exists()

@@ -1,4 +1,4 @@
-"""Action baton_controller: looks at the controller from within Ansible itself, in a tenth of a module's time."""
+"""Action controller_info: looks at the controller from within Ansible itself, in a tenth of a module's time."""
 
 from __future__ import annotations
 

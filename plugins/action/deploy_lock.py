@@ -14,7 +14,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import action
 POLL = 2  # seconds between two looks while waiting
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Runs the module until it isn't refused any more, or the time for waiting is over."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

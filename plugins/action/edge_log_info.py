@@ -23,7 +23,7 @@ def pieces(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield piece
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Fails where an edge can't be reached, and when the operator asks to stop while it watches."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -5,5 +5,5 @@ from __future__ import annotations
 from ansible_collections.baton.web.plugins.module_utils.controller import action
 
 
-class ActionModule(action.Step):  # type: ignore[misc]
+class ActionModule(action.Step):
     """Fails where a host can't be reached."""

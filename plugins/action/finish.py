@@ -10,7 +10,7 @@ from ansible_collections.baton.web.plugins.module_utils.change import deploy_loc
 from ansible_collections.baton.web.plugins.module_utils.controller import module_cache
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Runs the module once, and never fails."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -18,7 +18,7 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         try:
-            answer: dict[str, Any] = self._execute_module("baton_finish", task_vars=variables)
+            answer: dict[str, Any] = self._execute_module("baton.web.finish", task_vars=variables)
         except AnsibleError as error:  # above all a host that can't be reached
             answer = {"msg": str(error)}
         if "left" not in answer:

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Runs the module once, and looks at the clock before and after."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

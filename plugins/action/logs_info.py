@@ -13,7 +13,7 @@ DEFAULT = "10 min ago"
 POLL = 3  # seconds that a call waits on the host for something new
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Runs the module, once or for as long as `follow` says."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -40,5 +40,5 @@ class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
         return result | {"changed": False, "entries": [], "position": options["since"]}
 
     def _read(self, options: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self._execute_module("baton_logs", module_args=options, task_vars=variables)
+        found: dict[str, Any] = self._execute_module("baton.web.logs_info", module_args=options, task_vars=variables)
         return found

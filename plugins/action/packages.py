@@ -1,4 +1,4 @@
-"""Action baton_packages: installs by ansible.builtin.apt, and reads apt's lists anew only where that is of use."""
+"""Action packages: installs by ansible.builtin.apt, and reads apt's lists anew only where that is of use."""
 
 from __future__ import annotations
 

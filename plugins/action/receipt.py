@@ -1,4 +1,4 @@
-"""Action baton_receipt: writes on the controller from within Ansible itself, in a tenth of a module's time."""
+"""Action receipt: writes on the controller from within Ansible itself, in a tenth of a module's time."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ansible_collections.baton.web.plugins.module_utils.controller import action
 
 
-class ActionModule(action.Step):  # type: ignore[misc]
+class ActionModule(action.Step):
     """Begins nothing after a Ctrl-C, and fails where a host can't be reached."""
 
     heeds_interrupt = True

@@ -16,7 +16,7 @@ SMALL = 256 * 1024  # what is sent before the host has asked for it, which saves
 PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Runs the module, and once more when it asks for archives."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

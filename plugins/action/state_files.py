@@ -11,7 +11,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import command
 LARGEST = 16 * 1024 * 1024  # bytes; they go along with the module
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Fails where a file isn't there, or is too large."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import action
 POLL = 1  # seconds between two tries
 
 
-class ActionModule(module_cache.CachedModuleAction):  # type: ignore[misc]
+class ActionModule(module_cache.CachedModuleAction):
     """Fails where the host can't be reached in the time that it has."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

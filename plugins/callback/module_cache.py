@@ -36,7 +36,7 @@ PROJECT = pathlib.Path(__file__).parents[2]
 from ansible_collections.baton.web.plugins.module_utils.artifact import toolchain
 
 # of those of collections nobody knows here when they change
-OWN = ("ansible.legacy.baton_", "ansible.modules.")
+OWN = ("ansible_collections.baton.web.", "ansible.modules.")
 PART = "-part"  # what isn't whole yet, in Ansible's words and here
 KEPT = 3  # digests: of one controller's checkouts, or before and after an upgrade
 
@@ -46,7 +46,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
-    CALLBACK_NAME = "baton_cache"
+    CALLBACK_NAME = "baton.web.module_cache"
 
     def __init__(self) -> None:
         super().__init__()

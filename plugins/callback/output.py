@@ -89,7 +89,7 @@ class CallbackModule(Default):  # type: ignore[misc]
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
-    CALLBACK_NAME = "baton"
+    CALLBACK_NAME = "baton.web.output"
 
     def __init__(self) -> None:
         super().__init__()

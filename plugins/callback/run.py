@@ -67,7 +67,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
-    CALLBACK_NAME = "baton_run"
+    CALLBACK_NAME = "baton.web.run"
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,8 +14,8 @@ description:
   - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
   - Has an action on the controller. After the operator's Ctrl-C it begins nothing but O(state=reverted); a host that
     can't be reached fails and stays in the play.
-  - O(state=rehearsed) does what M(baton.web.rehearse) does and goes no further, so that in one task some hosts are handed
-    over while those that come later are rehearsed.
+  - O(state=rehearsed) does what M(baton.web.rehearse) does and goes no further, so that in one task some hosts are
+    handed over while those that come later are rehearsed.
   - O(state=reverted) undoes on this host what a transaction did, configuration and release, by the same gated way.
 author: Baton contributors
 options:
@@ -129,9 +129,11 @@ def main() -> None:
                     previous=before,
                     seconds=round(time.monotonic() - clock, 3),
                 )
-            release = options["release"] or before
-            if release is None:
-                module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
+            release = (
+                options["release"]
+                or before
+                or module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
+            )
             change = activation.Activation(
                 app,
                 release,

@@ -303,7 +303,7 @@ def main() -> None:
         import packaging  # noqa: F401
     except ImportError:
         module.fail_json(
-            msg="baton_artifact needs the Python package `packaging` on the controller. "
+            msg="artifact needs the Python package `packaging` on the controller. "
             "Run `make setup` and use that venv's ansible-playbook; delegate to localhost with its Python."
         )
     from ansible_collections.baton.web.plugins.module_utils.artifact import artifact

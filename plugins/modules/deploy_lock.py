@@ -23,7 +23,7 @@ options:
     required: true
     choices: [held, released, absent]
   run:
-    description: Who asks, as the callback baton_run says it in E(BATON_RUN).
+    description: Who asks, as the callback baton.web.run says it in E(BATON_RUN).
     type: dict
     suboptions:
       token: {description: Name of the run., type: str, required: true}
@@ -89,7 +89,7 @@ def main() -> None:
     before = deploy_lock.read(app)
     if module.check_mode:
         alive = before is not None and not before.is_dead(options["dead"], time.time())
-        if alive:
+        if before is not None and alive:
             module.warn(f"{app.name} is being changed by {before.words()}.")
         # what is alive is refused without force
         changed = options["state"] == "absent" and before is not None and (options["force"] or not alive)

@@ -52,9 +52,7 @@ def main() -> None:
     )
     options = module.params
     app = layout.Application(options["name"])
-    release = layout.current(app)
-    if release is None:
-        module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
+    release = layout.current(app) or module.fail_json(msg="No release has been activated on this host yet. Deploy one.")
     if module.check_mode:
         module.exit_json(changed=True, rc=0, output="", release=release, seconds=0.0)
     started = time.monotonic()

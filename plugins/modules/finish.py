@@ -15,7 +15,7 @@ options:
   name: {description: Name of the application., type: str, required: true}
   run:
     description: >-
-      Whose lock is given back, as the callback baton_run says it in E(BATON_RUN); none is given back without.
+      Whose lock is given back, as the callback baton.web.run says it in E(BATON_RUN); none is given back without.
     type: dict
     suboptions:
       token: {description: Name of the run., type: str, required: true}
@@ -34,8 +34,8 @@ options:
     type: dict
   receipt:
     description: >-
-      The receipt, as M(baton.web.receipt) returns it in C(json), to keep below C(/var/lib/baton/<name>/receipts), for root
-      alone; the newest 20 stay. None is kept without.
+      The receipt, as M(baton.web.receipt) returns it in C(json), to keep below C(/var/lib/baton/<name>/receipts), for
+      root alone; the newest 20 stay. None is kept without.
     type: str
   receipt_name: {description: "What its file is called, without the ending.", type: str}
 attributes:

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: receipt
 short_description: Put together and keep what a deploy proves of itself
 description:
-  - Adds up what the edges' logs say (see M(baton.web.edge_log_info)), with each host's outcome and the phases, and writes it on
-    the controller as JSON and as a page that needs nothing else. Returns a text for the terminal.
+  - Adds up what the edges' logs say (see M(baton.web.edge_log_info)), with each host's outcome and the phases, and
+    writes it on the controller as JSON and as a page that needs nothing else. Returns a text for the terminal.
   - What isn't known is said; an edge whose result is a failure is named as missing, and fails nothing.
 author: Baton contributors
 options:
@@ -35,13 +35,14 @@ options:
       where: {description: On which controller., type: str}
       reason: {description: "A sentence: why it was reverted, or failed.", type: str}
   edges:
-    description: Results of M(baton.web.edge_log_info) by host, with windows C(before), C(during), C(after), or failed ones.
+    description: >-
+      Results of M(baton.web.edge_log_info) by host, with windows C(before), C(during), C(after), or failed ones.
     type: dict
     default: {}
   hosts:
     description: >-
-      What became of each host; results of M(baton.web.activate), failed ones too, with C(started) (seconds since the epoch)
-      and C(reverted) where these are known.
+      What became of each host; results of M(baton.web.activate), failed ones too, with C(started) (seconds since the
+      epoch) and C(reverted) where these are known.
     type: dict
     default: {}
   phases:

@@ -41,6 +41,8 @@ migrates:
   type: str
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.activation import rehearsal
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, masking
@@ -64,7 +66,7 @@ def main() -> None:
     if options["health_path"]:
         health = health_check.Health(options["health_path"], "", options["health_host"])
     try:
-        result = {"rehearsed": False, "seconds": 0.0, "migrates": ""}
+        result: dict[str, Any] = {"rehearsed": False, "seconds": 0.0, "migrates": ""}
         if not module.check_mode:
             result = rehearsal.rehearse(app, options["release"], options["timeout"], health)
     except (layout.ActivationError, rehearsal.RehearsalError) as error:

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: release
 short_description: Stage a release of an application on a host
 description:
-  - Makes C(releases/<id>) from the archives that M(baton.web.artifact) built, with a venv of its own and the web server's
-    overlay, offline. A release appears whole, by one rename, or not at all.
+  - Makes C(releases/<id>) from the archives that M(baton.web.artifact) built, with a venv of its own and the web
+    server's overlay, offline. A release appears whole, by one rename, or not at all.
   - Never touches C(current).
   - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
     uploads and installs no wheels.

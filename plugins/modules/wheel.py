@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: wheel
 short_description: Build wheels on a host
 description:
-  - Builds the source distributions of a job that M(baton.web.artifact) packed, offline, with the build requirements in it.
+  - Builds the source distributions of a job that M(baton.web.artifact) packed, offline, with the build requirements in
+    it.
   - The wheels are then fetched to the controller's cache, from where they serve every host of the same kind.
 options:
   job:

@@ -35,7 +35,7 @@ def refused(name: str, *options: str) -> str:
 
 def drain(*servers: str, back: Sequence[str] = ()) -> dict[str, Any]:
     arguments = json.dumps({"site": "links", "drained": servers, "back": back})
-    told = FLEET.ad_hoc("edge1", "baton_drain", arguments, "--one-line").output.partition("=>")[2]
+    told = FLEET.ad_hoc("edge1", "baton.web.drain", arguments, "--one-line").output.partition("=>")[2]
     # the end of its line: what follows may be a warning
     result: dict[str, Any] = json.loads(told.partition("\n")[0])
     return result
@@ -109,7 +109,7 @@ def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, t
   vars_files: [{PROJECT}/playbooks/vars/wiring.yml]
   tasks:
     - ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/address.yml
-    - ansible.builtin.include_role: {{name: nginx_site}}
+    - ansible.builtin.include_role: {{name: baton.web.nginx_site}}
       when: inventory_hostname in baton_edges
 """)
     playbook("maintenance.yml", "-e", "maintenance=on")

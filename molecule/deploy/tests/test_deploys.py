@@ -114,7 +114,7 @@ def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
     before = (fleet.workers(), modules())
     assert set(fleet.deploy().changed) == {0}
     assert (fleet.workers(), modules()) == before
-    assert all("baton_release-" in kept for kept in before[1].values())
+    assert all("baton.web.release-" in kept for kept in before[1].values())
 
 
 def modules() -> dict[str, str]:
@@ -179,7 +179,7 @@ def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Sou
 def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet) -> None:
     server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
     for name in EDGES:
-        assert fleet.ad_hoc(name, "baton_drain", server).status == 0
+        assert fleet.ad_hoc(name, "baton.web.drain", server).status == 0
     # app3 as a host that is new
     host("app3").check_output(
         "systemctl disable --now shop.socket shop.service && "

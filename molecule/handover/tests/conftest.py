@@ -13,17 +13,17 @@ COPY = "c" * 16  # the same release under another name
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared() -> None:
-    """Puts act.py on the hosts, and beside it baton_activate just as Ansible would send it."""
+    """Puts act.py on the hosts, and beside it activate just as Ansible would send it."""
     temporary = "/tmp/baton-handover"
     copied = f"src={SCENARIO}/tests/on_host/ dest={FOLDER}/ mode=0700"
     FLEET.ad_hoc("fleet", "ansible.builtin.copy", copied).check_status()
     # check mode: nothing happens, and what was sent stays
     keeping = Playbooks(INVENTORY, {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_PIPELINING": "0"})
     options = ["--check", "-e", f"ansible_remote_tmp={temporary}"]
-    keeping.ad_hoc("fleet", "baton_activate", "name=bench", *options).check_status()
+    keeping.ad_hoc("fleet", "baton.web.activate", "name=bench", *options).check_status()
     at_once(
         lambda name: host(name).check_output(
-            f"cd {temporary}/*/ && python3 AnsiballZ_baton_activate.py explode && rm -rf {FOLDER}/module && "
+            f"cd {temporary}/*/ && python3 AnsiballZ_activate.py explode && rm -rf {FOLDER}/module && "
             f"cp -r . {FOLDER}/module && rm -rf {temporary}"
         )
     )

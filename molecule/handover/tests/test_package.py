@@ -18,7 +18,7 @@ LINTERS = ("mypy", "mypyc", "ruff", "librt", "hypothesis/extra")
 
 
 def installed(lock: str, folder: pathlib.Path) -> pathlib.Path:
-    """An archive of the package, its tests, and what they need as Python 3.13 has it, made here: a host has no index."""
+    """An archive of the package, its tests and what they need on Python 3.13, made here: a host has no index."""
     site = folder / "site"
     command = [str(tool("uv")), "pip", "install", "--quiet", "--no-deps"]
     command += ["--target", str(site), "--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_36"]

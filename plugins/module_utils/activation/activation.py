@@ -17,12 +17,12 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from ..app.health_check import Health, wait_healthy
-from ..app.layout import ActivationError, Application, current, served, switch_current, sync_filesystem
-from ..app.server_status import read, unproven
+from ..app import health_check, layout, server_status
+from ..app.health_check import Health
+from ..app.layout import ActivationError, Application
 from ..host import systemd
-from .digests import Way, _content, choose, digests
-from .snapshot import _replaced, _snapshot, keep, restore, snapshot
+from . import digests, snapshot
+from .digests import Way
 
 # what a host does to a handover: a unit that doesn't start, a disk that is full or broken
 FAILURES = (systemd.UnitError, OSError, subprocess.SubprocessError)
@@ -33,7 +33,9 @@ def take_socket_folder(app: Application) -> None:
 
     Not before the units that keep their status elsewhere have taken over: the others could no longer be reloaded.
     """
-    if f"GUNICORN_HANDOVER_STATUS=/run/{app.name}/".encode() in _content(app.path("etc/systemd/system", app.service)):
+    if f"GUNICORN_HANDOVER_STATUS=/run/{app.name}/".encode() in digests.content(
+        app.path("etc/systemd/system", app.service)
+    ):
         return
     try:
         folder = os.open(app.socket_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -73,12 +75,12 @@ class Activation:
         self.health = health
         self.transaction = transaction
         self.back = back
-        self.served_before = served(app) if served_before is None else served_before
-        self.wanted = digests(app, release)
-        self.before = current(app)
+        self.served_before = layout.served(app) if served_before is None else served_before
+        self.wanted = digests.digests(app, release)
+        self.before = layout.current(app)
         self.switched = False
         self.reopened = False
-        self.way = choose(app, self.wanted)
+        self.way = digests.choose(app, self.wanted)
         if renew and self.way == "none":
             self.way = "reload"
 
@@ -90,10 +92,10 @@ class Activation:
         started, began = time.time(), time.monotonic()
         try:
             if self.transaction:
-                snapshot(self.app, self.transaction)
+                snapshot.snapshot(self.app, self.transaction)
             if self.wanted.release != self.before:
-                sync_filesystem(self.app.release(self.wanted.release))
-            switch_current(self.app, self.wanted.release)
+                layout.sync_filesystem(self.app.release(self.wanted.release))
+            layout.switch_current(self.app, self.wanted.release)
             getattr(self, f"_{self.way}")()
             self.switched = True
             self._check_health()
@@ -150,7 +152,7 @@ class Activation:
 
     def _unproven(self, unit: str) -> str:
         master = int(systemd.properties(unit, "MainPID").get("MainPID", "0"))
-        return unproven(read(self.app, unit), self.wanted.release, master)
+        return server_status.unproven(server_status.read(self.app, unit), self.wanted.release, master)
 
     def _prove(self, unit: str) -> None:
         deadline = time.monotonic() + min(self.timeout, 15)
@@ -165,7 +167,7 @@ class Activation:
     def _check_health(self) -> None:
         if self.health is None:
             return
-        why = wait_healthy(self.health, min(self.timeout, 15))
+        why = health_check.wait_healthy(self.health, min(self.timeout, 15))
         if why:
             raise ActivationError(f"{self.health.path} {why}.")
 
@@ -175,7 +177,7 @@ class Activation:
             said = "".join(traceback.format_exception(error)).strip()
         if isinstance(error, OSError):
             said = f"{said}. See to that disk and run this again."
-        refused = read(self.app, self.app.service).get("reload") or {}
+        refused = server_status.read(self.app, self.app.service).get("reload") or {}
         # the master's own word for it, unless it is of an earlier reload
         if refused.get("error") and refused.get("began_monotonic", 0) >= began:
             said = f"{refused['error']}. It logged last:\n{said}"
@@ -186,8 +188,8 @@ class Activation:
         """Let what served before serve again; says in a sentence what serves now."""
         app, before = self.app, self.before
         try:
-            switch_current(app, before)  # first, as it needs no room on the disk
-            restore(app, app.kept)
+            layout.switch_current(app, before)  # first, as it needs no room on the disk
+            snapshot.restore(app, app.kept)
             systemd.systemctl("daemon-reload")
             if before is None:
                 _stop_all(app, self.timeout)
@@ -223,11 +225,11 @@ class Activation:
             indent=1,
         )
         scratch = self.app.record.with_suffix(".new")
-        with _replaced(self.app.kept) as kept:
-            keep(self.app, kept)
+        with snapshot.replaced_folder(self.app.kept) as kept:
+            snapshot.keep(self.app, kept)
             scratch.touch(mode=0o600)
             scratch.write_text(text + "\n", encoding="utf-8")
-            sync_filesystem(self.app.record.parent)
+            layout.sync_filesystem(self.app.record.parent)
         scratch.rename(self.app.record)
 
 
@@ -243,16 +245,16 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
     activated goes back too. Returns the way that it took. Raises ActivationError.
     """
     try:
-        noted = _snapshot(app)
+        noted = snapshot.last(app)
         if noted.get("transaction") == transaction:
             release: str | None = noted["release"]
-            restore(app, app.before / "kept")
+            snapshot.restore(app, app.before / "kept")
         else:
-            noted, release = {}, current(app)
-            restore(app, app.kept)
+            noted, release = {}, layout.current(app)
+            snapshot.restore(app, app.kept)
         systemd.systemctl("daemon-reload")
         if release is None:
-            serves = current(app) is not None or systemd.is_active(app.service)
+            serves = layout.current(app) is not None or systemd.is_active(app.service)
             _stop_all(app, timeout)
             return "stop" if serves else "none"
     except FAILURES as error:
@@ -268,5 +270,5 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
 def _stop_all(app: Application, timeout: float) -> None:
     """Let nothing be served, as before the first release."""
     systemd.systemctl("stop", app.socket, app.service, app.bridge, timeout=timeout)
-    switch_current(app, None)
+    layout.switch_current(app, None)
     app.record.unlink(missing_ok=True)

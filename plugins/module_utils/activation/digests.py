@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..app.layout import Application, _noted, current, describe
-from ..app.server_status import read
+from ..app import server_status
+from ..app.layout import Application, current, describe, read_note
 from ..host import systemd, untrusted
 
 Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
@@ -47,7 +47,7 @@ def _digest(*parts: bytes) -> str:
     return hasher.hexdigest()
 
 
-def _content(path: pathlib.Path) -> bytes:
+def content(path: pathlib.Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
@@ -55,7 +55,7 @@ def digests(app: Application, release: str) -> Digests:
     """What would run if the release were activated with the files as they are now."""
     described = describe(app, release)
     etc, units = app.path("etc", app.name), app.path("etc/systemd/system")
-    salt = _content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
+    salt = content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
     secrets = [
         part
         for file in sorted((etc / "secrets").glob("*"))
@@ -71,10 +71,10 @@ def digests(app: Application, release: str) -> Digests:
         # folder) differs from one installation to the next, and no process holds it
         if line.startswith(b"gunicorn_handover/")
     ]
-    service, listener = (_content(units / unit) for unit in (app.service, app.socket))
+    service, listener = (content(units / unit) for unit in (app.service, app.socket))
     return Digests(
         release=release,
-        reload=_digest(_content(etc / "gunicorn.conf.py"), _content(etc / "environment"), service, listener),
+        reload=_digest(content(etc / "gunicorn.conf.py"), content(etc / "environment"), service, listener),
         restart=_digest(
             # a reload adds import paths, and takes none away
             json.dumps([described["python"], server, described.get("import_paths")], sort_keys=True).encode(),
@@ -100,7 +100,7 @@ def _held(unit: bytes) -> list[bytes]:
 def recorded(app: Application) -> Digests | None:
     """What the last activation left running; None when there was none or its record is unreadable."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return Digests(**_noted(app.record)["digests"])
+        return Digests(**read_note(app.record)["digests"])
     return None
 
 
@@ -157,7 +157,7 @@ def choose(app: Application, wanted: Digests) -> Way:
         return "bridge"
     if before.socket != wanted.socket:
         return "reopen"
-    said = read(app, app.service)
+    said = server_status.read(app, app.service)
     if before.restart != wanted.restart or outdated(app, wanted.release, said) or replaced(app, said):
         return "bridge"
     serving = {worker["release"] for worker in said["workers"]}

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from ..app.layout import Application, _noted, current, served
+from ..app.layout import Application, current, read_note, served
 from ..host import untrusted
 from ..host.command import make_folder
 
@@ -33,24 +33,24 @@ def keep(app: Application, folder: pathlib.Path) -> None:
 
 def snapshot(app: Application, transaction: str) -> None:
     """Keep what serves now, once a transaction: its first change here calls this before it changes anything."""
-    if _snapshot(app).get("transaction") == transaction:
+    if last(app).get("transaction") == transaction:
         return
-    with _replaced(app.before) as scratch:
+    with replaced_folder(app.before) as scratch:
         for name, path in configuration(app, str(app.kept)).items():
             _copy(path, scratch / "kept" / name)
         about = {"transaction": transaction, "release": current(app), "served": served(app)}
         (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def _snapshot(app: Application) -> dict[str, Any]:
+def last(app: Application) -> dict[str, Any]:
     """What `snapshot` noted last; empty when there is none or it is unreadable."""
     with contextlib.suppress(OSError, untrusted.UntrustedError):
-        return _noted(app.before / "before.json")
+        return read_note(app.before / "before.json")
     return {}
 
 
 @contextlib.contextmanager
-def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A fresh folder that takes the place of another one when it is complete."""
     scratch, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
     for leftover in (scratch, old):

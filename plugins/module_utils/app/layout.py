@@ -105,7 +105,7 @@ def current(app: Application) -> str | None:
     return os.path.basename(os.readlink(app.current)) if app.current.is_symlink() else None
 
 
-def _noted(path: pathlib.Path) -> dict[str, Any]:
+def read_note(path: pathlib.Path) -> dict[str, Any]:
     """What Baton itself noted in a file, which a full disk may have cut. Raises OSError, or ValueError."""
     return untrusted.parse_object(untrusted.read(path))
 
@@ -113,7 +113,7 @@ def _noted(path: pathlib.Path) -> dict[str, Any]:
 def served(app: Application) -> list[str]:
     """The releases that ever took over here, the last one first."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return untrusted.texts(_noted(app.record)["served"])
+        return untrusted.texts(read_note(app.record)["served"])
     return []
 
 

@@ -83,7 +83,7 @@ def failures(entries: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def told(app: Application, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What M(baton.web.history_info) returns of a host besides the history's lines: above all what it could go back to."""
+    """What the module history_info returns besides the history's lines: above all what the host could go back to."""
     current, releases = layout.current(app), complete(app)
     found = candidates(app, entries, current)
     fit = [one["release"] for one in found if not one["why_not"]]

@@ -171,8 +171,8 @@ def conclusion(
     known: Mapping[str, Any],
     active: Sequence[str],
 ) -> dict[str, Any]:
-    """How a change ended. Keys: `happened` (whether there is anything to tell), `deploy` (as baton_receipt takes it),
-    `hosts`, `entries` (for each host, as baton_finish takes it), `summary` (why it failed; empty when it did not).
+    """How a change ended. Keys: `happened` (whether there is anything to tell), `deploy` (as receipt takes it),
+    `hosts`, `entries` (for each host, as finish takes it), `summary` (why it failed; empty when it did not).
 
     `change` says kind, application, release, version, migrations, began and now (seconds since the epoch).
     """

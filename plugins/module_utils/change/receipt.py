@@ -30,7 +30,7 @@ def compose(
     hosts: Mapping[str, Mapping[str, Any]],
     phases: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The receipt. `edges` are results of baton_edge_log, failed ones too; `hosts` may be results of baton_activate."""
+    """The receipt. `edges` are results of edge_log_info, failed ones too; `hosts` may be results of activate."""
     read = {name: _edge(edge) for name, edge in edges.items() if "windows" in edge}
     started = float(deploy["started"])
     ended = float(deploy.get("ended") or started + float(deploy.get("seconds") or 0))

@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def serving(app: layout.Application, health: health_check.Health | None) -> dict[str, Any]:
-    """The application on an app server. Keys are those of baton_status's RETURN."""
+    """The application on an app server. Keys are those of status_info's RETURN."""
     release = layout.current(app)
     described: dict[str, Any] = {}
     if release is not None:
@@ -103,7 +103,7 @@ def certificate_expiry(path: str) -> float | None:
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
-    """What an edge says of a site. Keys are those of baton_status's RETURN."""
+    """What an edge says of a site. Keys are those of status_info's RETURN."""
     said: dict[str, Any] = {"maintenance": pathlib.Path(root, "var/lib/nginx-site", site, "maintenance").exists()}
     with contextlib.suppress(OSError, upstream.UpstreamError):
         text = pathlib.Path(root, "etc/nginx/sites-enabled", f"{site}.conf").read_text(encoding="utf-8")

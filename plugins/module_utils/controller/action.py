@@ -17,7 +17,7 @@ INTERRUPTED = {"failed": True, "msg": outcome.INTERRUPTED}
 
 
 def interrupted() -> bool:
-    """Whether the operator has pressed Ctrl-C (see the callback baton_run)."""
+    """Whether the operator has pressed Ctrl-C (see the callback baton.web.run)."""
     return os.path.exists(os.environ.get("BATON_INTERRUPTED", ""))
 
 

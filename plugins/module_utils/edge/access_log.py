@@ -163,7 +163,7 @@ class Tally:
             self.failing[status, path] += 1
 
     def result(self) -> dict[str, Any]:
-        """The counts, as baton_edge_log returns them."""
+        """The counts, as edge_log_info returns them."""
         names = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
         return {
             **{name: self.counts[name] for name in names},
@@ -305,7 +305,7 @@ def _time(line: bytes) -> float | None:
 def summarize(
     path: str, windows: Mapping[str, Window], upstreams: Collection[str] = (), timeline: bool = False
 ) -> dict[str, Any]:
-    """Each window's counts, and the timeline of all of them. Keys are those of baton_edge_log's RETURN."""
+    """Each window's counts, and the timeline of all of them. Keys are those of edge_log_info's RETURN."""
     tallies = {name: Tally(upstreams) for name in windows}
     complete = dict.fromkeys(windows, True)
     spans = _spans(list(windows.values()))

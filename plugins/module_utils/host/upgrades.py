@@ -33,7 +33,7 @@ def boot_seconds(properties: Mapping[str, str], container: bool) -> float:
 
 
 def pending(listing: str) -> dict[str, Any]:
-    """What `apt-get --simulate dist-upgrade` would do. Keys are those of baton_upkeep's RETURN."""
+    """What `apt-get --simulate dist-upgrade` would do. Keys are those of upkeep's RETURN."""
     found = {upgrade["name"]: upgrade for upgrade in _UPGRADE.finditer(listing)}
     return {
         "upgrades": [

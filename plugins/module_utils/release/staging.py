@@ -25,7 +25,7 @@ from typing import Any
 from ..host import sandbox, untrusted
 from ..host.command import BatonError, CommandError, make_folder, run
 from .import_check import ImportCheck, check_import
-from .store import _STAGING, ReleaseStore, _remove, check_identity, complete, in_use, locked, read_release, sweep
+from .store import STAGING, ReleaseStore, check_identity, complete, in_use, locked, read_release, remove, sweep
 
 # What stays free on a disk that we write to: a full one breaks more than a deploy.
 RESERVE_BYTES = 100 * 1024 * 1024
@@ -45,7 +45,7 @@ class StageRequest:
 
     @classmethod
     def parse(cls, artifact: Mapping[str, Any], target: Mapping[str, Any], archives: Path) -> StageRequest:
-        """Read what baton_artifact returned, for one kind of host."""
+        """Read what artifact returned, for one kind of host."""
         python = ".".join(str(target.get("python", "")).split(".")[:2])
         key = f"py{python}-{target.get('architecture')}-glibc{target.get('glibc')}"
         sets = artifact.get("wheels") or {}
@@ -175,8 +175,8 @@ def stage(
                         f"The release {wanted.identity} is here for another Python, and a process runs from it.",
                         "Stop that process, or change the application so that it gets a new id.",
                     )
-                _remove(places, final)
-            staging = places.releases / f"{_STAGING}{wanted.identity}"
+                remove(places, final)
+            staging = places.releases / f"{STAGING}{wanted.identity}"
             try:
                 return _Stage(places, wanted, staging).run(final, check, state_dir, owner)
             finally:

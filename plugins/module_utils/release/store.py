@@ -17,7 +17,7 @@ from ..host import untrusted
 from ..host.command import BatonError, make_folder
 
 _IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
-_STAGING, _REMOVING = ".staging-", ".removing-"
+STAGING, _REMOVING = ".staging-", ".removing-"
 _LOCK_WAIT = 600
 
 
@@ -91,7 +91,7 @@ def in_use(places: ReleaseStore) -> set[str]:
 def check_identity(identity: str) -> None:
     """An id becomes a folder's name."""
     if not _IDENTITY.fullmatch(identity):
-        raise BatonError(f"{identity!r} can't be the id of a release.", "Give the id that baton_artifact returned.")
+        raise BatonError(f"{identity!r} can't be the id of a release.", "Give the id that artifact returned.")
 
 
 @contextlib.contextmanager
@@ -122,16 +122,16 @@ def sweep(places: ReleaseStore) -> list[str]:
             if folder.is_symlink() or not folder.is_dir():
                 continue
             half_made = not folder.name.startswith(".") and not (folder / "release.json").exists()
-            if folder.name.startswith((_STAGING, _REMOVING)):
+            if folder.name.startswith((STAGING, _REMOVING)):
                 shutil.rmtree(folder)
                 removed.append(folder.name)
             elif half_made and folder.name != current(places):
-                _remove(places, folder)
+                remove(places, folder)
                 removed.append(folder.name)
     return removed
 
 
-def _remove(places: ReleaseStore, folder: Path) -> None:
+def remove(places: ReleaseStore, folder: Path) -> None:
     """Away in one step, so that nobody takes a half-removed release for a release."""
     hidden = places.releases / f"{_REMOVING}{folder.name}"
     shutil.rmtree(hidden, ignore_errors=True)
@@ -154,7 +154,7 @@ def prune(places: ReleaseStore, keep: int, *, dry: bool) -> dict[str, Any]:
         if not dry:
             sweep(places)
             for identity in doomed:
-                _remove(places, places.releases / identity)
+                remove(places, places.releases / identity)
         kept = [identity for identity in order if identity not in doomed]
         return {"changed": bool(doomed), "removed": doomed, "kept": kept, "current": serving}
 

@@ -10,14 +10,14 @@ import tempfile
 import time
 from typing import Any
 
-from tests.bench.controller import EVIDENCE, HERE, PROJECT, BenchError, await_answers, playbook
+from tests.bench.controller import EVIDENCE, HERE, BenchError, await_answers, playbook
 from tests.bench.mix import MIX
 from tests.support.traffic import Background, Summary
 
 from .plan import AUTHORITY, NEW, PORT, RATE, SETTLE, Kind, Size
 
 SOURCE = EVIDENCE / "source"
-CALLBACKS = f"{PROJECT / 'plugins/callback'}:{pathlib.Path(__file__).with_name('callback')}"
+CALLBACKS = str(pathlib.Path(__file__).with_name("callback"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from ansible.cli.galaxy import GalaxyCLI
 from ansible.cli.playbook import PlaybookCLI
 from ansible.cli.vault import VaultCLI
 from ansible.parsing.splitter import parse_kv
-from plugins.callback.baton_run import cut
+
+from plugins.callback.run import cut
 
 PROJECT = pathlib.Path(__file__).parents[3]
 PROGRAMS = {"ansible-playbook": PlaybookCLI, "ansible-vault": VaultCLI, "ansible-galaxy": GalaxyCLI}

@@ -43,8 +43,8 @@ class Fleet:
             "baton_release": "r2",
             "baton_load_balancers": [],
             "baton_locked_before": [],
-            "baton_switched": "{{ ansible_play_hosts_all | baton_switched(hostvars) }}",
-            "baton_troubles": "{{ ansible_play_hosts_all | baton_troubles(hostvars, ansible_play_hosts) }}",
+            "baton_switched": "{{ ansible_play_hosts_all | baton.web.switched(hostvars) }}",
+            "baton_troubles": "{{ ansible_play_hosts_all | baton.web.troubles(hostvars, ansible_play_hosts) }}",
             "baton_windows": {"during": {"since": 1764072000, "until": 1764072010}},
             "baton_phases": "{{ [phase] }}",
         }

@@ -121,7 +121,7 @@ def handover(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def wanted(handover: pathlib.Path) -> Callable[..., artifact.Request]:
     """A request with what a test doesn't care about filled in."""
 
-    def make(source: pathlib.Path | str, **changes: object) -> artifact.Request:
+    def make(source: pathlib.Path | str, **changes: Any) -> artifact.Request:
         request = artifact.Request(
             app_name="demo",
             app_source=str(source),

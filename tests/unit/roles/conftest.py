@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
@@ -99,5 +98,4 @@ def _trusted(value: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def load_role() -> Callable[[str], Role]:
-    init_plugin_loader()
     return Role

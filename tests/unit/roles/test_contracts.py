@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+MODULE = "baton.web.files"
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir() and not path.name.startswith("."))
 TEMPLATES = sorted(
@@ -139,14 +140,14 @@ def test_compare_has_the_options_of_main_and_changes_nothing(role: str) -> None:
     if tasks:
         assert entries["compare"].get("options") == entries["main"].get("options")
     for task in tasks:
-        if "baton_files" in task:
+        if MODULE in task:
             # neither does it write, nor show contents, nor count as a change
             assert (task["check_mode"], task["diff"], task["changed_when"]) == (True, False, False), task["name"]
         else:
             assert task["ansible.builtin.import_tasks"] == "version.yml"
     # and it looks at all that is written
     looked_at, written = (
-        set(re.findall(r"__\w+", " ".join(task["baton_files"]["files"] for task in listed if "baton_files" in task)))
+        set(re.findall(r"__\w+", " ".join(task["baton.web.files"]["files"] for task in listed if MODULE in task)))
         for listed in (tasks, read(role, "tasks/configure.yml") if tasks else [])
     )
     assert looked_at == written

@@ -28,7 +28,7 @@ def test_one_list_holds_all_packages(
 
 
 @pytest.mark.parametrize(
-    "gathered", [list, lambda names: {name: [{"version": "1"}] for name in names}], ids=["by baton_facts", "by Ansible"]
+    "gathered", [list, lambda names: {name: [{"version": "1"}] for name in names}], ids=["by host_facts", "by Ansible"]
 )
 @pytest.mark.parametrize(("installed", "asks"), [(["acl", "vim"], False), (["acl"], True)])
 def test_apt_is_asked_for_what_is_missing_whoever_gathered_the_facts(

@@ -214,7 +214,7 @@ def test_a_controller_without_the_authority_makes_none_for_clients_that_trust_an
     authority.mkdir()
     if kept:
         (authority / kept).touch()
-    preflight = {"ansible.builtin.include_role": {"name": "tls_certificate", "tasks_from": "preflight"}}
+    preflight = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
     runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
     done = runner.play(
         playbook,

@@ -2,7 +2,7 @@
 
 python3 act.py COMMAND [NAME=VALUE ...]      the commands are the functions at the end; a value is JSON
 
-baton_activate is run as Ansible runs it: what Ansible would send lies beside this, in `module`.
+activate is run as Ansible runs it: what Ansible would send lies beside this, in `module`.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ def point(release: str) -> None:
 
 
 def module(**options: Any) -> list[str]:
-    """The command line of baton_activate."""
+    """The command line of activate."""
     arguments = {"name": APP, "health_path": "/", "health_listen": f"{RUN}/web.sock", "timeout": 120, **options}
     (HERE / "module/debug_dir/args").write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
-    return [sys.executable, str(HERE / "module/AnsiballZ_baton_activate.py"), "execute"]
+    return [sys.executable, str(HERE / "module/AnsiballZ_activate.py"), "execute"]
 
 
 def said(output: str) -> Json:
@@ -247,7 +247,7 @@ def _journal(since: float) -> str:
 
 
 def activate(release: str = "", bridge: bool = False, count: int = 1, **options: Any) -> list[Json]:
-    """baton_activate, again and again; each time with another secret when it is to go by bridge."""
+    """activate, again and again; each time with another secret when it is to go by bridge."""
     answers = []
     for _ in range(count):
         since = time.time()
@@ -321,7 +321,7 @@ def kill_bridge(serving: bool) -> Json:
 
 
 def kill_callers(count: int, releases: list[str], longest: float, seed: int) -> list[Json]:
-    """SIGKILL to baton_activate and all that belongs to its caller, at random moments of a change of release, in turns
+    """SIGKILL to activate and all that belongs to its caller, at random moments of a change of release, in turns
     by reload and by bridge. What is left then, and whether the next run converges."""
     chance = random.Random(seed)
     tries = []

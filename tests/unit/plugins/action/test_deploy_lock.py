@@ -18,7 +18,7 @@ def playbooks(
     tmp_path: pathlib.Path, host: str = "", *, guarded: bool = False, **options: object
 ) -> tuple[Playbooks, str]:
     tasks = [
-        {"baton_lock": {"state": "held", "run": RUN, **options}, "register": "lock", "failed_when": False},
+        {"baton.web.deploy_lock": {"state": "held", "run": RUN, **options}, "register": "lock", "failed_when": False},
         {"ansible.builtin.debug": {"msg": "It was told: {{ lock.msg | default('nothing') }}"}},
     ]
     return Playbooks.written(tmp_path, {"vars": {"baton_guarded": guarded}, "tasks": tasks}, host=host)

@@ -25,8 +25,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
             return verdicts[len(asked) - 1]
 
         monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
-        monkeypatch.setattr(action.step, "execute", execute)
-        monkeypatch.setattr(action.step, "interrupted", lambda: len(asked) >= pressed_after)
+        monkeypatch.setattr(action.action, "execute", execute)
+        monkeypatch.setattr(action.action, "interrupted", lambda: len(asked) >= pressed_after)
 
         class Here(action.ActionModule):  # type: ignore[misc,name-defined]
             def __init__(self) -> None:

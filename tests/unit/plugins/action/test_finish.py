@@ -30,7 +30,7 @@ def app(tmp_path: pathlib.Path) -> Application:
 
 
 def finish(app: Application, *arguments: str, host: str = "", **options: object) -> Done:
-    tasks = [{"baton_finish": {"name": app.name, **options}}]
+    tasks = [{"baton.web.finish": {"name": app.name, **options}}]
     runner, playbook = Playbooks.written(app.state.parent, {"tasks": tasks}, host=host)
     return runner.succeed(playbook, *arguments)
 

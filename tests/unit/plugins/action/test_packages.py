@@ -37,7 +37,7 @@ class Host:
         action = plugin("action/packages").ActionModule
         running = object.__new__(action)
         running._task = types.SimpleNamespace(
-            args={"name": list(names)}, check_mode=check, delegate_to=delegate_to, action="baton_packages"
+            args={"name": list(names)}, check_mode=check, delegate_to=delegate_to, action="baton.web.packages"
         )
         running.validate_argument_spec = lambda _: (None, {"name": list(names)})
         return running.run(None, {"inventory_hostname": "app1", "ansible_facts": {"package_lists_age": age}})

@@ -32,7 +32,7 @@ PLAY = """
 - hosts: all
   gather_facts: false
   tasks:
-    - ansible.builtin.include_role: {name: app_release, tasks_from: stage}
+    - ansible.builtin.include_role: {name: baton.web.app_release, tasks_from: stage}
     - ansible.builtin.assert: {that: app_release_staged.current == serves, quiet: true}
 """
 
@@ -174,7 +174,7 @@ def test_a_host_gets_no_other_file_of_the_controller(tmp_path: pathlib.Path, mon
     action = plugin("action/release")
     monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
     asked = {"src": str(tmp_path / "id_ed25519"), "dest": "/tmp/x"}
-    monkeypatch.setattr(action.step, "execute", lambda *_: {"archives_dir": "/tmp", "uploads": [asked]})
+    monkeypatch.setattr(action.action, "execute", lambda *_: {"archives_dir": "/tmp", "uploads": [asked]})
 
     class Here(action.ActionModule):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:

@@ -10,15 +10,15 @@ import pytest
 from tests.support.playbooks import Playbooks
 
 STEPS: dict[str, dict[str, Any]] = {
-    "baton_files": {"files": []},
-    "baton_release": {"artifact": {"source": {"path": "/nowhere"}}},
-    "baton_rehearse": {"name": "shop"},
-    "baton_activate": {"name": "shop"},
-    "baton_unit": {"name": "shop-migration@aaaa.service"},
-    "baton_drain": {"site": "shop"},
-    "baton_ready": {"timeout": 1},
-    "baton_upkeep": {},
-    "baton_edge_log": {"edge": "edge1", "log": "/var/log/nginx/shop-access.log"},
+    "baton.web.files": {"files": []},
+    "baton.web.release": {"artifact": {"source": {"path": "/nowhere"}}},
+    "baton.web.rehearse": {"name": "shop"},
+    "baton.web.activate": {"name": "shop"},
+    "baton.web.unit": {"name": "shop-migration@aaaa.service"},
+    "baton.web.drain": {"site": "shop"},
+    "baton.web.wait_ready": {"timeout": 1},
+    "baton.web.upkeep": {},
+    "baton.web.edge_log_info": {"edge": "edge1", "log": "/var/log/nginx/shop-access.log"},
 }
 
 
@@ -46,7 +46,7 @@ def test_a_host_whose_sudo_refuses_is_rescued(step: str, tmp_path: pathlib.Path)
     assert "requiretty" in told
 
 
-@pytest.mark.parametrize("step", ["baton_drain", "baton_edge_log"])
+@pytest.mark.parametrize("step", ["baton.web.drain", "baton.web.edge_log_info"])
 def test_an_edge_that_may_be_down_is_a_warning(step: str, tmp_path: pathlib.Path) -> None:
     tasks = [
         {step: {**STEPS[step], "optional": True}, "register": "told"},

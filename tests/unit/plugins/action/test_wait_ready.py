@@ -19,7 +19,7 @@ def test_it_is_asked_until_it_answers_or_the_time_is_over(
     action = plugin("action/wait_ready")
     answers = [LOST, LOST, {"changed": False, "seconds": 0.1}]
     monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
-    monkeypatch.setattr(action.step, "execute", lambda *_: answers.pop(0))
+    monkeypatch.setattr(action.action, "execute", lambda *_: answers.pop(0))
     monkeypatch.setattr(action, "POLL", 0.01)
 
     class Here(action.ActionModule):  # type: ignore[misc,name-defined]

@@ -16,6 +16,9 @@ PACKS = "ANSIBALLZ: Creating module"
 TAKES = "ANSIBALLZ: using cached module"
 
 
+MODULES = "ansible_collections.baton.web.plugins.modules"
+
+
 @pytest.fixture
 def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Where modules are kept, for this test alone."""
@@ -25,7 +28,9 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
 
 def facts(tmp_path: pathlib.Path) -> Done:
     """Run one of the project's modules, with Ansible's own word for what it does."""
-    runner, playbook = Playbooks.written(tmp_path, {"tasks": [{"baton_facts": {}}]}, environment={"ANSIBLE_DEBUG": "1"})
+    runner, playbook = Playbooks.written(
+        tmp_path, {"tasks": [{"baton.web.host_facts": {}}]}, environment={"ANSIBLE_DEBUG": "1"}
+    )
     return runner.succeed(playbook)
 
 
@@ -33,7 +38,9 @@ def test_the_next_run_takes_what_the_first_one_packed(tmp_path: pathlib.Path, ca
     first, second = facts(tmp_path).output, facts(tmp_path).output
     assert (PACKS in first, TAKES in first) == (True, False)
     assert (PACKS in second, TAKES in second) == (False, True)
-    assert [path.name.split("-")[0] for path in cache.glob("*/*")] == ["ansible.legacy.baton_facts"]
+    assert [path.name.split("-")[0] for path in cache.glob("*/*")] == [
+        "ansible_collections.baton.web.plugins.modules.host_facts"
+    ]
 
 
 def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
@@ -42,13 +49,11 @@ def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cac
     assert PACKS in facts(tmp_path).output
 
 
-@pytest.mark.parametrize(
-    "changed", ["modules/host_facts.py", "module_utils/host/facts.py", "module_utils/baton/new.py"]
-)
+@pytest.mark.parametrize("changed", ["modules/host_facts.py", "module_utils/host/facts.py", "module_utils/host/new.py"])
 def test_a_change_of_what_goes_into_it_is_seen(
     changed: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = plugin("callback/baton_cache")
+    module = plugin("callback/module_cache")
     for folder in ("modules", "module_utils"):
         shutil.copytree(PROJECT / "plugins" / folder, tmp_path / "plugins" / folder)
     monkeypatch.setattr(module, "PROJECT", tmp_path)
@@ -62,10 +67,10 @@ def test_a_change_of_what_goes_into_it_is_seen(
 def test_what_was_packed_while_its_sources_changed_is_not_kept(
     tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = plugin("callback/baton_cache")
+    module = plugin("callback/module_cache")
     run = tmp_path / "run"
     run.mkdir()
-    (run / "ansible.legacy.baton_lock-ZIP").write_text("of the old source")
+    (run / "ansible_collections.baton.web.plugins.modules.deploy_lock-ZIP").write_text("of the old source")
     monkeypatch.setattr(module, "packed", lambda: run)
     run_callback = module.CallbackModule()
     run_callback.v2_playbook_on_start(types.SimpleNamespace(_loader=DataLoader()))
@@ -75,11 +80,11 @@ def test_what_was_packed_while_its_sources_changed_is_not_kept(
     assert not list(cache.glob("*/*"))
     monkeypatch.setattr(module, "kept", lambda: before)
     run_callback.v2_playbook_on_stats(None)
-    assert [path.name for path in before.iterdir()] == ["ansible.legacy.baton_lock-ZIP"]
+    assert [path.name for path in before.iterdir()] == ["ansible_collections.baton.web.plugins.modules.deploy_lock-ZIP"]
 
 
 def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
-    module, source, target = plugin("callback/baton_cache"), tmp_path / "source", tmp_path / "target"
+    module, source, target = plugin("callback/module_cache"), tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for name in ("ansible.modules.apt-ZIP", "ansible_collections.community.crypto.plugins.modules.x509-ZIP"):
         (source / name).touch()
@@ -90,7 +95,7 @@ def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
-    module = plugin("callback/baton_cache")
+    module = plugin("callback/module_cache")
     for age in range(5):
         (cache / f"old{age}").mkdir(parents=True)
     module.kept().mkdir()
@@ -100,7 +105,7 @@ def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
 
 
 def test_the_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, loader = plugin("callback/baton_cache"), DataLoader()
+    module, loader = plugin("callback/module_cache"), DataLoader()
     monkeypatch.setattr(module, "packed", lambda: cache.with_name("run"))
     module.CallbackModule().v2_playbook_on_start(types.SimpleNamespace(_loader=loader))
     monkeypatch.setattr(loader, "load", lambda **_: pytest.fail("the file is read again"))

@@ -86,7 +86,7 @@ def says(app: layout.Application, *releases: str, **changed: Any) -> None:
 
 def keep(app: layout.Application) -> None:
     """As an activation does when it has gone well."""
-    with snapshot._replaced(app.kept) as scratch:
+    with snapshot.replaced_folder(app.kept) as scratch:
         snapshot.keep(app, scratch)
 
 
@@ -188,8 +188,8 @@ def test_what_python_executes_only_when_it_starts_goes_by_bridge_when_it_changed
     served: layout.Application, held: dict[str, str], there: dict[str, str], way: str
 ) -> None:
     said = server_status.read(served, served.service)
-    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held.items()}
-    said["fingerprint"]["startup"] = {"venv/lib/site-packages": digests}
+    startup = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held.items()}
+    said["fingerprint"]["startup"] = {"venv/lib/site-packages": startup}
     served.status_file(served.service).write_text(json.dumps(said))
     folder = served.release("bbbb") / "venv/lib/site-packages"
     folder.mkdir(parents=True)
@@ -566,13 +566,13 @@ def fill(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("when", ["snapshot", "keep", "keep_through_power_loss"])
+@pytest.mark.parametrize("when", ["snapshot", "keep", "sync_filesystem"])
 def test_a_disk_that_is_full_puts_back_what_served(
     switching: layout.Application, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     recorded = digests.recorded(switching)
     with monkeypatch.context() as full:
-        full.setattr(activation, when, fill)
+        full.setattr(layout if when == "sync_filesystem" else snapshot, when, fill)
         if when != "snapshot":
             full.setattr(snapshot, "snapshot", lambda *_: None)
         with pytest.raises(layout.ActivationError, match=r"No space left on device") as told:
@@ -652,7 +652,7 @@ def test_half_a_file_leaves_nothing(app: layout.Application, monkeypatch: pytest
 
 def test_half_a_copy_leaves_the_room_that_it_took(app: layout.Application) -> None:
     keep(app)
-    with contextlib.suppress(OSError), snapshot._replaced(app.kept) as scratch:
+    with contextlib.suppress(OSError), snapshot.replaced_folder(app.kept) as scratch:
         (scratch / "half").touch()
         fill()
     assert [path.name for path in app.state.glob("kept*")] == ["kept"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import journal
+from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 NOON = 1767268800.25  # 2026-01-01 12:00:00.250 UTC
 
@@ -83,7 +84,7 @@ def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:
         "status": 404,
     }
     assert journal.written(said).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
-    assert journal.printable("a\tb\r\n\x1b[1;31mc\x1b[0m") == "a\tb\nc"
+    assert untrusted.printable("a\tb\r\n\x1b[1;31mc\x1b[0m") == "a\tb\nc"
 
 
 NOW = datetime.datetime(2026, 1, 31, 12, 0, 30, tzinfo=zoneinfo.ZoneInfo("America/New_York"))  # 17:00:30 UTC

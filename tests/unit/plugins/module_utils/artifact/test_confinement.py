@@ -6,12 +6,13 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.artifact import artifact, confinement, lockfile
+from ansible_collections.baton.web.plugins.module_utils.artifact import artifact, lockfile
 from ansible_collections.baton.web.plugins.module_utils.artifact.confinement import Confinement
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
 from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
@@ -131,7 +132,7 @@ def test_where_confinement_is_required_nothing_runs_without(
     tools: Tools,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(confinement.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     own = Tools(tools.cache, confinement=Confinement("required"))
     command = ["/usr/bin/python3", "build.py"] if source is by_command else []
     with pytest.raises(BatonError) as ended:
@@ -203,7 +204,7 @@ def test_a_run_says_what_ran_here_and_whether_it_was_confined(
             "cache_dir": str(tools.cache),
             "targets": [HERE],
         }
-        tasks = [{"name": "Build", "baton_artifact": asked}]
+        tasks = [{"name": "Build", "baton.web.artifact": asked}]
         book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
         done = Playbooks(inventory).play(str(book), *options)
         assert done.status == 0, done.output

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.artifact import lockfile
@@ -22,7 +23,7 @@ def resolve(
     subdir: str = "",
     requirement: str = "",
     targets: Sequence[Target] = (BOOKWORM,),
-    **wishes: object,
+    **wishes: Any,
 ) -> lockfile.Locked:
     return lockfile.resolve(root, subdir, requirement, lockfile.ResolveOptions(**wishes), tools, targets)
 

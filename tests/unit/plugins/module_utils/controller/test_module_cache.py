@@ -202,7 +202,7 @@ class Built:
     b_module_data: bytes
 
 
-class Action(module_cache.CachedModuleAction):  # type: ignore[misc]
+class Action(module_cache.CachedModuleAction):
     """One whose host keeps nothing; `sent` are the scripts that it got."""
 
     def __init__(self, host: Host, user: str = "root", transport: str = "ssh", *, check_mode: bool = False) -> None:

@@ -224,7 +224,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hosts.append(self.headers["Host"])
-        assert self.headers["User-Agent"] == bake.CHECK_AGENT
+        assert self.headers["User-Agent"] == access_log.CHECK_AGENT
         limited = self.path == "/limited" and len(self.hosts) > 6  # each request is noted twice
         self.send_response(429 if limited else 503 if self.path == "/broken" else 200)
         self.end_headers()

@@ -50,6 +50,7 @@ asked:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.host import facts
 
 
@@ -59,7 +60,12 @@ def main() -> None:
         argument_spec={"application": {"type": "str", "default": ""}, "packages": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, ansible_facts=facts.gather(**module.params))
+    found = facts.gather(packages=module.params["packages"])
+    if module.params["application"]:
+        app = layout.Application(module.params["application"])
+        # site.yml has set a host up for the application when it has made the folder of its releases
+        found |= {"app_release": layout.current(app) or "", "app_prepared": app.releases.is_dir()}
+    module.exit_json(changed=False, ansible_facts=found)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
-"""Handing an application over to a release on one host: what is to be done, how, and the proof.
+"""Activating a release on one host: its process types follow one after another, or all of them go back.
 
-The way is chosen from what changed since the last activation, never by the user:
-`start` when nothing serves, `reload` (HUP) for code, settings and gunicorn.conf.py, and `bridge` (a second service on
-the same socket while the first restarts) for what a HUP can't carry: Python, the server's packages, unit, secrets, and
-system libraries that an upgrade replaced.
+How the processes of a type follow, and how that is proven, is for its strategy: see `handover`.
 """
 
 from __future__ import annotations
@@ -16,15 +13,41 @@ import subprocess
 import time
 import traceback
 from collections.abc import Sequence
+from typing import Protocol
 
-from ..app import health_check, layout, server_status
+from ..app import health_check, layout
 from ..app.health_check import Health
 from ..app.layout import ActivationError, Application
-from ..host import systemd
+from ..host import atomic_file, systemd
 from . import digests, snapshot
 from .digests import Way
+from .handover import Handover
 
-# what a host does to a handover: a unit that doesn't start, a disk that is full or broken
+
+class ProcessChange(Protocol):
+    """How the processes of a type follow those of another release, and come back: what a strategy has to know."""
+
+    way: Way  # what is to be done; "none" when nothing is
+    wanted: digests.Digests
+
+    def __init__(self, app: Application, release: str, timeout: float, *, renew: bool) -> None: ...
+
+    def execute(self) -> None:
+        """Let the release's processes run, with a proof. Raises ActivationError, UnitError, OSError."""
+
+    def put_back(self, release: str) -> None:
+        """Let those of the release run that did before, whatever has been done of it. Raises as `execute` does."""
+
+    def unproven(self) -> str:
+        """Why they don't prove that they are of the wanted release; empty when they do."""
+
+    def refusal(self, began: float) -> str:
+        """The processes' own word for a failure after a moment of the monotonic clock; empty when there is none."""
+
+
+# by the name that the layout has for it
+STRATEGIES: dict[str, type[ProcessChange]] = {"handover": Handover}
+# what a host does to an activation: a unit that doesn't start, a disk that is full or broken
 FAILURES = (systemd.UnitError, OSError, subprocess.SubprocessError)
 
 
@@ -76,13 +99,18 @@ class Activation:
         self.transaction = transaction
         self.back = back
         self.served_before = layout.served(app) if served_before is None else served_before
-        self.wanted = digests.digests(app, release)
+        self.release = release
         self.before = layout.current(app)
-        self.switched = False
-        self.reopened = False
-        self.way = digests.choose(app, self.wanted)
-        if renew and self.way == "none":
-            self.way = "reload"
+        # by the names of the process types, in the order in which the release reaches them
+        self.changes = {
+            process.name: STRATEGIES[process.strategy](app, release, timeout, renew=renew) for process in app.processes
+        }
+
+    @property
+    def way(self) -> Way:
+        """How the web processes follow; that of the first type which changes, when they stay as they are."""
+        ways = [change.way for change in self.changes.values()]
+        return next((way for way in ways if way != "none"), "none")
 
     def execute(self) -> None:
         """Hand over, or put back what was. Raises ActivationError."""
@@ -93,11 +121,11 @@ class Activation:
         try:
             if self.transaction:
                 snapshot.snapshot(self.app, self.transaction)
-            if self.wanted.release != self.before:
-                layout.sync_filesystem(self.app.release(self.wanted.release))
-            layout.switch_current(self.app, self.wanted.release)
-            getattr(self, f"_{self.way}")()
-            self.switched = True
+            if self.release != self.before:
+                layout.sync_filesystem(self.app.release(self.release))
+            layout.switch_current(self.app, self.release)
+            for change in self.changes.values():
+                change.execute()
             self._check_health()
             take_socket_folder(self.app)
             if not self.back:
@@ -111,58 +139,9 @@ class Activation:
                 self._remember()
             except FAILURES as error:
                 raise ActivationError(
-                    f"Release {self.wanted.release} serves again, which could not be noted: {error}. "
+                    f"Release {self.release} serves again, which could not be noted: {error}. "
                     "See to that disk and run this again."
                 ) from None
-
-    def _start(self) -> None:
-        systemd.systemctl("reset-failed", self.app.service, self.app.bridge)
-        systemd.change("start", self.app.socket, self.timeout)
-        systemd.change("start", self.app.service, self.timeout)
-        self._prove(self.app.service)
-        self._end_bridge()
-
-    def _reload(self) -> None:
-        systemd.change("reload", self.app.service, self.timeout)
-        self._prove(self.app.service)
-        self._end_bridge()
-
-    def _bridge(self) -> None:
-        if systemd.is_active(self.app.service):
-            self._end_bridge()  # it may serve another release than this one
-        systemd.systemctl("reset-failed", self.app.bridge)
-        systemd.change("start", self.app.bridge, self.timeout)
-        self._prove(self.app.bridge)
-        systemd.change("restart", self.app.service, self.timeout)
-        self._prove(self.app.service)
-        self._end_bridge()
-
-    def _end_bridge(self) -> None:
-        """Stop the bridge, also one that a killed handover left; one that died is no failure any more."""
-        if systemd.is_active(self.app.bridge):
-            systemd.change("stop", self.app.bridge, self.timeout)
-        systemd.systemctl("reset-failed", self.app.bridge)
-
-    def _reopen(self) -> None:
-        """The socket itself changes: its address can't be had twice, so this one way has a gap."""
-        self.reopened = True
-        systemd.change("stop", self.app.service, self.timeout)
-        systemd.change("restart", self.app.socket, self.timeout)
-        self._start()
-
-    def _unproven(self, unit: str) -> str:
-        master = int(systemd.properties(unit, "MainPID").get("MainPID", "0"))
-        return server_status.unproven(server_status.read(self.app, unit), self.wanted.release, master)
-
-    def _prove(self, unit: str) -> None:
-        deadline = time.monotonic() + min(self.timeout, 15)
-        while True:
-            why = self._unproven(unit)
-            if not why:
-                return
-            if time.monotonic() > deadline:
-                raise ActivationError(f"{unit} can't prove that it serves {self.wanted.release}: {why}.")
-            time.sleep(0.05)
 
     def _check_health(self) -> None:
         if self.health is None:
@@ -177,12 +156,10 @@ class Activation:
             said = "".join(traceback.format_exception(error)).strip()
         if isinstance(error, OSError):
             said = f"{said}. See to that disk and run this again."
-        refused = server_status.read(self.app, self.app.service).get("reload") or {}
-        # the master's own word for it, unless it is of an earlier reload
-        if refused.get("error") and refused.get("began_monotonic", 0) >= began:
-            said = f"{refused['error']}. It logged last:\n{said}"
-        said = in_operator_s_words(said)
-        return f"Release {self.wanted.release} could not take over ({self.way}): {said}"
+        for change in self.changes.values():
+            if refusal := change.refusal(began):
+                said = f"{refusal}. It logged last:\n{said}"
+        return f"Release {self.release} could not take over ({self.way}): {in_operator_s_words(said)}"
 
     def _put_back(self) -> str:
         """Let what served before serve again; says in a sentence what serves now."""
@@ -194,43 +171,30 @@ class Activation:
             if before is None:
                 _stop_all(app, self.timeout)
                 return "Nothing was served here before, and nothing is now."
-            self.wanted = dataclasses.replace(self.wanted, release=before)
-            if self.reopened:
-                self._reopen()  # the socket has its new address, or none
-            elif not systemd.is_active(app.service):
-                systemd.change("restart", app.service, self.timeout)
-            elif self.switched or self._unproven(app.service):
-                self._bridge() if self.way == "bridge" else self._reload()
-            self._prove(app.service)
-            self._end_bridge()
+            for change in reversed(self.changes.values()):
+                change.put_back(before)
         except (*FAILURES, ActivationError) as error:
             if before is None:
                 return f"Nothing was served here before, and what was begun could not be taken away: {error}"
-            if self._unproven(app.service):
+            if any(change.unproven() for change in self.changes.values()):
                 return f"Release {before} could not be put back: {error}"
             return f"Release {before} serves, as before, but its settings could not be put back: {error}"
         return f"Release {before} serves, as before."
 
     def _remember(self) -> None:
         """Note what serves now, and keep its configuration; a full disk fails before either is changed."""
-        known = [self.wanted.release, *(release for release in self.served_before if release != self.wanted.release)]
-        text = json.dumps(
-            {
-                "digests": dataclasses.asdict(self.wanted),
-                "way": self.way,
-                "since": time.time(),
-                # those that are pruned don't count any more
-                "served": [release for release in known if self.app.release(release).exists()],
-            },
-            indent=1,
-        )
-        scratch = self.app.record.with_suffix(".new")
-        with snapshot.replaced_folder(self.app.kept) as kept:
+        known = [self.release, *(release for release in self.served_before if release != self.release)]
+        record = {
+            "processes": {name: dataclasses.asdict(change.wanted) for name, change in self.changes.items()},
+            "way": self.way,
+            "since": time.time(),
+            # those that are pruned don't count any more
+            "served": [release for release in known if self.app.release(release).exists()],
+        }
+        text = json.dumps(record, indent=1) + "\n"
+        with atomic_file.replacing(self.app.record, text, mode=0o600), snapshot.replaced_folder(self.app.kept) as kept:
             snapshot.keep(self.app, kept)
-            scratch.touch(mode=0o600)
-            scratch.write_text(text + "\n", encoding="utf-8")
             layout.sync_filesystem(self.app.record.parent)
-        scratch.rename(self.app.record)
 
 
 def in_operator_s_words(said: str) -> str:
@@ -254,7 +218,9 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
             snapshot.restore(app, app.kept)
         systemd.systemctl("daemon-reload")
         if release is None:
-            serves = layout.current(app) is not None or systemd.is_active(app.service)
+            serves = layout.current(app) is not None or any(
+                systemd.is_active(unit) for process in app.processes for unit in process.running
+            )
             _stop_all(app, timeout)
             return "stop" if serves else "none"
     except FAILURES as error:
@@ -269,6 +235,7 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
 
 def _stop_all(app: Application, timeout: float) -> None:
     """Let nothing be served, as before the first release."""
-    systemd.systemctl("stop", app.socket, app.service, app.bridge, timeout=timeout)
+    units = [unit for process in app.processes for unit in process.running]
+    systemd.systemctl("stop", *units, timeout=timeout)
     layout.switch_current(app, None)
     app.record.unlink(missing_ok=True)

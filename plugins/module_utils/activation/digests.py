@@ -32,7 +32,7 @@ MODULES = 20000
 
 @dataclasses.dataclass(frozen=True)
 class Digests:
-    """What decides how a change reaches the processes; each a hash."""
+    """What decides how a change reaches the processes of a type; each but the release's id a hash."""
 
     release: str
     reload: str  # gunicorn.conf.py, environment, and the units' files, be it a comment in one
@@ -97,10 +97,12 @@ def _held(unit: bytes) -> list[bytes]:
     ]
 
 
-def recorded(app: Application) -> Digests | None:
-    """What the last activation left running; None when there was none or its record is unreadable."""
+def recorded(app: Application, process: str = "web") -> Digests | None:
+    """What the last activation left running of a process type; None when there was none or its record is unreadable."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return Digests(**read_note(app.record)["digests"])
+        noted = read_note(app.record)
+        # before there were process types, a record was of the web processes
+        return Digests(**(noted["processes"][process] if "processes" in noted else noted["digests"]))
     return None
 
 

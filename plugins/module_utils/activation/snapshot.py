@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
-import os
 import pathlib
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import Any
 
 from ..app.layout import Application, current, read_note, served
-from ..host import untrusted
+from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 
 
@@ -20,7 +20,7 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
     patterns = (
         *(f"etc/{app.name}/{name}" for name in ("gunicorn.conf.py", "environment", "secrets/*")),
-        *(f"etc/systemd/system/{unit}" for unit in (app.socket, app.service, app.bridge, f"{app.name}-rehearsal@.*")),
+        *(f"etc/systemd/system/{unit}" for process in app.processes for unit in (*process.running, *process.templates)),
     )
     return {str(path.relative_to(root)): path for pattern in patterns for path in pathlib.Path(root).glob(pattern)}
 
@@ -92,13 +92,6 @@ def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy a file with its owner and mode, in one step."""
     make_folder(target.parent)
-    scratch = target.with_name(f".{target.name}.baton")
-    try:
-        scratch.touch(mode=0o600)
-        shutil.copy2(source, scratch)
-        about = source.stat()
-        os.chown(scratch, about.st_uid, about.st_gid)
-        scratch.rename(target)
-    except OSError:
-        scratch.unlink(missing_ok=True)  # half a file is neither a secret nor room
-        raise
+    about = source.stat()
+    owner, mode = (about.st_uid, about.st_gid), stat.S_IMODE(about.st_mode)
+    atomic_file.write(target, source.read_bytes(), mode=mode, owner=owner)

@@ -9,11 +9,21 @@ import pathlib
 import subprocess
 from typing import Any
 
-from ..host import untrusted
+from ..host import atomic_file, untrusted
 
 
 class ActivationError(Exception):
     """The release doesn't serve. The message says why, and what serves instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessType:
+    """One kind of process of an application, by the units that run it."""
+
+    name: str
+    strategy: str  # how one release's processes follow another's: see activation
+    running: tuple[str, ...]  # the units that run it
+    templates: tuple[str, ...] = ()  # patterns of further unit files that decide how it runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +62,14 @@ class Application:
         """What served before the last transaction changed anything here."""
         return self.state / "before"
 
+    @property
+    def releases(self) -> pathlib.Path:
+        """The folder of all releases."""
+        return self.path("opt", self.name, "releases")
+
     def release(self, release: str) -> pathlib.Path:
         """The folder of a release."""
-        return self.path("opt", self.name, "releases", release)
+        return self.releases / release
 
     @property
     def socket_folder(self) -> pathlib.Path:
@@ -67,6 +82,12 @@ class Application:
         here, there = self.path("run/baton", self.name, name), self.socket_folder / name
         # a master that was started before the status had a folder of its own keeps it beside the socket
         return there if _modified(there) > _modified(here) else here
+
+    @property
+    def processes(self) -> tuple[ProcessType, ...]:
+        """Its process types, in the order in which a release reaches them."""
+        units = (self.socket, self.service, self.bridge)
+        return (ProcessType("web", "handover", units, (f"{self.name}-rehearsal@.*",)),)
 
     @property
     def service(self) -> str:
@@ -101,8 +122,15 @@ def describe(app: Application, release: str) -> dict[str, Any]:
 
 
 def current(app: Application) -> str | None:
-    """The id of the release that `current` points to."""
-    return os.path.basename(os.readlink(app.current)) if app.current.is_symlink() else None
+    """The id of the release that `current` points to; None when it points to none."""
+    return release_at(app.current)
+
+
+def release_at(link: pathlib.Path) -> str | None:
+    """The id of the release that a link points to; None when it is none."""
+    with contextlib.suppress(OSError):
+        return os.path.basename(os.readlink(link)) or None
+    return None
 
 
 def read_note(path: pathlib.Path) -> dict[str, Any]:
@@ -112,8 +140,13 @@ def read_note(path: pathlib.Path) -> dict[str, Any]:
 
 def served(app: Application) -> list[str]:
     """The releases that ever took over here, the last one first."""
+    return served_in(app.record)
+
+
+def served_in(record: pathlib.Path) -> list[str]:
+    """The releases that ever took over, by the record of the last activation."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return untrusted.texts(read_note(app.record)["served"])
+        return untrusted.texts(read_note(record)["served"])
     return []
 
 
@@ -128,9 +161,7 @@ def switch_current(app: Application, release: str | None) -> None:
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(f"releases/{release}")
     scratch.rename(app.current)
-    folder = os.open(app.current.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    atomic_file.sync_folder(app.current.parent)
 
 
 def sync_filesystem(path: pathlib.Path) -> None:

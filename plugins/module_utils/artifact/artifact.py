@@ -17,7 +17,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from ..host.atomic_file import write_atomically
+from ..host import atomic_file
 from ..host.command import BatonError, CommandError, find_file, without_credentials
 from . import asgi, lockfile, requirements, server_versions, source, source_tree, wheels
 from .confinement import Confinement
@@ -512,7 +512,7 @@ class _Build:
         }
         source_tree.pack(archive, {"src": self.tree, "wheels": folder}, texts, now)
         unpacked = 2 * source_tree.size(self.tree) + 2 * source_tree.size(folder)
-        write_atomically(notes, json.dumps({"created": created, "unpacked_bytes": unpacked}))
+        atomic_file.write(notes, json.dumps({"created": created, "unpacked_bytes": unpacked}), concurrent=True)
         return str(archive), created, unpacked
 
     def _prune(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ..host.atomic_file import write_atomically
+from ..host import atomic_file
 from ..host.command import BatonError, CommandError, without_credentials
 from . import requirements, source, source_tree, staleness
 from .requirements import Pin
@@ -493,7 +493,7 @@ class _Reader:
             os.utime(path)
             return path.read_text(encoding="utf-8").replace(_TREE, str(self.root))
         text = str(make())
-        write_atomically(path, text.replace(str(self.root), _TREE))
+        atomic_file.write(path, text.replace(str(self.root), _TREE), concurrent=True)
         return text
 
     # -- paths -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from ..host.atomic_file import write_atomically
+from ..host import atomic_file
 from ..host.command import BatonError, CommandError, run, without_credentials
 from ..host.wheel_build import BUILD_ENVIRONMENT, unpack_sdist
 from . import lockfile, requirements, source_tree
@@ -164,7 +164,7 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
                     "Check that app_release_index_url (or the controller's own setting) names the index that has them, "
                     "or lock the application again.",
                 ) from None
-        write_atomically(remembered, text)
+        atomic_file.write(remembered, text, concurrent=True)
     found = parse_toml(remembered.read_text(encoding="utf-8"))
     return {canonicalize_name(package["name"]): package for package in found.get("packages", [])}
 
@@ -403,7 +403,7 @@ def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) 
                     f"What {name} needs to be built can't be resolved: {error.last_lines()}.",
                     "Lock a version of it that has a wheel, or one that builds with today's tools.",
                 ) from None
-        write_atomically(remembered, text)
+        atomic_file.write(remembered, text, concurrent=True)
     pins = requirements.read_text(remembered.read_text(encoding="utf-8"), root=remembered.parent).pins
     needed = [replace(pin, marker="") for pin in pins if target.holds(pin.marker)]
     collected = collect(needed, target, tools, host_builds=False)
@@ -538,7 +538,7 @@ def pack_set(
         unpacked_bytes=unpacked,
         modules=_modules([*venv, *server]),
     )
-    write_atomically(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__))
+    atomic_file.write(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__), concurrent=True)
     return packed
 
 

@@ -10,14 +10,13 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from ..app.layout import Application
-from ..host import untrusted
+from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 
 # what to do where a change has ended and its lock has not
@@ -173,9 +172,4 @@ def _alone(app: Application) -> Iterator[None]:
 
 
 def _write(app: Application, holder: Holder) -> None:
-    scratch = _path(app).with_suffix(".new")
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(holder), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(_path(app))
+    atomic_file.write(_path(app), json.dumps(dataclasses.asdict(holder), indent=1) + "\n", mode=0o600)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from ..app import layout
 from ..app.layout import ActivationError, Application, describe, served
-from ..host import untrusted
+from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 from .table import aligned
 
@@ -36,14 +35,8 @@ def append(app: Application, entry: Mapping[str, Any]) -> None:
     with (app.state / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = [json.dumps(known) for known in [*read(app), line]][-MOST:]
-        # written anew as a whole, so that a loss of power leaves all of it as it was
-        scratch = app.state / "history.new"
-        with scratch.open("w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o600)  # it tells who changed what
-            file.write("".join(f"{text}\n" for text in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(_path(app))
+        # written anew as a whole, so that a loss of power leaves all of it as it was; it tells who changed what
+        atomic_file.write(_path(app), "".join(f"{text}\n" for text in lines), mode=0o600)
 
 
 def read(app: Application) -> list[dict[str, Any]]:

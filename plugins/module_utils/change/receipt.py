@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..edge import histogram
-from ..host import untrusted
-from ..host.atomic_file import write_atomically
+from ..host import atomic_file, untrusted
 from ..host.command import BatonError
 
 FORMAT = 1  # of the document
@@ -350,8 +349,8 @@ def keep(document: Mapping[str, Any], page: str, directory: pathlib.Path, count:
     files = paths(document, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(files["json"], as_json(document))
-        write_atomically(files["html"], page)
+        atomic_file.write(files["json"], as_json(document), concurrent=True)
+        atomic_file.write(files["html"], page, concurrent=True)
         there = list(directory.iterdir())
     except OSError as error:
         raise BatonError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from ..app.layout import Application
+from ..host import atomic_file
 from ..host.command import make_folder
 
 MOST = 20  # copies that are kept
@@ -17,10 +16,7 @@ def keep(app: Application, name: str, content: str) -> None:
     """
     directory = app.state / "receipts"
     make_folder(directory, 0o700)
-    scratch = directory / "new"
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(content)
-    scratch.replace(directory / f"{name}.json")
+    atomic_file.write(directory / f"{name}.json", content, mode=0o600)
     # names begin with the time
     for old in sorted(directory.glob("*.json"))[:-MOST]:
         old.unlink()

@@ -20,10 +20,9 @@ ELSEWHERE = ("8.8.8.8", 53)
 RENAMED = {"container-other": "container"}  # systemd's name and Ansible's
 
 
-def gather(*, packages: bool, application: str = "") -> dict[str, Any]:
-    """All of them, of this host; the installed packages and the application's release only when asked for."""
+def gather(*, packages: bool) -> dict[str, Any]:
+    """All of them, of this host; the installed packages only when asked for."""
     return {
-        **({"app_release": release(application), "app_prepared": prepared(application)} if application else {}),
         "architecture": platform.machine(),
         "clock": time.time(),
         "default_ipv4": default_ipv4(),
@@ -38,18 +37,6 @@ def gather(*, packages: bool, application: str = "") -> dict[str, Any]:
         "service_mgr": service_manager(),
         **virtualization(),
     }
-
-
-def release(application: str, root: str = "/") -> str:
-    """The id of the release that the application has here; empty when it has none."""
-    with contextlib.suppress(OSError):
-        return pathlib.Path(root, "opt", application, "current").readlink().name
-    return ""
-
-
-def prepared(application: str, root: str = "/") -> bool:
-    """Whether site.yml has set the host up for the application: it has an account, Python and folders."""
-    return pathlib.Path(root, "opt", application, "releases").is_dir()
 
 
 def default_ipv4() -> dict[str, str]:

@@ -9,10 +9,10 @@ import pathlib
 import pwd
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from . import atomic_file
 from .command import make_folder
 
 State = Literal["file", "directory", "absent"]
@@ -117,18 +117,9 @@ def _directory(item: DesiredFile, owner: tuple[int, int]) -> None:
 
 def _write(item: DesiredFile, content: bytes, owner: tuple[int, int], validate: Validate) -> None:
     """In one step that no reader sees half done, and at no time readable for more than it is to be."""
-    # in a hidden folder: programs read whole directories
-    with tempfile.TemporaryDirectory(dir=item.path.parent, prefix=".baton-") as folder:
-        scratch = pathlib.Path(folder, item.path.name)
-        scratch.touch(mode=0o600)
-        scratch.write_bytes(content)
-        os.chown(scratch, *owner)
-        scratch.chmod(item.mode)
-        if item.validate and (why := validate(item.validate, scratch)):
+    with atomic_file.replacing(item.path, content, mode=item.mode, owner=owner) as copy:
+        if item.validate and (why := validate(item.validate, copy)):
             raise FilesError(f"{item.path} would not be valid, and is left as it was: {why}")
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(item.path)
 
 
 def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:

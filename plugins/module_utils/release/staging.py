@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..host import sandbox, untrusted
+from ..host import atomic_file, sandbox, untrusted
 from ..host.command import BatonError, CommandError, make_folder, run
 from .import_check import ImportCheck, check_import
 from .store import STAGING, ReleaseStore, check_identity, complete, in_use, locked, read_release, remove, sweep
@@ -234,11 +234,11 @@ class _Stage:
             "projects": projects,
             "staged": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        _write_synced(self.staging / "release.json", json.dumps(release, indent=2, sort_keys=True) + "\n")
+        atomic_file.write(self.staging / "release.json", json.dumps(release, indent=2, sort_keys=True) + "\n")
         # all of it is on the disk before its name is: a host that loses power has the release or hasn't
         run(["sync", "--file-system", self.staging])
         self.staging.rename(final)
-        _sync_folder(self.places.releases)
+        atomic_file.sync_folder(self.places.releases)
         self.mark("sync")
         return {
             "changed": True,
@@ -488,18 +488,3 @@ def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) 
         )
         if made.returncode:
             raise BatonError(f"{folder} can't be made as {owner or 'this user'} ({made.stderr.strip()}).", "See to it.")
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

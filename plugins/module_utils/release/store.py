@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..app import layout
 from ..host import untrusted
 from ..host.command import BatonError, make_folder
 
@@ -60,10 +61,7 @@ def complete(places: ReleaseStore) -> dict[str, dict[str, Any]]:
 
 def current(places: ReleaseStore) -> str | None:
     """The id that `current` leads to."""
-    try:
-        return Path(os.readlink(places.current)).name
-    except OSError:
-        return None
+    return layout.release_at(places.current)
 
 
 def in_use(places: ReleaseStore) -> set[str]:
@@ -146,7 +144,7 @@ def prune(places: ReleaseStore, keep: int, *, dry: bool) -> dict[str, Any]:
         serving = current(places)
         # beside what serves, the newest so many. Those that could serve go before those that only were to: one that
         # failed must not push out what there is to go back to
-        before = _served(places)
+        before = layout.served_in(places.state / "active.json")
         order = [identity for identity in complete(places) if identity != serving]
         order.sort(key=lambda identity: before.index(identity) if identity in before else len(before))
         spared = in_use(places)
@@ -157,10 +155,3 @@ def prune(places: ReleaseStore, keep: int, *, dry: bool) -> dict[str, Any]:
                 remove(places, places.releases / identity)
         kept = [identity for identity in order if identity not in doomed]
         return {"changed": bool(doomed), "removed": doomed, "kept": kept, "current": serving}
-
-
-def _served(places: ReleaseStore) -> list[str]:
-    """The releases that the activation recorded to have taken over, the last one first."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return untrusted.texts(untrusted.parse_object(untrusted.read(places.state / "active.json"))["served"])
-    return []

@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -21,7 +22,13 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.activation import activation, detached, digests, snapshot
+from ansible_collections.baton.web.plugins.module_utils.activation import (
+    activation,
+    detached,
+    digests,
+    handover,
+    snapshot,
+)
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
@@ -309,8 +316,8 @@ def test_whatever_goes_wrong_in_a_handover_puts_back_what_served(
     def break_(*_: Any) -> None:
         raise KeyError("began_monotonic")
 
-    monkeypatch.setattr(activation.Activation, "_reload", break_)
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(handover.Handover, "_reload", break_)
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "change", lambda *_: None)
     with pytest.raises(layout.ActivationError, match=r"KeyError: 'began_monotonic'\n.*aaaa serves, as before"):
         activation.Activation(served, "bbbb", 1).execute()
@@ -323,7 +330,7 @@ def test_a_bridge_that_a_killed_handover_left_is_ended(
     done: list[tuple[str, str]] = []
     monkeypatch.setattr(systemd, "is_active", lambda _: True)
     monkeypatch.setattr(systemd, "change", lambda verb, unit, _: done.append((verb, unit)))
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     activation.Activation(served, "bbbb", 1).execute()
     assert done == [("reload", served.service), ("stop", served.bridge)]
     done.clear()
@@ -504,13 +511,13 @@ def test_what_took_over_is_recorded_the_last_one_first(
     def refuse(_: activation.Activation) -> None:
         raise layout.ActivationError("it doesn't boot")
 
-    monkeypatch.setattr(activation.Activation, "_reload", lambda _: None)
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(handover.Handover, "_reload", lambda _: None)
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     activation.Activation(served, "bbbb", 1).execute()
     activation.Activation(served, "aaaa", 1).execute()
     assert layout.served(served) == ["aaaa", "bbbb"]
-    monkeypatch.setattr(activation.Activation, "_reload", refuse)
+    monkeypatch.setattr(handover.Handover, "_reload", refuse)
     with pytest.raises(layout.ActivationError):
         activation.Activation(served, "bbbb", 1).execute()
     assert layout.served(served) == ["aaaa", "bbbb"]
@@ -524,8 +531,8 @@ def test_the_answer_of_the_work_reaches_the_caller() -> None:
 def switching(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
     """The same, on a host whose units do what they are told."""
     for way in ("_reload", "_bridge"):
-        monkeypatch.setattr(activation.Activation, way, lambda change: says(served, change.wanted.release))
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+        monkeypatch.setattr(handover.Handover, way, lambda change: says(served, change.wanted.release))
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     keep(served)
     return served
@@ -644,7 +651,7 @@ def test_half_a_file_leaves_nothing(app: layout.Application, monkeypatch: pytest
     keep(app)
     change(app, "etc/links/secrets/TOKEN", "another")
 
-    monkeypatch.setattr(shutil, "copy2", fill)
+    monkeypatch.setattr(os, "fsync", fill)
     with pytest.raises(OSError, match="No space"):
         snapshot.restore(app, app.kept)
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
@@ -674,7 +681,7 @@ def test_a_socket_whose_new_address_is_taken_gets_its_old_one_back(
 
     monkeypatch.setattr(systemd, "change", systemd_change)
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     with pytest.raises(layout.ActivationError, match="Address already in use") as told:
         activation.Activation(served, "aaaa", 1).execute()
     assert "Release aaaa serves, as before." in str(told.value)
@@ -687,7 +694,7 @@ def test_a_socket_that_was_not_touched_stays_open(served: layout.Application, mo
     told: list[tuple[str, str]] = []
     monkeypatch.setattr(systemd, "change", lambda verb, unit, _: told.append((verb, unit)))
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
 
     monkeypatch.setattr(snapshot, "snapshot", fill)
     with pytest.raises(layout.ActivationError, match=r"Release aaaa serves, as before\."):
@@ -706,7 +713,7 @@ def test_undoing_spares_what_another_transaction_did(switching: layout.Applicati
 def test_undoing_a_first_release_leaves_nothing_served(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activation.Activation, "_start", lambda _: None)
+    monkeypatch.setattr(handover.Handover, "_start", lambda _: None)
     told: list[tuple[str, ...]] = []
     monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: told.append(words))
     monkeypatch.setattr(systemd, "is_active", lambda _: False)
@@ -779,9 +786,15 @@ def old(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.A
     keep(served)
     taken: list[int] = []
     monkeypatch.setattr(os, "geteuid", lambda: 1)  # the folder is of another user than root
-    monkeypatch.setattr(os, "fchown", lambda folder, *_: taken.append(os.fstat(folder).st_ino))
+
+    def fchown(descriptor: int, *_: int) -> None:
+        about = os.fstat(descriptor)
+        if stat.S_ISDIR(about.st_mode):  # the files that are written have an owner, too
+            taken.append(about.st_ino)
+
+    monkeypatch.setattr(os, "fchown", fchown)
     for way in ("_bridge", "_reload"):
-        monkeypatch.setattr(activation.Activation, way, lambda *_: None)
+        monkeypatch.setattr(handover.Handover, way, lambda *_: None)
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     served.__dict__["taken"] = taken
     return served
@@ -806,11 +819,70 @@ def test_a_unit_of_before_keeps_its_folder_until_then(old: layout.Application, m
     def fail(_: activation.Activation) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(activation.Activation, "_bridge", fail)
-    monkeypatch.setattr(activation.Activation, "_unproven", lambda *_: "")
+    monkeypatch.setattr(handover.Handover, "_bridge", fail)
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     with pytest.raises(layout.ActivationError, match=r"aaaa serves, as before\."):
         activation.Activation(old, "aaaa", 1).execute()
     assert old.path("etc/systemd/system/links.service").read_text() == OF_BEFORE
     activation.Activation(old, "aaaa", 1).execute()
     assert old.__dict__["taken"] == []
     assert server_status.read(old, old.service)["workers"]
+
+
+def test_a_record_of_before_there_were_process_types_is_read(served: layout.Application) -> None:
+    noted = json.loads(served.record.read_text())
+    assert "processes" not in noted
+    assert digests.recorded(served) == digests.digests(served, "aaaa")
+    handover.Handover(served, "aaaa", 1)
+    assert digests.recorded(served, "web") == digests.recorded(served)
+
+
+class Second:
+    """Stands for the strategy of a second process type; notes what is asked of it."""
+
+    asked: ClassVar[list[str]] = []
+    fails = False
+
+    def __init__(self, _app: layout.Application, release: str, _timeout: float, *, renew: bool) -> None:
+        assert not renew
+        self.way, self.wanted = "replace", digests.Digests(release, "", "", "")
+
+    def execute(self) -> None:
+        self.asked.append(f"execute {self.wanted.release}")
+        if self.fails:
+            raise layout.ActivationError("links-worker@1.service ended at once")
+
+    def put_back(self, release: str) -> None:
+        self.asked.append(f"put back {release}")
+
+    def unproven(self) -> str:
+        return ""
+
+    def refusal(self, _began: float) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_further_process_type_follows_and_goes_back_with_the_web_processes(
+    served: layout.Application, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    worker = layout.ProcessType("worker", "replace", ("links-worker@1.service",))
+    monkeypatch.setattr(layout.Application, "processes", (*served.processes, worker))
+    monkeypatch.setitem(activation.STRATEGIES, "replace", Second)
+    monkeypatch.setattr(Second, "fails", fails)
+    monkeypatch.setattr(Second, "asked", [])
+    reloads: list[str] = []
+    monkeypatch.setattr(handover.Handover, "_reload", lambda self: reloads.append(self.wanted.release))
+    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    keep(served)
+    if not fails:
+        activation.Activation(served, "bbbb", 1).execute()
+        assert (Second.asked, reloads) == (["execute bbbb"], ["bbbb"])
+        assert json.loads(served.record.read_text())["processes"].keys() == {"web", "worker"}
+        return
+    with pytest.raises(layout.ActivationError, match=r"worker@1.service ended at once\nRelease aaaa serves, as before"):
+        activation.Activation(served, "bbbb", 1).execute()
+    assert Second.asked == ["execute bbbb", "put back aaaa"]
+    assert reloads == ["bbbb", "aaaa"]
+    assert layout.current(served) == "aaaa"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import facts
@@ -82,31 +80,3 @@ def test_installed_packages_are_known_by_name(tmp_path: pathlib.Path) -> None:
     )
     assert facts.installed_packages(str(tmp_path)) == ["held", "libc6", "nginx"]
     assert facts.installed_packages(str(tmp_path / "elsewhere")) == []
-
-
-def test_the_release_of_an_application_is_that_which_current_leads_to(tmp_path: pathlib.Path) -> None:
-    assert facts.release("shop", str(tmp_path)) == ""
-    (tmp_path / "opt/shop").mkdir(parents=True)
-    (tmp_path / "opt/shop/current").symlink_to("releases/0123456789abcdef")
-    assert facts.release("shop", str(tmp_path)) == "0123456789abcdef"
-    assert "app_release" not in facts.gather(packages=False)
-    told = facts.gather(packages=False, application="no-such-application")
-    assert (told["app_release"], told["app_prepared"]) == ("", False)
-
-
-def test_a_host_that_site_yml_has_set_up_is_told_from_one_that_it_has_not(tmp_path: pathlib.Path) -> None:
-    assert not facts.prepared("links", str(tmp_path))
-    (tmp_path / "opt/links/releases").mkdir(parents=True)
-    assert facts.prepared("links", str(tmp_path))
-
-
-def test_the_age_of_lists_of_packages(tmp_path: pathlib.Path) -> None:
-    assert facts.package_lists_age(str(tmp_path)) is None
-    lists = tmp_path / "var/lib/apt/lists"
-    (lists / "partial").mkdir(parents=True)
-    # a folder that is new, as in the image of a cloud, and empty
-    assert facts.package_lists_age(str(tmp_path)) is None
-    (lists / "deb.test_debian_dists_bookworm_main_binary-amd64_Packages").touch()
-    for folder in (lists, lists / "partial"):
-        os.utime(folder, (time.time() - 3600,) * 2)
-    assert facts.package_lists_age(str(tmp_path)) == pytest.approx(3600, abs=5)

@@ -1,0 +1,90 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import stat
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.host import atomic_file
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "file.conf").write_text("old")
+    return tmp_path / "file.conf"
+
+
+def names(path: pathlib.Path) -> list[str]:
+    return sorted(found.name for found in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_file_has_its_content_and_mode_whatever_the_umask(path: pathlib.Path, mode: int) -> None:
+    before = os.umask(0o077)
+    try:
+        atomic_file.write(path, "new", mode=mode)
+    finally:
+        os.umask(before)
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
+    assert names(path) == ["file.conf"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_without_a_mode_the_umask_decides(path: pathlib.Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        atomic_file.write(path, b"new", concurrent=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_what_goes_wrong_leaves_the_old_file_and_nothing_else(path: pathlib.Path) -> None:
+    with contextlib.suppress(ValueError), atomic_file.replacing(path, "new", mode=0o600):
+        raise ValueError
+    assert path.read_text() == "old"
+    assert names(path) == ["file.conf"]
+
+
+def test_until_it_is_in_place_only_its_owner_can_read_it(path: pathlib.Path) -> None:
+    with atomic_file.replacing(path, "secret", mode=0o644) as copy:
+        assert copy.name == path.name
+        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+        assert copy.parent.name.startswith(".")
+        assert path.read_text() == "old"
+
+
+def test_what_a_killed_writer_left_is_no_obstacle_and_goes(path: pathlib.Path) -> None:
+    left = path.with_name(f".{path.name}.baton")
+    left.mkdir()
+    (left / path.name).write_text("half")
+    atomic_file.write(path, "new")
+    assert (path.read_text(), names(path)) == ("new", ["file.conf"])
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(
+    path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, pathlib.Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.pread(descriptor, 9, 0).decode())
+        fsync(descriptor)
+
+    def renamed(self: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+        done.append("renamed")
+        return replace(self, target)
+
+    def opened(file: str | os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+        return open_file(file, os.O_RDWR | (flags & ~os.O_WRONLY) if flags & os.O_WRONLY else flags, mode)
+
+    open_file = os.open
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(pathlib.Path, "replace", renamed)
+    atomic_file.write(path, "new")
+    assert done == ["new", "renamed", "folder"]

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from ..host import systemd, untrusted
 from ..host.untrusted import printable
+from . import layout
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 LONGEST = 2**20  # bytes of an entry of the journal; a longer one is left out
@@ -21,8 +22,6 @@ _PRIORITIES = ("critical", "critical", "critical", "error", "warning", "info", "
 _SHOWN = ("method", "path", "status", "duration_ms", "request_id", "exception", "stack")
 # `time [pid] [level] message`, as app_service_log_format: text writes it
 _TEXT = re.compile(r"^\S+Z \[\d+\] \[(\w+)\] ")
-# the instances of templates; those of a process that runs beside the service
-_TEMPLATES = ("rehearsal", "migration")
 
 
 class JournalError(Exception):
@@ -35,8 +34,8 @@ def command(name: str, position: str, grep: str = "") -> list[str]:
     asked = ["journalctl", "--no-pager", "--quiet", "--all", "--output=json", "--output-fields=MESSAGE,PRIORITY", start]
     asked += [f"--grep={grep}"] if grep else []
     # who wrote a line is its unit, which the kernel knows; an identifier anybody may use
-    units = [f"{name}.service", f"{name}-bridge.service", *(f"{name}-{kind}@*.service" for kind in _TEMPLATES)]
-    return [*asked, *(f"--unit={unit}" for unit in units)]
+    units = [unit for unit in layout.Application(name).unit_files if unit.endswith(".service")]
+    return [*asked, *(f"--unit={unit.replace('@.', '@*.')}" for unit in units)]
 
 
 def read(

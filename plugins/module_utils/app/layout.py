@@ -23,7 +23,7 @@ class ProcessType:
     name: str
     strategy: str  # how one release's processes follow another's: see activation
     running: tuple[str, ...]  # the units that run it
-    templates: tuple[str, ...] = ()  # patterns of further unit files that decide how it runs
+    templates: tuple[str, ...] = ()  # further unit files that are of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +86,14 @@ class Application:
     @property
     def processes(self) -> tuple[ProcessType, ...]:
         """Its process types, in the order in which a release reaches them."""
-        units = (self.socket, self.service, self.bridge)
-        return (ProcessType("web", "handover", units, (f"{self.name}-rehearsal@.*",)),)
+        rehearsal = (f"{self.name}-rehearsal@.service", f"{self.name}-rehearsal@.socket")
+        return (ProcessType("web", "handover", (self.socket, self.service, self.bridge), rehearsal),)
+
+    @property
+    def unit_files(self) -> tuple[str, ...]:
+        """The names of all its unit files."""
+        units = [unit for process in self.processes for unit in (*process.running, *process.templates)]
+        return (*units, f"{self.name}-migration@.service")
 
     @property
     def service(self) -> str:

@@ -12,17 +12,11 @@ import pathlib
 import pwd
 from collections.abc import Iterator, Sequence
 
+from . import layout
+
 UNIT_FOLDERS = (
     *("etc/systemd/system", "run/systemd/system", "run/systemd/transient", "run/systemd/generator.late"),
     *("usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"),
-)
-SUFFIXES = (
-    ".service",
-    ".socket",
-    "-bridge.service",
-    "-rehearsal@.service",
-    "-rehearsal@.socket",
-    "-migration@.service",
 )
 COMMENT = "The application {name}"  # of the user, as the role app_account writes it
 
@@ -92,18 +86,18 @@ def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
     for place in ("etc/tmpfiles.d", "usr/lib/tmpfiles.d"):
         if os.path.lexists(root / place / f"{name}.conf"):
             yield f"/{place}/{name}.conf", "is there, and Baton didn't make it"
-    for suffix in SUFFIXES:
+    for unit in layout.Application(name).unit_files:
         for place in UNIT_FOLDERS[:2]:
-            if os.path.lexists(root / place / f"{name}{suffix}"):
-                yield f"{name}{suffix}", f"is a unit in /{place} that Baton didn't write"
+            if os.path.lexists(root / place / unit):
+                yield unit, f"is a unit in /{place} that Baton didn't write"
 
 
 def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
     """Units that a package brings, which ours would hide."""
-    for suffix in SUFFIXES:
+    for unit in layout.Application(name).unit_files:
         for place in UNIT_FOLDERS[2:]:
-            if os.path.lexists(root / place / f"{name}{suffix}"):
-                yield f"{name}{suffix}", f"is a unit of another program (/{place})"
+            if os.path.lexists(root / place / unit):
+                yield unit, f"is a unit of another program (/{place})"
                 break
     if os.path.lexists(root / "etc/init.d" / name):
         yield f"/etc/init.d/{name}", "is a service of another program"

@@ -56,6 +56,10 @@ bench-reload: setup-dev ## Measure reloads side by side with other servers: docs
 bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app servers: docs/benchmarks-deploy.md (some 20 minutes)
 	@python -m tests.bench.deploy $(BENCH_OPTIONS)
 
+.PHONY: bench-scale
+bench-scale: setup-dev ## Measure what a deploy takes of the controller on 2, 8 and 24 app servers: docs/benchmarks-scale.md (some 30 minutes)
+	@python -m tests.bench.scale $(BENCH_OPTIONS)
+
 .PHONY: clean
 clean: ## Remove all that was made here: local fleets, images, caches, .venv
 	@scripts/clean

@@ -27,6 +27,7 @@ class Run:
     kind: str
     servers: int
     seconds: float
+    cpu: float  # seconds of the controller's processors, user and system
     steps: list[dict[str, Any]]  # play, task, seconds
     traffic: Summary | None
 
@@ -60,18 +61,20 @@ class Fleet:
         playbook(self.size.inventory, "site.yml", {"app_source": str(SOURCE)})
         self._served[NEW.host] = [revision]
 
-    def run(self, kind: Kind, scratch: pathlib.Path) -> float:
-        """Run a kind's playbook, see that every worker serves what it should, and say how long it took."""
+    def run(self, kind: Kind, scratch: pathlib.Path) -> tuple[float, float]:
+        """Run a kind's playbook, and see that every worker serves what it should. Returns how long it took, and what
+        it took of the controller's processors; both in seconds.
+        """
         served = self._served.setdefault(kind.host, [])
         revision = self.change() if kind.fresh else served[-2]
         variables = {"app_source": str(SOURCE), "bench_scratch": str(scratch), "bench_turn": revision}
         environment = {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "BENCH_SECONDS": str(scratch / "seconds.json")}
         began = time.monotonic()
-        playbook(self.size.inventory, kind.playbook, variables if kind.fresh else {}, environment)
+        cpu = playbook(self.size.inventory, kind.playbook, variables if kind.fresh else {}, environment)
         seconds = time.monotonic() - began
         served.append(revision)
         await_answers(PORT, kind.host, AUTHORITY, revision)
-        return seconds
+        return seconds, cpu
 
 
 def measure(fleet: Fleet, kind: Kind) -> Run:
@@ -93,6 +96,6 @@ def measure(fleet: Fleet, kind: Kind) -> Run:
 def quiet(fleet: Fleet, kind: Kind) -> Run:
     """Run a kind's playbook alone."""
     with tempfile.TemporaryDirectory() as scratch:
-        seconds = fleet.run(kind, pathlib.Path(scratch))
+        seconds, cpu = fleet.run(kind, pathlib.Path(scratch))
         steps = json.loads(pathlib.Path(scratch, "seconds.json").read_text())
-    return Run(kind.name, fleet.size.servers, round(seconds, 2), steps, None)
+    return Run(kind.name, fleet.size.servers, round(seconds, 2), round(cpu, 2), steps, None)

@@ -19,7 +19,7 @@ from .plan import BACK, KINDS, NEW, PLAIN, RATE
 
 PAGE = pathlib.Path(__file__).with_name("page.md")
 HEADER = (
-    *("", "app servers", "s without requests", "s under requests", "of each run"),
+    *("", "app servers", "s without requests", "controller's CPU s", "s under requests", "of each run"),
     *("requests", "failed", "p50 ms", "p99 ms", "max ms"),
 )
 SHOWN = 15  # tasks that are listed one by one
@@ -63,7 +63,8 @@ def write(document: Document, path: pathlib.Path) -> None:
 def read(path: pathlib.Path) -> Document:
     told = json.loads(path.read_text())
     told["runs"] = [
-        Run(**{**run, "traffic": Summary(**run["traffic"]) if run["traffic"] else None}) for run in told["runs"]
+        Run(**{"cpu": 0.0, **run, "traffic": Summary(**run["traffic"]) if run["traffic"] else None})
+        for run in told["runs"]
     ]
     return Document(**told)
 
@@ -100,6 +101,7 @@ def rows(document: Document) -> list[tuple[str, ...]]:
                     kind.title,
                     str(servers),
                     _seconds(document.median(kind.name, servers, quiet=True)),
+                    f"{statistics.median(run.cpu for run in document.of(kind.name, servers, quiet=True) or runs):.1f}",
                     _seconds(document.median(kind.name, servers)),
                     ", ".join(f"{run.seconds:.1f}" for run in runs),
                     f"{sum(traffic.sent for traffic in seen):,}",

@@ -1,0 +1,183 @@
+"""What a deploy takes of the controller as a fleet grows: seconds, and seconds of its processors (user and system).
+
+    python -m tests.bench.scale [--quick] [--output docs/benchmarks-scale.md]
+
+Light app servers of one worker each, all on this one machine: the boots of a release are told apart from the rest.
+The fit over the sizes says what to expect of larger fleets. The hosts are removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import pathlib
+import shutil
+import signal
+import statistics
+import string
+import sys
+import tempfile
+
+from fleet import fleet
+from tests.bench import machine, tables
+from tests.bench.controller import EVIDENCE, HERE, PROJECT, BenchError, booted, playbook
+from tests.bench.deploy.measure import SOURCE
+
+SIZES, QUICK = (2, 8, 24), (2, 4)
+FORETOLD = (50, 200)
+ROUNDS = 3
+SUBNET = "10.213.88"
+PAGE = pathlib.Path(__file__).with_name("page.md")
+SETTINGS = {
+    "fleet_name": "baton-bench-scale",
+    "fleet_subnet": f"{SUBNET}.0/24",
+    "fleet_suite": "bookworm",
+    "ansible_host": "127.0.0.1",
+    "ansible_user": "deploy",
+    "ansible_ssh_private_key_file": "~/.cache/baton/fleet/id_ed25519",
+    "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+    "app_name": "bench",
+    "app_source": str(SOURCE),
+    "app_module": "service:app",
+    "app_service_health_path": "/",
+    "app_service_workers": 1,
+    "nginx_site_server_names": ["bench.baton.test"],
+    # one host after the other would measure the number of batches
+    "deploy_batches": [1, "100%"],
+    "deploy_bake_seconds": 0,
+}
+KINDS = {"deploy": "a deploy of new code", "nothing": "a deploy of what is there already"}
+HEADER = ("", "app servers", "s", "of these boots, s", "controller's CPU s", "of each run")
+
+
+def inventory(servers: int) -> pathlib.Path:
+    """A fleet of an edge and so many app servers."""
+    apps = {
+        f"app{number}": {"ansible_port": 22700 + number, "fleet_address": f"{SUBNET}.{100 + number}"}
+        for number in range(1, servers + 1)
+    }
+    edge = {"ansible_port": 22700, "fleet_address": f"{SUBNET}.11"}
+    groups = {"fleet": {"vars": SETTINGS, "hosts": {"edge1": edge, **apps}}}
+    groups |= {"load_balancers": {"hosts": {"edge1": {}}}, "app_servers": {"hosts": {name: {} for name in apps}}}
+    path = EVIDENCE / f"scale/{servers}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(groups))
+    return path
+
+
+def change(turn: int) -> None:
+    """The application, with a revision that no host has."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.copytree(HERE / "application", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
+    code = SOURCE / "service.py"
+    code.write_text(code.read_text().replace('REVISION = ""', f'REVISION = "{turn}"'))
+
+
+class Scale:
+    """The runs of all sizes: (seconds, of these boots, CPU seconds) by kind and number of app servers."""
+
+    def __init__(self) -> None:
+        self.runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+        self._turn = 0
+
+    def measure(self, servers: int, rounds: int) -> None:
+        hosts = inventory(servers)
+        fleet.up(str(hosts))
+        self._change()
+        playbook(hosts, "site.yml")
+        for _ in range(rounds):
+            self._change()
+            for kind in KINDS:
+                self.runs.setdefault((kind, servers), []).append(self._run(hosts))
+                said = self.runs[kind, servers][-1]
+                print(
+                    f"{datetime.datetime.now():%H:%M:%S} {kind:8} {servers:3}: "
+                    f"{said[0]:.1f} s, of these boots {said[1]:.1f} s, CPU {said[2]:.1f} s",
+                    flush=True,
+                )
+
+    def _change(self) -> None:
+        self._turn += 1
+        change(self._turn)
+
+    def _run(self, hosts: pathlib.Path) -> tuple[float, float, float]:
+        with tempfile.TemporaryDirectory() as scratch:
+            noted = pathlib.Path(scratch, "seconds.json")
+            callbacks = str(HERE / "deploy/callback")
+            cpu = playbook(
+                hosts, "playbooks/deploy.yml", {}, {"ANSIBLE_CALLBACK_PLUGINS": callbacks, "BENCH_SECONDS": str(noted)}
+            )
+            steps = json.loads(noted.read_text())
+        boots = sum(step["seconds"] for step in steps if "Activate" in step["task"] or "Rehearse" in step["task"])
+        return round(sum(step["seconds"] for step in steps), 2), round(boots, 2), round(cpu, 2)
+
+    def median(self, kind: str, servers: int, which: int) -> float:
+        return statistics.median(run[which] for run in self.runs[kind, servers])
+
+    def fitted(self, kind: str, servers: int, which: int) -> float:
+        """What a straight line through the medians says of another number of app servers."""
+        sizes = sorted({size for known, size in self.runs if known == kind})
+        slope, start = statistics.linear_regression(sizes, [self.median(kind, size, which) for size in sizes])
+        return slope * servers + start
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                KINDS[kind],
+                str(servers),
+                *(f"{self.median(kind, servers, which):.1f}" for which in range(3)),
+                ", ".join(f"{run[2]:.1f}" for run in runs),
+            )
+            for (kind, servers), runs in sorted(self.runs.items())
+        ]
+
+
+def findings(scale: Scale) -> str:
+    told = []
+    for kind, title in KINDS.items():
+        sizes = sorted({size for known, size in scale.runs if known == kind})
+        growth = scale.median(kind, sizes[-1], 2) / scale.median(kind, sizes[-2], 2)
+        own = scale.median(kind, sizes[-1], 0) - scale.median(kind, sizes[-1], 1)
+        told.append(
+            f"- {title[0].upper()}{title[1:]}: {sizes[-1]} app servers take {growth:.2f} times the controller's CPU of "
+            f"{sizes[-2]}; without the boots {own:.1f} s. A straight line through the medians foretells "
+            + ", ".join(f"{scale.fitted(kind, size, 2):.0f} CPU s for {size}" for size in FORETOLD)
+            + "."
+        )
+    return "\n".join(told)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="whether it works at all: each once on 2 and 4")
+    parser.add_argument("--output", type=pathlib.Path, help="the page that is written")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    output = options.output or (EVIDENCE / "scale-quick.md" if options.quick else PROJECT / "docs/benchmarks-scale.md")
+    sizes, rounds = (QUICK, 1) if options.quick else (SIZES, ROUNDS)
+    scale = Scale()
+    try:
+        with booted(inventory(sizes[-1]), keep=False):
+            for size in sizes:
+                scale.measure(size, rounds)
+    except (BenchError, fleet.FleetError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    described = machine.describe()
+    page = string.Template(PAGE.read_text())
+    output.write_text(
+        page.substitute(
+            date=f"{datetime.date.today()}",
+            machine=f"{described['cores']} cores ({described['processor']}), {described['memory']}, {described['os']}",
+            table=tables.markdown(HEADER, scale.rows()),
+            findings=findings(scale),
+        )
+    )
+    print(tables.columns(HEADER, scale.rows()))
+    print(findings(scale))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ..host import atomic_file
 from ..host.command import BatonError, CommandError, without_credentials
 from . import requirements, source, source_tree, staleness
 from .requirements import Pin
@@ -486,15 +485,14 @@ class _Reader:
         addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
         return f"{match[1]} @ {place}{match[3]}"
 
-    def _remember(self, parts: list[Any], make: Any) -> str:
-        """What was resolved once stays, so that a second run finds the same and is quick."""
-        path = self.tools.folder("resolved") / f"{key_of(parts)}.txt"
-        if path.is_file() and not self.wishes.refresh:
-            os.utime(path)
-            return path.read_text(encoding="utf-8").replace(_TREE, str(self.root))
-        text = str(make())
-        atomic_file.write(path, text.replace(str(self.root), _TREE), concurrent=True)
-        return text
+    def _remember(self, parts: list[Any], make: Callable[[], str]) -> str:
+        """What was resolved once, wherever the source lies."""
+
+        def anywhere() -> str:
+            return str(make()).replace(str(self.root), _TREE)
+
+        text = self.tools.remembered("resolved", f"{key_of(parts)}.txt", anywhere, refresh=self.wishes.refresh)
+        return text.replace(_TREE, str(self.root))
 
     # -- paths -------------------------------------------------------------------------------------------
 

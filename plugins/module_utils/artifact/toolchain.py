@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from ..host import atomic_file
 from ..host.command import BatonError
 from .confinement import Confinement
 
@@ -91,6 +92,16 @@ class Tools:
                 "Set app_release_cache_dir to a folder that whoever runs the playbook may write.",
             ) from None
         return path
+
+    def remembered(self, folder: str, name: str, make: Callable[[], str], *, refresh: bool = False) -> str:
+        """What was made once stays, so that a second run finds the same and is quick."""
+        path = self.folder(folder) / name
+        if path.is_file() and not refresh:
+            os.utime(path)
+            return path.read_text(encoding="utf-8")
+        text = make()
+        atomic_file.write(path, text, concurrent=True)
+        return text
 
 
 def key_of(*parts: object) -> str:

@@ -147,26 +147,25 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
     if not pins:
         return {}
     lines = [pin.line(marker=False, hashes=False) for pin in pins]
-    remembered = tools.folder("index") / f"{key_of(lines, target.minor, tools.index_url, tools.extra_index_urls)}.toml"
-    if not remembered.is_file():
-        with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
-            Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
-            words = [
-                *_COMPILE,
-                "--no-deps",
-                *("--format=pylock.toml", f"--python-version={target.python}", "requirements.in"),
-            ]
-            try:
-                text = ask_index(words, Path(scratch), "the metadata of packages that have no wheel", tools)
-            except CommandError as error:
-                raise BatonError(
-                    f"The index doesn't have all locked packages for Python {target.python}: {error.last_lines()}.",
-                    "Check that app_release_index_url (or the controller's own setting) names the index that has them, "
-                    "or lock the application again.",
-                ) from None
-        atomic_file.write(remembered, text, concurrent=True)
-    found = parse_toml(remembered.read_text(encoding="utf-8"))
+    key = key_of(lines, target.minor, tools.index_url, tools.extra_index_urls)
+    asked = ["--no-deps", "--format=pylock.toml", f"--python-version={target.python}"]
+    what = "the metadata of packages that have no wheel"
+    try:
+        found = parse_toml(tools.remembered("index", f"{key}.toml", lambda: _compile(lines, asked, what, tools)))
+    except CommandError as error:
+        raise BatonError(
+            f"The index doesn't have all locked packages for Python {target.python}: {error.last_lines()}.",
+            "Check that app_release_index_url (or the controller's own setting) names the index that has them, "
+            "or lock the application again.",
+        ) from None
     return {canonicalize_name(package["name"]): package for package in found.get("packages", [])}
+
+
+def _compile(lines: Sequence[str], asked: Sequence[str], what: str, tools: Tools) -> str:
+    """What uv makes of some requirements."""
+    with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
+        Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
+        return ask_index([*_COMPILE, *asked, "requirements.in"], Path(scratch), what, tools)
 
 
 def _choose(
@@ -387,24 +386,16 @@ def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) 
     if not wanted:
         return []
     index = [without_credentials(url) for url in (tools.index_url, *tools.extra_index_urls)]
-    remembered = tools.folder("resolved") / f"build-{key_of(sorted(wanted), target.python, index)}.txt"
-    if not remembered.is_file():
-        with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
-            Path(scratch, "build.in").write_text("\n".join(wanted) + "\n")
-            words = [
-                *_COMPILE,
-                "--generate-hashes",
-                *(f"--python-version={target.python}", "build.in"),
-            ]
-            try:
-                text = ask_index(words, Path(scratch), f"what {name} needs to be built", tools)
-            except CommandError as error:
-                raise BatonError(
-                    f"What {name} needs to be built can't be resolved: {error.last_lines()}.",
-                    "Lock a version of it that has a wheel, or one that builds with today's tools.",
-                ) from None
-        atomic_file.write(remembered, text, concurrent=True)
-    pins = requirements.read_text(remembered.read_text(encoding="utf-8"), root=remembered.parent).pins
+    key = key_of(sorted(wanted), target.python, index)
+    asked, what = ["--generate-hashes", f"--python-version={target.python}"], f"what {name} needs to be built"
+    try:
+        text = tools.remembered("resolved", f"build-{key}.txt", lambda: _compile(wanted, asked, what, tools))
+    except CommandError as error:
+        raise BatonError(
+            f"What {name} needs to be built can't be resolved: {error.last_lines()}.",
+            "Lock a version of it that has a wheel, or one that builds with today's tools.",
+        ) from None
+    pins = requirements.read_text(text, root=tools.folder("resolved")).pins
     needed = [replace(pin, marker="") for pin in pins if target.holds(pin.marker)]
     collected = collect(needed, target, tools, host_builds=False)
     if collected.unbuilt:

@@ -27,7 +27,7 @@ from tests.bench.deploy.measure import SOURCE
 SIZES, QUICK = (2, 8, 24), (2, 4)
 FORETOLD = (50, 200)
 ROUNDS = 3
-SUBNET = "10.213.88"
+SUBNET = "10.213.98"
 PAGE = pathlib.Path(__file__).with_name("page.md")
 SETTINGS = {
     "fleet_name": "baton-bench-scale",

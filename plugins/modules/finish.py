@@ -30,7 +30,7 @@ options:
     description: >-
       What to note in C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes;
       nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
-      C(result), C(reason), C(migrations), C(token).
+      C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
     type: dict
   receipt:
     description: >-
@@ -68,7 +68,7 @@ left: {description: What could not be done and what to do; a sentence or more fo
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application, current
 from ansible_collections.baton.web.plugins.module_utils.app.server_status import unready
-from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history, receipt_copy
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 from ansible_collections.baton.web.plugins.module_utils.release import store
 
@@ -115,7 +115,7 @@ def main() -> None:
     if options["receipt"]:
         try:
             if not module.check_mode:
-                receipt_copy.keep(app, options["receipt_name"], options["receipt"])
+                history.keep_receipt(app, options["receipt_name"], options["receipt"])
             written = True
         except OSError as error:
             left.append(f"The receipt is not kept below {app.state} ({error}). See to that disk.")

@@ -57,7 +57,7 @@ def run(team: pathlib.Path, *words: str, **environment: str) -> subprocess.Compl
     return subprocess.run(
         [str(BIN / words[0]), *words[1:]],
         cwd=team,
-        env={**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(team / "home"), **environment},
+        env={**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(team.parent / "home"), **environment},
         check=False,
         text=True,
         capture_output=True,
@@ -154,7 +154,7 @@ def test_each_collection_that_is_used_is_required_and_no_other() -> None:
 
 def others() -> list[pathlib.Path]:
     """The collections that the `ansible` package brings."""
-    import ansible_collections  # noqa: PLC0415
+    import ansible_collections
 
     roots = [pathlib.Path(root) for root in ansible_collections.__path__]
     return [path for root in roots for path in root.glob("*/*") if (path / "MANIFEST.json").exists()]

@@ -16,18 +16,22 @@ from ..app.layout import ActivationError, Application, describe, served
 from ..host import untrusted
 from ..host.command import make_folder
 from .table import aligned
+from .version import VERSION
 
 MOST = 500  # lines that are kept
+MOST_RECEIPTS = 20  # copies that are kept
 SIZE = 2**24  # bytes of them
-TEXTS = frozenset(("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way"))
+TEXTS = frozenset(
+    ("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way", "baton")
+)
 LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")
 BEGUN = "begun"  # a change that can't be undone has begun; another line tells how it ended, if anybody was left to
 
 
 def append(app: Application, entry: Mapping[str, Any]) -> None:
-    """Add a line, with the release's version where it lacks; it is on the disk when this returns."""
-    line = dict(entry)
+    """Add a line, with Baton's version, and the release's where it lacks; it is on the disk when this returns."""
+    line = {**entry, "baton": VERSION}
     if line.get("release") and not line.get("version"):
         line["version"] = version(app, line["release"])
     if line.get("reason"):
@@ -44,6 +48,23 @@ def append(app: Application, entry: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.rename(_path(app))
+
+
+def keep_receipt(app: Application, name: str, content: str) -> None:
+    """Write a copy of a change's receipt, so that a reader sees all of it or none, and remove the oldest ones.
+
+    What was proven of the application can be read on its host without the controller, by root alone: it tells who
+    changed what, and which paths failed.
+    """
+    directory = app.state / "receipts"
+    make_folder(directory, 0o700)
+    scratch = directory / "new"
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(content)
+    scratch.replace(directory / f"{name}.json")
+    # names begin with the time
+    for old in sorted(directory.glob("*.json"))[:-MOST_RECEIPTS]:
+        old.unlink()
 
 
 def read(app: Application) -> list[dict[str, Any]]:
@@ -206,7 +227,7 @@ def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> 
     everywhere = list(hosts)
     if not told:
         return "Nothing has been deployed here yet."
-    header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "HOSTS")
+    header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "BATON", "HOSTS")
     text = aligned([header, *(_cells(row, everywhere) for row in told)])
     failed = next((row for row in told if row.get("reason")), None)
     return untrusted.printable(text if failed is None else f"{text}\n\nThe last failure: {failed['reason']}")
@@ -218,6 +239,7 @@ def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]
         *(str(row.get(name) or "-") for name in ("who", "kind", "release", "version", "result")),
         ", ".join(row["ways"]) or "-",
         f"{row['seconds']:.1f} s",
+        str(row.get("baton") or "-"),
         f"all {len(everywhere)}" if row["hosts"] == everywhere and len(everywhere) > 3 else ", ".join(row["hosts"]),
     )
 

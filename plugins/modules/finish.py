@@ -6,21 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: finish
 short_description: Prune old releases, note a change in the history, keep its receipt, give the deploy lock back
+version_added: 0.2.0
 description:
   - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
     fails.
   - Has an action on the controller, which warns of what could not be done, also where the host can't be reached.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.run]
 options:
-  name: {description: Name of the application., type: str, required: true}
-  run:
-    description: >-
-      Whose lock is given back, as the callback baton.web.run says it in E(BATON_RUN); none is given back without.
-    type: dict
-    suboptions:
-      token: {description: Name of the run., type: str, required: true}
-      who: {description: User and controller., type: str, required: true}
-      process: {description: Which process the run is., type: str, default: ""}
   serves:
     description: >-
       The release that was handed over to, which every worker must be serving still; nothing is proven without.

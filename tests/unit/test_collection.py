@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tomllib
 from typing import Any
@@ -17,8 +17,10 @@ import pytest
 import yaml
 from ansible_collections.baton.web.plugins.module_utils.change.version import VERSION
 
-PROJECT = pathlib.Path(__file__).parents[2]
-BIN = pathlib.Path(sys.executable).parent
+from tests.support import collection
+from tests.support.collection import run
+from tests.support.playbooks import PROJECT, Playbooks
+
 # what a team needs; all else is this repository's own
 SHIPPED = {
     *("MANIFEST.json", "FILES.json", "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md"),
@@ -51,30 +53,11 @@ all:
 """
 
 
-def run(team: pathlib.Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in the team's repository, with nothing of this checkout in reach."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHONPATH", "BATON_"))}
-    return subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        cwd=team,
-        env={**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(team.parent / "home"), **environment},
-        check=False,
-        text=True,
-        capture_output=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The collection's archive, of a checkout in which there is all that must stay out of it."""
     checkout = tmp_path_factory.mktemp("checkout")
-    names = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    done = subprocess.run(["git", *names], cwd=PROJECT, check=True, text=True, capture_output=True)
-    for name in filter(None, done.stdout.split("\0")):
-        if not os.path.lexists(PROJECT / name):
-            continue  # removed, and not committed yet
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(PROJECT / name, checkout / name, follow_symlinks=False)
+    collection.copy_checkout(checkout)
     for litter in (
         *(".venv/bin/python", ".cache/x", ".mypy_cache/x", ".github/x", ".ansible/x", "dist/x", "build/x"),
         *("plugins/action/__pycache__/x.pyc", "roles/app_release/.ruff_cache/x", "handover/.hypothesis/x"),
@@ -84,20 +67,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     ):
         (checkout / litter).parent.mkdir(parents=True, exist_ok=True)
         (checkout / litter).write_text("x")
-    done = run(checkout, "ansible-galaxy", "collection", "build")
-    assert done.returncode == 0, done.stderr
-    return checkout / f"baton-web-{VERSION}.tar.gz"
+    return collection.pack(checkout, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
 def team(archive: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A team's repository, made as README.md says, with a host that isn't there."""
     here = tmp_path_factory.mktemp("team")
-    done = run(here, "ansible-galaxy", "collection", "install", str(archive), "-p", "collections", "--offline")
-    assert done.returncode == 0, done.stderr
-    example = here / "collections/ansible_collections/baton/web/inventories/example"
-    shutil.copytree(example, here / "inventory")
-    (here / "inventory/ansible.cfg").rename(here / "ansible.cfg")
+    collection.install(archive, here)
     (here / "inventory/hosts.yml").write_text(HOSTS)
     shutil.rmtree(here / "inventory/group_vars")
     return here
@@ -203,3 +180,31 @@ def test_modules_and_roles_have_documentation(team: pathlib.Path) -> None:
     assert {name.removeprefix("baton.web.") for name, about in found.items() if about.get("doc")} == set(modules)
     roles = yaml.safe_load(run(team, "ansible-doc", "--json", "--list", "-t", "role", "baton.web").stdout)
     assert {name.removeprefix("baton.web.") for name in roles} == {path.name for path in (PROJECT / "roles").iterdir()}
+
+
+@pytest.mark.parametrize("group", ["app", "health"])
+def test_the_modules_of_an_action_group_take_what_it_is_for(group: str) -> None:
+    wanted = {"app": {"name"}, "health": {"health_path", "health_listen", "health_host"}}[group]
+    runtime = yaml.safe_load((PROJECT / "meta/runtime.yml").read_text())
+    modules = runtime["action_groups"][group]
+    done = run(PROJECT, "ansible-doc", "--json", *(f"baton.web.{name}" for name in modules))
+    for name, about in json.loads(done.stdout).items():
+        assert wanted <= about["doc"]["options"].keys(), name
+
+
+def test_a_play_says_once_what_an_action_group_takes(tmp_path: pathlib.Path) -> None:
+    # one that is routed to an action, and one without
+    play = {
+        "module_defaults": {"group/baton.web.app": {"name": "shop"}},
+        "tasks": [
+            {"baton.web.rehearse": {}, "ignore_errors": True, "register": "rehearsed"},
+            {"baton.web.history_info": {}, "register": "history"},
+            {
+                "ansible.builtin.assert": {
+                    "that": ["'missing required' not in rehearsed.msg", "history.candidates == []"]
+                }
+            },
+        ],
+    }
+    runner, playbook = Playbooks.written(tmp_path, play, host="ansible_connection=local")
+    assert "shop" in runner.succeed(playbook).words

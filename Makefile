@@ -47,6 +47,10 @@ setup-dev:
 lock: setup ## Write the hashed locks anew, with the newest releases
 	@scripts/lock
 
+.PHONY: build
+build: setup ## Pack the collection baton.web into dist/
+	@ansible-galaxy collection build --force --output-path dist
+
 # BENCH_OPTIONS=--quick: whether a benchmark works at all, in some three minutes
 .PHONY: bench-reload
 bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (33 minutes)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
+from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__
 from ansible_collections.baton.web.plugins.module_utils.controller import prerequisites
@@ -23,8 +23,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "search_paths": {"type": "list", "elements": "str", "default": []},
             }
         )
-        configured = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "~/.ansible/collections:/usr/share/ansible/collections")
-        roots = [*options["search_paths"], *configured.split(":"), *(path for path in sys.path if path)]
+        roots = [*options["search_paths"], *constants.COLLECTIONS_PATHS, *(path for path in sys.path if path)]
         installed = prerequisites.installed_collections(roots)
         found = prerequisites.problems(ansible_version=__version__, wanted=options["collections"], installed=installed)
         if found:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.baton.web.plugins.module_utils.change import receipt, receipt_html
+from ansible_collections.baton.web.plugins.module_utils.change import receipt
+from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 
 
@@ -57,7 +58,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         removed: list[pathlib.Path] = []
         if not self._task.check_mode:
             try:
-                removed = receipt.keep(document, receipt_html.page(document), directory, options["keep"])
+                removed = receipt.keep(document, receipt_page.page(document), directory, options["keep"])
             except BatonError as error:
                 # the change has ended, well or badly, and a failure here would keep its end from being told
                 Display().warning(str(error))

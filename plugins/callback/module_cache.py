@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: baton.web.module_cache
+name: module_cache
+author: Baton contributors (!UNKNOWN)
 type: aggregate
 short_description: Keeps packed modules from one run to the next, and loads once what every task needs
 description:

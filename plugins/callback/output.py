@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: baton.web.output
+name: output
+author: Baton contributors (!UNKNOWN)
 type: stdout
 short_description: Plays with their seconds, a line for each task, what changed below it, and a failure as its message
 description:

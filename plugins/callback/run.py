@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: baton.web.run
+name: run
+author: Baton contributors (!UNKNOWN)
 type: aggregate
 short_description: Lets a run know who it is and how long its plays took, and turns Ctrl-C into a way back
 description:

@@ -6,6 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: activate
 short_description: Let an application serve a staged release, without a gap, or put back what served before
+version_added: 0.2.0
 description:
   - Moves C(/opt/<name>/current), hands over and proves by process that every worker serves the release.
   - The way is chosen from what changed; C(reload) for code, settings and gunicorn.conf.py; C(bridge) for what a HUP
@@ -17,9 +18,9 @@ description:
   - O(state=rehearsed) does what M(baton.web.rehearse) does and goes no further, so that in one task some hosts are
     handed over while those that come later are rehearsed.
   - O(state=reverted) undoes on this host what a transaction did, configuration and release, by the same gated way.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health, baton.web.health.listen]
 options:
-  name: {description: Name of the application., type: str, required: true}
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
   state:
     description: Whether to hand over to the release, only to rehearse it, or to undo a transaction.
@@ -34,9 +35,6 @@ options:
     default: ""
   renew: {description: Replace every worker although nothing changed., type: bool, default: false}
   timeout: {description: "Seconds that one step (start, reload, stop, rehearsal) may take.", type: int, default: 300}
-  health_path: {description: Page that must answer below 400 afterwards; empty for none., type: str, default: ""}
-  health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
-  health_host: {description: Host header of that request., type: str, default: localhost}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}

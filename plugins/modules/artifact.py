@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
----
 module: artifact
 short_description: Build an application's artifact on the controller
+version_added: 0.2.0
 description:
   - Takes an application's source, its locked requirements and a wheel for each of them for every kind of app server,
     and packs them once. The id of the artifact is a hash of what is in it, so the same input has the same id.
@@ -202,8 +202,11 @@ options:
     description: The controller's cache; C($XDG_CACHE_HOME/baton) by default.
     type: str
     default: ""
-author:
-  - Baton
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
+attributes:
+  check_mode: {support: full, details: The artifact is built into the controller's cache all the same.}
+  diff_mode: {support: none}
 """
 
 EXAMPLES = r"""

@@ -6,9 +6,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: controller_info
 short_description: Check that the controller has what the playbooks need
+version_added: 0.2.0
 description:
   - Fails with one message that names every missing part and its fix. Changes nothing.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   collections:
     description: Entries of C(requirements.yml), each with C(name) and C(version) (C(>=X.Y.Z)).

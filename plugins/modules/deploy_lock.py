@@ -6,15 +6,16 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: deploy_lock
 short_description: Take, extend, give back or remove the deploy lock of an application
+version_added: 0.2.0
 description:
   - One change of the fleet at a time. The lock, C(/var/lib/baton/<name>/lock.json), says who is at it and since when,
     and expires without a sign of life. Steps of a change give one with C(deploy_lock.extend).
   - Has an action on the controller, which waits, and looks whether a holder that began there is still alive; the lock
     of one that is dead is taken over, or removed, at once.
   - Reports a change only for O(state=absent), since a run that ends well leaves no lock.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.run]
 options:
-  name: {description: Name of the application., type: str, required: true}
   state:
     description:
       - C(held) takes the lock, extends one's own, takes over one that expired or whose holder is known to be dead.
@@ -22,20 +23,13 @@ options:
     type: str
     required: true
     choices: [held, released, absent]
-  run:
-    description: Who asks, as the callback baton.web.run says it in E(BATON_RUN).
-    type: dict
-    suboptions:
-      token: {description: Name of the run., type: str, required: true}
-      who: {description: User and controller., type: str, required: true}
-      process: {description: Which process the run is; empty when unknown., type: str, default: ""}
   reason: {description: What is done., type: str, default: ""}
   seconds: {description: Seconds without a sign of life after which the lock expires., type: int, default: 900}
   wait: {description: Seconds to wait for others., type: int, default: 0}
   force: {description: Remove a lock although its holder may be alive., type: bool, default: false}
   dead: {description: Token of a holder that is known to be dead; the action finds it out., type: str, default: ""}
 attributes:
-  check_mode: {support: full, description: A lock that is held is a warning.}
+  check_mode: {support: full, details: A lock that is held is a warning.}
   diff_mode: {support: none}
 """
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: drain
 short_description: Take servers out of a site's upstream and put others back, without losing a request
+version_added: 0.2.0
 description:
   - Marks the servers in the site's file, tests nginx's whole configuration with it, and lets nginx read it. Worker
     processes of the older configuration finish what they have; the module waits until the drained servers have nothing
     more to answer, or for I(timeout).
   - Refuses to drain the last server.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   site: {description: Name of the site., type: str, required: true}
   drained: {description: Servers that get no new request., type: list, elements: str, default: []}

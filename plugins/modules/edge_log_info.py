@@ -6,6 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: edge_log_info
 short_description: Count requests, failures and latencies in an edge's access log, or watch it and judge a release
+version_added: 0.2.0
 description:
   - Reads nginx's access log (format C(baton_json)) for one or several windows of time, quickly however large it is,
     and the log that was rotated before it where a window begins there. Changes nothing.
@@ -15,7 +16,8 @@ description:
     slow clients nor downloads nor event streams count as slowness of the application.
   - All times are the edge's; where the controller gives them, the two clocks have to agree, as NTP lets them.
   - With C(bake_seconds) it first watches the log, and returns a verdict as soon as it is bad, or after that time.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   edge: {description: Name of the edge for messages., type: str, required: true}
   log: {description: Path of the access log., type: path, required: true}
@@ -61,9 +63,9 @@ options:
       address: {description: "Where the edge listens, as ADDRESS:PORT.", type: str, default: "127.0.0.1:443"}
       host: {description: Name of the site., type: str, required: true}
       path: {description: Page to ask for., type: str, default: /}
-      count: {description: How many, spread over the bake., type: int, default: 20}
+      count: {description: "How many, spread over the bake.", type: int, default: 20}
 attributes:
-  check_mode: {support: full, description: Windows are read; there is no bake.}
+  check_mode: {support: full, details: Windows are read; there is no bake.}
   diff_mode: {support: none}
 """
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: exec
 short_description: Run a command in the current release, as the service would
+version_added: 0.2.0
 description:
   - A transient unit with the service's user, sandbox, limits, environment and secrets runs the command by C(sh -c) in
     the application's working folder, with its programs and import paths. Secrets are in no process's arguments.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
-  name: {description: Name of the application., type: str, required: true}
   command: {description: Shell command., type: str, required: true}
   timeout: {description: Seconds after which it is ended., type: int, default: 600}
 attributes:

@@ -6,12 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: files
 short_description: Put several files and directories on a host at once
+version_added: 0.2.0
 description:
   - Does what M(ansible.builtin.file), M(ansible.builtin.copy) and M(ansible.builtin.template) do, for a whole list in
     one round trip to the host. Templates are given as C(lookup('ansible.builtin.template', ...)).
   - A file is replaced in one step, after I(validate) has accepted it. In check mode what isn't there yet is taken for
     granted, so that a fresh host can be checked.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   files:
     description: What is wanted, in this order.

@@ -6,21 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: finish
 short_description: Prune old releases, note a change in the history, keep its receipt, give the deploy lock back
+version_added: 0.2.0
 description:
   - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
     fails.
   - Has an action on the controller, which warns of what could not be done, also where the host can't be reached.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.run]
 options:
-  name: {description: Name of the application., type: str, required: true}
-  run:
-    description: >-
-      Whose lock is given back, as the callback baton.web.run says it in E(BATON_RUN); none is given back without.
-    type: dict
-    suboptions:
-      token: {description: Name of the run., type: str, required: true}
-      who: {description: User and controller., type: str, required: true}
-      process: {description: Which process the run is., type: str, default: ""}
   serves:
     description: >-
       The release that was handed over to, which every worker must be serving still; nothing is proven without.
@@ -30,7 +23,7 @@ options:
     description: >-
       What to note in C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes;
       nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
-      C(result), C(reason), C(migrations), C(token).
+      C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
     type: dict
   receipt:
     description: >-
@@ -68,7 +61,7 @@ left: {description: What could not be done and what to do; a sentence or more fo
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application, current
 from ansible_collections.baton.web.plugins.module_utils.app.server_status import unready
-from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history, receipt_copy
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 from ansible_collections.baton.web.plugins.module_utils.release import store
 
@@ -115,7 +108,7 @@ def main() -> None:
     if options["receipt"]:
         try:
             if not module.check_mode:
-                receipt_copy.keep(app, options["receipt_name"], options["receipt"])
+                history.keep_receipt(app, options["receipt_name"], options["receipt"])
             written = True
         except OSError as error:
             left.append(f"The receipt is not kept below {app.state} ({error}). See to that disk.")

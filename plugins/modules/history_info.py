@@ -6,12 +6,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: history_info
 short_description: Read what was done to an application on a host
+version_added: 0.2.0
 description:
   - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each of the last 500 changes, written by
     M(baton.web.finish).
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
-  name: {description: Name of the application., type: str, required: true}
   lines: {description: How many of the last lines to return., type: int, default: 20}
 attributes:
   check_mode: {support: full}

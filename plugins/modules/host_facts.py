@@ -6,14 +6,16 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: host_facts
 short_description: Gather the few facts that Baton's roles use
+version_added: 0.2.0
 description:
   - Returns them by the names that M(ansible.builtin.setup) and M(ansible.builtin.package_facts) give them, so roles
     read them from C(ansible_facts) whoever gathered them. It asks for nothing else, and takes a tenth of the host's
     time.
   - C(packages) is a list of names, and of M(ansible.builtin.package_facts) a mapping by name. Roles that ask whether
     names are a C(subset) of it take both.
-  - Never fails: a host without an answer has C(failure) in its result.
-author: Baton contributors
+  - It never fails. A host without an answer has C(failure) in its result.
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   application: {description: Whose release to tell., type: str, default: ""}
   packages: {description: Whether to list the installed packages., type: bool, default: false}

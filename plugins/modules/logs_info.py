@@ -6,13 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: logs_info
 short_description: Read what an application logged on a host
+version_added: 0.2.0
 description:
   - Reads the journal of the application's units, without the values of its secrets. Changes nothing.
   - A line is the application's because its unit wrote it. What others write under its name isn't shown.
   - With I(follow), an action plugin of the same name asks again and again and prints what is new as it comes.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
-  name: {description: Name of the application., type: str, required: true}
   since:
     description: >-
       A time such as C(10 min ago), C(today), C(12:30) or C(2026-01-31 12:00), in the controller's time zone unless it

@@ -6,12 +6,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: packages
 short_description: Install packages of the distribution, whatever is wrong with other sources
+version_added: 0.2.0
 description:
   - Installs with M(ansible.builtin.apt) what is missing. apt's lists are read anew when they are older than a day, and
     when they don't have what is wanted.
   - A source that can't be read is a warning, with apt's own words; it is a failure only where a package can't be had
     for it. M(ansible.builtin.apt) tries such a source again for minutes and fails without a reason.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   name:
     description: The packages. Without any, the lists alone are read anew.

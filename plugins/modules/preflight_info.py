@@ -6,9 +6,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: preflight_info
 short_description: Check a host's disk, ports and platform before anything is changed
+version_added: 0.2.0
 description:
   - Fails with one message that names every problem and its fix. Changes nothing.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   host: {description: Name of the host for messages., type: str, required: true}
   directories:

@@ -6,11 +6,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: receipt
 short_description: Put together and keep what a deploy proves of itself
+version_added: 0.2.0
 description:
   - Adds up what the edges' logs say (see M(baton.web.edge_log_info)), with each host's outcome and the phases, and
     writes it on the controller as JSON and as a page that needs nothing else. Returns a text for the terminal.
   - What isn't known is said; an edge whose result is a failure is named as missing, and fails nothing.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   directory: {description: Where receipts are kept; made when it is missing., type: path, required: true}
   keep: {description: Receipts to keep of each application., type: int, default: 50}

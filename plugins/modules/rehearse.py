@@ -6,19 +6,18 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: rehearse
 short_description: Boot a staged release completely beside what serves, ask whether it is well, and end it
+version_added: 0.2.0
 description:
   - Starts C(<name>-rehearsal@<release>.service), which is the web service with one worker on a scratch socket.
     It has the service's user, environment, secrets, sandbox and limits, and reads the configuration on disk.
   - Fails with the cause and the last lines that the application logged. Nothing that serves is touched, and nothing
     of the rehearsal stays.
   - What serves already, with the configuration that it was activated with, isn't rehearsed again.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health]
 options:
-  name: {description: Name of the application., type: str, required: true}
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
   timeout: {description: Seconds that it may take., type: int, default: 90}
-  health_path: {description: Page that must answer below 400; empty for none., type: str, default: ""}
-  health_host: {description: Host header of that request., type: str, default: localhost}
 attributes:
   check_mode: {support: full, details: Nothing is rehearsed.}
   diff_mode: {support: none}

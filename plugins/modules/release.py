@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
----
 module: release
 short_description: Stage a release of an application on a host
+version_added: 0.2.0
 description:
   - Makes C(releases/<id>) from the archives that M(baton.web.artifact) built, with a venv of its own and the web
     server's overlay, offline. A release appears whole, by one rename, or not at all.
@@ -84,8 +84,11 @@ options:
     description: Owner of those folders.
     type: str
     default: ""
-author:
-  - Baton
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
 """
 
 EXAMPLES = r"""

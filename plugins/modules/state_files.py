@@ -6,11 +6,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: state_files
 short_description: Put files into an application's state folder, where they aren't there yet
+version_added: 0.2.0
 description:
   - For data that must be there before the application starts for the first time. What is there stays as it is, since
     it is the application's. All of it is done as its user.
   - Has an action on the controller, which reads the files that O(files) names there.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   directory: {description: The state folder., type: path, required: true}
   user: {description: The application's user., type: str, required: true}

@@ -6,17 +6,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: status_info
 short_description: Tell what an application runs on a host, and what is wrong with it
+version_added: 0.2.0
 description:
   - Reads the release, the workers, the health page, the deploy lock, the last change, what differs from the last
     handover, the certificate and units. Changes nothing.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health, baton.web.health.listen]
 options:
   host: {description: Name of the host for messages., type: str, required: true}
-  name: {description: Name of the application., type: str, required: true}
   app_server: {description: Whether the host runs the application., type: bool, default: false}
-  health_path: {description: Page that must answer below 400; empty for none., type: str, default: ""}
-  health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
-  health_host: {description: Host header of that request., type: str, default: localhost}
   certificate: {description: Path of a certificate to look at; empty for none., type: str, default: ""}
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}

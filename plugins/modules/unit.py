@@ -6,10 +6,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: unit
 short_description: Run a oneshot unit to its end and fail with what it logged
+version_added: 0.2.0
 description:
   - Like C(systemctl start) of a oneshot unit, but a failure's message holds the last lines of its journal.
   - Of a template one instance runs at a time. What a killed run began goes on here, and is waited for.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   name: {description: The unit., type: str, required: true}
   timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
@@ -60,7 +62,11 @@ def main() -> None:
             "timeout": {"type": "int", "default": 660},
             "lock": {
                 "type": "dict",
-                "options": {"name": {"type": "str", "required": True}, "token": {"type": "str", "required": True}},
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    # it names the run, and opens nothing
+                    "token": {"type": "str", "required": True, "no_log": False},
+                },
             },
             "history": {
                 "type": "dict",

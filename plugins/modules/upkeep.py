@@ -6,9 +6,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: upkeep
 short_description: Tell whether a host is due for a reboot or an upgrade, and what that takes
+version_added: 0.2.0
 description:
   - Changes nothing. Packages are compared with the lists that apt has.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
 options:
   packages: {description: Whether to ask apt for packages to upgrade., type: bool, default: false}
 attributes:

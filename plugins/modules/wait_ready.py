@@ -6,17 +6,16 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: wait_ready
 short_description: Wait until a host serves, by proof
+version_added: 0.2.0
 description:
   - An app server serves when its master is the service's, every worker is ready with the current release, and the
     health page answers. Other hosts do when the given units are active. Changes nothing.
-author: Baton contributors
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.health, baton.web.health.listen]
 options:
   name: {description: Name of the application; empty for a host that doesn't run it., type: str, default: ""}
   units: {description: Units that must be active., type: list, elements: str, default: []}
   timeout: {description: Seconds to wait., type: int, default: 120}
-  health_path: {description: Page that must answer below 400; empty for none., type: str, default: ""}
-  health_listen: {description: Unix socket or ADDRESS:PORT to ask for it., type: str, default: ""}
-  health_host: {description: Host header of that request., type: str, default: localhost}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}

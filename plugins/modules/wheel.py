@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
----
 module: wheel
 short_description: Build wheels on a host
+version_added: 0.2.0
 description:
   - Builds the source distributions of a job that M(baton.web.artifact) packed, offline, with the build requirements in
     it.
@@ -33,8 +33,11 @@ options:
     type: list
     elements: str
     default: []
-author:
-  - Baton
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
 """
 
 EXAMPLES = r"""

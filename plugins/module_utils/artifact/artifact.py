@@ -35,6 +35,8 @@ _VERSION_VARIABLES = (
     "POETRY_DYNAMIC_VERSIONING_BYPASS",
     "UV_DYNAMIC_VERSIONING_BYPASS",
 )
+# what the wheel of gunicorn_handover is made of; its tests and locks are not in the collection's archive
+_HANDOVER_PARTS = frozenset({"LICENSE", "README.md", "pyproject.toml", "src"})
 _KEPT_ARTIFACTS = 10
 _KEPT_SETS = 30
 
@@ -350,7 +352,7 @@ class _Build:
             )
         copy = self.scratch / "handover"
         source_tree.copy(handover, copy)
-        source_tree.exclude(copy, ["tests", "bench"])
+        source_tree.exclude(copy, [f"/{path.name}" for path in copy.iterdir() if path.name not in _HANDOVER_PARTS])
         handover_digest = source_tree.digest(copy)
         parts = {
             "layout": _LAYOUT,

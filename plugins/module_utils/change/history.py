@@ -15,18 +15,22 @@ from ..app.layout import ActivationError, Application, describe, served
 from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 from .table import aligned
+from .version import VERSION
 
 MOST = 500  # lines that are kept
+MOST_RECEIPTS = 20  # copies that are kept
 SIZE = 2**24  # bytes of them
-TEXTS = frozenset(("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way"))
+TEXTS = frozenset(
+    ("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way", "baton")
+)
 LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")
 BEGUN = "begun"  # a change that can't be undone has begun; another line tells how it ended, if anybody was left to
 
 
 def append(app: Application, entry: Mapping[str, Any]) -> None:
-    """Add a line, with the release's version where it lacks; it is on the disk when this returns."""
-    line = dict(entry)
+    """Add a line, with Baton's version, and the release's where it lacks; it is on the disk when this returns."""
+    line = {**entry, "baton": VERSION}
     if line.get("release") and not line.get("version"):
         line["version"] = version(app, line["release"])
     if line.get("reason"):
@@ -37,6 +41,20 @@ def append(app: Application, entry: Mapping[str, Any]) -> None:
         lines = [json.dumps(known) for known in [*read(app), line]][-MOST:]
         # written anew as a whole, so that a loss of power leaves all of it as it was; it tells who changed what
         atomic_file.write(_path(app), "".join(f"{text}\n" for text in lines), mode=0o600)
+
+
+def keep_receipt(app: Application, name: str, content: str) -> None:
+    """Write a copy of a change's receipt, so that a reader sees all of it or none, and remove the oldest ones.
+
+    What was proven of the application can be read on its host without the controller, by root alone: it tells who
+    changed what, and which paths failed.
+    """
+    directory = app.state / "receipts"
+    make_folder(directory, 0o700)
+    atomic_file.write(directory / f"{name}.json", content, mode=0o600)
+    # names begin with the time
+    for old in sorted(directory.glob("*.json"))[:-MOST_RECEIPTS]:
+        old.unlink()
 
 
 def read(app: Application) -> list[dict[str, Any]]:
@@ -199,7 +217,7 @@ def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> 
     everywhere = list(hosts)
     if not told:
         return "Nothing has been deployed here yet."
-    header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "HOSTS")
+    header = ("WHEN (UTC)", "WHO", "WHAT", "RELEASE", "VERSION", "HOW IT ENDED", "WAY", "TOOK", "BATON", "HOSTS")
     text = aligned([header, *(_cells(row, everywhere) for row in told)])
     failed = next((row for row in told if row.get("reason")), None)
     return untrusted.printable(text if failed is None else f"{text}\n\nThe last failure: {failed['reason']}")
@@ -211,6 +229,7 @@ def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]
         *(str(row.get(name) or "-") for name in ("who", "kind", "release", "version", "result")),
         ", ".join(row["ways"]) or "-",
         f"{row['seconds']:.1f} s",
+        str(row.get("baton") or "-"),
         f"all {len(everywhere)}" if row["hosts"] == everywhere and len(everywhere) > 3 else ", ".join(row["hosts"]),
     )
 

@@ -8,12 +8,14 @@ import json
 import pathlib
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..edge import histogram
 from ..host import atomic_file, untrusted
 from ..host.command import BatonError
+from .table import aligned
+from .version import VERSION
 
 FORMAT = 1  # of the document
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
@@ -40,6 +42,7 @@ def compose(
             **{key: str(deploy.get(key) or "") for key in ("kind", "release", "previous", "version")},
             **{key: str(deploy.get(key) or "") for key in ("who", "where", "reason")},
             "result": str(deploy["result"]),
+            "baton": VERSION,
             "started": started,
             "seconds": round(ended - started, 1),
         },
@@ -251,9 +254,14 @@ def title(document: Mapping[str, Any]) -> str:
     deploy = document["deploy"]
     what = " ".join(filter(None, (deploy["application"], deploy["version"])))
     release = f" ({deploy['release']})" if deploy["release"] else ""
-    by = f" by {deploy['who']}" if deploy["who"] else ""
-    where = f" on {deploy['where']}" if deploy["where"] else ""
-    return f"{what}{release}: {deploy['result']} in {deploy['seconds']} s, {utc(deploy['started'])}{by}{where}"
+    how = f"{what}{release}: {deploy['result']} in {deploy['seconds']} s, {utc(deploy['started'])}"
+    return f"{how} {by(deploy)}".rstrip()
+
+
+def by(deploy: Mapping[str, Any]) -> str:
+    """Who did it, where, and with which version of Baton."""
+    words = (("by", deploy["who"]), ("on", deploy["where"]), ("with Baton", deploy.get("baton")))
+    return " ".join(f"{word} {what}" for word, what in words if what)
 
 
 def utc(moment: float) -> str:
@@ -298,28 +306,18 @@ def text(document: Mapping[str, Any]) -> str:
             )
             for name, window in document["windows"].items()
         ]
-        lines += ["", *_aligned(rows, left={0})]
+        lines += ["", aligned(rows, left=1)]
     if document["hosts"]:
         rows = [("HOST", "OUTCOME", "BY", "SECONDS")]
         rows += [
             (name, outcome(host), host["way"] or "-", f"{host['seconds']:.1f}" if host["seconds"] else "-")
             for name, host in document["hosts"].items()
         ]
-        lines += ["", *_aligned(rows, left={0, 1, 2})]
+        lines += ["", aligned(rows, left=3)]
     if document["phases"]:
         lines += ["", "Phases: " + ", ".join(f"{phase['name']} {phase['seconds']} s" for phase in document["phases"])]
     lines += [f"Note: {note}" for note in document["notes"]]
     return untrusted.printable("\n".join(lines))
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> Iterable[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
 
 
 def name_of(document: Mapping[str, Any]) -> str:

@@ -269,9 +269,10 @@ def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
 
 def _ending(change: Mapping[str, Any], now: float) -> str:
     what = " ".join(str(change[key]) for key in ("kind", "version") if change.get(key))
+    with_baton = f"with Baton {change['baton']} " if change.get("baton") else ""
     words = (
         f"last change: {what} ({change.get('release') or 'no release'}) by {change.get('who') or 'somebody'} "
-        f"{ago(now - untrusted.moment(change.get('when')))} ago, {change.get('result')}"
+        f"{with_baton}{ago(now - untrusted.moment(change.get('when')))} ago, {change.get('result')}"
     )
     return f"{words}: {change['reason']}" if change.get("reason") else f"{words}."
 

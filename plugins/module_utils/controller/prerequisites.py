@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 MINIMUM_ANSIBLE = (2, 19)
 PROGRAMS = ("uv", "ssh", "git")
+REQUIREMENTS = pathlib.Path(__file__).parents[3] / "requirements.txt"
+SETUP = f"run `make setup` in a checkout of Baton, elsewhere `pip install --require-hashes -r {REQUIREMENTS}`"
 
 
 def installed_collections(roots: Sequence[str]) -> dict[str, str]:
@@ -39,7 +41,7 @@ def problems(
         least = ".".join(map(str, MINIMUM_ANSIBLE))
         found.append(
             f"ansible-core {ansible_version} runs this playbook, and {least} or newer is needed: "
-            "run `make setup` and use .venv/bin/ansible-playbook."
+            f"{SETUP}, and use that environment's ansible-playbook."
         )
     lacking = []
     for entry in wanted:
@@ -50,12 +52,14 @@ def problems(
     if lacking:
         found.append(
             f"The controller lacks the collections {', '.join(lacking)}: "
-            "run `make setup`, or `ansible-galaxy collection install -r requirements.yml`."
+            f"{SETUP}, or `ansible-galaxy collection install -r {REQUIREMENTS.with_suffix('.yml')}`."
         )
     folder = program_folder or str(pathlib.Path(sys.executable).parent)
     missing = [name for name in PROGRAMS if not (shutil.which(name, path=folder) or shutil.which(name))]
     if missing:
-        found.append(f"The controller lacks the programs {', '.join(missing)}: run `make setup`.")
+        found.append(
+            f"The controller lacks the programs {', '.join(missing)}: {SETUP}; ssh and git come from the system."
+        )
     return found
 
 

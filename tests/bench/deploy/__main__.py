@@ -1,7 +1,7 @@
 """Deploys and rollbacks measured under traffic, beside a deploy as it is usually written, on 2 and on 8 app servers.
 
-    python -m tests.bench.deploy [--quick] [--keep] [--output docs/benchmarks-deploy.json]
-    python -m tests.bench.deploy --render docs/benchmarks-deploy.json
+    python -m tests.bench.deploy [--quick] [--keep] [--output FILE.json]
+    python -m tests.bench.deploy --render FILE.json
 
 Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
 request. The hosts are removed at the end.
@@ -68,7 +68,7 @@ def run(plan: Plan, command: str) -> report.Document:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="whether it works at all: each once on 2 app servers")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file; the .md is written beside it")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
     parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
     parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
     options = parser.parse_args()
@@ -78,9 +78,8 @@ def main() -> int:
 
     # a terminated run removes its hosts, too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    output = options.output or (
-        EVIDENCE / "deploy-quick.json" if options.quick else PROJECT / "docs/benchmarks-deploy.json"
-    )
+    output = options.output or EVIDENCE / ("deploy-quick.json" if options.quick else "deploy.json")
+    page = output.with_suffix(".md") if options.output or options.quick else PROJECT / "docs/benchmarks-deploy.md"
     command = "make bench-deploy" + (" BENCH_OPTIONS=--quick" if options.quick else "")
     plan = QUICK if options.quick else FULL
     try:
@@ -89,12 +88,12 @@ def main() -> int:
             # before the hosts are removed, which may fail
             output.parent.mkdir(parents=True, exist_ok=True)
             report.write(document, output)
-            output.with_suffix(".md").write_text(report.markdown(document))
+            page.write_text(report.markdown(document))
     except (BenchError, fleet.FleetError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     print(report.table(document))
-    print(f"{output} and {output.with_suffix('.md').name}")
+    print(f"{output} and {page}")
     return 1 if report.lost(document) else 0
 
 

@@ -1,7 +1,7 @@
 """Baton's handover measured, side by side with its peers, on one systemd host.
 
-    python -m tests.bench.reload [--quick] [--output docs/benchmarks.json] [--reloads N]
-    python -m tests.bench.reload --render docs/benchmarks.json
+    python -m tests.bench.reload [--quick] [--output FILE.json] [--reloads N]
+    python -m tests.bench.reload --render FILE.json
 
 Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
 request or a reload failed. The host is removed at the end.
@@ -92,7 +92,7 @@ def main() -> int:
         "--quick", action="store_true", help="whether it works at all: few reloads, figures of no worth"
     )
     parser.add_argument("--reloads", type=int, default=int(os.environ.get("BENCH_RELOADS") or 100), help="of Baton's")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file; the .md is written beside it")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
     parser.add_argument("--keep", action="store_true", help="use the host that is there, and leave it")
     parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
     options = parser.parse_args()
@@ -104,7 +104,8 @@ def main() -> int:
     # a terminated run removes its host, too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plan = quick() if options.quick else full(options.reloads)
-    output = options.output or (EVIDENCE / "quick.json" if options.quick else PROJECT / "docs/benchmarks.json")
+    output = options.output or EVIDENCE / ("reload-quick.json" if options.quick else "reload.json")
+    page = output.with_suffix(".md") if options.output or options.quick else PROJECT / "docs/benchmarks.md"
     subprocess.run([str(PROJECT / "scripts/apt-install"), "nghttp2-client"], check=True)
     words: list[Any] = ["make bench-reload"]
     if options.quick:
@@ -118,12 +119,12 @@ def main() -> int:
             # before the host is removed, which may fail
             output.parent.mkdir(parents=True, exist_ok=True)
             report.write(document, output)
-            output.with_suffix(".md").write_text(report.markdown(document))
+            page.write_text(report.markdown(document))
     except (BenchError, FleetError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     print(report.table(document))
-    print(f"{output} and {output.with_suffix('.md').name}")
+    print(f"{output} and {page}")
     return 1 if report.lost(document) else 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
 from ansible_collections.baton.web.plugins.module_utils.change import history
+from ansible_collections.baton.web.plugins.module_utils.change.version import VERSION
 
 
 @pytest.fixture
@@ -283,3 +284,35 @@ def test_a_rollback_that_crossed_a_blocking_migration_and_went_well_has_it_behin
     assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
     entries += [done("aaaa", "rolled back", "rollback"), done("cccc")]
     assert history.blocking(entries, "cccc", "aaaa") == []
+
+
+# receipts
+
+
+def test_a_receipt_is_for_root_alone_and_leaves_nothing_beside_it(app: Application) -> None:
+    history.keep_receipt(app, "20251125T120000Z-shop-r1", "{}\n")
+    history.keep_receipt(app, "20251125T120000Z-shop-r1", '{"format": 1}\n')
+    (path,) = (app.state / "receipts").iterdir()
+    assert path.name == "20251125T120000Z-shop-r1.json"
+    assert path.read_text() == '{"format": 1}\n'
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_newest_twenty_receipts_stay(app: Application) -> None:
+    for minute in range(23):
+        history.keep_receipt(app, f"20251125T12{minute:02}00Z-shop-r1", "{}\n")
+    names = sorted(path.name for path in (app.state / "receipts").iterdir())
+    assert len(names) == 20
+    assert names[0] == "20251125T120300Z-shop-r1.json"
+    assert names[-1] == "20251125T122200Z-shop-r1.json"
+
+
+# which Baton it was
+
+
+def test_a_line_names_the_version_of_baton(app: Application) -> None:
+    history.append(app, done("bbbb"))
+    (entry,) = history.read(app)
+    assert entry["baton"] == VERSION
+    assert f" {VERSION} " in history.table({"app1": [entry]}).splitlines()[1]

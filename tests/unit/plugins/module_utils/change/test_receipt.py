@@ -9,7 +9,9 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.change import receipt, receipt_html
+from ansible_collections.baton.web.plugins.module_utils.change import receipt
+from ansible_collections.baton.web.plugins.module_utils.change.version import VERSION
+from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 from ansible_collections.baton.web.plugins.module_utils.edge import access_log
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 
@@ -105,7 +107,7 @@ def test_no_traffic_proves_nothing_and_is_said_so(edge: Any) -> None:
     document = compose({"edge1": edge()})
     assert document["headline"] == "No request ended meanwhile, so nothing is proven about them."
     assert receipt.text(document)
-    assert "No request ended meanwhile" in receipt_html.page(document)
+    assert "No request ended meanwhile" in receipt_page.page(document)
 
 
 def test_an_edge_that_could_not_be_read_is_named(edge: Any) -> None:
@@ -124,7 +126,7 @@ def test_an_edge_that_could_not_be_read_is_named(edge: Any) -> None:
     document = compose({name: edges[name] for name in ("edge2", "edge3")})
     assert document["headline"].startswith("No edge's log could be read")
     assert "edge3" in receipt.text(document)
-    assert "edge3" in receipt_html.page(document)
+    assert "edge3" in receipt_page.page(document)
 
 
 def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
@@ -161,7 +163,7 @@ def test_each_hosts_outcome_is_told(host: dict[str, Any], words: str) -> None:
 def test_the_text_is_a_table_that_a_terminal_shows(edge: Any) -> None:
     answers = edge(*spread(1200, NOON - 60, 60), *spread(400, NOON, 20, wait=0.012), *spread(9, NOON + 20, 9, wait=0))
     assert receipt.text(compose({"edge1": answers})).splitlines() == [
-        f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC by ada on laptop",
+        f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC by ada on laptop with Baton {VERSION}",
         "None of the 400 requests that the edges logged meanwhile failed.",
         "",
         "        SECONDS  REQUESTS  FAILED     P50     P99     MAX",
@@ -180,6 +182,15 @@ def test_phases_follow_each_other_unless_they_say_when_they_began() -> None:
     phases = [*PHASES, {"name": "late", "started": NOON + 50, "seconds": 1}]
     begun = [phase["started"] - NOON for phase in receipt.compose(DEPLOY, {}, {}, phases)["phases"]]
     assert begun == pytest.approx([0, 4.2, 50], abs=0.01)
+
+
+def test_the_receipt_names_the_version_of_baton() -> None:
+    document = compose({})
+    for written in (receipt.text(document), receipt_page.page(document), receipt.as_json(document)):
+        assert VERSION in written
+    # one of an older Baton, which doesn't say it
+    del document["deploy"]["baton"]
+    assert "Baton" not in receipt.text(document)
 
 
 # the page
@@ -211,18 +222,19 @@ class Reader(html.parser.HTMLParser):
 
 
 def test_the_page_shows_everything_and_loads_nothing(edge: Any) -> None:
-    page = Reader(receipt_html.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9, 500))})))
+    written = receipt_page.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9, 500))}))
+    assert "url(" not in written
+    page = Reader(written)
     assert page.open == []
     assert {"script", "link", "img", "iframe"}.isdisjoint(page.elements)
     assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
-    assert "url(" not in receipt_html.STYLE
     for words in ("links 1.4.2", "deployed", "1 of the 401 requests", "app1", "stage", "/api/links", "reload"):
         assert words in page.words
 
 
 def test_the_page_holds_a_point_for_each_second_and_a_marker_for_each_handover(edge: Any) -> None:
     hosts = {name: {**HOST, "started": NOON + at} for name, at in (("app1", 9), ("app2", 9.2), ("app3", 15))}
-    page = receipt_html.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9.5, 500))}, hosts))
+    page = receipt_page.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9.5, 500))}, hosts))
     assert page.count('class="hover"') == 20
     assert "12:00:09 UTC: 21 requests, 1 failed" in page
     assert page.count('fill="var(--bad)"') == 1
@@ -239,7 +251,7 @@ def test_whatever_the_log_or_a_host_says_is_no_html(edge: Any) -> None:
         **dict.fromkeys(("application", "result", "release", "version", "who", "where", "reason", "kind"), evil),
     )
     document["phases"] = [{"name": evil, "started": NOON, "seconds": 4.0}]
-    page = receipt_html.page(document)
+    page = receipt_page.page(document)
     assert "<script" not in page
     assert "<img" not in page
     read = Reader(page)
@@ -252,7 +264,7 @@ def test_a_deploy_without_hosts_phases_or_traffic_has_a_page(edge: Any) -> None:
     document: dict[str, Any] = receipt.compose(
         {"application": "x", "result": "failed", "started": NOON}, {"edge1": edge(line(NOON - 5))}, {}, []
     )
-    assert Reader(receipt_html.page(document)).open == []
+    assert Reader(receipt_page.page(document)).open == []
     assert receipt.text(document)
 
 
@@ -265,7 +277,7 @@ def kept(directory: pathlib.Path) -> list[str]:
 
 def keep(directory: pathlib.Path, count: int, **deploy: Any) -> list[pathlib.Path]:
     document = compose({}, **deploy)
-    removed: list[pathlib.Path] = receipt.keep(document, receipt_html.page(document), directory, count)
+    removed: list[pathlib.Path] = receipt.keep(document, receipt_page.page(document), directory, count)
     return removed
 
 

@@ -1,4 +1,4 @@
-"""Action of the module rehearse."""
+"""Action of modules that are a step of a change which isn't begun after a Ctrl-C (see meta/runtime.yml)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+"""A team that keeps its inventory in a repository of its own uses the installed collection, not this checkout."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from tests.support import collection
+from tests.support.playbooks import PROJECT
+
+from .shop import SCENARIO, SOURCE, Fleet, Source
+
+
+@pytest.fixture
+def team(fleet: Fleet, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Its repository, with the fleet's inventory."""
+    assert fleet.release()
+    here = tmp_path / "team"
+    here.mkdir()
+    collection.install(collection.pack(PROJECT, tmp_path), here)
+    shutil.rmtree(here / "inventory")
+    shutil.copytree(SCENARIO / "inventory", here / "inventory", ignore=shutil.ignore_patterns("receipts"))
+    return here
+
+
+def play(team: pathlib.Path, playbook: str) -> subprocess.CompletedProcess[str]:
+    """A playbook that has to end well."""
+    done = collection.run(team, "ansible-playbook", f"baton.web.{playbook}", DEPLOY_SOURCE=str(SOURCE))
+    assert done.returncode == 0, f"{playbook}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
+    return done
+
+
+def test_a_team_provisions_deploys_and_rolls_back_with_the_installed_collection(
+    team: pathlib.Path, fleet: Fleet, source: Source
+) -> None:
+    before = fleet.release()
+    # the same release as the checkout's: nothing to hand over to
+    play(team, "site")
+    assert fleet.release() == before
+
+    source.change()
+    play(team, "deploy")
+    after = fleet.release()
+    assert after != before
+
+    told = play(team, "status").stdout
+    assert after in told
+    assert str(PROJECT) not in told
+
+    play(team, "rollback")
+    assert fleet.release() == before
+    # its own folder has what is made of an inventory
+    assert len(list((team / "inventory/receipts").glob("*.html"))) == 2

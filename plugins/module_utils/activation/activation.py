@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import subprocess
 import time
 import traceback
@@ -21,6 +22,7 @@ from ..app.health_check import Health, wait_healthy
 from ..app.layout import ActivationError, Application, current, served, switch_current, sync_filesystem
 from ..app.server_status import read, unproven
 from ..host import systemd
+from ..host.command import sync_folder
 from .digests import Way, _content, choose, digests
 from .snapshot import _replaced, _snapshot, keep, restore, snapshot
 
@@ -187,12 +189,13 @@ class Activation:
         app, before = self.app, self.before
         try:
             switch_current(app, before)  # first, as it needs no room on the disk
+            if before is not None:
+                self.wanted = dataclasses.replace(self.wanted, release=before)
             restore(app, app.kept)
             systemd.systemctl("daemon-reload")
             if before is None:
                 _stop_all(app, self.timeout)
                 return "Nothing was served here before, and nothing is now."
-            self.wanted = dataclasses.replace(self.wanted, release=before)
             if self.reopened:
                 self._reopen()  # the socket has its new address, or none
             elif not systemd.is_active(app.service):
@@ -229,6 +232,7 @@ class Activation:
             scratch.write_text(text + "\n", encoding="utf-8")
             sync_filesystem(self.app.record.parent)
         scratch.rename(self.app.record)
+        sync_folder(self.app.record.parent)
 
 
 def in_operator_s_words(said: str) -> str:
@@ -269,4 +273,14 @@ def _stop_all(app: Application, timeout: float) -> None:
     """Let nothing be served, as before the first release."""
     systemd.systemctl("stop", app.socket, app.service, app.bridge, timeout=timeout)
     switch_current(app, None)
-    app.record.unlink(missing_ok=True)
+    if app.record.exists():
+        app.record.unlink()
+        sync_folder(app.record.parent)
+
+
+def _complete(folder: pathlib.Path) -> pathlib.Path:
+    """Undo a replacement that ended between its two renames; returns where the old folder is meanwhile."""
+    old = folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    return old

@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from ..app.layout import Application, _noted, current, served
+from ..app.layout import Application, _noted, current, served, sync_filesystem
 from ..host import untrusted
-from ..host.command import make_folder
+from ..host.command import make_folder, sync_folder
+from .activation import _complete
 
 
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
@@ -40,11 +41,13 @@ def snapshot(app: Application, transaction: str) -> None:
             _copy(path, scratch / "kept" / name)
         about = {"transaction": transaction, "release": current(app), "served": served(app)}
         (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        sync_filesystem(scratch)
 
 
 def _snapshot(app: Application) -> dict[str, Any]:
     """What `snapshot` noted last; empty when there is none or it is unreadable."""
     with contextlib.suppress(OSError, untrusted.UntrustedError):
+        _complete(app.before)
         return _noted(app.before / "before.json")
     return {}
 
@@ -52,7 +55,7 @@ def _snapshot(app: Application) -> dict[str, Any]:
 @contextlib.contextmanager
 def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A fresh folder that takes the place of another one when it is complete."""
-    scratch, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    scratch, old = folder.with_name(f"{folder.name}.new"), _complete(folder)
     for leftover in (scratch, old):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(mode=0o700)
@@ -64,17 +67,20 @@ def _replaced(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if folder.exists():
         folder.rename(old)
     scratch.rename(folder)
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def restore(app: Application, kept: pathlib.Path) -> None:
     """Put a kept configuration back, when there is one."""
+    _complete(kept)
     wanted = configuration(app, str(kept))
     if not wanted:
         return
     for name, path in configuration(app, app.root).items():
         if name not in wanted:
             path.unlink()
+            sync_folder(path.parent)
     for name, path in wanted.items():
         # what is as it was needs no room on a disk that may be full
         if not _alike(path, app.path(name)):
@@ -98,7 +104,10 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copy2(source, scratch)
         about = source.stat()
         os.chown(scratch, about.st_uid, about.st_gid)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
         scratch.rename(target)
+        sync_folder(target.parent)
     except OSError:
         scratch.unlink(missing_ok=True)  # half a file is neither a secret nor room
         raise

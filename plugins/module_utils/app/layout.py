@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 from ..host import untrusted
+from ..host.command import sync_folder
 
 
 class ActivationError(Exception):
@@ -123,14 +124,12 @@ def switch_current(app: Application, release: str | None) -> None:
         return  # a way back needs no room on the disk
     if release is None:
         app.current.unlink(missing_ok=True)
-        return
-    scratch = app.current.with_name(".current.new")
-    scratch.unlink(missing_ok=True)
-    scratch.symlink_to(f"releases/{release}")
-    scratch.rename(app.current)
-    folder = os.open(app.current.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    else:
+        scratch = app.current.with_name(".current.new")
+        scratch.unlink(missing_ok=True)
+        scratch.symlink_to(f"releases/{release}")
+        scratch.rename(app.current)
+    sync_folder(app.current.parent)
 
 
 def sync_filesystem(path: pathlib.Path) -> None:

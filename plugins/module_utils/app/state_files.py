@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..host import untrusted
+from ..host.command import sync_folder
 
 
 class StateFilesError(Exception):
@@ -61,6 +62,7 @@ def _put(folder: Path, item: StateFile, dry: bool) -> str:
         file.flush()
         os.fsync(file.fileno())
     scratch.rename(path)
+    sync_folder(path.parent)
     return str(path)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..app.layout import Application
 from ..host import untrusted
-from ..host.command import make_folder
+from ..host.command import make_folder, sync_folder
 
 # what to do where a change has ended and its lock has not
 LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml here."
@@ -179,3 +179,4 @@ def _write(app: Application, holder: Holder) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(_path(app))
+    sync_folder(app.state)

@@ -14,7 +14,7 @@ from typing import Any
 from ..app import layout
 from ..app.layout import ActivationError, Application, describe, served
 from ..host import untrusted
-from ..host.command import make_folder
+from ..host.command import make_folder, sync_folder
 from .table import aligned
 
 MOST = 500  # lines that are kept
@@ -44,6 +44,7 @@ def append(app: Application, entry: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.rename(_path(app))
+        sync_folder(app.state)
 
 
 def read(app: Application) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..app.layout import Application
-from ..host.command import make_folder
+from ..host.command import make_folder, sync_folder
 
 MOST = 20  # copies that are kept
 
@@ -20,7 +20,10 @@ def keep(app: Application, name: str, content: str) -> None:
     scratch = directory / "new"
     with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     scratch.replace(directory / f"{name}.json")
+    sync_folder(directory)
     # names begin with the time
     for old in sorted(directory.glob("*.json"))[:-MOST]:
         old.unlink()

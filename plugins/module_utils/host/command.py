@@ -49,6 +49,15 @@ def make_folder(path: Path, mode: int = 0o755) -> None:
     path.chmod(mode)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names written out: a rename, or a removal, that a loss of power would undo until then."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class CommandError(Exception):
     """A command ended with another status than 0, could not be started, or took too long."""
 

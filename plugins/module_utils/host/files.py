@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from .command import make_folder
+from .command import make_folder, sync_folder
 
 State = Literal["file", "directory", "absent"]
 # Why a scratch file isn't fit to be the file; empty when it is.
@@ -129,6 +129,7 @@ def _write(item: DesiredFile, content: bytes, owner: tuple[int, int], validate: 
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
         scratch.replace(item.path)
+        sync_folder(item.path.parent)
 
 
 def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:

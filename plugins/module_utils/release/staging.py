@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..host import sandbox, untrusted
-from ..host.command import BatonError, CommandError, make_folder, run
+from ..host.command import BatonError, CommandError, make_folder, run, sync_folder
 from .import_check import ImportCheck, check_import
 from .store import _STAGING, ReleaseStore, _remove, check_identity, complete, in_use, locked, read_release, sweep
 
@@ -238,7 +238,7 @@ class _Stage:
         # all of it is on the disk before its name is: a host that loses power has the release or hasn't
         run(["sync", "--file-system", self.staging])
         self.staging.rename(final)
-        _sync_folder(self.places.releases)
+        sync_folder(self.places.releases)
         self.mark("sync")
         return {
             "changed": True,
@@ -495,11 +495,3 @@ def _write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -166,6 +166,9 @@ class Activation:
         app, before = self.app, self.before
         try:
             layout.switch_current(app, before)  # first, as it needs no room on the disk
+            if before is not None:
+                for change in self.changes.values():
+                    change.wanted = dataclasses.replace(change.wanted, release=before)
             snapshot.restore(app, app.kept)
             systemd.systemctl("daemon-reload")
             if before is None:
@@ -238,4 +241,6 @@ def _stop_all(app: Application, timeout: float) -> None:
     units = [unit for process in app.processes for unit in process.running]
     systemd.systemctl("stop", *units, timeout=timeout)
     layout.switch_current(app, None)
-    app.record.unlink(missing_ok=True)
+    if app.record.exists():
+        app.record.unlink()
+        atomic_file.sync_folder(app.record.parent)

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from ..app.layout import Application, current, read_note, served
+from ..app.layout import Application, current, read_note, served, sync_filesystem
 from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 
@@ -40,11 +40,13 @@ def snapshot(app: Application, transaction: str) -> None:
             _copy(path, scratch / "kept" / name)
         about = {"transaction": transaction, "release": current(app), "served": served(app)}
         (scratch / "before.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        sync_filesystem(scratch)
 
 
 def last(app: Application) -> dict[str, Any]:
     """What `snapshot` noted last; empty when there is none or it is unreadable."""
     with contextlib.suppress(OSError, untrusted.UntrustedError):
+        _complete(app.before)
         return read_note(app.before / "before.json")
     return {}
 
@@ -52,7 +54,7 @@ def last(app: Application) -> dict[str, Any]:
 @contextlib.contextmanager
 def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A fresh folder that takes the place of another one when it is complete."""
-    scratch, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    scratch, old = folder.with_name(f"{folder.name}.new"), _complete(folder)
     for leftover in (scratch, old):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir(mode=0o700)
@@ -64,17 +66,28 @@ def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if folder.exists():
         folder.rename(old)
     scratch.rename(folder)
+    atomic_file.sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _complete(folder: pathlib.Path) -> pathlib.Path:
+    """Undo a replacement that ended between its two renames; returns where the old folder is meanwhile."""
+    old = folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    return old
 
 
 def restore(app: Application, kept: pathlib.Path) -> None:
     """Put a kept configuration back, when there is one."""
+    _complete(kept)
     wanted = configuration(app, str(kept))
     if not wanted:
         return
     for name, path in configuration(app, app.root).items():
         if name not in wanted:
             path.unlink()
+            atomic_file.sync_folder(path.parent)
     for name, path in wanted.items():
         # what is as it was needs no room on a disk that may be full
         if not _alike(path, app.path(name)):

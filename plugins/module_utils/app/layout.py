@@ -162,11 +162,11 @@ def switch_current(app: Application, release: str | None) -> None:
         return  # a way back needs no room on the disk
     if release is None:
         app.current.unlink(missing_ok=True)
-        return
-    scratch = app.current.with_name(".current.new")
-    scratch.unlink(missing_ok=True)
-    scratch.symlink_to(f"releases/{release}")
-    scratch.rename(app.current)
+    else:
+        scratch = app.current.with_name(".current.new")
+        scratch.unlink(missing_ok=True)
+        scratch.symlink_to(f"releases/{release}")
+        scratch.rename(app.current)
     atomic_file.sync_folder(app.current.parent)
 
 

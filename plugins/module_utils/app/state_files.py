@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..host import untrusted
+from ..host import atomic_file, untrusted
 
 
 class StateFilesError(Exception):
@@ -61,6 +61,7 @@ def _put(folder: Path, item: StateFile, dry: bool) -> str:
         file.flush()
         os.fsync(file.fileno())
     scratch.rename(path)
+    atomic_file.sync_folder(path.parent)
     return str(path)
 
 

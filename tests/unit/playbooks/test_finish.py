@@ -40,7 +40,7 @@ class Fleet:
         told: dict[str, Any] = {
             "baton_run": RUN,
             "baton_change": {"kind": "restart", "stages": False},
-            "baton_release": "r2",
+            "baton.web.release": "r2",
             "baton_load_balancers": [],
             "baton_locked_before": [],
             "baton_switched": "{{ ansible_play_hosts_all | baton.web.switched(hostvars) }}",

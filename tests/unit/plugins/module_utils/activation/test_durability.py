@@ -1,0 +1,299 @@
+"""What a host has written is still there when it loses power, whole: the order of calls says so.
+
+A file is on the disk before its name is, and its name is before anybody is told: each rename to a lasting path comes
+after an fsync of all of the content (or a sync of its filesystem), and before an fsync of its folder.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pathlib
+import pwd
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.activation import activation, handover, snapshot
+from ansible_collections.baton.web.plugins.module_utils.app import layout, state_files
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
+from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, files, systemd
+from ansible_collections.baton.web.plugins.module_utils.release import store
+
+from tests.unit.plugins.module_utils.release.test_staging import places, stage  # noqa: F401
+
+# content, mode, owner and group of a file
+About = tuple[bytes, int, int, int]
+
+
+class Recorder:
+    """What was renamed, removed and synced below a folder, in order."""
+
+    def __init__(self, top: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
+        self.top = top
+        self.on_disk: dict[int, About] = {}  # by inode, as it was when it was synced
+        self.moves: list[tuple[str, bool, str]] = []  # destination, whether its folder has been synced since, problem
+        for name in ("rename", "replace"):
+            patch.setattr(os, name, self._moving(getattr(os, name)))
+        for name in ("unlink", "remove"):
+            patch.setattr(os, name, self._removing(getattr(os, name)))
+        patch.setattr(os, "fsync", self._syncing(os.fsync))
+        patch.setattr(subprocess, "run", self._running(subprocess.run))
+
+    def _syncing(self, really: Callable[[Any], None]) -> Callable[[Any], None]:
+        def fsync(file: Any) -> None:
+            really(file)
+            number = file if isinstance(file, int) else file.fileno()
+            path = os.readlink(f"/proc/self/fd/{number}")
+            if os.path.isdir(path):
+                self._names_written(lambda place: os.path.realpath(os.path.dirname(place)) == os.path.realpath(path))
+            else:
+                self._written(path)
+
+        return fsync
+
+    def _running(self, really: Callable[..., Any]) -> Callable[..., Any]:
+        def run(words: Any, *more: Any, **how: Any) -> Any:
+            done = really(words, *more, **how)
+            if [str(word) for word in words[:2]] == ["sync", "--file-system"]:
+                for path in self.top.rglob("*"):
+                    if path.is_file() and not path.is_symlink():
+                        self._written(str(path))
+                self._names_written(lambda _: True)
+            return done
+
+        return run
+
+    def _moving(self, really: Callable[..., None]) -> Callable[..., None]:
+        def move(source: Any, target: Any, **how: Any) -> None:
+            problem = self._problem(pathlib.Path(source))
+            really(source, target, **how)
+            self.moves.append((os.path.abspath(target), False, problem))
+
+        return move
+
+    def _removing(self, really: Callable[..., None]) -> Callable[..., None]:
+        def remove(path: Any, **how: Any) -> None:
+            really(path, **how)
+            self.moves.append((os.path.abspath(path), False, ""))
+
+        return remove
+
+    def _written(self, path: str) -> None:
+        self.on_disk[os.stat(path).st_ino] = about(pathlib.Path(path))
+
+    def _names_written(self, those: Callable[[str], bool]) -> None:
+        self.moves = [(place, synced or those(place), problem) for place, synced, problem in self.moves]
+
+    def _problem(self, source: pathlib.Path) -> str:
+        """What of a file, or of a folder's files, isn't on the disk as it is now; empty when all is."""
+        if source.is_symlink():
+            return ""  # it has no content
+        found = [source] if source.is_file() else sorted(source.rglob("*"))
+        for path in found:
+            if path.is_file() and not path.is_symlink() and self.on_disk.get(path.stat().st_ino) != about(path):
+                return f"{path} is renamed before it is on the disk"
+        return ""
+
+    def check(self, *lasting: pathlib.Path) -> None:
+        """Whether each of these paths was written, or removed, so that it lasts."""
+        for path in lasting:
+            moves = [move for move in self.moves if move[0] == os.path.abspath(path)]
+            assert moves, f"nothing was renamed to {path}"
+            for _, synced, problem in moves:
+                assert not problem
+                assert synced, f"the name {path} is not on the disk"
+
+
+def about(path: pathlib.Path) -> About:
+    found = path.stat()
+    return path.read_bytes(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+
+
+@pytest.fixture
+def app(tmp_path: pathlib.Path) -> layout.Application:
+    """A host's tree with the releases aaaa, which is current and kept, and bbbb."""
+    application = layout.Application("links", str(tmp_path))
+    for name in ("aaaa", "bbbb"):
+        folder = application.release(name)
+        folder.mkdir(parents=True)
+        (folder / "release.json").write_text(json.dumps({"id": name, "python": "3.11.2", "packages": {}}))
+    for path in ("etc/links/environment", "etc/links/secrets/TOKEN", "etc/systemd/system/links.service"):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("as it serves")
+    application.state.mkdir(parents=True)
+    layout.switch_current(application, "aaaa")
+    with snapshot.replaced_folder(application.kept) as scratch:
+        snapshot.keep(application, scratch)
+    return application
+
+
+@pytest.fixture
+def recorded(
+    app: layout.Application,  # noqa: ARG001 - what makes the tree isn't to be recorded
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Recorder]:
+    with monkeypatch.context() as patch:
+        yield Recorder(tmp_path, patch)
+
+
+def test_a_line_of_the_history_lasts(app: layout.Application, recorded: Recorder) -> None:
+    history.append(app, {"kind": "deploy", "release": "aaaa", "result": "deployed"})
+    recorded.check(app.state / "history.jsonl")
+
+
+def test_the_deploy_lock_lasts_when_taken_and_extended(app: layout.Application, recorded: Recorder) -> None:
+    deploy_lock.take(app, deploy_lock.Run("token", "me", ""), "deploy", 60)
+    deploy_lock.extend(app, "token")
+    recorded.check(app.state / "lock.json")
+    assert len([place for place, _, _ in recorded.moves if place.endswith("lock.json")]) == 2
+
+
+def test_a_copy_of_a_receipt_lasts(app: layout.Application, recorded: Recorder) -> None:
+    history.keep_receipt(app, "20251125T120000Z-links-r1", '{"format": 1}\n')
+    recorded.check(app.state / "receipts/20251125T120000Z-links-r1.json")
+
+
+def test_a_file_of_the_configuration_lasts(tmp_path: pathlib.Path, recorded: Recorder) -> None:
+    me = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
+    path = tmp_path / "etc/links/gunicorn.conf.py"
+    files.apply([files.DesiredFile(path, content="workers = 2", mode=0o640, **me)], lambda *_: "", dry=False)
+    recorded.check(path)
+
+
+def test_a_file_of_the_state_lasts(tmp_path: pathlib.Path, recorded: Recorder) -> None:
+    # written by this process: as another user it would be by a child, which nobody records
+    assert state_files._put(tmp_path, state_files.StateFile("a/b.txt", b"content"), dry=False)
+    recorded.check(tmp_path / "a/b.txt")
+
+
+@pytest.mark.parametrize("to", ["bbbb", None])
+def test_the_pointer_lasts(app: layout.Application, recorded: Recorder, to: str | None) -> None:
+    layout.switch_current(app, to)
+    recorded.check(app.current)
+
+
+def test_files_that_are_put_back_last(app: layout.Application, recorded: Recorder, tmp_path: pathlib.Path) -> None:
+    changed = [tmp_path / "etc/links/environment", tmp_path / "etc/systemd/system/links.service"]
+    for path in changed:
+        path.write_text("changed")
+    added = tmp_path / "etc/links/secrets/NEW"
+    added.write_text("new")
+    snapshot.restore(app, app.kept)
+    recorded.check(*changed, added)
+    assert changed[0].read_text() == "as it serves"
+
+
+def test_a_snapshot_lasts_before_anything_changes(app: layout.Application, recorded: Recorder) -> None:
+    snapshot.snapshot(app, "one")
+    recorded.check(app.before)
+
+
+@pytest.fixture
+def handed_over(app: layout.Application, recorded: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """The calls of an activation of bbbb, on a host whose units do what they are told."""
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    monkeypatch.setattr(systemd, "is_active", lambda _: False)
+    monkeypatch.setattr(handover.Handover, "_start", lambda _: None)
+    monkeypatch.setattr(activation.Activation, "_check_health", lambda _: None)
+    activation.Activation(app, "bbbb", 1, transaction="one").execute()
+    return recorded
+
+
+def test_what_serves_is_noted_so_that_it_lasts(app: layout.Application, handed_over: Recorder) -> None:
+    handed_over.check(app.record, app.kept, app.before, app.current)
+
+
+def test_a_release_is_on_the_disk_before_the_pointer_is(app: layout.Application, handed_over: Recorder) -> None:
+    assert (app.release("bbbb") / "release.json").stat().st_ino in handed_over.on_disk
+    names = [place for place, _, _ in handed_over.moves]
+    assert names.index(str(app.before)) < names.index(str(app.current)) < names.index(str(app.record))
+
+
+def test_the_end_of_what_served_lasts(
+    app: layout.Application, recorded: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+    app.record.write_text("{}")
+    activation._stop_all(app, 1)
+    recorded.check(app.current, app.record)
+
+
+def test_a_release_is_on_the_disk_before_it_has_its_name(
+    places: store.ReleaseStore,  # noqa: F811
+    build: Callable[..., Any],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = build()
+    with monkeypatch.context() as patch:
+        recorder = Recorder(tmp_path, patch)
+        stage(places, built)
+    recorder.check(places.releases / built["id"])
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_a_host_that_dies_as_a_copy_takes_the_other_s_place_has_one_of_them(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Between the two renames neither has the name."""
+    (pathlib.Path(app.root) / "etc/links/environment").write_text("changed")
+    really, left = os.rename, moment
+
+    def rename(source: Any, target: Any) -> None:
+        nonlocal left
+        if not pathlib.Path(source).is_dir():
+            return really(source, target)
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return really(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        with pytest.raises(KeyboardInterrupt), snapshot.replaced_folder(app.kept) as scratch:
+            snapshot.keep(app, scratch)
+    snapshot.restore(app, app.kept)
+    assert (pathlib.Path(app.root) / "etc/links/environment").read_text() == "as it serves"
+    with snapshot.replaced_folder(app.kept) as scratch:
+        snapshot.keep(app, scratch)
+    assert [path.name for path in app.state.glob("kept*")] == ["kept"]
+
+
+def test_a_snapshot_that_was_cut_off_is_still_that_of_the_transaction_before(app: layout.Application) -> None:
+    snapshot.snapshot(app, "one")
+    app.before.rename(app.before.with_name("before.old"))
+    assert snapshot.last(app)["transaction"] == "one"
+
+
+# -- the recorder itself -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["", "no fsync", "no folder", "late", "written after", "mode after"])
+def test_the_recorder_sees_each_fault(tmp_path: pathlib.Path, recorded: Recorder, fault: str) -> None:
+    scratch, path = tmp_path / "new", tmp_path / "file"
+    with scratch.open("w") as file:
+        file.write("content")
+        file.flush()
+        if fault not in ("no fsync", "late"):
+            os.fsync(file.fileno())
+        if fault == "written after":
+            file.write("more")
+            file.flush()
+        if fault == "mode after":
+            scratch.chmod(0o600)
+        scratch.rename(path)
+        if fault == "late":
+            os.fsync(file.fileno())
+    if fault != "no folder":
+        atomic_file.sync_folder(tmp_path)
+    if fault:
+        with pytest.raises(AssertionError):
+            recorded.check(path)
+    else:
+        recorded.check(path)

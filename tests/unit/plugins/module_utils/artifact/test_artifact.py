@@ -56,12 +56,14 @@ def test_what_is_beside_the_code_of_the_server_package_makes_no_other_release(
     write: Write, wanted: Wanted, tools: Tools, tmp_path: pathlib.Path
 ) -> None:
     request = wanted(write("app", {"main.py": MAIN, "requirements.txt": ""}))
-    # an installed collection has neither its tests nor its locks
-    installed = tmp_path / "installed"
-    left_out = shutil.ignore_patterns("tests", "requirements-*", "CHANGELOG.md", "__pycache__", ".*")
-    shutil.copytree(request.handover_source, installed, ignore=left_out)
+    # an installed collection has none of these
+    checkout = tmp_path / "checkout"
+    shutil.copytree(request.handover_source, checkout)
+    for name in ("CHANGELOG.md", "requirements-test.txt", "tests/test_reload.py"):
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("")
     assert (
-        artifact.build(dataclasses.replace(request, handover_source=installed), tools)["id"]
+        artifact.build(dataclasses.replace(request, handover_source=checkout), tools)["id"]
         == (artifact.build(request, tools)["id"])
     )
 

@@ -5,6 +5,7 @@ import functools
 import http.server
 import json
 import pathlib
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -49,6 +50,22 @@ def test_the_same_input_has_the_same_id_whatever_the_fleet(write: Write, wanted:
     changed = artifact.build(wanted(app), tools)
     assert changed["id"] != first["id"]
     assert changed["wheels"] == first["wheels"], "a change of code brings no wheels again"
+
+
+def test_what_is_beside_the_code_of_the_server_package_makes_no_other_release(
+    write: Write, wanted: Wanted, tools: Tools, tmp_path: pathlib.Path
+) -> None:
+    request = wanted(write("app", {"main.py": MAIN, "requirements.txt": ""}))
+    # an installed collection has none of these
+    checkout = tmp_path / "checkout"
+    shutil.copytree(request.handover_source, checkout)
+    for name in ("CHANGELOG.md", "requirements-test.txt", "tests/test_reload.py"):
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("")
+    assert (
+        artifact.build(dataclasses.replace(request, handover_source=checkout), tools)["id"]
+        == (artifact.build(request, tools)["id"])
+    )
 
 
 def test_another_token_makes_no_other_release_and_hosts_get_none(

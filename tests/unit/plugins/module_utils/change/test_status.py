@@ -156,10 +156,13 @@ def test_a_lock_is_told_once_for_all_hosts_and_is_no_problem() -> None:
 
 
 def test_the_last_change_is_told_with_its_end() -> None:
-    well, ill = CHANGE | {"result": "deployed"}, CHANGE | {"result": "reverted", "reason": "app2, handover: boom"}
+    well, ill = (
+        CHANGE | {"result": "deployed", "baton": "0.2.0"},
+        CHANGE | {"result": "reverted", "reason": "app2, handover: boom"},
+    )
     fleet = {"app1": app_server(last_change=well), "app2": app_server(last_change=ill), "edge1": {"units": {}}}
     assert status.notes(fleet, 130.0) == [
-        "app1: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, deployed.",
+        "app1: last change: deploy 1.2 (aaaa) by ann@laptop with Baton 0.2.0 2 min ago, deployed.",
         "app2: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, reverted: app2, handover: boom",
     ]
     assert status.table(fleet, 130.0).splitlines()[-2:] == status.notes(fleet, 130.0)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.activation import activation, digests
-from ansible_collections.baton.web.plugins.module_utils.app import layout, server_status
+from ansible_collections.baton.web.plugins.module_utils.activation import activation, digests, handover
+from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 from tests.support.little_host import BRIDGE, SERVICE, SOCKET, Clock, Host
@@ -33,7 +33,8 @@ def asked(release: str) -> str:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     told = Clock()
-    monkeypatch.setattr(activation, "time", told)
+    for module in (activation, handover, health_check):
+        monkeypatch.setattr(module, "time", told)
     return told
 
 
@@ -595,16 +596,19 @@ def test_what_is_kept_is_for_root_alone_all_the_way(host: Host) -> None:
 
 
 def test_no_secret_can_be_read_by_others_while_it_is_copied(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    really = shutil.copy2
+    seen: list[tuple[int, int]] = []
+    really = os.open
 
-    def copy2(source: pathlib.Path, target: pathlib.Path) -> object:
-        seen.append(target.stat().st_mode & 0o777)
-        return really(source, target)
+    def opened(path: str | os.PathLike[str], flags: int, mode: int = 0o777, **how: Any) -> int:
+        descriptor = really(path, flags, mode, **how)
+        if flags & os.O_CREAT and pathlib.Path(path).name == "TOKEN":
+            folder = pathlib.Path(path).parent
+            seen.append((os.fstat(descriptor).st_mode & 0o777, folder.stat().st_mode & 0o777))
+        return descriptor
 
-    monkeypatch.setattr(shutil, "copy2", copy2)
+    monkeypatch.setattr(os, "open", opened)
     activate(host, "bbbb")
-    assert set(seen) == {0o600}
+    assert set(seen) == {(0o600, 0o700)}
 
 
 def test_the_first_snapshot_of_a_transaction_is_the_one_that_counts(host: Host) -> None:

@@ -167,7 +167,9 @@ def test_an_id_is_the_same_in_a_repository_and_out_of_one(git: str) -> None:
 @given(more=trees, data=st.data())
 def test_each_change_of_a_tree_makes_another_id(more: Files, data: st.DataObject) -> None:
     which = data.draw(st.sampled_from(["app", "handover"]))
-    base = {"app": {**APP, **more}, "handover": {**HANDOVER, **more}}[which]
+    # of the package, what its wheel is made of
+    src = "" if which == "app" else "src/"
+    base = {**(APP if which == "app" else HANDOVER), **{f"{src}{name}": file for name, file in more.items()}}
     kept = {"app": ("main.py", "requirements.txt"), "handover": ("pyproject.toml", "tests/test_it.py")}[which]
     name = data.draw(st.sampled_from([name for name in sorted(base) if name not in kept]))
     content, executable = base[name]
@@ -177,7 +179,7 @@ def test_each_change_of_a_tree_makes_another_id(more: Files, data: st.DataObject
         "mode": {**base, name: (content, not executable)},
         "name": {**{one: file for one, file in base.items() if one != name}, f"{name}2": base[name]},
         "removed": {one: file for one, file in base.items() if one != name},
-        "added": {**base, "new": (b"", False)},
+        "added": {**base, f"{src}new": (b"", False)},
     }[change]
     one, other = (
         Input(app=files) if which == "app" else Input(handover=files)  # the other tree is the same
@@ -279,15 +281,17 @@ def test_the_version_of_python_that_is_asked_for_enters() -> None:
 PROGRAM = """
 import pathlib, sys
 from ansible_collections.baton.web.plugins.module_utils.artifact import server_versions, source_tree, toolchain
-print(toolchain.key_of(source_tree.digest(pathlib.Path(sys.argv[2])), server_versions.SUPPORTED, {"b": 1, "a": {"d": 2, "c": 3}}))
+tree = source_tree.digest(pathlib.Path(sys.argv[1]))
+print(toolchain.key_of(tree, server_versions.SUPPORTED, {"b": 1, "a": {"d": 2, "c": 3}}))
 """
 
 
 def test_the_seed_of_hashes_makes_no_id(tmp_path: pathlib.Path) -> None:
     lay(tmp_path, APP, Circumstances())
-    words = [sys.executable, "-c", PROGRAM, str(ROOT / "plugins/module_utils"), str(tmp_path)]
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "collections")}
     found = {
-        subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        subprocess.run(words, env={**environment, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
         for seed in ("1", "2", "3")
     }
     assert len(found) == 1

@@ -17,9 +17,9 @@ from ansible_collections.baton.web.plugins.module_utils.change import (
     history,
     outcome,
     receipt,
-    receipt_html,
     status,
 )
+from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 from ansible_collections.baton.web.plugins.module_utils.edge import access_log
 from ansible_collections.baton.web.plugins.module_utils.host import systemd, untrusted
 from hypothesis import example, given, settings
@@ -294,7 +294,7 @@ def test_any_answer_of_a_host_becomes_a_receipt(edge: dict[str, Any], activated:
     deploy = {"application": "links", "result": "deployed", "started": 1767268800.0, "seconds": 10}
     document = receipt.compose(deploy, {"edge1": edge}, {"app1": activated}, [])
     assert receipt.text(document)
-    assert receipt_html.page(document)
+    assert receipt_page.page(document)
     receipt.as_json(document)
 
 

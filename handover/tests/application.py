@@ -31,6 +31,9 @@ async def lifespan(receive: Any, send: Any) -> None:
     await receive()
     if marker := os.environ.get("SHUTDOWN_MARKER"):
         Path(marker, str(os.getpid())).touch()
+    await asyncio.sleep(float(os.environ.get("SHUTDOWN_SECONDS", "0")))
+    if (marker := os.environ.get("SHUTDOWN_MARKER")) and os.environ.get("SHUTDOWN_SECONDS"):
+        Path(marker, f"{os.getpid()}.ended").touch()
     if os.environ.get("SHUTDOWN_HANGS"):
         await asyncio.sleep(3600)
     await send({"type": "lifespan.shutdown.complete"})

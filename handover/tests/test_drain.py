@@ -208,6 +208,18 @@ def test_a_stop_runs_the_lifespan_shutdown(server: Server) -> None:
     assert "STOPPING=1" in server.messages
 
 
+def test_a_stop_gives_the_lifespan_its_own_time_beyond_that_of_requests(server: Server) -> None:
+    marker = server.root / "shutdown"
+    marker.mkdir()
+    # longer than requests have, and well within what both have together
+    server.environ = {"SHUTDOWN_MARKER": str(marker), "SHUTDOWN_SECONDS": "2.5"}
+    server.configure(graceful_timeout=1, handover_exit_timeout=20)
+    server.start()
+    pids = server.pids()
+    assert server.stop(timeout=60) == 0
+    assert sorted(path.name for path in marker.glob("*.ended")) == sorted(f"{pid}.ended" for pid in pids)
+
+
 def test_a_stop_with_sockets_of_systemd_loses_nothing(server: Server) -> None:
     """Two services on one socket: the bridge, in short."""
     server.start()
@@ -215,8 +227,8 @@ def test_a_stop_with_sockets_of_systemd_loses_nothing(server: Server) -> None:
     other.__dict__.update(server.__dict__)
     other.process = None
     other.status_file = server.root / "bridge.json"
-    loads = [Load("get", share=4), Load("post", "/echo", share=2, size=5000), Load("fresh", wait=0.3)]
-    with Background(server.target, loads, rate=200) as traffic:
+    loads = [Load("get", share=4), Load("post", "/echo", share=2, size=5000, expect="5000"), Load("fresh", wait=0.3)]
+    with Background(server.target, loads, rate=200, fewest=300) as traffic:
         server.messages.clear()
         other.start()
         assert server.stop() == 0
@@ -232,9 +244,10 @@ def test_recycled_workers_lose_nothing_and_leave_no_gap(server: Server, workers:
     server.configure(workers=workers, max_requests=80, max_requests_jitter=20)
     server.start()
     first = server.pids()
-    with Background(server.target, [Load("get", share=3), Load("fresh", wait=0.2)], rate=200, settle=3):
+    loads = [Load("get", share=3, expect='"release": "1"'), Load("fresh", wait=0.2)]
+    with Background(server.target, loads, rate=200, settle=3, fewest=1000):
         pass
-    with Background(server.target, [Load("get", share=3), Load("fresh", wait=0.2)], rate=200, settle=1) as traffic:
+    with Background(server.target, loads, rate=200, settle=1, fewest=300) as traffic:
         pass
     assert traffic.summary.failed == {}, traffic.summary.failures
     wait_for(lambda: len(server.pids()) == workers)
@@ -248,7 +261,7 @@ def test_a_worn_worker_serves_on_while_the_code_is_bad(server: Server) -> None:
     pid = server.pids()[0]
     server.release("bad", "raise RuntimeError('bad')")
     server.point("bad")
-    with Background(server.target, [Load("get")], rate=50, settle=1.5) as traffic:
+    with Background(server.target, [Load("get")], rate=50, settle=1.5, fewest=100) as traffic:
         pass
     assert traffic.summary.failed == {}, traffic.summary.failures
     assert server.pids() == [pid]

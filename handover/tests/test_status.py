@@ -12,6 +12,7 @@ from pathlib import Path
 
 import gunicorn_handover
 from conftest import Server, wait_for
+from gunicorn_handover import status
 
 
 def test_the_status_tells_who_serves(server: Server) -> None:
@@ -155,3 +156,16 @@ def test_a_status_file_that_can_not_be_written_stops_nobody(server: Server) -> N
     server.start()
     assert server.get()["release"] == "1"
     assert "status file can't be written" in server.log
+
+
+def test_a_master_removes_its_own_status_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "handover.json"
+    file = status.StatusFile(str(path))
+    file.write({"schema": status.SCHEMA, "master": {"pid": os.getpid()}})
+    # as a second master does that has taken the service over
+    path.write_text(json.dumps({"schema": status.SCHEMA, "master": {"pid": os.getppid()}}))
+    file.remove()
+    assert json.loads(path.read_text())["master"]["pid"] == os.getppid()
+    path.write_text(json.dumps({"schema": status.SCHEMA, "master": {"pid": os.getpid()}}))
+    file.remove()
+    assert not path.exists()

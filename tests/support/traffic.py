@@ -7,14 +7,16 @@ Each request has an *intended* time on a fixed grid, and its latency counts from
 for all requests of the stall, not for the one that a waiting client happened to send. Nothing is retried. Only the
 addresses given are spoken to, and a run is bounded in time and number.
 
-Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, wait in seconds):
+Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, wait in seconds, expect: text
+that the answer's body must have, else the request counts as `wrong body`):
     get        GET on a connection kept alive, when one is idle
     post       POST of `size` bytes on the same connections
     fresh      connect, wait, send: a connection that was accepted and has had no request yet
     idle       a request, wait, another one on the same connection (a new one if the server closed it meanwhile)
     upload     POST of `size` bytes, sent in pieces spread over `wait`
     sse        GET that is read to its end; an end before the final chunk counts as `cut`
-    websocket  opens, echoes a message every 0.2 s for `wait`, closes; a close by the server with 1012 is no failure
+    websocket  opens, echoes a message every 0.2 s for `wait`, closes; a close by the server with 1012 is no failure,
+               an answer without the message is
     h2         GET by HTTP/2 on one connection (TLS only)
     h2post     POST of `size` bytes by HTTP/2
 """
@@ -43,9 +45,13 @@ from websockets.asyncio.client import connect, unix_connect
 
 READ = 65536  # bytes
 SHOWN = 20  # failures that a summary describes one by one
-STARTUP = 1.0  # seconds that a process needs until its first request
+STARTED = "started"  # what a generator says just before its first request
 RESTARTING = 1012  # WebSocket close code: Service Restart
 NO_CLOSE = 1006  # the connection ended without a close frame
+
+
+class TrafficError(Exception):
+    """A run whose result proves nothing: the generator failed, ended early or sent too little."""
 
 
 class Failure(Exception):  # noqa: N818  a fate, not an error of ours
@@ -86,6 +92,12 @@ class Load:
     share: float = 1.0
     size: int = 1000  # bytes of a body
     wait: float = 0.0  # seconds
+    expect: str = ""  # text that the answer's body must have
+
+    def __str__(self) -> str:
+        """What `parse` reads."""
+        text = f"{self.kind},path={self.path},share={self.share},size={self.size},wait={self.wait}"
+        return f"{text},expect={self.expect}" if self.expect else text
 
     @classmethod
     def parse(cls, text: str) -> Load:
@@ -94,7 +106,13 @@ class Load:
         if kind not in Traffic.KINDS:
             raise ValueError(f"{kind!r} is none of {', '.join(Traffic.KINDS)}")
         given = dict(pair.split("=", 1) for pair in pairs)
-        types: dict[str, Callable[[str], object]] = {"path": str, "share": float, "size": int, "wait": float}
+        types: dict[str, Callable[[str], object]] = {
+            "path": str,
+            "share": float,
+            "size": int,
+            "wait": float,
+            "expect": str,
+        }
         return cls(kind, **{key: types[key](value) for key, value in given.items()})  # type: ignore[arg-type]
 
 
@@ -108,6 +126,7 @@ class Summary:
     failures: list[str] = dataclasses.field(default_factory=list)  # the first ones
     by_kind: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     close_codes: dict[str, int] = dataclasses.field(default_factory=dict)  # of WebSockets
+    stopped: bool = False  # told to stop; False for a run that ended by itself
     seconds: float = 0.0
     rate: float = 0.0  # requests a second, achieved
     lag_ms: float = 0.0  # the most that this client itself was late
@@ -161,8 +180,8 @@ class Connection:
 
     async def request(
         self, method: str, target: Target, path: str, body: AsyncIterator[bytes] | bytes = b"", length: int = 0
-    ) -> int:
-        """Sends a request and reads the whole answer; returns its status. Raises Failure."""
+    ) -> tuple[int, bytes]:
+        """Sends a request and reads the whole answer; returns its status and body. Raises Failure."""
         headers = [("Host", target.host), ("User-Agent", "traffic")]
         if method == "POST":
             headers.append(("Content-Length", str(length)))
@@ -191,8 +210,8 @@ class Connection:
         if data:
             self._writer.write(data)
 
-    async def _answer(self) -> int:
-        status = 0
+    async def _answer(self) -> tuple[int, bytes]:
+        status, body = 0, bytearray()
         while True:
             try:
                 event = self._h11.next_event()
@@ -202,6 +221,8 @@ class Connection:
                 self._h11.receive_data(await self._reader.read(READ))
             elif isinstance(event, h11.Response):
                 status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
             elif isinstance(event, h11.ConnectionClosed):
                 raise Failure("no answer")
             elif isinstance(event, h11.EndOfMessage):
@@ -209,7 +230,7 @@ class Connection:
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
             self.idle_since = time.monotonic()
-        return status
+        return status, bytes(body)
 
 
 class Traffic:
@@ -290,6 +311,7 @@ class Traffic:
             task = asyncio.create_task(self._one(load, intended, began))
             running.add(task)
             task.add_done_callback(running.discard)
+        summary.stopped = self._stop.is_set()
         summary.seconds = round(time.monotonic() - began, 3)
         if running:
             await asyncio.wait(running)
@@ -370,7 +392,7 @@ class Traffic:
         posts = load.kind in ("post", "upload")
         content = body if body is not None else b"x" * (load.size if posts else 0)
         try:
-            status = await connection.request(
+            status, answer = await connection.request(
                 "POST" if posts else "GET", self._target, load.path, content, load.size if posts else 0
             )
         except BaseException:
@@ -380,8 +402,7 @@ class Traffic:
             self._pool.append(connection)
         else:
             connection.close()
-        if not 200 <= status < 400:
-            raise Failure(f"HTTP {status}")
+        _judge(load, status, answer)
 
     async def _get(self, load: Load) -> None:
         await self._exchange(await self._pooled(), load)
@@ -396,10 +417,11 @@ class Traffic:
 
     async def _idle(self, load: Load) -> None:
         connection = await self._open()
-        status = await connection.request("GET", self._target, load.path)
-        if status != 200:
+        try:
+            _judge(load, *await connection.request("GET", self._target, load.path))
+        except BaseException:
             connection.close()
-            raise Failure(f"HTTP {status}")
+            raise
         await asyncio.sleep(load.wait)
         if not connection.reusable:
             connection.close()
@@ -434,7 +456,8 @@ class Traffic:
                 end = time.monotonic() + load.wait
                 while time.monotonic() < end:
                     await websocket.send("ping")
-                    await websocket.recv()
+                    if "ping" not in str(await websocket.recv()):
+                        raise Failure("wrong body")
                     await asyncio.sleep(0.2)
             self._codes["1000"] += 1
         except websockets.ConnectionClosed as closed:
@@ -465,8 +488,15 @@ class Traffic:
             )
         except httpx.TransportError as error:
             raise Failure(f"h2: {type(error).__name__}") from None
-        if not 200 <= response.status_code < 400:
-            raise Failure(f"HTTP {response.status_code}")
+        _judge(load, response.status_code, response.content)
+
+
+def _judge(load: Load, status: int, body: bytes) -> None:
+    """Raises Failure for an answer that is none that was asked for."""
+    if not 200 <= status < 400:
+        raise Failure(f"HTTP {status}")
+    if load.expect.encode() not in body:
+        raise Failure("wrong body")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -482,6 +512,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request")
     parser.add_argument("--idle-limit", type=float, default=1.0, help="seconds that an idle connection is used again")
     parser.add_argument("--warmup", type=float, default=0.0, help="seconds at first whose latencies don't count")
+    parser.add_argument("--announce", action="store_true", help=f"say {STARTED!r} before the first request")
     options = parser.parse_args(arguments)
     traffic = Traffic(
         Target(options.target, options.host, options.ca_file),
@@ -498,6 +529,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, traffic.stop)
+        if options.announce:
+            print(STARTED, flush=True)
         return await traffic.run()
 
     # what has been imported stays: a look through all of it would stop the clock for a tenth of a second
@@ -508,10 +541,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if summary.failed else 0
 
 
+class Generator:
+    """One process that sends, started and ended by hand; raises TrafficError where its result proves nothing."""
+
+    def __init__(self, target: str, loads: Sequence[str], **options: object) -> None:
+        """Starts it and waits until it sends. `options`: those of the command line, by their names."""
+        self._command = [sys.executable, __file__, target, "--announce"]
+        for name, value in options.items():
+            self._command += [f"--{name.replace('_', '-')}", str(value)]
+        for load in loads:
+            self._command += ["--load", load]
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != STARTED:
+            self.kill()
+            raise TrafficError(f"the generator didn't start (exit status {self._process.returncode})")
+
+    def kill(self) -> None:
+        """Ends it without a result."""
+        self._process.kill()
+        self._process.communicate()
+
+    def stop(self) -> None:
+        """Tells it to send no more."""
+        self._process.send_signal(signal.SIGINT)
+
+    def summary(self, fewest: int, timeout: float | None = None) -> Summary:
+        """Waits for the last answers of a generator told to stop.
+
+        `fewest`: requests that must have been sent; `timeout`: seconds. Raises TrafficError when it failed, ended
+        before it was told to, or sent fewer."""
+        try:
+            output = self._process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise TrafficError(f"the generator still waits for answers after {timeout:g} s") from None
+        code = self._process.returncode
+        try:
+            document = json.loads(output)
+        except ValueError:
+            raise TrafficError(f"the generator ended with exit status {code} and no summary") from None
+        document.pop("failed_total")
+        found = Summary(**document)
+        if code != (1 if found.failed else 0):
+            raise TrafficError(f"the generator ended with exit status {code}")
+        if not found.stopped:
+            raise TrafficError(f"the generator ended by itself after {found.seconds:g} s: give a longer duration")
+        if found.sent < fewest:
+            raise TrafficError(f"the generator sent {found.sent} requests, and at least {fewest} were due")
+        return found
+
+
 class Background:
     """Traffic from a process of its own, for tests that do something else meanwhile.
 
-    with Background("unix:/tmp/web.sock", [Load("get")], rate=300) as traffic:
+    with Background("unix:/tmp/web.sock", [Load("get")], rate=300, fewest=300) as traffic:
         server.reload()
     assert not traffic.summary.failed
     """
@@ -522,6 +606,7 @@ class Background:
         loads: Sequence[Load],
         *,
         rate: float,
+        fewest: int,
         duration: float = 120.0,
         settle: float = 0.5,
         host: str = "localhost",
@@ -530,37 +615,32 @@ class Background:
         idle_limit: float = 1.0,
         warmup: float = 0.0,
     ) -> None:
-        """Stops at the end of the block, or after `duration`. `settle`: seconds of traffic before and after it;
-        `idle_limit`: 0 for a new connection each time; `warmup`: seconds at first whose latencies don't count."""
+        """Stops at the end of the block, which raises TrafficError if the traffic ended before, failed to run, or had
+        fewer than `fewest` requests. `duration`: the most seconds; `settle`: seconds of traffic before and after the
+        block; `idle_limit`: 0 for a new connection each time; `warmup`: seconds at first whose latencies don't
+        count."""
         self.summary = Summary()
+        self._fewest = fewest
         self._settle = settle
-        self._command = [sys.executable, __file__, target, "--host", host, "--rate", str(rate)]
-        self._command += ["--duration", str(duration), "--timeout", str(timeout), "--idle-limit", str(idle_limit)]
-        self._command += ["--warmup", str(warmup)]
+        self._target = target
+        self._loads = [str(load) for load in loads]
+        self._options: dict[str, object] = {"host": host, "rate": rate, "duration": duration, "timeout": timeout}
+        self._options |= {"idle_limit": idle_limit, "warmup": warmup}
         if ca_file:
-            self._command += ["--ca-file", ca_file]
-        for load in loads:
-            self._command += [
-                "--load",
-                f"{load.kind},path={load.path},share={load.share},size={load.size},wait={load.wait}",
-            ]
+            self._options["ca_file"] = ca_file
 
     def __enter__(self) -> Background:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE)
-        time.sleep(STARTUP + self._settle)
+        self._generator = Generator(self._target, self._loads, **self._options)
+        time.sleep(self._settle)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
-            self._process.kill()
-            self._process.wait()
+            self._generator.kill()
             return
         time.sleep(self._settle)
-        self._process.send_signal(signal.SIGINT)
-        output = self._process.communicate()[0]
-        document = json.loads(output)
-        document.pop("failed_total")
-        self.summary = Summary(**document)
+        self._generator.stop()
+        self.summary = self._generator.summary(self._fewest)
 
 
 if __name__ == "__main__":

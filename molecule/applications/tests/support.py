@@ -7,7 +7,6 @@ import os
 import pathlib
 import ssl
 import subprocess
-import sys
 import textwrap
 import time
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import httpx
 import testinfra
 
-from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.playbooks import Done, Playbooks
+from tests.support.traffic import Generator
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 # the port of this machine that a host's 443 is published on
@@ -131,30 +131,39 @@ class Application(Playbooks):
 class Traffic:
     """Requests to an application on both hosts, from entering to leaving; afterwards `failed` says what went wrong."""
 
-    def __init__(self, application: Application, rate: int = 40, path: str = "/") -> None:
+    def __init__(self, application: Application, rate: int = 40, path: str = "/", *, fewest: int = 60) -> None:
+        """`rate`: requests a second to each host; `fewest`: how many each must have been sent."""
         self._application = application
         self._rate = rate
         self._path = path
-        self._running: list[subprocess.Popen[str]] = []
+        self._fewest = fewest
+        self._running: list[Generator] = []
         self.sent = 0
         self.failed: dict[str, int] = {}
 
     def __enter__(self) -> Traffic:
         for port in SOLO.values():
-            words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}"]
-            words += ["--host", self._application.site, "--ca-file", str(self._application.authority)]
-            words += ["--rate", str(self._rate), "--duration", "300", "--load", f"get,path={self._path},share=3"]
-            words += ["--load", f"fresh,path={self._path},wait=0.2"]
-            self._running.append(subprocess.Popen(words, cwd=PROJECT, text=True, stdout=subprocess.PIPE))
-        time.sleep(2)  # the generator starts, and what comes is measured against some quiet
+            generator = Generator(
+                f"https://127.0.0.1:{port}",
+                [f"get,path={self._path},share=3", f"fresh,path={self._path},wait=0.2"],
+                host=self._application.site,
+                ca_file=self._application.authority,
+                rate=self._rate,
+                duration=3600,
+            )
+            self._running.append(generator)
+        time.sleep(2)  # what comes is measured against some quiet
         return self
 
-    def __exit__(self, *_: object) -> None:
-        time.sleep(0.5)
-        for process in self._running:
-            process.terminate()
-        for process in self._running:
-            summary = json.loads(process.communicate(timeout=60)[0])
-            self.sent += summary["sent"]
-            for cause, count in summary["failed"].items():
-                self.failed[cause] = self.failed.get(cause, 0) + count
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            time.sleep(0.5)
+            for generator in self._running:
+                generator.stop()
+            while self._running:
+                summary = self._running.pop().summary(self._fewest, timeout=60)
+                self.sent += summary.sent
+                for cause, count in summary.failed.items():
+                    self.failed[cause] = self.failed.get(cause, 0) + count
+        for generator in self._running:
+            generator.kill()

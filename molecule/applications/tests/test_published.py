@@ -22,7 +22,7 @@ def test_it_is_served(published: Deployed, name: str) -> None:
 
 def test_restarting_it_loses_nothing_although_it_boots_slowly(published: Deployed) -> None:
     before = {name: published.workers(name) for name in SOLO}
-    with Traffic(published, rate=10, path="/healthz") as traffic:
+    with Traffic(published, rate=10, path="/healthz", fewest=20) as traffic:
         published.succeed("playbooks/restart.yml")
     assert traffic.failed == {}
     assert traffic.sent > 20

@@ -41,12 +41,12 @@ def drain(*servers: str, back: Sequence[str] = ()) -> dict[str, Any]:
     return result
 
 
-def traffic() -> Background:
+def traffic(fewest: int = 200) -> Background:
     """Requests of clients that keep no connection: nginx before 1.27.4 ends kept ones at a reload, without a word."""
     authority = str(INVENTORY / "tls/ca.pem")
-    loads = [Load("get", "/healthz"), Load("get", "/readyz")]
+    loads = [Load("get", "/healthz", expect="ok"), Load("get", "/readyz", expect='"schema":')]
     url = f"https://127.0.0.1:{PORT}"
-    return Background(url, loads, rate=40, duration=240, host=NAME, ca_file=authority, idle_limit=0)
+    return Background(url, loads, rate=40, fewest=fewest, duration=3600, host=NAME, ca_file=authority, idle_limit=0)
 
 
 def address(name: str) -> str:
@@ -84,6 +84,7 @@ def test_maintenance_lets_running_requests_end_and_answers_new_ones_itself(host:
         assert NAME in page.text
         assert (data.status_code, data.headers["retry-after"]) == (503, "120")
         assert data.json()["retry_after"] == 120
+        assert len({page.headers["x-request-id"], data.headers["x-request-id"]}) == 2
         # the application's own answer to a challenge that it doesn't know
         assert edge("/.well-known/acme-challenge/x").status_code == 404
         assert edge("/.baton-maintenance/maintenance.html").status_code == 404

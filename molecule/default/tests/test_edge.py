@@ -62,9 +62,21 @@ def test_http2_is_spoken(trust: ssl.SSLContext) -> None:
     assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
 
 
-def test_an_unknown_name_gets_no_certificate(trust: ssl.SSLContext) -> None:
-    with socket.create_connection(("127.0.0.1", PORT), 5) as plain, pytest.raises((ssl.SSLError, OSError)):
-        trust.wrap_socket(plain, server_hostname="other.example")
+def test_an_unknown_name_gets_no_certificate() -> None:
+    # of a client that would take any: one that checks names refuses whatever the server shows
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", PORT), 5) as plain,
+        context.wrap_socket(plain, server_hostname=NAME) as known,
+    ):
+        assert known.getpeercert(binary_form=True)
+    with (
+        socket.create_connection(("127.0.0.1", PORT), 5) as plain,
+        pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"),
+    ):
+        context.wrap_socket(plain, server_hostname="other.example")
 
 
 def test_an_unknown_name_gets_no_answer_over_http() -> None:
@@ -79,12 +91,32 @@ def test_old_tls_is_refused() -> None:
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     context.minimum_version = ssl.TLSVersion.TLSv1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection(("127.0.0.1", PORT), 5) as plain, pytest.raises((ssl.SSLError, OSError)):
+    with (
+        socket.create_connection(("127.0.0.1", PORT), 5) as plain,
+        # by the server: a client that can't speak it says NO_PROTOCOLS_AVAILABLE
+        pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
+    ):
         context.wrap_socket(plain, server_hostname=NAME)
 
 
 def test_a_body_over_the_limit_is_refused(edge: Edge) -> None:
     assert edge("/api/links", "POST", content=b"x" * (10 * 2**20 + 1)).status_code == 413
+
+
+def test_an_answer_of_nginx_itself_has_an_id_that_is_in_its_log(host: Any, edge: Edge) -> None:
+    answers = [
+        edge("/api/links", "POST", content=b"x" * (10 * 2**20 + 1)),
+        edge("/.baton-maintenance/maintenance.html"),
+    ]
+    assert [answer.status_code for answer in answers] == [413, 404]
+    lines = host.check_output("tail -50 /var/log/nginx/links-access.log").splitlines()
+    logged = {entry["request_id"]: entry["status"] for entry in map(json.loads, lines)}
+    assert [logged.get(answer.headers["x-request-id"]) for answer in answers] == [413, 404]
+
+
+@pytest.mark.parametrize("name", ["", "maintenance.html", "maintenance.json"])
+def test_the_maintenance_page_is_not_reached_from_outside(edge: Edge, name: str) -> None:
+    assert edge(f"/.baton-maintenance/{name}").status_code == 404
 
 
 def test_headers_over_the_limit_are_refused(edge: Edge) -> None:

@@ -215,8 +215,11 @@ class Fleet(Playbooks):
         return release
 
     @contextlib.contextmanager
-    def traffic(self, loads: list[Load] | None = None, rate: float = 30, idle_limit: float = 1.0) -> Iterator[Traffic]:
-        """Requests to both edges, from entering to leaving. `idle_limit`: 0 for a new connection each time."""
+    def traffic(
+        self, loads: list[Load] | None = None, rate: float = 30, idle_limit: float = 1.0, fewest: int = 100
+    ) -> Iterator[Traffic]:
+        """Requests to both edges, from entering to leaving. `idle_limit`: 0 for a new connection each time; `fewest`:
+        requests that each edge must have been sent."""
         authority = str(SCENARIO / "inventory/tls/ca.pem")
         traffic = Traffic()
         with contextlib.ExitStack() as stack:
@@ -226,6 +229,7 @@ class Fleet(Playbooks):
                         f"https://127.0.0.1:{port}",
                         loads or MIX,
                         rate=rate,
+                        fewest=fewest,
                         duration=7200,
                         host=SITE,
                         ca_file=authority,

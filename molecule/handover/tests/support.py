@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any
 import testinfra
 
 from tests.support.playbooks import PROJECT, Playbooks
+from tests.support.traffic import Generator
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 INVENTORY = SCENARIO / "inventory"
@@ -31,16 +33,16 @@ FOLDER = "/root/handover"
 # Shares of a mix in which everything that a client can do is under way at any time
 MIX = (
     "get,path=/,share=10",
-    "post,path=/echo,share=5,size=20000",
-    "post,path=/echo,share=1,size=3000000",
+    "post,path=/echo,share=5,size=20000,expect=20000",
+    "post,path=/echo,share=1,size=3000000,expect=3000000",
     "fresh,path=/,share=4,wait=0.4",
     "idle,path=/,share=3,wait=1.5",
-    "upload,path=/echo,share=1,size=400000,wait=1.5",
+    "upload,path=/echo,share=1,size=400000,wait=1.5,expect=400000",
     "get,path=/slow?seconds=3,share=1,wait=3",
     "sse,path=/events?count=20&interval=0.1,share=1",
     "websocket,path=/ws,share=1,wait=2",
     "h2,path=/,share=4",
-    "h2post,path=/echo,share=2,size=20000",
+    "h2post,path=/echo,share=2,size=20000,expect=20000",
 )
 
 
@@ -75,43 +77,44 @@ def crash(name: str) -> None:
 class Traffic:
     """Requests to both hosts, from entering to leaving; `summaries` then tells the fate of each."""
 
-    def __init__(self, loads: Sequence[str] = MIX, rate: float = 25, idle_limit: float = 1.0) -> None:
-        """`rate`: requests a second to each host. `idle_limit`: 0 for a new connection each time."""
+    def __init__(self, loads: Sequence[str] = MIX, *, fewest: int, rate: float = 25, idle_limit: float = 1.0) -> None:
+        """`fewest`: requests that each host must have been sent. `rate`: requests a second to each.
+        `idle_limit`: 0 for a new connection each time."""
+        self._fewest = fewest
         self._loads = loads
         self._rate = rate
         self._idle_limit = idle_limit
-        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._running: dict[str, Generator] = {}
         self.summaries: dict[str, Mapping[str, Any]] = {}
 
     def __enter__(self) -> Traffic:
         for name, port in PORTS.items():
-            words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{port}", "--host", NAME]
-            words += [
-                "--ca-file",
-                str(INVENTORY / "tls/ca.pem"),
-                "--rate",
-                str(self._rate),
-                "--duration",
-                "7200" if LONG else "900",
-            ]
-            words += ["--idle-limit", str(self._idle_limit)]
-            for load in self._loads:
-                words += ["--load", load]
-            self._running[name] = subprocess.Popen(words, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
-        time.sleep(2)  # the generators start
+            self._running[name] = Generator(
+                f"https://127.0.0.1:{port}",
+                self._loads,
+                host=NAME,
+                ca_file=INVENTORY / "tls/ca.pem",
+                rate=self._rate,
+                duration=7200,
+                idle_limit=self._idle_limit,
+            )
+        time.sleep(2)  # some quiet before what comes
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.end()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.end()
+        for generator in self._running.values():
+            generator.kill()
 
     def end(self) -> None:
-        """Sends no more and waits for the last answers."""
+        """Sends no more and waits for the last answers. Raises TrafficError when the traffic was none."""
         time.sleep(0.5)
-        for process in self._running.values():
-            process.terminate()
-        for name, process in self._running.items():
-            self.summaries[name] = json.loads(process.communicate(timeout=90)[0])
-        self._running.clear()
+        for generator in self._running.values():
+            generator.stop()
+        while self._running:
+            name, generator = self._running.popitem()
+            self.summaries[name] = dataclasses.asdict(generator.summary(self._fewest, timeout=90))
 
     @property
     def failed(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def traffic(good: str) -> Iterator[Traffic]:  # noqa: ARG001
     """One run of traffic through all of this; the last test looks at what came of it."""
-    with Traffic(rate=15) as running:
+    with Traffic(fewest=30, rate=15) as running:
         yield running
 
 

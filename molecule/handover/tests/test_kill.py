@@ -10,12 +10,12 @@ from .conftest import COPY
 from .support import LONG, PORTS, Traffic, at_once, both, crash
 
 # short requests: what a victim holds is then a handful
-SHORT = ("get,path=/,share=6", "post,path=/echo,share=3,size=20000", "fresh,path=/,share=3,wait=0.3")
+SHORT = ("get,path=/,share=6", "post,path=/echo,share=3,size=20000,expect=20000", "fresh,path=/,share=3,wait=0.3")
 TRIES = 100 if LONG else 10  # on each of the two hosts
 
 
 def test_a_worker_is_back_within_a_second(good: str) -> None:  # noqa: ARG001
-    with Traffic(SHORT) as traffic:
+    with Traffic(SHORT, fewest=50) as traffic:
         killed = both("kill_worker")
     for name in PORTS:
         assert killed[name]["forked"] < 1
@@ -23,7 +23,7 @@ def test_a_worker_is_back_within_a_second(good: str) -> None:  # noqa: ARG001
 
 
 def test_a_master_is_back_within_five_seconds(good: str) -> None:  # noqa: ARG001
-    with Traffic(SHORT) as traffic:
+    with Traffic(SHORT, fewest=50) as traffic:
         killed = both("kill_master")
     for name in PORTS:
         assert killed[name]["answered"] < 5
@@ -32,7 +32,7 @@ def test_a_master_is_back_within_five_seconds(good: str) -> None:  # noqa: ARG00
 
 
 def test_a_booting_worker_takes_nothing_with_it(good: str) -> None:  # noqa: ARG001
-    with Traffic() as traffic:
+    with Traffic(fewest=75) as traffic:
         killed = both("kill_booting")
         good_again = both("reload")
     assert traffic.failed == {}, traffic.failures
@@ -44,7 +44,7 @@ def test_a_booting_worker_takes_nothing_with_it(good: str) -> None:  # noqa: ARG
 
 
 def test_a_bridge_that_is_killed_as_it_boots_changes_nothing(good: str) -> None:
-    with Traffic() as traffic:
+    with Traffic(fewest=75) as traffic:
         before = both("state")
         killed = both("kill_bridge", serving=False)
         after = both("state")
@@ -59,7 +59,7 @@ def test_a_bridge_that_is_killed_as_it_boots_changes_nothing(good: str) -> None:
 
 
 def test_a_bridge_that_is_killed_while_it_serves_loses_only_what_it_holds(good: str) -> None:
-    with Traffic(SHORT) as traffic:
+    with Traffic(SHORT, fewest=50) as traffic:
         killed = both("kill_bridge", serving=True)
         after = both("state")
     for name in PORTS:
@@ -69,7 +69,7 @@ def test_a_bridge_that_is_killed_while_it_serves_loses_only_what_it_holds(good: 
 
 
 def test_a_handover_comes_to_its_end_without_its_caller(good: str) -> None:
-    with Traffic() as traffic:
+    with Traffic(fewest=75) as traffic:
         tries = both("kill_callers", count=TRIES, releases=[good, COPY], longest=4.0, seed=1)
         both("activate", release=good)
     assert traffic.failed == {}, traffic.failures
@@ -90,7 +90,7 @@ def test_the_end_of_its_login_does_not_end_a_handover(good: str) -> None:
 
 @pytest.mark.parametrize("moment", [0.5, 1.5, 3.0])
 def test_when_all_of_a_handover_is_killed_the_next_one_converges(good: str, moment: float) -> None:
-    with Traffic() as traffic:
+    with Traffic(fewest=75) as traffic:
         both("kill_everything", release=COPY, moment=moment)
         converged = both("activate", release=COPY)
         after = both("state")

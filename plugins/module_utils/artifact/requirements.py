@@ -120,11 +120,12 @@ def read_text(text: str, *, root: Path, name: str = "requirements") -> Requireme
     return found
 
 
-def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool, seen: set[Path]) -> None:
-    if path in seen:
-        return
-    seen.add(path)
+def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool, seen: set[tuple[Path, bool]]) -> None:
     place, within = path.resolve(), found.within.resolve() if found.within else None
+    # by where it is: files in two folders that include each other make longer paths in each round
+    if (place, constraints) in seen:
+        return
+    seen.add((place, constraints))
     if within is not None and not place.is_relative_to(within):
         raise BatonError(
             f"The requirements include {os.path.relpath(place, within)}, which leads out of the source.",
@@ -158,7 +159,9 @@ def decode(data: bytes) -> str:
     return data.decode()
 
 
-def _read_line(found: Requirements, line: str, path: Path, root: Path, *, constraints: bool, seen: set[Path]) -> None:
+def _read_line(
+    found: Requirements, line: str, path: Path, root: Path, *, constraints: bool, seen: set[tuple[Path, bool]]
+) -> None:
     option = re.split(r"[\s=]", line, maxsplit=1)[0]
     if option in ("-r", "--requirement", "-c", "--constraint"):
         included = path.parent / line[len(option) :].lstrip(" =")

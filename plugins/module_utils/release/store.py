@@ -113,7 +113,10 @@ def locked(places: ReleaseStore) -> Iterator[None]:
 
 
 def sweep(places: ReleaseStore) -> list[str]:
-    """Remove what an interrupted run left: hidden folders, and folders that were never complete."""
+    """Remove what an interrupted run left: hidden folders, and folders that were never complete.
+
+    A folder that a process lives on stays.
+    """
     removed = []
     if places.releases.is_dir():
         for folder in sorted(places.releases.iterdir()):
@@ -123,7 +126,7 @@ def sweep(places: ReleaseStore) -> list[str]:
             if folder.name.startswith((STAGING, _REMOVING)):
                 shutil.rmtree(folder)
                 removed.append(folder.name)
-            elif half_made and folder.name != current(places):
+            elif half_made and folder.name != current(places) and folder.name not in in_use(places):
                 remove(places, folder)
                 removed.append(folder.name)
     return removed

@@ -83,6 +83,7 @@ def measure(fleet: Fleet, kind: Kind) -> Run:
         f"https://127.0.0.1:{PORT}",
         MIX,
         rate=RATE,
+        fewest=int(RATE * SETTLE),
         duration=3600,
         settle=SETTLE,
         host=kind.host,

@@ -54,6 +54,7 @@ def phase(plan: Plan, server: Server, kind: str, imported: str, happening: Calla
         f"https://127.0.0.1:{PORT}",
         MIX,
         rate=plan.rate,
+        fewest=int(plan.rate * 1.5),
         duration=3600,
         settle=1.5,
         warmup=1.0,

@@ -331,3 +331,15 @@ def test_a_rehearsal_reads_the_settings_of_its_own_release(
 
 def test_a_rehearsal_has_more_time_than_a_worker_to_boot(load_role: Callable[[str], Any]) -> None:
     assert int(load_role("app_service").value("app_service_rehearsal_timeout", app_service_boot_timeout=300)) > 300
+
+
+def test_who_can_connect_to_the_socket_and_how_many_may_wait(render: Callable[..., str]) -> None:
+    unit = "etc/systemd/system/app.socket.j2"
+    lines = render(unit, app_service_listen="/run/links/web.sock", app_service_backlog=77).splitlines()
+    assert {"SocketUser=links", "SocketMode=0660", "Backlog=77", "ListenStream=/run/links/web.sock"} < set(lines)
+    (group,) = [line for line in lines if line.startswith("SocketGroup=")]
+    assert group == "SocketGroup=www-data"
+    tcp = render(unit, app_service_listen="10.0.0.5:8000").splitlines()
+    assert "ListenStream=10.0.0.5:8000" in tcp
+    assert "Backlog=2048" in tcp
+    assert not any(line.startswith(("SocketMode=", "SocketUser=")) for line in tcp)

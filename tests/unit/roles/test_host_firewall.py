@@ -124,3 +124,15 @@ def test_preflight_refuses_rules_that_nftables_would(load_role: Callable[[str], 
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_rules=[{"port": 80}]) == []
     assert len(role.refusals("tasks/preflight_rules.yml", **wrong)) == 1
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_enabled=False) == []
+
+
+def test_loopback_passes_and_invalid_packets_are_dropped_before_any_port_is_opened(
+    load_role: Callable[[str], Any],
+) -> None:
+    text = load_role("host_firewall").render("etc/nftables.conf.j2")
+    chain = text.partition("chain input {")[2].partition("}\n\n")[0]
+    rules = [line.strip() for line in text.partition("chain input {")[2].splitlines() if line.strip()]
+    assert rules[0] == "type filter hook input priority filter; policy drop;"
+    assert rules[1] == "iif lo accept"
+    assert rules[2] == "ct state vmap { established : accept, related : accept, invalid : drop }"
+    assert "dport" not in chain.partition("invalid : drop")[0]

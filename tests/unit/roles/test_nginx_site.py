@@ -183,6 +183,29 @@ def test_retries_can_be_switched_off(site: Callable[..., str], retries: bool, di
     assert "non_idempotent" not in text
 
 
+def test_a_request_is_tried_on_few_servers_and_not_for_long(site: Callable[..., str]) -> None:
+    text = site()
+    bounds = dict(re.findall(r"^ +(proxy_connect_timeout|proxy_next_upstream_\w+) (.*);$", text, re.MULTILINE))
+    assert bounds == {
+        "proxy_connect_timeout": "5s",
+        "proxy_next_upstream_tries": "2",
+        "proxy_next_upstream_timeout": "10s",
+    }
+    assert "proxy_connect_timeout 2s;" in site(nginx_site_connect_timeout=2)
+
+
+def test_answers_of_nginx_itself_carry_the_request_s_id(site: Callable[..., str]) -> None:
+    # without `always`, nginx adds it to successes alone; a location with headers of its own would have none of these
+    (line,) = re.findall(r"^ *add_header X-Request-ID .*$", site(), re.MULTILINE)
+    assert line == "    add_header X-Request-ID $request_id always;"
+
+
+def test_the_maintenance_page_is_not_reached_from_outside(site: Callable[..., str]) -> None:
+    locations = re.findall(r"location (?:= )?/\.baton-maintenance/ \{([^}]*)\}", site())
+    assert len(locations) == 2
+    assert ["internal;" in location.split("\n        ") for location in locations] == [True, True]
+
+
 def test_a_streaming_path_is_not_buffered(site: Callable[..., str]) -> None:
     text = site(nginx_site_streaming_paths=["/events", "/feed"], nginx_site_streaming_read_timeout=90)
     for path in ("/events", "/feed"):

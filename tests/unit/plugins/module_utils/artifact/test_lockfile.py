@@ -109,6 +109,43 @@ def test_poetry_lock_of_a_project_that_excludes_the_python_of_the_controller(wri
         resolve(root, tools)
 
 
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (("uv.lock", "poetry.lock", "requirements.txt"), "uv.lock"),
+        (("poetry.lock", "requirements.txt"), "poetry.lock"),
+        # a workspace's lock says more than what a member wrote beside
+        (("uv.lock", "svc/requirements.txt"), "uv.lock"),
+        (("requirements.txt", "svc/requirements.txt"), "svc/requirements.txt"),
+        (("uv.lock", "svc/uv.lock"), "svc/uv.lock"),
+    ],
+)
+def test_of_two_locks_in_a_source_the_same_one_is_always_read(
+    write: Write, files: tuple[str, ...], chosen: str
+) -> None:
+    root = write("app", {"svc/main.py": "", **dict.fromkeys(files, "")})
+    found = lockfile.find(root, "svc", "")
+    assert found is not None
+    assert found[1] == root / chosen
+    # and the setting has the last word
+    override = lockfile.find(root, "svc", files[-1])
+    assert override is not None
+    assert override[1] == root / files[-1]
+
+
+@pytest.mark.parametrize("word", ["-r", "-c", "--requirement"])
+def test_requirements_that_include_each_other_are_read_once(write: Write, tools: Tools, word: str) -> None:
+    root = write(
+        "app",
+        {
+            "requirements.txt": f"idna==3.7 --hash={HASH}\n{word} requirements/b.txt\n",
+            "requirements/b.txt": f"{word} ../requirements/a.txt\n",
+            "requirements/a.txt": f"{word} b.txt\n-r ../requirements.txt\n",
+        },
+    )
+    assert names(resolve(root, tools)) == {"idna": "3.7"}
+
+
 def test_hashed_requirements_are_taken_as_they_are(write: Write, tools: Tools) -> None:
     root = write(
         "app",

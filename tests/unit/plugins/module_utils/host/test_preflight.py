@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import preflight
@@ -26,6 +28,14 @@ def test_too_little_room_is_told_in_numbers(tmp_path: pathlib.Path) -> None:
     (found,) = preflight.disk_problems("app1", [{"path": str(tmp_path), "megabytes": 2**40}])
     assert found.startswith(f"app1: {tmp_path} has ")
     assert f"{2**40} MiB are needed" in found
+
+
+@pytest.mark.parametrize(("free", "refused"), [(1024, False), (1023, True)])
+def test_all_the_room_asked_for_must_be_free(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, free: int, refused: bool
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
+    assert bool([*preflight.disk_problems("app1", [{"path": str(tmp_path), "megabytes": 1024}])]) is refused
 
 
 def test_a_port_that_somebody_else_has_is_told_with_its_owner(listening: int) -> None:

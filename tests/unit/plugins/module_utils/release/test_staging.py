@@ -3,10 +3,14 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
+import os
 import pathlib
+import pwd
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -239,6 +243,31 @@ def test_the_import_check_has_the_environment_and_hides_secrets(
     assert "ValueError: ***" in str(caught.value)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_the_import_check_runs_as_its_user_alone() -> None:
+    nobody = pwd.getpwnam("nobody")
+    report = (
+        "import json, os\nprint(json.dumps([os.getresuid(), os.getresgid(), os.getgroups()]))\nraise SystemExit(3)\n"
+    )
+    # a folder that another user can enter, with the system's Python in the place of a venv
+    folder = pathlib.Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o755)
+        for name in ("venv/bin", "src", "server"):
+            (folder / name).mkdir(parents=True)
+        (folder / "venv/bin/python").symlink_to("/usr/bin/python3")
+        for name in ("gunicorn_handover", "uvloop", "httptools"):
+            (folder / f"server/{name}.py").write_text("")
+        (folder / "src/main.py").write_text(report)
+        about = {"id": "x", "module": "main:app", "import_paths": ["src"], "working_directory": "src"}
+        with pytest.raises(BatonError) as caught:
+            import_check.check_import(folder, about, import_check.ImportCheck(user="nobody"))
+    finally:
+        shutil.rmtree(folder)
+    groups = sorted(os.getgrouplist("nobody", nobody.pw_gid))
+    assert json.dumps([[nobody.pw_uid] * 3, [nobody.pw_gid] * 3, groups]) in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -293,6 +322,21 @@ def test_a_host_of_another_kind_is_refused(places: store.ReleaseStore, build: Ca
         staging.check_python(places, asked)
 
 
+@pytest.mark.parametrize(("glibc", "refused"), [("2.0", False), ("2.999", True), ("3.0", True)])
+def test_wheels_for_a_newer_glibc_are_refused(
+    places: store.ReleaseStore, build: Callable[..., Any], glibc: str, refused: bool
+) -> None:
+    built = build()
+    here = {**HERE, "glibc": glibc}
+    built["wheels"] = {f"py{HERE['python']}-{HERE['architecture']}-glibc{glibc}": next(iter(built["wheels"].values()))}
+    asked = staging.StageRequest.parse(built, here, places.upload)
+    if not refused:
+        assert staging.check_python(places, asked).startswith(HERE["python"])
+        return
+    with pytest.raises(BatonError, match=rf"with glibc 2\.\d+, but the wheels are for .*-glibc{glibc}"):
+        staging.check_python(places, asked)
+
+
 def test_a_host_without_uv_is_told_the_role(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     bare = dataclasses.replace(places, uv=pathlib.Path("/nowhere/uv"))
     with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
@@ -308,6 +352,28 @@ def test_too_little_disk_is_said_before_anything_is_sent(places: store.ReleaseSt
     assert not places.upload.exists()
 
 
+@pytest.mark.parametrize(("missing", "refused"), [(0, False), (1, True)])
+def test_a_reserve_stays_free_on_the_disk(
+    places: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, missing: int, refused: bool
+) -> None:
+    built = build()
+    (packed,) = built["wheels"].values()
+    # all on one disk: archives as uploaded, what they unpack to, and the wheels once more to install from
+    needed = sum(int(built["source"][key]) + int(packed[key]) for key in ("upload_bytes", "unpacked_bytes"))
+    needed += int(packed["upload_bytes"]) + staging.RESERVE_BYTES
+    real = os.statvfs(places.releases.parent)
+    fields = [*real]
+    fields[1], fields[4] = 1, needed - missing  # f_frsize, f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    assert staging.RESERVE_BYTES == 100 * 2**20
+    asked = staging.StageRequest.parse(built, HERE, places.upload)
+    if not refused:
+        assert not staging.query(places, asked)["staged"]
+        return
+    with pytest.raises(BatonError, match="on the disk of"):
+        staging.query(places, asked)
+
+
 def test_a_damaged_upload_is_named(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     asked = uploaded(places, build())
     asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
@@ -321,6 +387,27 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: pathlib.Path) -> None:
         packed.addfile(tarfile.TarInfo("../evil"))
     with pytest.raises(BatonError, match="evil"):
         staging.unpack(tmp_path / "bad.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "linked"),
+    [
+        (tarfile.LNKTYPE, "src/main.py"),
+        (tarfile.LNKTYPE, "/etc/shadow"),
+        (tarfile.CHRTYPE, ""),
+        (tarfile.BLKTYPE, ""),
+        (tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_an_archive_has_neither_devices_nor_hard_links(tmp_path: pathlib.Path, kind: bytes, linked: str) -> None:
+    with tarfile.open(tmp_path / "bad.tar", "w") as packed:
+        packed.addfile(tarfile.TarInfo("src/main.py"))
+        entry = tarfile.TarInfo("src/odd")
+        entry.type, entry.linkname, entry.devmajor, entry.devminor = kind, linked, 1, 3
+        packed.addfile(entry)
+    with pytest.raises(BatonError, match=r"bad\.tar has the entry src/odd"):
+        staging.unpack(tmp_path / "bad.tar", tmp_path / "out")
+    assert not os.path.lexists(tmp_path / "out/src/odd")
 
 
 def test_two_runs_wait_for_each_other(places: store.ReleaseStore) -> None:
@@ -361,6 +448,28 @@ def living(five: store.ReleaseStore) -> Iterator[store.ReleaseStore]:
     yield five
     process.kill()
     process.wait()
+
+
+def test_what_a_process_lives_on_is_not_swept(living: store.ReleaseStore) -> None:
+    for name in ("r1", "r5"):
+        (living.releases / name / "release.json").unlink()
+    assert store.sweep(living) == ["r5"]
+    assert (living.releases / "r1/src").is_dir()
+
+
+def test_nothing_is_staged_over_what_a_process_lives_on(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    built = build()
+    stage(places, built)
+    folder = places.releases / built["id"]
+    (folder / "venv/bin/python").unlink()  # as after an upgrade of the distribution's Python
+    with subprocess.Popen(["sleep", "60"], cwd=folder / "src") as process:
+        try:
+            with pytest.raises(BatonError, match="a process runs from it"):
+                stage(places, built)
+            assert (folder / "release.json").exists()
+        finally:
+            process.kill()
+    assert stage(places, built)["changed"]
 
 
 def test_prune_spares_what_a_process_lives_on(living: store.ReleaseStore) -> None:

@@ -1,0 +1,98 @@
+"""The traffic that other tests rely on: a run that proves nothing fails the test that it ran for."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.traffic import Background, Load, TrafficError
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"release 1" if self.path == "/" else b"release 2"
+        self.send_response(500 if self.path == "/fail" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A web server's address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
+def test_traffic_that_ran_to_the_end_of_the_block_is_counted(server: str) -> None:
+    with Background(server, [Load("get", expect="release 1")], rate=100, fewest=20, settle=0.2) as traffic:
+        pass
+    assert traffic.summary.failed == {}
+    assert traffic.summary.ok == traffic.summary.sent >= 20
+
+
+def test_traffic_that_ended_before_the_block_is_no_success(server: str) -> None:
+    with (
+        pytest.raises(TrafficError, match=r"ended by itself after .* give a longer duration"),
+        Background(server, [Load("get")], rate=100, fewest=1, settle=0.2, duration=0.1) as traffic,
+    ):
+        os.waitid(os.P_PID, traffic._generator._process.pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_too_little_traffic_is_no_success(server: str) -> None:
+    with (
+        pytest.raises(TrafficError, match=r"sent \d+ requests, and at least 1000000 were due"),
+        Background(server, [Load("get")], rate=10, fewest=1_000_000, settle=0.1),
+    ):
+        pass
+
+
+def test_a_generator_that_died_is_no_success(server: str) -> None:
+    with (
+        pytest.raises(TrafficError, match="exit status -9 and no summary"),
+        Background(server, [Load("get")], rate=10, fewest=1, settle=0.1) as traffic,
+    ):
+        os.kill(traffic._generator._process.pid, signal.SIGKILL)
+
+
+def test_a_generator_that_does_not_start_is_told_at_once(server: str) -> None:
+    with (
+        pytest.raises(TrafficError, match="didn't start"),
+        Background(server, [Load("no such kind")], rate=10, fewest=1),
+    ):
+        pass
+
+
+def test_the_failure_of_the_block_comes_before_that_of_its_traffic(server: str) -> None:
+    with pytest.raises(ZeroDivisionError), Background(server, [Load("get")], rate=10, fewest=10**6, settle=0):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"), [("/other", "wrong body"), ("/fail", "HTTP 500")], ids=["another body", "an error"]
+)
+@pytest.mark.parametrize("kind", ["get", "fresh", "idle"])
+def test_an_answer_that_was_not_asked_for_is_a_failure(server: str, kind: str, path: str, cause: str) -> None:
+    with Background(server, [Load(kind, path, expect="release 1")], rate=50, fewest=5, settle=0.1) as traffic:
+        pass
+    assert set(traffic.summary.failed) == {cause}
+    assert traffic.summary.ok == 0
+
+
+def test_a_load_is_written_as_it_is_read() -> None:
+    load = Load("post", "/echo?a=b", share=0.5, size=20_000, wait=1.5, expect="20000")
+    assert Load.parse(str(load)) == load

@@ -29,11 +29,30 @@ test-fleet: setup-dev ## Molecule on real systemd hosts
 	@scripts/test-fleet -s preflight -s default -s handover -s applications -s hostile -s deploy
 
 .PHONY: test-long
-test-long: export BATON_TEST_LONG := 1
-test-long: export PYTEST_ADDOPTS := -m ""
-test-long: setup-dev ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)
+test-long: test-long-unit test-mutants-changed test-long-fleet ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)
+
+.PHONY: test-long-unit
+test-long-unit test-long-fleet: export BATON_TEST_LONG := 1
+test-long-unit test-long-fleet: export PYTEST_ADDOPTS := -m ""
+test-long-unit: setup-dev
 	@scripts/test-unit
-	@scripts/test-fleet --all
+
+# SCENARIOS="-s deploy": some of them
+SCENARIOS ?= --all
+.PHONY: test-long-fleet
+test-long-fleet: setup-dev
+	@scripts/test-fleet $(SCENARIOS)
+
+# MUTANTS="history bake --sample 50": some modules, some mutants
+.PHONY: test-mutants
+test-mutants: setup-dev ## How much the tests notice: docs/testing.md (hours)
+	@python -m tests.mutants $(MUTANTS)
+
+# of lines that differ from MUTANTS_BASE, at most so many of each module, most must be killed
+MUTANTS_BASE ?= $(shell git merge-base HEAD main)
+.PHONY: test-mutants-changed
+test-mutants-changed: setup-dev
+	@python -m tests.mutants --changed $(MUTANTS_BASE) --sample 60 --floor 85
 
 .PHONY: lint
 lint: setup-dev ## All linters

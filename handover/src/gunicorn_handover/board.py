@@ -23,7 +23,7 @@ class State(enum.IntEnum):
 
 
 class Board:
-    """One page, made by the master before the fork. Each field has a single writer."""
+    """One page, made by the master before the fork. Each field has a single writer, or is only ever set."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, SIZE)
@@ -57,7 +57,8 @@ class Board:
 
     @property
     def worn(self) -> bool:
-        """Whether the worker has had its `max_requests` and asks for a successor. Written by the worker."""
+        """Whether the worker is to go when it has a successor: it has had its `max_requests` and says so, or the master
+        says so of one that a failed reload leaves."""
         return self._page[_WORN] == 1
 
     def wear_out(self) -> None:

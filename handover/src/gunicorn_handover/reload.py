@@ -195,8 +195,8 @@ class Reload:
         self._close_trial()
         for worker in self._new():
             if worker.board.state >= State.READY:
-                # it serves already, for want of an old one: no request of its own may be lost
-                self._arbiter.retire(worker)
+                # it serves already, for want of an old one, and perhaps alone: it goes when it has a successor
+                worker.board.wear_out()
             else:
                 worker.condemned = True
                 self._arbiter.kill_worker(worker.pid, signal.SIGKILL)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import os
 import pathlib
 import stat
+import threading
 import time
 
 import pytest
@@ -155,3 +158,141 @@ def test_a_file_that_makes_no_sense_is_no_lock(app: Application) -> None:
     (app.state / "lock.json").write_text('{"token": "a", ')
     deploy_lock.take(app, BOB, "rollback", 900)
     assert held(app).token == "b"
+
+
+def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert deploy_lock.clock(1764072000.0) == "2025-11-25 12:00:00 UTC"
+        holder = deploy_lock.Holder("a", "ann@laptop", "", "deploy v2", 1764072000.0, 1764072900.0, 900.0)
+        assert holder.words() == "ann@laptop since 2025-11-25 12:00:00 UTC (deploy v2)"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_what_was_written_is_what_is_read(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1000.0)
+    assert deploy_lock.take(app, ANN, "deploy v2", 900) is None
+    expected = deploy_lock.Holder("a", "ann@laptop", "ann's process", "deploy v2", 1000.0, 1900.0, 900.0)
+    assert deploy_lock.read(app) == expected
+    assert deploy_lock.as_dict(expected) == {
+        "token": "a",
+        "who": "ann@laptop",
+        "process": "ann's process",
+        "reason": "deploy v2",
+        "since": 1000.0,
+        "expires": 1900.0,
+        "seconds": 900.0,
+        "words": "ann@laptop since 1970-01-01 00:16:40 UTC (deploy v2)",
+    }
+    assert deploy_lock.as_dict(None) is None
+    # a lock that is taken over begins anew, one's own doesn't
+    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1500.0)
+    deploy_lock.take(app, ANN, "deploy v2", 100)
+    assert (held(app).since, held(app).expires) == (1000.0, 1600.0)
+    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1600.0)
+    assert deploy_lock.take(app, BOB, "rollback", 50) is not None
+    assert (held(app).since, held(app).expires) == (1600.0, 1650.0)
+
+
+def test_a_sign_of_life_is_good_for_what_was_asked(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1000.0)
+    deploy_lock.take(app, ANN, "deploy v2", 100)
+    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1050.0)
+    deploy_lock.extend(app, "a")
+    assert held(app).expires == 1150.0
+    monkeypatch.setattr(deploy_lock.time, "time", lambda: 900.0)  # a clock that was set back
+    deploy_lock.extend(app, "a")
+    assert held(app).expires == 1150.0
+
+
+def test_an_unneeded_sign_of_life_makes_no_lock(app: Application) -> None:
+    app.state.mkdir(parents=True)
+    deploy_lock.extend(app, "a", needed=False)
+    assert not (app.state / "lock.json").exists()
+
+
+def test_a_disk_that_takes_no_sign_of_life_stops_nobody(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy_lock.extend(app, "a")  # there is not even a folder
+    deploy_lock.take(app, ANN, "deploy v2", 100)
+    before = held(app)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    deploy_lock.extend(app, "a")
+    assert held(app) == before
+    with pytest.raises(OSError, match="No space"):
+        deploy_lock.take(app, ANN, "deploy v2", 100)
+
+
+def test_a_shorter_lock_leaves_nothing_of_a_longer_one(app: Application) -> None:
+    app.state.mkdir(parents=True)
+    (app.state / "lock.new").write_text("x" * 5000)  # a run that was killed while it wrote
+    deploy_lock.take(app, ANN, "deploy v2", 100)
+    assert held(app).token == "a"
+
+
+@pytest.mark.parametrize("act", ["take", "extend", "release", "remove"])
+def test_each_step_waits_for_another_s(app: Application, act: str) -> None:
+    deploy_lock.take(app, ANN, "deploy v2", 900)
+    acts = {
+        "take": lambda: deploy_lock.take(app, ANN, "deploy v2", 900),
+        "extend": lambda: deploy_lock.extend(app, "a"),
+        "release": lambda: deploy_lock.release(app, "a"),
+        "remove": lambda: deploy_lock.remove(app, force=True),
+    }
+    with (app.state / "lock.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        step = threading.Thread(target=acts[act], daemon=True)
+        step.start()
+        step.join(0.2)
+        assert step.is_alive()
+    step.join(60)
+    assert not step.is_alive()
+
+
+def test_a_lock_that_makes_no_sense_is_nobody_s_to_give_back(app: Application) -> None:
+    app.state.mkdir(parents=True)
+    (app.state / "lock.json").write_text("[]")
+    assert not deploy_lock.release(app, "a")
+    assert (app.state / "lock.json").exists()
+    assert deploy_lock.remove(app, force=False) is None
+    assert not (app.state / "lock.json").exists()
+
+
+def test_who_may_not_remove_a_lock_is_told_whose_it_is_and_when_it_ends(app: Application) -> None:
+    deploy_lock.take(app, ANN, "deploy v2", 900)
+    with pytest.raises(deploy_lock.LockedError) as told:
+        deploy_lock.remove(app, force=False, dead="another")
+    assert told.value.holder == held(app)
+    for word in ("links is being changed by ann@laptop", "deploy v2", deploy_lock.clock(held(app).expires)):
+        assert word in str(told.value)
+    with pytest.raises(deploy_lock.LockedError) as lost:
+        deploy_lock.extend(app, "b")
+    assert lost.value.holder == held(app)
+
+
+def test_a_run_as_modules_take_it() -> None:
+    assert deploy_lock.RUN_OPTIONS == {
+        "token": {"type": "str", "required": True, "no_log": False},
+        "who": {"type": "str", "required": True},
+        "process": {"type": "str", "default": ""},
+    }
+    for one in (ANN, deploy_lock.Holder("a", "", "", "", 0, 0, 0)):
+        with pytest.raises(AttributeError):
+            one.token = "b"
+
+
+@pytest.mark.parametrize("other", ["A", "b"])  # before and after the holder's in any order
+def test_another_s_token_is_another_s(app: Application, other: str) -> None:
+    deploy_lock.take(app, ANN, "deploy v2", 900)
+    with pytest.raises(deploy_lock.LockedError):
+        deploy_lock.take(app, deploy_lock.Run(other, "bob@desk", ""), "rollback", 900)
+    with pytest.raises(deploy_lock.LockedError):
+        deploy_lock.extend(app, other)
+    assert not deploy_lock.release(app, other)
+    assert held(app).token == "a"

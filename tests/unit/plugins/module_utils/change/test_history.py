@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import pathlib
+import stat
+import threading
 from typing import Any
 
 import pytest
@@ -316,3 +319,183 @@ def test_a_line_names_the_version_of_baton(app: Application) -> None:
     (entry,) = history.read(app)
     assert entry["baton"] == VERSION
     assert f" {VERSION} " in history.table({"app1": [entry]}).splitlines()[1]
+
+
+def test_the_bounds_are_what_the_docs_say() -> None:
+    assert (history.MOST, history.SIZE, history.LONGEST) == (500, 16 * 1024 * 1024, 300)
+
+
+def test_a_line_of_no_release_gets_no_version_and_an_unknown_one_an_empty_one(app: Application) -> None:
+    history.append(app, {"kind": "unlock"})
+    history.append(app, done("gone"))
+    (app.release("aaaa") / "release.json").write_text("{}")
+    history.append(app, done("aaaa", reason=""))
+    first, second, third = history.read(app)
+    assert first == {"kind": "unlock", "baton": VERSION}
+    assert (second["version"], third["version"], third["reason"]) == ("", "", "")
+
+
+def test_a_history_is_for_root_alone(app: Application) -> None:
+    history.append(app, {"number": 1})
+    assert stat.S_IMODE((app.state / "history.jsonl").stat().st_mode) == 0o600
+
+
+def test_a_writer_waits_for_another(app: Application) -> None:
+    history.append(app, {"number": 1})
+    with (app.state / "history.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        writer = threading.Thread(target=history.append, args=(app, {"number": 2}), daemon=True)
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive()
+    writer.join(60)
+    assert [entry["number"] for entry in history.read(app)] == [1, 2]
+
+
+def test_a_line_is_what_its_readers_take_it_for(app: Application) -> None:
+    texts = ("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way")
+    lines = [
+        dict.fromkeys(texts, 7) | {"when": "yesterday", "seconds": 1e300, "number": 5},
+        dict.fromkeys(texts) | {"when": 10.5},
+        ["no", "object"],
+        {"release": "aaaa", "seconds": 2},
+    ]
+    (app.state / "history.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    assert history.read(app) == [
+        {"number": 5, "when": 0.0, "seconds": 0.0},
+        dict.fromkeys(texts) | {"when": 10.5},
+        {"release": "aaaa", "seconds": 2.0},
+    ]
+
+
+def test_a_failure_without_a_time_is_still_one() -> None:
+    assert history.failures([done("aaaa", "failed")]) == [0.0]
+    for result in ("deployed", "rolled back", "restarted", "configured"):
+        assert history.failures([done("aaaa", "failed"), done("aaaa", result)]) == []
+
+
+def test_what_a_host_tells(app: Application) -> None:
+    app.current.parent.mkdir(parents=True, exist_ok=True)
+    app.current.symlink_to("releases/dddd")
+    entries = [
+        done("bbbb", when=1.0),
+        done("cccc", when=2.0, migrations="blocking"),
+        done("dddd", when=3.0),
+        done("cccc", "failed", when=4.0),
+    ]
+    told = history.told(app, entries)
+    assert told == {
+        "current": "dddd",
+        "candidates": ["cccc", "bbbb", "aaaa"],
+        "rollback_to": "cccc",
+        "rollback_candidates": [
+            {"release": "cccc", "version": "c.0", "when": 2.0, "why_not": ""},
+            {"release": "bbbb", "version": "b.0", "when": 1.0, "why_not": ""},
+            {"release": "aaaa", "version": "a.0", "when": None, "why_not": ""},
+        ],
+        "releases": ["aaaa", "bbbb", "cccc", "dddd"],
+        "blocking": {"aaaa": ["cccc"], "bbbb": ["cccc"], "cccc": [], "dddd": []},
+        "failures": [4.0],
+    }
+
+
+def test_nowhere_to_go_back_to_is_told_as_none(tmp_path: pathlib.Path) -> None:
+    app = Application("links", str(tmp_path))
+    app.release("aaaa").mkdir(parents=True)
+    (app.release("aaaa") / "release.json").write_text("{}")
+    app.release(".staging").mkdir()
+    (app.release(".staging") / "release.json").write_text("{}")
+    app.current.symlink_to("releases/aaaa")
+    told = history.told(app, [])
+    assert (told["rollback_to"], told["candidates"], told["releases"]) == (None, [], ["aaaa"])
+
+
+def test_a_rollback_to_what_was_rolled_back_from_leaves_what_is_below_it() -> None:
+    releases = ["aaaa", "bbbb", "cccc"]
+    entries = [done(one) for one in releases]
+    entries.append(done("aaaa", "rolled back", "rollback", previous="cccc"))
+    found = history.judged(entries, [], releases, "aaaa")
+    assert found == {"bbbb": "it was rolled back from", "cccc": "it was rolled back from"}
+    # forward again, by its name: only what was below is still to be gone back to
+    entries.append(done("cccc", "rolled back", "rollback", previous="aaaa"))
+    found = history.judged(entries, [], releases, "cccc")
+    assert found == {"aaaa": "", "bbbb": "it was rolled back from"}
+
+
+def test_a_rollback_to_what_only_the_host_knows_of_takes_away_what_it_leaves() -> None:
+    entries = [done("bbbb"), done("aaaa", "rolled back", "rollback", previous="bbbb")]
+    assert history.judged(entries, ["aaaa", "bbbb"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it was rolled back from"}
+
+
+def test_lines_that_agree_are_one_with_the_longest_time_and_the_ways_of_all() -> None:
+    row = {**done("bbbb", when=10.0, way="reload"), "seconds": 2.0, "who": "ann@laptop"}
+    hosts = {
+        "app1": [row],
+        "app2": [{**row, "way": "none", "seconds": 1.0}],
+        "app3": [{**row, "way": "bridge", "seconds": 3.0}],
+        "app4": [{**row, "way": "reload"}, {**done("cccc", when=11.0), "way": None}],
+    }
+    newest, oldest = history.merged(hosts)
+    assert (newest["hosts"], newest["ways"], newest["seconds"]) == (["app4"], [], 0.0)
+    assert oldest["hosts"] == ["app1", "app2", "app3", "app4"]
+    assert (oldest["ways"], oldest["seconds"]) == (["reload", "bridge"], 3.0)
+    other = [{**row, name: "another"} for name in ("token", "kind", "release", "result", "reason")]
+    assert len(history.merged({"app1": [row, *other]})) == 6
+
+
+def test_the_table_of_a_fleet() -> None:
+    row = {**done("bbbb", when=1764072000.0, way="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
+    hosts = {f"app{number}": [row] for number in range(1, 5)}
+    header, line = history.table(hosts).splitlines()
+    assert header.split("  ")[0] == "WHEN (UTC)"
+    assert [word.strip() for word in line.split("  ") if word.strip()] == [
+        "2025-11-25 12:00:00", "ann@laptop", "deploy", "bbbb", "b.0", "deployed", "reload", "2.0 s", "-", "all 4",
+    ]  # fmt: skip
+    three = history.table({f"app{number}": [row] for number in range(1, 4)})
+    assert three.splitlines()[1].endswith("app1, app2, app3")
+    bare = history.table({"app1": [{"token": "x"}]}).splitlines()[1]
+    assert [word.strip() for word in bare.split("  ") if word.strip()] == [
+        "1970-01-01 00:00:00", "-", "-", "-", "-", "-", "-", "0.0 s", "app1",
+    ]  # fmt: skip
+
+
+def test_the_table_shows_the_newest_and_as_many_as_asked_for() -> None:
+    rows = [done(f"r{number:02}", when=float(number)) for number in range(25)]
+    lines = history.table({"app1": rows}).splitlines()
+    assert len(lines) == 1 + 20
+    assert "r24" in lines[1]
+    assert len(history.table({"app1": rows}, 3).splitlines()) == 1 + 3
+    # the failure that is told of is the newest one
+    rows = [done("aaaa", "failed", when=float(number), reason=f"reason {number}") for number in range(3)]
+    assert history.table({"app1": rows}).endswith("\n\nThe last failure: reason 2")
+
+
+def test_a_fleet_without_a_current_release_goes_to_one_that_all_have() -> None:
+    hosts = {"app1": found("", "bbbb"), "app2": {**found("cccc", "bbbb"), "current": None}}
+    assert history.rollback(hosts, "", force=False)["release"] == "bbbb"
+    same = {"app1": found("dddd"), "app2": found("dddd")}
+    assert history.rollback(same, "", force=False)["release"] == ""
+
+
+def test_what_a_rollback_answers_in_full() -> None:
+    hosts = {
+        "app1": found("dddd", "bbbb", "aaaa", blocking={"bbbb": ["dddd", "cccc"]}),
+        "app2": found("dddd", "bbbb", blocking={"bbbb": ["cccc"]}),
+    }
+    assert history.rollback(hosts, "", force=False) == {
+        "release": "",
+        "version": "",
+        "problem": "Going back to bbbb crosses the blocking migration of cccc, dddd: the database isn't what that "
+        "release expects any more. Undo the migration first, then: -e rollback_force=true",
+    }
+    unnamed = found("dddd", "bbbb")
+    unnamed["rollback_candidates"] = [{"release": "bbbb", "version": "", "why_not": ""}]
+    assert history.rollback({"app1": unnamed}, "", force=False) == {"release": "bbbb", "version": "", "problem": ""}
+    told = history.rollback({"app1": {**unnamed, "releases": []}}, "eeee", force=False)["problem"]
+    assert (
+        told
+        == "The release eeee is not complete on app1. Besides the current one are on every host: bbbb (it served well)."
+    )
+    bare = {**unnamed, "rollback_candidates": []}
+    told = history.rollback({"app1": bare, "app2": bare}, "eeee", force=False)["problem"]
+    assert told == "The release eeee is not complete on app1, app2. Besides the current one are on every host: none."

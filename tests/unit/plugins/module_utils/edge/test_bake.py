@@ -325,3 +325,178 @@ def test_what_nginx_answers_by_itself_says_nothing_of_the_release() -> None:
         judge.add(entry)
     found = judge.verdict(NOON + 10)
     assert (found["ok"], found["requests"], found["failed"]) == (True, 30, 0)
+
+
+# without a clock
+
+
+def entries(lines: Iterable[str]) -> list[access_log.Entry]:
+    found = [access_log.parse(one.encode()) for one in lines]
+    assert None not in found
+    return [one for one in found if one is not None]
+
+
+def judge(lines: Iterable[str] = (), before: Iterable[str] | None = None, **limits: Any) -> bake.Judge:
+    made = bake.Judge(NAMED, NOON, None if before is None else tally(before), bake.Limits(**limits), (CANARY,))
+    for one in entries(lines):
+        made.add(one)
+    return made
+
+
+def test_what_is_bad_unless_told_otherwise() -> None:
+    assert bake.Limits() == bake.Limits(
+        max_failed_percent=1.0,
+        min_failed=3,
+        max_p99_factor=3.0,
+        p99_floor_ms=200.0,
+        min_requests=20,
+        settle_seconds=2.0,
+    )
+    assert (bake.POLL, bake.CHECK_TIMEOUT, bake.SURE) == (0.2, 5.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("servers", "words"), [([], ""), (["app1"], " to app1"), (["app1", "app2", "app3"], " to app1 and app2 and app3")]
+)
+def test_whom_the_requests_went_to(servers: list[str], words: str) -> None:
+    assert bake.Named("edge1", servers).to == words
+
+
+def test_a_verdict_in_full() -> None:
+    found = judge([*during(30), *during(2, 500)], GOOD_BEFORE).verdict(NOON + 12.4, ["it hangs"], 4)
+    assert found == {
+        "ok": True,
+        "quiet": False,
+        "message": "edge1: 32 requests to app1 in 12 s, 2 answered 5xx, p99 5 ms.",
+        "requests": 32,
+        "failed": 2,
+        "checks": 4,
+        "checks_unanswered": 1,
+    }
+
+
+@pytest.mark.parametrize(("count", "quiet"), [(19, True), (20, False)])
+def test_from_so_many_requests_on_a_site_is_not_quiet(count: int, quiet: bool) -> None:
+    assert judge(during(count)).verdict(NOON + 10)["quiet"] is quiet
+
+
+def test_a_quiet_site_tells_of_the_checks_in_full() -> None:
+    quiet = judge(during(1))
+    told = quiet.verdict(NOON + 10, ["it hangs"], 9, limited=3)["message"]
+    assert told == (
+        "edge1: only 1 request to app1 in 10 s, too few to judge; 5 of 9 active checks were answered, "
+        "3 refused as too many (429)."
+    )
+    assert quiet.verdict(NOON + 10, [], 9)["message"].endswith("; 9 of 9 active checks were answered.")
+
+
+def test_checks_that_got_no_answer_are_counted_in_words() -> None:
+    quiet = judge()
+    assert quiet.unanswered(["a", "b", "c"], 5, False) == "3 of 5 active checks got no answer, the last one c"
+    assert quiet.unanswered(["a", "b", "c"], 6, True) == ""  # a half is not most
+    assert quiet.unanswered(["a", "b"], 3, False) == ""  # too early to say
+    assert quiet.unanswered(["a", "b"], 3, True) != ""
+    assert not quiet.verdict(NOON, ["a", "b", "c"], 5, False)["ok"]
+
+
+def test_what_began_before_the_bake_is_not_counted_and_what_began_with_it_is() -> None:
+    began = line(NOON + 1.0, request_time=1.0)
+    assert judge([began]).all.requests == 1
+    assert judge([line(NOON + 1.0, request_time=1.001)]).all.requests == 0
+    # for the latency it counts from the end of the settling on
+    assert judge([line(NOON + 3.0, request_time=1.0)]).settled.requests == 1
+    assert judge([line(NOON + 3.0, request_time=1.002)]).settled.requests == 0
+
+
+def test_more_than_chance_explains() -> None:
+    # four standard deviations of a count whose mean is 100 are 40
+    assert not bake._beyond(140, 10_000, 0.01)
+    assert bake._beyond(141, 10_000, 0.01)
+    assert not bake._beyond(0, 100, 0.0)
+    assert bake._beyond(1, 100, 0.0)
+
+
+def test_what_failed_before_is_allowed_besides_the_limit() -> None:
+    before = [*[line(NOON - 30)] * 90, *[line(NOON - 30, 500)] * 10]
+    made = judge([], before, max_failed_percent=5.0)
+    assert made.failed_before == 0.1
+    # 15 % of 400 and four standard deviations of that: 60 and 30.98
+    assert judge([*during(310), *during(90, 500)], before, max_failed_percent=5.0).failing() == ""
+    failing = judge([*during(309), *during(91, 500)], before, max_failed_percent=5.0).failing()
+    assert "(22.8 %; before the deploy 10.0 %)" in failing
+
+
+def test_without_a_request_before_there_is_nothing_to_compare_with() -> None:
+    made = judge([], [])
+    assert (made.failed_before, made.p99_before) == (None, None)
+
+
+def test_slowness_is_judged_from_so_many_settled_requests_on() -> None:
+    slow = [line(NOON + 5, wait=0.9, request_time=0.9)]
+    assert judge(slow * 19, GOOD_BEFORE).slow() == ""
+    assert judge(slow * 20, GOOD_BEFORE).slow() == (
+        "20 of 20 requests to app1 took longer than 200 ms (p99 882 ms; before the deploy 5 ms)"
+    )
+    # three times what it was before, where that is more than the floor
+    before = [line(NOON - 30, wait=0.1)] * 100
+    assert "took longer than 294 ms" in judge(slow * 20, before).slow()
+
+
+def test_a_server_that_was_asked_enough_before_is_compared_with_itself(tmp_path: pathlib.Path) -> None:
+    window = access_log.Window(NOON - 10, NOON)
+    others = [line(NOON - 8, upstream=OTHER)] * 5
+    nginx = [line(NOON - 8, 503, upstream="", upstream_status="", wait="")] * 7
+    enough = write(tmp_path / "enough", [*others, *nginx, *[line(NOON - 7)] * 20])
+    assert bake.baseline(enough, window, (CANARY,), bake.Limits()).requests == 20
+    few = write(tmp_path / "few", [*others, *nginx, *[line(NOON - 7)] * 19])
+    assert bake.baseline(few, window, (CANARY,), bake.Limits()).requests == 24
+
+
+class Asked:
+    """Takes the place of the network: what each check gets."""
+
+    def __init__(self, checker: bake.Checker, answers: list[str | float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.checker, self.answers, self.now, self.waits = checker, answers, 0.0, []  # type: ignore[var-annotated]
+        monkeypatch.setattr(bake, "ask", self.ask)
+        monkeypatch.setattr(bake.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(checker.stopped, "wait", self.wait)
+
+    def ask(self, _: bake.Checks) -> str:
+        self.now += 0.25
+        answer = self.answers.pop(0)
+        if isinstance(answer, float):
+            raise bake.LimitedError(answer)
+        return answer
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        self.now += seconds
+        return self.checker.stopped.is_set()
+
+
+def test_checks_are_asked_at_their_times_and_less_often_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = bake.Checker(bake.Checks("127.0.0.1:1", "x", "/", 5), 5.0)
+    asked = Asked(checker, ["", "no answer", 0.0, 9.0, ""], monkeypatch)
+    checker.run()
+    # one a second, then one in two, then in four, and as late as it wishes
+    assert asked.waits == [0.75, 0.75, 1.75, 9.0, 0.0]
+    assert (checker.asked, checker.refused, checker.limited) == (5, ["no answer"], 2)
+
+
+def test_a_check_that_is_answered_after_the_end_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = bake.Checker(bake.Checks("127.0.0.1:1", "x", "/", 5), 5.0)
+    asked = Asked(checker, [], monkeypatch)
+
+    def late(_: bake.Checks) -> str:
+        checker.stopped.set()
+        raise bake.LimitedError(1.0)
+
+    monkeypatch.setattr(bake, "ask", late)
+    checker.run()
+    assert (checker.asked, checker.refused, checker.limited, asked.waits) == (0, [], 0, [])
+
+
+def test_a_bake_of_no_checks_asks_nothing() -> None:
+    checker = bake.Checker(bake.Checks("127.0.0.1:1", "x", "/", 0), 5.0)
+    checker.run()
+    assert (checker.asked, checker.daemon) == (0, True)

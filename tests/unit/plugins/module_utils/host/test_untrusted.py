@@ -25,6 +25,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import systemd, unt
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+some = settings(max_examples=max(60, settings().max_examples * 3 // 5))  # those that write files
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 WORDS = st.sampled_from(
     [
@@ -224,7 +225,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> layout.Application:
     return app
 
 
-@settings(max_examples=60)
+@some
 @given(said=STATUSES)
 @example(said={"versions": []})
 @example(said={"reload": "x"})
@@ -261,7 +262,7 @@ def test_a_status_in_the_place_of_which_is_something_else_says_nothing(applicati
     assert server_status.read(application, application.bridge) == {}
 
 
-@settings(max_examples=60)
+@some
 @given(line=OBJECTS.map(json.dumps) | st.text(max_size=50))
 @example(line="[" * 20_000)
 @example(line='{"when": 1e300, "seconds": [], "release": {}, "kind": 7, "result": "deployed"}')
@@ -288,7 +289,7 @@ EDGES = st.fixed_dictionaries(
 ACTIVATED = st.fixed_dictionaries({}, optional={"seconds": VALUES, "started": VALUES, "way": VALUES, "release": VALUES})
 
 
-@settings(max_examples=60)
+@some
 @given(EDGES, ACTIVATED)
 def test_any_answer_of_a_host_becomes_a_receipt(edge: dict[str, Any], activated: dict[str, Any]) -> None:
     deploy = {"application": "links", "result": "deployed", "started": 1767268800.0, "seconds": 10}

@@ -1,0 +1,411 @@
+"""The master under any series of signals, deaths, failures and clocks: it never leaves nobody to serve by what it does,
+and it comes to rest with all its workers as soon as the world is in order.
+
+The master is the real one. Stand-ins take the place of the kernel alone: processes, their signals, and the clocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import gunicorn.arbiter
+import gunicorn.workers.workertmp
+import pytest
+from gunicorn.app.base import BaseApplication
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import gunicorn_handover.settings
+from gunicorn_handover import arbiter, reload, status, worker
+from gunicorn_handover.board import State
+from gunicorn_handover.fingerprint import Fingerprint
+from gunicorn_handover.notify import Notifier
+
+assert gunicorn_handover.settings
+FIRST_PID = 2**23  # above the largest that Linux gives: no file of /proc is one of these processes'
+MOST = 5  # workers asked for
+FINGERPRINT = Fingerprint()
+
+
+class Process:
+    """A child of the master's."""
+
+    def __init__(self, output: int | None) -> None:
+        self.output = output  # a trial's
+        self.status: int | None = None  # when it has ended
+        self.told = False  # to drain, or to end at once
+        self.hangs = False
+
+
+class World:
+    """The kernel: processes and clocks."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, Process] = {}
+        self.now, self.wall = 1000.0, 1_800_000_000.0
+        self.broken: set[str] = set()
+        self._next = FIRST_PID
+        self._pipe: int | None = None
+        self._real_pipe = os.pipe
+
+    def check(self, part: str) -> None:
+        if part in self.broken:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def pipe(self) -> tuple[int, int]:
+        self.check("pipe")
+        reader, writer = self._real_pipe()
+        self._pipe = writer
+        return reader, writer
+
+    def fork(self) -> int:
+        self.check("fork")
+        # whoever makes a pipe right before forks a trial
+        output, self._pipe = self._pipe, None
+        self._next += 1
+        self.processes[self._next] = Process(None if output is None else os.dup(output))
+        return self._next
+
+    def kill(self, pid: int, number: int) -> None:
+        if pid not in self.processes:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        process = self.processes[pid]
+        process.told |= number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL)
+        if number in (signal.SIGKILL, signal.SIGABRT):
+            self.end(pid, number)
+
+    def end(self, pid: int, status: int) -> None:
+        process = self.processes[pid]
+        if process.status is None:
+            process.status = status
+            if process.output is not None:
+                os.close(process.output)
+
+    def waitpid(self, _pid: int, _options: int) -> tuple[int, int]:
+        if not self.processes:
+            raise ChildProcessError
+        for pid, process in self.processes.items():
+            if process.status is not None:
+                del self.processes[pid]
+                return pid, process.status
+        return 0, 0
+
+    def clock(self) -> types.SimpleNamespace:
+        return types.SimpleNamespace(
+            monotonic=lambda: self.now, time=lambda: self.wall, sleep=None, gmtime=time.gmtime, strftime=time.strftime
+        )
+
+
+class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no types
+    """What the configuration says, changes from reload to reload."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.wanted = 2
+        super().__init__()
+
+    def load_config(self) -> None:
+        values: dict[str, Any] = {
+            "worker_class": worker.HandoverWorker,
+            "workers": self.wanted,
+            "errorlog": os.devnull,
+            "handover_boot_timeout": 30,
+            "graceful_timeout": 10,
+            "timeout": 30,
+            "control_socket_disable": True,
+            "bind": ["unix:/nowhere"],
+        }
+        for name, value in values.items():
+            self.cfg.set(name, value)
+        for hook, arity in (("pre_fork", 2), ("child_exit", 2), ("on_reload", 1), ("nworkers_changed", 3)):
+            self.cfg.set(hook, self.hook(hook, arity))
+        if "configuration" in self.world.broken:
+            raise ValueError("a bad configuration")
+
+    def hook(self, name: str, arity: int) -> Any:
+        def called(*arguments: Any) -> None:
+            if name in self.world.broken and (name != "nworkers_changed" or arguments[2]):
+                raise ValueError(f"the hook {name} broke")
+
+        return {
+            1: lambda a: called(a),
+            2: lambda a, b: called(a, b),
+            3: lambda a, b, c: called(a, b, c),
+        }[arity]
+
+
+PARTS = ("pipe", "fork", "configuration", "pre_fork", "child_exit", "on_reload", "nworkers_changed")
+
+
+@contextlib.contextmanager
+def replaced(world: World) -> Iterator[None]:
+    """The kernel's stand-ins in their places."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("pipe", "fork", "kill", "waitpid"):
+            patch.setattr(os, name, getattr(world, name))
+        # the package's files are what they are: they are read once
+        patch.setattr(arbiter, "Fingerprint", lambda: FINGERPRINT)
+        patch.setattr(status, "versions", dict)
+        for module in (arbiter, reload, worker, gunicorn.arbiter, gunicorn.workers.workertmp):
+            patch.setattr(module, "time", world.clock())
+        yield
+
+
+class Master(RuleBasedStateMachine):
+    """One master's life."""
+
+    @initialize()
+    def start(self) -> None:
+        self.world = World()
+        self.stack = contextlib.ExitStack()
+        self.stack.enter_context(replaced(self.world))
+        self.master = arbiter.HandoverArbiter(Application(self.world), Notifier(None))
+        self.master.pid = os.getpid()
+        self.settle()
+        assert len(self.serving()) == 2
+
+    def teardown(self) -> None:
+        if hasattr(self, "stack"):
+            for one in self.master.WORKERS.values():
+                one.tmp.close()
+            self.master.WORKERS.clear()
+            if self.master._reload is not None:
+                if self.master._reload.trial is not None:
+                    self.master._reload.trial.close()
+                self.master._reload.previous.close()
+            for pid in self.world.processes:
+                self.world.end(pid, 0)
+            self.stack.close()
+
+    def serving(self) -> set[int]:
+        """The workers that accept, and that nobody has told to go."""
+        return {
+            pid
+            for pid, one in self.master.WORKERS.items()
+            if one.board.state is State.READY
+            and not one.board.dismissed
+            and (process := self.world.processes.get(pid))
+            and process.status is None
+            and not process.told
+            and not process.hangs
+        }
+
+    def loop(self, *signals: int) -> None:
+        """Once through Gunicorn's loop."""
+        before, under_way = self.serving(), self.master._reload
+        if under_way is None or under_way.trial is not None:
+            self.kept = self.master.app.cfg
+        for number in (*signals, signal.SIGCHLD):
+            getattr(self.master, f"handle_{self.master.SIG_NAMES[number]}")()
+        self.master.murder_workers()
+        self.master.manage_workers()
+        assert self.serving() or not before, "the master has ended the last one that served"
+        if under_way is not None and under_way.done and under_way.error:
+            assert self.master.cfg is self.master.app.cfg is self.kept, "a reload that failed has changed something"
+
+    def move(self, *, healthy: bool = True) -> None:
+        """Lets each process do the next thing that it has to do."""
+        for pid, one in list(self.master.WORKERS.items()):
+            process = self.world.processes[pid]
+            if process.status is not None or process.hangs:
+                continue
+            one.tmp.notify()
+            if one.board.state is State.DRAINING:
+                self.world.end(pid, 0)
+            elif process.told or one.board.dismissed:
+                one.board.state = State.DRAINING
+            elif one.board.state is State.BOOTING and healthy:
+                one.board.state = State.STANDBY
+            elif one.board.state is State.STANDBY and one.board.admitted:
+                one.board.state = State.READY
+
+    def pick(self, number: int, *states: State) -> int | None:
+        """One of the living workers in these states."""
+        pids = [
+            pid
+            for pid, one in sorted(self.master.WORKERS.items())
+            if self.world.processes[pid].status is None and one.board.state in states
+        ]
+        return pids[number % len(pids)] if pids else None
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 1.0, 9.0, 31.0]), healthy=st.booleans())
+    def time_passes(self, seconds: float, healthy: bool) -> None:
+        self.world.now += seconds
+        self.world.wall += seconds
+        self.move(healthy=healthy)
+        self.loop()
+
+    @rule(
+        signals=st.lists(
+            st.sampled_from([signal.SIGTTOU, signal.SIGTTIN, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def signals_come(self, signals: list[signal.Signals]) -> None:
+        room = MOST - self.master.num_workers
+        self.loop(*(one for one in signals if one is not signal.SIGTTIN or room > 0))
+
+    @precondition(lambda self: self.master._reload is None)
+    @rule()
+    def a_reload_is_asked_for(self) -> None:
+        self.loop(signal.SIGHUP)
+        self.loop()
+
+    @precondition(lambda self: self.master._reload is not None and self.master._reload.trial is None)
+    @rule()
+    def a_reload_goes_on(self) -> None:
+        self.time_passes(0.05, healthy=True)
+
+    @rule(number=st.integers(0, 9), status=st.sampled_from([0, 3 << 8, 1 << 8, signal.SIGKILL, signal.SIGSEGV]))
+    def a_worker_dies(self, number: int, status: int) -> None:
+        pid = self.pick(number, *State)
+        if pid is not None:
+            self.world.end(pid, status)
+        self.loop()
+
+    @precondition(lambda self: self.pick(0, State.BOOTING) is not None)
+    @rule(number=st.integers(0, 9))
+    def a_worker_fails_to_boot(self, number: int) -> None:
+        pid = self.pick(number, State.BOOTING)
+        if pid is not None:
+            self.master.WORKERS[pid].board.explain("ImportError: gone")
+            self.world.end(pid, worker.BOOT_ERROR << 8)
+        self.loop()
+
+    @rule(number=st.integers(0, 9))
+    def a_worker_hangs(self, number: int) -> None:
+        pid = self.pick(number, *State)
+        if pid is not None:
+            self.world.processes[pid].hangs = True
+        self.loop()
+
+    @rule(number=st.integers(0, 9))
+    def a_worker_has_served_enough(self, number: int) -> None:
+        pid = self.pick(number, State.READY)
+        if pid is not None:
+            self.master.WORKERS[pid].board.wear_out()
+        self.loop()
+
+    @precondition(lambda self: self.master._reload is not None and self.master._reload.trial is not None)
+    @rule(how=st.sampled_from(["good", "good", "good", "bad", "silent", "killed"]))
+    def a_trial_ends(self, how: str) -> None:
+        self.end_trial(how)
+        self.loop()
+
+    def end_trial(self, how: str) -> None:
+        trial = self.master._reload and self.master._reload.trial
+        if not trial or self.world.processes[trial.pid].status is not None:
+            return
+        output = self.world.processes[trial.pid].output
+        assert output is not None
+        if how == "good":
+            os.write(output, trial._token)
+        elif how == "bad":
+            os.write(output, b"Error: no such setting\n")
+        self.world.end(trial.pid, {"bad": 1 << 8, "killed": int(signal.SIGKILL)}.get(how, 0))
+
+    @rule(parts=st.sets(st.sampled_from(PARTS), max_size=3))
+    def parts_of_the_world_break(self, parts: set[str]) -> None:
+        self.world.broken = parts
+        self.loop()
+
+    @rule(seconds=st.sampled_from([-1e9, -3600.0, 3600.0, 1e9]))
+    def the_wall_clock_is_set(self, seconds: float) -> None:
+        self.world.wall += seconds
+        self.loop()
+
+    @rule(wanted=st.integers(1, 4))
+    def the_configuration_changes(self, wanted: int) -> None:
+        self.master.app.wanted = wanted
+
+    @rule()
+    def settle(self) -> None:
+        """The world is in order again: so is the service, within the longest of its bounds."""
+        self.world.broken = set()
+        end = self.world.now + 240
+        while self.world.now < end:
+            self.world.now += 1
+            self.world.wall += 1
+            self.move()
+            self.end_trial("good")
+            self.loop()
+            alive = list(self.master.WORKERS)
+            under_way = self.master._reload or self.master._reload_again
+            worn = any(one.board.worn for one in self.master.WORKERS.values())
+            if not under_way and not worn and set(alive) == self.serving() and len(alive) == self.master.num_workers:
+                break
+        assert self.master._reload is None
+        assert len(self.serving()) == len(self.master.WORKERS) == self.master.num_workers >= 1
+        assert {one.generation for one in self.master.WORKERS.values()} == {self.master.generation}
+
+    @invariant()
+    def there_are_workers_to_be(self) -> None:
+        if hasattr(self, "master"):
+            assert self.master.num_workers >= 1
+
+
+def live(examples: int, steps: int) -> None:
+    run_state_machine_as_test(
+        Master,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_somebody_serves_whatever_happens() -> None:
+    live(50, 50)
+
+
+@pytest.mark.long
+def test_somebody_serves_whatever_happens_for_long() -> None:
+    live(5000, 80)
+
+
+def test_a_reload_that_fails_when_the_old_workers_are_gone_keeps_the_new_one_that_serves() -> None:
+    master = Master()
+    try:
+        master.start()
+        old = list(master.master.WORKERS)
+        master.a_reload_is_asked_for()
+        master.a_trial_ends("good")
+        while len(master.master.WORKERS) < 4:
+            master.loop()
+        for pid in old:
+            master.world.end(pid, signal.SIGSEGV)
+        first, second = (pid for pid in master.master.WORKERS if pid not in old)
+        board = master.master.WORKERS[first].board
+        board.state = State.STANDBY
+        master.loop()
+        assert board.admitted
+        board.state = State.READY
+        master.loop()
+        assert master.serving() == {first}
+        master.world.end(second, worker.BOOT_ERROR << 8)
+        master.loop()  # says that somebody still serves
+        assert master.serving() == {first}
+        master.settle()
+        assert first not in master.master.WORKERS
+    finally:
+        master.teardown()

@@ -207,3 +207,71 @@ def test_a_reader_that_has_seen_enough_of_the_status_gets_no_traceback(server: S
     for _ in range(3):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=30)
         assert done.stderr == ""
+
+
+SLOW = {
+    # what takes long in a configuration, the second time: the first is the trial's, in a child
+    "file": "import time\nif marker.exists(): time.sleep(60)",
+    "busy file": "import time\nend = time.monotonic() + 60\nwhile marker.exists() and time.monotonic() < end: pass",
+    "hook": "import time\ndef on_reload(server):\n    if marker.exists(): time.sleep(60)",
+}
+MARK = """
+import os, pathlib
+marker = pathlib.Path({root!r}, "master-loads")
+if os.getppid() != {master}:  # the master, and no trial
+    pathlib.Path({root!r}, "loads").open("a").write("x")
+    marker.touch()
+"""
+
+
+def slow_configuration(server: Server, text: str, **settings: object) -> None:
+    """A configuration that takes a minute to load in the master, though not in the trial."""
+    assert server.process is not None
+    server.configure(MARK.format(root=str(server.root), master=server.process.pid) + text, **settings)
+
+
+def loads(server: Server) -> int:
+    path = server.root / "loads"
+    return len(path.read_text()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("case", SLOW)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_configuration_that_takes_long_does_not_hold_up_a_stop(server: Server, case: str, number: int) -> None:
+    server.start()
+    slow_configuration(server, SLOW[case])
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: loads(server))
+    assert server.stop(number) == 0  # long before the minute is over
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_a_configuration_that_takes_long_does_not_keep_a_dead_worker_dead(server: Server, case: str) -> None:
+    server.start()
+    slow_configuration(server, SLOW[case])
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: loads(server))
+    victim = server.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in server.pids())
+    # it begins again, and may come to its end
+    wait_for(lambda: loads(server) == 2)
+    (server.root / "master-loads").unlink()
+
+
+def test_a_configuration_that_never_comes_to_its_end_fails_the_reload(server: Server) -> None:
+    server.start()
+    server.configure(handover_boot_timeout=3)
+    assert server.reload().returncode == 0
+    slow_configuration(server, SLOW["file"], handover_boot_timeout=3)
+    failed(server, "took longer to load")
+    assert server.get()["release"] == "1"
+    serves(server)
+
+
+def test_programs_that_a_configuration_runs_do_not_count_as_dead_workers(server: Server) -> None:
+    server.start()
+    slow_configuration(server, "import subprocess\nfor _ in range(4): subprocess.run(['sleep', '0.4'], check=True)")
+    done = server.reload()
+    assert done.returncode == 0, done.stderr
+    assert loads(server) == 1

@@ -6,12 +6,14 @@ reload, a worker's boot, a drain) is moved on from there in small steps, so that
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 import time
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import gunicorn.arbiter as stock
@@ -19,11 +21,11 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.workers.workertmp import WorkerTmp
 
-from gunicorn_handover import priority, status
-from gunicorn_handover.board import State
+from gunicorn_handover import forks, priority, status
+from gunicorn_handover.board import Dismissal, State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
-from gunicorn_handover.reload import Reload
+from gunicorn_handover.reload import GaveWay, Reload
 from gunicorn_handover.worker import STOPPING, describe
 
 TICK = 0.05  # seconds between two looks while something is under way
@@ -31,6 +33,7 @@ BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled
 BACKOFF_MOST = 30.0
 PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
 BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
+LOADING = 0.5  # seconds that a configuration may load before it has to give way to a signal
 PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
 # what Gunicorn's stop() asks of the module `time`
 _STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
@@ -55,19 +58,31 @@ class HandoverArbiter(Arbiter):
         self._failed_at = 0.0
         self._next_spawn = 0.0
         self._survived = ""
+        self._signalled = False
         self._unwritten = ""
         self._nice = priority.niceness()
         self._oom_kills = priority.oom_kills()
         self._fingerprint = Fingerprint()
         self._versions = status.versions()
         super().__init__(app)
+        os.register_at_fork(after_in_child=self._let_go)
         self._status_file = status.StatusFile(self.cfg.handover_status_file)
 
     def workers(self) -> list[Any]:
         """All workers, oldest first."""
         return sorted(self.WORKERS.values(), key=lambda worker: worker.age)
 
+    def _let_go(self) -> None:
+        """In a process that was forked, and in those that it forks: what is the master's alone."""
+        if self._reload is not None:
+            self._reload.previous.close()
+            self._reload = None
+
     # Gunicorn's loop
+
+    def signal(self, sig: int, frame: types.FrameType | None) -> None:
+        self._signalled = self._signalled or sig != signal.SIGHUP  # which waits for the end of a reload anyway
+        super().signal(sig, frame)
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         busy = (
@@ -78,6 +93,7 @@ class HandoverArbiter(Arbiter):
                 for worker in self.WORKERS.values()
             )
         )
+        self._signalled = False
         signals: list[int] = super().wait_for_signals(timeout=TICK if busy or not self._complete else timeout)
         return signals
 
@@ -123,6 +139,9 @@ class HandoverArbiter(Arbiter):
             self.log.error("An error in the master, which goes on: %s", what, exc_info=error)
 
     def reap_workers(self) -> None:
+        if self.stopping:
+            for worker in self.WORKERS.values():
+                self._renice_session(worker)
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -188,7 +207,9 @@ class HandoverArbiter(Arbiter):
             # and takes that from the wall clock, which may be set while workers drain
             stock.time = _STEADY
             for worker in self.WORKERS.values():
-                worker.board.dismiss()
+                worker.board.dismiss(Dismissal.STOP)
+                # one that boots or has been replaced may be nice, and who stops the service waits for it
+                self._hurry(worker)
         super().stop(graceful)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
@@ -221,6 +242,8 @@ class HandoverArbiter(Arbiter):
         worker = self.WORKERS[pid]
         worker.generation = generation
         worker.release = release
+        if not self.systemd:
+            worker.board.own_sockets()
         score = priority.oom_score(pid)
         if score is not None and serving:
             worker.oom_score = score
@@ -251,7 +274,8 @@ class HandoverArbiter(Arbiter):
         """Tells a worker to drain and go, once."""
         if worker.retired_at is None:
             worker.retired_at = time.monotonic()
-            worker.board.dismiss()
+            worker.board.dismiss(Dismissal.REPLACED)
+            worker.slowed = True  # by itself, once it serves nothing any more
             self.kill_worker(worker.pid, signal.SIGTERM)
 
     def _hurry(self, worker: Any) -> None:
@@ -299,7 +323,11 @@ class HandoverArbiter(Arbiter):
             if worker.board.state is State.DRAINING and worker.retired_at is None:
                 worker.retired_at = now
             limit = worker.cfg.graceful_timeout + worker.cfg.handover_exit_timeout
-            if worker.retired_at is not None and now - worker.retired_at > limit and not worker.condemned:
+            if worker.retired_at is None or worker.condemned:
+                continue
+            if now - worker.retired_at > limit - worker.cfg.handover_exit_timeout / 2:
+                self._hurry(worker)  # where no moment is idle, the nicest process would not come to its end
+            if now - worker.retired_at > limit:
                 self.log.warning("Worker (pid:%s) has not gone after %g s; killing it", worker.pid, limit)
                 worker.condemned = True
                 self.kill_worker(worker.pid, signal.SIGKILL)
@@ -336,6 +364,12 @@ class HandoverArbiter(Arbiter):
                         self._boot_failure = failure
                     return
 
+    def populated(self) -> bool:
+        """Whether all workers serve; what is missing is on its way."""
+        self._keep_population()
+        ready = [worker for worker in self.workers() if worker.retired_at is None and worker.board.state is State.READY]
+        return bool(len(ready) >= self.num_workers)
+
     def _bury(self, worker: Any, wait_status: int) -> None:
         # the kernel need not have done it
         expected = self.stopping or worker.condemned
@@ -344,6 +378,7 @@ class HandoverArbiter(Arbiter):
         failure = worker.board.failure or how
         worker.tmp.close()
         worker.board.close()
+        forks.kill(worker.pid)
         try:
             self.cfg.child_exit(self, worker)
         except Exception:
@@ -438,6 +473,23 @@ class HandoverArbiter(Arbiter):
         self.setup(self.app)
         self.log.reopen_files()
         self.cfg.on_reload(self)
+
+    @contextlib.contextmanager
+    def giving_way(self, deadline: float) -> Iterator[None]:
+        """Has what runs within it end by GaveWay when it takes long and a signal waits or a worker has died, and at
+        `deadline` (monotonic) in any case."""
+
+        def look(*_: Any) -> None:
+            if self._signalled or time.monotonic() > deadline or any(map(_has_ended, self.WORKERS)):
+                raise GaveWay
+
+        previous = signal.signal(signal.SIGALRM, look)
+        signal.setitimer(signal.ITIMER_REAL, LOADING, 2 * TICK)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
 
     def _conclude_reload(self, reload: Reload) -> None:
         self._reload = None
@@ -542,6 +594,14 @@ def _late(took: float, waited: float, limit: float) -> str:
         f" and {took - limit:.0f} s more for the {waited:.0f} s that it waited for a processor" if waited >= 1 else ""
     )
     return f"not ready after {limit:g} s (handover_boot_timeout){more}"
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child has ended, which stays to be reaped."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
 
 
 def _describe(wait_status: int) -> str:

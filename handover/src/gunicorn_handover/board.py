@@ -6,7 +6,7 @@ import enum
 import mmap
 
 SIZE = 4096
-_STATE, _ADMITTED, _WORN, _DISMISSED, _LENGTH, _TEXT = 0, 1, 2, 3, 4, 6
+_STATE, _ADMITTED, _WORN, _DISMISSED, _PRIVATE, _LENGTH, _TEXT = 0, 1, 2, 3, 4, 5, 7
 
 
 class State(enum.IntEnum):
@@ -20,6 +20,16 @@ class State(enum.IntEnum):
     """Accepts connections."""
     DRAINING = 3
     """Accepts none any more; finishes what it has."""
+
+
+class Dismissal(enum.IntEnum):
+    """The master's word to drain and go."""
+
+    NONE = 0
+    REPLACED = 1
+    """Others serve on."""
+    STOP = 2
+    """The service ends: there is nobody to be considerate of."""
 
 
 class Board:
@@ -47,13 +57,27 @@ class Board:
         self._page[_ADMITTED] = 1
 
     @property
-    def dismissed(self) -> bool:
+    def dismissed(self) -> Dismissal:
         """Whether the worker is to drain and go, whatever became of the signal that says so. Written by the master."""
-        return self._page[_DISMISSED] == 1
+        return Dismissal(self._page[_DISMISSED])
 
-    def dismiss(self) -> None:
+    @property
+    def stops(self) -> bool:
+        """Whether that is because the service ends."""
+        return self.dismissed is Dismissal.STOP
+
+    def dismiss(self, word: Dismissal) -> None:
         """Tells the worker to drain and go."""
-        self._page[_DISMISSED] = 1
+        self._page[_DISMISSED] = word
+
+    @property
+    def private(self) -> bool:
+        """Whether the sockets end with the service, and with them what waits to be accepted. Written by the master."""
+        return self._page[_PRIVATE] == 1
+
+    def own_sockets(self) -> None:
+        """Says that no service manager keeps the sockets."""
+        self._page[_PRIVATE] = 1
 
     @property
     def worn(self) -> bool:

@@ -27,6 +27,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     "gunicorn.arbiter:Arbiter.setup": ("self", "app"),
     "gunicorn.arbiter:Arbiter.run": ("self",),
     "gunicorn.arbiter:Arbiter.wait_for_signals": ("self", "timeout"),
+    "gunicorn.arbiter:Arbiter.signal": ("self", "sig", "frame"),
     "gunicorn.arbiter:Arbiter.manage_workers": ("self",),
     "gunicorn.arbiter:Arbiter.murder_workers": ("self",),
     "gunicorn.arbiter:Arbiter.reap_workers": ("self",),
@@ -54,6 +55,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     "uvicorn.server:Server.startup": ("self", "sockets"),
     "uvicorn.server:Server.shutdown": ("self", "sockets"),
     "uvicorn.server:Server.handle_exit": ("self", "sig", "frame"),
+    "uvicorn.server:Server.capture_signals": ("self",),
 }
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,7 @@
 """One reload, as a state machine that the master's loop moves on. Nothing here waits.
 
 trial    a forked child loads the new configuration; what breaks it can't break the master
+apply    the master loads it; what takes long gives way to signals, and begins again
 boot     new workers start up, held back from their first request
 retire   all are there: they are let in, the old ones told to go
 undo     something failed: the new ones are ended, then the old configuration is put back
@@ -29,9 +30,14 @@ class Phase(enum.Enum):
     """Where a reload is."""
 
     TRIAL = "trying the configuration"
+    APPLY = "loading the configuration"
     BOOT = "booting workers"
     RETIRE = "retiring the old workers"
     UNDO = "ending the new workers"
+
+
+class GaveWay(BaseException):
+    """A configuration was being loaded, and the master is needed elsewhere. No error: it isn't the configuration's."""
 
 
 class Trial:
@@ -169,6 +175,7 @@ class Reload:
         self.previous = Snapshot(arbiter)
         self._arbiter = arbiter
         self._applied = False
+        self._gave_way = False
         self._deadline = self.began + arbiter.cfg.handover_boot_timeout
         try:
             self.trial: Trial | None = Trial(arbiter)
@@ -180,6 +187,7 @@ class Reload:
         """Moves on as far as it goes without waiting."""
         {
             Phase.TRIAL: self._try,
+            Phase.APPLY: self._apply,
             Phase.BOOT: self._boot,
             Phase.RETIRE: self._retire,
             Phase.UNDO: self._undo,
@@ -234,9 +242,26 @@ class Reload:
             self.fail(f"bad configuration: {failure}")
             return
         self._close_trial()
+        self._deadline = time.monotonic() + self._arbiter.cfg.handover_boot_timeout
+        self.phase = Phase.APPLY
+
+    def _apply(self) -> None:
+        if self._gave_way and not self._arbiter.populated():
+            # to load now would keep a worker that has died from being made good
+            if time.monotonic() > self._deadline:
+                self.fail("workers died while the configuration was loaded, and no new ones could be started")
+            return
         self._applied = True
         try:
-            self._arbiter.apply_configuration()
+            with self._arbiter.giving_way(self._deadline):
+                self._arbiter.apply_configuration()
+        except GaveWay:
+            self.previous.restore(self._arbiter)
+            self._applied = False
+            self._gave_way = True
+            if time.monotonic() > self._deadline:
+                self.fail("the configuration took longer to load than handover_boot_timeout")
+            return
         except (Exception, SystemExit) as error:
             self.fail(f"bad configuration: {error!r}")
             return

@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.server import Server
+from uvicorn.server import HANDLED_SIGNALS, Server
 
 from gunicorn_handover.asgi import ServedApplication
 
 TICK = 0.05  # seconds between two looks at the connections
 SETTLE = 0.1  # seconds in which a connection that was just accepted comes to be known
+QUEUE = 1.0  # seconds for what waits to be accepted, at most: new clients may come without end
+CLOSING = 0.5  # seconds for the end of connections whose clients don't read, after graceful_timeout
 
 
 class DrainingServer(Server):
@@ -54,6 +58,20 @@ class DrainingServer(Server):
         self._idle_timeout = idle_timeout
         self._websocket_grace = websocket_grace
         self._pulse_task: asyncio.Task[None] | None = None
+        self.private_sockets = False
+        """Whether what waits to be accepted is lost unless it is accepted here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # what Uvicorn puts back in the end: a second word to go, in a stop after a reload, must not cut the exit short
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        with super().capture_signals():
+            # Libraries look up this server as the owner of the signal handler, and take `should_exit` for the end:
+            # sse-starlette then cuts its streams, which have until graceful_timeout. A function has no owner.
+            for number in HANDLED_SIGNALS:
+                signal.signal(number, lambda sig, frame: self.handle_exit(sig, frame))
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drains. Uvicorn's own would send itself the signal again in the end, and no exit hook would run."""
@@ -81,6 +99,7 @@ class DrainingServer(Server):
         self._application.drain()
         if not self.force_exit:
             await self._drain(deadline)
+            await self._end_websockets()
         # What is left goes Uvicorn's way: requests past their time are cancelled, then the lifespan ends.
         # It takes fractions of a second, whatever its annotation says.
         self.config.timeout_graceful_shutdown = max(deadline - loop.time(), TICK)  # type: ignore[assignment]
@@ -91,6 +110,8 @@ class DrainingServer(Server):
 
     async def _drain(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
+        if self.private_sockets:
+            await self._empty_queues()
         # asyncio sets a connection up some turns of the loop after it accepted it, and drops it when its server is
         # closed by then: so stop accepting first and close later. uvloop does both at once and ignores this.
         for server in self.servers:
@@ -120,8 +141,34 @@ class DrainingServer(Server):
                     connection.shutdown()
             await asyncio.sleep(TICK)
         if websockets is not None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(websockets, max(deadline - loop.time(), TICK))
+            # not to be cancelled: `websockets` takes no cancellation while it closes, and would be waited for
+            await asyncio.wait({websockets}, timeout=max(deadline - loop.time(), TICK))
+
+    async def _empty_queues(self) -> None:
+        """Accepts what waits: with the sockets' last process it would be reset."""
+        loop = asyncio.get_running_loop()
+        waiting = select.poll()
+        for server in self.servers:
+            for listener in server.sockets:
+                waiting.register(listener.fileno(), select.POLLIN)
+        end = loop.time() + QUEUE
+        while waiting.poll(0) and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.001)
+
+    async def _end_websockets(self) -> None:
+        """Ends WebSockets that are left, also those whose clients don't read: what is written to them never leaves."""
+        left = {connection for connection in self.server_state.connections if not hasattr(connection, "cycle")}
+        if not left:
+            return
+        for connection in left:
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + CLOSING
+        while left & self.server_state.connections and loop.time() < end:
+            await asyncio.sleep(TICK)
+        for connection in left & self.server_state.connections:
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 def is_busy(connection: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from uvicorn_worker import UvicornWorker
 
-from gunicorn_handover import internals, priority
+from gunicorn_handover import forks, internals, priority
 from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State
 from gunicorn_handover.server import DrainingServer
@@ -23,6 +23,7 @@ from gunicorn_handover.server import DrainingServer
 BOOT_ERROR = 3  # Gunicorn's exit code of a worker that could not boot
 GATE_TICK = 0.02  # seconds between two looks for the master's word
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+FORKS_END = 2.0  # seconds that what the application forked has after SIGTERM, at most
 PULSE = 0.5  # seconds between two signs of life, at most
 
 
@@ -58,6 +59,7 @@ class HandoverWorker(UvicornWorker):
     def init_process(self) -> None:
         os.setsid()  # see priority.renice_session
         settle()
+        forks.isolate(self.sockets)
         try:
             # Gunicorn's, past UvicornWorker's: some versions of that one set up an event loop in a way that some
             # versions of Uvicorn refuse.
@@ -75,10 +77,16 @@ class HandoverWorker(UvicornWorker):
         with asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop)) as runner:
             runner.run(self._serve())
         self.log.write_access()
+        forks.end(self.pid, min(FORKS_END, self.cfg.handover_exit_timeout / 2))
         # nothing is served from here on: what the interpreter tidies up must not slow those that serve
-        if nice := self.cfg.handover_boot_nice:
-            priority.renice(self.pid, nice)
+        if (nice := self.cfg.handover_boot_nice) and not self.board.stops and self.board.dismissed:
+            usual = priority.niceness()
+            if priority.may_return_to(usual):
+                priority.renice(self.pid, nice)
             priority.renice_session(self.pid, nice)
+            if self.board.stops:  # said between the two
+                priority.renice(self.pid, usual)
+                priority.renice_session(self.pid, 0)
 
     async def _serve(self) -> None:
         internals.check_protocol(self.cfg.handover_http)
@@ -119,6 +127,7 @@ class HandoverWorker(UvicornWorker):
 
     def _on_ready(self) -> None:
         self.log.claim()
+        self._server.private_sockets = self.board.private
         self.board.state = State.READY
         self.log.info("Worker (pid:%s) is ready", self.pid)
 

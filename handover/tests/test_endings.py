@@ -1,0 +1,279 @@
+"""How a worker ends: quick in a stop, whatever the application has forked or watches, and whoever doesn't read."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import unix_connect
+
+from conftest import Server, wait_for
+
+pytestmark = pytest.mark.versions
+
+SLOW_EXIT = """
+import atexit as _atexit, time as _time
+def _linger():
+    folder = Path(os.environ["NICENESS"])
+    end = _time.monotonic() + 20
+    while not (folder / "go").exists() and _time.monotonic() < end:
+        scratch = folder.parent / str(os.getpid())
+        scratch.write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
+        scratch.replace(folder / scratch.name)
+        _time.sleep(0.1)
+_atexit.register(_linger)
+"""
+
+
+@pytest.mark.parametrize("way", ["stop", "reload", "reload and stop"])
+def test_only_a_replaced_worker_is_nice_as_it_ends(server: Server, way: str) -> None:
+    folder = server.root / "niceness"
+    folder.mkdir()
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    server.environ = {"NICENESS": str(folder)}
+    server.release("1", after=SLOW_EXIT)
+    server.configure(timeout=1, handover_exit_timeout=30)
+    server.start()
+    before = server.pids()
+
+    def niceness() -> list[int]:
+        return [int(path.read_text()) for path in folder.iterdir() if path.name in map(str, before)]
+
+    if way != "stop":
+        assert server.reload().returncode == 0
+        wait_for(lambda: niceness() == [19, 19])
+    if way != "reload":
+        server.signal(signal.SIGTERM)
+        wait_for(lambda: niceness() == [usual, usual])
+    time.sleep(2)  # twice `timeout`
+    (folder / "go").touch()
+    wait_for(lambda: not set(before) & set(server.children()))
+    assert server.stop() == 0
+    assert "TIMEOUT" not in server.log
+    assert "killing it" not in server.log
+
+
+FORKS = {
+    "daemon": "multiprocessing.get_context('fork').Process(target=idle, daemon=True).start()",
+    "process": "multiprocessing.get_context('fork').Process(target=idle).start()",
+    "fork": "if os.fork() == 0:\n        idle()",
+    "deaf": "multiprocessing.get_context('fork').Process(target=idle, args=(True,), daemon=True).start()",
+}
+FORKING = """
+import multiprocessing, signal as _signal
+
+def idle(deaf=False):
+    if deaf:
+        _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
+    Path(os.environ["FORKED"], str(os.getpid())).touch()
+    while True:
+        time.sleep(60)
+
+async def forking(scope, query, receive, send):
+    {how}
+    await answer(send, {{"pid": os.getpid()}})
+
+PATHS["/fork"] = forking
+"""
+
+
+def descriptors(pid: int) -> list[str]:
+    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("way", ["stop", "reload", "kill"])
+@pytest.mark.parametrize("how", FORKS)
+def test_what_the_application_forked_ends_with_its_worker(server: Server, how: str, way: str) -> None:
+    folder = server.root / "forked"
+    folder.mkdir()
+    server.environ = {"FORKED": str(folder)}
+    server.release("1", after=FORKING.format(how=FORKS[how]))
+    server.configure(workers=1, graceful_timeout=8, handover_boot_nice=0)
+    server.start()
+    worker = server.get("/fork")["pid"]
+    (child,) = [int(path.name) for path in wait_for(lambda: list(folder.iterdir()))]
+    try:
+        listening = f"socket:[{os.fstat(server.listeners[0].fileno()).st_ino}]"
+        assert listening in descriptors(worker)
+        assert listening not in descriptors(child)
+        if way == "stop":
+            assert server.stop() == 0
+        elif way == "reload":
+            assert server.reload().returncode == 0
+            wait_for(lambda: worker not in server.children())
+        else:
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not alive(child), timeout=8)
+        assert "killing it" not in server.log
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_signal_to_what_the_application_forked_is_not_the_worker_s(server: Server) -> None:
+    folder = server.root / "forked"
+    folder.mkdir()
+    server.environ = {"FORKED": str(folder)}
+    server.release("1", after=FORKING.format(how=FORKS["process"]))
+    server.configure(workers=1)
+    server.start()
+    worker = server.get("/fork")["pid"]
+    (child,) = [int(path.name) for path in wait_for(lambda: list(folder.iterdir()))]
+    os.kill(child, signal.SIGQUIT)
+    wait_for(lambda: not alive(child))
+    assert server.get()["pid"] == worker
+    assert server.pids() == [worker]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_what_waits_to_be_accepted_is_answered_when_no_socket_unit_keeps_it(
+    server: Server, kind: str, loop: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = server.root / "own.sock"
+    server.listeners[0].close()
+    server.listeners = []
+    bind = f"127.0.0.1:{port}" if kind == "tcp" else f"unix:{path}"
+    server.configure(bind=bind, handover_loop=loop)
+    server.start()
+    pids = server.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    waiting = []
+    for _ in range(50):
+        client = socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", port) if kind == "tcp" else str(path))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        waiting.append(client)
+    server.signal(signal.SIGTERM)
+    wait_for(lambda: "Handling signal: term" in server.log)
+    time.sleep(0.2)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    answers = []
+    for client in waiting:
+        with client:
+            try:
+                answers.append(client.recv(100)[:15])
+            except OSError as error:
+                answers.append(repr(error).encode())
+    assert answers == [b"HTTP/1.1 200 OK"] * 50
+    assert server.stop() == 0
+
+
+def test_a_worker_keeps_no_descriptor_of_the_master_s(server: Server) -> None:
+    server.start()
+
+    def held() -> list[list[str]]:
+        return [descriptors(pid) for pid in server.pids()]
+
+    first = held()
+    for _ in range(2):
+        assert server.reload().returncode == 0
+    assert [len(found) for found in held()] == [len(found) for found in first]
+    folders = [name for found in held() for name in found if os.path.isdir(name)]
+    assert folders == []
+
+
+STREAMING = """
+from sse_starlette.sse import EventSourceResponse
+
+async def sse(scope, query, receive, send):
+    async def numbers():
+        for number in range(1000):
+            yield {"data": str(number)}
+            await asyncio.sleep(0.1)
+    await EventSourceResponse(numbers())(scope, receive, send)
+
+PATHS["/sse"] = sse
+"""
+
+
+# the newest version looks for the owner of the signal handler; the oldest replaces Server.handle_exit
+@pytest.mark.parametrize("way", ["stop", "reload", "term worker"])
+def test_server_sent_events_have_the_whole_drain(server: Server, way: str) -> None:
+    server.release("1", after=STREAMING)
+    server.configure(graceful_timeout=4, handover_exit_timeout=20)
+    server.start()
+    before = server.pids()
+    connection = server.connect()
+    connection.request("GET", "/sse")
+    response = connection.getresponse()
+    assert response.read(20)
+    ended: list[float] = []
+
+    def read() -> None:
+        with contextlib.suppress(http.client.HTTPException, OSError):
+            response.read()
+        ended.append(time.monotonic())
+
+    reader = threading.Thread(target=read)
+    began = time.monotonic()
+    reader.start()
+    if way == "stop":
+        assert server.stop(timeout=40) == 0
+    elif way == "reload":
+        assert server.reload().returncode == 0
+    else:
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+    reader.join(30)
+    assert ended[0] - began > 4
+    wait_for(lambda: not set(before) & set(server.children()), timeout=30)
+    assert "killing it" not in server.log
+
+
+LEGACY = """
+from gunicorn_handover.worker import HandoverWorker
+class LegacyWorker(HandoverWorker):
+    CONFIG_KWARGS = {**HandoverWorker.CONFIG_KWARGS, "ws": "%s"}
+"""
+FLOOD = """
+async def websocket(receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        await send({"type": "websocket.send", "text": "x" * 65536})
+"""
+
+
+@pytest.mark.parametrize("way", ["stop", "reload"])
+@pytest.mark.parametrize("implementation", ["websockets", "auto"])
+def test_a_websocket_client_that_does_not_read_ends_within_graceful_timeout(
+    server: Server, implementation: str, way: str
+) -> None:
+    (server.root / "legacy.py").write_text(LEGACY % implementation)
+    server.release("1", after=FLOOD)
+    server.configure(
+        worker_class="legacy.LegacyWorker", pythonpath=str(server.root), graceful_timeout=4, handover_boot_nice=0
+    )
+    server.environ = {"PYTHONPATH": f"{server.root}:{os.environ.get('PYTHONPATH', '')}"}
+    server.start()
+    before = server.pids()
+    with unix_connect(str(server.socket), "ws://localhost/", max_queue=1) as websocket:
+        websocket.recv()
+        if way == "stop":
+            assert server.stop() == 0
+        else:
+            assert server.reload().returncode == 0
+            wait_for(lambda: not set(before) & set(server.children()))
+        assert "killing it" not in server.log
+        assert "was killed" not in server.log

@@ -814,3 +814,11 @@ def test_a_unit_of_before_keeps_its_folder_until_then(old: layout.Application, m
     activation.Activation(old, "aaaa", 1).execute()
     assert old.__dict__["taken"] == []
     assert server_status.read(old, old.service)["workers"]
+
+
+def test_what_the_master_says_names_the_operator_s_settings() -> None:
+    said = "not ready after 60 s (handover_boot_timeout); warm-up hung (handover_warmup_timeout), handover_http"
+    expected = (
+        "not ready after 60 s (app_service_boot_timeout); warm-up hung (app_service_warmup_timeout), handover_http"
+    )
+    assert activation.in_operator_s_words(said) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import re
@@ -10,9 +11,12 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from websockets.sync.client import unix_connect
 
 from conftest import Server, wait_for
+from gunicorn_handover import logs
 
 ACCESS = {
     *("time", "level", "logger", "request_id", "client", "method", "path", "status", "duration_ms", "bytes"),
@@ -30,6 +34,33 @@ logging.config.dictConfig({
     "loggers": {"uvicorn.access": {"handlers": ["own"], "level": "INFO"}},
 })
 """
+
+
+# how long the library takes to make examples is no matter
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(
+        st.sampled_from(["client", "path", "status", "close_code", "duration_ms", "user_agent"]),
+        st.one_of(
+            st.text(),
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.binary(),
+            st.sampled_from(http.HTTPStatus),
+        ),
+    ),
+    st.floats(0, 4e9),
+)
+def test_an_access_line_is_what_json_makes_of_its_fields(fields: dict[str, Any], moment: float) -> None:
+    formatter = logs.JsonFormatter()
+    line = formatter.access(moment, fields)
+    assert "\n" not in line
+    assert line == formatter.line(logs._access_record(moment, fields))
+    plain = {name: str(value) if isinstance(value, bytes) else value for name, value in fields.items()}
+    found = json.loads(line)
+    assert {name: found[name] for name in fields} == plain
 
 
 def lines(server: Server) -> list[dict[str, Any]]:

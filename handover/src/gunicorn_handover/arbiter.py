@@ -35,6 +35,7 @@ PROVEN = 10.0  # seconds that a worker has to serve for its death not to count a
 BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
 LOADING = 0.5  # seconds that a configuration may load before it has to give way to a signal
 PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
+WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, past its bound or in a stop
 # what Gunicorn's stop() asks of the module `time`
 _STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
 
@@ -46,6 +47,7 @@ class HandoverArbiter(Arbiter):
         self.notifier = notifier
         self.generation = 1
         self.stopping = False
+        self._stopped_at = 0.0
         self._started_at = time.time()
         self._complete = False  # whether the first generation was ever complete
         self._announce = False
@@ -142,6 +144,7 @@ class HandoverArbiter(Arbiter):
         if self.stopping:
             for worker in self.WORKERS.values():
                 self._renice_session(worker)
+            self._end_warmups()
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -197,6 +200,7 @@ class HandoverArbiter(Arbiter):
     def stop(self, graceful: bool = True) -> None:
         if not self.stopping:
             self.stopping = True
+            self._stopped_at = time.monotonic()
             self.notifier.stopping()
             self.notifier.status("Stopping" if graceful else "Stopping at once")
             if self._reload is not None:
@@ -255,7 +259,7 @@ class HandoverArbiter(Arbiter):
             if priority.may_return_to(self._nice):
                 priority.renice(pid, nice)
         if not self._complete:
-            self.notifier.extend(BUSY * self.cfg.handover_boot_timeout)
+            self.notifier.extend(BUSY * (self.cfg.handover_boot_timeout + self.cfg.handover_warmup_timeout))
 
     def admit(self, worker: Any) -> None:
         """Lets a worker that has started up accept connections, at the priority of all others; call it until it has.
@@ -301,21 +305,53 @@ class HandoverArbiter(Arbiter):
             self._renice_session(worker)
             if worker.board.state is State.STANDBY:
                 self._hurry(worker)  # it waits for the others; when it is let in, it must be as quick as they are
-            if worker.board.state is not State.BOOTING or worker.condemned:
+            if worker.board.state >= State.STANDBY or worker.condemned:
                 continue
             limit = worker.cfg.handover_boot_timeout
             took = now - worker.forked_at
             # at a reload it is slowed no longer when it starves, and who waits for its end has a bound
             waited = 0.0 if self._complete else priority.waited(worker.pid)
-            if took > limit and (late := _late(took, waited, limit)):
+            if worker.board.state is State.WARMING:
+                self._watch_warmup(worker, now)
+            elif took > limit and (late := _late(took, waited, limit)):
                 worker.board.explain(late)
                 self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, late)
                 self.kill_worker(worker.pid, signal.SIGKILL)
                 worker.condemned = True
                 self._boot_failed(worker, worker.board.failure)
-            elif worker.slowed and (priority.waited(worker.pid) > PATIENCE or took > limit / 4):
+            if worker.slowed and not worker.condemned and (priority.waited(worker.pid) > PATIENCE or took > limit / 4):
                 # starved: on a machine with no idle moment the nicest process gets next to nothing
                 self._hurry(worker)
+
+    def _watch_warmup(self, worker: Any, now: float) -> None:
+        """The worker bounds its warm-up itself, but for an application that lets nothing else run."""
+        if worker.warming_since is None:
+            worker.warming_since = now, priority.waited(worker.pid)
+        began, waited = worker.warming_since
+        limit = worker.cfg.handover_warmup_timeout + WARMUP_GRACE
+        took = now - began
+        if took - (priority.waited(worker.pid) - waited) > limit or took > BUSY * limit:
+            reason = f"the warm-up has let nothing else run for {took:.0f} s (handover_warmup_timeout)"
+            self.log.error("Worker (pid:%s): %s; killing it", worker.pid, reason)
+            self.kill_worker(worker.pid, signal.SIGKILL)
+            worker.condemned = True
+            self._warmup_failed(worker, reason)
+
+    def _warmup_failed(self, worker: Any, reason: str) -> None:
+        """After a warm-up that took its worker with it."""
+        if worker.cfg.handover_warmup_required:
+            self._boot_failed(worker, reason)
+        elif worker.cfg.handover_warmup_paths:
+            # the others have the same configuration
+            worker.cfg.set("handover_warmup_paths", [])
+            self.log.warning("Until the next reload no worker is warmed up: %s", reason)
+
+    def _end_warmups(self) -> None:
+        """In a stop: a worker that warms up has nothing to finish."""
+        if time.monotonic() - self._stopped_at > WARMUP_GRACE:
+            for worker in self.workers():
+                if worker.board.state is State.WARMING:
+                    self.kill_worker(worker.pid, signal.SIGKILL)
 
     def _end_overdue_drains(self) -> None:
         now = time.monotonic()
@@ -386,6 +422,9 @@ class HandoverArbiter(Arbiter):
         served = time.monotonic() - worker.forked_at
         if expected:
             self.log.info("Worker (pid:%s) %s", worker.pid, how)
+        elif state is State.WARMING:
+            self.log.error("Worker (pid:%s) ended in its warm-up: %s", worker.pid, failure)
+            self._warmup_failed(worker, failure)
         elif state < State.READY:
             self.log.error("Worker (pid:%s) failed to boot: %s", worker.pid, failure)
             self._boot_failed(worker, failure)
@@ -573,6 +612,7 @@ class HandoverArbiter(Arbiter):
 
 _PUBLIC_STATE = {
     State.BOOTING: "booting",
+    State.WARMING: "booting",
     State.STANDBY: "booting",
     State.READY: "ready",
     State.DRAINING: "draining",

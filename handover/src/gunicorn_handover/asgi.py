@@ -91,12 +91,13 @@ class ServedApplication:
         self,
         application: Application,
         *,
-        gate: Callable[[], Awaitable[None]],
+        gate: Callable[[Application, dict[str, Any]], Awaitable[str | None]],
         explain: Callable[[str], None],
         access_line: Callable[[dict[str, Any]], None] | None,
     ) -> None:
-        """`gate` is awaited between the lifespan startup and the first request, `explain` told why a startup failed,
-        `access_line` given the fields of each request's line; None for no access log."""
+        """`gate` is awaited between the lifespan startup and the first request, with the application and the lifespan's
+        state; what it returns is why there must be none. `explain` is told why a startup failed, `access_line` given
+        the fields of each request's line; None for no access log."""
         self._application = application
         self._gate = gate
         self._explain = explain
@@ -114,22 +115,28 @@ class ServedApplication:
         self._closes_websockets = True
         await asyncio.gather(*(session.restart() for session in self._sessions))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self._lifespan(scope, receive, send)
+            return self._http(scope, receive, send)
+        if scope["type"] == "websocket":
+            return self._websocket(scope, receive, send)
+        return self._lifespan(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
+
+        async def admission() -> Message:
+            refusal = await self._gate(self._application, scope.get("state", {}))
+            if refusal is None:
+                return {"type": "lifespan.startup.complete"}
+            self._explain(refusal)
+            return {"type": "lifespan.startup.failed", "message": refusal}
 
         async def gated(message: Message) -> None:
             nonlocal answered
             if message["type"] == "lifespan.startup.complete":
                 answered = True
-                await self._gate()
+                message = await admission()
             elif message["type"] == "lifespan.startup.failed":
                 answered = True
                 lines = str(message.get("message", "")).strip().splitlines()
@@ -140,8 +147,8 @@ class ServedApplication:
             await self._application(scope, receive, gated)
         finally:
             # An application that knows no lifespan returns or raises here. It is ready all the same.
-            if not answered:
-                await self._gate()
+            if not answered and (verdict := await admission())["type"] == "lifespan.startup.failed":
+                await send(verdict)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -160,18 +167,20 @@ class ServedApplication:
 
         async def observed_send(message: Message) -> None:
             nonlocal status, sent, complete
-            if message["type"] == "http.response.start":
+            kind = message["type"]
+            if kind == "http.response.body":
+                sent += len(message.get("body", b""))
+                await send(message)
+                # only now: Uvicorn refuses a last part that is short of the Content-Length
+                complete = not message.get("more_body", False) or complete
+                return
+            if kind == "http.response.start":
                 status = message["status"]
                 message = unbuffered(message)
                 if self.draining and scope["http_version"].startswith("1"):
                     headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
                     message = {**message, "headers": [*headers, (b"connection", b"close")]}
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
             await send(message)
-            # only now: Uvicorn refuses a last part that is short of the Content-Length
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                complete = True
 
         try:
             await self._application(scope, observed_receive, observed_send)
@@ -230,13 +239,14 @@ def identify(scope: Scope) -> None:
 def unbuffered(message: Message) -> Message:
     """The start of a response; that of server-sent events asks nginx to pass them on as they come, unless the
     application has said what it wants of it."""
-    streams = False
-    for name, value in message.get("headers", ()):
-        key = name.lower()
-        if key == b"x-accel-buffering":
-            return message
-        streams = streams or (key == b"content-type" and value[:17].lower() == b"text/event-stream")
-    if not streams:
+    headers = message.get("headers", ())
+    for name, value in headers:
+        # the value first: it is the one that seldom fits
+        if value[:17].lower() == b"text/event-stream" and name.lower() == b"content-type":
+            break
+    else:
+        return message
+    if any(name.lower() == b"x-accel-buffering" for name, _ in headers):
         return message
     return {**message, "headers": [*message["headers"], (b"x-accel-buffering", b"no")]}
 

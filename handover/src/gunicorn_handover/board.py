@@ -14,11 +14,13 @@ class State(enum.IntEnum):
 
     BOOTING = 0
     """Importing the application or running its lifespan startup."""
-    STANDBY = 1
-    """Started up; waits for the master's word before it accepts a connection."""
-    READY = 2
+    WARMING = 1
+    """Started up; makes requests to its own application."""
+    STANDBY = 2
+    """Waits for the master's word before it accepts a connection."""
+    READY = 3
     """Accepts connections."""
-    DRAINING = 3
+    DRAINING = 4
     """Accepts none any more; finishes what it has."""
 
 

@@ -23,6 +23,7 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 """The id of the request that the running task serves."""
 
 _encode = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each line
+_quote = json.encoder.encode_basestring_ascii  # a string as that has it
 
 MOST_AT_ONCE = 20  # access lines: a write of 8 kB at most, as a rule, which no other worker's comes in between
 _ACCESS = logging.makeLogRecord({"name": "access", "levelno": logging.INFO, "levelname": "INFO"}).__dict__
@@ -31,8 +32,20 @@ _ACCESS = logging.makeLogRecord({"name": "access", "levelno": logging.INFO, "lev
 SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error")
 
 
+def _value(value: Any) -> str:
+    """A value as JSON has it."""
+    kind = type(value)
+    if kind is str:
+        return _quote(value)
+    return repr(value) if kind is int or kind is float else "null" if value is None else _encode(value)
+
+
 def _time(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.created * 1000) % 1000:03d}Z"
+    return _stamp(record.created)
+
+
+def _stamp(moment: float) -> str:
+    return f"{_second(int(moment))}.{int(moment * 1000) % 1000:03d}Z"
 
 
 @functools.lru_cache(maxsize=1)
@@ -41,18 +54,23 @@ def _second(moment: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
-def _access_record(fields: dict[str, Any]) -> logging.LogRecord:
+def _access_record(created: float, fields: dict[str, Any]) -> logging.LogRecord:
     # by no constructor: half of a line's cost would be what logging finds out about its caller
     record = logging.LogRecord.__new__(logging.LogRecord)
-    record.__dict__.update(_ACCESS, created=time.time(), process=os.getpid(), access=fields)
+    record.__dict__.update(_ACCESS, created=created, process=os.getpid(), access=fields)
     return record
 
 
 class LineFormatter(logging.Formatter):
-    """A line for a record, or for each of those that it stands for (`batch`)."""
+    """A line for a record, or for each access line that it stands for (`batch`)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(self.line, getattr(record, "batch", (record,))))
+        batch = getattr(record, "batch", None)
+        return self.line(record) if batch is None else "\n".join([self.access(*entry) for entry in batch])
+
+    def access(self, created: float, fields: dict[str, Any]) -> str:
+        """One access line."""
+        return self.line(_access_record(created, fields))
 
     def line(self, record: logging.LogRecord) -> str:
         """One record."""
@@ -77,6 +95,11 @@ class JsonFormatter(LineFormatter):
                 entry["stack"] = record.stack_info
         entry["pid"] = record.process
         return _encode(entry)
+
+    def access(self, created: float, fields: dict[str, Any]) -> str:
+        # the same line; an encoder for all that JSON knows would be a third of what a request costs here
+        values = "".join([f', "{name}": {_value(value)}' for name, value in fields.items()])
+        return f'{{"time": "{_stamp(created)}", "level": "info", "logger": "access"{values}, "pid": {os.getpid()}}}'
 
 
 class TextFormatter(LineFormatter):
@@ -115,7 +138,7 @@ class HandoverLogger(Logger):
         # kept, because an application that configures logging may empty or close what hangs on the loggers
         self._error_handlers: list[logging.Handler] = list(self.error_log.handlers)
         self._access_handlers: list[logging.Handler] = list(self.access_log.handlers)
-        self._access_records: list[logging.LogRecord] = []
+        self._access_records: list[tuple[float, dict[str, Any]]] = []
         # what an application logs without having configured logging
         last = logging.StreamHandler(sys.stderr)
         last.setLevel(logging.WARNING)
@@ -133,7 +156,7 @@ class HandoverLogger(Logger):
         What ends in the same turn of the event loop is written at once, for the sake of both ends: it wakes the
         journal once.
         """
-        self._access_records.append(_access_record(fields))
+        self._access_records.append((time.time(), fields))
         if len(self._access_records) == 1:
             asyncio.get_running_loop().call_soon(self.write_access)
         elif len(self._access_records) == MOST_AT_ONCE:
@@ -144,12 +167,15 @@ class HandoverLogger(Logger):
         records, self._access_records = self._access_records, []
         if not records:
             return
-        batch = _access_record({})
+        batch = _access_record(records[-1][0], {})
         batch.batch = records
         for handler in self._access_handlers:
-            # each message is a datagram of its own there
-            for record in records if isinstance(handler, logging.handlers.SysLogHandler) else [batch]:
-                handler.handle(record)
+            if isinstance(handler, logging.handlers.SysLogHandler):
+                # each message is a datagram of its own there
+                for record in records:
+                    handler.handle(_access_record(*record))
+            else:
+                handler.handle(batch)
 
     def claim(self) -> None:
         """Takes the server's own loggers back after the application may have disabled or emptied them, and silences

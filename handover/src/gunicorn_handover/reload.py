@@ -216,7 +216,7 @@ class Reload:
     def progress(self) -> str:
         """Where it is, for people."""
         if self.phase is Phase.BOOT:
-            up = sum(worker.board.state > State.BOOTING for worker in self._new())
+            up = sum(worker.board.state >= State.STANDBY for worker in self._new())
             return f"{self.phase.value}, {up} of {self._arbiter.num_workers} up"
         return str(self.phase.value)
 
@@ -270,7 +270,7 @@ class Reload:
     def _boot(self) -> None:
         arbiter = self._arbiter
         new = self._new()
-        booting = [worker for worker in new if worker.board.state is State.BOOTING]
+        booting = [worker for worker in new if worker.board.state < State.STANDBY and not worker.condemned]
         standby = [worker for worker in new if worker.board.state is State.STANDBY]
         ready = [worker for worker in new if worker.board.state is State.READY]
         nobody_serves = not any(worker.board.state is State.READY for worker in self._old())

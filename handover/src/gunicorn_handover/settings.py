@@ -4,6 +4,7 @@ each reload. Importing this module makes them known to Gunicorn."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from gunicorn import config
 
 STATUS_VARIABLE = "GUNICORN_HANDOVER_STATUS"
 RELEASE_VARIABLE = "GUNICORN_HANDOVER_RELEASE_FILE"
+_PATH = re.compile(r"/[!-\"$-~]*")  # no blank, no fragment
+_HOST = re.compile(r"[0-9A-Za-z_.:\[\]-]+")
 
 
 def _seconds(value: Any) -> float:
@@ -43,6 +46,25 @@ def _nice(value: Any) -> int:
     if not 0 <= number <= 19:
         raise ValueError(f"{value!r} is no niceness. Give one of 0 (off) to 19.")
     return number
+
+
+def _paths(value: Any) -> list[str]:
+    entries = [value] if isinstance(value, str) else list(value or [])
+    for entry in entries:
+        if not isinstance(entry, str) or not _PATH.fullmatch(entry):
+            raise ValueError(
+                f"handover_warmup_paths has {entry!r}, which is no path. "
+                "Write what follows the host in an address, percent-encoded: /readyz or /search?q=a%20b."
+            )
+    return list(dict.fromkeys(entries))
+
+
+def _host(value: Any) -> str:
+    if not isinstance(value, str) or not _HOST.fullmatch(value):
+        raise ValueError(
+            f"handover_warmup_host is {value!r}, which is no Host header. Give a name such as example.com."
+        )
+    return value
 
 
 def _one_of(*choices: str) -> Any:
@@ -123,6 +145,30 @@ _define(
     5.0,
     _seconds,
     "Seconds beyond graceful_timeout for the lifespan shutdown; then the worker is killed.",
+)
+_define(
+    "handover_warmup_paths",
+    [],
+    _paths,
+    "Paths that a worker asks its own application for, by GET, before it accepts connections.",
+)
+_define(
+    "handover_warmup_timeout",
+    10.0,
+    _positive_seconds,
+    "Seconds that the warm-up of a worker may take in all.",
+)
+_define(
+    "handover_warmup_host",
+    "localhost",
+    _host,
+    "Host header of the warm-up's requests.",
+)
+_define(
+    "handover_warmup_required",
+    False,
+    config.validate_bool,
+    "Whether a worker whose warm-up fails has failed to boot.",
 )
 _define(
     "handover_http",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import importlib
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from uvicorn_worker import UvicornWorker
 
-from gunicorn_handover import forks, internals, priority
+from gunicorn_handover import forks, internals, priority, warmup
 from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State
 from gunicorn_handover.server import DrainingServer
@@ -41,6 +42,7 @@ class HandoverWorker(UvicornWorker):
         self.retired_at: float | None = None
         self.condemned = False
         self.slowed = False
+        self.warming_since: tuple[float, float] | None = None  # and how long it had waited for a processor by then
         self.session_nice: int | None = None  # that is still to be set
         self.oom_score: int | None = None
 
@@ -91,6 +93,7 @@ class HandoverWorker(UvicornWorker):
     async def _serve(self) -> None:
         internals.check_protocol(self.cfg.handover_http)
         self.log.claim()
+        self._context = contextvars.copy_context()  # as requests have it, and the lifespan's task has not
         config = self.config
         config.app = self.wsgi
         config.load()
@@ -119,11 +122,23 @@ class HandoverWorker(UvicornWorker):
         if not self._server.started:
             sys.exit(BOOT_ERROR)
 
-    async def _wait_for_admission(self) -> None:
-        """Holds the lifespan's answer back, and so the first accept, until the master says go."""
+    async def _wait_for_admission(self, application: Any, state: dict[str, Any]) -> str | None:
+        """Holds the lifespan's answer back, and so the first accept, until the worker is warm and the master says go.
+        Returns why it must never accept."""
+        if self.cfg.handover_warmup_paths:
+            self.board.state = State.WARMING
+            self.log.claim()
+            warm_up = warmup.Warmup.of(self.cfg, self._context, self._must_go)
+            failure = await warm_up.report(application, state, self.log)
+            if failure and self.cfg.handover_warmup_required and not self._must_go():
+                return failure
         self.board.state = State.STANDBY
-        while not self.board.admitted and not self._server.should_exit and os.getppid() == self.ppid:
+        while not self.board.admitted and not self._must_go():
             await asyncio.sleep(GATE_TICK)
+        return None
+
+    def _must_go(self) -> bool:
+        return self._server.should_exit or self.board.dismissed or os.getppid() != self.ppid
 
     def _on_ready(self) -> None:
         self.log.claim()

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import time
 import traceback
@@ -202,7 +203,7 @@ class Activation:
 
 def in_operator_s_words(said: str) -> str:
     """What the master said, with the setting that the operator knows."""
-    return said.replace("handover_boot_timeout", "app_service_boot_timeout")
+    return re.sub(r"\bhandover_(boot_timeout|warmup_\w+)", r"app_service_\1", said)
 
 
 def revert(app: Application, transaction: str, timeout: float, health: Health | None = None) -> Way:

@@ -123,6 +123,36 @@ def test_every_setting_of_gunicorn_arrives(configuration: Callable[..., dict[str
     assert {name: settings[name] for name in wanted} == wanted
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, ([], 10, False)),
+        ({"app_service_health_path": "/readyz"}, (["/readyz"], 10, False)),
+        ({"app_service_health_path": "/readyz", "app_service_warmup_paths": []}, ([], 10, False)),
+        ({"app_service_timeout": 4, "app_service_warmup_paths": ['/a"b']}, (['/a"b'], 2, False)),
+        ({"app_service_warmup_required": True, "app_service_warmup_timeout": 3}, ([], 3, True)),
+    ],
+    ids=str,
+)
+def test_workers_warm_up_by_the_health_page_unless_told_otherwise(
+    configuration: Callable[..., dict[str, Any]], given: dict[str, Any], wanted: tuple[list[str], int, bool]
+) -> None:
+    settings = configuration(app_service_health_host="links.example", **given)
+    found = tuple(settings[f"handover_warmup_{name}"] for name in ("paths", "timeout", "required"))
+    assert found == wanted
+    assert settings["handover_warmup_host"] == "links.example"
+
+
+def test_a_reload_has_time_for_the_boots_and_the_warmups(load_role: Callable[[str], Any]) -> None:
+    role = load_role("app_service")
+    given = {**APPLICATION, **host(2, 8192), "app_service_workers": 3}
+    more = [
+        int(role.value("__app_service_reload_timeout", **given, app_service_warmup_timeout=seconds))
+        for seconds in (5, 15)
+    ]
+    assert more[1] - more[0] == 30
+
+
 def test_workers_are_not_replaced_by_number_of_requests_unless_asked(
     configuration: Callable[..., dict[str, Any]],
 ) -> None:
@@ -242,6 +272,12 @@ def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(rend
         ({"app_service_memory_percent": 101}, "between 1 and 100"),
         ({"app_service_workers": -1}, "0 to size them from the host"),
         ({"app_service_rehearsal_timeout": 0}, "Give seconds, above 0"),
+        ({"app_service_warmup_paths": ["/", "readyz", "/a b"]}, 'app_service_warmup_paths has "readyz", "/a b"'),
+        ({"app_service_warmup_paths": ["/a\n"]}, "percent-encoded: /readyz"),
+        ({"app_service_health_path": "readyz"}, 'app_service_warmup_paths has "readyz"'),
+        ({"app_service_health_path": "/", "app_service_health_host": "a b"}, 'app_service_health_host is "a b"'),
+        ({"app_service_warmup_timeout": 0}, "app_service_warmup_timeout is 0"),
+        ({"app_service_warmup_timeout": 31}, "at most app_service_timeout (30)"),
     ],
     ids=str,
 )

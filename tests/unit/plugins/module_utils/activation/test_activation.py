@@ -886,3 +886,11 @@ def test_a_further_process_type_follows_and_goes_back_with_the_web_processes(
     assert Second.asked == ["execute bbbb", "put back aaaa"]
     assert reloads == ["bbbb", "aaaa"]
     assert layout.current(served) == "aaaa"
+
+
+def test_what_the_master_says_names_the_operator_s_settings() -> None:
+    said = "not ready after 60 s (handover_boot_timeout); warm-up hung (handover_warmup_timeout), handover_http"
+    expected = (
+        "not ready after 60 s (app_service_boot_timeout); warm-up hung (app_service_warmup_timeout), handover_http"
+    )
+    assert activation.in_operator_s_words(said) == expected

@@ -455,7 +455,7 @@ def test_the_table_of_a_fleet() -> None:
     assert three.splitlines()[1].endswith("app1, app2, app3")
     bare = history.table({"app1": [{"token": "x"}]}).splitlines()[1]
     assert [word.strip() for word in bare.split("  ") if word.strip()] == [
-        "1970-01-01 00:00:00", "-", "-", "-", "-", "-", "-", "0.0 s", "app1",
+        "1970-01-01 00:00:00", "-", "-", "-", "-", "-", "-", "0.0 s", "-", "app1",
     ]  # fmt: skip
 
 

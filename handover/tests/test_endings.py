@@ -85,7 +85,11 @@ PATHS["/fork"] = forking
 
 
 def descriptors(pid: int) -> list[str]:
-    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(path))
+    return sorted(found)
 
 
 def alive(pid: int) -> bool:

@@ -138,7 +138,7 @@ class HandoverWorker(UvicornWorker):
         return None
 
     def _must_go(self) -> bool:
-        return self._server.should_exit or self.board.dismissed or os.getppid() != self.ppid
+        return bool(self._server.should_exit or self.board.dismissed) or os.getppid() != self.ppid
 
     def _on_ready(self) -> None:
         self.log.claim()

@@ -108,7 +108,7 @@ def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, t
   become: true
   vars_files: [{PROJECT}/playbooks/vars/wiring.yml]
   tasks:
-    - ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/address.yml
+    - ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/addresses/resolve.yml
     - ansible.builtin.include_role: {{name: baton.web.nginx_site}}
       when: inventory_hostname in baton_edges
 """)

@@ -1,4 +1,4 @@
-"""The end of a change as release.yml plays it, on hosts that are folders of this machine."""
+"""The end of a change as phases/rollout.yml plays it, on hosts that are folders of this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fleet:
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         found = {"app_service_activated": SWITCHED, "phase": PHASE} | local | variables
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "vars": found}}))
-        tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/finish.yml")}
+        tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/rollout/finish.yml")}
         told: dict[str, Any] = {
             "baton_run": RUN,
             "baton_change": {"kind": "restart", "stages": False},

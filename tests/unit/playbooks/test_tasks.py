@@ -59,5 +59,29 @@ def test_a_question_of_preflight_does_not_decide_by_failing_silently() -> None:
 def test_one_action_installs_packages() -> None:
     """ansible.builtin.apt reads all lists again for each of its tasks, and fails for a source that is of no use."""
     installing = [where for where, task in found(FILES) if "ansible.builtin.apt" in task]
-    assert installing == ["playbooks/tasks/upgrade.yml: Upgrade the packages"]
-    assert "update_cache" not in (PROJECT / "playbooks/tasks/upgrade.yml").read_text()
+    assert installing == ["playbooks/tasks/hosts/upgrade.yml: Upgrade the packages"]
+    assert "update_cache" not in (PROJECT / "playbooks/tasks/hosts/upgrade.yml").read_text()
+
+
+def test_what_a_playbook_or_a_task_file_names_is_beside_it() -> None:
+    """A dynamic include of a file that isn't there only fails in the run that needs it, such as a revert."""
+    keys = {f"ansible.builtin.{kind}" for kind in ("import_tasks", "include_tasks", "import_playbook")}
+    assert [
+        f"{where}: {name}"
+        for where, task in found([PROJECT / "site.yml", *FILES])
+        for name in [*(task[key] for key in keys & task.keys()), *task.get("vars_files", [])]
+        if not (PROJECT / where.partition(":")[0]).parent.joinpath(name).is_file()
+    ] == []
+
+
+def test_on_top_are_the_playbooks_that_people_run() -> None:
+    """What other playbooks import is a phase, and below phases/."""
+    on_top = {path.stem for path in PROJECT.glob("playbooks/*.yml")}
+    imported = {
+        (path.parent / task["ansible.builtin.import_playbook"]).resolve().relative_to(PROJECT / "playbooks")
+        for path in PROJECT.glob("playbooks/**/*.yml")
+        for _, task in found([path])
+        if "ansible.builtin.import_playbook" in task
+    }
+    assert {path.parent.name for path in imported} == {"phases"}
+    assert not on_top & {path.stem for path in PROJECT.glob("playbooks/phases/*.yml")}

@@ -11,7 +11,6 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.artifact import source
 from ansible_collections.baton.web.plugins.module_utils.controller import settings
 
-
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -23,6 +23,13 @@ def argument_specs() -> Mapping[str, Any]:
     }
 
 
+@functools.cache
+def playbook_specs() -> Mapping[str, Any]:
+    """The argument specs of the playbooks' own settings."""
+    specs: Mapping[str, Any] = yaml_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text(encoding="utf-8"))
+    return specs
+
+
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set.
 
@@ -31,20 +38,25 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     options = {role: settings.options_of(spec) for role, spec in argument_specs().items()}
     variables = {host: list(hostvars[host]) for host in hostvars}
     wired = yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
-    unknown: list[str] = settings.problems(variables, options)
+    unknown: list[str] = settings.problems(variables, options, settings.playbook_settings(playbook_specs()))
     overruled: list[str] = settings.overruled(variables, wired, options)
     return unknown + overruled
 
 
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
-    """Sentences about values that can't be, of these hosts: one of each kind is enough."""
-    specs = argument_specs().values()
-    found: list[str] = []
+    """Sentences about values that can't be, of these hosts, which are named where not all of them have the value."""
+    options = settings.playbook_settings(playbook_specs())
+    specs = [{"argument_specs": {"main": {"options": options}}}, *argument_specs().values()]
+    found: dict[str, list[str]] = {}
     for host in hosts:
-        found += settings.wrong(hostvars[host])
-        # as it was written: what a template says may need what a filter can't be given
-        found += settings.not_texts(hostvars.raw_get(host), specs)
-    return list(dict.fromkeys(found))
+        # texts as they were written: what a template says may need what a filter can't be given
+        told = settings.wrong(hostvars[host], options) + settings.not_texts(hostvars.raw_get(host), specs)
+        for sentence in dict.fromkeys(told):
+            found.setdefault(sentence, []).append(host)
+    return [
+        sentence if len(having) == len(hosts) else f"{', '.join(having)}: {sentence}"
+        for sentence, having in found.items()
+    ]
 
 
 # the settings that say where a source is, and what is in it

@@ -16,7 +16,7 @@ SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "p
 OUTPUTS = {part: part for part in ("outcome", "rehearsal", "activation", "revert", "traffic", "finish")}
 
 
-def results(active: list[str] = HOSTS, **told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def results(active: Any = HOSTS, /, **told: Any) -> dict[str, dict[str, Any]]:
     """What each host hands on; a failure and an error of the revert are those of its outcome."""
     hostvars = {}
     for host in HOSTS:

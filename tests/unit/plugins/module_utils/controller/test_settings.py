@@ -182,6 +182,7 @@ def test_a_text_that_yaml_made_something_else_of_names_the_quotes(text: str, nam
         "nginx_site_client_max_body_size: 0",
         "app_service_workers: 4",
         "python_runtime_packages: [libpq5]",
+        "deploy_batches: [1, 25%]",
         "something_else: 1.10",
     ],
 )

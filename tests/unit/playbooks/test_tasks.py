@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
 FILES = sorted({*PROJECT.glob("playbooks/**/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml")})
@@ -85,3 +86,27 @@ def test_on_top_are_the_playbooks_that_people_run() -> None:
     }
     assert {path.parent.name for path in imported} == {"phases"}
     assert not on_top & {path.stem for path in PROJECT.glob("playbooks/phases/*.yml")}
+
+
+def test_a_backing_service_is_named_in_its_row_and_in_the_wiring_alone() -> None:
+    topology = yaml.safe_load((PROJECT / "playbooks/vars/topology.yml").read_text())
+    named = {
+        f"{path.relative_to(PROJECT)}: {row[key]}"
+        for row in topology["baton_host_service_table"]
+        for key in ("name", "group", "role", "unit", "listener", "interruption")
+        for path in PROJECT.glob("playbooks/**/*.yml")
+        if row[key] in path.read_text() and path.stem not in ("topology", "wiring")
+    }
+    assert named == set()
+
+
+def test_each_phase_of_the_rollout_has_an_id_and_one_rescue() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks/phases/rollout.yml").read_text())
+    phases = [play["vars"]["baton_phase"] for play in plays if "hosts" in play]
+    assert set(outcome.NEXT) - {"connection"} <= set(phases)
+    assert set(phases) > outcome.BEFORE_MIGRATION
+    files = [PROJECT / "playbooks/phases/rollout.yml", *PROJECT.glob("playbooks/tasks/rollout/*.yml")]
+    rescues = [task["rescue"] for _, task in found(files) if "rescue" in task]
+    assert len(rescues) > 7
+    for (only,) in rescues:
+        assert only["ansible.builtin.import_tasks"].endswith("record_failure.yml")

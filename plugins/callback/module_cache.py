@@ -56,8 +56,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Load what every task needs, and hand over what is packed already."""
         # as Ansible reads it, with one difference: what is read is kept
-        wiring = str(PROJECT / "playbooks/vars/wiring.yml")
-        playbook._loader.load_from_file(wiring, cache="all", unsafe=True, trusted_as_template=True)
+        for variables in sorted(PROJECT.glob("playbooks/vars/*.yml")):
+            playbook._loader.load_from_file(str(variables), cache="all", unsafe=True, trusted_as_template=True)
         with contextlib.suppress(OSError):
             self._kept = kept()
             lend(self._kept, packed())

@@ -9,12 +9,14 @@ type: aggregate
 short_description: Lets a run know who it is and how long its plays took, and turns Ctrl-C into a way back
 description:
   - Tasks find it in the environment of the controller. E(BATON_RUN) is who runs, as M(baton.web.deploy_lock) takes it;
-    E(BATON_PHASES) is a JSON list of the plays so far, each with C(name), C(started) and C(seconds);
+    E(BATON_PHASES) is a JSON list of the plays so far, each with C(id) (the play's variable
+    C(baton_phase), or empty), C(name), C(started) and C(seconds);
     E(BATON_INTERRUPTED) is a path, where a file is after a Ctrl-C.
-  - In a play with the variable C(baton_guarded) the first Ctrl-C ends nothing. The step that runs comes to its end, and
-    the playbook goes the way back that it has for a failure. The second one ends Ansible as usual.
+  - In a play with the variable C(baton_defer_interrupt) the first Ctrl-C ends nothing. The step that runs comes to its
+    end, and the playbook reverts as it does after a failure. The second one ends Ansible as usual.
   - Ends a run whose C(-e key=value) Ansible has cut at a blank, before anything is asked or done.
-  - In a play that also has the variable C(baton_ending) it is too late to go back, and the first Ctrl-C only says so.
+  - In a play that also has the variable C(baton_commit_phase) it is too late to revert, and the first Ctrl-C only says
+    so.
 """
 
 import json
@@ -102,16 +104,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Note when it began, and take Ctrl-C over or give it back."""
         now = time.time()
-        name = play.get_name().strip()
+        variables = play.get_vars()
+        known_by = {"id": str(variables.get("baton_phase", "")), "name": play.get_name().strip()}
         if self._phases:
             self._phases[-1]["seconds"] += round(now - self._began, 1)
         # the batches of a play are one phase
-        if not self._phases or self._phases[-1]["name"] != name:
-            self._phases.append({"name": name, "started": now, "seconds": 0.0})
+        if not self._phases or not known_by.items() <= self._phases[-1].items():
+            self._phases.append({**known_by, "started": now, "seconds": 0.0})
         self._began = now
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
-        self._ending = bool(play.get_vars().get("baton_ending"))
-        self._guard(bool(play.get_vars().get("baton_guarded")))
+        self._ending = bool(variables.get("baton_commit_phase"))
+        self._guard(bool(variables.get("baton_defer_interrupt")))
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
         """Forget a play that is of no host."""

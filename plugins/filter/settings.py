@@ -11,38 +11,52 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.artifact import source
 from ansible_collections.baton.web.plugins.module_utils.controller import settings
 
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+
 
 @functools.cache
-def argument_specs(project: str) -> Mapping[str, Any]:
+def argument_specs() -> Mapping[str, Any]:
     """The argument specs of the roles by name. Read once: an expression asks for them several times."""
     return {
         path.parents[1].name: yaml_load(path.read_text(encoding="utf-8"))
-        for path in sorted(pathlib.Path(project).glob("roles/*/meta/argument_specs.yml"))
+        for path in sorted(PROJECT.glob("roles/*/meta/argument_specs.yml"))
     }
 
 
-def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]], project: str) -> list[str]:
+@functools.cache
+def playbook_specs() -> Mapping[str, Any]:
+    """The argument specs of the playbooks' own settings."""
+    specs: Mapping[str, Any] = yaml_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text(encoding="utf-8"))
+    return specs
+
+
+def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set.
 
-    Only their names are looked at. `project` is the folder with playbooks/ and roles/.
+    Only their names are looked at.
     """
-    options = {role: settings.options_of(spec) for role, spec in argument_specs(project).items()}
+    options = {role: settings.options_of(spec) for role, spec in argument_specs().items()}
     variables = {host: list(hostvars[host]) for host in hostvars}
-    wired = yaml_load((pathlib.Path(project) / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
-    unknown: list[str] = settings.problems(variables, options)
+    wired = yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
+    unknown: list[str] = settings.problems(variables, options, settings.playbook_settings(playbook_specs()))
     overruled: list[str] = settings.overruled(variables, wired, options)
     return unknown + overruled
 
 
-def wrong_settings(hostvars: Any, hosts: list[str], project: str) -> list[str]:
-    """Sentences about values that can't be, of these hosts: one of each kind is enough."""
-    specs = argument_specs(project).values()
-    found: list[str] = []
+def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
+    """Sentences about values that can't be, of these hosts, which are named where not all of them have the value."""
+    options = settings.playbook_settings(playbook_specs())
+    specs = [{"argument_specs": {"main": {"options": options}}}, *argument_specs().values()]
+    found: dict[str, list[str]] = {}
     for host in hosts:
-        found += settings.wrong(hostvars[host])
-        # as it was written: what a template says may need what a filter can't be given
-        found += settings.not_texts(hostvars.raw_get(host), specs)
-    return list(dict.fromkeys(found))
+        # texts as they were written: what a template says may need what a filter can't be given
+        told = settings.wrong(hostvars[host], options) + settings.not_texts(hostvars.raw_get(host), specs)
+        for sentence in dict.fromkeys(told):
+            found.setdefault(sentence, []).append(host)
+    return [
+        sentence if len(having) == len(hosts) else f"{', '.join(having)}: {sentence}"
+        for sentence, having in found.items()
+    ]
 
 
 # the settings that say where a source is, and what is in it

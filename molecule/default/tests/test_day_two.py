@@ -107,9 +107,9 @@ def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, t
 - hosts: all
   gather_facts: false
   become: true
-  vars_files: [{PROJECT}/playbooks/vars/wiring.yml]
+  vars_files: [{PROJECT}/playbooks/vars/topology.yml, {PROJECT}/playbooks/vars/wiring.yml]
   tasks:
-    - ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/address.yml
+    - ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/addresses/resolve.yml
     - ansible.builtin.include_role: {{name: baton.web.nginx_site}}
       when: inventory_hostname in baton_edges
 """)
@@ -199,7 +199,7 @@ def test_the_operator_s_interrupt_ends_a_reboot_with_the_host_in_hand(host: Any)
     running = FLEET.start("playbooks/reboot.yml", "--limit", "app_servers")
     assert running.stdout is not None
     for line in running.stdout:
-        if "Drain on the edges" in line:
+        if "Drain or restore app servers" in line:
             break
     running.send_signal(signal.SIGINT)
     said = " ".join(running.stdout.read().split())

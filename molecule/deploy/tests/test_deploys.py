@@ -166,7 +166,7 @@ def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Sou
     with fleet.traffic() as traffic:
         for line in running.stdout:
             lines.append(line)
-            if "Judge by the edge" in line:
+            if "Judge the batch" in line:
                 break
         running.send_signal(signal.SIGINT)
         lines += running.stdout.readlines()

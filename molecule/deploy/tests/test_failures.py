@@ -42,7 +42,7 @@ def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> 
         done = fleet.play("playbooks/deploy.yml", deploy_batches=[1, 2], deploy_bake_seconds=1)
     assert done.status != 0
     # a batch of which one fails isn't watched first
-    assert done.output.count("Judge by the edge") == (1 if kind == "second batch" else 0), done.output
+    assert done.output.count("Judge the batch") == (1 if kind == "second batch" else 0), done.output
     assert cause in done.words, done.output
     step, at, remedy = SUMMARY[kind]
     if step:

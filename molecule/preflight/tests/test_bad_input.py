@@ -94,7 +94,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"]),
         ({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"]),
         ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
-        ({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds must be a number"]),
+        ({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten, and must be a number"]),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
     ],
 )

@@ -62,21 +62,54 @@ def failure(result: Mapping[str, Any]) -> str:
     return untrusted.printable("\n".join(words)) or "it failed without a word"
 
 
-def troubles(hosts: Sequence[str], known: Mapping[str, Any], active: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The hosts on which something went wrong, with step and message.
+def record_failure(outcome: Mapping[str, Any], step: str, failed: Mapping[str, Any]) -> dict[str, Any]:
+    """A host's outcome with what went wrong in a step, from the result of the task that failed.
 
-    `known` is Ansible's hostvars; a host that isn't `active` any more has become unreachable.
+    A failed revert is the host's `revert_error`; any other step makes its `failure`, which keeps its first step and
+    gathers the messages.
     """
-    found: dict[str, dict[str, str]] = {}
+    if step == "revert":
+        return {**outcome, "revert_error": failure(failed)}
+    before = outcome.get("failure") or {"step": step, "message": ""}
+    message = "\n".join(filter(None, (before["message"], failure(failed))))
+    return {**outcome, "failure": {"step": before["step"], "message": message}}
+
+
+def results(
+    hosts: Sequence[str], known: Any, outputs: Mapping[str, str], active: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What each host hands on of a change, one dictionary a host; every key is there, and empty where nothing is known.
+
+    `known` is Ansible's hostvars, `outputs` which variable has a part of it: `rehearsal`, `activation`, `revert`,
+    `traffic` and `finish` are results of modules, `outcome` is what `record_failure` has made. A host that isn't
+    `active` any more (when that is given) is `lost`.
+    """
+    found = {}
     for host in hosts:
-        if "baton_trouble" in known[host]:
-            found[host] = dict(known[host]["baton_trouble"])
-        elif host not in active:
+        # as they are kept: they hold no templates, and a host's variables are dear to ask for
+        variables = known.raw_get(host) if hasattr(known, "raw_get") else known[host]
+        told = {part: untrusted.mapping(variables.get(name)) for part, name in outputs.items()}
+        outcome = told.pop("outcome", {})
+        found[host] = told | {
+            "failure": untrusted.mapping(outcome.get("failure")),
+            "revert_error": outcome.get("revert_error", ""),
+            "lost": active is not None and host not in active,
+        }
+    return found
+
+
+def failures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The hosts on which something went wrong, with step and message."""
+    found: dict[str, dict[str, str]] = {}
+    for host, result in results.items():
+        if result["failure"]:
+            found[host] = dict(result["failure"])
+        elif result["lost"]:
             found[host] = {"step": "connection", "message": UNREACHABLE}
     return found
 
 
-def batches(wanted: Sequence[Any] | Any, count: int) -> list[int]:
+def batch_sizes(wanted: Sequence[Any] | Any, count: int) -> list[int]:
     """The sizes of the batches of so many hosts, in Ansible's sense of `serial`: numbers, or percent of all hosts.
 
     The last size goes on to the end; a size of 0 is all that are left.
@@ -91,73 +124,72 @@ def batches(wanted: Sequence[Any] | Any, count: int) -> list[int]:
     return sizes
 
 
-def companions(hosts: Sequence[str], known: Mapping[str, Any], first: int) -> list[str]:
-    """The hosts that are handed over to with the first one, once that one has been rehearsed."""
-    rehearsed = bool(hosts) and "rehearsed" in _registered(known[hosts[0]], "app_service_rehearsed")
-    return list(hosts[1:first]) if rehearsed and not _in_trouble(hosts, known) else []
+def first_batch_rest(results: Mapping[str, Mapping[str, Any]], size: int) -> list[str]:
+    """The first batch's hosts but the first one, once that one has been rehearsed."""
+    hosts = list(results)
+    rehearsed = bool(hosts) and "rehearsed" in results[hosts[0]]["rehearsal"]
+    return hosts[1:size] if rehearsed and not failures(results) else []
 
 
-def followers(hosts: Sequence[str], known: Mapping[str, Any], first: int) -> list[str]:
-    """The hosts that come after the first batch, once that has been handed over to."""
-    through = all("way" in _registered(known[host], "app_service_activated") for host in hosts[:first])
-    return list(hosts[first:]) if through and not _in_trouble(hosts, known) else []
+def later_hosts(results: Mapping[str, Mapping[str, Any]], size: int) -> list[str]:
+    """The hosts after the first batch, once that one has been activated."""
+    hosts = list(results)
+    through = all("way" in results[host]["activation"] for host in hosts[:size])
+    return hosts[size:] if through and not failures(results) else []
 
 
-def _in_trouble(hosts: Sequence[str], known: Mapping[str, Any]) -> bool:
-    return any("baton_trouble" in known[host] for host in hosts)
-
-
-def outdated(hosts: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+def outdated(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The hosts that don't serve already what they are to: whose rehearsal was due, or is not known of."""
     found = []
-    for host in hosts:
-        # the first batch is rehearsed on its own, the others while that one is handed over to
-        told = [_registered(known[host], name) for name in ("app_service_rehearsed", "app_service_activated")]
-        if any(result.get("rehearsed", False) for result in told) or not any("rehearsed" in result for result in told):
+    for host, result in results.items():
+        # the first batch is rehearsed on its own, the others while that one is activated
+        told = [result["rehearsal"], result["activation"]]
+        if any(one.get("rehearsed", False) for one in told) or not any("rehearsed" in one for one in told):
             found.append(host)
     return found
 
 
-def switched(hosts: Sequence[str], known: Mapping[str, Any]) -> list[str]:
-    """The hosts that a change has handed over."""
-    return [host for host in hosts if _registered(known[host], "app_service_activated").get("changed")]
+def activated(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hosts that a change has activated a release on, or new workers."""
+    return [host for host, result in results.items() if result["activation"].get("changed")]
 
 
-def ended(hosts: Sequence[str], known: Mapping[str, Any]) -> float:
-    """When the last of them was handed over, by the controller's clock; at least one has been."""
-    return max(
-        untrusted.moment(activated["ended"])
-        for activated in (_registered(known[host], "app_service_activated") for host in hosts)
-        if "ended" in activated
-    )
+def activation_failed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hosts whose activation failed, or their rehearsal meanwhile."""
+    return [host for host, result in results.items() if result["activation"].get("failed")]
 
 
-def _registered(variables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return untrusted.mapping(variables.get(name))
+def activation_end(results: Mapping[str, Mapping[str, Any]]) -> float:
+    """When the last of them was activated, by the controller's clock; at least one has been."""
+    ends = [result["activation"]["ended"] for result in results.values() if "ended" in result["activation"]]
+    return max(map(untrusted.moment, ends))
 
 
-def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str]) -> dict[str, dict[str, Any]]:
+def revert_failed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hosts that could not be put back."""
+    return [host for host, result in results.items() if result["revert_error"]]
+
+
+def hosts(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What became of each host, as the receipt and the history tell it.
 
-    `way` is how it was handed over, `release` what it ends with, `reverted` whether it was put back, `problem` what
+    `way` is how it was activated, `release` what it ends with, `reverted` whether it was put back, `problem` what
     keeps it from being right (empty when nothing does).
     """
     told = {}
-    for host in names:
-        variables = known[host]
-        activated = _registered(variables, "app_service_activated")
-        reverted = _registered(variables, "app_service_reverted")
-        problem = str(variables["baton_stuck"]) if "baton_stuck" in variables else ""
-        if host not in active or reverted.get("unreachable"):
+    for host, result in results.items():
+        activation, revert = result["activation"], result["revert"]
+        problem = str(result["revert_error"])
+        if result["lost"] or revert.get("unreachable"):
             problem = f"{UNREACHABLE}, so what it serves is unknown; see playbooks/status.yml when it is back"
         told[host] = {
-            "way": activated.get("way", "none") if activated.get("changed") else "none",
-            "seconds": untrusted.number(activated.get("seconds")),
-            "started": activated.get("started"),
-            "previous": activated.get("previous"),
+            "way": activation.get("way", "none") if activation.get("changed") else "none",
+            "seconds": untrusted.number(activation.get("seconds")),
+            "started": activation.get("started"),
+            "previous": activation.get("previous"),
             # who was asked to go back says what it serves now, be it nothing
-            "release": (reverted if "release" in reverted else activated).get("release"),
-            "reverted": bool(reverted.get("changed")),
+            "release": (revert if "release" in revert else activation).get("release"),
+            "reverted": bool(revert.get("changed")),
             "problem": problem,
             **({"failed": True, "msg": problem} if problem else {}),
         }
@@ -165,21 +197,17 @@ def hosts(names: Sequence[str], known: Mapping[str, Any], active: Sequence[str])
 
 
 def conclusion(
-    change: Mapping[str, Any],
-    run: Mapping[str, Any],
-    names: Sequence[str],
-    known: Mapping[str, Any],
-    active: Sequence[str],
+    change: Mapping[str, Any], run: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """How a change ended. Keys: `happened` (whether there is anything to tell), `deploy` (as receipt takes it),
     `hosts`, `entries` (for each host, as finish takes it), `summary` (why it failed; empty when it did not).
 
     `change` says kind, application, release, version, migrations, began and now (seconds since the epoch).
     """
-    found = troubles(names, known, active)
-    told = hosts(names, known, active)
+    found = failures(results)
+    told = hosts(results)
     title = f"The {change['kind']} of {change['application']}"
-    steps = {trouble["step"] for trouble in found.values()}
+    steps = {one["step"] for one in found.values()}
     why = summary(title, found, told) if found else ""
     if found and change["kind"] == "deploy" and change["migrations"] == "blocking" and not steps & BEFORE_MIGRATION:
         why += (
@@ -217,7 +245,7 @@ def conclusion(
         for name, host in told.items()
     }
     return {
-        "happened": bool(found or switched(names, known)),
+        "happened": bool(found or activated(results)),
         "deploy": deploy,
         "hosts": told,
         "entries": entries,
@@ -225,20 +253,20 @@ def conclusion(
     }
 
 
-def evidence(names: Sequence[str], known: Mapping[str, Any], register: str) -> dict[str, Any]:
-    """What the edges said, by edge: from the results of a loop over edges, which every host has or its own."""
+def traffic(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the edges' logs said, by edge: from the results of a loop over edges, which every host has or its own."""
     return {
         item["item"]: item
-        for name in names
-        for item in (_registered(known[name], register).get("results") or [])
+        for result in results.values()
+        for item in (result["traffic"].get("results") or [])
         if "item" in item
     }
 
 
-def fallen(names: Sequence[str], known: Mapping[str, Any]) -> str:
-    """Which hosts were handed over and don't serve at the change's end, for people; empty when all do."""
-    troubles = {host: _registered(known[host], "__baton_finished").get("trouble") for host in names}
-    lines = [f"{host} took over and doesn't serve any more: {why}." for host, why in troubles.items() if why]
+def failed_after_commit(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which hosts were activated and don't serve at the change's end, for people; empty when all do."""
+    found = {host: result["finish"].get("trouble") for host, result in results.items()}
+    lines = [f"{host} took over and doesn't serve any more: {why}." for host, why in found.items() if why]
     if lines:
         lines.append(
             "The change had come to its end, so nothing was put back. See to that host, then run this again; "

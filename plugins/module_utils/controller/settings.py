@@ -5,78 +5,25 @@ from __future__ import annotations
 import datetime
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-# what the playbooks read beside the roles' own options
-PLAYBOOKS = {
-    "app_name",
-    "app_source",
-    "app_version",
-    "app_source_subdir",
-    "app_module",
-    "app_migrations",
-    "app_port",
-    "app_releases_keep",
-    "deploy_bake_max_failed_percent",
-    "deploy_bake_max_p99_factor",
-    "deploy_bake_p99_floor_ms",
-    "deploy_bake_seconds",
-    "deploy_batches",
-    "deploy_drain",
-    "deploy_drain_timeout",
-    "deploy_lock_seconds",
-    "deploy_lock_wait",
-    "deploy_receipts",
-    "exec_hosts",
-    "exec_timeout",
-    "history_lines",
-    "private_address",
-    "reboot_confirm",
-    "reboot_only_if_required",
-    "reboot_ready_timeout",
-    "reboot_timeout",
-    "rollback_force",
-    "rollback_to",
-    "unlock_force",
-    "upgrade_confirm",
-    "upgrade_reboot",
-    "upgrade_removals",
-}
-# of these, what is true or false
-BOOLEANS = (
-    "deploy_drain",
-    "reboot_confirm",
-    "reboot_only_if_required",
-    "rollback_force",
-    "unlock_force",
-    "upgrade_confirm",
-    "upgrade_reboot",
-    "upgrade_removals",
-)
-# of these, what must be a number, and a whole one of at least so much
-NUMBERS = (
-    "deploy_bake_seconds",
-    "deploy_bake_max_failed_percent",
-    "deploy_bake_max_p99_factor",
-    "deploy_bake_p99_floor_ms",
-)
-WHOLE = {
+# what an argument spec can't say: the least of a number, where that isn't 0
+LEAST = {
     "app_port": 1,
-    "app_releases_keep": 0,
-    "deploy_drain_timeout": 0,
     "deploy_lock_seconds": 60,  # what expires before a step of a change has ended would lock nothing
-    "deploy_lock_wait": 0,
+    "exec_timeout": 1,
+    "history_lines": 1,
 }
 CLOSE = 0.85
 _AT_START = re.compile(
     "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
 )
-# settings of the playbooks that are texts, and roles' settings of texts for which a number says the same
-TEXTS = ("app_name", "app_source", "app_version", "app_source_subdir", "app_module", "deploy_receipts", "rollback_to")
+# roles' settings of texts for which a number says the same
 NUMBERS_OR_TEXTS = (
     "app_service_memory_max",
     "nginx_server_worker_processes",
@@ -106,40 +53,64 @@ def options_of(specs: Mapping[str, Any]) -> set[str]:
     return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
 
 
-def wrong(values: Mapping[str, Any]) -> list[str]:
+def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings in the playbooks' argument specs.
+
+    Without the words that one playbook takes with -e, such as `lines`: elsewhere they are an operator's own variables.
+    """
+    return {
+        name: option
+        for entry in specs["argument_specs"].values()
+        for name, option in entry["options"].items()
+        if "_" in name
+    }
+
+
+def wrong(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence for each setting of the playbooks whose value can't be; roles check their own options.
 
-    `values` are a host's variables.
+    `values` are a host's variables, `options` those of `playbook_settings`. Texts are for `not_texts`: what a template
+    says may need what isn't known yet.
     """
     sentences = []
-    migrations = values.get("app_migrations", "expand")
-    if migrations not in ("expand", "blocking"):
-        sentences.append(
-            f'app_migrations is "{migrations}". Say `expand` (the release before can live with the new schema) '
-            "or `blocking` (it can't)."
-        )
-    batches = values.get("deploy_batches") or [1]
-    if not isinstance(batches, Sequence) or isinstance(batches, str) or not all(map(_is_batch, batches)):
-        sentences.append(
-            f"deploy_batches is {json.dumps(batches, default=str)}. Give a list of numbers of hosts or shares of them, "
-            'such as deploy_batches: [1, "25%", "100%"]; on the command line -e \'{"deploy_batches": [1, "100%"]}\'.'
-        )
-    numbers = [name for name in NUMBERS if name in values and not _is_number(values[name])]
-    if numbers:
-        told = ", ".join(numbers)
-        sentences.append(f"{told} must be a number, 0 or more. Correct it in the inventory or on the command line.")
-    sentences += [
-        f'{name} is "{values[name]}". Say true or false, in the inventory or on the command line.'
-        for name in BOOLEANS
-        if name in values and not _is_boolean(values[name])
-    ]
-    for name, least in WHOLE.items():
-        if name in values and not (re.fullmatch("[0-9]+", str(values[name])) and int(values[name]) >= least):
-            sentences.append(
-                f"{name} is {values[name]}, and must be a whole number, {least} or more. "
-                "Correct it in the inventory or on the command line."
-            )
+    for name, option in options.items():
+        if name in values and (option["type"] != "str" or "choices" in option):
+            value = values[name]
+            if not (_is_right_list(value) if option["type"] == "list" else _is_right(name, value, option)):
+                sentences.append(_instruction(name, value, option))
     return sentences
+
+
+def _is_right(name: str, value: Any, option: Mapping[str, Any]) -> bool:
+    spec = {key: option[key] for key in ("type", "choices") if key in option}
+    result = ArgumentSpecValidator({name: spec}).validate({name: value})
+    if value is None or result.error_messages:
+        return False
+    checked = result.validated_parameters[name]
+    if option["type"] not in ("int", "float"):
+        return True
+    # true is 1 to Python, and "inf" a number
+    return not isinstance(value, bool) and math.isfinite(checked) and checked >= LEAST.get(name, 0)
+
+
+def _is_right_list(value: Any) -> bool:
+    # an empty one is the default
+    return not value or (isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_batch, value)))
+
+
+def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
+    shown = json.dumps(value, default=str)
+    where = "in the inventory or on the command line"
+    if option["type"] == "list":
+        return (
+            f"{name} is {shown}. Give a list of numbers of hosts or shares of them, "
+            f'such as {name}: [1, "25%", "100%"]; on the command line -e \'{{"{name}": [1, "100%"]}}\'.'
+        )
+    if option["type"] in ("int", "float"):
+        whole = "whole " if option["type"] == "int" else ""
+        return f"{name} is {value}, and must be a {whole}number, {LEAST.get(name, 0)} or more. Correct it {where}."
+    choices = [f"`{choice}`" for choice in option.get("choices", ())] or ["true", "false"]
+    return f"{name} is {shown}. Say {' or '.join(choices)}, {where}."
 
 
 def process_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,8 +126,7 @@ def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
         for entry in spec["argument_specs"].values()
         for name, option in (entry.get("options") or {}).items()
     }
-    wanted = dict.fromkeys(TEXTS, ("str", "")) | options
-    return {name: types for name, types in wanted.items() if types[0] in ("str", "path") or types[1] == "str"}
+    return {name: types for name, types in options.items() if types[0] in ("str", "path") or types[1] == "str"}
 
 
 def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -206,25 +176,16 @@ def _is_batch(value: Any) -> bool:
     return re.fullmatch(r"[1-9][0-9]*%?", str(value)) is not None
 
 
-def _is_boolean(value: Any) -> bool:
-    try:
-        boolean(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_number(value: Any) -> bool:
-    return re.fullmatch(r"[0-9]+([.][0-9]+)?", str(value)) is not None
-
-
-def problems(variables: Mapping[str, Iterable[str]], options: Mapping[str, set[str]]) -> list[str]:
+def problems(
+    variables: Mapping[str, Iterable[str]], options: Mapping[str, set[str]], playbooks: Iterable[str]
+) -> list[str]:
     """A sentence for each variable of the hosts that looks like a setting and is none.
 
-    `variables` are the names that each host has. A name with a role's prefix belongs to that role; another one is
-    only told when it is a slip away from a setting.
+    `variables` are the names that each host has, `options` those of the roles, `playbooks` the playbooks' own. A name
+    with a role's prefix belongs to that role; another one is only told when it is a slip away from a setting.
     """
-    every = PLAYBOOKS.union(*options.values())
+    own = set(playbooks)
+    every = own.union(*options.values())
     hosts: dict[str, list[str]] = {}
     for host, names in variables.items():
         for name in names:
@@ -233,7 +194,7 @@ def problems(variables: Mapping[str, Iterable[str]], options: Mapping[str, set[s
     sentences = []
     for name in sorted(hosts):
         role = next((role for role in options if name.startswith(f"{role}_")), None)
-        near = difflib.get_close_matches(name, sorted(options[role] if role else PLAYBOOKS), 1, CLOSE)
+        near = difflib.get_close_matches(name, sorted(options[role] if role else own), 1, CLOSE)
         if not near and not role:
             continue
         if not role and name == f"{near[0]}s":

@@ -40,7 +40,7 @@ def said() -> Iterator[pathlib.Path]:
     """Files whose messages tell a person what to run."""
     yield from documents()
     yield from commented()
-    for pattern in ("playbooks/tasks/*.yml", "roles/*/tasks/*.yml", "plugins/**/*.py"):
+    for pattern in ("playbooks/phases/*.yml", "playbooks/tasks/**/*.yml", "roles/*/tasks/*.yml", "plugins/**/*.py"):
         yield from PROJECT.glob(pattern)
 
 

@@ -1,4 +1,4 @@
-"""The end of a change as release.yml plays it, on hosts that are folders of this machine."""
+"""The end of a change as phases/rollout.yml plays it, on hosts that are folders of this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 
@@ -17,7 +18,13 @@ RUN = {"token": "a", "who": "ann@laptop", "process": ""}
 SWITCHED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
             "previous": "r1", "release": "r2"}  # fmt: skip
 UNTOUCHED = {"changed": False, "release": "r1", "previous": "r1"}
-PHASE = {"name": "Hand over", "started": 1764072000.0, "seconds": 9.0}
+PHASE = {"id": "handover", "name": "Activate the first batch", "started": 1764072000.0, "seconds": 9.0}
+# how the hosts' results are put together
+ROLLOUT = {
+    name: value
+    for name, value in yaml.safe_load((PROJECT / "playbooks/vars/rollout.yml").read_text()).items()
+    if name in ("baton_outputs", "baton_results", "baton_failures", "baton_activated")
+}
 TROUBLE = {"step": "handover", "message": "Workers of r2 don't start."}
 
 
@@ -36,15 +43,13 @@ class Fleet:
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         found = {"app_service_activated": SWITCHED, "phase": PHASE} | local | variables
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "vars": found}}))
-        tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/finish.yml")}
-        told: dict[str, Any] = {
+        tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/rollout/finish.yml")}
+        told: dict[str, Any] = ROLLOUT | {
             "baton_run": RUN,
-            "baton_change": {"kind": "restart", "stages": False},
-            "baton.web.release": "r2",
+            "baton_change": {"kind": "restart", "stage": False},
+            "baton_release": "r2",
             "baton_load_balancers": [],
-            "baton_locked_before": [],
-            "baton_switched": "{{ ansible_play_hosts_all | baton.web.switched(hostvars) }}",
-            "baton_troubles": "{{ ansible_play_hosts_all | baton.web.troubles(hostvars, ansible_play_hosts) }}",
+            "baton_locked_excluded_hosts": [],
             "baton_windows": {"during": {"since": 1764072000, "until": 1764072010}},
             "baton_phases": "{{ [phase] }}",
         }
@@ -93,7 +98,7 @@ def test_a_receipt_that_cannot_be_written_hides_nothing_and_keeps_no_lock(fleet:
         # an error of Baton's own
         "error": {"phase": PHASE | {"seconds": "no number"}},
     }
-    done = fleet.finish(baton_trouble=TROUBLE, **ways[broken])
+    done = fleet.finish(baton_outcome={"failure": TROUBLE}, **ways[broken])
     assert done.status != 0
     assert {"folder": "The receipt can't be written to", "error": "failed: [app1]"}[broken] in done.words
     assert "The restart of" in done.words

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
 FILES = sorted({*PROJECT.glob("playbooks/**/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml")})
@@ -59,5 +60,53 @@ def test_a_question_of_preflight_does_not_decide_by_failing_silently() -> None:
 def test_one_action_installs_packages() -> None:
     """ansible.builtin.apt reads all lists again for each of its tasks, and fails for a source that is of no use."""
     installing = [where for where, task in found(FILES) if "ansible.builtin.apt" in task]
-    assert installing == ["playbooks/tasks/upgrade.yml: Upgrade the packages"]
-    assert "update_cache" not in (PROJECT / "playbooks/tasks/upgrade.yml").read_text()
+    assert installing == ["playbooks/tasks/hosts/upgrade.yml: Upgrade the packages"]
+    assert "update_cache" not in (PROJECT / "playbooks/tasks/hosts/upgrade.yml").read_text()
+
+
+def test_what_a_playbook_or_a_task_file_names_is_beside_it() -> None:
+    """A dynamic include of a file that isn't there only fails in the run that needs it, such as a revert."""
+    keys = {f"ansible.builtin.{kind}" for kind in ("import_tasks", "include_tasks", "import_playbook")}
+    assert [
+        f"{where}: {name}"
+        for where, task in found([PROJECT / "site.yml", *FILES])
+        for name in [*(task[key] for key in keys & task.keys()), *task.get("vars_files", [])]
+        if "{{" not in name and not (PROJECT / where.partition(":")[0]).parent.joinpath(name).is_file()
+    ] == []
+
+
+def test_on_top_are_the_playbooks_that_people_run() -> None:
+    """What other playbooks import is a phase, and below phases/."""
+    on_top = {path.stem for path in PROJECT.glob("playbooks/*.yml")}
+    imported = {
+        (path.parent / task["ansible.builtin.import_playbook"]).resolve().relative_to(PROJECT / "playbooks")
+        for path in PROJECT.glob("playbooks/**/*.yml")
+        for _, task in found([path])
+        if "ansible.builtin.import_playbook" in task
+    }
+    assert {path.parent.name for path in imported} == {"phases"}
+    assert not on_top & {path.stem for path in PROJECT.glob("playbooks/phases/*.yml")}
+
+
+def test_a_backing_service_is_named_in_its_row_and_in_the_wiring_alone() -> None:
+    topology = yaml.safe_load((PROJECT / "playbooks/vars/topology.yml").read_text())
+    named = {
+        f"{path.relative_to(PROJECT)}: {row[key]}"
+        for row in topology["baton_host_service_table"]
+        for key in ("name", "group", "role", "unit", "listener", "interruption")
+        for path in PROJECT.glob("playbooks/**/*.yml")
+        if row[key] in path.read_text() and path.stem not in ("topology", "wiring")
+    }
+    assert named == set()
+
+
+def test_each_phase_of_the_rollout_has_an_id_and_one_rescue() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks/phases/rollout.yml").read_text())
+    phases = [play["vars"]["baton_phase"] for play in plays if "hosts" in play]
+    assert set(outcome.NEXT) - {"connection"} <= set(phases)
+    assert set(phases) > outcome.BEFORE_MIGRATION
+    files = [PROJECT / "playbooks/phases/rollout.yml", *PROJECT.glob("playbooks/tasks/rollout/*.yml")]
+    rescues = [task["rescue"] for _, task in found(files) if "rescue" in task]
+    assert len(rescues) > 7
+    for (only,) in rescues:
+        assert only["ansible.builtin.import_tasks"].endswith("record_failure.yml")

@@ -21,7 +21,7 @@ def playbooks(
         {"baton.web.deploy_lock": {"state": "held", "run": RUN, **options}, "register": "lock", "failed_when": False},
         {"ansible.builtin.debug": {"msg": "It was told: {{ lock.msg | default('nothing') }}"}},
     ]
-    return Playbooks.written(tmp_path, {"vars": {"baton_guarded": guarded}, "tasks": tasks}, host=host)
+    return Playbooks.written(tmp_path, {"vars": {"baton_defer_interrupt": guarded}, "tasks": tasks}, host=host)
 
 
 def test_a_host_that_cannot_be_reached_is_a_refusal_and_ends_nothing(tmp_path: pathlib.Path) -> None:

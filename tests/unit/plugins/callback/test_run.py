@@ -37,8 +37,8 @@ def play(name: str, ready: pathlib.Path, **variables: Any) -> dict[str, Any]:
 )
 def test_a_change_heeds_it_until_its_end(tmp_path: pathlib.Path, during: str, words: str, told: list[str]) -> None:
     plays = [
-        play("change", tmp_path / "change", baton_guarded=True),
-        play("end", tmp_path / "end", baton_guarded=True, baton_ending=True),
+        play("change", tmp_path / "change", baton_defer_interrupt=True),
+        play("end", tmp_path / "end", baton_defer_interrupt=True, baton_commit_phase=True),
     ]
     runner, playbook = Playbooks.written(tmp_path, *plays)
     running = runner.start(playbook)
@@ -58,7 +58,7 @@ def test_phases_are_the_plays_that_had_hosts(tmp_path: pathlib.Path) -> None:
     wait = {"ansible.builtin.command": {"argv": ["sleep", "0.3"]}}
     runner, playbook = Playbooks.written(
         tmp_path,
-        {"name": "Stage", "tasks": [wait]},
+        {"name": "Stage", "vars": {"baton_phase": "staging"}, "tasks": [wait]},
         {"name": "Migrate", "hosts": "all:!all", "tasks": [tell]},
         {"name": "Rehearse", "tasks": [tell]},
     )
@@ -67,6 +67,7 @@ def test_phases_are_the_plays_that_had_hosts(tmp_path: pathlib.Path) -> None:
     (line,) = (line for line in done.output.splitlines() if line.startswith("[{"))
     staged, rehearsed = json.loads(line)
     assert [staged["name"], rehearsed["name"]] == ["Stage", "Rehearse"]
+    assert [staged["id"], rehearsed["id"]] == ["staging", ""]
     assert staged["seconds"] >= 0.3
     assert rehearsed["started"] >= staged["started"] + 0.3
 
@@ -76,7 +77,7 @@ def test_each_playbook_of_one_process_is_a_change_of_its_own(tmp_path: pathlib.P
     phases = "{{ lookup('ansible.builtin.env', 'BATON_PHASES') | from_json | map(attribute='name') | join(',') }}"
     tell = {"ansible.builtin.debug": {"msg": f"told {token} {phases} {ASKS}"}}
     runner, playbook = Playbooks.written(
-        tmp_path, play("one", tmp_path / "one", baton_guarded=True), {"name": "two", "tasks": [tell]}
+        tmp_path, play("one", tmp_path / "one", baton_defer_interrupt=True), {"name": "two", "tasks": [tell]}
     )
     running = runner.start(playbook, playbook)
     while not (tmp_path / "one").exists():

@@ -9,12 +9,21 @@ from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 HOSTS = ["app1", "app2", "app3"]
 # what every host that can be reached is asked when something failed
-ASKED = {"app_service_reverted": {"changed": False, "way": "none", "release": "aaaa"}}
+ASKED = {"revert": {"changed": False, "way": "none", "release": "aaaa"}}
 SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
-def known(**variables: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {host: variables.get(host, {}) for host in HOSTS}
+OUTPUTS = {part: part for part in ("outcome", "rehearsal", "activation", "revert", "traffic", "finish")}
+
+
+def results(active: Any = HOSTS, /, **told: Any) -> dict[str, dict[str, Any]]:
+    """What each host hands on; a failure and an error of the revert are those of its outcome."""
+    hostvars = {}
+    for host in HOSTS:
+        parts = dict(told.get(host, {}))
+        outcome_of_host = {key: parts.pop(key) for key in ("failure", "revert_error") if key in parts}
+        hostvars[host] = parts | {"outcome": outcome_of_host}
+    return outcome.results(HOSTS, hostvars, OUTPUTS, active)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +40,8 @@ def test_a_failure_is_told_by_what_failed(result: dict[str, Any], words: str) ->
 
 
 def test_a_host_that_went_away_is_trouble() -> None:
-    noted = known(app1={"baton_trouble": {"step": "staging", "message": "no space"}})
-    assert outcome.troubles(HOSTS, noted, ["app1", "app3"]) == {
+    noted = results(["app1", "app3"], app1={"failure": {"step": "staging", "message": "no space"}})
+    assert outcome.failures(noted) == {
         "app1": {"step": "staging", "message": "no space"},
         "app2": {"step": "connection", "message": "it can't be reached"},
     }
@@ -52,16 +61,16 @@ def test_a_host_that_went_away_is_trouble() -> None:
     ],
 )
 def test_batches_are_counted_as_ansible_does(wanted: Any, count: int, sizes: list[int]) -> None:
-    assert outcome.batches(wanted, count) == sizes
+    assert outcome.batch_sizes(wanted, count) == sizes
 
 
-REHEARSED = {"app_service_rehearsed": {"rehearsed": True}}
-SKIPPED = {"app_service_rehearsed": {"skipped": True}}
-TROUBLE = {"baton_trouble": {"step": "rehearsal", "message": "no ledger"}}
+REHEARSED = {"rehearsal": {"rehearsed": True}}
+SKIPPED = {"rehearsal": {"skipped": True}}
+TROUBLE = {"failure": {"step": "rehearsal", "message": "no ledger"}}
 
 
 @pytest.mark.parametrize(
-    ("variables", "companions"),
+    ("variables", "rest"),
     [
         ({"app1": REHEARSED, "app2": SKIPPED}, ["app2"]),
         ({"app1": SKIPPED, "app2": SKIPPED}, []),  # not asked, as a host is in trouble, or rehearsals are off
@@ -69,58 +78,58 @@ TROUBLE = {"baton_trouble": {"step": "rehearsal", "message": "no ledger"}}
         ({}, []),
     ],
 )
-def test_who_goes_with_the_first_host_is_rehearsed_after_it(variables: dict[str, Any], companions: list[str]) -> None:
-    assert outcome.companions(HOSTS, known(**variables), 2) == companions
+def test_who_goes_with_the_first_host_is_rehearsed_after_it(variables: dict[str, Any], rest: list[str]) -> None:
+    assert outcome.first_batch_rest(results(**variables), 2) == rest
 
 
 @pytest.mark.parametrize(
-    ("variables", "followers"),
+    ("variables", "later"),
     [
-        ({"app1": {"app_service_activated": SWITCHED}}, ["app2", "app3"]),
-        ({"app1": {"app_service_activated": {"changed": False, "way": "none"}}}, ["app2", "app3"]),
-        ({"app1": {"app_service_activated": {"skipped": True}}}, []),
-        ({"app1": {"app_service_activated": {"failed": True}, **TROUBLE}}, []),
+        ({"app1": {"activation": SWITCHED}}, ["app2", "app3"]),
+        ({"app1": {"activation": {"changed": False, "way": "none"}}}, ["app2", "app3"]),
+        ({"app1": {"activation": {"skipped": True}}}, []),
+        ({"app1": {"activation": {"failed": True}, **TROUBLE}}, []),
         # one that is handed over much later would not have been well
-        ({"app1": {"app_service_activated": SWITCHED}, "app3": TROUBLE}, []),
+        ({"app1": {"activation": SWITCHED}, "app3": TROUBLE}, []),
     ],
 )
 def test_nobody_follows_before_the_first_batch_serves_and_all_are_rehearsed(
-    variables: dict[str, Any], followers: list[str]
+    variables: dict[str, Any], later: list[str]
 ) -> None:
-    assert outcome.followers(HOSTS, known(**variables), 1) == followers
+    assert outcome.later_hosts(results(**variables), 1) == later
 
 
 def test_who_serves_already_what_it_is_to_is_not_drained_for_it() -> None:
-    variables = known(
-        app1={"app_service_rehearsed": {"rehearsed": False}},
-        app2={**SKIPPED, "app_service_activated": {"rehearsed": False}},
-        app3={**SKIPPED, "app_service_activated": {"rehearsed": True}},
+    variables = results(
+        app1={"rehearsal": {"rehearsed": False}},
+        app2={**SKIPPED, "activation": {"rehearsed": False}},
+        app3={**SKIPPED, "activation": {"rehearsed": True}},
     )
-    assert outcome.outdated(HOSTS, variables) == ["app3"]
+    assert outcome.outdated(variables) == ["app3"]
     # rehearsals are off
-    assert outcome.outdated(["app1"], known(app1=SKIPPED)) == ["app1"]
+    assert outcome.outdated(results(app1=SKIPPED)) == HOSTS
 
 
 def test_who_was_handed_over_is_who_changed() -> None:
-    handed = known(app1={"app_service_activated": SWITCHED}, app2={"app_service_activated": {"changed": False}})
-    assert outcome.switched(HOSTS, handed) == ["app1"]
+    handed = results(app1={"activation": SWITCHED}, app2={"activation": {"changed": False}})
+    assert outcome.activated(handed) == ["app1"]
 
 
 def test_the_handover_ends_with_the_last_host() -> None:
-    handed = known(app1={"app_service_activated": {"ended": 5.5}}, app3={"app_service_activated": {"ended": 4.0}})
-    assert outcome.ended(HOSTS, handed) == 5.5
+    handed = results(app1={"activation": {"ended": 5.5}}, app3={"activation": {"ended": 4.0}})
+    assert outcome.activation_end(handed) == 5.5
 
 
 def test_each_host_s_end_is_told() -> None:
-    variables = known(
+    variables = results(
         app1={
-            "app_service_activated": SWITCHED,
-            "app_service_reverted": {"changed": True, "way": "reload", "release": "aaaa"},
+            "activation": SWITCHED,
+            "revert": {"changed": True, "way": "reload", "release": "aaaa"},
         },
-        app2={"app_service_activated": {"failed": True}, "app_service_reverted": {"changed": False, "release": "aaaa"}},
-        app3={"app_service_activated": SWITCHED, "app_service_reverted": {"unreachable": True}},
+        app2={"activation": {"failed": True}, "revert": {"changed": False, "release": "aaaa"}},
+        app3={"activation": SWITCHED, "revert": {"unreachable": True}},
     )
-    told = outcome.hosts(HOSTS, variables, HOSTS)
+    told = outcome.hosts(variables)
     assert told["app1"] == {
         "way": "reload",
         "seconds": 3.2,
@@ -135,16 +144,16 @@ def test_each_host_s_end_is_told() -> None:
 
 
 def test_the_summary_names_cause_and_end() -> None:
-    variables = known(
-        app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": "aaaa"}},
+    variables = results(
+        app1={"activation": SWITCHED, "revert": {"changed": True, "release": "aaaa"}},
         app2={
-            "baton_trouble": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"},
+            "failure": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"},
             **ASKED,
         },
         app3=ASKED,
     )
-    found = outcome.troubles(HOSTS, variables, HOSTS)
-    told = outcome.hosts(HOSTS, variables, HOSTS)
+    found = outcome.failures(variables)
+    told = outcome.hosts(variables)
     assert outcome.summary("The deploy of links bbbb", found, told) == (
         "The deploy of links bbbb failed.\n"
         "app2, handover: Release bbbb could not take over (reload): boom\n"
@@ -155,37 +164,37 @@ def test_the_summary_names_cause_and_end() -> None:
 
 @pytest.mark.parametrize(("step", "words"), outcome.NEXT.items())
 def test_each_step_s_failure_tells_what_to_do(step: str, words: str) -> None:
-    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}, **ASKED}, app1=ASKED, app3=ASKED)
-    found = outcome.troubles(HOSTS, variables, HOSTS)
-    assert words in outcome.summary("It", found, outcome.hosts(HOSTS, variables, HOSTS)).splitlines()
+    variables = results(app2={"failure": {"step": step, "message": "boom"}, **ASKED}, app1=ASKED, app3=ASKED)
+    found = outcome.failures(variables)
+    assert words in outcome.summary("It", found, outcome.hosts(variables)).splitlines()
 
 
 def test_who_interrupted_is_not_told_to_mend_anything() -> None:
-    trouble = {"baton_trouble": {"step": "handover", "message": outcome.INTERRUPTED}, **ASKED}
-    variables = known(app1=trouble, app2=ASKED, app3=ASKED)
-    found = outcome.troubles(HOSTS, variables, HOSTS)
-    assert "Mend" not in outcome.summary("It", found, outcome.hosts(HOSTS, variables, HOSTS))
+    trouble = {"failure": {"step": "handover", "message": outcome.INTERRUPTED}, **ASKED}
+    variables = results(app1=trouble, app2=ASKED, app3=ASKED)
+    found = outcome.failures(variables)
+    assert "Mend" not in outcome.summary("It", found, outcome.hosts(variables))
 
 
 def test_a_host_that_fell_after_its_handover_is_named() -> None:
-    told = outcome.fallen(HOSTS, known(app1={"__baton_finished": {"trouble": ""}}, app2={"__baton_finished": {}}))
+    told = outcome.failed_after_commit(results(app1={"finish": {"trouble": ""}}, app2={"finish": {}}))
     assert told == ""
-    told = outcome.fallen(HOSTS, known(app2={"__baton_finished": {"trouble": "worker 7 is gone"}}))
+    told = outcome.failed_after_commit(results(app2={"finish": {"trouble": "worker 7 is gone"}}))
     assert told.startswith("app2 took over and doesn't serve any more: worker 7 is gone.\n")
     assert "playbooks/rollback.yml" in told
 
 
 def test_a_first_release_that_failed_leaves_nothing_and_says_so() -> None:
-    gone = {"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": None}}
-    variables = known(app1={**gone, "baton_trouble": {"step": "handover", "message": "boom"}}, app2=gone, app3=gone)
-    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    gone = {"activation": SWITCHED, "revert": {"changed": True, "release": None}}
+    variables = results(app1={**gone, "failure": {"step": "handover", "message": "boom"}}, app2=gone, app3=gone)
+    words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
     assert words.endswith("Nothing was served on app1, app2, app3 before, and nothing is now.")
 
 
 def test_a_new_host_that_failed_serves_nothing_and_is_not_told_to_serve() -> None:
-    gone = {"app_service_activated": SWITCHED, "app_service_reverted": {"changed": True, "release": None}}
-    variables = known(app1=ASKED, app2=ASKED, app3={**gone, "baton_trouble": {"step": "handover", "message": "boom"}})
-    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    gone = {"activation": SWITCHED, "revert": {"changed": True, "release": None}}
+    variables = results(app1=ASKED, app2=ASKED, app3={**gone, "failure": {"step": "handover", "message": "boom"}})
+    words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
     assert words.endswith(
         "What served before serves on app1, app2; nothing had been switched there.\n"
         "Nothing was served on app3 before, and nothing is now."
@@ -193,17 +202,17 @@ def test_a_new_host_that_failed_serves_nothing_and_is_not_told_to_serve() -> Non
 
 
 def test_the_same_cause_is_told_once() -> None:
-    trouble = {"baton_trouble": {"step": "staging", "message": "the disk is full"}, **ASKED}
-    variables = known(app1=trouble, app2=ASKED, app3=trouble)
-    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    trouble = {"failure": {"step": "staging", "message": "the disk is full"}, **ASKED}
+    variables = results(app1=trouble, app2=ASKED, app3=trouble)
+    words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
     assert "app1, app3, staging: the disk is full" in words
     assert "nothing had been switched there" in words
 
 
 def test_a_host_that_could_not_be_put_back_is_named() -> None:
-    stuck = {"app_service_activated": SWITCHED, "baton_stuck": "bbbb could not take over: full"}
-    variables = known(app1=stuck, app2=ASKED, app3=ASKED)
-    words = outcome.summary("It", {}, outcome.hosts(HOSTS, variables, HOSTS))
+    stuck = {"activation": SWITCHED, "revert_error": "bbbb could not take over: full"}
+    variables = results(app1=stuck, app2=ASKED, app3=ASKED)
+    words = outcome.summary("It", {}, outcome.hosts(variables))
     assert "app1: bbbb could not take over: full." in words
     assert "serves on app2, app3" in words
 
@@ -213,8 +222,8 @@ RUN = {"who": "ann@laptop", "token": "t"}
 
 
 def test_a_good_change_is_told_as_such() -> None:
-    variables = known(app1={"app_service_activated": SWITCHED})
-    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    variables = results(app1={"activation": SWITCHED})
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
     assert end["happened"]
     assert end["summary"] == ""
     assert end["deploy"]["result"] == "deployed"
@@ -224,16 +233,16 @@ def test_a_good_change_is_told_as_such() -> None:
 
 
 def test_a_change_that_had_nothing_to_do_has_nothing_to_tell() -> None:
-    assert not outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, HOSTS, known(), HOSTS)["happened"]
+    assert not outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())["happened"]
 
 
 @pytest.mark.parametrize(("back", "result"), [(True, "reverted"), (False, "failed")])
 def test_a_failed_change_says_whether_hosts_went_back(back: bool, result: str) -> None:
-    variables = known(
-        app1={"app_service_activated": SWITCHED, "app_service_reverted": {"changed": back, "release": "aaaa"}},
-        app2={"baton_trouble": {"step": "handover", "message": "boom"}},
+    variables = results(
+        app1={"activation": SWITCHED, "revert": {"changed": back, "release": "aaaa"}},
+        app2={"failure": {"step": "handover", "message": "boom"}},
     )
-    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
     assert end["deploy"]["result"] == result
     assert end["entries"]["app3"]["reason"] == "app2, handover: boom"
 
@@ -242,8 +251,8 @@ def test_a_failed_change_says_whether_hosts_went_back(back: bool, result: str) -
     ("step", "ran"), [("staging", ""), ("migration", "expand"), ("rehearsal", "expand"), ("handover", "expand")]
 )
 def test_only_a_migration_that_may_have_run_is_noted(step: str, ran: str) -> None:
-    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}})
-    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, HOSTS, variables, HOSTS)
+    variables = results(app2={"failure": {"step": step, "message": "boom"}})
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
     assert {entry["migrations"] for entry in end["entries"].values()} == {ran}
 
 
@@ -260,29 +269,62 @@ def test_only_a_migration_that_may_have_run_is_noted(step: str, ran: str) -> Non
 def test_a_blocking_migration_that_the_release_before_has_to_live_with_is_told(
     kind: str, migrations: str, step: str, told: bool
 ) -> None:
-    variables = known(app2={"baton_trouble": {"step": step, "message": "boom"}})
+    variables = results(app2={"failure": {"step": step, "message": "boom"}})
     change = {**CHANGE, "kind": kind, "migrations": migrations, "began": 1.0, "now": 9.0}
-    end = outcome.conclusion(change, RUN, HOSTS, variables, HOSTS)
+    end = outcome.conclusion(change, RUN, variables)
     assert ("The blocking migration of bbbb may have run" in end["summary"]) is told
 
 
 def test_hosts_that_serve_different_releases_are_told_as_such() -> None:
     # the canary of a run that was killed has the new release, and this run has left it there
-    variables = known(
-        app1={"app_service_reverted": {"changed": False, "way": "none", "release": "bbbb"}},
-        app2={**ASKED, "baton_trouble": {"step": "handover", "message": "boom"}},
+    variables = results(
+        app1={"revert": {"changed": False, "way": "none", "release": "bbbb"}},
+        app2={**ASKED, "failure": {"step": "handover", "message": "boom"}},
         app3=ASKED,
     )
-    words = outcome.summary("It", outcome.troubles(HOSTS, variables, HOSTS), outcome.hosts(HOSTS, variables, HOSTS))
+    words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
     assert "The hosts don't serve the same: app1 bbbb; app2, app3 aaaa." in words
 
 
-def test_evidence_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
-    shared = {"results": [{"item": "edge1", "windows": {}}]}
-    assert list(outcome.evidence(HOSTS, {host: {"seen": shared} for host in HOSTS}, "seen")) == ["edge1"]
-    own = {host: {"seen": {"results": [{"item": host}]}} for host in HOSTS}
-    assert list(outcome.evidence(HOSTS, own, "seen")) == HOSTS
-    assert outcome.evidence(HOSTS, {host: {"seen": {"skipped": True}} for host in HOSTS}, "seen") == {}
+def test_traffic_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
+    shared = {"traffic": {"results": [{"item": "edge1", "windows": {}}]}}
+    assert list(outcome.traffic(results(**dict.fromkeys(HOSTS, shared)))) == ["edge1"]
+    own = {host: {"traffic": {"results": [{"item": host}]}} for host in HOSTS}
+    assert list(outcome.traffic(results(**own))) == HOSTS
+    assert outcome.traffic(results(app1={"traffic": {"skipped": True}})) == {}
+
+
+def test_a_failure_is_recorded_with_its_first_step_and_all_messages() -> None:
+    first = outcome.record_failure({}, "handover", {"msg": "boom"})
+    assert first == {"failure": {"step": "handover", "message": "boom"}}
+    both = outcome.record_failure(first, "edges", {"msg": "edge1 is down"})
+    assert both == {"failure": {"step": "handover", "message": "boom\nedge1 is down"}}
+    stuck = outcome.record_failure(both, "revert", {"msg": "full"})
+    assert stuck == {**both, "revert_error": "full"}
+
+
+def test_the_variables_of_a_host_are_asked_for_once_and_as_they_are_kept() -> None:
+    """A host's variables are dear to ask for, and each template of theirs more so."""
+
+    class HostVars(dict[str, Any]):
+        asked = 0
+
+        def raw_get(self, host: str) -> Any:
+            self.asked += len([host])
+            return {"app_service_activated": {"changed": True}, "baton_outcome": {}}
+
+    hostvars = HostVars()
+    found = outcome.results(["app1"], hostvars, {"activation": "app_service_activated", "outcome": "baton_outcome"})
+    assert (outcome.activated(found), outcome.failures(found), hostvars.asked) == (["app1"], {}, 1)
+
+
+def test_a_batch_fails_with_one_of_its_activations() -> None:
+    failed = {"activation": {"failed": True}}
+    assert outcome.activation_failed(results(app1={"activation": SWITCHED}, app2=failed)) == ["app2"]
+
+
+def test_who_could_not_be_reverted_is_told() -> None:
+    assert outcome.revert_failed(results(app2={"revert_error": "full"})) == ["app2"]
 
 
 def test_the_same_failure_of_several_hosts_is_told_once_with_their_names() -> None:

@@ -299,13 +299,10 @@ def test_any_answer_of_a_host_becomes_a_receipt(edge: dict[str, Any], activated:
     receipt.as_json(document)
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(["app_service_activated", "app_service_reverted", "baton_stuck"]), VALUES | ACTIVATED
-    )
-)
+@given(st.dictionaries(st.sampled_from(["activation", "revert", "rehearsal", "finish", "traffic"]), VALUES | ACTIVATED))
 def test_any_answer_of_a_host_becomes_an_outcome(known: dict[str, Any]) -> None:
-    told = outcome.hosts(["app1"], {"app1": known}, ["app1"])
+    results = outcome.results(["app1"], {"app1": known}, dict(zip(known, known, strict=True)))
+    told = outcome.hosts({"app1": {"activation": {}, "revert": {}} | results["app1"]})
     assert isinstance(outcome.summary("The deploy", {}, told), str)
 
 

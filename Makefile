@@ -14,7 +14,7 @@ setup: ## Install the controller's tools into .venv
 	@scripts/setup
 
 .PHONY: demo
-demo: setup ## Serve the reference application from a local fleet, over TLS
+demo: setup ## Serve the reference application from a local fleet, over TLS (ACME=1: with a certificate by ACME)
 	@scripts/demo
 
 .PHONY: test
@@ -26,7 +26,7 @@ test-unit: setup-dev ## Unit tests of plugins, templates and packages
 
 .PHONY: test-fleet
 test-fleet: setup-dev ## Molecule on real systemd hosts
-	@scripts/test-fleet -s preflight -s default -s handover -s applications -s hostile -s deploy
+	@scripts/test-fleet -s preflight -s default -s handover -s applications -s hostile -s acme -s deploy
 
 .PHONY: test-long
 test-long: test-long-unit test-mutants-changed test-long-fleet ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)

@@ -38,7 +38,9 @@ application:
     M(baton.web.history_info) has it) and C(drift) (files that aren't what was last handed over to).
   returned: app_server
   type: dict
+certificate_begins: {description: Seconds since the epoch., returned: with certificate, type: float}
 certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
+acme: {description: How the last renewal by ACME ended., returned: with site, type: dict}
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
 units: {description: State of the further units., returned: always, type: dict}
@@ -78,7 +80,7 @@ def main() -> None:
             health = health_check.Health(options["health_path"], options["health_listen"], options["health_host"])
         found["application"] = status.serving(layout.Application(options["name"]), health)
     if options["certificate"]:
-        found["certificate_expires"] = status.certificate_expiry(options["certificate"])
+        found |= status.certificate(options["certificate"])
     if options["site"]:
         found |= status.edge(options["site"])
     module.exit_json(changed=False, problems=status.problems(options["host"], found), **found)

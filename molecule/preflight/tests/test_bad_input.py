@@ -96,6 +96,14 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
         ({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten, and must be a number"]),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
+        (
+            {"tls_certificate_method": "acme", "nginx_site_server_names": ["*.baton.test"]},
+            ["web1: *.baton.test can't be proven by tls_certificate_acme_challenge http-01", "dns-01"],
+        ),
+        (
+            {"tls_certificate_method": "acme", "tls_certificate_acme_directory": "http://ca.baton.test"},
+            ['web1: tls_certificate_acme_directory is "http://ca.baton.test"', "such as https://"],
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_with_its_fix(

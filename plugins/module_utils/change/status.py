@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import ssl
@@ -19,7 +20,8 @@ from ..host.untrusted import printable
 from . import deploy_lock, history
 from .table import aligned
 
-EXPIRY_WARNING_DAYS = 14
+# of a certificate's lifetime: with less left it should have been replaced
+EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
 # the health page refused to be asked so often, which says that it serves
 LIMITED = "limited (429)"
@@ -92,14 +94,22 @@ def memory_mb(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
-def certificate_expiry(path: str) -> float | None:
-    """When a PEM certificate ends, in seconds since the epoch; None when it can't be read."""
-    done = subprocess.run(
-        ["openssl", "x509", "-noout", "-enddate", "-in", path], check=False, text=True, capture_output=True
-    )
+def certificate(path: str) -> dict[str, float | None]:
+    """When a PEM certificate begins and ends, in seconds since the epoch; None when it can't be read."""
+    command = ["openssl", "x509", "-noout", "-startdate", "-enddate", "-in", path]
+    done = subprocess.run(command, check=False, text=True, capture_output=True)
     if done.returncode:
-        return None
-    return ssl.cert_time_to_seconds(done.stdout.strip().removeprefix("notAfter="))
+        return {"certificate_begins": None, "certificate_expires": None}
+    begins, ends = (ssl.cert_time_to_seconds(line.partition("=")[2]) for line in done.stdout.splitlines())
+    return {"certificate_begins": begins, "certificate_expires": ends}
+
+
+def _acme(site: str, root: str) -> dict[str, Any]:
+    """How the last renewal by ACME ended; nothing where the certificate is from elsewhere."""
+    with contextlib.suppress(OSError, ValueError):
+        path = pathlib.Path(root, "var/lib/acme-certificate", site, "status.json")
+        return {"acme": untrusted.mapping(json.loads(path.read_text(encoding="utf-8")))}
+    return {}
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
@@ -108,7 +118,7 @@ def edge(site: str, root: str = "/") -> dict[str, Any]:
     with contextlib.suppress(OSError, upstream.UpstreamError):
         text = pathlib.Path(root, "etc/nginx/sites-enabled", f"{site}.conf").read_text(encoding="utf-8")
         said["drained"] = [server for server, down in upstream.servers(text, site).items() if down]
-    return said
+    return said | _acme(site, root)
 
 
 def _told(host: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,8 +175,17 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         expires = found["certificate_expires"]
         if expires is None:
             wrong.append(f"{host}: the certificate can't be read.")
-        elif (days := (expires - time.time()) / DAY) < EXPIRY_WARNING_DAYS:
-            wrong.append(f"{host}: the certificate ends in {days:.0f} days; run site.yml to renew it.")
+        elif (left := expires - time.time()) < (expires - found["certificate_begins"]) * EXPIRY_WARNING:
+            ends = f"ends in {_days(left)}" if left > 0 else "has ended"
+            wrong.append(f"{host}: the certificate {ends}; run site.yml to renew it.")
+    if (acme := found.get("acme", {})).get("trouble"):
+        names = ", ".join(untrusted.texts(acme.get("names")))
+        meanwhile = "the one that it had serves on" if acme.get("issued") is True else "clients trust none that serves"
+        wrong.append(
+            f"{host}: no new certificate for {names} from {untrusted.text(acme.get('directory'))}, "
+            f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
+            f"{untrusted.text(acme['trouble'])}; {meanwhile}, and it is tried again twice a day."
+        )
     wrong += [
         f"{host}: {server} is drained and gets no request; if no work on it is under way, run site.yml."
         for server in found.get("drained", [])
@@ -225,7 +244,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
         app = host.get("application")
         expires = host.get("certificate_expires")
         unknown = "unreadable" if "certificate_expires" in host else "-"
-        certificate = f"{(expires - now) / DAY:.0f} days" if expires else unknown
+        certificate = _days(expires - now) if expires else unknown
         closed = ["maintenance"] if host.get("maintenance") else []
         if app is None:
             rows.append((name, *["-"] * 8, *(closed or ["-"]), certificate))
@@ -249,6 +268,11 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
             )
         )
     return printable("\n\n".join(filter(None, [aligned(rows), "\n".join(notes(found, now))])))
+
+
+def _days(seconds: float) -> str:
+    """A time in days, or in hours below two days, which short-lived certificates count in."""
+    return f"{seconds / DAY:.0f} days" if seconds >= 2 * DAY else f"{max(seconds, 0) / 3600:.0f} hours"
 
 
 def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:

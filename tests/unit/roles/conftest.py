@@ -22,6 +22,8 @@ HOST: dict[str, Any] = {
         "distribution": "Debian",
         "distribution_version": "12.15",
         "distribution_major_version": "12",
+        "architecture": "x86_64",
+        "python": {"version": {"major": 3, "minor": 11}},
         "memtotal_mb": 8192,
         "processor_vcpus": 2,
         "service_mgr": "systemd",

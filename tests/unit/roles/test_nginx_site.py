@@ -330,6 +330,29 @@ def test_acme_challenges_are_served_before_the_redirect(site: Callable[..., str]
     assert "acme" not in site().split("server {")[1]
 
 
+def test_several_edges_answer_each_other_s_challenges(site: Callable[..., str]) -> None:
+    state = "/var/lib/acme-certificate/links"
+    alone = site(nginx_site_acme_state_directory=state)
+    assert f"root {state}/challenges;" in alone
+    assert "acme_peers" not in alone
+    assert "acme-certificate {" not in alone
+    text = site(nginx_site_acme_state_directory=state, nginx_site_acme_peers=["10.0.0.2", "10.0.0.3"])
+    assert "server 10.0.0.2:80 max_fails=0;" in text
+    plain = text.split("server {")[1]
+    # who is asked by another edge asks no further
+    asked = plain.split("location @acme_peers {")[1].split("location ")[0]
+    assert "if ($http_x_baton_acme)" in asked
+    assert "proxy_set_header X-Baton-Acme 1;" in asked
+    # the key, encrypted, is for these edges alone
+    handed = plain.split("location = /.well-known/acme-certificate {")[1].split("}")[0].split("\n")
+    assert [line.strip() for line in handed if "allow" in line or "deny" in line] == [
+        "allow 10.0.0.2;",
+        "allow 10.0.0.3;",
+        "deny all;",
+    ]
+    assert f"alias {state}/bundle;" in plain
+
+
 def test_extra_configuration_is_part_of_the_tls_server(site: Callable[..., str]) -> None:
     tls = site(nginx_site_extra_configuration="location = /x {\n    return 204;\n}\n").split("server {")[2]
     assert "    location = /x {\n        return 204;\n    }\n" in tls

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import pathlib
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.support.playbooks import Playbooks
 
 Issue = Callable[..., tuple[str, str]]
 
 
-def issue(*names: str, start: int = -1, end: int = 60) -> tuple[str, str]:
+def issue(*names: str, start: float = -1, end: float = 60) -> tuple[str, str]:
     """A certificate and its key as PEM, valid from and to so many days from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -263,3 +265,225 @@ def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any
     messages = role.refusals(**{**right, **wrong})
     assert len(messages) == 1
     assert next(iter(wrong)) in messages[0]
+
+
+ACME = {
+    "tls_certificate_name": "links",
+    "tls_certificate_names": ["links.example.org"],
+    "tls_certificate_method": "acme",
+}
+DNS = {"tls_certificate_acme_challenge": "dns-01"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"tls_certificate_acme_directory": "staging"},
+        {"tls_certificate_acme_directory": "https://10.0.0.1:14000/dir"},
+        {"tls_certificate_acme_directory": "https://[fd00::1]/acme/directory"},
+        {"tls_certificate_acme_eab_key_id": "kid-1", "tls_certificate_acme_eab_hmac_key": "zWND_-a"},
+        {"tls_certificate_names": ["xn--bcher-kva.example", "a.b.c.example.org"]},
+        {
+            **DNS,
+            "tls_certificate_names": ["*.example.org", "example.org"],
+            "tls_certificate_acme_dns_provider": "rfc2136",
+            "tls_certificate_acme_dns_credentials": {"server": "10.0.0.9", "name": "key.", "secret": "s=="},
+        },
+        {**DNS, "tls_certificate_acme_dns_provider": "route53"},
+        {
+            **DNS,
+            "tls_certificate_acme_dns_provider": "hetzner",
+            "tls_certificate_acme_dns_credentials": {"HETZNER_API_KEY": "x"},
+        },
+    ],
+    ids=str,
+)
+def test_what_acme_takes(load_role: Callable[[str], Any], given: dict[str, Any]) -> None:
+    assert load_role("tls_certificate").refusals("tasks/preflight_acme.yml", **{**ACME, **given}) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        *(
+            ({"tls_certificate_names": [name]}, ["tls_certificate_names", name, "another tls_certificate_method"])
+            for name in ("10.0.0.1", "fd00::1", "localhost", "my_host.example.org", "-a.example.org", "a..example.org")
+        ),
+        ({"tls_certificate_names": ["a." * 127 + "example"]}, ["tls_certificate_names"]),
+        ({"tls_certificate_names": ["b\u00fccher.example"]}, ["b\u00fccher.example", "xn--"]),
+        ({"tls_certificate_names": ["links.example.org", "*.example.org"]}, ["*.example.org", "dns-01"]),
+        *(
+            ({"tls_certificate_acme_directory": url}, [f'"{url}"', "such as https://"])
+            for url in ("letsencrypt", "http://ca.example/dir", "https://ca.example", "https://ca example/dir", "")
+        ),
+        (
+            {"tls_certificate_acme_directory_roots_source": "/nowhere.pem"},
+            ["/nowhere.pem", "no file on the controller"],
+        ),
+        ({"tls_certificate_acme_email": "a@b,c@d"}, ["a@b,c@d"]),
+        ({"tls_certificate_acme_eab_key_id": "kid"}, ["tls_certificate_acme_eab_hmac_key", "missing"]),
+        (DNS, ["tls_certificate_acme_dns_provider"]),
+        ({**DNS, "tls_certificate_acme_dns_provider": "rfc2136"}, ["server, name, secret"]),
+        (
+            {**DNS, "tls_certificate_acme_dns_provider": "cloudflare"},
+            ["_dns_credentials lacks api_token"],
+        ),
+        ({**DNS, "tls_certificate_acme_dns_provider": "hetzner"}, ["the variables that lego reads"]),
+        (
+            {
+                **DNS,
+                "tls_certificate_acme_dns_provider": "hetzner",
+                "tls_certificate_acme_dns_credentials": {"HETZNER_API_KEY": 'hid"den'},
+            },
+            ["HETZNER_API_KEY", "a quote"],
+        ),
+        ({"tls_certificate_acme_hosts": ["10.0.0.1"]}, ["tls_certificate_acme_own_address"]),
+    ],
+    ids=str,
+)
+def test_what_acme_refuses(load_role: Callable[[str], Any], given: dict[str, Any], words: list[str]) -> None:
+    messages = load_role("tls_certificate").refusals("tasks/preflight_acme.yml", **{**ACME, **given})
+    assert len(messages) >= 1
+    for word in words:
+        assert word in messages[0]
+    assert "hidden" not in messages[0]
+    assert messages[0].startswith("edge1: ")
+
+
+def test_secrets_of_acme_are_in_files_of_root_alone(load_role: Callable[[str], Any]) -> None:
+    given = {
+        **ACME,
+        **DNS,
+        "tls_certificate_acme_dns_provider": "cloudflare",
+        "tls_certificate_acme_dns_credentials": {"api_token": "hidden-token"},
+        "tls_certificate_acme_eab_key_id": "kid",
+        "tls_certificate_acme_eab_hmac_key": "hidden-hmac",
+    }
+    role = load_role("tls_certificate")
+    with_secrets = role.value("__tls_certificate_acme_secret_files", **given)
+    assert {file["mode"] for file in with_secrets} == {"0600", "0700"}
+    text = json.dumps(with_secrets)
+    assert 'dns_cloudflare_api_token = \\"hidden-token\\"' in text
+    assert "eab-hmac-key = hidden-hmac" in text
+    assert "hidden" not in json.dumps(role.value("__tls_certificate_acme_files", **given))
+
+
+def test_an_account_is_kept_in_its_folder_whatever_a_host_says(load_role: Callable[[str], Any]) -> None:
+    role = load_role("tls_certificate")
+    base = role.value("__tls_certificate_acme_lineages", **ACME) + "/accounts"
+    good = f"{base}/10.0.0.1:14000/dir/0a1b/private_key.json"
+    wrong = [
+        f"{base}/../../x.json",
+        "/etc/x.json",
+        f"{base}/a/../../../x.json",
+        f"{base}/.git/x.json",
+        f"{base}/a\n.json",
+    ]
+    found = {"files": [{"path": path} for path in [good, *wrong]]}
+    given = {**ACME, "__tls_certificate_acme_account": found}
+    assert role.value("__tls_certificate_acme_account_files", **given) == [good]
+
+
+CHECK = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/check-certificate"
+
+
+def judge(folder: pathlib.Path, chain: str, *names: str, roots: str = "", key: str = "") -> str:
+    """What it says of a certificate."""
+    files = {"roots": roots, "key": key}
+    paths = [str(folder / name) if text else "" for name, text in files.items()]
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    done = subprocess.run(
+        ["sh", str(CHECK), "-", *paths, *names], input=chain, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode == 0) == (done.stdout == ""), done
+    return done.stdout
+
+
+class Chain:
+    """A root, an intermediate and a server's certificate."""
+
+    def __init__(self, bits: int = 2048) -> None:
+        self.root, root_key = self._sign("root", None, None, authority=True)
+        self.middle, middle_key = self._sign("middle", self.root, root_key, authority=True)
+        self.leaf, key = self._sign("leaf", self.middle, middle_key, rsa_bits=bits)
+        self.key = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()
+
+    @staticmethod
+    def _sign(
+        name: str,
+        issuer: x509.Certificate | None,
+        issuer_key: Any,
+        authority: bool = False,
+        rsa_bits: int = 0,
+    ) -> tuple[x509.Certificate, Any]:
+        key: Any = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer.subject if issuer else subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        )
+        if not authority:
+            names = x509.SubjectAlternativeName([x509.DNSName("links.example.org"), x509.DNSName("*.b.example.org")])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(issuer_key or key, hashes.SHA256()), key
+
+
+def pem(*certificates: x509.Certificate) -> str:
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates)
+
+
+def test_a_chain_is_complete_with_a_known_root_or_one_of_its_own(tmp_path: pathlib.Path) -> None:
+    made = Chain()
+    names = ["links.example.org", "x.b.example.org", "*.b.example.org"]
+    assert judge(tmp_path, pem(made.leaf, made.middle), *names, roots=pem(made.root), key=made.key) == ""
+    assert judge(tmp_path, pem(made.leaf, made.middle, made.root), *names) == ""
+    assert "unable to get local issuer" in judge(tmp_path, pem(made.leaf), roots=pem(made.root))
+    assert "certificate 1 of the chain" in judge(tmp_path, pem(made.leaf, made.middle))
+    assert "mismatch" in judge(tmp_path, pem(made.leaf, made.middle, made.root), "www.example.org")
+    other = Chain().key
+    assert "the key doesn't belong" in judge(tmp_path, pem(made.leaf, made.middle, made.root), key=other)
+    assert "OpenSSL can not read it" in judge(tmp_path, "rubbish")
+
+
+@pytest.mark.parametrize(("end", "words"), [(-0.5, "expired"), (60, "")])
+def test_dates_are_judged(tmp_path: pathlib.Path, end: float, words: str) -> None:
+    assert words in judge(tmp_path, issue("links.example.org", end=end)[0])
+
+
+def test_weak_keys_are_refused(tmp_path: pathlib.Path) -> None:
+    weak = Chain(bits=1024)
+    assert "too weak" in judge(tmp_path, pem(weak.leaf, weak.middle, weak.root))
+
+
+def test_preflight_lets_openssl_judge_a_provided_certificate(tmp_path: pathlib.Path) -> None:
+    made = Chain()
+    preflight = {"ansible.builtin.include_role": {"name": "tls_certificate", "tasks_from": "preflight"}}
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
+    given = {
+        "tls_certificate_name": "links",
+        "tls_certificate_names": ["links.example.org"],
+        "tls_certificate_method": "provided",
+        "tls_certificate_private_key_content": made.key,
+    }
+    done = runner.play(playbook, tls_certificate_certificate_content=pem(made.leaf), **given)
+    assert done.status != 0
+    for words in ("clients would refuse the certificate of links", "issuer certificate", "append the intermediate"):
+        assert words in done.words
+    (tmp_path / "roots.pem").write_text(pem(made.root))
+    runner.succeed(
+        playbook,
+        tls_certificate_certificate_content=pem(made.leaf, made.middle),
+        tls_certificate_roots_source=str(tmp_path / "roots.pem"),
+        **given,
+    )

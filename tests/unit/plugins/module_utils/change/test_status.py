@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import time
 from typing import Any
@@ -72,11 +73,43 @@ def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, A
     assert words in found[0]
 
 
-def test_certificates_are_told_before_they_end() -> None:
-    day = 86400
-    assert status.problems("edge1", {"certificate_expires": time.time() + 60 * day}) == []
-    assert "ends in 3 days" in status.problems("edge1", {"certificate_expires": time.time() + 3.4 * day})[0]
-    assert "can't be read" in status.problems("edge1", {"certificate_expires": None})[0]
+@pytest.mark.parametrize(
+    ("lifetime", "left", "words"),
+    [
+        (90, 23, ""),
+        (90, 22, "ends in 22 days; run site.yml"),
+        (6, 1.6, ""),
+        (6, 1.4, "ends in 34 hours"),
+        (365, 80, "ends in 80 days"),
+        (90, -1, "has ended"),
+    ],
+)
+def test_a_certificate_is_told_when_a_quarter_of_its_lifetime_is_left(lifetime: float, left: float, words: str) -> None:
+    ends = time.time() + left * status.DAY + 60
+    found = {"certificate_begins": ends - lifetime * status.DAY, "certificate_expires": ends}
+    told = status.problems("edge1", found)
+    assert len(told) == bool(words)
+    assert words in " ".join(told)
+
+
+def test_a_certificate_that_can_not_be_read_is_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "broken.pem").write_text("x")
+    found = status.certificate(str(tmp_path / "broken.pem"))
+    assert "can't be read" in status.problems("edge1", found)[0]
+
+
+def test_a_renewal_that_failed_is_told_with_authority_name_and_cause(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "var/lib/acme-certificate/links"
+    folder.mkdir(parents=True)
+    said = {"directory": "https://ca.example/dir", "names": ["links.example"], "when": time.time() - 7300}
+    (folder / "status.json").write_text(json.dumps(said | {"trouble": "too many certificates", "issued": True}))
+    (told,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "serves on"):
+        assert words in told
+    (folder / "status.json").write_text(json.dumps(said | {"trouble": ""}))
+    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
+    (folder / "status.json").write_text("[]")
+    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
 def test_a_unit_that_is_down_is_a_problem() -> None:

@@ -1,0 +1,306 @@
+"""The program that keeps a certificate from an ACME authority; molecule/acme has the real certbot."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.server
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .test_tls_certificate import issue
+
+PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/acme_certificate.py"
+NAMES = ("links.example.org", "www.example.org")
+FIRST, SECOND, THIRD = "127.0.0.11", "127.0.0.12", "127.0.0.13"
+KEY = "A" * 43 + "="
+
+
+def _load() -> Any:
+    spec = importlib.util.spec_from_file_location("acme_certificate", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["acme_certificate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+acme = _load()
+
+
+class Host:
+    """One host's folders, its certbot and its systemctl."""
+
+    def __init__(self, root: pathlib.Path, own: str, addresses: tuple[str, ...], port: int) -> None:
+        self.root = root
+        for folder in ("ssl", "state", "bin"):
+            (root / folder).mkdir(parents=True)
+        self.settings = acme.Settings(
+            name="links",
+            names=NAMES,
+            directory="https://ca.example/dir",
+            profile="",
+            certbot=str(root / "bin/certbot"),
+            options=str(root / "certbot.ini"),
+            lineages=str(root / "state/certbot"),
+            state=str(root / "state"),
+            certificates=str(root / "ssl"),
+            own_address=own,
+            addresses=addresses,
+            port=port,
+            sharing_key=KEY,
+            reload_unit="nginx.service",
+            environment={},
+        )
+        # what serves until there is one from the authority
+        (root / "ssl/.links-self-signed").mkdir()
+        (root / "ssl/links").symlink_to(".links-self-signed")
+        self.program("systemctl", f'echo "$@" >> {root}/systemctl.log')
+        self.certbot_fails("nothing was asked for")
+
+    def program(self, name: str, body: str) -> None:
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def certbot_obtains(self, pair: tuple[str, str]) -> None:
+        (self.root / "new.pem").write_text(pair[0])
+        (self.root / "new.key").write_text(pair[1])
+        live = self.settings.lineage
+        self.program(
+            "certbot",
+            f'echo "$@" >> {self.root}/certbot.log; mkdir -p {live}; cp {self.root}/new.pem {live}/fullchain.pem; '
+            f"cp {self.root}/new.key {live}/privkey.pem",
+        )
+
+    def certbot_fails(self, words: str) -> None:
+        self.program("certbot", f"echo \"$@\" >> {self.root}/certbot.log; cat <<'END'\n{words}\nEND\nexit 1")
+
+    def run(self, force: bool = False, **changed: Any) -> dict[str, Any]:
+        """Run it as its unit does; how it went."""
+        settings = dataclasses.replace(self.settings, **changed)
+        path = self.root / "settings.json"
+        path.write_text(json.dumps(dataclasses.asdict(settings)))
+        before, arguments = os.environ["PATH"], sys.argv
+        os.environ["PATH"] = f"{self.root}/bin:{before}"
+        sys.argv = ["acme-certificate", str(path), *(["--force"] if force else [])]
+        try:
+            status = acme.main()
+        finally:
+            os.environ["PATH"], sys.argv = before, arguments
+        said: dict[str, Any] = json.loads((self.root / "state/status.json").read_text())
+        assert status == bool(said["trouble"])
+        return said
+
+    @property
+    def serves(self) -> str:
+        return (self.root / "ssl/links/fullchain.pem").read_text()
+
+    @property
+    def asked(self) -> list[str]:
+        log = self.root / "certbot.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    @property
+    def reloads(self) -> int:
+        log = self.root / "systemctl.log"
+        return log.read_text().count("reload nginx.service") if log.exists() else 0
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[str, pathlib.Path, int], int]]:
+    """Serves a host's bundle at an address, as its nginx does."""
+    servers = []
+
+    def start(address: str, bundle: pathlib.Path, port: int) -> int:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = self.path == "/.well-known/acme-certificate" and self.headers["Host"] == NAMES[0]
+                self.send_response(200 if found and bundle.exists() else 404)
+                self.end_headers()
+                if found and bundle.exists():
+                    self.wfile.write(bundle.read_bytes())
+
+            def log_message(self, *words: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer((address, port), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return int(server.server_address[1])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def alone(tmp_path: pathlib.Path) -> Host:
+    return Host(tmp_path / "alone", FIRST, (FIRST,), 80)
+
+
+def test_what_certbot_obtained_serves_with_its_key(alone: Host) -> None:
+    chain, key = issue(*NAMES)
+    alone.certbot_obtains((chain, key))
+    assert [alone.run()["trouble"] for _ in range(2)] == ["", ""]
+    assert alone.serves == chain
+    folder = alone.root / "ssl/links"
+    assert (folder / "privkey.pem").read_text() == key
+    assert oct((folder / "privkey.pem").stat().st_mode) == "0o100600"
+    assert not (alone.root / "ssl/.links-self-signed").exists()
+    # the second run found nothing to do, and a host without others lays out no key
+    assert alone.reloads == 1
+    assert not (alone.root / "state/bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (
+            "Certbot failed to authenticate some domains (authenticator: webroot). The Certificate Authority reported "
+            "these problems:\n  Domain: links.example.org\n  Type:   dns\n  Detail: no A record found\n\nHint: x",
+            "links.example.org (dns): no A record found",
+        ),
+        (
+            "Saving debug log to /x\nAn unexpected error occurred:\nError creating new order :: too many certificates\n"
+            "Ask for help or search for solutions. See the logfile /x",
+            "Error creating new order :: too many certificates",
+        ),
+        ("a\x1b[31mred", "a [31mred"),
+        ("", "certbot failed without a word"),
+    ],
+)
+def test_a_failure_leaves_what_serves_and_says_why(alone: Host, words: str, cause: str) -> None:
+    pair = issue(*NAMES)
+    alone.certbot_obtains(pair)
+    alone.run()
+    alone.certbot_fails(words)
+    said = alone.run(force=True)
+    assert said["trouble"] == cause
+    assert said["issued"]
+    assert said["directory"] == "https://ca.example/dir"
+    assert alone.serves == pair[0]
+
+
+def test_a_first_failure_leaves_the_certificate_that_served_meanwhile(alone: Host) -> None:
+    said = alone.run()
+    assert (said["issued"], said["trouble"]) == (False, "nothing was asked for")
+    assert os.readlink(alone.root / "ssl/links") == ".links-self-signed"
+
+
+def test_what_the_web_server_refuses_is_taken_back(alone: Host) -> None:
+    first, second = issue(*NAMES), issue(*NAMES, start=0)
+    alone.certbot_obtains(first)
+    alone.run()
+    alone.certbot_obtains(second)
+    alone.program("systemctl", 'case $1 in reload) echo "no" >&2; exit 1 ;; esac')
+    assert "nginx.service refuses the new certificate" in alone.run()["trouble"]
+    assert alone.serves == first[0]
+    # it is tried again, not forgotten
+    alone.program("systemctl", "exit 0")
+    assert alone.run()["trouble"] == ""
+    assert alone.serves == second[0]
+
+
+def test_a_reload_that_was_cut_off_is_made_up_for(alone: Host) -> None:
+    alone.certbot_obtains(issue(*NAMES))
+    alone.run()
+    (alone.root / "state/loaded").unlink()
+    alone.run()
+    assert alone.reloads == 2
+
+
+@pytest.mark.parametrize("changed", [{"directory": "https://other.example/dir"}, {"names": NAMES[:1]}], ids=str)
+def test_another_directory_or_other_names_are_asked_for_at_once(
+    tmp_path: pathlib.Path, changed: dict[str, Any]
+) -> None:
+    # also on a host whose certificate came from another one, which certbot knows nothing of
+    host = Host(tmp_path / "one", FIRST, (FIRST, SECOND), 80)
+    acme.deploy(host.settings, acme.Pair(*issue(*NAMES)))
+    new = issue(*changed.get("names", NAMES))
+    host.certbot_obtains(new)
+    assert host.run(**changed)["trouble"] == ""
+    assert host.serves == new[0]
+
+
+def test_another_profile_is_asked_for_at_once(alone: Host) -> None:
+    alone.certbot_obtains(issue(*NAMES))
+    alone.run()
+    alone.run(profile="shortlived")
+    alone.run(profile="shortlived")
+    assert ["--force-renewal" in line for line in alone.asked] == [False, True, False]
+
+
+def test_one_host_obtains_and_the_other_takes_it_from_there(
+    tmp_path: pathlib.Path, answering: Callable[..., int]
+) -> None:
+    port = answering(FIRST, tmp_path / "first/state/bundle", 0)
+    first, second = (
+        Host(tmp_path / name, own, (FIRST, SECOND), port) for name, own in (("first", FIRST), ("second", SECOND))
+    )
+    # nothing is there yet, and the first one is
+    assert second.run()["trouble"] == f"{FIRST}, which is to obtain it, has none yet"
+    chain, key = issue(*NAMES)
+    first.certbot_obtains((chain, key))
+    assert first.run()["trouble"] == ""
+    assert second.run()["trouble"] == ""
+    assert second.serves == chain
+    assert (second.root / "ssl/links/privkey.pem").read_text() == key
+    assert second.asked == []
+    bundle = (tmp_path / "first/state/bundle").read_text()
+    assert "PRIVATE KEY" not in bundle
+    # the same again: no reload, and no bundle written anew
+    first.run()
+    assert (tmp_path / "first/state/bundle").read_text() == bundle
+    assert (first.reloads, second.reloads) == (1, 1)
+
+
+@pytest.mark.parametrize(("end", "obtains"), [(60, False), (0.3, True)], ids=["not due", "due"])
+def test_a_host_goes_on_without_a_lost_one(tmp_path: pathlib.Path, end: float, obtains: bool) -> None:
+    host = Host(tmp_path / "second", SECOND, (FIRST, SECOND), 1)
+    acme.deploy(host.settings, acme.Pair(*issue(*NAMES, end=end)))
+    new = issue(*NAMES, start=0)
+    host.certbot_obtains(new)
+    host.run()
+    assert bool(host.asked) is obtains
+    assert (host.serves == new[0]) is obtains
+
+
+def test_a_host_goes_on_when_the_first_one_evidently_can_not(
+    tmp_path: pathlib.Path, answering: Callable[..., int]
+) -> None:
+    port = answering(FIRST, tmp_path / "nothing", 0)
+    host = Host(tmp_path / "second", SECOND, (FIRST, SECOND), port)
+    acme.deploy(host.settings, acme.Pair(*issue(*NAMES, start=-30, end=9)))
+    new = issue(*NAMES, start=0)
+    host.certbot_obtains(new)
+    host.run()
+    assert host.serves == new[0]
+
+
+@pytest.mark.parametrize("kind", ["another key", "another directory", "other names", "ended", "rubbish", "endless"])
+def test_what_another_host_hands_out_is_checked(
+    tmp_path: pathlib.Path, answering: Callable[..., int], kind: str
+) -> None:
+    bundle = tmp_path / "bundle"
+    port = answering(FIRST, bundle, 0)
+    host = Host(tmp_path / "second", SECOND, (FIRST, SECOND), port)
+    pair = issue(*NAMES[:1]) if kind == "other names" else issue(*NAMES, end=-0.5 if kind == "ended" else 60)
+    said = {
+        "directory": "https://evil.example" if kind == "another directory" else host.settings.directory,
+        "chain": pair[0],
+        "key": issue(*NAMES)[1] if kind == "another key" else pair[1],
+    }
+    text = acme.Fernet(KEY).encrypt(json.dumps(said).encode())
+    bundle.write_bytes({"rubbish": b"rubbish", "endless": b"A" * 2**20}.get(kind, text))
+    assert host.run()["issued"] is False
+    assert os.readlink(host.root / "ssl/links") == ".links-self-signed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import ssl
@@ -106,9 +105,9 @@ def certificate(path: str) -> dict[str, float | None]:
 
 def _acme(site: str, root: str) -> dict[str, Any]:
     """How the last renewal by ACME ended; nothing where the certificate is from elsewhere."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, untrusted.UntrustedError):
         path = pathlib.Path(root, "var/lib/acme-certificate", site, "status.json")
-        return {"acme": untrusted.mapping(json.loads(path.read_text(encoding="utf-8")))}
+        return {"acme": untrusted.parse_object(untrusted.read(path))}
     return {}
 
 

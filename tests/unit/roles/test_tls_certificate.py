@@ -468,7 +468,7 @@ def test_weak_keys_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_preflight_lets_openssl_judge_a_provided_certificate(tmp_path: pathlib.Path) -> None:
     made = Chain()
-    preflight = {"ansible.builtin.include_role": {"name": "tls_certificate", "tasks_from": "preflight"}}
+    preflight = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
     runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
     given = {
         "tls_certificate_name": "links",

@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ..host import systemd, untrusted
 from ..host.untrusted import printable
@@ -55,9 +55,8 @@ def read(
     last = ""
     asked, pipe = command(name, position, grep), subprocess.PIPE
     with subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as journal:
-        assert journal.stdout is not None
-        assert journal.stderr is not None
-        for line in _lines(journal.stdout):
+        output, errors = cast(IO[bytes], journal.stdout), cast(IO[bytes], journal.stderr)  # there are pipes
+        for line in _lines(output):
             try:
                 found = untrusted.parse_object(line)
             except untrusted.UntrustedError:
@@ -66,7 +65,7 @@ def read(
             said = entry(found)
             if LEVELS.index(said["level"]) >= LEVELS.index(level):
                 kept.append(said)
-        words = journal.stderr.read().decode(errors="replace").strip()
+        words = errors.read().decode(errors="replace").strip()
     # 1 with no words: nothing matched
     if journal.returncode and words:
         raise JournalError(f"The journal can't be read: {words}. `grep` is a Perl-compatible regular expression.")

@@ -118,7 +118,8 @@ def _fetch(remote: Remote, tools: Tools, context: ssl.SSLContext) -> Path:
             if url.startswith("file:"):
                 shutil.copyfile(unquote(urlsplit(url).path), part)
             else:
-                with urllib.request.urlopen(request, timeout=60, context=context) as answer, part.open("wb") as file:
+                opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+                with opener.open(request, timeout=60) as answer, part.open("wb") as file:
                     shutil.copyfileobj(answer, file, _CHUNK)
             break
         except (OSError, urllib.error.URLError) as error:

@@ -160,9 +160,10 @@ def test_a_copy_of_a_receipt_lasts(app: layout.Application, recorded: Recorder) 
 
 
 def test_a_file_of_the_configuration_lasts(tmp_path: pathlib.Path, recorded: Recorder) -> None:
-    me = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
+    owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
     path = tmp_path / "etc/links/gunicorn.conf.py"
-    files.apply([files.DesiredFile(path, content="workers = 2", mode=0o640, **me)], lambda *_: "", dry=False)
+    wanted = files.DesiredFile(path, content="workers = 2", mode=0o640, owner=owner, group=group)
+    files.apply([wanted], lambda *_: "", dry=False)
     recorded.check(path)
 
 

@@ -173,7 +173,7 @@ def test_times_are_told_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_written_is_what_is_read(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
     assert deploy_lock.take(app, ANN, "deploy v2", 900) is None
     expected = deploy_lock.Holder("a", "ann@laptop", "ann's process", "deploy v2", 1000.0, 1900.0, 900.0)
     assert deploy_lock.read(app) == expected
@@ -189,21 +189,21 @@ def test_what_was_written_is_what_is_read(app: Application, monkeypatch: pytest.
     }
     assert deploy_lock.as_dict(None) is None
     # a lock that is taken over begins anew, one's own doesn't
-    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1500.0)
+    monkeypatch.setattr(time, "time", lambda: 1500.0)
     deploy_lock.take(app, ANN, "deploy v2", 100)
     assert (held(app).since, held(app).expires) == (1000.0, 1600.0)
-    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1600.0)
+    monkeypatch.setattr(time, "time", lambda: 1600.0)
     assert deploy_lock.take(app, BOB, "rollback", 50) is not None
     assert (held(app).since, held(app).expires) == (1600.0, 1650.0)
 
 
 def test_a_sign_of_life_is_good_for_what_was_asked(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
     deploy_lock.take(app, ANN, "deploy v2", 100)
-    monkeypatch.setattr(deploy_lock.time, "time", lambda: 1050.0)
+    monkeypatch.setattr(time, "time", lambda: 1050.0)
     deploy_lock.extend(app, "a")
     assert held(app).expires == 1150.0
-    monkeypatch.setattr(deploy_lock.time, "time", lambda: 900.0)  # a clock that was set back
+    monkeypatch.setattr(time, "time", lambda: 900.0)  # a clock that was set back
     deploy_lock.extend(app, "a")
     assert held(app).expires == 1150.0
 
@@ -284,7 +284,7 @@ def test_a_run_as_modules_take_it() -> None:
     }
     for one in (ANN, deploy_lock.Holder("a", "", "", "", 0, 0, 0)):
         with pytest.raises(AttributeError):
-            one.token = "b"
+            one.token = "b"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("other", ["A", "b"])  # before and after the holder's in any order

@@ -458,7 +458,7 @@ class Asked:
     def __init__(self, checker: bake.Checker, answers: list[str | float], monkeypatch: pytest.MonkeyPatch) -> None:
         self.checker, self.answers, self.now, self.waits = checker, answers, 0.0, []  # type: ignore[var-annotated]
         monkeypatch.setattr(bake, "ask", self.ask)
-        monkeypatch.setattr(bake.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(checker.stopped, "wait", self.wait)
 
     def ask(self, _: bake.Checks) -> str:

@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-
 from ..host import atomic_file
 from ..host.command import BatonError
 from .confinement import Confinement
@@ -121,6 +118,10 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         pass
+    # not above: a controller that lacks it is told so by preflight, and what runs before that needs this module
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     try:
         found: dict[str, Any] = tomlkit.parse(text).unwrap()
     except TOMLKitError as error:

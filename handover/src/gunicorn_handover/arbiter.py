@@ -519,14 +519,17 @@ class HandoverArbiter(Arbiter):
         `deadline` (monotonic) in any case."""
 
         def look(*_: Any) -> None:
-            if self._signalled or time.monotonic() > deadline or any(map(_has_ended, self.WORKERS)):
+            if armed and (self._signalled or time.monotonic() > deadline or any(map(_has_ended, self.WORKERS))):
                 raise GaveWay
 
+        armed = True
         previous = signal.signal(signal.SIGALRM, look)
         signal.setitimer(signal.ITIMER_REAL, LOADING, 2 * TICK)
         try:
             yield
         finally:
+            # what comes after the block must not be ended
+            armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
 

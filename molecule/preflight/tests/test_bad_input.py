@@ -87,7 +87,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"app_config_environment": {"A": "1\n2"}}, ["the value of A", "more than one line", "make it a secret"]),
         ({"app_config_environment": {"A-B": "1"}}, ["not names of environment variables: A-B"]),
         ({"app_service_worker_memory_mb": 9999999}, ["web1: the host has", "MiB of memory", "Use a larger host"]),
-        ({"baton_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
+        ({"preflight_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
         ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
         ({"app_source": "/nowhere/at/all"}, ["/nowhere/at/all", "not a folder", "Correct the path"]),
         ({"app_module": "links.mian:app"}, ["links.mian", "links.main"]),

@@ -58,7 +58,7 @@ def digests(app: Application, release: str) -> Digests:
     salt = content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
     secrets = [
         part
-        for file in sorted((etc / "secrets").glob("*"))
+        for file in sorted((etc / "secrets").glob("[!.]*"))
         for part in (file.name.encode(), _digest(salt, file.read_bytes()).encode())
     ]
     server = {name: described["packages"].get(name) for name in MASTER_PACKAGES}

@@ -22,7 +22,9 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
         *(f"etc/{app.name}/{name}" for name in ("gunicorn.conf.py", "environment", "secrets/*")),
         *(f"etc/systemd/system/{unit}" for process in app.processes for unit in (*process.running, *process.templates)),
     )
-    return {str(path.relative_to(root)): path for pattern in patterns for path in pathlib.Path(root).glob(pattern)}
+    found = (path for pattern in patterns for path in pathlib.Path(root).glob(pattern))
+    # hidden is what a killed writer left
+    return {str(path.relative_to(root)): path for path in found if path.is_file() and not path.name.startswith(".")}
 
 
 def keep(app: Application, folder: pathlib.Path) -> None:

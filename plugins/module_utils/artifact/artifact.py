@@ -514,7 +514,7 @@ class _Build:
         }
         source_tree.pack(archive, {"src": self.tree, "wheels": folder}, texts, now)
         unpacked = 2 * source_tree.size(self.tree) + 2 * source_tree.size(folder)
-        atomic_file.write(notes, json.dumps({"created": created, "unpacked_bytes": unpacked}), concurrent=True)
+        atomic_file.write(notes, json.dumps({"created": created, "unpacked_bytes": unpacked}))
         return str(archive), created, unpacked
 
     def _prune(self) -> None:

@@ -31,7 +31,6 @@ _INDEX_OPTIONS = (
     "--require-hashes",
     "--use-feature",
 )
-_OPTIONS_WITHOUT_VALUE = ("--no-index", "--prefer-binary", "--pre", "--require-hashes")
 
 
 @dataclass(frozen=True, order=True)

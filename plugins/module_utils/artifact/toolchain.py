@@ -97,7 +97,7 @@ class Tools:
             os.utime(path)
             return path.read_text(encoding="utf-8")
         text = make()
-        atomic_file.write(path, text, concurrent=True)
+        atomic_file.write(path, text)
         return text
 
 

@@ -58,10 +58,6 @@ class Wheel:
     def version(self) -> str:
         return str(parse_wheel_filename(self.path.name)[1])
 
-    @property
-    def pure(self) -> bool:
-        return self.path.name.endswith("-none-any.whl")
-
     def line(self) -> str:
         """The wheel as a line of a requirements file."""
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
@@ -529,7 +525,7 @@ def pack_set(
         unpacked_bytes=unpacked,
         modules=_modules([*venv, *server]),
     )
-    atomic_file.write(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__), concurrent=True)
+    atomic_file.write(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__))
     return packed
 
 

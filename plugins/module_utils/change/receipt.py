@@ -347,8 +347,8 @@ def keep(document: Mapping[str, Any], page: str, directory: pathlib.Path, count:
     files = paths(document, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        atomic_file.write(files["json"], as_json(document), concurrent=True)
-        atomic_file.write(files["html"], page, concurrent=True)
+        atomic_file.write(files["json"], as_json(document))
+        atomic_file.write(files["html"], page)
         there = list(directory.iterdir())
     except OSError as error:
         raise BatonError(

@@ -6,29 +6,27 @@ import contextlib
 import os
 import pathlib
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
+
+SUFFIX = ".baton"
+LEFT = 3600.0  # seconds after which nobody writes any more what lies beside a file
 
 
 @contextlib.contextmanager
 def replacing(
-    path: pathlib.Path,
-    content: str | bytes,
-    *,
-    mode: int | None = None,
-    owner: tuple[int, int] | None = None,
-    concurrent: bool = False,
+    path: pathlib.Path, content: str | bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None
 ) -> Iterator[pathlib.Path]:
     """Write the content beside the file; it takes the file's place when the block ends, unless that raises.
 
     Yields the copy, which has the file's name: some programs that check a file go by it. The copy is in a folder for
     its owner alone, so that the content is at no time readable for more than it is to be, and hidden, as programs read
-    whole folders. `mode`: as the umask says when there is none. `concurrent`: others may write the same file at the
-    same moment. Raises OSError.
+    whole folders. Several may write one file at the same moment. `mode`: as the umask says when there is none. Raises
+    OSError.
     """
-    folder = path.with_name(f".{path.name}.{os.getpid()}.baton" if concurrent else f".{path.name}.baton")
-    if not concurrent:
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left
-    folder.mkdir(mode=0o700)
+    sweep(path.parent, path.name)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name[:200]}.", suffix=SUFFIX, dir=path.parent))
     try:
         copy = folder / path.name
         with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600), "wb") as file:
@@ -47,16 +45,23 @@ def replacing(
 
 
 def write(
-    path: pathlib.Path,
-    content: str | bytes,
-    *,
-    mode: int | None = None,
-    owner: tuple[int, int] | None = None,
-    concurrent: bool = False,
+    path: pathlib.Path, content: str | bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None
 ) -> None:
     """Write a file so that a reader sees the old or the new, as `replacing` does. Raises OSError."""
-    with replacing(path, content, mode=mode, owner=owner, concurrent=concurrent):
+    with replacing(path, content, mode=mode, owner=owner):
         pass
+
+
+def sweep(folder: pathlib.Path, name: str = "", age: float = LEFT) -> None:
+    """Remove what writers of a file, or of any in the folder, left beside it when they were killed `age` seconds ago."""
+    for left in folder.glob(f".*{SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if (
+                left.name.startswith(f".{name}")
+                and time.time() - left.lstat().st_mtime >= age
+                and not left.is_symlink()
+            ):
+                shutil.rmtree(left)
 
 
 def sync_folder(folder: pathlib.Path) -> None:

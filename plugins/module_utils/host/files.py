@@ -135,6 +135,9 @@ def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:
 
 
 def _purge(folder: pathlib.Path, keep: set[pathlib.Path], dry: bool) -> list[dict[str, Any]]:
+    if not dry:
+        # what a killed run left may hold what is purged
+        atomic_file.sweep(folder, age=0)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [shown for path in found if path not in keep and not path.is_dir() for shown in _remove(path, dry)]
 

@@ -209,7 +209,7 @@ def state() -> Json:
     """Who serves, when all is quiet."""
     undisturbed()
     ready = wait(all_ready, "all workers")
-    record = json.loads((STATE / "active.json").read_text())["digests"]["release"]
+    record = json.loads((STATE / "active.json").read_text())["processes"]["web"]["release"]
     return {
         "pids": ready,
         "master": main_pid(SERVICE),

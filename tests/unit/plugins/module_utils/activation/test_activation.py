@@ -894,3 +894,13 @@ def test_what_the_master_says_names_the_operator_s_settings() -> None:
         "not ready after 60 s (app_service_boot_timeout); warm-up hung (app_service_warmup_timeout), handover_http"
     )
     assert activation.in_operator_s_words(said) == expected
+
+
+def test_what_a_killed_writer_left_among_the_secrets_is_no_secret(served: layout.Application) -> None:
+    before = digests.digests(served, "aaaa")
+    left = served.path("etc/links/secrets/.TOKEN.abcd.baton")
+    left.mkdir()
+    (left / "TOKEN").write_text("half")
+    assert digests.digests(served, "aaaa") == before
+    assert not [name for name in snapshot.configuration(served, served.root) if ".baton" in name]
+    assert activation.Activation(served, "aaaa", 1).way == "none"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import stat
+import time
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file
@@ -36,7 +37,7 @@ def test_a_file_has_its_content_and_mode_whatever_the_umask(path: pathlib.Path, 
 def test_without_a_mode_the_umask_decides(path: pathlib.Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        atomic_file.write(path, b"new", concurrent=True)
+        atomic_file.write(path, b"new")
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -57,12 +58,33 @@ def test_until_it_is_in_place_only_its_owner_can_read_it(path: pathlib.Path) -> 
         assert path.read_text() == "old"
 
 
-def test_what_a_killed_writer_left_is_no_obstacle_and_goes(path: pathlib.Path) -> None:
-    left = path.with_name(f".{path.name}.baton")
-    left.mkdir()
-    (left / path.name).write_text("half")
+@pytest.mark.parametrize(("age", "stays"), [(60, True), (7200, False)])
+def test_what_a_killed_writer_left_is_no_obstacle_and_goes_when_nobody_writes_there_any_more(
+    path: pathlib.Path, age: int, stays: bool
+) -> None:
+    left, other = (path.with_name(f".{name}.abcd.baton") for name in ("file.conf", "another"))
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "secret").write_text("half")
+        os.utime(folder, (time.time() - age,) * 2)
     atomic_file.write(path, "new")
-    assert (path.read_text(), names(path)) == ("new", ["file.conf"])
+    assert path.read_text() == "new"
+    assert names(path) == sorted([other.name, "file.conf", *([left.name] if stays else [])])
+
+
+def test_several_write_one_file_at_the_same_moment(path: pathlib.Path) -> None:
+    with atomic_file.replacing(path, "first"), atomic_file.replacing(path, "second"):
+        pass
+    assert path.read_text() == "first"
+    assert names(path) == ["file.conf"]
+
+
+def test_a_folder_is_swept_of_what_writers_left(path: pathlib.Path) -> None:
+    left, link = path.with_name(".gone.abcd.baton"), path.with_name(".link.abcd.baton")
+    left.mkdir()
+    link.symlink_to(path.parent)
+    atomic_file.sweep(path.parent, age=0)
+    assert names(path) == [".link.abcd.baton", "file.conf"]
 
 
 def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(

@@ -53,14 +53,12 @@ def write(
 
 
 def sweep(folder: pathlib.Path, name: str = "", age: float = LEFT) -> None:
-    """Remove what writers of a file, or of any in the folder, left beside it when they were killed `age` seconds ago."""
+    """Remove what writers of a file, or of any in the folder, left there when they were killed `age` seconds ago."""
     for left in folder.glob(f".*{SUFFIX}"):
+        if not left.name.startswith(f".{name}") or left.is_symlink():
+            continue
         with contextlib.suppress(OSError):
-            if (
-                left.name.startswith(f".{name}")
-                and time.time() - left.lstat().st_mtime >= age
-                and not left.is_symlink()
-            ):
+            if time.time() - left.lstat().st_mtime >= age:
                 shutil.rmtree(left)
 
 

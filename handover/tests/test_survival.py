@@ -176,16 +176,15 @@ async def lifespan(receive, send):
 @pytest.mark.parametrize("way", ["reload", "stop"])
 def test_a_worker_goes_although_the_application_has_taken_sigterm_over(server: Server, way: str) -> None:
     server.release("1", after=TAKEN)
-    server.configure(graceful_timeout=8)
+    server.configure(graceful_timeout=20)
     server.start()
     before = server.pids()
-    began = time.monotonic()
     if way == "stop":
         assert server.stop() == 0
     else:
         assert server.reload().returncode == 0
-        wait_for(lambda: not set(before) & set(server.children()))
-    assert time.monotonic() - began < 8, server.log
+        wait_for(lambda: not set(before) & set(server.children()), 60)
+    # one that doesn't hear of it is killed when its time is over
     assert "killing it" not in server.log
 
 

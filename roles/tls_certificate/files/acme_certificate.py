@@ -28,7 +28,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -40,6 +40,8 @@ BUNDLE_BYTES = 256 * 1024
 CAUSE_CHARACTERS = 600
 # of the lifetime: what is left when another host's certificate is due, and when the first host evidently can't
 DUE, URGENT = 1 / 3, 1 / 4
+# Boulder's type of the problem, and Pebble's words
+UNKNOWN_ACCOUNT = re.compile(r"accountDoesNotExist|Account \S+ not found")
 NOISE = re.compile(
     r"^(Saving debug log|Ask for help|See the logfile|Hint: |Some challenges have failed|Certbot failed to authent"
     r"|The Certificate Authority (reported|failed)|An unexpected error occurred|(Requesting|Renewing) "
@@ -283,16 +285,24 @@ def obtain(settings: Settings, force: bool) -> Pair:
     # read by the owner alone, as keys are in it
     pathlib.Path(settings.lineages).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": settings.lineages, "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(
-        words, check=False, text=True, capture_output=True, env=environment | settings.environment, errors="replace"
-    )
-    print(done.stdout, done.stderr, sep="\n", flush=True)
-    if done.returncode:
-        raise AcmeError(cause(f"{done.stdout}\n{done.stderr}"))
+    status, said = run(words, environment | settings.environment)
+    if status and UNKNOWN_ACCOUNT.search(said):
+        # a staging authority forgets, and accounts can be deactivated: another one is as good
+        shutil.rmtree(pathlib.Path(settings.lineages, "accounts"), ignore_errors=True)
+        status, said = run(words, environment | settings.environment)
+    if status:
+        raise AcmeError(cause(said))
     if (pair := Pair.read(settings.lineage)) is None:
         raise AcmeError("certbot ended well, but left no certificate that can be read")
     write(issued, settings.profile, 0o600)
     return pair
+
+
+def run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit status of a command, and what it said, which goes to the journal too."""
+    done = subprocess.run(words, check=False, text=True, capture_output=True, env=environment, errors="replace")
+    print(done.stdout, done.stderr, sep="\n", flush=True)
+    return done.returncode, f"{done.stdout}\n{done.stderr}"
 
 
 def cause(output: str) -> str:

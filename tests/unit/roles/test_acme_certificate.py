@@ -304,3 +304,27 @@ def test_what_another_host_hands_out_is_checked(
     bundle.write_bytes({"rubbish": b"rubbish", "endless": b"A" * 2**20}.get(kind, text))
     assert host.run()["issued"] is False
     assert os.readlink(host.root / "ssl/links") == ".links-self-signed"
+
+
+def test_an_account_that_the_authority_forgot_is_made_anew(tmp_path: pathlib.Path) -> None:
+    host = Host(tmp_path / "one", FIRST, (FIRST,), 1)
+    account = pathlib.Path(host.settings.lineages, "accounts/ca.example/dir/abc/private_key.json")
+    account.parent.mkdir(parents=True)
+    account.write_text("{}")
+    host.certbot_obtains(issue(*NAMES))
+    obtains = (host.root / "bin/certbot").read_text().partition("\n")[2]
+    unknown = "echo 'Account https://ca.example/my-account/1 not found.'; exit 1"
+    host.program("certbot", f'if [ -e {account} ]; then echo "$@" >> {host.root}/certbot.log; {unknown}; fi\n{obtains}')
+    assert host.run()["trouble"] == ""
+    assert len(host.asked) == 2
+    assert not account.exists()
+
+
+def test_another_failure_leaves_the_account(tmp_path: pathlib.Path) -> None:
+    host = Host(tmp_path / "one", FIRST, (FIRST,), 1)
+    account = pathlib.Path(host.settings.lineages, "accounts/ca.example/dir/abc/private_key.json")
+    account.parent.mkdir(parents=True)
+    account.write_text("{}")
+    host.certbot_fails("too many certificates already issued")
+    assert "too many" in host.run()["trouble"]
+    assert (len(host.asked), account.exists()) == (1, True)

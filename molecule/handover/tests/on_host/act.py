@@ -288,15 +288,21 @@ def kill_worker() -> Json:
 
 
 def kill_master() -> Json:
-    """SIGKILL to the master: seconds until a request that came meanwhile is answered."""
+    """SIGKILL to the master: how often systemd then started it, for a request that came meanwhile to be answered."""
     wait(all_ready, "all workers")
-    before = main_pid(SERVICE)
+    before, started = main_pid(SERVICE), restarts()
     held = strike(before)
     # one that the dying workers could still take proves nothing
     wait(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids()), "the end of the workers")
-    answered = answer()
+    answer()
     wait(lambda: main_pid(SERVICE) != before and all_ready(), "all workers")
-    return {"held": held, "answered": answered, "socket": systemctl("is-active", f"{APP}.socket").stdout.strip()}
+    socket = systemctl("is-active", f"{APP}.socket").stdout.strip()
+    return {"held": held, "restarts": restarts() - started, "socket": socket}
+
+
+def restarts() -> int:
+    """How often systemd has started the service again by itself."""
+    return int(systemctl("show", "--property=NRestarts", "--value", SERVICE).stdout)
 
 
 def kill_booting() -> Json:

@@ -111,6 +111,7 @@ def edges() -> dict[str, tuple[str, str]]:
 
 
 def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
+    fleet.deploy()  # hosts that were bare when site.yml began have no place yet for its first modules
     before = (fleet.workers(), modules())
     assert set(fleet.deploy().changed) == {0}
     assert (fleet.workers(), modules()) == before

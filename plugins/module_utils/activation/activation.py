@@ -36,8 +36,8 @@ class ProcessChange(Protocol):
     def execute(self) -> None:
         """Let the release's processes run, with a proof. Raises ActivationError, UnitError, OSError."""
 
-    def put_back(self, release: str) -> None:
-        """Let those of the release run that did before, whatever has been done of it. Raises as `execute` does."""
+    def put_back(self) -> None:
+        """Let the previous ones run, which are `wanted` by now, whatever has been done. Raises as `execute` does."""
 
     def unproven(self) -> str:
         """Why they don't prove that they are of the wanted release; empty when they do."""
@@ -176,7 +176,7 @@ class Activation:
                 _stop_all(app, self.timeout)
                 return "Nothing was served here before, and nothing is now."
             for change in reversed(self.changes.values()):
-                change.put_back(before)
+                change.put_back()
         except (*FAILURES, ActivationError) as error:
             if before is None:
                 return f"Nothing was served here before, and what was begun could not be taken away: {error}"

@@ -8,7 +8,6 @@ system libraries that an upgrade replaced; `reopen`, the only one with a gap, wh
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 from ..app import server_status
@@ -40,9 +39,8 @@ class Handover:
             getattr(self, f"_{self.way}")()
         self.done = True
 
-    def put_back(self, release: str) -> None:
-        """Let the processes of the release serve that did before. Raises ActivationError, UnitError, OSError."""
-        self.wanted = dataclasses.replace(self.wanted, release=release)
+    def put_back(self) -> None:
+        """Let the previous processes serve, which are `wanted` by now. Raises ActivationError, UnitError, OSError."""
         if self.reopened:
             self._reopen()  # the socket has its new address, or none
         elif not systemd.is_active(self.app.service):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
+import os
 import pathlib
 import shutil
 import stat
@@ -93,7 +94,7 @@ def restore(app: Application, kept: pathlib.Path) -> None:
     for name, path in wanted.items():
         # what is as it was needs no room on a disk that may be full
         if not _alike(path, app.path(name)):
-            _copy(path, app.path(name))
+            _put_back(path, app.path(name))
 
 
 def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
@@ -105,7 +106,17 @@ def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy a file with its owner and mode, in one step."""
+    """Copy a file with its owner and mode into a folder that isn't in its place yet, and is synced as a whole."""
+    make_folder(target.parent, 0o700)
+    about = source.stat()
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(source.read_bytes())
+        os.fchown(file.fileno(), about.st_uid, about.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(about.st_mode))
+
+
+def _put_back(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Put a kept file in its place, with its owner and mode, in one step."""
     make_folder(target.parent)
     about = source.stat()
     owner, mode = (about.st_uid, about.st_gid), stat.S_IMODE(about.st_mode)

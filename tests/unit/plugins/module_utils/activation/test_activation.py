@@ -631,7 +631,7 @@ def test_what_can_not_be_put_back_is_told_in_words(
     activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     change(switching, "etc/links/environment", 'A="2"')
 
-    monkeypatch.setattr(snapshot, "_copy", fill)
+    monkeypatch.setattr(snapshot, "_put_back", fill)
     with pytest.raises(layout.ActivationError, match=r"could not be put back: .*No space left"):
         activation.revert(switching, "one", 1)
 
@@ -852,8 +852,8 @@ class Second:
         if self.fails:
             raise layout.ActivationError("links-worker@1.service ended at once")
 
-    def put_back(self, release: str) -> None:
-        self.asked.append(f"put back {release}")
+    def put_back(self) -> None:
+        self.asked.append(f"put back {self.wanted.release}")
 
     def unproven(self) -> str:
         return ""

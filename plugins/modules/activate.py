@@ -91,9 +91,7 @@ def main() -> None:
             "transaction": {"type": "str", "default": ""},
             "renew": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
-            "health_path": {"type": "str", "default": ""},
-            "health_listen": {"type": "str", "default": ""},
-            "health_host": {"type": "str", "default": "localhost"},
+            **health_check.LISTEN_OPTIONS,
         },
         supports_check_mode=True,
     )
@@ -103,9 +101,7 @@ def main() -> None:
         module.exit_json(changed=False, rehearsed=False)
     if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
         module.exit_json(changed=True, way="unknown", **_step(layout.current(app), options["release"]))
-    health = None
-    if options["health_path"]:
-        health = health_check.Health(options["health_path"], options["health_listen"], options["health_host"])
+    health = health_check.Health.of(options)
     began, clock = time.time(), time.monotonic()
     try:
         if options["state"] == "rehearsed":

@@ -84,7 +84,7 @@ def main() -> None:
     )
     options = module.params
     app = Application(options["name"])
-    places = store.ReleaseStore(releases=app.release(""), current=app.current, state=app.state)
+    places = store.ReleaseStore(releases=app.releases, current=app.current, state=app.state)
     removed: list[str] = []
     left = []
     written = False

@@ -54,16 +54,13 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "release": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 90},
-            "health_path": {"type": "str", "default": ""},
-            "health_host": {"type": "str", "default": "localhost"},
+            **health_check.OPTIONS,
         },
         supports_check_mode=True,
     )
     options = module.params
     app = layout.Application(options["name"])
-    health = None
-    if options["health_path"]:
-        health = health_check.Health(options["health_path"], "", options["health_host"])
+    health = health_check.Health.of(options)
     try:
         result: dict[str, Any] = {"rehearsed": False, "seconds": 0.0, "migrates": ""}
         if not module.check_mode:

@@ -62,9 +62,7 @@ def main() -> None:
             "host": {"type": "str", "required": True},
             "name": {"type": "str", "required": True},
             "app_server": {"type": "bool", "default": False},
-            "health_path": {"type": "str", "default": ""},
-            "health_listen": {"type": "str", "default": ""},
-            "health_host": {"type": "str", "default": "localhost"},
+            **health_check.LISTEN_OPTIONS,
             "certificate": {"type": "str", "default": ""},
             "site": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
@@ -75,9 +73,7 @@ def main() -> None:
     states = {unit: systemd.properties(unit, "ActiveState").get("ActiveState", "unknown") for unit in options["units"]}
     found: dict[str, Any] = {"units": states}
     if options["app_server"]:
-        health = None
-        if options["health_path"]:
-            health = health_check.Health(options["health_path"], options["health_listen"], options["health_host"])
+        health = health_check.Health.of(options)
         found["application"] = status.serving(layout.Application(options["name"]), health)
     if options["certificate"]:
         found |= status.certificate(options["certificate"])

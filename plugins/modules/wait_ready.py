@@ -53,17 +53,13 @@ def main() -> None:
             "name": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 120},
-            "health_path": {"type": "str", "default": ""},
-            "health_listen": {"type": "str", "default": ""},
-            "health_host": {"type": "str", "default": "localhost"},
+            **health_check.LISTEN_OPTIONS,
         },
         supports_check_mode=True,
     )
     options = module.params
     app = layout.Application(options["name"]) if options["name"] else None
-    health = None
-    if app and options["health_path"]:
-        health = health_check.Health(options["health_path"], options["health_listen"], options["health_host"])
+    health = health_check.Health.of(options)
     started, pause = time.monotonic(), 0.1
     while True:
         why = "; ".join(f"{unit} is not active" for unit in options["units"] if not systemd.is_active(unit))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterator
 
 from ..app.layout import ActivationError, Application
-from ..host import systemd
+from ..host import file_lock, systemd
 
 
 @contextlib.contextmanager
@@ -22,17 +20,11 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
     A child made meanwhile holds it too: it is free again when all of them have ended, however they end.
     """
     with (app.state / "activation.lock").open("w") as lock:
-        deadline = time.monotonic() + timeout
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > deadline:
-                raise ActivationError(
-                    f"Another handover of {app.name} is under way on this host and took longer than {timeout:.0f} s. "
-                    "Wait for it, or look at `journalctl -u` of its units."
-                )
-            time.sleep(0.2)
+        if not file_lock.taken_within(lock, timeout):
+            raise ActivationError(
+                f"Another handover of {app.name} is under way on this host and took longer than {timeout:.0f} s. "
+                "Wait for it, or look at `journalctl -u` of its units."
+            )
         yield
 
 

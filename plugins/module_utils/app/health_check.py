@@ -9,9 +9,17 @@ import http.client
 import socket
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from . import retry_after
 
+# the page, as modules take it
+OPTIONS: dict[str, dict[str, Any]] = {
+    "health_path": {"type": "str", "default": ""},
+    "health_host": {"type": "str", "default": "localhost"},
+}
+LISTEN_OPTIONS: dict[str, dict[str, Any]] = {**OPTIONS, "health_listen": {"type": "str", "default": ""}}
 # seconds between two requests for the health page: the first time, and when it has not been well for a while
 PAUSE, LONGEST_PAUSE = 0.25, 2.0
 
@@ -24,6 +32,13 @@ class Health:
     listen: str
     host: str
     timeout: float = 10.0  # seconds for one request
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Health | None:
+        """The page that a module's options name; None when they name none."""
+        if not options["health_path"]:
+            return None
+        return cls(options["health_path"], options.get("health_listen", ""), options["health_host"])
 
 
 class _UnixConnection(http.client.HTTPConnection):

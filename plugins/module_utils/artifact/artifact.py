@@ -19,6 +19,7 @@ from packaging.version import InvalidVersion, Version
 
 from ..host import atomic_file
 from ..host.command import BatonError, CommandError, find_file, without_credentials
+from ..host.stopwatch import Stopwatch
 from . import asgi, lockfile, requirements, server_versions, source, source_tree, wheels
 from .confinement import Confinement
 from .download import sha256_of
@@ -68,19 +69,6 @@ class Request:
     salt: str = ""
 
 
-class _Clock:
-    """Where the time went, for those who want it short."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def mark(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = round(now - self._last, 3)
-        self._last = now
-
-
 def build(request: Request, tools: Tools) -> dict[str, Any]:
     """Build what is missing of the artifact; returns what the release role needs to know."""
     if not request.targets:
@@ -116,7 +104,7 @@ class _Build:
         self.tree = scratch / "src"
         self.plain = self.tree  # what projects' wheels are built from
         self.subdir = source_tree.inside(request.app_source_subdir, "app_source_subdir")
-        self.clock = _Clock()
+        self.clock = Stopwatch()
         self.warnings: list[str] = []
 
     def run(self) -> dict[str, Any]:

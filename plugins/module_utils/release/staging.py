@@ -24,6 +24,7 @@ from typing import Any
 
 from ..host import atomic_file, sandbox, untrusted
 from ..host.command import BatonError, CommandError, make_folder, run
+from ..host.stopwatch import Stopwatch
 from .import_check import ImportCheck, check_import
 from .store import STAGING, ReleaseStore, check_identity, complete, in_use, locked, read_release, remove, sweep
 
@@ -191,13 +192,7 @@ class _Stage:
         self.wanted = wanted
         self.staging = staging
         self.wheels = staging / ".wheels"
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def mark(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = round(now - self._last, 3)
-        self._last = now
+        self.clock = Stopwatch()
 
     def run(self, final: Path, check: ImportCheck | None, state_dir: Path | None, owner: str) -> dict[str, Any]:
         version = check_python(self.places, self.wanted)
@@ -205,20 +200,20 @@ class _Stage:
         unpack(self.wanted.source_archive, self.staging / ".artifact")
         artifact = self._read_artifact()
         (self.staging / ".artifact" / "src").rename(self.staging / "src")
-        self.mark("unpack")
+        self.clock.mark("unpack")
         base = base_of(self.places, self.wanted)
         packages = self._install() if base is None else self._take_over(base)
-        self.mark("venv" if base is None else "venv taken over")
+        self.clock.mark("venv" if base is None else "venv taken over")
         projects = self._install_projects()
-        self.mark("projects")
+        self.clock.mark("projects")
         self._compile("src", *(("venv/lib", "server") if base is None or projects else ()))
-        self.mark("compile")
+        self.clock.mark("compile")
         warnings = self._check_venv()
         if state_dir is not None:
             make_state(artifact.get("state_links", []), state_dir, owner)
         if check is not None:
             check_import(self.staging, artifact, check)
-            self.mark("import check")
+            self.clock.mark("import check")
         for name in (".artifact", ".uv-cache"):
             shutil.rmtree(self.staging / name, ignore_errors=True)
         for name in ("venv/.lock", "server/.lock"):
@@ -234,18 +229,19 @@ class _Stage:
             "projects": projects,
             "staged": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        atomic_file.write(self.staging / "release.json", json.dumps(release, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(release, indent=2, sort_keys=True) + "\n"
+        (self.staging / "release.json").write_text(text, encoding="utf-8")
         # all of it is on the disk before its name is: a host that loses power has the release or hasn't
         run(["sync", "--file-system", self.staging])
         self.staging.rename(final)
         atomic_file.sync_folder(self.places.releases)
-        self.mark("sync")
+        self.clock.mark("sync")
         return {
             "changed": True,
             "release": release,
             "release_path": str(final),
             "warnings": warnings,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
         }
 
     def _read_artifact(self) -> dict[str, Any]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..app import layout
-from ..host import untrusted
+from ..host import file_lock, untrusted
 from ..host.command import BatonError, make_folder
 
 _IDENTITY = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z._-]*")
@@ -97,18 +95,11 @@ def locked(places: ReleaseStore) -> Iterator[None]:
     """One at a time writes to the releases."""
     make_folder(places.state)
     with (places.state / "releases.lock").open("w") as file:
-        deadline = time.monotonic() + _LOCK_WAIT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BatonError(
-                        "Another run stages or prunes releases here for very long.",
-                        f"See who holds {file.name} (fuser), and end it.",
-                    ) from None
-                time.sleep(0.2)
+        if not file_lock.taken_within(file, _LOCK_WAIT):
+            raise BatonError(
+                "Another run stages or prunes releases here for very long.",
+                f"See who holds {file.name} (fuser), and end it.",
+            )
         yield
 
 

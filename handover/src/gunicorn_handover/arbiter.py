@@ -282,6 +282,11 @@ class HandoverArbiter(Arbiter):
             worker.slowed = True  # by itself, once it serves nothing any more
             self.kill_worker(worker.pid, signal.SIGTERM)
 
+    def condemn(self, worker: Any) -> None:
+        """Kills a worker, whose end is then no news."""
+        worker.condemned = True
+        self.kill_worker(worker.pid, signal.SIGKILL)
+
     def _hurry(self, worker: Any) -> None:
         if worker.slowed:
             worker.slowed = False
@@ -316,8 +321,7 @@ class HandoverArbiter(Arbiter):
             elif took > limit and (late := _late(took, waited, limit)):
                 worker.board.explain(late)
                 self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, late)
-                self.kill_worker(worker.pid, signal.SIGKILL)
-                worker.condemned = True
+                self.condemn(worker)
                 self._boot_failed(worker, worker.board.failure)
             if worker.slowed and not worker.condemned and (priority.waited(worker.pid) > PATIENCE or took > limit / 4):
                 # starved: on a machine with no idle moment the nicest process gets next to nothing
@@ -333,8 +337,7 @@ class HandoverArbiter(Arbiter):
         if took - (priority.waited(worker.pid) - waited) > limit or took > BUSY * limit:
             reason = f"the warm-up has let nothing else run for {took:.0f} s (handover_warmup_timeout)"
             self.log.error("Worker (pid:%s): %s; killing it", worker.pid, reason)
-            self.kill_worker(worker.pid, signal.SIGKILL)
-            worker.condemned = True
+            self.condemn(worker)
             self._warmup_failed(worker, reason)
 
     def _warmup_failed(self, worker: Any, reason: str) -> None:
@@ -365,8 +368,7 @@ class HandoverArbiter(Arbiter):
                 self._hurry(worker)  # where no moment is idle, the nicest process would not come to its end
             if now - worker.retired_at > limit:
                 self.log.warning("Worker (pid:%s) has not gone after %g s; killing it", worker.pid, limit)
-                worker.condemned = True
-                self.kill_worker(worker.pid, signal.SIGKILL)
+                self.condemn(worker)
 
     def _keep_population(self) -> None:
         alive = [worker for worker in self.workers() if worker.retired_at is None and not worker.condemned]

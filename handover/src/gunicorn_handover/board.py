@@ -31,7 +31,7 @@ class Dismissal(enum.IntEnum):
     REPLACED = 1
     """Others serve on."""
     STOP = 2
-    """The service ends: there is nobody to be considerate of."""
+    """The service stops: no other worker serves on, so this one's exit need not be slowed."""
 
 
 class Board:

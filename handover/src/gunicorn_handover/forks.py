@@ -20,7 +20,7 @@ TICK = 0.05  # seconds between two looks
 
 
 def isolate(listeners: Iterable[Any]) -> None:
-    """Has all that this process forks from now on let go of `listeners` (Gunicorn's) and of its signal handlers."""
+    """Makes every process forked from this one release `listeners` (Gunicorn's) and reset its signal handlers."""
     # by what they are: Gunicorn duplicates the descriptors that a service manager hands over
     identities = {_identity(listener.sock.fileno()) for listener in listeners}
 

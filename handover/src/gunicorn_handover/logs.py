@@ -40,10 +40,6 @@ def _value(value: Any) -> str:
     return repr(value) if kind is int or kind is float else "null" if value is None else _encode(value)
 
 
-def _time(record: logging.LogRecord) -> str:
-    return _stamp(record.created)
-
-
 def _stamp(moment: float) -> str:
     return f"{_second(int(moment))}.{int(moment * 1000) % 1000:03d}Z"
 
@@ -81,7 +77,11 @@ class JsonFormatter(LineFormatter):
     """One JSON object for a record. The keys are in the README."""
 
     def line(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
+        entry: dict[str, Any] = {
+            "time": _stamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
         access = getattr(record, "access", None)
         if access is not None:
             entry.update(access)
@@ -117,7 +117,7 @@ class TextFormatter(LineFormatter):
             message = "{client} {method} {path} {protocol} {status} {bytes}B {duration_ms}ms {request_id}".format(
                 **fields
             )
-        return f"{_time(record)} [{record.process}] [{record.levelname.lower()}] {message}"
+        return f"{_stamp(record.created)} [{record.process}] [{record.levelname.lower()}] {message}"
 
 
 def formatter(style: str) -> logging.Formatter:

@@ -206,8 +206,7 @@ class Reload:
                 # it serves already, for want of an old one, and perhaps alone: it goes when it has a successor
                 worker.board.wear_out()
             else:
-                worker.condemned = True
-                self._arbiter.kill_worker(worker.pid, signal.SIGKILL)
+                self._arbiter.condemn(worker)
 
     def abandon(self) -> None:
         """The master stops: leaves nothing behind that stopping would not end."""

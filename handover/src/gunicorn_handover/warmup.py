@@ -122,22 +122,24 @@ class Warmup:
         task = asyncio.create_task(
             client.request(application, scope(visit.path, self._host, state)), context=self._context.copy()
         )
-        self._strays.add(task)  # one that does not end when it is cancelled is nobody's to wait for
+        self._strays.add(task)  # the warm-up does not wait for a task that ignores its cancellation
         task.add_done_callback(self._strays.discard)
-        end = time.monotonic() + max(seconds - min(LEAVE, seconds / 4), 0)
-        while not task.done() and time.monotonic() < end and not self._stop():
-            await asyncio.wait({task}, timeout=min(TICK, max(end - time.monotonic(), 0)))
-        if not task.done():
+        leave = min(LEAVE, seconds / 4)
+        if not await self._ends(task, seconds - leave):
             if not client.answered:
                 visit.error = "did not end in time"
             client.leave()
-            grace = time.monotonic() + min(LEAVE, seconds / 4)
-            while not task.done() and time.monotonic() < grace and not self._stop():
-                await asyncio.wait({task}, timeout=TICK)
-            if not task.done():
+            if not await self._ends(task, leave):
                 task.cancel()
                 await asyncio.wait({task}, timeout=TICK)
         visit.milliseconds.append((time.perf_counter() - began) * 1000)
+
+    async def _ends(self, task: asyncio.Task[None], seconds: float) -> bool:
+        """Waits for a task so many seconds at most, and no longer than until the worker must go; whether it ended."""
+        end = time.monotonic() + seconds
+        while not task.done() and (left := end - time.monotonic()) > 0 and not self._stop():
+            await asyncio.wait({task}, timeout=min(TICK, left))
+        return task.done()
 
 
 class Client:

@@ -20,6 +20,18 @@ SOURCE = EVIDENCE / "source"
 CALLBACKS = str(pathlib.Path(__file__).with_name("callback"))
 
 
+def copy_application(revision: str) -> None:
+    """Make SOURCE the application, with this revision. Raises BenchError."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.copytree(HERE / "application", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
+    code = SOURCE / "service.py"
+    text = code.read_text()
+    changed = text.replace('REVISION = ""', f'REVISION = "{revision}"')
+    if changed == text:
+        raise BenchError(f"{code} has no line REVISION to change")
+    code.write_text(changed)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One playbook's run, what it took, and what clients saw of it; None where there were none."""
@@ -45,14 +57,7 @@ class Fleet:
         """A copy of the application with a revision that no host has."""
         Fleet._revisions += 1
         revision = f"{int(time.time())}-{Fleet._revisions}"
-        shutil.rmtree(SOURCE, ignore_errors=True)
-        shutil.copytree(HERE / "application", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
-        code = SOURCE / "service.py"
-        text = code.read_text()
-        changed = text.replace('REVISION = ""', f'REVISION = "{revision}"')
-        if changed == text:
-            raise BenchError(f"{code} has no line REVISION to change")
-        code.write_text(changed)
+        copy_application(revision)
         return revision
 
     def provision(self) -> None:

@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import pathlib
-import shutil
 import signal
 import statistics
 import string
@@ -21,8 +20,8 @@ import tempfile
 
 from fleet import fleet
 from tests.bench import machine, tables
-from tests.bench.controller import EVIDENCE, HERE, PROJECT, BenchError, booted, playbook
-from tests.bench.deploy.measure import SOURCE
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, playbook
+from tests.bench.deploy.measure import CALLBACKS, SOURCE, copy_application
 
 SIZES, QUICK = (2, 8, 24), (2, 4)
 FORETOLD = (50, 200)
@@ -66,14 +65,6 @@ def inventory(servers: int) -> pathlib.Path:
     return path
 
 
-def change(turn: int) -> None:
-    """The application, with a revision that no host has."""
-    shutil.rmtree(SOURCE, ignore_errors=True)
-    shutil.copytree(HERE / "application", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
-    code = SOURCE / "service.py"
-    code.write_text(code.read_text().replace('REVISION = ""', f'REVISION = "{turn}"'))
-
-
 class Scale:
     """The runs of all sizes: (seconds, of these boots, CPU seconds) by kind and number of app servers."""
 
@@ -99,14 +90,13 @@ class Scale:
 
     def _change(self) -> None:
         self._turn += 1
-        change(self._turn)
+        copy_application(str(self._turn))
 
     def _run(self, hosts: pathlib.Path) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory() as scratch:
             noted = pathlib.Path(scratch, "seconds.json")
-            callbacks = str(HERE / "deploy/callback")
             cpu = playbook(
-                hosts, "playbooks/deploy.yml", {}, {"ANSIBLE_CALLBACK_PLUGINS": callbacks, "BENCH_SECONDS": str(noted)}
+                hosts, "playbooks/deploy.yml", {}, {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "BENCH_SECONDS": str(noted)}
             )
             steps = json.loads(noted.read_text())
         boots = sum(step["seconds"] for step in steps if "Activate" in step["task"] or "Rehearse" in step["task"])

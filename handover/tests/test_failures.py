@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,14 @@ def test_a_failure_after_the_response_costs_no_other_request(server: Server, htt
             wait_for(lambda: "the handler broke after its response" in server.log)
         assert connection.get(follower).status == 200
         assert connection.sock is sock
-        entries = [json.loads(line) for line in server.log.splitlines()]
-        error, access = (entry for entry in entries if entry.get("request_id") == identifier)
+
+        def entries(of: str = identifier) -> list[dict[str, Any]]:
+            found = [json.loads(line) for line in server.log.splitlines()]
+            return [entry for entry in found if entry.get("request_id") == of]
+
+        # a line is written after its response has been
+        wait_for(lambda: len(entries()) >= 2, what="the lines of the error and of the request")
+        error, access = entries()
         assert (error["logger"], error["level"]) == ("uvicorn.error", "error")
         assert error["message"] == "Exception in ASGI application"
         assert error["exception"].endswith("RuntimeError: the handler broke after its response")

@@ -121,7 +121,13 @@ def test_a_warmup_is_logged_a_line_a_path_and_is_no_traffic(server: Server) -> N
         ("warning", "Warm-up: GET /missing 404"),
     ]
     assert " ms" in warm[0]["message"]
-    assert [line["path"] for line in lines(server) if line["logger"] == "access"] == ["/"]
+
+    def served() -> list[str]:
+        return [line["path"] for line in lines(server) if line["logger"] == "access"]
+
+    # the line is written after the response has been
+    wait_for(served, what="the access line of the client's request")
+    assert served() == ["/"]
     # more than max_requests have been made in the warm-up
     assert server.pids() == [first]
     server.get("/")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.artifact import source
-from ansible_collections.baton.web.plugins.module_utils.controller import settings
+from ansible_collections.baton.web.plugins.module_utils.controller import process_settings, settings
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -79,7 +79,11 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
         return {
+            "process_plan": process_settings.for_activation,
+            "process_problems": process_settings.problems,
+            "process_types": process_settings.on_host,
             "process_variables": settings.process_variables,
+            "reserved_variables": settings.reserved_variables,
             "unknown_settings": unknown_settings,
             "wrong_settings": wrong_settings,
             "wrong_source": wrong_source,

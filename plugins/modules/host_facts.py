@@ -34,7 +34,8 @@ RETURN = r"""
 ansible_facts:
   description: >-
     C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
-    for it), C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
+    for it), C(app_before_web) (whether process types follow a release before the web processes do),
+    C(app_foreign_units) (template units of its name that Baton didn't write), C(architecture), C(clock) (seconds since the epoch), C(clock_ahead) (seconds that it is ahead of the
     controller's, negative when it is behind; the action knows it), C(default_ipv4) with C(address), C(distribution)
     with C(_version), C(_major_version) and C(_release), C(memtotal_mb), C(nameservers), C(packages) (names, sorted) and
     C(package_lists_age) (seconds since apt's lists were read, null where there are none) when asked for,
@@ -52,8 +53,16 @@ asked:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.app import layout
+from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership
 from ansible_collections.baton.web.plugins.module_utils.host import facts
+
+
+def _has_before_web(app: layout.Application) -> bool:
+    """Whether the host has process types that follow a release before the web processes do."""
+    try:
+        return any(process.part == "before_web" for process in app.processes)
+    except layout.ActivationError:
+        return False  # configure.yml writes anew what can't be read, and an activation tells of it
 
 
 def main() -> None:
@@ -66,7 +75,12 @@ def main() -> None:
     if module.params["application"]:
         app = layout.Application(module.params["application"])
         # site.yml has set a host up for the application when it has made the folder of its releases
-        found |= {"app_release": layout.current(app) or "", "app_prepared": app.releases.is_dir()}
+        found |= {
+            "app_release": layout.current(app) or "",
+            "app_prepared": app.releases.is_dir(),
+            "app_foreign_units": ownership.foreign_templates(app.name),
+            "app_before_web": _has_before_web(app),
+        }
     module.exit_json(changed=False, ansible_facts=found)
 
 

@@ -6,6 +6,7 @@ else. Where it is, what has the application's name is Baton's. A user has a mark
 
 from __future__ import annotations
 
+import glob
 import grp
 import os
 import pathlib
@@ -101,3 +102,21 @@ def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
                 break
     if os.path.lexists(root / "etc/init.d" / name):
         yield f"/etc/init.d/{name}", "is a service of another program"
+
+
+def foreign_templates(name: str, root: str = "/") -> list[str]:
+    """The template units of the application's name that aren't Baton's: a process type would take their place."""
+    found = set()
+    for place in UNIT_FOLDERS:
+        for path in (pathlib.Path(root) / place).glob(f"{glob.escape(name)}-*@.service"):
+            # what Baton writes runs what is in the application's folder
+            if f"/opt/{name}/".encode() not in _content(path):
+                found.add(path.name)
+    return sorted(found)
+
+
+def _content(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # a link that leads nowhere masks a unit
+        return b""

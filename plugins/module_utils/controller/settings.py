@@ -23,6 +23,11 @@ CLOSE = 0.85
 _AT_START = re.compile(
     "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
 )
+_RESERVED = re.compile(
+    "PATH|PYTHONPATH|PYTHONHOME|PYTHONEXECUTABLE|VIRTUAL_ENV|RELEASE_ID|GUNICORN_CMD_ARGS|GUNICORN_HANDOVER_.*|"
+    "LISTEN_(PID|FDS|FDNAMES)|NOTIFY_SOCKET|MAINPID|CREDENTIALS_DIRECTORY|RUNTIME_DIRECTORY|STATE_DIRECTORY|"
+    "INVOCATION_ID|JOURNAL_STREAM"
+)
 # roles' settings of texts for which a number says the same
 NUMBERS_OR_TEXTS = (
     "app_service_memory_max",
@@ -119,6 +124,11 @@ def process_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if _AT_START.fullmatch(name)}
 
 
+def reserved_variables(names: Iterable[str]) -> list[str]:
+    """Those that the units set for each release, or that the server takes for its own; each once."""
+    return [name for name in dict.fromkeys(names) if _RESERVED.fullmatch(str(name))]
+
+
 def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     """The settings that are texts or lists of such, of the playbooks and of roles' argument specs: their two types."""
     options = {
@@ -185,7 +195,10 @@ def problems(
     `variables` are the names that each host has, `options` those of the roles, `playbooks` the playbooks' own. A name
     with a role's prefix belongs to that role; another one is only told when it is a slip away from a setting.
     """
-    own = set(playbooks)
+    # and what roles have without their prefix
+    own = set(playbooks).union(
+        *({name for name in names if not name.startswith(f"{role}_")} for role, names in options.items())
+    )
     every = own.union(*options.values())
     hosts: dict[str, list[str]] = {}
     for host, names in variables.items():

@@ -1,0 +1,173 @@
+"""The settings of an application's process types beside `web` (`app_processes`): what can't be, and a host's share."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from . import settings
+
+DEFAULTS: dict[str, Any] = {
+    "command": "",
+    "count": 1,
+    "hosts": "all",
+    "strategy": "overlap",
+    "order": "before_web",
+    "stop_signal": "TERM",
+    "stop_timeout": 30,
+    "settle_seconds": 5,
+    "check": "",
+    "memory_max": "",
+    "environment": {},
+}
+CHOICES = {
+    "hosts": ("all", "first"),
+    "strategy": ("overlap", "replace"),
+    "order": ("before_web", "after_web"),
+    "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
+}
+CORES = "cores"
+# what the application's other units are called by
+RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
+_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+# systemd.resource-control(5): bytes, with a binary suffix or none, a share of the host's memory, or no limit
+_MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number above 0, be it written as a text; None for anything else."""
+    if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
+        return None
+    return int(str(value))
+
+
+def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: int) -> dict[str, dict[str, Any]]:
+    """Each type with all its settings as one host has them; `count` is 0 where it doesn't run there.
+
+    `processes` has no `problems`. `first` says whether the host is the first of the app servers.
+    """
+    found = {}
+    for name, given in processes.items():
+        one = DEFAULTS | dict(given)
+        count = cores if one["count"] == CORES else int(one["count"])
+        found[name] = one | {
+            "command": one["command"].strip(),
+            "check": one["check"].strip(),
+            "memory_max": str(one["memory_max"]),
+            "count": count if first or one["hosts"] == "all" else 0,
+            **{key: int(one[key]) for key in ("stop_timeout", "settle_seconds")},
+        }
+    return found
+
+
+def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What an activation must know of each type of `on_host`, as /etc/<app>/processes.json has it."""
+    keys = ("count", "strategy", "order", "settle_seconds", "stop_timeout")
+    return {name: {key: one[key] for key in keys} | {"check": bool(one["check"])} for name, one in processes.items()}
+
+
+def problems(processes: Any, application: str, secrets: Iterable[str] = (), others: Iterable[str] = ()) -> list[str]:
+    """A sentence for each setting that can't be, with the fix.
+
+    `secrets` are the names of the application's secrets, `others` the host's units of the application's name that
+    Baton didn't write.
+    """
+    if not isinstance(processes, Mapping):
+        return [
+            f"app_processes is {_shown(processes)}. Give a mapping of names to settings, such as "
+            "app_processes: {worker: {command: celery -A links.jobs worker}}."
+        ]
+    found: list[str] = []
+    for name, given in processes.items():
+        found += _of_name(name, application, set(others)) or _of_settings(f"app_processes.{name}", given, set(secrets))
+    return found
+
+
+def _of_name(name: Any, application: str, others: set[str]) -> list[str]:
+    if name in RESERVED:
+        return [
+            f"app_processes.{name}: {name} is a name of Baton's own. Call the process type otherwise"
+            + (", and set up the web processes by app_service_*." if name == "web" else ".")
+        ]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return [
+            f"app_processes has a type called {_shown(name)}. Use at most 32 lower-case letters, digits and "
+            '"_", a letter first.'
+        ]
+    return [
+        f"app_processes.{name}: the host has a unit {unit} that Baton didn't write. Call the process type otherwise, or "
+        "remove that unit."
+        for unit in (f"{application}-{name}@.service", f"{application}-{name}-check@.service")
+        if unit in others
+    ]
+
+
+def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
+    if not isinstance(given, Mapping):
+        yield f"{where} is {_shown(given)}. Give a mapping with `command` at least."
+        return
+    for key in given:
+        if key not in DEFAULTS:
+            near = difflib.get_close_matches(str(key), DEFAULTS, 1)
+            fix = f"Did you mean {near[0]}?" if near else f"Use {', '.join(DEFAULTS)}."
+            yield f"{where}.{key} is no setting of a process type. {fix}"
+    if not str(given.get("command") or "").strip():
+        yield f"{where}.command is missing or empty. Give the command that runs in the release."
+    for key, (is_right, fix) in _RULES.items():
+        if key in given and not is_right(given[key]):
+            yield f"{where}.{key} is {_shown(given[key])}. {fix}"
+    for key, choices in CHOICES.items():
+        if key in given and given[key] not in choices:
+            yield f"{where}.{key} is {_shown(given[key])}. Give {', '.join(choices[:-1])} or {choices[-1]}."
+    yield from _of_environment(f"{where}.environment", given.get("environment", {}), secrets)
+
+
+def _of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
+    if not isinstance(given, Mapping):
+        yield f"{where} is {_shown(given)}. Give a mapping of names to values."
+        return
+    for name, value in given.items():
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            yield f'{where} has {_shown(name)}, which is no name of a variable. Use letters, digits and "_".'
+        elif settings.reserved_variables([name]):
+            yield f"{where}.{name} can't be set: the units set it for each release. Take it out."
+        elif name in secrets:
+            yield f"{where}.{name} is among app_config_secrets, too, which would win. Keep one of them."
+        elif isinstance(value, float):
+            yield f"{where}.{name} is a number with a point, of which YAML may have dropped a digit. Write it in quotes."
+        elif not isinstance(value, str | int) or re.search(r"[\r\n\0]", str(value)):
+            yield f"{where}.{name} is no text of one line. Write one, in quotes."
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and not re.search(r"[\r\n\0]", value.strip())
+
+
+def _is_memory(value: Any) -> bool:
+    return value == "" or (not isinstance(value, bool) and _MEMORY.fullmatch(str(value)) is not None)
+
+
+_ONE_LINE = "Give one line of text; what takes several belongs into a script of the application."
+_SECONDS = "Give whole seconds, above 0."
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "command": (lambda value: value is None or _is_line(value), _ONE_LINE),
+    "check": (_is_line, _ONE_LINE),
+    "count": (
+        lambda value: value == CORES or whole_number(value) is not None,
+        f"Give a number above 0, or {CORES} for as many as the host has; take the type out to have none.",
+    ),
+    "stop_timeout": (lambda value: whole_number(value) is not None, _SECONDS),
+    "settle_seconds": (lambda value: whole_number(value) is not None, _SECONDS),
+    "memory_max": (
+        _is_memory,
+        "Give what systemd's MemoryMax takes, such as 512M, 2G or 25%; leave it out for no limit.",
+    ),
+}
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

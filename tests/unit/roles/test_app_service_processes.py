@@ -1,0 +1,246 @@
+"""The process types beside web: their units, what an activation is told of them, what preflight refuses."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+SERVICE = "etc/systemd/system/app.service.j2"
+UNIT = "/etc/systemd/system/links-worker@.service"
+CHECK = "/etc/systemd/system/links-worker-check@.service"
+GIVEN: dict[str, Any] = {
+    "app_name": "links",
+    "app_service_credentials": ["TOKEN"],
+    "app_service_process_environment": {"TZ": "UTC"},
+    "app_processes": {"worker": {"command": "celery -A links.jobs worker"}},
+}
+
+
+@pytest.fixture(scope="module")
+def role(load_role: Callable[[str], Any]) -> Any:
+    return load_role("app_service")
+
+
+def files(role: Any, processes: dict[str, Any] | None = None, **given: Any) -> dict[str, dict[str, Any]]:
+    """What the role has written for the process types, by path."""
+    settings = {**GIVEN, **({} if processes is None else {"app_processes": processes}), **given}
+    # where a lookup finds the role's templates
+    found = role.value("__app_service_process_files", ansible_search_path=[str(role.path)], **settings)
+    return {one["path"]: one for one in found}
+
+
+def directives(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def unit(role: Any, path: str = UNIT, facts: dict[str, Any] | None = None, **worker: Any) -> dict[str, list[str]]:
+    given = {"command": "celery -A links.jobs worker", **worker}
+    more = {"ansible_facts": facts} if facts else {}
+    return directives(files(role, {"worker": given}, **more)[path]["content"])
+
+
+def test_an_activation_is_told_of_each_type_in_the_order_of_the_settings(role: Any) -> None:
+    processes = {
+        "worker": {"command": "work", "count": "cores", "stop_timeout": 300},
+        "beat": {"command": "beat", "strategy": "replace", "hosts": "first", "order": "after_web", "check": "ping"},
+    }
+    told = json.loads(files(role, processes)["/etc/links/processes.json"]["content"])
+    assert list(told) == ["worker", "beat"]
+    common = {"settle_seconds": 5}
+    assert told["worker"] == common | {
+        "count": 2,
+        "strategy": "overlap",
+        "order": "before_web",
+        "stop_timeout": 300,
+        "check": False,
+    }
+    assert told["beat"] == common | {
+        "count": 1,
+        "strategy": "replace",
+        "order": "after_web",
+        "stop_timeout": 30,
+        "check": True,
+    }
+    elsewhere = files(role, processes, app_service_first_host=False)
+    assert json.loads(elsewhere["/etc/links/processes.json"]["content"])["beat"]["count"] == 0
+    # its unit is there all the same
+    assert "/etc/systemd/system/links-beat@.service" in elsewhere
+
+
+def test_without_process_types_there_is_no_file_of_them_and_units_are_left_alone(role: Any) -> None:
+    (only,) = files(role, {}).values()
+    assert (only["path"], only["state"]) == ("/etc/links/processes.json", "absent")
+
+
+def test_a_process_runs_as_the_web_does_in_its_own_release(role: Any) -> None:
+    web = directives(role.render(SERVICE, **GIVEN, __app_service_unit=role.value("__app_service_units", **GIVEN)[0]))
+    ours = unit(role)
+    assert ours["ExecStart"] == [
+        "/opt/links/processes/worker-%i/venv/bin/python /opt/links/release-exec /opt/links/processes/worker-%i "
+        '"celery -A links.jobs worker"'
+    ]
+    assert ours["EnvironmentFile"] == ["/etc/links/environment"]
+    own_ways = {
+        *("Description", "Requires", "After", "Sockets", "Type", "NotifyAccess", "Environment", "ExecStart"),
+        *("ExecReload", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "LimitNICE", "ConditionPathExists"),
+        *("StartLimitIntervalSec", "Restart"),
+    }
+    assert {key: value for key, value in web.items() if key not in own_ways} == {
+        key: ours.get(key) for key in web.keys() - own_ways
+    }
+    assert not any("/current" in value for values in ours.values() for value in values)
+    assert '"TZ=UTC"' in ours["Environment"]
+    assert ours["LoadCredential"] == ["TOKEN:/etc/links/secrets/TOKEN"]
+    checks = unit(role, CHECK, check="celery inspect ping")
+    for key in ("User", "LoadCredential", "SystemCallFilter", "EnvironmentFile", "Environment"):
+        assert checks[key] == ours[key], key
+    assert checks["ExecStart"][0].endswith('/opt/links/processes/worker-%i "celery inspect ping"')
+
+
+@pytest.mark.parametrize(("version", "backs_off"), [("12", False), ("13", True)])
+def test_restarts_have_a_limit_and_wait_longer_where_systemd_can(role: Any, version: str, backs_off: bool) -> None:
+    facts = {"distribution": "Debian", "distribution_major_version": version, "processor_vcpus": 2, "memtotal_mb": 4096}
+    found = unit(role, facts=facts)
+    assert found["Restart"] == ["always"]
+    assert ("RestartSteps" in found) is backs_off
+    interval, burst = (int(found[key][0]) for key in ("StartLimitIntervalSec", "StartLimitBurst"))
+    # some 20 minutes of ending at once, and the limit's window is longer than that
+    delays = [1, 2, 4, 8, 16, 32, *[60] * 200] if backs_off else [15] * 200
+    assert 900 < sum(delays[:burst]) < 1500 < interval
+
+
+def test_what_a_type_says_wins_over_the_directives_of_all_units(role: Any) -> None:
+    worker = {"command": "work", "stop_signal": "QUIT", "stop_timeout": 7200, "memory_max": "1G"}
+    given = {"app_service_directives": {"TimeoutStopSec": 5, "MemoryMax": "9G"}, "app_service_memory_max": "4G"}
+    found = directives(files(role, {"worker": worker}, **given)[UNIT]["content"])
+    assert found["TimeoutStopSec"][-1] == "7200"
+    assert found["MemoryMax"] == ["9G", "1G"]
+    assert found["KillSignal"] == found["SuccessExitStatus"] == ["SIGQUIT"]
+    assert "MemoryMax" not in unit(role)  # the web's isn't theirs
+
+
+def test_a_command_and_its_variables_arrive_as_they_were_written(role: Any, tmp_path: pathlib.Path) -> None:
+    """As systemd reads the line: `%%` and `$$` are one each, and backslashes work inside of quotes."""
+    command = r"""printf '%s|' "$HOME \ é" 'a"b'"""
+    environment = {"QUEUE": 'a "b" $c 100%', "TWICE": True}
+    (line,) = unit(role, command=command, environment=environment)["ExecStart"]
+    words = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', line)
+    read = [re.sub(r"\\(.)", r"\1", quoted or bare).replace("%%", "%").replace("$$", "$") for quoted, bare in words]
+    assert read[:3] == ["/usr/bin/env", 'QUEUE=a "b" $c 100%', "TWICE=true"]
+    assert read[-1] == command
+
+
+@pytest.mark.parametrize("version", ["12", "13"])
+def test_systemd_takes_the_units(role: Any, tmp_path: pathlib.Path, version: str) -> None:
+    facts = {"distribution": "Debian", "distribution_major_version": version, "processor_vcpus": 2, "memtotal_mb": 4096}
+    worker = {"command": 'work "$X" 5%', "check": "ping", "memory_max": "25%", "environment": {"A": "b c"}}
+    paths = []
+    for name, one in files(role, {"worker": worker}, ansible_facts=facts).items():
+        if name.endswith(".service"):
+            # the programs of a release aren't there
+            text = one["content"].replace("/opt/links/processes/worker-%i/venv/bin/python", "/bin/true")
+            path = tmp_path / pathlib.PurePath(name).name.replace("@", "@1-1")
+            path.write_text(text.replace("User=links", "User=root").replace("Group=links", "Group=root"))
+            paths.append(str(path))
+    assert len(paths) == 2
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if "links-" in line]
+    # an older systemd on this machine leaves out what the newer one knows
+    assert [line for line in said if not re.search("RestartSteps|RestartMaxDelaySec", line)] == []
+
+
+@pytest.mark.parametrize(
+    ("processes", "words"),
+    [
+        (["worker"], 'app_processes is ["worker"]. Give a mapping'),
+        ("worker", "Give a mapping"),
+        ({"web": {"command": "x"}}, "app_processes.web: web is a name of Baton's own"),
+        ({"rehearsal": {"command": "x"}}, "rehearsal is a name of Baton's own"),
+        ({"check": {"command": "x"}}, "check is a name of Baton's own"),
+        ({"Worker": {"command": "x"}}, 'a type called "Worker"'),
+        ({"my-worker": {"command": "x"}}, "lower-case letters, digits"),
+        ({"a" * 33: {"command": "x"}}, "at most 32"),
+        ({1: {"command": "x"}}, "a type called 1"),
+        ({"mailer": {"command": "x"}}, "the host has a unit links-mailer@.service that Baton didn't write"),
+        ({"bot": {"command": "x"}}, "the host has a unit links-bot-check@.service"),
+        ({"worker": None}, "app_processes.worker is null. Give a mapping"),
+        ({"worker": {}}, "app_processes.worker.command is missing or empty"),
+        ({"worker": {"command": "  \n"}}, "app_processes.worker.command is missing or empty"),
+        ({"worker": {"command": "a\nb"}}, "app_processes.worker.command is "),
+        ({"worker": {"command": ["a", "b"]}}, "Give one line of text"),
+        (
+            {"worker": {"command": "x", "chekc": "y"}},
+            "app_processes.worker.chekc is no setting of a process type. Did you mean check?",
+        ),
+        ({"worker": {"command": "x", "strategy": "rolling"}}, '.strategy is "rolling". Give overlap or replace.'),
+        ({"worker": {"command": "x", "order": "first"}}, '.order is "first". Give before_web or after_web.'),
+        ({"worker": {"command": "x", "hosts": ["app1"]}}, '.hosts is ["app1"]. Give all or first.'),
+        ({"worker": {"command": "x", "stop_signal": "KILL"}}, '.stop_signal is "KILL". Give TERM, INT, QUIT'),
+        *(
+            ({"worker": {"command": "x", "count": count}}, "worker.count is ")
+            for count in (0, -1, "two", 1.5, True, None, "0", "Cores")
+        ),
+        *(
+            ({"worker": {"command": "x", key: value}}, f"worker.{key} is ")
+            for key in ("stop_timeout", "settle_seconds")
+            for value in (0, -5, "5min", 2.5, True, None)
+        ),
+        *(
+            ({"worker": {"command": "x", "memory_max": value}}, "worker.memory_max is ")
+            for value in ("lots", "1GB", "-1", "0", "2 G", "512m", True, "1G\n", 0)
+        ),
+        ({"worker": {"command": "x", "check": "a\nb"}}, "worker.check is "),
+        ({"worker": {"command": "x", "environment": ["A=b"]}}, "worker.environment is "),
+        ({"worker": {"command": "x", "environment": {"PATH": "/x"}}}, "worker.environment.PATH can't be set"),
+        ({"worker": {"command": "x", "environment": {"TOKEN": "x"}}}, "is among app_config_secrets, too"),
+        ({"worker": {"command": "x", "environment": {"A B": "x"}}}, "no name of a variable"),
+        ({"worker": {"command": "x", "environment": {"A": "x\ny"}}}, "no text of one line"),
+        ({"worker": {"command": "x", "environment": {"A": 1.1}}}, "a number with a point"),
+        ({"worker": {"command": "x", "environment": {"A": None}}}, "no text of one line"),
+    ],
+    ids=str,
+)
+def test_preflight_names_the_setting_and_the_fix(role: Any, processes: Any, words: str) -> None:
+    facts = {
+        **role.templar().available_variables["ansible_facts"],
+        "app_foreign_units": ["links-mailer@.service", "links-bot-check@.service"],
+    }
+    (message,) = role.refusals(**{**GIVEN, "app_processes": processes, "ansible_facts": facts})
+    assert message.startswith("edge1: ")
+    assert words in message
+
+
+def test_all_that_is_wrong_is_told_at_once(role: Any) -> None:
+    worker = {"command": "", "count": 0, "strategy": "both"}
+    (message,) = role.refusals(**{**GIVEN, "app_processes": {"worker": worker, "web": {}}})
+    for words in ("worker.command", "worker.count", "worker.strategy", "app_processes.web"):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        {"command": "celery -A links.jobs worker\n", "count": "3", "memory_max": 1073741824},
+        {"command": "x", "memory_max": "1.5G", "stop_timeout": 86400, "stop_signal": "QUIT", "check": "ping\n"},
+        {"command": "x", "memory_max": "25%", "environment": {"OMP_NUM_THREADS": 1, "DEBUG": False}},
+        {"command": "x", "count": "cores", "hosts": "first", "strategy": "replace", "order": "after_web"},
+        {"command": "x", "memory_max": "infinity"},
+    ],
+    ids=str,
+)
+def test_what_is_right_is_taken(role: Any, worker: dict[str, Any]) -> None:
+    assert role.refusals(**{**GIVEN, "app_processes": {"worker": worker}}) == []
+    assert UNIT in files(role, {"worker": worker})

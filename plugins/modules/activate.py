@@ -33,6 +33,14 @@ options:
       it by that name. The lock is extended; when it is another's by now, nothing is done.
     type: str
     default: ""
+  part:
+    description: >-
+      Process types that follow. C(before_web) are the background processes that run in the new release before its web
+      processes can hand out jobs to them; C(web) are the web processes and all others, with which
+      C(/opt/<name>/current) moves.
+    type: str
+    default: all
+    choices: [all, before_web, web]
   renew: {description: Replace every worker although nothing changed., type: bool, default: false}
   timeout: {description: "Seconds that one step (start, reload, stop, rehearsal) may take.", type: int, default: 300}
 attributes:
@@ -68,10 +76,17 @@ release: {description: Release that serves., returned: success, type: str}
 rehearsed: {description: Whether it was booted; false for what serves already., returned: when rehearsed, type: bool}
 previous: {description: Release that served before., returned: success, type: str}
 started: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
+processes:
+  description: >-
+    Of each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), and the
+    C(seconds) that it took.
+  returned: success
+  type: dict
 seconds: {description: Time that the handover took., returned: success, type: float}
 ended: {description: When it ended by the controller's clock; seconds since the epoch., returned: always, type: float}
 """
 
+import json
 import time
 from typing import Any
 
@@ -89,6 +104,7 @@ def main() -> None:
             "release": {"type": "str", "default": ""},
             "state": {"type": "str", "default": "active", "choices": ["rehearsed", "active", "reverted"]},
             "transaction": {"type": "str", "default": ""},
+            "part": {"type": "str", "default": "all", "choices": ["all", "before_web", "web"]},
             "renew": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
             **health_check.LISTEN_OPTIONS,
@@ -135,11 +151,12 @@ def main() -> None:
                 health,
                 renew=options["renew"],
                 transaction=options["transaction"],
+                part=options["part"],
             )
-            result = {"way": change.way, **_step(before, release)}
+            result = {"way": change.way, "processes": change.results(), **_step(before, release)}
             if change.way == "none" or module.check_mode:
                 module.exit_json(changed=change.way != "none", **result)
-            detached.run_detached(change.execute)
+            result["processes"] = json.loads(detached.run_detached(change.execute) or "{}")
     except (layout.ActivationError, rehearsal.RehearsalError, deploy_lock.LockedError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))
     module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)

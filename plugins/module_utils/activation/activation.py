@@ -14,13 +14,14 @@ import subprocess
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..app import health_check, layout
 from ..app.health_check import Health
-from ..app.layout import ActivationError, Application
+from ..app.layout import WEB, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
-from . import digests, snapshot
+from . import background, digests, snapshot
+from .background import STOP_MARGIN, Background
 from .digests import Way
 from .handover import Handover
 
@@ -31,7 +32,9 @@ class ProcessChange(Protocol):
     way: Way  # what is to be done; "none" when nothing is
     wanted: digests.Digests
 
-    def __init__(self, app: Application, release: str, timeout: float, *, renew: bool) -> None: ...
+    def __init__(
+        self, app: Application, process: ProcessType, release: str, timeout: float, *, renew: bool
+    ) -> None: ...
 
     def execute(self) -> None:
         """Let the release's processes run, with a proof. Raises ActivationError, UnitError, OSError."""
@@ -45,9 +48,12 @@ class ProcessChange(Protocol):
     def refusal(self, began: float) -> str:
         """The processes' own word for a failure after a moment of the monotonic clock; empty when there is none."""
 
+    def result(self) -> dict[str, Any]:
+        """What was done, for people; empty when the activation's own result says it."""
+
 
 # by the name that the layout has for it
-STRATEGIES: dict[str, type[ProcessChange]] = {"handover": Handover}
+STRATEGIES: dict[str, type[ProcessChange]] = {"handover": Handover, **dict.fromkeys(layout.STRATEGIES, Background)}
 # what a host does to an activation: a unit that doesn't start, a disk that is full or broken
 FAILURES = (systemd.UnitError, OSError, subprocess.SubprocessError)
 
@@ -90,9 +96,12 @@ class Activation:
         transaction: str = "",
         back: bool = False,
         served_before: Sequence[str] | None = None,
+        part: str = "all",
     ) -> None:
         """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that, with a
         change that leads `back`, to what had been `served_before`.
+
+        `part`: the process types that follow, all or those of that part. `current` moves with the web processes.
         """
         self.app = app
         self.timeout = timeout
@@ -102,33 +111,40 @@ class Activation:
         self.served_before = layout.served(app) if served_before is None else served_before
         self.release = release
         self.before = layout.current(app)
-        # by the names of the process types, in the order in which the release reaches them
-        self.changes = {
-            process.name: STRATEGIES[process.strategy](app, release, timeout, renew=renew) for process in app.processes
+        # by the names of the process types, in the order in which the release reaches them. Those before the web
+        # processes know the jobs that the new ones hand out; on the way back no such job may be handed out any more
+        processes = [process for process in app.processes if part in ("all", process.part)]
+        if back:
+            processes.sort(key=lambda process: process.name != WEB)
+        self.changes: dict[str, ProcessChange] = {
+            process.name: STRATEGIES[process.strategy](app, process, release, timeout, renew=renew)
+            for process in processes
         }
 
     @property
     def way(self) -> Way:
         """How the web processes follow; that of the first type which changes, when they stay as they are."""
-        ways = [change.way for change in self.changes.values()]
+        ways = [change.way for _, change in sorted(self.changes.items(), key=lambda item: item[0] != WEB)]
         return next((way for way in ways if way != "none"), "none")
 
-    def execute(self) -> None:
-        """Hand over, or put back what was. Raises ActivationError."""
+    def execute(self) -> str:
+        """Hand over, or put back what was; returns `results` as JSON. Raises ActivationError."""
         if self.way == "none":
             take_socket_folder(self.app)
-            return
+            return json.dumps(self.results())
         started, began = time.time(), time.monotonic()
         try:
             if self.transaction:
                 snapshot.snapshot(self.app, self.transaction)
             if self.release != self.before:
                 layout.sync_filesystem(self.app.release(self.release))
-            layout.switch_current(self.app, self.release)
+            if WEB in self.changes:
+                layout.switch_current(self.app, self.release)
             for change in self.changes.values():
                 change.execute()
-            self._check_health()
-            take_socket_folder(self.app)
+            if WEB in self.changes:
+                self._check_health()
+                take_socket_folder(self.app)
             if not self.back:
                 self._remember()
         # whatever it is: what was begun goes back
@@ -143,6 +159,15 @@ class Activation:
                     f"Release {self.release} serves again, which could not be noted: {error}. "
                     "See to that disk and run this again."
                 ) from None
+        return json.dumps(self.results())
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What was done to the process types whose changes have more to say than the way of the web processes."""
+        return {
+            name: result
+            for name, change in self.changes.items()
+            if change.way != "none" and (result := change.result())
+        }
 
     def _check_health(self) -> None:
         if self.health is None:
@@ -187,9 +212,15 @@ class Activation:
 
     def _remember(self) -> None:
         """Note what serves now, and keep its configuration; a full disk fails before either is changed."""
+        declared = {process.name for process in self.app.processes if process.declared}
+        wanted = {**digests.all_recorded(self.app), **{name: change.wanted for name, change in self.changes.items()}}
+        processes = {name: dataclasses.asdict(one) for name, one in wanted.items() if name in declared}
+        if WEB not in self.changes:
+            self._remember_background(processes)
+            return
         known = [self.release, *(release for release in self.served_before if release != self.release)]
         record = {
-            "processes": {name: dataclasses.asdict(change.wanted) for name, change in self.changes.items()},
+            "processes": processes,
             "way": self.way,
             "since": time.time(),
             # those that are pruned don't count any more
@@ -199,6 +230,16 @@ class Activation:
         with atomic_file.replacing(self.app.record, text, mode=0o600), snapshot.replaced_folder(self.app.kept) as kept:
             snapshot.keep(self.app, kept)
             layout.sync_filesystem(self.app.record.parent)
+
+    def _remember_background(self, processes: dict[str, Any]) -> None:
+        """Note the background processes alone: the rest of the configuration is not known to serve yet."""
+        note = {**layout.noted(self.app.record), "processes": processes}
+        note.pop("digests", None)  # of a record from before there were process types
+        with atomic_file.replacing(self.app.record, json.dumps(note, indent=1) + "\n", mode=0o600):
+            if self.app.kept.exists():
+                with snapshot.replaced_folder(self.app.kept) as kept:
+                    snapshot.keep(self.app, kept, background_alone=True)
+                    layout.sync_filesystem(self.app.record.parent)
 
 
 def in_operator_s_words(said: str) -> str:
@@ -240,7 +281,10 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
 def _stop_all(app: Application, timeout: float) -> None:
     """Let nothing be served, as before the first release."""
     units = [unit for process in app.processes for unit in process.running]
-    systemd.systemctl("stop", *units, timeout=timeout)
+    patience = max(timeout, *(process.stop_timeout + STOP_MARGIN for process in app.processes))
+    systemd.systemctl("stop", *units, timeout=patience)
+    for process in app.processes:
+        background.forget(app, process.name)
     layout.switch_current(app, None)
     if app.record.exists():
         app.record.unlink()

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..app import server_status
-from ..app.layout import Application, current, describe, read_note
+from ..app.layout import Application, ProcessType, current, describe, read_note
 from ..host import systemd, untrusted
 
-Way = Literal["none", "start", "reload", "bridge", "reopen", "stop"]
+Way = Literal["none", "start", "reload", "bridge", "reopen", "overlap", "replace", "stop"]
 # The master has these in memory: a HUP goes on with the versions that it was started with. Others of the server's
 # packages (the parsers, the loop, WebSockets) only a worker imports, from its own release.
 MASTER_PACKAGES = ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "click", "packaging", "setproctitle")
@@ -55,12 +55,7 @@ def digests(app: Application, release: str) -> Digests:
     """What would run if the release were activated with the files as they are now."""
     described = describe(app, release)
     etc, units = app.path("etc", app.name), app.path("etc/systemd/system")
-    salt = content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
-    secrets = [
-        part
-        for file in sorted((etc / "secrets").glob("[!.]*"))
-        for part in (file.name.encode(), _digest(salt, file.read_bytes()).encode())
-    ]
+    secrets = _secrets(app)
     server = {name: described["packages"].get(name) for name in MASTER_PACKAGES}
     # the one whose content may change under the same version: it lists the hash of each of its files
     launcher = [
@@ -86,6 +81,28 @@ def digests(app: Application, release: str) -> Digests:
     )
 
 
+def _secrets(app: Application) -> list[bytes]:
+    """The names of the application's secrets, each with a digest of its content."""
+    salt = content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
+    return [
+        part
+        for file in sorted(app.path("etc", app.name, "secrets").glob("[!.]*"))
+        for part in (file.name.encode(), _digest(salt, file.read_bytes()).encode())
+    ]
+
+
+def background(app: Application, process: ProcessType, release: str) -> Digests:
+    """What background processes of a type would be if the release were activated with the files as they are now."""
+    describe(app, release)
+    units = [content(app.path("etc/systemd/system", unit)) for unit in process.templates]
+    settings = json.dumps(dataclasses.asdict(process), sort_keys=True).encode()
+    environment = content(app.path("etc", app.name, "environment"))
+    # they hold all of it from their start on
+    return Digests(
+        release=release, reload=_digest(settings, *units), restart=_digest(environment, *_secrets(app)), socket=""
+    )
+
+
 def _held(unit: bytes) -> list[bytes]:
     """The lines of a unit that its process or socket was made by: neither comments nor what is systemd's own."""
     lines = [line.strip() for line in unit.replace(b"\\\n", b" ").splitlines()]
@@ -99,11 +116,17 @@ def _held(unit: bytes) -> list[bytes]:
 
 def recorded(app: Application, process: str = "web") -> Digests | None:
     """What the last activation left running of a process type; None when there was none or its record is unreadable."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    return all_recorded(app).get(process)
+
+
+def all_recorded(app: Application) -> dict[str, Digests]:
+    """What the last activations left running, by process type; none where the record is unreadable."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         noted = read_note(app.record)
         # before there were process types, a record was of the web processes
-        return Digests(**(noted["processes"][process] if "processes" in noted else noted["digests"]))
-    return None
+        processes = noted["processes"] if "processes" in noted else {"web": noted["digests"]}
+        return {name: Digests(**about) for name, about in processes.items()}
+    return {}
 
 
 def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:

@@ -9,9 +9,10 @@ system libraries that an upgrade replaced; `reopen`, the only one with a gap, wh
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ..app import server_status
-from ..app.layout import ActivationError, Application
+from ..app.layout import ActivationError, Application, ProcessType
 from ..host import systemd
 from . import digests
 from .digests import Way
@@ -22,7 +23,9 @@ PROOF_SECONDS = 15.0  # that the processes have to prove what they serve
 class Handover:
     """The change of an application's web processes to a release, and back."""
 
-    def __init__(self, app: Application, release: str, timeout: float, *, renew: bool = False) -> None:
+    def __init__(
+        self, app: Application, _process: ProcessType, release: str, timeout: float, *, renew: bool = False
+    ) -> None:
         """`timeout`: seconds that one step may take. `renew`: replace every worker although nothing changed."""
         self.app = app
         self.timeout = timeout
@@ -62,6 +65,10 @@ class Handover:
         """Why the master refused the last reload that began after a moment of the monotonic clock; or nothing."""
         told = server_status.read(self.app, self.app.service).get("reload") or {}
         return told["error"] if told.get("error") and told.get("began_monotonic", 0) >= began else ""
+
+    def result(self) -> dict[str, Any]:
+        """What was done: nothing that the module's own result doesn't say."""
+        return {}
 
     def _start(self) -> None:
         systemd.systemctl("reset-failed", self.app.service, self.app.bridge)

@@ -6,10 +6,15 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 from typing import Any
 
 from ..host import atomic_file, untrusted
+
+WEB = "web"  # the name of the type of what serves requests
+STRATEGIES = ("overlap", "replace")  # of background processes
+PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class ActivationError(Exception):
@@ -22,8 +27,16 @@ class ProcessType:
 
     name: str
     strategy: str  # how one release's processes follow another's: see activation
-    running: tuple[str, ...]  # the units that run it
+    running: tuple[str, ...]  # the units that run it; a pattern where there are any number of them
     templates: tuple[str, ...] = ()  # further unit files that are of it
+    part: str = "web"  # of an activation in two parts, the one in which it follows: before_web, or web
+    # of background processes: how many there are on this host; seconds that they have to stay up to be proven, and
+    # that they have to end; whether a command tells that they work
+    count: int = 0
+    settle_seconds: float = 0
+    stop_timeout: float = 0
+    check: bool = False
+    declared: bool = True  # false for one that is no longer in the settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +97,69 @@ class Application:
         return there if _modified(there) > _modified(here) else here
 
     @property
+    def instances(self) -> pathlib.Path:
+        """The folder of a symlink for each instance of a background process, to the release that it runs."""
+        return self.path("opt", self.name, "processes")
+
+    @property
+    def process_settings(self) -> pathlib.Path:
+        """What the settings say of the background processes on this host."""
+        return self.path("etc", self.name, "processes.json")
+
+    @property
     def processes(self) -> tuple[ProcessType, ...]:
-        """Its process types, in the order in which a release reaches them."""
+        """Its process types, in the order in which a release reaches them. Raises ActivationError."""
         rehearsal = (f"{self.name}-rehearsal@.service", f"{self.name}-rehearsal@.socket")
-        return (ProcessType("web", "handover", (self.socket, self.service, self.bridge), rehearsal),)
+        web = ProcessType(WEB, "handover", (self.socket, self.service, self.bridge), rehearsal)
+        background = self._background()
+        first = [process for process in background if process.part != web.part]
+        return (*first, web, *(process for process in background if process not in first))
+
+    def _background(self) -> list[ProcessType]:
+        try:
+            told = read_note(self.process_settings) if self.process_settings.exists() else {}
+            if not all(PROCESS_NAME.fullmatch(name) for name in told):
+                raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
+            if not all(about["strategy"] in STRATEGIES for about in told.values()):
+                raise ValueError(f"a strategy is none of {', '.join(STRATEGIES)}")
+            found = [
+                ProcessType(
+                    name=name,
+                    strategy=about["strategy"],
+                    running=(f"{self.name}-{name}@*.service",),
+                    templates=(f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service"),
+                    part="before_web" if about["order"] == "before_web" else "web",
+                    count=int(about["count"]),
+                    settle_seconds=float(about["settle_seconds"]),
+                    stop_timeout=float(about["stop_timeout"]),
+                    check=bool(about["check"]),
+                )
+                for name, about in told.items()
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ActivationError(
+                f"{self.process_settings} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
+            ) from None
+        gone = sorted(self._activated() - set(told))
+        return found + [
+            ProcessType(
+                name=name,
+                strategy="overlap",
+                running=(f"{self.name}-{name}@*.service",),
+                templates=(f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service"),
+                declared=False,
+            )
+            for name in gone
+        ]
+
+    def _activated(self) -> set[str]:
+        """The names of the background process types that were activated here, and may run."""
+        names = set()
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            names = {untrusted.text(name) for name in read_note(self.record).get("processes", {})} - {WEB}
+        with contextlib.suppress(OSError):
+            names |= {path.name.split("-")[0] for path in self.instances.iterdir() if not path.name.startswith(".")}
+        return {name for name in names if PROCESS_NAME.fullmatch(name)}
 
     @property
     def unit_files(self) -> tuple[str, ...]:
@@ -142,6 +214,13 @@ def release_at(link: pathlib.Path) -> str | None:
 def read_note(path: pathlib.Path) -> dict[str, Any]:
     """What Baton itself noted in a file, which a full disk may have cut. Raises OSError, or ValueError."""
     return untrusted.parse_object(untrusted.read(path))
+
+
+def noted(path: pathlib.Path) -> dict[str, Any]:
+    """As `read_note`; empty where the file can't be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_note(path)
+    return {}
 
 
 def served(app: Application) -> list[str]:

@@ -71,7 +71,9 @@ def drift(app: layout.Application) -> list[str]:
     """The files that decide how the service runs and aren't what was last handed over to."""
     found, kept = (snapshot.configuration(app, str(root)) for root in (app.root, app.kept))
     # the units beside the service's own change nothing that runs
-    names = [name for name in {*found, *kept} if not name.startswith(f"etc/systemd/system/{app.name}-")]
+    units = f"etc/systemd/system/{app.name}-"
+    theirs = snapshot.background_files(app)
+    names = [name for name in {*found, *kept} if not name.startswith(units) or name in theirs]
     return sorted(f"/{name}" for name in names if kept and _bytes(found, name) != _bytes(kept, name))
 
 

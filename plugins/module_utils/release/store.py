@@ -63,9 +63,15 @@ def current(places: ReleaseStore) -> str | None:
 
 
 def in_use(places: ReleaseStore) -> set[str]:
-    """Releases that a living process runs from: its program, libraries, working directory or open files."""
+    """Releases that a living process runs from: its program, libraries, working directory or open files.
+
+    And those that background processes are to run when they start again.
+    """
     root = os.path.realpath(places.releases) + "/"
     used = set()
+    with contextlib.suppress(FileNotFoundError):
+        links = (places.releases.parent / "processes").iterdir()
+        used = {release for link in links if (release := layout.release_at(link))}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue

@@ -833,7 +833,7 @@ def test_a_record_of_before_there_were_process_types_is_read(served: layout.Appl
     noted = json.loads(served.record.read_text())
     assert "processes" not in noted
     assert digests.recorded(served) == digests.digests(served, "aaaa")
-    handover.Handover(served, "aaaa", 1)
+    handover.Handover(served, served.processes[0], "aaaa", 1)
     assert digests.recorded(served, "web") == digests.recorded(served)
 
 
@@ -843,7 +843,9 @@ class Second:
     asked: ClassVar[list[str]] = []
     fails = False
 
-    def __init__(self, _app: layout.Application, release: str, _timeout: float, *, renew: bool) -> None:
+    def __init__(
+        self, _app: layout.Application, _process: layout.ProcessType, release: str, _timeout: float, *, renew: bool
+    ) -> None:
         assert not renew
         self.way, self.wanted = "replace", digests.Digests(release, "", "", "")
 
@@ -860,6 +862,9 @@ class Second:
 
     def refusal(self, _began: float) -> str:
         return ""
+
+    def result(self) -> dict[str, Any]:
+        return {"way": self.way}
 
 
 @pytest.mark.parametrize("fails", [False, True])

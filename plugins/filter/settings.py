@@ -79,6 +79,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
         return {
+            "has_before_web": process_settings.has_before_web,
+            "longest_stop": process_settings.longest_stop,
             "process_plan": process_settings.for_activation,
             "process_problems": process_settings.problems,
             "process_types": process_settings.on_host,

@@ -28,6 +28,10 @@ options:
     type: str
     default: debug
     choices: [debug, info, warning, error, critical]
+  process:
+    description: Process type whose lines to return, such as C(web); empty for all of the application.
+    type: str
+    default: ""
   wait: {description: Seconds to wait for an entry when there is none., type: int, default: 0}
   follow: {description: Seconds to print new entries for as they come; then nothing is returned., type: int, default: 0}
 attributes:
@@ -57,7 +61,7 @@ position: {description: Where to read on; give it as I(since)., returned: always
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.app import journal, masking
+from ansible_collections.baton.web.plugins.module_utils.app import journal, layout, masking
 
 
 def main() -> None:
@@ -69,6 +73,7 @@ def main() -> None:
             "lines": {"type": "int", "default": 200},
             "grep": {"type": "str", "default": ""},
             "level": {"type": "str", "default": "debug", "choices": list(journal.LEVELS)},
+            "process": {"type": "str", "default": ""},
             "wait": {"type": "int", "default": 0},
             "follow": {"type": "int", "default": 0},
         },
@@ -77,11 +82,11 @@ def main() -> None:
     options = module.params
     deadline = time.monotonic() + options["wait"]
     position = options["since"]
-    mask = masking.mask_of(options["name"])
+    app, mask = layout.Application(options["name"]), masking.mask_of(options["name"])
     try:
         while True:
             entries, position = journal.read(
-                options["name"], position, options["lines"], options["grep"], options["level"], mask
+                app, position, options["lines"], options["grep"], options["level"], options["process"], mask
             )
             if entries or time.monotonic() > deadline:
                 break

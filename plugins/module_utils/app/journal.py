@@ -28,22 +28,41 @@ class JournalError(Exception):
     """The journal can't be read so. The message says why, with the fix."""
 
 
-def command(name: str, position: str, grep: str = "") -> list[str]:
-    """How to ask the journal: `position` is a time as journalctl takes it, or a cursor to read on after."""
+def command(app: layout.Application, position: str, grep: str = "", process: str = "") -> list[str]:
+    """How to ask the journal: `position` is a time as journalctl takes it, or a cursor to read on after.
+
+    `process`: the one type whose lines are wanted; empty for all that the application's units wrote. Raises
+    JournalError.
+    """
     start = f"--after-cursor={position}" if position.startswith("s=") else f"--since={position}"
     asked = ["journalctl", "--no-pager", "--quiet", "--all", "--output=json", "--output-fields=MESSAGE,PRIORITY", start]
     asked += [f"--grep={grep}"] if grep else []
     # who wrote a line is its unit, which the kernel knows; an identifier anybody may use
-    units = [unit for unit in layout.Application(name).unit_files if unit.endswith(".service")]
-    return [*asked, *(f"--unit={unit.replace('@.', '@*.')}" for unit in units)]
+    units = [unit.replace("@.", "@*.") for unit in _units(app, process) if unit.endswith(".service")]
+    return [*asked, *(f"--unit={unit}" for unit in dict.fromkeys(units))]
+
+
+def _units(app: layout.Application, process: str) -> Sequence[str]:
+    try:
+        if not process:
+            return app.unit_files
+        known = {one.name: (*one.running, *one.templates) for one in app.processes}
+    except layout.ActivationError as error:
+        raise JournalError(str(error)) from None
+    if process not in known:
+        raise JournalError(
+            f"{app.name} has no process type {printable(process)} on this host. Give one of: {', '.join(known)}."
+        )
+    return known[process]
 
 
 def read(
-    name: str,
+    app: layout.Application,
     position: str,
     lines: int,
     grep: str = "",
     level: str = "debug",
+    process: str = "",
     mask: Callable[[str], str] = lambda text: text,
 ) -> tuple[list[dict[str, Any]], str]:
     """The newest entries since a position, the oldest first, and the position after them. Raises JournalError.
@@ -53,7 +72,7 @@ def read(
     now = f"@{time.time():.6f}"
     kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=lines)
     last = ""
-    asked, pipe = command(name, position, grep), subprocess.PIPE
+    asked, pipe = command(app, position, grep, process), subprocess.PIPE
     with subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as journal:
         output, errors = cast(IO[bytes], journal.stdout), cast(IO[bytes], journal.stderr)  # there are pipes
         for line in _lines(output):

@@ -87,15 +87,22 @@ def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
     for place in ("etc/tmpfiles.d", "usr/lib/tmpfiles.d"):
         if os.path.lexists(root / place / f"{name}.conf"):
             yield f"/{place}/{name}.conf", "is there, and Baton didn't make it"
-    for unit in layout.Application(name).unit_files:
+    for unit in _unit_files(root, name):
         for place in UNIT_FOLDERS[:2]:
             if os.path.lexists(root / place / unit):
                 yield unit, f"is a unit in /{place} that Baton didn't write"
 
 
+def _unit_files(root: pathlib.Path, name: str) -> tuple[str, ...]:
+    try:
+        return layout.Application(name, str(root)).unit_files
+    except layout.ActivationError:  # of a file in a folder that is told of itself
+        return ()
+
+
 def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
     """Units that a package brings, which ours would hide."""
-    for unit in layout.Application(name).unit_files:
+    for unit in _unit_files(root, name):
         for place in UNIT_FOLDERS[2:]:
             if os.path.lexists(root / place / unit):
                 yield unit, f"is a unit of another program (/{place})"

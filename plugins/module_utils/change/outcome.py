@@ -14,6 +14,7 @@ INTERRUPTED = "Interrupted by the operator."
 NEXT = {
     "migration": "The database is as the migration has left it. Mend the migration, then deploy again.",
     "rehearsal": "Mend the application or its settings, then run this again; the hosts need nothing.",
+    "processes": "Mend that, then run this again; playbooks/logs.yml -e process=NAME has more of what it said.",
     "handover": "Mend that, then run this again; playbooks/logs.yml has more of what the application said.",
     "connection": "See to the host, or leave it out with --limit; then run this again.",
 }
@@ -38,6 +39,11 @@ ADVICE = (
         re.compile(r"([Cc]annot allocate (?:write\+execute|executable) memory)"),
         "A library compiles as it runs, or has C call back into Python: set "
         "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
+    ),
+    (
+        re.compile(r"\bsh: \d+: (\S+): (?:not found|Permission denied)"),
+        "{} is no program of the release or of the host: correct the command (app_processes, "
+        "app_service_migration_command), or have the application's requirements bring it.",
     ),
     (
         re.compile(r"Read-only file system: '(/opt/[^']+)'"),
@@ -80,8 +86,9 @@ def results(
 ) -> dict[str, dict[str, Any]]:
     """What each host hands on of a change, one dictionary a host; every key is there, and empty where nothing is known.
 
-    `known` is Ansible's hostvars, `outputs` which variable has a part of it: `rehearsal`, `activation`, `revert`,
-    `traffic` and `finish` are results of modules, `outcome` is what `record_failure` has made. A host that isn't
+    `known` is Ansible's hostvars, `outputs` which variable has a part of it: `rehearsal`, `activation`, `processes` (of
+    those that a release reaches before `web`), `revert`, `traffic` and `finish` are results of modules, `outcome` is
+    what `record_failure` has made. A host that isn't
     `active` any more (when that is given) is `lost`.
     """
     found = {}
@@ -124,8 +131,8 @@ def batch_sizes(wanted: Sequence[Any] | Any, count: int) -> list[int]:
     return sizes
 
 
-def first_batch_rest(results: Mapping[str, Mapping[str, Any]], size: int) -> list[str]:
-    """The first batch's hosts but the first one, once that one has been rehearsed."""
+def rehearsed_first(results: Mapping[str, Mapping[str, Any]], size: int) -> list[str]:
+    """So many of the first hosts but the very first one, once that one has been rehearsed."""
     hosts = list(results)
     rehearsed = bool(hosts) and "rehearsed" in results[hosts[0]]["rehearsal"]
     return hosts[1:size] if rehearsed and not failures(results) else []
@@ -152,6 +159,29 @@ def outdated(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def activated(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The hosts that a change has activated a release on, or new workers."""
     return [host for host, result in results.items() if result["activation"].get("changed")]
+
+
+def changed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hosts on which a change has activated anything, be it background processes alone."""
+    return [
+        host
+        for host, result in results.items()
+        if result["activation"].get("changed") or result["processes"].get("changed")
+    ]
+
+
+def processes(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a change did to the background processes of a host, by type: way, units started and stopped, seconds."""
+    told = {}
+    for part in ("processes", "activation"):
+        for name, one in untrusted.mapping(result[part].get("processes")).items():
+            about = untrusted.mapping(one)
+            told[name] = {
+                "way": untrusted.text(about.get("way")),
+                **{key: len(untrusted.texts(about.get(key))) for key in ("started", "stopped")},
+                "seconds": untrusted.number(about.get("seconds")),
+            }
+    return told
 
 
 def activation_failed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -190,6 +220,7 @@ def hosts(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
             # who was asked to go back says what it serves now, be it nothing
             "release": (revert if "release" in revert else activation).get("release"),
             "reverted": bool(revert.get("changed")),
+            "processes": processes(result),
             "problem": problem,
             **({"failed": True, "msg": problem} if problem else {}),
         }
@@ -245,7 +276,7 @@ def conclusion(
         for name, host in told.items()
     }
     return {
-        "happened": bool(found or activated(results)),
+        "happened": bool(found or changed(results)),
         "deploy": deploy,
         "hosts": told,
         "entries": entries,

@@ -167,6 +167,15 @@ def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
         "release": str(host.get("release") or ""),
         "reverted": bool(host.get("reverted")),
         "started": untrusted.moment(host.get("started")) or None,
+        "processes": {
+            untrusted.text(name): {
+                "way": untrusted.text(one.get("way")),
+                **{key: untrusted.whole_number(one.get(key)) for key in ("started", "stopped")},
+                "seconds": round(untrusted.number(one.get("seconds")), 1),
+            }
+            for name, one in untrusted.mapping(host.get("processes")).items()
+            if isinstance(one, Mapping)
+        },
         "error": _why(name, host) if failed else "",
     }
 
@@ -312,6 +321,14 @@ def text(document: Mapping[str, Any]) -> str:
         rows += [
             (name, outcome(host), host["way"] or "-", f"{host['seconds']:.1f}" if host["seconds"] else "-")
             for name, host in document["hosts"].items()
+        ]
+        lines += ["", aligned(rows, left=3)]
+    if any(host["processes"] for host in document["hosts"].values()):
+        rows = [("HOST", "PROCESSES", "BY", "STARTED", "STOPPED", "SECONDS")]
+        rows += [
+            (host, name, one["way"], str(one["started"]), str(one["stopped"]), f"{one['seconds']:.1f}")
+            for host, about in document["hosts"].items()
+            for name, one in about["processes"].items()
         ]
         lines += ["", aligned(rows, left=3)]
     if document["phases"]:

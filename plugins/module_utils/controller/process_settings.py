@@ -70,6 +70,23 @@ def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
     return {name: {key: one[key] for key in keys} | {"check": bool(one["check"])} for name, one in processes.items()}
 
 
+def has_before_web(hosts: Iterable[Any]) -> bool:
+    """Whether a release reaches one of these hosts' types before the web processes; `hosts` are their settings."""
+    return any(
+        isinstance(one, Mapping) and one.get("order", DEFAULTS["order"]) == "before_web"
+        for processes in hosts
+        if isinstance(processes, Mapping)
+        for one in processes.values()
+    )
+
+
+def longest_stop(processes: Any) -> int:
+    """Seconds that an activation may wait for the processes of a type to end; nothing has checked the settings."""
+    given = [one for one in processes.values() if isinstance(one, Mapping)] if isinstance(processes, Mapping) else []
+    waits = [whole_number(one.get("stop_timeout", DEFAULTS["stop_timeout"])) for one in given]
+    return max((seconds or 0 for seconds in waits), default=0)
+
+
 def problems(processes: Any, application: str, secrets: Iterable[str] = (), others: Iterable[str] = ()) -> list[str]:
     """A sentence for each setting that can't be, with the fix.
 
@@ -99,8 +116,8 @@ def _of_name(name: Any, application: str, others: set[str]) -> list[str]:
             '"_", a letter first.'
         ]
     return [
-        f"app_processes.{name}: the host has a unit {unit} that Baton didn't write. Call the process type otherwise, or "
-        "remove that unit."
+        f"app_processes.{name}: the host has a unit {unit} that Baton didn't write. Call the process type otherwise, "
+        "or remove that unit."
         for unit in (f"{application}-{name}@.service", f"{application}-{name}-check@.service")
         if unit in others
     ]
@@ -138,7 +155,7 @@ def _of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
         elif name in secrets:
             yield f"{where}.{name} is among app_config_secrets, too, which would win. Keep one of them."
         elif isinstance(value, float):
-            yield f"{where}.{name} is a number with a point, of which YAML may have dropped a digit. Write it in quotes."
+            yield f"{where}.{name} is a number with a point, of which YAML may drop a digit. Write it in quotes."
         elif not isinstance(value, str | int) or re.search(r"[\r\n\0]", str(value)):
             yield f"{where}.{name} is no text of one line. Write one, in quotes."
 

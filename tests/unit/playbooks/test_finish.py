@@ -23,7 +23,7 @@ PHASE = {"id": "handover", "name": "Activate the first batch", "started": 176407
 ROLLOUT = {
     name: value
     for name, value in yaml.safe_load((PROJECT / "playbooks/vars/rollout.yml").read_text()).items()
-    if name in ("baton_outputs", "baton_results", "baton_failures", "baton_activated")
+    if name in ("baton_outputs", "baton_results", "baton_failures", "baton_activated", "baton_changed")
 }
 TROUBLE = {"step": "handover", "message": "Workers of r2 don't start."}
 

@@ -101,11 +101,16 @@ def test_a_backing_service_is_named_in_its_row_and_in_the_wiring_alone() -> None
 
 
 def test_each_phase_of_the_rollout_has_an_id_and_one_rescue() -> None:
-    plays = yaml.safe_load((PROJECT / "playbooks/phases/rollout.yml").read_text())
+    plays = [
+        play
+        for name in ("rollout", "processes")
+        for play in yaml.safe_load((PROJECT / f"playbooks/phases/{name}.yml").read_text())
+    ]
     phases = [play["vars"]["baton_phase"] for play in plays if "hosts" in play]
     assert set(outcome.NEXT) - {"connection"} <= set(phases)
     assert set(phases) > outcome.BEFORE_MIGRATION
-    files = [PROJECT / "playbooks/phases/rollout.yml", *PROJECT.glob("playbooks/tasks/rollout/*.yml")]
+    phases_files = (PROJECT / f"playbooks/phases/{name}.yml" for name in ("rollout", "processes"))
+    files = [*phases_files, *PROJECT.glob("playbooks/tasks/rollout/*.yml")]
     rescues = [task["rescue"] for _, task in found(files) if "rescue" in task]
     assert len(rescues) > 7
     for (only,) in rescues:

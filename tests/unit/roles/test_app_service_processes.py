@@ -130,7 +130,7 @@ def test_what_a_type_says_wins_over_the_directives_of_all_units(role: Any) -> No
     assert "MemoryMax" not in unit(role)  # the web's isn't theirs
 
 
-def test_a_command_and_its_variables_arrive_as_they_were_written(role: Any, tmp_path: pathlib.Path) -> None:
+def test_a_command_and_its_variables_arrive_as_they_were_written(role: Any) -> None:
     """As systemd reads the line: `%%` and `$$` are one each, and backslashes work inside of quotes."""
     command = r"""printf '%s|' "$HOME \ é" 'a"b'"""
     environment = {"QUEUE": 'a "b" $c 100%', "TWICE": True}

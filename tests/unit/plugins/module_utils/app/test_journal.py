@@ -10,7 +10,7 @@ import zoneinfo
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.app import journal
+from ansible_collections.baton.web.plugins.module_utils.app import journal, layout
 from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 NOON = 1767268800.25  # 2026-01-01 12:00:00.250 UTC
@@ -68,10 +68,10 @@ def test_nothing_logged_is_nothing_to_show() -> None:
 
 
 def test_a_cursor_is_told_from_a_time() -> None:
-    assert "--after-cursor=s=abc" in journal.command("links", "s=abc")
-    assert "--since=10 min ago" in journal.command("links", "10 min ago")
-    assert not [word for word in journal.command("links", "today") if word.startswith("--grep")]
-    assert "--grep=a|b" in journal.command("links", "today", "a|b")
+    assert "--after-cursor=s=abc" in journal.command(layout.Application("links"), "s=abc")
+    assert "--since=10 min ago" in journal.command(layout.Application("links"), "10 min ago")
+    assert not [word for word in journal.command(layout.Application("links"), "today") if word.startswith("--grep")]
+    assert "--grep=a|b" in journal.command(layout.Application("links"), "today", "a|b")
 
 
 def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:
@@ -131,10 +131,40 @@ def test_each_host_is_given_a_moment_or_its_own_position() -> None:
 
 
 def test_a_line_is_of_the_unit_that_wrote_it() -> None:
-    asked = journal.command("links", "@1")
+    asked = journal.command(layout.Application("links"), "@1")
     assert "--unit=links.service" in asked
     assert "--unit=links-migration@*.service" in asked
     assert not [word for word in asked if "IDENTIFIER" in word]
+
+
+PROCESSES = {
+    name: {"count": 1, "strategy": "overlap", "order": order, "settle_seconds": 5, "stop_timeout": 30, "check": False}
+    for name, order in (("worker", "before_web"), ("beat", "after_web"))
+}
+
+
+def units(app: layout.Application, process: str = "") -> set[str]:
+    return {word.partition("=")[2] for word in journal.command(app, "@1", "", process) if word.startswith("--unit")}
+
+
+def test_one_process_type_s_lines_are_those_of_its_units(tmp_path: pathlib.Path) -> None:
+    app = layout.Application("links", str(tmp_path))
+    app.process_settings.parent.mkdir(parents=True)
+    app.process_settings.write_text(json.dumps(PROCESSES))
+    worker = {"links-worker@*.service", "links-worker-check@*.service"}
+    assert units(app, "worker") == worker
+    web = units(app, "web")
+    assert {"links.service", "links-bridge.service", "links-rehearsal@*.service"} <= web
+    # not those of an application that is called links-worker
+    assert not [unit for unit in units(app) if unit.startswith(("links-*", "links*", "links-worker."))]
+    assert web | worker | {"links-beat@*.service"} < units(app)
+    with pytest.raises(
+        journal.JournalError, match=r"no process type wroker on this host\. Give one of: worker, web, beat"
+    ):
+        units(app, "wroker")
+    app.process_settings.write_text("{")
+    with pytest.raises(journal.JournalError, match=r"playbooks/configure\.yml"):
+        units(app)
 
 
 def journalctl(folder: pathlib.Path, *lines: str) -> None:
@@ -152,7 +182,9 @@ def test_the_journal_is_read_past_lines_that_make_no_sense(
     bad = ["[" * 20_000, "{", "7", json.dumps({"MESSAGE": "x" * (2**20 + 5)}), json.dumps({"PRIORITY": "abc"})]
     journalctl(tmp_path, good[0], *bad, *good[1:])
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    entries, position = journal.read("links", "@1", 10, mask=lambda text: text.replace("hunter2hunter2", "***"))
+    entries, position = journal.read(
+        layout.Application("links"), "@1", 10, mask=lambda text: text.replace("hunter2hunter2", "***")
+    )
     assert [entry["message"] for entry in entries] == ["first of ***", "", '{"a": 1}', 7]
     assert position == "s=1"
     assert len(journal.merged({"app1": entries}, 10).splitlines()) == 4

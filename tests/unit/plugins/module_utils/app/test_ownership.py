@@ -117,3 +117,25 @@ def test_a_site_of_nginx_that_baton_did_not_write_stays(tmp_path: pathlib.Path) 
     assert "/etc/nginx/sites-enabled/links.conf is a site of nginx" in sentence
     make(tmp_path, "var/lib/nginx-site/links")
     assert told(tmp_path, server=False, edge=True) == []
+
+
+def test_a_template_unit_of_others_is_known_by_what_it_runs(tmp_path: pathlib.Path) -> None:
+    units = {
+        "etc/systemd/system/links-worker@.service": "ExecStart=/opt/links/processes/worker-%i/venv/bin/python",
+        "etc/systemd/system/links-mailer@.service": "ExecStart=/usr/bin/mailer",
+        "usr/lib/systemd/system/links-bot@.service": "ExecStart=/usr/bin/bot",
+        "etc/systemd/system/linksworker@.service": "",
+    }
+    for path, text in units.items():
+        make(tmp_path, path)
+        (tmp_path / path).write_text(text)
+    (tmp_path / "etc/systemd/system/links-masked@.service").symlink_to("/dev/null")
+    found = ownership.foreign_templates("links", root=str(tmp_path))
+    assert found == ["links-bot@.service", "links-mailer@.service", "links-masked@.service"]
+
+
+def test_a_file_in_a_folder_of_others_is_no_obstacle_to_tell_of_it(tmp_path: pathlib.Path) -> None:
+    make(tmp_path, "etc/links")
+    (tmp_path / "etc/links/processes.json").write_text("{")
+    (sentence,) = told(tmp_path)
+    assert "/etc/links" in sentence

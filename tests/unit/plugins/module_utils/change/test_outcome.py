@@ -13,7 +13,7 @@ ASKED = {"revert": {"changed": False, "way": "none", "release": "aaaa"}}
 SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
-OUTPUTS = {part: part for part in ("outcome", "rehearsal", "activation", "revert", "traffic", "finish")}
+OUTPUTS = {part: part for part in ("outcome", "rehearsal", "activation", "processes", "revert", "traffic", "finish")}
 
 
 def results(active: Any = HOSTS, /, **told: Any) -> dict[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ TROUBLE = {"failure": {"step": "rehearsal", "message": "no ledger"}}
     ],
 )
 def test_who_goes_with_the_first_host_is_rehearsed_after_it(variables: dict[str, Any], rest: list[str]) -> None:
-    assert outcome.first_batch_rest(results(**variables), 2) == rest
+    assert outcome.rehearsed_first(results(**variables), 2) == rest
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,35 @@ def test_who_was_handed_over_is_who_changed() -> None:
     assert outcome.activated(handed) == ["app1"]
 
 
+WORKERS = {"worker": {"way": "overlap", "started": ["shop-worker@2-1.service"], "stopped": [], "seconds": 5.2}}
+
+
+def test_a_change_of_background_processes_alone_is_a_change() -> None:
+    unchanged = {"changed": False, "way": "none", "release": "aaaa", "previous": "aaaa"}
+    found = results(
+        app1={"activation": unchanged, "processes": {"changed": True, "processes": WORKERS}},
+        app2={"activation": unchanged, "processes": {"changed": False, "processes": {}}},
+    )
+    assert outcome.activated(found) == []
+    assert outcome.changed(found) == ["app1"]
+    assert outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, found)["happened"]
+    told = outcome.hosts(found)
+    assert told["app1"]["processes"] == {"worker": {"way": "overlap", "started": 1, "stopped": 0, "seconds": 5.2}}
+    assert told["app2"]["processes"] == {}
+
+
+def test_the_processes_of_both_parts_are_told_whatever_a_host_says() -> None:
+    beat = {"beat": {"way": "replace", "started": ["b1"], "stopped": ["b0"], "seconds": "6"}}
+    found = results(
+        app1={"activation": {**SWITCHED, "processes": beat}, "processes": {"changed": True, "processes": WORKERS}},
+        app2={"activation": {**SWITCHED, "processes": ["x"]}, "processes": {"processes": {"worker": "many"}}},
+    )
+    told = outcome.hosts(found)
+    assert list(told["app1"]["processes"]) == ["worker", "beat"]
+    assert told["app1"]["processes"]["beat"] == {"way": "replace", "started": 1, "stopped": 1, "seconds": 0.0}
+    assert told["app2"]["processes"] == {"worker": {"way": "", "started": 0, "stopped": 0, "seconds": 0.0}}
+
+
 def test_the_handover_ends_with_the_last_host() -> None:
     handed = results(app1={"activation": {"ended": 5.5}}, app3={"activation": {"ended": 4.0}})
     assert outcome.activation_end(handed) == 5.5
@@ -137,6 +166,7 @@ def test_each_host_s_end_is_told() -> None:
         "previous": "aaaa",
         "release": "aaaa",
         "reverted": True,
+        "processes": {},
         "problem": "",
     }
     assert (told["app2"]["way"], told["app2"]["release"], told["app2"]["reverted"]) == ("none", "aaaa", False)
@@ -376,3 +406,10 @@ def test_a_failure_names_the_setting_that_mends_it(said: str, words: str) -> Non
 def test_what_the_sandbox_refuses_names_its_switch(said: str, setting: str) -> None:
     (advice,) = outcome.advice(said)
     assert setting in advice
+
+
+@pytest.mark.parametrize("said", ["sh: 1: celry: not found", "sh: 1: celry: Permission denied"])
+def test_a_command_that_the_release_has_not_names_the_setting(said: str) -> None:
+    (advice,) = outcome.advice(f"shop-worker@2-1.service ended at once. It logged last:\n{said}")
+    assert advice.startswith("celry is no program of the release or of the host")
+    assert "app_processes" in advice

@@ -178,6 +178,21 @@ def test_the_text_is_a_table_that_a_terminal_shows(edge: Any) -> None:
     ]
 
 
+WORKER = {"worker": {"way": "overlap", "started": 2, "stopped": 1, "seconds": 5.24}}
+
+
+def test_background_processes_are_told_by_host_and_type() -> None:
+    document = compose({}, {"app1": {**HOST, "processes": WORKER}, "app2": HOST})
+    lines = receipt.text(document).splitlines()
+    table = lines.index("HOST  PROCESSES  BY       STARTED  STOPPED  SECONDS")
+    assert lines[table + 1] == "app1  worker     overlap        2        1      5.2"
+    assert lines[table + 2] == ""
+    words = Reader(receipt_page.page(document)).words
+    for word in ("Background processes", "worker", "overlap", "5.2 s"):
+        assert word in words
+    assert "Background processes" not in receipt_page.page(compose({}))
+
+
 def test_phases_follow_each_other_unless_they_say_when_they_began() -> None:
     phases = [*PHASES, {"name": "late", "started": NOON + 50, "seconds": 1}]
     begun = [phase["started"] - NOON for phase in receipt.compose(DEPLOY, {}, {}, phases)["phases"]]
@@ -247,7 +262,10 @@ def test_whatever_the_log_or_a_host_says_is_no_html(edge: Any) -> None:
     path = evil.replace('"', "")
     document = compose(
         {"edge1": edge(line(NOON + 1, 500, path=path)), evil: {"failed": True, "msg": evil}},
-        {evil: {**HOST, "way": evil, "previous": evil}, "app2": {"failed": True, "msg": evil}},
+        {
+            evil: {**HOST, "way": evil, "previous": evil, "processes": {evil: {"way": evil}}},
+            "app2": {"failed": True, "msg": evil},
+        },
         **dict.fromkeys(("application", "result", "release", "version", "who", "where", "reason", "kind"), evil),
     )
     document["phases"] = [{"name": evil, "started": NOON, "seconds": 4.0}]

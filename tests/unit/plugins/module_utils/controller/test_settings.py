@@ -27,6 +27,8 @@ INVENTORIES = sorted(
         ("nginx_site_colour", "of the role nginx_site. roles/nginx_site/README.md lists them"),
         ("app_verison", "app_verison is no setting. Did you mean app_version?"),
         ("app_soruce", "Did you mean app_source?"),
+        # a role's, without its prefix
+        ("app_proceses", "Did you mean app_processes?"),
         ("private_adress", "Did you mean private_address?"),
         ("rolback_to", "Did you mean rollback_to?"),
         ("upgrade_rebot", "Did you mean upgrade_reboot?"),
@@ -188,3 +190,8 @@ def test_a_text_that_yaml_made_something_else_of_names_the_quotes(text: str, nam
 )
 def test_texts_and_numbers_that_are_to_be_some_are_left_alone(text: str) -> None:
     assert settings.not_texts(yaml.safe_load(text), [SETTINGS, *SPECS]) == []
+
+
+def test_what_the_units_set_for_each_release_is_reserved() -> None:
+    given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH", 7]
+    assert settings.reserved_variables(given) == ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY"]

@@ -86,7 +86,6 @@ seconds: {description: Time that the handover took., returned: success, type: fl
 ended: {description: When it ended by the controller's clock; seconds since the epoch., returned: always, type: float}
 """
 
-import json
 import time
 from typing import Any
 
@@ -156,7 +155,7 @@ def main() -> None:
             result = {"way": change.way, "processes": change.results(), **_step(before, release)}
             if change.way == "none" or module.check_mode:
                 module.exit_json(changed=change.way != "none", **result)
-            result["processes"] = json.loads(detached.run_detached(change.execute) or "{}")
+            result["processes"] = detached.run_detached(change.execute)
     except (layout.ActivationError, rehearsal.RehearsalError, deploy_lock.LockedError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))
     module.exit_json(changed=True, started=began, seconds=round(time.monotonic() - clock, 3), **result)

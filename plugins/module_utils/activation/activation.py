@@ -127,11 +127,11 @@ class Activation:
         ways = [change.way for _, change in sorted(self.changes.items(), key=lambda item: item[0] != WEB)]
         return next((way for way in ways if way != "none"), "none")
 
-    def execute(self) -> str:
-        """Hand over, or put back what was; returns `results` as JSON. Raises ActivationError."""
+    def execute(self) -> dict[str, dict[str, Any]]:
+        """Hand over, or put back what was; returns `results`. Raises ActivationError."""
         if self.way == "none":
             take_socket_folder(self.app)
-            return json.dumps(self.results())
+            return self.results()
         started, began = time.time(), time.monotonic()
         try:
             if self.transaction:
@@ -159,7 +159,7 @@ class Activation:
                     f"Release {self.release} serves again, which could not be noted: {error}. "
                     "See to that disk and run this again."
                 ) from None
-        return json.dumps(self.results())
+        return self.results()
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What was done to the process types whose changes have more to say than the way of the web processes."""

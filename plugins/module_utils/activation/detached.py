@@ -8,6 +8,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..app.layout import ActivationError, Application
 from ..host import file_lock, systemd
@@ -28,12 +29,12 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
         yield
 
 
-def run_detached(work: Callable[[], str | None]) -> str | None:
+def run_detached(work: Callable[[], Any]) -> Any:
     """Do the work in a session and a unit of its own, so that it comes to its end, or back.
 
     That holds when the caller is killed, too, or all that belongs to the caller's login.
 
-    Returns what the work returns. Raises ActivationError when the work does, or when it died.
+    Returns what the work returns, which JSON can say. Raises ActivationError when the work does, or when it died.
     """
     hear, say = os.pipe()
     child = os.fork()
@@ -65,5 +66,4 @@ def run_detached(work: Callable[[], str | None]) -> str | None:
     said = json.loads(text)
     if said["failure"]:
         raise ActivationError(said["failure"])
-    answered: str | None = said["answer"]
-    return answered
+    return said["answer"]

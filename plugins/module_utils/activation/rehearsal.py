@@ -18,7 +18,7 @@ from typing import Any
 
 from ..app import health_check, layout
 from ..host import systemd
-from . import activation, detached, digests
+from . import activation, background, detached, digests
 
 PATIENCE = 15.0  # seconds that a booted application has to become well
 BUSY = 3  # times its limit that a boot gets at most, where the host is busy
@@ -184,7 +184,31 @@ def rehearse(
             trial = Rehearsal(app, wanted)
             trial.execute(timeout, health)
             rehearsed, migrates = True, systemd.said(trial.service, started, MIGRATION)
+        if wanted is not None:
+            rehearsed = _rehearse_background(app, wanted, timeout) or rehearsed
     return {"rehearsed": rehearsed, "seconds": round(time.monotonic() - began, 3), "migrates": migrates}
+
+
+def _rehearse_background(app: layout.Application, release: str, timeout: float) -> bool:
+    """Start one process of each type that may run beside those of another release; whether any was started."""
+    rehearsed = False
+    for process in app.processes:
+        if process.strategy != "overlap" or not process.count:
+            continue
+        trial = background.Background(app, process, release, timeout)
+        if trial.way == "none":
+            continue
+        try:
+            trial.rehearse()
+        except (*activation.FAILURES, layout.ActivationError) as error:
+            serving = layout.current(app)
+            remains = f"Release {serving} still serves" if serving else "Nothing is served here yet"
+            raise RehearsalError(
+                f"Release {release} failed its rehearsal: {process.name} (app_processes): {error}\n"
+                f"Nothing has changed. {remains}."
+            ) from None
+        rehearsed = True
+    return rehearsed
 
 
 def migration_warning(app: layout.Application, line: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..activation import snapshot
+from ..activation import background, snapshot
 from ..app import health_check, layout, server_status
 from ..edge import upstream
 from ..host import systemd, untrusted
@@ -25,6 +25,8 @@ DAY = 86400  # seconds
 # the health page refused to be asked so often, which says that it serves
 LIMITED = "limited (429)"
 WELL = ("", "ok", LIMITED)
+COUNTS = ("wanted", "running", "draining", "restarts", "memory_mb")  # of background processes
+PROCESS_COLUMNS = ("HOST", "PROCESS", "RELEASE", "RUNNING", "DRAINING", "RESTARTS", "MEMORY")
 COLUMNS = (
     *("HOST", "RELEASE", "VERSION", "SINCE", "PYTHON", "GUNICORN", "UVICORN", "WORKERS", "MEMORY"),
     *("HEALTH", "CERTIFICATE"),
@@ -56,11 +58,32 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
         ],
         "workers_wanted": said.get("workers_wanted", 0),
         "last_reload": said.get("reload") or {},
+        "processes": processes(app),
         "health": _health(health_check.answer_of(health)) if health else "",
         "lock": deploy_lock.as_dict(deploy_lock.read(app)),
         "last_change": next(reversed(history.read(app)), None),
         "drift": drift(app),
     }
+
+
+def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
+    """The background processes by type: how many run, of which releases, and what they take."""
+    found = {}
+    for process in app.processes:
+        if process.name == layout.WEB:
+            continue
+        known = background.instances(app, process.name)
+        running = [one for one in known if one.works]
+        found[process.name] = {
+            "wanted": process.count,
+            "running": sum(one.state == "active" for one in running),
+            "draining": sum(one.drains for one in known),
+            "failed": [one.unit for one in known if one.state == "failed"],
+            "restarts": sum(one.restarts for one in running),
+            "memory_mb": sum(one.memory for one in known) // 2**20,
+            "releases": sorted({one.release for one in running if one.release}),
+        }
+    return found
 
 
 def _health(answer: health_check.Answer) -> str:
@@ -140,6 +163,13 @@ def _told(host: Mapping[str, Any]) -> dict[str, Any]:
                 {"state": untrusted.text(one.get("state")), "memory_mb": untrusted.whole_number(one.get("memory_mb"))}
                 for one in untrusted.objects(app.get("workers"))
             ],
+            "processes": {
+                untrusted.text(name): {
+                    **{key: untrusted.whole_number(untrusted.mapping(about).get(key)) for key in COUNTS},
+                    "releases": untrusted.texts(untrusted.mapping(about).get("releases")),
+                }
+                for name, about in untrusted.mapping(app.get("processes")).items()
+            },
             "drift": untrusted.texts(app.get("drift")),
             "lock": untrusted.mapping(app.get("lock")),
             "last_change": untrusted.mapping(app.get("last_change")),
@@ -167,6 +197,18 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
         if app["health"] not in WELL:
             wrong.append(f"{host}: the health page {app['health']}")
+        for name, one in app["processes"].items():
+            if one["running"] < one["wanted"]:
+                wrong.append(
+                    f"{host}: {one['running']} of {one['wanted']} {name} run; see playbooks/logs.yml -e process={name}."
+                )
+            elif one["running"] > one["wanted"]:
+                wrong.append(
+                    f"{host}: {one['running']} {name} run instead of {one['wanted']}, so a change was cut short; "
+                    "deploy again."
+                )
+            if stray := sorted(set(one["releases"]) - {str(app["release"])}):
+                wrong.append(f"{host}: {name} still runs {', '.join(stray)}; deploy again.")
         # a change that is under way may have written them and not handed over yet
         if app["drift"] and not app["lock"]:
             wrong.append(
@@ -268,7 +310,22 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 certificate,
             )
         )
-    return printable("\n\n".join(filter(None, [aligned(rows), "\n".join(notes(found, now))])))
+    tables = [aligned(rows), _process_table(found), "\n".join(notes(found, now))]
+    return printable("\n\n".join(filter(None, tables)))
+
+
+def _process_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The background processes, a line for each host and type; empty where there are none."""
+    rows: list[Sequence[str]] = [
+        (
+            *(host, name, ", ".join(one["releases"]) or "-", f"{one['running']}/{one['wanted']}"),
+            *(str(one["draining"]), str(one["restarts"]), f"{one['memory_mb']} MiB"),
+        )
+        for host, about in found.items()
+        for name, one in ((about.get("application") or {}).get("processes") or {}).items()
+        if one["wanted"] or one["running"] or one["draining"]
+    ]
+    return aligned([PROCESS_COLUMNS, *rows]) if rows else ""
 
 
 def _days(seconds: float) -> str:

@@ -70,8 +70,8 @@ def in_use(places: ReleaseStore) -> set[str]:
     root = os.path.realpath(places.releases) + "/"
     used = set()
     with contextlib.suppress(FileNotFoundError):
-        links = (places.releases.parent / "processes").iterdir()
-        used = {release for link in links if (release := layout.release_at(link))}
+        instances = (places.releases.parent / "processes").iterdir()
+        used = {release for link in instances if (release := layout.release_at(link))}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue

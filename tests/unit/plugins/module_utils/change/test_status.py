@@ -32,9 +32,27 @@ def app_server(**changed: Any) -> dict[str, Any]:
         "health": "ok",
         "lock": None,
         "last_change": None,
+        "processes": {},
         "drift": [],
     }
     return {"application": application | changed, "units": {}}
+
+
+def background(**changed: Any) -> dict[str, Any]:
+    about = {"wanted": 2, "running": 2, "draining": 1, "failed": [], "restarts": 3, "memory_mb": 90}
+    return {**about, "releases": ["aaaa"], **changed}
+
+
+def test_background_processes_have_a_table_of_their_own() -> None:
+    host = app_server(processes={"worker": background(), "beat": background(wanted=0, running=0, draining=0)})
+    assert status.problems("app1", host) == []
+    shown = status.table({"app1": host, "app2": app_server()}).splitlines()
+    first = next(number for number, line in enumerate(shown) if "DRAINING" in line)
+    assert shown[first].split() == ["HOST", "PROCESS", "RELEASE", "RUNNING", "DRAINING", "RESTARTS", "MEMORY"]
+    assert [line.split() for line in shown[first + 1 :] if line] == [
+        ["app1", "worker", "aaaa", "2/2", "1", "3", "90", "MiB"]
+    ]
+    assert "PROCESS" not in status.table({"app2": app_server()})
 
 
 def test_a_well_host_has_no_problem() -> None:
@@ -64,6 +82,12 @@ def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> No
         ),
         ({"health": "answers 503: database"}, "the health page answers 503: database"),
         ({"drift": ["/etc/links/environment"]}, "/etc/links/environment changed since the last handover"),
+        (
+            {"processes": {"worker": background(running=1)}},
+            "1 of 2 worker run; see playbooks/logs.yml -e process=worker",
+        ),
+        ({"processes": {"worker": background(running=3)}}, "3 worker run instead of 2, so a change was cut short"),
+        ({"processes": {"worker": background(releases=["bbbb"])}}, "worker still runs bbbb; deploy again"),
     ],
 )
 def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:

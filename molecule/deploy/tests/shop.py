@@ -62,6 +62,16 @@ app.add_api_route("/greeting", greeting)
 app.add_api_route("/identity", identity)
 """
 
+# hands out a job that no release before this one knows
+HANDS_OUT = """
+import json, urllib.request
+def hand_out() -> dict[str, int]:
+    asked = urllib.request.Request(f"{os.environ['QUEUE']}/add", json.dumps({"task": f"task{NUMBER}"}).encode())
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        return json.load(answer)
+app.add_api_route("/job", hand_out, methods=["POST"])
+"""
+
 # asks an application who answers, until each of the processes has
 WHO = """
 import concurrent.futures, json, sys, urllib.request
@@ -138,11 +148,18 @@ class Source:
         SOURCE.mkdir(parents=True)
         self.number = 0
 
-    def change(self, breakage: str = "", migration: str = "", requirement: str = "") -> int:
-        """Write another version, good unless something is given that breaks it. Returns its number."""
+    def change(self, breakage: str = "", migration: str = "", requirement: str = "", jobs: str = "") -> int:
+        """Write another version, good unless something is given that breaks it. Returns its number.
+
+        `jobs` is what its background processes do first.
+        """
         self.number += 1
         text = (APPLICATION / "service.py").read_text()
-        (SOURCE / "service.py").write_text(f"{text}{GREETING}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n")
+        (SOURCE / "service.py").write_text(
+            f"{text}{GREETING}{HANDS_OUT}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n"
+        )
+        text = (SCENARIO / "tests/application/jobs.py").read_text()
+        (SOURCE / "jobs.py").write_text(text.replace("NUMBER = 0", f"{jobs}\nNUMBER = {self.number}"))
         (SOURCE / "migrate.py").write_text(f"{migration or 'print(1)'}\n")
         lock = (APPLICATION / "requirements.txt").read_text()
         (SOURCE / "requirements.txt").write_text(f"{lock}\n{requirement}\n")

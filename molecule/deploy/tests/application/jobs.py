@@ -1,0 +1,53 @@
+"""The processes of the application that aren't web: `jobs.py work` runs jobs of a queue, `jobs.py beat` is one of a kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import urllib.request
+from typing import Any
+
+NUMBER = 0  # of the release; each knows one task more than the one before
+WHO = f"{socket.gethostname()}:{os.getpid()}:{NUMBER}"
+STOPPING = threading.Event()
+
+
+def ask(verb: str, **said: object) -> Any:
+    request = urllib.request.Request(f"{os.environ['QUEUE']}/{verb}", json.dumps(said).encode())
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def work() -> None:
+    """Run jobs until told to stop; the one that runs then is run to its end."""
+    known = {f"task{number}" for number in range(1, NUMBER + 1)}
+    while not STOPPING.is_set():
+        job = ask("take", worker=WHO)
+        if not job:
+            STOPPING.wait(0.05)
+        elif job["task"] not in known:
+            ask("done", id=job["id"], known=False)
+        else:
+            # as long as the job takes, told to stop or not
+            threading.Event().wait(job["seconds"])
+            ask("done", id=job["id"], known=True)
+
+
+def beat() -> None:
+    """Say that it is there until told to stop, and take a moment to end."""
+    ask("beat", who=WHO, **{"is": "began"})
+    while not STOPPING.wait(0.1):
+        ask("beat", who=WHO, **{"is": "there"})
+    threading.Event().wait(0.5)
+    ask("beat", who=WHO, **{"is": "ended"})
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: STOPPING.set())
+    print(f"{sys.argv[1]} of version {NUMBER}", flush=True)
+    {"work": work, "beat": beat}[sys.argv[1]]()

@@ -1,0 +1,109 @@
+"""A queue of jobs that remembers what became of each: over HTTP, in memory, with nothing but Python.
+
+job_queue.py ADDRESS PORT
+
+POST /add {task}          a job is handed out; answers with its id
+POST /take {worker}       the oldest waiting job and how long it takes, or an empty object
+POST /done {id, known}    it was run to its end, or refused as its task isn't known
+POST /beat {who, is}      one of which there is never a second says that it `began`, that it is `there`, or that it `ended`
+GET /report               what became of all jobs
+"""
+
+from __future__ import annotations
+
+import collections
+import http.server
+import json
+import sys
+import threading
+from typing import Any
+
+# seconds that jobs take, in turn: most are short, some last longer than an activation
+LENGTHS = [0.05, 0.1, 0.2, 0.05, 0.1, 0.05, 0.1, 0.2, 0.1, 4.0]
+
+
+class Jobs:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: collections.deque[dict[str, Any]] = collections.deque()
+        self.tasks: dict[int, str] = {}
+        self.taken: collections.Counter[int] = collections.Counter()
+        self.done: collections.Counter[int] = collections.Counter()
+        self.unknown: list[str] = []
+        self.workers: set[str] = set()
+        self.beats: list[str] = []  # that are there
+        self.ticks = 0
+        self.most_beats = 0
+
+    def add(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = len(self.tasks) + 1
+        self.tasks[number] = asked["task"]
+        self.waiting.append({"id": number, "task": asked["task"], "seconds": LENGTHS[number % len(LENGTHS)]})
+        return {"id": number}
+
+    def take(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.workers.add(asked["worker"])
+        if not self.waiting:
+            return {}
+        job = self.waiting.popleft()
+        self.taken[job["id"]] += 1
+        return job
+
+    def finish(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked["known"]:
+            self.done[asked["id"]] += 1
+        else:
+            self.unknown.append(self.tasks[asked["id"]])
+        return {}
+
+    def beat(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if asked["is"] == "began":
+            self.beats.append(asked["who"])
+            self.most_beats = max(self.most_beats, len(self.beats))
+        elif asked["is"] == "ended":
+            self.beats.remove(asked["who"])
+        else:
+            self.ticks += 1
+        return {}
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "tasks": sorted(set(self.tasks.values())),
+            "added": len(self.tasks),
+            "done": len(self.done),
+            "missing": sorted(set(self.tasks) - set(self.done)),
+            "twice": [number for counted in (self.taken, self.done) for number, times in counted.items() if times > 1],
+            "unknown": self.unknown,
+            "workers": sorted(self.workers),
+            "beats": self.beats,
+            "most_beats": self.most_beats,
+            "ticks": self.ticks,
+        }
+
+
+JOBS = Jobs()
+VERBS = {"/add": JOBS.add, "/take": JOBS.take, "/done": JOBS.finish, "/beat": JOBS.beat}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with JOBS.lock:
+            self._answer(VERBS[self.path](asked))
+
+    def do_GET(self) -> None:
+        with JOBS.lock:
+            self._answer(JOBS.report())
+
+    def _answer(self, said: dict[str, Any]) -> None:
+        body = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+if __name__ == "__main__":
+    http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()

@@ -1,0 +1,253 @@
+"""Background processes through changes of the fleet: each job runs once, in a release that knows it; none is doubled."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .shop import APP_SERVERS, EDGES, LONG, SCENARIO, SITE, Fleet, Source, host, until
+
+PROCESSES = {
+    "worker": {"command": "python jobs.py work", "count": 3, "settle_seconds": 1, "memory_max": "200M"},
+    "beat": {
+        "command": "python jobs.py beat",
+        "hosts": "first",
+        "strategy": "replace",
+        "order": "after_web",
+        "settle_seconds": 1,
+        "check": "test -n \"$RELEASE_ID\" && pgrep -f 'jobs.py beat'",
+    },
+}
+QUICK: dict[str, Any] = {"deploy_bake_seconds": 0, "deploy_batches": [1, "100%"], "app_processes": PROCESSES}
+ON_QUEUE = "edge1"
+# well when rehearsed, dead in earnest, on one host
+CRASH = """
+import pathlib
+if socket.gethostname().endswith("app2") and "@rehearsal" not in pathlib.Path("/proc/self/cgroup").read_text():
+    raise SystemExit("no broker at broker.example.org")
+"""
+
+
+def report() -> Any:
+    """What became of all jobs so far."""
+    ask = "import urllib.request; print(urllib.request.urlopen('http://10.213.87.11:8900').read().decode())"
+    return json.loads(host(ON_QUEUE).check_output(f'python3 -c "{ask}"'))
+
+
+def running(name: str, process: str = "worker") -> dict[str, str]:
+    """The process of each unit that runs on a host and hasn't been told to stop, with its release."""
+    look = (
+        f"for unit in $(systemctl list-units --plain --no-legend --state=active 'shop-{process}@*' | cut -d' ' -f1); do "
+        "pid=$(systemctl show -P MainPID $unit); tr '\\0' '\\n' < /proc/$pid/environ | "
+        'sed -n "s/^RELEASE_ID=/$unit:$pid /p"; done'
+    )
+    return dict(line.split() for line in host(name).check_output(look).splitlines())
+
+
+def workers() -> dict[str, dict[str, str]]:
+    return {name: running(name) for name in APP_SERVERS}
+
+
+def all_of(release: str) -> None:
+    """Every process is of a release, as many as there are to be, and started at boot."""
+    for name, found in workers().items():
+        assert len(found) == 3, (name, found)
+        assert set(found.values()) == {release}, (name, found)
+        enabled = host(name).check_output("ls /etc/systemd/system/multi-user.target.wants")
+        units = {unit.partition(":")[0] for unit in found}
+        assert {unit for unit in enabled.split() if unit.startswith("shop-worker@")} == units, name
+    beats = {name: running(name, "beat") for name in APP_SERVERS}
+    assert list(beats["app1"].values()) == [release], beats
+    assert not beats["app2"], beats
+    assert not beats["app3"], beats
+
+
+class Clients:
+    """Clients that have jobs handed out, at both edges, from entering to leaving."""
+
+    def __init__(self) -> None:
+        self.handed_out: list[int] = []
+        self.failures: list[str] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[port]) for port in EDGES.values()]
+
+    def _ask(self, port: int) -> None:
+        context = ssl.create_default_context(cafile=str(SCENARIO / "inventory/tls/ca.pem"))
+        while not self._ended.wait(0.15):
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port)
+                plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+                connection.sock = context.wrap_socket(plain, server_hostname=SITE)
+                connection.request("POST", "/job", headers={"Host": SITE})
+                answer = connection.getresponse()
+                said = answer.read()
+                if answer.status == 200:
+                    self.handed_out.append(json.loads(said)["id"])
+                else:
+                    self.failures.append(f"{answer.status} {said[:200]!r}")
+                connection.close()
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def processes(fleet: Fleet, source: Source) -> Iterator[None]:
+    """The fleet with a queue and what works on it; afterwards nothing of both is left."""
+    script = (SCENARIO / "tests/on_host/job_queue.py").read_text()
+    host(ON_QUEUE).run_test(f"cat > /root/job_queue.py <<'END'\n{script}\nEND")
+    begin = "systemd-run --unit=job-queue --collect python3 /root/job_queue.py 10.213.87.11 8900"
+    host(ON_QUEUE).check_output(f"systemctl stop job-queue 2>/dev/null; {begin}")
+    try:
+        source.change()
+        fleet.succeed("site.yml", **QUICK)
+        all_of(fleet.release())
+        yield
+    finally:
+        fleet.play("playbooks/configure.yml", deploy_bake_seconds=0)
+        host(ON_QUEUE).check_output("systemctl stop job-queue")
+    for name in APP_SERVERS:
+        until(lambda name=name: not running(name), 30, f"{name} still has workers")  # type: ignore[misc]
+        assert not host(name).check_output(
+            "ls -d /etc/shop/processes.json /etc/systemd/system/shop-worker@* /opt/shop/processes/* "
+            "/etc/systemd/system/multi-user.target.wants/shop-worker@* 2>/dev/null || true"
+        )
+
+
+def test_each_job_runs_once_and_in_a_release_that_knows_it(
+    fleet: Fleet,
+    source: Source,
+    processes: None,  # noqa: ARG001
+) -> None:
+    served = [fleet.release()]
+    before = workers()
+    with Clients() as clients, fleet.traffic() as traffic:
+        for _ in range(10 if LONG else 2):
+            source.change()
+            fleet.deploy(**QUICK)
+            served.append(fleet.release())
+            all_of(served[-1])
+        fleet.succeed("playbooks/rollback.yml", **QUICK)
+        assert fleet.release() == served[-2]
+        all_of(served[-2])
+        again = workers()
+        environment = {"GREETING": "hello", "QUEUE": "http://10.213.87.11:8900", "MORE": "1"}
+        fleet.succeed("playbooks/configure.yml", app_config_environment=environment, **QUICK)
+        all_of(served[-2])
+        for name in APP_SERVERS:
+            assert not again[name].keys() & workers()[name].keys()
+            assert not again[name].keys() & before[name].keys()
+    until(lambda: report()["done"] >= len(clients.handed_out), 30, "jobs are left")
+    told = report()
+    assert clients.failures == []
+    assert traffic.failed == {}, traffic.failures
+    assert told["added"] == len(clients.handed_out) > 200
+    assert (told["missing"], told["twice"], told["unknown"]) == ([], [], [])
+    # each release handed out jobs of its own
+    assert len(told["tasks"]) >= len(served)
+    assert (told["most_beats"], len(told["beats"])) == (1, 1)
+    assert told["ticks"] > 100
+
+
+def test_what_runs_already_stays(fleet: Fleet, processes: None) -> None:  # noqa: ARG001
+    fleet.succeed("playbooks/configure.yml", **QUICK)
+    before = workers()
+    assert set(fleet.deploy(**QUICK).changed) == {0}
+    assert workers() == before
+
+
+def test_status_and_logs_tell_of_them(fleet: Fleet, processes: None) -> None:  # noqa: ARG001
+    told = fleet.succeed("playbooks/status.yml", app_processes=PROCESSES)
+    assert "worker" in told.output
+    assert "beat" in told.output
+    logged = fleet.succeed(
+        "playbooks/logs.yml", process="worker", lines=5000, since="1 hour ago", app_processes=PROCESSES
+    )
+    assert "work of version" in logged.output
+    assert "beat of version" not in logged.output
+    everything = fleet.succeed("playbooks/logs.yml", lines=20000, since="1 hour ago", app_processes=PROCESSES)
+    assert "work of version" in everything.output
+    assert "beat of version" in everything.output
+
+
+@pytest.mark.parametrize("where", ["rehearsal", "processes"])
+def test_a_worker_that_crashes_at_its_start_goes_nowhere(
+    fleet: Fleet,
+    source: Source,
+    processes: None,
+    where: str,  # noqa: ARG001
+) -> None:
+    before = (fleet.releases(), workers())
+    source.change(jobs=CRASH if where == "processes" else 'raise SystemExit("no broker at broker.example.org")')
+    with Clients() as clients, fleet.traffic() as traffic:
+        done = fleet.play("playbooks/deploy.yml", **QUICK)
+    assert done.status != 0
+    at = "app1" if where == "rehearsal" else "app2"
+    assert f"{at}, {where}: " in done.words, done.output
+    assert "shop-worker@" in done.words
+    assert "no broker at broker.example.org" in done.words, done.output
+    assert "serves on app1, app2, app3" in done.words
+    assert clients.failures == []
+    assert traffic.failed == {}, traffic.failures
+    assert fleet.releases() == before[0]
+    after = workers()
+    # where none was replaced, the same ones work on; elsewhere those of the same release do
+    assert after["app2"] == before[1]["app2"]
+    for name in APP_SERVERS:
+        assert sorted(after[name].values()) == sorted(before[1][name].values()), name
+    if where == "rehearsal":
+        assert after == before[1]
+    until(lambda: not report()["missing"], 30, "jobs are left")
+    told = report()
+    assert (told["twice"], told["unknown"], told["most_beats"]) == ([], [], 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", range(20))
+def test_a_controller_that_dies_leaves_old_or_new_ones(
+    fleet: Fleet,
+    source: Source,
+    processes: None,
+    moment: int,  # noqa: ARG001
+) -> None:
+    old = fleet.release()
+    source.change()
+    deploy = fleet.start("playbooks/deploy.yml", **QUICK)
+    assert deploy.stdout is not None
+    for line in deploy.stdout:
+        if "Activate the background processes" in line:
+            break
+    time.sleep(random.Random(moment).uniform(0, 5))  # the subject: any moment of the phase
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(deploy.pid, signal.SIGKILL)
+    deploy.wait()
+    for name in APP_SERVERS:
+        until(lambda name=name: len(running(name)) == 3, 30, f"{name} has not its workers")  # type: ignore[misc]
+        found = set(running(name).values())
+        assert len(found) == 1, (name, found)
+    fleet.deploy(**QUICK)
+    new = fleet.release()
+    assert new != old
+    all_of(new)
+    assert report()["most_beats"] == 1

@@ -6,12 +6,14 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+PROJECT = pathlib.Path(__file__).resolve().parents[3]
 SERVICE = "etc/systemd/system/app.service.j2"
 UNIT = "/etc/systemd/system/links-worker@.service"
 CHECK = "/etc/systemd/system/links-worker-check@.service"
@@ -156,6 +158,26 @@ def test_the_command_s_own_process_gets_the_stop_signal(role: Any, command: str)
         read = words.read_bytes()
         process.kill()
     assert read == b"sleep\x0060\x00"
+
+
+def test_a_process_knows_its_release_when_its_link_is_gone(role: Any, tmp_path: pathlib.Path) -> None:
+    release = tmp_path / "releases/abc"
+    (release / "src").mkdir(parents=True)
+    (release / "server").symlink_to(PROJECT / "handover/src")
+    described = {"id": "abc", "working_directory": "src", "import_paths": ["src/lib"]}
+    (release / "release.json").write_text(json.dumps(described))
+    link = tmp_path / "worker-1-1"
+    link.symlink_to(release)
+    command = f'rm {link}; pwd; echo "$PATH"; echo "$PYTHONPATH"; echo "$VIRTUAL_ENV"; echo "$RELEASE_ID"'
+    runs = [sys.executable, str(role.path / "files/release-exec"), str(link), command]
+    done = subprocess.run(runs, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"{release}/src",
+        f"{release}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        f"{release}/src/lib",
+        f"{release}/venv",
+        "abc",
+    ]
 
 
 @pytest.mark.parametrize("version", ["12", "13"])

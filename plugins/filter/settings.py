@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.artifact import source
-from ansible_collections.baton.web.plugins.module_utils.controller import process_settings, settings
+from ansible_collections.baton.web.plugins.module_utils.controller import process_settings, schedule_settings, settings
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -86,6 +86,10 @@ class FilterModule:
             "process_types": process_settings.on_host,
             "process_variables": settings.process_variables,
             "reserved_variables": settings.reserved_variables,
+            "schedule_calendars": schedule_settings.of_preflight,
+            "schedule_plan": schedule_settings.for_activation,
+            "schedule_problems": schedule_settings.problems,
+            "schedules": schedule_settings.on_host,
             "unknown_settings": unknown_settings,
             "wrong_settings": wrong_settings,
             "wrong_source": wrong_source,

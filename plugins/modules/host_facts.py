@@ -35,7 +35,7 @@ ansible_facts:
   description: >-
     C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
     for it), C(app_before_web) (whether process types follow a release before the web processes do),
-    C(app_foreign_units) (template units of its name that Baton didn't write), C(architecture), C(clock) (seconds
+    C(app_foreign_units) (units of its name that Baton didn't write), C(architecture), C(clock) (seconds
     since the epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative when it is behind; the
     action knows it), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and
     C(_release), C(memtotal_mb), C(nameservers), C(packages) (names, sorted) and C(package_lists_age) (seconds since
@@ -79,7 +79,7 @@ def main() -> None:
         found |= {
             "app_release": layout.current(app) or "",
             "app_prepared": app.releases.is_dir(),
-            "app_foreign_units": ownership.foreign_templates(app.name),
+            "app_foreign_units": ownership.foreign_units(app.name),
             "app_before_web": _has_before_web(app),
         }
     module.exit_json(changed=False, ansible_facts=found)

@@ -30,6 +30,14 @@ options:
       port: {description: The port., type: int, required: true}
       for: {description: Who needs it., type: str, required: true}
       allowed: {description: Patterns of units that may listen on it., type: list, elements: str, required: true}
+  calendars:
+    description: Times of schedules that systemd has to understand.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      setting: {description: The setting that has it., type: str, required: true}
+      calendar: {description: "The time, as systemd.time(7) writes it.", type: str, required: true}
   application:
     description: The application that is to take users, folders, units and files of its name.
     type: dict
@@ -88,6 +96,15 @@ def main() -> None:
                     "allowed": {"type": "list", "elements": "str", "required": True},
                 },
             },
+            "calendars": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "setting": {"type": "str", "required": True},
+                    "calendar": {"type": "str", "required": True},
+                },
+            },
             "application": {
                 "type": "dict",
                 "options": {
@@ -107,6 +124,7 @@ def main() -> None:
         *(ownership.problems(host, **application) if application else []),
         *preflight.disk_problems(host, module.params["directories"]),
         *preflight.port_problems(host, module.params["ports"]),
+        *preflight.calendar_problems(host, module.params["calendars"]),
     ]
     if found:
         module.fail_json(msg=" ".join(found))

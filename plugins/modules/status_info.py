@@ -34,8 +34,9 @@ EXAMPLES = r"""
 RETURN = r"""
 application:
   description: >-
-    Release, workers, versions, health and background processes by type, on an app server; C(lock) (who changes it),
-    C(last_change) (as M(baton.web.history_info) has it) and C(drift) (files that aren't what was last handed over to).
+    Release, workers, versions, health, background processes and scheduled commands, on an app server; C(lock) (who
+    changes it), C(last_change) (as M(baton.web.history_info) has it) and C(drift) (files that aren't what was last
+    handed over to).
   returned: app_server
   type: dict
 certificate_begins: {description: Seconds since the epoch., returned: with certificate, type: float}

@@ -15,6 +15,10 @@ extends_documentation_fragment: [baton.web.attributes]
 options:
   name: {description: The unit., type: str, required: true}
   timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
+  application:
+    description: The application whose secrets are masked in what is shown; by default that of a migration's unit.
+    type: str
+    default: ""
   lock:
     description: The lock of an application that the run holds; nothing begins when it has lost it.
     type: dict
@@ -60,6 +64,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "timeout": {"type": "int", "default": 660},
+            "application": {"type": "str", "default": ""},
             "lock": {
                 "type": "dict",
                 "options": {
@@ -101,7 +106,7 @@ def main() -> None:
             history.append(app, module.params["history"]["entry"])
         except OSError as error:
             module.fail_json(msg=f"{unit} didn't begin, as the history below {app.state} can't be written: {error}")
-    application = template.removesuffix("-migration")
+    application = module.params["application"] or template.removesuffix("-migration")
     started = time.time()
     try:
         systemd.change("start", unit, module.params["timeout"])

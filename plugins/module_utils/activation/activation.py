@@ -24,6 +24,7 @@ from . import background, digests, snapshot
 from .background import STOP_MARGIN, Background
 from .digests import Way
 from .handover import Handover
+from .schedule import Schedule
 
 
 class ProcessChange(Protocol):
@@ -53,7 +54,11 @@ class ProcessChange(Protocol):
 
 
 # by the name that the layout has for it
-STRATEGIES: dict[str, type[ProcessChange]] = {"handover": Handover, **dict.fromkeys(layout.STRATEGIES, Background)}
+STRATEGIES: dict[str, type[ProcessChange]] = {
+    "handover": Handover,
+    **dict.fromkeys(layout.STRATEGIES, Background),
+    layout.TIMER: Schedule,
+}
 # what a host does to an activation: a unit that doesn't start, a disk that is full or broken
 FAILURES = (systemd.UnitError, OSError, subprocess.SubprocessError)
 
@@ -238,7 +243,7 @@ class Activation:
         with atomic_file.replacing(self.app.record, json.dumps(note, indent=1) + "\n", mode=0o600):
             if self.app.kept.exists():
                 with snapshot.replaced_folder(self.app.kept) as kept:
-                    snapshot.keep(self.app, kept, background_alone=True)
+                    snapshot.keep(self.app, kept, "before_web")
                     layout.sync_filesystem(self.app.record.parent)
 
 

@@ -82,14 +82,11 @@ def instances(app: Application, process: str) -> list[Instance]:
 
 def forget(app: Application, process: str) -> None:
     """Have nothing of a process type started at boot, and none of its instances known."""
-    for folder, pattern in ((wants(app), f"{app.name}-{process}@*.service"), (app.instances, f"{process}-*")):
-        for link in folder.glob(pattern):
+    for pattern in (f"{app.name}-{process}@*.service", f"{app.name}-{process}.timer"):
+        for link in app.started_at_boot.glob(pattern):
             link.unlink(missing_ok=True)
-
-
-def wants(app: Application) -> pathlib.Path:
-    """The folder of what is started at boot."""
-    return app.path("etc/systemd/system/multi-user.target.wants")
+    for link in app.instances.glob(f"{process}-*"):
+        link.unlink(missing_ok=True)
 
 
 class Background:
@@ -257,21 +254,21 @@ class Background:
 
     def _enable(self, units: list[str]) -> None:
         """Have the units started at boot. By hand: systemctl can't disable one whose template has gone already."""
-        wants(self.app).mkdir(exist_ok=True)
+        self.app.started_at_boot.mkdir(exist_ok=True)
         for unit in units:
-            link = wants(self.app) / unit
+            link = self.app.started_at_boot / unit
             link.unlink(missing_ok=True)
             link.symlink_to(f"/etc/systemd/system/{self.app.name}-{self.process.name}@.service")
-        atomic_file.sync_folder(wants(self.app))
+        atomic_file.sync_folder(self.app.started_at_boot)
 
     def _stop(self, units: list[str], *, wait: bool) -> None:
         """Have units stopped, now and at boot; without `wait` they drain by themselves. Raises UnitError."""
         if not units:
             return
         for unit in units:
-            (wants(self.app) / unit).unlink(missing_ok=True)
-        if wants(self.app).exists():
-            atomic_file.sync_folder(wants(self.app))
+            (self.app.started_at_boot / unit).unlink(missing_ok=True)
+        if self.app.started_at_boot.exists():
+            atomic_file.sync_folder(self.app.started_at_boot)
         patience = self.process.stop_timeout + STOP_MARGIN if wait else 30
         done = systemd.systemctl("stop", *([] if wait else ["--no-block"]), *units, timeout=patience)
         if done.returncode:
@@ -286,6 +283,6 @@ class Background:
         for link in self._links():
             if link.name.removeprefix(f"{self.process.name}-") not in alive:
                 link.unlink(missing_ok=True)
-        for link in wants(self.app).glob(f"{self.app.name}-{self.process.name}@*.service"):
+        for link in self.app.started_at_boot.glob(f"{self.app.name}-{self.process.name}@*.service"):
             if link.name not in kept:
                 link.unlink(missing_ok=True)

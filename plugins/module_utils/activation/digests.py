@@ -103,6 +103,13 @@ def background(app: Application, process: ProcessType, release: str) -> Digests:
     )
 
 
+def scheduled(app: Application, process: ProcessType, release: str) -> Digests:
+    """What the timer of a scheduled command would be: the command reads all else when it starts."""
+    describe(app, release)
+    units = [content(app.path("etc/systemd/system", unit)) for unit in process.templates]
+    return Digests(release=release, reload=_digest(*units), restart="", socket="")
+
+
 def _held(unit: bytes) -> list[bytes]:
     """The lines of a unit that its process or socket was made by: neither comments nor what is systemd's own."""
     lines = [line.strip() for line in unit.replace(b"\\\n", b" ").splitlines()]

@@ -20,7 +20,10 @@ from ..host.command import make_folder
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
     patterns = (
-        *(f"etc/{app.name}/{name}" for name in ("gunicorn.conf.py", "environment", "processes.json", "secrets/*")),
+        *(
+            f"etc/{app.name}/{name}"
+            for name in ("gunicorn.conf.py", "environment", "processes.json", "schedules.json", "secrets/*")
+        ),
         *(f"etc/systemd/system/{unit}" for process in app.processes for unit in (*process.running, *process.templates)),
     )
     found = (path for pattern in patterns for path in pathlib.Path(root).glob(pattern))
@@ -28,17 +31,20 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     return {str(path.relative_to(root)): path for path in found if path.is_file() and not path.name.startswith(".")}
 
 
-def background_files(app: Application) -> set[str]:
-    """The names of the files that are of background processes alone."""
-    units = [unit for process in app.processes if process.name != WEB for unit in process.templates]
-    return {f"etc/{app.name}/processes.json", *(f"etc/systemd/system/{unit}" for unit in units)}
+def background_files(app: Application, part: str | None = None) -> set[str]:
+    """The names of the files that are of background processes and scheduled commands alone, or of those of a part."""
+    found = {f"etc/{app.name}/processes.json"} | (set() if part else {f"etc/{app.name}/schedules.json"})
+    for process in app.processes:
+        if process.name != WEB and part in (None, process.part):
+            found |= {f"etc/systemd/system/{unit}" for unit in process.templates}
+    return found
 
 
-def keep(app: Application, folder: pathlib.Path, *, background_alone: bool = False) -> None:
-    """Keep a copy of the configuration as it is now; or of the background processes' alone, with the rest as kept."""
+def keep(app: Application, folder: pathlib.Path, part: str | None = None) -> None:
+    """Keep a copy of the configuration as it is now; or of a part's background processes alone, the rest as kept."""
     files = configuration(app, app.root)
-    if background_alone:
-        theirs = background_files(app)
+    if part:
+        theirs = background_files(app, part)
         files = {
             **{name: path for name, path in configuration(app, str(app.kept)).items() if name not in theirs},
             **{name: path for name, path in files.items() if name in theirs},

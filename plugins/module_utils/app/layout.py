@@ -14,6 +14,7 @@ from ..host import atomic_file, untrusted
 
 WEB = "web"  # the name of the type of what serves requests
 STRATEGIES = ("overlap", "replace")  # of background processes
+TIMER = "timer"  # the strategy of a scheduled command
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -107,15 +108,58 @@ class Application:
         return self.path("etc", self.name, "processes.json")
 
     @property
+    def started_at_boot(self) -> pathlib.Path:
+        """The folder of symlinks to units that are started at boot."""
+        return self.path("etc/systemd/system/multi-user.target.wants")
+
+    @property
+    def schedule_settings(self) -> pathlib.Path:
+        """What the settings say of the scheduled commands on this host."""
+        return self.path("etc", self.name, "schedules.json")
+
+    def suspended(self, schedule: str) -> pathlib.Path:
+        """The mark of a scheduled command that an operator has suspended."""
+        return self.state / "suspended" / schedule
+
+    @property
     def processes(self) -> tuple[ProcessType, ...]:
         """Its process types, in the order in which a release reaches them. Raises ActivationError."""
         rehearsal = (f"{self.name}-rehearsal@.service", f"{self.name}-rehearsal@.socket")
         web = ProcessType(WEB, "handover", (self.socket, self.service, self.bridge), rehearsal)
-        background = self._background()
+        schedules = self._schedules()
+        background = self._background({schedule.name for schedule in schedules})
         first = [process for process in background if process.part != web.part]
-        return (*first, web, *(process for process in background if process not in first))
+        return (*first, web, *(process for process in background if process not in first), *schedules)
 
-    def _background(self) -> list[ProcessType]:
+    def _schedules(self) -> list[ProcessType]:
+        try:
+            told = read_note(self.schedule_settings) if self.schedule_settings.exists() else {}
+            runs = {name: bool(about["runs"]) for name, about in told.items()}
+            if not all(PROCESS_NAME.fullmatch(name) for name in told):
+                raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ActivationError(
+                f"{self.schedule_settings} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
+            ) from None
+        units = (self.path("etc/systemd/system"), self.started_at_boot)
+        gone = [
+            name
+            for name in sorted(self._activated())
+            if any(os.path.lexists(folder / f"{self.name}-{name}.timer") for folder in units)
+        ]
+        return [
+            ProcessType(
+                name=name,
+                strategy=TIMER,
+                running=(f"{self.name}-{name}.timer",),
+                templates=(f"{self.name}-{name}.timer", f"{self.name}-{name}.service"),
+                count=int(runs.get(name, False)),
+                declared=name in runs,
+            )
+            for name in dict.fromkeys([*runs, *gone])
+        ]
+
+    def _background(self, schedules: set[str]) -> list[ProcessType]:
         try:
             told = read_note(self.process_settings) if self.process_settings.exists() else {}
             if not all(PROCESS_NAME.fullmatch(name) for name in told):
@@ -140,7 +184,7 @@ class Application:
             raise ActivationError(
                 f"{self.process_settings} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
             ) from None
-        gone = sorted(self._activated() - set(told))
+        gone = sorted(self._activated() - set(told) - schedules)
         return found + [
             ProcessType(
                 name=name,

@@ -111,15 +111,19 @@ def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
         yield f"/etc/init.d/{name}", "is a service of another program"
 
 
-def foreign_templates(name: str, root: str = "/") -> list[str]:
-    """The template units of the application's name that aren't Baton's: a process type would take their place."""
+def foreign_units(name: str, root: str = "/") -> list[str]:
+    """The units `<name>-…` that aren't the application's: a process type or a schedule would take their place."""
     found = set()
     for place in UNIT_FOLDERS:
-        for path in (pathlib.Path(root) / place).glob(f"{glob.escape(name)}-*@.service"):
-            # what Baton writes runs what is in the application's folder
-            if f"/opt/{name}/".encode() not in _content(path):
+        for path in (pathlib.Path(root) / place).glob(f"{glob.escape(name)}-*"):
+            # what Baton writes runs what is in the application's folder, or says whose it is
+            if path.suffix in (".service", ".timer") and not any(mark in _content(path) for mark in _marks(name)):
                 found.add(path.name)
     return sorted(found)
+
+
+def _marks(name: str) -> tuple[bytes, bytes]:
+    return f"/opt/{name}/".encode(), f"Description=Schedule of {name}:".encode()
 
 
 def _content(path: pathlib.Path) -> bytes:

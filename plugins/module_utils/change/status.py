@@ -27,6 +27,7 @@ LIMITED = "limited (429)"
 WELL = ("", "ok", LIMITED)
 COUNTS = ("wanted", "running", "draining", "restarts", "memory_mb")  # of background processes
 PROCESS_COLUMNS = ("HOST", "PROCESS", "RELEASE", "RUNNING", "DRAINING", "RESTARTS", "MEMORY")
+SCHEDULE_COLUMNS = ("HOST", "SCHEDULE", "NEXT RUN", "LAST RUN", "RESULT")
 COLUMNS = (
     *("HOST", "RELEASE", "VERSION", "SINCE", "PYTHON", "GUNICORN", "UVICORN", "WORKERS", "MEMORY"),
     *("HEALTH", "CERTIFICATE"),
@@ -59,6 +60,7 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
         "workers_wanted": said.get("workers_wanted", 0),
         "last_reload": said.get("reload") or {},
         "processes": processes(app),
+        "schedules": schedules(app),
         "health": _health(health_check.answer_of(health)) if health else "",
         "lock": deploy_lock.as_dict(deploy_lock.read(app)),
         "last_change": next(reversed(history.read(app)), None),
@@ -70,7 +72,7 @@ def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
     """The background processes by type: how many run, of which releases, and what they take."""
     found = {}
     for process in app.processes:
-        if process.name == layout.WEB:
+        if process.strategy not in layout.STRATEGIES:
             continue
         known = background.instances(app, process.name)
         running = [one for one in known if one.works]
@@ -82,6 +84,26 @@ def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
             "restarts": sum(one.restarts for one in running),
             "memory_mb": sum(one.memory for one in known) // 2**20,
             "releases": sorted({one.release for one in running if one.release}),
+        }
+    return found
+
+
+def schedules(app: layout.Application) -> dict[str, dict[str, Any]]:
+    """The scheduled commands by name: whether they are due here, when next, and how the last run ended."""
+    found = {}
+    for process in app.processes:
+        if process.strategy != layout.TIMER or not process.count:
+            continue
+        timer, service = process.templates
+        told = systemd.properties(timer, "ActiveState", "NextElapseUSecRealtime", "LastTriggerUSec")
+        ran = systemd.properties(service, "ActiveState", "Result", "ExecMainStatus", "ExecMainExitTimestamp")
+        found[process.name] = {
+            "suspended": app.suspended(process.name).exists(),
+            "due": told.get("ActiveState") == "active",
+            "running": ran.get("ActiveState") in ("activating", "active"),
+            "result": ran.get("Result", ""),
+            "next": told.get("NextElapseUSecRealtime", ""),
+            "last": ran.get("ExecMainExitTimestamp", "") or told.get("LastTriggerUSec", ""),
         }
     return found
 
@@ -170,6 +192,13 @@ def _told(host: Mapping[str, Any]) -> dict[str, Any]:
                 }
                 for name, about in untrusted.mapping(app.get("processes")).items()
             },
+            "schedules": {
+                untrusted.text(name): {
+                    **{key: untrusted.mapping(about).get(key) is True for key in ("suspended", "due", "running")},
+                    **{key: untrusted.text(untrusted.mapping(about).get(key)) for key in ("result", "next", "last")},
+                }
+                for name, about in untrusted.mapping(app.get("schedules")).items()
+            },
             "drift": untrusted.texts(app.get("drift")),
             "lock": untrusted.mapping(app.get("lock")),
             "last_change": untrusted.mapping(app.get("last_change")),
@@ -209,6 +238,14 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
                 )
             if stray := sorted(set(one["releases"]) - {str(app["release"])}):
                 wrong.append(f"{host}: {name} still runs {', '.join(stray)}; deploy again.")
+        for name, one in app["schedules"].items():
+            if one["result"] not in ("", "success"):
+                wrong.append(
+                    f"{host}: the last run of {name} failed ({one['result']}, {one['last'] or 'time unknown'}); see "
+                    f"playbooks/logs.yml -e process={name}."
+                )
+            if not one["due"] and not one["suspended"] and app["release"] is not None:
+                wrong.append(f"{host}: the timer of {name} doesn't run; deploy again.")
         # a change that is under way may have written them and not handed over yet
         if app["drift"] and not app["lock"]:
             wrong.append(
@@ -310,7 +347,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
                 certificate,
             )
         )
-    tables = [aligned(rows), _process_table(found), "\n".join(notes(found, now))]
+    tables = [aligned(rows), _process_table(found), _schedule_table(found), "\n".join(notes(found, now))]
     return printable("\n\n".join(filter(None, tables)))
 
 
@@ -326,6 +363,19 @@ def _process_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         if one["wanted"] or one["running"] or one["draining"]
     ]
     return aligned([PROCESS_COLUMNS, *rows]) if rows else ""
+
+
+def _schedule_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The scheduled commands, a line for each host and command; empty where there are none."""
+    rows: list[Sequence[str]] = [
+        (
+            *(host, name, "suspended" if one["suspended"] else "running" if one["running"] else one["next"] or "-"),
+            *(one["last"] or "never", one["result"] if one["last"] else "-"),
+        )
+        for host, about in found.items()
+        for name, one in ((about.get("application") or {}).get("schedules") or {}).items()
+    ]
+    return aligned([SCHEDULE_COLUMNS, *rows]) if rows else ""
 
 
 def _days(seconds: float) -> str:

@@ -125,37 +125,43 @@ def problems(processes: Any, application: str, secrets: Iterable[str] = (), othe
     """
     if not isinstance(processes, Mapping):
         return [
-            f"app_processes is {_shown(processes)}. Give a mapping of names to settings, such as "
+            f"app_processes is {shown(processes)}. Give a mapping of names to settings, such as "
             "app_processes: {worker: {command: celery -A links.jobs worker}}."
         ]
     found: list[str] = []
     for name, given in processes.items():
-        found += _of_name(name, application, set(others)) or _of_settings(f"app_processes.{name}", given, set(secrets))
+        wrong = of_name("app_processes", "process type", name, _units(application, name), set(others))
+        found += wrong or _of_settings(f"app_processes.{name}", given, set(secrets))
     return found
 
 
-def _of_name(name: Any, application: str, others: set[str]) -> list[str]:
+def _units(application: str, name: Any) -> tuple[str, ...]:
+    return (f"{application}-{name}@.service", f"{application}-{name}-check@.service")
+
+
+def of_name(setting: str, kind: str, name: Any, units: Iterable[str], others: set[str]) -> list[str]:
+    """Why a name can't be that of a process type or schedule, whose units are given; at most one sentence."""
     if name in RESERVED:
         return [
-            f"app_processes.{name}: {name} is a name of Baton's own. Call the process type otherwise"
+            f"{setting}.{name}: {name} is a name of Baton's own. Call the {kind} otherwise"
             + (", and set up the web processes by app_service_*." if name == "web" else ".")
         ]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return [
-            f"app_processes has a type called {_shown(name)}. Use at most 32 lower-case letters, digits and "
+            f"{setting} has a {kind} called {shown(name)}. Use at most 32 lower-case letters, digits and "
             '"_", a letter first.'
         ]
     return [
-        f"app_processes.{name}: the host has a unit {unit} that Baton didn't write. Call the process type otherwise, "
+        f"{setting}.{name}: the host has a unit {unit} that Baton didn't write. Call the {kind} otherwise, "
         "or remove that unit."
-        for unit in (f"{application}-{name}@.service", f"{application}-{name}-check@.service")
+        for unit in units
         if unit in others
-    ]
+    ][:1]
 
 
 def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
     if not isinstance(given, Mapping):
-        yield f"{where} is {_shown(given)}. Give a mapping with `command` at least."
+        yield f"{where} is {shown(given)}. Give a mapping with `command` at least."
         return
     for key in given:
         if key not in DEFAULTS:
@@ -168,20 +174,20 @@ def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
         yield from _of_command(f"{where}.command", given["command"])
     for key, (is_right, fix) in _RULES.items():
         if key in given and not is_right(given[key]):
-            yield f"{where}.{key} is {_shown(given[key])}. {fix}"
+            yield f"{where}.{key} is {shown(given[key])}. {fix}"
     for key, choices in CHOICES.items():
         if key in given and given[key] not in choices:
-            yield f"{where}.{key} is {_shown(given[key])}. Give {', '.join(choices[:-1])} or {choices[-1]}."
-    yield from _of_environment(f"{where}.environment", given.get("environment", {}), secrets)
+            yield f"{where}.{key} is {shown(given[key])}. Give {', '.join(choices[:-1])} or {choices[-1]}."
+    yield from of_environment(f"{where}.environment", given.get("environment", {}), secrets)
 
 
-def _of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
+def of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
     if not isinstance(given, Mapping):
-        yield f"{where} is {_shown(given)}. Give a mapping of names to values."
+        yield f"{where} is {shown(given)}. Give a mapping of names to values."
         return
     for name, value in given.items():
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-            yield f'{where} has {_shown(name)}, which is no name of a variable. Use letters, digits and "_".'
+            yield f'{where} has {shown(name)}, which is no name of a variable. Use letters, digits and "_".'
         elif settings.reserved_variables([name]):
             yield f"{where}.{name} can't be set: the units set it for each release. Take it out."
         elif name in secrets:
@@ -192,31 +198,29 @@ def _of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
             yield f"{where}.{name} is no text of one line. Write one, in quotes."
 
 
-def _is_line(value: Any) -> bool:
+def is_line(value: Any) -> bool:
     return isinstance(value, str) and not re.search(r"[\r\n\0]", value.strip())
 
 
-def _is_memory(value: Any) -> bool:
+def is_memory(value: Any) -> bool:
     return value == "" or (not isinstance(value, bool) and _MEMORY.fullmatch(str(value)) is not None)
 
 
-_ONE_LINE = "Give one line of text; what takes several belongs into a script of the application."
-_SECONDS = "Give whole seconds, above 0."
+ONE_LINE = "Give one line of text; what takes several belongs into a script of the application."
+MEMORY = "Give what systemd's MemoryMax takes, such as 512M, 2G or 25%; leave it out for no limit."
+SECONDS = "Give whole seconds, above 0."
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "command": (lambda value: value is None or _is_line(value), _ONE_LINE),
-    "check": (_is_line, _ONE_LINE),
+    "command": (lambda value: value is None or is_line(value), ONE_LINE),
+    "check": (is_line, ONE_LINE),
     "count": (
         lambda value: value == CORES or whole_number(value) is not None,
         f"Give a number above 0, or {CORES} for as many as the host has; take the type out to have none.",
     ),
-    "stop_timeout": (lambda value: whole_number(value) is not None, _SECONDS),
-    "settle_seconds": (lambda value: whole_number(value) is not None, _SECONDS),
-    "memory_max": (
-        _is_memory,
-        "Give what systemd's MemoryMax takes, such as 512M, 2G or 25%; leave it out for no limit.",
-    ),
+    "stop_timeout": (lambda value: whole_number(value) is not None, SECONDS),
+    "settle_seconds": (lambda value: whole_number(value) is not None, SECONDS),
+    "memory_max": (is_memory, MEMORY),
 }
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)

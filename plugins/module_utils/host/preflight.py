@@ -46,6 +46,20 @@ def port_problems(host: str, ports: Sequence[Mapping[str, Any]]) -> Iterator[str
             )
 
 
+def calendar_problems(host: str, calendars: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Sentences about times of schedules that this host's systemd doesn't understand."""
+    for entry in calendars:
+        asked = ["systemd-analyze", "calendar", "--", entry["calendar"]]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["no reason given"]
+            yield (
+                f'{host}: {entry["setting"]} is "{entry["calendar"]}", which systemd doesn\'t understand ({said[-1]}). '
+                'Write it as systemd.time(7) does, such as "*-*-* 03:00" or "Mon..Fri 08..18:00/15"; '
+                "`systemd-analyze calendar` shows when that is."
+            )
+
+
 def listeners(ports: set[int]) -> set[tuple[int, str]]:
     """Who listens on these TCP ports: (port, unit or command), read from /proc and systemd."""
     inodes: dict[str, int] = {}

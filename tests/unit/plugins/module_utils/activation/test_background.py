@@ -362,3 +362,101 @@ def test_a_link_of_an_instance_does_not_lead_out_of_the_releases(app: layout.App
     os.symlink("/etc", app.instances / "worker-1-1")
     assert layout.release_at(app.instances / "worker-1-1") == "etc"
     assert [process.name for process in app.processes] == ["web", "worker"]
+
+
+def schedule(app: layout.Application, **runs: bool) -> None:
+    """Write what the role writes of scheduled commands."""
+    app.schedule_settings.write_text(json.dumps({name: {"runs": here} for name, here in runs.items()}))
+    for name in runs:
+        for kind in ("timer", "service"):
+            app.path("etc/systemd/system", f"links-{name}.{kind}").write_text(f"[{kind}]")
+
+
+@pytest.fixture
+def timers(units: Units, monkeypatch: pytest.MonkeyPatch) -> Units:
+    """Timers as well: they start without a release of their own."""
+    plain = units.change
+
+    def change(verb: str, unit: str, timeout: float) -> None:
+        if not unit.endswith(".timer"):
+            return plain(verb, unit, timeout)
+        units.log.append(f"{verb} {short(unit)} in {layout.current(units.app)}")
+        if units.refuses(unit):
+            raise systemd.UnitError(f"{unit} says no")
+        units.states[unit] = "active"
+        return None
+
+    monkeypatch.setattr(systemd, "change", change)
+    monkeypatch.setattr(
+        systemd, "is_active", lambda unit: unit == units.app.service or units.states.get(unit) == "active"
+    )
+    return units
+
+
+def ticking(units: Units) -> set[str]:
+    return {short(unit) for unit, state in units.states.items() if unit.endswith(".timer") and state == "active"}
+
+
+def test_a_timer_runs_once_its_release_is_current(app: layout.Application, timers: Units) -> None:
+    layout.switch_current(app, None)
+    schedule(app, cleanup=True, report=False)
+    said = activate(app, "bbbb")
+    assert timers.log == ["restart cleanup.timer in bbbb"]
+    assert said.keys() == {"cleanup"}
+    assert ticking(timers) == {"cleanup.timer"}
+    assert boots(app) == {"links-cleanup.timer".removeprefix("links-")}
+    timers.log.clear()
+    # the command begins in what is current then: a release alone is no reason to start the timer anew
+    activate(app, "aaaa")
+    activate(app, "aaaa", renew=True)
+    assert timers.log == []
+    app.path("etc/systemd/system/links-cleanup.timer").write_text("[timer]\nOnCalendar=daily")
+    activate(app, "aaaa")
+    assert timers.log == ["restart cleanup.timer in aaaa"]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_timer_that_is_not_to_run_here_any_more_ends(app: layout.Application, timers: Units, declared: bool) -> None:
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    schedule(app, **({"cleanup": False} if declared else {}))
+    assert activate(app, "aaaa")["cleanup"]["way"] == "stop"
+    assert ticking(timers) == set()
+    assert boots(app) == set()
+    assert app.path("etc/systemd/system/links-cleanup.service").exists() == declared
+    assert activate(app, "aaaa") == {}
+
+
+def test_a_suspended_timer_is_left_alone(app: layout.Application, timers: Units) -> None:
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    app.suspended("cleanup").parent.mkdir()
+    app.suspended("cleanup").touch()
+    timers.systemctl("stop", "links-cleanup.timer")
+    assert "cleanup" not in activate(app, "bbbb")
+    assert ticking(timers) == set()
+
+
+def test_a_timer_that_can_not_start_leaves_what_was(app: layout.Application, timers: Units) -> None:
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    schedule(app, cleanup=True, report=True)
+    timers.refuses = lambda unit: unit == "links-report.timer"
+    with pytest.raises(layout.ActivationError, match=r"(?s)links-report.timer says no.*Release aaaa serves, as before"):
+        activate(app, "bbbb")
+    assert ticking(timers) == {"cleanup.timer"}
+    assert not app.path("etc/systemd/system/links-report.timer").exists()
+    assert layout.current(app) == "aaaa"
+
+
+def test_undoing_a_transaction_takes_its_timers_back(app: layout.Application, timers: Units) -> None:
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    schedule(app, report=True)
+    activate(app, "bbbb", transaction="t1")
+    assert ticking(timers) == {"report.timer"}
+    activation.revert(app, "t1", 9)
+    assert ticking(timers) == {"cleanup.timer"}
+    assert boots(app) == {"cleanup.timer"}
+    assert app.path("etc/systemd/system/links-cleanup.service").exists()
+    assert not app.path("etc/systemd/system/links-report.service").exists()

@@ -130,7 +130,7 @@ def test_a_template_unit_of_others_is_known_by_what_it_runs(tmp_path: pathlib.Pa
         make(tmp_path, path)
         (tmp_path / path).write_text(text)
     (tmp_path / "etc/systemd/system/links-masked@.service").symlink_to("/dev/null")
-    found = ownership.foreign_templates("links", root=str(tmp_path))
+    found = ownership.foreign_units("links", root=str(tmp_path))
     assert found == ["links-bot@.service", "links-mailer@.service", "links-masked@.service"]
 
 

@@ -33,6 +33,7 @@ def app_server(**changed: Any) -> dict[str, Any]:
         "lock": None,
         "last_change": None,
         "processes": {},
+        "schedules": {},
         "drift": [],
     }
     return {"application": application | changed, "units": {}}
@@ -41,6 +42,21 @@ def app_server(**changed: Any) -> dict[str, Any]:
 def background(**changed: Any) -> dict[str, Any]:
     about = {"wanted": 2, "running": 2, "draining": 1, "failed": [], "restarts": 3, "memory_mb": 90}
     return {**about, "releases": ["aaaa"], **changed}
+
+
+def scheduled(**changed: Any) -> dict[str, Any]:
+    about = {"suspended": False, "due": True, "running": False, "result": "success"}
+    return {**about, "next": "Sat 2026-11-28 03:00:00 UTC", "last": "Fri 2026-11-27 03:00:02 UTC", **changed}
+
+
+def test_schedules_have_a_table_of_their_own() -> None:
+    host = app_server(schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="")})
+    assert status.problems("app1", host) == []
+    lines = status.table({"app1": host, "app2": app_server()}).splitlines()
+    first = next(number for number, line in enumerate(lines) if "NEXT RUN" in line)
+    assert lines[first].split() == ["HOST", "SCHEDULE", "NEXT", "RUN", "LAST", "RUN", "RESULT"]
+    assert lines[first + 1].endswith("success")
+    assert lines[first + 2].split() == ["app1", "report", "suspended", "never", "-"]
 
 
 def test_background_processes_have_a_table_of_their_own() -> None:
@@ -88,6 +104,8 @@ def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> No
         ),
         ({"processes": {"worker": background(running=3)}}, "3 worker run instead of 2, so a change was cut short"),
         ({"processes": {"worker": background(releases=["bbbb"])}}, "worker still runs bbbb; deploy again"),
+        ({"schedules": {"cleanup": scheduled(result="exit-code")}}, "the last run of cleanup failed (exit-code, Fri"),
+        ({"schedules": {"cleanup": scheduled(due=False)}}, "the timer of cleanup doesn't run; deploy again"),
     ],
 )
 def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:

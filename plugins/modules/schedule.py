@@ -1,0 +1,88 @@
+#!/usr/bin/python
+"""Ansible module: suspend and resume a scheduled command."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: schedule
+short_description: Suspend or resume a scheduled command of an application
+version_added: 0.2.0
+description:
+  - A suspended command isn't started by its timer, also not after a reboot or by a later deploy, until it is resumed.
+    One that runs goes on.
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application]
+options:
+  schedule: {description: Name of the command in C(app_schedules)., type: str, required: true}
+  state:
+    description: >-
+      What becomes of it; C(known) only tells whether it runs on this host, and fails where the application has no
+      command of that name.
+    type: str
+    default: known
+    choices: [known, suspended, resumed]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: Suspend the nightly clean-up
+  baton.web.schedule:
+    name: links
+    schedule: cleanup
+    state: suspended
+"""
+
+RETURN = r"""
+runs: {description: Whether the command is one that runs on this host., returned: success, type: bool}
+unit: {description: The unit of the command., returned: success, type: str, sample: links-cleanup.service}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.activation import detached
+from ansible_collections.baton.web.plugins.module_utils.app import layout
+from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
+
+TIMEOUT = 60  # seconds to wait for an activation that is under way
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "schedule": {"type": "str", "required": True},
+            "state": {"type": "str", "default": "known", "choices": ["known", "suspended", "resumed"]},
+        },
+        supports_check_mode=True,
+    )
+    app, wanted = layout.Application(module.params["name"]), module.params["schedule"]
+    state = module.params["state"]
+    try:
+        known = {one.name: one for one in app.processes if one.strategy == layout.TIMER and one.declared}
+        if wanted not in known:
+            names = ", ".join(known) or "none: app_schedules names them"
+            module.fail_json(msg=f"{app.name} has no scheduled command {wanted!r} here. It has {names}.")
+        schedule = known[wanted]
+        mark = app.suspended(wanted)
+        changed = state != "known" and mark.exists() == (state == "resumed")
+        if changed and not module.check_mode:
+            with detached.exclusive(app, TIMEOUT):
+                if state == "suspended":
+                    mark.parent.mkdir(mode=0o755, exist_ok=True)
+                    atomic_file.write(mark, "", mode=0o644)
+                    systemd.change("stop", schedule.running[0], TIMEOUT)
+                else:
+                    mark.unlink(missing_ok=True)
+                    atomic_file.sync_folder(mark.parent)
+                    # before the first release there is nothing to start
+                    if schedule.count and layout.current(app):
+                        systemd.change("start", schedule.running[0], TIMEOUT)
+    except (layout.ActivationError, systemd.UnitError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, runs=bool(schedule.count), unit=f"{app.name}-{wanted}.service")
+
+
+if __name__ == "__main__":
+    main()

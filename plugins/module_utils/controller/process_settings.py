@@ -84,14 +84,14 @@ def _words(command: str) -> list[str] | None:
 def _of_command(where: str, command: str) -> Iterator[str]:
     words = _words(command)
     if words is None:
-        yield f"{where} is {_shown(command)}, in which a quote isn't closed. Close it."
+        yield f"{where} is {shown(command)}, in which a quote isn't closed. Close it."
     elif "exec" not in words and (words[0] in _KEYWORDS or any(_OPERATOR.fullmatch(word) for word in words)):
         yield (
-            f"{where} is {_shown(command)}, of which the shell would get the stop signal, and the rest be killed. Say "
+            f"{where} is {shown(command)}, of which the shell would get the stop signal, and the rest be killed. Say "
             "`exec` before the command that is to run and be told to stop."
         )
     elif "exec" not in words and re.match("[A-Za-z_][A-Za-z0-9_]*=", words[0]):
-        yield f"{where} is {_shown(command)}, and sets a variable. Set it in `environment` of the process type."
+        yield f"{where} is {shown(command)}, and sets a variable. Set it in `environment` of the process type."
 
 
 def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -170,7 +170,7 @@ def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
             yield f"{where}.{key} is no setting of a process type. {fix}"
     if not str(given.get("command") or "").strip():
         yield f"{where}.command is missing or empty. Give the command that runs in the release."
-    elif _is_line(given["command"]):
+    elif is_line(given["command"]):
         yield from _of_command(f"{where}.command", given["command"])
     for key, (is_right, fix) in _RULES.items():
         if key in given and not is_right(given[key]):

@@ -159,6 +159,8 @@ class Background:
         if not self.process.declared:
             for template in self.process.templates:
                 self.app.path("etc/systemd/system", template).unlink(missing_ok=True)
+            # those that drain know their release without their links, and nothing would ask for them again
+            forget(self.app, self.process.name)
 
     def rehearse(self) -> None:
         """Start one process of the release, see that it stays up, and stop it. Raises ActivationError, UnitError."""
@@ -194,31 +196,34 @@ class Background:
         """See that the new ones stay up, and that the type's check succeeds. Raises ActivationError, UnitError."""
         end = time.monotonic() + self.process.settle_seconds
         while True:
-            if why := self._fallen(self.started):
-                unit = why.partition(" ")[0]
-                raise ActivationError(f"{why}. It logged last:\n{systemd.tail(unit, since)}")
+            self._require_up(since)
             if time.monotonic() >= end:
                 break
             time.sleep(POLL_SECONDS)
         if self.process.check:
-            self._check()
-            if why := self._fallen(self.started):
-                raise ActivationError(why)
+            self._check(since)
 
-    def _check(self) -> None:
-        """Ask the type's check, until it succeeds: a worker may need a moment to answer."""
+    def _require_up(self, since: float) -> None:
+        if why := self._fallen(self.started):
+            unit = why.partition(" ")[0]
+            raise ActivationError(f"{why}. It logged last:\n{systemd.tail(unit, since)}")
+
+    def _check(self, since: float) -> None:
+        """Ask the type's check, until it succeeds: one that has started may need a moment to answer."""
         unit = f"{self.app.name}-{self.process.name}-check@{name_of(self.started[0])}.service"
         end = time.monotonic() + CHECK_SECONDS
         while True:
             try:
                 systemd.change("start", unit, max(1.0, end - time.monotonic()))
             except systemd.UnitError as error:
+                self._require_up(since)
                 if time.monotonic() >= end:
                     raise ActivationError(
                         f"the check of {self.process.name} (app_processes) fails. It logged last:\n{error}"
                     ) from None
                 time.sleep(1)
             else:
+                self._require_up(since)
                 return
 
     def _fallen(self, units: list[str]) -> str:

@@ -41,7 +41,7 @@ ADVICE = (
         "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
     ),
     (
-        re.compile(r"\bsh: \d+: (\S+): (?:not found|Permission denied)"),
+        re.compile(r"\bsh: \d+: (?:exec: )?(\S+): (?:not found|Permission denied)"),
         "{} is no program of the release or of the host: correct the command (app_processes, "
         "app_service_migration_command), or have the application's requirements bring it.",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ CORES = "cores"
 # what the application's other units are called by
 RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
 _NAME = re.compile("[a-z][a-z0-9_]{0,31}")
+_OPERATOR = re.compile("[;&|()]+")  # but of redirections
+_KEYWORDS = ("if", "for", "while", "until", "case", "{", "!")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # systemd.resource-control(5): bytes, with a binary suffix or none, a share of the host's memory, or no limit
 _MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
@@ -55,13 +58,40 @@ def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: i
         one = DEFAULTS | dict(given)
         count = cores if one["count"] == CORES else int(one["count"])
         found[name] = one | {
-            "command": one["command"].strip(),
+            "command": executed(one["command"]),
             "check": one["check"].strip(),
             "memory_max": str(one["memory_max"]),
             "count": count if first or one["hosts"] == "all" else 0,
             **{key: int(one[key]) for key in ("stop_timeout", "settle_seconds")},
         }
     return found
+
+
+def executed(command: str) -> str:
+    """The command so that its own process gets the stop signal: a shell would end by it, and the rest be killed."""
+    words = _words(command) or []
+    return command.strip() if "exec" in words else f"exec {command.strip()}"
+
+
+def _words(command: str) -> list[str] | None:
+    """The words and operators of a shell's line; None where a quote isn't closed."""
+    try:
+        return list(shlex.shlex(command, posix=True, punctuation_chars=True))
+    except ValueError:
+        return None
+
+
+def _of_command(where: str, command: str) -> Iterator[str]:
+    words = _words(command)
+    if words is None:
+        yield f"{where} is {_shown(command)}, in which a quote isn't closed. Close it."
+    elif "exec" not in words and (words[0] in _KEYWORDS or any(_OPERATOR.fullmatch(word) for word in words)):
+        yield (
+            f"{where} is {_shown(command)}, of which the shell would get the stop signal, and the rest be killed. Say "
+            "`exec` before the command that is to run and be told to stop."
+        )
+    elif "exec" not in words and re.match("[A-Za-z_][A-Za-z0-9_]*=", words[0]):
+        yield f"{where} is {_shown(command)}, and sets a variable. Set it in `environment` of the process type."
 
 
 def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -140,6 +170,8 @@ def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
             yield f"{where}.{key} is no setting of a process type. {fix}"
     if not str(given.get("command") or "").strip():
         yield f"{where}.command is missing or empty. Give the command that runs in the release."
+    elif _is_line(given["command"]):
+        yield from _of_command(f"{where}.command", given["command"])
     for key, (is_right, fix) in _RULES.items():
         if key in given and not is_right(given[key]):
             yield f"{where}.{key} is {shown(given[key])}. {fix}"

@@ -6,11 +6,14 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+PROJECT = pathlib.Path(__file__).resolve().parents[3]
 SERVICE = "etc/systemd/system/app.service.j2"
 UNIT = "/etc/systemd/system/links-worker@.service"
 CHECK = "/etc/systemd/system/links-worker-check@.service"
@@ -88,7 +91,7 @@ def test_a_process_runs_as_the_web_does_in_its_own_release(role: Any) -> None:
     ours = unit(role)
     assert ours["ExecStart"] == [
         "/opt/links/processes/worker-%i/venv/bin/python /opt/links/release-exec /opt/links/processes/worker-%i "
-        '"celery -A links.jobs worker"'
+        '"exec celery -A links.jobs worker"'
     ]
     assert ours["EnvironmentFile"] == ["/etc/links/environment"]
     own_ways = {
@@ -138,7 +141,43 @@ def test_a_command_and_its_variables_arrive_as_they_were_written(role: Any) -> N
     words = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', line)
     read = [re.sub(r"\\(.)", r"\1", quoted or bare).replace("%%", "%").replace("$$", "$") for quoted, bare in words]
     assert read[:3] == ["/usr/bin/env", 'QUEUE=a "b" $c 100%', "TWICE=true"]
-    assert read[-1] == command
+    assert read[-1] == f"exec {command}"
+
+
+@pytest.mark.parametrize("command", ["sleep 60", "sleep 60 >> /dev/null 2>&1", "true && A=1 exec sleep 60"])
+def test_the_command_s_own_process_gets_the_stop_signal(role: Any, command: str) -> None:
+    """With a shell before it, systemd would kill it as soon as the shell has ended (`KillMode=mixed`)."""
+    found = unit(role, command=command)
+    assert found["KillMode"] == ["mixed"]
+    (line,) = found["ExecStart"]
+    with subprocess.Popen(["/bin/sh", "-c", line.rpartition(' "')[2].rstrip('"')]) as process:
+        words = pathlib.Path(f"/proc/{process.pid}/cmdline")
+        deadline = time.monotonic() + 30
+        while words.read_bytes() != b"sleep\x0060\x00" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        read = words.read_bytes()
+        process.kill()
+    assert read == b"sleep\x0060\x00"
+
+
+def test_a_process_knows_its_release_when_its_link_is_gone(role: Any, tmp_path: pathlib.Path) -> None:
+    release = tmp_path / "releases/abc"
+    (release / "src").mkdir(parents=True)
+    (release / "server").symlink_to(PROJECT / "handover/src")
+    described = {"id": "abc", "working_directory": "src", "import_paths": ["src/lib"]}
+    (release / "release.json").write_text(json.dumps(described))
+    link = tmp_path / "worker-1-1"
+    link.symlink_to(release)
+    command = f'rm {link}; pwd; echo "$PATH"; echo "$PYTHONPATH"; echo "$VIRTUAL_ENV"; echo "$RELEASE_ID"'
+    runs = [sys.executable, str(role.path / "files/release-exec"), str(link), command]
+    done = subprocess.run(runs, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"{release}/src",
+        f"{release}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        f"{release}/src/lib",
+        f"{release}/venv",
+        "abc",
+    ]
 
 
 @pytest.mark.parametrize("version", ["12", "13"])
@@ -180,6 +219,13 @@ def test_systemd_takes_the_units(role: Any, tmp_path: pathlib.Path, version: str
         ({"worker": {}}, "app_processes.worker.command is missing or empty"),
         ({"worker": {"command": "  \n"}}, "app_processes.worker.command is missing or empty"),
         ({"worker": {"command": "a\nb"}}, "app_processes.worker.command is "),
+        ({"worker": {"command": "cd jobs && work"}}, "Say `exec` before the command"),
+        ({"worker": {"command": "work | tee log"}}, "Say `exec` before the command"),
+        ({"worker": {"command": "work & wait"}}, "Say `exec` before the command"),
+        ({"worker": {"command": "(work)"}}, "Say `exec` before the command"),
+        ({"worker": {"command": "while true; do work; done"}}, "Say `exec` before the command"),
+        ({"worker": {"command": "QUEUE=a work"}}, "Set it in `environment` of the process type"),
+        ({"worker": {"command": "work 'a"}}, "a quote isn't closed"),
         ({"worker": {"command": ["a", "b"]}}, "Give one line of text"),
         (
             {"worker": {"command": "x", "chekc": "y"}},
@@ -238,6 +284,8 @@ def test_all_that_is_wrong_is_told_at_once(role: Any) -> None:
         {"command": "x", "memory_max": "25%", "environment": {"OMP_NUM_THREADS": 1, "DEBUG": False}},
         {"command": "x", "count": "cores", "hosts": "first", "strategy": "replace", "order": "after_web"},
         {"command": "x", "memory_max": "infinity"},
+        {"command": "work --name 'a; b && c' >> /tmp/log 2>&1"},
+        {"command": "cd jobs && QUEUE=$(hostname) exec work"},
     ],
     ids=str,
 )

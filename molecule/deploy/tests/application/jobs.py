@@ -1,9 +1,13 @@
-"""The processes of the application that aren't web: `jobs.py work` runs jobs of a queue, `jobs.py beat` is one of a kind."""
+"""The application's processes beside web: `jobs.py work` runs jobs of a queue, `jobs.py beat` is one of a kind.
+
+`jobs.py check` fails until the worker of its own instance has asked for a job.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
 import socket
 import sys
@@ -12,7 +16,9 @@ import urllib.request
 from typing import Any
 
 NUMBER = 0  # of the release; each knows one task more than the one before
-WHO = f"{socket.gethostname()}:{os.getpid()}:{NUMBER}"
+# such as 3-1
+INSTANCE = pathlib.Path("/proc/self/cgroup").read_text().rpartition("@")[2].strip().removesuffix(".service")
+WHO = f"{socket.gethostname()} {INSTANCE}"
 STOPPING = threading.Event()
 
 
@@ -46,8 +52,15 @@ def beat() -> None:
     ask("beat", who=WHO, **{"is": "ended"})
 
 
+def check() -> None:
+    """Whether the worker works."""
+    with urllib.request.urlopen(os.environ["QUEUE"], timeout=10) as answer:
+        if WHO not in json.load(answer)["workers"]:
+            raise SystemExit(f"{WHO} has not asked for a job")
+
+
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: STOPPING.set())
     print(f"{sys.argv[1]} of version {NUMBER}", flush=True)
-    {"work": work, "beat": beat}[sys.argv[1]]()
+    {"work": work, "beat": beat, "check": check}[sys.argv[1]]()

@@ -5,7 +5,7 @@ job_queue.py ADDRESS PORT
 POST /add {task}          a job is handed out; answers with its id
 POST /take {worker}       the oldest waiting job and how long it takes, or an empty object
 POST /done {id, known}    it was run to its end, or refused as its task isn't known
-POST /beat {who, is}      one of which there is never a second says that it `began`, that it is `there`, or that it `ended`
+POST /beat {who, is}      one of a kind says that it `began`, that it is `there`, or that it `ended`
 GET /report               what became of all jobs
 """
 

@@ -408,7 +408,9 @@ def test_what_the_sandbox_refuses_names_its_switch(said: str, setting: str) -> N
     assert setting in advice
 
 
-@pytest.mark.parametrize("said", ["sh: 1: celry: not found", "sh: 1: celry: Permission denied"])
+@pytest.mark.parametrize(
+    "said", ["sh: 1: exec: celry: not found", "sh: 1: celry: not found", "sh: 1: celry: Permission denied"]
+)
 def test_a_command_that_the_release_has_not_names_the_setting(said: str) -> None:
     (advice,) = outcome.advice(f"shop-worker@2-1.service ended at once. It logged last:\n{said}")
     assert advice.startswith("celry is no program of the release or of the host")

@@ -120,6 +120,54 @@ def test_websockets_live_on_for_their_grace(server: Server) -> None:
     assert closed.value.rcvd.code == 1012
 
 
+def test_the_closes_are_spread_over_the_time_that_was_set(server: Server) -> None:
+    """All clients that reconnect in one moment are a storm for those workers that have just begun."""
+    spread, count = 4.0, 40
+    server.configure(handover_websocket_spread=spread, workers=1)
+    server.start()
+
+    async def closes() -> list[float]:
+        times: list[float] = []
+        uri = "ws://localhost/"
+        async with contextlib.AsyncExitStack() as stack:
+            opened = [
+                await stack.enter_async_context(websockets.unix_connect(str(server.socket), uri)) for _ in range(count)
+            ]
+
+            async def wait(websocket: websockets.ClientConnection) -> None:
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    await websocket.recv()
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 1012
+                times.append(time.monotonic())
+
+            waiting = [asyncio.ensure_future(wait(one)) for one in opened]
+            server.signal(signal.SIGHUP)
+            await asyncio.gather(*waiting)
+        return times
+
+    times = sorted(asyncio.run(closes()))
+    # by share of the whole time, which is the server's: no quarter of it has much more than its share
+    whole = times[-1] - times[0]
+    quarters = [sum(int((one - times[0]) / whole * 3.999) == quarter for one in times) for quarter in range(4)]
+    assert whole > spread / 2
+    assert max(quarters) <= count / 2, quarters
+
+
+def test_spread_closes_end_with_the_graceful_timeout(server: Server) -> None:
+    server.configure(handover_websocket_spread=3600, graceful_timeout=2, workers=1)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(unix_connect(str(server.socket), "ws://localhost/")) for _ in range(5)]
+        assert server.stop() == 0
+        for websocket in opened:
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                websocket.recv(timeout=5)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
+    assert "killing it" not in server.log
+
+
 def test_a_busy_websocket_sees_1012_and_no_reset(server: Server) -> None:
     """A close with unread data in the socket would reset the connection and take the close frame with it."""
     server.start()

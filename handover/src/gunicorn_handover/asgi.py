@@ -21,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RESTARTING = 1012  # RFC 6455's registry: Service Restart
+SPREAD_TICK = 0.1  # seconds between two looks whether there still is time
 CLIENT_GONE = 499  # nginx's word for a client that left before the answer
 _ERROR_LOG = logging.getLogger("uvicorn.error")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -110,10 +111,19 @@ class ServedApplication:
         """From now on each response that begins ends its connection."""
         self.draining = True
 
-    async def restart_websockets(self) -> None:
-        """Closes all WebSockets with 1012, and from now on each that opens."""
+    async def restart_websockets(self, spread: float, hurried: Callable[[], bool]) -> None:
+        """Closes all WebSockets with 1012, evenly over `spread` seconds, so that their clients don't all come back in
+        one moment; at once when `hurried` says so, and from now on each that opens."""
         self._closes_websockets = True
-        await asyncio.gather(*(session.restart() for session in self._sessions))
+        began = time.monotonic()
+        sessions, closing = list(self._sessions), []
+        for number, session in enumerate(sessions):
+            due = began + spread * number / len(sessions)
+            while (left := due - time.monotonic()) > 0 and not hurried():
+                await asyncio.sleep(min(left, SPREAD_TICK))
+            # one whose client doesn't read holds up none of the others
+            closing.append(asyncio.ensure_future(session.restart()))
+        await asyncio.gather(*closing)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":

@@ -46,6 +46,7 @@ class DrainingServer(Server):
         graceful_timeout: float,
         idle_timeout: float,
         websocket_grace: float,
+        websocket_spread: float,
     ) -> None:
         """`pulse` is called with the number of requests served, from the event loop: it stops when the loop hangs."""
         super().__init__(config)
@@ -57,6 +58,7 @@ class DrainingServer(Server):
         self._graceful_timeout = graceful_timeout
         self._idle_timeout = idle_timeout
         self._websocket_grace = websocket_grace
+        self._websocket_spread = websocket_spread
         self._pulse_task: asyncio.Task[None] | None = None
         self.private_sockets = False
         """Whether what waits to be accepted is lost unless it is accepted here."""
@@ -131,7 +133,8 @@ class DrainingServer(Server):
             # a moment in which this process stood still is no idleness of its clients
             passed, last = min(now - last, 2 * TICK), now
             if websockets is None and now >= websockets_end:
-                websockets = asyncio.create_task(self._application.restart_websockets())
+                spread = max(0.0, min(self._websocket_spread, deadline - now - CLOSING))
+                websockets = asyncio.create_task(self._application.restart_websockets(spread, lambda: self.force_exit))
             connections = list(self.server_state.connections)
             if not connections and now - began >= SETTLE:
                 break

@@ -141,6 +141,12 @@ _define(
     "Seconds that WebSockets live on in a draining worker before they are closed with 1012.",
 )
 _define(
+    "handover_websocket_spread",
+    0.0,
+    _seconds,
+    "Seconds over which a draining worker spreads the closes of its WebSockets; it ends within graceful_timeout.",
+)
+_define(
     "handover_exit_timeout",
     5.0,
     _seconds,

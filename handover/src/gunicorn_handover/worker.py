@@ -115,6 +115,7 @@ class HandoverWorker(UvicornWorker):
             graceful_timeout=self.cfg.graceful_timeout,
             idle_timeout=self.cfg.keepalive + 1 if idle_timeout is None else idle_timeout,
             websocket_grace=self.cfg.handover_websocket_grace,
+            websocket_spread=self.cfg.handover_websocket_spread,
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._server.quit)
         # uvloop takes care only of what is a socket, not of what wraps one

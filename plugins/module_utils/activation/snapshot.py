@@ -19,13 +19,11 @@ from ..host.command import make_folder
 
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
-    patterns = (
-        *(
-            f"etc/{app.name}/{name}"
-            for name in ("gunicorn.conf.py", "environment", "processes.json", "schedules.json", "secrets/*")
-        ),
-        *(f"etc/systemd/system/{unit}" for process in app.processes for unit in (*process.running, *process.templates)),
-    )
+    settings = ("gunicorn.conf.py", "environment", "processes.json", "schedules.json", "secrets/*")
+    # a copy may have types that the host's settings have no more
+    processes = (*app.processes, *Application(app.name, root).processes)
+    units = dict.fromkeys(unit for process in processes for unit in (*process.running, *process.templates))
+    patterns = (*(f"etc/{app.name}/{name}" for name in settings), *(f"etc/systemd/system/{unit}" for unit in units))
     found = (path for pattern in patterns for path in pathlib.Path(root).glob(pattern))
     # hidden is what a killed writer left
     return {str(path.relative_to(root)): path for path in found if path.is_file() and not path.name.startswith(".")}

@@ -310,6 +310,19 @@ def test_a_transaction_is_undone_for_all_types_the_web_first(
     assert activate(app, "aaaa") == {}
 
 
+def test_undoing_a_transaction_brings_back_a_type_that_it_took_out(app: layout.Application, units: Units) -> None:
+    declare(app, worker={}, mailer={"order": "after_web"})
+    activate(app, "aaaa")
+    declare(app, mailer={"order": "after_web"})
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert {unit.partition("@")[0] for unit in units.active()} == {"mailer"}
+    activation.revert(app, "t1", 9)
+    assert {unit.partition("@")[0] for unit in units.active()} == {"mailer", "worker"}
+    assert set(units.active().values()) == {"aaaa"}
+    assert app.path("etc/systemd/system/links-worker@.service").exists()
+
+
 def test_undoing_the_first_release_ends_all(app: layout.Application, units: Units) -> None:
     layout.switch_current(app, None)
     declare(app, worker={})

@@ -95,6 +95,20 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"]),
         ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
         ({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten, and must be a number"]),
+        (
+            {
+                "app_processes": {
+                    "web": {"command": "x"},
+                    "worker": {"command": "work | log", "count": 0, "memory_max": "1GB"},
+                }
+            },
+            [
+                "web1: app_processes.web: web is a name",
+                "worker.command is",
+                "worker.count is 0",
+                "worker.memory_max is",
+            ],
+        ),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
         (
             {"tls_certificate_method": "acme", "nginx_site_server_names": ["*.baton.test"]},

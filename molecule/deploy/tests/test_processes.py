@@ -142,7 +142,7 @@ def processes(fleet: Fleet) -> Iterator[None]:
         fleet.play("playbooks/configure.yml", deploy_bake_seconds=0)
         host(ON_QUEUE).check_output("systemctl stop job-queue")
     for name in APP_SERVERS:
-        until(lambda name=name: not running(name), 30, f"{name} still has workers")  # type: ignore[misc]
+        until(lambda name=name: not running(name), 30, f"{name} still has workers")
         assert not host(name).check_output(
             "ls -d /etc/shop/processes.json /etc/systemd/system/shop-worker@* /opt/shop/processes/* "
             "/etc/systemd/system/multi-user.target.wants/shop-worker@* 2>/dev/null || true"
@@ -251,7 +251,7 @@ def test_a_controller_that_dies_leaves_old_or_new_ones(
         os.killpg(deploy.pid, signal.SIGKILL)
     deploy.wait()
     for name in APP_SERVERS:
-        until(lambda name=name: len(running(name)) == 3, 30, f"{name} has not its workers")  # type: ignore[misc]
+        until(lambda name=name: len(running(name)) == 3, 30, f"{name} has not its workers")
         found = set(running(name).values())
         assert len(found) == 1, (name, found)
     fleet.deploy(**QUICK)

@@ -61,7 +61,7 @@ def test_before_any_host_is_known_there_is_none() -> None:
     ],
 )
 def test_they_go_before_the_web_and_after_it_on_the_way_back(kind: str, order: list[str]) -> None:
-    phases = []
+    phases: list[str] = []
     for play in yaml.safe_load((PROJECT / "playbooks/phases/rollout.yml").read_text()):
         phase = play.get("vars", {}).get("baton_phase")
         if play.get("ansible.builtin.import_playbook") == "processes.yml":

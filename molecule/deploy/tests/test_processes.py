@@ -42,7 +42,7 @@ ON_QUEUE = "edge1"
 # well when rehearsed, dead in earnest, on one host
 CRASH = """
 import pathlib
-rehearsed = pathlib.Path(os.environ["STATE_DIRECTORY"], "rehearsed")
+rehearsed = pathlib.Path(os.environ["STATE_DIRECTORY"], "rehearsed-" + os.environ["RELEASE_ID"])
 if socket.gethostname().endswith("app2") and sys.argv[1] == "work":
     if rehearsed.exists():
         raise SystemExit("no broker at broker.example.org")

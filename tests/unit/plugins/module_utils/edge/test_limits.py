@@ -15,7 +15,11 @@ GOOD: dict[str, Any] = {
     "worker_requests": 50,
     "unlimited_clients": ["192.0.2.0/24", "2001:db8::1"],
     "unlimited_paths": ["/healthz"],
-    "path_limits": {"/login": {"rate": "10r/m", "burst": 0, "connections": 1}, "/upload": {"body": "1g"}, "/": {"body": 0}},
+    "path_limits": {
+        "/login": {"rate": "10r/m", "burst": 0, "connections": 1},
+        "/upload": {"body": "1g"},
+        "/": {"body": 0},
+    },
 }
 
 
@@ -81,7 +85,8 @@ def test_the_longest_prefix_has_what_the_shorter_ones_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "seconds"), [([], 1), (["0"], 1), (["500r/s"], 1), (["500r/s", "10r/m"], 6), (["7r/m"], 9), (["1r/m"], 60)]
+    ("rates", "seconds"),
+    [([], 1), (["0"], 1), (["500r/s"], 1), (["500r/s", "10r/m"], 6), (["7r/m"], 9), (["1r/m"], 60)],
 )
 def test_who_asked_too_often_is_told_how_long_the_slowest_rate_takes(rates: list[str], seconds: int) -> None:
     assert limits.retry_after(rates) == seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def count(  # noqa: PLR0913  one for each setting
+def count(
     cores: int, memory_mb: int, *, workers: int, workload: str, worker_memory_mb: int, memory_percent: int
 ) -> int:
     """The number as the settings say it or, with 0 workers, as the host's cores are of use and its memory has room."""

@@ -1,4 +1,4 @@
-"""How much of a site one client, and all of them together, may take: what the settings say, and what is wrong with them."""
+"""How much of a site one client, and all of them together, may take, and what is wrong with settings of it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def upstream_limits(upstreams: Sequence[str], workers: Mapping[str, int], each: 
 
 
 def locations(streaming: Sequence[str], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """nginx's locations by path prefix, each with C(streams) and C(body), the limit's text. A longer prefix has what
-    the shorter ones have, as only one location answers a request."""
+    """Path prefixes, each a location of nginx, with `streams` and the size of a `body`.
+
+    A longer prefix has what the shorter ones have, as only one location answers a request.
+    """
     sizes = {path: str(given["body"]) for path, given in limits.items() if "body" in given}
     found = {}
     for path in dict.fromkeys([*streaming, *sizes, "/"]):
@@ -40,7 +42,7 @@ def locations(streaming: Sequence[str], limits: Mapping[str, Mapping[str, Any]])
 def directives(
     site: str, rate: str, burst: int, connections: int, limits: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """nginx's directives that refuse what is too much of one client. The zones are declared in the site's template."""
+    """Directives that refuse what is too much of one client. The site's template declares the zones."""
     requests, at_once = [], []
     if rate != "0":
         requests.append(f"zone={site}.rate burst={burst} nodelay")
@@ -82,8 +84,8 @@ def wrong(settings: Mapping[str, Any]) -> list[str]:
     found = []
     if not _is_rate(settings["client_rate"]):
         found.append(
-            f'nginx_site_client_rate is "{settings["client_rate"]}". Write requests by second or minute, such as 500r/s '
-            "or 600r/m, or 0 for no limit."
+            f'nginx_site_client_rate is "{settings["client_rate"]}". Write requests by second or minute, such as '
+            "500r/s or 600r/m, or 0 for no limit."
         )
     if settings["client_burst"] < 0:
         found.append(f"nginx_site_client_burst is {settings['client_burst']}. Give a number of requests, 0 or more.")

@@ -100,9 +100,10 @@ windows:
   description:
     - For each window C(since), C(until), C(complete) (whether the logs reach back to its beginning), C(requests),
       C(failures) (answered 5xx), C(rescued) (a server failed and another one answered), C(client_closed) (the client
-      went away, 499), C(websockets), C(by_edge) (answered by nginx itself), C(checks) (the module's own), C(statuses),
-      C(failing) (the statuses and paths that failed most), C(p50_ms), C(p99_ms), C(max_ms) (null without any) and
-      C(histogram) (latency in ms to count, in bins of 5 %).
+      went away, 499), C(websockets), C(by_edge) (answered by nginx itself), C(surplus) (turned
+      away with 503, as the servers had all the requests that they take at once; no failures of theirs),
+      C(checks) (the module's own), C(statuses), C(failing) (the statuses and paths that failed most), C(p50_ms),
+      C(p99_ms), C(max_ms) (null without any) and C(histogram) (latency in ms to count, in bins of 5 %).
   returned: success
   type: dict
 timeline:

@@ -9,10 +9,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from gunicorn_handover.logs import request_id
+from gunicorn_handover.turns import Turns
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -95,14 +96,17 @@ class ServedApplication:
         gate: Callable[[Application, dict[str, Any]], Awaitable[str | None]],
         explain: Callable[[str], None],
         access_line: Callable[[dict[str, Any]], None] | None,
+        urgent_paths: Collection[str] = (),
     ) -> None:
         """`gate` is awaited between the lifespan startup and the first request, with the application and the lifespan's
         state; what it returns is why there must be none. `explain` is told why a startup failed, `access_line` given
-        the fields of each request's line; None for no access log."""
+        the fields of each request's line; None for no access log. Requests for `urgent_paths` wait for no turn."""
         self._application = application
         self._gate = gate
         self._explain = explain
         self._access_line = access_line
+        self._urgent_paths = frozenset(urgent_paths)
+        self._turns = Turns()
         self._sessions: set[WebSocketSession] = set()
         self._closes_websockets = False
         self.draining = False
@@ -193,6 +197,8 @@ class ServedApplication:
             await send(message)
 
         try:
+            if scope["path"] not in self._urgent_paths:
+                await self._turns.come()
             await self._application(scope, observed_receive, observed_send)
         except BaseException as error:
             status = status or 500

@@ -102,6 +102,7 @@ class HandoverWorker(UvicornWorker):
             gate=self._wait_for_admission,
             explain=self.board.explain,
             access_line=self.log.access_line if self.log.logs_access else None,
+            urgent_paths=[path.partition("?")[0] for path in self.cfg.handover_urgent_paths],
         )
         config.loaded_app = application
         idle_timeout = self.cfg.handover_idle_timeout

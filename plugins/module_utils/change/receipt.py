@@ -18,7 +18,7 @@ from .table import aligned
 from .version import VERSION
 
 FORMAT = 1  # of the document
-COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
+COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
 MOST_DIGITS = 12  # of a latency in milliseconds
 GAVE_UP = 0.01  # share of clients that went away; more is worth a word
@@ -250,6 +250,7 @@ def _notes(document: Mapping[str, Any], read: Mapping[str, Mapping[str, Any]]) -
     for key, words in (
         ("rescued", "were answered by a second server after a first one had failed"),
         ("client_closed", "ended because the client went away (499), which is no failure of the server's"),
+        ("surplus", "more were turned away (503) as the servers had all the requests that they take at once"),
         ("websockets", "were WebSockets that ended; these have no latency"),
         ("checks", "more were the deploy's own active checks, and are not counted"),
     ):

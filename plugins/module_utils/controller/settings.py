@@ -33,6 +33,7 @@ NUMBERS_OR_TEXTS = (
     "app_service_memory_max",
     "nginx_server_worker_processes",
     "nginx_site_client_max_body_size",
+    "nginx_site_client_rate",
     "nginx_site_response_header_size",
 )
 # what to say in the inventory for a role's option that the playbooks set
@@ -49,6 +50,8 @@ INSTEAD = {
     "app_service_user": "app_account_user",
     "host_firewall_rules": "host_firewall_extra_rules",
     "nginx_site_backend_keepalive": "app_service_keepalive",
+    "nginx_site_health_path": "app_service_health_path",
+    "nginx_site_workers": "app_service_workers",
     "tls_certificate_acme_port": "nginx_site_http_port",
     "tls_certificate_names": "nginx_site_server_names",
 }

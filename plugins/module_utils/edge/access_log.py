@@ -31,9 +31,10 @@ LONGEST = 1024 * 1024  # bytes of a line; what is longer is none of nginx's
 POINTS = 900  # of a timeline, at most
 REMEMBERED = 1000  # pairs of status and path that are counted
 CHECK_AGENT = "baton-check"  # the user agent of our own requests
-SWITCHED, CLIENT_CLOSED = 101, 499
+SWITCHED, CLIENT_CLOSED, UNAVAILABLE = 101, 499, 503
 _TIME = re.compile(rb'"msec":(\d+(?:\.\d+)?)[,}]')
 _BETWEEN = re.compile(r", | : ")  # servers asked in turn; after an internal redirect
+_SERVER = re.compile(r"[:,]")  # in the address of a server, or between two; in no name of a group
 
 
 class Attempt(NamedTuple):
@@ -54,6 +55,7 @@ class Entry(NamedTuple):
     path: str
     is_check: bool
     attempts: tuple[Attempt, ...]
+    is_surplus: bool = False  # more than the servers take at once; the edge answered it itself, with 503
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,10 @@ def parse(line: bytes) -> Entry | None:
     try:
         # a path or a user agent may hold any bytes
         raw = untrusted.parse_object(line, LONGEST)
+        # where every server has as many requests as it takes, nginx logs the group's name: no server was asked
+        is_surplus = raw["status"] == UNAVAILABLE and bool(raw["upstream"]) and not _SERVER.search(raw["upstream"])
         addresses, statuses, headers, responses = (
-            _BETWEEN.split(raw[key]) if raw[key] else []
+            _BETWEEN.split(raw[key]) if raw[key] and not is_surplus else []
             for key in ("upstream", "upstream_status", "upstream_header_time", "upstream_response_time")
         )
         ended = float(raw["msec"])
@@ -95,6 +99,7 @@ def parse(line: bytes) -> Entry | None:
             path=str(raw["path"]),
             is_check=str(raw["user_agent"]).startswith(CHECK_AGENT) and raw["client"] in ("127.0.0.1", "::1"),
             attempts=tuple(attempts),
+            is_surplus=is_surplus,
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
@@ -125,6 +130,10 @@ class Tally:
 
     def add(self, entry: Entry, latency: bool = True) -> bool:
         """Count a request; False when it isn't the application's, or not of these servers."""
+        if entry.is_surplus:
+            # no release's, and of no server: a request that was turned away is told, and condemns nobody
+            self.counts["surplus"] += 1
+            return False
         asked = self._asked(entry)
         if not asked and (self.upstreams or entry.status < 500):
             # redirects to HTTPS and what else nginx answers by itself
@@ -164,7 +173,7 @@ class Tally:
 
     def result(self) -> dict[str, Any]:
         """The counts, as edge_log_info returns them."""
-        names = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "checks")
+        names = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
         return {
             **{name: self.counts[name] for name in names},
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},

@@ -12,7 +12,9 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-_SERVER = re.compile(r"^( *server (\S+) max_fails=0)( down)?;$", re.MULTILINE)
+_SERVER = re.compile(r"^( *server (\S+) max_fails=0(?: max_conns=\d+)?)( down)?;$", re.MULTILINE)
+# the same servers, for what the limit of requests at once doesn't count
+UNCOUNTED = ".uncounted"
 _CONNECTION = re.compile(r"\s(?P<local>\S+:\d+)\s+(?P<peer>\S+:\d+)\s+users:\((?P<users>.*)\)")
 LEAVING = "shutting down"  # in the title of a worker process of an older configuration
 
@@ -53,16 +55,23 @@ def marked(text: str, site: str, drained: Collection[str], back: Collection[str]
             f"{', '.join(drained)} can't be drained: no server of the site {site} would be left to answer. "
             "Leave at least one in; playbooks/status.yml says which are drained."
         )
-    block = _block(text, site)
-    new = _SERVER.sub(lambda line: f"{line[1]}{' down' if line[2] in down else ''};", block)
-    return text.replace(block, new, 1)
+    for name in (site, f"{site}{UNCOUNTED}"):
+        if block := _found(text, name):
+            new = _SERVER.sub(lambda line: f"{line[1]}{' down' if line[2] in down else ''};", block)
+            text = text.replace(block, new, 1)
+    return text
 
 
 def _block(text: str, site: str) -> str:
-    found = re.search(rf"^upstream {re.escape(site)} {{\n.*?^}}$", text, re.MULTILINE | re.DOTALL)
-    if found is None:
+    block = _found(text, site)
+    if not block:
         raise UpstreamError(f"The site {site} has no upstream in its configuration. Run site.yml.")
-    return found[0]
+    return block
+
+
+def _found(text: str, upstream: str) -> str:
+    found = re.search(rf"^upstream {re.escape(upstream)} {{\n.*?^}}$", text, re.MULTILINE | re.DOTALL)
+    return found[0] if found else ""
 
 
 def peers(addresses: Collection[str]) -> set[str]:

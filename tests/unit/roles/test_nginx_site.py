@@ -421,3 +421,90 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], wrong: dict[str, 
 )
 def test_preflight_accepts(refusals: Callable[..., list[str]], right: dict[str, Any]) -> None:
     assert refusals(**right) == []
+
+
+WORKERS = {"nginx_site_workers": {"unix:/run/short-links/web.sock": 3}, "nginx_site_worker_requests": 20}
+
+
+def test_a_server_gets_as_many_requests_at_once_as_its_workers_take(site: Callable[..., str]) -> None:
+    text = site(**WORKERS, nginx_site_health_path="/readyz?full=1", nginx_site_streaming_paths=["/events"])
+    limited, uncounted = re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    assert (limited[0], uncounted[0]) == ("short-links", "short-links.uncounted")
+    assert "server unix:/run/short-links/web.sock max_fails=0 max_conns=60;" in limited[1]
+    assert "max_conns" not in uncounted[1]
+    passed = dict(re.findall(r"location ([^{]+) \{\s+proxy_pass http://(\S+);", text))
+    # what tells whether the application is well, and what stays open for long, isn't counted
+    assert passed == {
+        "= /readyz": "short-links.uncounted",
+        "/events": "short-links.uncounted",
+        "/": "$baton_short_links_upstream",
+    }
+    assert re.search(
+        r'map \$baton_upgrade \$baton_short_links_upstream \{\s+default short-links.uncounted;\s+"" short-links;', text
+    )
+
+
+@pytest.mark.parametrize("off", [{"nginx_site_worker_requests": 0}, {"nginx_site_workers": {}}], ids=str)
+def test_without_such_a_limit_there_is_one_upstream(site: Callable[..., str], off: dict[str, Any]) -> None:
+    text = site(**{**WORKERS, **off}, nginx_site_health_path="/readyz")
+    assert "max_conns" not in text
+    assert "uncounted" not in text
+    assert "proxy_pass http://short-links;" in text
+
+
+def test_a_server_is_drained_of_what_is_not_counted_too(site: Callable[..., str]) -> None:
+    text = site(
+        nginx_site_upstreams=["10.0.0.21:8000", "10.0.0.22:8000"],
+        nginx_site_down=["10.0.0.22:8000"],
+        nginx_site_workers={"10.0.0.21:8000": 3},
+        nginx_site_worker_requests=20,
+    )
+    for name in ("short-links", "short-links.uncounted"):
+        assert upstream.servers(text, name) == {"10.0.0.21:8000": False, "10.0.0.22:8000": True}
+    assert "10.0.0.22:8000 max_fails=0 max_conns=60 down;" in text  # as many as the least of the others
+
+
+def test_limits_go_by_the_client_s_address(site: Callable[..., str]) -> None:
+    text = site(
+        nginx_site_trusted_proxies=["192.0.2.0/24"],
+        nginx_site_unlimited_clients=["198.51.100.7"],
+        nginx_site_unlimited_paths=["/healthz"],
+        nginx_site_health_path="/readyz",
+        nginx_site_path_limits={"/log.in": {"rate": "10r/m", "burst": 5, "connections": 3}},
+    )
+    tls = _tls(text)
+    for line in (
+        "limit_req zone=short-links.rate burst=1000 nodelay;",
+        "limit_req zone=short-links.rate.1 burst=5 nodelay;",
+        "limit_conn short-links.connections 200;",
+        "limit_conn short-links.connections.1 3;",
+        "limit_req_status 429;",
+        "limit_conn_status 429;",
+    ):
+        assert tls.count(f"    {line}\n") == 1
+    unlimited = re.search(r"geo \$baton_short_links_is_limited \{(.*?)\}", text, re.DOTALL)
+    assert unlimited is not None
+    assert re.findall(r"(\S+) 0;", unlimited[1]) == ["127.0.0.1", "::1", "192.0.2.0/24", "198.51.100.7"]
+    for path in ("/readyz", "/healthz"):
+        assert text.count(f'    "1{path}" "";') == 2
+    assert r'"~^1/log\.in" $binary_remote_addr;' in text
+    assert '"~REJECTED" 6;' in text
+
+
+def test_limits_of_clients_can_be_off(site: Callable[..., str]) -> None:
+    text = site(nginx_site_client_rate="0", nginx_site_client_connections=0)
+    assert not re.search(r"^ *(limit_req|limit_conn|limit_req_zone|limit_conn_zone) ", text, re.MULTILINE)
+
+
+def test_a_body_s_size_goes_by_path(site: Callable[..., str]) -> None:
+    text = _tls(site(nginx_site_path_limits={"/upload": {"body": "1g"}}))
+    assert re.search(r"location /upload \{[^}]*client_max_body_size 1g;", text)
+    assert "    client_max_body_size 10m;\n" in text
+
+
+def test_preflight_names_each_wrong_limit(load_role: Callable[[str], Any]) -> None:
+    given = {**SITE, "nginx_site_client_rate": "many", "nginx_site_worker_requests": 1}
+    (said,) = load_role("nginx_site").refusals("tasks/preflight_limits.yml", **given)
+    assert said.startswith("edge1: nginx_site_client_rate is")
+    assert "nginx_site_worker_requests is 1" in said
+    assert load_role("nginx_site").refusals("tasks/preflight_limits.yml", **SITE) == []

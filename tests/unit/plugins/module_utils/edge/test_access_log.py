@@ -299,3 +299,15 @@ def test_active_checks_are_told_apart_and_nobody_elses_are_taken_for_them(tmp_pa
     forged = line(user_agent="baton-check")
     found = read(write(tmp_path / "log", [ours, ours, forged]), NOON, NOON + 1)
     assert (found["checks"], found["requests"]) == (2, 1)
+
+
+def test_what_the_servers_have_no_room_for_is_told_and_is_no_failure_of_theirs() -> None:
+    turned_away = line(status=503, wait="-", upstream="links", upstream_status="502", upstream_response_time="0.000")
+    for servers in ((), (CANARY,)):
+        found = counted(turned_away, line(), upstreams=servers)
+        assert (found["requests"], found["failures"], found["surplus"]) == (1, 0, 1)
+    # a server was asked first, and failed
+    failed = line(status=502, wait="-, -", upstream=f"{CANARY}, links", upstream_status="502, 502",
+                  upstream_response_time="0.001, 0.000")  # fmt: skip
+    assert counted(failed)["failures"] == 1
+    assert counted(line(status=503))["failures"] == 1  # the application's own

@@ -1,0 +1,137 @@
+"""More requests than the application serves, and more connections than one client should have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import ssl
+from collections import Counter
+from typing import Any, NamedTuple
+
+import pytest
+
+from .conftest import APP_SERVERS, NAME, PORT, Edge, other
+
+pytestmark = pytest.mark.hosts("edge1")
+
+WORKER_REQUESTS, CONNECTIONS = 10, 150  # as the inventory says
+SLOW = 12  # seconds
+WAIT = 120  # seconds, for whatever comes on a busy machine
+# on another host: the status of an answer of the edge
+ASK = """
+import http.client, socket, ssl, sys
+context = ssl._create_unverified_context()
+connection = http.client.HTTPConnection(sys.argv[2])
+connection.sock = context.wrap_socket(socket.create_connection((sys.argv[1], 443), 60), server_hostname=sys.argv[2])
+connection.request("GET", "/api/slow?seconds=0")
+print(connection.getresponse().status)
+"""
+
+
+class Answer(NamedTuple):
+    """What a client got, and as which of all."""
+
+    status: int
+    header: str
+    order: int
+
+
+def workers(name: str) -> list[int]:
+    """The pids of the workers of an app server."""
+    status = json.loads(other(name).check_output("cat /run/baton/links/handover.json"))
+    return sorted(worker["pid"] for worker in status["workers"])
+
+
+class Crowd:
+    """Clients that each have a connection, and send their requests together."""
+
+    def __init__(self, trust: ssl.SSLContext) -> None:
+        self._trust = trust
+        self._answered = 0
+        self._open: list[asyncio.StreamWriter] = []
+
+    async def connect(self, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Open so many connections."""
+        opened = []
+        for _ in range(count):
+            pair = await asyncio.open_connection("127.0.0.1", PORT, ssl=self._trust, server_hostname=NAME)
+            opened.append(pair)
+            self._open.append(pair[1])
+        return opened
+
+    async def ask(
+        self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str, headers: str = ""
+    ) -> Answer:
+        """Send a request and wait for the head of the answer."""
+        reader, writer = connection
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\n{headers}\r\n".encode())
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT)).decode()
+        self._answered += 1
+        return Answer(int(head.split()[1]), head.lower(), self._answered)
+
+    def leave(self) -> None:
+        """Close all connections."""
+        for writer in self._open:
+            writer.transport.abort()
+
+
+def test_what_is_more_than_the_workers_take_is_turned_away_at_once(
+    host: Any, edge: Edge, trust: ssl.SSLContext
+) -> None:
+    before = {name: workers(name) for name in APP_SERVERS}
+    places = WORKER_REQUESTS * sum(map(len, before.values()))
+    surplus = 20
+    assert places + surplus < CONNECTIONS
+
+    async def overload() -> tuple[list[Answer], list[Answer], Any]:
+        crowd = Crowd(trust)
+        try:
+            clients = await crowd.connect(places + surplus)
+            (checker,) = await crowd.connect(1)
+            asked = [asyncio.create_task(crowd.ask(client, f"/api/slow?seconds={SLOW}")) for client in clients]
+            await asyncio.wait(asked, timeout=WAIT, return_when=asyncio.FIRST_COMPLETED)
+            # all places are taken now; a reload is what a deploy does
+            reload = asyncio.create_task(asyncio.to_thread(other(APP_SERVERS[0]).run, "systemctl reload links"))
+            health = [await crowd.ask(checker, "/readyz") for _ in range(5)]
+            return await asyncio.gather(*asked), health, await reload
+        finally:
+            crowd.leave()
+
+    answers, health, reload = asyncio.run(overload())
+    assert Counter(answer.status for answer in answers) == {200: places, 503: surplus}
+    turned_away = [answer for answer in answers if answer.status == 503]
+    assert all("\r\nretry-after: 1\r\n" in answer.header for answer in turned_away)
+    served = min(answer.order for answer in answers if answer.status == 200)
+    assert max(answer.order for answer in turned_away) < served
+    assert [answer.status for answer in health] == [200] * 5
+    assert all(answer.order < served for answer in health)
+    assert reload.rc == 0, reload.stderr
+    # nobody died of it, and all is as before
+    assert workers(APP_SERVERS[1]) == before[APP_SERVERS[1]]
+    assert edge("/api/slow?seconds=0").status_code == 200
+    lines = host.check_output("tail -n 400 /var/log/nginx/links-access.log").splitlines()
+    logged = [line for line in map(json.loads, lines) if line["status"] == 503 and line["upstream"] == "links"]
+    assert len(logged) >= surplus
+
+
+def test_one_client_s_connections_leave_room_for_strangers(host: Any, trust: ssl.SSLContext) -> None:
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    address = host.ansible.get_variables()["fleet_address"]
+
+    async def crowd_of_one() -> tuple[list[Answer], str]:
+        crowd = Crowd(trust)
+        try:
+            clients = await crowd.connect(CONNECTIONS + 30)
+            answers = [await crowd.ask(client, "/api/echo", upgrade) for client in clients]
+            ask = f"python3 -c {shlex.quote(ASK)} {address} {NAME}"
+            seen = await asyncio.to_thread(other("data1").check_output, ask)
+            return answers, seen
+        finally:
+            crowd.leave()
+
+    answers, seen = asyncio.run(crowd_of_one())
+    assert Counter(answer.status for answer in answers) == {101: CONNECTIONS, 429: 30}
+    assert all("\r\nretry-after: 1\r\n" in answer.header for answer in answers if answer.status == 429)
+    assert seen == "200"

@@ -1,0 +1,33 @@
+"""How many workers the edge takes an app server to have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.filter import limits
+
+HOST: dict[str, Any] = {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": 8192}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({}, 5),
+        ({"app_service_workload": "cpu"}, 2),
+        ({"app_service_worker_memory_mb": 2048}, 3),
+        ({"app_service_worker_memory_mb": 100000}, 1),
+        ({"app_service_workers": 9}, 9),
+        ({"app_service_workers": 9, "app_config_environment": {"WEB_CONCURRENCY": 4}}, 4),
+        ({"app_config_environment": {"WEB_CONCURRENCY": "many"}}, 5),
+        ({"app_config_environment": None}, 5),
+        ({"ansible_facts": {}}, 0),
+    ],
+    ids=str,
+)
+def test_the_workers_follow_from_host_and_settings(settings: dict[str, Any], count: int) -> None:
+    assert limits.worker_counts(["app1"], {"app1": {**HOST, **settings}}) == [count]
+
+
+def test_who_is_not_known_is_left_out() -> None:
+    assert limits.upstream_workers(["10.0.0.21:8000", "10.0.0.22:8000"], [5, 0]) == {"10.0.0.21:8000": 5}

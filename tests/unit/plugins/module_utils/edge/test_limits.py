@@ -1,0 +1,96 @@
+"""What limits say to nginx, and which of them can't be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.edge import limits
+
+GOOD: dict[str, Any] = {
+    "client_rate": "500r/s",
+    "client_burst": 1000,
+    "client_connections": 200,
+    "client_send_timeout": 30,
+    "worker_requests": 50,
+    "unlimited_clients": ["192.0.2.0/24", "2001:db8::1"],
+    "unlimited_paths": ["/healthz"],
+    "path_limits": {
+        "/login": {"rate": "10r/m", "burst": 0, "connections": 1},
+        "/upload": {"body": "1g"},
+        "/": {"body": 0},
+    },
+}
+
+
+def test_what_can_be_is_not_refused() -> None:
+    assert limits.wrong(GOOD) == []
+    off = {"client_rate": "0", "client_burst": 0, "client_connections": 0, "worker_requests": 0, "path_limits": {}}
+    assert limits.wrong({**GOOD, **off}) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("client_rate", "many", '"many". Write requests by second or minute'),
+        ("client_rate", "500", "such as 500r/s"),
+        ("client_rate", "0r/s", "such as 500r/s"),
+        ("client_rate", "-1r/s", "such as 500r/s"),
+        ("client_rate", "5r/s\n", "such as 500r/s"),
+        ("client_burst", -1, "0 or more"),
+        ("client_connections", 5, "but one browser opens 6"),
+        ("client_connections", -1, "at least 6, or 0"),
+        ("client_send_timeout", 0, "above 0"),
+        ("worker_requests", 1, "at least 2, or 0"),
+        ("worker_requests", -4, "at least 2, or 0"),
+        ("unlimited_clients", ["office"], "has office. Give addresses or networks"),
+        ("unlimited_clients", ["192.0.2.0/33"], "has 192.0.2.0/33"),
+        ("unlimited_paths", ["healthz"], "has healthz. Give whole paths"),
+        ("unlimited_paths", ["/a;b"], "has /a;b"),
+        ("path_limits", {"login": {"rate": "1r/s"}}, 'the path "login"'),
+        ("path_limits", {'/a"b': {"rate": "1r/s"}}, "Give a prefix"),
+        ("path_limits", {"/a": {}}, 'nginx_site_path_limits["/a"] needs one or several of rate'),
+        ("path_limits", {"/a": "1r/s"}, "needs one or several of rate"),
+        ("path_limits", {"/a": {"speed": 1}}, "needs one or several of rate"),
+        ("path_limits", {"/a": {"rate": 10}}, 'has the rate "10"'),
+        ("path_limits", {"/a": {"rate": "1r/s", "burst": -1}}, 'has the burst "-1"'),
+        ("path_limits", {"/a": {"burst": 1}}, "beside a rate"),
+        ("path_limits", {"/a": {"connections": 0}}, 'has connections "0"'),
+        ("path_limits", {"/a": {"connections": True}}, 'has connections "True"'),
+        ("path_limits", {"/a": {"body": "large"}}, 'has the body "large"'),
+    ],
+)
+def test_what_can_not_be_is_told_with_the_setting_and_the_fix(setting: str, value: Any, words: str) -> None:
+    (said,) = limits.wrong({**GOOD, setting: value})
+    assert f"nginx_site_{setting}" in said
+    assert words in said
+
+
+def test_a_server_takes_what_its_workers_take() -> None:
+    assert limits.upstream_limits(["a", "b", "c"], {"a": 5, "b": 3}, 50) == {"a": 250, "b": 150, "c": 150}
+    assert limits.upstream_limits(["a"], {"a": 5}, 0) == {}
+    assert limits.upstream_limits(["a"], {}, 50) == {}
+
+
+def test_the_longest_prefix_has_what_the_shorter_ones_have() -> None:
+    found = limits.locations(["/up/events"], {"/up": {"body": "1g"}, "/login": {"rate": "1r/s"}})
+    assert found == {
+        "/up/events": {"streams": True, "body": "1g"},
+        "/up": {"streams": False, "body": "1g"},
+        "/": {"streams": False, "body": ""},
+    }
+    assert limits.locations(["/"], {})["/"]["streams"]
+    sizes = limits.locations([], {"/": {"body": "1m"}, "/up": {"body": "1g"}, "/up/large": {"body": 0}})
+    assert {path: location["body"] for path, location in sizes.items()} == {"/": "1m", "/up": "1g", "/up/large": "0"}
+
+
+@pytest.mark.parametrize(
+    ("rates", "seconds"),
+    [([], 1), (["0"], 1), (["500r/s"], 1), (["500r/s", "10r/m"], 6), (["7r/m"], 9), (["1r/m"], 60)],
+)
+def test_who_asked_too_often_is_told_how_long_the_slowest_rate_takes(rates: list[str], seconds: int) -> None:
+    assert limits.retry_after(rates) == seconds
+
+
+def test_names_of_lists_are_no_addresses() -> None:
+    assert limits.addresses(["192.0.2.1", "cloudflare", "2001:db8::/32", "192.0.2.1"]) == ["192.0.2.1", "2001:db8::/32"]

@@ -33,6 +33,13 @@ class Settings(BaseSettings):
         default=Path(), validation_alias=AliasChoices("LINKS_STATE_DIRECTORY", "STATE_DIRECTORY")
     )
 
+    redis_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("REDIS_URL"))
+    redis_timeout: Seconds = 0.5
+
+    # Seconds of the longest task, and those that a stopping worker gives to the tasks it has begun.
+    job_time_limit: int = Field(default=600, ge=1, le=24 * 3600)
+    job_stop_timeout: int = Field(default=60, ge=1, le=24 * 3600)
+
     ready_timeout: Seconds = 2
     api_token: SecretStr | None = None
     demo_endpoints: bool = False
@@ -49,6 +56,14 @@ class Settings(BaseSettings):
             message = "DATABASE_URL must begin with postgresql:// (or postgres://); leave it out to use SQLite"
             raise ValueError(message)
         return SecretStr(f"postgresql://{rest}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://")):
+            message = "REDIS_URL must begin with redis:// (or rediss:// for TLS); leave it out to do without Redis"
+            raise ValueError(message)
+        return url
 
     @field_validator("state_directory", mode="before")
     @classmethod

@@ -59,6 +59,17 @@ async def newest(session: AsyncSession, *, limit: int, before: int | None = None
     return (await session.execute(query)).scalars().all()
 
 
+async def oldest(session: AsyncSession, *, limit: int, after: int = 0) -> Sequence[Link]:
+    """Links from the oldest to the newest, for work that goes through all of them."""
+    query = select(Link).where(Link.id > after).order_by(Link.id).limit(limit)
+    return (await session.execute(query)).scalars().all()
+
+
+async def count(session: AsyncSession) -> int:
+    """How many links there are."""
+    return (await session.execute(select(func.count()).select_from(Link))).scalar_one()
+
+
 async def remove(session: AsyncSession, slug: str) -> bool:
     """Forget a link. False when there was none."""
     removed = delete(Link).where(Link.slug == slug).returning(Link.id).execution_options(synchronize_session=False)

@@ -2,13 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
+import redis
 from alembic import command
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
@@ -25,8 +30,72 @@ CLIENT_ADDRESS = "203.0.113.7"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     for name in list(os.environ):
-        if name.startswith("LINKS_") or name in {"DATABASE_URL", "STATE_DIRECTORY", "RELEASE_ID"}:
+        if name.startswith("LINKS_") or name in {"DATABASE_URL", "REDIS_URL", "STATE_DIRECTORY", "RELEASE_ID"}:
             monkeypatch.delenv(name)
+
+
+class RedisServer:
+    """A Redis of the tests' own on loopback, which a test may end, freeze and start again."""
+
+    def __init__(self, program: str, folder: Path, port: int) -> None:
+        self.program = program
+        self.folder = folder
+        self.port = port
+        self.password = uuid4().hex
+        self.url = f"redis://:{self.password}@127.0.0.1:{port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        configuration = (
+            f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\ndir {self.folder}\n"
+            'save ""\nappendonly yes\nappendfsync always\nlogfile redis.log\n'
+        )
+        self.process = subprocess.Popen([self.program, "-"], stdin=subprocess.PIPE, cwd=self.folder)
+        assert self.process.stdin is not None
+        self.process.stdin.write(configuration.encode())
+        self.process.stdin.close()
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.exceptions.ConnectionError:
+                    assert self.process.poll() is None, (self.folder / "redis.log").read_text()
+                    time.sleep(0.01)
+                else:
+                    return
+
+    def freeze(self) -> None:
+        """Keep its connections, and answer nothing more."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it; what it holds is on disk."""
+        if self.process is not None:
+            self.thaw()
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path, unused_tcp_port: int) -> Iterator[RedisServer]:
+    """Run a Redis."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(program, folder, unused_tcp_port)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -6,13 +6,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response, status
 from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.background import BackgroundTask
 
 from links import store
+from links.clicks import publish
 from links.database import Session
 from links.models import Link
 from links.request_id import get_logger
 from links.schemas import LinkPage, LinkRead, NewLink
 from links.settings import Settings
+from links.shared import limit_rate
 
 log = get_logger(__name__)
 router = APIRouter(prefix="/api/links", tags=["links"])
@@ -21,7 +24,7 @@ redirects = APIRouter(tags=["links"])
 SlugPath = Annotated[str, Path(max_length=64)]
 
 
-def _require_token(
+def require_token(
     request: Request,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> None:
@@ -52,7 +55,7 @@ def _not_found(slug: str) -> HTTPException:
     return HTTPException(status.HTTP_404_NOT_FOUND, f"There is no link {slug!r}")
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, dependencies=[Depends(_require_token)])
+@router.post("", status_code=status.HTTP_201_CREATED, dependencies=[Depends(require_token), Depends(limit_rate)])
 async def create_link(new: NewLink, request: Request, response: Response, session: Session) -> LinkRead:
     """Shorten an address."""
     try:
@@ -90,7 +93,7 @@ async def read_link(slug: SlugPath, request: Request, session: Session) -> LinkR
     return _read(request, link)
 
 
-@router.delete("/{slug}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[Depends(_require_token)])
+@router.delete("/{slug}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[Depends(require_token)])
 async def delete_link(slug: SlugPath, session: Session) -> None:
     """Forget a link."""
     if not await store.remove(session, slug):
@@ -98,18 +101,22 @@ async def delete_link(slug: SlugPath, session: Session) -> None:
     log.info("Deleted link %s", slug)
 
 
-def _redirect(url: str) -> RedirectResponse:
+def _redirect(url: str, background: BackgroundTask | None = None) -> RedirectResponse:
     # Every click has to come here to be counted.
-    return RedirectResponse(url, status.HTTP_307_TEMPORARY_REDIRECT, headers={"Cache-Control": "no-store"})
+    return RedirectResponse(
+        url, status.HTTP_307_TEMPORARY_REDIRECT, headers={"Cache-Control": "no-store"}, background=background
+    )
 
 
 @redirects.get("/{slug}", status_code=status.HTTP_307_TEMPORARY_REDIRECT, response_class=RedirectResponse)
-async def follow_link(slug: SlugPath, session: Session) -> RedirectResponse:
+async def follow_link(slug: SlugPath, request: Request, session: Session) -> RedirectResponse:
     """Follow a link, and count it."""
-    url = await store.follow(session, slug)
-    if url is None:
+    found = await store.follow(session, slug)
+    if found is None:
         raise _not_found(slug)
-    return _redirect(url)
+    url, clicks = found
+    # Once it is committed and answered: nobody who follows a link waits for those who watch.
+    return _redirect(url, BackgroundTask(publish, request.app.state.shared, slug, clicks))
 
 
 @redirects.head("/{slug}", include_in_schema=False)

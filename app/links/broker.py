@@ -25,8 +25,11 @@ class TracedTask(Task):  # type: ignore[misc]  # Celery has no types
             return self.run(*args, **kwargs)
 
 
-def create_celery(settings: Settings) -> Celery:
-    """Make the Celery application. Connects to nothing yet. Raise RuntimeError when there is no REDIS_URL."""
+def create_celery(settings: Settings, timeout: float = 30) -> Celery:
+    """Make the Celery application, whose commands to Redis take `timeout` seconds at most. Connects to nothing yet.
+
+    Raise RuntimeError when there is no REDIS_URL.
+    """
     if settings.redis_url is None:
         message = "Jobs need Redis: set REDIS_URL to redis://USER:PASSWORD@HOST:6379/0"
         raise RuntimeError(message)
@@ -34,8 +37,8 @@ def create_celery(settings: Settings) -> Celery:
     # A broker gives a task that isn't acknowledged by then to another worker: never while the first may be at it.
     transport = {
         "visibility_timeout": settings.job_time_limit + settings.job_stop_timeout + MARGIN,
-        "socket_connect_timeout": 3,
-        "socket_timeout": 30,
+        "socket_connect_timeout": min(timeout, 3),
+        "socket_timeout": timeout,
         "socket_keepalive": True,
         "health_check_interval": 25,
     }

@@ -34,16 +34,20 @@ async def create(session: AsyncSession, url: str, slug: str | None) -> Link:
     raise SlugTakenError
 
 
-async def follow(session: AsyncSession, slug: str) -> str | None:
-    """Count a click and say where it leads: one statement, so that no click is lost between workers."""
+async def follow(session: AsyncSession, slug: str) -> tuple[str, int] | None:
+    """Count a click, and say where it leads and how many there are now.
+
+    One statement, so that no click is lost between workers.
+    """
     counted = (
         update(Link)
         .where(Link.slug == slug)
         .values(clicks=Link.clicks + 1, last_clicked_at=func.now())
-        .returning(Link.url)
+        .returning(Link.url, Link.clicks)
         .execution_options(synchronize_session=False)
     )
-    return (await session.execute(counted)).scalar_one_or_none()
+    found = (await session.execute(counted)).one_or_none()
+    return found and (found.url, found.clicks)
 
 
 async def find(session: AsyncSession, slug: str) -> Link | None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import redis
+import uvicorn
 from alembic import command
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
@@ -141,6 +143,31 @@ async def running(settings: Settings) -> AsyncIterator[AsyncClient]:
         AsyncClient(transport=transport, base_url="https://links.test") as client,
     ):
         yield client
+
+
+@pytest.fixture
+async def with_redis(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    """Settings of a migrated SQLite file, and of a Redis."""
+    settings = Settings(state_directory=tmp_path, redis_url=SecretStr(redis_server.url))
+    await upgrade(settings)
+    return settings
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[str]:
+    """Serve the application on a port of loopback, as one worker would; give host:port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, ws="websockets-sansio", forwarded_allow_ips="127.0.0.1"
+    )
+    server = uvicorn.Server(config)
+    # Several in one process: the tests' own signals stay theirs.
+    task = asyncio.create_task(server._serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    await task
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response, status
 from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.background import BackgroundTask
 
 from links import store
 from links.clicks import publish
@@ -101,22 +100,22 @@ async def delete_link(slug: SlugPath, session: Session) -> None:
     log.info("Deleted link %s", slug)
 
 
-def _redirect(url: str, background: BackgroundTask | None = None) -> RedirectResponse:
+def _redirect(url: str) -> RedirectResponse:
     # Every click has to come here to be counted.
-    return RedirectResponse(
-        url, status.HTTP_307_TEMPORARY_REDIRECT, headers={"Cache-Control": "no-store"}, background=background
-    )
+    return RedirectResponse(url, status.HTTP_307_TEMPORARY_REDIRECT, headers={"Cache-Control": "no-store"})
 
 
 @redirects.get("/{slug}", status_code=status.HTTP_307_TEMPORARY_REDIRECT, response_class=RedirectResponse)
-async def follow_link(slug: SlugPath, request: Request, session: Session) -> RedirectResponse:
+async def follow_link(slug: SlugPath, request: Request) -> RedirectResponse:
     """Follow a link, and count it."""
-    found = await store.follow(session, slug)
+    async with request.app.state.sessions.begin() as session:
+        found = await store.follow(session, slug)
     if found is None:
         raise _not_found(slug)
     url, clicks = found
-    # Once it is committed and answered: nobody who follows a link waits for those who watch.
-    return _redirect(url, BackgroundTask(publish, request.app.state.shared, slug, clicks))
+    # Once it is committed: an event never tells of a click that isn't in the database.
+    await publish(request.app.state.shared, slug, clicks)
+    return _redirect(url)
 
 
 @redirects.head("/{slug}", include_in_schema=False)

@@ -68,6 +68,18 @@ def _clicks(entries: Any) -> list[Click]:
     return [Click(_position(key), fields["slug"], int(fields["clicks"])) for key, fields in entries]
 
 
+async def _end(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel them and wait until they have ended.
+
+    Said more than once, for a client of Redis may swallow a cancellation that comes as its own wait ends.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=0.5)
+
+
 async def publish(shared: Shared | None, slug: str, clicks: int) -> None:
     """Tell everybody who watches. The count itself is in the database: a click counts without this."""
     if shared is None:
@@ -137,9 +149,7 @@ class ClickFeed:
     async def close(self) -> None:
         """End the reader."""
         if self._reader is not None:
-            self._reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reader
+            await _end(self._reader)
 
     def _remembered(self, position: Position) -> list[Click] | None:
         """Give the events after this position; None when Redis has to be asked for them."""
@@ -212,9 +222,7 @@ async def live(websocket: WebSocket, after: AfterQuery = None) -> None:
         for task in ended:
             task.result()
     finally:
-        for task in (sending, hearing):
-            task.cancel()
-        await asyncio.gather(sending, hearing, return_exceptions=True)
+        await _end(sending, hearing)
 
 
 async def _send(websocket: WebSocket, feed: ClickFeed, after: str | None) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -179,3 +179,18 @@ async def test_the_page_goes_on_after_what_it_shows(with_redis: Settings) -> Non
     assert '<td class="count" data-slug="x">1</td>' in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert (script.status_code, script.headers["content-type"].split(";")[0]) == (200, "text/javascript")
+
+
+async def test_a_swallowed_cancellation_is_said_again() -> None:
+    """As redis-py's is now and then, when an answer comes at the same moment."""
+
+    async def swallow() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+    task = asyncio.create_task(swallow())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await clicks._end(task)
+    assert task.cancelled()

@@ -61,7 +61,7 @@ def worker(environment: dict[str, str], log: Path, processes: int = 1) -> Iterat
 
 def until(condition: Callable[[], Any], log: Path) -> Any:
     """Wait for a condition, and give what it gives."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (found := condition()):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)

@@ -23,7 +23,7 @@ async def test_a_report_is_asked_for_and_taken(with_redis: Settings, redis_serve
         where = asked.headers["location"]
         assert (await client.get(where)).json()["state"] == "queued"
         with worker(environment_of(with_redis, redis_server), tmp_path / "log"):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while (report := (await client.get(where)).json())["state"] in {"queued", "running"}:
                     await asyncio.sleep(0.1)
     assert report["state"] == "done", (tmp_path / "log").read_text()

@@ -46,7 +46,7 @@ def test_a_backing_service_is_reached_by_the_app_servers_alone(host: Any, source
 
 @pytest.mark.hosts("data1")
 def test_redis_answers_with_the_password_alone_and_nobody_reconfigures_it(host: Any) -> None:
-    password = host.ansible.get_variables()["redis_server_password"]
+    password = host.ansible.get_variables()["test_redis_password"]
     assert host.run("redis-cli GET links").stdout.startswith("NOAUTH")
     login = f"REDISCLI_AUTH={password} redis-cli --user links"
     assert host.check_output(f"{login} PING") == "PONG"

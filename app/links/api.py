@@ -8,11 +8,13 @@ from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from links import store
+from links.clicks import publish
 from links.database import Session
 from links.models import Link
 from links.request_id import get_logger
 from links.schemas import LinkPage, LinkRead, NewLink
 from links.settings import Settings
+from links.shared import limit_rate
 
 log = get_logger(__name__)
 router = APIRouter(prefix="/api/links", tags=["links"])
@@ -21,7 +23,7 @@ redirects = APIRouter(tags=["links"])
 SlugPath = Annotated[str, Path(max_length=64)]
 
 
-def _require_token(
+def require_token(
     request: Request,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> None:
@@ -52,7 +54,7 @@ def _not_found(slug: str) -> HTTPException:
     return HTTPException(status.HTTP_404_NOT_FOUND, f"There is no link {slug!r}")
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, dependencies=[Depends(_require_token)])
+@router.post("", status_code=status.HTTP_201_CREATED, dependencies=[Depends(require_token), Depends(limit_rate)])
 async def create_link(new: NewLink, request: Request, response: Response, session: Session) -> LinkRead:
     """Shorten an address."""
     try:
@@ -90,7 +92,7 @@ async def read_link(slug: SlugPath, request: Request, session: Session) -> LinkR
     return _read(request, link)
 
 
-@router.delete("/{slug}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[Depends(_require_token)])
+@router.delete("/{slug}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[Depends(require_token)])
 async def delete_link(slug: SlugPath, session: Session) -> None:
     """Forget a link."""
     if not await store.remove(session, slug):
@@ -104,11 +106,15 @@ def _redirect(url: str) -> RedirectResponse:
 
 
 @redirects.get("/{slug}", status_code=status.HTTP_307_TEMPORARY_REDIRECT, response_class=RedirectResponse)
-async def follow_link(slug: SlugPath, session: Session) -> RedirectResponse:
+async def follow_link(slug: SlugPath, request: Request) -> RedirectResponse:
     """Follow a link, and count it."""
-    url = await store.follow(session, slug)
-    if url is None:
+    async with request.app.state.sessions.begin() as session:
+        found = await store.follow(session, slug)
+    if found is None:
         raise _not_found(slug)
+    url, clicks = found
+    # Once it is committed: an event never tells of a click that isn't in the database.
+    await publish(request.app.state.shared, slug, clicks)
     return _redirect(url)
 
 

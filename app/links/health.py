@@ -13,6 +13,7 @@ from links.database import DATABASE_ERRORS
 from links.migrations import REVISIONS
 from links.request_id import get_logger
 from links.settings import Settings
+from links.shared import Shared
 
 log = get_logger(__name__)
 router = APIRouter(tags=["health"])
@@ -28,26 +29,52 @@ async def healthz() -> JSONResponse:
 
 @router.api_route("/readyz", methods=["GET", "HEAD"], response_class=JSONResponse)
 async def readyz(request: Request) -> JSONResponse:
-    """The database answers and has the tables that this release needs; else 503, naming what fails.
+    """The database answers and has the tables that this release needs, and Redis answers; else 503, naming what fails.
 
     The answer holds names only: no address, no user, no message of a library.
     """
     settings: Settings = request.app.state.settings
+    shared: Shared | None = request.app.state.shared
+    asked = [_check_database(request.app.state.engine, settings.ready_timeout)]
+    if shared is not None:
+        asked.append(_check_redis(shared, settings.ready_timeout))
+    # At the same time: the answer comes in the time of the slowest.
+    checks = {name: state for found in await asyncio.gather(*asked) for name, state in found.items()}
+
+    if set(checks.values()) == {"ok"}:
+        return _answer({"status": "ok", "checks": checks})
+    return _answer({"status": "unavailable", "checks": checks}, status_code=503)
+
+
+async def _check_database(engine: AsyncEngine, seconds: float) -> dict[str, str]:
     checks = {"database": "ok", "schema": "unknown"}
     try:
-        async with asyncio.timeout(settings.ready_timeout):
-            found = await _database_revision(request.app.state.engine)
+        async with asyncio.timeout(seconds):
+            found = await _database_revision(engine)
     except TimeoutError:
-        checks["database"] = f"no answer within {settings.ready_timeout:g} s"
+        checks["database"] = _silent(seconds)
     except DATABASE_ERRORS as error:
         checks["database"] = "unreachable"
         log.warning("Not ready: %s", error)
     else:
         checks["schema"] = _schema_state(found)
+    return checks
 
-    if set(checks.values()) == {"ok"}:
-        return _answer({"status": "ok", "checks": checks})
-    return _answer({"status": "unavailable", "checks": checks}, status_code=503)
+
+async def _check_redis(shared: Shared, seconds: float) -> dict[str, str]:
+    try:
+        async with asyncio.timeout(seconds):
+            await shared.ping()
+    except TimeoutError:
+        return {"redis": _silent(seconds)}
+    except shared.errors as error:
+        log.warning("Not ready: Redis can't be reached: %s", type(error).__name__)
+        return {"redis": "unreachable"}
+    return {"redis": "ok"}
+
+
+def _silent(seconds: float) -> str:
+    return f"no answer within {seconds:g} s"
 
 
 async def _database_revision(engine: AsyncEngine) -> str | None:

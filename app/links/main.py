@@ -9,10 +9,13 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from links import api, demo, health, pages
+from links import api, clicks, demo, health, pages, reports, titles
+from links.clicks import ClickFeed
 from links.database import DATABASE_ERRORS, create_engine, is_temporary
 from links.request_id import RequestIdMiddleware, get_logger
 from links.settings import Settings
+from links.shared import create_shared
+from links.titles import Titles
 
 log = get_logger(__name__)
 
@@ -21,7 +24,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Own the connection pool.
+    """Own the connection pools.
 
     Creates no tables: every worker of every host runs this, at the same time. And it connects to nothing: a
     worker also boots while the database is away, and /readyz tells.
@@ -29,10 +32,24 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.engine = create_engine(settings)
     app.state.sessions = async_sessionmaker(app.state.engine, expire_on_commit=False)
-    log.info("Started, with %s", "SQLite" if settings.database_url is None else "PostgreSQL")
+    app.state.shared = create_shared(settings)
+    app.state.clicks = ClickFeed(app.state.shared) if app.state.shared else None
+    app.state.titles = Titles(settings)
+    app.state.queue = None
+    log.info(
+        "Started, with %s%s",
+        "SQLite" if settings.database_url is None else "PostgreSQL",
+        " and Redis" if app.state.shared else "",
+    )
     try:
         yield
     finally:
+        await app.state.titles.close()
+        if app.state.shared:
+            await app.state.clicks.close()
+            await app.state.shared.close()
+        if app.state.queue is not None:
+            app.state.queue.close()
         await app.state.engine.dispose()
 
 
@@ -64,6 +81,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app.include_router(health.router)
     app.include_router(api.router)
+    app.include_router(titles.router)
+    app.include_router(clicks.router)
+    app.include_router(reports.router)
     app.include_router(demo.whoami_router)
     if app.state.settings.demo_endpoints:
         app.include_router(demo.router)

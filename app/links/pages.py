@@ -1,18 +1,23 @@
-"""The page at /: the newest links, and a form for a new one. Works without JavaScript."""
+"""The page at /: the newest links, and a form for a new one. Works without JavaScript.
+
+With it, and with Redis, it shows clicks as they happen.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, status
+from fastapi import APIRouter, Depends, Form, Request, status
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 from pydantic import ValidationError
 from starlette.responses import Response
 
 from links import store
+from links.clicks import newest_event
 from links.database import Session
 from links.request_id import get_logger
 from links.schemas import MAX_URL_LENGTH, NewLink
+from links.shared import limit_rate
 
 log = get_logger(__name__)
 router = APIRouter(include_in_schema=False)
@@ -22,7 +27,8 @@ templates = Jinja2Templates(Path(__file__).parent / "templates")
 SHOWN_LINKS = 20
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -36,7 +42,7 @@ async def show(request: Request, session: Session, created: str | None = None) -
     return await _page(request, session, created=created)
 
 
-@router.post("/", response_class=HTMLResponse)
+@router.post("/", response_class=HTMLResponse, dependencies=[Depends(limit_rate)])
 async def submit(
     request: Request, session: Session, url: Annotated[str, Form()] = "", slug: Annotated[str, Form()] = ""
 ) -> Response:
@@ -69,7 +75,10 @@ async def _page(
     error: str | None = None,
     form: dict[str, str] | None = None,
 ) -> Response:
+    # Before the counts are read: what is clicked meanwhile comes as an event.
+    after = await newest_event(request.app.state.shared)
     context = {
+        "after": after,
         "links": await store.newest(session, limit=SHOWN_LINKS),
         # Only what really exists is announced: the parameter is anybody's text.
         "created": await store.find(session, created) if created else None,

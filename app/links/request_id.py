@@ -5,7 +5,8 @@ The server owns the handlers and their format; a line only carries the id along,
 
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
@@ -20,6 +21,16 @@ _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 def request_id() -> str | None:
     """Id of the request that is being answered; None outside of one."""
     return _current.get()
+
+
+@contextmanager
+def continued(given: str | None) -> Iterator[None]:
+    """Log under the id of the request that asked for this work, such as a job's."""
+    token = _current.set(given)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 class RequestIdMiddleware:

@@ -1,9 +1,10 @@
 """Every setting of the application, read from the environment once, when it starts."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, le=300)]
@@ -33,6 +34,20 @@ class Settings(BaseSettings):
         default=Path(), validation_alias=AliasChoices("LINKS_STATE_DIRECTORY", "STATE_DIRECTORY")
     )
 
+    redis_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("REDIS_URL"))
+    redis_timeout: Seconds = 0.5
+    # Changes that one client may ask for in a minute.
+    rate_limit: int | None = Field(default=None, ge=1)
+
+    title_timeout: Seconds = 3
+    title_concurrency: int = Field(default=4, ge=1, le=100)
+    # Networks that aren't public, whose pages may be asked for their titles all the same.
+    title_networks: list[IPv4Network | IPv6Network] = []
+
+    # Seconds of the longest task, and those that a stopping worker gives to the tasks it has begun.
+    job_time_limit: int = Field(default=600, ge=1, le=24 * 3600)
+    job_stop_timeout: int = Field(default=60, ge=1, le=24 * 3600)
+
     ready_timeout: Seconds = 2
     api_token: SecretStr | None = None
     demo_endpoints: bool = False
@@ -49,6 +64,21 @@ class Settings(BaseSettings):
             message = "DATABASE_URL must begin with postgresql:// (or postgres://); leave it out to use SQLite"
             raise ValueError(message)
         return SecretStr(f"postgresql://{rest}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://")):
+            message = "REDIS_URL must begin with redis:// (or rediss:// for TLS); leave it out to do without Redis"
+            raise ValueError(message)
+        return url
+
+    @model_validator(mode="after")
+    def _shared_limit(self) -> Self:
+        if self.rate_limit is not None and self.redis_url is None:
+            message = "LINKS_RATE_LIMIT needs REDIS_URL, in which all workers count together"
+            raise ValueError(message)
+        return self
 
     @field_validator("state_directory", mode="before")
     @classmethod

@@ -34,16 +34,20 @@ async def create(session: AsyncSession, url: str, slug: str | None) -> Link:
     raise SlugTakenError
 
 
-async def follow(session: AsyncSession, slug: str) -> str | None:
-    """Count a click and say where it leads: one statement, so that no click is lost between workers."""
+async def follow(session: AsyncSession, slug: str) -> tuple[str, int] | None:
+    """Count a click, and say where it leads and how many there are now.
+
+    One statement, so that no click is lost between workers.
+    """
     counted = (
         update(Link)
         .where(Link.slug == slug)
         .values(clicks=Link.clicks + 1, last_clicked_at=func.now())
-        .returning(Link.url)
+        .returning(Link.url, Link.clicks)
         .execution_options(synchronize_session=False)
     )
-    return (await session.execute(counted)).scalar_one_or_none()
+    found = (await session.execute(counted)).one_or_none()
+    return found and (found.url, found.clicks)
 
 
 async def find(session: AsyncSession, slug: str) -> Link | None:
@@ -57,6 +61,17 @@ async def newest(session: AsyncSession, *, limit: int, before: int | None = None
     if before is not None:
         query = query.where(Link.id < before)
     return (await session.execute(query)).scalars().all()
+
+
+async def oldest(session: AsyncSession, *, limit: int, after: int = 0) -> Sequence[Link]:
+    """Links from the oldest to the newest, for work that goes through all of them."""
+    query = select(Link).where(Link.id > after).order_by(Link.id).limit(limit)
+    return (await session.execute(query)).scalars().all()
+
+
+async def count(session: AsyncSession) -> int:
+    """How many links there are."""
+    return (await session.execute(select(func.count()).select_from(Link))).scalar_one()
 
 
 async def remove(session: AsyncSession, slug: str) -> bool:

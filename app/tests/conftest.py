@@ -2,13 +2,20 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
 import pytest
+import redis
+import uvicorn
 from alembic import command
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
@@ -25,8 +32,72 @@ CLIENT_ADDRESS = "203.0.113.7"
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     for name in list(os.environ):
-        if name.startswith("LINKS_") or name in {"DATABASE_URL", "STATE_DIRECTORY", "RELEASE_ID"}:
+        if name.startswith("LINKS_") or name in {"DATABASE_URL", "REDIS_URL", "STATE_DIRECTORY", "RELEASE_ID"}:
             monkeypatch.delenv(name)
+
+
+class RedisServer:
+    """A Redis of the tests' own on loopback, which a test may end, freeze and start again."""
+
+    def __init__(self, program: str, folder: Path, port: int) -> None:
+        self.program = program
+        self.folder = folder
+        self.port = port
+        self.password = uuid4().hex
+        self.url = f"redis://:{self.password}@127.0.0.1:{port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        configuration = (
+            f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\ndir {self.folder}\n"
+            'save ""\nappendonly yes\nappendfsync always\nlogfile redis.log\n'
+        )
+        self.process = subprocess.Popen([self.program, "-"], stdin=subprocess.PIPE, cwd=self.folder)
+        assert self.process.stdin is not None
+        self.process.stdin.write(configuration.encode())
+        self.process.stdin.close()
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.exceptions.ConnectionError:
+                    assert self.process.poll() is None, (self.folder / "redis.log").read_text()
+                    time.sleep(0.01)
+                else:
+                    return
+
+    def freeze(self) -> None:
+        """Keep its connections, and answer nothing more."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it; what it holds is on disk."""
+        if self.process is not None:
+            self.thaw()
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path, unused_tcp_port: int) -> Iterator[RedisServer]:
+    """Run a Redis."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(program, folder, unused_tcp_port)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -72,6 +143,31 @@ async def running(settings: Settings) -> AsyncIterator[AsyncClient]:
         AsyncClient(transport=transport, base_url="https://links.test") as client,
     ):
         yield client
+
+
+@pytest.fixture
+async def with_redis(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    """Settings of a migrated SQLite file, and of a Redis."""
+    settings = Settings(state_directory=tmp_path, redis_url=SecretStr(redis_server.url))
+    await upgrade(settings)
+    return settings
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[str]:
+    """Serve the application on a port of loopback, as one worker would; give host:port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, ws="websockets-sansio", forwarded_allow_ips="127.0.0.1"
+    )
+    server = uvicorn.Server(config)
+    # Several in one process: the tests' own signals stay theirs.
+    task = asyncio.create_task(server._serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    await task
 
 
 @pytest.fixture

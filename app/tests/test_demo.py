@@ -1,37 +1,25 @@
 """The demo endpoints, behind a real server: streams and sockets need one."""
 
-import asyncio
 import json
 import os
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from httpx import AsyncClient
 from websockets.asyncio.client import connect
 
 from links.demo import _release_of
-from links.main import create_app
 from links.settings import Settings
-from tests.conftest import CLIENT_ADDRESS, running
+from tests.conftest import CLIENT_ADDRESS, running, serving
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[str]:
     """Serve the application with its demo endpoints on a port of loopback; give host:port."""
-    app = create_app(Settings(state_directory=tmp_path, demo_endpoints=True))
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, ws="websockets-sansio", forwarded_allow_ips="127.0.0.1")
-    serving = uvicorn.Server(config)
-    task = asyncio.create_task(serving.serve([listener]))
-    while not serving.started:
-        await asyncio.sleep(0.01)
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    serving.should_exit = True
-    await task
+    async with serving(Settings(state_directory=tmp_path, demo_endpoints=True)) as address:
+        yield address
 
 
 async def test_whoami_shows_the_request_and_the_worker(settings: Settings) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
-from .conftest import NAME, PORT, Edge, other
+from .conftest import APP_SERVERS, NAME, PORT, Edge, other
 
 pytestmark = pytest.mark.hosts("edge1")
 
 
-def test_the_application_answers_with_its_database(edge: Edge) -> None:
-    assert edge("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "schema": "ok"}}
+def test_the_application_answers_with_its_database_and_redis(edge: Edge) -> None:
+    assert edge("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "schema": "ok", "redis": "ok"}}
 
 
 def test_what_is_written_is_in_postgresql(edge: Edge) -> None:
@@ -128,6 +129,43 @@ def test_websockets_pass(trust: ssl.SSLContext) -> None:
     with connect(f"wss://{NAME}/api/echo", sock=plain, ssl=trust, server_hostname=NAME) as client:
         client.send("hello")
         assert client.recv(timeout=5) == "hello"
+
+
+def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) -> None:
+    """Whichever worker of whichever host counts it, and whichever is asked for what came meanwhile."""
+    slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
+    seen = []
+
+    def watch(after: str) -> ClientConnection:
+        plain = socket.create_connection(("127.0.0.1", PORT), 5)
+        address = f"wss://{NAME}/api/clicks/live?after={after}"
+        return connect(address, sock=plain, ssl=trust, server_hostname=NAME, open_timeout=60)
+
+    def click(times: int) -> None:
+        assert [edge(f"/{slug}").status_code for _ in range(times)] == [307] * times
+
+    def hear(client: ClientConnection, number: int) -> str:
+        while True:
+            event = json.loads(client.recv(timeout=60))
+            if event["slug"] == slug:
+                seen.append(event["clicks"])
+                number -= 1
+            if not number:
+                return str(event["id"])
+
+    with watch("0-0") as client:
+        click(3)
+        last = hear(client, 3)
+        for name in APP_SERVERS:
+            other(name).check_output("systemctl reload links")
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=60)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    click(2)
+    with watch(last) as client:
+        hear(client, 2)
+    assert seen == [1, 2, 3, 4, 5]
 
 
 def test_events_are_not_held_back(trust: ssl.SSLContext) -> None:

@@ -37,10 +37,22 @@ def test_security_updates_come_by_themselves_without_a_reboot(host: Any) -> None
 
 
 @pytest.mark.hosts("data1")
+@pytest.mark.parametrize("port", [5432, 6379])
 @pytest.mark.parametrize(("source", "open_"), [("app1", True), ("app2", True), ("edge1", False)])
-def test_the_database_is_reached_by_the_app_servers_alone(host: Any, source: str, open_: bool) -> None:
+def test_a_backing_service_is_reached_by_the_app_servers_alone(host: Any, source: str, open_: bool, port: int) -> None:
     address = host.ansible.get_variables()["fleet_address"]
-    assert reaches(other(source), address, 5432) is open_
+    assert reaches(other(source), address, port) is open_
+
+
+@pytest.mark.hosts("data1")
+def test_redis_answers_with_the_password_alone_and_nobody_reconfigures_it(host: Any) -> None:
+    password = host.ansible.get_variables()["test_redis_password"]
+    assert host.run("redis-cli GET links").stdout.startswith("NOAUTH")
+    login = f"REDISCLI_AUTH={password} redis-cli --user links"
+    assert host.check_output(f"{login} PING") == "PONG"
+    assert host.run(f"{login} CONFIG GET dir").stdout.startswith("NOPERM")
+    # the package's own Redis has no password
+    assert host.run("systemctl is-active redis-server.service").stdout.strip() == "inactive"
 
 
 @pytest.mark.hosts("app1", "app2")

@@ -1,0 +1,73 @@
+"""How web and workers reach the queue: Celery on Redis."""
+
+import ssl
+from typing import Any
+
+from celery import Celery, Task
+
+from links.request_id import continued
+from links.settings import Settings
+
+QUEUE = "links"
+# Names of tasks stay what they are: the release before may still ask for them.
+REPORT = "links.jobs.report"
+# Seconds beyond a task's limit and a worker's stop until the queue takes a task for lost.
+MARGIN = 60
+RESULT_SECONDS = 24 * 3600
+
+
+class TracedTask(Task):  # type: ignore[misc]  # Celery has no types
+    """Logs under the id of the request that asked for it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task."""
+        with continued(self.request.get("request_id")):
+            return self.run(*args, **kwargs)
+
+
+def create_celery(settings: Settings, timeout: float = 30) -> Celery:
+    """Make the Celery application, whose commands to Redis take `timeout` seconds at most. Connects to nothing yet.
+
+    Raise RuntimeError when there is no REDIS_URL.
+    """
+    if settings.redis_url is None:
+        message = "Jobs need Redis: set REDIS_URL to redis://USER:PASSWORD@HOST:6379/0"
+        raise RuntimeError(message)
+    url = settings.redis_url.get_secret_value()
+    # A broker gives a task that isn't acknowledged by then to another worker: never while the first may be at it.
+    transport = {
+        "visibility_timeout": settings.job_time_limit + settings.job_stop_timeout + MARGIN,
+        "socket_connect_timeout": min(timeout, 3),
+        "socket_timeout": timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+    celery = Celery("links", task_cls=TracedTask)
+    celery.conf.update(
+        broker_url=url,
+        result_backend=url,
+        broker_transport_options=transport,
+        result_backend_transport_options=transport,
+        broker_connection_retry_on_startup=True,
+        task_default_queue=QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_track_started=True,
+        task_time_limit=settings.job_time_limit,
+        # One at a time, so that a worker that stops has nothing reserved that another could do.
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=settings.job_stop_timeout,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        worker_hijack_root_logger=False,
+        result_expires=RESULT_SECONDS,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        timezone="UTC",
+    )
+    if url.startswith("rediss://"):
+        celery.conf.update(
+            broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED},
+            redis_backend_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED},
+        )
+    return celery

@@ -1,0 +1,53 @@
+"""The click report: all links, summed up."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy.ext.asyncio import async_sessionmaker
+
+from links import store
+from links.database import create_engine
+from links.request_id import get_logger
+from links.settings import Settings
+
+log = get_logger(__name__)
+
+BATCH = 500
+TOP = 10
+
+
+async def click_report(settings: Settings, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Go through all links, in batches, so that neither memory nor a transaction grows with them.
+
+    `progress` is told after each batch how many links are done, and of how many.
+    """
+    engine = create_engine(settings)
+    sessions = async_sessionmaker(engine)
+    links = clicks = unused = 0
+    by_site: Counter[str] = Counter()
+    top: list[dict[str, Any]] = []
+    try:
+        async with sessions() as session:
+            total = await store.count(session)
+        last = 0
+        while True:
+            async with sessions() as session:
+                batch = await store.oldest(session, limit=BATCH, after=last)
+            if not batch:
+                break
+            last = batch[-1].id
+            links += len(batch)
+            clicks += sum(link.clicks for link in batch)
+            unused += sum(not link.clicks for link in batch)
+            for link in batch:
+                by_site[urlsplit(link.url).hostname or ""] += link.clicks
+            top += [{"slug": link.slug, "url": link.url, "clicks": link.clicks} for link in batch if link.clicks]
+            top = sorted(top, key=lambda one: (-one["clicks"], one["slug"]))[:TOP]
+            progress(links, max(total, links))
+    finally:
+        await engine.dispose()
+    log.info("Reported on %d links", links)
+    sites = [{"site": site, "clicks": number} for site, number in by_site.most_common(TOP) if number]
+    return {"links": links, "clicks": clicks, "unused": unused, "top": top, "sites": sites}

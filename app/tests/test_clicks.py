@@ -1,0 +1,196 @@
+"""Live click counts, over several workers: no event is lost, and none comes twice."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import pytest
+import redis.asyncio
+from httpx import AsyncClient
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosedError
+
+from links import clicks
+from links.clicks import STREAM
+from links.settings import Settings
+from tests.conftest import RedisServer, running, serving
+
+
+class Workers:
+    """Two workers that share a database and a Redis, as on two hosts."""
+
+    def __init__(self, first: str, second: str, client: AsyncClient) -> None:
+        self.first = first
+        self.second = second
+        self.client = client
+
+    async def click(self, worker: str, times: int = 1) -> None:
+        """Follow the link /x."""
+        for _ in range(times):
+            answer = await self.client.get(f"http://{worker}/x")
+            assert answer.status_code == 307
+
+    def watch(self, worker: str, after: str | None = None) -> connect:
+        """Open a WebSocket."""
+        return connect(f"ws://{worker}/api/clicks/live" + (f"?after={after}" if after else ""))
+
+
+@pytest.fixture
+async def workers(with_redis: Settings) -> AsyncIterator[Workers]:
+    """Run them, with one link."""
+    async with AsyncExitStack() as stack:
+        first, second = [await stack.enter_async_context(serving(with_redis)) for _ in range(2)]
+        client = await stack.enter_async_context(AsyncClient())
+        created = await client.post(f"http://{first}/api/links", json={"url": "https://example.com", "slug": "x"})
+        assert created.status_code == 201
+        yield Workers(first, second, client)
+
+
+async def hear(connection: ClientConnection, number: int) -> list[dict[str, Any]]:
+    """Wait for so many events."""
+    async with asyncio.timeout(20):
+        return [json.loads(await connection.recv()) for _ in range(number)]
+
+
+async def test_who_watches_one_worker_sees_the_clicks_of_all(workers: Workers) -> None:
+    async with workers.watch(workers.first, "0-0") as watching:
+        await workers.click(workers.second, 3)
+        await workers.click(workers.first, 2)
+        events = await hear(watching, 5)
+    assert [(event["slug"], event["clicks"]) for event in events] == [("x", number) for number in range(1, 6)]
+
+
+async def test_without_a_position_it_begins_now(workers: Workers) -> None:
+    await workers.click(workers.first, 3)
+    async with workers.watch(workers.first, "0-0") as all_of_them:
+        await hear(all_of_them, 3)
+        async with workers.watch(workers.first) as watching:
+            # The position is taken when the worker comes to it: click until one arrives.
+            hearing = asyncio.create_task(hear(watching, 1))
+            while not hearing.done():
+                await workers.click(workers.second)
+                await asyncio.wait({hearing}, timeout=0.05)
+    assert hearing.result()[0]["clicks"] > 3
+
+
+@pytest.mark.parametrize("recent", [2, 1_000])
+async def test_who_was_away_gets_what_it_missed_once(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, with_redis: Settings, recent: int
+) -> None:
+    """From the worker's memory, and from Redis when that doesn't reach back as far."""
+    monkeypatch.setattr(clicks, "RECENT", recent)
+    monkeypatch.setattr(clicks, "BATCH", 3)
+    async with serving(with_redis) as third:
+        async with workers.watch(third, "0-0") as watching:
+            await workers.click(workers.first, 2)
+            last = (await hear(watching, 2))[-1]["id"]
+        await workers.click(workers.first, 10)
+        async with workers.watch(third, last) as again:
+            await workers.click(workers.second, 2)
+            events = await hear(again, 12)
+    assert [event["clicks"] for event in events] == list(range(3, 15))
+
+
+async def test_events_resume_after_the_last_one(workers: Workers) -> None:
+    async def read(number: int, headers: dict[str, str]) -> list[tuple[str, int]]:
+        seen: list[tuple[str, int]] = []
+        async with (
+            asyncio.timeout(20),
+            workers.client.stream("GET", f"http://{workers.first}/api/clicks/events", headers=headers) as stream,
+        ):
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            async for line in stream.aiter_lines():
+                if line.startswith("data:"):
+                    event = json.loads(line.removeprefix("data:"))
+                    seen.append((event["id"], event["clicks"]))
+                if len(seen) == number:
+                    break
+        return seen
+
+    await workers.click(workers.second, 2)
+    first = await read(2, {"Last-Event-ID": "0-0"})
+    await workers.click(workers.second, 3)
+    assert [count for _, count in await read(3, {"Last-Event-ID": first[-1][0]})] == [3, 4, 5]
+
+
+async def test_who_comes_too_late_is_told_to_read_anew(workers: Workers, redis_server: RedisServer) -> None:
+    await workers.click(workers.first, 5)
+    async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as server:
+        first: Any = await server.xrange(STREAM, count=1)
+        await server.xtrim(STREAM, maxlen=2, approximate=False)
+    async with workers.watch(workers.second, first[0][0]) as watching:
+        events = await hear(watching, 3)
+    assert [(event["slug"], event["clicks"]) for event in events] == [(None, 0), ("x", 4), ("x", 5)]
+
+
+async def test_a_redis_that_lost_all_is_noticed(workers: Workers, redis_server: RedisServer) -> None:
+    await workers.click(workers.first)
+    async with workers.watch(workers.first, "0-0") as watching:
+        last = (await hear(watching, 1))[0]["id"]
+    async with redis.asyncio.Redis.from_url(redis_server.url) as server:
+        await server.flushall()
+    async with workers.watch(workers.first, last) as watching:
+        told = (await hear(watching, 1))[0]
+    assert (told["id"], told["slug"]) == ("0-0", None)
+
+
+async def test_a_restart_of_redis_ends_no_connection(workers: Workers, redis_server: RedisServer) -> None:
+    async with workers.watch(workers.first, "0-0") as watching:
+        await workers.click(workers.second)
+        await hear(watching, 1)
+        await asyncio.to_thread(redis_server.stop)
+        await workers.click(workers.second)
+        await asyncio.to_thread(redis_server.start)
+        hearing = asyncio.create_task(hear(watching, 1))
+        # Those of the time without Redis aren't told, but counted.
+        while not hearing.done():
+            await workers.click(workers.second)
+            await asyncio.wait({hearing}, timeout=0.1)
+    assert hearing.result()[0]["clicks"] >= 3
+
+
+async def test_without_redis_there_are_none(settings: Settings) -> None:
+    async with serving(settings) as worker:
+        with pytest.raises(ConnectionClosedError) as closed:
+            async with connect(f"ws://{worker}/api/clicks/live") as watching:
+                await watching.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == clicks.TRY_AGAIN
+        async with AsyncClient() as client:
+            assert (await client.get(f"http://{worker}/api/clicks/events")).status_code == 503
+
+
+@pytest.mark.parametrize("after", ["x", "1", "-1-0", "1-0 ", "99999999999999999999-0"])
+async def test_a_position_that_is_none_is_refused(client: AsyncClient, after: str) -> None:
+    assert (await client.get("/api/clicks/events", params={"after": after})).status_code == 422
+
+
+async def test_the_page_goes_on_after_what_it_shows(with_redis: Settings) -> None:
+    async with running(with_redis) as client:
+        await client.post("/api/links", json={"url": "https://example.com", "slug": "x"})
+        empty = (await client.get("/")).text
+        await client.get("/x")
+        page = await client.get("/")
+        script = await client.get("/static/live.js")
+    assert 'src="https://links.test/static/live.js" data-after="0-0"' in empty
+    assert 'data-after="0-0"' not in page.text
+    assert '<td class="count" data-slug="x">1</td>' in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert (script.status_code, script.headers["content-type"].split(";")[0]) == (200, "text/javascript")
+
+
+async def test_a_swallowed_cancellation_is_said_again() -> None:
+    """As redis-py's is now and then, when an answer comes at the same moment."""
+
+    async def swallow() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+    task = asyncio.create_task(swallow())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await clicks._end(task)
+    assert task.cancelled()

@@ -1,0 +1,72 @@
+"""Reports, as a client sees them; a real worker makes them."""
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from httpx import AsyncClient
+from pydantic import SecretStr
+
+from links.broker import create_celery
+from links.settings import Settings
+from tests.conftest import RedisServer, running
+from tests.test_jobs import environment_of, worker
+
+
+async def test_a_report_is_asked_for_and_taken(with_redis: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    async with running(with_redis) as client:
+        await client.post("/api/links", json={"url": "https://example.com", "slug": "x"})
+        await client.get("/x")
+        asked = await client.post("/api/reports", headers={"X-Request-ID": "r-1"})
+        assert (asked.status_code, asked.json()["state"]) == (202, "queued")
+        where = asked.headers["location"]
+        assert (await client.get(where)).json()["state"] == "queued"
+        with worker(environment_of(with_redis, redis_server), tmp_path / "log"):
+            async with asyncio.timeout(180):
+                while (report := (await client.get(where)).json())["state"] in {"queued", "running"}:
+                    await asyncio.sleep(0.1)
+    assert report["state"] == "done", (tmp_path / "log").read_text()
+    assert report["result"]["top"] == [{"slug": "x", "url": "https://example.com/", "clicks": 1}]
+
+
+# Celery calls what redis-py would rather have called otherwise.
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+async def test_how_far_it_is_is_told(with_redis: Settings) -> None:
+    queue = create_celery(with_redis)
+    async with running(with_redis) as client:
+        where = (await client.post("/api/reports")).headers["location"]
+        task = where.rpartition("/")[2]
+        queue.backend.store_result(task, {"done": 500, "total": 900}, "PROGRESS")
+        running_one = (await client.get(where)).json()
+        queue.backend.store_result(task, ValueError("secret of a library"), "FAILURE")
+        failed = await client.get(where)
+    assert (running_one["state"], running_one["done"], running_one["total"]) == ("running", 500, 900)
+    assert failed.json()["state"] == "failed"
+    assert "secret" not in failed.text
+    queue.close()
+
+
+async def test_an_unknown_report_is_not_found(with_redis: Settings) -> None:
+    async with running(with_redis) as client:
+        assert (await client.get(f"/api/reports/{uuid4()}")).status_code == 404
+        assert (await client.get("/api/reports/x")).status_code == 422
+
+
+async def test_a_report_needs_the_token(with_redis: Settings) -> None:
+    async with running(with_redis.model_copy(update={"api_token": SecretStr("right")})) as client:
+        assert (await client.post("/api/reports")).status_code == 401
+
+
+async def test_without_a_queue_it_is_said(client: AsyncClient) -> None:
+    assert (await client.post("/api/reports")).status_code == 503
+
+
+async def test_a_queue_that_is_away_is_no_failure_of_ours(with_redis: Settings, redis_server: RedisServer) -> None:
+    async with running(with_redis) as client:
+        where = (await client.post("/api/reports")).headers["location"]
+        await asyncio.to_thread(redis_server.stop)
+        answers = [await client.post("/api/reports"), await client.get(where)]
+        await asyncio.to_thread(redis_server.start)
+        assert (await client.post("/api/reports")).status_code == 202
+    assert [answer.status_code for answer in answers] == [503, 503]

@@ -1,0 +1,187 @@
+"""A call to a third party that is slow, broken, or leads where it shouldn't."""
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from httpx import AsyncClient, Response
+
+from links import titles
+from links.settings import Settings
+from links.titles import is_public
+from tests.conftest import running
+
+PAGE = b"<html><head><title lang=en>\n A &amp; B </title></head>"
+
+
+class Site:
+    """A server of somebody else's: `answer` is what it sends, None for one that hangs."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes | None] = []
+        self.asked = 0
+        self.waiting = asyncio.Event()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request."""
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        answer = self.answers[min(self.asked, len(self.answers)) - 1]
+        if answer is None:
+            self.waiting.set()
+            await reader.read()
+        else:
+            writer.write(answer)
+        writer.close()
+
+
+def page(body: bytes, status: str = "200 OK", kind: str = "text/html; charset=utf-8", more: str = "") -> bytes:
+    """Write an answer."""
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n"
+    )
+    return head.encode() + body
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """Run the server."""
+    site = Site()
+    server = await asyncio.start_server(site.serve, "127.0.0.1", 0)
+    site.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    yield site
+    server.close()
+
+
+Ask = Callable[..., Awaitable[Response]]
+
+
+@pytest.fixture
+async def ask(with_redis: Settings) -> AsyncIterator[Ask]:
+    """Give who asks an application for the title of an address."""
+    async with AsyncExitStack() as stack:
+        clients: dict[int, AsyncClient] = {}
+
+        async def asking(url: str, worker: int = 0, **changed: object) -> Response:
+            settings = with_redis.model_copy(
+                update={"title_networks": [ipaddress.ip_network("127.0.0.1")], "title_timeout": 0.5, **changed}
+            )
+            if worker not in clients:
+                clients[worker] = await stack.enter_async_context(running(settings))
+            created = await clients[worker].post("/api/links", json={"url": url})
+            return await clients[worker].get(f"/api/links/{created.json()['slug']}/title")
+
+        yield asking
+
+
+async def test_a_title_is_asked_for_once_by_all_workers(site: Site, ask: Ask) -> None:
+    site.answers = [page(PAGE)]
+    assert [(await ask(site.url, worker)).json() for worker in (0, 0, 1)] == [{"title": "A & B"}] * 3
+    assert site.asked == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        page(b"no title"),
+        page(b"<title> </title>"),
+        page(PAGE, kind="image/png"),
+        page(PAGE, "404 Not Found"),
+        page(b"x" * 300_000 + PAGE),
+    ],
+    ids=["none", "empty", "image", "missing", "late"],
+)
+async def test_a_page_without_a_title_is_none(site: Site, ask: Ask, answer: bytes) -> None:
+    site.answers = [answer]
+    assert (await ask(site.url)).json() == {"title": None}
+
+
+async def test_an_unknown_encoding_is_read_all_the_same(site: Site, ask: Ask) -> None:
+    site.answers = [page(PAGE, kind="text/html; charset=nonsense")]
+    assert (await ask(site.url)).json() == {"title": "A & B"}
+
+
+async def test_a_moment_of_weakness_is_tried_again(site: Site, ask: Ask) -> None:
+    site.answers = [page(b"", "503 Service Unavailable"), page(PAGE)]
+    assert (await ask(site.url, title_timeout=20)).json() == {"title": "A & B"}
+    assert site.asked == 2
+
+
+async def test_a_site_that_hangs_is_left_alone_and_tried_later(
+    site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The breaker opens, half-opens, opens again, and closes."""
+    monkeypatch.setattr(titles, "PAUSE", 3600)
+    site.answers = [None]
+    for _ in range(titles.FAILURES):
+        answer = await ask(site.url)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert site.asked == titles.FAILURES
+    assert "left alone" in (await ask(site.url)).text
+    assert site.asked == titles.FAILURES
+    # another site is asked all the same
+    assert "doesn't answer" in (await ask("http://127.0.0.1:1/")).text
+
+
+async def test_a_breaker_closes_when_the_site_is_well(site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(titles, "PAUSE", 0.001)
+    site.answers = [*[None] * titles.FAILURES, page(PAGE)]
+    for _ in range(titles.FAILURES):
+        assert (await ask(site.url)).status_code == 503
+    assert (await ask(site.url)).json() == {"title": "A & B"}
+
+
+async def test_only_so_many_are_asked_at_once(site: Site, ask: Ask) -> None:
+    site.answers = [None]
+    first = asyncio.ensure_future(ask(site.url, title_concurrency=1, title_timeout=20))
+    await site.waiting.wait()
+    second = await ask(site.url)
+    assert (second.status_code, first.done()) == (503, False)
+    assert "too many" in second.text
+    first.cancel()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.2/",
+        "http://localhost.localdomain.invalid@127.0.0.2/",
+        "http://2130706434/",
+        "http://0x7f000002/",
+        "http://127.2/",
+        "http://0.0.0.0/",
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.2]/",
+        "http://[64:ff9b::7f00:2]/",
+        "http://[fd00::1]/",
+    ],
+)
+async def test_an_address_that_is_not_public_is_never_asked(ask: Ask, url: str) -> None:
+    answer = await ask(url)
+    assert (answer.status_code, "isn't public" in answer.text) == (422, True), answer.text
+
+
+async def test_a_redirect_leads_to_no_other_address(site: Site, ask: Ask) -> None:
+    site.answers = [page(b"", "302 Found", more="Location: http://127.0.0.2:22/\r\n")]
+    assert (await ask(site.url)).status_code == 422
+    # its own refusals are no failures of the site
+    for _ in range(titles.FAILURES):
+        assert (await ask(site.url)).status_code == 422
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808", "::ffff:8.8.8.8"])
+def test_public_addresses_are(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["100.64.0.1", "224.0.0.1", "ff02::1", "fe80::1", "2002:7f00:1::", "2001:0:53aa:64c::1", "192.0.2.1", "::"],
+)
+def test_others_are_not(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))

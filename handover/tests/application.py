@@ -22,6 +22,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await websocket(receive, send)
     else:
         query = dict(urllib.parse.parse_qsl(scope["query_string"].decode()))
+        if name := query.get("began"):
+            Path(__file__).with_name(name).touch()
         await PATHS.get(scope["path"], missing)(scope, query, receive, send)
 
 
@@ -79,7 +81,9 @@ async def echo(scope: Any, query: Any, receive: Any, send: Any) -> None:
 
 
 async def slow(scope: Any, query: Any, receive: Any, send: Any) -> None:
-    await asyncio.sleep(float(query["seconds"]))
+    await asyncio.sleep(float(query.get("seconds", 0)))
+    while "until" in query and not Path(__file__).with_name(query["until"]).exists():
+        await asyncio.sleep(0.02)
     await answer(send, {"pid": os.getpid()})
 
 

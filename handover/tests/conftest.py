@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -28,6 +29,8 @@ ACTIVATE = """
 import os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
 high = [os.dup2(fd, 100 + n) for n, fd in enumerate(fds)]
+for fd in fds:
+    os.close(fd)
 for n, fd in enumerate(high):
     os.dup2(fd, 3 + n)
     os.close(fd)
@@ -36,8 +39,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
-    """What `condition` returns as soon as that is true."""
+def wait_for(condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
+    """What `condition` returns as soon as that is true. The timeout ends a test that hangs; it is no assertion."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if found := condition():
@@ -46,8 +49,22 @@ def wait_for(condition: Callable[[], Any], timeout: float = 15.0, what: str = ""
     raise AssertionError(f"not within {timeout} s: {what or condition}")
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal to a process has yet to be taken."""
+    words = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return bool((int(words["ShdPnd"], 16) | int(words["SigPnd"], 16)) >> (number - 1) & 1)
+
+
 class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float = 20.0) -> None:
+    def __init__(self, path: Path, timeout: float = 60.0) -> None:
         super().__init__("localhost", timeout=timeout)
         self.path = str(path)
 
@@ -144,7 +161,7 @@ class Server:
             assert process.poll() is None, self.log
         return self
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
         """Ends the service; returns its exit status."""
         assert self.process is not None
         if self.process.poll() is None:
@@ -207,7 +224,50 @@ class Server:
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text()
+        """The whole lines so far: the last one may be half written."""
+        text = self.log_file.read_bytes()
+        return text[: text.rfind(b"\n") + 1].decode()
+
+    def accepts(self, pid: int) -> bool:
+        """Whether a process has the listening sockets open."""
+        ours = {f"socket:[{os.fstat(listener.fileno()).st_ino}]" for listener in self.listeners}
+        try:
+            return bool(ours & {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()})
+        except (FileNotFoundError, PermissionError):  # it ends, or closes one meanwhile
+            return self.accepts(pid) if alive(pid) else False
+
+    def wait_accepted(self) -> None:
+        """Waits until no connection is left to be accepted."""
+        wait_for(lambda: not select.select(self.listeners, [], [], 0)[0], what="the last accept")
+
+    def hear(self) -> list[str]:
+        """All that the service has told systemd so far."""
+        marker = f"X_HEARD={time.monotonic_ns()}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(marker.encode(), str(self.root / "notify"))
+        wait_for(lambda: marker in self.messages)
+        return self.messages
+
+    def pass_loop(self) -> None:
+        """Waits until the master has been through its loop, with all signals so far."""
+        said = "USR2 is ignored"
+        for _ in range(2):  # what it does after a signal, it has done when it answers the next one
+            before = self.log.count(said)
+            self.signal(signal.SIGUSR2)
+            wait_for(lambda before=before: self.log.count(said) > before, what="the master's answer to USR2")  # type: ignore[misc]
+
+    def hold(self, name: str) -> str:
+        """Lines for a release whose import waits until `let_go(name)`."""
+        path = str(self.root / f"go-{name}")
+        return f"import os, time\nwhile not os.path.exists({path!r}): time.sleep(0.02)\n"
+
+    def let_go(self, name: str) -> None:
+        """Lets the import of such a release come to its end."""
+        (self.root / f"go-{name}").touch()
+
+    def wait_began(self, name: str) -> None:
+        """Waits until the application has begun with the request that has `began=name` in its query."""
+        wait_for((self.current / "src" / name).exists, what=f"the request {name}")
 
     def connect(self) -> UnixConnection:
         return UnixConnection(self.socket)

@@ -37,21 +37,11 @@ def _term_workers(server: Server) -> None:
 ENDS = pytest.mark.parametrize("end", [_hup, _term, _term_workers])
 
 
-def _draining(pids: list[int], server: Server) -> bool:
-    """Whether the workers have stopped accepting, which their listening sockets show."""
-    if not server.status_file.exists():
-        return True
-    return not set(pids) & set(server.pids())
-
-
 def _end(server: Server, end: Callable[[Server], None]) -> None:
+    """Has the workers end, and waits until none of them accepts any more."""
     pids = server.pids()
     end(server)
-    if end is _term:
-        # the status says nothing any more: the master only waits
-        time.sleep(0.6)
-    else:
-        wait_for(lambda: _draining(pids, server))
+    wait_for(lambda: not any(server.accepts(pid) for pid in pids), what="the drain")
 
 
 @ENDS
@@ -60,7 +50,7 @@ def _end(server: Server, end: Callable[[Server], None]) -> None:
 def test_late_requests_are_answered_with_connection_close(
     server: Server, end: Callable[[Server], None], http_parser: str, loop: str
 ) -> None:
-    server.configure(handover_http=http_parser, handover_loop=loop, keepalive=5)
+    server.configure(handover_http=http_parser, handover_loop=loop, keepalive=60)
     server.start()
     fresh = [server.connect() for _ in range(4)]
     for connection in fresh:
@@ -68,7 +58,7 @@ def test_late_requests_are_answered_with_connection_close(
     kept = [server.connect() for _ in range(4)]
     assert all(connection.get().getheader("connection") is None for connection in kept)
     before = set(server.pids())
-    time.sleep(0.2)  # until the workers have accepted the fresh ones
+    server.wait_accepted()
     _end(server, end)
     for connection in [*fresh, *kept]:
         response = connection.get()
@@ -79,11 +69,13 @@ def test_late_requests_are_answered_with_connection_close(
 
 @ENDS
 def test_a_running_request_ends_in_peace(server: Server, end: Callable[[Server], None]) -> None:
+    server.configure(graceful_timeout=60)
     server.start()
     connection = server.connect()
-    connection.request("GET", "/slow?seconds=3")
-    time.sleep(0.3)
-    end(server)
+    connection.request("GET", "/slow?until=end&began=slow")
+    server.wait_began("slow")
+    _end(server, end)
+    (server.current / "src/end").touch()
     response = connection.getresponse()
     assert response.status == 200
     assert response.getheader("connection") == "close"
@@ -99,7 +91,7 @@ def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server],
         assert websocket.recv() == "one"
         end(server)
         with pytest.raises(websockets.ConnectionClosed) as closed:
-            websocket.recv(timeout=10)
+            websocket.recv(timeout=60)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
     wait_for(marker.exists)
@@ -107,15 +99,14 @@ def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server],
 
 
 def test_websockets_live_on_for_their_grace(server: Server) -> None:
-    # longer than a reload of both workers takes: the first one drains while the second one is replaced
     server.configure(handover_websocket_grace=6)
     server.start()
     with unix_connect(str(server.socket), "ws://localhost/") as websocket:
-        assert server.reload().returncode == 0
+        _end(server, _hup)
         websocket.send("still here")
         assert websocket.recv() == "still here"
         with pytest.raises(websockets.ConnectionClosed) as closed:
-            websocket.recv(timeout=15)
+            websocket.recv(timeout=60)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
 
@@ -174,40 +165,40 @@ def test_a_busy_websocket_sees_1012_and_no_reset(server: Server) -> None:
 
     async def run() -> list[int]:
         codes: list[int] = []
-        connected: list[bool] = []
+        sent = [0] * 6
 
-        async def flood() -> None:
+        async def flood(number: int) -> None:
             async with websockets.unix_connect(str(server.socket), "ws://localhost/") as websocket:
-                connected.append(True)
                 try:
                     while True:
                         await websocket.send("x" * 2000)
+                        sent[number] += 1
                         await asyncio.sleep(0)
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(websocket.recv(), 0.001)
                 except websockets.ConnectionClosed as closed:
                     codes.append(closed.rcvd.code if closed.rcvd else 1006)
 
-        floods = [asyncio.create_task(flood()) for _ in range(6)]
+        floods = [asyncio.create_task(flood(number)) for number in range(len(sent))]
         # who connects later meets the new worker, which closes nothing
-        while len(connected) < len(floods):
+        while min(sent) < 20:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.5)
         server.signal(signal.SIGHUP)
-        await asyncio.wait(floods, timeout=15)
+        await asyncio.wait(floods, timeout=60)
         return codes
 
     assert asyncio.run(run()) == [1012] * 6
 
 
 def test_long_responses_run_until_graceful_timeout_and_no_longer(server: Server) -> None:
-    server.configure(graceful_timeout=3, timeout=2)
+    server.configure(graceful_timeout=3, timeout=2, handover_exit_timeout=60)
     server.start()
     outcome: dict[str, float | str] = {}
+    pids = server.pids()
 
     def read(name: str, seconds: float) -> None:
         connection = server.connect()
-        connection.request("GET", f"/events?seconds={seconds}")
+        connection.request("GET", f"/events?seconds={seconds}&began={name}")
         response = connection.getresponse()
         try:
             response.read()
@@ -215,20 +206,21 @@ def test_long_responses_run_until_graceful_timeout_and_no_longer(server: Server)
         except http.client.IncompleteRead:
             outcome[name] = time.monotonic()
 
-    readers = [threading.Thread(target=read, args=args) for args in (("fits", 2.5), ("too long", 30))]
+    readers = [threading.Thread(target=read, args=args) for args in (("fits", 2.5), ("long", 3600))]
     for reader in readers:
         reader.start()
-    time.sleep(0.3)
-    pids = server.pids()
+    server.wait_began("fits")
+    server.wait_began("long")
     began = time.monotonic()
     assert server.reload().returncode == 0
     for reader in readers:
-        reader.join()
+        reader.join(60)
     assert outcome["fits"] == "whole"
-    # the heartbeat went on: `timeout` is shorter and did not count
-    assert 2.5 < float(outcome["too long"]) - began < 6
+    assert float(outcome["long"]) - began >= 3
     wait_for(lambda: not set(pids) & set(server.children()))
+    # the heartbeat went on: `timeout` is shorter and did not count; nor did the master have to end it
     assert "TIMEOUT" not in server.log
+    assert "killing it" not in server.log
 
 
 def test_a_lifespan_that_does_not_end_is_killed(server: Server) -> None:
@@ -237,12 +229,9 @@ def test_a_lifespan_that_does_not_end_is_killed(server: Server) -> None:
     server.start()
     pids = server.pids()
     assert server.reload().returncode == 0
-    began = time.monotonic()
     wait_for(lambda: not set(pids) & set(server.children()))
-    assert time.monotonic() - began < 5
-    began = time.monotonic()
+    assert server.log.count("has not gone after 2 s; killing it") == len(pids)
     assert server.stop() == 0
-    assert time.monotonic() - began < 6
 
 
 def test_a_stop_runs_the_lifespan_shutdown(server: Server) -> None:
@@ -280,7 +269,7 @@ def test_a_stop_with_sockets_of_systemd_loses_nothing(server: Server) -> None:
         server.messages.clear()
         other.start()
         assert server.stop() == 0
-        time.sleep(0.5)
+        assert server.get()["pid"] in other.pids()
         server.messages.clear()
         server.start()
         assert other.stop() == 0
@@ -293,14 +282,10 @@ def test_recycled_workers_lose_nothing_and_leave_no_gap(server: Server, workers:
     server.start()
     first = server.pids()
     loads = [Load("get", share=3, expect='"release": "1"'), Load("fresh", wait=0.2)]
-    with Background(server.target, loads, rate=200, settle=3, fewest=1000):
-        pass
-    with Background(server.target, loads, rate=200, settle=1, fewest=300) as traffic:
-        pass
+    with Background(server.target, loads, rate=200, fewest=240) as traffic:
+        wait_for(lambda: server.log.count("asks for a successor") >= 3)
     assert traffic.summary.failed == {}, traffic.summary.failures
-    wait_for(lambda: len(server.pids()) == workers)
-    assert not set(first) & set(server.pids())
-    assert server.log.count("asks for a successor") >= 3
+    wait_for(lambda: len(server.pids()) == workers and not set(first) & set(server.pids()))
 
 
 def test_a_worn_worker_serves_on_while_the_code_is_bad(server: Server) -> None:
@@ -309,19 +294,19 @@ def test_a_worn_worker_serves_on_while_the_code_is_bad(server: Server) -> None:
     pid = server.pids()[0]
     server.release("bad", "raise RuntimeError('bad')")
     server.point("bad")
-    with Background(server.target, [Load("get")], rate=50, settle=1.5, fewest=100) as traffic:
-        pass
+    with Background(server.target, [Load("get")], rate=50, fewest=50) as traffic:
+        wait_for(lambda: server.log.count("failed to boot: RuntimeError: bad") >= 2)
     assert traffic.summary.failed == {}, traffic.summary.failures
     assert server.pids() == [pid]
-    assert "RuntimeError: bad" in server.log
 
 
 def test_a_smaller_pool_drains_too(server: Server) -> None:
+    server.configure(keepalive=60)
     server.start()
     connections = [server.connect() for _ in range(6)]
     for connection in connections:
         connection.connect()
-    time.sleep(0.2)
+    server.wait_accepted()
     server.signal(signal.SIGTTIN)
     wait_for(lambda: len(server.pids()) == 3)
     server.signal(signal.SIGTTOU)
@@ -335,9 +320,11 @@ def test_workers_go_when_their_master_is_killed(server: Server) -> None:
     server.start()
     pids = server.pids()
     connection = server.connect()
-    connection.request("GET", "/slow?seconds=1.5")
-    time.sleep(0.3)
+    connection.request("GET", "/slow?until=end&began=slow")
+    server.wait_began("slow")
     server.signal(signal.SIGKILL)
+    wait_for(lambda: not any(server.accepts(pid) for pid in pids), what="the drain")
+    (server.current / "src/end").touch()
     assert connection.getresponse().status == 200
     wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     # what came meanwhile waits on the socket
@@ -362,12 +349,12 @@ def test_a_request_that_came_while_the_worker_stood_still_is_answered(
     server: Server, http_parser: str, loop: str
 ) -> None:
     """Its keep-alive has ended by then, a request unread in the socket: what does the event loop look at first?"""
-    server.configure(handover_http=http_parser, handover_loop=loop, workers=1, keepalive=1)
+    server.configure(handover_http=http_parser, handover_loop=loop, workers=1, keepalive=2)
     server.start()
     kept, blocking = server.connect(), server.connect()
     kept.get()
-    blocking.request("GET", "/block?seconds=2")
-    time.sleep(0.3)
+    blocking.request("GET", "/block?seconds=4&began=block")
+    server.wait_began("block")
     kept.request("GET", "/")
     response = kept.getresponse()
     assert response.status == 200
@@ -378,9 +365,8 @@ def test_an_idle_connection_is_closed_after_keepalive(server: Server) -> None:
     server.configure(keepalive=1)
     server.start()
     kept = server.connect()
+    began = time.monotonic()
     kept.get()
     assert kept.sock is not None
-    kept.sock.settimeout(10)
-    began = time.monotonic()
     assert kept.sock.recv(1) == b""
     assert time.monotonic() - began > 0.9

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import unix_connect
 
-from conftest import Server, wait_for
+from conftest import Server, alive, pending, wait_for
 
 pytestmark = pytest.mark.versions
 
@@ -92,13 +92,6 @@ def descriptors(pid: int) -> list[str]:
     return sorted(found)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("way", ["stop", "reload", "kill"])
 @pytest.mark.parametrize("how", FORKS)
 def test_what_the_application_forked_ends_with_its_worker(server: Server, how: str, way: str) -> None:
@@ -168,8 +161,7 @@ def test_what_waits_to_be_accepted_is_answered_when_no_socket_unit_keeps_it(
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         waiting.append(client)
     server.signal(signal.SIGTERM)
-    wait_for(lambda: "Handling signal: term" in server.log)
-    time.sleep(0.2)
+    wait_for(lambda: all(pending(pid, signal.SIGTERM) for pid in pids), what="the workers' SIGTERM")
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     answers = []

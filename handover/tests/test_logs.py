@@ -81,6 +81,7 @@ def test_every_line_is_json(server: Server, code: str) -> None:
     server.release("1", code)
     server.start()
     connection = server.connect()
+    began = time.monotonic()
     connection.request(
         "GET",
         "/?token=secret",
@@ -92,13 +93,14 @@ def test_every_line_is_json(server: Server, code: str) -> None:
     )
     connection.getresponse().read()
     line = access(server, "/")
+    elapsed = time.monotonic() - began
     assert set(line) == ACCESS
     assert line["logger"] == "access"
     assert line["request_id"] == "abc-1"
     assert line["client"] == "192.0.2.7"
     assert (line["method"], line["status"], line["protocol"]) == ("GET", 200, "HTTP/1.1")
     assert line["bytes"] > 0
-    assert 0 <= line["duration_ms"] < 5000
+    assert 0 <= line["duration_ms"] <= elapsed * 1000
     assert line["user_agent"] == 'a "quoted" \\ agent \xe9'
     assert line["pid"] in server.pids()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
@@ -138,10 +140,10 @@ def test_websockets_and_clients_that_leave_are_logged(server: Server) -> None:
     line = access(server, "/chat")
     assert (line["protocol"], line["status"], line["close_code"]) == ("websocket", 101, 1000)
     connection = server.connect()
-    connection.putrequest("POST", "/echo")
+    connection.putrequest("POST", "/echo?began=echo")
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"only this")
-    time.sleep(0.2)
+    server.wait_began("echo")
     connection.close()
     assert access(server, "/echo")["status"] == 499
 
@@ -165,11 +167,12 @@ def test_the_access_log_can_be_off_or_in_a_file(server: Server) -> None:
     server.configure(accesslog=None)
     assert server.reload().returncode == 0
     server.get("/echo")
-    time.sleep(0.2)
+    assert server.stop() == 0  # a worker writes what it has before it ends
     assert "/echo" not in path.read_text() + server.log
 
 
 def test_requests_that_end_together_have_a_line_each(server: Server) -> None:
+    server.configure(keepalive=60)
     server.start()
     names = [f"together-{number}" for number in range(60)]
     connections = [server.connect() for _ in names]

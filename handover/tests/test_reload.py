@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,9 +216,9 @@ def test_a_failed_generation_leaves_the_old_configuration_in_force(server: Serve
     assert server.status["workers_wanted"] == 2
     # a successor of an old worker has the old configuration, though it imports what is on disk
     server.point("1")
-    os.kill(server.pids()[0], signal.SIGKILL)
-    wait_for(lambda: len(server.pids()) == 2 and server.pids(), what="a successor")
-    time.sleep(0.3)
+    killed = server.pids()[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: len(server.pids()) == 2 and killed not in server.pids(), what="a successor")
     for _ in range(8):
         environment = server.get("/environment")
         assert environment["GREETING"] == "old"
@@ -281,17 +280,19 @@ def test_site_packages_of_the_new_release_are_used(server: Server) -> None:
 @pytest.mark.versions
 def test_a_second_hup_during_a_reload_brings_one_more(server: Server) -> None:
     server.start()
-    server.release("2", "import time; time.sleep(0.5)")
+    server.release("2", server.hold("2"))
     server.point("2")
     server.signal(signal.SIGHUP)
-    wait_for(lambda: server.status["reload_under_way"])
+    wait_for(lambda: server.pids("booting"))
     server.release("3")
     server.point("3")
-    for _ in range(5):
+    for number in range(2, 7):
         server.signal(signal.SIGHUP)
-        time.sleep(0.02)
+        wait_for(lambda number=number: server.log.count("Reload requested") == number)  # type: ignore[misc]
+    server.let_go("2")
     wait_for(lambda: (server.status["reload"] or {}).get("number") == 2)
-    time.sleep(0.5)
+    server.pass_loop()
+    assert server.status["reload_under_way"] is None
     assert server.status["reload"]["number"] == 2
     assert server.status["generation"] == 3
     assert server.get()["release"] == "3"
@@ -314,15 +315,14 @@ def test_callers_that_reload_at_once_all_learn_a_true_outcome(server: Server) ->
 @pytest.mark.versions
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals) -> None:
+    server.configure(graceful_timeout=3600)
     server.start()
-    server.release("2", "import time; time.sleep(60)")
+    server.release("2", "import time; time.sleep(3600)")
     server.point("2")
     server.signal(signal.SIGHUP)
     wait_for(lambda: len(server.children()) == 4)
     pids = server.children()
-    began = time.monotonic()
     assert server.stop(number) == 0
-    assert time.monotonic() - began < 6
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert not server.status_file.exists()
 
@@ -330,12 +330,14 @@ def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals
 @pytest.mark.versions
 def test_the_size_changes_during_a_reload(server: Server) -> None:
     server.start()
-    server.release("2", "import time; time.sleep(0.4)")
+    server.release("2", server.hold("2"))
     server.point("2")
     server.signal(signal.SIGHUP)
     # the configuration is loaded by then: as with Gunicorn, its number of workers replaces what signals had changed
     wait_for(lambda: server.pids("booting"))
     server.signal(signal.SIGTTIN)
+    wait_for(lambda: server.status["workers_wanted"] == 3)
+    server.let_go("2")
     wait_for(lambda: server.status["reload"])
     assert server.status["reload"]["outcome"] == "ok"
     assert len(server.pids()) == 3
@@ -352,7 +354,7 @@ def sockets(pid: int) -> int:
 @pytest.mark.versions
 def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Server) -> None:
     server.start()
-    server.release("2", "import time; time.sleep(0.6)")
+    server.release("2", server.hold("2"))
     server.point("2")
     old = server.pids()
     quiet = sockets(old[0])
@@ -370,6 +372,7 @@ def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Serve
         wait_for(lambda: Path(f"/proc/{old[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         held = sockets(old[0]) - quiet
         os.kill(old[0], signal.SIGKILL)
+        server.let_go("2")
         wait_for(lambda: server.status["reload"]["number"] == 2)
         assert server.status["reload"]["outcome"] == "ok"
     # the connections of the one that was killed, and nothing else
@@ -380,12 +383,13 @@ def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Serve
 
 def test_new_workers_serve_at_once_when_no_old_one_is_left(server: Server) -> None:
     server.start()
-    server.release("2", "import time; time.sleep(0.5)")
+    server.release("2", server.hold("2"))
     server.point("2")
     server.signal(signal.SIGHUP)
     wait_for(lambda: server.pids("booting"))
     for pid in server.pids():
         os.kill(pid, signal.SIGKILL)
+    server.let_go("2")
     assert server.get()["release"] == "2"
     wait_for(lambda: server.status["reload"])
     assert server.status["reload"]["outcome"] == "ok"
@@ -429,11 +433,12 @@ def test_a_dying_worker_while_the_code_is_bad_does_not_end_the_master(server: Se
     server.point("bad")
     assert server.reload().returncode == 1
     killed, left = server.pids()
+    before = server.log
     os.kill(killed, signal.SIGKILL)
-    time.sleep(4)
+    tries = re.compile(r"Trying again in ([0-9.]+) s")
+    wait_for(lambda: len(tries.findall(server.log.removeprefix(before))) == 3)
     assert server.pids() == [left]
-    # 0.5, 1, 2 ... seconds apart
-    assert 2 <= server.log.count("failed to boot: RuntimeError: still bad") - 1 <= 5
+    assert tries.findall(server.log.removeprefix(before)) == ["1", "2", "4"]
     assert server.get()["pid"] == left
     server.release("2")
     server.point("2")
@@ -442,13 +447,12 @@ def test_a_dying_worker_while_the_code_is_bad_does_not_end_the_master(server: Se
 
 
 @pytest.mark.versions
-def test_a_killed_worker_is_back_within_a_second(server: Server) -> None:
+def test_a_killed_worker_is_replaced_without_a_pause(server: Server) -> None:
     server.start()
     killed = server.pids()[0]
     os.kill(killed, signal.SIGKILL)
-    began = time.monotonic()
     wait_for(lambda: killed not in server.pids() and len(server.pids()) == 2)
-    assert time.monotonic() - began < 1.5
+    assert "Trying again" not in server.log
 
 
 def test_workers_that_fail_together_are_waited_for_as_one(server: Server) -> None:
@@ -479,7 +483,7 @@ def test_a_new_address_needs_a_restart(server: Server) -> None:
 
 def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> None:
     thread = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
-    server.release("2", f"{thread}; time.sleep(0.7)")
+    server.release("2", f"{thread}\n{server.hold('2')}")
     server.start()
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     normal = server.get("/priority")
@@ -490,6 +494,7 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
     wait_for(lambda: session_niceness(booting) in (19, None))
     with open(f"/proc/{booting}/oom_score_adj") as file:
         assert int(file.read()) == min(1000, normal["oom"] + 500)
+    server.let_go("2")
     wait_for(lambda: server.status["reload"])
     served = server.get("/priority")
     assert len(served["threads"]) > 1
@@ -511,10 +516,10 @@ def session_niceness(pid: int) -> int | None:
 
 def test_a_successor_of_a_killed_worker_is_not_slowed(server: Server) -> None:
     server.start()
-    server.release("1", "import time; time.sleep(0.7)")
+    server.release("1", server.hold("1"))
     os.kill(server.pids()[0], signal.SIGKILL)
     booting = wait_for(lambda: server.pids("booting"))[0]
-    time.sleep(0.3)
+    server.pass_loop()
     assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
@@ -530,10 +535,10 @@ def test_timeout_does_not_count_while_a_generation_boots(server: Server) -> None
 
 def test_niceness_can_be_turned_off(server: Server) -> None:
     server.configure(handover_boot_nice=0)
-    server.release("2", "import time; time.sleep(0.7)")
+    server.release("2", server.hold("2"))
     server.start()
     server.point("2")
     server.signal(signal.SIGHUP)
     booting = wait_for(lambda: server.pids("booting"))[0]
-    time.sleep(0.3)
+    server.pass_loop()
     assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)

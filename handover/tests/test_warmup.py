@@ -210,7 +210,7 @@ def test_the_successor_of_a_dead_worker_is_warmed(server: Server) -> None:
     assert len(server.get("/warm")) > 1
 
 
-@pytest.mark.parametrize("how", ["hangs", "blocks", "streams", "floods"])
+@pytest.mark.parametrize("how", ["hangs", "blocks", "streams", "floods", "can't be cancelled"])
 def test_a_stop_ends_a_warmup(server: Server, how: str) -> None:
     server.configure(handover_warmup_paths=["/ill"], handover_warmup_timeout=600, graceful_timeout=600)
     began = "Path(__file__).with_name('began').touch()\n    "

@@ -69,7 +69,8 @@ class Warmup:
         self._timeout = timeout
         self._stop = stop
         self._context = context
-        self._strays: set[asyncio.Task[None]] = set()
+        self.requests: set[asyncio.Task[None]] = set()
+        """Those under way, and those that ignore their cancellation: the warm-up does not wait for them."""
 
     @classmethod
     def of(cls, cfg: Any, context: contextvars.Context, stop: Callable[[], bool]) -> Warmup:
@@ -122,8 +123,8 @@ class Warmup:
         task = asyncio.create_task(
             client.request(application, scope(visit.path, self._host, state)), context=self._context.copy()
         )
-        self._strays.add(task)  # the warm-up does not wait for a task that ignores its cancellation
-        task.add_done_callback(self._strays.discard)
+        self.requests.add(task)
+        task.add_done_callback(self.requests.discard)
         leave = min(LEAVE, seconds / 4)
         if not await self._ends(task, seconds - leave):
             if not client.answered:

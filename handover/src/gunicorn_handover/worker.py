@@ -50,6 +50,7 @@ class HandoverWorker(UvicornWorker):
         # max_requests is watched here: a worker that has had its share goes when its successor is ready, not before
         self.config.limit_max_requests = None
         self._max_requests = self.cfg.max_requests and self.max_requests
+        self._warm_up: warmup.Warmup | None = None
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -76,8 +77,13 @@ class HandoverWorker(UvicornWorker):
             sys.exit(BOOT_ERROR)
 
     def run(self) -> None:
-        with asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop)) as runner:
+        runner = asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop))
+        try:
             runner.run(self._serve())
+        finally:
+            # which waits for all tasks: not for a request of the warm-up that ignores its cancellation
+            if self._warm_up is None or not self._warm_up.requests:
+                runner.close()
         self.log.write_access()
         forks.end(self.pid, min(FORKS_END, self.cfg.handover_exit_timeout / 2))
         # nothing is served from here on: what the interpreter tidies up must not slow those that serve
@@ -130,8 +136,8 @@ class HandoverWorker(UvicornWorker):
         if self.cfg.handover_warmup_paths:
             self.board.state = State.WARMING
             self.log.claim()
-            warm_up = warmup.Warmup.of(self.cfg, self._context, self._must_go)
-            failure = await warm_up.report(application, state, self.log)
+            self._warm_up = warmup.Warmup.of(self.cfg, self._context, self._must_go)
+            failure = await self._warm_up.report(application, state, self.log)
             if failure and self.cfg.handover_warmup_required and not self._must_go():
                 return failure
         self.board.state = State.STANDBY

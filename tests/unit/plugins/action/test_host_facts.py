@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import types
 from collections.abc import Callable
@@ -14,24 +15,36 @@ from ansible_collections.baton.web.plugins.module_utils.controller import module
 from tests.support.playbooks import plugin
 
 
+@dataclasses.dataclass
+class Call:
+    """When a module ran, and when it looked at the clock (seconds since the epoch, by the controller's clock)."""
+
+    began: float
+    looked: float
+    ended: float
+
+
 def facts(
     monkeypatch: pytest.MonkeyPatch,
+    calls: list[Call],
     *,
     offset: float = 0,
     seconds: float = 0,
     address: str = "10.0.0.21",
     lacks: bool = False,
 ) -> Any:
-    """What the action makes of a module that takes some time and answers from a clock that is so far away."""
-    calls = iter([lacks, False])
+    """What the action makes of a module that takes some time and answers from a clock that is so far away. Leaves the
+    module's runs in `calls`."""
 
     def execute(*_: Any, **__: Any) -> dict[str, Any]:
+        began = time.time()
         time.sleep(seconds / 2)
-        clock = time.time() + offset
+        looked = time.time()
         time.sleep(seconds / 2)
-        if next(calls):
+        calls.append(Call(began, looked, time.time()))
+        if lacks and len(calls) == 1:
             return {module_cache_host.LACKING: True}
-        return {"ansible_facts": {"clock": clock, "default_ipv4": {"address": address}}}
+        return {"ansible_facts": {"clock": looked + offset, "default_ipv4": {"address": address}}}
 
     return answer(monkeypatch, execute)["ansible_facts"]
 
@@ -46,22 +59,31 @@ def answer(monkeypatch: pytest.MonkeyPatch, execute: Callable[..., dict[str, Any
     return action.run(running, None, {"inventory_hostname": "app1", **variables})
 
 
-@pytest.mark.parametrize(
-    ("offset", "seconds", "lacks", "least", "most"),
-    [
-        (0, 0.4, False, 0, 0),
-        (60, 0.2, False, 59.5, 60),
-        (-60, 0.2, False, -60, -59.5),
-        (0.1, 0.6, False, 0, 0),
-        # what the host lacked and was sent then explains nothing
-        (-1, 0.4, True, -1, -0.7),
-    ],
-)
-def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
-    offset: float, seconds: float, lacks: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("offset", "seconds"), [(0, 0.4), (0.1, 0.6)])
+def test_a_clock_is_right_when_the_call_explains_the_difference(
+    offset: float, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead = facts(monkeypatch, offset=offset, seconds=seconds, lacks=lacks)["clock_ahead"]
-    assert least <= ahead <= most
+    assert facts(monkeypatch, [], offset=offset, seconds=seconds)["clock_ahead"] == 0
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+@pytest.mark.parametrize("offset", [3600, -3600])
+def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
+    offset: float, lacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Call] = []
+    before = time.time()
+    ahead = facts(monkeypatch, calls, offset=offset, seconds=0.2, lacks=lacks)["clock_ahead"]
+    after = time.time()
+    # what the host lacked and was sent before the last call explains nothing
+    *others, last = calls
+    assert len(others) == lacks
+    earliest = others[-1].ended if others else before
+    clock = last.looked + offset
+    if offset > 0:
+        assert clock - after <= ahead <= clock - last.ended
+    else:
+        assert clock - last.began <= ahead <= clock - earliest
 
 
 @pytest.mark.parametrize(
@@ -71,7 +93,7 @@ def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
 def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
     address: str, taken: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert facts(monkeypatch, address=address)["default_ipv4"] == taken
+    assert facts(monkeypatch, [], address=address)["default_ipv4"] == taken
 
 
 @pytest.mark.parametrize(

@@ -239,15 +239,13 @@ def test_a_page_that_comes_in_drops_is_not_waited_for() -> None:
         def drip() -> None:
             connection, _ = listener.accept()
             with contextlib.suppress(OSError), connection:
-                for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"." * 100:
+                for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nX: ", itertools.repeat(ord("."))):
                     connection.send(bytes([byte]))
                     time.sleep(0.1)
 
         threading.Thread(target=drip, daemon=True).start()
-        began = time.monotonic()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith("does not answer")
-        assert time.monotonic() - began < 2
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -424,11 +422,11 @@ def test_draining_workers_of_the_old_release_do_not_count() -> None:
 
 
 def test_work_goes_on_to_its_end_when_the_caller_is_killed(tmp_path: pathlib.Path) -> None:
-    started, done = tmp_path / "started", tmp_path / "done"
+    started, go, done = tmp_path / "started", tmp_path / "go", tmp_path / "done"
 
     def work() -> str | None:
         started.touch()
-        time.sleep(0.5)
+        wait_for(go)
         done.touch()
         return None
 
@@ -441,11 +439,12 @@ def test_work_goes_on_to_its_end_when_the_caller_is_killed(tmp_path: pathlib.Pat
     os.killpg(caller, signal.SIGKILL)
     os.waitpid(caller, 0)
     assert not done.exists()
+    go.touch()
     wait_for(done)
 
 
 def wait_for(path: pathlib.Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.01)

@@ -44,6 +44,8 @@ INSTEAD = {
     "app_service_user": "app_account_user",
     "host_firewall_rules": "host_firewall_extra_rules",
     "nginx_site_backend_keepalive": "app_service_keepalive",
+    "nginx_site_health_path": "app_service_health_path",
+    "nginx_site_proxy_protocol": "nginx_server_proxy_protocol",
     "tls_certificate_acme_port": "nginx_site_http_port",
     "tls_certificate_names": "nginx_site_server_names",
 }

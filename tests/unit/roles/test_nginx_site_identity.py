@@ -181,6 +181,8 @@ def test_the_whole_site_may_ask_and_lets_the_host_look_at_its_health(site: Calla
     assert _asked(text, "/readyz", "/readyz", "NONE") is True
     assert _asked(text, "/readyz", "/readyz?full=1", "NONE", "127.0.0.1", "127.0.0.1") is False
     assert _asked(text, "/x", "/x", "NONE", "127.0.0.1", "127.0.0.1") is True
+    # a client that a proxy takes for the host
+    assert _asked(text, "/readyz", "/readyz", "NONE", "127.0.0.1", "192.0.2.7") is True
     # a client behind a proxy on the host
     assert _asked(text, "/readyz", "/readyz", "NONE", "192.0.2.7", "127.0.0.1") is True
 

@@ -110,6 +110,9 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             ],
         ),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
+        ({"nginx_site_trusted_proxies": ["0.0.0.0/0"]}, ["0.0.0.0/0", "nginx_site_trusted_proxies_any"]),
+        ({"nginx_site_client_certificates": "required"}, ["nginx_site_client_ca_source"]),
+        ({"nginx_server_tls_profile": "paranoid"}, ["nginx_server_tls_profile", "intermediate, modern"]),
         (
             {"tls_certificate_method": "acme", "nginx_site_server_names": ["*.baton.test"]},
             ["web1: *.baton.test can't be proven by tls_certificate_acme_challenge http-01", "dns-01"],

@@ -52,6 +52,7 @@ INSTEAD = {
     "nginx_site_backend_keepalive": "app_service_keepalive",
     "nginx_site_health_path": "app_service_health_path",
     "nginx_site_workers": "app_service_workers",
+    "nginx_site_proxy_protocol": "nginx_server_proxy_protocol",
     "tls_certificate_acme_port": "nginx_site_http_port",
     "tls_certificate_names": "nginx_site_server_names",
 }

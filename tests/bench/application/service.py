@@ -8,6 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
@@ -25,6 +26,13 @@ def import_slowly() -> None:
 
 async def index() -> dict[str, int | str]:
     return {"pid": os.getpid(), "revision": REVISION}
+
+
+async def whoami(request: Request) -> dict[str, Any]:
+    """Who the client is, and every header, as the application sees them."""
+    client = request.client.host if request.client else ""
+    headers = {name: request.headers.getlist(name) for name in request.headers}
+    return {"client": client, "scheme": request.url.scheme, "headers": headers}
 
 
 async def echo(request: Request) -> dict[str, int]:
@@ -58,6 +66,8 @@ async def talk(websocket: WebSocket) -> None:
 import_slowly()
 app = FastAPI()
 app.add_api_route("/", index)
+app.add_api_route("/whoami", whoami)
+app.add_api_route("/admin/{path:path}", whoami)
 app.add_api_route("/echo", echo, methods=["POST"])
 app.add_api_route("/slow", slow)
 # the answer's type is no model

@@ -115,13 +115,23 @@ def test_preflight_refuses_a_port_in_use(load_role: Callable[[str], Any], listen
         {"nginx_server_worker_connections": 10},
         {"nginx_server_worker_processes": "many"},
         {"nginx_server_large_client_header_buffers": "16k"},
+        {"nginx_server_tls_profile": "paranoid"},
+        {"nginx_server_tls_protocols": ["TLSv1.1"]},
+        {"nginx_server_tls_ciphers": ["A:B; x"]},
+        {"nginx_server_tls_groups": ["X25519:P-256"]},
+        {"nginx_server_session_ticket_hours": 5},
+        {"nginx_server_session_ticket_secret": "short"},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_preflight_refuses_limits_that_nginx_would(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
     messages = load_role("nginx_server").refusals(__nginx_server_listeners={"stdout": "", "stdout_lines": []}, **wrong)
     assert len(messages) == 1
-    assert str(next(iter(wrong.values()))) in messages[0]
+    (name,) = wrong
+    assert name in messages[0]
+    value = wrong[name]
+    # a secret is told to nobody
+    assert (str(value[0] if isinstance(value, list) else value) in messages[0]) is not name.endswith("_secret")
 
 
 @pytest.mark.parametrize(
@@ -132,3 +142,57 @@ def test_a_reload_spares_idle_connections_where_nginx_can(main: Callable[..., st
         f"nginx version: nginx/{version}\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n", nginx_server_keepalive_timeout=70
     )
     assert ("keepalive_min_timeout 70s;" in text) is spared
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        ({}, ["ssl_protocols TLSv1.2 TLSv1.3;", "ssl_session_tickets off;"]),
+        ({"nginx_server_tls_profile": "modern"}, ["ssl_protocols TLSv1.3;"]),
+        (
+            {"nginx_server_tls_protocols": ["TLSv1.2"], "nginx_server_tls_ciphers": ["ECDHE-RSA-AES128-GCM-SHA256"]},
+            ["ssl_protocols TLSv1.2;", "ssl_ciphers ECDHE-RSA-AES128-GCM-SHA256;"],
+        ),
+        ({"nginx_server_tls_groups": ["P-384"]}, ["ssl_ecdh_curve P-384;"]),
+        (
+            {"nginx_server_session_tickets": True},
+            [
+                "ssl_session_tickets on;",
+                "ssl_session_ticket_key /var/lib/nginx-session-tickets/current.key;",
+                "ssl_session_ticket_key /var/lib/nginx-session-tickets/previous.key;",
+                "ssl_session_ticket_key /var/lib/nginx-session-tickets/next.key;",
+            ],
+        ),
+    ],
+    ids=str,
+)
+def test_tls_follows_the_profile_and_the_settings(
+    main: Callable[..., str], given: dict[str, Any], lines: list[str]
+) -> None:
+    text = main(DEBIAN_13, **given)
+    found = [line.strip() for line in text.splitlines()]
+    start = found.index(lines[0])
+    assert [line for line in found[start:] if line in lines] == lines
+    if given.get("nginx_server_tls_profile") == "modern":
+        # it has none for TLS 1.2
+        assert "ssl_ciphers" not in text
+    for name in ("ssl_protocols", "ssl_ecdh_curve", "ssl_session_tickets"):
+        assert len(re.findall(rf"^ +{name} ", text, re.MULTILINE)) == 1
+
+
+def test_the_proxy_protocol_is_not_spoken_by_the_host_itself(main: Callable[..., str]) -> None:
+    text = main(DEBIAN_13, nginx_server_proxy_protocol=True)
+    assert re.findall(r"listen (.*443.*);", text) == [
+        "443 ssl default_server proxy_protocol backlog=4096",
+        "[::]:443 ssl default_server proxy_protocol backlog=4096",
+        "127.0.0.1:443 ssl default_server",
+        "[::1]:443 ssl default_server",
+    ]
+    assert "proxy_protocol" not in main(DEBIAN_13)
+
+
+def test_the_timer_cuts_the_day_as_the_keys_do(load_role: Callable[[str], Any]) -> None:
+    text = load_role("nginx_server").render(
+        "etc/systemd/system/nginx-session-tickets.timer.j2", nginx_server_session_ticket_hours=8
+    )
+    assert "OnCalendar=*-*-* 0,8,16:00:00 UTC" in text

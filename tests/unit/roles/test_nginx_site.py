@@ -41,7 +41,10 @@ def site(load_role: Callable[[str], Any]) -> Callable[..., str]:
 @pytest.fixture
 def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
     def check(**given: Any) -> list[str]:
-        messages: list[str] = load_role("nginx_site").refusals(**{**SITE, **given})
+        role, variables = load_role("nginx_site"), {**SITE, **given}
+        messages: list[str] = role.refusals(**variables)
+        if given.get("nginx_site_state") != "absent":
+            messages += role.refusals("tasks/preflight_identity.yml", **variables)
         return messages
 
     return check

@@ -1,0 +1,110 @@
+"""Ansible filters that judge what an edge is told about its clients."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+# The widest ranges that can be one operator's or one CDN's: anything wider trusts strangers.
+WIDEST = {4: 8, 6: 16}
+LOCAL = ipaddress.IPv6Network("fc00::/7")
+# What hstspreload.org asks for.
+PRELOAD_MAX_AGE = 31536000
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[str]:
+    """Sentences about texts that are no address and no network in CIDR notation.
+
+    Without `strangers`, ranges too wide to be anybody's own are wrong as well.
+    """
+    sentences = []
+    for text in map(str, networks):
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError:
+            sentences.append(_why_no_network(text))
+            continue
+        if not strangers and network.prefixlen < WIDEST[network.version] and not _is_local(network):
+            sentences.append(f"{text} has strangers in it (no range wider than /{WIDEST[network.version]} is trusted).")
+    return sentences
+
+
+def _is_local(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return isinstance(network, ipaddress.IPv6Network) and LOCAL.supernet_of(network)
+
+
+def _why_no_network(text: str) -> str:
+    try:
+        whole = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return f'"{text}" is no address and no network such as 203.0.113.0/24.'
+    return f"{text} has bits set beyond its prefix: write {whole}, or the address alone."
+
+
+def wrong_hsts(max_age: int, *, subdomains: bool, preload: bool) -> list[str]:
+    """Sentences about Strict-Transport-Security that the browsers' preload list would refuse; `max_age` in seconds."""
+    if not preload:
+        return []
+    sentences = []
+    if max_age < PRELOAD_MAX_AGE:
+        sentences.append(f"nginx_site_hsts_max_age is {max_age} and has to be {PRELOAD_MAX_AGE} (a year) at least.")
+    if not subdomains:
+        sentences.append("nginx_site_hsts_include_subdomains has to be true.")
+    return sentences
+
+
+def wrong_authorities(text: str) -> list[str]:
+    """Sentences about a file (PEM) that is to hold the authorities of client certificates."""
+    from cryptography import x509
+
+    if "PRIVATE KEY-----" in text:
+        return ["it holds a private key, which no server needs."]
+    found = CERTIFICATE.findall(text)
+    if not found:
+        return ['it holds no "-----BEGIN CERTIFICATE-----" block.']
+    sentences = []
+    for number, block in enumerate(found, 1):
+        try:
+            certificate = x509.load_pem_x509_certificate(block.encode())
+            name = certificate.subject.rfc4514_string() or f"number {number}"
+            is_authority = _is_authority(certificate)
+        except ValueError:
+            sentences.append(f"its certificate number {number} can't be read.")
+            continue
+        if not is_authority:
+            sentences.append(f"{name} is no certificate authority (basicConstraints CA:TRUE).")
+        elif certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+            sentences.append(f"{name} has ended at {certificate.not_valid_after_utc:%Y-%m-%d}.")
+    return sentences
+
+
+def _is_authority(certificate: Any) -> bool:
+    from cryptography import x509
+
+    try:
+        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except x509.ExtensionNotFound:
+        return False
+
+
+def proxy_networks(proxies: Sequence[str], presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The networks of proxies, each once, where a name stands for those of a preset."""
+    named = [presets[proxy]["networks"] if proxy in presets else [proxy] for proxy in proxies]
+    return list(dict.fromkeys(network for networks in named for network in networks))
+
+
+class FilterModule:
+    """Filters by name."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Names as used in playbooks."""
+        return {
+            "wrong_networks": wrong_networks,
+            "wrong_hsts": wrong_hsts,
+            "wrong_authorities": wrong_authorities,
+            "proxy_networks": proxy_networks,
+        }

@@ -1,0 +1,285 @@
+"""Who the client of a site is: proxies that say so, client certificates, headers that nobody else may send."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.baton.web.plugins.filter import edge as filters
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from .test_nginx_site import SITE
+from .test_nginx_site import refusals as refusals
+from .test_nginx_site import site as site
+
+FILES = pathlib.Path(__file__).resolve().parents[3] / "roles/nginx_site/files"
+PRESETS = yaml.safe_load((FILES / "proxy_presets.yml").read_text())
+IDENTITY = [name for names in yaml.safe_load((FILES / "identity_headers.yml").read_text()).values() for name in names]
+
+
+def _certificate(*, authority: bool, days: int = 30) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Clients")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=60))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return built.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _headers(text: str) -> dict[str, str]:
+    """Each request header that the site sets for the application, by its name."""
+    found = re.findall(r"^    proxy_set_header (\S+) (.*);$", text, re.MULTILINE)
+    assert len({name.lower() for name, _ in found}) == len(found)
+    return {name.lower(): value for name, value in found}
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_nobody_is_believed_unless_declared(site: Callable[..., str], name: str) -> None:
+    for given in ({}, {"nginx_site_trusted_proxies": ["192.0.2.0/24"]}):
+        assert _headers(site(**given))[name.lower()] == '""'
+
+
+def test_further_headers_can_be_removed(site: Callable[..., str]) -> None:
+    assert _headers(site(nginx_site_removed_headers=["X-Tenant", "remote-user"]))["x-tenant"] == '""'
+
+
+def test_a_proxy_is_believed_by_its_own_address_alone(site: Callable[..., str]) -> None:
+    text = site(nginx_site_trusted_proxies=["192.0.2.0/24"], nginx_site_trusted_identity_headers=["x-forwarded-user"])
+    # the address of the connection: that of the client is what the proxy says
+    assert 'geo $realip_remote_addr $baton_short_links_proxy {\n    default "";\n    192.0.2.0/24 own;\n}' in text
+    variable = _headers(text)["x-forwarded-user"]
+    assert f'map $baton_short_links_proxy {variable} {{\n    default "";\n    own $http_x_forwarded_user;\n}}' in text
+    assert _headers(text)["remote-user"] == '""'
+
+
+def test_a_cdn_is_believed_what_it_always_sets_alone(site: Callable[..., str]) -> None:
+    # strangers' other headers come through it
+    text = site(
+        nginx_site_trusted_proxies=["cloudflare", "192.0.2.1"], nginx_site_trusted_identity_headers=["Remote-User"]
+    )
+    assert "\n    103.21.244.0/22 preset;\n" in text
+    assert "\n    192.0.2.1 own;\n" in text
+    assert re.findall(r"^    (own|preset) (\$http_\w+);", text, re.MULTILINE) == [
+        ("preset", "$http_cf_connecting_ip"),
+        ("own", "$http_remote_user"),
+    ]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_brings_networks_and_header(site: Callable[..., str], preset: str) -> None:
+    text = site(nginx_site_trusted_proxies=[preset, "2001:db8::1"], nginx_site_trusted_proxies_header="X-Client")
+    networks = [*PRESETS[preset]["networks"], "2001:db8::1"]
+    assert re.findall(r"^    set_real_ip_from (.*);", text, re.MULTILINE) == networks
+    assert "    real_ip_header X-Client;" in text
+    assert f"    real_ip_header {PRESETS[preset]['header']};" in site(nginx_site_trusted_proxies=[preset])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_s_data_can_be_judged(preset: str) -> None:
+    data = PRESETS[preset]
+    assert datetime.date.fromisoformat(data["date"])
+    assert data["source"].startswith("https://")
+    assert filters.wrong_networks(data["networks"], strangers=False) == []
+    assert all(ipaddress.ip_network(network).is_global for network in data["networks"])
+
+
+def test_the_proxy_protocol_is_spoken_by_all_but_the_host_itself(site: Callable[..., str]) -> None:
+    text = site("1.26.3", nginx_site_proxy_protocol=True, nginx_site_trusted_proxies=["192.0.2.1"])
+    assert re.findall(r"^    listen (.*443.*);", text, re.MULTILINE) == [
+        "443 ssl proxy_protocol",
+        "[::]:443 ssl proxy_protocol",
+        "127.0.0.1:443 ssl",
+        "[::1]:443 ssl",
+    ]
+    assert "    real_ip_header proxy_protocol;" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({}, "max-age=63072000"),
+        ({"nginx_site_hsts_include_subdomains": True}, "max-age=63072000; includeSubDomains"),
+        (
+            {"nginx_site_hsts_include_subdomains": True, "nginx_site_hsts_preload": True},
+            "max-age=63072000; includeSubDomains; preload",
+        ),
+    ],
+    ids=str,
+)
+def test_hsts_says_what_is_set(site: Callable[..., str], given: dict[str, Any], value: str) -> None:
+    assert f'"" "{value}";' in site(**given)
+
+
+def _asked(text: str, uri: str, raw: str, verify: str, remote: str = "192.0.2.7", own: str = "192.0.2.7") -> bool:
+    """Whether nginx refuses a request for want of a certificate, by the maps of a site."""
+    values = {"$uri": uri, "$request_uri": raw, "$ssl_client_verify": verify}
+    values |= {"$realip_remote_addr": own, "$remote_addr": remote}
+    for source, name, body in re.findall(r'^map "?([^"\n{]*?)"? (\$\S+) \{([^}]*)\}', text, re.MULTILINE):
+        if "upstream_http" in source or "http_accept" in source:
+            continue
+        text_of = source
+        for variable in sorted(values, key=len, reverse=True):
+            text_of = text_of.replace(variable, values[variable])
+        chosen = ""
+        for pattern, value in re.findall(r'^    "?(.*?)"? (\S+);$', body, re.MULTILINE):
+            if pattern == "default":
+                chosen = value
+            elif pattern.startswith("~"):
+                flags = re.IGNORECASE if pattern.startswith("~*") else re.NOFLAG
+                if re.search(pattern.lstrip("~*"), text_of, flags):
+                    chosen = value
+                    break
+            elif pattern == text_of:
+                chosen = value
+                break
+        values[name] = chosen
+    return values["$baton_short_links_without_certificate"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "raw", "refused"),
+    [
+        ("/", "/", False),
+        ("/public", "/public?next=/admin/../x", False),
+        ("/admin/a", "/admin/a", True),
+        ("/admin", "/%61dmin", True),
+        # the application sees another path than nginx
+        ("/public", "/admin/../public", True),
+        ("/public", "/%61dmin/%2e%2E/public", True),
+        ("/public", "/%61dmin/..%2Fpublic", True),
+        ("/public", "/%61dmin%2f..", True),
+        ("/a..b/c.", "/a..b/c.", False),
+    ],
+)
+def test_a_path_asks_for_a_certificate(site: Callable[..., str], uri: str, raw: str, refused: bool) -> None:
+    text = site(nginx_site_client_certificates="optional", nginx_site_client_certificate_paths=["/admin"])
+    assert _asked(text, uri, raw, "NONE") is refused
+    assert _asked(text, uri, raw, "FAILED:expired") is refused
+    assert _asked(text, uri, raw, "SUCCESS") is False
+
+
+def test_the_whole_site_may_ask_and_lets_the_host_look_at_its_health(site: Callable[..., str]) -> None:
+    text = site(nginx_site_client_certificates="required", nginx_site_health_path="/readyz?full=1")
+    assert _asked(text, "/x", "/x", "NONE") is True
+    assert _asked(text, "/readyz", "/readyz", "NONE") is True
+    assert _asked(text, "/readyz", "/readyz?full=1", "NONE", "127.0.0.1", "127.0.0.1") is False
+    assert _asked(text, "/x", "/x", "NONE", "127.0.0.1", "127.0.0.1") is True
+    # a client that a proxy takes for the host
+    assert _asked(text, "/readyz", "/readyz", "NONE", "127.0.0.1", "192.0.2.7") is True
+    # a client behind a proxy on the host
+    assert _asked(text, "/readyz", "/readyz", "NONE", "192.0.2.7", "127.0.0.1") is True
+
+
+def test_the_verified_identity_is_passed_on(site: Callable[..., str]) -> None:
+    headers = _headers(site(nginx_site_client_certificates="optional"))
+    assert headers["x-ssl-client-verify"] == "$ssl_client_verify"
+    assert headers["x-ssl-client-s-dn"] == "$ssl_client_s_dn"
+    assert headers["x-ssl-client-cert"] == '""'
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"nginx_site_trusted_proxies": ["cdn.example.org"]}, '"cdn.example.org" is no address'),
+        ({"nginx_site_trusted_proxies": ["akamai"]}, '"akamai" is no address'),
+        ({"nginx_site_trusted_proxies": ["10.1.2.3/8"]}, "write 10.0.0.0/8"),
+        ({"nginx_site_trusted_proxies": ["10.0.0.0/33"]}, '"10.0.0.0/33"'),
+        ({"nginx_site_trusted_proxies": ["999.1.1.1"]}, '"999.1.1.1"'),
+        ({"nginx_site_trusted_proxies": ["0.0.0.0/0"]}, "nginx_site_trusted_proxies_any"),
+        ({"nginx_site_trusted_proxies": ["0.0.0.0/1", "128.0.0.0/1"]}, "128.0.0.0/1 has strangers"),
+        ({"nginx_site_trusted_proxies": ["::/0"]}, "::/0 has strangers"),
+        ({"nginx_site_trusted_proxies": ["cloudflare", "10.0.0.0/8"]}, "nginx_site_trusted_proxies_header"),
+        ({"nginx_site_trusted_identity_headers": ["Remote-User"]}, "nginx_site_trusted_proxies"),
+        (
+            {"nginx_site_trusted_proxies": ["fastly"], "nginx_site_trusted_identity_headers": ["Remote-User"]},
+            "a CDN passes on",
+        ),
+        (
+            {"nginx_site_trusted_proxies": ["10.0.0.1"], "nginx_site_trusted_identity_headers": ["X-Forwarded-For"]},
+            "nginx_site_trusted_identity_headers",
+        ),
+        ({"nginx_site_removed_headers": ["X Tenant"]}, "nginx_site_removed_headers"),
+        ({"nginx_site_removed_headers": ["Host"]}, "nginx_site_removed_headers"),
+        ({"nginx_site_proxy_protocol": True}, "nginx_site_trusted_proxies"),
+        ({"nginx_site_hsts_preload": True}, "nginx_site_hsts_include_subdomains"),
+        (
+            {
+                "nginx_site_hsts_preload": True,
+                "nginx_site_hsts_include_subdomains": True,
+                "nginx_site_hsts_max_age": 31535999,
+            },
+            "nginx_site_hsts_max_age",
+        ),
+        ({"nginx_site_client_certificates": "optional"}, "nginx_site_client_ca_source"),
+        (
+            {"nginx_site_client_certificates": "required", "nginx_site_client_ca_source": "/nowhere.pem"},
+            "/nowhere.pem",
+        ),
+        ({"nginx_site_client_certificate_paths": ["/admin"]}, "nginx_site_client_certificate_paths"),
+        ({"nginx_site_health_path": "readyz"}, "nginx_site_health_path"),
+        ({"nginx_site_maintenance_allow": ["10.0.0.0/33"]}, "nginx_site_maintenance_allow"),
+    ],
+    ids=str,
+)
+def test_preflight_refuses(refusals: Callable[..., list[str]], given: dict[str, Any], words: str) -> None:
+    (message,) = refusals(**given)
+    assert message.startswith("edge1: ")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no "),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "number 1 can't be read"),
+        (_certificate(authority=False), "CN=Clients is no certificate authority"),
+        (_certificate(authority=True, days=-1), "CN=Clients has ended"),
+        (_certificate(authority=True) + "-----BEGIN PRIVATE KEY-----\n", "private key"),
+        (_certificate(authority=True) + _certificate(authority=False), "no certificate authority"),
+    ],
+    ids=["empty", "garbage", "no authority", "ended", "key", "second"],
+)
+def test_a_file_that_is_no_authority_is_refused(
+    refusals: Callable[..., list[str]], tmp_path: pathlib.Path, text: str, words: str
+) -> None:
+    source = tmp_path / "clients.pem"
+    source.write_text(text)
+    (message,) = refusals(nginx_site_client_certificates="required", nginx_site_client_ca_source=str(source))
+    assert "nginx_site_client_ca_source" in message
+    assert words in message
+
+
+def test_preflight_accepts(refusals: Callable[..., list[str]], tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "clients.pem"
+    source.write_text(_certificate(authority=True) + _certificate(authority=True))
+    ca = {"nginx_site_client_ca_source": str(source)}
+    assert SITE["nginx_site_name"] == "short-links"
+    for given in (
+        {"nginx_site_trusted_proxies": ["cloudflare"]},
+        {"nginx_site_trusted_proxies": ["10.0.0.0/8", "fd00::/8"]},
+        {"nginx_site_trusted_proxies": ["fastly", "10.0.0.0/8", "2001:db8::/32"]},
+        {"nginx_site_trusted_proxies": ["0.0.0.0/0", "::/0"], "nginx_site_trusted_proxies_any": True},
+        {"nginx_site_trusted_proxies": ["10.0.0.1"], "nginx_site_trusted_identity_headers": ["Remote-User"]},
+        {"nginx_site_trusted_proxies": ["10.0.0.1"], "nginx_site_proxy_protocol": True},
+        {"nginx_site_hsts_preload": True, "nginx_site_hsts_include_subdomains": True},
+        {"nginx_site_client_certificates": "optional", "nginx_site_client_certificate_paths": ["/admin"], **ca},
+        {"nginx_site_client_certificates": "required", **ca},
+    ):
+        assert refusals(**given) == [], given

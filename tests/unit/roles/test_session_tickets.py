@@ -1,0 +1,140 @@
+"""The program that derives the keys of nginx's session tickets; molecule/acme has two edges that resume with them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/nginx_server/files/session_tickets.py"
+SECRET = b"not a secret of anybody, but long"
+HOUR = 3600
+NOON = 1_800_000_000 // (12 * HOUR) * 12 * HOUR
+
+
+def _load() -> Any:
+    spec = importlib.util.spec_from_file_location("session_tickets", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["session_tickets"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tickets = _load()
+
+
+def _keys(folder: pathlib.Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in tickets.NAMES]
+
+
+@pytest.fixture
+def edge(tmp_path: pathlib.Path) -> pathlib.Path:
+    """An edge that was set up at noon."""
+    folder = tmp_path / "tickets"
+    assert tickets.install(tickets.begin(SECRET, 12, NOON), folder, dry=False)
+    return folder
+
+
+def test_an_edge_that_comes_later_has_the_same_keys(edge: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    later = NOON + 30 * 12 * HOUR + 17
+    tickets.rotate(edge, later)
+    other = tmp_path / "other"
+    tickets.install(tickets.begin(SECRET, 12, later), other, dry=False)
+    assert _keys(other) == _keys(edge)
+    assert len(set(_keys(edge))) == 3
+    assert {len(key) for key in _keys(edge)} == {80}
+
+
+def test_a_key_is_known_one_period_ahead_and_gone_after_two(edge: pathlib.Path) -> None:
+    _, key, after = _keys(edge)
+    tickets.rotate(edge, NOON + 12 * HOUR - 1)
+    assert _keys(edge)[1] == key
+    tickets.rotate(edge, NOON + 12 * HOUR)
+    assert _keys(edge)[:2] == [key, after]
+    tickets.rotate(edge, NOON + 24 * HOUR)
+    assert key not in _keys(edge)
+
+
+def test_what_a_host_keeps_does_not_tell_older_keys(edge: pathlib.Path) -> None:
+    previous = _keys(edge)[0]
+    tickets.rotate(edge, NOON + 24 * HOUR)
+    state = tickets.State.read((edge / "state.json").read_text())
+    assert state.at(0) == state
+    assert previous not in [state.at(period).key() for period in range(state.period, state.period + 50)]
+    assert SECRET.decode() not in (edge / "state.json").read_text()
+
+
+def test_files_are_root_s_alone(edge: pathlib.Path) -> None:
+    assert {path.stat().st_mode & 0o777 for path in edge.iterdir()} == {0o600}
+    assert edge.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in edge.iterdir()) == sorted([*tickets.NAMES, "state.json"])
+
+
+def test_a_clock_that_goes_back_changes_nothing(edge: pathlib.Path) -> None:
+    before = _keys(edge)
+    tickets.rotate(edge, NOON - 24 * HOUR)
+    assert _keys(edge) == before
+
+
+@pytest.mark.parametrize(
+    ("secret", "hours", "ahead", "changes"),
+    [
+        (SECRET, 12, 0, False),
+        (SECRET, 12, 12 * HOUR, False),  # the timer's to do
+        (SECRET, 12, -12 * HOUR, False),  # the controller's clock is a little late
+        (SECRET, 12, -24 * HOUR, True),  # the host's clock was wrong
+        (SECRET, 6, 0, True),
+        (SECRET + b"!", 12, 0, True),
+    ],
+)
+def test_a_host_takes_another_state_only_when_its_own_is_wrong(
+    edge: pathlib.Path, secret: bytes, hours: int, ahead: int, changes: bool
+) -> None:
+    wanted = tickets.begin(secret, hours, NOON + ahead)
+    before = _keys(edge)
+    assert tickets.install(wanted, edge, dry=True) is changes
+    assert _keys(edge) == before
+    assert tickets.install(wanted, edge, dry=False) is changes
+    assert (_keys(edge) != before) is changes
+    assert tickets.install(wanted, edge, dry=False) is False
+
+
+@pytest.mark.parametrize("lost", [*tickets.NAMES, "state.json"])
+def test_a_lost_file_is_written_again(edge: pathlib.Path, lost: str) -> None:
+    before = _keys(edge)
+    (edge / lost).unlink()
+    assert tickets.install(tickets.begin(SECRET, 12, NOON), edge, dry=False) is True
+    assert _keys(edge) == before
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"chain": "a", "hours": 12, "period": 1, "secret": "00"}', "[]", "null"])
+def test_a_broken_state_is_replaced_by_the_next_run(edge: pathlib.Path, text: str) -> None:
+    (edge / "state.json").write_text(text)
+    with pytest.raises(ValueError):  # noqa: PT011  the timer's unit fails; nginx keeps its keys
+        tickets.rotate(edge, NOON)
+    assert tickets.install(tickets.begin(SECRET, 12, NOON), edge, dry=False) is True
+
+
+def test_nginx_is_reloaded_when_the_keys_are_newer(edge: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    loaded = tmp_path / "nginx.loaded"
+    assert tickets.is_newer(edge, loaded)
+    loaded.touch()
+    os.utime(loaded, (0, 0))
+    assert tickets.is_newer(edge, loaded)
+    loaded.touch()
+    assert not tickets.is_newer(edge, loaded)
+
+
+def test_the_secret_comes_by_standard_input() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", str(PROGRAM), "begin", "12"], input=SECRET, capture_output=True, check=True
+    )
+    assert tickets.State.read(done.stdout.decode()).hours == 12
+    assert SECRET not in done.stdout + done.stderr

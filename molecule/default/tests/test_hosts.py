@@ -36,6 +36,42 @@ def test_security_updates_come_by_themselves_without_a_reboot(host: Any) -> None
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
 
 
+@pytest.mark.parametrize(
+    ("unit", "threshold"),
+    [
+        pytest.param("nginx.service", 40, marks=pytest.mark.hosts("edge1")),
+        pytest.param("postgresql@17-main.service", 50, marks=pytest.mark.hosts("data1")),
+    ],
+)
+def test_a_server_is_confined_from_the_first_deploy_on(host: Any, unit: str, threshold: int) -> None:
+    # ten times the exposure
+    host.check_output(f"systemd-analyze security --no-pager --threshold={threshold} {unit}")
+    # the process, too, which the package had started before its unit said so
+    main = host.check_output(f"systemctl show --property MainPID --value {unit}")
+    assert "NoNewPrivs:\t1" in host.check_output(f"cat /proc/{main}/status").splitlines()
+
+
+@pytest.mark.hosts("edge1")
+def test_nginx_is_reloaded_upgraded_and_its_logs_rotated_in_its_sandbox(host: Any) -> None:
+    script = """
+        set -e
+        wait_for() { timeout 60 sh -c "until $1; do sleep 0.1; done"; }
+        systemctl reload nginx
+        # what the package does when it is upgraded
+        old=$(cat /run/nginx.pid)
+        kill -USR2 $old
+        wait_for '[ -s /run/nginx.pid.oldbin ] && [ -s /run/nginx.pid ]'
+        kill -QUIT $old
+        wait_for "[ ! -e /proc/$old ]"
+        new=$(cat /run/nginx.pid)
+        logrotate --force /etc/logrotate.d/nginx
+        [ -s /var/log/nginx/error.log.1 ]
+        wait_for "! readlink /proc/$new/fd/* | grep -q '[.]1$'"
+        grep NoNewPrivs /proc/$new/status
+        systemctl is-active nginx"""
+    assert host.check_output(script).split() == ["NoNewPrivs:", "1", "active"]
+
+
 @pytest.mark.hosts("data1")
 @pytest.mark.parametrize("port", [5432, 6379])
 @pytest.mark.parametrize(("source", "open_"), [("app1", True), ("app2", True), ("edge1", False)])

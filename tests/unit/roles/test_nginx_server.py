@@ -89,6 +89,21 @@ def test_unit_gives_running_requests_their_time(load_role: Callable[[str], Any])
     assert reload == ["", "/usr/bin/touch", "/usr/sbin/nginx", "/usr/sbin/nginx", "/usr/bin/mv"]
 
 
+def test_sandbox_can_be_left_out_and_directives_of_the_operator_win(load_role: Callable[[str], Any]) -> None:
+    def lines(**given: Any) -> list[str]:
+        text: str = load_role("nginx_server").render("etc/systemd/system/nginx.service.d/baton.conf.j2", **given)
+        return text.partition("[Service]")[2].splitlines()
+
+    given = {"ReadWritePaths": ["/srv/a", "/srv/b"], "MemoryDenyWriteExecute": False}
+    assert "ProtectSystem=strict" in lines()
+    wanted = ["MemoryDenyWriteExecute=false", "ReadWritePaths=/srv/a", "ReadWritePaths=/srv/b"]
+    assert lines(nginx_server_directives=given)[-3:] == wanted
+    bare = lines(nginx_server_sandbox=False)
+    assert not [line for line in bare if line.startswith(("Protect", "ReadWrite", "SystemCall", "Capability"))]
+    # what isn't about the sandbox stays
+    assert "Restart=on-failure" in bare
+
+
 @pytest.mark.parametrize(
     ("listening", "refused"),
     [

@@ -208,7 +208,7 @@ def test_the_verified_identity_is_passed_on(site: Callable[..., str]) -> None:
         ({"nginx_site_trusted_proxies": ["cloudflare", "10.0.0.0/8"]}, "nginx_site_trusted_proxies_header"),
         ({"nginx_site_trusted_identity_headers": ["Remote-User"]}, "nginx_site_trusted_proxies"),
         (
-            {"nginx_site_trusted_proxies": ["fastly"], "nginx_site_trusted_identity_headers": ["Remote-User"]},
+            {"nginx_site_trusted_proxies": ["cloudflare"], "nginx_site_trusted_identity_headers": ["Remote-User"]},
             "a CDN passes on",
         ),
         (
@@ -274,7 +274,10 @@ def test_preflight_accepts(refusals: Callable[..., list[str]], tmp_path: pathlib
     for given in (
         {"nginx_site_trusted_proxies": ["cloudflare"]},
         {"nginx_site_trusted_proxies": ["10.0.0.0/8", "fd00::/8"]},
-        {"nginx_site_trusted_proxies": ["fastly", "10.0.0.0/8", "2001:db8::/32"]},
+        {
+            "nginx_site_trusted_proxies": ["cloudflare", "10.0.0.0/8", "2001:db8::/32"],
+            "nginx_site_trusted_proxies_header": "X-Forwarded-For",
+        },
         {"nginx_site_trusted_proxies": ["0.0.0.0/0", "::/0"], "nginx_site_trusted_proxies_any": True},
         {"nginx_site_trusted_proxies": ["10.0.0.1"], "nginx_site_trusted_identity_headers": ["Remote-User"]},
         {"nginx_site_trusted_proxies": ["10.0.0.1"], "nginx_site_proxy_protocol": True},

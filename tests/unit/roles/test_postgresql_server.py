@@ -118,3 +118,19 @@ def test_preflight_refuses_an_unknown_distribution(load_role: Callable[[str], An
     messages = load_role("postgresql_server").refusals(ansible_facts=facts)
     assert len(messages) == 1
     assert "Debian 11.9" in messages[0]
+
+
+def test_sandbox_can_be_left_out_and_directives_of_the_operator_win(load_role: Callable[[str], Any]) -> None:
+    def service(**given: Any) -> list[str]:
+        template = "etc/systemd/system/postgresql@.service.d/baton.conf.j2"
+        text: str = load_role("postgresql_server").render(template, **given)
+        return text.partition("[Service]")[2].splitlines()
+
+    given = {"ReadWritePaths": ["/etc/a", "/etc/b"], "PrivateDevices": False}
+    wanted = ["PrivateDevices=false", "ReadWritePaths=/etc/a", "ReadWritePaths=/etc/b"]
+    assert "ProtectSystem=full" in service()
+    # PostgreSQL's jit writes machine code
+    assert not [line for line in service() if line.startswith("MemoryDenyWriteExecute")]
+    assert service(postgresql_server_directives=given)[-3:] == wanted
+    assert service(postgresql_server_sandbox=False) == []
+    assert service(postgresql_server_sandbox=False, postgresql_server_directives=given) == ["", *wanted]

@@ -193,5 +193,5 @@ def test_texts_and_numbers_that_are_to_be_some_are_left_alone(text: str) -> None
 
 
 def test_what_the_units_set_for_each_release_is_reserved() -> None:
-    given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH", 7]
+    given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH"]
     assert settings.reserved_variables(given) == ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY"]

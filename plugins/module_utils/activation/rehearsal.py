@@ -191,6 +191,9 @@ def rehearse(
 
 def _rehearse_background(app: layout.Application, release: str, timeout: float) -> bool:
     """Start one process of each type that may run beside those of another release; whether any was started."""
+    # of a release to go back to it would take jobs that this one doesn't know; it has proven itself before
+    if release != layout.current(app) and release in layout.served(app):
+        return False
     rehearsed = False
     for process in app.processes:
         if process.strategy != "overlap" or not process.count:

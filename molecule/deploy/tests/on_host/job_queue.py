@@ -105,5 +105,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # of connections that wait; with the default of 5 the kernel drops some of a burst
+
+
 if __name__ == "__main__":
-    http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+    Server((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()

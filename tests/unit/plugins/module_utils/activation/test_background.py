@@ -360,6 +360,21 @@ def test_those_that_may_run_side_by_side_are_rehearsed(
     assert activate(app, "aaaa") == {}
 
 
+def test_a_release_to_go_back_to_takes_no_jobs_in_a_rehearsal(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "needed", lambda *_: False)
+    declare(app, worker={})
+    for release in ("aaaa", "bbbb"):
+        activate(app, release)
+    units.log.clear()
+    assert rehearsal.rehearse(app, "aaaa", 9)["rehearsed"] is False
+    assert not [said for said in units.log if said.startswith("start")]
+    # but with other settings the current one has something to prove
+    declare(app, worker={"count": 3})
+    assert rehearsal.rehearse(app, "bbbb", 9)["rehearsed"] is True
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"Worker": {}}', '{"worker": {"count": 1}}', '{"worker": {"strategy": "none"}}', "\x00"]
 )

@@ -42,6 +42,9 @@ SETTINGS = {
     "app_service_health_path": "/",
     "app_service_workers": 1,
     "nginx_site_server_names": ["bench.baton.test"],
+    # all load comes from one address
+    "nginx_site_client_rate": "0",
+    "nginx_site_client_connections": 0,
     # one host after the other would measure the number of batches
     "deploy_batches": [1, "100%"],
     "deploy_bake_seconds": 0,

@@ -27,6 +27,9 @@ for path in sorted(ROLES.glob("*/templates/**/*.j2")):
     variables = dict(GIVEN)
     if role.name == "app_service":
         variables["__app_service_unit"] = role.value("__app_service_units", **GIVEN)[0]
+        for kind, all_of_it in (("process", "processes"), ("schedule", "schedules")):
+            ((name, one),) = role.value(f"__app_service_{all_of_it}", **GIVEN).items()
+            variables[f"__app_service_{kind}"] = {"key": name, "value": one}
     found[str(path.relative_to(ROLES))] = role.render(template, **variables)
 print(json.dumps(found))
 """
@@ -40,6 +43,8 @@ GIVEN = {
     "app_service_forwarded_allow_ips": ["10.0.0.3", "10.0.0.1", "10.0.0.2"],
     "app_service_allowed_addresses": ["10.0.0.3", "10.0.0.4"],
     "app_service_directives": {"ReadWritePaths": [f"/srv/{name}" for name in NAMES]},
+    "app_processes": {"worker": {"command": "x", "environment": dict.fromkeys(NAMES, "x")}},
+    "app_schedules": {"cleanup": {"command": "x", "calendar": "daily", "environment": dict.fromkeys(NAMES, "x")}},
     "app_config_environment": dict.fromkeys(NAMES, "x"),
     "nginx_site_name": "links",
     "tls_certificate_name": "links",

@@ -1,0 +1,62 @@
+"""Background processes and schedules of the reference application: Celery over Redis, a command at set times."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from .conftest import APP_SERVERS, FLEET, Edge, other
+
+pytestmark = pytest.mark.hosts("edge1")
+PATIENCE = 90  # seconds for a report, on a machine that is busy with other things
+
+
+def state(name: str, unit: str) -> str:
+    return str(other(name).run(f"systemctl is-active {unit}").stdout.strip())
+
+
+def test_workers_run_on_every_app_server_in_the_current_release() -> None:
+    for name in APP_SERVERS:
+        host = other(name)
+        release = host.check_output("basename $(readlink /opt/links/current)")
+        running = "systemctl list-units --plain --no-legend --state=active 'links-worker@*'"
+        told = host.check_output(running).splitlines()
+        (unit,) = [line.split()[0] for line in told]
+        folder = host.check_output(f"readlink /proc/$(systemctl show -P MainPID {unit})/cwd")
+        assert folder.startswith(f"/opt/links/releases/{release}/")
+        # as confined as the web processes
+        host.check_output(f"systemd-analyze security --threshold=15 {unit}")
+
+
+def test_a_report_is_made_by_a_background_process(edge: Edge) -> None:
+    asked = edge("/api/reports", "POST")
+    assert asked.status_code == 202, asked.text
+    told: dict[str, Any] = {}
+    end = time.monotonic() + PATIENCE
+    while told.get("state") not in ("done", "failed") and time.monotonic() < end:
+        time.sleep(0.2)
+        told = edge(f"/api/reports/{asked.json()['id']}").json()
+    assert told["state"] == "done", told
+    logs = FLEET.succeed("playbooks/logs.yml", "-e", "process=worker").output
+    assert "succeeded in" in logs
+
+
+def test_a_schedule_runs_on_the_first_app_server_and_can_be_suspended() -> None:
+    timer = "links-nightly.timer"
+    assert (state("app1", timer), state("app2", timer)) == ("active", "inactive")
+    release = other("app1").check_output("basename $(readlink /opt/links/current)")
+    schedule = ("playbooks/schedule.yml", "-e", "schedule=nightly", "-e")
+    ran = FLEET.succeed(*schedule, "schedule_action=run").output
+    assert "app1: nightly ended well in" in ran
+    assert f"nightly of {release}" in ran
+    assert "app2: nightly" not in ran
+    FLEET.succeed(*schedule, "schedule_action=suspend")
+    assert state("app1", timer) == "inactive"
+    assert "suspended" in FLEET.succeed("playbooks/status.yml").output
+    FLEET.succeed(*schedule, "schedule_action=resume")
+    assert state("app1", timer) == "active"
+    unknown = FLEET.play("playbooks/schedule.yml", "-e", "schedule=nightli", "-e", "schedule_action=run")
+    assert unknown.status != 0
+    assert "links has no scheduled command 'nightli' here. It has nightly." in unknown.words

@@ -58,9 +58,10 @@ def alive(pid: int) -> bool:
 
 
 def pending(pid: int, number: int) -> bool:
-    """Whether a signal to a process has yet to be taken."""
+    """Whether a signal to a process has yet to be handled: it waits, or the process was stopped in its handler."""
     words = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
-    return bool((int(words["ShdPnd"], 16) | int(words["SigPnd"], 16)) >> (number - 1) & 1)
+    waiting = (int(words[name], 16) for name in ("ShdPnd", "SigPnd", "SigBlk"))
+    return any(signals >> (number - 1) & 1 for signals in waiting)
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -18,17 +18,24 @@ whoami_router = APIRouter(prefix="/api", tags=["demo"])
 router = APIRouter(prefix="/api", tags=["demo"])
 
 SHOWN_HEADERS = (
+    "cf-connecting-ip",
     "connection",
     "forwarded",
     "host",
+    "remote-user",
+    "true-client-ip",
     "user-agent",
     "via",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-proto",
+    "x-forwarded-user",
     "x-real-ip",
     "x-request-id",
+    "x-ssl-client-s-dn",
+    "x-ssl-client-verify",
+    "x_forwarded_user",
 )
 
 

@@ -33,6 +33,8 @@ def play(team: pathlib.Path, playbook: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+# tests/unit/test_collection.py installs the packed collection, and loads what is in it
+@pytest.mark.long
 def test_a_team_provisions_deploys_and_rolls_back_with_the_installed_collection(
     team: pathlib.Path, fleet: Fleet, source: Source
 ) -> None:

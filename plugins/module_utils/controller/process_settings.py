@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from . import settings
+from .command_settings import ONE_LINE, SECONDS, Kind, Rule, of_name, of_settings, shown, whole_number
 
 DEFAULTS: dict[str, Any] = {
     "command": "",
@@ -31,21 +29,8 @@ CHOICES = {
     "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
 }
 CORES = "cores"
-# what the application's other units are called by
-RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
-_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 _OPERATOR = re.compile("[;&|()]+")  # but of redirections
 _KEYWORDS = ("if", "for", "while", "until", "case", "{", "!")
-_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-# systemd.resource-control(5): bytes, with a binary suffix or none, a share of the host's memory, or no limit
-_MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
-
-
-def whole_number(value: Any) -> int | None:
-    """A whole number above 0, be it written as a text; None for anything else."""
-    if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
-        return None
-    return int(str(value))
 
 
 def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: int) -> dict[str, dict[str, Any]]:
@@ -130,8 +115,8 @@ def problems(processes: Any, application: str, secrets: Iterable[str] = (), othe
         ]
     found: list[str] = []
     for name, given in processes.items():
-        wrong = of_name("app_processes", "process type", name, _units(application, name), set(others))
-        found += wrong or _of_settings(f"app_processes.{name}", given, set(secrets))
+        wrong = of_name("app_processes", KIND.name, name, _units(application, name), set(others))
+        found += wrong or of_settings(KIND, f"app_processes.{name}", given, set(secrets))
     return found
 
 
@@ -139,88 +124,13 @@ def _units(application: str, name: Any) -> tuple[str, ...]:
     return (f"{application}-{name}@.service", f"{application}-{name}-check@.service")
 
 
-def of_name(setting: str, kind: str, name: Any, units: Iterable[str], others: set[str]) -> list[str]:
-    """Why a name can't be that of a process type or schedule, whose units are given; at most one sentence."""
-    if name in RESERVED:
-        return [
-            f"{setting}.{name}: {name} is a name of Baton's own. Call the {kind} otherwise"
-            + (", and set up the web processes by app_service_*." if name == "web" else ".")
-        ]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return [
-            f"{setting} has a {kind} called {shown(name)}. Use at most 32 lower-case letters, digits and "
-            '"_", a letter first.'
-        ]
-    return [
-        f"{setting}.{name}: the host has a unit {unit} that Baton didn't write. Call the {kind} otherwise, "
-        "or remove that unit."
-        for unit in units
-        if unit in others
-    ][:1]
-
-
-def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
-    if not isinstance(given, Mapping):
-        yield f"{where} is {shown(given)}. Give a mapping with `command` at least."
-        return
-    for key in given:
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(str(key), DEFAULTS, 1)
-            fix = f"Did you mean {near[0]}?" if near else f"Use {', '.join(DEFAULTS)}."
-            yield f"{where}.{key} is no setting of a process type. {fix}"
-    if not str(given.get("command") or "").strip():
-        yield f"{where}.command is missing or empty. Give the command that runs in the release."
-    elif is_line(given["command"]):
-        yield from _of_command(f"{where}.command", given["command"])
-    for key, (is_right, fix) in _RULES.items():
-        if key in given and not is_right(given[key]):
-            yield f"{where}.{key} is {shown(given[key])}. {fix}"
-    for key, choices in CHOICES.items():
-        if key in given and given[key] not in choices:
-            yield f"{where}.{key} is {shown(given[key])}. Give {', '.join(choices[:-1])} or {choices[-1]}."
-    yield from of_environment(f"{where}.environment", given.get("environment", {}), secrets)
-
-
-def of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
-    if not isinstance(given, Mapping):
-        yield f"{where} is {shown(given)}. Give a mapping of names to values."
-        return
-    for name, value in given.items():
-        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-            yield f'{where} has {shown(name)}, which is no name of a variable. Use letters, digits and "_".'
-        elif settings.reserved_variables([name]):
-            yield f"{where}.{name} can't be set: the units set it for each release. Take it out."
-        elif name in secrets:
-            yield f"{where}.{name} is among app_config_secrets, too, which would win. Keep one of them."
-        elif isinstance(value, float):
-            yield f"{where}.{name} is a number with a point, of which YAML may drop a digit. Write it in quotes."
-        elif not isinstance(value, str | int) or re.search(r"[\r\n\0]", str(value)):
-            yield f"{where}.{name} is no text of one line. Write one, in quotes."
-
-
-def is_line(value: Any) -> bool:
-    return isinstance(value, str) and not re.search(r"[\r\n\0]", value.strip())
-
-
-def is_memory(value: Any) -> bool:
-    return value == "" or (not isinstance(value, bool) and _MEMORY.fullmatch(str(value)) is not None)
-
-
-ONE_LINE = "Give one line of text; what takes several belongs into a script of the application."
-MEMORY = "Give what systemd's MemoryMax takes, such as 512M, 2G or 25%; leave it out for no limit."
-SECONDS = "Give whole seconds, above 0."
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "command": (lambda value: value is None or is_line(value), ONE_LINE),
-    "check": (is_line, ONE_LINE),
+_RULES: dict[str, Rule] = {
+    "check": ONE_LINE,
     "count": (
         lambda value: value == CORES or whole_number(value) is not None,
         f"Give a number above 0, or {CORES} for as many as the host has; take the type out to have none.",
     ),
-    "stop_timeout": (lambda value: whole_number(value) is not None, SECONDS),
-    "settle_seconds": (lambda value: whole_number(value) is not None, SECONDS),
-    "memory_max": (is_memory, MEMORY),
+    "stop_timeout": SECONDS,
+    "settle_seconds": SECONDS,
 }
-
-
-def shown(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+KIND = Kind("process type", "`command` at least", DEFAULTS, CHOICES, _RULES, _of_command)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import process_settings
-from .process_settings import ONE_LINE, SECONDS, is_line, shown, whole_number
+from .command_settings import SECONDS, Kind, Rule, is_line, of_name, of_settings, shown
 
 DEFAULTS: dict[str, Any] = {
     "command": "",
@@ -78,7 +76,7 @@ def problems(
     types = set(processes) if isinstance(processes, Mapping) else set()
     for name, given in schedules.items():
         wrong = _of_name(name, application, types, set(others))
-        found += wrong or _of_settings(f"app_schedules.{name}", given, set(secrets))
+        found += wrong or of_settings(KIND, f"app_schedules.{name}", _with_calendar(given), set(secrets))
     return found
 
 
@@ -86,38 +84,26 @@ def _of_name(name: Any, application: str, types: set[str], others: set[str]) -> 
     units = (f"{application}-{name}.service", f"{application}-{name}.timer")
     if name in types:
         return [f"app_schedules.{name}: app_processes has a type of that name. Call one of them otherwise."]
-    return process_settings.of_name("app_schedules", "schedule", name, units, others)
+    return of_name("app_schedules", KIND.name, name, units, others)
 
 
-def _of_settings(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
-    if not isinstance(given, Mapping):
-        yield f"{where} is {shown(given)}. Give a mapping with `command` and `calendar`."
-        return
-    for key in given:
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(str(key), DEFAULTS, 1)
-            fix = f"Did you mean {near[0]}?" if near else f"Use {', '.join(DEFAULTS)}."
-            yield f"{where}.{key} is no setting of a schedule. {fix}"
-    if not str(given.get("command") or "").strip():
-        yield f"{where}.command is missing or empty. Give the command that runs in the release."
-    elif not is_line(given["command"]):
-        yield f"{where}.command is {shown(given['command'])}. {ONE_LINE}"
-    times = given.get("calendar") or ""
-    if not times or not all(isinstance(one, str) and one.strip() and is_line(one) for one in _listed(times)):
-        yield (
-            f"{where}.calendar is {shown(times)}. Give when it runs as systemd.time(7) writes it, such as "
-            '"*-*-* 03:00" or "Mon..Fri 08..18:00/15", or a list of such.'
-        )
-    if given.get("hosts", "first") not in ("all", "first"):
-        yield f"{where}.hosts is {shown(given['hosts'])}. Give all or first."
-    if whole_number(given.get("timeout", 1)) is None:
-        yield f"{where}.timeout is {shown(given['timeout'])}. {SECONDS}"
-    if not isinstance(given.get("catch_up", True), bool):
-        yield f"{where}.catch_up is {shown(given['catch_up'])}. Give true or false."
-    if not process_settings.is_memory(given.get("memory_max", "")):
-        yield f"{where}.memory_max is {shown(given['memory_max'])}. {process_settings.MEMORY}"
-    yield from process_settings.of_environment(f"{where}.environment", given.get("environment", {}), secrets)
+def _with_calendar(given: Any) -> Any:
+    """The settings of a schedule, which has to have a calendar, so that one that is missing is told of."""
+    return {"calendar": "", **given} if isinstance(given, Mapping) else given
 
 
-def _listed(times: Any) -> list[Any]:
-    return list(times) if isinstance(times, list | tuple) else [times]
+def _is_calendar(value: Any) -> bool:
+    times = list(value) if isinstance(value, list | tuple) else [value]
+    return bool(times) and all(isinstance(one, str) and one.strip() and is_line(one) for one in times)
+
+
+_RULES: dict[str, Rule] = {
+    "calendar": (
+        _is_calendar,
+        'Give when it runs as systemd.time(7) writes it, such as "*-*-* 03:00" or "Mon..Fri 08..18:00/15", or a list '
+        "of such.",
+    ),
+    "timeout": SECONDS,
+    "catch_up": (lambda value: isinstance(value, bool), "Give true or false."),
+}
+KIND = Kind("schedule", "`command` and `calendar`", DEFAULTS, {"hosts": ("all", "first")}, _RULES)

@@ -18,14 +18,14 @@ from typing import Any
 from ..app import layout
 from ..app.layout import ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
-from . import digests
+from . import boot, digests
 from .digests import Way
 
 STOP_MARGIN = 30.0  # seconds beyond a type's own stop_timeout, after which systemd has killed what didn't end
 CHECK_SECONDS = 60.0  # that a type's check may take to succeed
 POLL_SECONDS = 0.2
 WORKS = ("active", "reloading", "activating")
-SHOWN = ("Id", "ActiveState", "SubState", "MainPID", "NRestarts", "Result", "MemoryCurrent")
+SHOWN = ("Id", "ActiveState", "SubState", "NRestarts", "MemoryCurrent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Instance:
     unit: str
     state: str  # active, activating (starting, or waiting to be restarted), deactivating, failed
     substate: str
-    pid: int
     restarts: int
     memory: int  # bytes; 0 where systemd doesn't say
     release: str | None
@@ -59,9 +58,7 @@ def name_of(unit: str) -> str:
 def instances(app: Application, process: str) -> list[Instance]:
     """The instances of a process type that systemd knows, by generation and number."""
     found = []
-    asked = ("show", f"{app.name}-{process}@*.service", "--all", f"--property={','.join(SHOWN)}")
-    for block in systemd.systemctl(*asked).stdout.split("\n\n"):
-        told = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for told in systemd.properties_of_all(f"{app.name}-{process}@*.service", *SHOWN):
         name = name_of(told.get("Id", ""))
         if not name or told.get("ActiveState") in (None, "inactive"):
             continue
@@ -71,7 +68,6 @@ def instances(app: Application, process: str) -> list[Instance]:
                 unit=told["Id"],
                 state=told["ActiveState"],
                 substate=told.get("SubState", ""),
-                pid=int(told.get("MainPID") or 0),
                 restarts=int(told.get("NRestarts") or 0),
                 memory=int(memory) if memory.isdigit() and int(memory) < 2**63 else 0,
                 release=layout.release_at(app.instances / f"{process}-{name}"),
@@ -83,10 +79,16 @@ def instances(app: Application, process: str) -> list[Instance]:
 def forget(app: Application, process: str) -> None:
     """Have nothing of a process type started at boot, and none of its instances known."""
     for pattern in (f"{app.name}-{process}@*.service", f"{app.name}-{process}.timer"):
-        for link in app.started_at_boot.glob(pattern):
-            link.unlink(missing_ok=True)
+        boot.disable(app, [link.name for link in app.started_at_boot.glob(pattern)])
     for link in app.instances.glob(f"{process}-*"):
         link.unlink(missing_ok=True)
+
+
+def remove(app: Application, process: ProcessType) -> None:
+    """Remove the unit files of a process type that is no longer in the settings, and forget its instances."""
+    for unit in process.templates:
+        app.path("etc/systemd/system", unit).unlink(missing_ok=True)
+    forget(app, process.name)
 
 
 class Background:
@@ -120,7 +122,9 @@ class Background:
             and {one.release for one in working} == {self.wanted.release}
             and digests.recorded(self.app, self.process.name) == self.wanted
         )
-        return "none" if as_wanted and not renew else "overlap" if self.process.strategy == "overlap" else "replace"
+        if as_wanted and not renew:
+            return "none"
+        return "overlap" if self.process.strategy == "overlap" else "replace"
 
     def execute(self) -> None:
         """Let the release's processes follow. Raises ActivationError, UnitError, OSError."""
@@ -134,8 +138,7 @@ class Background:
         """Let the previous processes run, which are `wanted` by now. Raises as `execute` does."""
         if not self.begun:
             return
-        process = next((one for one in self.app.processes if one.name == self.process.name), None)
-        self.process = process or dataclasses.replace(self.process, count=0, declared=False)
+        self.process = self.app.as_declared(self.process)
         found = instances(self.app, self.process.name)
         left = [one.unit for one in found if one.works and one.unit not in self.started]
         if self.stopped or len(left) != self.process.count:
@@ -152,15 +155,13 @@ class Background:
             self._stop(self.stopped, wait=True)
         if self.process.count:
             self._start(self.process.count)
-            self._enable(self.started)
+            boot.enable(self.app, self.started, f"{self.app.name}-{self.process.name}@.service")
         self._stop(old, wait=False)
         self.stopped += old
         self._tidy(self.started)
         if not self.process.declared:
-            for template in self.process.templates:
-                self.app.path("etc/systemd/system", template).unlink(missing_ok=True)
             # those that drain know their release without their links, and nothing would ask for them again
-            forget(self.app, self.process.name)
+            remove(self.app, self.process)
 
     def rehearse(self) -> None:
         """Start one process of the release, see that it stays up, and stop it. Raises ActivationError, UnitError."""
@@ -231,9 +232,12 @@ class Background:
         found = {one.unit: one for one in instances(self.app, self.process.name)}
         for unit in units:
             one = found.get(unit)
-            if one is None or one.restarts or one.state != "active":
-                how = "ended at once" if one is None else f"ended and was restarted {one.restarts} times"
-                return f"{unit} {how if one is None or one.restarts else f'is {one.state} ({one.substate})'}"
+            if one is None:
+                return f"{unit} ended at once"
+            if one.restarts:
+                return f"{unit} ended and was restarted {one.restarts} times"
+            if one.state != "active":
+                return f"{unit} is {one.state} ({one.substate})"
         return ""
 
     def unproven(self) -> str:
@@ -252,23 +256,11 @@ class Background:
         """What was done, for people and for the receipt."""
         return {"way": self.way, "started": self.started, "stopped": self.stopped, "seconds": self.seconds}
 
-    def _enable(self, units: list[str]) -> None:
-        """Have the units started at boot. By hand: systemctl can't disable one whose template has gone already."""
-        self.app.started_at_boot.mkdir(exist_ok=True)
-        for unit in units:
-            link = self.app.started_at_boot / unit
-            link.unlink(missing_ok=True)
-            link.symlink_to(f"/etc/systemd/system/{self.app.name}-{self.process.name}@.service")
-        atomic_file.sync_folder(self.app.started_at_boot)
-
     def _stop(self, units: list[str], *, wait: bool) -> None:
         """Have units stopped, now and at boot; without `wait` they drain by themselves. Raises UnitError."""
         if not units:
             return
-        for unit in units:
-            (self.app.started_at_boot / unit).unlink(missing_ok=True)
-        if self.app.started_at_boot.exists():
-            atomic_file.sync_folder(self.app.started_at_boot)
+        boot.disable(self.app, units)
         patience = self.process.stop_timeout + STOP_MARGIN if wait else 30
         done = systemd.systemctl("stop", *([] if wait else ["--no-block"]), *units, timeout=patience)
         if done.returncode:
@@ -283,6 +275,5 @@ class Background:
         for link in self._links():
             if link.name.removeprefix(f"{self.process.name}-") not in alive:
                 link.unlink(missing_ok=True)
-        for link in self.app.started_at_boot.glob(f"{self.app.name}-{self.process.name}@*.service"):
-            if link.name not in kept:
-                link.unlink(missing_ok=True)
+        enabled = self.app.started_at_boot.glob(f"{self.app.name}-{self.process.name}@*.service")
+        boot.disable(self.app, [link.name for link in enabled if link.name not in kept])

@@ -66,7 +66,8 @@ class Rehearsal:
         # how long a good one takes to end is nobody's business
         clear(self.app, wait=bool(cause))
         if cause:
-            raise RehearsalError(self._failure(cause, log))
+            said = f" It logged last:\n{activation.in_operator_s_words(log)}" if log else ""
+            raise _failed(self.app, self.release, f"{cause}.{said}")
 
     def _boot(self, timeout: float, started: float) -> str:
         """Why it doesn't boot; empty when it does."""
@@ -161,11 +162,11 @@ class Rehearsal:
         why = health_check.wait_healthy(dataclasses.replace(health, listen=str(self.listen)), min(patience, PATIENCE))
         return f"it booted, but {health.path} {why}" if why else ""
 
-    def _failure(self, cause: str, log: str) -> str:
-        serving = layout.current(self.app)
-        said = f" It logged last:\n{activation.in_operator_s_words(log)}" if log else ""
-        remains = f"Release {serving} still serves" if serving else "Nothing is served here yet"
-        return f"Release {self.release} failed its rehearsal: {cause}.{said}\nNothing has changed. {remains}."
+
+def _failed(app: layout.Application, release: str, cause: str) -> RehearsalError:
+    serving = layout.current(app)
+    remains = f"Release {serving} still serves" if serving else "Nothing is served here yet"
+    return RehearsalError(f"Release {release} failed its rehearsal: {cause}\nNothing has changed. {remains}.")
 
 
 def rehearse(
@@ -204,12 +205,7 @@ def _rehearse_background(app: layout.Application, release: str, timeout: float) 
         try:
             trial.rehearse()
         except (*activation.FAILURES, layout.ActivationError) as error:
-            serving = layout.current(app)
-            remains = f"Release {serving} still serves" if serving else "Nothing is served here yet"
-            raise RehearsalError(
-                f"Release {release} failed its rehearsal: {process.name} (app_processes): {error}\n"
-                f"Nothing has changed. {remains}."
-            ) from None
+            raise _failed(app, release, f"{process.name} (app_processes): {error}") from None
         rehearsed = True
     return rehearsed
 

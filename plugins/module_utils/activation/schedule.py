@@ -5,12 +5,11 @@ The command itself begins in the release that is current then, and ends in it, w
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from ..app.layout import Application, ProcessType
-from ..host import atomic_file, systemd
-from . import digests
+from ..host import systemd
+from . import background, boot, digests
 from .digests import Way
 
 
@@ -56,25 +55,19 @@ class Schedule:
         """Let the timer be as before. Raises UnitError, OSError."""
         if not self.begun:
             return
-        process = next((one for one in self.app.processes if one.name == self.process.name), None)
-        self.process = process or dataclasses.replace(self.process, count=0, declared=False)
+        self.process = self.app.as_declared(self.process)
         self._follow()
 
     def _follow(self) -> None:
-        link = self.app.started_at_boot / self.timer
         if self._runs():
             # a timer that runs goes on with the times that it was started with
             systemd.change("restart", self.timer, self.timeout)
-            link.parent.mkdir(exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(f"/etc/systemd/system/{self.timer}")
+            boot.enable(self.app, [self.timer], self.timer)
         else:
             systemd.systemctl("stop", self.timer)
-            link.unlink(missing_ok=True)
-        atomic_file.sync_folder(link.parent)
+            boot.disable(self.app, [self.timer])
         if not self.process.declared:
-            for unit in self.process.templates:
-                self.app.path("etc/systemd/system", unit).unlink(missing_ok=True)
+            background.remove(self.app, self.process)
 
     def unproven(self) -> str:
         """Why the timer isn't as it should be; empty when it is."""

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 from ..host import atomic_file, untrusted
@@ -126,25 +127,25 @@ class Application:
         """Its process types, in the order in which a release reaches them. Raises ActivationError."""
         rehearsal = (f"{self.name}-rehearsal@.service", f"{self.name}-rehearsal@.socket")
         web = ProcessType(WEB, "handover", (self.socket, self.service, self.bridge), rehearsal)
-        schedules = self._schedules()
-        background = self._background({schedule.name for schedule in schedules})
+        activated = self._activated()
+        schedules = self._schedules(activated)
+        background = self._background(activated - {schedule.name for schedule in schedules})
         first = [process for process in background if process.part != web.part]
         return (*first, web, *(process for process in background if process not in first), *schedules)
 
-    def _schedules(self) -> list[ProcessType]:
-        try:
-            told = read_note(self.schedule_settings) if self.schedule_settings.exists() else {}
+    def as_declared(self, process: ProcessType) -> ProcessType:
+        """A process type as the settings have it by now, which may be no longer. Raises ActivationError."""
+        found = (one for one in self.processes if one.name == process.name)
+        return next(found, dataclasses.replace(process, count=0, declared=False))
+
+    def _schedules(self, activated: set[str]) -> list[ProcessType]:
+        """Those of the settings, and those that were activated and are no longer in them."""
+        with _reading(self.schedule_settings) as told:
             runs = {name: bool(about["runs"]) for name, about in told.items()}
-            if not all(PROCESS_NAME.fullmatch(name) for name in told):
-                raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ActivationError(
-                f"{self.schedule_settings} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
-            ) from None
         units = (self.path("etc/systemd/system"), self.started_at_boot)
         gone = [
             name
-            for name in sorted(self._activated())
+            for name in sorted(activated)
             if any(os.path.lexists(folder / f"{self.name}-{name}.timer") for folder in units)
         ]
         return [
@@ -159,19 +160,20 @@ class Application:
             for name in dict.fromkeys([*runs, *gone])
         ]
 
-    def _background(self, schedules: set[str]) -> list[ProcessType]:
-        try:
-            told = read_note(self.process_settings) if self.process_settings.exists() else {}
-            if not all(PROCESS_NAME.fullmatch(name) for name in told):
-                raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
+    def _background(self, activated: set[str]) -> list[ProcessType]:
+        """Those of the settings, and those that were activated and are no longer in them."""
+
+        def of_type(name: str, **about: Any) -> ProcessType:
+            templates = (f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service")
+            return ProcessType(name=name, running=(f"{self.name}-{name}@*.service",), templates=templates, **about)
+
+        with _reading(self.process_settings) as told:
             if not all(about["strategy"] in STRATEGIES for about in told.values()):
                 raise ValueError(f"a strategy is none of {', '.join(STRATEGIES)}")
             found = [
-                ProcessType(
-                    name=name,
+                of_type(
+                    name,
                     strategy=about["strategy"],
-                    running=(f"{self.name}-{name}@*.service",),
-                    templates=(f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service"),
                     part="before_web" if about["order"] == "before_web" else "web",
                     count=int(about["count"]),
                     settle_seconds=float(about["settle_seconds"]),
@@ -180,27 +182,12 @@ class Application:
                 )
                 for name, about in told.items()
             ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ActivationError(
-                f"{self.process_settings} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
-            ) from None
-        gone = sorted(self._activated() - set(told) - schedules)
-        return found + [
-            ProcessType(
-                name=name,
-                strategy="overlap",
-                running=(f"{self.name}-{name}@*.service",),
-                templates=(f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service"),
-                declared=False,
-            )
-            for name in gone
-        ]
+        gone = sorted(activated - set(told))
+        return found + [of_type(name, strategy="overlap", declared=False) for name in gone]
 
     def _activated(self) -> set[str]:
-        """The names of the background process types that were activated here, and may run."""
-        names = set()
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            names = {untrusted.text(name) for name in read_note(self.record).get("processes", {})} - {WEB}
+        """The names of the background process types and schedules that were activated here, and may run."""
+        names = set(untrusted.mapping(noted(self.record).get("processes"))) - {WEB}
         with contextlib.suppress(OSError):
             names |= {path.name.split("-")[0] for path in self.instances.iterdir() if not path.name.startswith(".")}
         return {name for name in names if PROCESS_NAME.fullmatch(name)}
@@ -225,6 +212,20 @@ class Application:
     def socket(self) -> str:
         """The unit of the socket."""
         return f"{self.name}.socket"
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """What a file of settings says by name; nothing where there is none. What is wrong in it raises ActivationError."""
+    try:
+        told = read_note(path) if path.exists() else {}
+        if not all(PROCESS_NAME.fullmatch(name) for name in told):
+            raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
+        yield told
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ActivationError(
+            f"{path} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
+        ) from None
 
 
 def _modified(path: pathlib.Path) -> float:

@@ -185,25 +185,29 @@ def _told(host: Mapping[str, Any]) -> dict[str, Any]:
                 {"state": untrusted.text(one.get("state")), "memory_mb": untrusted.whole_number(one.get("memory_mb"))}
                 for one in untrusted.objects(app.get("workers"))
             ],
-            "processes": {
-                untrusted.text(name): {
-                    **{key: untrusted.whole_number(untrusted.mapping(about).get(key)) for key in COUNTS},
-                    "releases": untrusted.texts(untrusted.mapping(about).get("releases")),
-                }
-                for name, about in untrusted.mapping(app.get("processes")).items()
-            },
-            "schedules": {
-                untrusted.text(name): {
-                    **{key: untrusted.mapping(about).get(key) is True for key in ("suspended", "due", "running")},
-                    **{key: untrusted.text(untrusted.mapping(about).get(key)) for key in ("result", "next", "last")},
-                }
-                for name, about in untrusted.mapping(app.get("schedules")).items()
-            },
+            "processes": {name: _told_process(about) for name, about in _mappings(app.get("processes"))},
+            "schedules": {name: _told_schedule(about) for name, about in _mappings(app.get("schedules"))},
             "drift": untrusted.texts(app.get("drift")),
             "lock": untrusted.mapping(app.get("lock")),
             "last_change": untrusted.mapping(app.get("last_change")),
         }
     return found
+
+
+def _mappings(found: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(untrusted.text(name), untrusted.mapping(about)) for name, about in untrusted.mapping(found).items()]
+
+
+def _told_process(about: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {key: untrusted.whole_number(about.get(key)) for key in COUNTS}
+    return {**counts, "releases": untrusted.texts(about.get("releases"))}
+
+
+def _told_schedule(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: about.get(key) is True for key in ("suspended", "due", "running")},
+        **{key: untrusted.text(about.get(key)) for key in ("result", "next", "last")},
+    }
 
 
 def problems(host: str, found: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,16 @@ def _ask(*words: str, timeout: float | None = None) -> subprocess.CompletedProce
 def properties(unit: str, *names: str) -> dict[str, str]:
     """Properties of a unit, all of them or those named."""
     wanted = [f"--property={','.join(names)}"] if names else []
-    shown = systemctl("show", unit, *wanted).stdout
+    return _properties(systemctl("show", unit, *wanted).stdout)
+
+
+def properties_of_all(pattern: str, *names: str) -> list[dict[str, str]]:
+    """The named properties of each unit in systemd's memory whose name matches a pattern."""
+    shown = systemctl("show", pattern, "--all", f"--property={','.join(names)}").stdout
+    return [found for block in shown.split("\n\n") if (found := _properties(block))]
+
+
+def _properties(shown: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 

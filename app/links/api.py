@@ -113,7 +113,7 @@ async def follow_link(slug: SlugPath, request: Request) -> RedirectResponse:
     if found is None:
         raise _not_found(slug)
     url, clicks = found
-    # Once it is committed: an event never tells of a click that isn't in the database.
+    # After the commit, so that no event is published for a click that was rolled back.
     await publish(request.app.state.shared, slug, clicks)
     return _redirect(url)
 

@@ -9,7 +9,7 @@ from links.request_id import continued
 from links.settings import Settings
 
 QUEUE = "links"
-# Names of tasks stay what they are: the release before may still ask for them.
+# Never rename a task: the previous release may still enqueue it.
 REPORT = "links.jobs.report"
 # Seconds beyond a task's limit and a worker's stop until the queue takes a task for lost.
 MARGIN = 60

@@ -51,7 +51,7 @@ class Click:
     @property
     def id(self) -> str:
         """What a client gives back to go on after this event."""
-        return "{}-{}".format(*self.position)
+        return _event_id(self.position)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -62,6 +62,16 @@ class Click:
 def _position(event_id: str) -> Position:
     moment, _, number = event_id.partition("-")
     return int(moment), int(number)
+
+
+def _event_id(position: Position) -> str:
+    return "{}-{}".format(*position)
+
+
+async def _newest(redis: "Redis") -> str:
+    """Give the id of the newest event; that of none is before all others."""
+    entries: Any = await redis.xrevrange(STREAM, count=1)
+    return str(entries[0][0]) if entries else "0-0"
 
 
 def _clicks(entries: Any) -> list[Click]:
@@ -93,12 +103,7 @@ async def publish(shared: Shared | None, slug: str, clicks: int) -> None:
 
 async def newest_event(shared: Shared | None) -> str | None:
     """Give the id of the newest event, after which a page goes on; None while there are no live clicks."""
-
-    async def read(redis: "Redis") -> str:
-        entries = await redis.xrevrange(STREAM, count=1)
-        return str(entries[0][0]) if entries else "0-0"
-
-    return await shared.attempt("newest click not read", read, None) if shared else None
+    return await shared.attempt("newest click not read", _newest, None) if shared else None
 
 
 class ClickFeed:
@@ -120,7 +125,7 @@ class ClickFeed:
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
         async with asyncio.timeout(PING):
-            newest = await self._newest()
+            newest = _position(await _newest(self._shared.redis))
             position = _position(after) if after else newest
             gone = position > newest or await self._has_gone(position)
         if gone:
@@ -128,14 +133,12 @@ class ClickFeed:
             position = min(position, newest)
             yield Click(position, None, 0)
         while True:
-            # Taken before the look: what comes meanwhile ends the wait.
+            # Taken before the events are read: one that arrives in between ends the wait below.
             changed = self._changed
             found = self._remembered(position)
             if found is None:
                 async with asyncio.timeout(PING):
-                    found = _clicks(
-                        await self._shared.redis.xrange(STREAM, min="({}-{}".format(*position), count=BATCH)
-                    )
+                    found = _clicks(await self._shared.redis.xrange(STREAM, min=f"({_event_id(position)}", count=BATCH))
             for click in found:
                 position = click.position
                 yield click
@@ -162,10 +165,6 @@ class ClickFeed:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _newest(self) -> Position:
-        entries: Any = await self._shared.redis.xrevrange(STREAM, count=1)
-        return _position(entries[0][0]) if entries else (0, 0)
-
     async def _has_gone(self, position: Position) -> bool:
         """Whether events after this position may have made room for newer ones already."""
         oldest: Any = await self._shared.redis.xrange(STREAM, count=1)
@@ -181,19 +180,19 @@ class ClickFeed:
                 await self._read_on()
             except self._shared.errors as error:
                 log.warning("Live clicks wait for Redis: %s", type(error).__name__)
-            # What comes meanwhile isn't known here: when the reader is back, those who watch ask Redis for it.
+            # Events are missed until the reader is connected again; clients then fetch them from Redis.
             self._since = None
             await asyncio.sleep(PAUSE)
 
     async def _read_on(self) -> None:
         async with asyncio.timeout(BLOCK):
-            position = await self._newest()
+            position = _position(await _newest(self._shared.redis))
         self._recent.clear()
         self._since = position
         self._announce()
         while True:
             async with asyncio.timeout(2 * BLOCK):
-                found: Any = await self._shared.reader.xread({STREAM: "{}-{}".format(*position)}, BATCH, BLOCK * 1000)
+                found: Any = await self._shared.reader.xread({STREAM: _event_id(position)}, BATCH, BLOCK * 1000)
             if not found:
                 continue
             for click in _clicks(found[0][1]):

@@ -75,7 +75,7 @@ async def _page(
     error: str | None = None,
     form: dict[str, str] | None = None,
 ) -> Response:
-    # Before the counts are read: what is clicked meanwhile comes as an event.
+    # Before the counts are read, so that clicks in between arrive as events.
     after = await newest_event(request.app.state.shared)
     context = {
         "after": after,

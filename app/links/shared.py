@@ -40,27 +40,20 @@ class Shared:
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
 
+        common: Any = {"socket_connect_timeout": timeout, "decode_responses": True, "protocol": 2}
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
             timeout=timeout,
             socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # A connection that was lost meanwhile costs no request; a server that is away isn't asked for long.
+            # One retry replaces a stale pooled connection without failing the request; more would only delay it.
             retry=Retry(NoBackoff(), 1),
-            decode_responses=True,
-            protocol=2,
+            **common,
         )
         self.redis: Redis = Redis.from_pool(pool)
         # It waits for events in the server, and is bounded by the time that it asks for.
         self.reader: Redis = Redis.from_url(
-            url,
-            socket_connect_timeout=timeout,
-            socket_timeout=None,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-            protocol=2,
+            url, socket_timeout=None, socket_keepalive=True, retry=Retry(NoBackoff(), 0), **common
         )
         self.errors = (RedisError, OSError, TimeoutError)
         self._timeout = timeout

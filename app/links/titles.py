@@ -135,7 +135,7 @@ class Titles:
         if breaker.opened:
             message = "the site has failed several times and is left alone for a while"
             raise TitleUnavailableError(message)
-        # Nobody queues: a place is free, or there is none.
+        # Fail at once instead of queueing when all places are taken.
         if self._places.locked():
             message = "too many pages are asked at this moment"
             raise TitleUnavailableError(message)

@@ -98,6 +98,18 @@ def queue(redis_server: RedisServer) -> Iterator[Celery]:
         yield celery
 
 
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """What a worker logs."""
+    return tmp_path / "worker.log"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, redis_server: RedisServer) -> dict[str, str]:
+    """Of a worker with a database of its own."""
+    return environment_of(Settings(state_directory=tmp_path), redis_server)
+
+
 def test_jobs_without_redis_say_what_is_missing() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     ended = subprocess.run(
@@ -136,18 +148,15 @@ async def test_a_report_sums_up_and_tells_how_far_it_is(settings: Settings, monk
 
 
 def test_a_worker_does_what_the_queue_has(
-    settings: Settings, redis_server: RedisServer, queue: Celery, tmp_path: Path
+    settings: Settings, redis_server: RedisServer, queue: Celery, log: Path
 ) -> None:
-    log = tmp_path / "worker.log"
     asked = Asked(queue, broker.REPORT)
     with worker(environment_of(settings, redis_server), log):
         until(lambda: asked.ended, log)
     assert asked.result["links"] == 0
 
 
-def test_a_task_whose_process_dies_is_done_by_another(tmp_path: Path, redis_server: RedisServer, queue: Celery) -> None:
-    log = tmp_path / "worker.log"
-    environment = environment_of(Settings(state_directory=tmp_path), redis_server)
+def test_a_task_whose_process_dies_is_done_by_another(log: Path, environment: dict[str, str], queue: Celery) -> None:
     asked = Asked(queue, "links.jobs.pause", 1)
     with worker(environment, log):
         until(lambda: asked.state == "STARTED", log)
@@ -159,10 +168,8 @@ def test_a_task_whose_process_dies_is_done_by_another(tmp_path: Path, redis_serv
 
 
 def test_a_worker_that_stops_ends_its_task_and_takes_no_other(
-    tmp_path: Path, redis_server: RedisServer, queue: Celery
+    log: Path, environment: dict[str, str], queue: Celery
 ) -> None:
-    log = tmp_path / "worker.log"
-    environment = environment_of(Settings(state_directory=tmp_path), redis_server)
     running = Asked(queue, "links.jobs.pause", 2)
     with worker(environment, log) as stopping:
         until(lambda: running.state == "STARTED", log)
@@ -176,12 +183,8 @@ def test_a_worker_that_stops_ends_its_task_and_takes_no_other(
     assert running.result["pid"] != waiting.result["pid"]
 
 
-def test_what_a_worker_has_no_time_for_goes_back_at_once(
-    tmp_path: Path, redis_server: RedisServer, queue: Celery
-) -> None:
+def test_what_a_worker_has_no_time_for_goes_back_at_once(log: Path, environment: dict[str, str], queue: Celery) -> None:
     """Not only after the visibility timeout, as after a kill of the whole worker."""
-    log = tmp_path / "worker.log"
-    environment = environment_of(Settings(state_directory=tmp_path), redis_server)
     long = Asked(queue, "links.jobs.pause", 300)
     with worker({**environment, "LINKS_JOB_STOP_TIMEOUT": "1"}, log) as stopping:
         until(lambda: long.state == "STARTED", log)

@@ -23,10 +23,21 @@ def test_every_spelling_of_postgresql_is_accepted(monkeypatch: pytest.MonkeyPatc
     assert url.get_secret_value() == "postgresql://u:p@db/links?sslmode=require"
 
 
-@pytest.mark.parametrize("url", ["mysql://u:s3cret@db/links", "s3cret"])
-def test_another_database_is_refused_without_showing_the_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("DATABASE_URL", url)
-    with pytest.raises(ValidationError, match="must begin with postgresql://") as refused:
+@pytest.mark.parametrize(
+    ("variable", "url", "scheme"),
+    [
+        ("DATABASE_URL", "mysql://u:s3cret@db/links", "postgresql://"),
+        ("DATABASE_URL", "s3cret", "postgresql://"),
+        ("REDIS_URL", "http://x", "redis://"),
+        ("REDIS_URL", "localhost:6379", "redis://"),
+        ("REDIS_URL", "amqp://u:s3cret@x", "redis://"),
+    ],
+)
+def test_another_scheme_is_refused_without_showing_the_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str, scheme: str
+) -> None:
+    monkeypatch.setenv(variable, url)
+    with pytest.raises(ValidationError, match=f"must begin with {scheme}") as refused:
         Settings()
     assert "s3cret" not in str(refused.value)
 

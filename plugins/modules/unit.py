@@ -15,10 +15,7 @@ extends_documentation_fragment: [baton.web.attributes]
 options:
   name: {description: The unit., type: str, required: true}
   timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
-  application:
-    description: The application whose secrets are masked in what is shown; by default that of a migration's unit.
-    type: str
-    default: ""
+  application: {description: Application whose secrets are masked in what is returned., type: str, required: true}
   lock:
     description: The lock of an application that the run holds; nothing begins when it has lost it.
     type: dict
@@ -42,6 +39,7 @@ EXAMPLES = r"""
 - name: Migrate the database
   baton.web.unit:
     name: links-migration@0123456789abcdef.service
+    application: links
 """
 
 RETURN = r"""
@@ -64,7 +62,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "timeout": {"type": "int", "default": 660},
-            "application": {"type": "str", "default": ""},
+            "application": {"type": "str", "required": True},
             "lock": {
                 "type": "dict",
                 "options": {
@@ -106,7 +104,7 @@ def main() -> None:
             history.append(app, module.params["history"]["entry"])
         except OSError as error:
             module.fail_json(msg=f"{unit} didn't begin, as the history below {app.state} can't be written: {error}")
-    application = module.params["application"] or template.removesuffix("-migration")
+    application = module.params["application"]
     started = time.time()
     try:
         systemd.change("start", unit, module.params["timeout"])

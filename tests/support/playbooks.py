@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -11,17 +10,14 @@ import subprocess
 import sys
 from typing import Any
 
+from . import program
+
 PROJECT = pathlib.Path(__file__).parents[2]
 
 
 def plugin(path: str) -> Any:
     """A plugin of the project as a module, which Ansible alone can import by a name."""
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), PROJECT / f"plugins/{path}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program.load(PROJECT / f"plugins/{path}.py", path.replace("/", "_"))
 
 
 def tool(name: str) -> pathlib.Path:

@@ -48,19 +48,18 @@ def _nice(value: Any) -> int:
     return number
 
 
-def _paths_of(setting: str) -> Callable[[Any], list[str]]:
-    return lambda value: _paths(setting, value)
+def _paths(setting: str) -> Any:
+    def validate(value: Any) -> list[str]:
+        entries = [value] if isinstance(value, str) else list(value or [])
+        for entry in entries:
+            if not isinstance(entry, str) or not _PATH.fullmatch(entry):
+                raise ValueError(
+                    f"{setting} has {entry!r}, which is no path. "
+                    "Write what follows the host in an address, percent-encoded: /readyz or /search?q=a%20b."
+                )
+        return list(dict.fromkeys(entries))
 
-
-def _paths(setting: str, value: Any) -> list[str]:
-    entries = [value] if isinstance(value, str) else list(value or [])
-    for entry in entries:
-        if not isinstance(entry, str) or not _PATH.fullmatch(entry):
-            raise ValueError(
-                f"{setting} has {entry!r}, which is no path. "
-                "Write what follows the host in an address, percent-encoded: /readyz or /search?q=a%20b."
-            )
-    return list(dict.fromkeys(entries))
+    return validate
 
 
 def _host(value: Any) -> str:
@@ -159,13 +158,13 @@ _define(
 _define(
     "handover_urgent_paths",
     [],
-    _paths_of("handover_urgent_paths"),
+    _paths("handover_urgent_paths"),
     "Paths, such as the health check's, that are answered before requests that wait for the processor.",
 )
 _define(
     "handover_warmup_paths",
     [],
-    _paths_of("handover_warmup_paths"),
+    _paths("handover_warmup_paths"),
     "Paths that a worker asks its own application for, by GET, before it accepts connections.",
 )
 _define(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.server
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import program
+
 from .test_tls_certificate import issue
 
 PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/acme_certificate.py"
@@ -23,17 +24,7 @@ FIRST, SECOND, THIRD = "127.0.0.11", "127.0.0.12", "127.0.0.13"
 KEY = "A" * 43 + "="
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("acme_certificate", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["acme_certificate"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-acme = _load()
+acme = program.load(PROGRAM, "acme_certificate")
 
 
 class Host:

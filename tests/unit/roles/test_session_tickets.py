@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
-from typing import Any
 
 import pytest
+
+from tests.support import program
 
 PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/nginx_server/files/session_tickets.py"
 SECRET = b"not a secret of anybody, but long"
@@ -17,17 +17,7 @@ HOUR = 3600
 NOON = 1_800_000_000 // (12 * HOUR) * 12 * HOUR
 
 
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("session_tickets", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["session_tickets"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tickets = _load()
+tickets = program.load(PROGRAM, "session_tickets")
 
 
 def _keys(folder: pathlib.Path) -> list[bytes]:

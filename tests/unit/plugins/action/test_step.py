@@ -14,7 +14,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "baton.web.release": {"artifact": {"source": {"path": "/nowhere"}}},
     "baton.web.rehearse": {"name": "shop"},
     "baton.web.activate": {"name": "shop"},
-    "baton.web.unit": {"name": "shop-migration@aaaa.service"},
+    "baton.web.unit": {"name": "shop-migration@aaaa.service", "application": "shop"},
     "baton.web.drain": {"site": "shop"},
     "baton.web.wait_ready": {"timeout": 1},
     "baton.web.upkeep": {},

@@ -42,7 +42,7 @@ Position = tuple[int, int]
 
 @dataclass(frozen=True)
 class Click:
-    """A link was followed, and has so many clicks now. `slug` None: some events are gone, read the counts anew."""
+    """A link was followed, and has so many clicks now. `slug` None: events were lost, so reload the counts."""
 
     position: Position
     slug: str | None
@@ -129,7 +129,7 @@ class ClickFeed:
             position = _position(after) if after else newest
             gone = position > newest or await self._has_gone(position)
         if gone:
-            # More than Redis keeps, or Redis itself was lost and counts its ids anew.
+            # The events were trimmed, or Redis lost its data and its ids start over.
             position = min(position, newest)
             yield Click(position, None, 0)
         while True:
@@ -174,7 +174,7 @@ class ClickFeed:
         return bool(about["entries-added"] > about["length"])
 
     async def _read(self) -> None:
-        """Read the stream for all who watch here, and begin anew after a failure."""
+        """Read the stream for all clients of this worker, and reconnect after a failure."""
         while True:
             try:
                 await self._read_on()

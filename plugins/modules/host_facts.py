@@ -63,7 +63,7 @@ def _has_before_web(app: layout.Application) -> bool:
     try:
         return any(process.part == "before_web" for process in app.processes)
     except layout.ActivationError:
-        return False  # configure.yml writes anew what can't be read, and an activation tells of it
+        return False  # configure.yml rewrites the file, and an activation reports it
 
 
 def main() -> None:

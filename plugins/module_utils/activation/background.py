@@ -249,7 +249,7 @@ class Background:
         return f"{self.process.name} is of {', '.join(sorted(stray))}" if stray else ""
 
     def refusal(self, _began: float) -> str:
-        """Nothing: these have no word of their own."""
+        """Empty: these report no reason beyond their journal."""
         return ""
 
     def result(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class Background:
         done = systemd.systemctl("stop", *([] if wait else ["--no-block"]), *units, timeout=patience)
         if done.returncode:
             raise systemd.UnitError(done.stderr.strip())
-        # one that has failed would be told of for ever
+        # a failed unit would stay in `systemctl --failed` and in the status
         systemd.systemctl("reset-failed", *units)
 
     def _tidy(self, kept: list[str]) -> None:

@@ -1,6 +1,6 @@
 """How a scheduled command of one release follows that of another: its timer runs once the release is current.
 
-The command itself begins in the release that is current then, and ends in it, whatever becomes current meanwhile.
+The command starts in the release that is current then, and ends in it, even if another one becomes current in between.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Schedule:
         return f"{self.timer} doesn't run" if self._runs() and not systemd.is_active(self.timer) else ""
 
     def refusal(self, _began: float) -> str:
-        """Nothing: a timer has no word of its own."""
+        """Empty: a timer reports no reason."""
         return ""
 
     def result(self) -> dict[str, Any]:

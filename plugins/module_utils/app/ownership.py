@@ -96,7 +96,7 @@ def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
 def _unit_files(root: pathlib.Path, name: str) -> tuple[str, ...]:
     try:
         return layout.Application(name, str(root)).unit_files
-    except layout.ActivationError:  # of a file in a folder that is told of itself
+    except layout.ActivationError:  # its folder is reported anyway
         return ()
 
 

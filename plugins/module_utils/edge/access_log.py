@@ -131,7 +131,7 @@ class Tally:
     def add(self, entry: Entry, latency: bool = True) -> bool:
         """Count a request; False when it isn't the application's, or not of these servers."""
         if entry.is_surplus:
-            # no release's, and of no server: a request that was turned away is told, and condemns nobody
+            # counted, but against neither a release nor a server: the edge rejected it
             self.counts["surplus"] += 1
             return False
         asked = self._asked(entry)

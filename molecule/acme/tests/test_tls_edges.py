@@ -110,7 +110,7 @@ def test_ticket_keys_are_root_s_and_their_unit_is_confined() -> None:
         secret = (INVENTORY / "tls/nginx/session-tickets.key").read_text().strip()
         state = host(edge).file(f"{TICKETS}/state.json").content_string
         assert secret not in state
-        journal = host(edge).check_output("journalctl --no-pager -o cat")
+        journal = host(edge).check_output("journalctl --sync; journalctl --no-pager -o cat")
         assert not [hidden for hidden in (secret, json.loads(state)["secret"]) if hidden in journal]
 
 

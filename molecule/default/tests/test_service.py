@@ -73,7 +73,7 @@ def test_secrets_are_root_s_alone(host: Any) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "journalctl --no-pager --output=cat",
+        "journalctl --sync; journalctl --no-pager --output=cat",
         "cat /etc/systemd/system/links*",
         "ps axww",
         # background processes have secrets as variables, for their own user and root alone
@@ -88,7 +88,8 @@ def test_a_secret_is_nowhere_else(host: Any, place: str) -> None:
 
 def test_every_log_line_is_json_and_a_request_is_found_by_its_id(host: Any, edge: Edge) -> None:
     ids = {edge("/healthz?token=hidden").headers["x-request-id"] for _ in range(12)}
-    lines = host.check_output("journalctl -u links.service -o cat --no-pager _COMM=python | tail -200").splitlines()
+    asked = "journalctl --sync; journalctl -u links.service -o cat --no-pager _COMM=python | tail -200"
+    lines = host.check_output(asked).splitlines()
     entries = [json.loads(line) for line in lines]
     access = [entry for entry in entries if entry["logger"] == "access"]
     mine = [entry for entry in access if entry["request_id"] in ids]

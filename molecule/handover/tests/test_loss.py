@@ -84,5 +84,5 @@ def test_a_configuration_that_nginx_refuses_changes_nothing(name: str) -> None:
     finally:
         on.check_output("rm /etc/nginx/conf.d/zz-broken.conf")
     assert on.check_output("pgrep -f '^nginx: worker' | sort") == workers
-    assert "nonsense" in on.check_output("journalctl -u nginx -n 20 -o cat --no-pager")
+    assert "nonsense" in on.check_output("journalctl --sync; journalctl -u nginx -n 20 -o cat --no-pager")
     on.check_output("systemctl reload nginx")

@@ -15,6 +15,10 @@ from typing import Any
 from . import untrusted
 
 
+# seconds for journald to take in what was said to it
+SYNC_LIMIT = 5.0
+
+
 class UnitError(Exception):
     """A unit didn't do what it was told; the message holds the last lines that it logged."""
 
@@ -93,9 +97,7 @@ def change(verb: str, unit: str, timeout: float) -> None:
 
 def tail(unit: str, since: float, lines: int = 25) -> str:
     """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
-    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", "--lines=1000"]
-    listing = _ask("journalctl", *asking)
-    return "\n".join(_last(listing.stdout.splitlines(), lines))
+    return "\n".join(_last(_journal(unit, since, "--output=cat", "--lines=1000"), lines))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +110,8 @@ class Ending:
 
 def ending(unit: str, since: float, lines: int = 25) -> Ending:
     """How a unit ended after a time, from the journal: it remembers when systemd has already forgotten the unit."""
-    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=json", "--no-pager", "--lines=1000"]
-    _ask("journalctl", "--sync")
-    listing = _ask("journalctl", *asking)
     entries = []
-    for line in listing.stdout.splitlines():
+    for line in _journal(unit, since, "--output=json", "--lines=1000"):
         with contextlib.suppress(untrusted.UntrustedError):
             entries.append(untrusted.parse_object(line))
     # an application may write any field that begins with no underscore
@@ -123,8 +122,16 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
 
 def said(unit: str, since: float, pattern: str) -> str:
     """The first line that a unit logged since a time and that matches a regular expression; empty for none."""
-    asking = [f"--unit={unit}", f"--since=@{since:.3f}", "--output=cat", "--no-pager", f"--grep={pattern}"]
-    return next((_plain(line) for line in _ask("journalctl", *asking).stdout.splitlines()), "")
+    return next(map(_plain, _journal(unit, since, "--output=cat", f"--grep={pattern}")), "")
+
+
+def _journal(unit: str, since: float, *asking: str) -> list[str]:
+    """What the journal holds of a unit since a time, with all that was said before the question."""
+    # journald reads what is said to it later than systemd tells of a unit's end; a unit that never stops talking could
+    # hold it up for ever
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        _ask("journalctl", "--sync", timeout=SYNC_LIMIT)
+    return _ask("journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--no-pager", *asking).stdout.splitlines()
 
 
 def journal_text(message: Any) -> str:

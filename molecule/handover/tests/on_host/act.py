@@ -241,6 +241,8 @@ def reload(count: int = 1) -> list[Json]:
 
 
 def _journal(since: float) -> str:
+    # journald reads what is said to it later than systemd tells of a unit's end
+    subprocess.run(["journalctl", "--sync"], check=True)
     words = ["journalctl", "-u", SERVICE, "-u", BRIDGE, f"--since=@{since:.3f}", "-o", "cat", "--no-pager"]
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     return "\n".join(line for line in listed if '"logger": "access"' not in line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
@@ -32,6 +33,27 @@ def test_the_last_words_are_the_applications_and_not_those_of_probes(journal: pa
     assert systemd.ending("links.service", 0).log == "no\nTraceback\nValueError: no"
     journal.write_text("\n".join([fault, *[json.dumps(ACCESS), PLAIN] * 50]) + "\n")
     assert systemd.tail("links.service", 0) == "no\nTraceback\nValueError: no"
+
+
+@pytest.mark.parametrize("ask", [systemd.tail, lambda unit, since: systemd.ending(unit, since).log])
+def test_words_that_journald_has_not_read_yet_are_waited_for(
+    ask: Callable[[str, float], str], journal: pathlib.Path
+) -> None:
+    written = line("late") if ask is not systemd.tail else "late"
+    # as journald: what is said comes into the journal only when it was asked to take everything in
+    (journal.parent / "journalctl").write_text(
+        f"#!/bin/sh\nif [ \"$1\" = --sync ]; then printf '%s' '{written.strip()}' > {journal}; else cat {journal}; fi\n"
+    )
+    journal.write_text("")
+    assert ask("links.service", 0) == "late"
+
+
+def test_a_journal_that_never_catches_up_holds_nothing_up(
+    journal: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "SYNC_LIMIT", 0.05)
+    (journal.parent / "journalctl").write_text('#!/bin/sh\n[ "$1" = --sync ] && exec sleep 1000\necho so far\n')
+    assert systemd.tail("links.service", 0) == "so far"
 
 
 def test_how_a_unit_ended_is_systemds_word_alone(journal: pathlib.Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from . import untrusted
 
-
 # seconds for journald to take in what was said to it
 SYNC_LIMIT = 5.0
 

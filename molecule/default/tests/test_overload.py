@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shlex
 import ssl
 from collections import Counter
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.support import curl
 
 from .conftest import APP_SERVERS, NAME, PORT, Edge, other
 
@@ -135,3 +138,16 @@ def test_one_client_s_connections_leave_room_for_strangers(host: Any, trust: ssl
     assert Counter(answer.status for answer in answers) == {101: CONNECTIONS, 429: 30}
     assert all("\r\nretry-after: 1\r\n" in answer.header for answer in answers if answer.status == 429)
     assert seen == "200"
+
+
+def test_a_client_is_limited_by_its_network_and_not_by_what_addresses_it_takes_there(host: Any) -> None:
+    # data1 is a trusted proxy, so it says who the clients are; others each time, 0a is the byte of a line's end
+    site = f"2001:db8:{secrets.randbelow(0xFFFF):x}"
+    same = [f"{site}:a::1", f"{site}:a::2", f"{site}:a:a0a::3", f"{site}:a:ffff:ffff:ffff:ffff"]
+    others = [f"{site}:a0a::1", f"{site}:b::1", "198.51.100.10", "198.51.100.11"]
+    address = host.ansible.get_variables()["fleet_address"]
+    ask = f"curl -sSk -o /dev/null -w '%{{http_code}} ' --resolve {NAME}:443:{address} https://{NAME}/api/limited"
+    curl.install(other("data1"))
+    said = other("data1").check_output("; ".join(f"{ask} -H 'X-Forwarded-For: {one}'" for one in [*same, *others]))
+    # one a minute, and two at once
+    assert said.split() == ["404", "404", "404", "429", *["404"] * len(others)]

@@ -490,7 +490,7 @@ def test_limits_go_by_the_client_s_address(site: Callable[..., str]) -> None:
     assert re.findall(r"(\S+) 0;", unlimited[1]) == ["127.0.0.1", "::1", "192.0.2.0/24", "198.51.100.7"]
     for path in ("/readyz", "/healthz"):
         assert text.count(f'    "1{path}" "";') == 2
-    assert r'"~^1/log\.in" $binary_remote_addr;' in text
+    assert r'"~^1/log\.in" $baton_short_links_network;' in text
     assert '"~REJECTED" 6;' in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -11,6 +12,26 @@ from .conftest import APP_SERVERS, Edge
 
 pytestmark = pytest.mark.hosts(*APP_SERVERS)
 PASSWORD = "not-a-secret-of-anybody"
+# on a host: says something to an address that clouds hand out credentials at, from outside and from inside of a unit
+METADATA = """
+import pathlib, socket, subprocess, sys
+server, client = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+server.bind(("169.254.169.254", 0))
+server.settimeout(30)
+def say(client):
+    try:
+        client.sendto(b"heard", server.getsockname())
+    except PermissionError:
+        return "denied"
+    return server.recv(9).decode()
+print(say(client))
+group = subprocess.run(["systemctl", "show", "-P", "ControlGroup", sys.argv[1]], text=True, capture_output=True).stdout
+places = [pathlib.Path("/sys/fs/cgroup", top) / group.strip().strip("/") for top in ("", "unified")]
+(place,) = [place for place in places if (place / "cgroup.controllers").exists()]
+(place / "cgroup.procs").write_text("0")
+# a socket is in the group that made it
+print(say(socket.socket(type=socket.SOCK_DGRAM)))
+"""
 
 
 @pytest.mark.parametrize("unit", ["links.socket", "links.service"])
@@ -33,6 +54,17 @@ def test_systemd_finds_nothing_to_say_against_a_unit(host: Any, unit: str) -> No
 
 def test_the_service_is_confined(host: Any) -> None:
     host.check_output("systemd-analyze security --no-pager --threshold=15 links.service")
+
+
+@pytest.mark.parametrize("unit", ["links.service", "links-worker@*.service"])
+def test_the_application_does_not_reach_the_cloud_s_metadata(host: Any, unit: str) -> None:
+    (name,) = host.check_output(f"systemctl list-units --plain --no-legend '{unit}' | cut -d' ' -f1").split()
+    host.check_output("ip address replace 169.254.169.254/32 dev lo")
+    try:
+        said = host.check_output(f"python3 -c {shlex.quote(METADATA)} {name}")
+    finally:
+        host.check_output("ip address del 169.254.169.254/32 dev lo")
+    assert said.split() == ["heard", "denied"]
 
 
 def test_it_listens_on_the_private_address_alone(host: Any) -> None:

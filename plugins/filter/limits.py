@@ -55,7 +55,7 @@ class FilterModule:
         """Names as used in playbooks and roles."""
         return {
             "limit_directives": limits.directives,
-            "limit_retry_after": limits.retry_after,
+            "limit_waits": limits.waits,
             "limited_locations": limits.locations,
             "limited_addresses": limits.addresses,
             "upstream_limits": limits.upstream_limits,

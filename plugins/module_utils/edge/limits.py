@@ -59,11 +59,16 @@ def directives(
     return {**usual, "limit_req": requests, "limit_conn": at_once}
 
 
-def retry_after(rates: Iterable[str]) -> int:
-    """Seconds after which a client that asked too often may ask once more, by the slowest of these rates."""
-    parsed = [RATE.fullmatch(rate) for rate in rates]
-    waits = [-(-(60 if found[2] == "m" else 1) // int(found[1])) for found in parsed if found]
-    return max(waits, default=1)
+def waits(rate: str, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Seconds after which a client that asked too often may ask once more, by path prefix, the longest first."""
+    usual = _wait(rate)
+    found = {path: max(usual, _wait(given["rate"])) for path, given in limits.items() if "rate" in given}
+    return dict(sorted({"/": usual, **found}.items(), key=lambda one: -one[1]))
+
+
+def _wait(rate: str) -> int:
+    found = RATE.fullmatch(rate)
+    return -(-(60 if found[2] == "m" else 1) // int(found[1])) if found else 1
 
 
 def addresses(given: Iterable[str]) -> list[str]:

@@ -491,7 +491,8 @@ def test_limits_go_by_the_client_s_address(site: Callable[..., str]) -> None:
     for path in ("/readyz", "/healthz"):
         assert text.count(f'    "1{path}" "";') == 2
     assert r'"~^1/log\.in" $baton_short_links_network;' in text
-    assert '"~REJECTED" 6;' in text
+    assert r'"~^/log\.in" 6;' in text
+    assert '"~REJECTED" $baton_short_links_wait;' in text
 
 
 def test_limits_of_clients_can_be_off(site: Callable[..., str]) -> None:

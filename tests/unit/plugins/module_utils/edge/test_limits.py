@@ -84,12 +84,16 @@ def test_the_longest_prefix_has_what_the_shorter_ones_have() -> None:
     assert {path: location["body"] for path, location in sizes.items()} == {"/": "1m", "/up": "1g", "/up/large": "0"}
 
 
-@pytest.mark.parametrize(
-    ("rates", "seconds"),
-    [([], 1), (["0"], 1), (["500r/s"], 1), (["500r/s", "10r/m"], 6), (["7r/m"], 9), (["1r/m"], 60)],
-)
-def test_who_asked_too_often_is_told_how_long_the_slowest_rate_takes(rates: list[str], seconds: int) -> None:
-    assert limits.retry_after(rates) == seconds
+@pytest.mark.parametrize(("rate", "seconds"), [("0", 1), ("500r/s", 1), ("10r/m", 6), ("7r/m", 9), ("1r/m", 60)])
+def test_who_asked_too_often_is_told_how_long_the_rate_takes(rate: str, seconds: int) -> None:
+    assert limits.waits(rate, {}) == {"/": seconds}
+
+
+def test_each_path_tells_the_wait_of_its_own_rate_and_the_site_s_at_least() -> None:
+    rates = {"/search": "30r/m", "/login": "1r/m", "/": "20r/m"}
+    given = {"/upload": {"body": "1g"}, **{path: {"rate": rate} for path, rate in rates.items()}}
+    assert list(limits.waits("500r/s", given).items()) == [("/login", 60), ("/", 3), ("/search", 2)]
+    assert limits.waits("10r/m", given)["/search"] == 6
 
 
 def test_names_of_lists_are_no_addresses() -> None:

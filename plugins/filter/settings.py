@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.yaml import yaml_load
-from ansible_collections.baton.web.plugins.module_utils.artifact import source
+from ansible_collections.baton.web.plugins.module_utils.app import floors
+from ansible_collections.baton.web.plugins.module_utils.artifact import old_packages, source
 from ansible_collections.baton.web.plugins.module_utils.controller import process_settings, schedule_settings, settings
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -63,13 +64,16 @@ def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
 SOURCE = (
     *("app_source", "app_version", "app_source_subdir", "app_release_files", "app_release_lock"),
     *("app_release_working_directory", "app_release_import_paths", "app_release_build_command"),
+    floors.SETTING,
 )
 
 
 def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
     """Sentences about the application's source, as far as this controller sees at once."""
     given = {name: values[name] for name in SOURCE if name in values}
-    found: list[str] = source.missing(given, bases) if "app_source" in given else []
+    if "app_source" not in given:
+        return []
+    found: list[str] = source.missing(given, bases) or old_packages.at_once(given, bases)
     return found
 
 

@@ -100,6 +100,11 @@ options:
     description: Deploy what a lock has, although the project's own requirements changed since.
     type: bool
     default: false
+  allow_old_packages:
+    description: Packages to be served with although they are older than what is known to be safe, by name.
+    type: list
+    elements: str
+    default: []
   import_paths:
     description: More import roots, relative to the project's folder.
     type: list
@@ -237,8 +242,11 @@ artifact:
     complete: {description: Whether all wheels are there., type: bool}
     id: {description: Hash of the content., type: str}
     release: {description: What C(release.json) will say., type: dict}
-    source: {description: C(path) of the source's archive with C(upload_bytes) and C(unpacked_bytes)., type: dict}
-    wheels: {description: For each target its C(key) and C(path) with the sizes and package versions., type: dict}
+    source:
+      description: C(path) of the source's archive with C(sha256), C(upload_bytes) and C(unpacked_bytes).
+      type: dict
+    wheels: {description: "For each target its C(key), C(path), C(sha256), sizes and package versions.", type: dict}
+    boms: {description: For each target the path of the bill of materials., type: dict}
     builds: {description: What has to be built on a host first., type: list}
     warnings: {description: What isn't locked., type: list}
     ran_on_controller: {description: Which code of others ran on the controller and how it was confined., type: str}
@@ -284,6 +292,7 @@ def main() -> None:
             "exclude_newer": text,
             "refresh": {"type": "bool", "default": False},
             "allow_stale_lock": {"type": "bool", "default": False},
+            "allow_old_packages": texts,
             "import_paths": texts,
             "working_directory": text,
             "build_command": texts,

@@ -11,6 +11,7 @@ description:
   - Makes C(releases/<id>) from the archives that M(baton.web.artifact) built, with a venv of its own and the web
     server's overlay, offline. A release appears whole, by one rename, or not at all.
   - Never touches C(current).
+  - Archives and wheels are held against their hashes. C(bom.cdx.json) in the release says what is installed.
   - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
     uploads and installs no wheels.
   - When archives are missing it makes nothing and says which they are, or ends when the disk hasn't the room for them.
@@ -45,6 +46,11 @@ options:
         description: Version of the C library, C(2.36).
         type: str
         required: true
+  allow_old_packages:
+    description: Packages to be served with although they are older than what is known to be safe, by name.
+    type: list
+    elements: str
+    default: []
   archives_dir:
     description: Folder of the archives that were missing; the action gives it. The module removes it in any case.
     type: path
@@ -212,6 +218,7 @@ def main() -> None:
             "state_dir": {"type": "path", "required": True},
             "artifact": {"type": "dict", "required": True},
             "target": {"type": "dict", "required": True, "options": target},
+            "allow_old_packages": {"type": "list", "elements": "str", "default": []},
             "archives_dir": {"type": "path"},
             # not secret, but nothing for a log
             "source": {"type": "str", "no_log": True},
@@ -235,7 +242,9 @@ def main() -> None:
     archives = Path(parameters["archives_dir"] or places.upload / secrets.token_hex(4))
     result: dict[str, Any] = {}
     try:
-        wanted = staging.StageRequest.parse(parameters["artifact"], parameters["target"], archives)
+        wanted = staging.StageRequest.parse(
+            parameters["artifact"], parameters["target"], archives, parameters["allow_old_packages"]
+        )
         result = _stage(module, places, wanted)
     except BatonError as error:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)

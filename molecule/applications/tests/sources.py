@@ -47,10 +47,10 @@ def plain(sources: pathlib.Path) -> None:
     """A bare git repository with a requirements.txt, in versions that name themselves."""
     folder = sources / "plain"
     for version, lifespan, packages in (
-        ("v1", "pass", "starlette==0.47.3\nidna==3.10\n"),
-        ("v2", "pass", "starlette==0.47.3\nidna==3.11\n"),
-        ("broken", "connect()", "starlette==0.47.3\nidna==3.10\n"),
-        ("v3", "pass", "starlette==0.47.3\nidna==3.11\n"),
+        ("v1", "pass", "starlette==1.10.0\nidna==3.10\n"),
+        ("v2", "pass", "starlette==1.10.0\nidna==3.11\n"),
+        ("broken", "connect()", "starlette==1.10.0\nidna==3.10\n"),
+        ("v3", "pass", "starlette==1.10.0\nidna==3.11\n"),
     ):
         main = PLAIN_MAIN.replace("VERSION", version).replace("LIFESPAN", lifespan)
         if version == "broken":
@@ -137,7 +137,7 @@ def fragile(sources: pathlib.Path) -> None:
         main = FRAGILE_MAIN.replace("VERSION", version)
         for place, plain in {"IMPORT": "", "LIFESPAN": "pass", "STATUS": "200", "BODY": "yes"}.items():
             main = main.replace(place, changes.get(place, plain))
-        write(folder, {"main.py": main, "requirements.txt": "starlette==0.47.3\n"})
+        write(folder, {"main.py": main, "requirements.txt": "starlette==1.10.0\n"})
         commit(folder, version, tag=version)
     run("git", "clone", "--quiet", "--bare", folder, sources / "fragile.git")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from .conftest import Deployed
@@ -61,6 +63,30 @@ def test_a_server_too_old_is_replaced_for_the_web_service_alone(factory: Deploye
     assert serving == factory.status(name)["versions"]["uvicorn"] != "0.23.2"
     python = f"/opt/factory/current/venv/bin/python{PYTHON[name]}"
     assert host(name).check_output(f"{python} -c 'import uvicorn; print(uvicorn.__version__)'") == "0.23.2"
+
+
+@pytest.mark.parametrize("name", SOLO)
+def test_the_bill_of_materials_has_what_is_installed_by_its_hashes(factory: Deployed, name: str) -> None:
+    said = json.loads(host(name).file("/opt/factory/current/bom.cdx.json").content_string)
+    parts = {(one["name"], part["value"]): one for one in said["components"] for part in one["properties"]}
+    assert parts["uvicorn", "venv"]["version"] == "0.23.2"
+    assert parts["uvicorn", "server"]["version"] == factory.status(name)["versions"]["uvicorn"]
+    assert {("shop", "project"), ("netifaces", "venv"), ("gunicorn-handover", "server")} <= set(parts)
+    assert all(len(one["hashes"][0]["content"]) == 64 for one in parts.values())
+
+
+def test_a_package_too_old_is_deployed_only_when_it_is_named(factory: Deployed) -> None:
+    assert "starlette 0.47.3, older than 1.3.1" in factory.first.words
+    before = {name: factory.current(name) for name in SOLO}
+    done = factory.play("playbooks/deploy.yml", app_release_allow_old_packages=[])
+    assert done.status != 0
+    for word in (
+        "poetry.lock (read on the controller)",
+        "starlette 0.47.3",
+        "app_release_allow_old_packages: [starlette]",
+    ):
+        assert word in done.words, done.output
+    assert {name: factory.current(name) for name in SOLO} == before
 
 
 def test_hosts_that_built_something_need_it_no_more(factory: Deployed) -> None:

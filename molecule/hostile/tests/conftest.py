@@ -51,7 +51,7 @@ def hostile() -> Hostile:
     shutil.rmtree(SOURCE, ignore_errors=True)
     SOURCE.mkdir(parents=True)
     (SOURCE / "main.py").write_text(_MAIN.lstrip())
-    (SOURCE / "requirements.txt").write_text("fastapi==0.115.12\n")
+    (SOURCE / "requirements.txt").write_text("fastapi==0.165.0\n")
     for name in HOSTS:
         # as strict as a host's root may be: what the application is to read needs a mode of its own
         host(name).check_output(

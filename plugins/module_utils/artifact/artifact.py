@@ -10,13 +10,15 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from ..app import bom, floors
+from ..change.version import VERSION
 from ..host import atomic_file
 from ..host.command import BatonError, CommandError, find_file, without_credentials
 from ..host.stopwatch import Stopwatch
@@ -67,6 +69,7 @@ class Request:
     project_wheel: bool = True
     build: str = ""
     salt: str = ""
+    allow_old_packages: Sequence[str] = ()
 
 
 def build(request: Request, tools: Tools) -> dict[str, Any]:
@@ -123,20 +126,26 @@ class _Build:
         self.warnings += locked.warnings
         self.clock.mark("lock")
 
+        server_pins = requirements.read(request.server_lock).pins
+        targets = sorted({target.key: target for target in request.targets}.values())
+        pinned = {target.key: self._pinned(locked, server_pins, target) for target in targets}
+        for app_pins, overlay in pinned.values():
+            # of what has an address instead of a version it is known when its wheel is there
+            served = {pin.name: pin.version for pin in (*app_pins, *overlay.pins)}
+            self._check_floors(served, locked.path or "The application")
+        self.clock.mark("floors")
+
         digest = source_tree.digest(self.tree)
         import_paths = self._import_paths()
         identity, handover_digest = self._identity(digest, locked, import_paths)
         version = self._version(origin, commit, locked)
         self.clock.mark("id")
 
-        server_pins = requirements.read(request.server_lock).pins
         handover = self._handover(handover_digest)
         sets: dict[str, wheels.WheelSet] = {}
         unbuilt: list[wheels.Unbuilt] = []
-        for target in sorted({target.key: target for target in request.targets}.values()):
-            app_pins = lockfile.for_target(locked.pins, target)
-            overlay = server_versions.decide(lockfile.for_target(server_pins, target), app_pins)
-            found = self._wheel_set(app_pins, overlay, handover, target)
+        for target in targets:
+            found = self._wheel_set(*pinned[target.key], handover, target)
             if isinstance(found, wheels.WheelSet):
                 sets[target.key] = found
             else:
@@ -147,6 +156,10 @@ class _Build:
         if unbuilt:
             return self._unbuilt(unbuilt, identity)
 
+        local = {wheel.name: wheel.version for wheel in projects}
+        for found_set in sets.values():
+            served = {**found_set.venv, **local, **found_set.server}
+            self._check_floors(served, f"The wheels for {found_set.target}")
         roots = [self.tree / path.removeprefix("src").lstrip("/") for path in import_paths]
         project_modules = [
             name for wheel in projects for path in wheels.metadata(wheel.path)[1] for name in wheels.module_names(path)
@@ -166,7 +179,8 @@ class _Build:
             "locked": locked.locked,
             "state_links": self._state_directories(),
         }
-        archive, created, source_bytes = self._archive(identity, release, projects)
+        archive, created, source_bytes, sha256 = self._archive(identity, release, projects)
+        boms = self._boms({**release, "created": created}, sets.values(), projects)
         self.clock.mark("archive")
         self._prune()
         return {
@@ -174,11 +188,17 @@ class _Build:
             "builds": [],
             "id": identity,
             "release": {**release, "created": created},
-            "source": {"path": archive, "upload_bytes": os.path.getsize(archive), "unpacked_bytes": source_bytes},
+            "source": {
+                "path": archive,
+                "sha256": sha256,
+                "upload_bytes": os.path.getsize(archive),
+                "unpacked_bytes": source_bytes,
+            },
             "wheels": {
                 key: {
                     "key": found_set.key,
                     "path": found_set.archive,
+                    "sha256": found_set.sha256,
                     "upload_bytes": found_set.upload_bytes,
                     "unpacked_bytes": found_set.unpacked_bytes,
                     "venv": found_set.venv,
@@ -186,6 +206,7 @@ class _Build:
                 }
                 for key, found_set in sets.items()
             },
+            "boms": boms,
             "warnings": self.warnings,
             "seconds": self.clock.seconds,
         }
@@ -370,6 +391,21 @@ class _Build:
 
     # -- wheels ------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _pinned(
+        locked: lockfile.Locked, server: Sequence[Pin], target: Target
+    ) -> tuple[list[Pin], server_versions.Overlay]:
+        """What the application and the server's overlay have on a target."""
+        app_pins = lockfile.for_target(locked.pins, target)
+        return app_pins, server_versions.decide(lockfile.for_target(server, target), app_pins)
+
+    def _check_floors(self, served: Mapping[str, str], where: str) -> None:
+        """Refuse what the web processes would be too old with."""
+        for warning in floors.check(served, self.request.allow_old_packages, f"{where} (read on the controller)"):
+            # of one target as of the next; and what the lock said the wheels say again
+            if not any(warning.partition(" has ")[2] == known.partition(" has ")[2] for known in self.warnings):
+                self.warnings.append(warning)
+
     def _handover(self, digest: str) -> wheels.Wheel:
         sdist = wheels.pack_project(self.scratch / "handover", "", wheels.OWN_PACKAGE, digest, self.tools)
         kept = sorted(wheels.built_folder(sdist.key, None, self.tools).glob("*.whl"))
@@ -482,14 +518,18 @@ class _Build:
 
     # -- the archive -------------------------------------------------------------------------------------
 
-    def _archive(self, identity: str, release: dict[str, Any], projects: list[wheels.Wheel]) -> tuple[str, str, int]:
+    def _archive(
+        self, identity: str, release: dict[str, Any], projects: list[wheels.Wheel]
+    ) -> tuple[str, str, int, str]:
         """Pack the source and the projects' wheels once; the time in it is that of the first build."""
         place = self.tools.folder("artifacts", self.request.app_name)
         archive, notes = place / f"{identity}-src.tar.gz", place / f"{identity}.json"
         if archive.is_file() and notes.is_file():
             known = json.loads(notes.read_text(encoding="utf-8"))
             os.utime(archive)
-            return str(archive), str(known["created"]), int(known["unpacked_bytes"])
+            # those of an older Baton have no hash
+            sha256 = str(known.get("sha256") or sha256_of(archive))
+            return str(archive), str(known["created"]), int(known["unpacked_bytes"]), sha256
         now = int(time.time())
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
         folder = self.scratch / "project-wheels"
@@ -502,12 +542,31 @@ class _Build:
         }
         source_tree.pack(archive, {"src": self.tree, "wheels": folder}, texts, now)
         unpacked = 2 * source_tree.size(self.tree) + 2 * source_tree.size(folder)
-        atomic_file.write(notes, json.dumps({"created": created, "unpacked_bytes": unpacked}))
-        return str(archive), created, unpacked
+        sha256 = sha256_of(archive)
+        atomic_file.write(notes, json.dumps({"created": created, "unpacked_bytes": unpacked, "sha256": sha256}))
+        return str(archive), created, unpacked, sha256
+
+    def _boms(
+        self, release: dict[str, Any], sets: Iterable[wheels.WheelSet], projects: list[wheels.Wheel]
+    ) -> dict[str, str]:
+        """Write the bills of materials beside the archive; returns their paths by target."""
+        place = self.tools.folder("artifacts", self.request.app_name)
+        local = [bom.Component(wheel.name, wheel.version, "project", wheel.sha256) for wheel in projects]
+        paths = {}
+        for found_set in sets:
+            path = place / f"{release['id']}-{found_set.target}{bom.SUFFIX}"
+            text = bom.document(release, found_set.target, [*found_set.components(), *local], VERSION)
+            atomic_file.write(path, text)
+            paths[found_set.target] = str(path)
+        return paths
 
     def _prune(self) -> None:
         """Old archives are cheap to make again."""
-        _keep_newest(self.tools.folder("artifacts", self.request.app_name), "*-src.tar.gz", _KEPT_ARTIFACTS)
+        artifacts = self.tools.folder("artifacts", self.request.app_name)
+        _keep_newest(artifacts, "*-src.tar.gz", _KEPT_ARTIFACTS)
+        for path in artifacts.glob(f"*{bom.SUFFIX}"):
+            if not (artifacts / f"{path.name.partition('-')[0]}-src.tar.gz").is_file():
+                path.unlink(missing_ok=True)
         _keep_newest(self.tools.folder("sets"), "wheels-*.tar", _KEPT_SETS)
         _keep_newest(self.tools.folder("trees"), "*.tar", _KEPT_ARTIFACTS)
 
@@ -558,6 +617,7 @@ def build_from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         project_wheel=parameters["project_wheel"],
         build=parameters["build"],
         salt=parameters["salt"],
+        allow_old_packages=parameters["allow_old_packages"],
     )
     tools = Tools(
         cache_folder(parameters["cache_dir"]),

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
+from ..app.floors import FLOORS
 from .requirements import Pin
 
 # The one place that says which versions of the server's packages the handover is made and tested for.
-# An application's own pin is used when it lies inside; else the release's overlay carries ours
-# (roles/app_release/files/server-requirements.txt), for the web service alone.
+# The oldest are those of app/floors. An application's own pin is used when it lies inside; else the release's overlay
+# carries ours (roles/app_release/files/server-requirements.txt), for the web service alone.
 SUPPORTED = {
-    "gunicorn": ">=26.2,<28",
-    "uvicorn": ">=0.35,<0.55",
-    "uvicorn-worker": ">=0.3,<0.5",
+    "gunicorn": f">={FLOORS['gunicorn'].version},<28",
+    "uvicorn": f">={FLOORS['uvicorn'].version},<0.55",
+    "uvicorn-worker": f">={FLOORS['uvicorn-worker'].version},<0.5",
     "uvloop": ">=0.21,<1",
-    "httptools": ">=0.8,<1",
-    "websockets": ">=13",
-    "h11": ">=0.16,<1",
+    "httptools": f">={FLOORS['httptools'].version},<1",
+    "websockets": f">={FLOORS['websockets'].version}",
+    "h11": f">={FLOORS['h11'].version},<1",
     "click": ">=8",
 }
 

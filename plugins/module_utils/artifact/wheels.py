@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from ..app import bom
 from ..host import atomic_file
 from ..host.command import BatonError, CommandError, run, without_credentials
 from ..host.wheel_build import BUILD_ENVIRONMENT, unpack_sdist
@@ -93,7 +94,18 @@ class WheelSet:
     server: dict[str, str]
     upload_bytes: int
     unpacked_bytes: int
+    sha256: str = ""  # of the archive
+    hashes: dict[str, dict[str, str]] = field(default_factory=dict)  # of the wheels, by part and name
     modules: list[str] = field(default_factory=list)
+
+    def components(self) -> list[bom.Component]:
+        """The wheels, for the bill of materials."""
+        parts = {"venv": self.venv, "server": self.server}
+        return [
+            bom.Component(name, version, part, self.hashes[part][name])
+            for part, versions in parts.items()
+            for name, version in versions.items()
+        ]
 
 
 def _no_builds() -> list[Unbuilt]:
@@ -523,6 +535,11 @@ def pack_set(
         server={wheel.name: wheel.version for wheel in server},
         upload_bytes=archive.stat().st_size,
         unpacked_bytes=unpacked,
+        sha256=sha256_of(archive),
+        hashes={
+            "venv": {wheel.name: wheel.sha256 for wheel in venv},
+            "server": {wheel.name: wheel.sha256 for wheel in server},
+        },
         modules=_modules([*venv, *server]),
     )
     atomic_file.write(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__))
@@ -535,7 +552,8 @@ def remembered_set(key: str, tools: Tools) -> WheelSet | None:
     if not path.is_file():
         return None
     found = WheelSet(**json.loads(path.read_text(encoding="utf-8")))
-    if not Path(found.archive).is_file():
+    # one of an older Baton has no hash
+    if not found.sha256 or not Path(found.archive).is_file():
         return None
     os.utime(found.archive)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..app import bom, floors
+from ..change.version import VERSION
 from ..host import atomic_file, sandbox, untrusted
 from ..host.command import BatonError, CommandError, make_folder, run
 from ..host.stopwatch import Stopwatch
@@ -43,9 +46,16 @@ class StageRequest:
     wheels_archive: Path
     source: Mapping[str, Any]
     packed: Mapping[str, Any]
+    allow_old_packages: Sequence[str] = ()
 
     @classmethod
-    def parse(cls, artifact: Mapping[str, Any], target: Mapping[str, Any], archives: Path) -> StageRequest:
+    def parse(
+        cls,
+        artifact: Mapping[str, Any],
+        target: Mapping[str, Any],
+        archives: Path,
+        allow_old_packages: Sequence[str] = (),
+    ) -> StageRequest:
         """Read what artifact returned, for one kind of host."""
         python = ".".join(str(target.get("python", "")).split(".")[:2])
         key = f"py{python}-{target.get('architecture')}-glibc{target.get('glibc')}"
@@ -64,6 +74,7 @@ class StageRequest:
             wheels_archive=archives / Path(str(sets[key]["path"])).name,
             source=artifact["source"],
             packed=sets[key],
+            allow_old_packages=allow_old_packages,
         )
 
 
@@ -76,7 +87,9 @@ def base_of(places: ReleaseStore, wanted: StageRequest) -> Path | None:
     """A release with the same wheels, whose venv can be taken over."""
     for identity, release in complete(places).items():
         folder = places.releases / identity
-        if release.get("wheels") == wanted.wheels and fits(release, folder, wanted):
+        # a release of an older Baton has no bill of materials, and so no hashes of what its venv is made of
+        known = (folder / bom.FILE).is_file()
+        if known and release.get("wheels") == wanted.wheels and fits(release, folder, wanted):
             return folder
     return None
 
@@ -193,10 +206,12 @@ class _Stage:
         self.staging = staging
         self.wheels = staging / ".wheels"
         self.clock = Stopwatch()
+        self.hashes: dict[tuple[str, str], str] = {}  # of the wheels that were verified, by part and name
 
     def run(self, final: Path, check: ImportCheck | None, state_dir: Path | None, owner: str) -> dict[str, Any]:
         version = check_python(self.places, self.wanted)
         self.staging.mkdir(mode=0o755)
+        verify(self.wanted.source_archive, str(self.wanted.source["sha256"]))
         unpack(self.wanted.source_archive, self.staging / ".artifact")
         artifact = self._read_artifact()
         (self.staging / ".artifact" / "src").rename(self.staging / "src")
@@ -208,7 +223,14 @@ class _Stage:
         self.clock.mark("projects")
         self._compile("src", *(("venv/lib", "server") if base is None or projects else ()))
         self.clock.mark("compile")
-        warnings = self._check_venv()
+        components = self._components(packages, projects)
+        served = {one.name: one.version for one in components if one.part != "server"}
+        served.update({one.name: one.version for one in components if one.part == "server"})
+        allowed = self.wanted.allow_old_packages
+        warnings = floors.check(
+            served, allowed, f"The release {self.wanted.identity}, as it was installed on this host,"
+        )
+        warnings += self._check_venv()
         if state_dir is not None:
             make_state(artifact.get("state_links", []), state_dir, owner)
         if check is not None:
@@ -229,6 +251,8 @@ class _Stage:
             "projects": projects,
             "staged": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        materials = bom.document(artifact, self.wanted.target, components, VERSION)
+        (self.staging / bom.FILE).write_text(materials, encoding="utf-8")
         text = json.dumps(release, indent=2, sort_keys=True) + "\n"
         (self.staging / "release.json").write_text(text, encoding="utf-8")
         # all of it is on the disk before its name is: a host that loses power has the release or hasn't
@@ -289,6 +313,7 @@ class _Stage:
             ) from None
 
     def _install(self) -> dict[str, dict[str, str]]:
+        verify(self.wanted.wheels_archive, str(self.wanted.packed["sha256"]))
         unpack(self.wanted.wheels_archive, self.wheels)
         self.wanted.wheels_archive.unlink(missing_ok=True)  # which may be as large as what becomes of it
         self._install_into_new("venv", self.wheels / "venv.txt", self.wheels / "wheels")
@@ -298,7 +323,7 @@ class _Stage:
         )
         # commands there would name this folder by the path it has now; the server is started as a module
         shutil.rmtree(self.staging / "server" / "bin", ignore_errors=True)
-        packages = {name: _listed(self.wheels / f"{name}.txt") for name in ("venv", "server")}
+        packages = {name: self._listed(name, self.wheels / f"{name}.txt") for name in ("venv", "server")}
         shutil.rmtree(self.wheels)
         return packages
 
@@ -320,17 +345,43 @@ class _Stage:
         left_out = installed_files(base / "venv", release.get("projects", {}))
         link_tree(base / "venv", self.staging / "venv", left_out)
         link_tree(base / "server", self.staging / "server")
+        self.hashes |= bom.hashes(base / bom.FILE)
         return {name: dict(release.get(name, {})) for name in ("venv", "server")}
 
     def _install_projects(self) -> dict[str, str]:
         listed = self.staging / ".artifact" / "project.txt"
-        projects = _listed(listed)
+        self.hashes = {key: value for key, value in self.hashes.items() if key[0] != "project"}
+        projects = self._listed("project", listed)
         if projects:
             bare = self._install_into_new(".projects", listed, self.staging / ".artifact" / "wheels")
             installed = self.staging / ".projects"
             link_tree(installed, self.staging / "venv", bare)
             shutil.rmtree(installed)
         return projects
+
+    def _listed(self, part: str, path: Path) -> dict[str, str]:
+        """The versions in a list of wheels by name; uv has held each wheel against its hash."""
+        found = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, _, rest = line.partition("==")
+            found[name], _, sha256 = rest.partition(" --hash=sha256:")
+            self.hashes[part, name] = sha256
+        return found
+
+    def _components(
+        self, packages: Mapping[str, Mapping[str, str]], projects: Mapping[str, str]
+    ) -> list[bom.Component]:
+        """What is installed, whatever the lists say; a hash has what they name."""
+        found = []
+        folders = {"venv": site_packages(self.staging / "venv"), "server": self.staging / "server"}
+        for place, folder in folders.items():
+            for name, version in sorted(installed(folder)):
+                part = "project" if place == "venv" and name in projects else place
+                listed = (projects if part == "project" else packages[place]).get(name, "")
+                same = floors.order(listed) == floors.order(version)
+                sha256 = self.hashes.get((part, name), "") if same else ""
+                found.append(bom.Component(name, listed if same else version, part, sha256))
+        return found
 
     def _compile(self, *folders: str) -> None:
         # Workers can't write here. Without -S this would run the .pth files of the packages, as root.
@@ -428,12 +479,31 @@ def _link(source: str, destination: str) -> str:
     return destination
 
 
-def _listed(path: Path) -> dict[str, str]:
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, _, rest = line.partition("==")
-        found[name] = rest.partition(" ")[0]
+def installed(folder: Path) -> set[tuple[str, str]]:
+    """Names and versions of the packages in a folder, as their metadata's folders are called."""
+    found = set()
+    for path in folder.glob("*.dist-info"):
+        name, _, version = path.name.removesuffix(".dist-info").rpartition("-")
+        if name and floors.order(version):
+            found.add((floors.normal(name), version))
     return found
+
+
+def verify(archive: Path, sha256: str) -> None:
+    """Refuse an archive that isn't the one that the controller made."""
+    try:
+        with archive.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise BatonError(
+            f"The archive {archive} can't be read ({error}).", "Upload it again; check the disk."
+        ) from None
+    if found != sha256:
+        raise BatonError(
+            f"{archive} on this host isn't what the controller made: its hash is {found[:12]}…, not {sha256[:12]}….",
+            "Deploy again. If it stays so, remove the file of that name from the controller's cache "
+            "(app_release_cache_dir), and look into who can write on this host's disk.",
+        )
 
 
 def unpack(archive: Path, destination: Path) -> None:

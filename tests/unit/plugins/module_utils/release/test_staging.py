@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import hashlib
 import json
 import os
 import pathlib
@@ -17,10 +18,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import artifact
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.support.machine import HERE
 
@@ -81,7 +85,7 @@ def test_a_release_is_staged_whole_and_runs(places: store.ReleaseStore, build: C
     folder = places.releases / built["id"]
     assert result["changed"]
     assert result["release_path"] == str(folder)
-    assert sorted(entry.name for entry in folder.iterdir()) == ["release.json", "server", "src", "venv"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["bom.cdx.json", "release.json", "server", "src", "venv"]
     found = json.loads((folder / "release.json").read_text())
     assert found["id"] == built["id"]
     assert found["packages"]["idna"] == "3.10"
@@ -377,9 +381,134 @@ def test_a_reserve_stays_free_on_the_disk(
 def test_a_damaged_upload_is_named(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     asked = uploaded(places, build())
     asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
-    with pytest.raises(BatonError, match="can't be unpacked"):
+    with pytest.raises(BatonError, match=r"-src\.tar\.gz on this host isn't what the controller made"):
         staging.stage(places, asked, None, None, "")
     assert there(places) == []
+
+
+def test_one_other_byte_of_an_archive_is_refused(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    asked = uploaded(places, build())
+    content = bytearray(asked.wheels_archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    asked.wheels_archive.write_bytes(content)
+    with pytest.raises(BatonError, match=r"wheels-.*\.tar on this host isn't what the controller made: its hash is "):
+        staging.stage(places, asked, None, None, "")
+    assert there(places) == []
+
+
+@pytest.mark.parametrize("part", ["wheels", "source"])
+def test_one_other_byte_of_a_wheel_is_refused_by_what_installs_it(
+    places: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path, part: str
+) -> None:
+    """Also when the archive around it is what was announced."""
+    asked = uploaded(places, project("pack"))
+    archive = asked.wheels_archive if part == "wheels" else asked.source_archive
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path / "open")
+    wheel = next((tmp_path / "open/wheels").glob("idna-*.whl" if part == "wheels" else "*.whl"))
+    content = bytearray(wheel.read_bytes())
+    # the time of the first file in it: a zip that is as good as before
+    content[10] ^= 1
+    wheel.write_bytes(content)
+    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
+        for path in sorted((tmp_path / "open").iterdir()):
+            packed.add(path, path.name)
+    changed = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    asked = (
+        dataclasses.replace(asked, packed={**asked.packed, **changed})
+        if part == "wheels"
+        else dataclasses.replace(asked, source={**asked.source, **changed})
+    )
+    with pytest.raises(BatonError, match=r"(?s)can't be installed: .*Hash mismatch"):
+        staging.stage(places, asked, None, None, "")
+    assert there(places) == []
+
+
+def test_the_bill_of_materials_says_what_is_installed(
+    places: store.ReleaseStore, project: Callable[[str], dict[str, Any]]
+) -> None:
+    built = project("first")
+    result = stage(places, built)
+    text = (pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert text == pathlib.Path(built["boms"][result["release"]["target"]]).read_text(), "as beside the artifact"
+    found = {one["name"]: one for one in json.loads(text)["components"]}
+    code = "import importlib.metadata as m; print(*(f'{d.name.lower()}={d.version}' for d in m.distributions()))"
+    shown = subprocess.run(
+        ["venv/bin/python", "-I", "-c", f"import sys; sys.path.append('server'); {code}"],
+        cwd=places.releases / built["id"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {f"{name.replace('_', '-')}={one['version']}" for name, one in found.items()} == set(shown)
+    assert {"idna", "project", "gunicorn", "gunicorn-handover", "uvloop", "h11"} <= set(found)
+    assert found["idna"]["purl"] == "pkg:pypi/idna@3.10"
+    # as it was published
+    published = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
+    assert found["idna"]["hashes"] == [{"alg": "SHA-256", "content": published}]
+    assert all(len(one["hashes"]) == 1 for one in found.values())
+
+    # the venv of the same wheels is taken over, and what is known of them with it
+    other = project("other")
+    again = stage(places, other)
+    assert "venv taken over" in again["seconds"]
+    second = (pathlib.Path(again["release_path"]) / "bom.cdx.json").read_text()
+    assert second == pathlib.Path(other["boms"][again["release"]["target"]]).read_text()
+    assert second != text
+
+
+def test_a_package_that_another_brings_is_told_without_a_hash(
+    places: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
+    built = build()
+    stage(places, built)
+    (site,) = (places.releases / built["id"] / "venv/lib").glob("*/site-packages")
+    (site / "Smuggled_One-1.0.dist-info").mkdir()
+    (site / "Smuggled_One-1.0.dist-info/METADATA").write_text("Name: idna\n")
+    (site / "idna-3.10.dist-info").rename(site / "idna-3.9.dist-info")
+    result = stage(places, build(MAIN + "#"))
+    content = json.loads((pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text())
+    found = {one["name"]: one for one in content["components"]}
+    assert found["smuggled-one"]["version"] == "1.0"
+    assert found["idna"]["version"] == "3.9"
+    assert "hashes" not in found["smuggled-one"]
+    assert "hashes" not in found["idna"]
+
+
+def test_what_was_installed_is_held_against_the_oldest_versions(
+    places: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build()
+    asked = uploaded(places, built)
+    oldest = floors.Floor("3.11", "3.10 can't spell")
+    monkeypatch.setitem(floors.FLOORS, "idna", oldest)
+    with pytest.raises(BatonError) as failure:
+        staging.stage(places, asked, None, None, "")
+    assert str(failure.value) == (
+        f"The release {built['id']}, as it was installed on this host, has idna 3.10, older than 3.11: "
+        "3.10 can't spell. Lock idna>=3.11, or deploy it as it is with app_release_allow_old_packages: [idna]."
+    )
+    assert there(places) == []
+    asked = dataclasses.replace(uploaded(places, built), allow_old_packages=["idna"])
+    result = staging.stage(places, asked, None, None, "")
+    assert "idna 3.10, older than 3.11" in result["warnings"][0]
+
+
+def test_what_the_server_brings_counts_and_not_what_it_replaces(
+    places: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
+    result = stage(places, build(requirements="idna==3.10\nh11==0.14.0\n"))
+    assert (result["release"]["venv"]["h11"], result["warnings"]) == ("0.14.0", [])
+    text = (pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    parts = {
+        one["version"]: [said["value"] for said in one["properties"]]
+        for one in json.loads(text)["components"]
+        if one["name"] == "h11"
+    }
+    assert parts.pop("0.14.0") == ["venv"]
+    assert list(parts.values()) == [["server"]]
 
 
 def test_an_archive_cannot_write_elsewhere(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,98 @@
+"""The oldest versions of packages with which applications are served: older ones are broken or vulnerable.
+
+An application's own old server is no matter here: the web processes have the one of the release's overlay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..host.command import BatonError
+
+_SERVER = "reloads and stops without a lost request are made and tested for it and newer"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The oldest version, and what is wrong with older ones."""
+
+    version: str
+    why: str
+
+
+FLOORS = {
+    "gunicorn": Floor("26.2", _SERVER),
+    "h11": Floor(
+        "0.16", "older ones accept malformed chunked bodies, which lets requests be smuggled (CVE-2025-43859)"
+    ),
+    "httptools": Floor("0.8", _SERVER),
+    "python-multipart": Floor(
+        "0.0.31", "in older ones one form's header names, or its negative length, keep a worker busy or fill its memory"
+    ),
+    "starlette": Floor(
+        "1.3.1",
+        "older ones ignore the limits of URL-encoded forms, so that one request can take a worker's time and memory "
+        "(CVE-2026-54283)",
+    ),
+    "uvicorn": Floor("0.35", _SERVER),
+    "uvicorn-worker": Floor("0.3", _SERVER),
+    "websockets": Floor("13", _SERVER),
+}
+SETTING = "app_release_allow_old_packages"
+
+_VERSION = re.compile(
+    r"v?(?:(?P<epoch>\d+)!)?(?P<release>\d+(?:\.\d+)*)(?P<early>[-_.]?(?:alpha|beta|preview|pre|dev|rc|a|b|c)(?![a-z]))?",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def order(version: str) -> tuple[int, tuple[int, ...], bool] | None:
+    """By what versions are compared: epoch, release, whether it is final; None for what is no version (PEP 440)."""
+    found = _VERSION.match(version.strip()[:100])
+    if found is None:
+        return None
+    release = [int(part) for part in found["release"].split(".")]
+    while release and release[-1] == 0:
+        release.pop()
+    return int(found["epoch"] or 0), tuple(release), not found["early"]
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def old(packages: Mapping[str, str]) -> dict[str, Floor]:
+    """Those of the packages, by name with their versions, that are older than they may be."""
+    found = {}
+    for name, floor in FLOORS.items():
+        version, oldest = order(packages.get(name, "")), order(floor.version)
+        if version is not None and oldest is not None and version < oldest:
+            found[name] = floor
+    return found
+
+
+def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> list[str]:
+    """Refuse packages that are too old, unless they are allowed by name. Returns warnings of those.
+
+    `where` begins the message: who has them.
+    """
+    names = {normal(name) for name in allowed}
+    unknown = sorted(names - FLOORS.keys())
+    if unknown:
+        raise BatonError(
+            f"{SETTING} names {', '.join(unknown)}, of which no version is too old.",
+            f"Name some of {', '.join(sorted(FLOORS))}, or take it out.",
+        )
+    found = old(packages)
+    told = {name: f"{name} {packages[name]}, older than {floor.version}: {floor.why}" for name, floor in found.items()}
+    refused = [name for name in found if name not in names]
+    if refused:
+        wanted = ", ".join(f"{name}>={found[name].version}" for name in refused)
+        raise BatonError(
+            f"{where} has {'; '.join(told[name] for name in refused)}.",
+            f"Lock {wanted}, or deploy it as it is with {SETTING}: [{', '.join(refused)}].",
+        )
+    return [f"{where} has {told[name]}. It is deployed as it is ({SETTING})." for name in found]

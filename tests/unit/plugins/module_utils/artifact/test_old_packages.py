@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.app import floors
+from ansible_collections.baton.web.plugins.module_utils.artifact import artifact, old_packages
+from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
+
+Write = Callable[..., pathlib.Path]
+OLD = ["starlette==0.47.3"]
+TOLD = "(read on the controller) has starlette 0.47.3, older than 1.3.1: "
+
+
+def told(source: pathlib.Path, **values: Any) -> list[str]:
+    return old_packages.at_once({"app_source": str(source), **values}, ["/"])
+
+
+@pytest.fixture(params=["uv.lock", "requirements.txt"])
+def locked(
+    request: pytest.FixtureRequest, write: Write, run: Callable[..., str], pyproject: Callable[..., str]
+) -> Callable[[list[str], list[str]], pathlib.Path]:
+    """A project with a real lock: locked(dependencies, those of its development)."""
+
+    def make(dependencies: list[str], development: list[str]) -> pathlib.Path:
+        groups = f"[dependency-groups]\ndev = {development}\n"
+        groups += f"[project.optional-dependencies]\nall = {development}\n"
+        files = {"pyproject.toml": pyproject("app", dependencies, python=">=3.11,<4", build=False, rest="")}
+        files["pyproject.toml"] += groups
+        files["main.py"] = "async def app(scope, receive, send): ...\n"
+        source = write("app", files)
+        if request.param == "uv.lock":
+            run("uv", "lock", "--quiet", cwd=source)
+        else:
+            run("uv", "pip", "compile", "--universal", "pyproject.toml", "-o", "requirements.txt", cwd=source)
+        assert (source / request.param).is_file()
+        return source
+
+    return make
+
+
+def test_a_lock_that_is_there_is_judged_before_anything_else(
+    locked: Callable[[list[str], list[str]], pathlib.Path],
+    wanted: Callable[..., artifact.Request],
+    tools: Tools,
+    request: pytest.FixtureRequest,
+) -> None:
+    source = locked(OLD, [])
+    name = request.node.callspec.params["locked"]
+    (said,) = told(source)
+    assert said.startswith(f"{name} {TOLD}")
+    assert told(source, app_release_allow_old_packages=["starlette"]) == []
+    # what isn't certain before the build is left to it, which says the same
+    assert told(source, app_release_build_command="make") == []
+    with pytest.raises(BatonError) as failure:
+        artifact.build(wanted(source), tools)
+    assert str(failure.value) == said
+    built = artifact.build(dataclasses.replace(wanted(source), allow_old_packages=["starlette"]), tools)
+    assert sum("starlette 0.47.3, older than 1.3.1" in warning for warning in built["warnings"]) == 1
+
+
+def test_what_is_for_development_is_no_matter(
+    locked: Callable[[list[str], list[str]], pathlib.Path], wanted: Callable[..., artifact.Request], tools: Tools
+) -> None:
+    source = locked(["idna==3.10"], OLD)
+    assert told(source) == []
+    assert artifact.build(wanted(source), tools)["complete"]
+
+
+def test_a_dependency_of_a_dependency_counts(locked: Callable[[list[str], list[str]], pathlib.Path]) -> None:
+    (said,) = told(locked(["fastapi==0.115.12"], []))
+    assert f"{TOLD}".replace("0.47.3", "0.46.2") in said
+
+
+POETRY_LOCK = pathlib.Path(__file__).parents[5] / "molecule/applications/tests/files/factory.poetry.lock"
+
+
+def test_a_lock_of_poetry_is_judged_too(write: Write) -> None:
+    text = POETRY_LOCK.read_text()
+    (said,) = told(write("app", {"poetry.lock": text}))
+    assert said.startswith(f"poetry.lock {TOLD}")
+    before, package, after = text.partition('name = "starlette"')
+    for other in ('groups = ["dev"]', 'groups = ["main"]\nmarkers = "sys_platform == \'win32\'"'):
+        changed = before + package + after.replace('groups = ["main"]', other, 1)
+        assert told(write("app", {"poetry.lock": changed})) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "old"),
+    [
+        ("starlette==0.47.3 ; sys_platform == 'win32'\nstarlette==1.10.0 ; sys_platform != 'win32'\n", False),
+        ("starlette==0.47.3 ; python_version < '3.13'\nstarlette==1.10.0 ; python_version >= '3.13'\n", False),
+        ("starlette==0.47.2 ; python_version < '3.13'\nstarlette==0.47.3 ; python_version >= '3.13'\n", True),
+        ("starlette>=0.40\n", False),
+        ("h11==0.14.0\ngunicorn==20.1.0\nuvicorn==0.23.2\n", False),  # replaced for the web processes
+        ("this is [no requirement\n", False),  # told where it is read in full
+    ],
+)
+def test_only_what_is_certain_is_refused_at_once(write: Write, lines: str, old: bool) -> None:
+    assert bool(told(write("app", {"requirements.txt": lines}))) == old
+
+
+def test_the_hosts_decide_where_the_lock_has_both(
+    write: Write, wanted: Callable[..., artifact.Request], tools: Tools
+) -> None:
+    """For Debian 12's Python the old one, which only the build knows."""
+    lines = "starlette==0.47.3 ; python_version < '3.13'\nstarlette==1.10.0 ; python_version >= '3.13'\n"
+    source = write("app", {"main.py": "async def app(scope, receive, send): ...\n", "requirements.txt": lines})
+    with pytest.raises(BatonError, match=r"starlette 0\.47\.3, older than"):
+        artifact.build(wanted(source), tools)
+
+
+def test_a_lock_is_not_read_through_a_link_out_of_the_source(write: Write, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "elsewhere.txt").write_text("starlette==0.47.3\n")
+    source = write("app", {"main.py": ""})
+    (source / "requirements.txt").symlink_to(tmp_path / "elsewhere.txt")
+    assert told(source) == []
+
+
+def test_a_package_with_an_address_instead_of_a_version_is_known_by_its_wheel(
+    write: Write, wanted: Callable[..., artifact.Request], tools: Tools, run: Callable[..., str]
+) -> None:
+    package = write("starlette", {
+        "pyproject.toml": '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "starlette"\nversion = "0.1"\n',
+        "starlette/__init__.py": "",
+    })  # fmt: skip
+    run("git", "init", "--quiet", cwd=package)
+    run("git", "add", ".", cwd=package)
+    run("git", "commit", "--quiet", "-m", "x", cwd=package)
+    lines = f"starlette @ git+{package.as_uri()}@{run('git', 'rev-parse', 'HEAD', cwd=package).strip()}\n"
+    source = write("app", {"main.py": "async def app(scope, receive, send): ...\n", "requirements.txt": lines})
+    assert told(source) == []
+    with pytest.raises(BatonError, match=r"^The wheels for py3\.11-.* has starlette 0\.1, older than 1\.3\.1"):
+        artifact.build(wanted(source), tools)
+
+
+def test_a_name_without_a_floor_is_refused_at_once(write: Write) -> None:
+    (said,) = told(write("app", {"requirements.txt": "idna==3.10\n"}), app_release_allow_old_packages=["starlet"])
+    assert said.startswith(f"{floors.SETTING} names starlet")

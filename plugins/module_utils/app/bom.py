@@ -33,7 +33,8 @@ class Component:
     @property
     def purl(self) -> str:
         """Its package URL (https://github.com/package-url/purl-spec)."""
-        return f"pkg:pypi/{quote(self.name, safe='')}@{quote(self.version, safe='')}"
+        version = f"@{quote(self.version, safe='')}" if self.version else ""
+        return f"pkg:pypi/{quote(self.name, safe='')}{version}"
 
 
 def document(release: Mapping[str, Any], target: str, components: Iterable[Component], baton: str) -> str:

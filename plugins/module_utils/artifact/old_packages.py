@@ -27,7 +27,8 @@ _ANY_HOST = [Target(minor, "x86_64", (2, 36)) for minor in range(lockfile.OLDEST
 
 def at_once(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
     """What a folder's lock has that is too old, by the settings of these names; nothing where that isn't certain."""
-    allowed = [str(name) for name in values.get(floors.SETTING) or []]
+    given = values.get(floors.SETTING) or []
+    allowed = given.split(",") if isinstance(given, str) else [str(name) for name in given]  # as Ansible reads a list
     try:
         name, found = _read(values, list(bases))
     except (BatonError, OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -378,7 +378,7 @@ class _Stage:
             for name, version in sorted(installed(folder)):
                 part = "project" if place == "venv" and name in projects else place
                 listed = (projects if part == "project" else packages[place]).get(name, "")
-                same = floors.order(listed) == floors.order(version)
+                same = bool(listed) and floors.order(listed) == floors.order(version)
                 sha256 = self.hashes.get((part, name), "") if same else ""
                 found.append(bom.Component(name, listed if same else version, part, sha256))
         return found
@@ -483,9 +483,9 @@ def installed(folder: Path) -> set[tuple[str, str]]:
     """Names and versions of the packages in a folder, as their metadata's folders are called."""
     found = set()
     for path in folder.glob("*.dist-info"):
-        name, _, version = path.name.removesuffix(".dist-info").rpartition("-")
-        if name and floors.order(version):
-            found.add((floors.normal(name), version))
+        # a package's word, as a name may be anything
+        name, _, version = untrusted.printable(path.name).removesuffix(".dist-info").partition("-")
+        found.add((floors.normal(name), version))
     return found
 
 

@@ -54,6 +54,7 @@ def test_a_lock_that_is_there_is_judged_before_anything_else(
     (said,) = told(source)
     assert said.startswith(f"{name} {TOLD}")
     assert told(source, app_release_allow_old_packages=["starlette"]) == []
+    assert told(source, app_release_allow_old_packages="h11,starlette") == []
     # what isn't certain before the build is left to it, which says the same
     assert told(source, app_release_build_command="make") == []
     with pytest.raises(BatonError) as failure:
@@ -69,11 +70,22 @@ def test_what_is_for_development_is_no_matter(
     source = locked(["idna==3.10"], OLD)
     assert told(source) == []
     assert artifact.build(wanted(source), tools)["complete"]
+    assert told(locked([f"{OLD[0]} ; sys_platform == 'win32'"], [])) == [], "nor what is for another platform"
 
 
 def test_a_dependency_of_a_dependency_counts(locked: Callable[[list[str], list[str]], pathlib.Path]) -> None:
     (said,) = told(locked(["fastapi==0.115.12"], []))
     assert f"{TOLD}".replace("0.47.3", "0.46.2") in said
+
+
+def test_an_extra_that_a_dependency_is_asked_for_counts(
+    write: Write, run: Callable[..., str], pyproject: Callable[..., str]
+) -> None:
+    bound = '[tool.uv]\nconstraint-dependencies = ["python-multipart==0.0.20"]\n'
+    for asked, old in (("fastapi[standard]==0.165.0", True), ("fastapi==0.165.0", False)):
+        source = write(asked, {"pyproject.toml": pyproject("app", [asked], build=False, rest=bound)})
+        run("uv", "lock", "--quiet", cwd=source)
+        assert ("python-multipart 0.0.20" in " ".join(told(source))) == old
 
 
 POETRY_LOCK = pathlib.Path(__file__).parents[5] / "molecule/applications/tests/files/factory.poetry.lock"

@@ -464,12 +464,16 @@ def test_a_package_that_another_brings_is_told_without_a_hash(
     built = build()
     stage(places, built)
     (site,) = (places.releases / built["id"] / "venv/lib").glob("*/site-packages")
-    (site / "Smuggled_One-1.0.dist-info").mkdir()
-    (site / "Smuggled_One-1.0.dist-info/METADATA").write_text("Name: idna\n")
+    for name in ("Smuggled_One-1.0", "no version", "\udcff-1"):
+        (site / f"{name}.dist-info").mkdir()
+        (site / f"{name}.dist-info/METADATA").write_text("Name: idna\n")
     (site / "idna-3.10.dist-info").rename(site / "idna-3.9.dist-info")
     result = stage(places, build(MAIN + "#"))
-    content = json.loads((pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text())
-    found = {one["name"]: one for one in content["components"]}
+    text = (pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    found = {one["name"]: one for one in json.loads(text)["components"]}
+    assert {"no version", "smuggled-one"} < set(found)
+    assert len(found) == len({path.name for path in site.glob("*.dist-info")}) + len(result["release"]["server"])
     assert found["smuggled-one"]["version"] == "1.0"
     assert found["idna"]["version"] == "3.9"
     assert "hashes" not in found["smuggled-one"]

@@ -90,6 +90,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"preflight_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
         ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
         ({"app_source": "/nowhere/at/all"}, ["/nowhere/at/all", "not a folder", "Correct the path"]),
+        ({"app_release_allow_old_packages": ["starlet"]}, ["names starlet", "Name some of gunicorn, h11"]),
         ({"app_module": "links.mian:app"}, ["links.mian", "links.main"]),
         ({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"]),
         ({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"]),
@@ -176,6 +177,17 @@ def test_a_project_that_excludes_the_hosts_python(tmp_path: pathlib.Path) -> Non
     (project / "main.py").write_text("app = None\n")
     done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
     refused(done, "3.99", "3.11")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_lock_with_a_package_too_old(tmp_path: pathlib.Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "requirements.txt").write_text("starlette==0.47.3\n")
+    (project / "main.py").write_text("app = None\n")
+    done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
+    refused(done, "requirements.txt (read on the controller) has starlette 0.47.3", "Lock starlette>=1.3.1")
+    assert "Reach every host" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Server, wait_for
-from gunicorn_handover import arbiter, priority
+from gunicorn_handover import arbiter, priority, resources
 
 pytestmark = pytest.mark.versions
 
@@ -48,7 +48,7 @@ def test_no_more_workers_boot_at_a_time_than_are_wanted(server: Server) -> None:
 
 
 def test_one_worker_more_than_processors_boots_at_the_same_time(server: Server) -> None:
-    wanted = len(os.sched_getaffinity(0)) + 1
+    wanted = resources.cores() + 1
     server.configure(workers=wanted)
     server.release(
         "1",
@@ -238,3 +238,19 @@ def test_the_kernel_s_count_tells_whether_a_kill_was_for_want_of_memory(
     monkeypatch.setattr(priority, "oom_kills", lambda: after)
     assert master._explain(signal.SIGKILL) == f"was killed by SIGKILL (out of memory?){words}"
     assert master._explain(signal.SIGTERM) == "was killed by SIGTERM"
+
+
+@pytest.mark.parametrize("number", ["many", "0", "-1", "2.5"])
+def test_a_number_of_workers_that_is_none_is_said_in_one_line(server: Server, number: str) -> None:
+    server.environ["WEB_CONCURRENCY"] = number
+    server.start(ready=False)
+    assert server.process is not None
+    assert server.process.wait(60) == 1
+    said = f"WEB_CONCURRENCY is '{number}', which is no number of workers. Give one of 1 or more."
+    assert server.log == f"Error: {said}\n"
+
+
+def test_an_empty_number_of_workers_counts_as_unset(server: Server) -> None:
+    server.environ["WEB_CONCURRENCY"] = ""
+    server.start()
+    assert len(server.pids()) == 2

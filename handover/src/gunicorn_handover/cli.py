@@ -23,6 +23,12 @@ def main() -> int:
         return _reload(arguments[1:])
     if arguments[:1] == ["status"]:
         return _status(arguments[1:])
+    if number := os.environ.get("WEB_CONCURRENCY"):
+        # Gunicorn reads it as it is imported, and ends with a traceback
+        if not number.isdecimal() or int(number) < 1:
+            sys.exit(f"Error: WEB_CONCURRENCY is {number!r}, which is no number of workers. Give one of 1 or more.")
+    else:
+        os.environ.pop("WEB_CONCURRENCY", None)
     from gunicorn_handover.launcher import serve
 
     serve()

@@ -10,6 +10,8 @@ from typing import Any
 
 from gunicorn import config
 
+from gunicorn_handover import resources
+
 STATUS_VARIABLE = "GUNICORN_HANDOVER_STATUS"
 RELEASE_VARIABLE = "GUNICORN_HANDOVER_RELEASE_FILE"
 _PATH = re.compile(r"/[!-\"$-~]*")  # no blank, no fragment
@@ -126,9 +128,9 @@ _define(
 # 2n+1 workers take two rounds, and one that waits for a file or another server leaves no processor idle.
 _define(
     "handover_boot_at_once",
-    len(os.sched_getaffinity(0)) + 1,
+    resources.cores() + 1,
     _at_least_one,
-    "How many workers boot at the same time. Default: one for each processor, and one.",
+    "How many workers boot at the same time. Default: one for each processor that the service may use, and one.",
 )
 _define("handover_boot_nice", 19, _nice, "Niceness of a worker that boots while others serve; 0 leaves it as it is.")
 _define(

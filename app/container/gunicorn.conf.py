@@ -1,0 +1,50 @@
+"""Gunicorn in the container, with the values that the role app_service gives it on a host; a test holds the two together.
+
+WEB_CONCURRENCY   workers; otherwise as many as the container's processors and memory are good for
+PORT              where it listens; 8000 by default
+FORWARDED_ALLOW_IPS, GUNICORN_CMD_ARGS: Gunicorn's own
+"""
+
+import os
+import runpy
+
+from gunicorn_handover import resources
+
+# runtimes keep the two streams apart, and with it lose the order of their lines
+os.dup2(1, 2)
+
+wsgi_app = "links.main:app"
+chdir = "/opt/links/src"
+proc_name = "links"
+bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
+
+# the role's own formula, of which the image has a copy
+_count = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "workers.py"))["count"]
+workers = _count(
+    resources.cores(),
+    resources.memory_mb(),
+    workers=int(os.environ.get("WEB_CONCURRENCY") or 0),
+    workload="io",
+    worker_memory_mb=200,
+    memory_percent=75,
+)
+timeout = 30
+graceful_timeout = 20
+handover_websocket_spread = 5
+keepalive = 10
+backlog = 2048
+max_requests = 0
+max_requests_jitter = 0
+handover_boot_timeout = 60
+handover_urgent_paths = ["/readyz"]
+handover_warmup_paths = ["/readyz"]
+handover_warmup_timeout = 10
+handover_warmup_host = "localhost"
+handover_warmup_required = False
+
+worker_tmp_dir = "/dev/shm"
+
+loglevel = "info"
+errorlog = "-"
+handover_log_format = "json"
+accesslog = "-"

@@ -1,4 +1,4 @@
-"""Gunicorn in the container, with the values that the role app_service gives it on a host; a test holds the two together.
+"""Gunicorn in the container, with the values that the role app_service gives it on a host, as a test checks.
 
 WEB_CONCURRENCY   workers; otherwise as many as the container's processors and memory are good for
 PORT              where it listens; 8000 by default
@@ -7,6 +7,7 @@ FORWARDED_ALLOW_IPS, GUNICORN_CMD_ARGS: Gunicorn's own
 
 import os
 import runpy
+from pathlib import Path
 
 from gunicorn_handover import resources
 
@@ -19,7 +20,7 @@ proc_name = "links"
 bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
 
 # the role's own formula, of which the image has a copy
-_count = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "workers.py"))["count"]
+_count = runpy.run_path(str(Path(__file__).with_name("workers.py")))["count"]
 workers = _count(
     resources.cores(),
     resources.memory_mb(),
@@ -42,7 +43,7 @@ handover_warmup_timeout = 10
 handover_warmup_host = "localhost"
 handover_warmup_required = False
 
-worker_tmp_dir = "/dev/shm"
+worker_tmp_dir = "/dev/shm"  # noqa: S108
 
 loglevel = "info"
 errorlog = "-"

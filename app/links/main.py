@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from links import api, clicks, demo, health, pages, reports, titles
+from links import api, clicks, demo, health, metrics, pages, reports, titles
 from links.clicks import ClickFeed
 from links.database import DATABASE_ERRORS, create_engine, is_temporary
 from links.request_id import RequestIdMiddleware, get_logger
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings or Settings()
+    app.add_middleware(metrics.MetricsMiddleware)
     app.add_middleware(RequestIdMiddleware)
     for kind in DATABASE_ERRORS:
         app.add_exception_handler(kind, unavailable)
@@ -85,6 +86,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(clicks.router)
     app.include_router(reports.router)
     app.include_router(demo.whoami_router)
+    if app.state.settings.metrics_token:
+        app.include_router(metrics.router)
     if app.state.settings.demo_endpoints:
         app.include_router(demo.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
 
     ready_timeout: Seconds = 2
     api_token: SecretStr | None = None
+    metrics_token: SecretStr | None = None
     demo_endpoints: bool = False
     release: str | None = Field(default=None, validation_alias=AliasChoices("LINKS_RELEASE", "RELEASE_ID"))
 

@@ -21,7 +21,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.workers.workertmp import WorkerTmp
 
-from gunicorn_handover import forks, priority, status
+from gunicorn_handover import forks, metrics, priority, status
 from gunicorn_handover.board import Dismissal, State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
@@ -417,6 +417,11 @@ class HandoverArbiter(Arbiter):
         worker.tmp.close()
         worker.board.close()
         forks.kill(worker.pid)
+        if worker.cfg.handover_metrics_directory:
+            try:
+                metrics.forget_gauges(worker.cfg.handover_metrics_directory)
+            except OSError as error:
+                self.log.error("The gauges of worker (pid:%s) can't be forgotten: %s", worker.pid, error)
         try:
             self.cfg.child_exit(self, worker)
         except Exception:

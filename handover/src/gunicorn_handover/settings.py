@@ -14,6 +14,7 @@ from gunicorn_handover import resources
 
 STATUS_VARIABLE = "GUNICORN_HANDOVER_STATUS"
 RELEASE_VARIABLE = "GUNICORN_HANDOVER_RELEASE_FILE"
+METRICS_VARIABLE = "GUNICORN_HANDOVER_METRICS"
 _PATH = re.compile(r"/[!-\"$-~]*")  # no blank, no fragment
 _HOST = re.compile(r"[0-9A-Za-z_.:\[\]-]+")
 
@@ -117,6 +118,12 @@ _define(
     os.environ.get(RELEASE_VARIABLE) or None,
     config.validate_string,
     "A JSON file whose `id` names the release; read for each worker.",
+)
+_define(
+    "handover_metrics_directory",
+    os.environ.get(METRICS_VARIABLE) or None,
+    config.validate_string,
+    "Where prometheus_client keeps the metrics of all workers. Each counts for itself when unset.",
 )
 _define(
     "handover_boot_timeout",

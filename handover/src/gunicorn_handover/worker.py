@@ -16,7 +16,7 @@ from typing import Any
 from gunicorn.workers.base import Worker
 from uvicorn_worker import UvicornWorker
 
-from gunicorn_handover import forks, internals, priority, warmup
+from gunicorn_handover import forks, internals, metrics, priority, warmup
 from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State
 from gunicorn_handover.server import DrainingServer
@@ -75,6 +75,11 @@ class HandoverWorker(UvicornWorker):
                 raise
             self.log.exception("The application could not be started.")
             sys.exit(BOOT_ERROR)
+
+    def load_wsgi(self) -> None:
+        if self.cfg.handover_metrics_directory:
+            metrics.prepare(self.cfg.handover_metrics_directory, self.log)
+        super().load_wsgi()
 
     def run(self) -> None:
         runner = asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop))

@@ -64,7 +64,7 @@ class Container:
 
     def __init__(self, engine: Any, image: str, folder: pathlib.Path, *options: str) -> None:
         self._engine = engine
-        self._folder = folder
+        self.folder = folder
         folder.chmod(0o1777)
         options = (*CONFINED, f"--volume={folder}:/tmp", "--publish=127.0.0.1::8000", *options)
         self.id = engine("run", "--detach", *options, image)
@@ -91,7 +91,7 @@ class Container:
         while time.monotonic() < end:
             # read here: a command in the container would take of its processor
             with contextlib.suppress(FileNotFoundError):
-                found = json.loads((self._folder / "handover.json").read_text())
+                found = json.loads((self.folder / "handover.json").read_text())
                 states = [worker["state"] for worker in found["workers"]]
                 if states == ["ready"] * found["workers_wanted"]:
                     return len(states)
@@ -223,6 +223,8 @@ def test_it_is_sized_by_its_quota_confined_and_loses_nothing_in_a_stop(
     container = start("--cpus=1", "--memory=2g", "--env=LINKS_DEMO_ENDPOINTS=true", PATIENT)
     # 2n + 1 of the one processor of its quota, however many the machine has
     assert container.wait_ready() == 3
+
+    assert len(list((container.folder / "metrics").glob("worker*.lock"))) == 3
 
     uids = container("sh", "-c", "sed -n 's/^Uid:[[:space:]]*//p' /proc/[0-9]*/status")
     assert set(uids.split()) == {"10001"}

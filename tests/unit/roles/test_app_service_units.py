@@ -44,6 +44,17 @@ def test_a_worker_that_is_out_of_memory_does_not_take_the_service_with_it(role: 
     assert unit(role, number, app_service_memory_max="1G")["OOMPolicy"] == ["continue"]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_metrics_are_counted_where_it_is_asked_for_by_service_and_bridge_together(role: Any, number: int) -> None:
+    folder = "GUNICORN_HANDOVER_METRICS=/run/baton/links/metrics"
+    assert folder in unit(role, number, app_service_metrics=True)["Environment"]
+    assert not [line for line in unit(role, number)["Environment"] if "METRICS" in line]
+    # what is only rehearsed is no traffic
+    assert "METRICS" not in role.render(
+        "etc/systemd/system/app-rehearsal@.service.j2", **GIVEN, app_service_metrics=True
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 2, 17])
 def test_the_bounds_are_in_order(role: Any, workers: int) -> None:
     given = {"app_service_workers": workers, "app_service_boot_timeout": 30, "app_service_graceful_timeout": 40}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Server, wait_for
+from conftest import Server, alive, wait_for
 from gunicorn_handover import metrics
 
 WORKERS = 2
@@ -145,6 +145,17 @@ def test_sums_go_on_after_a_restart(counted: Server) -> None:
     counted.get("/")
     assert counted.get("/metrics")["requests_total"] == 6
     assert len(files(counted)) == WORKERS
+
+
+def test_gauges_of_a_master_that_was_killed_are_forgotten(counted: Server) -> None:
+    counted.signal(signal.SIGTTIN)
+    wait_for(lambda: counted.get("/metrics")["workers"] == WORKERS + 1)
+    pids = counted.children()
+    counted.stop(signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, pids)), what="the end of the workers")
+    counted.messages.clear()
+    counted.start()
+    assert counted.get("/metrics")["workers"] == WORKERS
 
 
 def test_a_gauge_is_of_the_workers_that_live(counted: Server) -> None:

@@ -69,6 +69,7 @@ class HandoverArbiter(Arbiter):
         super().__init__(app)
         os.register_at_fork(after_in_child=self._let_go)
         self._status_file = status.StatusFile(self.cfg.handover_status_file)
+        self._forget_gauges(self.cfg)
 
     def workers(self) -> list[Any]:
         """All workers, oldest first."""
@@ -417,11 +418,7 @@ class HandoverArbiter(Arbiter):
         worker.tmp.close()
         worker.board.close()
         forks.kill(worker.pid)
-        if worker.cfg.handover_metrics_directory:
-            try:
-                metrics.forget_gauges(worker.cfg.handover_metrics_directory)
-            except OSError as error:
-                self.log.error("The gauges of worker (pid:%s) can't be forgotten: %s", worker.pid, error)
+        self._forget_gauges(worker.cfg)
         try:
             self.cfg.child_exit(self, worker)
         except Exception:
@@ -444,6 +441,14 @@ class HandoverArbiter(Arbiter):
                 self._back_off(how)
             elif served < PROVEN:
                 self._failures, self._failed_at = 1, time.monotonic()
+
+    def _forget_gauges(self, cfg: Any) -> None:
+        """Of workers that have ended, those of an earlier master too."""
+        if cfg.handover_metrics_directory and os.path.isdir(cfg.handover_metrics_directory):
+            try:
+                metrics.forget_gauges(cfg.handover_metrics_directory)
+            except OSError as error:
+                self.log.error("Gauges of workers that have ended stay in the metrics: %s", error)
 
     def _explain(self, wait_status: int) -> str:
         """How a process ended that the master had not told to end, in words."""

@@ -19,6 +19,7 @@ from typing import Any
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
 SIZE = 1 << 16  # bytes of a new file of prometheus_client's
+COUNTS = ["counter", "histogram", "summary"]
 GAUGES = [f"gauge_{live}{mode}" for live in ("", "live") for mode in ("all", "min", "max", "sum", "mostrecent")]
 _LOCK = re.compile(r"(worker\d+)\.lock")
 _held: list[int] = []  # descriptors whose locks this process keeps until it ends
@@ -32,7 +33,6 @@ def prepare(directory: str, log: Any) -> None:
     os.environ.pop(DIRECTORY_VARIABLE, None)
     try:
         os.makedirs(directory, mode=0o750, exist_ok=True)
-        forget_gauges(directory)
         slot = take_slot(directory)
         os.environ[DIRECTORY_VARIABLE] = directory
         _count_in(directory, slot)
@@ -49,9 +49,11 @@ def take_slot(directory: str) -> str:
         if (descriptor := _lock(directory, slot)) is not None:
             _held.append(descriptor)
             # prometheus_client would make them empty, and its readers fail on a file in that moment
-            for kind in ["counter", "histogram", "summary", *GAUGES]:
+            for kind in COUNTS:
                 if not os.path.exists(f"{directory}/{kind}_{slot}.db"):
                     _make_blank(directory, kind, slot)
+            for kind in GAUGES:
+                _make_blank(directory, kind, slot)
             return slot
     raise AssertionError
 
@@ -59,7 +61,8 @@ def take_slot(directory: str) -> str:
 def forget_gauges(directory: str) -> None:
     """Empties the gauges of processes that have ended: unlike a counter, a gauge says how its process is.
 
-    Raises OSError. A file is never missing: somebody may be reading them all.
+    Raises OSError. No file goes missing: somebody may be reading them all. A slot that a new process asks for at this
+    very moment looks taken, and it takes another one.
     """
     for slot in [found[1] for name in os.listdir(directory) if (found := _LOCK.fullmatch(name))]:
         if (descriptor := _lock(directory, slot)) is None:

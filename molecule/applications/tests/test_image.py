@@ -50,7 +50,9 @@ def image(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         f"FROM {images.name(SUITE)}\n"
         "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null\n"
     )
-    options = ["--quiet", "--layers=false", f"--label={fleet.LABEL}=image"]
+    # no layers: nothing stays but what is removed in the end
+    layers = [] if engine.name == "docker" else ["--layers=false"]
+    options = ["--quiet", *layers, f"--label={fleet.LABEL}=image"]
     engine("build", *options, "-t", f"{name}-base", str(context))
     containerfile = str(PROJECT / "app/Containerfile")
     arguments = [f"--build-arg=BASE={name}-base", "--build-arg=RELEASE=v1"]
@@ -121,7 +123,7 @@ def start(engine: Any, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
     yield begin
     for container in started:
-        engine("rm", "--force", "--time=0", container.id)
+        engine("rm", "--force", *([] if engine.name == "docker" else ["--time=0"]), container.id)
 
 
 @pytest.mark.parametrize(

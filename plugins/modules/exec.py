@@ -28,8 +28,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-rc: {description: Exit status of the command., returned: always, type: int}
-output: {description: "All that it printed, without the application's secrets.", returned: always, type: str}
+rc: {description: "Exit status of the command; null where systemd didn't end it in time.", returned: always, type: int}
+output: {description: "The last MiB that it printed, without the application's secrets.", returned: always, type: str}
 release: {description: Release that it ran in., returned: always, type: str}
 seconds: {description: Time that it took., returned: always, type: float}
 """
@@ -62,7 +62,7 @@ def main() -> None:
     output = masking.masked(app.name, output)
     seconds = round(time.monotonic() - started, 3)
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
-    if status:
+    if status != 0:
         cut = f" It was ended after {options['timeout']} s." if seconds >= options["timeout"] else ""
         words = [f"Exit code {status} in release {release}.{cut}", output.rstrip(), *outcome.advice(output)]
         module.fail_json(msg="\n".join(filter(None, words)), **result)

@@ -77,7 +77,10 @@ options:
         description: The service's environment file.
         type: path
       credentials_dir:
-        description: Folder of secrets, a file each; they are read by root and reach the import by its environment.
+        description: Folder of secrets, a file each; they reach the import as they reach the service.
+        type: path
+      unit_file:
+        description: The service's unit file, whose sandbox and limits the import has; without it, one of Baton's own.
         type: path
       timeout:
         description: Seconds that the import may take.
@@ -186,6 +189,7 @@ def _stage(module: AnsibleModule, places: store.ReleaseStore, wanted: staging.St
             imports["environment_file"] or "",
             imports["credentials_dir"] or "",
             float(imports["timeout"]),
+            imports["unit_file"] or "",
         )
     state = Path(parameters["app_state_dir"]) if parameters["app_state_dir"] else None
     result = staging.stage(places, wanted, check, state, parameters["app_user"])
@@ -209,6 +213,7 @@ def main() -> None:
         "user": {"type": "str", "required": True},
         "environment_file": {"type": "path"},
         "credentials_dir": {"type": "path"},
+        "unit_file": {"type": "path"},
         "timeout": {"type": "int", "default": 120},
     }
     target = {name: {"type": "str", "required": True} for name in ("python", "architecture", "glibc")}

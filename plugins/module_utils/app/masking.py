@@ -63,9 +63,14 @@ def masked(application: str, text: str, root: str = "/") -> str:
 
 def mask_of(application: str, root: str = "/") -> Callable[[str], str]:
     """What leaves the application's secrets out of a text; they are read once."""
+    return mask_of_folders(pathlib.Path(root, "etc", application, name) for name in ("secrets", "migration-secrets"))
+
+
+def mask_of_folders(folders: Iterable[str | pathlib.Path]) -> Callable[[str], str]:
+    """What leaves the secrets of some folders, one a file, out of a text; '' names no folder."""
     values = set()
-    for folder in ("secrets", "migration-secrets"):
-        for path in pathlib.Path(root, "etc", application, folder).glob("*"):
+    for folder in filter(None, folders):
+        for path in pathlib.Path(folder).glob("*"):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 values |= set(_forms(path.read_text(encoding="utf-8").strip()))
     return lambda text: without(text, values)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 
+from ..host import bounded
 from . import layout
 
 # What makes the service a server: of no use to a command, or its own.
 _LEFT_OUT = {"Type", "NotifyAccess", "Sockets", "Restart", "RestartSec", "KillMode"}
 _LEFT_OUT |= {"TimeoutStartSec", "TimeoutStopSec"}
-_SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_")
+_SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_", "ReadWritePaths=-/run/baton/")
+MOST = 2**20  # bytes of what a command prints that are kept
 
 
 def properties(unit: str) -> list[str]:
@@ -45,16 +46,8 @@ def invocation(app: layout.Application, release: str, command: str, timeout: int
     ]
 
 
-def run(argv: Sequence[str], timeout: float) -> tuple[int, str]:
-    """Run it to its end: its exit status, and all that it printed."""
-    done = subprocess.run(
-        argv,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=timeout,
-    )
-    return done.returncode, done.stdout
+def run(argv: Sequence[str], timeout: float) -> tuple[int | None, str]:
+    """Run it to its end: its exit status, None where it took too long, and the last `MOST` bytes that it printed."""
+    done = bounded.run(argv, timeout=timeout, output=MOST, together=True)
+    left_out = f"[what it printed before the last {MOST // 1024} KiB is left out]\n" if done.cut else ""
+    return done.status, left_out + done.output.decode(errors="replace")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from . import bounded
+
+MOST = 2**26  # bytes that a command may print
+LONGEST = 1000  # characters of a line of what it printed, as a message has it
 
 # our copies of a source, a package and a list of requirements
 _SCRATCH = re.compile(
@@ -60,7 +64,7 @@ class CommandError(Exception):
 
     def last_lines(self, count: int = 12) -> str:
         """The end of what the command said, where compilers and resolvers put the reason."""
-        lines = [line.rstrip() for line in self.output.splitlines() if line.strip()]
+        lines = [line.rstrip()[-LONGEST:] for line in self.output.splitlines() if line.strip()]
         return "\n".join(lines[-count:]).rstrip(".")
 
 
@@ -73,22 +77,20 @@ def run(
 ) -> str:
     """Run a command without a shell and return its standard output. A variable that is None is taken out."""
     words = [str(word) for word in argv]
+    variables = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
     try:
-        done = subprocess.run(
-            words,
-            cwd=cwd,
-            env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            timeout=timeout,
-            check=False,
-        )
+        done = bounded.run(words, cwd=cwd, env=variables, timeout=timeout, output=MOST)
     except FileNotFoundError as error:
         raise CommandError(words, None, str(error)) from None
-    except subprocess.TimeoutExpired:
-        raise CommandError(words, None, f"no end after {timeout:.0f} s") from None
-    if done.returncode != 0:
-        raise CommandError(words, done.returncode, done.stderr.strip() or done.stdout)
-    return done.stdout
+    if done.status is None:
+        raise CommandError(words, None, f"no end after {timeout:.0f} s")
+    output = _text(done.output)
+    if done.status != 0:
+        raise CommandError(words, done.status, _text(done.errors).strip() or output)
+    if done.cut:
+        raise CommandError(words, 0, f"it printed more than {MOST >> 20} MiB")
+    return output
+
+
+def _text(said: bytes) -> str:
+    return said.decode(errors="surrogateescape").replace("\r\n", "\n").replace("\r", "\n")

@@ -9,10 +9,16 @@ from pathlib import Path
 # where the folder is that it may write, and the one that it may only read
 WRITABLE, READABLE = Path("/tmp/work"), Path("/tmp/input")
 
-_PROPERTIES = (
-    "DynamicUser=yes",
+# what code that is run once may take of a host at most: one that wants more must not take it from what serves
+BOUNDS = (
+    "TasksMax=1024",
+    "MemoryMax=75%",
+    "MemorySwapMax=0",
+    "OOMScoreAdjust=500",
+)
+# of systemd, for whoever the user is
+CONFINED = (
     "PrivateTmp=yes",
-    "PrivateNetwork=yes",
     "PrivateDevices=yes",
     "ProtectHome=yes",
     "ProtectSystem=strict",
@@ -26,8 +32,8 @@ _PROPERTIES = (
     "NoNewPrivileges=yes",
     "CapabilityBoundingSet=",
     "InaccessiblePaths=-/run/dbus",
-    "UMask=0022",
 )
+_PROPERTIES = (*BOUNDS, *CONFINED, "DynamicUser=yes", "PrivateNetwork=yes", "UMask=0022")
 
 
 def available() -> bool:

@@ -12,8 +12,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import untrusted
+from . import bounded, untrusted
 
+# bytes that are kept of what systemctl or journalctl says: a line of a journal may be hundreds of megabytes long
+MOST = 2**22
+# seconds to read a journal: a unit that never stops talking has no last line
+READING_LIMIT = 60.0
 # seconds for journald to take in what was said to it
 SYNC_LIMIT = 5.0
 
@@ -27,17 +31,13 @@ def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProce
     return _ask("systemctl", *arguments, timeout=timeout)
 
 
-def _ask(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+def _ask(*words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    done = bounded.run(words, timeout=timeout, output=MOST)
     # an application may log any bytes
-    return subprocess.run(
-        words,
-        check=False,
-        text=True,
-        errors="replace",
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        timeout=timeout,
-    )
+    said, complained = (part.decode(errors="replace") for part in (done.output, done.errors))
+    if done.status is None:
+        raise subprocess.TimeoutExpired(words, timeout, said)
+    return subprocess.CompletedProcess(words, done.status, said, complained)
 
 
 def properties(unit: str, *names: str) -> dict[str, str]:
@@ -130,7 +130,12 @@ def _journal(unit: str, since: float, *asking: str) -> list[str]:
     # hold it up for ever
     with contextlib.suppress(subprocess.TimeoutExpired):
         _ask("journalctl", "--sync", timeout=SYNC_LIMIT)
-    return _ask("journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--no-pager", *asking).stdout.splitlines()
+    asked = ("journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--no-pager", *asking)
+    try:
+        said = _ask(*asked, timeout=READING_LIMIT).stdout
+    except subprocess.TimeoutExpired as error:
+        said = str(error.output)
+    return said.splitlines()
 
 
 def journal_text(message: Any) -> str:

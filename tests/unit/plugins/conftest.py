@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -113,6 +114,7 @@ def handover(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder: pathlib.Path = tmp_path_factory.mktemp("handover")
     (folder / "src/gunicorn_handover").mkdir(parents=True)
     (folder / "src/gunicorn_handover/__init__.py").write_text("")
+    shutil.copy(ROOT / "handover/src/gunicorn_handover/environment.py", folder / "src/gunicorn_handover")
     (folder / "pyproject.toml").write_text(_pyproject("gunicorn-handover"))
     return folder
 

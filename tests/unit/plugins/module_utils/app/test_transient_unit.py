@@ -25,6 +25,7 @@ ExecReload=/bin/true
 Restart=always
 TimeoutStopSec=35
 ProtectSystem=strict
+ReadWritePaths=-/run/baton/links
 LogExtraFields=A=100%%
 
 [Install]

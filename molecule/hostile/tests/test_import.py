@@ -73,7 +73,10 @@ def imported(name: str, text: str, timeout: int = 60) -> Imported:
     return found
 
 
-pytestmark = [pytest.mark.usefixtures("archive"), pytest.mark.parametrize("name", HOSTS)]
+@pytest.fixture(params=HOSTS)
+def name(request: pytest.FixtureRequest, archive: None) -> str:  # noqa: ARG001
+    """A host that can import."""
+    return str(request.param)
 
 
 def test_it_is_imported_in_the_services_sandbox(name: str) -> None:
@@ -147,3 +150,27 @@ def test_one_that_takes_too_much_is_ended_by_its_own_bounds(name: str, text: str
     assert "can't be imported as user hostile" in found.message
     assert says in found.message
     assert host(name).check_output("systemctl show hostile.service --property=MainPID,NRestarts") == before
+
+
+def test_a_deploy_without_a_rehearsal_tells_why_it_can_not_be_imported(hostile: Hostile) -> None:
+    before = [host(one).check_output("readlink /opt/hostile/current; ls /opt/hostile/releases") for one in HOSTS]
+    main = hostile.source / "main.py"
+    kept = main.read_text()
+    main.write_text(f"import os\n{DAEMON}\nraise SystemExit('not with ' + os.environ['SECRET_KEY'])\n")
+    try:
+        done = hostile.play("playbooks/deploy.yml", app_service_rehearsal=False)
+    finally:
+        main.write_text(kept)
+    assert done.status != 0
+    assert "main:app can't be imported as user hostile: not with *** Correct the application" in done.words
+    assert SECRET not in done.output
+    after = [host(one).check_output("readlink /opt/hostile/current; ls /opt/hostile/releases") for one in HOSTS]
+    assert after == before
+
+
+def test_of_a_command_that_prints_much_the_end_is_shown(hostile: Hostile) -> None:
+    command = "yes | head -c 50M; echo the end"
+    done = hostile.succeed("playbooks/exec.yml", "--limit", HOSTS[0], command=command)
+    assert "before the last 1024 KiB is left out" in done.words
+    assert "the end" in done.output
+    assert len(done.output) < 5 * 2**20

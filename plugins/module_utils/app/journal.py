@@ -36,6 +36,9 @@ def command(app: layout.Application, position: str, grep: str = "", process: str
     """
     start = f"--after-cursor={position}" if position.startswith("s=") else f"--since={position}"
     asked = ["journalctl", "--no-pager", "--quiet", "--all", "--output=json", "--output-fields=MESSAGE,PRIORITY", start]
+    # what is said meanwhile is for the next time: who talks without end must not be listened to without end
+    begins = float(position[1:]) if position.startswith("@") else 0.0  # later than now where clocks differ
+    asked.append(f"--until=@{max(time.time(), begins + 1):.6f}")
     asked += [f"--grep={grep}"] if grep else []
     # who wrote a line is its unit, which the kernel knows; an identifier anybody may use
     units = [unit.replace("@.", "@*.") for unit in _units(app, process) if unit.endswith(".service")]

@@ -87,7 +87,7 @@ def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = untrusted.parse_object(pipe.read() or '{"failure": "it ended without a word"}')
+        said = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a word"}')
     os.waitpid(child, 0)
     if "failure" in said:
         raise StateFilesError(untrusted.text(said["failure"]))

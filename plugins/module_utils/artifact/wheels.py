@@ -24,7 +24,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from ..app import bom
-from ..host import atomic_file
+from ..host import atomic_file, untrusted
 from ..host.command import BatonError, CommandError, run, without_credentials
 from ..host.wheel_build import BUILD_ENVIRONMENT, unpack_sdist
 from . import lockfile, requirements, source_tree
@@ -483,7 +483,9 @@ def metadata(path: Path) -> tuple[str, list[str]]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         inside = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
-        message = email.parser.HeaderParser().parsestr(archive.read(inside).decode(errors="replace"))
+        with archive.open(inside) as file:
+            # the headers come first, and what follows may be larger than the memory
+            message = email.parser.HeaderParser().parsestr(file.read(untrusted.SIZE).decode(errors="replace"))
     return str(message.get("Requires-Python") or ""), names
 
 

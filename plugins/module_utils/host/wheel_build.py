@@ -17,6 +17,7 @@ from .command import BatonError, CommandError, run
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
 _TIMEOUT = 3600
+_LONGEST = 4096  # characters of a path
 
 
 def unpack_sdist(path: Path, destination: Path) -> Path:
@@ -33,8 +34,10 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
                 member.mode, member.uid, member.gid, member.uname, member.gname = member.mode & 0o777, 0, 0, "", ""
             packed.extractall(destination)
     marker = destination / "subdirectory"
-    if marker.is_file():
-        return destination / "source" / marker.read_text()
+    # of a package it may be a link to what only root reads, and would be told
+    if marker.is_file() and not marker.is_symlink():
+        with marker.open(encoding="utf-8", errors="replace") as file:
+            return destination / "source" / file.read(_LONGEST)
     folders = [entry for entry in destination.iterdir() if entry.is_dir()]
     return folders[0] if len(folders) == 1 else destination
 

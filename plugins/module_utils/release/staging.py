@@ -33,6 +33,8 @@ from .store import STAGING, ReleaseStore, check_identity, complete, in_use, lock
 
 # What stays free on a disk that we write to: a full one breaks more than a deploy.
 RESERVE_BYTES = 100 * 1024 * 1024
+# Memory that a process may have which compiles sources.
+COMPILE_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -386,7 +388,9 @@ class _Stage:
     def _compile(self, *folders: str) -> None:
         # Workers can't write here. Without -S this would run the .pth files of the packages, as root.
         # Files that aren't for this Python (templates, old tests) fail quietly.
-        command: list[str | Path] = [self.places.python, "-I", "-S", "-m", "compileall", "-qq"]
+        # What takes more memory than any honest source is compiled when it is imported, by its user.
+        command: list[str | Path] = ["prlimit", f"--as={COMPILE_BYTES}", self.places.python]
+        command += ["-I", "-S", "-m", "compileall", "-qq"]
         # to start the others takes longer than what a source alone takes
         parallel = ["-j", "0"] if len(folders) > 1 else []
         with contextlib.suppress(CommandError):

@@ -6,6 +6,7 @@ import datetime
 import json
 import pathlib
 import re
+import time
 import zoneinfo
 from typing import Any
 
@@ -72,6 +73,18 @@ def test_a_cursor_is_told_from_a_time() -> None:
     assert "--since=10 min ago" in journal.command(layout.Application("links"), "10 min ago")
     assert not [word for word in journal.command(layout.Application("links"), "today") if word.startswith("--grep")]
     assert "--grep=a|b" in journal.command(layout.Application("links"), "today", "a|b")
+
+
+def test_what_is_said_while_the_journal_is_read_is_not_waited_for() -> None:
+    def until(position: str) -> float:
+        (word,) = (one for one in journal.command(layout.Application("links"), position) if "until" in one)
+        return float(word.removeprefix("--until=@"))
+
+    before = time.time()
+    assert before - 1 < until("s=abc") < time.time() + 1
+    assert before - 1 < until("@1") < time.time() + 1
+    # journalctl refuses an end that is before the beginning
+    assert until(f"@{before + 100}") > before + 100
 
 
 def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:

@@ -8,11 +8,12 @@ import pathlib
 import shutil
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.artifact import artifact, lockfile
+from ansible_collections.baton.web.plugins.module_utils.artifact import artifact, lockfile, wheels
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
 from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
@@ -209,6 +210,23 @@ def test_a_package_that_needs_a_compiler_is_refused_or_left_to_a_builder(
         assert artifact.build(wanted(app, build="host"), tools)["complete"]
     finally:
         wheel.unlink()
+
+
+def test_of_a_wheel_s_description_no_more_is_read_than_fits(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "large-1.0-py3-none-any.whl"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made,
+        made.open("large-1.0.dist-info/METADATA", "w") as file,
+    ):
+        file.write(b"Requires-Python: >=3.11\n\n")
+        for _ in range(100):
+            file.write(b"x" * 2**20)
+    tracemalloc.start()
+    try:
+        assert wheels.metadata(path)[0] == ">=3.11"
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_module_that_is_not_there(write: Write, wanted: Wanted, tools: Tools) -> None:

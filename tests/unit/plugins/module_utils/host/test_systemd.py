@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.host import systemd
+from ansible_collections.baton.web.plugins.module_utils.host import bounded, systemd
 
 ACCESS = {"time": "2026-01-01T12:00:00.250Z", "level": "info", "logger": "access", "path": "/health", "status": 500}
 PLAIN = "2026-11-28T06:42:19.123Z [77] [info] 127.0.0.1 GET /readyz HTTP/1.1 503 21B 0.4ms -"
@@ -54,6 +54,22 @@ def test_a_journal_that_never_catches_up_holds_nothing_up(
     monkeypatch.setattr(systemd, "SYNC_LIMIT", 0.05)
     (journal.parent / "journalctl").write_text('#!/bin/sh\n[ "$1" = --sync ] && exec sleep 1000\necho so far\n')
     assert systemd.tail("links.service", 0) == "so far"
+
+
+def test_of_a_journal_without_end_the_last_lines_are_told(
+    journal: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "READING_LIMIT", 1.0)
+    (journal.parent / "journalctl").write_text('#!/bin/sh\n[ "$1" = --sync ] || exec yes\n')
+    assert set(systemd.tail("links.service", 0).split()) <= {"y"}
+    monkeypatch.setattr(bounded, "run", lambda *_, **__: bounded.Done(None, b"so\nfar\n", b"", cut=True))
+    assert systemd.tail("links.service", 0) == "so\nfar"
+
+
+def test_a_line_of_any_length_is_read_within_bounds(journal: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "MOST", 1000)
+    journal.write_text("x" * 10**6 + "\n" + "y" * 10**6)
+    assert systemd.tail("links.service", 0) == "y" * 1000
 
 
 def test_how_a_unit_ended_is_systemds_word_alone(journal: pathlib.Path) -> None:

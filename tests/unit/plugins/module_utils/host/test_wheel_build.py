@@ -81,3 +81,12 @@ def test_nothing_is_unpacked_with_the_rights_of_others(tmp_path: pathlib.Path) -
     found = (wheel_build.unpack_sdist(path, tmp_path / "unpacked") / "setup.py").stat()
     assert stat.S_IMODE(found.st_mode) == 0o755
     assert found.st_uid == os.getuid()
+
+
+def test_what_only_root_reads_is_not_read_for_a_package(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "thing-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("subdirectory")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/shadow"
+        archive.addfile(member)
+    assert wheel_build.unpack_sdist(path, tmp_path / "unpacked") == tmp_path / "unpacked"

@@ -278,6 +278,16 @@ def test_what_the_import_check_sees(
     assert there(places) == []
 
 
+def test_a_source_that_takes_all_memory_to_compile_is_left_to_its_user(
+    places: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(places, build())
+    monkeypatch.setattr(staging, "COMPILE_BYTES", 2**27)
+    for more, compiled in (("LARGE = [" + "None," * 1_000_000 + "]\n", False), ("SMALL = []\n", True)):
+        cache = pathlib.Path(stage(places, build(MAIN + more))["release_path"], "src/__pycache__")
+        assert bool(list(cache.glob("main.*"))) == compiled
+
+
 def test_a_half_made_release_is_no_candidate_and_goes(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     built = build()
     fake(places, built["id"], "", complete=False)

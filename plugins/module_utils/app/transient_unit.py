@@ -10,7 +10,9 @@ from . import layout
 # What makes the service a server: of no use to a command, or its own.
 _LEFT_OUT = {"Type", "NotifyAccess", "Sockets", "Restart", "RestartSec", "KillMode"}
 _LEFT_OUT |= {"TimeoutStartSec", "TimeoutStopSec"}
-_SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_", "ReadWritePaths=-/run/baton/")
+_SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_")
+# of the master that serves
+_STATUS = "ReadWritePaths=-/run/baton/"
 MOST = 2**20  # bytes of what a command prints that are kept
 
 
@@ -24,7 +26,8 @@ def properties(unit: str) -> list[str]:
         if section != "[Service]" or not separator or line.startswith(("#", ";", *_SERVERS_OWN)):
             continue
         if name not in _LEFT_OUT and not name.startswith("Exec"):
-            found.append(line.replace("%%", "%"))  # properties given by hand have no specifiers
+            line = line.replace("%%", "%")  # properties given by hand have no specifiers
+            found.append(line.replace("ReadWritePaths", "ReadOnlyPaths") if line.startswith(_STATUS) else line)
     return found
 
 

@@ -32,6 +32,7 @@ CONFINED = (
     "NoNewPrivileges=yes",
     "CapabilityBoundingSet=",
     "InaccessiblePaths=-/run/dbus",
+    "ReadOnlyPaths=-/run/baton",
 )
 _PROPERTIES = (*BOUNDS, *CONFINED, "DynamicUser=yes", "PrivateNetwork=yes", "UMask=0022")
 

@@ -329,7 +329,8 @@ def test_a_rehearsal_differs_from_the_service_only_where_it_must(render: Callabl
     # the status of the master that serves
     service["ReadWritePaths"].remove("-/run/baton/links")
     differing = {name for name in service.keys() | rehearsal.keys() if service.get(name) != rehearsal.get(name)}
-    own = {"Nice", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
+    assert rehearsal["ReadOnlyPaths"] == ["-/run/baton/links"]
+    own = {"Nice", "ReadOnlyPaths", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
     the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "OOMPolicy", "LimitNICE"}
     # a niceness; without the sign it is the raw limit, and 0 forbids a worker to come back from one
     assert service["LimitNICE"] == ["+0"]

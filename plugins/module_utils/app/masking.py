@@ -69,8 +69,8 @@ def mask_of(application: str, root: str = "/") -> Callable[[str], str]:
 def mask_of_folders(folders: Iterable[str | pathlib.Path]) -> Callable[[str], str]:
     """What leaves the secrets of some folders, one a file, out of a text; '' names no folder."""
     values = set()
-    for folder in filter(None, folders):
-        for path in pathlib.Path(folder).glob("*"):
+    for folder in folders:
+        for path in pathlib.Path(folder).glob("*") if folder else ():
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 values |= set(_forms(path.read_text(encoding="utf-8").strip()))
     return lambda text: without(text, values)

@@ -12,8 +12,8 @@ import resource
 import shutil
 import sys
 
-from module_utils.host.command import BatonError
-from module_utils.release import import_check
+from module_utils.host.command import BatonError  # type: ignore[import-not-found]  # it is beside this in the archive
+from module_utils.release import import_check  # type: ignore[import-not-found]
 
 APP = "hostile"
 # room for what is good, and no room to take much from the machine that all hosts are on

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 import time
+from typing import Any
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import bounded, command
@@ -27,9 +28,9 @@ print("said")
 """
 
 
-def python(text: str, *words: object, **bounds: float) -> bounded.Done:
+def python(text: str, *words: object, **bounds: Any) -> bounded.Done:
     """Run a program of Python."""
-    given = {"timeout": 60.0, "output": 1000, **bounds}
+    given: dict[str, Any] = {"timeout": 60.0, "output": 1000, **bounds}
     done: bounded.Done = bounded.run([sys.executable, "-c", text, *map(str, words)], **given)
     return done
 

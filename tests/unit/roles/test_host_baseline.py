@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +61,19 @@ def test_security_updates_never_reboot(load_role: Callable[[str], Any]) -> None:
     assert 'Unattended-Upgrade::Package-Blacklist {\n    "postgresql";\n};' in text
     # apt reads no comment that begins with a single "#"
     assert not [line for line in text.splitlines() if line.startswith("#")]
+
+
+def test_needrestart_neither_asks_nor_restarts(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "baton.conf"
+    file.write_text(load_role("host_baseline").render("etc/needrestart/conf.d/baton.conf.j2"))
+    # as needrestart reads it
+    program = (
+        "our %nrconf; eval do { local (@ARGV, $/) = $ARGV[0]; <> }; die $@ if $@; "
+        "print join ' ', map { $nrconf{$_} } qw(restart kernelhints ucodehints)"
+    )
+    done = subprocess.run(["perl", "-e", program, file], text=True, capture_output=True, check=True)
+    # listed; told, without a dialog; not at all
+    assert done.stdout == "l -1 0"
 
 
 def test_the_journal_is_kept_and_bounded(load_role: Callable[[str], Any]) -> None:

@@ -25,6 +25,9 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
     for text in map(str, networks):
         try:
             network = ipaddress.ip_network(text)
+            # an interface belongs to one host, and no server takes it
+            if "%" in text:
+                raise ValueError
         except ValueError:
             sentences.append(_why_no_network(text))
             continue
@@ -40,6 +43,8 @@ def _is_local(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
 def _why_no_network(text: str) -> str:
     try:
         whole = ipaddress.ip_network(text, strict=False)
+        if "%" in text:
+            raise ValueError
     except ValueError:
         return f'"{text}" is no address and no network such as 203.0.113.0/24.'
     return f"{text} has bits set beyond its prefix: write {whole}, or the address alone."

@@ -90,6 +90,8 @@ def test_ssh_stays_open(load_role: Callable[[str], Any], settings: dict[str, Any
         ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["192.168.0.0/16", "10.0.0.1"]}, False),
         ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["192.168.0.0/16"]}, True),
         ("fd00::1 40000 fd00::5 22", {"host_firewall_ssh_sources": ["fd00::/8"]}, False),
+        ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["fd00::/8"]}, True),
+        ("fe80::1%eth0 40000 fe80::5%eth0 22", {"host_firewall_ssh_sources": ["fe80::/10"]}, False),
         ("10.0.0.1 40000 10.0.0.5 2222", {"host_firewall_enabled": False}, False),
         # no SSH: nothing to cut off
         ("", {}, False),
@@ -114,8 +116,16 @@ def test_preflight_refuses_to_cut_off_its_own_connection(
         {"host_firewall_rules": [{"port": 0}]},
         {"host_firewall_rules": [{"port": 70000}]},
         {"host_firewall_rules": [{"port": 80, "sources": ["edge1"]}]},
+        {"host_firewall_rules": [{"port": 80, "sources": ["10.0.0.0/33"]}]},
         {"host_firewall_rules": [{"port": 80, "comment": 'say "hi"'}]},
         {"host_firewall_ssh_sources": ["home.example.org"]},
+        {"host_firewall_ssh_sources": ["10.0.0.300"]},
+        {"host_firewall_ssh_sources": ["10.0.0.1/24"]},
+        {"host_firewall_ssh_sources": ["fd00::/129"]},
+        {"host_firewall_ssh_sources": ["fe80::1%eth0"]},
+        {"host_firewall_ssh_port": 0},
+        {"host_firewall_undo_seconds": 4},
+        {"host_firewall_undo_seconds": "3600"},
     ],
     ids=str,
 )
@@ -124,6 +134,22 @@ def test_preflight_refuses_rules_that_nftables_would(load_role: Callable[[str], 
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_rules=[{"port": 80}]) == []
     assert len(role.refusals("tasks/preflight_rules.yml", **wrong)) == 1
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_enabled=False) == []
+
+
+def test_a_range_is_refused_with_the_one_that_was_meant(load_role: Callable[[str], Any]) -> None:
+    refusals = load_role("host_firewall").refusals(
+        "tasks/preflight_rules.yml", host_firewall_ssh_sources=["10.0.0.1/24", "2001:db8::/32"]
+    )
+    assert refusals[0].startswith("edge1: ")
+    assert "10.0.0.1/24 has bits set beyond its prefix: write 10.0.0.0/24" in refusals[0]
+
+
+@pytest.mark.parametrize("entry", ["configure.yml", "configure_rules.yml"])
+def test_every_change_of_the_rules_takes_itself_back(load_role: Callable[[str], Any], entry: str) -> None:
+    (task,) = load_role("host_firewall").load(f"tasks/{entry}")
+    change = task["baton.web.guarded_files"]
+    assert change["name"] == "firewall"
+    assert {"in_force", "before", "apply", "undo", "seconds", "advice"} < set(change)
 
 
 def test_loopback_passes_and_invalid_packets_are_dropped_before_any_port_is_opened(

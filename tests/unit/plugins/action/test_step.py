@@ -11,6 +11,7 @@ from tests.support.playbooks import Playbooks
 
 STEPS: dict[str, dict[str, Any]] = {
     "baton.web.files": {"files": []},
+    "baton.web.guarded_files": {"name": "firewall"},
     "baton.web.release": {"artifact": {"source": {"path": "/nowhere"}}},
     "baton.web.rehearse": {"name": "shop"},
     "baton.web.activate": {"name": "shop"},

@@ -1,0 +1,84 @@
+"""A host stays within reach: what can be reached from outside, and changes that would cut SSH."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from tests.support.playbooks import PROJECT
+
+from .conftest import FLEET, other
+
+LISTENER = "/usr/bin/python3 -m http.server --bind :: 8081"
+RULES = "nft list table inet baton"
+# the preflight isn't told of Ansible's connection, or it would refuse
+BLIND = {"__host_firewall_ssh": {"stdout": ""}}
+PLAY = {
+    "hosts": "all",
+    "gather_facts": False,
+    "become": True,
+    "vars_files": [f"{PROJECT}/playbooks/vars/topology.yml", f"{PROJECT}/playbooks/vars/wiring.yml"],
+    "vars": {
+        "host_firewall_ssh_sources": "{{ ['192.0.2.1'] if inventory_hostname in locked else [] }}",
+        "host_firewall_undo_seconds": "{{ 5 if inventory_hostname in locked else 600 }}",
+        "host_firewall_extra_rules": "{{ [{'port': 9, 'comment': 'more'}] if locked else [] }}",
+    },
+    "tasks": [
+        {"ansible.builtin.import_tasks": f"{PROJECT}/playbooks/tasks/addresses/resolve.yml"},
+        {
+            "ansible.builtin.include_role": {"name": "baton.web.host_firewall"},
+            "when": "inventory_hostname in baton_app_servers",
+        },
+    ],
+}
+
+
+@pytest.mark.hosts("edge1")
+@pytest.mark.parametrize("protocol", ["IPv4", "IPv6"])
+def test_nothing_but_ssh_and_the_site_can_be_reached_from_outside(host: Any, protocol: str) -> None:
+    scanner = other("data1")
+    scanner.check_output("apt-get -o DPkg::Lock::Timeout=300 install -qq -y --no-install-recommends nmap > /dev/null")
+    target = host.ansible.get_variables()["fleet_address"]
+    if protocol == "IPv6":
+        for one in (host, scanner):
+            one.check_output("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0")
+        address = "ip -6 -o address show dev eth0 scope link -tentative | grep -o 'fe80:[^/]*'"
+        target = host.check_output(f'timeout 60 sh -c "until {address}; do sleep 0.1; done"') + "%eth0"
+    # one that no rule lets in
+    host.check_output(f"systemd-run -q --collect --unit=unasked {LISTENER}")
+    host.check_output("timeout 60 sh -c 'until ss -Hltn | grep -q :8081; do sleep 0.1; done'")
+    version = "-6" if protocol == "IPv6" else "-4"
+    told = scanner.check_output(f"nmap {version} -n -Pn -sS -p 1-1024,5432,6379,8000,8081 -oG - {target}")
+    host.check_output("systemctl stop unasked.service")
+    assert re.findall(r"(\d+)/open/", told) == ["22", "80", "443"]
+    # dropped, not answered
+    assert "/closed/" not in told
+    assert "Ignored State: filtered (1025)" in told
+
+
+@pytest.mark.hosts("app1")
+def test_a_change_of_the_firewall_that_cuts_ssh_is_taken_back(host: Any, tmp_path: pathlib.Path) -> None:
+    playbook = tmp_path / "firewall.yml"
+    playbook.write_text(json.dumps([PLAY]))
+    files = "cat /etc/nftables.conf /etc/nftables.d/*"
+    before = host.check_output(RULES), host.check_output(files)
+    done = FLEET.play(str(playbook), locked=["app1"], **BLIND)
+    assert done.status != 0
+    assert "app1: after the change of the firewall no new connection could be made within 5 s" in done.words
+    assert "the host has put the former one back" in done.words
+    assert "host_firewall_ssh_sources [192.0.2.1]" in done.words
+    assert (host.check_output(RULES), host.check_output(files)) == before
+    # the other one of the same run keeps its change
+    assert "failed: [app2]" not in done.output
+    assert 'tcp dport 9 accept comment "more"' in other("app2").check_output(RULES)
+    again = FLEET.succeed(str(playbook), locked=[], **BLIND)
+    # data1 and edge1 have no part in it
+    assert again.changed[1] == 1
+    assert 'comment "more"' not in other("app2").check_output(RULES)
+    for one in (host, other("app2")):
+        assert one.run("ls /etc/systemd/system/*baton-undo* /run/baton-undo* /var/lib/baton-undo/firewall").stdout == ""
+        assert one.check_output("systemctl is-system-running") == "running"

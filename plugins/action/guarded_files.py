@@ -1,0 +1,69 @@
+"""Action of the module guarded_files: confirms a change over a new connection, or says why that couldn't be made."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache, reachability
+
+POLL = 1.0  # seconds between two tries
+GRACE = 30.0  # seconds after the undo in which a host may become reachable again
+
+
+class ActionModule(module_cache.CachedModuleAction):
+    """Fails where the change wasn't confirmed, with what the host did then."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        # a local one is no new one, whatever the variables of the operator's own login say
+        reconnects = self._connection.transport != "local"
+        arguments = {**self._task.args, "token": uuid.uuid4().hex, "reconnects": reconnects}
+        answer = action.execute(self, variables, arguments)
+        name, seconds = str(arguments.get("name", "")), float(arguments.get("seconds", 60))
+        if answer.get("lost"):
+            answer["msg"] += f" If the change of the {name} had begun, the host takes it back within {seconds:.0f} s."
+        elif answer.get("failed") and not str(answer.get("msg", "")).startswith(f"{variables['inventory_hostname']} "):
+            answer["msg"] = f"{variables['inventory_hostname']}: the {name} can't be changed: {answer.get('msg', '')}"
+        if not answer.get("failed") and answer.get("changed") and not self._task.check_mode:
+            why = self._unconfirmed(variables, name, arguments["token"], seconds)
+            if why:
+                host = variables["inventory_hostname"]
+                advice = str(arguments.get("advice", ""))
+                answer = {"failed": True, "msg": f"{host}: {why} {advice}".strip()}
+        return result | answer
+
+    def _unconfirmed(self, variables: dict[str, Any], name: str, token: str, seconds: float) -> str:
+        """Why the change wasn't confirmed, and what has become of it; empty where it was."""
+        question = {"name": name, "token": token, "state": "confirmed"}
+        until = time.monotonic() + seconds + GRACE
+        why = ""
+        while time.monotonic() < until:
+            outcome, said = self._ask(variables, question)
+            if outcome == "confirmed":
+                return ""
+            why = said or why
+            if outcome in ("undone", "unknown"):
+                return (
+                    f"after the change of the {name} no new connection could be made within {seconds:.0f} s, so the "
+                    f"host has put the former one back. The reason: {why or 'none was there in that time'}."
+                )
+            time.sleep(POLL)
+        return (
+            f"after the change of the {name} no new connection could be made, and none can be made yet, although the "
+            f"host puts the former one back by itself after {seconds:.0f} s. The reason: {why}."
+        )
+
+    def _ask(self, variables: dict[str, Any], question: dict[str, Any]) -> tuple[str, str]:
+        """What the host says over a new connection (nothing where there is none), and why not."""
+        try:
+            self._connection.reset()
+            answer = self._execute_module(module_args=question, task_vars=variables)
+        except AnsibleError as error:
+            return "", " ".join(str(error).split()).rstrip(".")
+        words = reachability.said(answer) or str(answer.get("why") or answer.get("msg") or "")
+        return str(answer.get("outcome") or ""), " ".join(words.split()).rstrip(".")

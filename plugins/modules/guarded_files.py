@@ -1,0 +1,194 @@
+#!/usr/bin/python
+"""Ansible module: change files that decide whether the host can be reached, and take the change back by itself."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: guarded_files
+short_description: Change files that decide whether the host can be reached
+version_added: 0.2.0
+description:
+  - Puts files on the host as M(baton.web.files) does, and puts them into force. Before, the host keeps what is there
+    and starts a timer that puts it back; a reboot does, too.
+  - The action then opens a new connection to the host, and confirms the change over it. An open connection proves
+    nothing, as firewalls let it be. Without a confirmation in time the host takes the change back by itself, whatever
+    has become of the controller, and the task fails.
+  - A change of the same name that still waits for its confirmation, of another run or one that was killed, is
+    waited for.
+  - Without a change there is one round trip to the host, as with any module.
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
+options:
+  name: {description: "What is changed, such as C(firewall).", type: str, required: true}
+  state:
+    description: C(confirmed) is what the action asks for over the new connection.
+    type: str
+    choices: [present, confirmed]
+    default: present
+  reconnects:
+    description: Whether a new connection can be told from the one of before; the action sets it.
+    type: bool
+    default: true
+  token: {description: Names the change; the action sets it., type: str, required: true}
+  files:
+    description: What is wanted, in this order.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Absolute path., type: path, required: true}
+      state:
+        description: Whether it is a file or a directory, or is not there.
+        type: str
+        choices: [file, directory, absent]
+        default: file
+      content: {description: Text of the file., type: str, default: ""}
+      mode: {description: "Permissions, in octal; by default 0644 for a file, 0755 for a directory.", type: str}
+      validate:
+        description: Command that accepts the file by ending with status 0; C(%s) in it is the scratch file's path.
+        type: str
+        default: ""
+  in_force:
+    description: >-
+      Shell command that ends with status 0 where the files are in force as they are; empty takes it for granted.
+    type: str
+    default: ""
+  before: {description: Shell command that prints what is in force before the change., type: str, default: ":"}
+  apply: {description: Shell command that puts the files into force., type: str, default: ":"}
+  undo:
+    description: >-
+      Shell command that puts the former files into force, when they are back; its standard input is what I(before)
+      printed. After a reboot it doesn't run.
+    type: str
+    default: ":"
+  seconds: {description: Seconds from the change on in which it has to be confirmed., type: int, default: 60}
+  advice: {description: "What to look at when it wasn't, a sentence for the message.", type: str, default: ""}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
+"""
+
+EXAMPLES = r"""
+- name: Let SSH in from the office alone
+  baton.web.guarded_files:
+    name: firewall
+    files:
+      - path: /etc/nftables.conf
+        content: "{{ lookup('ansible.builtin.template', 'nftables.conf.j2') }}"
+        validate: nft -c -f %s
+    before: nft list ruleset
+    apply: nft -f /etc/nftables.conf
+    undo: nft flush ruleset && nft -f -
+"""
+
+RETURN = r"""
+paths: {description: "What was changed, or would be.", returned: success, type: list, elements: str}
+"""
+
+import pathlib
+import shlex
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.host import files, guard
+
+
+class Module(AnsibleModule):  # type: ignore[misc]
+    """One that doesn't write whole files into the host's log."""
+
+    def _log_invocation(self) -> None:
+        self.log("Invoked")
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = Module(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "confirmed"], "default": "present"},
+            # it names the change, and opens nothing
+            "token": {"type": "str", "required": True, "no_log": False},
+            "reconnects": {"type": "bool", "default": True},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "state": {"type": "str", "choices": ["file", "directory", "absent"], "default": "file"},
+                    "content": {"type": "str", "default": ""},
+                    "mode": {"type": "str"},
+                    "validate": {"type": "str", "default": ""},
+                },
+            },
+            "in_force": {"type": "str", "default": ""},
+            "before": {"type": "str", "default": ":"},
+            "apply": {"type": "str", "default": ":"},
+            "undo": {"type": "str", "default": ":"},
+            "seconds": {"type": "int", "default": 60},
+            "advice": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    guarded = guard.Guard(module.params["name"])
+    if module.params["state"] == "confirmed":
+        outcome, why = guarded.confirm(module.params["token"])
+        module.exit_json(outcome=outcome, why=why)
+    try:
+        if module.check_mode:
+            changed, differences = _needed(module)
+        else:
+            with guarded.alone():
+                changed, differences = _needed(module)
+                if changed:
+                    _change(module, guarded)
+    except (files.FilesError, guard.GuardError) as error:
+        module.fail_json(msg=str(error))
+    except (OSError, subprocess.SubprocessError) as error:
+        module.fail_json(msg=f"{module.params['name']}: {error}")
+    paths = list(dict.fromkeys(difference["after_header"] for difference in differences))
+    module.exit_json(changed=changed, paths=paths, diff=differences if module._diff else [])
+
+
+def _wanted(module: AnsibleModule) -> list[files.DesiredFile]:
+    return [
+        files.DesiredFile(
+            pathlib.Path(item["path"]),
+            state=item["state"],
+            content=item["content"],
+            mode=int(item["mode"] or ("0755" if item["state"] == "directory" else "0644"), 8),
+            validate=item["validate"],
+        )
+        for item in module.params["files"]
+    ]
+
+
+def _apply(module: AnsibleModule, *, dry: bool) -> list[dict[str, str]]:
+    def validate(command: str, scratch: pathlib.Path) -> str:
+        words = [word.replace("%s", str(scratch)) for word in shlex.split(command)]
+        status, out, err = module.run_command(words)
+        return (err or out).strip() or f"{command} says so" if status else ""
+
+    return files.apply(_wanted(module), validate, dry=dry)
+
+
+def _needed(module: AnsibleModule) -> tuple[bool, list[dict[str, str]]]:
+    """Whether anything has to change, and what in the files."""
+    differences = _apply(module, dry=True)
+    return bool(differences) or not guard.in_force(module.params["in_force"]), differences
+
+
+def _change(module: AnsibleModule, guarded: guard.Guard) -> None:
+    names = ("before", "apply", "undo", "seconds")
+    change = guard.Change(**{name: module.params[name] for name in names})
+    guarded.change(
+        module.params["token"],
+        change,
+        _wanted(module),
+        lambda: _apply(module, dry=False),
+        reconnects=module.params["reconnects"],
+    )
+
+
+if __name__ == "__main__":
+    main()

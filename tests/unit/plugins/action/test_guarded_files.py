@@ -1,0 +1,86 @@
+"""A change is confirmed over a new connection alone; what is told when none could be made."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure
+
+from tests.support.playbooks import plugin
+
+TIMED_OUT = AnsibleConnectionFailure("ssh: connect to host app1 port 22: Connection timed out")
+
+
+class Fleet:
+    """Answers what a host would; an exception is a connection that could not be made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Any, check_mode: bool = False) -> None:
+        self.did: list[str] = []
+        self.arguments: list[dict[str, Any]] = []
+        left = list(answers)
+        action = plugin("action/guarded_files")
+        monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+        monkeypatch.setattr(action, "POLL", 0.0)
+        monkeypatch.setattr(action, "GRACE", 0.0 if answers[-1] is TIMED_OUT else 3600.0)
+
+        def reset() -> None:
+            self.did.append("reset")
+
+        def execute(_: Any, module_args: dict[str, Any], **__: Any) -> dict[str, Any]:
+            self.did.append(module_args.get("state", "present"))
+            self.arguments.append(module_args)
+            answer = left.pop(0) if len(left) > 1 or left[0] is not TIMED_OUT else left[0]
+            if isinstance(answer, Exception):
+                raise answer
+            return dict(answer)
+
+        class Here(action.ActionModule):  # type: ignore[misc,name-defined]
+            _execute_module = execute
+
+            def __init__(self) -> None:
+                self._connection = types.SimpleNamespace(reset=reset, transport="ssh")
+                given = {"name": "firewall", "seconds": 0 if answers[-1] is TIMED_OUT else 60, "advice": "Do this."}
+                self._task = types.SimpleNamespace(args=given, check_mode=check_mode, delegate_to=None)
+
+        self.result = Here().run(None, {"inventory_hostname": "app1"})
+
+
+def test_without_a_change_the_host_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, {"changed": False})
+    assert fleet.did == ["present"]
+    assert fleet.result == {"changed": False}
+
+
+def test_a_check_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Fleet(monkeypatch, {"changed": True}, check_mode=True).did == ["present"]
+
+
+def test_a_change_is_confirmed_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {"outcome": "pending", "why": "the connection is still the one of before"}
+    fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT, same, {"outcome": "confirmed"})
+    assert fleet.did == ["present", *["reset", "confirmed"] * 3]
+    assert fleet.result == {"changed": True}
+    assert len({arguments["token"] for arguments in fleet.arguments}) == 1
+
+
+def test_a_change_that_cut_ssh_is_told_with_host_cause_and_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT, TIMED_OUT, {"outcome": "undone"})
+    assert fleet.result == {
+        "failed": True,
+        "msg": "app1: after the change of the firewall no new connection could be made within 60 s, so the host has "
+        "put the former one back. The reason: ssh: connect to host app1 port 22: Connection timed out. Do this.",
+    }
+
+
+def test_a_host_that_stays_lost_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", iter(range(100)).__next__)
+    fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT)
+    assert "none can be made yet" in fleet.result["msg"]
+
+
+def test_a_host_that_refuses_the_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, {"failed": True, "changed": False, "msg": "line 3: no"})
+    assert fleet.did == ["present"]
+    assert fleet.result["msg"] == "app1: the firewall can't be changed: line 3: no"

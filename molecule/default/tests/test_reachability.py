@@ -82,3 +82,17 @@ def test_a_change_of_the_firewall_that_cuts_ssh_is_taken_back(host: Any, tmp_pat
     for one in (host, other("app2")):
         assert one.run("ls /etc/systemd/system/*baton-undo* /run/baton-undo* /var/lib/baton-undo/firewall").stdout == ""
         assert one.check_output("systemctl is-system-running") == "running"
+
+
+@pytest.mark.hosts("app2")
+def test_ssh_takes_keys_alone_where_it_is_told_to(host: Any) -> None:
+    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes"
+    # 255 is testinfra's own
+    login = f"ssh {options} deploy@{{}} true || exit 1"
+    refused = [
+        other("data1").run(login.format(other(name).ansible.get_variables()["fleet_address"])).stderr
+        for name in ("app2", "app1")
+    ]
+    assert "Permission denied (publickey)." in refused[0]
+    assert "Permission denied (publickey,password)." in refused[1]
+    assert "allowtcpforwarding no" in host.check_output("sshd -T").splitlines()

@@ -1,0 +1,81 @@
+"""sshd for keys alone, and nobody locked out: the drop-in by sshd itself, the look for keys with real files."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import pathlib
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+DROP_IN = "etc/ssh/sshd_config.d/00-baton.conf.j2"
+
+
+@pytest.mark.parametrize("forwarding", [True, False])
+def test_keys_alone_and_nothing_forwarded(load_role: Callable[[str], Any], forwarding: bool) -> None:
+    text = load_role("host_sshd").render(DROP_IN, host_sshd_tcp_forwarding=forwarding)
+    settings = dict(line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#"))
+    assert settings["PubkeyAuthentication"] == "yes"
+    assert settings["PermitRootLogin"] == "prohibit-password"
+    others = ("PasswordAuthentication", "KbdInteractiveAuthentication", "HostbasedAuthentication")
+    assert {settings[name] for name in others} == {"no"}
+    assert {settings[name] for name in ("AllowAgentForwarding", "AllowStreamLocalForwarding", "PermitTunnel")} == {"no"}
+    assert settings["AllowTcpForwarding"] == ("yes" if forwarding else "no")
+
+
+def keys(load_role: Callable[[str], Any], folder: pathlib.Path, settings: str) -> list[str]:
+    """What the look for keys finds, on a host whose sshd has these settings."""
+    (folder / "bin").mkdir()
+    for name, text in (("sshd", settings), ("getent", f"{getpass.getuser()}:x:0:0::{folder}:/bin/sh")):
+        (folder / "bin" / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+        (folder / "bin" / name).chmod(0o755)
+    command = load_role("host_sshd").value("__host_sshd_keys_command").replace("/usr/sbin/sshd", "sshd")
+    environment = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "login": getpass.getuser()}
+    done = subprocess.run(["bash", "-c", command], text=True, capture_output=True, check=False, env=environment)
+    return [line.replace(str(folder), "~") for line in done.stdout.splitlines()]
+
+
+BOTH = "authorizedkeysfile .ssh/authorized_keys %h/keys/%u\ntrustedusercakeys none\nauthorizedkeyscommand none"
+
+
+def test_keys_are_counted_where_sshd_looks_for_them(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "id"], check=True)
+    (tmp_path / "keys").mkdir()
+    key = (tmp_path / "id.pub").read_text()
+    (tmp_path / "keys" / getpass.getuser()).write_text(f'# ours\nfrom="10.0.0.0/8",no-pty {key}')
+    found = keys(load_role, tmp_path, BOTH)
+    assert found == ["place ~/.ssh/authorized_keys", f"place ~/keys/{getpass.getuser()}", "key"]
+
+
+@pytest.mark.parametrize("content", [None, "", "# none yet\n", "ssh-ed25519 AAAAsomething\n"])
+def test_without_a_key_nothing_is_found(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path, content: str | None
+) -> None:
+    (tmp_path / ".ssh").mkdir()
+    if content is not None:
+        (tmp_path / ".ssh/authorized_keys").write_text(content)
+    found = keys(load_role, tmp_path, BOTH)
+    assert "key" not in found
+    assert "other" not in found
+    role = load_role("host_sshd")
+    given = {"__host_sshd_keys": {"stdout_lines": found}, "__host_sshd_login": {"stdout": "deploy"}}
+    assert role.refusals(**given) == []
+    (refusal,) = role.refusals(host_sshd_enabled=True, **given)
+    assert refusal.startswith("edge1: with host_sshd_enabled no way in would remain for deploy")
+    assert "~/.ssh/authorized_keys" in refusal
+    assert "ssh-copy-id" in refusal
+
+
+@pytest.mark.parametrize("setting", ["trustedusercakeys /etc/ssh/ca.pub", "authorizedkeyscommand /usr/bin/sss_keys %u"])
+def test_keys_may_come_from_elsewhere(load_role: Callable[[str], Any], tmp_path: pathlib.Path, setting: str) -> None:
+    assert "other" in keys(load_role, tmp_path, f"authorizedkeysfile .ssh/authorized_keys\n{setting}")
+
+
+def test_a_time_that_is_none_is_refused(load_role: Callable[[str], Any]) -> None:
+    known = {"__host_sshd_keys": {"stdout_lines": ["key"]}, "__host_sshd_login": {"stdout": "deploy"}}
+    role = load_role("host_sshd")
+    assert role.refusals(host_sshd_enabled=True, **known) == []
+    assert "host_sshd_undo_seconds" in role.refusals(host_sshd_enabled=True, host_sshd_undo_seconds=1, **known)[0]

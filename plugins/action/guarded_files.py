@@ -25,15 +25,17 @@ class ActionModule(module_cache.CachedModuleAction):
         arguments = {**self._task.args, "token": uuid.uuid4().hex, "reconnects": reconnects}
         answer = action.execute(self, variables, arguments)
         name, seconds = str(arguments.get("name", "")), float(arguments.get("seconds", 60))
+        advice = str(arguments.get("advice", ""))
         if answer.get("lost"):
-            answer["msg"] += f" If the change of the {name} had begun, the host takes it back within {seconds:.0f} s."
+            answer["msg"] += (
+                f" If the change of the {name} had begun, the host takes it back within {seconds:.0f} s. {advice}"
+            )
         elif answer.get("failed") and not str(answer.get("msg", "")).startswith(f"{variables['inventory_hostname']} "):
             answer["msg"] = f"{variables['inventory_hostname']}: the {name} can't be changed: {answer.get('msg', '')}"
         if not answer.get("failed") and answer.get("changed") and not self._task.check_mode:
             why = self._unconfirmed(variables, name, arguments["token"], seconds)
             if why:
                 host = variables["inventory_hostname"]
-                advice = str(arguments.get("advice", ""))
                 answer = {"failed": True, "msg": f"{host}: {why} {advice}".strip()}
         return result | answer
 
@@ -46,7 +48,8 @@ class ActionModule(module_cache.CachedModuleAction):
             outcome, said = self._ask(variables, question)
             if outcome == "confirmed":
                 return ""
-            why = said or why
+            # what ssh says tells more than what the host says of its own part
+            why = (said or why) if not outcome else (why or said)
             if outcome in ("undone", "unknown"):
                 return (
                     f"after the change of the {name} no new connection could be made within {seconds:.0f} s, so the "

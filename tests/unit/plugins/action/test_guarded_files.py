@@ -66,7 +66,8 @@ def test_a_change_is_confirmed_over_a_new_connection(monkeypatch: pytest.MonkeyP
 
 
 def test_a_change_that_cut_ssh_is_told_with_host_cause_and_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT, TIMED_OUT, {"outcome": "undone"})
+    undoing = {"outcome": "pending", "why": "what was there before is being put back"}
+    fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT, TIMED_OUT, undoing, {"outcome": "undone"})
     assert fleet.result == {
         "failed": True,
         "msg": "app1: after the change of the firewall no new connection could be made within 60 s, so the host has "
@@ -78,6 +79,13 @@ def test_a_host_that_stays_lost_is_told_so(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("time.monotonic", iter(range(100)).__next__)
     fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT)
     assert "none can be made yet" in fleet.result["msg"]
+
+
+def test_a_host_that_is_lost_amid_the_change_is_told_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(monkeypatch, AnsibleConnectionFailure("ssh: Broken pipe"))
+    assert fleet.result["lost"]
+    assert fleet.result["msg"].startswith("app1 can't be reached: ssh: Broken pipe.")
+    assert fleet.result["msg"].endswith("the host takes it back within 60 s. Do this.")
 
 
 def test_a_host_that_refuses_the_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,13 @@ class ActionModule(module_cache.CachedModuleAction):
         advice = str(arguments.get("advice", ""))
         if answer.get("lost"):
             answer["msg"] += (
-                f" If the change of the {name} had begun, the host takes it back within {seconds:.0f} s. {advice}"
+                f" If the change of the {name} configuration had begun, the host takes it back within {seconds:.0f} s. "
+                f"{advice}"
             )
         elif answer.get("failed") and not str(answer.get("msg", "")).startswith(f"{variables['inventory_hostname']} "):
-            answer["msg"] = f"{variables['inventory_hostname']}: the {name} can't be changed: {answer.get('msg', '')}"
+            answer["msg"] = (
+                f"{variables['inventory_hostname']}: the {name} configuration can't be changed: {answer.get('msg', '')}"
+            )
         if not answer.get("failed") and answer.get("changed") and not self._task.check_mode:
             why = self._unconfirmed(variables, name, arguments["token"], seconds)
             if why:
@@ -52,13 +55,14 @@ class ActionModule(module_cache.CachedModuleAction):
             why = (said or why) if not outcome else (why or said)
             if outcome in ("undone", "unknown"):
                 return (
-                    f"after the change of the {name} no new connection could be made within {seconds:.0f} s, so the "
-                    f"host has put the former one back. The reason: {why or 'none was there in that time'}."
+                    f"after the change of the {name} configuration no new connection could be made within "
+                    f"{seconds:.0f} s, so the host has put the former one back. "
+                    f"The reason: {why or 'none was there in that time'}."
                 )
             time.sleep(POLL)
         return (
-            f"after the change of the {name} no new connection could be made, and none can be made yet, although the "
-            f"host puts the former one back by itself after {seconds:.0f} s. The reason: {why}."
+            f"after the change of the {name} configuration no new connection could be made, and none can be made yet, "
+            f"although the host puts the former one back by itself after {seconds:.0f} s. The reason: {why}."
         )
 
     def _ask(self, variables: dict[str, Any], question: dict[str, Any]) -> tuple[str, str]:

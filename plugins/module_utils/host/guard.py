@@ -1,7 +1,7 @@
 """Changes that a host takes back by itself unless a new connection confirms them: what could lock everybody out.
 
 What was there is kept in a folder, with a script that puts it back. A timer runs the script while the host is up, a
-unit that is there only as long runs it at the next boot. A lock keeps the script, the change and its confirmation apart.
+unit that is there only as long runs it at the next boot. A lock keeps script, change and confirmation apart.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ fi
 mv undoing {folder}.undone
 rm -f {unit} {link} {marker}
 rm -rf {folder}
-echo 'No new connection has confirmed the change of {name}: what was there before is back.'
+echo 'No new connection has confirmed the change of the {name} configuration: what was there before is back.'
 """
 
 _UNIT = """\
 [Unit]
-Description=Put back the {name} of before, which a reboot kept from being confirmed
+Description=Put back the former {name} configuration, as a reboot left its change unconfirmed
 DefaultDependencies=no
 RequiresMountsFor={paths}
 After=local-fs.target

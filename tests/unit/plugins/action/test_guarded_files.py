@@ -70,8 +70,9 @@ def test_a_change_that_cut_ssh_is_told_with_host_cause_and_fix(monkeypatch: pyte
     fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT, TIMED_OUT, undoing, {"outcome": "undone"})
     assert fleet.result == {
         "failed": True,
-        "msg": "app1: after the change of the firewall no new connection could be made within 60 s, so the host has "
-        "put the former one back. The reason: ssh: connect to host app1 port 22: Connection timed out. Do this.",
+        "msg": "app1: after the change of the firewall configuration no new connection could be made within 60 s, so "
+        "the host has put the former one back. The reason: ssh: connect to host app1 port 22: Connection timed out. "
+        "Do this.",
     }
 
 
@@ -91,4 +92,4 @@ def test_a_host_that_is_lost_amid_the_change_is_told_what_it_does(monkeypatch: p
 def test_a_host_that_refuses_the_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(monkeypatch, {"failed": True, "changed": False, "msg": "line 3: no"})
     assert fleet.did == ["present"]
-    assert fleet.result["msg"] == "app1: the firewall can't be changed: line 3: no"
+    assert fleet.result["msg"] == "app1: the firewall configuration can't be changed: line 3: no"

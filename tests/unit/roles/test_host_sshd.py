@@ -63,6 +63,8 @@ def test_without_a_key_nothing_is_found(
     role = load_role("host_sshd")
     given = {"__host_sshd_keys": {"stdout_lines": found}, "__host_sshd_login": {"stdout": "deploy"}}
     assert role.refusals(**given) == []
+    # the second look of a run is left out
+    assert role.refusals(host_sshd_enabled=True, __host_sshd_keys={"skipped": True}) == []
     (refusal,) = role.refusals(host_sshd_enabled=True, **given)
     assert refusal.startswith("edge1: with host_sshd_enabled no way in would remain for deploy")
     assert "~/.ssh/authorized_keys" in refusal

@@ -21,10 +21,24 @@ MOST = 500  # lines that are kept
 MOST_RECEIPTS = 20  # copies that are kept
 SIZE = 2**24  # bytes of them
 TEXTS = frozenset(
-    ("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way", "baton")
+    (
+        "kind",
+        "release",
+        "previous",
+        "serves",
+        "version",
+        "result",
+        "who",
+        "token",
+        "migrations",
+        "reason",
+        "way",
+        "baton",
+    )
 )
 LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")
+ROLLED_BACK_FROM = "it was rolled back from"
 BEGUN = "begun"  # a change that can't be undone has begun; another line tells how it ended, if anybody was left to
 
 
@@ -95,7 +109,7 @@ def failures(entries: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def told(app: Application, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the module history_info returns besides the history's lines: above all what the host could go back to."""
-    current, releases = layout.current(app), complete(app)
+    current, releases, took_over = layout.current(app), complete(app), served(app)
     found = candidates(app, entries, current)
     fit = [one["release"] for one in found if not one["why_not"]]
     return {
@@ -104,7 +118,7 @@ def told(app: Application, entries: Sequence[Mapping[str, Any]]) -> dict[str, An
         "rollback_to": next(iter(fit), None),
         "rollback_candidates": found,
         "releases": releases,
-        "blocking": {release: blocking(entries, current, release) for release in releases},
+        "blocking": {release: blocking(entries, current, release, took_over) for release in releases},
         "failures": failures(entries),
     }
 
@@ -134,38 +148,66 @@ def judged(
 
     Whether a release ever served well decides, never how the last change ended: one that failed was put back, and says
     of its release no more than that it didn't serve then, be it for a setting. Deploys pile up. A rollback takes away
-    what it leaves behind, so that the next one goes further back instead of returning. `took_over` (the last one first)
-    tells of those of which the history, which a killed controller can't write, says nothing.
+    what it leaves behind, so that the next one goes further back instead of returning.
+
+    A killed controller can't write the history, so the host has a word in it: `took_over` (the last one first) has the
+    releases that were activated and not put back, and `previous` of a change that went well is what it replaced.
     """
+    took_over = list(took_over)
     pile: list[str] = []
     why: dict[str, str] = {}
     for entry in filter(_brings, entries):
         release, previous = str(entry["release"]), str(entry.get("previous") or "")
         if not _went_well(entry):
-            # where a rollback was to go to has served before
-            if entry["kind"] == "deploy" and release not in pile:
+            # of one that wasn't there after it, the host's record tells of another time; where a rollback was to go to
+            # has served before
+            elsewhere = release == previous or entry.get("serves") not in (None, "", release)
+            if entry["kind"] == "deploy" and release not in pile and not (elsewhere and release in took_over):
                 why.setdefault(release, "its last deploy failed")
             continue
+        if previous != release:
+            _put_on_top(previous, pile, why, took_over)
         # one that was rolled back from is gone forward to, by its name: what served meanwhile is still below it
         if entry["kind"] == "rollback" and (release in pile or release not in why):
             place = pile.index(release) if release in pile else len(pile)
             left = {*pile[place:], previous} - {""}
             pile = [one for one in pile if one not in left]
-            why.update(dict.fromkeys(left, "it was rolled back from"))
+            why.update(dict.fromkeys(left, ROLLED_BACK_FROM))
         pile = [*(one for one in pile if one != release), release]
         why.pop(release, None)
+    # those that no line names, the oldest first: each above the one that had taken over before it. Of those since the
+    # current one's own activation nobody knows where they belong
+    since = took_over[: took_over.index(current)] if current in took_over else []
+    unplaced = [one for one in since if one not in why and one not in pile]
+    for place, release in reversed(list(enumerate(took_over))):
+        if release not in why and release not in pile and release not in unplaced:
+            below = next((pile.index(one) for one in took_over[place + 1 :] if one in pile), -1)
+            pile.insert(below + 1, release)
     if current in pile:
         place = pile.index(current)
         why.update(dict.fromkeys(pile[place + 1 :], "it came after the current one"))
         pile = pile[:place]
-    known = [*reversed(pile), *(one for one in took_over if one not in why and one not in pile)]
-    best = [release for release in known if release != current]
     there = list(there)
-    found = {release: "" for release in best if release in there}
+    found = {release: "" for release in [*reversed(pile), *unplaced] if release in there and release != current}
     for release in there:
         if release != current and release not in found:
             found[release] = why.get(release, "it never served here")
     return found
+
+
+def _put_on_top(previous: str, pile: list[str], why: dict[str, str], took_over: Sequence[str]) -> None:
+    """Let a pile end with the release that a change found there, and replaced, whatever the lines before say.
+
+    Where they say something else, a change between was never told of: a rollback to what is further down, else a
+    deploy. A release that never was proven to serve, and one that was put back in vain, stay what they are.
+    """
+    if previous in pile:
+        place = pile.index(previous)
+        why.update(dict.fromkeys(pile[place + 1 :], ROLLED_BACK_FROM))
+        del pile[place + 1 :]
+    elif previous in took_over and why.get(previous, ROLLED_BACK_FROM) == ROLLED_BACK_FROM:
+        why.pop(previous, None)
+        pile.append(previous)
 
 
 def _brings(entry: Mapping[str, Any]) -> bool:
@@ -177,15 +219,22 @@ def _went_well(entry: Mapping[str, Any]) -> bool:
     return entry.get("result") in GOOD
 
 
-def blocking(entries: Sequence[Mapping[str, Any]], current: str | None, wanted: str) -> list[str]:
+def blocking(
+    entries: Sequence[Mapping[str, Any]], current: str | None, wanted: str, took_over: Sequence[str] = ()
+) -> list[str]:
     """The releases whose blocking migrations have run since the wanted one last took over well.
 
-    Also of those whose deploy failed: what was put back is the release, not the database.
+    Also of those whose deploy failed: what was put back is the release, not the database. When it took over may be told
+    by no line: not before those did that `took_over` (the last one first) has after it.
     """
     if wanted == current:
         return []
-    places = [index for index, entry in enumerate(entries) if _brings(entry) and _went_well(entry)]
-    since = [index for index in places if entries[index]["release"] == wanted]
+    known = {wanted, *(took_over[took_over.index(wanted) :] if wanted in took_over else ())}
+    since = [
+        index
+        for index, entry in enumerate(entries)
+        if _brings(entry) and _went_well(entry) and entry["release"] in known
+    ]
     after = entries[since[-1] + 1 :] if since else entries
     deploys = [entry for entry in after if entry.get("kind") == "deploy" and entry.get("release")]
     names = [str(entry["release"]) for entry in deploys if entry.get("migrations") == "blocking"]

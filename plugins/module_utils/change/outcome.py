@@ -271,6 +271,7 @@ def conclusion(
             # none has run when a step before it failed
             "migrations": "" if steps & BEFORE_MIGRATION else change["migrations"],
             "reason": why.partition("\n")[2].partition("\n")[0] if found else "",
+            "serves": host["release"],
             **{key: host[key] for key in ("previous", "way", "seconds")},
         }
         for name, host in told.items()

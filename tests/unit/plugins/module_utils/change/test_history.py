@@ -289,6 +289,81 @@ def test_a_rollback_that_crossed_a_blocking_migration_and_went_well_has_it_behin
     assert history.blocking(entries, "cccc", "aaaa") == []
 
 
+# changes of which the history says nothing, as their controller was killed
+
+
+def took_over(app: Application, *releases: str) -> None:
+    """The host's record: the last one first."""
+    app.record.write_text(json.dumps({"served": releases}))
+
+
+def test_what_a_killed_deploy_left_serving_is_gone_back_to_before_what_the_history_knows(app: Application) -> None:
+    history.append(app, done("aaaa"))
+    history.append(app, done("cccc", previous="bbbb"))
+    took_over(app, "cccc", "bbbb", "aaaa")
+    assert choice(app, "cccc") == ["bbbb", "aaaa"]
+
+
+def test_two_killed_deploys_in_a_row_are_gone_back_one_by_one(app: Application) -> None:
+    history.append(app, done("aaaa"))
+    took_over(app, "cccc", "bbbb", "aaaa")
+    assert choice(app, "cccc") == ["bbbb", "aaaa"]
+    history.append(app, done("dddd", previous="cccc"))
+    took_over(app, "dddd", "cccc", "bbbb", "aaaa")
+    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+
+
+def test_what_a_killed_rollback_left_behind_is_not_gone_back_to(app: Application) -> None:
+    history.append(app, done("aaaa"))
+    history.append(app, done("bbbb", previous="aaaa"))
+    history.append(app, done("cccc", previous="aaaa"))
+    took_over(app, "cccc", "aaaa", "bbbb")
+    assert choice(app, "cccc") == ["aaaa"]
+    assert why_not(app, "cccc") == {"bbbb": "it was rolled back from", "dddd": "it never served here"}
+
+
+def test_one_that_was_rolled_back_from_and_put_there_again_by_a_killed_deploy_is_one_again(app: Application) -> None:
+    history.append(app, done("aaaa"))
+    history.append(app, done("bbbb", previous="aaaa"))
+    history.append(app, done("aaaa", "rolled back", "rollback", previous="bbbb"))
+    history.append(app, done("cccc", previous="bbbb"))
+    took_over(app, "cccc", "bbbb", "aaaa")
+    assert choice(app, "cccc") == ["bbbb", "aaaa"]
+
+
+@pytest.mark.parametrize("serves", ["aaaa", "bbbb", ""])
+def test_one_that_failed_is_one_again_when_it_took_over_since(app: Application, serves: str) -> None:
+    history.append(app, done("aaaa"))
+    history.append(app, done("bbbb", "failed", previous="aaaa", serves=serves))
+    history.append(app, done("cccc", previous="bbbb"))
+    took_over(app, "cccc", "bbbb", "aaaa")
+    # where its revert failed, or nobody knows, it's in the record for that alone
+    assert choice(app, "cccc") == (["bbbb", "aaaa"] if serves == "aaaa" else ["aaaa"])
+
+
+def test_one_that_was_there_and_never_proved_to_serve_is_no_candidate(app: Application) -> None:
+    # its host died in the middle of the activation
+    history.append(app, done("aaaa"))
+    history.append(app, done("cccc", previous="bbbb"))
+    took_over(app, "cccc", "aaaa")
+    assert choice(app, "cccc") == ["aaaa"]
+
+
+def test_a_blocking_migration_from_before_a_killed_deploy_is_behind_it() -> None:
+    entries = [done("aaaa", migrations="blocking"), done("cccc", migrations="expand", previous="bbbb")]
+    assert history.blocking(entries, "cccc", "bbbb", ["cccc", "bbbb", "aaaa"]) == []
+    # whose own are not known of
+    entries.append(done("dddd", migrations="blocking", previous="cccc"))
+    assert history.blocking(entries, "dddd", "bbbb", ["dddd", "cccc", "bbbb", "aaaa"]) == ["dddd"]
+    assert history.blocking(entries, "dddd", "eeee", ["dddd", "cccc", "bbbb", "aaaa"]) == ["aaaa", "dddd"]
+
+
+def test_a_migration_that_failed_may_have_come_after_a_killed_deploy() -> None:
+    failed = done("cccc", "failed", migrations="blocking")
+    entries = [done("aaaa"), failed, done("dddd", migrations="expand", previous="bbbb")]
+    assert history.blocking(entries, "dddd", "bbbb", ["dddd", "bbbb", "aaaa"]) == ["cccc"]
+
+
 # receipts
 
 
@@ -353,7 +428,19 @@ def test_a_writer_waits_for_another(app: Application) -> None:
 
 
 def test_a_line_is_what_its_readers_take_it_for(app: Application) -> None:
-    texts = ("kind", "release", "previous", "version", "result", "who", "token", "migrations", "reason", "way")
+    texts = (
+        "kind",
+        "release",
+        "previous",
+        "version",
+        "result",
+        "who",
+        "token",
+        "migrations",
+        "reason",
+        "way",
+        "serves",
+    )
     lines = [
         dict.fromkeys(texts, 7) | {"when": "yesterday", "seconds": 1e300, "number": 5},
         dict.fromkeys(texts) | {"when": 10.5},

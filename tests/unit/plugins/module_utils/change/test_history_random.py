@@ -34,11 +34,16 @@ class Host:
     def bring(self, kind: str, release: str, end: str) -> None:
         """A deploy or rollback. One whose controller is killed has handed over, and leaves no line."""
         result = {"well": "deployed" if kind == "deploy" else "rolled back"}.get(end, end)
+        previous, serves = self.current, release if end in ("well", "killed", "stuck") else self.current
+        if end == "stuck":  # the revert failed
+            result = "failed"
         if end != "killed":
-            self.entries.append({"kind": kind, "release": release, "previous": self.current, "result": result})
+            line = {"kind": kind, "release": release, "previous": previous, "serves": serves, "result": result}
+            self.entries.append(line)
         if end in ("well", "killed"):
-            self.current = release
             self.served_well.add(release)
+        if serves == release:
+            self.current = release
             self.took_over = [release, *(one for one in self.took_over if one != release)]
 
     def renew(self, kind: str, end: str) -> None:
@@ -140,3 +145,28 @@ def test_so_many_rollbacks_go_so_many_deploys_back(order: list[str], back: int, 
             host.bring("rollback", target, "reverted")
         host.bring("rollback", host.choice()[0], "well")
     assert host.current == order[-1 - back]
+
+
+@many
+@given(STEPS, st.permutations(RELEASES), st.sampled_from(["well", "killed"]))
+def test_a_rollback_goes_to_what_the_current_release_replaced_whoever_put_that_there(
+    steps: list[Step], releases: list[str], end: str
+) -> None:
+    host = lived([("deploy", "ff", "well"), *steps])
+    left, new = [one for one in releases if one != host.current][:2]
+    host.bring("deploy", left, end)
+    host.bring("deploy", new, "well")
+    assert host.choice()[0] == left
+
+
+@many
+@given(STEPS)
+def test_a_release_that_a_failed_revert_left_serving_is_not_gone_back_to(steps: list[Step]) -> None:
+    host = lived(steps, ("well", "failed", "reverted"))
+    fresh = [one for one in RELEASES if one not in host.served_well]
+    if len(fresh) < 2:
+        return
+    host.bring("deploy", fresh[0], "stuck")
+    host.bring("deploy", fresh[1], "well")
+    assert fresh[0] not in host.choice()
+    assert host.judged()[fresh[0]] == "its last deploy failed"

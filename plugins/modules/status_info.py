@@ -18,6 +18,11 @@ options:
   certificate: {description: Path of a certificate to look at; empty for none., type: str, default: ""}
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
+  daemons:
+    description: Further units, or patterns of them, whose processes are to have what their unit's files say.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -35,8 +40,8 @@ RETURN = r"""
 application:
   description: >-
     Release, workers, versions, health, background processes and scheduled commands, on an app server; C(lock) (who
-    changes it), C(last_change) (as M(baton.web.history_info) has it) and C(drift) (files that aren't what was last
-    handed over to).
+    changes it), C(last_change) (as M(baton.web.history_info) has it), C(drift) (files that aren't what was last
+    handed over to) and C(behind) (as below, of its own units).
   returned: app_server
   type: dict
 certificate_begins: {description: Seconds since the epoch., returned: with certificate, type: float}
@@ -45,6 +50,19 @@ acme: {description: How the last renewal by ACME ended., returned: with site, ty
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
 units: {description: State of the further units., returned: always, type: dict}
+behind:
+  description: >-
+    The running ones of the daemons that lack something of their unit's files, each with C(unit), C(unread) (systemd
+    hasn't read the files), C(unconfined) (it runs without the unit's sandbox) and C(newer) (drop-ins written since it
+    was started).
+  returned: always
+  type: list
+  elements: dict
+notices:
+  description: What is worth knowing and no fault, each a sentence.
+  returned: always
+  type: list
+  elements: str
 problems: {description: "What is wrong, each a sentence.", returned: always, type: list, elements: str}
 """
 
@@ -53,7 +71,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.change import status
-from ansible_collections.baton.web.plugins.module_utils.host import systemd
+from ansible_collections.baton.web.plugins.module_utils.host import daemons, systemd
 
 
 def main() -> None:
@@ -67,12 +85,13 @@ def main() -> None:
             "certificate": {"type": "str", "default": ""},
             "site": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
+            "daemons": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     options = module.params
     states = {unit: systemd.properties(unit, "ActiveState").get("ActiveState", "unknown") for unit in options["units"]}
-    found: dict[str, Any] = {"units": states}
+    found: dict[str, Any] = {"units": states, "behind": daemons.behind(options["daemons"])}
     if options["app_server"]:
         health = health_check.Health.of(options)
         found["application"] = status.serving(layout.Application(options["name"]), health)
@@ -80,7 +99,8 @@ def main() -> None:
         found |= status.certificate(options["certificate"])
     if options["site"]:
         found |= status.edge(options["site"])
-    module.exit_json(changed=False, problems=status.problems(options["host"], found), **found)
+    told = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}
+    module.exit_json(changed=False, **told, **found)
 
 
 if __name__ == "__main__":

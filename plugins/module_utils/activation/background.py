@@ -58,7 +58,7 @@ def name_of(unit: str) -> str:
 def instances(app: Application, process: str) -> list[Instance]:
     """The instances of a process type that systemd knows, by generation and number."""
     found = []
-    for told in systemd.properties_of_all(f"{app.name}-{process}@*.service", *SHOWN):
+    for told in systemd.properties_of_all(f"{app.name}-{process}@*.service", names=SHOWN):
         name = name_of(told.get("Id", ""))
         if not name or told.get("ActiveState") in (None, "inactive"):
             continue

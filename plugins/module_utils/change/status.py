@@ -14,7 +14,7 @@ from typing import Any
 from ..activation import background, snapshot
 from ..app import health_check, layout, server_status
 from ..edge import upstream
-from ..host import systemd, untrusted
+from ..host import daemons, systemd, untrusted
 from ..host.untrusted import printable
 from . import deploy_lock, history
 from .table import aligned
@@ -65,6 +65,7 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
         "lock": deploy_lock.as_dict(deploy_lock.read(app)),
         "last_change": next(reversed(history.read(app)), None),
         "drift": drift(app),
+        "behind": daemons.behind([unit for process in app.processes for unit in process.running]),
     }
 
 
@@ -170,7 +171,7 @@ def edge(site: str, root: str = "/") -> dict[str, Any]:
 def _told(host: Mapping[str, Any]) -> dict[str, Any]:
     """A host's result as the controller takes it: each key of the type that is read, whatever the host says."""
     found = dict(host)
-    for key in ("problems", "settings_differ", "site_differs", "drained"):
+    for key in ("problems", "notices", "settings_differ", "site_differs", "drained"):
         found[key] = untrusted.texts(host.get(key))
     if "certificate_expires" in host:
         found["certificate_expires"] = untrusted.moment(host["certificate_expires"]) or None
@@ -255,6 +256,9 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong.append(
                 f"{host}: {', '.join(app['drift'])} changed since the last handover; run playbooks/configure.yml."
             )
+        # nor has the bridge, which is about to end, what the service is started with
+        if not app["lock"]:
+            wrong += [sentence for one in app["behind"] for sentence in _behind(host, one, of_application=True)]
     if "certificate_expires" in found:
         expires = found["certificate_expires"]
         if expires is None:
@@ -274,8 +278,41 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         f"{host}: {server} is drained and gets no request; if no work on it is under way, run site.yml."
         for server in found.get("drained", [])
     ]
+    wrong += [sentence for one in found.get("behind", []) for sentence in _behind(host, one)]
     units = found.get("units", {}).items()
     return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
+
+
+def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> list[str]:
+    """What a process lacks of its unit that it is to have: `about` is one of `daemons.behind`."""
+    unit = about["unit"]
+    start = f"`systemctl restart {unit}`, which interrupts it,"
+    wrong = []
+    if about["unread"]:
+        wrong.append(
+            f"{host}: the files of {unit} changed, and systemd hasn't read them; run `systemctl daemon-reload`."
+        )
+    if about["unconfined"]:
+        wrong.append(
+            f"{host}: {unit} runs without its sandbox, as it was started before that was set up; {start} confines it."
+        )
+    elif about["newer"] and of_application:
+        # of the units themselves the activation knows what a process holds
+        wrong.append(
+            f"{host}: {unit} was started before {', '.join(about['newer'])} was written, and may run without what that "
+            f"says; {start} brings it. Say it in app_service_directives, and a change brings it without a gap."
+        )
+    return wrong
+
+
+def notices(found: Mapping[str, Any]) -> list[str]:
+    """What is worth knowing of a host, and no fault: each a sentence without the host's name."""
+    return [
+        f"{one['unit']} was started before {', '.join(one['newer'])} was written; what is new in it counts for the "
+        f"process from its next start (`systemctl restart {one['unit']}`)."
+        for one in found.get("behind", [])
+        if one["newer"] and not one["unconfined"]
+    ]
 
 
 def fleet_problems(found: Mapping[str, Mapping[str, Any]], nameless: Sequence[str] = ()) -> list[str]:
@@ -388,10 +425,12 @@ def _days(seconds: float) -> str:
 
 
 def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
-    """Who changes the fleet, and how its last change ended: each a sentence with the hosts that it is true of."""
+    """Who changes the fleet, how its last change ended, what else is worth knowing: sentences with their hosts."""
     hosts: dict[str, list[str]] = {}
     for name, host in found.items():
         app = host.get("application") or {}
+        for sentence in host.get("notices", []):
+            hosts.setdefault(sentence, []).append(name)
         if lock := app.get("lock"):
             expires = untrusted.moment(lock.get("expires"))
             ends = "has expired" if expires <= now else f"ends {deploy_lock.clock(expires)}"

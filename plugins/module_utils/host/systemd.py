@@ -46,9 +46,9 @@ def properties(unit: str, *names: str) -> dict[str, str]:
     return _properties(systemctl("show", unit, *wanted).stdout)
 
 
-def properties_of_all(pattern: str, *names: str) -> list[dict[str, str]]:
-    """The named properties of each unit in systemd's memory whose name matches a pattern."""
-    shown = systemctl("show", pattern, "--all", f"--property={','.join(names)}").stdout
+def properties_of_all(*patterns: str, names: Sequence[str], options: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The named properties of each unit in systemd's memory whose name matches one of the patterns."""
+    shown = systemctl("show", *patterns, "--all", f"--property={','.join(names)}", *options).stdout
     return [found for block in shown.split("\n\n") if (found := _properties(block))]
 
 

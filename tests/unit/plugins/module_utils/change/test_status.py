@@ -35,6 +35,7 @@ def app_server(**changed: Any) -> dict[str, Any]:
         "processes": {},
         "schedules": {},
         "drift": [],
+        "behind": [],
     }
     return {"application": application | changed, "units": {}}
 
@@ -47,6 +48,28 @@ def background(**changed: Any) -> dict[str, Any]:
 def scheduled(**changed: Any) -> dict[str, Any]:
     about = {"suspended": False, "due": True, "running": False, "result": "success"}
     return {**about, "next": "Sat 2026-11-28 03:00:00 UTC", "last": "Fri 2026-11-27 03:00:02 UTC", **changed}
+
+
+def lacking(**changed: Any) -> dict[str, Any]:
+    return {"unit": "links.service", "unread": False, "unconfined": False, "newer": [], **changed}
+
+
+def test_a_change_that_is_under_way_is_about_to_start_the_units_anew() -> None:
+    host = app_server(behind=[lacking(unread=True, unconfined=True)], lock={"words": "ann"})
+    assert status.problems("app1", host) == []
+
+
+def test_a_backing_service_without_its_sandbox_is_a_problem_and_one_with_an_older_drop_in_a_notice() -> None:
+    found = {"units": {}, "behind": [lacking(unit="nginx.service", unconfined=True, newer=["/x"])]}
+    (told,) = status.problems("edge1", found)
+    assert told.startswith("edge1: nginx.service runs without its sandbox")
+    assert "`systemctl restart nginx.service`" in told
+    assert status.notices(found) == []
+    found["behind"] = [lacking(unit="nginx.service", newer=["/x"])]
+    assert status.problems("edge1", found) == []
+    (told,) = status.notices(found)
+    assert "nginx.service was started before /x was written" in told
+    assert f"edge1, edge2: {told}" in status.table({name: {**found, "notices": [told]} for name in ("edge1", "edge2")})
 
 
 def test_schedules_have_a_table_of_their_own() -> None:
@@ -106,6 +129,9 @@ def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> No
         ({"processes": {"worker": background(releases=["bbbb"])}}, "worker still runs bbbb; deploy again"),
         ({"schedules": {"cleanup": scheduled(result="exit-code")}}, "the last run of cleanup failed (exit-code, Fri"),
         ({"schedules": {"cleanup": scheduled(due=False)}}, "the timer of cleanup doesn't run; deploy again"),
+        ({"behind": [lacking(unread=True)]}, "the files of links.service changed, and systemd hasn't read them"),
+        ({"behind": [lacking(unconfined=True, newer=["/x"])]}, "links.service runs without its sandbox"),
+        ({"behind": [lacking(newer=["/x.conf"])]}, "before /x.conf was written, and may run without what that says"),
     ],
 )
 def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:

@@ -39,7 +39,8 @@ def _of_host(variables: Mapping[str, Any]) -> int:
     with contextlib.suppress(AnsibleError, KeyError, ValueError, TypeError):
         return max(1, int((variables.get("app_config_environment") or {})["WEB_CONCURRENCY"]))
     with contextlib.suppress(KeyError, ValueError, TypeError, ZeroDivisionError):
-        return worker_count(variables["ansible_facts"], given)
+        # a number is known before the host is
+        return int(given["workers"]) or worker_count(variables["ansible_facts"], given)
     return 0
 
 

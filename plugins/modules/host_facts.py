@@ -35,12 +35,13 @@ ansible_facts:
   description: >-
     C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
     for it), C(app_before_web) (whether process types follow a release before the web processes do),
-    C(app_foreign_units) (units of its name that Baton didn't write), C(architecture), C(clock) (seconds
-    since the epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative when it is behind; the
-    action knows it), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and
-    C(_release), C(memtotal_mb), C(nameservers), C(packages) (names, sorted) and C(package_lists_age) (seconds since
-    apt's lists were read, null where there are none) when asked for, C(processor_vcpus), C(python) with C(version),
-    C(service_mgr), C(virtualization_role) and C(virtualization_type).
+    C(app_foreign_units) (units of its name that Baton didn't write), C(architecture), C(clock) (seconds since the
+    epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative when it is behind; the action
+    knows it), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
+    C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (where PostgreSQL is), C(packages) (names, sorted)
+    and C(package_lists_age) (seconds since apt's lists were read, null where there are none) when asked for,
+    C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
+    C(virtualization_type).
   returned: when the host has answered
   type: dict
 failure:

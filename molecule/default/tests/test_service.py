@@ -77,8 +77,14 @@ def test_the_number_of_workers_follows_from_the_host(host: Any) -> None:
     cores = int(host.check_output("nproc"))
     megabytes = int(host.check_output("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
     status = json.loads(host.check_output("cat /run/baton/links/handover.json"))
-    assert len(status["workers"]) == max(1, min(2 * cores + 1, int(megabytes * 0.75 / 200)))
+    assert len(status["workers"]) == max(1, min(2 * cores + 1, int(megabytes * min(0.75, 0.85 / 2) / 200)))
     assert {worker["state"] for worker in status["workers"]} == {"ready"}
+
+
+def test_a_leak_leaves_the_host_some_memory(host: Any) -> None:
+    total = 1024 * int(host.check_output("awk '/MemTotal/ {print $2}' /proc/meminfo"))
+    limit = int(host.check_output("systemctl show -P MemoryMax links.service"))
+    assert limit == pytest.approx(0.85 * total, rel=0.01)
 
 
 def test_every_worker_serves_the_current_release(host: Any) -> None:

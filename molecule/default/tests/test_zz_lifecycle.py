@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +22,19 @@ for line in urllib.request.urlopen(sys.argv[1], timeout=20):
     if seen == 1:
         pathlib.Path(sys.argv[2]).touch()
 print(seen)
+"""
+
+# on the edge: have a worker read a body of 600 MiB into its memory, until it goes
+GROW = """
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], 8000, timeout=60)
+try:
+    body = (b" " * 2**20 for _ in range(600))
+    headers = {"Content-Length": str(600 * 2**20), "Content-Type": "application/json"}
+    connection.request("POST", "/api/links", body, headers)
+    print(connection.getresponse().status)
+except OSError as error:
+    print(type(error).__name__)
 """
 
 
@@ -46,15 +61,35 @@ def test_a_stop_lets_a_running_request_end(host: Any) -> None:
     assert answer.stdout == "8\n", answer.stderr
 
 
+@pytest.fixture
+def started_too_early() -> Iterator[None]:
+    """nginx without its sandbox, and a Redis that is older than its drop-in."""
+    edge1, data1 = other("edge1"), other("data1")
+    nginx, redis = (f"/etc/systemd/system/{unit}.service.d/baton.conf" for unit in ("nginx", "redis-server@links"))
+    edge1.check_output(
+        f"mv {nginx} /run/kept && systemctl daemon-reload && systemctl restart nginx; mv /run/kept {nginx}; "
+        "systemctl daemon-reload"
+    )
+    data1.check_output(f"touch {redis}; systemctl daemon-reload")
+    yield
+    edge1.check_output("systemctl restart nginx")
+    # older than any start
+    data1.check_output(f"touch -d @0 {redis}; systemctl daemon-reload")
+
+
 @pytest.mark.hosts("app1")
-def test_status_is_a_table_and_names_what_is_wrong(host: Any) -> None:
+def test_status_is_a_table_and_names_what_is_wrong(host: Any, request: pytest.FixtureRequest) -> None:
     well = FLEET.succeed("playbooks/status.yml")
     assert re.search(r"^app1 +[0-9a-f]{16} .* 5/5 .* ok", well.output, re.MULTILINE)
+    assert "was started before" not in well.words
+    request.getfixturevalue("started_too_early")
     host.check_output("systemctl stop links.socket links.service")
     ill = FLEET.play("playbooks/status.yml")
     host.check_output("systemctl start links.socket links.service")
     assert ill.status != 0
     assert "app1: the service is inactive" in ill.output
+    assert "edge1: nginx.service runs without its sandbox" in ill.words
+    assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in ill.words
 
 
 @pytest.mark.hosts("app1", "app2")
@@ -78,3 +113,34 @@ def test_a_host_comes_back_from_a_reboot_serving(host: Any, edge: Edge) -> None:
     ask = f"import urllib.request as r; print(r.urlopen('{url(host, '/readyz')}', timeout=20).status)"
     assert other("edge1").check_output("python3 -c %s", ask) == "200"
     assert edge("/readyz").status_code == 200
+
+
+def ready(host: Any) -> tuple[int, set[int]]:
+    """The master, and its workers that serve."""
+    said = json.loads(host.check_output("cat /run/baton/links/handover.json"))
+    return said["master"]["pid"], {worker["pid"] for worker in said["workers"] if worker["state"] == "ready"}
+
+
+@pytest.fixture
+def tight(host: Any) -> Iterator[None]:
+    """The web unit may take 150 MiB more than it has; by default that is most of the host's memory."""
+    now = int(host.check_output("systemctl show -P MemoryCurrent links.service"))
+    host.check_output(f"systemctl set-property --runtime links.service MemoryMax={now + 150 * 2**20}")
+    yield
+    host.check_output("rm -r /run/systemd/system.control/links.service.d; systemctl daemon-reload")
+
+
+@pytest.mark.hosts("app1", "app2")
+@pytest.mark.usefixtures("tight")
+def test_a_worker_that_takes_too_much_memory_goes_alone(host: Any, edge: Edge) -> None:
+    master, before = ready(host)
+    address = host.ansible.get_variables()["fleet_address"]
+    ended = other("edge1").check_output("python3 -c %s %s", GROW, address)
+    assert ended in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
+    deadline = time.monotonic() + 60
+    while len(ready(host)[1]) < len(before) or ready(host)[1] == before:
+        assert edge("/healthz").status_code == 200
+        assert time.monotonic() < deadline, "it was not replaced"
+    assert ready(host)[0] == master
+    assert len(before - ready(host)[1]) == 1
+    assert host.check_output("systemctl show -P NRestarts links.service") == "0"

@@ -86,6 +86,11 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),
         ({"app_config_environment": {"A": "1\n2"}}, ["the value of A", "more than one line", "make it a secret"]),
         ({"app_config_environment": {"A-B": "1"}}, ["not names of environment variables: A-B"]),
+        (
+            {"app_service_workers": 900, "app_service_worker_memory_mb": 100},
+            ["web1: a change needs up to 180000 MiB", "900 workers of 100 MiB", "web2:", "Run fewer workers"],
+        ),
+        ({"app_service_memory_max": "2GB"}, ['web1: app_service_memory_max is "2GB"', "512M, 2G or 85%"]),
         ({"app_service_worker_memory_mb": 9999999}, ["web1: the host has", "MiB of memory", "Use a larger host"]),
         ({"preflight_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
         ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
@@ -157,6 +162,17 @@ def test_a_slip_on_the_command_line_is_told_by_every_playbook(
     tmp_path: pathlib.Path, playbook: str, changed: dict[str, Any], words: list[str]
 ) -> None:
     refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_more_connections_than_the_database_takes(tmp_path: pathlib.Path) -> None:
+    database = tmp_path / "database.yml"
+    database.write_text("postgresql_servers: {hosts: {web2: }}\n")
+    settings = {"app_service_workers": 8, "app_database_connections": 5}
+    done = site(tmp_path, GOOD | settings, "-i", str(database))
+    refused(done, "web2: links may open 160 connections", "2 x 8 workers with 5 each", "max_connections: 100")
+    # the settings alone say so: no host has been asked
+    assert "Gather the facts" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")

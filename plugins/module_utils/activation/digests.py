@@ -22,7 +22,7 @@ MASTER_PACKAGES = ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker",
 # What systemd itself goes by, and reads anew by a daemon-reload: no process holds it.
 SYSTEMD_S_OWN = (
     *("Description", "Documentation", "WantedBy", "ExecReload", "Restart", "RestartSec", "OOMPolicy", "KillMode"),
-    *("TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec"),
+    *("TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec", "MemoryMax"),
 )
 # Where the distribution, or python_runtime, puts what the master runs on.
 SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")

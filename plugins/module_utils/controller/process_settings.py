@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "settle_seconds": 5,
     "check": "",
     "memory_max": "",
+    "database_connections": 1,
     "environment": {},
 }
 CHOICES = {
@@ -47,7 +48,7 @@ def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: i
             "check": one["check"].strip(),
             "memory_max": str(one["memory_max"]),
             "count": count if first or one["hosts"] == "all" else 0,
-            **{key: int(one[key]) for key in ("stop_timeout", "settle_seconds")},
+            **{key: int(one[key]) for key in ("stop_timeout", "settle_seconds", "database_connections")},
         }
     return found
 
@@ -132,5 +133,9 @@ _RULES: dict[str, Rule] = {
     ),
     "stop_timeout": SECONDS,
     "settle_seconds": SECONDS,
+    "database_connections": (
+        lambda value: whole_number(value) is not None or str(value) == "0",
+        "Give a whole number, 0 for none.",
+    ),
 }
 KIND = Kind("process type", "`command` at least", DEFAULTS, CHOICES, _RULES, _of_command)

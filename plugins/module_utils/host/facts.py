@@ -30,6 +30,7 @@ def gather(*, packages: bool) -> dict[str, Any]:
         "memtotal_mb": memory(),
         **({"packages": installed_packages(), "package_lists_age": package_lists_age()} if packages else {}),
         "nameservers": nameservers(),
+        **postgresql(),
         "processor_vcpus": len(os.sched_getaffinity(0)),
         "python": {
             "version": {"major": sys.version_info[0], "minor": sys.version_info[1], "micro": sys.version_info[2]}
@@ -123,6 +124,28 @@ def nameservers(root: str = "/") -> list[str]:
             if len(words) > 1 and words[0] == "nameserver" and re.fullmatch("[0-9a-fA-F.:]{2,45}", words[1]):
                 found.append(words[1])
     return found[:8]
+
+
+def postgresql(root: str = "/") -> dict[str, int]:
+    """How many connections the PostgreSQL that runs here takes, or ran last; nothing where there is none.
+
+    The server notes it beside its data when it starts; of several the least counts.
+    """
+    found = []
+    for data in pathlib.Path(root, "var/lib/postgresql").glob("*/main"):
+        program = pathlib.Path(root, "usr/lib/postgresql", data.parent.name, "bin/pg_controldata")
+        with contextlib.suppress(OSError):
+            done = subprocess.run(
+                [program, data],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                stdin=subprocess.DEVNULL,
+                env={"LC_ALL": "C"},
+            )
+            found += re.findall(r"^max_connections setting:\s*([0-9]{1,6})$", done.stdout, re.MULTILINE)
+    return {"postgresql_max_connections": min(map(int, found))} if found else {}
 
 
 def service_manager() -> str:

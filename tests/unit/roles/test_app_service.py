@@ -78,8 +78,10 @@ def configuration(render: Callable[..., str], tmp_path: pathlib.Path) -> Callabl
     [
         (2, 8192, {}, 5),
         (2, 8192, {"app_service_workload": "cpu"}, 2),
-        # three quarters of 1 GiB have room for three workers of 200 MiB, and a small host for one at least
-        (4, 1024, {}, 3),
+        # 1 GiB has room for two workers of 200 MiB and as many new ones, and a small host for one at least
+        (4, 1024, {}, 2),
+        (4, 2048, {}, 4),
+        (2, 4096, {}, 5),
         (4, 200, {}, 1),
         (16, 4096, {"app_service_worker_memory_mb": 300, "app_service_memory_percent": 50}, 6),
         (4, 1024, {"app_service_workload": "cpu", "app_service_worker_memory_mb": 700}, 1),

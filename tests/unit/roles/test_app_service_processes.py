@@ -97,7 +97,7 @@ def test_a_process_runs_as_the_web_does_in_its_own_release(role: Any) -> None:
     own_ways = {
         *("Description", "Requires", "After", "Sockets", "Type", "NotifyAccess", "Environment", "ExecStart"),
         *("ExecReload", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "LimitNICE", "ConditionPathExists"),
-        *("StartLimitIntervalSec", "Restart"),
+        *("StartLimitIntervalSec", "Restart", "MemoryMax"),
         "ReadWritePaths",  # the master's status
     }
     assert {key: value for key, value in web.items() if key not in own_ways} == {

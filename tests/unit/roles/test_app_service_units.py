@@ -41,7 +41,10 @@ def test_nothing_that_goes_wrong_in_a_unit_closes_the_socket_or_takes_its_folder
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_worker_that_is_out_of_memory_does_not_take_the_service_with_it(role: Any, number: int) -> None:
     """systemd's own choice, stop, would end the workers that serve as well."""
-    assert unit(role, number, app_service_memory_max="1G")["OOMPolicy"] == ["continue"]
+    assert unit(role, number)["MemoryMax"] == ["85%"]
+    limited = unit(role, number, app_service_memory_max="1G")
+    assert (limited["MemoryMax"], limited["OOMPolicy"]) == (["1G"], ["continue"])
+    assert "MemoryMax" not in unit(role, number, app_service_memory_max="")
 
 
 @pytest.mark.parametrize("number", [0, 1])

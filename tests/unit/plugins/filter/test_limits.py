@@ -15,13 +15,16 @@ HOST: dict[str, Any] = {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": 8
     [
         ({}, 5),
         ({"app_service_workload": "cpu"}, 2),
-        ({"app_service_worker_memory_mb": 2048}, 3),
+        # of two generations
+        ({"app_service_worker_memory_mb": 1600}, 2),
+        ({"app_service_worker_memory_mb": 1600, "app_service_memory_percent": 20}, 1),
         ({"app_service_worker_memory_mb": 100000}, 1),
         ({"app_service_workers": 9}, 9),
         ({"app_service_workers": 9, "app_config_environment": {"WEB_CONCURRENCY": 4}}, 4),
         ({"app_config_environment": {"WEB_CONCURRENCY": "many"}}, 5),
         ({"app_config_environment": None}, 5),
         ({"ansible_facts": {}}, 0),
+        ({"ansible_facts": {}, "app_service_workers": 9}, 9),
     ],
     ids=str,
 )

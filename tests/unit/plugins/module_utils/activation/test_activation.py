@@ -119,7 +119,7 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: layout.Applicat
         ("etc/systemd/system/links.service", "[Service]\nNice=1", "bridge"),
         ("etc/systemd/system/links.service", "[Service]\nEnvironment=A=1 \\\n  B=2", "bridge"),
         # systemd's own, and what nobody reads
-        ("etc/systemd/system/links.service", "[Service]\nTimeoutStopSec=99\nRestartSec=2", "reload"),
+        ("etc/systemd/system/links.service", "[Service]\nTimeoutStopSec=99\nMemoryMax=2G\nRestartSec=2", "reload"),
         ("etc/systemd/system/links.service", "# another hand\n\n[Service]\n; Nice=1", "reload"),
         ("etc/systemd/system/links.socket", "# another hand\n[Socket]\nDescription=It", "reload"),
         ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),

@@ -1,0 +1,89 @@
+"""Ansible filters about what hosts and database must carry while one release follows another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.baton.web.plugins.filter import limits, settings
+from ansible_collections.baton.web.plugins.module_utils.controller import (
+    capacity,
+    process_settings,
+    schedule_settings,
+)
+
+
+def problems(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    app_servers: Sequence[str],
+    database_servers: Sequence[str],
+    provision: bool = False,
+) -> list[str]:
+    """A sentence for each host that can't carry it, as far as settings and facts are known by now.
+
+    `provision`: whether the run brings the database servers the inventory's settings.
+    """
+    servers = [_server(host, hostvars[host], first=host == app_servers[0]) for host in app_servers]
+    found = [capacity.memory_problem(server) for server in servers]
+    for host in database_servers:
+        variables = hostvars[host]
+        running = 0 if provision else (variables.get("ansible_facts") or {}).get("postgresql_max_connections")
+        limit = _number(variables, "postgresql_server_max_connections", _spec("postgresql_server"))
+        if limit is not None:
+            application = str(variables.get("app_name", "the application"))
+            found.append(capacity.connection_problem(application, servers, host, limit, int(running or 0)))
+    return [sentence for sentence in found if sentence]
+
+
+def _server(host: str, variables: Mapping[str, Any], *, first: bool) -> capacity.Server:
+    facts = variables.get("ansible_facts") or {}
+    processes, schedules = variables.get("app_processes") or {}, variables.get("app_schedules") or {}
+    name = str(variables.get("app_name", ""))
+    # what can't be is told of by the role; as many processes as cores are none while the host isn't known
+    if process_settings.problems(processes, name):
+        processes = {}
+    if schedule_settings.problems(schedules, name, processes):
+        schedules = {}
+    cores = int(facts.get("processor_vcpus") or 0)
+    due = schedule_settings.on_host(schedules, first=first)
+    memory = int(facts.get("memtotal_mb") or 0)
+    # an amount of the operator's own is what they want
+    share = str(variables.get("app_service_memory_max", _default("app_service_memory_max", _spec("app_service"))))
+    share = share if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", share) else ""
+    return capacity.Server(
+        name=host,
+        workers=limits.worker_counts([host], {host: variables})[0],
+        worker_memory_mb=_number(variables, "app_service_worker_memory_mb", _spec("app_service")) or 0,
+        memory_mb=memory,
+        web_memory_mb=capacity.megabytes(share, memory),
+        connections=_number(variables, "app_database_connections", settings.playbook_specs()) or 0,
+        processes=process_settings.on_host(processes, first=first, cores=cores),
+        schedules=sum(bool(one["runs"]) for one in due.values()),
+    )
+
+
+def _spec(role: str) -> Mapping[str, Any]:
+    spec: Mapping[str, Any] = settings.argument_specs()[role]
+    return spec
+
+
+def _number(variables: Mapping[str, Any], name: str, spec: Mapping[str, Any]) -> int | None:
+    """A setting that is a whole number, or its default; None when it is something else, which is told elsewhere."""
+    value = variables.get(name, _default(name, spec))
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _default(name: str, spec: Mapping[str, Any]) -> Any:
+    return spec["argument_specs"]["main"]["options"][name]["default"]
+
+
+class FilterModule:
+    """Filters by name."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Names as used in playbooks."""
+        return {"capacity_problems": problems}

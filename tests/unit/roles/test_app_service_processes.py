@@ -246,6 +246,10 @@ def test_systemd_takes_the_units(role: Any, tmp_path: pathlib.Path, version: str
             for value in (0, -5, "5min", 2.5, True, None)
         ),
         *(
+            ({"worker": {"command": "x", "database_connections": value}}, "worker.database_connections is ")
+            for value in (-1, "pool", 1.5, True, False, None)
+        ),
+        *(
             ({"worker": {"command": "x", "memory_max": value}}, "worker.memory_max is ")
             for value in ("lots", "1GB", "-1", "0", "2 G", "512m", True, "1G\n", 0)
         ),

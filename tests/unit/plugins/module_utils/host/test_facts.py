@@ -80,3 +80,21 @@ def test_installed_packages_are_known_by_name(tmp_path: pathlib.Path) -> None:
     )
     assert facts.installed_packages(str(tmp_path)) == ["held", "libc6", "nginx"]
     assert facts.installed_packages(str(tmp_path / "elsewhere")) == []
+
+
+def test_what_postgresql_takes_is_what_it_was_started_with(tmp_path: pathlib.Path) -> None:
+    assert facts.postgresql(str(tmp_path)) == {}
+    for version, limit in (("15", 100), ("17", 40)):
+        (tmp_path / f"var/lib/postgresql/{version}/main").mkdir(parents=True)
+        program = tmp_path / f"usr/lib/postgresql/{version}/bin/pg_controldata"
+        program.parent.mkdir(parents=True)
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = {tmp_path}/var/lib/postgresql/{version}/main ] || exit 1\n'
+            f"echo 'wal_level setting:  replica'\necho 'max_connections setting:              {limit}'\n"
+        )
+        program.chmod(0o755)
+    # a cluster whose program was removed, and one that is broken
+    (tmp_path / "var/lib/postgresql/11/main").mkdir(parents=True)
+    assert facts.postgresql(str(tmp_path)) == {"postgresql_max_connections": 40}
+    (tmp_path / "usr/lib/postgresql/17/bin/pg_controldata").write_text("#!/bin/sh\nexit 2\n")
+    assert facts.postgresql(str(tmp_path)) == {"postgresql_max_connections": 100}

@@ -26,15 +26,17 @@ def test_keys_alone_and_nothing_forwarded(load_role: Callable[[str], Any], forwa
     assert settings["AllowTcpForwarding"] == ("yes" if forwarding else "no")
 
 
-def keys(load_role: Callable[[str], Any], folder: pathlib.Path, settings: str) -> list[str]:
-    """What the look for keys finds, on a host whose sshd has these settings."""
+def keys(load_role: Callable[[str], Any], folder: pathlib.Path, settings: str, status: int = 0) -> list[str]:
+    """What the look for keys finds, on a host whose sshd has these settings, or ends with this status."""
     (folder / "bin").mkdir()
     for name, text in (("sshd", settings), ("getent", f"{getpass.getuser()}:x:0:0::{folder}:/bin/sh")):
-        (folder / "bin" / name).write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+        (folder / "bin" / name).write_text(
+            f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status if name == 'sshd' else 0}\n"
+        )
         (folder / "bin" / name).chmod(0o755)
     command = load_role("host_sshd").value("__host_sshd_keys_command").replace("/usr/sbin/sshd", "sshd")
     environment = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "login": getpass.getuser()}
-    done = subprocess.run(["bash", "-c", command], text=True, capture_output=True, check=False, env=environment)
+    done = subprocess.run(["bash", "-c", command], text=True, capture_output=True, check=True, env=environment)
     return [line.replace(str(folder), "~") for line in done.stdout.splitlines()]
 
 
@@ -69,6 +71,13 @@ def test_without_a_key_nothing_is_found(
     assert refusal.startswith("edge1: with host_sshd_enabled no way in would remain for deploy")
     assert "~/.ssh/authorized_keys" in refusal
     assert "ssh-copy-id" in refusal
+
+
+def test_a_broken_sshd_configuration_is_told(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+    found = keys(load_role, tmp_path, "line 3: Bad configuration option: Ports", status=255)
+    given = {"__host_sshd_keys": {"stdout_lines": found}, "__host_sshd_login": {"stdout": "deploy"}}
+    (refusal,) = load_role("host_sshd").refusals(host_sshd_enabled=True, **given)
+    assert "sshd -T says: line 3: Bad configuration option: Ports" in refusal
 
 
 @pytest.mark.parametrize("setting", ["trustedusercakeys /etc/ssh/ca.pub", "authorizedkeyscommand /usr/bin/sss_keys %u"])

@@ -28,7 +28,7 @@ print(seen)
 LEAK = """
 import os
 LEAKED = []
-@app.get("/leak")
+@app.get("/leak/now")
 async def leak() -> int:
     LEAKED.append(bytearray(os.urandom(1024)) * 1024 * 25)
     return os.getpid()
@@ -39,7 +39,7 @@ import http.client, sys
 connection = http.client.HTTPConnection(sys.argv[1], 8000, timeout=60)
 try:
     for _ in range(40):
-        connection.request("GET", "/leak")
+        connection.request("GET", "/leak/now")
         print(connection.getresponse().read().decode())
 except (OSError, http.client.HTTPException):
     print("gone")

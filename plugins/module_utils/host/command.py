@@ -10,7 +10,7 @@ from pathlib import Path
 from . import bounded
 
 MOST = 2**26  # bytes that a command may print
-LONGEST = 1000  # characters of a line of what it printed, as a message has it
+LONGEST = 2**13  # characters of a line of what it printed, as a message has it
 
 # our copies of a source, a package and a list of requirements
 _SCRATCH = re.compile(

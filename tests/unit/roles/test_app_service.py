@@ -83,7 +83,7 @@ def configuration(render: Callable[..., str], tmp_path: pathlib.Path) -> Callabl
         (4, 2048, {}, 4),
         (2, 4096, {}, 5),
         (4, 200, {}, 1),
-        (16, 4096, {"app_service_worker_memory_mb": 300, "app_service_memory_percent": 50}, 6),
+        (16, 4096, {"app_service_worker_memory_mb": 300, "app_service_memory_percent": 30}, 4),
         (4, 1024, {"app_service_workload": "cpu", "app_service_worker_memory_mb": 700}, 1),
         # a number that is given is taken as it is
         (4, 1024, {"app_service_workers": 12}, 12),

@@ -55,6 +55,8 @@ def test_a_rehearsal_differs_from_the_service_only_where_it_must(role: Any) -> N
     the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "LimitNICE", "OOMPolicy"}
     assert differing == own | the_service_s_alone | {
         *("Environment", "ExecStart", "Restart", "TimeoutStartSec", "TimeoutStopSec"),
+        # the status is the service's
+        *("ReadOnlyPaths", "ReadWritePaths"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import pathlib
 import random
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import systemd_run
 from tests.support.machine import HERE
 from tests.support.playbooks import Done, Playbooks, plugin
 
@@ -66,7 +68,11 @@ class Host:
             "app_release_python": sys.executable,
             "serves": None,
         }
-        playbooks = Playbooks(self.folder / "hosts", {"ANSIBLE_SSH_EXECUTABLE": str(ssh)})
+        programs = self.folder / "bin"
+        programs.mkdir(exist_ok=True)
+        systemd_run.install(programs)
+        surroundings = {"ANSIBLE_SSH_EXECUTABLE": str(ssh), "PATH": f"{programs}:{os.environ['PATH']}"}
+        playbooks = Playbooks(self.folder / "hosts", surroundings)
         return playbooks.play(str(self.folder / "play.yml"), *options, **{**given, **variables})
 
     @property

@@ -20,7 +20,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.activation import activation, handover, snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import layout, state_files
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
-from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, files, systemd
+from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, bounded, files, systemd
 from ansible_collections.baton.web.plugins.module_utils.release import store
 
 from tests.unit.plugins.module_utils.release.test_staging import places, stage  # noqa: F401
@@ -41,7 +41,8 @@ class Recorder:
         for name in ("unlink", "remove"):
             patch.setattr(os, name, self._removing(getattr(os, name)))
         patch.setattr(os, "fsync", self._syncing(os.fsync))
-        patch.setattr(subprocess, "run", self._running(subprocess.run))
+        for module in (subprocess, bounded):
+            patch.setattr(module, "run", self._running(module.run))
 
     def _syncing(self, really: Callable[[Any], None]) -> Callable[[Any], None]:
         def fsync(file: Any) -> None:

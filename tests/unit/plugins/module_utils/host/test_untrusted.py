@@ -312,6 +312,7 @@ def test_any_answer_of_a_host_becomes_an_outcome(known: dict[str, Any]) -> None:
 # who wrote what is parsed there isn't an outsider: this process itself, or the controller's own cache
 OWN = {
     "module_utils/host/untrusted.py",
+    "module_utils/host/guard.py",
     "module_utils/artifact/lockfile.py",
     "module_utils/controller/prerequisites.py",
     "module_utils/artifact/wheels.py",

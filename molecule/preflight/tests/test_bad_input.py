@@ -28,6 +28,8 @@ GOOD: dict[str, Any] = {
     "app_module": "links.main:app",
     "nginx_site_server_names": ["links.baton.test"],
 }
+# another case of what one of the others shows
+LONG = pytest.mark.long
 FINGERPRINT = (
     "(dpkg-query -W; getent passwd; systemctl list-unit-files --no-legend; "
     "find /etc /opt /srv /usr/local /var/lib/baton /var/cache/baton -xdev -printf '%p %s %T@\\n' 2>/dev/null) "
@@ -75,32 +77,42 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     ("changed", "words"),
     [
         ({"app_module": None}, ["the inventory lacks app_module", "inventories/example"]),
-        ({"nginx_site_server_names": None}, ["lacks nginx_site_server_names", "such as nginx_site_server_names: ["]),
+        pytest.param(
+            {"nginx_site_server_names": None},
+            ["lacks nginx_site_server_names", "such as nginx_site_server_names: ["],
+            marks=LONG,
+        ),
         (
             {"app_service_helth_path": "/"},
             ["app_service_helth_path is no setting", "Did you mean app_service_health_path?"],
         ),
         ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
-        ({"private_address": "fd00::21"}, ['web1 has the private_address "fd00::21"', "no IPv4 address"]),
+        pytest.param(
+            {"private_address": "fd00::21"}, ['web1 has the private_address "fd00::21"', "no IPv4 address"], marks=LONG
+        ),
         ({"app_name": "My App"}, ['web1: app_name is "My App"', "lower-case letter"]),
         ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),
         ({"app_config_environment": {"A": "1\n2"}}, ["the value of A", "more than one line", "make it a secret"]),
-        ({"app_config_environment": {"A-B": "1"}}, ["not names of environment variables: A-B"]),
+        pytest.param({"app_config_environment": {"A-B": "1"}}, ["not names of environment variables: A-B"], marks=LONG),
         (
             {"app_service_workers": 900, "app_service_worker_memory_mb": 100},
             ["web1: a change needs up to 180000 MiB", "900 workers of 100 MiB", "web2:", "Run fewer workers"],
         ),
         ({"app_service_memory_max": "2GB"}, ['web1: app_service_memory_max is "2GB"', "512M, 2G or 85%"]),
-        ({"app_service_worker_memory_mb": 9999999}, ["web1: the host has", "MiB of memory", "Use a larger host"]),
+        pytest.param(
+            {"app_service_worker_memory_mb": 9999999},
+            ["web1: the host has", "MiB of memory", "Use a larger host"],
+            marks=LONG,
+        ),
         ({"preflight_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
         ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
         ({"app_source": "/nowhere/at/all"}, ["/nowhere/at/all", "not a folder", "Correct the path"]),
         ({"app_release_allow_old_packages": ["starlet"]}, ["names starlet", "Name some of gunicorn, h11"]),
         ({"app_module": "links.mian:app"}, ["links.mian", "links.main"]),
-        ({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"]),
-        ({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"]),
+        pytest.param({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"], marks=LONG),
+        pytest.param({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"], marks=LONG),
         ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
-        ({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten, and must be a number"]),
+        pytest.param({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten, and must be a number"], marks=LONG),
         (
             {
                 "app_processes": {
@@ -117,15 +129,18 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
         ({"nginx_site_trusted_proxies": ["0.0.0.0/0"]}, ["0.0.0.0/0", "nginx_site_trusted_proxies_any"]),
-        ({"nginx_site_client_certificates": "required"}, ["nginx_site_client_ca_source"]),
-        ({"nginx_server_tls_profile": "paranoid"}, ["nginx_server_tls_profile", "intermediate, modern"]),
+        pytest.param({"nginx_site_client_certificates": "required"}, ["nginx_site_client_ca_source"], marks=LONG),
+        pytest.param(
+            {"nginx_server_tls_profile": "paranoid"}, ["nginx_server_tls_profile", "intermediate, modern"], marks=LONG
+        ),
         (
             {"tls_certificate_method": "acme", "nginx_site_server_names": ["*.baton.test"]},
             ["web1: *.baton.test can't be proven by tls_certificate_acme_challenge http-01", "dns-01"],
         ),
-        (
+        pytest.param(
             {"tls_certificate_method": "acme", "tls_certificate_acme_directory": "http://ca.baton.test"},
             ['web1: tls_certificate_acme_directory is "http://ca.baton.test"', "such as https://"],
+            marks=LONG,
         ),
     ],
 )
@@ -137,7 +152,9 @@ def test_a_wrong_setting_is_told_with_its_fix(
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("playbook", ["deploy", "configure", "rollback", "restart"])
+@pytest.mark.parametrize(
+    "playbook", ["deploy", "rollback", *(pytest.param(name, marks=LONG) for name in ("configure", "restart"))]
+)
 def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbook: str) -> None:
     done = site(tmp_path, GOOD, playbook=f"playbooks/{playbook}.yml")
     for name in ("web1", "web2"):
@@ -151,11 +168,11 @@ def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbo
     ("playbook", "changed", "words"),
     [
         ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is no setting", "Did you mean rollback_to?"]),
-        ("upgrade_system", {"upgrade_rebot": False}, ["Did you mean upgrade_reboot?"]),
+        pytest.param("upgrade_system", {"upgrade_rebot": False}, ["Did you mean upgrade_reboot?"], marks=LONG),
         ("reboot", {"reboot_confirm": "yess"}, ['reboot_confirm is "yess". Say true or false']),
-        ("exec", {"command": "true", "exec_host": "all"}, ["Did you mean exec_hosts?"]),
-        ("unlock", {"unlock_forced": True}, ["Did you mean unlock_force?"]),
-        ("history", {"history_line": 5}, ["Did you mean history_lines?"]),
+        pytest.param("exec", {"command": "true", "exec_host": "all"}, ["Did you mean exec_hosts?"], marks=LONG),
+        pytest.param("unlock", {"unlock_forced": True}, ["Did you mean unlock_force?"], marks=LONG),
+        pytest.param("history", {"history_line": 5}, ["Did you mean history_lines?"], marks=LONG),
     ],
 )
 def test_a_slip_on_the_command_line_is_told_by_every_playbook(
@@ -278,7 +295,7 @@ def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: boo
     ("names", "days", "other_key", "words"),
     [
         (["other.example"], 30, False, ["links.baton.test"]),
-        (["links.baton.test"], -1, False, ["Provide one that is valid"]),
+        pytest.param(["links.baton.test"], -1, False, ["Provide one that is valid"], marks=LONG),
         (["links.baton.test"], 30, True, ["key"]),
     ],
 )
@@ -346,8 +363,8 @@ def taken() -> Iterator[None]:
         ({"app_account_user": "alice"}, ["web1: user alice is there with the home /home/alice", "app_account_adopt"]),
         ({"app_name": "reports"}, ["web1: /opt/reports is there", "web1: reports.service is a unit"]),
         ({"app_name": "systemd-timesyncd"}, ["belongs to the system or to another service"]),
-        ({"app_account_user": "sudo"}, ["belongs to the system"]),
-        ({"app_name": "cron"}, ["belongs to the system or to another service"]),
+        pytest.param({"app_account_user": "sudo"}, ["belongs to the system"], marks=LONG),
+        pytest.param({"app_name": "cron"}, ["belongs to the system or to another service"], marks=LONG),
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",
 )

@@ -126,7 +126,7 @@ def modules() -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "playbook",
-    ["deploy", "rollback", *(pytest.param(name, marks=pytest.mark.long) for name in ("restart", "configure"))],
+    ["deploy", *(pytest.param(name, marks=pytest.mark.long) for name in ("rollback", "restart", "configure"))],
 )
 def test_a_check_tells_what_would_happen_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
     source.change()

@@ -141,6 +141,7 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
     assert fleet.release() not in before.values()
 
 
+@pytest.mark.long
 def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: Fleet, source: Source) -> None:
     before, masters, workers = fleet.releases(), fleet.masters(), fleet.workers()
     source.change()
@@ -189,6 +190,7 @@ def test_a_host_that_is_lost_after_its_handover_is_told(fleet: Fleet, source: So
     assert fleet.workers() == workers
 
 
+@pytest.mark.long
 def test_an_edge_that_is_down_and_left_out_is_no_obstacle(fleet: Fleet, source: Source, tmp_path: pathlib.Path) -> None:
     before = fleet.releases()
     source.change()

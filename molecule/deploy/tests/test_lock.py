@@ -43,6 +43,7 @@ def test_two_at_the_same_moment_go_one_after_another(fleet: Fleet) -> None:
         assert len({line["token"] for line in lines}) == 2
 
 
+@pytest.mark.long
 def test_when_one_host_refuses_the_others_are_given_back(fleet: Fleet) -> None:
     workers = fleet.workers()
     lock_by_another("app3", 900)
@@ -68,6 +69,7 @@ def test_a_lock_that_may_be_alive_is_told_of_and_removed_by_force_alone(fleet: F
     assert "app3: there was no lock." in fleet.succeed("playbooks/unlock.yml").words
 
 
+@pytest.mark.long
 def test_a_run_of_other_hosts_meets_the_lock_too(fleet: Fleet) -> None:
     workers = fleet.workers()
     lock_by_another("app1", 900)
@@ -155,6 +157,7 @@ def test_what_differs_from_the_inventory_is_named_and_stays(fleet: Fleet) -> Non
     assert fleet.workers() == workers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("left", ["app1", "edge1", "app2,edge2"])
 def test_a_part_of_the_fleet_is_compared_with_the_inventory_too(fleet: Fleet, left: str) -> None:
     fleet.succeed("playbooks/status.yml", "--limit", left)

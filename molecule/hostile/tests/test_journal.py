@@ -89,7 +89,10 @@ def test_since_is_in_the_operators_time_zone(hostile: Hostile) -> None:
     assert "Z info" in done.output
 
 
-@pytest.mark.parametrize("playbook", ["history", "logs", "exec", "maintenance", "unlock"])
+@pytest.mark.parametrize(
+    "playbook",
+    ["logs", "exec", *(pytest.param(name, marks=pytest.mark.long) for name in ("history", "maintenance", "unlock"))],
+)
 def test_a_command_of_every_day_runs_as_the_readme_has_it(hostile: Hostile, playbook: str) -> None:
     (line,) = re.findall(rf"^ansible-playbook (playbooks/{playbook}\.yml.*)$", README.read_text(), re.MULTILINE)
     command, *options = shlex.split(line, comments=True)

@@ -14,13 +14,13 @@ def test_the_system_runs_without_a_failed_unit(host: Any) -> None:
 
 
 def test_the_sandbox_is_enforced_here(host: Any) -> None:
-    done = host.run("systemd-run -q --wait --pipe -p ProtectSystem=strict touch /usr/x")
+    done = host.run("systemd-run -q --wait --collect --pipe -p ProtectSystem=strict touch /usr/x")
     assert done.rc != 0
     assert "Read-only" in done.stderr
 
 
 def test_memory_limits_are_enforced_here(host: Any) -> None:
-    limited = "systemd-run -q --wait --pipe -p MemoryMax=40M python3 -c 'bytearray(200*2**20)' || exit 3"
+    limited = "systemd-run -q --wait --collect --pipe -p MemoryMax=40M python3 -c 'bytearray(200*2**20)' || exit 3"
     assert host.run(limited).rc == 3
 
 

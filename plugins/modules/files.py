@@ -58,10 +58,6 @@ RETURN = r"""
 paths: {description: "What was changed, or would be.", returned: success, type: list, elements: str}
 """
 
-import pathlib
-import shlex
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.host import files
 
@@ -82,40 +78,22 @@ def main() -> None:
                 "elements": "dict",
                 "required": True,
                 "options": {
-                    "path": {"type": "path", "required": True},
-                    "state": {"type": "str", "choices": ["file", "directory", "absent"], "default": "file"},
-                    "content": {"type": "str", "default": ""},
+                    **files.OPTIONS,
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
-                    "mode": {"type": "str"},
-                    "validate": {"type": "str", "default": ""},
                     "purge": {"type": "bool", "default": False},
                 },
             }
         },
         supports_check_mode=True,
     )
-
-    def validate(command: str, scratch: pathlib.Path) -> str:
-        words = [word.replace("%s", str(scratch)) for word in shlex.split(command)]
-        status, out, err = module.run_command(words)
-        return (err or out).strip() or f"{command} says so" if status else ""
-
     try:
-        wanted = [_wanted(item) for item in module.params["files"]]
-        differences = files.apply(wanted, validate, dry=module.check_mode)
+        wanted = files.desired(module.params["files"])
+        differences = files.apply(wanted, files.validation(module.run_command), dry=module.check_mode)
     except files.FilesError as error:
         module.fail_json(msg=str(error))
     paths = list(dict.fromkeys(difference["after_header"] for difference in differences))
     module.exit_json(changed=bool(differences), paths=paths, diff=differences if module._diff else [])
-
-
-def _wanted(item: dict[str, Any]) -> files.DesiredFile:
-    mode = item["mode"] or ("0755" if item["state"] == "directory" else "0644")
-    try:
-        return files.DesiredFile(**{**item, "path": pathlib.Path(item["path"]), "mode": int(mode, 8)})
-    except ValueError:
-        raise files.FilesError(f"{item['path']}: the mode {mode} isn't octal, as 0644 is.") from None
 
 
 if __name__ == "__main__":

@@ -85,9 +85,8 @@ RETURN = r"""
 paths: {description: "What was changed, or would be.", returned: success, type: list, elements: str}
 """
 
-import pathlib
-import shlex
 import subprocess
+from collections.abc import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.host import files, guard
@@ -109,18 +108,7 @@ def main() -> None:
             # it names the change, and opens nothing
             "token": {"type": "str", "required": True, "no_log": False},
             "reconnects": {"type": "bool", "default": True},
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "state": {"type": "str", "choices": ["file", "directory", "absent"], "default": "file"},
-                    "content": {"type": "str", "default": ""},
-                    "mode": {"type": "str"},
-                    "validate": {"type": "str", "default": ""},
-                },
-            },
+            "files": {"type": "list", "elements": "dict", "default": [], "options": files.OPTIONS},
             "in_force": {"type": "str", "default": ""},
             "before": {"type": "str", "default": ":"},
             "apply": {"type": "str", "default": ":"},
@@ -135,13 +123,14 @@ def main() -> None:
         outcome, why = guarded.confirm(module.params["token"])
         module.exit_json(outcome=outcome, why=why)
     try:
+        wanted = files.desired(module.params["files"])
         if module.check_mode:
-            changed, differences = _needed(module)
+            changed, differences = _needed(module, wanted)
         else:
             with guarded.alone():
-                changed, differences = _needed(module)
+                changed, differences = _needed(module, wanted)
                 if changed:
-                    _change(module, guarded)
+                    _change(module, guarded, wanted)
     except (files.FilesError, guard.GuardError) as error:
         module.fail_json(msg=str(error))
     except (OSError, subprocess.SubprocessError) as error:
@@ -150,42 +139,24 @@ def main() -> None:
     module.exit_json(changed=changed, paths=paths, diff=differences if module._diff else [])
 
 
-def _wanted(module: AnsibleModule) -> list[files.DesiredFile]:
-    return [
-        files.DesiredFile(
-            pathlib.Path(item["path"]),
-            state=item["state"],
-            content=item["content"],
-            mode=int(item["mode"] or ("0755" if item["state"] == "directory" else "0644"), 8),
-            validate=item["validate"],
-        )
-        for item in module.params["files"]
-    ]
+def _apply(module: AnsibleModule, wanted: Sequence[files.DesiredFile], *, dry: bool) -> list[dict[str, str]]:
+    return files.apply(wanted, files.validation(module.run_command), dry=dry)
 
 
-def _apply(module: AnsibleModule, *, dry: bool) -> list[dict[str, str]]:
-    def validate(command: str, scratch: pathlib.Path) -> str:
-        words = [word.replace("%s", str(scratch)) for word in shlex.split(command)]
-        status, out, err = module.run_command(words)
-        return (err or out).strip() or f"{command} says so" if status else ""
-
-    return files.apply(_wanted(module), validate, dry=dry)
-
-
-def _needed(module: AnsibleModule) -> tuple[bool, list[dict[str, str]]]:
+def _needed(module: AnsibleModule, wanted: Sequence[files.DesiredFile]) -> tuple[bool, list[dict[str, str]]]:
     """Whether anything has to change, and what in the files."""
-    differences = _apply(module, dry=True)
+    differences = _apply(module, wanted, dry=True)
     return bool(differences) or not guard.in_force(module.params["in_force"]), differences
 
 
-def _change(module: AnsibleModule, guarded: guard.Guard) -> None:
+def _change(module: AnsibleModule, guarded: guard.Guard, wanted: Sequence[files.DesiredFile]) -> None:
     names = ("before", "apply", "undo", "seconds")
     change = guard.Change(**{name: module.params[name] for name in names})
     guarded.change(
         module.params["token"],
         change,
-        _wanted(module),
-        lambda: _apply(module, dry=False),
+        wanted,
+        lambda: _apply(module, wanted, dry=False),
         reconnects=module.params["reconnects"],
     )
 

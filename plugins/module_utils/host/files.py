@@ -7,9 +7,10 @@ import grp
 import os
 import pathlib
 import pwd
+import shlex
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from . import atomic_file
@@ -18,6 +19,14 @@ from .command import make_folder
 State = Literal["file", "directory", "absent"]
 # Why a scratch file isn't fit to be the file; empty when it is.
 Validate = Callable[[str, pathlib.Path], str]
+# An item of a module's option `files`, as an argument spec has it; what else a module takes of a DesiredFile it adds.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "path": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["file", "directory", "absent"], "default": "file"},
+    "content": {"type": "str", "default": ""},
+    "mode": {"type": "str"},
+    "validate": {"type": "str", "default": ""},
+}
 
 
 class FilesError(Exception):
@@ -36,6 +45,29 @@ class DesiredFile:
     mode: int = 0o644
     validate: str = ""  # a command; %s is the scratch file
     purge: bool = False  # a directory holds no other file than those that are wanted too
+
+
+def desired(items: Iterable[Mapping[str, Any]]) -> list[DesiredFile]:
+    """What a module's option `files` asks for. Raises FilesError."""
+    return [_desired(item) for item in items]
+
+
+def _desired(item: Mapping[str, Any]) -> DesiredFile:
+    mode = item["mode"] or ("0755" if item["state"] == "directory" else "0644")
+    try:
+        return DesiredFile(**{**item, "path": pathlib.Path(item["path"]), "mode": int(mode, 8)})
+    except ValueError:
+        raise FilesError(f"{item['path']}: the mode {mode} isn't octal, as 0644 is.") from None
+
+
+def validation(run: Callable[[list[str]], tuple[int, str, str]]) -> Validate:
+    """How a file's command validates it; `run` returns status, output and errors, as a module's run_command does."""
+
+    def validate(command: str, scratch: pathlib.Path) -> str:
+        status, out, err = run([word.replace("%s", str(scratch)) for word in shlex.split(command)])
+        return (err or out).strip() or f"{command} says so" if status else ""
+
+    return validate
 
 
 def apply(wanted: Sequence[DesiredFile], validate: Validate, *, dry: bool) -> list[dict[str, Any]]:

@@ -1,11 +1,9 @@
 """The JSON API, and the redirect that all is about."""
 
-import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response, status
 from fastapi.responses import RedirectResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from links import store
 from links.clicks import publish
@@ -13,30 +11,14 @@ from links.database import Session
 from links.models import Link
 from links.request_id import get_logger
 from links.schemas import LinkPage, LinkRead, NewLink
-from links.settings import Settings
 from links.shared import limit_rate
+from links.tokens import require_token
 
 log = get_logger(__name__)
 router = APIRouter(prefix="/api/links", tags=["links"])
 redirects = APIRouter(tags=["links"])
 
 SlugPath = Annotated[str, Path(max_length=64)]
-
-
-def require_token(
-    request: Request,
-    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-) -> None:
-    settings: Settings = request.app.state.settings
-    if settings.api_token is None:
-        return
-    wanted = settings.api_token.get_secret_value().encode()
-    if given is None or not secrets.compare_digest(given.credentials.encode(), wanted):
-        raise HTTPException(
-            status.HTTP_401_UNAUTHORIZED,
-            "A valid bearer token is needed to change links",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
 
 
 def _read(request: Request, link: Link) -> LinkRead:

@@ -5,17 +5,14 @@ answers for all.
 """
 
 import os
-import secrets
 import time
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response, status
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from links.settings import Settings
+from links.tokens import require_metrics_token
 
 REQUESTS = Counter("links_requests", "Requests by how they were answered", ["method", "route", "status"])
 SECONDS = Histogram("links_response_seconds", "Seconds from a request to the beginning of its answer", ["route"])
@@ -59,21 +56,6 @@ class MetricsMiddleware:
             if not counted:
                 count(500)
             raise
-
-
-def require_metrics_token(
-    request: Request,
-    given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-) -> None:
-    """Let nobody else read them: whoever reaches the application reaches this page."""
-    settings: Settings = request.app.state.settings
-    wanted = settings.metrics_token.get_secret_value() if settings.metrics_token else ""
-    if given is None or not wanted or not secrets.compare_digest(given.credentials.encode(), wanted.encode()):
-        raise HTTPException(
-            status.HTTP_401_UNAUTHORIZED,
-            "A valid bearer token is needed to read metrics",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
 
 
 # Reading files: in a thread, so not `async`.

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, status
 from pydantic import BaseModel
 
-from links.api import require_token
 from links.request_id import get_logger, request_id
 from links.shared import Shared, limit_rate
+from links.tokens import require_token
 
 if TYPE_CHECKING:
     from celery import Celery

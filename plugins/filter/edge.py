@@ -24,10 +24,7 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
     sentences = []
     for text in map(str, networks):
         try:
-            network = ipaddress.ip_network(text)
-            # an interface belongs to one host, and no server takes it
-            if "%" in text:
-                raise ValueError
+            network = _network(text)
         except ValueError:
             sentences.append(_why_no_network(text))
             continue
@@ -36,15 +33,20 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
     return sentences
 
 
+def _network(text: str, *, strict: bool = True) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """As the ipaddress module reads it, but for a zone: an interface belongs to one host, and no server takes it."""
+    if "%" in text:
+        raise ValueError(text)
+    return ipaddress.ip_network(text, strict=strict)
+
+
 def _is_local(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     return isinstance(network, ipaddress.IPv6Network) and LOCAL.supernet_of(network)
 
 
 def _why_no_network(text: str) -> str:
     try:
-        whole = ipaddress.ip_network(text, strict=False)
-        if "%" in text:
-            raise ValueError
+        whole = _network(text, strict=False)
     except ValueError:
         return f'"{text}" is no address and no network such as 203.0.113.0/24.'
     return f"{text} has bits set beyond its prefix: write {whole}, or the address alone."

@@ -21,20 +21,10 @@ MOST = 500  # lines that are kept
 MOST_RECEIPTS = 20  # copies that are kept
 SIZE = 2**24  # bytes of them
 TEXTS = frozenset(
-    (
-        "kind",
-        "release",
-        "previous",
-        "serves",
-        "version",
-        "result",
-        "who",
-        "token",
-        "migrations",
-        "reason",
-        "way",
-        "baton",
-    )
+    {
+        *("kind", "release", "previous", "serves", "version", "result"),
+        *("who", "token", "migrations", "reason", "way", "baton"),
+    }
 )
 LONGEST = 300  # characters of a reason
 GOOD = ("deployed", "rolled back", "restarted", "configured")

@@ -432,10 +432,10 @@ def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
     A record is its package's word: it is only used to leave files of that venv out of a copy.
     """
     site = site_packages(venv)
-    names = {re.sub(r"[-_.]+", "_", name).lower() for name in projects}
+    names = {floors.normal(name) for name in projects}
     found = set()
     for record in site.glob("*.dist-info/RECORD"):
-        if re.sub(r"[-_.]+", "_", record.parent.name.partition("-")[0]).lower() in names:
+        if floors.normal(record.parent.name.partition("-")[0]) in names:
             # a package's word: a file that is too large or no table names nothing
             rows: list[list[str]] = []
             with contextlib.suppress(OSError, csv.Error):

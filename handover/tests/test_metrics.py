@@ -117,7 +117,7 @@ def test_the_sum_is_what_was_sent_over_reloads_and_deaths(counted: Server) -> No
             bring(server, name)
             assert server.reload().returncode == 0
             wait_alone(server)
-    # with nobody there, as a worker that is killed takes the requests with it that it is at
+    # without traffic: requests in progress die with the worker that is killed
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         end(server, number)
     with Client(server, "/") as second, Client(server, "/metrics") as other_scraper:

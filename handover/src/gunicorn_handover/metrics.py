@@ -1,9 +1,9 @@
 """Prometheus' metrics of all workers, by prometheus_client's multiprocess mode, over reloads and deaths of workers.
 
 That mode keeps the counters of each process in files of its own, which outlive it and pile up with each reload
-(client_python#275). Here a file belongs to a slot instead: a worker takes the lowest that is free, and counts on where
-the one before it ended. So sums never step back, there are as many files as there ever were processes at the same
-time, and an application reads them as prometheus_client's documentation says.
+(client_python#275). Here a file belongs to a slot instead: a worker takes the lowest free one, and continues from the
+values of the worker before it. So totals never decrease, the number of files is that of the most processes ever running
+at once, and an application reads them as prometheus_client's documentation says.
 
 A slot is held by a lock of the kernel's, which ends with its process, however that ends. So two masters, as of a
 service and of the one that takes its place on the same socket, may share a directory.

@@ -24,9 +24,11 @@ test: lint test-unit test-fleet ## Everything that CI runs
 test-unit: setup-dev ## Unit tests of plugins, templates and packages
 	@scripts/test-unit
 
+# SCENARIOS="deploy acme": some of them
+SCENARIOS ?=
 .PHONY: test-fleet
 test-fleet: setup-dev ## Molecule on real systemd hosts
-	@scripts/test-fleet -s preflight -s default -s handover -s applications -s hostile -s acme -s deploy
+	@scripts/test-fleet $(SCENARIOS)
 
 .PHONY: test-long
 test-long: test-long-unit test-mutants-changed test-long-fleet ## Everything in its long form: hundreds of reloads, kills and bad releases (hours)
@@ -37,8 +39,6 @@ test-long-unit test-long-fleet: export PYTEST_ADDOPTS := -m ""
 test-long-unit: setup-dev
 	@scripts/test-unit
 
-# SCENARIOS="-s deploy": some of them
-SCENARIOS ?= --all
 .PHONY: test-long-fleet
 test-long-fleet: setup-dev
 	@scripts/test-fleet $(SCENARIOS)

@@ -114,7 +114,7 @@ def test_what_the_application_forked_ends_with_its_worker(server: Server, how: s
             wait_for(lambda: worker not in server.children())
         else:
             os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: not alive(child), timeout=8)
+        wait_for(lambda: not alive(child))
         assert "killing it" not in server.log
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -231,9 +231,9 @@ def test_server_sent_events_have_the_whole_drain(server: Server, way: str) -> No
     else:
         for pid in before:
             os.kill(pid, signal.SIGTERM)
-    reader.join(30)
+    reader.join(60)
     assert ended[0] - began > 4
-    wait_for(lambda: not set(before) & set(server.children()), timeout=30)
+    wait_for(lambda: not set(before) & set(server.children()))
     assert "killing it" not in server.log
 
 

@@ -8,7 +8,7 @@ from typing import Any
 def rehearsal(host: Any, app: str, release: str) -> tuple[float, float]:
     """When the rehearsal of an application's release began to boot on a host, and when it had booted, as Unix times."""
     told = host.check_output(
-        f"journalctl --unit={app}-rehearsal@{release}.service --output=short-unix --no-pager"
+        f"journalctl --sync; journalctl --unit={app}-rehearsal@{release}.service --output=short-unix --no-pager"
         " | grep -E ' systemd.1.: Start(ing|ed) '"
     )
     began, booted = (float(line.partition(" ")[0]) for line in told.splitlines())

@@ -31,6 +31,7 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import signal
 import ssl
 import subprocess
@@ -46,6 +47,9 @@ from websockets.asyncio.client import connect, unix_connect
 READ = 65536  # bytes
 SHOWN = 20  # failures that a summary describes one by one
 STARTED = "started"  # what a generator says just before its first request
+SO_FAR = "so far "  # what a generator's answer to a line on its standard input begins with
+SETTLED = 10  # requests that are answered before, and after, what traffic is there for
+PATIENCE = 600.0  # seconds until what should happen counts as not happening
 RESTARTING = 1012  # WebSocket close code: Service Restart
 NO_CLOSE = 1006  # the connection ended without a close frame
 
@@ -273,6 +277,13 @@ class Traffic:
         self._kinds: dict[str, collections.Counter[str]] = {}
         self._codes: collections.Counter[str] = collections.Counter()
         self._summary = Summary()
+
+    @property
+    def so_far(self) -> dict[str, int]:
+        """How many requests were sent and met their fate by now, and how many rounds of all kinds that is."""
+        sent = self._summary.sent
+        fates = sum(counts["sent"] for counts in self._kinds.values())
+        return {"sent": sent, "answered": fates, "rounds": sent // len(self._order())}
 
     def stop(self) -> None:
         """Sends no more; what is under way ends."""
@@ -512,7 +523,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request")
     parser.add_argument("--idle-limit", type=float, default=1.0, help="seconds that an idle connection is used again")
     parser.add_argument("--warmup", type=float, default=0.0, help="seconds at first whose latencies don't count")
-    parser.add_argument("--announce", action="store_true", help=f"say {STARTED!r} before the first request")
+    parser.add_argument(
+        "--announce",
+        action="store_true",
+        help=f"say {STARTED!r} before the first request, and for each line read how far it is",
+    )
     options = parser.parse_args(arguments)
     traffic = Traffic(
         Target(options.target, options.host, options.ca_file),
@@ -530,8 +545,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, traffic.stop)
         if options.announce:
+            loop.add_reader(sys.stdin.fileno(), tell)
             print(STARTED, flush=True)
         return await traffic.run()
+
+    def tell() -> None:
+        if not os.read(sys.stdin.fileno(), READ):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            return
+        print(SO_FAR + json.dumps(traffic.so_far), flush=True)
 
     # what has been imported stays: a look through all of it would stop the clock for a tenth of a second
     gc.collect()
@@ -551,9 +573,12 @@ class Generator:
             self._command += [f"--{name.replace('_', '-')}", str(value)]
         for load in loads:
             self._command += ["--load", load]
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != STARTED:
+        self._ask, self._hear = self._process.stdin, self._process.stdout
+        self._said: str | None = None  # by one that has ended
+        if self._hear.readline().strip() != STARTED:
             self.kill()
             raise TrafficError(f"the generator didn't start (exit status {self._process.returncode})")
 
@@ -566,13 +591,40 @@ class Generator:
         """Tells it to send no more."""
         self._process.send_signal(signal.SIGINT)
 
+    def so_far(self) -> dict[str, int]:
+        """How many requests were `sent` and `answered`, well or not, and `rounds` of all kinds; empty once it ended."""
+        if self._said is not None:
+            return {}
+        with contextlib.suppress(BrokenPipeError):
+            self._ask.write("\n")
+            self._ask.flush()
+        line = self._hear.readline()
+        if not line.startswith(SO_FAR):
+            self._said = line + self._hear.read()
+            return {}
+        found: dict[str, int] = json.loads(line.removeprefix(SO_FAR))
+        return found
+
+    def wait_for(self, **fewest: int) -> None:
+        """Waits until it has come so far, or has ended, which `summary` tells. Raises TrafficError."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := self.so_far()) and any(found[what] < count for what, count in fewest.items()):
+            if time.monotonic() > deadline:
+                raise TrafficError(f"the generator is no further than {found} after {PATIENCE:g} s")
+            time.sleep(0.02)
+
+    def settle(self) -> None:
+        """Waits until requests of all kinds were sent, and some answered, from now on."""
+        if found := self.so_far():
+            self.wait_for(rounds=found["rounds"] + 1, answered=found["answered"] + SETTLED)
+
     def summary(self, fewest: int, timeout: float | None = None) -> Summary:
         """Waits for the last answers of a generator told to stop.
 
         `fewest`: requests that must have been sent; `timeout`: seconds. Raises TrafficError when it failed, ended
         before it was told to, or sent fewer."""
         try:
-            output = self._process.communicate(timeout=timeout)[0]
+            output = (self._said or "") + self._process.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
             self.kill()
             raise TrafficError(f"the generator still waits for answers after {timeout:g} s") from None
@@ -607,18 +659,18 @@ class Background:
         *,
         rate: float,
         fewest: int,
-        duration: float = 120.0,
-        settle: float = 0.5,
+        duration: float = 7200.0,
+        settle: float = 0.0,
         host: str = "localhost",
         ca_file: str | None = None,
         timeout: float = 60.0,
         idle_limit: float = 1.0,
         warmup: float = 0.0,
     ) -> None:
-        """Stops at the end of the block, which raises TrafficError if the traffic ended before, failed to run, or had
-        fewer than `fewest` requests. `duration`: the most seconds; `settle`: seconds of traffic before and after the
-        block; `idle_limit`: 0 for a new connection each time; `warmup`: seconds at first whose latencies don't
-        count."""
+        """Begins the block when requests of all kinds are under way, and stops after it when some more are answered and
+        at least `fewest` were sent. Raises TrafficError if the traffic ended before or failed to run. `duration`: the
+        most seconds; `settle`: seconds more before and after the block, for what is measured in it; `idle_limit`: 0
+        for a new connection each time; `warmup`: seconds at first whose latencies don't count."""
         self.summary = Summary()
         self._fewest = fewest
         self._settle = settle
@@ -631,6 +683,11 @@ class Background:
 
     def __enter__(self) -> Background:
         self._generator = Generator(self._target, self._loads, **self._options)
+        try:
+            self._generator.settle()
+        except BaseException:
+            self._generator.kill()
+            raise
         time.sleep(self._settle)
         return self
 
@@ -639,6 +696,12 @@ class Background:
             self._generator.kill()
             return
         time.sleep(self._settle)
+        try:
+            self._generator.settle()
+            self._generator.wait_for(sent=self._fewest)
+        except BaseException:
+            self._generator.kill()
+            raise
         self._generator.stop()
         self.summary = self._generator.summary(self._fewest)
 

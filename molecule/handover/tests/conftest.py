@@ -8,7 +8,8 @@ from tests.support.playbooks import Playbooks
 
 from .support import FLEET, FOLDER, INVENTORY, SCENARIO, act, at_once, both, host
 
-COPY = "c" * 16  # the same release under another name
+# the same release under other names; both can be held as they boot
+COPY, SECOND = "c" * 16, "d" * 16
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +32,7 @@ def prepared() -> None:
 
 @pytest.fixture(scope="session")
 def good(prepared: None) -> str:  # noqa: ARG001
-    """The release that is deployed; a copy of it is there too."""
-    both("copy", release=COPY)
+    """The release that is deployed; copies of it are there too."""
+    for release in (COPY, SECOND):
+        both("copy", release=release)
     return str(act("bookworm", "state")["current"])

@@ -10,14 +10,13 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import testinfra
 
 from tests.support.playbooks import PROJECT, Playbooks
-from tests.support.traffic import Generator
+from tests.support.traffic import PATIENCE, Generator
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 INVENTORY = SCENARIO / "inventory"
@@ -29,6 +28,9 @@ PORTS = {"bookworm": 18411, "trixie": 18412}
 LONG = os.environ.get("BATON_TEST_LONG", "") != ""
 # on the hosts
 FOLDER = "/root/handover"
+# where a handover can be caught, in the order in which it gets there: by reload, and by bridge
+BY_RELOAD = ["not begun", "booting", "booted"]
+BY_BRIDGE = ["bridge booting", "bridge serving", "restarting"]
 
 # Shares of a mix in which everything that a client can do is under way at any time
 MIX = (
@@ -96,9 +98,11 @@ class Traffic:
                 ca_file=INVENTORY / "tls/ca.pem",
                 rate=self._rate,
                 duration=7200,
+                timeout=PATIENCE,
                 idle_limit=self._idle_limit,
             )
-        time.sleep(2)  # some quiet before what comes
+        for generator in self._running.values():
+            generator.settle()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -108,13 +112,16 @@ class Traffic:
             generator.kill()
 
     def end(self) -> None:
-        """Sends no more and waits for the last answers. Raises TrafficError when the traffic was none."""
-        time.sleep(0.5)
+        """Sends no more when some more are answered, and waits for the last answers. Raises TrafficError when the
+        traffic was none."""
+        for generator in self._running.values():
+            generator.settle()
+            generator.wait_for(sent=self._fewest)
         for generator in self._running.values():
             generator.stop()
         while self._running:
             name, generator = self._running.popitem()
-            self.summaries[name] = dataclasses.asdict(generator.summary(self._fewest, timeout=90))
+            self.summaries[name] = dataclasses.asdict(generator.summary(self._fewest, timeout=PATIENCE))
 
     @property
     def failed(self) -> dict[str, int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
+
+from tests.support import nginx
 
 from .conftest import COPY
 from .support import FLEET, LONG, PORTS, SCENARIO, Traffic, act, at_once, both, host
@@ -21,8 +24,8 @@ def test_reloads_and_bridges_lose_nothing(good: str) -> None:
     assert traffic.failed == {}, traffic.failures
     for name in PORTS:
         assert [done["rc"] for done in reloads[name]] == [0] * RELOADS, reloads[name]
-        # none of the workers of before
-        assert [done["kept"] for done in reloads[name]] == [[]] * RELOADS
+        # none of the workers of before, and as many
+        assert [(done["kept"], done["ready"]) for done in reloads[name]] == [([], 2)] * RELOADS
         assert [turn[name][0]["way"] for turn in turns] == ["reload", "reload"]
         assert [done["way"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
 
@@ -38,11 +41,12 @@ def test_a_restart_and_another_size_lose_nothing() -> None:
 
 
 def test_workers_that_have_had_their_share_of_requests_go_without_a_loss() -> None:
-    both("recycle", requests=150)
+    set_up = both("recycle", requests=150)
     before = {name: state["pids"] for name, state in both("state").items()}
     with Traffic(fewest=150) as traffic:
         at_once(lambda name: act(name, "wait_until_recycled", pids=before[name]))
-    both("recycle", requests=0)
+    put_back = both("recycle", requests=0)
+    assert {done["rc"] for done in (*set_up.values(), *put_back.values())} == {0}
     assert traffic.failed == {}, traffic.failures
 
 
@@ -66,7 +70,7 @@ def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
     before = {name: serial(name) for name in PORTS}
     with Traffic(WITHOUT_REUSE, fewest=100, idle_limit=0) as traffic:
         for _ in range(20 if LONG else 3):
-            at_once(lambda name: host(name).check_output("systemctl reload nginx && sleep 1"))
+            at_once(lambda name: nginx.reload(host(name)))
         FLEET.succeed(f"{SCENARIO}/certificate.yml")
     assert traffic.failed == {}, traffic.failures
     assert set(traffic.codes) == {"1000"}
@@ -77,12 +81,14 @@ def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
 @pytest.mark.parametrize("name", PORTS)
 def test_a_configuration_that_nginx_refuses_changes_nothing(name: str) -> None:
     on = host(name)
-    workers = on.check_output("pgrep -f '^nginx: worker' | sort")
-    on.check_output("echo 'nonsense;' > /etc/nginx/conf.d/zz-broken.conf")
+    nginx.settle(on)
+    workers = nginx.workers(on)
+    word = f"nonsense{secrets.token_hex(4)}"
+    on.check_output(f"echo '{word};' > /etc/nginx/conf.d/zz-broken.conf")
     try:
         assert on.run("systemctl reload nginx || exit 3").rc == 3
     finally:
         on.check_output("rm /etc/nginx/conf.d/zz-broken.conf")
-    assert on.check_output("pgrep -f '^nginx: worker' | sort") == workers
-    assert "nonsense" in on.check_output("journalctl --sync; journalctl -u nginx -n 20 -o cat --no-pager")
-    on.check_output("systemctl reload nginx")
+    assert nginx.workers(on) == workers
+    assert word in on.check_output("journalctl --sync; journalctl -u nginx -o cat --no-pager")
+    nginx.reload(on)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.traffic import Background, Load, TrafficError
+from tests.support.traffic import Background, Generator, Load, TrafficError
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
 
 
 def test_traffic_that_ran_to_the_end_of_the_block_is_counted(server: str) -> None:
-    with Background(server, [Load("get", expect="release 1")], rate=100, fewest=20, settle=0.2) as traffic:
+    with Background(server, [Load("get", expect="release 1")], rate=100, fewest=20) as traffic:
         pass
     assert traffic.summary.failed == {}
     assert traffic.summary.ok == traffic.summary.sent >= 20
@@ -48,23 +48,35 @@ def test_traffic_that_ran_to_the_end_of_the_block_is_counted(server: str) -> Non
 def test_traffic_that_ended_before_the_block_is_no_success(server: str) -> None:
     with (
         pytest.raises(TrafficError, match=r"ended by itself after .* give a longer duration"),
-        Background(server, [Load("get")], rate=100, fewest=1, settle=0.2, duration=0.1) as traffic,
+        Background(server, [Load("get")], rate=100, fewest=1, duration=0.1) as traffic,
     ):
         os.waitid(os.P_PID, traffic._generator._process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_too_little_traffic_is_no_success(server: str) -> None:
-    with (
-        pytest.raises(TrafficError, match=r"sent \d+ requests, and at least 1000000 were due"),
-        Background(server, [Load("get")], rate=10, fewest=1_000_000, settle=0.1),
-    ):
-        pass
+    generator = Generator(server, ["get"], rate=10, duration=3600)
+    generator.stop()
+    with pytest.raises(TrafficError, match=r"sent \d+ requests, and at least 1000000 were due"):
+        generator.summary(1_000_000)
+
+
+def test_a_block_has_requests_of_all_kinds_before_it_and_answers_after_it(server: str) -> None:
+    loads = [Load("get", share=5), Load("fresh", wait=0.1)]
+    with Background(server, loads, rate=100, fewest=1) as traffic:
+        before = traffic._generator.so_far()
+    assert before["rounds"] >= 1
+    assert before["answered"] >= 10
+    assert traffic.summary.sent >= before["sent"] + 10
+    assert {kind: counts["sent"] > 0 for kind, counts in traffic.summary.by_kind.items()} == {
+        "get": True,
+        "fresh": True,
+    }
 
 
 def test_a_generator_that_died_is_no_success(server: str) -> None:
     with (
         pytest.raises(TrafficError, match="exit status -9 and no summary"),
-        Background(server, [Load("get")], rate=10, fewest=1, settle=0.1) as traffic,
+        Background(server, [Load("get")], rate=10, fewest=1) as traffic,
     ):
         os.kill(traffic._generator._process.pid, signal.SIGKILL)
 
@@ -78,7 +90,7 @@ def test_a_generator_that_does_not_start_is_told_at_once(server: str) -> None:
 
 
 def test_the_failure_of_the_block_comes_before_that_of_its_traffic(server: str) -> None:
-    with pytest.raises(ZeroDivisionError), Background(server, [Load("get")], rate=10, fewest=10**6, settle=0):
+    with pytest.raises(ZeroDivisionError), Background(server, [Load("get")], rate=10, fewest=10**6):
         raise ZeroDivisionError
 
 
@@ -87,7 +99,7 @@ def test_the_failure_of_the_block_comes_before_that_of_its_traffic(server: str) 
 )
 @pytest.mark.parametrize("kind", ["get", "fresh", "idle"])
 def test_an_answer_that_was_not_asked_for_is_a_failure(server: str, kind: str, path: str, cause: str) -> None:
-    with Background(server, [Load(kind, path, expect="release 1")], rate=50, fewest=5, settle=0.1) as traffic:
+    with Background(server, [Load(kind, path, expect="release 1")], rate=50, fewest=5) as traffic:
         pass
     assert set(traffic.summary.failed) == {cause}
     assert traffic.summary.ok == 0

@@ -31,7 +31,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 OPT, ETC, RUN, STATE = (pathlib.Path(parent, APP) for parent in ("/opt", "/etc", "/run", "/var/lib/baton"))
 STATUS = pathlib.Path("/run/baton", APP)
 SERVICE, BRIDGE = f"{APP}.service", f"{APP}-bridge.service"
-LONGEST = 120.0  # seconds until something that should happen counts as not happening
+# no release that has this at its end boots while the gate is shut; on a tmpfs, so a host that lost its power has none
+GATE = pathlib.Path("/run/handover-gate")
+GATED = f"import pathlib\nwhile pathlib.Path({str(GATE)!r}).exists():\n    time.sleep(0.01)\n"
+LONGEST = 600.0  # seconds until something that should happen counts as not happening
 
 Json = dict[str, Any]
 
@@ -91,17 +94,15 @@ def releases_served() -> list[str]:
     return sorted(found)
 
 
-def answer(patience: float = LONGEST) -> float:
-    """Seconds until a request to the socket is answered well."""
-    began = time.monotonic()
+def answer() -> None:
+    """Has a request to the socket answered well."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(patience)
+        connection.settimeout(LONGEST)
         connection.connect(str(RUN / "web.sock"))
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head = connection.recv(100)
     if not head.startswith(b"HTTP/1.1 200"):
         raise http.client.BadStatusLine(repr(head))
-    return time.monotonic() - began
 
 
 def connections(holders: list[int]) -> int:
@@ -111,16 +112,56 @@ def connections(holders: list[int]) -> int:
     return sum(any(f"pid={holder}," in line for holder in holders) for line in taken)
 
 
+def phase(master: int) -> str:
+    """Where a handover is, as the host shows it; `master`: the service's process before it."""
+    said, bridge = status(), main_pid(BRIDGE)
+    if bridge:
+        crossed = status("bridge")
+        served = [worker for worker in crossed.get("workers", []) if worker["state"] == "ready"]
+        if not served or crossed["master"]["pid"] != bridge:
+            return "bridge booting"
+        return "bridge serving" if main_pid(SERVICE) == master else "restarting"
+    if said["reload_under_way"]:
+        return "booting" if pids("booting") else said["reload_under_way"]["progress"]
+    if current() == recorded():
+        return "not begun"
+    return "booted" if releases_served() == [current()] else "pointed"
+
+
+def recorded() -> str:
+    """The release of the last activation that came to its end."""
+    noted: str = json.loads((STATE / "active.json").read_text())["processes"]["web"]["release"]
+    return noted
+
+
 # Doing
+
+
+def hold(pid: int) -> list[int]:
+    """Holds a process still, and all that it began, which it names, itself first."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    wait(lambda: _process_state(pid) in "TZX", f"the stop of {pid}")
+    return [pid, *(held for child in children(pid) for held in hold(child))]
+
+
+def _process_state(pid: int) -> str:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def let_go(held: list[int]) -> None:
+    for pid in held:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def strike(victim: int) -> int:
     """SIGKILL to a process and, by its end, to all that it began: how many connections they had. They are held still
     while these are counted; else one more could come, and be lost, between the count and the blow."""
-    holders = family(victim)
-    for pid in holders:
-        os.kill(pid, signal.SIGSTOP)
-    held = connections(holders)
+    held = connections(hold(victim))
     os.kill(victim, signal.SIGKILL)
     return held
 
@@ -134,7 +175,7 @@ def point(release: str) -> None:
 
 def module(**options: Any) -> list[str]:
     """The command line of activate."""
-    arguments = {"name": APP, "health_path": "/", "health_listen": f"{RUN}/web.sock", "timeout": 120, **options}
+    arguments = {"name": APP, "health_path": "/", "health_listen": f"{RUN}/web.sock", "timeout": LONGEST, **options}
     (HERE / "module/debug_dir/args").write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
     return [sys.executable, str(HERE / "module/AnsiballZ_activate.py"), "execute"]
 
@@ -151,13 +192,74 @@ def another_secret() -> Iterator[None]:
     yield
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that it began, itself first."""
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+@contextlib.contextmanager
+def gate() -> Iterator[None]:
+    """Shut until the end of the block."""
+    GATE.touch()
     try:
-        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        return []
-    return [pid, *(found for child in children for found in family(int(child)))]
+        yield
+    finally:
+        GATE.unlink(missing_ok=True)
+
+
+class Held:
+    """A handover to a gated release that is brought to a phase and held there, by the gate or by holding it still."""
+
+    def __init__(self, release: str, where: str) -> None:
+        self.master = main_pid(SERVICE)
+        self._held: list[int] = []
+        by_bridge = where in ("bridge booting", "bridge serving", "restarting")
+        GATE.touch()
+        words = ["sh", "-c", 'kill -STOP $$ && exec "$@"', "sh"]
+        with another_secret() if by_bridge else contextlib.nullcontext():
+            words += module(release=release)
+        self.caller = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        wait(lambda: _process_state(self.caller.pid) == "T", "the handover's start")
+        if where == "not begun":
+            return
+        let_go([self.caller.pid])
+        self._wait(lambda: main_pid(BRIDGE) if by_bridge else pids("booting"), "new workers")
+        if where in ("booting", "bridge booting"):
+            return
+        # its own process, which its caller's end leaves alone
+        (own,) = children(self.caller.pid)
+        self._held = hold(own)
+        GATE.unlink()
+        done = "bridge serving" if by_bridge else "booted"
+        self._wait(lambda: phase(self.master) == done, done)
+        if where == "restarting":
+            GATE.touch()
+            let_go(self._held)
+            self._held = []
+            self._wait(lambda: main_pid(SERVICE) not in (0, self.master), "the service's restart")
+
+    def _wait(self, condition: Callable[[], Any], what: str) -> None:
+        """Waits for what happens before the handover ends, else fails."""
+        if wait(lambda: condition() or self.caller.poll() is not None, what) is True and not condition():
+            raise RuntimeError(f"it ended before {what}: {self.caller.communicate()[0]}")
+
+    def family(self) -> list[int]:
+        """All its processes, held still."""
+        self._held = hold(self.caller.pid)
+        return self._held
+
+    def let_go(self) -> None:
+        """Lets it go on, as far as it lives."""
+        GATE.unlink(missing_ok=True)
+        let_go(self._held)
 
 
 def undisturbed() -> None:
@@ -199,9 +301,9 @@ def copy(release: str, broken: str = "") -> Json:
     (target / "release.json").write_text(json.dumps({**about, "id": release}))
     if broken == "missing files":
         shutil.rmtree(target / "venv")
-    elif broken:
-        service = target / "src/service.py"
-        service.write_text(f"{service.read_text()}\n{BROKEN[broken]}\n")
+        return {}
+    service = target / "src/service.py"
+    service.write_text(f"{service.read_text()}\n{GATED}\n{BROKEN.get(broken, '')}\n")
     return {}
 
 
@@ -209,13 +311,12 @@ def state() -> Json:
     """Who serves, when all is quiet."""
     undisturbed()
     ready = wait(all_ready, "all workers")
-    record = json.loads((STATE / "active.json").read_text())["processes"]["web"]["release"]
     return {
         "pids": ready,
         "master": main_pid(SERVICE),
         "current": current(),
         "served": releases_served(),
-        "record": record,
+        "record": recorded(),
     }
 
 
@@ -223,7 +324,7 @@ def reload(count: int = 1) -> list[Json]:
     """`systemctl reload`, again and again."""
     done = []
     for _ in range(count):
-        since, began = time.time(), time.monotonic()
+        since = time.time()
         before = pids()
         ended = systemctl("reload", SERVICE)
         after = [worker for worker in status()["workers"] if worker["state"] == "ready"]
@@ -231,7 +332,6 @@ def reload(count: int = 1) -> list[Json]:
             {
                 "rc": ended.returncode,
                 "error": ended.stderr,
-                "seconds": time.monotonic() - began,
                 "kept": [pid for pid in before if pid in [worker["pid"] for worker in after]],
                 "ready": len(after),
                 "journal": _journal(since) if ended.returncode else "",
@@ -259,6 +359,17 @@ def activate(release: str = "", bridge: bool = False, count: int = 1, **options:
     return answers
 
 
+def limit_boots(seconds: int) -> Json:
+    """Sets, for the next reload, how long a worker may boot."""
+    _configure("handover_boot_timeout", seconds)
+    return {}
+
+
+def _configure(setting: str, value: int) -> None:
+    file = ETC / "gunicorn.conf.py"
+    file.write_text(re.sub(rf"(?m)^{setting} = \d+$", f"{setting} = {value}", file.read_text()))
+
+
 def spoil(case: str, release: str = "") -> Json:
     """Lets what a reload would read be bad, without telling anybody."""
     if case == "bad configuration":
@@ -279,23 +390,26 @@ def mend(release: str) -> Json:
 
 
 def kill_worker() -> Json:
-    """SIGKILL to one that serves: seconds until a process takes its place, and until that is ready."""
-    before = wait(all_ready, "all workers")
+    """SIGKILL to one that serves: what it held, who takes its place, and who has stayed."""
+    before, master, generation = wait(all_ready, "all workers"), main_pid(SERVICE), status()["generation"]
     held = strike(before[0])
-    began = time.monotonic()
-    wait(lambda: set(pids("booting")) - set(before) or set(pids()) - set(before), "a successor")
-    forked = time.monotonic() - began
-    wait(lambda: before[0] not in all_ready() and all_ready(), "all workers")
-    return {"held": held, "forked": forked, "ready": time.monotonic() - began}
+    after = wait(lambda: before[0] not in all_ready() and all_ready(), "all workers")
+    return {
+        "held": held,
+        "stayed": set(before[1:]) < set(after),
+        "workers": len(after),
+        "same master": main_pid(SERVICE) == master,
+        "reloads": status()["generation"] - generation,
+    }
 
 
 def kill_master() -> Json:
     """SIGKILL to the master: how often systemd then started it, for a request that came meanwhile to be answered."""
-    wait(all_ready, "all workers")
+    workers = wait(all_ready, "all workers")
     before, started = main_pid(SERVICE), restarts()
     held = strike(before)
     # one that the dying workers could still take proves nothing
-    wait(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids()), "the end of the workers")
+    wait(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers), "the end of the workers")
     answer()
     wait(lambda: main_pid(SERVICE) != before and all_ready(), "all workers")
     socket = systemctl("is-active", f"{APP}.socket").stdout.strip()
@@ -307,78 +421,82 @@ def restarts() -> int:
     return int(systemctl("show", "--property=NRestarts", "--value", SERVICE).stdout)
 
 
-def kill_booting() -> Json:
-    """SIGKILL to a worker that boots in a reload."""
-    before = wait(all_ready, "all workers")
-    reloading = subprocess.Popen(["systemctl", "reload", SERVICE], stderr=subprocess.PIPE)
-    os.kill(wait(lambda: pids("booting"), "a booting worker")[0], signal.SIGKILL)
-    return {"rc": reloading.wait(LONGEST), "before": before, "after": pids(), "error": status()["reload"]["error"]}
+def kill_booting(release: str) -> Json:
+    """SIGKILL to a worker that boots in a reload, of a gated release, and can't have booted before."""
+    before, back = wait(all_ready, "all workers"), current()
+    with gate():
+        point(release)
+        reloading = subprocess.Popen(["systemctl", "reload", SERVICE], stderr=subprocess.DEVNULL)
+        os.kill(wait(lambda: pids("booting"), "a booting worker")[0], signal.SIGKILL)
+        ended = reloading.wait(LONGEST)
+        point(back)
+    return {"rc": ended, "before": before, "after": pids(), "error": status()["reload"]["error"]}
 
 
-def kill_bridge(serving: bool) -> Json:
-    """SIGKILL to the bridge, as it boots or while it serves."""
-    with another_secret():
-        handover = subprocess.Popen(module(), stdout=subprocess.PIPE, text=True)
-    wait(lambda: main_pid(BRIDGE), "the bridge")
-    if serving:
-        before = main_pid(SERVICE)
-        wait(lambda: main_pid(SERVICE) != before, "the service's restart")
+def kill_bridge(release: str, where: str) -> Json:
+    """SIGKILL to the bridge, in a phase of the handover."""
+    handover = Held(release, where)
+    found = phase(handover.master)
     held = strike(main_pid(BRIDGE))
-    output = handover.communicate(timeout=LONGEST)[0]
-    return {"held": held, **said(output), "rc": handover.returncode}
+    handover.let_go()
+    output = handover.caller.communicate(timeout=LONGEST)[0]
+    return {"phase": found, "held": held, **said(output), "rc": handover.caller.returncode}
 
 
-def kill_callers(count: int, releases: list[str], longest: float, seed: int) -> list[Json]:
-    """SIGKILL to activate and all that belongs to its caller, at random moments of a change of release, in turns
-    by reload and by bridge. What is left then, and whether the next run converges."""
+def kill_callers(releases: list[str], phases: list[str], rounds: int, seed: int) -> list[Json]:
+    """SIGKILL to activate and all that belongs to its caller, in each phase of a change of release. What is left then.
+    In all rounds but the first, so long after the phase as chance will have it."""
     chance = random.Random(seed)
     tries = []
-    for number in range(count):
-        wanted = releases[(releases.index(current()) + 1) % len(releases)]
-        moment = chance.uniform(0, longest)
-        with another_secret() if number % 3 == 2 else contextlib.nullcontext():
-            caller = subprocess.Popen(
-                module(release=wanted), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-        time.sleep(moment)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(caller.pid, signal.SIGKILL)
-        caller.wait()
-        answered = answer()
-        tries.append({"moment": moment, "wanted": wanted, "answered": answered, **state()})
+    for number in range(rounds):
+        for where in phases:
+            wanted = releases[(releases.index(current()) + 1) % len(releases)]
+            handover = Held(wanted, where)
+            found = phase(handover.master)
+            if number:
+                handover.let_go()
+                let_go([handover.caller.pid])
+                time.sleep(chance.uniform(0, 1.5))  # the subject: any moment
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(handover.caller.pid, signal.SIGKILL)
+            handover.caller.communicate()
+            handover.let_go()
+            answer()
+            tries.append({"round": number, "phase": found, "wanted": wanted, **state()})
     return tries
 
 
-def kill_everything(release: str, moment: float) -> Json:
-    """SIGKILL to the handover itself: its caller, its own process, all of them."""
-    handover = subprocess.Popen(module(release=release), stdout=subprocess.DEVNULL, start_new_session=True)
-    time.sleep(moment)
-    for pid in family(handover.pid):
+def kill_everything(release: str, where: str) -> Json:
+    """SIGKILL to the handover itself, in a phase: its caller, its own process, all of them."""
+    handover = Held(release, where)
+    family = handover.family()
+    found = phase(handover.master)
+    for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    handover.wait()
-    seconds = answer()
+    handover.caller.communicate()
+    handover.let_go()
+    answer()
     wait(lambda: not systemctl("list-jobs", "--no-legend").stdout.strip(), "systemd's jobs")
-    return {"answered": seconds}
+    return {"phase": found}
 
 
 def kill_login(release: str) -> Json:
-    """The end of the login that a handover came from, as logind's KillUserProcesses= does it."""
+    """The end of the login that a handover came from while it is under way, as logind's KillUserProcesses= does it."""
     login = "login-of-test.service"
     words = ["systemd-run", "--quiet", "--no-block", f"--unit={login}", "--property=SendSIGHUP=yes"]
-    subprocess.run([*words, *module(release=release)], check=True)
-    wait(lambda: current() == release, "the handover")
-    systemctl("kill", "--signal=KILL", login)
-    wait(lambda: systemctl("is-active", login).stdout.strip() != "active", "the end of the login")
+    with gate():
+        subprocess.run([*words, *module(release=release)], check=True)
+        wait(lambda: pids("booting"), "new workers")
+        systemctl("kill", "--signal=KILL", login)
+        wait(lambda: systemctl("is-active", login).stdout.strip() not in ("active", "deactivating"), "the login's end")
+        systemctl("reset-failed", login)
     return state()
 
 
-def begin(release: str) -> Json:
-    """A handover that nobody waits for."""
-    subprocess.Popen(
-        module(release=release), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    return {}
+def begin(release: str, where: str) -> Json:
+    """A handover that is left in a phase, for the end of the host."""
+    return {"phase": phase(Held(release, where).master)}
 
 
 def resize(up: int, down: int) -> Json:
@@ -405,9 +523,7 @@ def restart() -> Json:
 
 def recycle(requests: int) -> Json:
     """Sets max_requests and reloads."""
-    file = ETC / "gunicorn.conf.py"
-    text = re.sub(r"(?m)^max_requests = \d+$", f"max_requests = {requests}", file.read_text())
-    file.write_text(text)
+    _configure("max_requests", requests)
     return {"rc": systemctl("reload", SERVICE).returncode}
 
 
@@ -420,7 +536,7 @@ def wait_until_recycled(pids: list[int]) -> Json:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(copy, state, reload, activate, spoil, mend, kill_worker, kill_master, kill_booting, kill_bridge),
+        *(copy, state, reload, activate, limit_boots, spoil, mend, kill_worker, kill_master, kill_booting, kill_bridge),
         *(kill_callers, kill_everything, kill_login, begin, resize, restart, recycle, wait_until_recycled),
     )
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import signal
-import time
 
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock
@@ -32,18 +31,17 @@ def test_a_host_that_cannot_be_reached_is_a_refusal_and_ends_nothing(tmp_path: p
 def test_who_waits_can_be_interrupted(tmp_path: pathlib.Path) -> None:
     app = Application(str(tmp_path / "shop"))
     app.state.mkdir(parents=True)
-    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 900)
-    runner, playbook = playbooks(tmp_path, guarded=True, name=app.name, wait=600)
+    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 360_000)
+    runner, playbook = playbooks(tmp_path, guarded=True, name=app.name, wait=360_000)
     running = runner.start(playbook)
     assert running.stdout is not None
     for line in running.stdout:
-        if "waiting up to 600 s" in line:
+        if "waiting up to 360000 s" in line:
             break
     running.send_signal(signal.SIGINT)
-    began = time.monotonic()
+    # it ends long before its time, or not within this test's
     assert "It was told: Interrupted by the operator." in " ".join(running.stdout.read().split())
     assert running.wait() == 0
-    assert time.monotonic() - began < 60
     holder = deploy_lock.read(app)
     assert holder is not None
     assert holder.token == "a"

@@ -32,6 +32,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
+from tests.support.clock import Clock
+
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path) -> layout.Application:
@@ -252,10 +254,10 @@ class Page(http.server.BaseHTTPRequestHandler):
     """Answers as it was told to, the last time for ever: status and Retry-After."""
 
     answers: ClassVar[list[tuple[int, str]]] = []
-    asked: ClassVar[list[float]] = []
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        self.asked.append(time.monotonic())
+        self.asked.append(self.path)
         status, wait = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(status)
         if wait:
@@ -278,27 +280,31 @@ def page() -> Iterator[health_check.Health]:
 
 
 @pytest.mark.parametrize(
-    ("answers", "why", "most"),
+    ("answers", "why", "pauses"),
     [
-        ([(200, "")], "", 1),
-        ([(503, ""), (503, ""), (200, "")], "", 3),
-        ([(429, ""), (200, "")], "", 2),
-        ([(429, "1"), (200, "")], "", 2),
+        ([(200, "")], "", []),
+        ([(503, ""), (503, ""), (200, "")], "", [0.25, 0.5]),
+        ([(429, ""), (200, "")], "", [0.25]),
+        ([(429, "1"), (200, "")], "", [1]),
         # it serves, and there is no time to learn more
-        ([(429, "60")], "", 1),
-        ([(429, "")], "", 4),
-        ([(503, "60")], "answers 503: body", 5),
+        ([(429, "60")], "", []),
+        ([(429, "")], "", [0.25, 0.5, 1]),
+        ([(503, "60")], "answers 503: body", [0.25, 0.5, 1, 0.75]),
     ],
 )
 def test_a_page_is_asked_ever_less_often_and_a_limit_is_no_failure(
-    page: health_check.Health, answers: list[tuple[int, str]], why: str, most: int
+    page: health_check.Health,
+    answers: list[tuple[int, str]],
+    why: str,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Page.answers = answers
+    clock = Clock()
+    monkeypatch.setattr(health_check, "time", clock)
     assert health_check.wait_healthy(page, 2.5) == why
-    assert len(Page.asked) <= most
-    pauses = [after - before for before, after in itertools.pairwise(Page.asked)]
-    if answers[0] == (429, "1"):
-        assert pauses[0] >= 1
+    assert len(Page.asked) == len(pauses) + 1
+    assert clock.pauses == pytest.approx(pauses, abs=0.001)
 
 
 @pytest.mark.parametrize(("status", "why"), [(200, ""), (429, ""), (404, "answers 404: body")])

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.access_log import CANARY, NOON, OTHER, line, write
+from tests.support.clock import Clock
+from tests.support.wait import until
 
 NAMED = bake.Named("edge1", ["app1"])
 
@@ -163,70 +165,51 @@ def test_a_server_that_was_hardly_asked_before_is_compared_with_all(tmp_path: pa
 # watching
 
 
-class Writer(threading.Thread):
-    """Writes lines as time goes by: `status(seconds since the start)`."""
-
-    def __init__(self, path: pathlib.Path, bad_after: float) -> None:
-        super().__init__(daemon=True)
-        self.path, self.bad_after, self.over = path, bad_after, threading.Event()
-        self.moments: list[float] = []
-
-    def run(self) -> None:
-        started = time.time()
-        with self.path.open("a", buffering=1) as file:
-            while not self.over.wait(0.01):
-                now = time.time()
-                file.write(line(now, 500 if now - started > self.bad_after else 200))
-                self.moments.append(now)
-
-
 @pytest.fixture
-def growing(tmp_path: pathlib.Path) -> Iterator[Any]:
-    writers = []
-
-    def make(bad_after: float) -> Writer:
-        path = tmp_path / "log"
-        write(path, [line(time.time() - 20)] * 100)
-        writers.append(Writer(path, bad_after))
-        writers[-1].start()
-        return writers[-1]
-
-    yield make
-    for writer in writers:
-        writer.over.set()
-        writer.join()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of what watches."""
+    stands = Clock(now=NOON)
+    monkeypatch.setattr(bake, "time", stands)
+    return stands
 
 
-def watch(path: str, seconds: float, checks: bake.Checks | None = None) -> dict[str, Any]:
-    now = time.time()
+class Traffic:
+    """Writes a line at each pause of who watches: good ones until so many seconds have gone by, then bad ones."""
+
+    def __init__(self, path: pathlib.Path, clock: Clock, bad_after: float) -> None:
+        self.path, self.lines = path, 0
+        self._clock, self._bad_from = clock, clock.now + bad_after
+        write(path, [line(clock.now - 20)] * 100)
+
+    def __call__(self) -> None:
+        with self.path.open("a") as file:
+            moment = self._clock.now + 0.1
+            file.write(line(moment, 500 if moment > self._bad_from else 200) * 5)
+        self.lines += 5
+
+
+def watch(path: str, seconds: float, clock: Any, checks: bake.Checks | None = None) -> dict[str, Any]:
+    now = clock.time()
     judge = bake.Judge(NAMED, now, None, bake.Limits(), (CANARY,))
     with access_log.Log(path, now) as log:
-        found: dict[str, Any] = bake.watch(log, judge, seconds, checks)
+        found: dict[str, Any] = bake.watch(log, judge, seconds, checks, clock.time)
     return found
 
 
-def test_a_bad_release_ends_the_bake_at_once(growing: Any) -> None:
-    # it ends long before its time, or not within this test's
-    assert not watch(str(growing(bad_after=0.5).path), 36000)["ok"]
+def test_a_bad_release_ends_the_bake_at_once(clock: Clock, tmp_path: pathlib.Path) -> None:
+    clock.at_pause = Traffic(tmp_path / "log", clock, bad_after=60)
+    found = watch(str(tmp_path / "log"), 3600, clock)
+    assert not found["ok"]
+    # some bad answers are needed to be sure
+    assert 60 < found["seconds"] < 120
 
 
-def test_a_good_release_is_watched_to_the_end(growing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    sleep = time.sleep
-
-    def counted(seconds: float) -> None:
-        slept.append(seconds)
-        sleep(seconds)
-
-    monkeypatch.setattr(time, "sleep", counted)
-    writer = growing(bad_after=36000)
-    since = time.time()
-    found = watch(str(writer.path), 1.2)
+def test_a_good_release_is_watched_to_the_end(clock: Clock, tmp_path: pathlib.Path) -> None:
+    traffic = clock.at_pause = Traffic(tmp_path / "log", clock, bad_after=36000)
+    found = watch(str(tmp_path / "log"), 1.2, clock)
     assert found["ok"]
-    assert found["seconds"] >= 1.2
-    assert sum(slept) <= 1.2  # and no longer
-    judged = [moment for moment in writer.moments if since + 0.1 < moment < since + 1.1]
-    assert found["requests"] >= len(judged) > 0
+    assert found["seconds"] == 1.2
+    assert found["requests"] == traffic.lines > 0
 
 
 # active checks
@@ -286,35 +269,61 @@ def test_an_answer_of_whatever_status_is_one_that_the_log_judges(edge: Any) -> N
     assert bake.ask(bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/broken", 1)) == ""
 
 
-def test_checks_are_spread_over_the_bake(edge: Any, tmp_path: pathlib.Path) -> None:
+class Checkers:
+    """Those that ask the edge while it is watched; the pause ends when they have ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[bake.Checker] = []
+
+    def __call__(self) -> None:
+        self.seen += [thread for thread in threading.enumerate() if isinstance(thread, bake.Checker)]
+        for checker in self.seen:
+            checker.join(60)
+            assert not checker.is_alive()
+
+
+def test_checks_are_spread_over_the_bake(edge: Any, clock: Clock, tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [])
-    found = watch(log, 1.0, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 5))
+    checkers = clock.at_pause = Checkers()
+    found = watch(log, 0.1, clock, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 5))
+    assert [checker._pause for checker in checkers.seen] == [0.1 / 5]
     assert (found["ok"], found["quiet"], found["checks"], found["checks_unanswered"]) == (True, True, 5, 0)
     assert "5 of 5 active checks were answered" in found["message"]
-    assert found["seconds"] >= 1.0
 
 
-def test_a_site_that_is_asked_too_often_is_asked_less(edge: Any, tmp_path: pathlib.Path) -> None:
+def test_a_site_that_is_asked_too_often_is_asked_less(edge: Any, clock: Clock, tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [])
-    found = watch(log, 2.0, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/limited", 40))
+    checkers = clock.at_pause = Checkers()
+    found = watch(log, 0.03, clock, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/limited", 6))
     assert found["ok"]
-    # the first three are answered; then the pause doubles each time, from 0.05 s
-    assert found["checks"] <= 3 + 6
-    limited = found["checks"] - 3
-    assert (
-        f"3 of {found['checks']} active checks were answered, {limited} refused as too many (429)" in found["message"]
-    )
+    assert "3 of 6 active checks were answered, 3 refused as too many (429)" in found["message"]
+    # the first three are answered; then the pause doubles each time
+    assert [checker._pause for checker in checkers.seen] == [0.03 / 6 * 2**3]
 
 
-def test_a_site_that_others_ask_enough_is_not_asked(edge: Any, growing: Any) -> None:
-    found = watch(str(growing(bad_after=36000).path), 3, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 60))
+def test_a_site_that_others_ask_enough_is_not_asked(edge: Any, clock: Clock, tmp_path: pathlib.Path) -> None:
+    traffic, checkers = Traffic(tmp_path / "log", clock, bad_after=36000), Checkers()
+
+    def pause() -> None:
+        if traffic.lines:
+            # who would go on to ask has 100 s to wait
+            checkers()
+            clock.now += 6000
+        else:
+            until(lambda: edge.RequestHandlerClass.hosts, "nobody has asked")
+        for _ in range(20):
+            traffic()
+
+    clock.at_pause = pause
+    checks = bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/", 60)
+    found = watch(str(tmp_path / "log"), 6000, clock, checks)
     assert not found["quiet"]
-    assert found["checks"] < 30
+    assert found["checks"] <= 1
 
 
 def test_an_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:
     # it ends long before its time, or not within this test's
-    found = watch(write(tmp_path / "log", []), 36000, bake.Checks("127.0.0.1:1", "x", "/health", 360_000))
+    found = watch(write(tmp_path / "log", []), 36000, time, bake.Checks("127.0.0.1:1", "x", "/health", 360_000))
     assert not found["ok"]
     assert "active checks got no answer, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
 

@@ -17,6 +17,6 @@ def seen(host: Any, name: str, address: str, path: str, *options: str) -> Any:
     """What the application says that it saw of a GET of `path` at an edge, of which the certificate isn't looked at."""
     words = " ".join(f"'{option}'" for option in options)
     said = host.check_output(
-        f"curl -sS --fail --insecure --max-time 20 {words} --resolve {name}:443:{address} 'https://{name}{path}'"
+        f"curl -sS --fail --insecure --max-time 600 {words} --resolve {name}:443:{address} 'https://{name}{path}'"
     )
     return json.loads(said)

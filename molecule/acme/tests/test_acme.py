@@ -6,15 +6,15 @@ import json
 import pathlib
 import socket
 import ssl
-import subprocess
-import sys
-import time
 from typing import Any
 
 import pytest
 import testinfra
 
-from tests.support.playbooks import PROJECT, Playbooks
+from tests.support import nginx
+from tests.support.playbooks import Playbooks
+from tests.support.traffic import Background, Load
+from tests.support.wait import PATIENCE
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 INVENTORY = SCENARIO / "inventory"
@@ -35,7 +35,7 @@ def served(edge: str, ca_file: pathlib.Path = ROOT, name: str = NAME) -> bytes:
     """The certificate that a client gets, who trusts this authority."""
     context = ssl.create_default_context(cafile=str(ca_file))
     with (
-        socket.create_connection(("127.0.0.1", EDGES[edge]), 10) as plain,
+        socket.create_connection(("127.0.0.1", EDGES[edge]), PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname=name) as tls,
     ):
         found = tls.getpeercert(binary_form=True)
@@ -43,21 +43,25 @@ def served(edge: str, ca_file: pathlib.Path = ROOT, name: str = NAME) -> bytes:
     return found
 
 
-def renewed(edge: str) -> bytes:
-    """The certificate that an edge has, once clients get it: a reload ends before the workers are new."""
+def renew(edge: str) -> bytes:
+    """Have an edge obtain another certificate; that one, once clients get no other."""
+    with nginx.reloaded(host(edge)):
+        assert keep(edge, "--force")["trouble"] == ""
+    return present(edge)
+
+
+def present(edge: str) -> bytes:
+    """The certificate that an edge has, and serves."""
     chain = host(edge).file("/etc/ssl/baton/links/fullchain.pem").content_string
-    wanted = ssl.PEM_cert_to_DER_cert(chain.partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
-    deadline = time.monotonic() + 60
-    while (found := served(edge)) != wanted and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert found == wanted
-    return wanted
+    found = ssl.PEM_cert_to_DER_cert(chain.partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
+    assert served(edge) == found
+    return found
 
 
 def ask(client: str, address: str, path: str) -> tuple[int, str]:
     """Status and text of what a host gets over plain HTTP."""
     code = (
-        "import http.client,json; c=http.client.HTTPConnection('%s', timeout=10); "
+        "import http.client,json; c=http.client.HTTPConnection('%s', timeout=600); "
         "c.request('GET', '/.well-known/%s', headers={'Host': '%s'}); a=c.getresponse(); "
         "print(json.dumps([a.status, a.read().decode()]))"
     )
@@ -142,20 +146,14 @@ def test_an_authority_that_is_down_leaves_the_certificate_and_is_told() -> None:
 @pytest.mark.long
 def test_ten_renewals_under_load_lose_nothing() -> None:
     certificates = set()
+    loads = [Load("fresh", share=4), Load("get", share=4), Load("post", "/echo", share=1, size=20000)]
+    target = f"https://127.0.0.1:{EDGES['web1']}"
     # nginx before 1.27.4 closes connections that clients keep for later when it reloads: none keeps one here
-    words = [sys.executable, "-m", "tests.support.traffic", f"https://127.0.0.1:{EDGES['web1']}", "--host", NAME]
-    words += ["--ca-file", str(ROOT), "--rate", "60", "--duration", "600", "--idle-limit", "0"]
-    for load in ("fresh,path=/,share=4", "get,path=/,share=4", "post,path=/echo,share=1,size=20000"):
-        words += ["--load", load]
-    traffic = subprocess.Popen(words, cwd=PROJECT, text=True, stdout=subprocess.PIPE)
-    time.sleep(2)
-    for _ in range(10):
-        assert keep("web1", "--force")["trouble"] == ""
-        certificates.add(renewed("web1"))
-    traffic.terminate()
-    summary = traffic.communicate()[0]
+    with Background(target, loads, rate=60, fewest=1000, host=NAME, ca_file=str(ROOT), idle_limit=0) as traffic:
+        for _ in range(10):
+            certificates.add(renew("web1"))
     assert len(certificates) == 10
-    assert sum(json.loads(summary)["failed"].values()) == 0, summary
+    assert traffic.summary.failed == {}, traffic.summary
 
 
 @pytest.mark.long
@@ -164,9 +162,9 @@ def test_a_lost_edge_stops_no_renewal() -> None:
     host("web1").check_output("systemctl stop nginx")
     try:
         # the other one asks as soon as its certificate is due
-        assert keep("web2", "--force")["trouble"] == ""
-        assert renewed("web2") != before
+        assert renew("web2") != before
     finally:
         host("web1").check_output("systemctl start nginx")
-    assert keep("web1")["trouble"] == ""
-    assert renewed("web1") == renewed("web2")
+    with nginx.reloaded(host("web1")):
+        assert keep("web1")["trouble"] == ""
+    assert present("web1") == present("web2")

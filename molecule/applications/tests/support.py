@@ -8,14 +8,13 @@ import pathlib
 import ssl
 import subprocess
 import textwrap
-import time
 from typing import Any
 
 import httpx
 import testinfra
 
 from tests.support.playbooks import Done, Playbooks
-from tests.support.traffic import Generator
+from tests.support.traffic import PATIENCE, Generator
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 # the port of this machine that a host's 443 is published on
@@ -93,7 +92,7 @@ class Application(Playbooks):
     def ask(self, name: str, path: str = "/", **headers: str) -> httpx.Response:
         """What a host answers to a client that trusts only this application's authority."""
         trust = ssl.create_default_context(cafile=str(self.authority))
-        with httpx.Client(base_url=f"https://127.0.0.1:{SOLO[name]}", verify=trust, timeout=30) as client:
+        with httpx.Client(base_url=f"https://127.0.0.1:{SOLO[name]}", verify=trust, timeout=PATIENCE) as client:
             return client.get(path, headers={"Host": self.site, **headers}, extensions={"sni_hostname": self.site})
 
     def says(self, name: str, path: str = "/") -> Any:
@@ -107,8 +106,8 @@ class Application(Playbooks):
         return json.loads(host(name).check_output(f"cat /run/baton/{self.name}/handover.json"))
 
     def workers(self, name: str) -> set[int]:
-        """The processes that serve."""
-        return {worker["pid"] for worker in self.status(name)["workers"]}
+        """The processes that serve, without those that only finish what they have."""
+        return {worker["pid"] for worker in self.status(name)["workers"] if worker["state"] == "ready"}
 
     def master(self, name: str) -> int:
         """The service's main process."""
@@ -149,19 +148,23 @@ class Traffic:
                 host=self._application.site,
                 ca_file=self._application.authority,
                 rate=self._rate,
-                duration=3600,
+                duration=7200,
+                timeout=PATIENCE,
             )
             self._running.append(generator)
-        time.sleep(2)  # what comes is measured against some quiet
+        for generator in self._running:
+            generator.settle()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            time.sleep(0.5)
+            for generator in self._running:
+                generator.settle()
+                generator.wait_for(sent=self._fewest)
             for generator in self._running:
                 generator.stop()
             while self._running:
-                summary = self._running.pop().summary(self._fewest, timeout=60)
+                summary = self._running.pop().summary(self._fewest, timeout=PATIENCE)
                 self.sent += summary.sent
                 for cause, count in summary.failed.items():
                     self.failed[cause] = self.failed.get(cause, 0) + count

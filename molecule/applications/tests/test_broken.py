@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.wait import until
+
 from .conftest import Deployed
 from .support import PYTHON, SOLO, Traffic, host
 
@@ -44,8 +46,16 @@ def assert_nothing_stays(application: Deployed) -> None:
         assert on.check_output(f"systemctl list-units --all --plain --no-legend '{UNIT}*'") == ""
         assert on.check_output("systemctl list-units --failed --plain --no-legend 'fragile*'") == ""
         assert on.run("ls /run | grep rehearsal").stdout == ""
-        alive = {int(pid) for pid in on.check_output("pgrep -u fragile").split()}
-        assert alive == {application.master(name), *application.workers(name)}
+    until(lambda: not any(others(application, name) for name in SOLO), "other processes are left")
+
+
+def others(application: Deployed, name: str) -> set[int]:
+    """The application's processes besides those that serve."""
+    return alive(name) - {application.master(name), *application.workers(name)}
+
+
+def alive(name: str) -> set[int]:
+    return {int(pid) for pid in host(name).run("pgrep -u fragile").stdout.split()}
 
 
 def boots(name: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import ssl
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import testinfra
 
 from tests.support.playbooks import Playbooks
+from tests.support.wait import PATIENCE, until
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 INVENTORY = SCENARIO / "inventory"
@@ -38,6 +40,16 @@ def _belongs(item: pytest.Item) -> bool:
 def other(name: str) -> Any:
     """Another host of the fleet than the one that a test runs on."""
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
+
+
+def status(name: str) -> Any:
+    """What the application's master on an app server says of itself, once no worker comes or goes."""
+
+    def settled() -> Any:
+        said = json.loads(other(name).check_output("cat /run/baton/links/handover.json"))
+        return said if {worker["state"] for worker in said["workers"]} == {"ready"} else None
+
+    return until(settled, f"{name} has workers that come or go")
 
 
 @pytest.fixture(scope="session")
@@ -74,5 +86,5 @@ class Edge:
 @pytest.fixture(scope="session")
 def edge(trust: ssl.SSLContext) -> Iterator[Edge]:
     """Over HTTPS, as HTTP/1.1."""
-    with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=30) as client:
+    with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=PATIENCE) as client:
         yield Edge(client)

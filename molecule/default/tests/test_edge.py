@@ -12,6 +12,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support import nginx
+from tests.support.wait import PATIENCE
+
 from .conftest import APP_SERVERS, NAME, PORT, Edge, other
 
 pytestmark = pytest.mark.hosts("edge1")
@@ -52,13 +55,13 @@ def test_the_application_sees_the_client_and_not_the_edge(host: Any, edge: Edge)
 
 
 def test_plain_http_is_sent_to_https_with_path_and_query() -> None:
-    answer = httpx.get("http://127.0.0.1:18080/a/b?c=d", headers={"Host": NAME})
+    answer = httpx.get("http://127.0.0.1:18080/a/b?c=d", headers={"Host": NAME}, timeout=PATIENCE)
     assert answer.status_code == 308
     assert answer.headers["location"] == f"https://{NAME}:{PORT}/a/b?c=d"
 
 
 def test_http2_is_spoken(trust: ssl.SSLContext) -> None:
-    with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, http2=True) as client:
+    with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, http2=True, timeout=PATIENCE) as client:
         answer = client.get("/healthz", headers={"Host": NAME}, extensions={"sni_hostname": NAME})
     assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
 
@@ -69,12 +72,12 @@ def test_an_unknown_name_gets_no_certificate() -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with (
-        socket.create_connection(("127.0.0.1", PORT), 5) as plain,
+        socket.create_connection(("127.0.0.1", PORT), PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname=NAME) as known,
     ):
         assert known.getpeercert(binary_form=True)
     with (
-        socket.create_connection(("127.0.0.1", PORT), 5) as plain,
+        socket.create_connection(("127.0.0.1", PORT), PATIENCE) as plain,
         pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"),
     ):
         context.wrap_socket(plain, server_hostname="other.example")
@@ -83,7 +86,7 @@ def test_an_unknown_name_gets_no_certificate() -> None:
 def test_an_unknown_name_gets_no_answer_over_http() -> None:
     # the end of the connection, or its reset
     with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-        httpx.get("http://127.0.0.1:18080/", headers={"Host": "other.example"})
+        httpx.get("http://127.0.0.1:18080/", headers={"Host": "other.example"}, timeout=PATIENCE)
 
 
 def test_old_tls_is_refused() -> None:
@@ -94,7 +97,7 @@ def test_old_tls_is_refused() -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("127.0.0.1", PORT), 5) as plain,
+        socket.create_connection(("127.0.0.1", PORT), PATIENCE) as plain,
         # by the server: a client that can't speak it says NO_PROTOCOLS_AVAILABLE
         pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
     ):
@@ -111,9 +114,9 @@ def test_an_answer_of_nginx_itself_has_an_id_that_is_in_its_log(host: Any, edge:
         edge("/.baton-maintenance/maintenance.html"),
     ]
     assert [answer.status_code for answer in answers] == [413, 404]
-    lines = host.check_output("tail -50 /var/log/nginx/links-access.log").splitlines()
-    logged = {entry["request_id"]: entry["status"] for entry in map(json.loads, lines)}
-    assert [logged.get(answer.headers["x-request-id"]) for answer in answers] == [413, 404]
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    logged = nginx.logged(host, "links", ids)
+    assert [logged[one]["status"] for one in ids] == [413, 404]
 
 
 @pytest.mark.parametrize("name", ["", "maintenance.html", "maintenance.json"])
@@ -126,10 +129,10 @@ def test_headers_over_the_limit_are_refused(edge: Edge) -> None:
 
 
 def test_websockets_pass(trust: ssl.SSLContext) -> None:
-    plain = socket.create_connection(("127.0.0.1", PORT), 5)
+    plain = socket.create_connection(("127.0.0.1", PORT), PATIENCE)
     with connect(f"wss://{NAME}/api/echo", sock=plain, ssl=trust, server_hostname=NAME) as client:
         client.send("hello")
-        assert client.recv(timeout=5) == "hello"
+        assert client.recv(timeout=PATIENCE) == "hello"
 
 
 def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) -> None:
@@ -138,16 +141,16 @@ def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) 
     seen = []
 
     def watch(after: str) -> ClientConnection:
-        plain = socket.create_connection(("127.0.0.1", PORT), 5)
+        plain = socket.create_connection(("127.0.0.1", PORT), PATIENCE)
         address = f"wss://{NAME}/api/clicks/live?after={after}"
-        return connect(address, sock=plain, ssl=trust, server_hostname=NAME, open_timeout=60)
+        return connect(address, sock=plain, ssl=trust, server_hostname=NAME, open_timeout=PATIENCE)
 
     def click(times: int) -> None:
         assert [edge(f"/{slug}").status_code for _ in range(times)] == [307] * times
 
     def hear(client: ClientConnection, number: int) -> str:
         while True:
-            event = json.loads(client.recv(timeout=60))
+            event = json.loads(client.recv(timeout=PATIENCE))
             if event["slug"] == slug:
                 seen.append(event["clicks"])
                 number -= 1
@@ -160,7 +163,7 @@ def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) 
         for name in APP_SERVERS:
             other(name).check_output("systemctl reload links")
         with pytest.raises(ConnectionClosed) as closed:
-            client.recv(timeout=60)
+            client.recv(timeout=PATIENCE)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
     click(2)
@@ -171,7 +174,7 @@ def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) 
 
 def test_events_are_not_held_back(trust: ssl.SSLContext) -> None:
     with (
-        httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=10) as client,
+        httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=PATIENCE) as client,
         client.stream(
             "GET", "/api/events?count=30", headers={"Host": NAME}, extensions={"sni_hostname": NAME}
         ) as answer,
@@ -182,10 +185,9 @@ def test_events_are_not_held_back(trust: ssl.SSLContext) -> None:
 
 def test_each_request_is_a_json_line_without_its_query(host: Any, edge: Edge) -> None:
     request_id = edge("/healthz?token=hidden").headers["x-request-id"]
-    lines = host.check_output("tail -50 /var/log/nginx/links-access.log").splitlines()
-    (entry,) = [entry for entry in map(json.loads, lines) if entry["request_id"] == request_id]
+    entry = nginx.logged(host, "links", [request_id])[request_id]
     assert (entry["path"], entry["status"], entry["upstream_status"]) == ("/healthz", 200, "200")
-    assert "hidden" not in "".join(lines)
+    assert "hidden" not in json.dumps(entry)
 
 
 def test_the_server_s_key_never_left_it(host: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.support.wait import until
 
 from .conftest import FLEET, Edge, other
 
@@ -17,7 +18,7 @@ from .conftest import FLEET, Edge, other
 LISTEN = """
 import pathlib, sys, urllib.request
 seen = 0
-for line in urllib.request.urlopen(sys.argv[1], timeout=20):
+for line in urllib.request.urlopen(sys.argv[1], timeout=600):
     seen += line.startswith(b"data:")
     if seen == 1:
         pathlib.Path(sys.argv[2]).touch()
@@ -62,7 +63,7 @@ def test_a_stop_lets_a_running_request_end(host: Any) -> None:
     edge1.check_output("rm -f /tmp/running")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         stream = pool.submit(edge1.run, "python3 -c %s %s /tmp/running", LISTEN, url(host, "/api/events?count=8"))
-        edge1.check_output("timeout 60 sh -c 'until test -e /tmp/running; do sleep 0.1; done'")
+        edge1.check_output("timeout 600 sh -c 'until test -e /tmp/running; do sleep 0.1; done'")
         host.check_output("systemctl stop links.socket links.service")
         answer = stream.result()
     host.check_output("systemctl start links.socket links.service")
@@ -88,7 +89,7 @@ def started_too_early() -> Iterator[None]:
 @pytest.mark.hosts("app1")
 def test_status_is_a_table_and_names_what_is_wrong(host: Any, request: pytest.FixtureRequest) -> None:
     well = FLEET.succeed("playbooks/status.yml")
-    assert re.search(r"^app1 +[0-9a-f]{16} .* 5/5 .* ok", well.output, re.MULTILINE)
+    assert re.search(r"^app1 +[0-9a-f]{16} .* (\d+)/\1 .* ok", well.output, re.MULTILINE)
     assert "was started before" not in well.words
     request.getfixturevalue("started_too_early")
     host.check_output("systemctl stop links.socket links.service")
@@ -105,20 +106,19 @@ def test_a_host_comes_back_from_a_reboot_serving(host: Any, edge: Edge) -> None:
     release = host.check_output("readlink /opt/links/current")
     before = host.check_output("cat /proc/1/stat").split()[21]
     host.run("systemctl reboot")
-    deadline = time.monotonic() + 60
-    while True:
+
+    def back() -> bool:
         # never 255, which testinfra takes for an SSH failure of its own
         try:
             state = host.run("systemctl is-active links.service; cut -d' ' -f22 /proc/1/stat").stdout.split()
         except RuntimeError:
-            state = []
-        if state[:1] == ["active"] and state[1] != before:
-            break
-        assert time.monotonic() < deadline, "it did not come back"
-        time.sleep(1)
+            return False
+        return bool(state[:1] == ["active"] and state[1] != before)
+
+    until(back, "it did not come back")
     assert host.check_output("readlink /opt/links/current") == release
     # by the way that the edge takes, so through the firewall that was loaded at boot; and the edge still knows it
-    ask = f"import urllib.request as r; print(r.urlopen('{url(host, '/readyz')}', timeout=20).status)"
+    ask = f"import urllib.request as r; print(r.urlopen('{url(host, '/readyz')}', timeout=600).status)"
     assert other("edge1").check_output("python3 -c %s", ask) == "200"
     assert edge("/readyz").status_code == 200
 
@@ -149,10 +149,13 @@ def test_a_worker_that_leaks_goes_alone(host: Any, edge: Edge) -> None:
     said = other("edge1").check_output("python3 -c %s %s", GROW, host.ansible.get_variables()["fleet_address"]).split()
     assert said.pop() == "gone"
     (leaker,) = set(map(int, said))
-    deadline = time.monotonic() + 60
-    while len(ready(host)[1]) < len(before) or leaker in ready(host)[1]:
+
+    def replaced() -> bool:
         assert edge("/healthz").status_code == 200
-        assert time.monotonic() < deadline, "it was not replaced"
+        now = ready(host)[1]
+        return len(now) == len(before) and leaker not in now
+
+    until(replaced, "it was not replaced")
     assert ready(host)[0] == master
     assert before - ready(host)[1] == {leaker}
     assert host.check_output("systemctl show -P NRestarts links.service") == "0"

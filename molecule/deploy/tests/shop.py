@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import json
 import os
 import pathlib
 import shlex
 import shutil
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import testinfra
 
 from tests.support.playbooks import PROJECT, Done, Playbooks
-from tests.support.traffic import Background, Load
+from tests.support.traffic import PATIENCE, Background, Load
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 APPLICATION = PROJECT / "tests/bench/application"
@@ -62,12 +62,21 @@ app.add_api_route("/greeting", greeting)
 app.add_api_route("/identity", identity)
 """
 
+# not while it is rehearsed; on a tmpfs of the host
+GATE = "/run/shop-gate"
+# no release boots while the gate of its host is shut
+GATED = f"""
+import pathlib
+while pathlib.Path("{GATE}").exists() and "rehearsal" not in pathlib.Path("/proc/self/cgroup").read_text():
+    time.sleep(0.05)
+"""
+
 # hands out a job that no release before this one knows
 HANDS_OUT = """
 import json, urllib.request
 def hand_out() -> dict[str, int]:
     asked = urllib.request.Request(f"{os.environ['QUEUE']}/add", json.dumps({"task": f"task{NUMBER}"}).encode())
-    with urllib.request.urlopen(asked, timeout=10) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.load(answer)
 app.add_api_route("/job", hand_out, methods=["POST"])
 """
@@ -77,7 +86,7 @@ WHO = """
 import concurrent.futures, json, sys, urllib.request
 url, wanted = sys.argv[1], set(sys.argv[2:])
 def ask(_):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)
 told = {}
 with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -156,7 +165,7 @@ class Source:
         self.number += 1
         text = (APPLICATION / "service.py").read_text()
         (SOURCE / "service.py").write_text(
-            f"{text}{GREETING}{HANDS_OUT}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n"
+            f"{text}{GREETING}{HANDS_OUT}{GATED}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n"
         )
         text = (SCENARIO / "tests/application/jobs.py").read_text()
         (SOURCE / "jobs.py").write_text(text.replace("NUMBER = 0", f"{jobs}\nNUMBER = {self.number}"))
@@ -189,8 +198,11 @@ class Fleet(Playbooks):
         return json.loads(host(name).check_output("cat /run/baton/shop/handover.json"))
 
     def workers(self) -> dict[str, set[int]]:
-        """The processes that serve, by host."""
-        return {name: {worker["pid"] for worker in self.status(name)["workers"]} for name in APP_SERVERS}
+        """The processes that serve, by host; those that only finish what they have are left out."""
+        return {
+            name: {worker["pid"] for worker in self.status(name)["workers"] if worker["state"] == "ready"}
+            for name in APP_SERVERS
+        }
 
     def masters(self) -> dict[str, int]:
         """The process of the service, by host."""
@@ -247,7 +259,7 @@ class Fleet(Playbooks):
                         loads or MIX,
                         rate=rate,
                         fewest=fewest,
-                        duration=7200,
+                        timeout=PATIENCE,
                         host=SITE,
                         ca_file=authority,
                         idle_limit=idle_limit,
@@ -260,7 +272,46 @@ class Fleet(Playbooks):
             traffic.sent += generator.summary.sent
             traffic.failed.update(generator.summary.failed)
             traffic.failures += generator.summary.failures
-            traffic.slowest = max(traffic.slowest, generator.summary.max)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[dict[str, dict[str, int]]]:
+        """How often was looked on each app server whether somebody took requests, and how often nobody did."""
+        end = "/run/shop-watched"
+        found: dict[str, dict[str, int]] = {}
+        script = (SCENARIO / "tests/on_host/watch.py").read_text()
+        look = f"rm -f {end}; {shlex.join(['python3', '-c', script, 'shop', end])}"
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            watching = {name: pool.submit(host(name).check_output, "%s", look) for name in APP_SERVERS}
+            try:
+                yield found
+            finally:
+                for name in APP_SERVERS:
+                    host(name).check_output(f"touch {end}")
+            found |= {name: json.loads(looking.result()) for name, looking in watching.items()}
+
+    @contextlib.contextmanager
+    def shut(self, name: str) -> Iterator[None]:
+        """No new worker of a host boots before the end of the block."""
+        host(name).check_output(f"touch {GATE}")
+        try:
+            yield
+        finally:
+            host(name).check_output(f"rm {GATE}")
+
+    def boots(self, name: str, release: str) -> bool:
+        """Whether a host boots another release than this one."""
+        booting = [worker for worker in self.status(name)["workers"] if worker["state"] == "booting"]
+        return any(worker["release"] != release for worker in booting)
+
+    def answered(self, since: dict[str, int]) -> list[dict[str, Any]]:
+        """What the edges have logged behind these lines."""
+        log = "/var/log/nginx/shop-access.log"
+        text = "".join(host(name).check_output(f"tail -n +{line + 1} {log}") + "\n" for name, line in since.items())
+        return [json.loads(line) for line in text.splitlines() if line]
+
+    def logged(self) -> dict[str, int]:
+        """How many lines the edges have logged."""
+        return {name: int(host(name).check_output("wc -l < /var/log/nginx/shop-access.log")) for name in EDGES}
 
 
 class Traffic:
@@ -270,12 +321,3 @@ class Traffic:
         self.sent = 0
         self.failed: collections.Counter[str] = collections.Counter()
         self.failures: list[str] = []
-        self.slowest = 0.0  # milliseconds
-
-
-def until(true: Any, seconds: float, what: str) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"{what} after {seconds:g} s"
-        time.sleep(0.2)

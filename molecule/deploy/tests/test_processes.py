@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
-import random
 import signal
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from .shop import APP_SERVERS, EDGES, LONG, SCENARIO, SITE, Fleet, Source, host, until
+from tests.support.wait import until
+
+from .shop import APP_SERVERS, EDGES, LONG, SCENARIO, SITE, Fleet, Source, host
 
 PROCESSES = {
     "worker": {
@@ -86,6 +85,12 @@ def all_of(release: str) -> None:
     assert not beats["app3"], beats
 
 
+def handed_out_and_beaten() -> set[int]:
+    """The versions that have handed out a job of their own, and whose one of a kind has said that it is there."""
+    told = report()
+    return {number for number in told["ticked"] if f"task{number}" in told["tasks"]}
+
+
 class Clients:
     """Clients that have jobs handed out, at both edges, from entering to leaving."""
 
@@ -100,7 +105,7 @@ class Clients:
         while not self._ended.wait(0.15):
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", port)
-                plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+                plain = socket.create_connection(("127.0.0.1", port), timeout=60)
                 connection.sock = context.wrap_socket(plain, server_hostname=SITE)
                 connection.request("POST", "/job", headers={"Host": SITE})
                 answer = connection.getresponse()
@@ -138,7 +143,6 @@ def processes(fleet: Fleet) -> Iterator[None]:
         lambda: (
             host(ON_QUEUE).run("python3 -c 'import socket; socket.create_connection((\"10.213.87.11\", 8900))'").rc == 0
         ),
-        30,
         "no queue",
     )
     try:
@@ -148,8 +152,8 @@ def processes(fleet: Fleet) -> Iterator[None]:
     finally:
         fleet.play("playbooks/configure.yml", deploy_bake_seconds=0)
         host(ON_QUEUE).check_output("systemctl stop job-queue")
+    until(lambda: not any(workers().values()), "there are still workers")
     for name in APP_SERVERS:
-        until(lambda name=name: not running(name), 30, f"{name} still has workers")
         assert not host(name).check_output(
             "ls -d /etc/shop/processes.json /etc/systemd/system/shop-worker@* /opt/shop/processes/* "
             "/etc/systemd/system/multi-user.target.wants/shop-worker@* 2>/dev/null || true"
@@ -157,14 +161,15 @@ def processes(fleet: Fleet) -> Iterator[None]:
 
 
 def test_each_job_runs_once_and_in_a_release_that_knows_it(fleet: Fleet, source: Source) -> None:
-    served = [fleet.release()]
+    served, numbers = [fleet.release()], []
     before = workers()
     with Clients() as clients, fleet.traffic() as traffic:
         for _ in range(10 if LONG else 1):
-            source.change()
+            numbers.append(source.change())
             fleet.deploy(**QUICK)
             served.append(fleet.release())
             all_of(served[-1])
+            until(lambda: handed_out_and_beaten() >= set(numbers), "a release has no job or no beat of its own")
         # by its name: of one that a killed controller left serving, the history doesn't say that it served well
         fleet.succeed("playbooks/rollback.yml", rollback_to=served[-2], **QUICK)
         assert fleet.release() == served[-2]
@@ -177,16 +182,17 @@ def test_each_job_runs_once_and_in_a_release_that_knows_it(fleet: Fleet, source:
             for name in APP_SERVERS:
                 assert not again[name].keys() & workers()[name].keys()
                 assert not again[name].keys() & before[name].keys()
-    until(lambda: report()["done"] >= len(clients.handed_out), 30, "jobs are left")
+    until(lambda: report()["done"] >= len(clients.handed_out), "jobs are left")
     told = report()
     assert clients.failures == []
     assert traffic.failed == {}, traffic.failures
-    assert told["added"] == len(clients.handed_out) > 200
+    assert told["added"] == len(clients.handed_out) > 0
     assert (told["missing"], told["twice"], told["unknown"]) == ([], [], [])
     # each release handed out jobs of its own
-    assert len(told["tasks"]) >= len(served)
+    assert {f"task{number}" for number in numbers} <= set(told["tasks"])
+    until(lambda: report()["beats"], "nobody says that it is the one of its kind")
+    told = report()
     assert (told["most_beats"], len(told["beats"])) == (1, 1)
-    assert told["ticks"] > 100
 
 
 @pytest.mark.long
@@ -237,17 +243,17 @@ def test_a_worker_that_crashes_at_its_start_goes_nowhere(
         assert sorted(after[name].values()) == sorted(before[1][name].values()), name
     if where == "rehearsal":
         assert after == before[1]
-    until(lambda: not report()["missing"], 30, "jobs are left")
+    until(lambda: not report()["missing"], "jobs are left")
     told = report()
     assert (told["twice"], told["unknown"], told["most_beats"]) == ([], [], 1)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("moment", range(20))
+@pytest.mark.parametrize("begun", range(1, 10))
 def test_a_controller_that_dies_leaves_old_or_new_ones(
     fleet: Fleet,
     source: Source,
-    moment: int,
+    begun: int,
 ) -> None:
     old = fleet.release()
     source.change()
@@ -256,14 +262,15 @@ def test_a_controller_that_dies_leaves_old_or_new_ones(
     for line in deploy.stdout:
         if "Activate the background processes" in line:
             break
-    time.sleep(random.Random(moment).uniform(0, 5))  # the subject: any moment of the phase
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(deploy.pid, signal.SIGKILL)
-    deploy.wait()
-    for name in APP_SERVERS:
-        until(lambda name=name: len(running(name)) == 3, 30, f"{name} has not its workers")
-        found = set(running(name).values())
-        assert len(found) == 1, (name, found)
+    # as soon as so many workers of the new release run
+    until(lambda: sum(release != old for found in workers().values() for release in found.values()) >= begun, "too few")
+    assert deploy.poll() is None, "it ended before"
+    os.killpg(deploy.pid, signal.SIGKILL)
+    deploy.communicate()
+    until(
+        lambda: all(len(found) == 3 and len(set(found.values())) == 1 for found in workers().values()),
+        "not every host has all its workers, of one release",
+    )
     fleet.deploy(**QUICK)
     new = fleet.release()
     assert new != old

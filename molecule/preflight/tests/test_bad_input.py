@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.wait import until
+
 SCENARIO = pathlib.Path(__file__).parents[1]
 PROJECT = SCENARIO.parents[1]
 INVENTORY = SCENARIO / "inventory"
@@ -232,7 +234,8 @@ def test_an_unreachable_host_is_named_with_its_address(tmp_path: pathlib.Path) -
 
 def test_a_port_that_another_program_has(tmp_path: pathlib.Path) -> None:
     web2 = host("web2")
-    web2.check_output("systemd-run -q --unit=squatter python3 -m http.server 443")
+    web2.check_output("systemd-run -q --collect --unit=squatter python3 -m http.server 443")
+    until(lambda: web2.check_output("ss -Hltn 'sport = :443'"), "the port isn't taken")
     before = fingerprints()
     try:
         done = site(tmp_path, GOOD)

@@ -24,7 +24,7 @@ STOPPING = threading.Event()
 
 def ask(verb: str, **said: object) -> Any:
     request = urllib.request.Request(f"{os.environ['QUEUE']}/{verb}", json.dumps(said).encode())
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
 
@@ -47,14 +47,14 @@ def beat() -> None:
     """Say that it is there until told to stop, and take a moment to end."""
     ask("beat", who=WHO, **{"is": "began"})
     while not STOPPING.wait(0.1):
-        ask("beat", who=WHO, **{"is": "there"})
+        ask("beat", who=WHO, **{"is": "there", "number": NUMBER})
     threading.Event().wait(0.5)
     ask("beat", who=WHO, **{"is": "ended"})
 
 
 def check() -> None:
     """Whether the worker works."""
-    with urllib.request.urlopen(os.environ["QUEUE"], timeout=10) as answer:
+    with urllib.request.urlopen(os.environ["QUEUE"], timeout=60) as answer:
         if WHO not in json.load(answer)["workers"]:
             raise SystemExit(f"{WHO} has not asked for a job")
 

@@ -5,7 +5,7 @@ job_queue.py ADDRESS PORT
 POST /add {task}          a job is handed out; answers with its id
 POST /take {worker}       the oldest waiting job and how long it takes, or an empty object
 POST /done {id, known}    it was run to its end, or refused as its task isn't known
-POST /beat {who, is}      one of a kind says that it `began`, that it is `there`, or that it `ended`
+POST /beat {who, is}      one of a kind says that it `began`, that it is `there` (and its version), or that it `ended`
 GET /report               what became of all jobs
 """
 
@@ -32,7 +32,7 @@ class Jobs:
         self.unknown: list[str] = []
         self.workers: set[str] = set()
         self.beats: list[str] = []  # that are there
-        self.ticks = 0
+        self.ticked: set[int] = set()  # the versions of those that said that they are there
         self.most_beats = 0
 
     def add(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Jobs:
         elif asked["is"] == "ended":
             self.beats.remove(asked["who"])
         else:
-            self.ticks += 1
+            self.ticked.add(asked["number"])
         return {}
 
     def report(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Jobs:
             "workers": sorted(self.workers),
             "beats": self.beats,
             "most_beats": self.most_beats,
-            "ticks": self.ticks,
+            "ticked": sorted(self.ticked),
         }
 
 

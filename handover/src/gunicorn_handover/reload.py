@@ -17,13 +17,57 @@ import signal
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from gunicorn_handover.board import State
 from gunicorn_handover.worker import describe
 
-if TYPE_CHECKING:
-    from gunicorn_handover.arbiter import HandoverArbiter
+
+class Master(Protocol):
+    """What a reload needs of the master. `HandoverArbiter` is one."""
+
+    # Gunicorn's own
+    app: Any
+    cfg: Any
+    log: Any
+    SIGNALS: Sequence[int]
+
+    generation: int
+    num_workers: int
+
+    def setup(self, app: Any) -> None:
+        """Makes the loaded configuration of `app` the master's own."""
+
+    def load_configuration(self) -> None:
+        """Loads the configuration anew into `app`. Raises, or exits, when it is bad."""
+
+    def try_configuration(self) -> None:
+        """Does what else a start would, in a child that ends afterwards. Raises when a start would fail."""
+
+    def apply_configuration(self) -> None:
+        """Makes the configuration on disk the master's own. Raises, or exits, when it is bad."""
+
+    def giving_way(self, deadline: float) -> contextlib.AbstractContextManager[None]:
+        """Has what runs within it end by GaveWay when the master is needed elsewhere, and at `deadline` (monotonic)."""
+
+    def workers(self) -> list[Any]:
+        """All workers, oldest first."""
+
+    def populated(self) -> bool:
+        """Whether all workers serve; what is missing is on its way."""
+
+    def spawn(self, generation: int, *, gentle: bool) -> None:
+        """Forks a worker; a gentle one boots at the lowest priority. Raises OSError."""
+
+    def admit(self, worker: Any) -> None:
+        """Lets a worker that has started up accept connections; call it until it has."""
+
+    def retire(self, worker: Any) -> None:
+        """Tells a worker to drain and go, once."""
+
+    def condemn(self, worker: Any) -> None:
+        """Kills a worker, whose end is then no news."""
 
 
 class Phase(enum.Enum):
@@ -43,7 +87,7 @@ class GaveWay(BaseException):
 class Trial:
     """A forked child that loads the configuration and says how it went."""
 
-    def __init__(self, arbiter: HandoverArbiter) -> None:
+    def __init__(self, master: Master) -> None:
         self._output = b""
         self._status: int | None = None
         # a configuration may end the child with status 0 before it is loaded
@@ -59,7 +103,7 @@ class Trial:
             raise
         if self.pid == 0:
             os.close(reader)
-            _try_configuration(arbiter, writer, self._token)
+            _try_configuration(master, writer, self._token)
         os.close(writer)
         os.set_blocking(reader, False)
         self._reader = reader
@@ -108,16 +152,16 @@ class Trial:
 _TELLING = re.compile(r"Error: |[A-Za-z_][\w.]*(Error|Exception|Exit|Warning)\b: ?\S")
 
 
-def _try_configuration(arbiter: HandoverArbiter, output: int, token: bytes) -> None:
+def _try_configuration(master: Master, output: int, token: bytes) -> None:
     """Runs in the child, and ends it. Says the token when the configuration is one that a start would take, too."""
     status = 1
     try:
-        for number in arbiter.SIGNALS:
+        for number in master.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        arbiter.load_configuration()
-        arbiter.try_configuration()
+        master.load_configuration()
+        master.try_configuration()
         sys.stdout.flush()
         sys.stderr.flush()
         os.write(output, token)
@@ -136,24 +180,24 @@ def _try_configuration(arbiter: HandoverArbiter, output: int, token: bytes) -> N
 class Snapshot:
     """What a configuration sets in the master, to be put back."""
 
-    def __init__(self, arbiter: HandoverArbiter) -> None:
-        app = arbiter.app
+    def __init__(self, master: Master) -> None:
+        app = master.app
         self._app_attributes = dict(app.__dict__)
         self._environ = dict(os.environ)
         self._path = list(sys.path)
-        self.num_workers: int = arbiter.num_workers
+        self.num_workers: int = master.num_workers
         self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def restore(self, arbiter: HandoverArbiter) -> None:
+    def restore(self, master: Master) -> None:
         """Puts all back and sets the master up with it."""
-        arbiter.app.__dict__.clear()
-        arbiter.app.__dict__.update(self._app_attributes)
+        master.app.__dict__.clear()
+        master.app.__dict__.update(self._app_attributes)
         os.environ.clear()
         os.environ.update(self._environ)
         sys.path[:] = self._path
         os.fchdir(self._directory)
-        arbiter.setup(arbiter.app)
-        arbiter.num_workers = self.num_workers
+        master.setup(master.app)
+        master.num_workers = self.num_workers
 
     def close(self) -> None:
         """Lets the old working directory go."""
@@ -163,22 +207,22 @@ class Snapshot:
 class Reload:
     """A reload under way. `step` is called again and again until `done`."""
 
-    def __init__(self, arbiter: HandoverArbiter, number: int) -> None:
+    def __init__(self, master: Master, number: int) -> None:
         self.number = number
-        self.generation = arbiter.generation + 1
+        self.generation = master.generation + 1
         self.phase = Phase.TRIAL
         self.error: str | None = None
         self.done = False
         self.requested_at = time.time()
         # compared with the callers' clocks: CLOCK_MONOTONIC is one for all processes
         self.began = time.monotonic()
-        self.previous = Snapshot(arbiter)
-        self._arbiter = arbiter
+        self.previous = Snapshot(master)
+        self._master = master
         self._applied = False
         self._gave_way = False
-        self._deadline = self.began + arbiter.cfg.handover_boot_timeout
+        self._deadline = self.began + master.cfg.handover_boot_timeout
         try:
-            self.trial: Trial | None = Trial(arbiter)
+            self.trial: Trial | None = Trial(master)
         except OSError:
             self.previous.close()
             raise
@@ -199,14 +243,14 @@ class Reload:
             return
         self.error = error
         self.phase = Phase.UNDO
-        self._arbiter.log.error("Reload %d failed: %s. The previous workers keep serving.", self.number, error)
+        self._master.log.error("Reload %d failed: %s. The previous workers keep serving.", self.number, error)
         self._close_trial()
         for worker in self._new():
             if worker.board.state >= State.READY:
                 # it serves already, for want of an old one, and perhaps alone: it goes when it has a successor
                 worker.board.wear_out()
             else:
-                self._arbiter.condemn(worker)
+                self._master.condemn(worker)
 
     def abandon(self) -> None:
         """The master stops: leaves nothing behind that stopping would not end."""
@@ -216,14 +260,14 @@ class Reload:
         """Where it is, for people."""
         if self.phase is Phase.BOOT:
             up = sum(worker.board.state >= State.STANDBY for worker in self._new())
-            return f"{self.phase.value}, {up} of {self._arbiter.num_workers} up"
+            return f"{self.phase.value}, {up} of {self._master.num_workers} up"
         return str(self.phase.value)
 
     def _new(self) -> list[Any]:
-        return [worker for worker in self._arbiter.workers() if worker.generation == self.generation]
+        return [worker for worker in self._master.workers() if worker.generation == self.generation]
 
     def _old(self) -> list[Any]:
-        return [worker for worker in self._arbiter.workers() if worker.generation != self.generation]
+        return [worker for worker in self._master.workers() if worker.generation != self.generation]
 
     def _close_trial(self) -> None:
         if self.trial is not None:
@@ -237,25 +281,25 @@ class Reload:
                 self.fail("the configuration took longer to load than handover_boot_timeout")
             return
         if failure := self.trial.failure:
-            self._arbiter.log.error("The configuration can't be loaded:\n%s", self.trial.output)
+            self._master.log.error("The configuration can't be loaded:\n%s", self.trial.output)
             self.fail(f"bad configuration: {failure}")
             return
         self._close_trial()
-        self._deadline = time.monotonic() + self._arbiter.cfg.handover_boot_timeout
+        self._deadline = time.monotonic() + self._master.cfg.handover_boot_timeout
         self.phase = Phase.APPLY
 
     def _apply(self) -> None:
-        if self._gave_way and not self._arbiter.populated():
+        if self._gave_way and not self._master.populated():
             # to load now would keep a worker that has died from being made good
             if time.monotonic() > self._deadline:
                 self.fail("workers died while the configuration was loaded, and no new ones could be started")
             return
         self._applied = True
         try:
-            with self._arbiter.giving_way(self._deadline):
-                self._arbiter.apply_configuration()
+            with self._master.giving_way(self._deadline):
+                self._master.apply_configuration()
         except GaveWay:
-            self.previous.restore(self._arbiter)
+            self.previous.restore(self._master)
             self._applied = False
             self._gave_way = True
             if time.monotonic() > self._deadline:
@@ -267,25 +311,25 @@ class Reload:
         self.phase = Phase.BOOT
 
     def _boot(self) -> None:
-        arbiter = self._arbiter
+        master = self._master
         new = self._new()
         booting = [worker for worker in new if worker.board.state < State.STANDBY and not worker.condemned]
         standby = [worker for worker in new if worker.board.state is State.STANDBY]
         ready = [worker for worker in new if worker.board.state is State.READY]
         nobody_serves = not any(worker.board.state is State.READY for worker in self._old())
-        if len(standby) + len(ready) >= arbiter.num_workers or nobody_serves:
+        if len(standby) + len(ready) >= master.num_workers or nobody_serves:
             for worker in standby:
-                arbiter.admit(worker)
-        if len(ready) >= arbiter.num_workers:
+                master.admit(worker)
+        if len(ready) >= master.num_workers:
             self.phase = Phase.RETIRE
-            arbiter.generation = self.generation
+            master.generation = self.generation
             for worker in self._old():
-                arbiter.retire(worker)
+                master.retire(worker)
         else:
-            missing = arbiter.num_workers - len(standby) - len(ready) - len(booting)
-            for _ in range(min(missing, arbiter.cfg.handover_boot_at_once - len(booting))):
+            missing = master.num_workers - len(standby) - len(ready) - len(booting)
+            for _ in range(min(missing, master.cfg.handover_boot_at_once - len(booting))):
                 try:
-                    arbiter.spawn(self.generation, gentle=True)
+                    master.spawn(self.generation, gentle=True)
                 except Exception as error:  # a fork, or a hook of the configuration
                     self.fail(f"no worker could be started: {describe(error)}")
                     return
@@ -299,7 +343,7 @@ class Reload:
             return
         try:
             if self._applied:
-                self.previous.restore(self._arbiter)
+                self.previous.restore(self._master)
         finally:
             self._finish()  # whatever can't be put back, the old workers serve
 

@@ -32,7 +32,12 @@ async def readyz(request: Request) -> JSONResponse:
     """The database answers and has the tables that this release needs, and Redis answers; else 503, naming what fails.
 
     The answer holds names only: no address, no user, no message of a library.
+
+    A worker that its server has told to go answers 503, "draining": who keeps a connection to it turns to another. On
+    a new connection its successor answers.
     """
+    if _is_draining(request):
+        return _answer({"status": "draining", "checks": {}}, status_code=503)
     settings: Settings = request.app.state.settings
     shared: Shared | None = request.app.state.shared
     asked = [_check_database(request.app.state.engine, settings.ready_timeout)]
@@ -44,6 +49,12 @@ async def readyz(request: Request) -> JSONResponse:
     if set(checks.values()) == {"ok"}:
         return _answer({"status": "ok", "checks": checks})
     return _answer({"status": "unavailable", "checks": checks}, status_code=503)
+
+
+def _is_draining(request: Request) -> bool:
+    """Whether the worker was told to go: gunicorn_handover says so with each request, other servers say nothing."""
+    told: Mapping[str, Any] = request.scope.get("extensions", {}).get("gunicorn_handover", {})
+    return bool(told.get("draining", False))
 
 
 async def _check_database(engine: AsyncEngine, seconds: float) -> dict[str, str]:

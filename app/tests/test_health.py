@@ -9,8 +9,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
 from pydantic import SecretStr
+from starlette.types import Receive, Scope, Send
 
 from links.settings import Settings
 from tests.conftest import running, upgrade
@@ -41,6 +42,28 @@ async def test_a_healthy_application_says_so(client: AsyncClient, path: str) -> 
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
     assert answer.headers["cache-control"] == "no-store"
     assert (await client.head(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "says"),
+    [({"draining": True}, 503, "draining"), ({"draining": False}, 200, "ok"), ({}, 200, "ok")],
+    ids=["draining", "serving", "another version"],
+)
+async def test_a_worker_that_goes_is_alive_and_not_ready(
+    settings: Settings, told: dict[str, bool], status: int, says: str
+) -> None:
+    """Its server tells with each request."""
+    async with running(settings) as client:
+        application = client._transport.app  # type: ignore[attr-defined]
+
+        async def served(scope: Scope, receive: Receive, send: Send) -> None:
+            await application({**scope, "extensions": {"gunicorn_handover": told}}, receive, send)
+
+        async with AsyncClient(transport=ASGITransport(served), base_url="http://links") as asking:
+            ready, alive, page = [await asking.get(path) for path in ("/readyz", "/healthz", "/api/links")]
+    assert (ready.status_code, ready.json()["status"]) == (status, says)
+    assert ready.headers["cache-control"] == "no-store"
+    assert (alive.status_code, page.status_code) == (200, 200)
 
 
 async def test_a_refused_connection_is_named_and_the_process_is_alive(

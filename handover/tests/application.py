@@ -64,6 +64,12 @@ async def root(scope: Any, query: Any, receive: Any, send: Any) -> None:
     await answer(send, {"pid": os.getpid(), "release": RELEASE, "greeting": os.environ.get("GREETING")})
 
 
+async def readiness(scope: Any, query: Any, receive: Any, send: Any) -> None:
+    """503 where the server has told this worker to go, as an application may say it."""
+    draining = scope["extensions"]["gunicorn_handover"]["draining"]
+    await answer(send, {"pid": os.getpid(), "draining": draining}, 503 if draining else 200)
+
+
 async def missing(scope: Any, query: Any, receive: Any, send: Any) -> None:
     await answer(send, {}, 404)
 
@@ -144,6 +150,7 @@ async def late(scope: Any, query: Any, receive: Any, send: Any) -> None:
 PATHS = {
     "/late": late,
     "/": root,
+    "/readiness": readiness,
     "/echo": echo,
     "/slow": slow,
     "/block": block,

@@ -68,6 +68,37 @@ def test_late_requests_are_answered_with_connection_close(
 
 
 @ENDS
+@pytest.mark.parametrize("http_parser", ["httptools", "h11"])
+def test_the_application_is_told_of_the_drain(server: Server, end: Callable[[Server], None], http_parser: str) -> None:
+    """By who knows this worker, on a connection from before. A new one was meant for whoever accepts it."""
+    server.configure(handover_http=http_parser, keepalive=60, graceful_timeout=60)
+    server.start()
+    fresh, kept = server.connect(), server.connect()
+    fresh.connect()
+    response = kept.get("/readiness")
+    assert (response.status, response.document["draining"]) == (200, False)  # type: ignore[attr-defined]
+    pid = response.document["pid"]  # type: ignore[attr-defined]
+    server.wait_accepted()
+    _end(server, end)
+    for connection, status, told in ((kept, 503, True), (fresh, 200, False)):
+        response = connection.get("/readiness")
+        assert (response.status, response.document["draining"]) == (status, told)  # type: ignore[attr-defined]
+        assert response.getheader("connection") == "close"
+        assert told is False or response.document["pid"] == pid  # type: ignore[attr-defined]
+
+
+def test_a_new_connection_meets_no_drain(server: Server) -> None:
+    """Who asks whether the service is ready hears of no handover, however slow the clients are."""
+    server.configure(handover_warmup_paths=["/readiness"], handover_warmup_required=True)
+    server.start()
+    load = Load("get", "/readiness", expect='"draining": false')
+    with Background(server.target, [load], rate=40, fewest=100, duration=3600, idle_limit=0) as asking:
+        for _ in range(3):
+            assert server.reload().returncode == 0
+    assert asking.summary.failed == {}, asking.summary
+
+
+@ENDS
 def test_a_running_request_ends_in_peace(server: Server, end: Callable[[Server], None]) -> None:
     server.configure(graceful_timeout=60)
     server.start()

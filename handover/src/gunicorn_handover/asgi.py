@@ -23,6 +23,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RESTARTING = 1012  # RFC 6455's registry: Service Restart
 SPREAD_TICK = 0.1  # seconds between two looks whether there still is time
+EXTENSION = "gunicorn_handover"  # what an application finds in its scope's extensions
 CLIENT_GONE = 499  # nginx's word for a client that left before the answer
 _ERROR_LOG = logging.getLogger("uvicorn.error")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -109,11 +110,14 @@ class ServedApplication:
         self._turns = Turns()
         self._sessions: set[WebSocketSession] = set()
         self._closes_websockets = False
+        self._is_kept: Callable[[Scope], bool] = lambda _: False
         self.draining = False
 
-    def drain(self) -> None:
-        """From now on each response that begins ends its connection."""
+    def drain(self, is_kept: Callable[[Scope], bool]) -> None:
+        """From now on each response that begins ends its connection. `is_kept` says of a request whether its connection
+        had one before the drain: who sends it knows this worker, and the application is told that it goes."""
         self.draining = True
+        self._is_kept = is_kept
 
     async def restart_websockets(self, spread: float, hurried: Callable[[], bool]) -> None:
         """Closes all WebSockets with 1012, evenly over `spread` seconds, so that their clients don't all come back in
@@ -167,6 +171,7 @@ class ServedApplication:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         identify(scope)
+        extend(scope, self.draining and self._is_kept(scope))
         status: int | None = None
         sent = 0
         complete = False
@@ -215,6 +220,7 @@ class ServedApplication:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         identify(scope)
+        extend(scope, self.draining)
         session = WebSocketSession(send)
         sent = 0
 
@@ -250,6 +256,11 @@ def identify(scope: Scope) -> None:
     """Sets the running task's request id: the client's X-Request-ID where it is fit for a log, else a new one."""
     given = header(scope, b"x-request-id")
     request_id.set(given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+
+
+def extend(scope: Scope, draining: bool) -> None:
+    """Tells the application of a request's or WebSocket's `scope` whether its worker drains."""
+    scope.setdefault("extensions", {})[EXTENSION] = {"draining": draining}
 
 
 def unbuffered(message: Message) -> Message:

@@ -84,7 +84,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
     # checked in the worker: the master imports no parser, so that a reload can bring another version of it
     name: {
-        f"uvicorn.protocols.http.{name}_impl:{protocol}.__init__": ("cycle",),
+        f"uvicorn.protocols.http.{name}_impl:{protocol}.__init__": ("cycle", "scope"),
         f"uvicorn.protocols.http.{name}_impl:{protocol}.shutdown": ("cycle", "response_complete", "transport"),
         f"uvicorn.protocols.http.{name}_impl:RequestResponseCycle.__init__": ("response_complete",),
     }

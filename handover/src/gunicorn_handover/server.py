@@ -98,7 +98,8 @@ class DrainingServer(Server):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._graceful_timeout
         self._on_drain()
-        self._application.drain()
+        kept: list[Any] = [connection for connection in self.server_state.connections if was_asked(connection)]
+        self._application.drain(lambda scope: any(connection.scope is scope for connection in kept))
         if not self.force_exit:
             await self._drain(deadline)
             await self._end_websockets()
@@ -172,6 +173,11 @@ class DrainingServer(Server):
         for connection in left & self.server_state.connections:
             connection.transport.abort()
         await asyncio.sleep(0)
+
+
+def was_asked(connection: Any) -> bool:
+    """Whether there has been a request on the connection, and it is no WebSocket."""
+    return getattr(connection, "cycle", None) is not None
 
 
 def is_busy(connection: Any) -> bool:

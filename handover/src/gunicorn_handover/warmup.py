@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gunicorn_handover import __version__
+from gunicorn_handover.asgi import EXTENSION
 from gunicorn_handover.logs import request_id
 
 AGENT = f"gunicorn-handover-warmup/{__version__}"
@@ -218,5 +219,5 @@ def scope(path: str, host: str, state: dict[str, Any]) -> dict[str, Any]:
         "client": ("127.0.0.1", 0),
         "server": (host, 443),
         "state": state.copy(),
-        "extensions": {},
+        "extensions": {EXTENSION: {"draining": False}},
     }

@@ -431,14 +431,14 @@ WORKERS = {"nginx_site_workers": {"unix:/run/short-links/web.sock": 3}, "nginx_s
 
 def test_a_server_gets_as_many_requests_at_once_as_its_workers_take(site: Callable[..., str]) -> None:
     text = site(**WORKERS, nginx_site_health_path="/readyz?full=1", nginx_site_streaming_paths=["/events"])
-    limited, uncounted = re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    limited, uncounted, _ = re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
     assert (limited[0], uncounted[0]) == ("short-links", "short-links.uncounted")
     assert "server unix:/run/short-links/web.sock max_fails=0 max_conns=60;" in limited[1]
     assert "max_conns" not in uncounted[1]
     passed = dict(re.findall(r"location ([^{]+) \{\s+proxy_pass http://(\S+);", text))
     # what tells whether the application is well, and what stays open for long, isn't counted
     assert passed == {
-        "= /readyz": "short-links.uncounted",
+        "= /readyz": "short-links.health",
         "/events": "short-links.uncounted",
         "/": "$baton_short_links_upstream",
     }
@@ -455,14 +455,26 @@ def test_without_such_a_limit_there_is_one_upstream(site: Callable[..., str], of
     assert "proxy_pass http://short-links;" in text
 
 
+@pytest.mark.parametrize("limits", [WORKERS, {}], ids=["limited", "unlimited"])
+def test_whether_it_is_well_is_asked_on_new_connections(site: Callable[..., str], limits: dict[str, Any]) -> None:
+    """An old worker says on a kept connection that it goes, while its successors serve."""
+    text = site(**limits, nginx_site_health_path="/readyz", nginx_site_unlimited_paths=["/healthz"])
+    blocks = dict(re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
+    assert [name for name, block in blocks.items() if "keepalive" not in block] == ["short-links.health"]
+    for page in ("/readyz", "/healthz"):
+        assert f"    location = {page} {{\n        proxy_pass http://short-links.health;\n" in text
+    assert ".health" not in site(**limits)
+
+
 def test_a_server_is_drained_of_what_is_not_counted_too(site: Callable[..., str]) -> None:
     text = site(
+        nginx_site_health_path="/readyz",
         nginx_site_upstreams=["10.0.0.21:8000", "10.0.0.22:8000"],
         nginx_site_down=["10.0.0.22:8000"],
         nginx_site_workers={"10.0.0.21:8000": 3},
         nginx_site_worker_requests=20,
     )
-    for name in ("short-links", "short-links.uncounted"):
+    for name in ("short-links", "short-links.uncounted", "short-links.health"):
         assert upstream.servers(text, name) == {"10.0.0.21:8000": False, "10.0.0.22:8000": True}
     assert "10.0.0.22:8000 max_fails=0 max_conns=60 down;" in text  # as many as the least of the others
 

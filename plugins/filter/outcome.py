@@ -31,6 +31,7 @@ class FilterModule:
             "activation_end": outcome.activation_end,
             "revert_failed": outcome.revert_failed,
             "conclusion": outcome.conclusion,
+            "stopped_processes": outcome.stopped_processes,
             "traffic": outcome.traffic,
             "failed_after_commit": outcome.failed_after_commit,
             "upstreams": upstream.addresses,

@@ -78,8 +78,8 @@ previous: {description: Release that served before., returned: success, type: st
 started: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
 processes:
   description: >-
-    Of each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), and the
-    C(seconds) that it took.
+    Of each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), the C(pids)
+    of both, when the old ones were C(told) to stop (seconds since the epoch), and the C(seconds) that it took.
   returned: success
   type: dict
 seconds: {description: Time that the handover took., returned: success, type: float}

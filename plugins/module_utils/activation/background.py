@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ..app import layout
@@ -24,8 +26,9 @@ from .digests import Way
 STOP_MARGIN = 30.0  # seconds beyond a type's own stop_timeout, after which systemd has killed what didn't end
 CHECK_SECONDS = 60.0  # that a type's check may take to succeed
 POLL_SECONDS = 0.2
+MOST_ENDS = 100  # instances whose ends are asked for at once
 WORKS = ("active", "reloading", "activating")
-SHOWN = ("Id", "ActiveState", "SubState", "NRestarts", "MemoryCurrent")
+SHOWN = ("Id", "ActiveState", "SubState", "NRestarts", "MemoryCurrent", "MainPID", "Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Instance:
     restarts: int
     memory: int  # bytes; 0 where systemd doesn't say
     release: str | None
+    pid: int = 0  # of its main process; 0 where it has none
+    result: str = ""  # systemd's word for how it ended; `timeout`: it was killed, as it hadn't ended in time
 
     @property
     def works(self) -> bool:
@@ -71,9 +76,37 @@ def instances(app: Application, process: str) -> list[Instance]:
                 restarts=int(told.get("NRestarts") or 0),
                 memory=int(memory) if memory.isdigit() and int(memory) < 2**63 else 0,
                 release=layout.release_at(app.instances / f"{process}-{name}"),
+                pid=int(told.get("MainPID") or 0),
+                result=told.get("Result", ""),
             )
         )
     return sorted(found, key=lambda one: [int(part) if part.isdigit() else 0 for part in name_of(one.unit).split("-")])
+
+
+def ends(app: Application, units: Sequence[str], since: float) -> dict[str, dict[str, Any]]:
+    """What became of instances of background processes that were told to stop at a time (seconds since the epoch).
+
+    By unit: `state` is draining (it runs its job to the end), drained, killed (it hadn't ended within its
+    stop_timeout), failed (it ended with an error) or unknown, `seconds` the time that it took. Units of others are left
+    out.
+    """
+    ours = re.compile(rf"{re.escape(app.name)}-[a-z][a-z0-9_]*@[0-9]+-[0-9]+\.service")
+    asked = [unit for unit in units if ours.fullmatch(unit)][:MOST_ENDS]
+    if not asked:
+        return {}
+    states = {told.get("Id"): told.get("ActiveState") for told in systemd.properties_of_all(*asked, names=SHOWN)}
+    said = systemd.ends(asked, since)
+    found = {}
+    for unit in asked:
+        result, at = said.get(unit, ("", 0.0))
+        if states.get(unit) in ("deactivating", "active"):
+            found[unit] = {"state": "draining", "seconds": round(max(0.0, time.time() - since), 1)}
+        elif not at:
+            found[unit] = {"state": "unknown", "seconds": 0.0}
+        else:
+            state = {"": "drained", "timeout": "killed"}.get(result, "failed")
+            found[unit] = {"state": state, "seconds": round(max(0.0, at - since), 1)}
+    return found
 
 
 def forget(app: Application, process: str) -> None:
@@ -105,6 +138,8 @@ class Background:
         self.begun = False
         self.started: list[str] = []  # units of the new generation
         self.stopped: list[str] = []
+        self.pids: dict[str, int] = {}  # of the units that were started or stopped
+        self.told = 0.0  # when the old ones were told to stop
         self.seconds = 0.0
         self.way: Way = self._choose(renew)
 
@@ -148,14 +183,19 @@ class Background:
             self._tidy(left)
 
     def _follow(self) -> None:
-        old = [one.unit for one in instances(self.app, self.process.name) if not one.drains]
+        found = [one for one in instances(self.app, self.process.name) if not one.drains]
+        old, self.pids = [one.unit for one in found], {one.unit: one.pid for one in found}
         self.started, self.stopped = [], []
         if self.process.strategy == "replace":
             self.stopped, old = old, []
+            self.told = time.time()
             self._stop(self.stopped, wait=True)
         if self.process.count:
             self._start(self.process.count)
             boot.enable(self.app, self.started, f"{self.app.name}-{self.process.name}@.service")
+            self.pids |= {one.unit: one.pid for one in instances(self.app, self.process.name)}
+        if old:
+            self.told = time.time()
         self._stop(old, wait=False)
         self.stopped += old
         self._tidy(self.started)
@@ -254,7 +294,12 @@ class Background:
 
     def result(self) -> dict[str, Any]:
         """What was done, for people and for the receipt."""
-        return {"way": self.way, "started": self.started, "stopped": self.stopped, "seconds": self.seconds}
+        done = {"way": self.way, "started": self.started, "stopped": self.stopped, "seconds": self.seconds}
+        return {
+            **done,
+            "pids": {unit: self.pids.get(unit, 0) for unit in (*self.started, *self.stopped)},
+            "told": self.told,
+        }
 
     def _stop(self, units: list[str], *, wait: bool) -> None:
         """Have units stopped, now and at boot; without `wait` they drain by themselves. Raises UnitError."""

@@ -87,8 +87,8 @@ def results(
     """What each host hands on of a change, one dictionary a host; every key is there, and empty where nothing is known.
 
     `known` is Ansible's hostvars, `outputs` which variable has a part of it: `rehearsal`, `activation`, `processes` (of
-    those that a release reaches before `web`), `revert`, `traffic` and `finish` are results of modules, `outcome` is
-    what `record_failure` has made. A host that isn't
+    those that a release reaches before `web`), `ends` (of the old ones), `revert`, `traffic` and `finish` are results
+    of modules, `outcome` is what `record_failure` has made. A host that isn't
     `active` any more (when that is given) is `lost`.
     """
     found = {}
@@ -171,17 +171,44 @@ def changed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def processes(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a change did to the background processes of a host, by type: way, units started and stopped, seconds."""
+    """What a change did to the background processes of a host, by type: way, units started and stopped, seconds; the
+    pids of the `new` processes; of each of the `old` ones pid, state and seconds, as process_ends_info says them.
+    """
     told = {}
-    for part in ("processes", "activation"):
-        for name, one in untrusted.mapping(result[part].get("processes")).items():
-            about = untrusted.mapping(one)
-            told[name] = {
-                "way": untrusted.text(about.get("way")),
-                **{key: len(untrusted.texts(about.get(key))) for key in ("started", "stopped")},
-                "seconds": untrusted.number(about.get("seconds")),
-            }
+    ends = untrusted.mapping(result["ends"].get("ends"))
+    for name, about in _background(result):
+        started, stopped = (untrusted.texts(about.get(key)) for key in ("started", "stopped"))
+        pids = untrusted.mapping(about.get("pids"))
+        told[name] = {
+            "way": untrusted.text(about.get("way")),
+            "started": len(started),
+            "stopped": len(stopped),
+            "seconds": untrusted.number(about.get("seconds")),
+            "new": [untrusted.whole_number(pids.get(unit)) for unit in started],
+            "old": [
+                {
+                    "pid": untrusted.whole_number(pids.get(unit)),
+                    "state": untrusted.text(untrusted.mapping(ends.get(unit)).get("state")),
+                    "seconds": untrusted.number(untrusted.mapping(ends.get(unit)).get("seconds")),
+                }
+                for unit in stopped
+            ],
+        }
     return told
+
+
+def stopped_processes(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The units of background processes that a change has told to stop on a host, and when, by type."""
+    return {
+        name: {"stopped": units, "told": untrusted.moment(about.get("told"))}
+        for name, about in _background(result)
+        if (units := untrusted.texts(about.get("stopped")))
+    }
+
+
+def _background(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    told = [untrusted.mapping(result[part].get("processes")) for part in ("processes", "activation")]
+    return [(untrusted.text(name), untrusted.mapping(one)) for found in told for name, one in found.items()]
 
 
 def activation_failed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -21,6 +21,15 @@ FORMAT = 1  # of the document
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
 MOST_DIGITS = 12  # of a latency in milliseconds
+# what became of an old background process, and what it is told as, with the longest time that it took
+ENDS = {
+    "drained": "drained in {} s",
+    "killed": "killed after {} s",
+    "failed": "ended with an error after {} s",
+    "draining": "still draining after {} s",
+    "unknown": "whose end is not known",
+}
+MOST_PROCESSES = 100  # of a type, on a host
 GAVE_UP = 0.01  # share of clients that went away; more is worth a word
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -172,11 +181,27 @@ def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
                 "way": untrusted.text(one.get("way")),
                 **{key: untrusted.whole_number(one.get(key)) for key in ("started", "stopped")},
                 "seconds": round(untrusted.number(one.get("seconds")), 1),
+                "new": [untrusted.whole_number(pid) for pid in _some(one.get("new"))],
+                "old": [_old(about) for about in _some(one.get("old")) if isinstance(about, Mapping)],
             }
             for name, one in untrusted.mapping(host.get("processes")).items()
             if isinstance(one, Mapping)
         },
         "error": _why(name, host) if failed else "",
+    }
+
+
+def _some(found: Any) -> list[Any]:
+    return found[:MOST_PROCESSES] if isinstance(found, list) else []
+
+
+def _old(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A background process of the previous release."""
+    state = untrusted.text(said.get("state"))
+    return {
+        "pid": untrusted.whole_number(said.get("pid")),
+        "state": state if state in ENDS else "unknown",
+        "seconds": round(untrusted.number(said.get("seconds")), 1),
     }
 
 
@@ -301,6 +326,21 @@ def outcome(host: Mapping[str, Any]) -> str:
     return f"{host['previous'] or 'nothing'} -> {host['release']}"
 
 
+def ended(process: Mapping[str, Any]) -> str:
+    """What became of the old ones of a background process type: `2 drained in 4.1 s, 1 killed after 30.0 s`."""
+    said = []
+    for state, words in ENDS.items():
+        if times := [one["seconds"] for one in process["old"] if one["state"] == state]:
+            said.append(f"{len(times)} {words.format(f'{max(times):.1f}')}")
+    return ", ".join(said) or "-"
+
+
+def pids(process: Mapping[str, Any]) -> str:
+    """The pids of the old and of the new ones of a background process type: `401 402 -> 517 518`."""
+    lists = ([one["pid"] for one in process["old"]], process["new"])
+    return " -> ".join(" ".join(map(str, filter(None, found))) or "-" for found in lists)
+
+
 def text(document: Mapping[str, Any]) -> str:
     """The receipt for a terminal."""
     lines = [title(document), document["headline"]]
@@ -325,13 +365,16 @@ def text(document: Mapping[str, Any]) -> str:
         ]
         lines += ["", aligned(rows, left=3)]
     if any(host["processes"] for host in document["hosts"].values()):
-        rows = [("HOST", "PROCESSES", "BY", "STARTED", "STOPPED", "SECONDS")]
+        rows = [("HOST", "PROCESSES", "BY", "PIDS", "THE OLD ONES", "STARTED", "STOPPED", "SECONDS")]
         rows += [
-            (host, name, one["way"], str(one["started"]), str(one["stopped"]), f"{one['seconds']:.1f}")
+            (
+                *(host, name, one["way"], pids(one), ended(one)),
+                *(str(one["started"]), str(one["stopped"]), f"{one['seconds']:.1f}"),
+            )
             for host, about in document["hosts"].items()
             for name, one in about["processes"].items()
         ]
-        lines += ["", aligned(rows, left=3)]
+        lines += ["", aligned(rows, left=5)]
     if document["phases"]:
         lines += ["", "Phases: " + ", ".join(f"{phase['name']} {phase['seconds']} s" for phase in document["phases"])]
     lines += [f"Note: {note}" for note in document["notes"]]

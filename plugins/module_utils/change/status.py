@@ -81,7 +81,7 @@ def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
             "wanted": process.count,
             "running": sum(one.state == "active" for one in running),
             "draining": sum(one.drains for one in known),
-            "failed": [one.unit for one in known if one.state == "failed"],
+            "killed": [one.unit for one in known if one.state == "failed" and one.result == "timeout"],
             "restarts": sum(one.restarts for one in running),
             "memory_mb": sum(one.memory for one in known) // 2**20,
             "releases": sorted({one.release for one in running if one.release}),
@@ -201,7 +201,7 @@ def _mappings(found: Any) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _told_process(about: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: untrusted.whole_number(about.get(key)) for key in COUNTS}
-    return {**counts, "releases": untrusted.texts(about.get("releases"))}
+    return {**counts, **{key: untrusted.texts(about.get(key)) for key in ("releases", "killed")}}
 
 
 def _told_schedule(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,6 +241,11 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
                     f"{host}: {one['running']} {name} run instead of {one['wanted']}, so a change was cut short; "
                     "deploy again."
                 )
+            wrong += [
+                f"{host}: {unit} hadn't ended its job when its stop_timeout was over and was killed; raise it in "
+                f"app_processes.{name}. `systemctl reset-failed {unit}` there clears this."
+                for unit in one["killed"]
+            ]
             if stray := sorted(set(one["releases"]) - {str(app["release"])}):
                 wrong.append(f"{host}: {name} still runs {', '.join(stray)}; deploy again.")
         for name, one in app["schedules"].items():

@@ -41,6 +41,8 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["duration"] = receipt.duration
     environment.filters["outcome"] = lambda host: receipt.outcome(host).replace("->", "\N{RIGHTWARDS ARROW}")
+    environment.filters["ended"] = receipt.ended
+    environment.filters["pids"] = lambda process: receipt.pids(process).replace("->", "\N{RIGHTWARDS ARROW}")
     environment.filters["px"] = "{:.1f}".format
     return environment.from_string(path.read_text(encoding="utf-8"))
 

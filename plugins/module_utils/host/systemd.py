@@ -18,6 +18,8 @@ from . import bounded, untrusted
 MOST = 2**22
 # seconds to read a journal: a unit that never stops talking has no last line
 READING_LIMIT = 60.0
+# systemd's MESSAGE_IDs: a unit has stopped; it has ended well (sd-messages.h)
+STOPPED, SUCCEEDED = "9d1aaa27d60140bd96365438aad20286", "7ad2d189f7e94e70a38c781354912448"
 # seconds for journald to take in what was said to it
 SYNC_LIMIT = 5.0
 
@@ -119,18 +121,37 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
     return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(said, lines)))
 
 
+def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
+    """How and when units ended after a time (seconds since the epoch): systemd's word, as in `Ending`, and the time.
+
+    By the journal, where systemd alone says so: it forgets an instance as soon as that has ended well.
+    """
+    found: dict[str, tuple[str, float]] = {}
+    fields = "UNIT,UNIT_RESULT,MESSAGE_ID"
+    asking = ("--output=json", f"--output-fields={fields}", "_PID=1", *(f"UNIT={unit}" for unit in units))
+    for line in _journal(None, since, *asking):
+        with contextlib.suppress(untrusted.UntrustedError, ValueError):
+            entry = untrusted.parse_object(line)
+            unit, result = untrusted.text(entry.get("UNIT")), untrusted.text(entry.get("UNIT_RESULT"))
+            if result or entry.get("MESSAGE_ID") in (STOPPED, SUCCEEDED):
+                at = int(untrusted.text(entry.get("__REALTIME_TIMESTAMP"))) / 1e6
+                found[unit] = (result or found.get(unit, ("", 0.0))[0], at)
+    return found
+
+
 def said(unit: str, since: float, pattern: str) -> str:
     """The first line that a unit logged since a time and that matches a regular expression; empty for none."""
     return next(map(_plain, _journal(unit, since, "--output=cat", f"--grep={pattern}")), "")
 
 
-def _journal(unit: str, since: float, *asking: str) -> list[str]:
-    """What the journal holds of a unit since a time, with all that was said before the question."""
+def _journal(unit: str | None, since: float, *asking: str) -> list[str]:
+    """What the journal holds since a time, of a unit or as asked, with all that was said before the question."""
     # journald reads what is said to it later than systemd tells of a unit's end; a unit that never stops talking could
     # hold it up for ever
     with contextlib.suppress(subprocess.TimeoutExpired):
         _ask("journalctl", "--sync", timeout=SYNC_LIMIT)
-    asked = ("journalctl", f"--unit={unit}", f"--since=@{since:.3f}", "--no-pager", *asking)
+    of_unit = [f"--unit={unit}"] if unit else []
+    asked = ("journalctl", *of_unit, f"--since=@{since:.3f}", "--no-pager", *asking)
     try:
         said = _ask(*asked, timeout=READING_LIMIT).stdout
     except subprocess.TimeoutExpired as error:

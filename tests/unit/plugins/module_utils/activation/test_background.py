@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import fnmatch
+import itertools
 import json
 import os
 import pathlib
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +36,7 @@ class Units:
         self.app = app
         self.states: dict[str, str] = {}
         self.runs: dict[str, str | None] = {}  # the release that a unit had when it was started
+        self.pids: dict[str, int] = collections.defaultdict(itertools.count(101).__next__)
         self.restarts: dict[str, int] = {}
         self.log: list[str] = []
         self.drains = False  # whether a stop takes for ever
@@ -45,10 +49,11 @@ class Units:
         units = [word for word in words if not word.startswith("--")]
         if verb == "show":
             blocks = [
-                f"Id={unit}\nActiveState={state}\nSubState=x\nMainPID=1\nNRestarts={self.restarts.get(unit, 0)}\n"
+                f"Id={unit}\nActiveState={state}\nSubState=x\nMainPID={self.pids[unit]}\n"
+                f"NRestarts={self.restarts.get(unit, 0)}\n"
                 f"Result=success\nMemoryCurrent={2**20}\n"
                 for unit, state in self.states.items()
-                if fnmatch.fnmatch(unit, units[0]) and state != "inactive"
+                if any(fnmatch.fnmatch(unit, one) for one in units) and state != "inactive"
             ]
             done.stdout = "\n".join(blocks)
         elif verb == "stop":
@@ -161,6 +166,51 @@ def test_new_ones_run_before_old_ones_are_told_to_stop(app: layout.Application, 
     units.drains = False
     activate(app, "aaaa")
     assert sorted(path.name for path in app.instances.iterdir()) == ["worker-3-1", "worker-3-2"]
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+def test_the_processes_that_came_and_went_are_told(app: layout.Application, units: Units, strategy: str) -> None:
+    declare(app, worker={"strategy": strategy, "count": 1})
+    activate(app, "aaaa")
+    began = time.time()
+    said = activate(app, "bbbb")["worker"]
+    old, new = "links-worker@1-1.service", "links-worker@2-1.service"
+    assert said["pids"] == {new: units.pids[new], old: units.pids[old]}
+    assert len({*said["pids"].values()}) == 2
+    assert began <= said["told"] <= time.time()
+
+
+def test_how_old_processes_ended_is_asked_of_systemd(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = 1764072000.0
+    named = {state: f"links-worker@1-{number}.service" for number, state in enumerate(("drains", "ended", "lost"), 1)}
+    named |= {state: f"links-beat@4-{number}.service" for number, state in enumerate(("killed", "failed"), 1)}
+    units.states = {named["drains"]: "deactivating", named["killed"]: "failed"}
+    asked = []
+
+    def ends(names: list[str], since: float) -> dict[str, tuple[str, float]]:
+        asked.extend(names)
+        assert since == told
+        return {
+            named["ended"]: ("", told + 4.26),
+            named["killed"]: ("timeout", told + 30),
+            named["failed"]: ("exit-code", told + 1),
+        }
+
+    monkeypatch.setattr(systemd, "ends", ends)
+    found = background.ends(app, [*named.values(), "links.service", "other-worker@1-1.service", "--all", "x\n"], told)
+    assert asked == [*named.values()]
+    assert found.pop(named["drains"])["state"] == "draining"
+    assert found == {
+        named["ended"]: {"state": "drained", "seconds": 4.3},
+        named["lost"]: {"state": "unknown", "seconds": 0.0},
+        named["killed"]: {"state": "killed", "seconds": 30.0},
+        named["failed"]: {"state": "failed", "seconds": 1.0},
+    }
+    asked.clear()
+    assert background.ends(app, ["sshd.service"], told) == {}
+    assert len(background.ends(app, [f"links-worker@1-{number}.service" for number in range(10**4)], told)) == 100
 
 
 def test_one_that_must_not_run_twice_ends_before_the_next_starts(app: layout.Application, units: Units) -> None:

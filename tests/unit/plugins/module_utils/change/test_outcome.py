@@ -13,7 +13,8 @@ ASKED = {"revert": {"changed": False, "way": "none", "release": "aaaa"}}
 SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
-OUTPUTS = {part: part for part in ("outcome", "rehearsal", "activation", "processes", "revert", "traffic", "finish")}
+PARTS = ("outcome", "rehearsal", "activation", "processes", "ends", "revert", "traffic", "finish")
+OUTPUTS = {part: part for part in PARTS}
 
 
 def results(active: Any = HOSTS, /, **told: Any) -> dict[str, dict[str, Any]]:
@@ -115,7 +116,16 @@ def test_who_was_handed_over_is_who_changed() -> None:
     assert outcome.activated(handed) == ["app1"]
 
 
-WORKERS = {"worker": {"way": "overlap", "started": ["shop-worker@2-1.service"], "stopped": [], "seconds": 5.2}}
+WORKERS = {
+    "worker": {
+        "way": "overlap",
+        "started": ["shop-worker@2-1.service"],
+        "stopped": [],
+        "seconds": 5.2,
+        "pids": {"shop-worker@2-1.service": 402},
+    }
+}
+STARTED = {"way": "overlap", "started": 1, "stopped": 0, "seconds": 5.2, "new": [402], "old": []}
 
 
 def test_a_change_of_background_processes_alone_is_a_change() -> None:
@@ -128,20 +138,43 @@ def test_a_change_of_background_processes_alone_is_a_change() -> None:
     assert outcome.changed(found) == ["app1"]
     assert outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, found)["happened"]
     told = outcome.hosts(found)
-    assert told["app1"]["processes"] == {"worker": {"way": "overlap", "started": 1, "stopped": 0, "seconds": 5.2}}
+    assert told["app1"]["processes"] == {"worker": STARTED}
     assert told["app2"]["processes"] == {}
 
 
 def test_the_processes_of_both_parts_are_told_whatever_a_host_says() -> None:
-    beat = {"beat": {"way": "replace", "started": ["b1"], "stopped": ["b0"], "seconds": "6"}}
+    beat = {
+        "beat": {"way": "replace", "started": ["b1"], "stopped": ["b0"], "seconds": "6", "pids": {"b0": 7, "b1": "8"}}
+    }
     found = results(
         app1={"activation": {**SWITCHED, "processes": beat}, "processes": {"changed": True, "processes": WORKERS}},
-        app2={"activation": {**SWITCHED, "processes": ["x"]}, "processes": {"processes": {"worker": "many"}}},
+        app2={
+            "activation": {**SWITCHED, "processes": ["x"]},
+            "processes": {"processes": {"worker": "many"}},
+            "ends": {"ends": ["x"]},
+        },
     )
     told = outcome.hosts(found)
     assert list(told["app1"]["processes"]) == ["worker", "beat"]
-    assert told["app1"]["processes"]["beat"] == {"way": "replace", "started": 1, "stopped": 1, "seconds": 0.0}
-    assert told["app2"]["processes"] == {"worker": {"way": "", "started": 0, "stopped": 0, "seconds": 0.0}}
+    unknown = {"pid": 7, "state": "", "seconds": 0.0}
+    stopped = {"way": "replace", "started": 1, "stopped": 1, "seconds": 0.0, "new": [0], "old": [unknown]}
+    assert told["app1"]["processes"]["beat"] == stopped
+    nothing = {"way": "", "started": 0, "stopped": 0, "seconds": 0.0, "new": [], "old": []}
+    assert told["app2"]["processes"] == {"worker": nothing}
+
+
+def test_the_ends_of_old_processes_are_told() -> None:
+    first, second = (f"shop-worker@1-{number}.service" for number in (1, 2))
+    stopped = {"way": "overlap", "started": [], "stopped": [first, second], "pids": {first: 4, second: 5}}
+    processes = {"worker": {**stopped, "told": 1764072000.5}, "new": WORKERS["worker"], "odd": {"stopped": "x"}}
+    result = results(app1={"processes": {"changed": True, "processes": processes}})["app1"]
+    assert outcome.stopped_processes(result) == {"worker": {"stopped": [first, second], "told": 1764072000.5}}
+    ends = {first: {"state": "drained", "seconds": 4.3}, second: {"state": "killed", "seconds": 30.0}}
+    told = outcome.processes({**result, "ends": {"ends": ends}})
+    assert told["worker"]["old"] == [
+        {"pid": 4, "state": "drained", "seconds": 4.3},
+        {"pid": 5, "state": "killed", "seconds": 30.0},
+    ]
 
 
 def test_the_handover_ends_with_the_last_host() -> None:

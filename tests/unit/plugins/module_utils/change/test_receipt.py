@@ -178,17 +178,55 @@ def test_the_text_is_a_table_that_a_terminal_shows(edge: Any) -> None:
     ]
 
 
-WORKER = {"worker": {"way": "overlap", "started": 2, "stopped": 1, "seconds": 5.24}}
+WORKER = {
+    "worker": {
+        "way": "overlap",
+        "started": 2,
+        "stopped": 3,
+        "seconds": 5.24,
+        "new": [517, 518],
+        "old": [
+            {"pid": 401, "state": "drained", "seconds": 0.31},
+            {"pid": 402, "state": "drained", "seconds": 4.12},
+            {"pid": 403, "state": "killed", "seconds": 30.04},
+        ],
+    }
+}
+
+
+COUNTED = ("STARTED", "STOPPED", "SECONDS")
+
+
+@pytest.mark.parametrize(
+    ("old", "words"),
+    [
+        ([{"pid": 4, "state": "draining", "seconds": 12.0}], "1 still draining after 12.0 s"),
+        ([{"pid": 4, "state": "failed", "seconds": 1}], "1 ended with an error after 1.0 s"),
+        ([{"pid": 4, "state": "\x1b[31mwell"}], "1 whose end is not known"),
+        ([{}] * 10**4, "100 whose end is not known"),
+        (["x", None, 7], "-"),
+        ({"pid": 4}, "-"),
+        ([], "-"),
+    ],
+)
+def test_what_became_of_old_processes_is_told_whatever_a_host_says(old: Any, words: str) -> None:
+    document = compose({}, {"app1": {**HOST, "processes": {"worker": {**WORKER["worker"], "old": old}}}})
+    assert receipt.ended(document["hosts"]["app1"]["processes"]["worker"]) == words
+    assert words in receipt.text(document)
+    assert Reader(receipt_page.page(document)).open == []
 
 
 def test_background_processes_are_told_by_host_and_type() -> None:
     document = compose({}, {"app1": {**HOST, "processes": WORKER}, "app2": HOST})
     lines = receipt.text(document).splitlines()
-    table = lines.index("HOST  PROCESSES  BY       STARTED  STOPPED  SECONDS")
-    assert lines[table + 1] == "app1  worker     overlap        2        1      5.2"
+    (table,) = [number for number, line in enumerate(lines) if line.startswith("HOST  PROCESSES  BY ")]
+    assert re.split("  +", lines[table]) == [*("HOST", "PROCESSES", "BY", "PIDS", "THE OLD ONES"), *COUNTED]
+    ends = "2 drained in 4.1 s, 1 killed after 30.0 s"
+    counts = ["2", "3", "5.2"]
+    assert re.split("  +", lines[table + 1]) == ["app1", "worker", "overlap", "401 402 403 -> 517 518", ends, *counts]
     assert lines[table + 2] == ""
     words = Reader(receipt_page.page(document)).words
-    for word in ("Background processes", "worker", "overlap", "5.2 s"):
+    for word in ("Background processes", "worker", "overlap", "5.2 s", ends):
         assert word in words
     assert "Background processes" not in receipt_page.page(compose({}))
 

@@ -41,7 +41,7 @@ def app_server(**changed: Any) -> dict[str, Any]:
 
 
 def background(**changed: Any) -> dict[str, Any]:
-    about = {"wanted": 2, "running": 2, "draining": 1, "failed": [], "restarts": 3, "memory_mb": 90}
+    about = {"wanted": 2, "running": 2, "draining": 1, "killed": [], "restarts": 3, "memory_mb": 90}
     return {**about, "releases": ["aaaa"], **changed}
 
 
@@ -127,6 +127,10 @@ def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> No
         ),
         ({"processes": {"worker": background(running=3)}}, "3 worker run instead of 2, so a change was cut short"),
         ({"processes": {"worker": background(releases=["bbbb"])}}, "worker still runs bbbb; deploy again"),
+        (
+            {"processes": {"worker": background(killed=["links-worker@1-2.service"])}},
+            "links-worker@1-2.service hadn't ended its job when its stop_timeout was over and was killed",
+        ),
         ({"schedules": {"cleanup": scheduled(result="exit-code")}}, "the last run of cleanup failed (exit-code, Fri"),
         ({"schedules": {"cleanup": scheduled(due=False)}}, "the timer of cleanup doesn't run; deploy again"),
         ({"behind": [lacking(unread=True)]}, "the files of links.service changed, and systemd hasn't read them"),

@@ -78,6 +78,30 @@ def test_how_a_unit_ended_is_systemds_word_alone(journal: pathlib.Path) -> None:
     assert systemd.ending("links.service", 0) == systemd.Ending("exit-code", "x")
 
 
+def test_when_and_how_units_ended_is_read_of_systemd_s_own_lines(journal: pathlib.Path) -> None:
+    def end(unit: str, seconds: float, **more: object) -> str:
+        return line("x", pid="1", UNIT=unit, __REALTIME_TIMESTAMP=str(int(seconds * 1e6)), **more)
+
+    stopped = {"MESSAGE_ID": systemd.STOPPED}
+    journal.write_text(
+        end("a.service", 5, MESSAGE_ID="other")
+        + end("a.service", 7.5, MESSAGE_ID=systemd.SUCCEEDED)
+        + end("b.service", 30, UNIT_RESULT="timeout", MESSAGE_ID="other")
+        + end("b.service", 30.5, **stopped)
+        + "{no JSON\n"
+        + line("x", pid="1", UNIT="c.service", __REALTIME_TIMESTAMP="soon", **stopped)
+        + end("d.service", 2, MESSAGE_ID="other")
+    )
+    asked = journal.parent / "asked"
+    program = journal.parent / "journalctl"
+    program.write_text(
+        program.read_text().replace("exec", f'printf "%s\\n" "$@" > {asked}; exec', 1).replace("||", "|| {") + "}\n"
+    )
+    assert systemd.ends(["a.service", "b.service"], 4) == {"a.service": ("", 7.5), "b.service": ("timeout", 30.5)}
+    # what others say isn't asked for
+    assert {"_PID=1", "UNIT=a.service", "UNIT=b.service", "--since=@4.000"} <= set(asked.read_text().splitlines())
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [

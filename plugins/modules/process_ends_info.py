@@ -1,0 +1,66 @@
+#!/usr/bin/python
+"""Ansible module: what became of background processes that were told to stop."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: process_ends_info
+short_description: Tell how background processes of an application ended
+version_added: 0.2.0
+description:
+  - Asks systemd and its journal how instances of background processes ended after they were told to stop. Changes
+    nothing.
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes, baton.web.application]
+options:
+  stopped:
+    description: Of each process type, as M(baton.web.activate) returns it in C(processes).
+    type: dict
+    required: true
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+"""
+
+EXAMPLES = r"""
+- name: See how the old ones ended
+  baton.web.process_ends_info:
+    name: links
+    stopped: "{{ activated.processes }}"
+"""
+
+RETURN = r"""
+ends:
+  description: >-
+    By unit, C(state) and C(seconds) since it was told to stop. C(draining) runs its job to the end, C(drained) has
+    ended, C(killed) hadn't ended within its stop_timeout, C(failed) ended with an error; C(unknown) where the journal
+    doesn't say.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.activation import background
+from ansible_collections.baton.web.plugins.module_utils.app import layout
+from ansible_collections.baton.web.plugins.module_utils.host import untrusted
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "stopped": {"type": "dict", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    app = layout.Application(module.params["name"])
+    found = {}
+    for told in module.params["stopped"].values():
+        about = untrusted.mapping(told)
+        found |= background.ends(app, untrusted.texts(about.get("stopped")), untrusted.moment(about.get("told")))
+    module.exit_json(changed=False, ends=found)
+
+
+if __name__ == "__main__":
+    main()

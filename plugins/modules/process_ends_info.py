@@ -39,6 +39,8 @@ ends:
   type: dict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.activation import background
 from ansible_collections.baton.web.plugins.module_utils.app import layout
@@ -55,7 +57,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     app = layout.Application(module.params["name"])
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for told in module.params["stopped"].values():
         about = untrusted.mapping(told)
         found |= background.ends(app, untrusted.texts(about.get("stopped")), untrusted.moment(about.get("told")))

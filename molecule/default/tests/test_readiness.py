@@ -41,7 +41,7 @@ def test_an_old_worker_says_that_it_goes_and_the_edge_hears_of_none(host: Any) -
     edge1.check_output("rm -f /tmp/kept")
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,
-        Background(f"https://127.0.0.1:{PORT}", loads, **options) as clients,  # type: ignore[arg-type]
+        Background(f"https://127.0.0.1:{PORT}", loads, **options) as clients,
     ):
         kept = pool.submit(edge1.run, "timeout 300 python3 -c %s %s %s", KEEP, address, NAME)
         edge1.check_output("timeout 60 sh -c 'until test -e /tmp/kept; do sleep 0.1; done'")

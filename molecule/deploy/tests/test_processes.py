@@ -91,6 +91,18 @@ def handed_out_and_beaten() -> set[int]:
     return {number for number in told["ticked"] if f"task{number}" in told["tasks"]}
 
 
+def the_receipt_tells(before: dict[str, dict[str, str]]) -> None:
+    """Of the last change: which workers came and went on each host, and that none of the old ones was killed."""
+    newest = max((SCENARIO / "inventory/receipts").glob("*.json"))
+    now = workers()
+    for name, about in json.loads(newest.read_text())["hosts"].items():
+        told = about["processes"]["worker"]
+        old, new = ({int(one.partition(":")[2]) for one in found[name]} for found in (before, now))
+        assert {one["pid"] for one in told["old"]} == old, (told, old)
+        assert set(told["new"]) == new, (told, new)
+        assert {one["state"] for one in told["old"]} <= {"drained", "draining"}, told
+
+
 class Clients:
     """Clients that have jobs handed out, at both edges, from entering to leaving."""
 
@@ -170,6 +182,8 @@ def test_each_job_runs_once_and_in_a_release_that_knows_it(fleet: Fleet, source:
             served.append(fleet.release())
             all_of(served[-1])
             until(lambda: handed_out_and_beaten() >= set(numbers), "a release has no job or no beat of its own")
+            if len(served) == 2:
+                the_receipt_tells(before)
         # by its name: of one that a killed controller left serving, the history doesn't say that it served well
         fleet.succeed("playbooks/rollback.yml", rollback_to=served[-2], **QUICK)
         assert fleet.release() == served[-2]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 from tests.support.playbooks import PROJECT, Done, Playbooks
 
@@ -88,6 +89,31 @@ def test_each_host_keeps_what_the_controller_keeps(fleet: Fleet) -> None:
     assert f"Receipt: {kept.with_suffix('.html')}" in done.output
     assert fleet.results == [["restarted"]] * 2
     assert fleet.locked == [False, False]
+
+
+@pytest.mark.parametrize("says", ["how", "nothing"])
+def test_the_receipt_says_how_old_background_processes_ended(
+    fleet: Fleet, says: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the journal of each host, of units of the application; one that can't be asked hides nothing."""
+    old, new = (f"{fleet.apps[0].name}-worker@{generation}-1.service" for generation in (1, 2))
+    worker = {"way": "overlap", "started": [new], "stopped": [old], "seconds": 5.0}
+    worker |= {"told": 1764072001.0, "pids": {old: 401, new: 517}}
+    for name, script in {
+        "systemctl": "exit 0",
+        "journalctl": f'[ "$1" = --sync ] || cat {tmp_path}/journal',
+    }.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{script if says == 'how' else 'exit 1'}\n")
+        program.chmod(0o755)
+    entry = {"UNIT": old, "MESSAGE_ID": systemd.STOPPED, "__REALTIME_TIMESTAMP": "1764072005300000"}
+    (tmp_path / "journal").write_text(json.dumps(entry))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    done = fleet.finish(app_service_processes={"changed": True, "processes": {"worker": worker}})
+    assert "401 -> 517" in done.output
+    assert ("1 drained in 4.3 s" in done.words) is (says == "how")
+    assert done.words.count("1 whose end is not known") == (1 if says == "how" else 2)
+    assert fleet.results == [["restarted"]] * 2
 
 
 @pytest.mark.parametrize("broken", ["folder", "error"])

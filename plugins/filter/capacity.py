@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.baton.web.plugins.filter import limits, settings
+from ansible_collections.baton.web.plugins.filter import first_host, limits, settings
 from ansible_collections.baton.web.plugins.module_utils.controller import (
     capacity,
     process_settings,
@@ -24,7 +24,11 @@ def problems(
 
     `provision`: whether the run brings the database servers the inventory's settings.
     """
-    servers = [_server(host, hostvars[host], first=host == app_servers[0]) for host in app_servers]
+    about = hostvars[app_servers[0]]
+    first = first_host.chosen(
+        hostvars, app_servers, *(about.get(name) for name in ("app_processes", "app_schedules", "app_first_host"))
+    )
+    servers = [_server(host, hostvars[host], first=host == first) for host in app_servers]
     found = [capacity.memory_problem(server) for server in servers]
     for host in database_servers:
         variables = hostvars[host]

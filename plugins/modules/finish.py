@@ -25,6 +25,11 @@ options:
       nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
       C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
     type: dict
+  first_host:
+    description: >-
+      The host that C(hosts: first) stands for, to note for later changes; empty to note none. What is noted stays
+      without.
+    type: str
   receipt:
     description: >-
       The receipt, as M(baton.web.receipt) returns it in C(json), to keep below C(/var/lib/baton/<name>/receipts), for
@@ -59,6 +64,7 @@ left: {description: What could not be done and what to do; a sentence or more fo
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.app import running
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application, current
 from ansible_collections.baton.web.plugins.module_utils.app.server_status import unready
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
@@ -75,6 +81,7 @@ def main() -> None:
             "serves": {"type": "str"},
             "keep": {"type": "int"},
             "entry": {"type": "dict"},
+            "first_host": {"type": "str"},
             # no secret, but too long for the host's log
             "receipt": {"type": "str", "no_log": True},
             "receipt_name": {"type": "str"},
@@ -105,6 +112,13 @@ def main() -> None:
             written = True
         except OSError as error:
             left.append(f"The history below {app.state} lacks this change ({error}). See to that disk.")
+    if options["first_host"] is not None and options["first_host"] != running.noted_host(app):
+        try:
+            if not module.check_mode:
+                running.note_host(app, options["first_host"])
+            written = True
+        except OSError as error:
+            left.append(f"{app.first_host} can't be written ({error}). See to that disk, and run this again.")
     if options["receipt"]:
         try:
             if not module.check_mode:

@@ -35,6 +35,8 @@ ansible_facts:
   description: >-
     C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
     for it), C(app_before_web) (whether process types follow a release before the web processes do),
+    C(app_runs) (the process types beside web and the schedules that have not stopped), C(app_first_host) (the host
+    that C(hosts: first) stood for when the last change ended well, or empty),
     C(app_foreign_units) (units of its name that Baton didn't write), C(architecture), C(clock) (seconds since the
     epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative when it is behind; the action
     knows it), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
@@ -55,7 +57,7 @@ asked:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership
+from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership, running
 from ansible_collections.baton.web.plugins.module_utils.host import facts
 
 
@@ -82,6 +84,8 @@ def main() -> None:
             "app_prepared": app.releases.is_dir(),
             "app_foreign_units": ownership.foreign_units(app.name),
             "app_before_web": _has_before_web(app),
+            "app_runs": running.names(app),
+            "app_first_host": running.noted_host(app),
         }
     module.exit_json(changed=False, ansible_facts=found)
 

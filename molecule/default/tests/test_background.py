@@ -68,3 +68,39 @@ def test_a_schedule_runs_on_the_first_app_server_and_can_be_suspended() -> None:
     unknown = FLEET.play("playbooks/schedule.yml", "-e", "schedule=nightli", "-e", "schedule_action=run")
     assert unknown.status != 0
     assert "links has no scheduled command 'nightli' here. It has nightly." in unknown.words
+
+
+def timers() -> list[str]:
+    return [state(name, "links-nightly.timer") for name in APP_SERVERS]
+
+
+def test_what_runs_on_one_host_alone_is_started_on_no_second_one() -> None:
+    """Seen while it runs, and where this run can't ask."""
+    assert [other(name).check_output("cat /var/lib/baton/links/first-host") for name in APP_SERVERS] == ["app1"] * 2
+    for limit, words in (
+        ([], "app1 runs nightly, which must not run on app2 (hosts: first) at the same time."),
+        (
+            ["--limit", "app2"],
+            "nightly (hosts: first) may run on app1, which this run doesn't ask. Run this without --limit",
+        ),
+    ):
+        done = FLEET.play("playbooks/configure.yml", "-e", "app_first_host=app2", *limit)
+        assert done.status != 0
+        assert words in done.words, done.output
+        assert timers() == ["active", "inactive"]
+
+
+@pytest.mark.long
+def test_it_moves_when_it_is_told_to_and_stays_there() -> None:
+    configure = ("playbooks/configure.yml", "-e", "deploy_bake_seconds=0", "-e")
+    try:
+        FLEET.succeed(*configure, "app_first_host=none")
+        assert timers() == ["inactive", "inactive"]
+        FLEET.succeed(*configure, "app_first_host=app2")
+        assert timers() == ["inactive", "active"]
+        assert FLEET.succeed("playbooks/configure.yml").changed == [0] * 4
+        assert timers() == ["inactive", "active"]
+    finally:
+        FLEET.succeed(*configure, "app_first_host=none")
+        FLEET.succeed(*configure, "app_first_host=app1")
+    assert timers() == ["active", "inactive"]

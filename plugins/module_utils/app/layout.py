@@ -118,6 +118,11 @@ class Application:
         """What the settings say of the scheduled commands on this host."""
         return self.path("etc", self.name, "schedules.json")
 
+    @property
+    def first_host(self) -> pathlib.Path:
+        """The name of the host that `hosts: first` stood for when the last change ended well."""
+        return self.state / "first-host"
+
     def suspended(self, schedule: str) -> pathlib.Path:
         """The mark of a scheduled command that an operator has suspended."""
         return self.state / "suspended" / schedule

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.baton.web.plugins.module_utils.app import running
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
@@ -51,6 +52,7 @@ class Fleet:
             "baton_release": "r2",
             "baton_load_balancers": [],
             "baton_locked_excluded_hosts": [],
+            "baton_first_host": "app1",
             "baton_windows": {"during": {"since": 1764072000, "until": 1764072010}},
             "baton_phases": "{{ [phase] }}",
         }
@@ -135,7 +137,18 @@ def test_a_receipt_that_cannot_be_written_hides_nothing_and_keeps_no_lock(fleet:
     assert fleet.locked == [False, False]
 
 
+def test_the_host_of_what_runs_alone_is_noted_where_the_change_ended_well(fleet: Fleet) -> None:
+    assert fleet.finish("--check", app_service_activated=UNTOUCHED).changed == [1, 1]
+    assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
+    fleet.finish(baton_outcome={"failure": TROUBLE})
+    assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
+    assert fleet.finish(app_service_activated=UNTOUCHED).changed == [1, 1]
+    assert [running.noted_host(app) for app in fleet.apps] == ["app1", "app1"]
+
+
 def test_where_nothing_happened_nothing_is_written(fleet: Fleet) -> None:
+    for app in fleet.apps:
+        running.note_host(app, "app1")
     done = fleet.finish(app_service_activated=UNTOUCHED)
     assert (done.status, done.changed) == (0, [0, 0]), done.output
     assert fleet.written == [[], []]

@@ -1,0 +1,153 @@
+"""What must run on one host alone runs on no second one, whatever becomes of the inventory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.filter import first_host as filters
+from ansible_collections.baton.web.plugins.module_utils.controller import first_host
+from ansible_collections.baton.web.plugins.module_utils.controller.first_host import Host
+
+SERVERS = ["app1", "app2", "app3"]
+NAMES = {"beat": "beat@*.service", "nightly": "nightly.timer nightly.service"}
+IDLE = Host(asked=True)
+LIMITED = Host()
+RUNS = Host(asked=True, runs=["worker", "beat", "nightly"])
+
+
+def noted(host: str, runs: Host = IDLE) -> Host:
+    return Host(asked=True, noted=host, runs=runs.runs)
+
+
+def asked(
+    servers: list[str], hosts: dict[str, Host], wanted: str = "", names: dict[str, str] = NAMES
+) -> tuple[str, list[str]]:
+    return (
+        first_host.chosen(servers, hosts, names, wanted),
+        first_host.problems("links", servers, hosts, names, wanted),
+    )
+
+
+@pytest.mark.parametrize(
+    ("servers", "hosts", "first"),
+    [
+        (SERVERS, {}, "app1"),
+        (SERVERS, dict.fromkeys(SERVERS, IDLE), "app1"),
+        # another order of the group, or a new host before the others
+        (["app2", "app1"], {"app1": RUNS, "app2": IDLE}, "app1"),
+        (["app0", *SERVERS], {"app0": IDLE, "app1": noted("app1", RUNS), "app2": noted("app1")}, "app1"),
+        # --limit leaves it out
+        (["app2", "app1"], {"app1": LIMITED, "app2": noted("app1")}, "app1"),
+        (SERVERS, {"app2": IDLE, "app3": IDLE}, "app1"),
+        # it is down, or between two generations, or suspended
+        (["app2", "app1"], {"app1": noted("app1"), "app2": noted("app1")}, "app1"),
+        # it has left the group, and has been stopped
+        (["app2", "app3"], {"app1": IDLE, "app2": noted("app1"), "app3": noted("app1")}, "app2"),
+        # it ran on all hosts until now
+        (SERVERS, dict.fromkeys(SERVERS, RUNS), "app1"),
+        # an older note, of a host that a --limit had left out
+        (SERVERS, {"app1": noted("app1"), "app2": noted("app2", RUNS), "app3": noted("app2")}, "app2"),
+    ],
+)
+def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], hosts: dict[str, Host], first: str) -> None:
+    assert asked(servers, hosts) == (first, [])
+
+
+@pytest.mark.parametrize(
+    ("servers", "hosts", "wanted", "words"),
+    [
+        (SERVERS, dict.fromkeys(SERVERS, IDLE), "app9", 'app_first_host is "app9", which is no host of app_servers.'),
+        # an operator moves it
+        (
+            SERVERS,
+            {"app1": RUNS, "app2": IDLE, "app3": IDLE},
+            "app2",
+            "app1 runs beat, nightly, which must not run on app2 (hosts: first) at the same time. Have no host run it "
+            "first, by playbooks/configure.yml -e app_first_host=none; then run playbooks/configure.yml -e "
+            "app_first_host=app2.",
+        ),
+        # it drains still
+        (SERVERS, {"app1": noted("", Host(True, "", ["beat"])), "app2": IDLE, "app3": IDLE}, "app3", "app1 runs beat,"),
+        (
+            ["app2", "app1"],
+            {"app1": LIMITED, "app2": noted("app1")},
+            "app2",
+            "beat, nightly (hosts: first) may run on app1",
+        ),
+        # out of the group, and in the inventory: seen to run
+        (
+            ["app2"],
+            {"app1": RUNS, "app2": noted("app1")},
+            "",
+            "app1 runs beat, nightly, which must not run on app2 (hosts: first) at the same time, and is no longer in "
+            "app_servers. Stop it there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
+            "'links-nightly.service'`.",
+        ),
+        (["app2"], {"app1": RUNS, "app2": noted("app1")}, "app2", "app1 runs beat, nightly"),
+        # lost, and out of the inventory
+        (
+            ["app2", "app3"],
+            {"app2": noted("app1"), "app3": noted("app1")},
+            "",
+            "may run on app1, which this run doesn't ask, as it is no longer in the inventory. Make sure that it is "
+            "off, or stop them there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
+            "'links-nightly.service'`. Then say so, by playbooks/configure.yml -e app_first_host=app2.",
+        ),
+        # a new host before all others, which alone is set up
+        (
+            ["app0", "app1"],
+            {"app0": IDLE, "app1": LIMITED},
+            "",
+            "may run on app1, which this run doesn't ask. Run this",
+        ),
+    ],
+)
+def test_where_it_could_run_twice_the_run_ends_with_the_fix(
+    servers: list[str], hosts: dict[str, Host], wanted: str, words: str
+) -> None:
+    _, (sentence,) = asked(servers, hosts, wanted)
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("servers", "hosts", "wanted"),
+    [
+        # the way of a move: stopped everywhere, then started
+        (SERVERS, {"app1": RUNS, "app2": IDLE, "app3": IDLE}, "none"),
+        (SERVERS, dict.fromkeys(SERVERS, IDLE), "app2"),
+        # an operator says that the lost one is off
+        (["app2", "app3"], {"app2": noted("app1"), "app3": noted("app1")}, "app3"),
+        # nothing is started where nothing is asked
+        (SERVERS, {"app2": IDLE}, "app1"),
+    ],
+)
+def test_an_operator_s_choice_holds(servers: list[str], hosts: dict[str, Host], wanted: str) -> None:
+    assert asked(servers, hosts, wanted) == ("" if wanted == "none" else wanted, [])
+
+
+def test_without_anything_that_runs_alone_there_is_no_such_host() -> None:
+    assert asked(["app2"], {"app2": noted("app1")}, names={}) == ("", [])
+
+
+@pytest.mark.parametrize("odd", [None, "x", ["x"], {"x": None, "y": "z"}])
+def test_settings_that_cannot_be_are_told_of_elsewhere(odd: Any) -> None:
+    assert first_host.alone(odd, odd) == {}
+
+
+def test_which_run_alone_is_by_the_settings() -> None:
+    processes = {"worker": {}, "beat": {"hosts": "first"}}
+    schedules = {"nightly": {}, "everywhere": {"hosts": "all"}}
+    assert first_host.alone(processes, schedules) == NAMES
+
+
+def test_what_hosts_say_of_themselves_is_taken_as_far_as_it_can_be() -> None:
+    hostvars = {
+        "app1": {},
+        "app2": {"ansible_facts": {"app_runs": ["beat", 7], "app_first_host": "app2"}},
+        "app3": {"ansible_facts": {"app_runs": "beat", "app_first_host": ["app1"]}},
+    }
+    processes = {"beat": {"hosts": "first"}}
+    assert filters.chosen(hostvars, SERVERS, processes, {}) == "app2"
+    assert filters.problems(hostvars, "links", SERVERS, processes, {}, "app3") != []
+    assert filters.chosen(hostvars, SERVERS, {}, {}) == ""

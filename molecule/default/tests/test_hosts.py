@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import re
 from typing import Any
 
 import pytest
 
-from .conftest import other
+from .conftest import FLEET, other
 
 
 def test_the_system_runs_without_a_failed_unit(host: Any) -> None:
@@ -103,3 +106,38 @@ def reaches(source: Any, address: str, port: int, expected: bool) -> bool:
     """Whether a connection comes about: what is dropped never does, so that is soon believed."""
     probe = f"timeout {600 if expected else 5} bash -c 'exec 3<>/dev/tcp/{address}/{port}'"
     return bool(source.run(probe).rc == 0)
+
+
+@pytest.mark.hosts("app1", "app2")
+def test_the_kernel_is_set_where_it_can_be_and_what_can_not_be_is_told(host: Any, tmp_path: pathlib.Path) -> None:
+    name = host.backend.get_pytest_id().removeprefix("ansible://")
+    redirects = "cat /proc/sys/net/ipv[46]/conf/*/accept_redirects"
+    # of each interface, over IPv4 and IPv6
+    assert set(host.check_output(redirects).split()) == {"0"}
+    assert len(host.check_output(redirects).split()) >= 8
+    # another value, which a sysctl of somebody's left, and one that a file of the operator's gives
+    host.check_output("sysctl -q -w net.core.somaxconn=128 net.ipv6.conf.eth0.accept_redirects=1")
+    host.check_output("echo net.ipv4.tcp_syncookies=2 > /etc/sysctl.d/50-ours.conf")
+    play = {
+        "hosts": name,
+        "gather_facts": False,
+        "become": True,
+        "tasks": [{"ansible.builtin.include_role": {"name": "baton.web.host_baseline", "tasks_from": "kernel"}}],
+    }
+    playbook = tmp_path / "kernel.yml"
+    playbook.write_text(json.dumps([play]))
+    dry = FLEET.succeed(str(playbook), "--check")
+    assert (dry.changed, host.check_output("sysctl -n net.core.somaxconn")) == ([1], "128")
+    done = FLEET.succeed(str(playbook))
+    assert done.changed == [1]
+    assert host.check_output("sysctl -n net.core.somaxconn net.ipv6.conf.eth0.accept_redirects").split() == [
+        "4096",
+        "0",
+    ]
+    assert "net.ipv4.tcp_syncookies = 1 (is 2: /etc/sysctl.d/50-ours.conf says so)" in done.words
+    # in a container the kernel is the machine's
+    assert re.search(r"kernel\.kptr_restrict = 1 \(is \d: Read-only file system\)", done.words)
+    host.check_output("rm /etc/sysctl.d/50-ours.conf")
+    assert FLEET.succeed(str(playbook)).changed == [0]
+    # at the next boot the file is read without an error
+    host.check_output("systemctl restart systemd-sysctl.service")

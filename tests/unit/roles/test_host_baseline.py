@@ -118,3 +118,64 @@ def test_preflight_refuses_to_replace_chrony(load_role: Callable[[str], Any]) ->
     messages = load_role("host_baseline").refusals(__host_baseline_chrony={"stat": {"exists": True}})
     assert len(messages) == 1
     assert "Set host_baseline_time_sync_service to chrony" in messages[0]
+
+
+KERNEL = "__host_baseline_kernel_settings"
+
+
+def test_kernel_settings_are_replaced_added_and_removed(load_role: Callable[[str], Any]) -> None:
+    role = load_role("host_baseline")
+    default = role.value(KERNEL)
+    # a router, and one whose uplinks aren't symmetric, must go on
+    assert not [name for name in default if "forward" in name or "accept_ra" in name]
+    assert default["net.ipv4.conf.all.rp_filter"] == 2
+    given = {"net.core.somaxconn": 8192, "kernel.dmesg_restrict": None, "net.ipv4.tcp_congestion_control": "bbr"}
+    changed = role.value(KERNEL, host_baseline_kernel_settings=given)
+    assert set(default) ^ set(changed) == {"kernel.dmesg_restrict", "net.ipv4.tcp_congestion_control"}
+    text = role.render("etc/sysctl.d/10-baton.conf.j2", host_baseline_kernel_settings=given)
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines == [f"{name} = {value}" for name, value in changed.items()]
+    assert "net.core.somaxconn = 8192" in lines
+
+
+def test_ipv6_is_as_ipv4_where_the_kernel_has_both(load_role: Callable[[str], Any]) -> None:
+    settings = load_role("host_baseline").value(KERNEL)
+    for name in settings:
+        if name.startswith("net.ipv4.conf.") and name.rpartition(".")[2] not in ("rp_filter", "send_redirects"):
+            assert settings[name.replace("ipv4", "ipv6")] == settings[name]
+
+
+def test_the_files_are_read_by_the_programs_of_the_system(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path
+) -> None:
+    # a pattern that it doesn't know, or a line that isn't one, is an error of its
+    file = tmp_path / "10-baton.conf"
+    file.write_text(load_role("host_baseline").render("etc/sysctl.d/10-baton.conf.j2"))
+    done = subprocess.run(
+        ["/lib/systemd/systemd-sysctl", "--prefix=/nothing", str(file)], text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"somaxconn": 1}, '"somaxconn" is no name of a setting'),
+        ({"net.core.somaxconn\nkernel.sysrq": 1}, "is no name of a setting"),
+        ({"kernel.sysrq": True}, "kernel.sysrq is true"),
+        ({"kernel.sysrq": [1]}, "kernel.sysrq is [1]"),
+        ({"kernel.sysrq": ""}, 'kernel.sysrq is ""'),
+        ({"kernel.sysrq": "0\nkernel.panic = 1"}, "kernel.sysrq is "),
+        ({"net.core.somaxconn": 128}, "the kernel would cut it. Give 4096 or more"),
+    ],
+    ids=str,
+)
+def test_kernel_settings_that_can_not_be_right(
+    load_role: Callable[[str], Any], settings: dict[str, Any], words: str
+) -> None:
+    role = load_role("host_baseline")
+    chrony = {"__host_baseline_chrony": {"stat": {"exists": False}}}
+    (refusal,) = role.refusals(host_baseline_kernel_settings=settings, **chrony)
+    assert refusal.startswith("edge1: ")
+    assert words in refusal
+    assert role.refusals(host_baseline_kernel_settings=settings, host_baseline_kernel=False, **chrony) == []

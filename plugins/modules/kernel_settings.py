@@ -1,0 +1,84 @@
+#!/usr/bin/python
+"""Ansible module: let the kernel have the settings of a file of sysctl.d."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: kernel_settings
+short_description: Apply kernel settings (sysctl) where the kernel permits it, and say where it doesn't
+version_added: 0.2.0
+description:
+  - Compares what the kernel has with what is wanted, and sets what differs. The file, which is read at the next boot,
+    is written by another task.
+  - What other files of sysctl.d say and what at boot wins over this file is left as it is.
+  - What can't be set, as in a container, or is said otherwise by another file, is a warning.
+author: Baton contributors (!UNKNOWN)
+extends_documentation_fragment: [baton.web.attributes]
+options:
+  path: {description: The file of sysctl.d that holds the settings., type: path, required: true}
+  settings:
+    description: Values by name, as in C(net.core.somaxconn); C(*) stands for any one part, such as an interface.
+    type: dict
+    required: true
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
+"""
+
+EXAMPLES = r"""
+- name: Take no redirects from any interface
+  baton.web.kernel_settings:
+    path: /etc/sysctl.d/10-baton.conf
+    settings:
+      net.ipv4.conf.*.accept_redirects: 0
+"""
+
+RETURN = r"""
+changes: {description: "Names of what was set, or would be.", returned: success, type: list, elements: str}
+unmet:
+  description: What the kernel doesn't have as it is wanted.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name of the setting., type: str}
+    wanted: {description: Wanted value., type: str}
+    has: {description: "Value that holds instead; empty when the kernel has no such setting.", type: str}
+    why: {description: Reason., type: str}
+"""
+
+import dataclasses
+import platform
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.host import kernel_settings
+
+
+def main() -> None:
+    """Parse, call, exit."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "settings": {"type": "dict", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    settings = {kernel_settings.normal(name): str(value) for name, value in module.params["settings"].items()}
+    done = kernel_settings.apply(settings, module.params["path"], dry=module.check_mode)
+    if done.unmet:
+        # with the host's name, as Ansible shows what several hosts say alike once
+        words = "; ".join(one.words() for one in done.unmet)
+        module.warn(f"{platform.node()}: kernel settings that don't hold: {words}.")
+    before, after = (
+        "".join(f"{name} = {values[which]}\n" for name, values in done.changed.items()) for which in (0, 1)
+    )
+    module.exit_json(
+        changed=bool(done.changed),
+        changes=list(done.changed),
+        unmet=[dataclasses.asdict(one) for one in done.unmet],
+        diff={"before_header": "kernel settings", "after_header": "kernel settings", "before": before, "after": after},
+    )
+
+
+if __name__ == "__main__":
+    main()

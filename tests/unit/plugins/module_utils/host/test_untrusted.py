@@ -299,13 +299,13 @@ def test_any_answer_of_a_host_becomes_a_receipt(edge: dict[str, Any], activated:
     receipt.as_json(document)
 
 
-PARTS = ["activation", "processes", "revert", "rehearsal", "finish", "traffic"]
+PARTS = ["activation", "processes", "ends", "revert", "rehearsal", "finish", "traffic"]
 
 
 @given(st.dictionaries(st.sampled_from(PARTS), VALUES | ACTIVATED))
 def test_any_answer_of_a_host_becomes_an_outcome(known: dict[str, Any]) -> None:
     results = outcome.results(["app1"], {"app1": known}, dict(zip(known, known, strict=True)))
-    told = outcome.hosts({"app1": {"activation": {}, "processes": {}, "revert": {}} | results["app1"]})
+    told = outcome.hosts({"app1": {"activation": {}, "processes": {}, "ends": {}, "revert": {}} | results["app1"]})
     assert isinstance(outcome.summary("The deploy", {}, told), str)
 
 

@@ -54,7 +54,7 @@ def test_an_old_worker_says_that_it_goes_and_the_edge_hears_of_none(host: Any, e
     ):
         asking = pool.submit(ask)
         try:
-            kept = pool.submit(edge1.run, "timeout 300 python3 -c %s %s %s", KEEP, address, NAME)
+            kept = pool.submit(edge1.run, "timeout 1800 python3 -c %s %s %s", KEEP, address, NAME)
             edge1.check_output("timeout 60 sh -c 'until test -e /tmp/kept; do sleep 0.1; done'")
             host.check_output("systemctl reload links.service")
             last = kept.result()

@@ -55,8 +55,10 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks and roles."""
         return {
+            "client_connections": limits.client_connections,
             "limit_directives": limits.directives,
             "limit_waits": limits.waits,
+            "rate_wait": limits.wait,
             "limited_locations": limits.locations,
             "limited_addresses": limits.addresses,
             "upstream_limits": limits.upstream_limits,

@@ -13,6 +13,7 @@ PATH = re.compile(r"/[A-Za-z0-9._~!&'()*+,=:@/-]*")
 OF_A_PATH = ("rate", "burst", "connections", "body")
 _REFUSALS = {"status": "429", "log_level": "info"}
 BROWSER = 6  # connections that a browser opens by HTTP/1.1, by itself
+CONNECTIONS = 200  # that one client may have at once, by itself
 
 
 def upstream_limits(upstreams: Sequence[str], workers: Mapping[str, int], each: int) -> dict[str, int]:
@@ -21,6 +22,12 @@ def upstream_limits(upstreams: Sequence[str], workers: Mapping[str, int], each: 
         return {}
     least = min(workers.values())
     return {upstream: workers.get(upstream, least) * each for upstream in upstreams}
+
+
+def client_connections(upstreams: Sequence[str], workers: Mapping[str, int], each: int) -> int:
+    """Requests that one client may have at once: it leaves a quarter of what the servers take to others."""
+    places = sum(upstream_limits(upstreams, workers, each).values())
+    return max(BROWSER, min(CONNECTIONS, places * 3 // 4)) if places else CONNECTIONS
 
 
 def locations(streaming: Sequence[str], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -40,12 +47,24 @@ def locations(streaming: Sequence[str], limits: Mapping[str, Mapping[str, Any]])
 
 
 def directives(
-    site: str, rate: str, burst: int, connections: int, limits: Mapping[str, Mapping[str, Any]]
+    site: str,
+    rate: str,
+    burst: int,
+    connections: int,
+    limits: Mapping[str, Mapping[str, Any]],
+    *,
+    websocket_rate: str = "0",
+    health_rate: str = "0",
 ) -> dict[str, Any]:
     """Directives that refuse what is too much of one client. The site's template declares the zones."""
     requests, at_once = [], []
     if rate != "0":
         requests.append(f"zone={site}.rate burst={burst} nodelay")
+    if websocket_rate != "0":
+        # all that a client may have at once come back together after a reload
+        requests.append(f"zone={site}.rate.websockets burst={connections or burst} nodelay")
+    if health_rate != "0":
+        requests.append(f"zone={site}.rate.health burst={burst} nodelay")
     if connections:
         at_once.append(f"{site}.connections {connections}")
     for number, given in enumerate(limits.values(), 1):
@@ -61,12 +80,13 @@ def directives(
 
 def waits(rate: str, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Seconds after which a client that asked too often may ask once more, by path prefix, the longest first."""
-    usual = _wait(rate)
-    found = {path: max(usual, _wait(given["rate"])) for path, given in limits.items() if "rate" in given}
+    usual = wait(rate)
+    found = {path: max(usual, wait(given["rate"])) for path, given in limits.items() if "rate" in given}
     return dict(sorted({"/": usual, **found}.items(), key=lambda one: -one[1]))
 
 
-def _wait(rate: str) -> int:
+def wait(rate: str) -> int:
+    """Seconds after which a client that asked more often than `rate` may ask once more."""
     found = RATE.fullmatch(rate)
     return -(-(60 if found[2] == "m" else 1) // int(found[1])) if found else 1
 
@@ -87,10 +107,16 @@ def _is_network(text: str) -> bool:
 def wrong(settings: Mapping[str, Any]) -> list[str]:
     """Sentences about settings that can't be, by name without the role's prefix, each with the fix."""
     found = []
-    if not _is_rate(settings["client_rate"]):
+    found += [
+        f'nginx_site_{name} is "{settings[name]}". Write requests by second or minute, such as 500r/s or 600r/m, or 0 '
+        "for no limit."
+        for name in ("client_rate", "websocket_rate", "health_rate")
+        if not _is_rate(settings[name])
+    ]
+    if wait(str(settings["health_rate"])) > 1:
         found.append(
-            f'nginx_site_client_rate is "{settings["client_rate"]}". Write requests by second or minute, such as '
-            "500r/s or 600r/m, or 0 for no limit."
+            f'nginx_site_health_rate is "{settings["health_rate"]}", less than a monitor and a deploy need. Give at '
+            "least 1r/s, or 0 for no limit."
         )
     if settings["client_burst"] < 0:
         found.append(f"nginx_site_client_burst is {settings['client_burst']}. Give a number of requests, 0 or more.")

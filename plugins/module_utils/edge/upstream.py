@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 _SERVER = re.compile(r"^( *server (\S+) max_fails=0(?: max_conns=\d+)?)( down)?;$", re.MULTILINE)
-# the same servers, for what the limit of requests at once doesn't count, and for pages that tell whether all is well
-SAME_SERVERS = (".uncounted", ".health")
+# the same servers, for what the limit of requests at once doesn't count, and for the health page
+OTHERS = (".uncounted", ".health")
 _CONNECTION = re.compile(r"\s(?P<local>\S+:\d+)\s+(?P<peer>\S+:\d+)\s+users:\((?P<users>.*)\)")
 LEAVING = "shutting down"  # in the title of a worker process of an older configuration
 
@@ -55,7 +55,7 @@ def marked(text: str, site: str, drained: Collection[str], back: Collection[str]
             f"{', '.join(drained)} can't be drained: no server of the site {site} would be left to answer. "
             "Leave at least one in; playbooks/status.yml says which are drained."
         )
-    for name in (site, *(f"{site}{suffix}" for suffix in SAME_SERVERS)):
+    for name in (site, *(f"{site}{other}" for other in OTHERS)):
         if block := _found(text, name):
             new = _SERVER.sub(lambda line: f"{line[1]}{' down' if line[2] in down else ''};", block)
             text = text.replace(block, new, 1)

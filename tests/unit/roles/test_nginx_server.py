@@ -65,10 +65,75 @@ def test_log_line_has_no_query_and_escapes_as_json(main: Callable[..., str]) -> 
         assert variable not in line
 
 
-def test_only_a_websocket_may_upgrade(main: Callable[..., str]) -> None:
-    assert re.search(
-        r'map \$http_upgrade \$baton_upgrade \{\s+default "";\s+"~\*\^websocket\$" websocket;\s+\}', main()
-    )
+HANDSHAKE = {
+    "$request_method": "GET",
+    "$server_protocol": "HTTP/1.1",
+    "$http_upgrade": "websocket",
+    "$http_connection": "Upgrade",
+    "$http_sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "$http_sec_websocket_version": "13",
+}
+
+
+def _upgrade(text: str, request: dict[str, str]) -> str:
+    """What nginx would find in the map for a request with these variables."""
+    known = dict(request)
+    for name in ("$baton_asks_upgrade", "$baton_upgrade"):
+        found = re.search(
+            rf'map "?([^"]*?)"? {re.escape(name)} \{{\s+default "";\s+"(~\*?)([^"]*)" (\w+);\s+\}}', text, re.MULTILINE
+        )
+        assert found is not None
+        seen = " ".join(known[variable] for variable in found[1].split(" "))
+        flags = re.IGNORECASE if found[2] == "~*" else re.NOFLAG
+        known[name] = found[4] if re.search(found[3], seen, flags) else ""
+    return known["$baton_upgrade"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"$http_upgrade": "WebSocket"},
+        {"$http_connection": "keep-alive, Upgrade"},
+        {"$http_connection": "upgrade,keep-alive"},
+        {"$http_connection": "keep-alive,upgrade, te"},
+        {"$http_sec_websocket_key": "AAAAAAAAAAAAAAAAAAAA+g=="},
+    ],
+    ids=str,
+)
+def test_a_handshake_may_upgrade(main: Callable[..., str], other: dict[str, str]) -> None:
+    assert _upgrade(main(), {**HANDSHAKE, **other}) == "websocket"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({variable: ""} for variable in HANDSHAKE),
+        {"$request_method": "POST"},
+        {"$request_method": "GETX"},
+        {"$server_protocol": "HTTP/1.0"},
+        {"$server_protocol": "HTTP/2.0"},
+        {"$http_upgrade": "h2c"},
+        {"$http_upgrade": "websocket, h2c"},
+        {"$http_upgrade": "websocket 13 dGhlIHNhbXBsZSBub25jZQ== upgrade,", "$http_sec_websocket_key": ""},
+        {"$http_connection": "close"},
+        {"$http_connection": "no-upgrade"},
+        {"$http_connection": "upgraded"},
+        {"$http_connection": "keep-alive upgrade"},
+        {"$http_sec_websocket_version": "8"},
+        {"$http_sec_websocket_version": "13, 8"},
+        {"$http_sec_websocket_key": "a"},
+        {"$http_sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ="},
+        {"$http_sec_websocket_key": "dGhlIHNhbXBsZSBub25jZR=="},
+        {"$http_sec_websocket_key": "dGhlIHNhbXBsZSBub25jZ!=="},
+        {"$http_sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ=="},
+    ],
+    ids=str,
+)
+def test_what_is_no_whole_handshake_is_passed_on_without_upgrade(
+    main: Callable[..., str], other: dict[str, str]
+) -> None:
+    assert _upgrade(main(), {**HANDSHAKE, **other}) == ""
 
 
 def test_limits_come_from_the_settings(main: Callable[..., str]) -> None:

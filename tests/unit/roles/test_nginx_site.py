@@ -300,7 +300,7 @@ def test_a_directive_is_replaced_added_or_left_out(
 
 def test_no_directive_stands_twice(site: Callable[..., str]) -> None:
     own = re.findall(r"^    (\w+) ", _tls(site()), re.MULTILINE)
-    repeated = {"listen", "add_header", "proxy_set_header", "set", "if", "location"}
+    repeated = {"listen", "add_header", "proxy_set_header", "set", "if", "location", "limit_req"}
     assert sorted(set(own) - repeated) == sorted(name for name in own if name not in repeated)
 
 
@@ -431,20 +431,27 @@ WORKERS = {"nginx_site_workers": {"unix:/run/short-links/web.sock": 3}, "nginx_s
 
 def test_a_server_gets_as_many_requests_at_once_as_its_workers_take(site: Callable[..., str]) -> None:
     text = site(**WORKERS, nginx_site_health_path="/readyz?full=1", nginx_site_streaming_paths=["/events"])
-    limited, uncounted, _ = re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    assert (limited[0], uncounted[0]) == ("short-links", "short-links.uncounted")
-    assert "server unix:/run/short-links/web.sock max_fails=0 max_conns=60;" in limited[1]
-    assert "max_conns" not in uncounted[1]
+    upstreams = dict(re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
+    assert list(upstreams) == ["short-links", "short-links.uncounted", "short-links.health"]
+    for limited in ("short-links", "short-links.health"):
+        assert "server unix:/run/short-links/web.sock max_fails=0 max_conns=60;" in upstreams[limited]
+    assert "max_conns" not in upstreams["short-links.uncounted"]
     passed = dict(re.findall(r"location ([^{]+) \{\s+proxy_pass http://(\S+);", text))
-    # what tells whether the application is well, and what stays open for long, isn't counted
+    # what tells whether the application is well has places of its own, and what stays open for long isn't counted
     assert passed == {
-        "= /readyz": "short-links.health",
+        "= /readyz": "$baton_short_links_upstream_health",
         "/events": "short-links.uncounted",
         "/": "$baton_short_links_upstream",
     }
     assert re.search(
         r'map \$baton_upgrade \$baton_short_links_upstream \{\s+default short-links.uncounted;\s+"" short-links;', text
     )
+    assert re.search(
+        r'map \$baton_upgrade \$\w+_upstream_health \{\s+default short-links.uncounted;\s+"" short-links.health;', text
+    )
+    # the surplus of each is answered 503
+    (surplus,) = re.findall(r"map \$upstream_addr \$baton_short_links_surplus \{(.*?)\}", text, re.DOTALL)
+    assert re.findall(r'"(\S+)" surplus;', surplus) == ["short-links", "short-links.health"]
 
 
 @pytest.mark.parametrize("off", [{"nginx_site_worker_requests": 0}, {"nginx_site_workers": {}}], ids=str)
@@ -458,11 +465,11 @@ def test_without_such_a_limit_there_is_one_upstream(site: Callable[..., str], of
 @pytest.mark.parametrize("limits", [WORKERS, {}], ids=["limited", "unlimited"])
 def test_whether_it_is_well_is_asked_on_new_connections(site: Callable[..., str], limits: dict[str, Any]) -> None:
     """An old worker says on a kept connection that it goes, while its successors serve."""
-    text = site(**limits, nginx_site_health_path="/readyz", nginx_site_unlimited_paths=["/healthz"])
+    text = site(**limits, nginx_site_health_path="/readyz")
     blocks = dict(re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
     assert [name for name, block in blocks.items() if "keepalive" not in block] == ["short-links.health"]
-    for page in ("/readyz", "/healthz"):
-        assert f"    location = {page} {{\n        proxy_pass http://short-links.health;\n" in text
+    assert "    location = /readyz {\n        proxy_pass http://$baton_short_links_upstream_health;\n" in text
+    assert re.search(r'map \$baton_upgrade \$\w+_upstream_health \{\s+default \S+;\s+"" short-links.health;', text)
     assert ".health" not in site(**limits)
 
 
@@ -505,6 +512,59 @@ def test_limits_go_by_the_client_s_address(site: Callable[..., str]) -> None:
     assert r'"~^1/log\.in" $baton_short_links_network;' in text
     assert r'"~^/log\.in" 6;' in text
     assert '"~REJECTED" $baton_short_links_wait;' in text
+
+
+def _map(text: str, name: str) -> tuple[str, dict[str, str]]:
+    """The variables that a map of nginx looks at, and its entries."""
+    found = re.search(rf"map (\S+) \${name} \{{(.*?)\n\}}", text, re.DOTALL)
+    assert found is not None
+    return found[1], dict(re.findall(r"^ +(\S+) (\S+);", found[2], re.MULTILINE))
+
+
+def test_handshakes_are_counted_on_any_page_and_the_health_page_by_itself(site: Callable[..., str]) -> None:
+    text = site(
+        nginx_site_health_path="/readyz",
+        nginx_site_unlimited_paths=["/feed"],
+        nginx_site_health_rate="60r/m",
+        nginx_site_websocket_rate="6r/m",
+        **WORKERS,
+    )
+    looked_at, entries = _map(text, "baton_short_links_client")
+    assert looked_at == "$baton_short_links_is_limited$baton_upgrade$uri"
+    # a handshake for the health page counts as one of the client's
+    assert [key for key, value in entries.items() if value == '""'] == [
+        '"~^0"',
+        '"1/readyz"',
+        '"1/feed"',
+        '"1websocket/feed"',
+    ]
+    assert _map(text, "baton_short_links_client_websocket") == (
+        "$baton_upgrade",
+        {"default": "$baton_short_links_client", '""': '""'},
+    )
+    assert _map(text, "baton_short_links_client_health") == (
+        "$baton_short_links_is_limited$uri",
+        {"default": '""', '"1/readyz"': "$baton_short_links_network"},
+    )
+    for zone in (
+        "websocket zone=short-links.rate.websockets:10m rate=6r/m",
+        "health zone=short-links.rate.health:10m rate=60r/m",
+    ):
+        assert text.count(f"limit_req_zone $baton_short_links_client_{zone};") == 1
+    # a zone of nginx has one use
+    names = re.findall(r"(?:^ +zone |zone=)([^ :;]+)(?= \d+k;|:10m)", text, re.MULTILINE)
+    assert len(names) == len(set(names)) == 7
+    tls = _tls(text)
+    assert "    limit_req zone=short-links.rate.websockets burst=45 nodelay;\n" in tls
+    assert "    limit_req zone=short-links.rate.health burst=1000 nodelay;\n" in tls
+    # who asked too often is told the wait of that rate
+    _, waits = _map(text, "baton_short_links_wait")
+    assert waits == {'"~^websocket"': "10", '"/readyz"': "1", '"~^/"': "1"}
+
+
+def test_without_a_health_page_nothing_is_said_of_one(site: Callable[..., str]) -> None:
+    text = site(**WORKERS)
+    assert "health" not in text
 
 
 def test_limits_of_clients_can_be_off(site: Callable[..., str]) -> None:

@@ -12,6 +12,8 @@ GOOD: dict[str, Any] = {
     "client_burst": 1000,
     "client_connections": 200,
     "client_send_timeout": 30,
+    "websocket_rate": "20r/s",
+    "health_rate": "60r/m",
     "worker_requests": 50,
     "unlimited_clients": ["192.0.2.0/24", "2001:db8::1"],
     "unlimited_paths": ["/healthz"],
@@ -26,7 +28,7 @@ GOOD: dict[str, Any] = {
 def test_what_can_be_is_not_refused() -> None:
     assert limits.wrong(GOOD) == []
     off = {"client_rate": "0", "client_burst": 0, "client_connections": 0, "worker_requests": 0, "path_limits": {}}
-    assert limits.wrong({**GOOD, **off}) == []
+    assert limits.wrong({**GOOD, **off, "websocket_rate": "0", "health_rate": "0"}) == []
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,9 @@ def test_what_can_be_is_not_refused() -> None:
         ("client_rate", "-1r/s", "such as 500r/s"),
         ("client_rate", "5r/s\n", "such as 500r/s"),
         ("client_burst", -1, "0 or more"),
+        ("websocket_rate", "20", "such as 500r/s"),
+        ("health_rate", "often", "such as 500r/s"),
+        ("health_rate", "59r/m", "less than a monitor and a deploy need. Give at least 1r/s"),
         ("client_connections", 5, "but one browser opens 6"),
         ("client_connections", -1, "at least 6, or 0"),
         ("client_send_timeout", 0, "above 0"),
@@ -70,6 +75,36 @@ def test_a_server_takes_what_its_workers_take() -> None:
     assert limits.upstream_limits(["a", "b", "c"], {"a": 5, "b": 3}, 50) == {"a": 250, "b": 150, "c": 150}
     assert limits.upstream_limits(["a"], {"a": 5}, 0) == {}
     assert limits.upstream_limits(["a"], {}, 50) == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5, 17])
+@pytest.mark.parametrize("each", [8, 10, 64, 1000])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_one_client_leaves_places_to_others(workers: int, each: int, servers: int) -> None:
+    upstreams = [f"10.0.0.{number}:8000" for number in range(servers)]
+    counts = dict.fromkeys(upstreams, workers)
+    places = sum(limits.upstream_limits(upstreams, counts, each).values())
+    one = limits.client_connections(upstreams, counts, each)
+    assert limits.BROWSER <= one <= limits.CONNECTIONS
+    assert places - one >= places / 4
+    assert limits.wrong({**GOOD, "client_connections": one}) == []
+
+
+@pytest.mark.parametrize(("workers", "each"), [({}, 64), ({"a": 3}, 0)])
+def test_without_a_number_of_places_a_client_has_the_usual_connections(workers: dict[str, int], each: int) -> None:
+    assert limits.client_connections(["a"], workers, each) == limits.CONNECTIONS
+
+
+def test_handshakes_and_the_health_page_have_rates_of_their_own() -> None:
+    found = limits.directives("a", "500r/s", 9, 7, {}, websocket_rate="2r/s", health_rate="5r/s")
+    # as many WebSockets as a client may have come back at once
+    assert found["limit_req"] == [
+        "zone=a.rate burst=9 nodelay",
+        "zone=a.rate.websockets burst=7 nodelay",
+        "zone=a.rate.health burst=9 nodelay",
+    ]
+    without = limits.directives("a", "0", 9, 0, {}, websocket_rate="2r/s")
+    assert without["limit_req"] == ["zone=a.rate.websockets burst=9 nodelay"]
 
 
 def test_the_longest_prefix_has_what_the_shorter_ones_have() -> None:

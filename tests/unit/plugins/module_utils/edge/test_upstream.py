@@ -96,9 +96,9 @@ def test_a_drained_server_is_idle_when_no_request_can_reach_it(open_: list[Conne
 def test_what_the_limit_does_not_count_goes_to_the_same_servers() -> None:
     limited = SITE.replace("max_fails=0", "max_fails=0 max_conns=250")
     servers = limited[limited.index("upstream links") : limited.index("server {")]
-    names = ("links.uncounted", "links.health")
-    text = limited + "".join(servers.replace("upstream links", f"upstream {name}") for name in names)
+    others = [servers.replace("upstream links", f"upstream links{other}") for other in (".uncounted", ".health")]
+    text = limited + "".join(others)
     marked = upstream.marked(text, "links", [A], [B])
-    for name in ("links", *names):
+    for name in ("links", "links.uncounted", "links.health"):
         assert upstream.servers(marked, name) == {A: True, B: False, C: False}
     assert marked.count("max_conns=250 down;") == 3

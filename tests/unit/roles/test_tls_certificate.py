@@ -232,6 +232,33 @@ def test_a_controller_without_the_authority_makes_none_for_clients_that_trust_an
     assert not (authority / "ca.pem").exists()
 
 
+@pytest.mark.parametrize(
+    ("keep", "another", "refused"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_certificate_of_another_authority_is_kept_where_it_is_to_be(
+    tmp_path: pathlib.Path, keep: bool, another: bool, refused: bool
+) -> None:
+    certificates, authority = tmp_path / "ssl", tmp_path / "tls"
+    (certificates / ".links-self-signed").mkdir(parents=True)
+    authority.mkdir()
+    certificate, key = issue("ca", end=3650)
+    (authority / "ca.pem").write_text(certificate)
+    (authority / "ca.key").write_text(key)
+    (certificates / ".links-self-signed/fullchain.pem").write_text(issue("data1")[0] if another else certificate)
+    preflight = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
+    done = runner.play(
+        playbook,
+        tls_certificate_name="links",
+        tls_certificate_names=["data1"],
+        tls_certificate_directory=str(certificates),
+        tls_certificate_ca_directory=str(authority),
+        tls_certificate_keep_authority=keep,
+    )
+    assert (done.status != 0) is refused, done.output
+    assert all(words in done.words for words in ("app1:", "another authority", str(authority))) is refused
+
+
 @pytest.mark.parametrize(("days", "refused"), [(90, True), (30, False)])
 def test_an_authority_that_ends_too_soon_is_refused(
     load_role: Callable[[str], Any], tmp_path: pathlib.Path, days: int, refused: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -101,8 +102,10 @@ def test_version_is_the_distributions(
         {"postgresql_server_databases": [{**DATABASES[0], "password": "short"}]},
         {"postgresql_server_databases": [DATABASES[0], DATABASES[0]]},
         {"postgresql_server_allowed_addresses": ["app1"]},
+        {"postgresql_server_tls": "offered"},
+        {"postgresql_server_tls": "required", "postgresql_server_certificate": "certificates"},
     ],
-    ids=["name", "owner", "password", "twice", "address"],
+    ids=["name", "owner", "password", "twice", "address", "no certificate", "relative certificate"],
 )
 def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
     role = load_role("postgresql_server")
@@ -134,3 +137,43 @@ def test_sandbox_can_be_left_out_and_directives_of_the_operator_win(load_role: C
     assert service(postgresql_server_directives=given)[-3:] == wanted
     assert service(postgresql_server_sandbox=False) == []
     assert service(postgresql_server_sandbox=False, postgresql_server_directives=given) == ["", *wanted]
+
+
+@pytest.mark.parametrize(("tls", "remote"), [("disabled", "host"), ("offered", "host"), ("required", "hostssl")])
+def test_clients_of_other_hosts_need_tls_where_it_is_required(
+    load_role: Callable[[str], Any], tls: str, remote: str
+) -> None:
+    text = load_role("postgresql_server").render(
+        "etc/postgresql/application.conf.j2",
+        postgresql_server_databases=DATABASES,
+        postgresql_server_allowed_addresses=["10.0.0.21", "fd00::5"],
+        postgresql_server_tls=tls,
+    )
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    assert {(line[0], line[3]) for line in lines} == {
+        *(("host", "127.0.0.1/32"), ("host", "::1/128")),
+        *((remote, "10.0.0.21/32"), (remote, "fd00::5/128")),
+    }
+
+
+def test_who_connects_without_tls_is_not_cut_off(load_role: Callable[[str], Any]) -> None:
+    given = {"postgresql_server_databases": DATABASES, "postgresql_server_tls": "required"}
+    given["postgresql_server_certificate"] = "/etc/ssl/postgresql"
+    role = load_role("postgresql_server")
+    assert role.refusals(**given, __postgresql_server_plain={"stdout_lines": []}) == []
+    (told,) = role.refusals(**given, __postgresql_server_plain={"stdout_lines": ["10.0.0.21"]})
+    assert "10.0.0.21 still connects to links, shop without it" in told
+    assert "`offered`" in told
+
+
+def test_a_changed_certificate_is_a_reason_to_reload(load_role: Callable[[str], Any]) -> None:
+    role = load_role("postgresql_server")
+    query, text = (
+        role.value("__postgresql_server_state_query"),
+        role.render("etc/postgresql/conf.d/baton-tls.conf.j2"),
+    )
+    files = re.findall("ssl_(?:cert|key)_file = '(.+)'", text)
+    assert len(files) == 2
+    for path in (*files, "/etc/postgresql/15/main/conf.d/baton-tls.conf"):
+        assert f"pg_stat_file('{path}', true)" in query
+    assert "ssl_min_protocol_version = 'TLSv1.2'" in text

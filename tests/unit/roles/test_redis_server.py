@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
 import pathlib
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,8 +17,12 @@ from typing import Any
 
 import pytest
 
+from .test_tls_certificate import issue
+
 PASSWORD = "correct horse battery"
 REMOTE = {"redis_server_listen_addresses": ["127.0.0.1", "10.0.0.31"], "redis_server_password": PASSWORD}
+
+TLS = {"redis_server_tls": "required", "redis_server_certificate": "/etc/ssl/redis"}
 
 
 def rendered(role: Any, **given: Any) -> str:
@@ -44,6 +51,7 @@ def test_applications_on_one_host_share_no_file_and_no_unit(load_role: Callable[
     role = load_role("redis_server")
     names = [name for name in role.load("vars/main.yml") if name.endswith(("_unit", "_file", "_drop_in"))]
     assert len(names) == 5
+    names += [f"__redis_server_{what}" for what in ("certificate", "key", "socket", "loader_password_path")]
     for name in names:
         assert role.value(name, redis_server_name="links") != role.value(name, redis_server_name="shop")
 
@@ -91,6 +99,11 @@ def test_private_addresses_are_accepted(load_role: Callable[[str], Any], address
         {"redis_server_name": "../links"},
         {"redis_server_port": 80},
         {"redis_server_maxmemory_mb": 8192},
+        {"redis_server_tls": "offered"},
+        {**TLS, "redis_server_certificate": "certificates"},
+        {**TLS, "redis_server_tls_port": 443},
+        {**TLS, "redis_server_tls_port": 6379},
+        {**TLS, "redis_server_tls_port": 70000},
     ],
     ids=str,
 )
@@ -173,3 +186,109 @@ def test_nobody_does_anything_without_the_password(server: Callable[..., str]) -
 def test_without_a_password_its_own_host_may_use_it(server: Callable[..., str]) -> None:
     assert server("SET", "a", "1") == "OK"
     assert server("CONFIG", "GET", "dir").startswith("NOPERM")
+
+
+def test_tls_is_offered_beside_the_plain_port_or_in_its_place(load_role: Callable[[str], Any]) -> None:
+    def settings(tls: str) -> dict[str, str]:
+        text = rendered(load_role("redis_server"), **{**TLS, "redis_server_tls": tls})
+        lines = [line.partition(" ") for line in text.splitlines() if line and not line.startswith("#")]
+        return {name: value for name, _, value in lines}
+
+    assert settings("disabled")["port"] == "6379"
+    assert "tls-port" not in settings("disabled")
+    assert (settings("offered")["port"], settings("offered")["tls-port"]) == ("6379", "6380")
+    assert (settings("required")["port"], settings("required")["tls-port"]) == ("0", "6380")
+    assert settings("required")["tls-protocols"] == '"TLSv1.2 TLSv1.3"'
+
+
+@pytest.mark.parametrize(
+    ("peers", "refused"),
+    [
+        (["0 0 10.0.0.31:6379 10.0.0.21:44012", "0 0 [::ffff:10.0.0.31]:6379 [::ffff:10.0.0.22]:44012"], True),
+        (["0 0 [fd00::31]:6379 [fd00::21]:44012"], True),
+        (["0 0 127.0.0.1:6379 127.0.0.1:44012", "0 0 [::1]:6379 [::1]:44012"], False),
+        ([], False),
+    ],
+)
+def test_who_is_connected_without_tls_is_not_cut_off(
+    load_role: Callable[[str], Any], peers: list[str], refused: bool
+) -> None:
+    messages = load_role("redis_server").refusals(**REMOTE, **TLS, __redis_server_plain={"stdout_lines": peers})
+    assert bool(messages) is refused
+    told = [word for word in ("10.0.0.21, 10.0.0.22 are", "fd00::21 is") if word in "".join(messages)]
+    assert bool(told) is refused
+
+
+@pytest.fixture
+def encrypted(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> Iterator[Callable[..., Any]]:
+    """Starts a real Redis on the role's files that takes TLS alone; gives what speaks to it by its socket."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    role = load_role("redis_server")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    settings = {
+        **TLS,
+        "redis_server_tls_port": port,
+        "redis_server_name": "links",
+        "redis_server_password": PASSWORD,
+        "__redis_server_loader_read": {"content": base64.b64encode(b"loader\n").decode()},
+    }
+    (tmp_path / "users.conf").write_text(role.render("etc/redis/users.conf.j2", **settings))
+    text = rendered(role, **settings).replace("/etc/redis/redis-links.users.conf", str(tmp_path / "users.conf"))
+    for folder in ("/run/redis-links", "/var/lib/redis-links", "/etc/redis/tls-links"):
+        text = text.replace(folder, str(tmp_path))
+    (tmp_path / "redis.conf").write_text(text)
+    place(tmp_path)
+    process = subprocess.Popen(["redis-server", str(tmp_path / "redis.conf")], stdout=(tmp_path / "log").open("wb"))
+
+    def speak(user: str, password: str, *words: str) -> str:
+        command = ["redis-cli", "-s", str(tmp_path / "redis.sock"), "--user", user, *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "REDISCLI_AUTH": password}
+        )
+        return (done.stdout + done.stderr).strip()
+
+    end = time.monotonic() + 60
+    while "Could not connect" in speak("links", PASSWORD, "PING"):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    yield lambda *words: port if not words else speak(*words)
+    process.terminate()
+    process.wait()
+
+
+def place(folder: pathlib.Path) -> None:
+    """A new certificate with its key, as the role copies them."""
+    certificate, key = issue("127.0.0.1")
+    (folder / "fullchain.pem").write_text(certificate)
+    (folder / "privkey.pem").write_text(key)
+
+
+def test_a_renewed_certificate_is_loaded_without_a_restart(
+    load_role: Callable[[str], Any], encrypted: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    program = load_role("redis_server").value("__redis_server_compare")
+
+    def served() -> int:
+        words = [sys.executable, "-Ic", program, "127.0.0.1", str(encrypted()), str(tmp_path / "fullchain.pem")]
+        return subprocess.run(words, check=False).returncode
+
+    started = encrypted("links", PASSWORD, "INFO", "server")
+    assert served() == 0
+    place(tmp_path)
+    assert served() == 3
+    files = ("tls-cert-file", str(tmp_path / "fullchain.pem"), "tls-key-file", str(tmp_path / "privkey.pem"))
+    assert encrypted("baton.certificates", "loader", "CONFIG", "SET", *files) == "OK"
+    assert served() == 0
+    run = [line for line in started.splitlines() if line.startswith("run_id")]
+    assert run[0] in encrypted("links", PASSWORD, "INFO", "server")
+
+
+def test_who_has_certificates_loaded_can_do_nothing_else(encrypted: Callable[..., Any]) -> None:
+    for words in (("GET", "a"), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("SHUTDOWN",), ("FLUSHALL",)):
+        assert encrypted("baton.certificates", "loader", *words).startswith("NOPERM"), words
+    # and the files that it could have written elsewhere are protected
+    assert "protected config" in encrypted("baton.certificates", "loader", "CONFIG", "SET", "dir", "/")
+    assert encrypted("links", PASSWORD, "CONFIG", "SET", "maxmemory", "1").startswith("NOPERM")

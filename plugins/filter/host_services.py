@@ -5,18 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.baton.web.plugins.module_utils.controller import service_addresses
+
 
 def firewall_rules(services: Sequence[Mapping[str, Any]], clients: Sequence[str]) -> list[dict[str, Any]]:
     """Rules as the role host_firewall takes them, which let these addresses reach the services."""
     return [
-        {"port": service["port"], "sources": list(clients), "comment": f"{service['name']}, from the application"}
+        {
+            "ports": list(service["ports"].values()),
+            "sources": list(clients),
+            "comment": f"{service['name']}, from the application",
+        }
         for service in services
     ]
 
 
 def needed_ports(services: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The ports as preflight_info takes them, each with the unit that may hold it already."""
-    return [{"port": service["port"], "for": service["name"], "allowed": [service["listener"]]} for service in services]
+    return [
+        {"port": port, "for": service["name"], "allowed": [service["listener"]]}
+        for service in services
+        for port in service["ports"].values()
+    ]
+
+
+def address_problems(
+    addresses: Mapping[str, Any],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    tls: str,
+    ca_file: str,
+) -> list[str]:
+    """Sentences about an application's addresses of the services on these hosts, as far as they are known by now.
+
+    `addresses` are its settings and secrets; the hosts have what preflight noted, `baton_services_noted`.
+    """
+    services = []
+    found = []
+    for host in hosts:
+        noted = hostvars[host].get("baton_services_noted")
+        if noted is None:
+            continue
+        if noted["tls"] != tls:
+            found.append(
+                f"backing_services_tls is {noted['tls']} for {host}, and {tls} for the application. "
+                "Set it for all hosts."
+            )
+        names = frozenset(str(name).lower() for name in noted["names"])
+        services += [service_addresses.Service(row["name"], names, row["ports"]) for row in noted["services"]]
+    return found or service_addresses.problems(addresses, services, tls, ca_file)
 
 
 class FilterModule:
@@ -24,4 +61,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
-        return {"firewall_rules": firewall_rules, "needed_ports": needed_ports}
+        return {
+            "firewall_rules": firewall_rules,
+            "needed_ports": needed_ports,
+            "service_address_problems": address_problems,
+        }

@@ -16,6 +16,11 @@ options:
   host: {description: Name of the host for messages., type: str, required: true}
   app_server: {description: Whether the host runs the application., type: bool, default: false}
   certificate: {description: Path of a certificate to look at; empty for none., type: str, default: ""}
+  service_certificates:
+    description: Paths of the certificates of the host's backing services.
+    type: list
+    elements: str
+    default: []
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
   daemons:
@@ -46,6 +51,10 @@ application:
   type: dict
 certificate_begins: {description: Seconds since the epoch., returned: with certificate, type: float}
 certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
+service_certificates:
+  description: When each of those begins and ends, as C(certificate_begins) and C(certificate_expires), by its path.
+  returned: always
+  type: dict
 acme: {description: How the last renewal by ACME ended., returned: with site, type: dict}
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
@@ -83,6 +92,7 @@ def main() -> None:
             "app_server": {"type": "bool", "default": False},
             **health_check.LISTEN_OPTIONS,
             "certificate": {"type": "str", "default": ""},
+            "service_certificates": {"type": "list", "elements": "str", "default": []},
             "site": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
             "daemons": {"type": "list", "elements": "str", "default": []},
@@ -97,6 +107,7 @@ def main() -> None:
         found["application"] = status.serving(layout.Application(options["name"]), health)
     if options["certificate"]:
         found |= status.certificate(options["certificate"])
+    found["service_certificates"] = {path: status.certificate(path) for path in options["service_certificates"]}
     if options["site"]:
         found |= status.edge(options["site"])
     told = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}

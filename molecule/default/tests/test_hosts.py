@@ -77,7 +77,7 @@ def test_nginx_is_reloaded_upgraded_and_its_logs_rotated_in_its_sandbox(host: An
 
 
 @pytest.mark.hosts("data1")
-@pytest.mark.parametrize("port", [5432, 6379])
+@pytest.mark.parametrize("port", [5432, 6380])
 @pytest.mark.parametrize(("source", "open_"), [("app1", True), ("app2", True), ("edge1", False)])
 def test_a_backing_service_is_reached_by_the_app_servers_alone(host: Any, source: str, open_: bool, port: int) -> None:
     address = host.ansible.get_variables()["fleet_address"]
@@ -87,8 +87,9 @@ def test_a_backing_service_is_reached_by_the_app_servers_alone(host: Any, source
 @pytest.mark.hosts("data1")
 def test_redis_answers_with_the_password_alone_and_nobody_reconfigures_it(host: Any) -> None:
     password = host.ansible.get_variables()["test_redis_password"]
-    assert host.run("redis-cli GET links").stdout.startswith("NOAUTH")
-    login = f"REDISCLI_AUTH={password} redis-cli --user links"
+    program = "redis-cli -s /run/redis-links/redis.sock"
+    assert host.run(f"{program} GET links").stdout.startswith("NOAUTH")
+    login = f"REDISCLI_AUTH={password} {program} --user links"
     assert host.check_output(f"{login} PING") == "PONG"
     assert host.run(f"{login} CONFIG GET dir").stdout.startswith("NOPERM")
     # the package's own Redis has no password

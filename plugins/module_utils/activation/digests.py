@@ -51,6 +51,11 @@ def content(path: pathlib.Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
+def _environment(etc: pathlib.Path) -> bytes:
+    """The environment and the authority that it names, which a process may read when it starts and never again."""
+    return content(etc / "environment") + content(etc / "services-ca.pem")
+
+
 def digests(app: Application, release: str) -> Digests:
     """What would run if the release were activated with the files as they are now."""
     described = describe(app, release)
@@ -69,7 +74,7 @@ def digests(app: Application, release: str) -> Digests:
     service, listener = (content(units / unit) for unit in (app.service, app.socket))
     return Digests(
         release=release,
-        reload=_digest(content(etc / "gunicorn.conf.py"), content(etc / "environment"), service, listener),
+        reload=_digest(content(etc / "gunicorn.conf.py"), _environment(etc), service, listener),
         restart=_digest(
             # a reload adds import paths, and takes none away
             json.dumps([described["python"], server, described.get("import_paths")], sort_keys=True).encode(),
@@ -96,7 +101,7 @@ def background(app: Application, process: ProcessType, release: str) -> Digests:
     describe(app, release)
     units = [content(app.path("etc/systemd/system", unit)) for unit in process.templates]
     settings = json.dumps(dataclasses.asdict(process), sort_keys=True).encode()
-    environment = content(app.path("etc", app.name, "environment"))
+    environment = _environment(app.path("etc", app.name))
     # they hold all of it from their start on
     return Digests(
         release=release, reload=_digest(settings, *units), restart=_digest(environment, *_secrets(app)), socket=""

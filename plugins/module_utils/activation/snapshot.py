@@ -19,7 +19,10 @@ from ..host.command import make_folder
 
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
-    settings = ("gunicorn.conf.py", "environment", "processes.json", "schedules.json", "secrets/*")
+    settings = (
+        *("gunicorn.conf.py", "environment", "services-ca.pem"),
+        *("processes.json", "schedules.json", "secrets/*"),
+    )
     # a copy may have types that the host's settings have no more
     processes = (*app.processes, *Application(app.name, root).processes)
     units = dict.fromkeys(unit for process in processes for unit in (*process.running, *process.templates))

@@ -265,12 +265,9 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         if not app["lock"]:
             wrong += [sentence for one in app["behind"] for sentence in _behind(host, one, of_application=True)]
     if "certificate_expires" in found:
-        expires = found["certificate_expires"]
-        if expires is None:
-            wrong.append(f"{host}: the certificate can't be read.")
-        elif (left := expires - time.time()) < (expires - found["certificate_begins"]) * EXPIRY_WARNING:
-            ends = f"ends in {_days(left)}" if left > 0 else "has ended"
-            wrong.append(f"{host}: the certificate {ends}; run site.yml to renew it.")
+        wrong += _expiry(host, "the certificate", found)
+    for path, about in found.get("service_certificates", {}).items():
+        wrong += _expiry(host, f"the certificate {path}", about)
     if (acme := found.get("acme", {})).get("trouble"):
         names = ", ".join(untrusted.texts(acme.get("names")))
         meanwhile = "the one that it had serves on" if acme.get("issued") is True else "clients trust none that serves"
@@ -286,6 +283,17 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
     wrong += [sentence for one in found.get("behind", []) for sentence in _behind(host, one)]
     units = found.get("units", {}).items()
     return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
+
+
+def _expiry(host: str, which: str, about: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a certificate, of which `about` is what `certificate` said."""
+    expires = about["certificate_expires"]
+    if expires is None:
+        return [f"{host}: {which} can't be read."]
+    if (left := expires - time.time()) >= (expires - about["certificate_begins"]) * EXPIRY_WARNING:
+        return []
+    ends = f"ends in {_days(left)}" if left > 0 else "has ended"
+    return [f"{host}: {which} {ends}; run site.yml to renew it."]
 
 
 def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> list[str]:

@@ -53,6 +53,8 @@ INSTEAD = {
     "nginx_site_health_path": "app_service_health_path",
     "nginx_site_workers": "app_service_workers",
     "nginx_site_proxy_protocol": "nginx_server_proxy_protocol",
+    "postgresql_server_tls": "backing_services_tls",
+    "redis_server_tls": "backing_services_tls",
     "tls_certificate_acme_port": "nginx_site_http_port",
     "tls_certificate_names": "nginx_site_server_names",
 }
@@ -86,7 +88,7 @@ def wrong(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -
     for name, option in options.items():
         if name in values and (option["type"] != "str" or "choices" in option):
             value = values[name]
-            if not (_is_right_list(value) if option["type"] == "list" else _is_right(name, value, option)):
+            if not (_is_right_list(value, option) if option["type"] == "list" else _is_right(name, value, option)):
                 sentences.append(_instruction(name, value, option))
     return sentences
 
@@ -103,14 +105,18 @@ def _is_right(name: str, value: Any, option: Mapping[str, Any]) -> bool:
     return not isinstance(value, bool) and math.isfinite(checked) and checked >= LEAST.get(name, 0)
 
 
-def _is_right_list(value: Any) -> bool:
+def _is_right_list(value: Any, option: Mapping[str, Any]) -> bool:
+    # what isn't a text in a list of texts is for `not_texts`
+    is_item = (lambda _: True) if option["elements"] == "str" else _is_batch
     # an empty one is the default
-    return not value or (isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_batch, value)))
+    return not value or (isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_item, value)))
 
 
 def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
     shown = json.dumps(value, default=str)
     where = "in the inventory or on the command line"
+    if option["type"] == "list" and option["elements"] == "str":
+        return f"{name} is {shown}. Give a list of texts, such as {name}: [one, another], {where}."
     if option["type"] == "list":
         return (
             f"{name} is {shown}. Give a list of numbers of hosts or shares of them, "

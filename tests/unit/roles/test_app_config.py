@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,29 @@ def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[st
         ("/etc/links/migration-secrets/ADMIN", "0600", "x"),
     ]
     assert [item["path"] for item in files if item.get("purge")] == [item["path"] for item in files if "state" in item]
+
+
+def test_the_application_finds_the_authority_of_its_backing_services(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path
+) -> None:
+    def files(**given: Any) -> list[tuple[str, str]]:
+        found = load_role("app_config").value("__app_config_environment_files", app_name="links", **given)
+        return [(item["path"], item["content"]) for item in found]
+
+    authority = tmp_path / "ca.pem"
+    given = {"app_config_services_ca_source": str(authority)}
+    variable = 'SERVICES_CA_FILE="/etc/links/services-ca.pem"'
+    (environment,) = files()
+    assert variable not in environment[1]
+    # a check of a new fleet
+    assert files(**given)[0] == ("/etc/links/services-ca.pem", "")
+    authority.write_text("a certificate\n")
+    ca, environment = files(**given)
+    assert ca == ("/etc/links/services-ca.pem", "a certificate\n")
+    assert variable in environment[1]
+    _, environment = files(**given, app_config_environment={"SERVICES_CA_FILE": "/mine"})
+    assert variable not in environment[1]
+    assert 'SERVICES_CA_FILE="/mine"' in environment[1]
 
 
 @pytest.fixture

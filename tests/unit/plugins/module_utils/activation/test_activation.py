@@ -116,6 +116,7 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: layout.Applicat
     [
         ("etc/links/environment", 'A="2"', "reload"),
         ("etc/links/gunicorn.conf.py", "workers = 3", "reload"),
+        ("etc/links/services-ca.pem", "another authority", "reload"),
         ("etc/links/secrets/TOKEN", "another", "bridge"),
         ("etc/links/secrets/NEW", "secret", "bridge"),
         ("etc/systemd/system/links.service", "[Service]\nNice=1", "bridge"),
@@ -489,9 +490,11 @@ def test_the_configuration_that_served_can_be_put_back(app: layout.Application) 
     keep(app)
     change(app, "etc/links/environment", 'A="broken"')
     change(app, "etc/links/secrets/NEW", "secret")
+    change(app, "etc/links/services-ca.pem", "another authority")
     app.path("etc/links/secrets/TOKEN").unlink()
     snapshot.restore(app, app.kept)
     assert app.path("etc/links/environment").read_text() == 'A="1"'
+    assert not app.path("etc/links/services-ca.pem").exists()
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
 
 

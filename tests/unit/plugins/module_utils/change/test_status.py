@@ -162,6 +162,9 @@ def test_a_certificate_is_told_when_a_quarter_of_its_lifetime_is_left(lifetime: 
     told = status.problems("edge1", found)
     assert len(told) == bool(words)
     assert words in " ".join(told)
+    path = "/etc/ssl/baton-services/postgresql/fullchain.pem"
+    of_a_service = status.problems("data1", {"service_certificates": {path: found}})
+    assert of_a_service == [one.replace("edge1: the certificate", f"data1: the certificate {path}") for one in told]
 
 
 def test_a_certificate_that_can_not_be_read_is_told(tmp_path: pathlib.Path) -> None:

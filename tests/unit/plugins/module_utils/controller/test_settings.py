@@ -56,6 +56,8 @@ def test_hosts_are_named_when_not_all_have_it() -> None:
         ("deploy_batches", "[1, 2]", 'deploy_batches is "[1, 2]". Give a list'),
         ("deploy_batches", [0, "100%"], 'deploy_batches is [0, "100%"]. Give a list'),
         ("deploy_batches", {"1": 1}, "Give a list"),
+        ("backing_services_tls", True, "Say `disabled` or `offered` or `required`"),
+        ("backing_services_tls_names", "db.internal", "Give a list of texts, such as backing_services_tls_names: ["),
         ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten, and must be a number, 0 or more"),
         ("deploy_lock_wait", -1, "deploy_lock_wait is -1, and must be a whole number, 0 or more"),
         ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0, and must be a whole number, 60 or more"),
@@ -81,6 +83,7 @@ def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None
     assert settings.wrong({**given, "app_migrations": "blocking", "app_releases_keep": 3}, PLAYBOOKS) == []
     assert settings.wrong({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}, PLAYBOOKS) == []
     assert settings.wrong({"deploy_batches": []}, PLAYBOOKS) == []  # the default
+    assert settings.wrong({"backing_services_tls_names": ["db.internal", "1.10"]}, PLAYBOOKS) == []
 
 
 WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())

@@ -1,0 +1,82 @@
+"""Addresses that a backing service would refuse, or that verify nobody, are told before anything is touched."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.controller import service_addresses
+
+CA = "/etc/links/services-ca.pem"
+HOSTS = frozenset({"data1", "10.0.0.31"})
+POSTGRESQL = service_addresses.Service("PostgreSQL", HOSTS, {"postgresql": 5432})
+REDIS = {
+    "disabled": {"redis": 6379},
+    "offered": {"redis": 6379, "rediss": 6380},
+    "required": {"rediss": 6380},
+}
+VERIFIED = f"postgresql://links:hidden@10.0.0.31:5432/links?sslmode=verify-full&sslrootcert={CA}"
+
+
+def problems(tls: str, **addresses: object) -> list[str]:
+    services = [POSTGRESQL, service_addresses.Service("Redis", HOSTS, REDIS[tls])]
+    return service_addresses.problems(addresses, services, tls, CA)
+
+
+@pytest.mark.parametrize(
+    ("tls", "address"),
+    [
+        ("disabled", "postgresql://links:hidden@10.0.0.31:5432/links"),
+        ("disabled", "redis://links:hidden@10.0.0.31/0"),
+        ("offered", "redis://links:hidden@10.0.0.31:6379/0"),
+        ("offered", "rediss://links:hidden@DATA1:6380/0"),
+        ("offered", "postgres://links:hidden@data1/links?sslmode=disable"),
+        ("required", "rediss://links:hidden@10.0.0.31:6380/0"),
+        ("required", VERIFIED),
+        ("required", VERIFIED.replace("postgresql:", "postgresql+asyncpg:").replace("sslmode", "ssl")),
+        ("required", "postgresql://data1/links?sslmode=require"),
+        # of others
+        ("required", "redis://10.0.0.99:6379/0"),
+        ("required", "postgresql://10.0.0.99/links?sslmode=disable"),
+        ("required", "https://10.0.0.31/"),
+        # what can't be told
+        ("required", "postgresql://10.0.0.31:5432,10.0.0.32:5432/links"),
+        ("required", "http://[::1"),
+        ("required", "not an address"),
+        ("required", True),
+    ],
+)
+def test_what_is_reached_is_accepted(tls: str, address: object) -> None:
+    assert problems(tls, ADDRESS=address) == []
+
+
+@pytest.mark.parametrize(
+    ("tls", "address", "words"),
+    [
+        ("disabled", "rediss://:hidden@data1:6380/0", ["isn't at rediss://…:6380", "Give redis://…:6379."]),
+        ("required", "redis://:hidden@10.0.0.31:6379/0", ["isn't at redis://…:6379", "Give rediss://…:6380."]),
+        ("required", "rediss://:hidden@10.0.0.31/0", ["isn't at rediss://…:6379", "Give rediss://…:6380."]),
+        ("offered", "redis://:hidden@data1:6380/0", ["redis://…:6379 or rediss://…:6380"]),
+        ("offered", "postgresql://:hidden@data1:5433/links", ["isn't at postgresql://…:5433"]),
+        ("required", "postgresql://:hidden@data1/links", ["PostgreSQL is to be verified", "sslmode=verify-full"]),
+        ("required", "postgresql://:hidden@data1/links?sslmode=prefer", ["PostgreSQL is to be verified"]),
+        ("required", "postgresql+psycopg://:hidden@data1/links?sslmode=disable", ["PostgreSQL is to be verified"]),
+        ("disabled", VERIFIED, [CA, "offered or required"]),
+    ],
+)
+def test_what_would_fail_is_told_without_its_secret(tls: str, address: str, words: list[str]) -> None:
+    (told,) = problems(tls, ADDRESS=address)
+    assert told.startswith("ADDRESS")
+    for word in words:
+        assert word in told
+    assert "hidden" not in told
+
+
+def test_the_mode_may_be_set_in_the_environment() -> None:
+    address = "postgresql://10.0.0.31/links"
+    assert problems("required", DATABASE_URL=address, PGSSLMODE="verify-full", PGSSLROOTCERT=CA) == []
+    assert len(problems("required", DATABASE_URL=address, PGSSLMODE="prefer")) == 1
+    # what the address says wins, as with libpq
+    assert len(problems("required", DATABASE_URL=f"{address}?sslmode=disable", PGSSLMODE="verify-full")) == 1
+
+
+def test_without_a_backing_service_everything_is_the_applications_own() -> None:
+    assert service_addresses.problems({"DATABASE_URL": VERIFIED}, [], "disabled", CA) == []

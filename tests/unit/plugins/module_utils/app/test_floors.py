@@ -19,6 +19,7 @@ from packaging.version import Version
         ("1.3.1", False), ("1.3.0", True), ("1.10.0", False), ("0.47.3", True), ("1.3", True), ("1.3.1.0", False),
         ("1.3.1rc1", True), ("1.3.1.dev2", True), ("1.3.1.post1", False), ("1.3.1+local", False), ("1!0.1", False),
         ("v1.3.1", False), ("2", False), ("1.3.1-1", False), ("", False), ("unknown", False), ("1" * 5000, False),
+        ("1.3.1RC1", True), ("\N{ARABIC-INDIC DIGIT ONE}.0", False),
     ],
 )  # fmt: skip
 def test_versions_are_compared_as_packages_do(version: str, old: bool) -> None:

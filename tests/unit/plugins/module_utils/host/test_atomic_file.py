@@ -87,6 +87,17 @@ def test_a_folder_is_swept_of_what_writers_left(path: pathlib.Path) -> None:
     assert names(path) == [".link.abcd.baton", "file.conf"]
 
 
+def test_a_name_may_be_as_long_as_the_filesystem_allows(path: pathlib.Path) -> None:
+    long = path.with_name("n" * 255)
+    atomic_file.write(long, "new")
+    assert long.read_text() == "new"
+
+
+def test_what_is_no_folder_is_not_taken_for_one_whose_names_are_on_the_disk(path: pathlib.Path) -> None:
+    with pytest.raises(NotADirectoryError):
+        atomic_file.sync_folder(path)
+
+
 def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(
     path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

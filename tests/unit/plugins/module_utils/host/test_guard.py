@@ -168,6 +168,18 @@ def test_an_undo_that_failed_is_not_taken_for_one(host: Host) -> None:
     assert host.is_as_before()
 
 
+def test_an_undo_that_finds_nothing_to_do_beside_an_armed_change_is_not_taken_for_one(host: Host) -> None:
+    host.begin()
+    (host.guard.folder / "undo").write_text("exit 0\n")
+    with pytest.raises(guard.GuardError, match="no reason is known"):
+        host.guard.undo()
+
+
+@pytest.mark.parametrize(("command", "answer"), [("", True), ("true", True), ("false", False), ("exit 3", False)])
+def test_files_are_in_force_where_their_command_says_so(command: str, answer: bool) -> None:
+    assert guard.in_force(command) is answer
+
+
 def test_without_a_timer_nothing_is_touched(host: Host) -> None:
     (host.root / "bin/systemd-run").write_text("#!/bin/sh\necho no bus >&2\nexit 1\n")
     with pytest.raises(guard.GuardError, match="no bus"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,37 @@ def test_what_a_task_makes_has_a_mode() -> None:
         and task[module].get("state") not in ("absent", "link")
         and "mode" not in task[module]
     ] == []
+
+
+def secrets(role: pathlib.Path) -> set[str]:
+    """The role's options that are secret, the variables made of them, and the templates that they are in."""
+
+    def read(file: str) -> dict[str, Any]:
+        return yaml.safe_load((role / file).read_text()) if (role / file).exists() else {}
+
+    entries = read("meta/argument_specs.yml")["argument_specs"].values()
+    known = {name for entry in entries for name, option in (entry.get("options") or {}).items() if option.get("no_log")}
+    # a condition says only that there is one
+    shown = {path.name: re.sub(r"{%.*?%}|\bif \w+", "", path.read_text()) for path in role.glob("templates/**/*.j2")}
+    known |= {name for name, text in shown.items() if known & set(re.findall(r"\w+", text))}
+    made = {name: set(re.findall(r"[\w.]+", str(value))) for name, value in read("vars/main.yml").items()}
+    while more := {name for name, used in made.items() if name not in known and used & known}:
+        known |= more
+    return known
+
+
+def test_what_writes_a_secret_says_nothing_of_it() -> None:
+    writing = {"baton.web.files", "ansible.builtin.copy", "ansible.builtin.template"}
+    tasks_with_secrets = {
+        where: task
+        for role in PROJECT.glob("roles/*")
+        if (role / "meta/argument_specs.yml").is_file()
+        for where, task in found(sorted(role.glob("tasks/*.yml")))
+        for module in writing & task.keys()
+        if secrets(role) & set(re.findall(r"[\w.]+", str(task[module])))
+    }
+    assert len(tasks_with_secrets) > 3
+    assert [where for where, task in tasks_with_secrets.items() if task.get("no_log") is not True] == []
 
 
 def test_a_question_of_preflight_does_not_decide_by_failing_silently() -> None:

@@ -83,6 +83,10 @@ bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app serve
 bench-scale: setup-dev ## Measure what a deploy takes of the controller on 2, 8 and 24 app servers: docs/benchmarks-scale.md (some 30 minutes)
 	@python -m tests.bench.scale $(BENCH_OPTIONS)
 
+.PHONY: security
+security: setup-dev ## Measure the security figures by independent tools: docs/security-figures.md (up to 50 minutes)
+	@python -m tests.bench.security
+
 .PHONY: clean
 clean: ## Remove all that was made here: local fleets, images, caches, .venv
 	@scripts/clean

@@ -1,0 +1,74 @@
+"""The security figures, by tools that others wrote, on both Debian releases: docs/security-figures.md.
+
+    python -m tests.bench.security [--keep] [--output FILE.json]
+    python -m tests.bench.security --render FILE.json
+
+Makes a fleet for each release, one after the other, and removes it. Ends with 1 when a figure isn't as wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import pathlib
+import signal
+import sys
+import time
+
+from fleet import fleet
+from tests.bench import machine
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted
+
+from . import measure, report
+
+INVENTORIES = [measure.HERE / f"inventory/{suite}.yml" for suite in ("bookworm", "trixie")]
+
+
+def run(inventory: pathlib.Path, keep: bool) -> measure.Release:
+    print(f"{datetime.datetime.now():%H:%M:%S} {inventory.stem} ...", flush=True)
+    with booted(inventory, keep):
+        hosts = measure.Hosts(inventory)
+        hosts.provision()
+        return measure.measure(hosts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
+    parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
+    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
+    options = parser.parse_args()
+    if options.render:
+        options.render.with_suffix(".md").write_text(report.markdown(report.read(options.render)))
+        return 0
+
+    # a terminated run removes its hosts, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    output = options.output or EVIDENCE / "security.json"
+    page = output.with_suffix(".md") if options.output else PROJECT / "docs/security-figures.md"
+    began = time.time()
+    try:
+        releases = [run(inventory, options.keep) for inventory in INVENTORIES]
+    except (BenchError, fleet.FleetError) as error:
+        print(f"security: {error}", file=sys.stderr)
+        return 2
+    document = report.Document(
+        began=began,
+        seconds=round(time.time() - began),
+        machine=machine.describe(),
+        versions=machine.versions() | {"sslyze": measure.sslyze_version()},
+        requests=measure.requests_source(),
+        answer_seconds=measure.ANSWER_SECONDS,
+        releases=releases,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report.write(document, output)
+    page.write_text(report.markdown(document))
+    print(f"{output} and {page}")
+    for one in report.shortfalls(document):
+        print(one, file=sys.stderr)
+    return 1 if report.shortfalls(document) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""What tools of others find on the hosts of a Debian release: sslyze, nmap, systemd-analyze, Gunicorn's requests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import shlex
+import socket
+import ssl
+import subprocess
+from typing import Any
+
+from fleet import fleet
+from tests.bench.controller import PROJECT, BenchError, playbook, run_as_root
+from tests.support import ports
+
+HERE = pathlib.Path(__file__).resolve().parent
+NAME = "links.baton.test"
+# what sslyze holds the edge against: its own copy of Mozilla's guidelines, and the newer version 6.0 from Mozilla
+PROFILES = {
+    "Mozilla 5.7 intermediate": ["--mozilla_config=intermediate"],
+    "Mozilla 6.0 intermediate": [f"--custom_tls_config={HERE / 'mozilla-6.0-intermediate.json'}"],
+}
+# by host; `*` and `?` as systemctl has them, and `1` for an instance of a template
+UNITS = {
+    "app1": "links.service links-bridge.service links-rehearsal@1.service links-migration@1.service "
+    "links-worker@1.service links-nightly.service",
+    "edge1": "nginx.service",
+    "data1": "postgresql@*-main.service redis-server@links.service",
+}
+PACKAGES = ("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap")
+OPENSSL = f"openssl s_client -brief -servername {NAME}"
+ANSWER_SECONDS = 20.0  # a connection that nothing more comes from counts as silent after them
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What sslyze says of the edge and one profile; without issues it is compliant."""
+
+    profile: str
+    issues: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What nmap sees of a host from another one."""
+
+    host: str
+    seen_from: str
+    protocol: str
+    open: list[int]
+    closed: list[int]
+    filtered: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """All figures of one Debian release."""
+
+    name: str
+    versions: dict[str, str]
+    tls_versions: dict[str, list[str]]  # cipher suites by TLS version
+    key_exchange: str  # of the edge with the same release's OpenSSL
+    judgements: list[Judgement]
+    exposure: dict[str, float]  # by unit
+    scans: list[Scan]
+    answers: dict[str, list[int]]  # statuses by request
+
+
+class Hosts:
+    """The hosts of one release, booted and set up."""
+
+    def __init__(self, inventory: pathlib.Path) -> None:
+        self.inventory = inventory
+        listed = fleet.load(str(inventory)).hosts
+        self._hosts = {host.name: host for host in listed}
+        self.https = int(self._hosts["edge1"].publish[0].split(":")[1])
+
+    def provision(self) -> None:
+        """The demo's application on them. Raises BenchError."""
+        playbook(self.inventory, "site.yml")
+
+    def address(self, name: str) -> str:
+        return self._hosts[name].address
+
+    def run(self, name: str, script: str) -> str:
+        """What a script of the shell prints that root runs. Raises BenchError."""
+        return run_as_root(self._hosts[name].port, "sh", "-c", script)
+
+    @property
+    def authority(self) -> pathlib.Path:
+        return self.inventory.parent / "tls/ca.pem"
+
+
+def measure(hosts: Hosts) -> Release:
+    """Everything, of hosts that serve. Raises BenchError."""
+    hosts.run("data1", ports.INSTALL)
+    versions: dict[str, str] = {}
+    for name in ("data1", "app1", "edge1"):
+        command = "dpkg-query --show --showformat '${Package} ${Version}\\n' " + " ".join(PACKAGES)
+        told = hosts.run(name, f"{command} 2> /dev/null || true")
+        versions |= {package: version for package, _, version in (line.partition(" ") for line in told.splitlines())}
+    return Release(
+        name=hosts.run("app1", ". /etc/os-release; echo Debian $(cat /etc/debian_version)").strip(),
+        versions={package: versions[package] for package in PACKAGES if versions.get(package)},
+        tls_versions=_cipher_suites(hosts),
+        key_exchange=key_exchange(
+            hosts.run("data1", f"{OPENSSL} -connect {hosts.address('edge1')}:443 < /dev/null 2>&1")
+        ),
+        judgements=[Judgement(profile, _issues(hosts, options)) for profile, options in PROFILES.items()],
+        exposure={unit: value for name, units in UNITS.items() for unit, value in _exposure(hosts, name, units)},
+        scans=[
+            _scan(hosts, target, scanner, protocol)
+            for target, scanner in (("edge1", "data1"), ("app1", "data1"), ("data1", "edge1"))
+            for protocol in ("IPv4", "IPv6")
+        ],
+        answers={name: ask(hosts.https, hosts.authority, request) for name, request in requests().items()},
+    )
+
+
+def sslyze_version() -> str:
+    """The version of sslyze that the lock names."""
+    found = re.search(r"^sslyze==(\S+)", (HERE / "requirements.txt").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def _sslyze(hosts: Hosts, *options: str) -> subprocess.CompletedProcess[str]:
+    made = subprocess.run(
+        [PROJECT / "scripts/package-venv", HERE.relative_to(PROJECT), "requirements.txt"],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        raise BenchError(f"sslyze could not be installed: {made.stderr.strip()}")
+    target = f"{NAME}:{hosts.https}{{127.0.0.1}}"
+    command = [f"{made.stdout.strip()}/bin/sslyze", f"--certinfo_ca_file={hosts.authority}", *options, target]
+    return subprocess.run(command, text=True, capture_output=True, check=False)
+
+
+def _issues(hosts: Hosts, options: list[str]) -> list[str]:
+    """What isn't as the profile wants it."""
+    done = _sslyze(hosts, *options)
+    verdict = done.stdout.rpartition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
+    if "Compliant." not in verdict and "Not compliant." not in verdict:
+        raise BenchError(f"sslyze came to no verdict: {done.stderr.strip()[-500:]} {verdict.strip()}")
+    return [line.strip()[2:] for line in verdict.splitlines() if line.strip().startswith("* ")]
+
+
+def _cipher_suites(hosts: Hosts) -> dict[str, list[str]]:
+    protocols = {"SSL 2.0": "sslv2", "SSL 3.0": "sslv3"} | {f"TLS 1.{minor}": f"tlsv1_{minor}" for minor in range(4)}
+    protocols["TLS 1.0"] = "tlsv1"
+    done = _sslyze(hosts, "--json_out=-", *(f"--{option}" for option in protocols.values()), "--mozilla_config=disable")
+    try:
+        (found,) = json.loads(done.stdout)["server_scan_results"]
+        results: dict[str, Any] = found["scan_result"]
+        return {
+            protocol: [
+                suite["cipher_suite"]["name"]
+                for suite in results[f"{protocol.lower().translate(str.maketrans(' .', '__'))}_cipher_suites"][
+                    "result"
+                ]["accepted_cipher_suites"]
+            ]
+            for protocol in protocols
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"sslyze's result can't be read: {error!r} {done.stderr.strip()[-500:]}") from None
+
+
+def key_exchange(told: str) -> str:
+    """The group that OpenSSL's client says was agreed on; before 3.2 it names the key instead."""
+    found = re.findall(r"^(?:Negotiated TLS1\.3 group|(?:Peer|Server) Temp Key): (\w+)", told, re.MULTILINE)
+    if not found:
+        raise BenchError(f"openssl says nothing of a key exchange: {told.strip()}")
+    return str(found[-1])
+
+
+def _exposure(hosts: Hosts, name: str, units: str) -> list[tuple[str, float]]:
+    """What systemd-analyze says of each unit: 0 is sandboxed best, 10 not at all."""
+    words = " ".join(shlex.quote(unit) for unit in units.split())
+    # a pattern stands for the units that are there
+    listing = (
+        f"for unit in {words}; do case $unit in *'*'*) systemctl list-units --plain --no-legend $unit | cut -d' ' -f1"
+    )
+    script = (
+        f"{listing};; *) echo $unit;; esac; done | while read unit; do systemd-analyze security --no-pager $unit; done"
+    )
+    found = re.findall(r"Overall exposure level for (\S+): ([0-9.]+)", hosts.run(name, f"set -f; {script}"))
+    if len(found) < len(units.split()):
+        raise BenchError(f"systemd-analyze says nothing of some units of {name}: it told of {dict(found)}")
+    return [(re.sub(r"@[^.]+", "@", unit), float(value)) for unit, value in found]
+
+
+def _scan(hosts: Hosts, target: str, scanner: str, protocol: str) -> Scan:
+    hosts.run(scanner, ports.INSTALL)
+    address = hosts.address(target)
+    if protocol == "IPv6":
+        for name in (target, scanner):
+            hosts.run(name, ports.ENABLE_IPV6)
+        address = hosts.run(target, ports.LINK_LOCAL).strip() + "%eth0"
+    found = ports.read(hosts.run(scanner, ports.scan(address)))
+    return Scan(target, scanner, protocol, found.open, found.closed, found.filtered)
+
+
+def requests() -> dict[str, bytes]:
+    """The requests that are sent, by name, for the site: one that names no host gets its name."""
+    listed: dict[str, str] = _invalid_requests()["requests"]
+    return {name: for_site(text.encode("latin-1")) for name, text in listed.items()}
+
+
+def requests_source() -> str:
+    """Where they are from."""
+    told = _invalid_requests()
+    return f"{told['source']}, at {told['commit'][:12]}"
+
+
+def _invalid_requests() -> dict[str, Any]:
+    return dict(json.loads((HERE / "invalid_requests.json").read_text()))
+
+
+def for_site(request: bytes) -> bytes:
+    """Without the site's name nginx turns away each request, and nothing would be shown."""
+    named, count = re.subn(rb"(?m)^Host: [a-z.:0-9]+(?=\r\n)", b"Host: " + NAME.encode(), request, count=1)
+    return named if count else request.replace(b"\r\n", b"\r\nHost: " + NAME.encode() + b"\r\n", 1)
+
+
+def ask(port: int, authority: pathlib.Path, request: bytes) -> list[int]:
+    """The statuses of all answers to what is sent on one connection, until its end or until nothing more comes."""
+    context = ssl.create_default_context(cafile=authority)
+    told = b""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname=NAME) as connection,
+    ):
+        connection.sendall(request)
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            while block := connection.recv(65536):
+                told += block
+        except (TimeoutError, ConnectionError, ssl.SSLError):
+            pass
+    return statuses(told)
+
+
+def statuses(told: bytes) -> list[int]:
+    """Of the answers in what came over a connection. One of nginx's own has no line that looks like another's."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", told)]

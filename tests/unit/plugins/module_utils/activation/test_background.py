@@ -538,3 +538,24 @@ def test_undoing_a_transaction_takes_its_timers_back(app: layout.Application, ti
     assert boots(app) == {"cleanup.timer"}
     assert app.path("etc/systemd/system/links-cleanup.service").exists()
     assert not app.path("etc/systemd/system/links-report.service").exists()
+
+
+@pytest.mark.parametrize("part", [None, "before_web"])
+def test_the_files_of_background_processes_are_theirs_and_never_those_of_the_web_processes(
+    app: layout.Application, part: str | None
+) -> None:
+    declare(app, worker={})
+    web, worker = (
+        {
+            f"etc/systemd/system/{unit}"
+            for process in app.processes
+            for unit in process.templates
+            if process.name == name
+        }
+        for name in (layout.WEB, "worker")
+    )
+    found = snapshot.background_files(app, part)
+    assert worker
+    assert worker <= found
+    assert not web & found
+    assert ("etc/links/schedules.json" in found) == (part is None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
@@ -106,6 +107,17 @@ class Tick(BaseModel):
     tick: int
     time: datetime
     pid: int
+
+
+@router.get("/large", response_class=StreamingResponse)
+async def large(megabytes: Annotated[int, Query(ge=1, le=1024)] = 1) -> StreamingResponse:
+    """Answer with that many MiB of zeros, for clients that read slowly."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(megabytes * 16):
+            yield bytes(65536)
+
+    return StreamingResponse(chunks(), media_type="application/octet-stream")
 
 
 @router.get("/events", response_class=EventSourceResponse)

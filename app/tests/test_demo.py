@@ -52,6 +52,14 @@ def test_the_release_is_read_from_the_path(path: str, release: str | None) -> No
     assert _release_of(Path(path)) == release
 
 
+async def test_large_answers_with_that_size(server: str) -> None:
+    async with AsyncClient() as client:
+        answer = await client.get(f"http://{server}/api/large?megabytes=2")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+        assert answer.content == bytes(2 * 2**20)
+        assert (await client.get(f"http://{server}/api/large?megabytes=1025")).status_code == 422
+
+
 async def test_slow_takes_its_time(server: str) -> None:
     async with AsyncClient() as client:
         began = time.monotonic()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import shlex
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Iterator
@@ -22,14 +24,29 @@ pytestmark = pytest.mark.hosts("edge1")
 
 WORKER_REQUESTS, CONNECTIONS = 10, 150  # as the inventory says
 HELD = "/api/events?count=3600"  # answers at once, and takes its place as long as its client stays
-# on another host: the status of an answer of the edge
+LONG = "BATON_TEST_LONG" in os.environ
+READERS = 500 if LONG else CONNECTIONS + 30
+UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+# requests that look like the handshake of a WebSocket
+FORGED = [
+    ("GET", UPGRADE),
+    ("GET", f"{UPGRADE}Sec-WebSocket-Key: none\r\n"),
+    ("GET", "Upgrade: websocket\r\n" + KEY),
+    ("GET", f"Upgrade: websocket 13 {KEY.split()[1]} upgrade,\r\nConnection: Upgrade\r\n"),
+    ("POST", UPGRADE + KEY + "Content-Length: 0\r\n"),
+]
+# on another host: the statuses of answers of the edge, each on a connection of its own
 ASK = """
 import http.client, socket, ssl, sys
 context = ssl._create_unverified_context()
-connection = http.client.HTTPConnection(sys.argv[2])
-connection.sock = context.wrap_socket(socket.create_connection((sys.argv[1], 443), 600), server_hostname=sys.argv[2])
-connection.request("GET", "/api/slow?seconds=0")
-print(connection.getresponse().status)
+address, name, *paths = sys.argv[1:]
+for path in paths:
+    connection = http.client.HTTPConnection(name)
+    connection.sock = context.wrap_socket(socket.create_connection((address, 443), 600), server_hostname=name)
+    connection.request("GET", path)
+    print(connection.getresponse().status)
+    connection.close()
 """
 
 
@@ -61,21 +78,34 @@ class Crowd:
         self._trust = trust
         self._open: list[asyncio.StreamWriter] = []
 
-    async def connect(self, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """Open so many connections."""
+    async def connect(
+        self, count: int, window: int | None = None
+    ) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Open so many connections; `window` are the bytes that the kernel and each reader take ahead."""
         opened = []
         for _ in range(count):
-            pair = await asyncio.open_connection("127.0.0.1", PORT, ssl=self._trust, server_hostname=NAME)
+            plain = socket.socket()
+            if window:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+            plain.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", PORT))
+            pair = await asyncio.open_connection(
+                sock=plain, ssl=self._trust, server_hostname=NAME, limit=window or 2**16
+            )
             opened.append(pair)
             self._open.append(pair[1])
         return opened
 
     async def ask(
-        self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str, headers: str = ""
+        self,
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        path: str,
+        headers: str = "",
+        method: str = "GET",
     ) -> Answer:
         """Send a request and wait for the head of the answer."""
         reader, writer = connection
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\n{headers}\r\n".encode())
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: {NAME}\r\n{headers}\r\n".encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)).decode()
         return Answer(int(head.split()[1]), head.lower())
 
@@ -128,16 +158,14 @@ def test_what_is_more_than_the_workers_take_is_turned_away_at_once(
 
 
 def test_one_client_s_connections_leave_room_for_strangers(host: Any, trust: ssl.SSLContext) -> None:
-    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    upgrade += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     address = host.ansible.get_variables()["fleet_address"]
 
     async def crowd_of_one() -> tuple[list[Answer], str]:
         crowd = Crowd(trust)
         try:
             clients = await crowd.connect(CONNECTIONS + 30)
-            answers = [await crowd.ask(client, "/api/echo", upgrade) for client in clients]
-            ask = f"python3 -c {shlex.quote(ASK)} {address} {NAME}"
+            answers = [await crowd.ask(client, "/api/echo", UPGRADE + KEY) for client in clients]
+            ask = f"python3 -c {shlex.quote(ASK)} {address} {NAME} '/api/slow?seconds=0'"
             seen = await asyncio.to_thread(other("data1").check_output, ask)
             return answers, seen
         finally:
@@ -147,6 +175,57 @@ def test_one_client_s_connections_leave_room_for_strangers(host: Any, trust: ssl
     assert Counter(answer.status for answer in answers) == {101: CONNECTIONS, 429: 30}
     assert all("\r\nretry-after: 1\r\n" in answer.header for answer in answers if answer.status == 429)
     assert seen == "200"
+
+
+def test_what_only_looks_like_a_handshake_is_an_ordinary_request(trust: ssl.SSLContext) -> None:
+    async def ask() -> list[int]:
+        crowd = Crowd(trust)
+        try:
+            requests = [*FORGED, ("GET", UPGRADE + KEY)]
+            clients = await crowd.connect(len(requests))
+            return [
+                (await crowd.ask(client, "/api/echo", headers, method)).status
+                for client, (method, headers) in zip(clients, requests, strict=True)
+            ]
+        finally:
+            crowd.leave()
+
+    # the application has a WebSocket there and no page
+    assert asyncio.run(ask()) == [404] * len(FORGED) + [101]
+
+
+def test_clients_that_do_not_read_leave_room_for_strangers(host: Any, trust: ssl.SSLContext) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    # lines of answers that were read whole
+    whole = f'"path":"/api/large","status":200,"bytes":{4 * 2**20}'
+    count = f"grep -cF {shlex.quote(whole)} /var/log/nginx/links-access.log || true"
+    before = host.check_output(count)
+
+    async def patient(crowd: Crowd, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> Answer:
+        # the place of a reader is free again when the edge has all of the answer; on a busy machine that isn't at once
+        while (answer := await crowd.ask(client, "/api/large?megabytes=4")).status == 503:
+            await client[0].readuntil(b"</html>\r\n")
+        return answer
+
+    async def readers() -> tuple[list[Answer], str, str]:
+        crowd = Crowd(trust)
+        try:
+            # one after another, as nginx ends a connection that sends no request
+            answers = [await patient(crowd, *await crowd.connect(1, window=4096)) for _ in range(READERS)]
+            paths = " ".join(["/readyz", "'/api/slow?seconds=0'"] * 25)
+            ask = f"python3 -c {shlex.quote(ASK)} {address} {NAME} {paths}"
+            seen = await asyncio.to_thread(other("app1").check_output, ask)
+            return answers, seen, await asyncio.to_thread(host.check_output, count)
+        finally:
+            crowd.leave()
+
+    answers, seen, after = asyncio.run(readers())
+    statuses = [answer.status for answer in answers]
+    # those that come when the first have been cut off, as they didn't read for long, find a place
+    assert statuses[:CONNECTIONS] == [200] * CONNECTIONS
+    assert set(statuses[CONNECTIONS:]) <= {200, 429}
+    assert after == before
+    assert seen.split() == ["200"] * 50
 
 
 def test_a_client_is_limited_by_its_network_and_not_by_what_addresses_it_takes_there(host: Any) -> None:

@@ -85,7 +85,7 @@ def test_a_pointer_to_nowhere_changes_nothing(good: str) -> None:
     both("spoil", case="missing", release="nowhere")
     answers = both("reload")
     both("mend", release=good)
-    # which of its words come with a path of its own is left to journald: it may take them in when who said them has gone
+    # systemd's own word; the path is said by a process that may be gone, with its unit, when journald takes it in
     refused("status=203/EXEC", before, answers)
 
 

@@ -38,7 +38,13 @@ print(json.dumps(sorted(set(last))))
 @pytest.mark.hosts("app1", "app2")
 def test_an_old_worker_says_that_it_goes_and_the_edge_hears_of_none(host: Any, edge: Edge) -> None:
     edge1, address = other("edge1"), host.ansible.get_variables()["fleet_address"]
-    options = {"host": NAME, "ca_file": str(INVENTORY / "tls/ca.pem"), "rate": 20.0, "fewest": 100, "duration": 3600.0}
+    options: dict[str, Any] = {
+        "host": NAME,
+        "ca_file": str(INVENTORY / "tls/ca.pem"),
+        "rate": 20.0,
+        "fewest": 100,
+        "duration": 3600.0,
+    }
     edge1.check_output("rm -f /tmp/kept")
     said: set[str] = set()
     ended = threading.Event()

@@ -279,9 +279,9 @@ class Fleet(Playbooks):
         end = "/run/shop-watched"
         found: dict[str, dict[str, int]] = {}
         script = (SCENARIO / "tests/on_host/watch.py").read_text()
-        look = f"rm -f {end}; {shlex.join(['python3', '-c', script, 'shop', end])}"
+        look = "rm -f %s; python3 -c %s shop %s"
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            watching = {name: pool.submit(host(name).check_output, "%s", look) for name in APP_SERVERS}
+            watching = {name: pool.submit(host(name).check_output, look, end, script, end) for name in APP_SERVERS}
             try:
                 yield found
             finally:

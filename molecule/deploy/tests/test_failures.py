@@ -72,12 +72,14 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
         lambda: sum(line["status"] == 500 for line in fleet.answered(logged)) == traffic.failed["HTTP 500"],
         "the edges have logged other answers than their clients had",
     )
-    bad = [line["upstream"] for line in fleet.answered(logged) if line["status"] == 500]
-    assert set(bad) == {f"{fleet.address('app1')}:8000"}
+    bad = [line for line in fleet.answered(logged) if line["status"] == 500]
+    assert {line["upstream"] for line in bad} == {f"{fleet.address('app1')}:8000"}
     assert fleet.releases() == before
     told = receipt()
     assert told["deploy"]["result"] == "reverted"
-    assert told["windows"]["during"]["failures"] == traffic.failed["HTTP 500"]
+    # an old worker may answer what it had when the way back is done
+    during = told["windows"]["during"]
+    assert during["failures"] == sum(during["since"] <= line["msec"] < during["until"] for line in bad) > 0
     assert [name for name, outcome in told["hosts"].items() if outcome["reverted"]] == ["app1"]
     unlocked(fleet)
     if LONG:

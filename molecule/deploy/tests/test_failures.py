@@ -184,6 +184,7 @@ def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source:
     assert fleet.release() not in before.values()
 
 
+@pytest.mark.long
 def test_a_host_that_is_lost_after_its_handover_is_told(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
@@ -218,6 +219,7 @@ def test_an_edge_that_is_down_and_left_out_is_no_obstacle(fleet: Fleet, source: 
     assert not drained()
 
 
+@pytest.mark.long
 def test_who_was_drained_by_a_killed_run_is_put_back_by_the_next(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()

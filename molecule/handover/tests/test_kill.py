@@ -98,7 +98,7 @@ def test_the_end_of_its_login_does_not_end_a_handover(good: str) -> None:
     both("activate", release=good)
 
 
-@pytest.mark.parametrize("phase", [*BY_RELOAD, *BY_BRIDGE] if LONG else ["booted", "bridge serving"])
+@pytest.mark.parametrize("phase", [*BY_RELOAD, *BY_BRIDGE] if LONG else ["bridge serving"])
 def test_when_all_of_a_handover_is_killed_the_next_one_converges(good: str, phase: str) -> None:
     with Traffic(fewest=75) as traffic:
         killed = both("kill_everything", release=COPY, where=phase)

@@ -1,0 +1,46 @@
+"""Which hosts' variables are read to find the host of `hosts: first`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.filter import first_host
+
+SERVERS = ["app1", "app2"]
+ONE = {"beat": {"command": "beat", "hosts": "first"}}
+
+
+class Variables(Mapping[str, Any]):
+    """Of an inventory; notes whose are read."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.append(name)
+        return {"ansible_facts": {"app_runs": ["beat"] if name == "app2" else [], "app_first_host": "app2"}}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["edge1", *SERVERS, "data1"])
+
+    def __len__(self) -> int:
+        return 4
+
+
+@pytest.mark.parametrize(("processes", "first", "read"), [({}, "", []), (ONE, "app2", SERVERS)])
+def test_a_host_asks_of_app_servers_alone_and_only_where_something_is_for_one_host(
+    processes: dict[str, Any], first: str, read: list[str]
+) -> None:
+    variables = Variables()
+    assert first_host.chosen(variables, SERVERS, processes, {}) == first
+    assert variables.read == read
+
+
+def test_preflight_looks_at_all_hosts_where_something_is_for_one_host() -> None:
+    variables = Variables()
+    assert first_host.problems(variables, "links", SERVERS, {}, {}) == []
+    assert variables.read == []
+    assert first_host.problems(variables, "links", SERVERS, ONE, {}) == []
+    assert variables.read == ["edge1", *SERVERS, "data1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import http.client
@@ -10,13 +11,14 @@ import os
 import pathlib
 import resource
 import shlex
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fleet import fleet
@@ -30,6 +32,23 @@ EVIDENCE = PROJECT / ".cache/bench"
 
 class BenchError(Exception):
     """Why nothing could be measured."""
+
+
+def command_line(parser: argparse.ArgumentParser, rendered: Callable[[pathlib.Path], str]) -> argparse.Namespace:
+    """The options of a benchmark that writes its figures as JSON, with a page beside it.
+
+    `--render` ends here: `rendered` is the page for a file of figures. Adds to the parser what all of them take.
+    """
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
+    parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
+    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
+    options = parser.parse_args()
+    if options.render:
+        options.render.with_suffix(".md").write_text(rendered(options.render))
+        sys.exit(0)
+    # a terminated run removes its hosts, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return options
 
 
 @contextlib.contextmanager

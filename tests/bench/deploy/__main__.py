@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import pathlib
-import signal
 import sys
 import tempfile
 import time
 
 from fleet import fleet
 from tests.bench import machine
-from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, playbook, run_as_root, wheels
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, command_line, playbook, run_as_root, wheels
 
 from . import measure, report
 from .plan import FULL, KINDS, NEW, PLAIN, QUICK, Plan, Size
@@ -68,16 +67,7 @@ def run(plan: Plan, command: str) -> report.Document:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="whether it works at all: each once on 2 app servers")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
-    parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
-    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
-    options = parser.parse_args()
-    if options.render:
-        options.render.with_suffix(".md").write_text(report.markdown(report.read(options.render)))
-        return 0
-
-    # a terminated run removes its hosts, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     output = options.output or EVIDENCE / ("deploy-quick.json" if options.quick else "deploy.json")
     page = output.with_suffix(".md") if options.output or options.quick else PROJECT / "docs/benchmarks-deploy.md"
     command = "make bench-deploy" + (" BENCH_OPTIONS=--quick" if options.quick else "")

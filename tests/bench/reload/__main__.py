@@ -14,8 +14,6 @@ import dataclasses
 import datetime
 import json
 import os
-import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +21,7 @@ from typing import Any
 
 from fleet.fleet import FleetError
 from tests.bench import machine
-from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, command_line
 
 from . import measure, report
 from .host import Host
@@ -92,17 +90,7 @@ def main() -> int:
         "--quick", action="store_true", help="whether it works at all: few reloads, figures of no worth"
     )
     parser.add_argument("--reloads", type=int, default=int(os.environ.get("BENCH_RELOADS") or 100), help="of Baton's")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
-    parser.add_argument("--keep", action="store_true", help="use the host that is there, and leave it")
-    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
-    options = parser.parse_args()
-    if options.render:
-        document = report.read(options.render)
-        options.render.with_suffix(".md").write_text(report.markdown(document))
-        return 0
-
-    # a terminated run removes its host, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     plan = quick() if options.quick else full(options.reloads)
     output = options.output or EVIDENCE / ("reload-quick.json" if options.quick else "reload.json")
     page = output.with_suffix(".md") if options.output or options.quick else PROJECT / "docs/benchmarks.md"

@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import pathlib
-import signal
 import sys
 import time
 
 from fleet import fleet
 from tests.bench import machine
-from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted
+from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, command_line
 
 from . import measure, report
 
@@ -34,16 +33,7 @@ def run(inventory: pathlib.Path, keep: bool) -> measure.Release:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
-    parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
-    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
-    options = parser.parse_args()
-    if options.render:
-        options.render.with_suffix(".md").write_text(report.markdown(report.read(options.render)))
-        return 0
-
-    # a terminated run removes its hosts, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     output = options.output or EVIDENCE / "security.json"
     page = output.with_suffix(".md") if options.output else PROJECT / "docs/security-figures.md"
     began = time.time()

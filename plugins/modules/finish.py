@@ -63,6 +63,8 @@ trouble: {description: "Why it doesn't serve that any more; empty when it does."
 left: {description: What could not be done and what to do; a sentence or more for each., returned: always, type: list}
 """
 
+from collections.abc import Callable
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import running
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application, current
@@ -105,27 +107,27 @@ def main() -> None:
             removed = store.prune(places, options["keep"], dry=module.check_mode)["removed"]
         except (OSError, BatonError) as error:
             left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
+    # what is to be written, what is lost where it can't be, and the fix
+    writes: list[tuple[Callable[[], object], str, str]] = []
     if options["entry"]:
-        try:
-            if not module.check_mode:
-                history.append(app, options["entry"])
-            written = True
-        except OSError as error:
-            left.append(f"The history below {app.state} lacks this change ({error}). See to that disk.")
+        lost = f"The history below {app.state} lacks this change"
+        writes.append((lambda: history.append(app, options["entry"]), lost, "See to that disk."))
     if options["first_host"] is not None and options["first_host"] != running.noted_host(app):
-        try:
-            if not module.check_mode:
-                running.note_host(app, options["first_host"])
-            written = True
-        except OSError as error:
-            left.append(f"{app.first_host} can't be written ({error}). See to that disk, and run this again.")
+        lost = f"{app.first_host} can't be written"
+        writes.append(
+            (lambda: running.note_host(app, options["first_host"]), lost, "See to that disk, and run this again.")
+        )
     if options["receipt"]:
+        lost = f"The receipt is not kept below {app.state}"
+        keep = (app, options["receipt_name"], options["receipt"])
+        writes.append((lambda: history.keep_receipt(*keep), lost, "See to that disk."))
+    for write, lost, fix in writes:
         try:
             if not module.check_mode:
-                history.keep_receipt(app, options["receipt_name"], options["receipt"])
+                write()
             written = True
         except OSError as error:
-            left.append(f"The receipt is not kept below {app.state} ({error}). See to that disk.")
+            left.append(f"{lost} ({error}). {fix}")
     try:
         if options["run"] and not module.check_mode:
             deploy_lock.release(app, options["run"]["token"])

@@ -94,7 +94,8 @@ def ends(app: Application, units: Sequence[str], since: float) -> dict[str, dict
     asked = [unit for unit in units if ours.fullmatch(unit)][:MOST_ENDS]
     if not asked:
         return {}
-    states = {told.get("Id"): told.get("ActiveState") for told in systemd.properties_of_all(*asked, names=SHOWN)}
+    told = systemd.properties_of_all(*asked, names=("Id", "ActiveState"))
+    states = {one.get("Id"): one.get("ActiveState") for one in told}
     said = systemd.ends(asked, since)
     found = {}
     for unit in asked:
@@ -294,9 +295,11 @@ class Background:
 
     def result(self) -> dict[str, Any]:
         """What was done, for people and for the receipt."""
-        done = {"way": self.way, "started": self.started, "stopped": self.stopped, "seconds": self.seconds}
         return {
-            **done,
+            "way": self.way,
+            "started": self.started,
+            "stopped": self.stopped,
+            "seconds": self.seconds,
             "pids": {unit: self.pids.get(unit, 0) for unit in (*self.started, *self.stopped)},
             "told": self.told,
         }

@@ -18,16 +18,18 @@ def names(app: layout.Application) -> list[str]:
     except layout.ActivationError:
         return []  # the next activation reports what is wrong with its settings
     # a schedule's command may run although its timer was stopped
-    units = {process.name: {*process.running, *process.templates} for process in processes}
-    patterns = [unit.replace("@.", "@*.") for found in units.values() for unit in found]
+    patterns = {
+        process.name: {unit.replace("@.", "@*.") for unit in (*process.running, *process.templates)}
+        for process in processes
+    }
     if not patterns:
         return []
-    told = systemd.properties_of_all(*sorted(patterns), names=("Id", "ActiveState"))
+    told = systemd.properties_of_all(*sorted(set().union(*patterns.values())), names=("Id", "ActiveState"))
     alive = [one.get("Id", "") for one in told if one.get("ActiveState") not in (None, "", "inactive", "failed")]
     return [
         name
-        for name, found in units.items()
-        if any(fnmatch.fnmatchcase(unit, pattern.replace("@.", "@*.")) for unit in alive for pattern in found)
+        for name, theirs in patterns.items()
+        if any(fnmatch.fnmatchcase(unit, pattern) for unit in alive for pattern in theirs)
     ]
 
 

@@ -126,7 +126,7 @@ def _effective(name: str, lines: list[Line]) -> Line:
 
 def _matches(name: str, pattern: str) -> bool:
     """Part by part: a star doesn't reach over a separator."""
-    parts, patterns = (_path(text).split("/") for text in (name, pattern))
+    parts, patterns = (_swapped(text).split("/") for text in (name, pattern))
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
@@ -136,7 +136,8 @@ def _names(settings: Mapping[str, str], root: str) -> list[str]:
     found: dict[str, None] = {}
     for pattern in settings:
         if "*" in pattern:
-            found.update(dict.fromkeys(_name(place.relative_to(sys)) for place in sorted(sys.glob(_path(pattern)))))
+            places = sorted(sys.glob(_swapped(pattern)))
+            found.update(dict.fromkeys(_swapped(str(place.relative_to(sys))) for place in places))
         else:
             found[pattern] = None
     return list(found)
@@ -149,19 +150,16 @@ def _wanted(name: str, settings: Mapping[str, str]) -> str:
 def normal(name: str) -> str:
     """A name as sysctl(8) prints it: parts separated by dots, and dots of an interface's name written as slashes."""
     first = next((character for character in name if character in "./"), ".")
-    return name if first == "." else name.translate(str.maketrans("./", "/."))
+    return name if first == "." else _swapped(name)
 
 
-def _path(name: str) -> str:
-    return name.translate(str.maketrans("./", "/."))
-
-
-def _name(path: pathlib.PurePath) -> str:
-    return str(path).translate(str.maketrans("./", "/."))
+def _swapped(text: str) -> str:
+    """The path below /proc/sys of a name, and the name of such a path."""
+    return text.translate(str.maketrans("./", "/."))
 
 
 def _place(name: str, root: str) -> pathlib.Path:
-    return pathlib.Path(root, "proc/sys", _path(name))
+    return pathlib.Path(root, "proc/sys", _swapped(name))
 
 
 def _switched_off(name: str, root: str) -> bool:

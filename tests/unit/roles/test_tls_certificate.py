@@ -20,6 +20,12 @@ from tests.support.playbooks import Playbooks
 Issue = Callable[..., tuple[str, str]]
 
 
+def preflight(folder: pathlib.Path) -> tuple[Playbooks, str]:
+    """A playbook that runs the role's preflight on one host."""
+    task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
+    return Playbooks.written(folder, {"tasks": [task]})
+
+
 def issue(*names: str, start: float = -1, end: float = 60) -> tuple[str, str]:
     """A certificate and its key as PEM, valid from and to so many days from now."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -216,8 +222,7 @@ def test_a_controller_without_the_authority_makes_none_for_clients_that_trust_an
     authority.mkdir()
     if kept:
         (authority / kept).touch()
-    preflight = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
-    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
+    runner, playbook = preflight(tmp_path)
     done = runner.play(
         playbook,
         *options,
@@ -245,8 +250,7 @@ def test_a_certificate_of_another_authority_is_kept_where_it_is_to_be(
     (authority / "ca.pem").write_text(certificate)
     (authority / "ca.key").write_text(key)
     (certificates / ".links-self-signed/fullchain.pem").write_text(issue("data1")[0] if another else certificate)
-    preflight = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
-    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
+    runner, playbook = preflight(tmp_path)
     done = runner.play(
         playbook,
         tls_certificate_name="links",
@@ -495,8 +499,7 @@ def test_weak_keys_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_preflight_lets_openssl_judge_a_provided_certificate(tmp_path: pathlib.Path) -> None:
     made = Chain()
-    preflight = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
-    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight]})
+    runner, playbook = preflight(tmp_path)
     given = {
         "tls_certificate_name": "links",
         "tls_certificate_names": ["links.example.org"],

@@ -129,7 +129,7 @@ def test_what_is_more_than_the_workers_take_is_turned_away_at_once(
             clients = await crowd.connect(places + surplus)
             (checker,) = await crowd.connect(1)
             answers = await asyncio.gather(*(crowd.ask(client, HELD) for client in clients))
-            # all places are taken now, and nobody has waited for one; a reload is what a deploy does
+            # all places are taken now, and no request was queued; a deploy reloads in the same way
             held = [
                 not reader.at_eof()
                 for (reader, _), answer in zip(clients, answers, strict=True)

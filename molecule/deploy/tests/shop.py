@@ -275,7 +275,7 @@ class Fleet(Playbooks):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[dict[str, dict[str, int]]]:
-        """How often was looked on each app server whether somebody took requests, and how often nobody did."""
+        """On each app server, the number of checks for a worker that accepts requests, and of those that found none."""
         end = "/run/shop-watched"
         found: dict[str, dict[str, int]] = {}
         script = (SCENARIO / "tests/on_host/watch.py").read_text()

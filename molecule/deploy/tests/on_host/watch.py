@@ -1,6 +1,6 @@
-"""Looks again and again whether some process of an application takes requests, until a file is there.
+"""Checks repeatedly, until a file exists, that an application has a worker that accepts requests.
 
-watch.py APPLICATION FILE      prints how often it looked, and how often nobody did
+watch.py APPLICATION FILE      prints the number of checks, and of those that found none
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def serves(name: str) -> bool:
     return any(pathlib.Path(f"/proc/{pid}").exists() for pid in ready)
 
 
-looks = nobody = 0
+checks = gaps = 0
 while not END.exists():
-    # the service once more: it may have become ready, and the bridge have ended, between the first two looks
-    nobody += not any(serves(name) for name in ("handover", "bridge", "handover"))
-    looks += 1
+    # the service once more: it may have become ready, and the bridge have ended, between the first two
+    gaps += not any(serves(name) for name in ("handover", "bridge", "handover"))
+    checks += 1
     time.sleep(0.1)
-print(json.dumps({"looks": looks, "nobody": nobody}))
+print(json.dumps({"checks": checks, "gaps": gaps}))

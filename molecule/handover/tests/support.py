@@ -56,7 +56,10 @@ def host(name: str) -> Any:
 def act(name: str, command: str, **given: object) -> Any:
     """Do on one host what a command of on_host/act.py does."""
     words = [shlex.quote(f"{key}={json.dumps(value)}") for key, value in given.items()]
-    return json.loads(host(name).check_output(f"python3 {FOLDER}/act.py {command} {' '.join(words)}"))
+    done = host(name).run(f"python3 {FOLDER}/act.py {command} {' '.join(words)}")
+    # said in one line, which no shortened representation of the result would show
+    assert done.rc == 0, f"{command} on {name}: {done.stderr.strip().rpartition(chr(10))[2]}\n{done.stderr}"
+    return json.loads(done.stdout)
 
 
 def both(command: str, **given: object) -> dict[str, Any]:

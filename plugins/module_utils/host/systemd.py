@@ -20,6 +20,8 @@ MOST = 2**22
 READING_LIMIT = 60.0
 # systemd's MESSAGE_IDs: a unit has stopped; it has ended well (sd-messages.h)
 STOPPED, SUCCEEDED = "9d1aaa27d60140bd96365438aad20286", "7ad2d189f7e94e70a38c781354912448"
+# the fields in which systemd, and others of root's, name the unit that they speak of (systemd.journal-fields(7))
+_OF_UNIT = ("UNIT", "OBJECT_SYSTEMD_UNIT", "COREDUMP_UNIT")
 # seconds for journald to take in what was said to it
 SYNC_LIMIT = 5.0
 
@@ -150,13 +152,22 @@ def _journal(unit: str | None, since: float, *asking: str) -> list[str]:
     # hold it up for ever
     with contextlib.suppress(subprocess.TimeoutExpired):
         _ask("journalctl", "--sync", timeout=SYNC_LIMIT)
-    of_unit = [f"--unit={unit}"] if unit else []
+    of_unit = _matches(unit) if unit else []
     asked = ("journalctl", *of_unit, f"--since=@{since:.3f}", "--no-pager", *asking)
     try:
         said = _ask(*asked, timeout=READING_LIMIT).stdout
     except subprocess.TimeoutExpired as error:
         said = str(error.output)
     return said.splitlines()
+
+
+def _matches(unit: str) -> list[str]:
+    """What a unit's processes said, and what root's said of it, as journalctl takes it.
+
+    Its own `--unit` takes fewer of the latter: of a program that can't be executed (systemd.exec(5)) systemd's own
+    child says why, which is often gone, and with it the unit that it was of, before journald looks.
+    """
+    return [f"_SYSTEMD_UNIT={unit}", *(word for field in _OF_UNIT for word in ("+", "_UID=0", f"{field}={unit}"))]
 
 
 def journal_text(message: Any) -> str:

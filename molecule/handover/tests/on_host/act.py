@@ -343,7 +343,11 @@ def reload(count: int = 1) -> list[Json]:
 def _journal(since: float) -> str:
     # journald reads what is said to it later than systemd tells of a unit's end
     subprocess.run(["journalctl", "--sync"], check=True)
-    words = ["journalctl", "-u", SERVICE, "-u", BRIDGE, f"--since=@{since:.3f}", "-o", "cat", "--no-pager"]
+    words = ["journalctl", f"--since=@{since:.3f}", "-o", "cat", "--no-pager"]
+    for unit in (SERVICE, BRIDGE):
+        # and what systemd says of it, a child of its own too, whose unit journald may look for when it is gone
+        words += [f"_SYSTEMD_UNIT={unit}", "+", "_UID=0", f"UNIT={unit}", "+"]
+    words.pop()
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     return "\n".join(line for line in listed if '"logger": "access"' not in line)
 

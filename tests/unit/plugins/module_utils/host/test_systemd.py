@@ -48,6 +48,18 @@ def test_words_that_journald_has_not_read_yet_are_waited_for(
     assert ask("links.service", 0) == "late"
 
 
+@pytest.mark.parametrize("ask", [systemd.tail, systemd.ending])
+def test_what_systemd_says_of_a_unit_is_asked_for_too(
+    ask: Callable[[str, float], object], journal: pathlib.Path
+) -> None:
+    """By journalctl's `--unit`, the reason why a program can't be executed is at times left out."""
+    asked = journal.parent / "asked"
+    (journal.parent / "journalctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {asked}\n')
+    ask("links.service", 4)
+    words = " ".join(asked.read_text().splitlines())
+    assert "_SYSTEMD_UNIT=links.service + _UID=0 UNIT=links.service" in words
+
+
 def test_a_journal_that_never_catches_up_holds_nothing_up(
     journal: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

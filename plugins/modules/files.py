@@ -10,6 +10,8 @@ version_added: 0.2.0
 description:
   - Does what M(ansible.builtin.file), M(ansible.builtin.copy) and M(ansible.builtin.template) do, for a whole list in
     one round trip to the host. Templates are given as C(lookup('ansible.builtin.template', ...)).
+  - A file that is named as in C(TOKEN.host.cred) is written encrypted under that key of the host (C(host), C(tpm2) or
+    C(host+tpm2)), for systemd's C(LoadCredentialEncrypted=), and anew only when its decrypted content differs.
   - A file is replaced in one step, after I(validate) has accepted it. In check mode what isn't there yet is taken for
     granted, so that a fresh host can be checked.
 author: Baton contributors (!UNKNOWN)

@@ -44,9 +44,12 @@ def main() -> int:
             environment |= {name: re.sub(r"\\(.)", r"\1", value) for name, value in lines}
     with tempfile.TemporaryDirectory() as credentials:
         for name, value in properties:
+            credential, _, path = value.partition(":")
             if name == "LoadCredential":
-                credential, _, path = value.partition(":")
                 pathlib.Path(credentials, credential).write_bytes(pathlib.Path(path).read_bytes())
+            elif name == "LoadCredentialEncrypted":
+                words = ["systemd-creds", "decrypt", f"--name={credential}", path, f"{credentials}/{credential}"]
+                subprocess.run(words, check=True)
         environment["CREDENTIALS_DIRECTORY"] = credentials
         command = [word.replace("$$", "$") for word in given.command]
         with subprocess.Popen(

@@ -108,9 +108,10 @@ def test_a_release_belongs_to_root_and_can_not_be_written_by_the_service(host: A
 
 
 def test_secrets_are_root_s_alone(host: Any) -> None:
-    secret = host.file("/etc/links/secrets/DATABASE_URL")
+    secret = host.file("/etc/links/secrets/DATABASE_URL.host.cred")
     assert (secret.user, secret.mode) == ("root", 0o600)
-    assert PASSWORD in secret.content_string
+    assert host.check_output("ls /etc/links/secrets") == "DATABASE_URL.host.cred\nREDIS_URL.host.cred"
+    assert PASSWORD in host.check_output(f"systemd-creds decrypt {secret.path} --name=DATABASE_URL -")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,8 @@ def test_secrets_are_root_s_alone(host: Any) -> None:
         "ps axww",
         # background processes have secrets as variables, for their own user and root alone
         "runuser -u nobody -- ps axeww",
-        "find /etc /opt/links /run/baton /var/lib/baton -type f -perm /004 -exec cat {} + | tr -cd '[:print:]'",
+        # not on disk either, where they are encrypted
+        "find /etc /opt/links /run/baton /var/lib -type f -exec cat {} + | tr -cd '[:print:]'",
     ],
 )
 def test_a_secret_is_nowhere_else(host: Any, place: str) -> None:

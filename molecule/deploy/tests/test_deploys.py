@@ -47,7 +47,10 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
             fleet.succeed("playbooks/configure.yml", app_config_environment={"GREETING": "plain"}, **QUICK)
             assert fleet.greetings() == {"plain"}
             assert fleet.masters() == masters  # by reload
-        fleet.succeed("playbooks/configure.yml", app_config_secrets={"SIGNING_KEY": "two"}, **QUICK)
+        turned = {"app_config_secrets": {"SIGNING_KEY": "two"}, "app_config_secrets_encryption": "host"}
+        fleet.succeed("playbooks/configure.yml", **turned, **QUICK)
+        for name in APP_SERVERS:
+            assert host(name).check_output("ls /etc/shop/secrets") == "SIGNING_KEY.host.cred"
         # by bridge, with the inventory's own settings again, but for the secret
         assert {outcome["way"] for outcome in receipt()["hosts"].values()} == {"bridge"}
         assert not set(fleet.masters().values()) & set(masters.values())

@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..host import untrusted
+from ..host import credential, untrusted
 
 SHORT = 4  # characters; masking shorter values would make the text unreadable, and guessable ones plain
 PART = 8  # characters of a value's beginning or end that give it away: libraries print long values shortened
@@ -71,8 +71,9 @@ def mask_of_folders(folders: Iterable[str | pathlib.Path]) -> Callable[[str], st
     values = set()
     for folder in folders:
         for path in pathlib.Path(folder).glob("*") if folder else ():
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                values |= set(_forms(path.read_text(encoding="utf-8").strip()))
+            # what can't be decrypted here no process can have
+            with contextlib.suppress(OSError, UnicodeDecodeError, credential.CredentialError):
+                values |= set(_forms(credential.read(path).decode().strip()))
     return lambda text: without(text, values)
 
 

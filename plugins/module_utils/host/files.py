@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from . import atomic_file
+from . import atomic_file, credential
 from .command import make_folder
 
 State = Literal["file", "directory", "absent"]
@@ -81,6 +81,8 @@ def apply(wanted: Sequence[DesiredFile], validate: Validate, *, dry: bool) -> li
             differences += _apply(item, validate, dry)
             if item.purge:
                 differences += _purge(item.path, {other.path for other in wanted if other.state == "file"}, dry)
+        except credential.CredentialError as error:
+            raise FilesError(str(error)) from None
         except OSError as error:
             raise FilesError(f"{item.path}: {error.strerror or error}") from None
     return differences
@@ -95,20 +97,33 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
         raise FilesError(f"{item.path} is a {before['state']}, and is to be a {item.state}. Move it away.")
     after = {"state": item.state, "owner": item.owner, "group": item.group, "mode": f"{item.mode:04o}"}
     is_file = item.state == "file"
-    known = item.path.read_bytes() if is_file and before else b""
+    known = _content(item.path) if is_file and before else b""
     content = item.content.encode() if is_file else b""
     shown: list[dict[str, Any]] = []
     if before != after:
         shown.append({**_header(item.path), "before": _lines(before), "after": _lines(after)})
     if known != content:
-        shown.append({**_header(item.path), "before": known.decode(errors="replace"), "after": item.content})
+        old = (known or b"").decode(errors="replace")
+        shown.append({**_header(item.path), "before": old, "after": item.content})
     if shown and not dry:
         owner = _owner(item)
         if is_file:
-            _write(item, content, owner, validate)
+            encrypted = item.path.suffix == credential.SUFFIX
+            _write(item, credential.encrypted(item.path, content) if encrypted else content, owner, validate)
         else:
             _directory(item, owner)
     return shown
+
+
+def _content(path: pathlib.Path) -> bytes | None:
+    """What a file holds, decrypted where it is encrypted, as no two encryptions of one content are alike.
+
+    None where it can't be decrypted, as on a host that has lost its key.
+    """
+    try:
+        return credential.read(path)
+    except credential.CredentialError:
+        return None
 
 
 def _about(path: pathlib.Path, *, follow: bool = False) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..app import environment, masking, transient_unit
-from ..host import bounded, sandbox, systemd, untrusted
+from ..host import bounded, credential, sandbox, systemd, untrusted
 from ..host.command import BatonError
 
 PRINTED = 64 * 1024  # bytes of what the import prints that are kept
@@ -145,7 +145,7 @@ def _confinement(check: ImportCheck) -> list[str]:
         secrets = sorted(path for path in Path(check.credentials_dir or os.devnull).glob("*") if path.is_file())
     except (OSError, environment.EnvironmentFileError) as error:
         raise BatonError(str(error), "Apply the role app_config.") from None
-    return [*sandbox.CONFINED, *(f"LoadCredential={path.name}:{path}" for path in secrets), *found]
+    return [*sandbox.CONFINED, *(credential.property_of(path) for path in secrets), *found]
 
 
 def _last_lines(output: str, check: ImportCheck) -> str:

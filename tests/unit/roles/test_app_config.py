@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible_collections.baton.web.plugins.module_utils.host import credential
 
 
 def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[str], Any]) -> None:
@@ -24,6 +25,24 @@ def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[st
         ("/etc/links/migration-secrets/ADMIN", "0600", "x"),
     ]
     assert [item["path"] for item in files if item.get("purge")] == [item["path"] for item in files if "state" in item]
+
+
+@pytest.mark.parametrize("key", ["host", "tpm2", "host+tpm2"])
+def test_the_units_load_the_secrets_from_where_they_are_written(load_role: Callable[[str], Any], key: str) -> None:
+    given = {"app_name": "links", "app_config_secrets": {"TOKEN": "a"}, "app_config_migration_secrets": {"ADMIN": "x"}}
+    files = load_role("app_config").value("__app_config_secret_files", app_config_secrets_encryption=key, **given)
+    written = [item["path"] for item in files if "content" in item]
+    names = {"app_service_credentials": ["TOKEN"], "app_service_migration_credentials": ["ADMIN"]}
+    text = load_role("app_service").render(
+        "etc/systemd/system/app-migration@.service.j2",
+        app_name="links",
+        app_service_migration_command="true",
+        app_service_credentials_encryption=key,
+        **names,
+    )
+    loaded = [line for line in text.splitlines() if line.startswith("LoadCredential")]
+    assert loaded == [credential.property_of(pathlib.Path(path)) for path in written]
+    assert all(line.startswith("LoadCredentialEncrypted=") for line in loaded)
 
 
 def test_the_application_finds_the_authority_of_its_backing_services(
@@ -89,3 +108,28 @@ def test_what_would_not_reach_the_application_as_it_was_meant_is_refused(
 def test_texts_are_accepted(refusals: Callable[..., list[str]]) -> None:
     environment = {"TZ": "Europe/Vienna", "PYTHONUTF8": "1", "DEBUG": False, "LIMIT": 10, "LD_PRELOAD": "/usr/lib/x.so"}
     assert refusals(app_config_environment=environment, app_config_secrets={"KEY": "a\nb\n"}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "words"),
+    [
+        ("host", "", "app_config_secrets_encryption is host, but the host has no systemd-creds"),
+        (
+            "tpm2",
+            "partial\n-firmware\n+driver",
+            'no TPM that it can use ("systemd-creds has-tpm2": partial -firmware +driver)',
+        ),
+        ("host+tpm2", "no", "app_config_secrets_encryption is host+tpm2, but systemd finds no TPM"),
+    ],
+)
+def test_a_key_that_the_host_lacks_is_refused(
+    refusals: Callable[..., list[str]], key: str, said: str, words: str
+) -> None:
+    def refused(text: str, wanted: str = key) -> list[str]:
+        answer = {"stdout": text, "stdout_lines": text.splitlines()}
+        return refusals(app_config_secrets_encryption=wanted, __app_config_creds=answer)
+
+    (message,) = refused(said)
+    assert words in message
+    assert refused("yes\n+firmware\n+driver") == []
+    assert refused("partial", "host") == []

@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import artifact
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
+from ansible_collections.baton.web.plugins.module_utils.host import credential
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
 from cyclonedx.schema import SchemaVersion
@@ -230,7 +231,7 @@ def test_a_failure_leaves_nothing(places: store.ReleaseStore, build: Callable[..
 
 
 def test_the_import_check_has_the_environment_and_hides_secrets(
-    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "environment").write_text('# comment\nGREETING="say \\"hi\\" \\$1"\n')
     (tmp_path / "secrets").mkdir()
@@ -245,6 +246,14 @@ def test_the_import_check_has_the_environment_and_hides_secrets(
     with pytest.raises(BatonError) as caught:
         stage(places, build(MAIN + "raise ValueError(os.environ['TOKEN'])\n"), check)
     assert "s3cret" not in str(caught.value)
+    assert "ValueError: ***" in str(caught.value)
+    # the same of one that is encrypted
+    monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", str(tmp_path / "key"))
+    (tmp_path / "secrets/TOKEN").unlink()
+    encrypted = tmp_path / "secrets/TOKEN.host.cred"
+    encrypted.write_bytes(credential.encrypted(encrypted, b"s3cret-value\n"))
+    with pytest.raises(BatonError) as caught:
+        stage(places, build(good + "raise ValueError(os.environ['TOKEN'])\n"), check)
     assert "ValueError: ***" in str(caught.value)
     # of what it prints, the part of a secret as well, and of one that no variable can have
     (tmp_path / "secrets/database.url").write_text("postgresql://links:another-s3cret@db/links\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.support.playbooks import Playbooks
@@ -28,6 +30,15 @@ def prepared() -> None:
             f"cp -r . {FOLDER}/module && rm -rf {temporary}"
         )
     )
+
+
+@pytest.fixture(autouse=True)
+def alone(request: pytest.FixtureRequest, good: str) -> Iterator[None]:
+    """Has a test that fails leave the hosts as it found them."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        both("recover", release=good)
 
 
 @pytest.fixture(scope="session")

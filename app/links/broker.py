@@ -4,6 +4,8 @@ import ssl
 from typing import Any
 
 from celery import Celery, Task
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind
 
 from links.request_id import continued
 from links.settings import Settings
@@ -17,11 +19,23 @@ RESULT_SECONDS = 24 * 3600
 
 
 class TracedTask(Task):  # type: ignore[misc]  # Celery has no types
-    """Logs under the id of the request that asked for it."""
+    """Logs under the id of the request that asked for it, and goes on with its trace."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
-        with continued(self.request.get("request_id")):
+        span = trace.get_tracer("links").start_as_current_span(
+            f"process {self.name}",
+            # Celery hands the headers that the task was sent with on as the request's attributes.
+            context=propagate.extract(self.request),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "celery",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": QUEUE,
+                "messaging.message.id": self.request.id or "",
+            },
+        )
+        with span, continued(self.request.get("request_id")):
             return self.run(*args, **kwargs)
 
 

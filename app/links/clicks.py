@@ -9,6 +9,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,7 +124,8 @@ class ClickFeed:
         Raise one of shared.errors while Redis can't say what came before.
         """
         if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
+            # In no request's context: it reads for all clients, also when the first one has gone.
+            self._reader = asyncio.create_task(self._read(), context=Context())
         async with asyncio.timeout(PING):
             newest = _position(await _newest(self._shared.redis))
             position = _position(after) if after else newest

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from starlette.requests import HTTPConnection
 
@@ -74,7 +75,8 @@ def _postgresql(settings: Settings, url: str, *, migrating: bool) -> AsyncEngine
             message = f"PostgreSQL can't be reached: {type(error).__name__}"
             raise DatabaseUnavailableError(message) from error
 
-    return create_async_engine(
+    # By its module: tracing replaces it there.
+    return sqlalchemy_asyncio.create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=settings.database_pool_size,
@@ -88,7 +90,7 @@ def _postgresql(settings: Settings, url: str, *, migrating: bool) -> AsyncEngine
 
 
 def _sqlite(settings: Settings, *, migrating: bool) -> AsyncEngine:
-    engine = create_async_engine(
+    engine = sqlalchemy_asyncio.create_async_engine(
         f"sqlite+aiosqlite:///{settings.sqlite_path}",
         connect_args={"timeout": 60 if migrating else SQLITE_BUSY_SECONDS},
         pool_size=settings.database_pool_size,

@@ -5,12 +5,17 @@ right when it runs twice. Only workers import this module: the web asks for a jo
 """
 
 import asyncio
+import logging
 import os
 import time
 from typing import Any
 
+from celery.signals import after_setup_logger, after_setup_task_logger, worker_process_init, worker_process_shutdown
+
+from links import telemetry
 from links.broker import REPORT, create_celery
 from links.demo import LOADED_RELEASE
+from links.logs import JsonFormatter
 from links.report import click_report
 from links.request_id import get_logger
 from links.settings import Settings
@@ -19,9 +24,31 @@ log = get_logger(__name__)
 
 settings = Settings()
 app = create_celery(settings)
+# What a worker's processes would import otherwise as they start, which Celery gives them four seconds for.
+telemetry.wanted(settings)
 
 
-@app.task(bind=True, name=REPORT)  # type: ignore[untyped-decorator]  # Celery has no types
+@after_setup_logger.connect  # type: ignore[untyped-decorator]  # Celery has no types
+@after_setup_task_logger.connect  # type: ignore[untyped-decorator]
+def format_lines(logger: logging.Logger, **_: Any) -> None:
+    """Log as the web does."""
+    for handler in logger.handlers:
+        handler.setFormatter(JsonFormatter())
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def begin(**_: Any) -> None:
+    """Begin a process that runs tasks."""
+    telemetry.start(settings)
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def end(**_: Any) -> None:
+    """End it."""
+    telemetry.stop()
+
+
+@app.task(bind=True, name=REPORT)  # type: ignore[untyped-decorator]
 def report(self: Any) -> dict[str, Any]:
     """Sum up all clicks: the links that were followed most, and the sites that they lead to."""
 

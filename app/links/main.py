@@ -1,5 +1,6 @@
 """The application: `links.main:app`, or the factory `links.main:create_app()`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from links import api, clicks, demo, health, metrics, pages, reports, titles
+from links import api, clicks, demo, health, metrics, pages, reports, telemetry, titles
 from links.clicks import ClickFeed
 from links.database import DATABASE_ERRORS, create_engine, is_temporary
 from links.request_id import RequestIdMiddleware, get_logger
@@ -24,12 +25,13 @@ MAX_BODY_BYTES = 64 * 1024
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Own the connection pools.
+    """Own the connection pools, and the sending of traces.
 
     Creates no tables: every worker of every host runs this, at the same time. And it connects to nothing: a
     worker also boots while the database is away, and /readyz tells.
     """
     settings: Settings = app.state.settings
+    telemetry.start(settings)
     app.state.engine = create_engine(settings)
     app.state.sessions = async_sessionmaker(app.state.engine, expire_on_commit=False)
     app.state.shared = create_shared(settings)
@@ -51,6 +53,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if app.state.queue is not None:
             app.state.queue.close()
         await app.state.engine.dispose()
+        await asyncio.to_thread(telemetry.stop)
 
 
 async def unavailable(request: Request, error: Exception) -> JSONResponse:
@@ -70,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Short addresses that count their clicks",
         lifespan=lifespan,
         max_body_size=MAX_BODY_BYTES,
+        telemetry=telemetry.REQUESTS,
         openapi_url="/api/openapi.json",
         docs_url="/api/docs",
         redoc_url=None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, status
+from opentelemetry import propagate
 from pydantic import BaseModel
 
 from links.request_id import get_logger, request_id
@@ -78,6 +79,8 @@ async def ask_for_report(request: Request, response: Response) -> Report:
     from links.broker import REPORT
 
     report_id, headers = uuid4(), {"request_id": request_id()}
+    # The worker goes on with the request's trace, if there is one.
+    propagate.inject(headers)
 
     def send() -> None:
         queue.send_task(REPORT, task_id=str(report_id), headers=headers, retry=False)

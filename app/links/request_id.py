@@ -1,6 +1,7 @@
-"""The request's id in the application's own log lines.
+"""The request's id in the application's own log lines, and in its span.
 
-The server owns the handlers and their format; a line only carries the id along, as `record.request_id`.
+The server owns the handlers and their format; a line only carries ids along, as `record.request_id` and
+`record.trace_id`.
 """
 
 import logging
@@ -11,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
 
+from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,10 +25,18 @@ def request_id() -> str | None:
     return _current.get()
 
 
+def trace_id() -> str | None:
+    """Id of the trace that this belongs to, in hexadecimal digits; None when none is recorded."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.trace_flags.sampled else None
+
+
 @contextmanager
 def continued(given: str | None) -> Iterator[None]:
-    """Log under the id of the request that asked for this work, such as a job's."""
+    """Log under the id of the request that asked for this work, such as a job's; None: of nobody."""
     token = _current.set(given)
+    if given is not None:
+        trace.get_current_span().set_attribute("request_id", given)
     try:
         yield
     finally:
@@ -44,19 +54,16 @@ class RequestIdMiddleware:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        token = _current.set(given if _ACCEPTED.fullmatch(given) else uuid4().hex)
-        try:
+        with continued(given if _ACCEPTED.fullmatch(given) else uuid4().hex):
             await self.app(scope, receive, send)
-        finally:
-            _current.reset(token)
 
 
 class _RequestLogger(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {"request_id": request_id(), **(kwargs.get("extra") or {})}
+        kwargs["extra"] = {"request_id": request_id(), "trace_id": trace_id(), **(kwargs.get("extra") or {})}
         return msg, kwargs
 
 
 def get_logger(name: str) -> logging.LoggerAdapter[logging.Logger]:
-    """Give a standard logger whose records have `request_id`."""
+    """Give a standard logger whose records have `request_id` and `trace_id`."""
     return _RequestLogger(logging.getLogger(name))

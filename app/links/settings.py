@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = None
     metrics_token: SecretStr | None = None
     demo_endpoints: bool = False
+    # OpenTelemetry's own variables: its SDK reads them, and others. Here: whether there is a collector.
+    otlp_endpoint: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
     release: str | None = Field(default=None, validation_alias=AliasChoices("LINKS_RELEASE", "RELEASE_ID"))
 
     @field_validator("database_url")
@@ -71,6 +75,15 @@ class Settings(BaseSettings):
     def _redis(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://")):
             message = "REDIS_URL must begin with redis:// (or rediss:// for TLS); leave it out to do without Redis"
+            raise ValueError(message)
+        return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp(cls, url: SecretStr | None) -> SecretStr | None:
+        # otherwise only a warning with each batch of spans
+        if url is not None and not url.get_secret_value().startswith(("http://", "https://")):
+            message = "OTEL_EXPORTER_OTLP_ENDPOINT must begin with http:// (or https://); leave it out for no traces"
             raise ValueError(message)
         return url
 

@@ -31,8 +31,9 @@ CLIENT_ADDRESS = "203.0.113.7"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
+    others = {"DATABASE_URL", "REDIS_URL", "STATE_DIRECTORY", "RELEASE_ID"}
     for name in list(os.environ):
-        if name.startswith("LINKS_") or name in {"DATABASE_URL", "REDIS_URL", "STATE_DIRECTORY", "RELEASE_ID"}:
+        if name.startswith(("LINKS_", "OTEL_")) or name in others:
             monkeypatch.delenv(name)
 
 

@@ -136,7 +136,9 @@ async def test_a_redis_that_lost_all_is_noticed(workers: Workers, redis_server: 
     assert (told["id"], told["slug"]) == ("0-0", None)
 
 
-async def test_a_restart_of_redis_ends_no_connection(workers: Workers, redis_server: RedisServer) -> None:
+async def test_a_restart_of_redis_ends_no_connection(
+    workers: Workers, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     async with workers.watch(workers.first, "0-0") as watching:
         await workers.click(workers.second)
         await hear(watching, 1)
@@ -149,6 +151,9 @@ async def test_a_restart_of_redis_ends_no_connection(workers: Workers, redis_ser
             await workers.click(workers.second)
             await asyncio.wait({hearing}, timeout=0.1)
     assert hearing.result()[0]["clicks"] >= 3
+    # what reads for all clients belongs to no request
+    waited = [record for record in caplog.records if record.message.startswith("Live clicks wait")]
+    assert {vars(record)["request_id"] for record in waited} == {None}
 
 
 async def test_without_redis_there_are_none(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """Long work, by a real worker on a real queue."""
 
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,11 @@ def until(condition: Callable[[], Any], log: Path) -> Any:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
     return found
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    """What was logged as JSON."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
 class Asked:
@@ -154,6 +160,19 @@ def test_a_worker_does_what_the_queue_has(
     with worker(environment_of(settings, redis_server), log):
         until(lambda: asked.ended, log)
     assert asked.result["links"] == 0
+
+
+def test_a_task_that_fails_says_whose_request_it_was(log: Path, environment: dict[str, str], queue: Celery) -> None:
+    """Celery's own line, too."""
+    asked = Asked(queue, "links.jobs.pause", -1)
+    with worker(environment, log):
+        until(lambda: asked.ended, log)
+        written = until(lambda: [line for line in lines(log) if "exception" in line], log)
+    assert asked.state == "FAILURE"
+    assert {(line["level"], line["request_id"]) for line in written} == {("error", "r-1")}
+    assert "ValueError" in written[0]["exception"]
+    (own,) = [line for line in lines(log) if line["message"] == "Pausing for -1 s"]
+    assert (own["level"], own["logger"], own["request_id"]) == ("info", "links.jobs", "r-1")
 
 
 def test_a_task_whose_process_dies_is_done_by_another(log: Path, environment: dict[str, str], queue: Celery) -> None:

@@ -31,6 +31,8 @@ def test_every_spelling_of_postgresql_is_accepted(monkeypatch: pytest.MonkeyPatc
         ("REDIS_URL", "http://x", "redis://"),
         ("REDIS_URL", "localhost:6379", "redis://"),
         ("REDIS_URL", "amqp://u:s3cret@x", "redis://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http://"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://u:s3cret@x", "http://"),
     ],
 )
 def test_another_scheme_is_refused_without_showing_the_password(

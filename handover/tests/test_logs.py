@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import json
+import logging
 import os
 import re
 import signal
@@ -61,6 +62,12 @@ def test_an_access_line_is_what_json_makes_of_its_fields(fields: dict[str, Any],
     plain = {name: str(value) if isinstance(value, bytes) else value for name, value in fields.items()}
     found = json.loads(line)
     assert {name: found[name] for name in fields} == plain
+
+
+@pytest.mark.parametrize("said", [{}, {"trace_id": None}, {"trace_id": "4bf92f35"}])
+def test_a_line_of_a_traced_request_names_its_trace(said: dict[str, str | None]) -> None:
+    line = json.loads(logs.JsonFormatter().format(logging.makeLogRecord({"msg": "hello", **said})))
+    assert {key: value for key, value in line.items() if key == "trace_id"} == {k: v for k, v in said.items() if v}
 
 
 def lines(server: Server) -> list[dict[str, Any]]:

@@ -88,6 +88,9 @@ class JsonFormatter(LineFormatter):
         else:
             if identifier := request_id.get():
                 entry["request_id"] = identifier
+            # an application whose requests are traced says so of its records
+            if trace := getattr(record, "trace_id", None):
+                entry["trace_id"] = trace
             entry["message"] = record.getMessage().rstrip("\n")
             if record.exc_info:
                 entry["exception"] = self.formatException(record.exc_info)

@@ -1,0 +1,376 @@
+"""Traces, as a collector gets them from the processes of a real server and a real worker."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from links import telemetry
+from links.settings import Settings
+from tests.conftest import RedisServer
+from tests.test_jobs import environment_of, lines, until, worker
+
+APP = Path(__file__).parent.parent
+# A server that loads the application, and forks workers then. Its lines are those of a worker for long work.
+SERVER = """
+import logging, os, signal, socket, sys
+import uvicorn
+from links.logs import JsonFormatter
+handler = logging.StreamHandler()
+handler.setFormatter(JsonFormatter())
+logging.basicConfig(level="INFO", handlers=[handler])
+from links.main import app
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener, workers = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+for _ in range(workers):
+    if os.fork() == 0:
+        uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run([listener])
+        sys.exit()
+for _ in range(workers):
+    os.wait()
+"""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A span, and what is said of the process that sent it."""
+
+    span: Span
+    resource: dict[str, Any]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The span's attributes."""
+        return values(self.span.attributes)
+
+
+def values(attributes: Any) -> dict[str, Any]:
+    """Read attributes as OTLP has them."""
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes spans by OTLP over HTTP; one that `hangs` never answers."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Export)
+        self.hangs = False
+        self.asked = threading.Event()
+        self.spans: list[Sent] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def of(self, kind: int) -> list[Sent]:
+        """Those of a kind."""
+        return [one for one in self.spans if one.span.kind == kind]
+
+
+class Export(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Collector
+
+    def do_POST(self) -> None:
+        """Take a batch of spans."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.set()
+        if self.server.hangs:
+            self.rfile.read()
+            return
+        assert self.path == "/v1/traces"
+        for of_process in ExportTraceServiceRequest.FromString(body).resource_spans:
+            resource = values(of_process.resource.attributes)
+            self.server.spans += [Sent(span, resource) for scope in of_process.scope_spans for span in scope.spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Run a collector."""
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """What the server logs."""
+    return tmp_path / "server.log"
+
+
+@dataclass
+class Server:
+    """A server, and a client of it."""
+
+    process: "subprocess.Popen[bytes]"
+    client: httpx.Client
+
+    def stop(self) -> None:
+        """Have its workers end, as a server does, and wait for it."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+        assert self.process.wait(120) is not None
+
+
+@contextmanager
+def serving(environment: dict[str, str], log: Path, workers: int = 1) -> Iterator[Server]:
+    """Run a server with so many workers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    command = [sys.executable, "-c", SERVER, str(listener.fileno()), str(workers)]
+    with log.open("ab") as output, listener:
+        process = subprocess.Popen(
+            command,
+            cwd=APP,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+        host, port = listener.getsockname()
+    try:
+        with httpx.Client(base_url=f"http://{host}:{port}", timeout=60, headers={"Connection": "close"}) as client:
+            yield Server(process, client)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def environment(with_redis: Settings, redis_server: RedisServer, collector: Collector) -> dict[str, str]:
+    """Of processes that have a database, a Redis and a collector."""
+    return {
+        **environment_of(with_redis, redis_server),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        # So rarely that the end of a process is what sends its spans.
+        "OTEL_BSP_SCHEDULE_DELAY": "3600000",
+        "RELEASE_ID": "r42",
+    }
+
+
+def trace_of(one: Sent) -> str:
+    """Id of its trace, as log lines have it."""
+    return one.span.trace_id.hex()
+
+
+def test_each_worker_sends_its_spans_and_says_whose_they_are(
+    environment: dict[str, str], collector: Collector, log: Path
+) -> None:
+    pids: set[int] = set()
+    with serving(environment, log, workers=2) as server:
+        while len(pids) < 2:
+            pids.add(server.client.get("/api/whoami").json()["pid"])
+        server.stop()
+    of_requests = collector.of(Span.SPAN_KIND_SERVER)
+    assert {one.resource["process.pid"] for one in of_requests} == pids
+    for one in of_requests:
+        assert (one.span.name, one.attributes["http.route"]) == ("GET /api/whoami", "/api/whoami")
+        assert (one.resource["service.name"], one.resource["service.version"]) == ("links", "r42")
+        assert one.resource["host.name"] == socket.gethostname()
+
+
+def test_the_variables_name_another_service(environment: dict[str, str], collector: Collector, log: Path) -> None:
+    with serving({**environment, "OTEL_SERVICE_NAME": "short"}, log) as server:
+        server.client.get("/api/whoami")
+        server.stop()
+    assert [one.resource["service.name"] for one in collector.spans] == ["short"]
+
+
+def test_a_request_its_calls_and_its_lines_belong_together(
+    environment: dict[str, str], settings: Settings, redis_server: RedisServer, collector: Collector, log: Path
+) -> None:
+    environment |= environment_of(settings, redis_server)
+    database = "postgresql" if settings.database_url else "sqlite"
+    with serving(environment, log) as server:
+        new = {"url": "https://example.com", "slug": "a"}
+        headers = {"X-Request-ID": "r-1", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+        assert server.client.post("/api/links", json=new, headers=headers).status_code == 201
+        assert server.client.get("/a").status_code == 307
+        server.stop()
+    created, followed = collector.of(Span.SPAN_KIND_SERVER)
+    # a proxy's trace goes on
+    assert (trace_of(created), created.span.parent_span_id.hex()) == ("ab" * 16, "cd" * 8)
+    assert created.attributes["request_id"] == "r-1"
+    written = [line for line in lines(log) if line["message"] == "Created link a"]
+    assert [(line["request_id"], line["trace_id"]) for line in written] == [("r-1", "ab" * 16)]
+    calls = [one for one in collector.of(Span.SPAN_KIND_CLIENT) if trace_of(one) == trace_of(followed)]
+    assert {one.attributes["db.system"] for one in calls} == {database, "redis"}
+    # what clients sent stays in the database
+    assert not any("example.com" in str(one.attributes) for one in collector.of(Span.SPAN_KIND_CLIENT))
+
+
+def test_what_nobody_waits_for_is_not_traced(environment: dict[str, str], collector: Collector, log: Path) -> None:
+    """Nor are its queries, which a health page has, too."""
+    with serving({**environment, "LINKS_METRICS_TOKEN": "m3trics"}, log) as server:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            answer = server.client.get(path, headers={"Authorization": "Bearer m3trics"})
+            assert answer.status_code == 200
+        warm = {"User-Agent": "gunicorn-handover-warmup/1.2"}
+        assert server.client.get("/api/links", headers=warm).status_code == 200
+        assert server.client.get("/api/links").status_code == 200
+        server.stop()
+    (asked,) = collector.of(Span.SPAN_KIND_SERVER)
+    assert asked.span.name == "GET /api/links"
+    assert {trace_of(one) for one in collector.spans} == {trace_of(asked)}
+
+
+def test_a_job_goes_on_with_the_trace_of_its_request(
+    environment: dict[str, str], collector: Collector, log: Path, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs.log"
+    with serving(environment, log) as server, worker(environment, jobs) as working:
+        asked = server.client.post("/api/reports", headers={"X-Request-ID": "r-7"})
+        where = asked.headers["Location"]
+        until(lambda: server.client.get(where).json()["state"] == "done", jobs)
+        server.stop()
+        working.send_signal(signal.SIGTERM)
+        until(lambda: working.poll() is not None, jobs)
+    (request,) = [one for one in collector.of(Span.SPAN_KIND_SERVER) if one.span.name == "POST /api/reports"]
+    (job,) = collector.of(Span.SPAN_KIND_CONSUMER)
+    assert (job.span.name, job.span.parent_span_id) == ("process links.jobs.report", request.span.span_id)
+    assert (trace_of(job), job.attributes["request_id"]) == (trace_of(request), "r-7")
+    assert job.resource["process.pid"] != request.resource["process.pid"]
+    # its queries
+    assert "sqlite" in {
+        one.attributes["db.system"] for one in collector.spans if one.span.parent_span_id == job.span.span_id
+    }
+    (reported,) = [line for line in lines(jobs) if line["message"].startswith("Reported on")]
+    assert (reported["request_id"], reported["trace_id"]) == ("r-7", trace_of(job))
+    assert (reported["level"], reported["logger"], reported["pid"]) == (
+        "info",
+        "links.report",
+        job.resource["process.pid"],
+    )
+
+
+def test_a_site_that_is_asked_gets_the_trace(environment: dict[str, str], collector: Collector, log: Path) -> None:
+    given: list[str | None] = []
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given.append(self.headers["traceparent"])
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>A page</title>")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as site:
+        threading.Thread(target=site.serve_forever, args=[0.01], daemon=True).start()
+        with serving({**environment, "LINKS_TITLE_NETWORKS": '["127.0.0.1"]'}, log) as server:
+            server.client.post("/api/links", json={"url": f"http://127.0.0.1:{site.server_port}/", "slug": "a"})
+            assert server.client.get("/api/links/a/title").json() == {"title": "A page"}
+            server.stop()
+        site.shutdown()
+    (request,) = [one for one in collector.of(Span.SPAN_KIND_SERVER) if "title" in one.span.name]
+    (call,) = [one for one in collector.of(Span.SPAN_KIND_CLIENT) if "db.system" not in one.attributes]
+    assert (trace_of(call), call.span.parent_span_id) == (trace_of(request), request.span.span_id)
+    (traceparent,) = given
+    assert str(traceparent).split("-")[1:3] == [trace_of(call), call.span.span_id.hex()]
+
+
+@pytest.mark.parametrize("fault", ["hangs", "is gone"])
+def test_without_its_collector_all_is_answered_and_nothing_waits(
+    environment: dict[str, str], collector: Collector, log: Path, tmp_path: Path, fault: str
+) -> None:
+    """A hanging one would be waited for until the end of the test, a lost one asked again as long."""
+    environment |= {"OTEL_EXPORTER_OTLP_TIMEOUT": "3600"}
+    environment |= {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
+    if fault == "hangs":
+        collector.hangs = True
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    jobs = tmp_path / "jobs.log"
+    with serving(environment, log, workers=2) as server, worker(environment, jobs) as working:
+        where = server.client.post("/api/reports").headers["Location"]
+        until(lambda: server.client.get(where).json()["state"] == "done", jobs)
+        # more than fit into the queue
+        assert {server.client.get("/api/links").status_code for _ in range(40)} == {200}
+        if fault == "hangs":
+            assert collector.asked.wait(60)
+        assert {server.client.get("/api/links").status_code for _ in range(40)} == {200}
+        server.stop()
+        working.send_signal(signal.SIGTERM)
+        until(lambda: working.poll() is not None, jobs)
+    assert "Traceback" not in log.read_text()
+
+
+def imports(environment: dict[str, str], beforehand: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run the application's lifespan, and give what of OpenTelemetry was imported."""
+    code = f"""
+import asyncio, logging, sys
+{beforehand}
+from links.main import app
+async def run():
+    async with app.router.lifespan_context(app):
+        pass
+asyncio.run(run())
+optional = ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation", "celery")
+print(sorted(name for name in sys.modules if name.startswith(optional) and sys.modules[name]))
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=APP, env=environment, capture_output=True, text=True, check=True
+    )
+
+
+@pytest.mark.parametrize("endpoint", [None, ""])
+def test_without_a_collector_nothing_is_imported(environment: dict[str, str], endpoint: str | None) -> None:
+    # redis-py imports the SDK by itself where it is installed
+    del environment["REDIS_URL"], environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    if endpoint is not None:
+        environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
+    assert imports(environment).stdout == "[]\n"
+
+
+def test_without_the_packages_it_says_so_and_serves(environment: dict[str, str]) -> None:
+    del environment["REDIS_URL"]
+    done = imports(environment, 'sys.modules["opentelemetry.exporter"] = None')
+    assert "No traces" in done.stderr
+    assert "requirements-otel.txt" in done.stderr
+    assert done.stdout == "[]\n"
+
+
+class Endless(SpanProcessor):
+    """Is still sending when the test has ended."""
+
+    def __init__(self) -> None:
+        self.waits, self.may_end = threading.Event(), threading.Event()
+
+    def shutdown(self) -> None:
+        """Wait for the test."""
+        self.waits.set()
+        self.may_end.wait(60)
+
+
+def test_the_end_does_not_wait_for_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    sending, provider = Endless(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(sending)
+    monkeypatch.setattr(telemetry, "FLUSH", 0.01)
+    monkeypatch.setattr(telemetry, "_provider", provider)
+    telemetry.stop()
+    (still,) = [thread for thread in threading.enumerate() if thread.name == "telemetry-flush"]
+    assert (sending.waits.wait(60), still.daemon) == (True, True)
+    sending.may_end.set()
+    still.join()

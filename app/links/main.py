@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from fastapi.staticfiles import StaticFiles
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from links import api, clicks, demo, health, metrics, pages, reports, telemetry, titles
@@ -94,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(metrics.router)
     if app.state.settings.demo_endpoints:
         app.include_router(demo.router)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", pages.static, name="static")
     app.include_router(pages.router)
     # Last, because it takes every path of one part.
     app.include_router(api.redirects)

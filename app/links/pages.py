@@ -4,10 +4,11 @@ With it, and with Redis, it shows clicks as they happen.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, status
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from pydantic import ValidationError
 from starlette.responses import Response
@@ -24,16 +25,38 @@ router = APIRouter(include_in_schema=False)
 # Escapes everything that it prints in .html templates.
 templates = Jinja2Templates(Path(__file__).parent / "templates")
 
+STATIC = Path(__file__).parent / "static"
 SHOWN_LINKS = 20
+# What the form calls its fields.
+LABELS = {"url": "Address", "slug": "Slug"}
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+
+
+class ReleaseFiles(StaticFiles):
+    """Files that a browser asks for again with each page, so that after a deploy it has those of the new release."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Answer with the file, or that it hasn't changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+static = ReleaseFiles(directory=STATIC)
+
+
+@router.get("/favicon.ico")
+async def icon() -> FileResponse:
+    """Give what browsers ask for beside all that names no icon, such as the API's answers."""
+    return FileResponse(STATIC / "icon.svg", headers={"Cache-Control": "max-age=86400"})
 
 
 @router.api_route("/", methods=["GET", "HEAD"], response_class=HTMLResponse)
@@ -55,7 +78,7 @@ async def submit(
         link = await store.create(session, str(new.url), new.slug)
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        error = f"{first['loc'][0]}: {first['msg']}".capitalize()
+        error = f"{LABELS[str(first['loc'][0])]}: {first['msg'].removeprefix('Value error, ')}"
         return await _page(request, session, status.HTTP_422_UNPROCESSABLE_CONTENT, error=error, form=form)
     except store.SlugTakenError:
         error = "This slug is taken: choose another."

@@ -20,9 +20,20 @@ async def test_the_page_lists_links_under_a_strict_policy(client: AsyncClient) -
     assert "style=" not in page.text
 
 
-async def test_the_style_sheet_is_served(client: AsyncClient) -> None:
-    style = await client.get("/static/style.css")
-    assert (style.status_code, style.headers["content-type"]) == (200, "text/css; charset=utf-8")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("style.css", "text/css"), ("live.js", "text/javascript"), ("icon.svg", "image/svg+xml")]
+)
+async def test_a_browser_asks_for_files_again_after_a_deploy(client: AsyncClient, name: str, kind: str) -> None:
+    file = await client.get(f"/static/{name}")
+    assert (file.status_code, file.headers["content-type"].split(";")[0]) == (200, kind)
+    same = await client.get(f"/static/{name}", headers={"If-None-Match": file.headers["etag"]})
+    assert same.status_code == 304
+    assert {file.headers["cache-control"], same.headers["cache-control"]} == {"no-cache"}
+
+
+async def test_what_names_no_icon_has_one(client: AsyncClient) -> None:
+    icon = await client.get("/favicon.ico")
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
 
 
 async def test_the_form_creates_a_link_and_leads_back(client: AsyncClient) -> None:
@@ -36,9 +47,10 @@ async def test_the_form_creates_a_link_and_leads_back(client: AsyncClient) -> No
 @pytest.mark.parametrize(
     ("form", "status", "message"),
     [
-        ({}, 422, "Url:"),
-        ({"url": "javascript:alert(1)"}, 422, "Url:"),
-        ({"url": "https://example.com", "slug": "no spaces"}, 422, "Slug:"),
+        ({}, 422, "Address:"),
+        ({"url": "javascript:alert(1)"}, 422, "Address: URL scheme"),
+        ({"url": "https://example.com", "slug": "no spaces"}, 422, "Slug: String"),
+        ({"url": "https://example.com", "slug": "api"}, 422, "Slug: this slug is reserved"),
         ({"url": "https://example.com", "slug": "taken"}, 409, "taken"),
     ],
 )

@@ -290,7 +290,7 @@ def test_a_site_that_is_asked_gets_the_trace(environment: dict[str, str], collec
     assert str(traceparent).split("-")[1:3] == [trace_of(call), call.span.span_id.hex()]
 
 
-@pytest.mark.parametrize("fault", ["hangs", "is gone"])
+@pytest.mark.parametrize("fault", ["hangs", pytest.param("is gone", marks=pytest.mark.long)])
 def test_without_its_collector_all_is_answered_and_nothing_waits(
     environment: dict[str, str], collector: Collector, log: Path, tmp_path: Path, fault: str
 ) -> None:
@@ -335,7 +335,7 @@ print(sorted(name for name in sys.modules if name.startswith(optional) and sys.m
     )
 
 
-@pytest.mark.parametrize("endpoint", [None, ""])
+@pytest.mark.parametrize("endpoint", [None, pytest.param("", marks=pytest.mark.long)])
 def test_without_a_collector_nothing_is_imported(environment: dict[str, str], endpoint: str | None) -> None:
     # redis-py imports the SDK by itself where it is installed
     del environment["REDIS_URL"], environment["OTEL_EXPORTER_OTLP_ENDPOINT"]

@@ -21,11 +21,12 @@ def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
     """The files, below a root, that decide how the service runs: name from the root to path."""
     settings = (
         *("gunicorn.conf.py", "environment", "services-ca.pem"),
-        *("processes.json", "schedules.json", "secrets/*"),
+        *("processes.json", "schedules.json", "secrets/*", "migration-secrets/*"),
     )
     # a copy may have types that the host's settings have no more
     processes = (*app.processes, *Application(app.name, root).processes)
     units = dict.fromkeys(unit for process in processes for unit in (*process.running, *process.templates))
+    units[app.migration] = None
     patterns = (*(f"etc/{app.name}/{name}" for name in settings), *(f"etc/systemd/system/{unit}" for unit in units))
     found = (path for pattern in patterns for path in pathlib.Path(root).glob(pattern))
     # hidden is what a killed writer left
@@ -39,6 +40,12 @@ def background_files(app: Application, part: str | None = None) -> set[str]:
         if process.name != WEB and part in (None, process.part):
             found |= {f"etc/systemd/system/{unit}" for unit in process.templates}
     return found
+
+
+def migration_files(app: Application, root: pathlib.Path) -> set[str]:
+    """The names of the files below a root that are of the migration alone: no process that serves has them."""
+    unit, secrets = f"etc/systemd/system/{app.migration}", f"etc/{app.name}/migration-secrets/"
+    return {name for name in configuration(app, str(root)) if name == unit or name.startswith(secrets)}
 
 
 def keep(app: Application, folder: pathlib.Path, part: str | None = None) -> None:
@@ -107,14 +114,17 @@ def restore(app: Application, kept: pathlib.Path) -> None:
     wanted = configuration(app, str(kept))
     if not wanted:
         return
-    for name, path in configuration(app, app.root).items():
-        if name not in wanted:
-            path.unlink()
-            atomic_file.sync_folder(path.parent)
     for name, path in wanted.items():
         # what is as it was needs no room on a disk that may be full
         if not _alike(path, app.path(name)):
             _put_back(path, app.path(name))
+    # copies of before 0.2.0 have nothing of the migration
+    spared = set() if wanted.keys() & migration_files(app, kept) else migration_files(app, pathlib.Path(app.root))
+    # last: until its units are back, what starts looks for the new files
+    for name, path in configuration(app, app.root).items():
+        if name not in wanted and name not in spared:
+            path.unlink()
+            atomic_file.sync_folder(path.parent)
 
 
 def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:

@@ -201,7 +201,12 @@ class Application:
     def unit_files(self) -> tuple[str, ...]:
         """The names of all its unit files."""
         units = [unit for process in self.processes for unit in (*process.running, *process.templates)]
-        return (*units, f"{self.name}-migration@.service")
+        return (*units, self.migration)
+
+    @property
+    def migration(self) -> str:
+        """The template of the unit that migrates the database."""
+        return f"{self.name}-migration@.service"
 
     @property
     def service(self) -> str:

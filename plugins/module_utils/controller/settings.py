@@ -44,6 +44,7 @@ INSTEAD = {
     "app_release_python": "python_runtime_version",
     "app_release_python_version": "python_runtime_version",
     "app_service_credentials": "app_config_secrets",
+    "app_service_credentials_encryption": "app_config_secrets_encryption",
     "app_service_listen": "app_port",
     "app_service_process_environment": "app_config_environment",
     "app_service_migration_credentials": "app_config_migration_secrets",

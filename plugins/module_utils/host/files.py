@@ -108,8 +108,11 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
     if shown and not dry:
         owner = _owner(item)
         if is_file:
-            encrypted = item.path.suffix == credential.SUFFIX
-            _write(item, credential.encrypted(item.path, content) if encrypted else content, owner, validate)
+            if before and known == content:
+                content = item.path.read_bytes()  # its rights alone; another encryption would count as another secret
+            elif item.path.suffix == credential.SUFFIX:
+                content = credential.encrypted(item.path, content)
+            _write(item, content, owner, validate)
         else:
             _directory(item, owner)
     return shown

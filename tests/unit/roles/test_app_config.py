@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.baton.web.plugins.module_utils.host import credential
 
 
@@ -113,23 +114,46 @@ def test_texts_are_accepted(refusals: Callable[..., list[str]]) -> None:
 @pytest.mark.parametrize(
     ("key", "said", "words"),
     [
-        ("host", "", "app_config_secrets_encryption is host, but the host has no systemd-creds"),
-        (
-            "tpm2",
-            "partial\n-firmware\n+driver",
-            'no TPM that it can use ("systemd-creds has-tpm2": partial -firmware +driver)',
-        ),
-        ("host+tpm2", "no", "app_config_secrets_encryption is host+tpm2, but systemd finds no TPM"),
+        ("host", "sh: 1: systemd-creds: not found", "(sh: 1: systemd-creds: not found). Set it to none"),
+        ("tpm2", "TPM2 support not installed.", "(TPM2 support not installed.). Set it to host, or enable the TPM"),
+        ("host+tpm2", "", "app_config_secrets_encryption is host+tpm2, but the host can't encrypt that way"),
     ],
 )
 def test_a_key_that_the_host_lacks_is_refused(
     refusals: Callable[..., list[str]], key: str, said: str, words: str
 ) -> None:
-    def refused(text: str, wanted: str = key) -> list[str]:
+    def refused(text: str) -> list[str]:
         answer = {"stdout": text, "stdout_lines": text.splitlines()}
-        return refusals(app_config_secrets_encryption=wanted, __app_config_creds=answer)
+        return refusals(app_config_secrets_encryption=key, __app_config_probe=answer)
 
     (message,) = refused(said)
     assert words in message
-    assert refused("yes\n+firmware\n+driver") == []
-    assert refused("partial", "host") == []
+    assert refused("yes") == []
+    assert refused("Credential secret file is not located on encrypted media, using anyway.\nyes") == []
+
+
+def test_encrypted_secrets_have_less_room(refusals: Callable[..., list[str]]) -> None:
+    given: dict[str, Any] = {
+        "app_config_secrets": {"KEY": "x" * 900_000},
+        "__app_config_probe": {"stdout": "yes", "stdout_lines": ["yes"]},
+    }
+    assert refusals(**given) == []
+    (message,) = refusals(app_config_secrets_encryption="host", **given)
+    assert "850 kB where they are encrypted" in message
+
+
+def test_a_secret_goes_when_no_unit_loads_it_any_more(load_role: Callable[[str], Any]) -> None:
+    role = load_role("app_config")
+    (write,) = [task for task in role.load("tasks/configure.yml") if "secrets" in task["name"]]
+    given = {"app_name": "links", "app_config_secrets": {"TOKEN": "a"}}
+    written = role.templar(**given).template(write["baton.web.files"]["files"])
+    assert [item["path"] for item in written if "content" in item] == ["/etc/links/secrets/TOKEN"]
+    assert not any(item.get("purge") for item in written)
+    configure = yaml.safe_load((role.path.parents[1] / "playbooks/phases/rollout.yml").read_text())
+    (block,) = next(play for play in configure if play["name"] == "Configure")["tasks"]
+    called = [task["ansible.builtin.include_role"] for task in block["block"]]
+    assert [(role["name"], role.get("tasks_from")) for role in called] == [
+        ("baton.web.app_config", None),
+        ("baton.web.app_service", None),
+        ("baton.web.app_config", "purge"),
+    ]

@@ -498,6 +498,47 @@ def test_the_configuration_that_served_can_be_put_back(app: layout.Application) 
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
 
 
+def test_secrets_go_when_the_units_that_load_them_are_others(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever moment a way back ends in, each unit finds what it loads."""
+    unit, old, new = "etc/systemd/system/links.service", "etc/links/secrets/TOKEN", "etc/links/secrets/TOKEN.host.cred"
+    change(app, unit, "LoadCredential=TOKEN:/etc/links/secrets/TOKEN")
+    keep(app)
+    app.path(old).unlink()
+    change(app, new, "encrypted")
+    change(app, unit, "LoadCredentialEncrypted=TOKEN:/etc/links/secrets/TOKEN.host.cred")
+    really, seen = snapshot.atomic_file.write, []
+
+    def look(path: pathlib.Path, *given: Any, **more: Any) -> None:
+        really(path, *given, **more)
+        seen.append(app.path(app.path(unit).read_text().partition(":")[2].lstrip("/")).exists())
+
+    monkeypatch.setattr(snapshot.atomic_file, "write", look)
+    snapshot.restore(app, app.kept)
+    assert seen
+    assert all(seen)
+    assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
+
+
+def test_the_migration_s_unit_and_secrets_are_put_back(app: layout.Application) -> None:
+    unit, secret = "etc/systemd/system/links-migration@.service", "etc/links/migration-secrets/ADMIN"
+    # a copy of a version that kept nothing of it
+    keep(app)
+    for name in (unit, secret):
+        app.path(name).parent.mkdir(parents=True, exist_ok=True)
+        change(app, name, "as it was")
+    snapshot.restore(app, app.kept)
+    assert app.path(secret).read_text() == "as it was"
+    keep(app)
+    for name in (unit, secret, f"{secret}.host.cred"):
+        change(app, name, "another")
+    snapshot.restore(app, app.kept)
+    assert app.path(unit).read_text() == "as it was"
+    assert app.path(secret).read_text() == "as it was"
+    assert not app.path(f"{secret}.host.cred").exists()
+
+
 def test_kept_secrets_are_for_root_alone(app: layout.Application) -> None:
     app.path("etc/links/secrets/TOKEN").chmod(0o600)
     keep(app)

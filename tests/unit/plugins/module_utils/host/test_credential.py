@@ -87,8 +87,21 @@ def test_encrypted_secrets_are_left_out_of_what_is_shown(tmp_path: pathlib.Path,
     folder.mkdir(parents=True)
     apply(folder / "TOKEN.host.cred", "hunter2-and-more")
     assert masking.masked("links", "it said hunter2-and-more", str(tmp_path)) == "it said ***"
+    # a process that was started earlier has it
     host_key.unlink()
-    assert masking.masked("links", "it said nothing", str(tmp_path)) == "it said nothing"
+    told = masking.masked("links", "it said hunter2-and-more", str(tmp_path))
+    assert told.startswith("[left out, as secrets in it can't be told: ")
+    assert "hunter2" not in told
+    assert masking.masked("links", "", str(tmp_path)) == ""
+
+
+def test_other_rights_are_no_other_secret(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "TOKEN.host.cred"
+    apply(path, "one")
+    first = path.read_bytes()
+    path.chmod(0o644)
+    assert apply(path, "one") != []
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (first, 0o600)
 
 
 def test_the_line_of_a_unit_is_what_systemd_takes(tmp_path: pathlib.Path) -> None:

@@ -86,8 +86,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             if given and (name := cut(str(given))):
                 # no value: it may be a secret
                 self._display.error(
-                    f"Ansible takes the value of -e {name}=... up to its first blank, and drops or misreads the rest. "
-                    f'Quote it once more: -e "{name}=\'two words\'", or write JSON: -e \'{{"{name}": "two words"}}\'.'
+                    f"Ansible cuts the value of -e {name}=... at its first space, and drops or misreads the rest. "
+                    f'Quote the value again: -e "{name}=\'two words\'", or use JSON: -e \'{{"{name}": "two words"}}\'.'
                 )
                 raise SystemExit(WRONG_OPTIONS)
         self._guard(False)

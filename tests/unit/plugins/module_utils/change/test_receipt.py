@@ -87,7 +87,7 @@ def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> N
     )
     assert compose({"edge1": answers})["headline"] == (
         "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), "
-        "the most often 500 on /api/links."
+        "most often 500 on /api/links."
     )
 
 

@@ -34,14 +34,14 @@ from ansible.plugins.callback import CallbackBase
 from ansible_collections.baton.web.plugins.module_utils.controller import run
 
 WORDS = """
-Interrupted. The step that runs now comes to its end, then what was switched goes back, and the deploy lock is given up.
-Press Ctrl-C again to end at once and leave everything as it is at that moment.
+Interrupted. Baton finishes the current step, reverts the activated hosts and releases the deploy lock.
+Press Ctrl-C again to stop immediately and leave everything in its current state.
 """
 
 
 TOO_LATE = """
-Interrupted too late to go back: the change is being concluded, which takes a moment.
-Press Ctrl-C again to end at once; the deploy lock stays then.
+Interrupted too late to revert: the change is being completed, which takes a moment.
+Press Ctrl-C again to stop immediately; the deploy lock then remains.
 """
 
 

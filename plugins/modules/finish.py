@@ -113,16 +113,16 @@ def main() -> None:
     writes: list[tuple[Callable[[], object], str, str]] = []
     if options["entry"]:
         lost = f"The history below {app.state} lacks this change"
-        writes.append((lambda: history.append(app, options["entry"]), lost, "See to that disk."))
+        writes.append((lambda: history.append(app, options["entry"]), lost, "Check that disk."))
     if options["first_host"] is not None and options["first_host"] != running.noted_host(app):
         lost = f"{app.first_host} can't be written"
         writes.append(
-            (lambda: running.note_host(app, options["first_host"]), lost, "See to that disk, and run this again.")
+            (lambda: running.note_host(app, options["first_host"]), lost, "Check that disk, then run this again.")
         )
     if options["receipt"]:
         lost = f"The receipt is not kept below {app.state}"
         keep = (app, options["receipt_name"], options["receipt"])
-        writes.append((lambda: history.keep_receipt(*keep), lost, "See to that disk."))
+        writes.append((lambda: history.keep_receipt(*keep), lost, "Check that disk."))
     for write, lost, fix in writes:
         try:
             if not module.check_mode:

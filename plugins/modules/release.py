@@ -203,7 +203,7 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise BatonError(
-            f"{path} can't be written on this host ({error.strerror}).", "See to its disk; deploy again."
+            f"{path} can't be written on this host ({error.strerror}).", "Check its disk, then deploy again."
         ) from None
 
 

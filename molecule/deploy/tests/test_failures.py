@@ -48,7 +48,7 @@ def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> 
     step, at, remedy = SUMMARY[kind]
     if step:
         assert f"{at}, {step}: " in done.words
-        assert "serves on app1, app2, app3" in done.words
+        assert "Serving as before the change: app1, app2, app3" in done.words
     assert remedy in done.words
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
         host("app3").check_output(f"umount {state} /mnt/little && rmdir /mnt/little")
     assert done.status != 0
     assert "No space left on device" in done.words, done.output
-    assert "See to that disk" in done.words
+    assert "Check that disk" in done.words
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
     assert fleet.play("playbooks/unlock.yml").status == 0

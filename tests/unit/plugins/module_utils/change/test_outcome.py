@@ -210,7 +210,7 @@ def test_the_summary_names_cause_and_end() -> None:
     variables = results(
         app1={"activation": SWITCHED, "revert": {"changed": True, "release": "aaaa"}},
         app2={
-            "failure": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"},
+            "failure": {"step": "handover", "message": "Release bbbb could not be activated (reload): boom"},
             **ASKED,
         },
         app3=ASKED,
@@ -219,7 +219,7 @@ def test_the_summary_names_cause_and_end() -> None:
     told = outcome.hosts(variables)
     assert outcome.summary("The deploy of links bbbb", found, told) == (
         "The deploy of links bbbb failed.\n"
-        "app2, handover: Release bbbb could not take over (reload): boom\n"
+        "app2, handover: Release bbbb could not be activated (reload): boom\n"
         "Fix the cause, then run this again; playbooks/logs.yml shows more of the application's output.\n"
         "Serving as before the change: app1, app2, app3; reverted: app1."
     )
@@ -273,10 +273,10 @@ def test_the_same_cause_is_told_once() -> None:
 
 
 def test_a_host_that_could_not_be_put_back_is_named() -> None:
-    stuck = {"activation": SWITCHED, "revert_error": "bbbb could not take over: full"}
+    stuck = {"activation": SWITCHED, "revert_error": "bbbb could not be activated: full"}
     variables = results(app1=stuck, app2=ASKED, app3=ASKED)
     words = outcome.summary("It", {}, outcome.hosts(variables))
-    assert "app1: bbbb could not take over: full." in words
+    assert "app1: bbbb could not be activated: full." in words
     assert "Serving as before the change: app2, app3" in words
 
 

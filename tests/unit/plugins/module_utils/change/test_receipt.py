@@ -149,7 +149,10 @@ def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
         ({**HOST, "release": OLD, "way": "none"}, f"serves {OLD}, as before"),
         ({**HOST, "release": OLD}, f"serves {OLD}, anew"),
         ({**HOST, "reverted": True, "release": OLD}, f"reverted to {OLD}"),
-        ({"failed": True, "msg": "Release x could not take over.\nlog"}, "failed: Release x could not take over."),
+        (
+            {"failed": True, "msg": "Release x could not be activated.\nlog"},
+            "failed: Release x could not be activated.",
+        ),
         ({"unreachable": True}, "failed: unreachable"),
         ({"skipped": True}, "not reached"),
     ],

@@ -28,7 +28,7 @@ class ActionModule(module_cache.CachedModuleAction):
         advice = str(arguments.get("advice", ""))
         if answer.get("lost"):
             answer["msg"] += (
-                f" If the change of the {name} configuration had begun, the host takes it back within {seconds:.0f} s. "
+                f" If the change of the {name} configuration had begun, the host reverts it within {seconds:.0f} s. "
                 f"{advice}"
             )
         elif answer.get("failed") and not str(answer.get("msg", "")).startswith(f"{variables['inventory_hostname']} "):
@@ -56,13 +56,13 @@ class ActionModule(module_cache.CachedModuleAction):
             if outcome in ("undone", "unknown"):
                 return (
                     f"after the change of the {name} configuration no new connection could be made within "
-                    f"{seconds:.0f} s, so the host has put the former one back. "
-                    f"The reason: {why or 'none was there in that time'}."
+                    f"{seconds:.0f} s, so the host has restored the former one. "
+                    f"The reason: {why or 'no connection succeeded in that time'}."
                 )
             time.sleep(POLL)
         return (
             f"after the change of the {name} configuration no new connection could be made, and none can be made yet, "
-            f"although the host puts the former one back by itself after {seconds:.0f} s. The reason: {why}."
+            f"although the host restores the former one by itself after {seconds:.0f} s. The reason: {why}."
         )
 
     def _ask(self, variables: dict[str, Any], question: dict[str, Any]) -> tuple[str, str]:

@@ -43,7 +43,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             unread = f" These lists of packages could not be read: {'; '.join(troubles)}." if troubles else ""
             answer["msg"] = (
                 f"{host}: apt can't install {', '.join(names)}: {str(answer.get('msg', '')).rstrip('.')}.{unread} "
-                "Mend the host's sources (/etc/apt/sources.list.d) or its network, then run this again."
+                "Fix the host's sources (/etc/apt/sources.list.d) or its network, then run this again."
             )
         read = troubles is not None and not delegated
         known = {"ansible_facts": {"package_lists_age": 0}} if read else {}
@@ -82,5 +82,5 @@ def _warnings(troubles: list[str] | None, answer: dict[str, Any] | None = None) 
     """Of sources that could not be read; one that nothing was missing from."""
     if not troubles or (answer or {}).get("failed"):
         return {}
-    told = f"A source of packages can't be read here: {'; '.join(troubles)}. What was needed is there all the same."
+    told = f"A source of packages can't be read: {'; '.join(troubles)}. The required packages are available anyway."
     return {"warnings": [*(answer or {}).get("warnings", []), told]}

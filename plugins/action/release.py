@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
-NO_ARCHIVE = "That is no archive of this release, and was not sent. Look into that host."
+NO_ARCHIVE = "That isn't an archive of this release, and was not sent. Check that host."
 SMALL = 256 * 1024  # what is sent before the host has asked for it, which saves two of three round trips
 PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
 
@@ -27,7 +27,7 @@ class ActionModule(module_cache.CachedModuleAction):
             for item in answer["uploads"]:
                 if item["src"] not in self._archives():
                     # the host's word, which must not open any file of this controller
-                    return result | {"failed": True, "msg": f"{item['src']} is asked for. {NO_ARCHIVE}"}
+                    return result | {"failed": True, "msg": f"{item['src']} was requested. {NO_ARCHIVE}"}
                 try:
                     trouble = self._upload(item["src"], item["dest"])
                 except AnsibleConnectionFailure as error:
@@ -70,5 +70,5 @@ class ActionModule(module_cache.CachedModuleAction):
                 )
                 if done["rc"] != 0:
                     reason = done["stderr"].strip() or "it came incomplete"
-                    return f"{destination} can't be written on this host ({reason}). See to its disk; deploy again."
+                    return f"{destination} can't be written on this host ({reason}). Check its disk, then deploy again."
         return ""

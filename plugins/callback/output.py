@@ -146,7 +146,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         if self._verbose():
             super().v2_playbook_on_no_hosts_remaining()
         else:
-            self._display.display("No host is left to go on with.", color=constants.COLOR_ERROR)
+            self._display.display("No host is left to continue with.", color=constants.COLOR_ERROR)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print each host's counts, and how long everything took."""

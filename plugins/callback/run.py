@@ -34,14 +34,14 @@ from ansible.plugins.callback import CallbackBase
 from ansible_collections.baton.web.plugins.module_utils.controller import run
 
 WORDS = """
-Interrupted. The step that runs now comes to its end, then what was switched goes back, and the deploy lock is given up.
-Press Ctrl-C again to end at once and leave everything as it is at that moment.
+Interrupted. Baton finishes the current step, reverts the activated hosts and releases the deploy lock.
+Press Ctrl-C again to stop immediately and leave everything in its current state.
 """
 
 
 TOO_LATE = """
-Interrupted too late to go back: the change is being concluded, which takes a moment.
-Press Ctrl-C again to end at once; the deploy lock stays then.
+Interrupted too late to revert: the change is being completed, which takes a moment.
+Press Ctrl-C again to stop immediately; the deploy lock then remains.
 """
 
 
@@ -86,8 +86,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             if given and (name := cut(str(given))):
                 # no value: it may be a secret
                 self._display.error(
-                    f"Ansible takes the value of -e {name}=... up to its first blank, and drops or misreads the rest. "
-                    f'Quote it once more: -e "{name}=\'two words\'", or write JSON: -e \'{{"{name}": "two words"}}\'.'
+                    f"Ansible cuts the value of -e {name}=... at its first space, and drops or misreads the rest. "
+                    f'Quote the value again: -e "{name}=\'two words\'", or use JSON: -e \'{{"{name}": "two words"}}\'.'
                 )
                 raise SystemExit(WRONG_OPTIONS)
         self._guard(False)

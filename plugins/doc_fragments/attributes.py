@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """A module names it, and says what it supports."""
+    """For a module that lists what it supports."""
 
     DOCUMENTATION = r"""
 options: {}
 attributes:
   check_mode:
-    description: Can run in check mode and say what would change, without changing it.
+    description: Supports check mode, which reports changes without making them.
   diff_mode:
-    description: Says what changed, or would in check mode, when in diff mode.
+    description: Reports what changed, or would change in check mode, in diff mode.
 """

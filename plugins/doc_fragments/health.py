@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The page, and of the action group C(baton.web.health) where it is asked for."""
+    """The page; the action group C(baton.web.health) sets where to request it."""
 
     DOCUMENTATION = r"""
 options:
   health_path:
-    description: Page that must answer below 400; empty for none.
+    description: Page that must answer with a status below 400; empty for none.
     type: str
     default: ""
   health_host:
@@ -21,7 +21,7 @@ options:
     LISTEN = r"""
 options:
   health_listen:
-    description: Unix socket or ADDRESS:PORT to ask for it.
+    description: Unix socket or ADDRESS:PORT to request it from.
     type: str
     default: ""
 """

@@ -1,4 +1,4 @@
-"""Documentation that the modules share: the run that asks."""
+"""Documentation that the modules share: the calling run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class ModuleDocFragment:
 options:
   run:
     description: >-
-      The run that asks, as the callback baton.web.run says it in E(BATON_RUN). Its deploy lock is meant; none is
-      without.
+      The calling run, in the format that the callback baton.web.run writes to E(BATON_RUN). The module uses the deploy
+      lock of this run; without it, none.
     type: dict
     suboptions:
       token:
-        description: Name of the run.
+        description: Identifier of the run.
         type: str
         required: true
       who:
@@ -23,7 +23,7 @@ options:
         type: str
         required: true
       process:
-        description: Which process the run is; empty when unknown.
+        description: Process of the run; empty if unknown.
         type: str
         default: ""
 """

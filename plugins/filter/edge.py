@@ -29,7 +29,8 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
             sentences.append(_why_no_network(text))
             continue
         if not strangers and network.prefixlen < WIDEST[network.version] and not _is_local(network):
-            sentences.append(f"{text} has strangers in it (no range wider than /{WIDEST[network.version]} is trusted).")
+            widest = WIDEST[network.version]
+            sentences.append(f"{text} contains foreign addresses (no range wider than /{widest} is trusted).")
     return sentences
 
 
@@ -48,7 +49,7 @@ def _why_no_network(text: str) -> str:
     try:
         whole = _network(text, strict=False)
     except ValueError:
-        return f'"{text}" is no address and no network such as 203.0.113.0/24.'
+        return f'"{text}" is not an address or a network such as 203.0.113.0/24.'
     return f"{text} has bits set beyond its prefix: write {whole}, or the address alone."
 
 
@@ -58,9 +59,9 @@ def wrong_hsts(max_age: int, *, subdomains: bool, preload: bool) -> list[str]:
         return []
     sentences = []
     if max_age < PRELOAD_MAX_AGE:
-        sentences.append(f"nginx_site_hsts_max_age is {max_age} and has to be {PRELOAD_MAX_AGE} (a year) at least.")
+        sentences.append(f"nginx_site_hsts_max_age is {max_age} and must be at least {PRELOAD_MAX_AGE} (a year).")
     if not subdomains:
-        sentences.append("nginx_site_hsts_include_subdomains has to be true.")
+        sentences.append("nginx_site_hsts_include_subdomains must be true.")
     return sentences
 
 
@@ -83,7 +84,7 @@ def wrong_authorities(text: str) -> list[str]:
             sentences.append(f"its certificate number {number} can't be read.")
             continue
         if not is_authority:
-            sentences.append(f"{name} is no certificate authority (basicConstraints CA:TRUE).")
+            sentences.append(f"{name} isn't a certificate authority (basicConstraints CA:TRUE).")
         elif certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
             sentences.append(f"{name} has ended at {certificate.not_valid_after_utc:%Y-%m-%d}.")
     return sentences

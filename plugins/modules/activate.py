@@ -5,39 +5,39 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: activate
-short_description: Let an application serve a staged release, without a gap, or put back what served before
+short_description: Activate a staged release without a gap, or revert an activation
 version_added: 0.2.0
 description:
-  - Moves C(/opt/<name>/current), hands over and proves by process that every worker serves the release.
-  - The way is chosen from what changed; C(reload) for code, settings and gunicorn.conf.py; C(bridge) for what a HUP
-    can't carry (Python, the server's packages, the unit, secrets); C(start) when nothing serves; C(reopen), the only
-    one with a gap, when the socket's own address changed.
-  - When the release doesn't serve, what served before is put back, and the module fails with what the service logged.
-  - Has an action on the controller. After the operator's Ctrl-C it begins nothing but O(state=reverted); a host that
+  - Moves C(/opt/<name>/current), hands over, and proves for each process that it serves the release.
+  - The changes determine the strategy. C(reload) applies code, settings and gunicorn.conf.py; C(bridge) applies changes
+    that a HUP can't (Python, the server's packages, the unit, secrets); C(start) is used if nothing serves; C(reopen),
+    the only strategy with a gap, is used if the socket's own address changed.
+  - If the release doesn't serve, the module restores the previous one and fails with the service's log.
+  - Has an action on the controller. After the operator's Ctrl-C it starts nothing except O(state=reverted). A host that
     can't be reached fails and stays in the play.
-  - O(state=rehearsed) does what M(baton.web.rehearse) does and goes no further, so that in one task some hosts are
-    handed over while those that come later are rehearsed.
-  - O(state=reverted) undoes on this host what a transaction did, configuration and release, by the same gated way.
+  - O(state=rehearsed) does the same as M(baton.web.rehearse) and nothing else, so that one task can activate some hosts
+    while it rehearses later ones.
+  - O(state=reverted) undoes a transaction on this host, configuration and release, with the same checks.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health, baton.web.health.listen]
 options:
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
   state:
-    description: Whether to hand over to the release, only to rehearse it, or to undo a transaction.
+    description: Whether to activate the release, only rehearse it, or undo a transaction.
     type: str
     default: active
     choices: [rehearsed, active, reverted]
   transaction:
     description: >-
-      Token of the deploy lock, which names the change of the fleet that this is a part of; C(state=reverted) undoes
-      it by that name. The lock is extended; when it is another's by now, nothing is done.
+      Token of the deploy lock, which identifies the fleet-wide change; C(state=reverted) undoes the change with this
+      identifier. The module extends the lock. If another run has the lock, it does nothing.
     type: str
     default: ""
   part:
     description: >-
-      Process types that follow. C(before_web) are the background processes that run in the new release before its web
-      processes can hand out jobs to them; C(web) are the web processes and all others, with which
-      C(/opt/<name>/current) moves.
+      Process types to replace. C(before_web) are the background processes that run in the new release before its web
+      processes can enqueue jobs for them; C(web) are the web processes and all others, and C(/opt/<name>/current)
+      moves with them.
     type: str
     default: all
     choices: [all, before_web, web]
@@ -54,7 +54,7 @@ EXAMPLES = r"""
     name: links
     release: 0123456789abcdef
 
-- name: Put back what served before
+- name: Restore the previous release
   baton.web.activate:
     name: links
     state: reverted
@@ -68,22 +68,25 @@ EXAMPLES = r"""
 
 RETURN = r"""
 way:
-  description: How it was handed over; C(stop) when nothing was served before the transaction that was undone.
+  description: Strategy that was used; C(stop) if nothing served before the transaction that was undone.
   returned: success
   type: str
   sample: reload
 release: {description: Release that serves., returned: success, type: str}
-rehearsed: {description: Whether it was booted; false for what serves already., returned: when rehearsed, type: bool}
-previous: {description: Release that served before., returned: success, type: str}
-started: {description: When it began; seconds since the epoch., returned: when it was handed over, type: float}
+rehearsed:
+  description: Whether the release was booted; false if it already serves.
+  returned: when rehearsed
+  type: bool
+previous: {description: Previous release., returned: success, type: str}
+started: {description: Start of the handover; seconds since the epoch., returned: after a handover, type: float}
 processes:
   description: >-
-    Of each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), the C(pids)
-    of both, when the old ones were C(told) to stop (seconds since the epoch), and the C(seconds) that it took.
+    For each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), the
+    C(pids) of both, when the old ones were C(told) to stop (seconds since the epoch), and the duration in C(seconds).
   returned: success
   type: dict
-seconds: {description: Time that the handover took., returned: success, type: float}
-ended: {description: When it ended by the controller's clock; seconds since the epoch., returned: always, type: float}
+seconds: {description: Duration of the handover., returned: success, type: float}
+ended: {description: End by the controller's clock; seconds since the epoch., returned: always, type: float}
 """
 
 import time

@@ -8,10 +8,10 @@ module: artifact
 short_description: Build an application's artifact on the controller
 version_added: 0.2.0
 description:
-  - Takes an application's source, its locked requirements and a wheel for each of them for every kind of app server,
-    and packs them once. The id of the artifact is a hash of what is in it, so the same input has the same id.
-  - Runs on the controller, with the Python of the project's venv. Hosts need neither git nor a compiler nor an index.
-  - What was fetched or built is kept in a cache; a second run, or one after a change of code alone, fetches nothing.
+  - Packs an application's source, its locked requirements, and a wheel of each for every kind of app server. The id of
+    the artifact is a hash of its content, so the same input has the same id.
+  - Runs on the controller, with the Python of the project's venv. Hosts need no git, no compiler and no package index.
+  - Caches downloads and builds. A second run, or a run after a change of code only, downloads nothing.
 options:
   app_name:
     description: Name of the application.
@@ -34,7 +34,7 @@ options:
     type: str
     required: true
   targets:
-    description: The kinds of app servers to bring wheels for.
+    description: The kinds of app servers that need wheels.
     type: list
     elements: dict
     required: true
@@ -44,7 +44,7 @@ options:
         type: str
         required: true
       architecture:
-        description: Machine architecture as C(uname -m) says it.
+        description: Machine architecture, as printed by C(uname -m).
         type: str
         required: true
       glibc:
@@ -52,7 +52,7 @@ options:
         type: str
         required: true
   base_dirs:
-    description: Folders that relative paths are tried against.
+    description: Folders in which relative paths are looked up, in this order.
     type: list
     elements: path
     default: []
@@ -65,7 +65,7 @@ options:
     type: path
     required: true
   lock:
-    description: Path of the lock, where it isn't found by itself.
+    description: Path of the lock; empty to search for it.
     type: str
     default: ""
   extras:
@@ -79,29 +79,29 @@ options:
     elements: str
     default: []
   extra_requirements:
-    description: Requirements to install beside what the lock has.
+    description: Requirements to install in addition to the lock's.
     type: list
     elements: str
     default: []
   constraints:
-    description: Bounds for what is resolved, such as C(pydantic<3).
+    description: Version constraints for packages that aren't locked, such as C(pydantic<3).
     type: list
     elements: str
     default: []
   exclude_newer:
-    description: Ignore what was published after this date when resolving.
+    description: Ignore packages that were published after this date when resolving.
     type: str
     default: ""
   refresh:
-    description: Resolve unlocked requirements again instead of using what this controller resolved before.
+    description: Resolve unlocked requirements again instead of using this controller's earlier result.
     type: bool
     default: false
   allow_stale_lock:
-    description: Deploy what a lock has, although the project's own requirements changed since.
+    description: Deploy a lock although the project's own requirements have changed since.
     type: bool
     default: false
   allow_old_packages:
-    description: Packages to be served with although they are older than what is known to be safe, by name.
+    description: Names of packages to deploy although their version is known to be unsafe.
     type: list
     elements: str
     default: []
@@ -115,7 +115,7 @@ options:
     type: str
     default: ""
   build_command:
-    description: Command that is run once in a copy of the source, in the project's folder.
+    description: Command that runs once in a copy of the source, in the project's folder.
     type: list
     elements: str
     default: []
@@ -140,11 +140,11 @@ options:
         description: File on the controller to copy.
         type: str
       build:
-        description: Whether the build of a project's wheel finds it, too.
+        description: Whether the file is also part of the build of a project's wheel.
         type: bool
         default: false
       mode:
-        description: Mode; only whether it can be executed counts.
+        description: Mode; only the executable bit matters.
         type: str
         default: "0644"
   exclude:
@@ -153,7 +153,7 @@ options:
     elements: str
     default: []
   state_links:
-    description: Source paths that are to lead to the application's state folder.
+    description: Source paths to link to the application's state folder.
     type: list
     elements: dict
     default: []
@@ -166,7 +166,7 @@ options:
         description: Path in the state folder; the same as I(path) by default.
         type: str
       directory:
-        description: Whether it is a folder, to be made when missing.
+        description: Whether it is a folder, which is created if missing.
         type: bool
         default: true
   state_dir:
@@ -174,32 +174,32 @@ options:
     type: str
     default: ""
   project_wheel:
-    description: Build and install the project itself when it says how (for its metadata and entry points).
+    description: Build and install the project itself, if it defines a build (for its metadata and entry points).
     type: bool
     default: true
   build:
-    description: Where packages that must be compiled are built; empty refuses them.
+    description: Where to build packages that must be compiled; empty refuses them.
     type: str
     choices: ["", builder, host]
     default: ""
   build_confinement:
     description:
-      - How code of the source and its packages (build commands, build backends) runs on the controller. It always has a
-        clean environment and an empty home. With V(auto) it is confined by bubblewrap where that works, with
-        V(required) it doesn't run otherwise, with V(off) it sees the controller's files.
+      - How code of the source and its packages (build commands, build backends) runs on the controller, always with a
+        clean environment and an empty home. V(auto) confines it with bubblewrap where that works, V(required) refuses
+        to run it unconfined, V(off) gives it access to the controller's files.
     type: str
     choices: [auto, required, "off"]
     default: auto
   salt:
-    description: Anything else that must give another id when it changes.
+    description: Further input of the id; another value gives another id.
     type: str
     default: ""
   index_url:
-    description: Package index to use instead of the one the controller is configured for.
+    description: Package index to use instead of the controller's configured one.
     type: str
     default: ""
   extra_index_urls:
-    description: More package indexes; they are asked first.
+    description: More package indexes, which are searched first.
     type: list
     elements: str
     default: []
@@ -210,7 +210,7 @@ options:
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 attributes:
-  check_mode: {support: full, details: The artifact is built into the controller's cache all the same.}
+  check_mode: {support: full, details: The artifact is still built into the controller's cache.}
   diff_mode: {support: none}
 """
 
@@ -231,26 +231,26 @@ EXAMPLES = r"""
 
 RETURN = r"""
 notice:
-  description: What ran on the controller, confined; it is a warning when it ran unconfined or in check mode.
-  returned: when something did
+  description: Foreign code that ran on the controller. It is a warning if the code ran unconfined or in check mode.
+  returned: when such code ran
   type: str
 artifact:
-  description: What the release role needs to stage the release.
+  description: The data that staging the release needs.
   returned: always
   type: dict
   contains:
-    complete: {description: Whether all wheels are there., type: bool}
+    complete: {description: Whether all wheels exist., type: bool}
     id: {description: Hash of the content., type: str}
-    release: {description: What C(release.json) will say., type: dict}
+    release: {description: Content of C(release.json)., type: dict}
     source:
       description: C(path) of the source's archive with C(sha256), C(upload_bytes) and C(unpacked_bytes).
       type: dict
     wheels: {description: "For each target its C(key), C(path), C(sha256), sizes and package versions.", type: dict}
-    boms: {description: For each target the path of the bill of materials., type: dict}
-    builds: {description: What has to be built on a host first., type: list}
-    warnings: {description: What isn't locked., type: list}
-    ran_on_controller: {description: Which code of others ran on the controller and how it was confined., type: str}
-    seconds: {description: Where the time went., type: dict}
+    boms: {description: "For each target, the path of the bill of materials.", type: dict}
+    builds: {description: Builds that a host must run first., type: list}
+    warnings: {description: Warnings about requirements that aren't locked., type: list}
+    ran_on_controller: {description: "Foreign code that ran on the controller, and its confinement.", type: str}
+    seconds: {description: Duration of each step., type: dict}
 """
 
 from ansible.module_utils.basic import AnsibleModule

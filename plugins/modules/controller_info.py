@@ -18,7 +18,7 @@ options:
     elements: dict
     required: true
   search_paths:
-    description: Further folders that may hold C(ansible_collections), searched before Python's own.
+    description: Further folders that may contain C(ansible_collections), searched before Python's own.
     type: list
     elements: str
     default: []

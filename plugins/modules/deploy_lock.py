@@ -1,35 +1,35 @@
 #!/usr/bin/python
-"""Ansible module: the deploy lock of an application on a host."""
+"""Ansible module: manage the deploy lock of an application on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deploy_lock
-short_description: Take, extend, give back or remove the deploy lock of an application
+short_description: Take, extend, release or remove the deploy lock of an application
 version_added: 0.2.0
 description:
-  - One change of the fleet at a time. The lock, C(/var/lib/baton/<name>/lock.json), says who is at it and since when,
-    and expires without a sign of life. Steps of a change give one with C(deploy_lock.extend).
-  - Has an action on the controller, which waits, and looks whether a holder that began there is still alive; the lock
-    of one that is dead is taken over, or removed, at once.
-  - Reports a change only for O(state=absent), since a run that ends well leaves no lock.
+  - Only one change of the fleet may run at a time. The lock, C(/var/lib/baton/<name>/lock.json), names its holder and
+    the start time, and expires unless the steps of a change extend it (C(deploy_lock.extend)).
+  - Has an action on the controller, which waits, and checks whether a holder on the same controller is still alive. It
+    takes over or removes a dead holder's lock immediately.
+  - Reports a change only for O(state=absent), because a successful run leaves no lock.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.run]
 options:
   state:
     description:
-      - C(held) takes the lock, extends one's own, takes over one that expired or whose holder is known to be dead.
-      - C(released) gives one's own back. C(absent) removes anybody's that expired or whose holder is known to be dead.
+      - C(held) takes the lock, extends the run's own, or takes over one that expired or whose holder is dead.
+      - C(released) releases the run's own lock. C(absent) removes a lock that expired or whose holder is dead.
     type: str
     required: true
     choices: [held, released, absent]
-  reason: {description: What is done., type: str, default: ""}
-  seconds: {description: Seconds without a sign of life after which the lock expires., type: int, default: 900}
-  wait: {description: Seconds to wait for others., type: int, default: 0}
+  reason: {description: Purpose of the lock., type: str, default: ""}
+  seconds: {description: Seconds after which the lock expires unless it is extended., type: int, default: 900}
+  wait: {description: Seconds to wait for other holders., type: int, default: 0}
   force: {description: Remove a lock although its holder may be alive., type: bool, default: false}
-  dead: {description: Token of a holder that is known to be dead; the action finds it out., type: str, default: ""}
+  dead: {description: Token of a holder that is known to be dead; set by the action., type: str, default: ""}
 attributes:
-  check_mode: {support: full, details: A lock that is held is a warning.}
+  check_mode: {support: full, details: A lock of another run causes a warning.}
   diff_mode: {support: none}
 """
 
@@ -45,11 +45,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 holder:
-  description: Who held it before, or still does when it is refused; C(null) for nobody.
+  description: Previous holder, or the current one if the lock was refused; C(null) for none.
   returned: always
   type: dict
 history:
-  description: What M(baton.web.history_info) returns, without C(entries); nobody else changes it now.
+  description: The result of M(baton.web.history_info), without C(entries); stable while the lock is held.
   returned: for O(state=held)
   type: dict
 """

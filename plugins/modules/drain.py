@@ -1,26 +1,26 @@
 #!/usr/bin/python
-"""Ansible module: take servers out of a site's upstream, and put others back."""
+"""Ansible module: drain servers of a site's upstream, and restore others."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: drain
-short_description: Take servers out of a site's upstream and put others back, without losing a request
+short_description: Drain servers of a site's upstream and restore others, without losing a request
 version_added: 0.2.0
 description:
-  - Marks the servers in the site's file, tests nginx's whole configuration with it, and lets nginx read it. Worker
-    processes of the older configuration finish what they have; the module waits until the drained servers have nothing
-    more to answer, or for I(timeout).
+  - Marks the servers in the site's file, tests nginx's complete configuration with it, and reloads nginx. Old worker
+    processes finish their requests; the module waits until the drained servers have no requests left, or until
+    I(timeout).
   - Refuses to drain the last server.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   site: {description: Name of the site., type: str, required: true}
-  drained: {description: Servers that get no new request., type: list, elements: str, default: []}
-  back: {description: Servers that do again; who isn't named stays., type: list, elements: str, default: []}
-  timeout: {description: Seconds that requests to a drained server have to end., type: int, default: 30}
+  drained: {description: Servers that get no new requests., type: list, elements: str, default: []}
+  back: {description: Servers that get requests again; others stay as they are., type: list, elements: str, default: []}
+  timeout: {description: Seconds to wait until the requests of drained servers have ended., type: int, default: 30}
   optional:
-    description: An edge that can't be reached is a warning, and the result has C(unreached); the action sees to it.
+    description: Whether an unreachable edge causes only a warning, with C(unreached) in the result; used by the action.
     type: bool
     default: false
 attributes:
@@ -29,21 +29,21 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let the server go
+- name: Drain the server
   baton.web.drain:
     site: links
     drained: ["10.0.0.21:8000"]
 
-- name: Put it back
+- name: Restore the server
   baton.web.drain:
     site: links
     back: ["10.0.0.21:8000"]
 """
 
 RETURN = r"""
-servers: {description: "All servers of the site, each with whether it is drained.", returned: success, type: dict}
-remaining: {description: Requests that the drained servers still have after the wait., returned: success, type: int}
-seconds: {description: Time that it took., returned: success, type: float}
+servers: {description: "All servers of the site, and whether each is drained.", returned: success, type: dict}
+remaining: {description: Requests of the drained servers that remain after the wait., returned: success, type: int}
+seconds: {description: Duration., returned: success, type: float}
 """
 
 import pathlib

@@ -1,21 +1,22 @@
 #!/usr/bin/python
-"""Ansible module: what an edge's access log says of a time, and of a release that has just taken over."""
+"""Ansible module: read an edge's access log for a period, and judge a release that was just activated."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: edge_log_info
-short_description: Count requests, failures and latencies in an edge's access log, or watch it and judge a release
+short_description: Count requests, failures and latencies in an edge's access log, or watch it to judge a release
 version_added: 0.2.0
 description:
-  - Reads nginx's access log (format C(baton_json)) for one or several windows of time, quickly however large it is,
-    and the log that was rotated before it where a window begins there. Changes nothing.
-  - A request belongs to the window in which it ended. What nginx answers by itself (redirects to HTTPS, bodies that are
-    too large) isn't counted, unless it is a 5xx. WebSockets count as requests and have no latency.
-  - The latency is the wait for the first byte of the application's answer, over all servers that were asked; so neither
-    slow clients nor downloads nor event streams count as slowness of the application.
-  - All times are the edge's; where the controller gives them, the two clocks have to agree, as NTP lets them.
-  - With C(bake_seconds) it first watches the log, and returns a verdict as soon as it is bad, or after that time.
+  - Reads nginx's access log (format C(baton_json)) for one or several time windows, quickly regardless of its size, and
+    also the previously rotated log if a window begins there. Changes nothing.
+  - A request belongs to the window in which it ended. Answers of nginx itself (redirects to HTTPS, bodies that
+    are too large) aren't counted, except 5xx. WebSockets count as requests and have no latency.
+  - The latency is the time to the first byte of the application's answer, over all servers that got the request.
+    Therefore slow clients, downloads and event streams don't count as latency of the application.
+  - All times are the edge's. If the controller passes times, both clocks must be synchronised, for example by NTP.
+  - With C(bake_seconds), the module first watches the log. It returns a verdict as soon as that is bad, or after that
+    time.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
@@ -24,13 +25,13 @@ options:
   windows:
     description:
       - Windows to read, each with C(since) and C(until) in seconds since the epoch.
-      - A bake is judged against the one named C(before).
+      - A bake is compared with the window C(before).
     type: dict
     default: {}
   upstreams:
     description: >-
-      Addresses of servers as nginx logs them (ADDRESS:PORT, unix:/path); only requests for which one of them was asked
-      count then. Empty for all.
+      Addresses of servers as nginx logs them (ADDRESS:PORT, unix:/path). Only requests to one of them count; empty for
+      all.
     type: list
     elements: str
     default: []
@@ -40,32 +41,35 @@ options:
     description: An edge that can't be reached is a warning, and the result has C(unreached); the action sees to it.
     type: bool
     default: false
-  bake_seconds: {description: Watch the log so long and judge; 0 for not., type: float, default: 0}
+  bake_seconds: {description: Seconds to watch the log and judge it; 0 disables this., type: float, default: 0}
   bake_since:
     description: Requests that began earlier aren't judged; seconds since the epoch, 0 for the module's start.
     type: float
     default: 0
-  max_failed_percent: {description: Share that may be answered 5xx beyond the one before., type: float, default: 1}
-  min_failed: {description: Fewer failures are never bad., type: int, default: 3}
-  max_p99_factor: {description: "p99 latency that is bad, as a multiple of the one before.", type: float, default: 3}
-  p99_floor_ms: {description: "p99 latency, in milliseconds, below which none is bad.", type: float, default: 200}
+  max_failed_percent: {description: Maximum percentage of 5xx answers above the earlier one., type: float, default: 1}
+  min_failed: {description: A smaller number of failures is never bad., type: int, default: 3}
+  max_p99_factor: {description: "Maximum p99 latency, as a multiple of the earlier one.", type: float, default: 3}
+  p99_floor_ms: {description: "A p99 latency below this value (milliseconds) is never bad.", type: float, default: 200}
   settle_seconds:
-    description: Seconds into the bake in which a request that begins doesn't count for the latency; workers are cold.
+    description: Requests that begin within this number of seconds don't count for the latency; workers are cold.
     type: float
     default: 2
-  min_requests: {description: "With fewer the site is quiet, and latency isn't judged.", type: int, default: 20}
+  min_requests:
+    description: With fewer requests the site counts as quiet, and its latency isn't judged.
+    type: int
+    default: 20
   checks:
     description: >-
-      Requests of the module's own during a bake, by TLS without verification, for sites where few others come. They are
-      judged like those of others, and left out of windows.
+      Requests that the module sends during a bake, by TLS without verification, for sites with few other requests. They
+      are judged like other requests, but windows don't contain them.
     type: dict
     suboptions:
       address: {description: "Where the edge listens, as ADDRESS:PORT.", type: str, default: "127.0.0.1:443"}
       host: {description: Name of the site., type: str, required: true}
-      path: {description: Page to ask for., type: str, default: /}
-      count: {description: "How many, spread over the bake.", type: int, default: 20}
+      path: {description: Page to request., type: str, default: /}
+      count: {description: "Number of requests, distributed over the bake.", type: int, default: 20}
 attributes:
-  check_mode: {support: full, details: Windows are read; there is no bake.}
+  check_mode: {support: full, details: Windows are read without a bake.}
   diff_mode: {support: none}
 """
 
@@ -100,17 +104,17 @@ windows:
   description:
     - For each window C(since), C(until), C(complete) (whether the logs reach back to its beginning), C(requests),
       C(failures) (answered 5xx), C(rescued) (a server failed and another one answered), C(client_closed) (the client
-      went away, 499), C(websockets), C(by_edge) (answered by nginx itself), C(surplus) (turned
-      away with 503, as the servers had all the requests that they take at once; no failures of theirs),
-      C(checks) (the module's own), C(statuses), C(failing) (the statuses and paths that failed most), C(p50_ms),
-      C(p99_ms), C(max_ms) (null without any) and C(histogram) (latency in ms to count, in bins of 5 %).
+      disconnected, 499), C(websockets), C(by_edge) (answered by nginx itself), C(surplus) (rejected with 503 because
+      the servers were at their limit; these aren't failures of theirs), C(checks) (the module's own), C(statuses),
+      C(failing) (the statuses and paths that failed most), C(p50_ms), C(p99_ms), C(max_ms) (null without any) and
+      C(histogram) (latency in ms to count, in bins of 5 %).
   returned: success
   type: dict
 timeline:
-  description: C(step) in seconds, and C(points) with C(requests), C(failures), C(max_ms), C(histogram) by their second.
+  description: C(step) in seconds, and C(points) by second, with C(requests), C(failures), C(max_ms), C(histogram).
   returned: with timeline
   type: dict
-skipped_lines: {description: Lines that are none of nginx's., returned: success, type: int}
+skipped_lines: {description: Lines that nginx didn't write., returned: success, type: int}
 verdict:
   description: C(ok), C(quiet), C(message), C(requests), C(failed), C(checks), C(checks_unanswered), C(seconds).
   returned: with bake_seconds

@@ -5,33 +5,34 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: exec
-short_description: Run a command in the current release, as the service would
+short_description: Run a command in the current release, in the service's environment
 version_added: 0.2.0
 description:
-  - A transient unit with the service's user, sandbox, limits, environment and secrets runs the command by C(sh -c) in
-    the application's working folder, with its programs and import paths. Secrets are in no process's arguments.
+  - Runs the command with C(sh -c) in a transient unit with the service's user, sandbox, limits, environment and
+    secrets, in the application's working folder, with its programs and import paths. No process has secrets in its
+    arguments.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
   command: {description: Shell command., type: str, required: true}
-  timeout: {description: Seconds after which it is ended., type: int, default: 600}
+  timeout: {description: Seconds after which the command is stopped., type: int, default: 600}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
 """
 
 EXAMPLES = r"""
-- name: Look at the database's revision
+- name: Show the database's revision
   baton.web.exec:
     name: links
     command: alembic current
 """
 
 RETURN = r"""
-rc: {description: "Exit status of the command; null where systemd didn't end it in time.", returned: always, type: int}
-output: {description: "The last MiB that it printed, without the application's secrets.", returned: always, type: str}
-release: {description: Release that it ran in., returned: always, type: str}
-seconds: {description: Time that it took., returned: always, type: float}
+rc: {description: "Exit status of the command; null if systemd didn't stop it in time.", returned: always, type: int}
+output: {description: "The last MiB of its output, without the application's secrets.", returned: always, type: str}
+release: {description: Release in which it ran., returned: always, type: str}
+seconds: {description: Duration., returned: always, type: float}
 """
 
 import time

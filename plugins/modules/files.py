@@ -1,31 +1,31 @@
 #!/usr/bin/python
-"""Ansible module: put several files and directories on a host in one round trip."""
+"""Ansible module: write several files and directories on a host in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: files
-short_description: Put several files and directories on a host at once
+short_description: Write several files and directories on a host at once
 version_added: 0.2.0
 description:
   - Does what M(ansible.builtin.file), M(ansible.builtin.copy) and M(ansible.builtin.template) do, for a whole list in
-    one round trip to the host. Templates are given as C(lookup('ansible.builtin.template', ...)).
-  - A file that is named as in C(TOKEN.host.cred) is written encrypted under that key of the host (C(host), C(tpm2) or
-    C(host+tpm2)), for systemd's C(LoadCredentialEncrypted=), and anew only when its decrypted content differs.
-  - A file is replaced in one step, after I(validate) has accepted it. In check mode what isn't there yet is taken for
-    granted, so that a fresh host can be checked.
+    one round trip to the host. Pass templates as C(lookup('ansible.builtin.template', ...)).
+  - Writes a file named as in C(TOKEN.host.cred) encrypted under that key of the host (C(host), C(tpm2) or C(host+tpm2)),
+    for systemd's C(LoadCredentialEncrypted=), and writes it again only when its decrypted content differs.
+  - Replaces a file atomically, after I(validate) has accepted it. Check mode assumes that missing prerequisites will
+    exist, so that it works on a new host.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   files:
-    description: What is wanted, in this order.
+    description: Files and directories to write, in this order.
     type: list
     elements: dict
     required: true
     suboptions:
       path: {description: Absolute path., type: path, required: true}
       state:
-        description: Whether it is a file or a directory, or is not there (with all that is in it).
+        description: Whether it is a file, a directory, or absent (including its contents).
         type: str
         choices: [file, directory, absent]
         default: file
@@ -34,11 +34,11 @@ options:
       group: {description: Name of the group., type: str, default: root}
       mode: {description: "Permissions, in octal; by default 0644 for a file, 0755 for a directory.", type: str}
       validate:
-        description: Command that accepts the file by ending with status 0; C(%s) in it is the scratch file's path.
+        description: Command that accepts the file with exit status 0; C(%s) is the path of a temporary copy.
         type: str
         default: ""
       purge:
-        description: Whether other files are removed from the directory.
+        description: Whether to remove other files from the directory.
         type: bool
         default: false
 attributes:
@@ -57,7 +57,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-paths: {description: "What was changed, or would be.", returned: success, type: list, elements: str}
+paths: {description: "Paths that changed, or would change.", returned: success, type: list, elements: str}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -5,37 +5,39 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: finish
-short_description: Prune old releases, note a change in the history, keep its receipt, give the deploy lock back
+short_description: Prune old releases, add a change to the history, keep its receipt, release the deploy lock
 version_added: 0.2.0
 description:
-  - Ends a change of an application on a host, in one round trip. What has been done stays done, so nothing of this
+  - Ends a change of an application on a host, in one round trip. The change is already complete, so this module never
     fails.
-  - Has an action on the controller, which warns of what could not be done, also where the host can't be reached.
+  - Has an action on the controller, which warns about steps that failed, including an unreachable host.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.run]
 options:
   serves:
     description: >-
-      The release that was handed over to, which every worker must be serving still; nothing is proven without.
+      The activated release, which every worker must still serve. Without it, the module proves nothing.
     type: str
-  keep: {description: How many old releases stay beside the one that serves; none is removed without., type: int}
+  keep:
+    description: Number of old releases to keep besides the current one. Without it, the module removes none.
+    type: int
   entry:
     description: >-
-      What to note in C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes;
-      nothing is noted without. C(kind), C(release), C(version), C(previous), C(who), C(when), C(seconds), C(way),
-      C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
+      Entry for C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes.
+      Without it, the module adds none. Keys are C(kind), C(release), C(version), C(previous), C(who), C(when),
+      C(seconds), C(way), C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
     type: dict
   first_host:
     description: >-
-      The host that C(hosts: first) stands for, to note for later changes; empty to note none. What is noted stays
-      without.
+      The host that runs process types and schedules with C(hosts: first), to store for later changes; empty to store
+      none. Without it, the stored host stays.
     type: str
   receipt:
     description: >-
-      The receipt, as M(baton.web.receipt) returns it in C(json), to keep below C(/var/lib/baton/<name>/receipts), for
-      root alone; the newest 20 stay. None is kept without.
+      The receipt that M(baton.web.receipt) returns in C(json), to keep in C(/var/lib/baton/<name>/receipts), readable
+      only by root; the newest 20 stay. Without it, the module keeps none.
     type: str
-  receipt_name: {description: "What its file is called, without the ending.", type: str}
+  receipt_name: {description: "Name of its file, without the extension.", type: str}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -51,7 +53,7 @@ EXAMPLES = r"""
     receipt: "{{ kept.json }}"
     receipt_name: "{{ kept.name }}"
 
-- name: Remove old releases, and nothing else
+- name: Only remove old releases
   baton.web.finish:
     name: links
     keep: 5
@@ -59,8 +61,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed: {description: Ids of the releases that were pruned., returned: always, type: list}
-trouble: {description: "Why it doesn't serve that any more; empty when it does.", returned: always, type: str}
-left: {description: What could not be done and what to do; a sentence or more for each., returned: always, type: list}
+trouble: {description: "Why the host no longer serves that release; empty if it does.", returned: always, type: str}
+left: {description: "Failed steps with their fixes, one or more sentences each.", returned: always, type: list}
 """
 
 from collections.abc import Callable
@@ -111,16 +113,16 @@ def main() -> None:
     writes: list[tuple[Callable[[], object], str, str]] = []
     if options["entry"]:
         lost = f"The history below {app.state} lacks this change"
-        writes.append((lambda: history.append(app, options["entry"]), lost, "See to that disk."))
+        writes.append((lambda: history.append(app, options["entry"]), lost, "Check that disk."))
     if options["first_host"] is not None and options["first_host"] != running.noted_host(app):
         lost = f"{app.first_host} can't be written"
         writes.append(
-            (lambda: running.note_host(app, options["first_host"]), lost, "See to that disk, and run this again.")
+            (lambda: running.note_host(app, options["first_host"]), lost, "Check that disk, then run this again.")
         )
     if options["receipt"]:
         lost = f"The receipt is not kept below {app.state}"
         keep = (app, options["receipt_name"], options["receipt"])
-        writes.append((lambda: history.keep_receipt(*keep), lost, "See to that disk."))
+        writes.append((lambda: history.keep_receipt(*keep), lost, "Check that disk."))
     for write, lost, fix in writes:
         try:
             if not module.check_mode:

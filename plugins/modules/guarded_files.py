@@ -1,75 +1,74 @@
 #!/usr/bin/python
-"""Ansible module: change files that decide whether the host can be reached, and take the change back by itself."""
+"""Ansible module: change files that affect the reachability of the host, and revert the change automatically."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: guarded_files
-short_description: Change files that decide whether the host can be reached
+short_description: Change files that affect the reachability of the host
 version_added: 0.2.0
 description:
-  - Puts files on the host as M(baton.web.files) does, and puts them into force. Before, the host keeps what is there
-    and starts a timer that puts it back; a reboot does, too.
+  - Writes files on the host like M(baton.web.files), and applies them. Before that, the host saves the current state
+    and starts a timer that restores it; a reboot restores it too.
   - The action then opens a new connection to the host, and confirms the change over it. An open connection proves
-    nothing, as firewalls let it be. Without a confirmation in time the host takes the change back by itself, whatever
-    has become of the controller, and the task fails.
-  - A change of the same name that still waits for its confirmation, of another run or one that was killed, is
-    waited for.
-  - Without a change there is one round trip to the host, as with any module.
+    nothing, because firewalls keep it. Without confirmation in time, the host reverts the change by itself, even if the
+    controller has died, and the task fails.
+  - Waits for a change of the same name that is still unconfirmed, of another run or of one that was killed.
+  - Without a change, this takes one round trip to the host, like any module.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
-  name: {description: "What is changed, such as C(firewall).", type: str, required: true}
+  name: {description: "Name of the changed configuration, such as C(firewall).", type: str, required: true}
   state:
-    description: C(confirmed) is what the action asks for over the new connection.
+    description: The action uses C(confirmed) over the new connection.
     type: str
     choices: [present, confirmed]
     default: present
   reconnects:
-    description: Whether a new connection can be told from the one of before; the action sets it.
+    description: Whether a new connection can be distinguished from the earlier one; set by the action.
     type: bool
     default: true
-  token: {description: Names the change; the action sets it., type: str, required: true}
+  token: {description: Identifier of the change; set by the action., type: str, required: true}
   files:
-    description: What is wanted, in this order.
+    description: Files and directories to write, in this order.
     type: list
     elements: dict
     default: []
     suboptions:
       path: {description: Absolute path., type: path, required: true}
       state:
-        description: Whether it is a file or a directory, or is not there.
+        description: Whether it is a file, a directory, or absent.
         type: str
         choices: [file, directory, absent]
         default: file
       content: {description: Text of the file., type: str, default: ""}
       mode: {description: "Permissions, in octal; by default 0644 for a file, 0755 for a directory.", type: str}
       validate:
-        description: Command that accepts the file by ending with status 0; C(%s) in it is the scratch file's path.
+        description: Command that accepts the file with exit status 0; C(%s) is the path of a temporary copy.
         type: str
         default: ""
   in_force:
     description: >-
-      Shell command that ends with status 0 where the files are in force as they are; empty takes it for granted.
+      Shell command that exits with 0 if the files on the host are applied; empty assumes that they are.
     type: str
     default: ""
-  before: {description: Shell command that prints what is in force before the change., type: str, default: ":"}
-  apply: {description: Shell command that puts the files into force., type: str, default: ":"}
+  before: {description: Shell command that prints the applied state before the change., type: str, default: ":"}
+  apply: {description: Shell command that applies the files., type: str, default: ":"}
   undo:
     description: >-
-      Shell command that puts the former files into force, when they are back; its standard input is what I(before)
-      printed. After a reboot it doesn't run.
+      Shell command that applies the former files after they were restored; its standard input is the output of
+      I(before). It doesn't run after a reboot.
     type: str
     default: ":"
-  seconds: {description: Seconds from the change on in which it has to be confirmed., type: int, default: 60}
-  advice: {description: "What to look at when it wasn't, a sentence for the message.", type: str, default: ""}
+  seconds: {description: Seconds after the change within which it must be confirmed., type: int, default: 60}
+  advice: {description: "What to check if it wasn't confirmed, a sentence for the message.", type: str, default: ""}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
 """
 
 EXAMPLES = r"""
-- name: Let SSH in from the office alone
+- name: Allow SSH only from the office
   baton.web.guarded_files:
     name: firewall
     files:
@@ -82,7 +81,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-paths: {description: "What was changed, or would be.", returned: success, type: list, elements: str}
+paths: {description: "Paths that changed, or would change.", returned: success, type: list, elements: str}
 """
 
 import subprocess

@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Ansible module: what was done to an application on a host."""
+"""Ansible module: read the history of an application on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: history_info
-short_description: Read what was done to an application on a host
+short_description: Read the history of an application on a host
 version_added: 0.2.0
 description:
   - The history is C(/var/lib/baton/<name>/history.jsonl), a line of JSON for each of the last 500 changes, written by
@@ -13,41 +13,41 @@ description:
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
-  lines: {description: How many of the last lines to return., type: int, default: 20}
+  lines: {description: "Number of lines to return, from the end.", type: int, default: 20}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
 """
 
 EXAMPLES = r"""
-- name: Read what has served here
+- name: Read the history
   baton.web.history_info:
     name: links
 """
 
 RETURN = r"""
-entries: {description: The last lines; the oldest first., returned: success, type: list}
-current: {description: The release that serves., returned: success, type: str}
-candidates: {description: Releases that a rollback may go to; the best first., returned: success, type: list}
+entries: {description: "The last lines, oldest first.", returned: success, type: list}
+current: {description: The current release., returned: success, type: str}
+candidates: {description: "Possible releases for a rollback, best first.", returned: success, type: list}
 rollback_to:
   description: The last release that served well before the current one; C(null) for none.
   returned: success
   type: str
 rollback_candidates:
   description: >-
-    All complete releases besides the current one, the best first, each with C(release), C(version), C(when) (it last
-    took over well) and C(why_not) (what speaks against it; empty for C(candidates)).
+    All complete releases besides the current one, best first, each with C(release), C(version), C(when) (its last
+    successful activation) and C(why_not) (the reason against it; empty for C(candidates)).
   returned: success
   type: list
   elements: dict
 releases: {description: Complete releases on the host., returned: success, type: list}
 failures:
-  description: When the changes began that failed since the last one that went well, in seconds since the epoch.
+  description: Start times of the failed changes since the last successful one, in seconds since the epoch.
   returned: success
   type: list
   elements: float
 blocking:
-  description: For each complete release the later ones whose migrations a rollback to it would cross.
+  description: For each complete release, the later ones whose migrations a rollback to it would cross.
   returned: success
   type: dict
 """

@@ -8,16 +8,16 @@ module: host_facts
 short_description: Gather the few facts that Baton's roles use
 version_added: 0.2.0
 description:
-  - Returns them by the names that M(ansible.builtin.setup) and M(ansible.builtin.package_facts) give them, so roles
-    read them from C(ansible_facts) whoever gathered them. It asks for nothing else, and takes a tenth of the host's
-    time.
-  - C(packages) is a list of names, and of M(ansible.builtin.package_facts) a mapping by name. Roles that ask whether
-    names are a C(subset) of it take both.
-  - It never fails. A host without an answer has C(failure) in its result.
+  - Returns facts with the names that M(ansible.builtin.setup) and M(ansible.builtin.package_facts) use, so roles can
+    read them from C(ansible_facts) regardless of the module that gathered them. It gathers only these facts, and takes
+    a tenth of the time on the host.
+  - C(packages) is a list of names, while M(ansible.builtin.package_facts) returns a mapping by name. Roles that test
+    whether names are a C(subset) of it accept both.
+  - Never fails. If a host doesn't answer, its result has C(failure).
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
-  application: {description: Whose release to tell., type: str, default: ""}
+  application: {description: Application whose release to return., type: str, default: ""}
   packages: {description: Whether to list the installed packages., type: bool, default: false}
 attributes:
   check_mode: {support: full}
@@ -33,25 +33,25 @@ EXAMPLES = r"""
 RETURN = r"""
 ansible_facts:
   description: >-
-    C(app_release) (id of the release that O(application) has, or empty), C(app_prepared) (whether the host is set up
-    for it), C(app_before_web) (whether process types follow a release before the web processes do),
+    C(app_release) (id of the current release of O(application), or empty), C(app_prepared) (whether the host is set up
+    for it), C(app_before_web) (whether a release reaches process types before the web processes),
     C(app_runs) (the process types beside web and the schedules that have not stopped), C(app_first_host) (the host
-    that C(hosts: first) stood for when the last change ended well, or empty),
+    that ran C(hosts: first) at the end of the last successful change, or empty),
     C(app_foreign_units) (units of its name that Baton didn't write), C(architecture), C(clock) (seconds since the
-    epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative when it is behind; the action
-    knows it), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
-    C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (where PostgreSQL is), C(packages) (names, sorted)
-    and C(package_lists_age) (seconds since apt's lists were read, null where there are none) when asked for,
+    epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative if it is behind; set by the
+    action), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
+    C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages) (names, sorted)
+    and C(package_lists_age) (seconds since apt's lists were updated, null without lists) if requested,
     C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
     C(virtualization_type).
-  returned: when the host has answered
+  returned: when the host answers
   type: dict
 failure:
-  description: Why there is no answer, with the host's name and what to do about it.
-  returned: when there is none
+  description: Why the host doesn't answer, with its name and the fix.
+  returned: when it does not
   type: str
 asked:
-  description: Whether something could run on the host, which may lack Python.
+  description: Whether a program could run on the host, which may lack Python.
   returned: with C(failure)
   type: bool
 """

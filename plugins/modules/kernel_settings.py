@@ -1,23 +1,23 @@
 #!/usr/bin/python
-"""Ansible module: let the kernel have the settings of a file of sysctl.d."""
+"""Ansible module: apply the settings of a file of sysctl.d."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kernel_settings
-short_description: Apply kernel settings (sysctl) where the kernel permits it, and say where it doesn't
+short_description: Apply kernel settings (sysctl), and report those that the kernel doesn't allow
 version_added: 0.2.0
 description:
-  - Compares what the kernel has with what is wanted, and sets what differs. The file, which is read at the next boot,
-    is written by another task.
-  - What other files of sysctl.d say and what at boot wins over this file is left as it is.
-  - What can't be set, as in a container, or is said otherwise by another file, is a warning.
+  - Compares the kernel's values with the required ones, and sets those that differ. Another task writes the file, which
+    the host reads at the next boot.
+  - Doesn't change settings for which another file of sysctl.d takes precedence at boot.
+  - Warns about settings that can't be set, as in a container, or that another file overrides.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   path: {description: The file of sysctl.d that holds the settings., type: path, required: true}
   settings:
-    description: Values by name, as in C(net.core.somaxconn); C(*) stands for any one part, such as an interface.
+    description: Values by name, as in C(net.core.somaxconn); C(*) matches one part, such as an interface.
     type: dict
     required: true
 attributes:
@@ -26,7 +26,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Take no redirects from any interface
+- name: Refuse redirects on all interfaces
   baton.web.kernel_settings:
     path: /etc/sysctl.d/10-baton.conf
     settings:
@@ -34,16 +34,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-changes: {description: "Names of what was set, or would be.", returned: success, type: list, elements: str}
+changes: {description: "Names of settings that changed, or would change.", returned: success, type: list, elements: str}
 unmet:
-  description: What the kernel doesn't have as it is wanted.
+  description: Settings for which the kernel has another value.
   returned: success
   type: list
   elements: dict
   contains:
     name: {description: Name of the setting., type: str}
-    wanted: {description: Wanted value., type: str}
-    has: {description: "Value that holds instead; empty when the kernel has no such setting.", type: str}
+    wanted: {description: Required value., type: str}
+    has: {description: "Current value; empty if the kernel has no such setting.", type: str}
     why: {description: Reason., type: str}
 """
 

@@ -1,30 +1,30 @@
 #!/usr/bin/python
-"""Ansible module: what an application logged."""
+"""Ansible module: read the logs of an application."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: logs_info
-short_description: Read what an application logged on a host
+short_description: Read an application's logs on a host
 version_added: 0.2.0
 description:
   - Reads the journal of the application's units, without the values of its secrets. Changes nothing.
-  - A line is the application's because its unit wrote it. What others write under its name isn't shown.
-  - With I(follow), an action plugin of the same name asks again and again and prints what is new as it comes.
+  - Selects lines by the unit that wrote them. Lines that others write under its name aren't shown.
+  - With I(follow), an action plugin of the same name polls the host and prints new lines as they arrive.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
   since:
     description: >-
       A time such as C(10 min ago), C(today), C(12:30) or C(2026-01-31 12:00), in the controller's time zone unless it
-      ends in C(UTC) or an offset; an action plugin of the same name makes it the same moment for every host. Or the
-      position that an earlier call returned.
+      ends in C(UTC) or an offset; an action plugin of the same name converts it to the same moment for every host. Or
+      the position that an earlier call returned.
     type: str
     default: 10 min ago
-  lines: {description: The most entries to return; the newest ones., type: int, default: 200}
+  lines: {description: Maximum number of entries to return; the newest ones., type: int, default: 200}
   grep: {description: Perl-compatible regular expression that a line must match; empty for all., type: str, default: ""}
   level:
-    description: Least important level.
+    description: Lowest level to return.
     type: str
     default: debug
     choices: [debug, info, warning, error, critical]
@@ -32,8 +32,8 @@ options:
     description: Process type whose lines to return, such as C(web); empty for all of the application.
     type: str
     default: ""
-  wait: {description: Seconds to wait for an entry when there is none., type: int, default: 0}
-  follow: {description: Seconds to print new entries for as they come; then nothing is returned., type: int, default: 0}
+  wait: {description: Seconds to wait for an entry if there is none., type: int, default: 0}
+  follow: {description: Seconds to print new entries as they arrive; nothing is returned then., type: int, default: 0}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -50,12 +50,12 @@ EXAMPLES = r"""
 RETURN = r"""
 entries:
   description: >-
-    The oldest first; each with time (in seconds), level and message, and of a JSON line method, path, status,
+    Oldest first; each with time (in seconds), level and message, and for a JSON line method, path, status,
     duration_ms, request_id, exception and stack.
   returned: always
   type: list
   elements: dict
-position: {description: Where to read on; give it as I(since)., returned: always, type: str}
+position: {description: Position to continue from; pass it as I(since)., returned: always, type: str}
 """
 
 import time

@@ -1,22 +1,22 @@
 #!/usr/bin/python
-"""Ansible module: have packages of the distribution installed."""
+"""Ansible module: install packages of the distribution."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: packages
-short_description: Install packages of the distribution, whatever is wrong with other sources
+short_description: Install packages of the distribution, even if other sources are broken
 version_added: 0.2.0
 description:
-  - Installs with M(ansible.builtin.apt) what is missing. apt's lists are read anew when they are older than a day, and
-    when they don't have what is wanted.
-  - A source that can't be read is a warning, with apt's own words; it is a failure only where a package can't be had
-    for it. M(ansible.builtin.apt) tries such a source again for minutes and fails without a reason.
+  - Installs missing packages with M(ansible.builtin.apt). Updates apt's lists if they are older than a day, or if they
+    don't contain a required package.
+  - A source that can't be read causes a warning with apt's own message, and a failure only if a package is therefore
+    unavailable. M(ansible.builtin.apt) retries such a source for minutes and fails without a cause.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   name:
-    description: The packages. Without any, the lists alone are read anew.
+    description: Packages to install. Without any, the module only updates the lists.
     type: list
     elements: str
     default: []
@@ -33,8 +33,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 stdout:
-  description: What apt said while it installed.
-  returned: when something was installed
+  description: Output of apt during the installation.
+  returned: when a package was installed
   type: str
 """
 

@@ -14,39 +14,43 @@ extends_documentation_fragment: [baton.web.attributes]
 options:
   host: {description: Name of the host for messages., type: str, required: true}
   directories:
-    description: Folders that need room, each with C(path) and C(megabytes) (MiB).
+    description: Folders that need free space, each with C(path) and C(megabytes) (MiB).
     type: list
     elements: dict
     default: []
     suboptions:
-      path: {description: The folder; it needn't exist yet., type: str, required: true}
-      megabytes: {description: Room needed in MiB., type: int, required: true}
+      path: {description: The folder; it may be missing., type: str, required: true}
+      megabytes: {description: Required free space in MiB., type: int, required: true}
   ports:
-    description: TCP ports that must be free or already ours.
+    description: TCP ports that must be free, or used only by the allowed units.
     type: list
     elements: dict
     default: []
     suboptions:
       port: {description: The port., type: int, required: true}
-      for: {description: Who needs it., type: str, required: true}
+      for: {description: Purpose of the port., type: str, required: true}
       allowed: {description: Patterns of units that may listen on it., type: list, elements: str, required: true}
   calendars:
-    description: Times of schedules that systemd has to understand.
+    description: Times of schedules that systemd must be able to parse.
     type: list
     elements: dict
     default: []
     suboptions:
-      setting: {description: The setting that has it., type: str, required: true}
-      calendar: {description: "The time, as systemd.time(7) writes it.", type: str, required: true}
+      setting: {description: The setting that contains it., type: str, required: true}
+      calendar: {description: "The time, in the format of systemd.time(7).", type: str, required: true}
   application:
-    description: The application that is to take users, folders, units and files of its name.
+    description: The application that will use users, folders, units and files of its name.
     type: dict
     suboptions:
       name: {description: Its name., type: str, required: true}
-      user: {description: The user that it is to run as., type: str, required: true}
-      adopt: {description: "What it takes over, as a message names it.", type: list, elements: str, default: []}
+      user: {description: User that will run it., type: str, required: true}
+      adopt:
+        description: Existing objects that it takes over, named as in the message.
+        type: list
+        elements: str
+        default: []
       server: {description: Whether the host runs it., type: bool, default: true}
-      edge: {description: Whether the host is an edge of it., type: bool, default: false}
+      edge: {description: Whether the host is one of its edges., type: bool, default: false}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}

@@ -1,20 +1,20 @@
 #!/usr/bin/python
-"""Ansible module: what became of background processes that were told to stop."""
+"""Ansible module: report how stopped background processes ended."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: process_ends_info
-short_description: Tell how background processes of an application ended
+short_description: Report how background processes of an application ended
 version_added: 0.2.0
 description:
-  - Asks systemd and its journal how instances of background processes ended after they were told to stop. Changes
+  - Reads from systemd and its journal how instances of background processes ended after they were told to stop. Changes
     nothing.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
   stopped:
-    description: Of each process type, as M(baton.web.activate) returns it in C(processes).
+    description: For each process type, the value that M(baton.web.activate) returns in C(processes).
     type: dict
     required: true
 attributes:
@@ -23,7 +23,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See how the old ones ended
+- name: Check how the old processes ended
   baton.web.process_ends_info:
     name: links
     stopped: "{{ activated.processes }}"
@@ -32,9 +32,9 @@ EXAMPLES = r"""
 RETURN = r"""
 ends:
   description: >-
-    By unit, C(state) and C(seconds) since it was told to stop. C(draining) runs its job to the end, C(drained) has
-    ended, C(killed) hadn't ended within its stop_timeout, C(failed) ended with an error; C(unknown) where the journal
-    doesn't say.
+    By unit, C(state) and C(seconds) since it was told to stop. C(draining) means that it finishes its job, C(drained)
+    that it has ended, C(killed) that it didn't end within its stop_timeout, C(failed) that it ended with an error, and
+    C(unknown) that the journal has no information.
   returned: success
   type: dict
 """

@@ -1,30 +1,30 @@
 #!/usr/bin/python
-"""Ansible module: boot a release beside what serves."""
+"""Ansible module: boot a release next to the running one."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: rehearse
-short_description: Boot a staged release completely beside what serves, ask whether it is well, and end it
+short_description: Boot a staged release completely next to the running one, check its health, and stop it
 version_added: 0.2.0
 description:
   - Starts C(<name>-rehearsal@<release>.service), which is the web service with one worker on a scratch socket.
     It has the service's user, environment, secrets, sandbox and limits, and reads the configuration on disk.
-  - Fails with the cause and the last lines that the application logged. Nothing that serves is touched, and nothing
-    of the rehearsal stays.
-  - What serves already, with the configuration that it was activated with, isn't rehearsed again.
+  - Fails with the cause and the last lines of the application's log. The running release isn't affected, and nothing
+    of the rehearsal remains.
+  - Skips a release that already serves with the configuration of its activation.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health]
 options:
   release: {description: Id of a staged release; empty for the current one., type: str, default: ""}
-  timeout: {description: Seconds that it may take., type: int, default: 90}
+  timeout: {description: Seconds that the rehearsal may take., type: int, default: 90}
 attributes:
-  check_mode: {support: full, details: Nothing is rehearsed.}
+  check_mode: {support: full, details: Rehearses nothing.}
   diff_mode: {support: none}
 """
 
 EXAMPLES = r"""
-- name: Boot the release beside what serves
+- name: Rehearse the release
   baton.web.rehearse:
     name: links
     release: 0123456789abcdef
@@ -32,10 +32,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-rehearsed: {description: Whether it was booted; false for what serves already., returned: success, type: bool}
-seconds: {description: Time that it took., returned: success, type: float}
+rehearsed: {description: Whether the release was booted; false if it already serves., returned: success, type: bool}
+seconds: {description: Duration., returned: success, type: float}
 migrates:
-  description: A line that it logged of a migration of the database as it booted; empty when there was none.
+  description: A log line about a migration of the database during the boot; empty if there was none.
   returned: success
   type: str
 """

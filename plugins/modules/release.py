@@ -8,14 +8,14 @@ module: release
 short_description: Stage a release of an application on a host
 version_added: 0.2.0
 description:
-  - Makes C(releases/<id>) from the archives that M(baton.web.artifact) built, with a venv of its own and the web
-    server's overlay, offline. A release appears whole, by one rename, or not at all.
-  - Never touches C(current).
-  - Archives and wheels are held against their hashes. C(bom.cdx.json) in the release says what is installed.
-  - A release with the same wheels as one that is here takes over its venv by hard links, so a change of code alone
-    uploads and installs no wheels.
-  - When archives are missing it makes nothing and says which they are, or ends when the disk hasn't the room for them.
-    Its action on the controller uploads them and asks again. A small source alone it brings along.
+  - Creates C(releases/<id>) offline from the archives that M(baton.web.artifact) built, with its own venv and the web
+    server's overlay. A release appears complete, by one rename, or not at all.
+  - Never changes C(current).
+  - Verifies the hashes of archives and wheels. C(bom.cdx.json) in the release lists the installed packages.
+  - A release with the same wheels as an existing one reuses that venv by hard links, so a change of code only uploads
+    and installs no wheels.
+  - If archives are missing, the module creates nothing and returns their names, or fails if the disk has too little
+    space. Its action on the controller uploads them and calls the module again. It passes a small source directly.
 options:
   releases_dir:
     description: Folder of the releases.
@@ -26,11 +26,11 @@ options:
     type: path
     required: true
   artifact:
-    description: What M(baton.web.artifact) returned.
+    description: The artifact that M(baton.web.artifact) returned.
     type: dict
     required: true
   target:
-    description: What this host is.
+    description: Kind of this host.
     type: dict
     required: true
     suboptions:
@@ -39,7 +39,7 @@ options:
         type: str
         required: true
       architecture:
-        description: Machine architecture as C(uname -m) says it.
+        description: Machine architecture, as printed by C(uname -m).
         type: str
         required: true
       glibc:
@@ -47,22 +47,22 @@ options:
         type: str
         required: true
   allow_old_packages:
-    description: Packages to be served with although they are older than what is known to be safe, by name.
+    description: Names of packages to deploy although their version is known to be unsafe.
     type: list
     elements: str
     default: []
   archives_dir:
-    description: Folder of the archives that were missing; the action gives it. The module removes it in any case.
+    description: Folder of the uploaded archives; set by the action. The module always removes it.
     type: path
   source:
-    description: The source's archive, as base64, for a host that lacks nothing else; the action gives it.
+    description: The source's archive in base64, for a host that lacks nothing else; set by the action.
     type: str
   uv:
     description: The uv program.
     type: path
     default: /var/lib/baton/bin/uv
   python:
-    description: The Python that the venv is made of.
+    description: The Python that creates the venv.
     type: path
     default: /usr/bin/python3
   check_import:
@@ -70,24 +70,24 @@ options:
     type: dict
     suboptions:
       user:
-        description: The user to do it as.
+        description: User that imports it.
         type: str
         required: true
       environment_file:
         description: The service's environment file.
         type: path
       credentials_dir:
-        description: Folder of secrets, a file each; they reach the import as they reach the service.
+        description: Folder of secrets, one per file; the import gets them like the service.
         type: path
       unit_file:
-        description: The service's unit file, whose sandbox and limits the import has; without it, one of Baton's own.
+        description: The service's unit file, whose sandbox and limits apply to the import; without it, Baton's own.
         type: path
       timeout:
         description: Seconds that the import may take.
         type: int
         default: 120
   app_state_dir:
-    description: The application's state folder; folders that the source's links lead to are made in it.
+    description: The application's state folder, in which the targets of the source's links are created.
     type: path
   app_user:
     description: Owner of those folders.
@@ -101,7 +101,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Make the release
+- name: Stage the release
   baton.web.release:
     releases_dir: /opt/links/releases
     state_dir: /var/lib/baton/links
@@ -111,15 +111,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 staged:
-  description: Whether the release is here, or would be. False when archives are missing.
+  description: Whether the release exists, or would exist. False if archives are missing.
   returned: success
   type: bool
 uploads:
-  description: What must be uploaded first, a list of C(src) on the controller and C(dest) here.
+  description: Files to upload first, a list of C(src) on the controller and C(dest) on the host.
   returned: when archives are missing
   type: list
 archives_dir:
-  description: A folder that was made for them, of the user that the module runs as.
+  description: Folder that was created for them, owned by the module's user.
   returned: when archives are missing
   type: str
 release:
@@ -131,15 +131,15 @@ release_path:
   returned: success
   type: str
 warnings:
-  description: Locked packages that don't fit together.
+  description: Conflicts between locked packages.
   returned: success
   type: list
 seconds:
-  description: Where the time went.
+  description: Duration of each step.
   returned: success
   type: dict
 current:
-  description: Id of the release that serves, or null.
+  description: Id of the current release, or null.
   returned: success
   type: str
 """
@@ -203,7 +203,7 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise BatonError(
-            f"{path} can't be written on this host ({error.strerror}).", "See to its disk; deploy again."
+            f"{path} can't be written on this host ({error.strerror}).", "Check its disk, then deploy again."
         ) from None
 
 

@@ -8,15 +8,15 @@ module: schedule
 short_description: Suspend or resume a scheduled command of an application
 version_added: 0.2.0
 description:
-  - A suspended command isn't started by its timer, also not after a reboot or by a later deploy, until it is resumed.
-    One that runs goes on.
+  - Until a suspended command is resumed, its timer doesn't start it, even after a reboot or a later deploy. A running
+    command continues.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
   schedule: {description: Name of the command in C(app_schedules)., type: str, required: true}
   state:
     description: >-
-      What becomes of it; C(known) only tells whether it runs on this host, and fails where the application has no
+      State of the command. C(known) only reports whether it runs on this host, and fails if the application has no
       command of that name.
     type: str
     default: known
@@ -35,7 +35,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-runs: {description: Whether the command is one that runs on this host., returned: success, type: bool}
+runs: {description: Whether the command runs on this host., returned: success, type: bool}
 unit: {description: The unit of the command., returned: success, type: str, sample: links-cleanup.service}
 """
 

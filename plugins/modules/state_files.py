@@ -1,23 +1,23 @@
 #!/usr/bin/python
-"""Ansible module: put files into an application's state folder, where they aren't there yet."""
+"""Ansible module: create missing files in an application's state folder."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: state_files
-short_description: Put files into an application's state folder, where they aren't there yet
+short_description: Create missing files in an application's state folder
 version_added: 0.2.0
 description:
-  - For data that must be there before the application starts for the first time. What is there stays as it is, since
-    it is the application's. All of it is done as its user.
-  - Has an action on the controller, which reads the files that O(files) names there.
+  - For data that must exist before the application's first start. Doesn't change existing files, because they belong to
+    the application. Runs as the application's user.
+  - Has an action on the controller, which reads the files that O(files) refers to.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   directory: {description: The state folder., type: path, required: true}
   user: {description: The application's user., type: str, required: true}
   files:
-    description: What is to be there.
+    description: Files that must exist.
     type: list
     elements: dict
     required: true
@@ -27,14 +27,14 @@ options:
       src: {description: "File on the controller, of any kind.", type: str}
       mode: {description: "Permissions, in octal.", type: str, default: "0640"}
       encoded: {description: "Content in base64, from the action.", type: str}
-  base_dirs: {description: Folders that a relative C(src) is looked for in., type: list, elements: path, default: []}
+  base_dirs: {description: Folders in which a relative C(src) is looked up., type: list, elements: path, default: []}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
 """
 
 EXAMPLES = r"""
-- name: Put the first database there
+- name: Create the initial database
   baton.web.state_files:
     directory: /var/lib/links
     user: links
@@ -42,7 +42,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-paths: {description: "What was made, or would be.", returned: success, type: list, elements: str}
+paths: {description: "Paths that were created, or would be.", returned: success, type: list, elements: str}
 """
 
 import base64

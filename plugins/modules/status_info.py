@@ -1,21 +1,21 @@
 #!/usr/bin/python
-"""Ansible module: what runs on a host."""
+"""Ansible module: report what runs on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: status_info
-short_description: Tell what an application runs on a host, and what is wrong with it
+short_description: Report the status of an application on a host, and its problems
 version_added: 0.2.0
 description:
-  - Reads the release, the workers, the health page, the deploy lock, the last change, what differs from the last
+  - Reads the release, the workers, the health page, the deploy lock, the last change, the differences from the last
     handover, the certificate and units. Changes nothing.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health, baton.web.health.listen]
 options:
   host: {description: Name of the host for messages., type: str, required: true}
   app_server: {description: Whether the host runs the application., type: bool, default: false}
-  certificate: {description: Path of a certificate to look at; empty for none., type: str, default: ""}
+  certificate: {description: Path of a certificate to check; empty for none., type: str, default: ""}
   service_certificates:
     description: Paths of the certificates of the host's backing services.
     type: list
@@ -24,7 +24,7 @@ options:
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
   daemons:
-    description: Further units, or patterns of them, whose processes are to have what their unit's files say.
+    description: Further units, or patterns of units, whose processes must match their unit files.
     type: list
     elements: str
     default: []
@@ -34,7 +34,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Read the status
   baton.web.status_info:
     host: "{{ inventory_hostname }}"
     name: links
@@ -44,35 +44,34 @@ EXAMPLES = r"""
 RETURN = r"""
 application:
   description: >-
-    Release, workers, versions, health, background processes and scheduled commands, on an app server; C(lock) (who
-    changes it), C(last_change) (as M(baton.web.history_info) has it), C(drift) (files that aren't what was last
-    handed over to) and C(behind) (as below, of its own units).
+    Release, workers, versions, health, background processes and scheduled commands, on an app server; C(lock) (the
+    lock's holder), C(last_change) (an entry of M(baton.web.history_info)), C(drift) (files that changed since the last
+    handover) and C(behind) (as below, for its own units).
   returned: app_server
   type: dict
 certificate_begins: {description: Seconds since the epoch., returned: with certificate, type: float}
 certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
 service_certificates:
-  description: When each of those begins and ends, as C(certificate_begins) and C(certificate_expires), by its path.
+  description: Validity of each, as C(certificate_begins) and C(certificate_expires), by its path.
   returned: always
   type: dict
-acme: {description: How the last renewal by ACME ended., returned: with site, type: dict}
+acme: {description: Result of the last renewal by ACME., returned: with site, type: dict}
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
 units: {description: State of the further units., returned: always, type: dict}
 behind:
   description: >-
-    The running ones of the daemons that lack something of their unit's files, each with C(unit), C(unread) (systemd
-    hasn't read the files), C(unconfined) (it runs without the unit's sandbox) and C(newer) (drop-ins written since it
-    was started).
+    Running daemons that don't match their unit files, each with C(unit), C(unread) (systemd hasn't read the files),
+    C(unconfined) (it runs without the unit's sandbox) and C(newer) (drop-ins that were written after its start).
   returned: always
   type: list
   elements: dict
 notices:
-  description: What is worth knowing and no fault, each a sentence.
+  description: Information that isn't a problem, a sentence each.
   returned: always
   type: list
   elements: str
-problems: {description: "What is wrong, each a sentence.", returned: always, type: list, elements: str}
+problems: {description: "Problems, a sentence each.", returned: always, type: list, elements: str}
 """
 
 from typing import Any

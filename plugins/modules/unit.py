@@ -1,35 +1,38 @@
 #!/usr/bin/python
-"""Ansible module: run a oneshot unit to its end."""
+"""Ansible module: run a oneshot unit and wait for it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: unit
-short_description: Run a oneshot unit to its end and fail with what it logged
+short_description: Run a oneshot unit, and fail with its log
 version_added: 0.2.0
 description:
-  - Like C(systemctl start) of a oneshot unit, but a failure's message holds the last lines of its journal.
-  - Of a template one instance runs at a time. What a killed run began goes on here, and is waited for.
+  - Like C(systemctl start) of a oneshot unit, but the message of a failure contains the last lines of its journal.
+  - Only one instance of a template runs at a time. The module waits for an instance that a killed run started.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   name: {description: The unit., type: str, required: true}
-  timeout: {description: Seconds that it may take. The unit's own limit should be shorter., type: int, default: 660}
-  application: {description: Application whose secrets are masked in what is returned., type: str, required: true}
+  timeout:
+    description: Seconds that the unit may take. The unit's own limit should be shorter.
+    type: int
+    default: 660
+  application: {description: Application whose secrets are masked in the result., type: str, required: true}
   lock:
-    description: The lock of an application that the run holds; nothing begins when it has lost it.
+    description: The lock of an application that the run holds. If it has lost the lock, the module starts nothing.
     type: dict
     suboptions:
       name: {description: Name of the application., type: str, required: true}
       token: {description: Name of the run., type: str, required: true}
   history:
     description: >-
-      Noted in an application's history before the unit begins, for what must be known of also when nobody is left to
-      tell how it ended. Nothing begins when it can't be noted.
+      Entry for an application's history, added before the unit starts, so that the history has it even if the run dies.
+      If it can't be written, the module starts nothing.
     type: dict
     suboptions:
       name: {description: Name of the application., type: str, required: true}
-      entry: {description: As M(baton.web.finish) takes it., type: dict, required: true}
+      entry: {description: An entry in the format of M(baton.web.finish)., type: dict, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -43,8 +46,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-log: {description: The last lines that it logged., returned: success, type: str}
-seconds: {description: Time that it took., returned: success, type: float}
+log: {description: The last lines of its log., returned: success, type: str}
+seconds: {description: Duration., returned: success, type: float}
 """
 
 import time

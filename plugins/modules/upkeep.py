@@ -1,36 +1,36 @@
 #!/usr/bin/python
-"""Ansible module: what a host's upkeep takes."""
+"""Ansible module: report a host's pending maintenance."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: upkeep
-short_description: Tell whether a host is due for a reboot or an upgrade, and what that takes
+short_description: Report whether a host needs a reboot or an upgrade
 version_added: 0.2.0
 description:
-  - Changes nothing. Packages are compared with the lists that apt has.
+  - Compares packages with apt's current lists. Changes nothing.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
-  packages: {description: Whether to ask apt for packages to upgrade., type: bool, default: false}
+  packages: {description: Whether to report the packages that apt would upgrade., type: bool, default: false}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Read the state of the host
   baton.web.upkeep:
     packages: true
 """
 
 RETURN = r"""
 reboot_required:
-  description: Packages for which the distribution wants a reboot.
+  description: Packages for which the distribution requests a reboot.
   returned: always
   type: list
   elements: str
-boot_seconds: {description: Time that the last boot took., returned: always, type: float}
+boot_seconds: {description: Duration of the last boot., returned: always, type: float}
 upgrades:
   description: "Packages to upgrade or add, each with its versions: openssl 3.0.15-1 -> 3.0.16-1."
   returned: with packages

@@ -1,15 +1,15 @@
 #!/usr/bin/python
-"""Ansible module: wait until a host serves, by proof."""
+"""Ansible module: wait until a host provably serves."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: wait_ready
-short_description: Wait until a host serves, by proof
+short_description: Wait until a host provably serves
 version_added: 0.2.0
 description:
-  - An app server serves when its master is the service's, every worker is ready with the current release, and the
-    health page answers. Other hosts do when the given units are active. Changes nothing.
+  - An app server serves if its master is the service's, every worker is ready with the current release, and the
+    health page answers. Other hosts serve if the given units are active. Changes nothing.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.health, baton.web.health.listen]
 options:
@@ -36,7 +36,7 @@ EXAMPLES = r"""
 RETURN = r"""
 release: {description: Release that every worker serves., returned: success, type: str}
 workers: {description: Number of workers that serve it., returned: success, type: int}
-seconds: {description: Time that it took., returned: success, type: float}
+seconds: {description: Duration., returned: success, type: float}
 """
 
 import time

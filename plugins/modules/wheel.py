@@ -8,16 +8,16 @@ module: wheel
 short_description: Build wheels on a host
 version_added: 0.2.0
 description:
-  - Builds the source distributions of a job that M(baton.web.artifact) packed, offline, with the build requirements in
-    it.
-  - The wheels are then fetched to the controller's cache, from where they serve every host of the same kind.
+  - Builds the source distributions of a job that M(baton.web.artifact) packed, offline, with the job's build
+    requirements.
+  - The wheels are then copied to the controller's cache, which provides them to every host of the same kind.
 options:
   job:
     description: The job's archive on this host.
     type: path
     required: true
   out_dir:
-    description: Folder to build in; emptied first.
+    description: Folder to build in; it is emptied first.
     type: path
     required: true
   uv:
@@ -29,7 +29,7 @@ options:
     type: path
     default: /usr/bin/python3
   system_packages:
-    description: What was installed for the build, to be named in an error.
+    description: Packages that were installed for the build; an error message lists them.
     type: list
     elements: str
     default: []
@@ -50,7 +50,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 wheels:
-  description: For each wheel its C(path), C(filename), and the C(key) of what it was built from.
+  description: For each wheel its C(path), C(filename), and the C(key) of its source.
   returned: always
   type: list
 """

@@ -280,7 +280,7 @@ class Host:
             known.state = "active"
             return ""
         self.stop(unit, "failed")
-        return said or "it ended without a word"
+        return said or "it ended without a message"
 
     def _polls(self, known: Unit) -> None:
         release = os.path.basename(os.readlink(self.app.current))

@@ -57,7 +57,7 @@ def test_a_schedule_runs_on_the_first_app_server_and_can_be_suspended() -> None:
     release = other("app1").check_output("basename $(readlink /opt/links/current)")
     schedule = ("playbooks/schedule.yml", "-e", "schedule=nightly", "-e")
     ran = FLEET.succeed(*schedule, "schedule_action=run").output
-    assert "app1: nightly ended well in" in ran
+    assert "app1: nightly succeeded in" in ran
     assert f"nightly of {release}" in ran
     assert "app2: nightly" not in ran
     FLEET.succeed(*schedule, "schedule_action=suspend")

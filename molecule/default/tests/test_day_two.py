@@ -185,7 +185,7 @@ def test_an_app_server_that_does_not_come_back_is_left_out_and_the_lock_is_free(
         said = refused("reboot.yml", "--limit", "app_servers", "-e", "reboot_ready_timeout=10")
     app1.check_output(f"systemctl enable --now {units}")
     assert not clients.summary.failed, clients.summary
-    assert "the deploy lock is given back. app1 gets no requests from the edges." in said
+    assert "the deploy lock is released. app1 gets no requests from the edges." in said
     assert started(app2) == untouched
     assert not any(app.file("/var/lib/baton/links/lock.json").exists for app in (app1, app2))
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 0
@@ -205,7 +205,7 @@ def test_the_operator_s_interrupt_ends_a_reboot_with_the_host_in_hand(host: Any)
     said = " ".join(running.stdout.read().split())
     assert running.wait() != 0
     assert (
-        "Interrupted by the operator. app2 and the hosts after it stay as they are, and the deploy lock is given"
+        "Interrupted by the operator. app2 and the hosts after it stay unchanged, and the deploy lock is released"
         in said
     )
     assert started(app1) != before
@@ -308,4 +308,4 @@ def test_a_command_runs_as_the_service_would_and_its_secrets_are_in_no_process_l
 
 def test_a_command_s_exit_code_is_told() -> None:
     assert "Exit code 3 in release" in refused("exec.yml", "-e", json.dumps({"command": "exit 3"}), "--limit", "app2")
-    assert "Say what to run" in refused("exec.yml")
+    assert "Give the command with" in refused("exec.yml")

@@ -67,7 +67,7 @@ def test_a_change_of_the_firewall_that_cuts_ssh_is_taken_back(host: Any, tmp_pat
     assert (
         "app1: after the change of the firewall configuration no new connection could be made within 5 s" in done.words
     )
-    assert "the host has put the former one back" in done.words
+    assert "the host has restored the former one" in done.words
     assert "host_firewall_ssh_sources [192.0.2.1]" in done.words
     assert (host.check_output(RULES), host.check_output(files)) == before
     # the other one of the same run keeps its change

@@ -26,9 +26,9 @@ BAD = {
 # the step and the hosts that the summary has to name, and what it has to advise; a build fails before there is a change
 SUMMARY = {
     "build": ("", "", "baton-no-such-package"),
-    "migration": ("migration", "app1", "Mend the migration, then deploy again."),
-    "rehearsal": ("rehearsal", "app1", "Mend the application or its settings, then run this again"),
-    "second batch": ("handover", "app2", "Mend that, then run this again"),
+    "migration": ("migration", "app1", "Fix the migration, then deploy again."),
+    "rehearsal": ("rehearsal", "app1", "Fix the application or its settings, then run this again"),
+    "second batch": ("handover", "app2", "Fix the cause, then run this again"),
 }
 
 
@@ -48,7 +48,7 @@ def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> 
     step, at, remedy = SUMMARY[kind]
     if step:
         assert f"{at}, {step}: " in done.words
-        assert "serves on app1, app2, app3" in done.words
+        assert "Serving as before the change: app1, app2, app3" in done.words
     assert remedy in done.words
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
         host("app3").check_output(f"umount {state} /mnt/little && rmdir /mnt/little")
     assert done.status != 0
     assert "No space left on device" in done.words, done.output
-    assert "See to that disk" in done.words
+    assert "Check that disk" in done.words
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
     assert fleet.play("playbooks/unlock.yml").status == 0
@@ -164,7 +164,7 @@ def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: 
         host("edge2").check_output(f"rm {broken} && systemctl reload nginx")
     assert done.status != 0
     assert "handover: nginx refuses its configuration, which is left as it was" in done.words, done.output
-    assert "nothing had been switched there" in done.words
+    assert "nothing was activated there" in done.words
     assert (fleet.releases(), fleet.masters(), fleet.workers()) == (before, masters, workers)
     assert not drained()
 
@@ -196,7 +196,7 @@ def test_a_host_that_is_lost_after_its_handover_is_told(fleet: Fleet, source: So
             held.close()
             done = fleet.finish(running)
     assert done.status != 0
-    assert "app1 took over and doesn't serve any more: what it serves is unknown" in done.words, done.output
+    assert "app1 was activated but no longer serves: what it serves is unknown" in done.words, done.output
     assert fleet.release() not in before.values()
     # the lock that it has kept is a dead run's
     workers = fleet.workers()

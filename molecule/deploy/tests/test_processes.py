@@ -246,7 +246,7 @@ def test_a_worker_that_crashes_at_its_start_goes_nowhere(
     assert f"{at}, {where}: " in done.words, done.output
     assert "shop-worker@" in done.words
     assert "no broker at broker.example.org" in done.words, done.output
-    assert "serves on app1, app2, app3" in done.words
+    assert "Serving as before the change: app1, app2, app3" in done.words
     assert clients.failures == []
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before[0]

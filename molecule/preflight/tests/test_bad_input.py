@@ -90,7 +90,9 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
         ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
         pytest.param(
-            {"private_address": "fd00::21"}, ['web1 has the private_address "fd00::21"', "no IPv4 address"], marks=LONG
+            {"private_address": "fd00::21"},
+            ['web1 has the private_address "fd00::21"', "isn't an IPv4 address"],
+            marks=LONG,
         ),
         ({"app_name": "My App"}, ['web1: app_name is "My App"', "lower-case letter"]),
         ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),
@@ -137,7 +139,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
         (
             {"tls_certificate_method": "acme", "nginx_site_server_names": ["*.baton.test"]},
-            ["web1: *.baton.test can't be proven by tls_certificate_acme_challenge http-01", "dns-01"],
+            ["web1: *.baton.test can't be validated with tls_certificate_acme_challenge http-01", "dns-01"],
         ),
         pytest.param(
             {"tls_certificate_method": "acme", "tls_certificate_acme_directory": "http://ca.baton.test"},
@@ -160,9 +162,7 @@ def test_a_wrong_setting_is_told_with_its_fix(
 def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbook: str) -> None:
     done = site(tmp_path, GOOD, playbook=f"playbooks/{playbook}.yml")
     for name in ("web1", "web2"):
-        refused(
-            done, f"{name} has not been set up for links yet. Run site.yml first, or leave the host out with --limit"
-        )
+        refused(done, f"{name} has not been set up for links yet. Run site.yml first, or exclude the host with --limit")
 
 
 @pytest.mark.usefixtures("untouched")

@@ -161,8 +161,8 @@ class Activation:
                 self._remember()
             except FAILURES as error:
                 raise ActivationError(
-                    f"Release {self.release} serves again, which could not be noted: {error}. "
-                    "See to that disk and run this again."
+                    f"Release {self.release} serves again, which could not be recorded: {error}. "
+                    "Check that disk, then run this again."
                 ) from None
         return self.results()
 
@@ -186,11 +186,11 @@ class Activation:
         if not isinstance(error, (*FAILURES, ActivationError)):
             said = "".join(traceback.format_exception(error)).strip()
         if isinstance(error, OSError):
-            said = f"{said}. See to that disk and run this again."
+            said = f"{said}. Check that disk, then run this again."
         for change in self.changes.values():
             if refusal := change.refusal(began):
                 said = f"{refusal}. It logged last:\n{said}"
-        return f"Release {self.release} could not take over ({self.way}): {in_operator_s_words(said)}"
+        return f"Release {self.release} could not be activated ({self.way}): {in_operator_s_words(said)}"
 
     def _put_back(self) -> str:
         """Let what served before serve again; says in a sentence what serves now."""
@@ -204,15 +204,15 @@ class Activation:
             systemd.systemctl("daemon-reload")
             if before is None:
                 _stop_all(app, self.timeout)
-                return "Nothing was served here before, and nothing is now."
+                return "This host has no release, as before."
             for change in reversed(self.changes.values()):
                 change.put_back()
         except (*FAILURES, ActivationError) as error:
             if before is None:
-                return f"Nothing was served here before, and what was begun could not be taken away: {error}"
+                return f"This host had no release before, and the started units could not be removed: {error}"
             if any(change.unproven() for change in self.changes.values()):
-                return f"Release {before} could not be put back: {error}"
-            return f"Release {before} serves, as before, but its settings could not be put back: {error}"
+                return f"Release {before} could not be restored: {error}"
+            return f"Release {before} serves, as before, but its settings could not be restored: {error}"
         return f"Release {before} serves, as before."
 
     def _remember(self) -> None:
@@ -275,7 +275,7 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
             return "stop" if serves else "none"
     except FAILURES as error:
         raise ActivationError(
-            f"What served before could not be put back: {error}. See to that disk and run this again."
+            f"The previous release could not be restored: {error}. Check that disk, then run this again."
         ) from None
     # one that was put back has not served: a rollback may not choose it, nor may it push out those that have
     activation = Activation(app, release, timeout, health, back=True, served_before=noted.get("served"))

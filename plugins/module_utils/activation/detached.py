@@ -24,7 +24,7 @@ def exclusive(app: Application, timeout: float) -> Iterator[None]:
         if not file_lock.taken_within(lock, timeout):
             raise ActivationError(
                 f"Another handover of {app.name} is under way on this host and took longer than {timeout:.0f} s. "
-                "Wait for it, or look at `journalctl -u` of its units."
+                "Wait for it, or check `journalctl -u` of its units."
             )
         yield
 

@@ -214,8 +214,8 @@ def migration_warning(app: layout.Application, line: str) -> str:
     """What to say of an application that migrates its database when it starts."""
     return (
         f"{app.name} migrates its database as it starts; it logged: {line!r}. Each worker of each host does that, "
-        "several at once. One host was rehearsed before the others, so that this time one process alone did it. Let "
-        "app_service_migration_command do it, which runs once a deploy, before anything boots."
+        "several at once. One host was rehearsed before the others, so that this time only one process did it. Use "
+        "app_service_migration_command, which runs once per deploy, before any process boots."
     )
 
 

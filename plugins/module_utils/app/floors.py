@@ -83,8 +83,8 @@ def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> li
     unknown = sorted(names - FLOORS.keys())
     if unknown:
         raise BatonError(
-            f"{SETTING} names {', '.join(unknown)}, of which no version is too old.",
-            f"Name some of {', '.join(sorted(FLOORS))}, or take it out.",
+            f"{SETTING} names {', '.join(unknown)}, which has no minimum version.",
+            f"Name some of {', '.join(sorted(FLOORS))}, or remove it.",
         )
     found = old(packages)
     told = {name: f"{name} {packages[name]}, older than {floor.version}: {floor.why}" for name, floor in found.items()}
@@ -93,6 +93,6 @@ def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> li
         wanted = ", ".join(f"{name}>={found[name].version}" for name in refused)
         raise BatonError(
             f"{where} has {'; '.join(told[name] for name in refused)}.",
-            f"Lock {wanted}, or deploy it as it is with {SETTING}: [{', '.join(refused)}].",
+            f"Lock {wanted}, or deploy it anyway with {SETTING}: [{', '.join(refused)}].",
         )
-    return [f"{where} has {told[name]}. It is deployed as it is ({SETTING})." for name in found]
+    return [f"{where} has {told[name]}. It is deployed anyway ({SETTING})." for name in found]

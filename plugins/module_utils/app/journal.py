@@ -219,6 +219,6 @@ def moment(words: str, now: datetime.datetime | None = None) -> float:
     except (ValueError, OverflowError, KeyError):
         pass
     raise JournalError(
-        f'since is "{printable(words)}", which is no time. Write one such as "10 min ago", "today", "12:30", '
+        f'since is "{printable(words)}", which is not a time. Write one such as "10 min ago", "today", "12:30", '
         f'"2026-01-31 12:00" (in your own time zone, {now.tzname()}) or "2026-01-31 12:00 UTC".'
     )

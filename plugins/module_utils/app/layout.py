@@ -250,7 +250,7 @@ def describe(app: Application, release: str) -> dict[str, Any]:
         return untrusted.parse_object(untrusted.read(app.release(release) / "release.json"))
     except (FileNotFoundError, untrusted.UntrustedError):
         raise ActivationError(
-            f"{app.release(release)} is not a complete release. Deploy it again; it is then staged anew."
+            f"{app.release(release)} is not a complete release. Deploy it again; that stages it again."
         ) from None
 
 

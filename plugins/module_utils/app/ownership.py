@@ -39,8 +39,8 @@ def problems(
         found += _account(name, user)
         if (here / "var/lib" / name).is_symlink():
             return [
-                f"{host}: /var/lib/{name} is a link, and systemd takes none for a state folder. Mount the folder that "
-                "it leads to there instead (`mount --bind`, with an entry in /etc/fstab)."
+                f"{host}: /var/lib/{name} is a link, and systemd doesn't accept links as state folders. Mount the "
+                "folder that it leads to there instead (`mount --bind`, with an entry in /etc/fstab)."
             ]
         if not _is_marked(here, name):
             found += _files(here, name)
@@ -77,16 +77,16 @@ def _account(name: str, user: str) -> Iterator[tuple[str, str]]:
         return
     if known.pw_gecos.split(",")[0] != COMMENT.format(name=name):
         what = f'is there with the home {known.pw_dir}, the shell {known.pw_shell} and the comment "{known.pw_gecos}"'
-        yield f"user {user}", f"{what}, and Baton didn't make it"
+        yield f"user {user}", f"{what}, and Baton didn't create it"
 
 
 def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
     for folder in ("etc", "opt", "var/lib", "run"):
         if os.path.lexists(root / folder / name):
-            yield f"/{folder}/{name}", "is there, and Baton didn't make it"
+            yield f"/{folder}/{name}", "is there, and Baton didn't create it"
     for place in ("etc/tmpfiles.d", "usr/lib/tmpfiles.d"):
         if os.path.lexists(root / place / f"{name}.conf"):
-            yield f"/{place}/{name}.conf", "is there, and Baton didn't make it"
+            yield f"/{place}/{name}.conf", "is there, and Baton didn't create it"
     for unit in _unit_files(root, name):
         for place in UNIT_FOLDERS[:2]:
             if os.path.lexists(root / place / unit):

@@ -72,7 +72,7 @@ def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        answer: dict[str, Any] = {"failure": "it ended without a word"}
+        answer: dict[str, Any] = {"failure": "it ended without a message"}
         try:
             os.setgroups([])
             os.setgid(account.pw_gid)
@@ -87,7 +87,7 @@ def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a word"}')
+        said = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a message"}')
     os.waitpid(child, 0)
     if "failure" in said:
         raise StateFilesError(untrusted.text(said["failure"]))

@@ -10,45 +10,45 @@ from ..host import untrusted
 
 UNREACHABLE = "it can't be reached"
 INTERRUPTED = "Interrupted by the operator."
-# what to do about a failure in a step whose messages are others' words
+# the fix for a failure in a step whose messages come from the application or from Ansible
 NEXT = {
-    "migration": "The database is as the migration has left it. Mend the migration, then deploy again.",
-    "rehearsal": "Mend the application or its settings, then run this again; the hosts need nothing.",
-    "processes": "Mend that, then run this again; playbooks/logs.yml -e process=NAME has more of what it said.",
-    "handover": "Mend that, then run this again; playbooks/logs.yml has more of what the application said.",
-    "connection": "See to the host, or leave it out with --limit; then run this again.",
+    "migration": "The database is as the migration left it. Fix the migration, then deploy again.",
+    "rehearsal": "Fix the application or its settings, then run this again; the hosts need no repair.",
+    "processes": "Fix the cause, then run this again; playbooks/logs.yml -e process=NAME shows more of its output.",
+    "handover": "Fix the cause, then run this again; playbooks/logs.yml shows more of the application's output.",
+    "connection": "Repair the host, or exclude it with --limit; then run this again.",
 }
-# what an application's own words mean for its inventory
+# the settings that fix known errors of an application
 ADVICE = (
     (
         re.compile(r"(\S+\.so(?:\.\d+)*): cannot open shared object file"),
-        "{} is a library of the distribution: name its package in python_runtime_packages (`apt-file search {}` "
-        "on a host says which it is), then run site.yml.",
+        "{} is a library of the distribution: add its package to python_runtime_packages (find it with "
+        "`apt-file search {}` on a host), then run site.yml.",
     ),
     (
         re.compile(r'permission denied to create extension \\?"([\w-]+)'),
-        "The application's database user may not create the extension {}. Name it in the database's entry of "
-        "postgresql_server_databases (`extensions: [{}]`), and site.yml creates it as the superuser.",
+        "The application's database user may not create the extension {}. Add `extensions: [{}]` to the database "
+        "in postgresql_server_databases; site.yml then creates it as the superuser.",
     ),
     (
         re.compile(r'extension \\?"([\w-]+)\\?" is not available|extension control file .*/([\w-]+)\.control'),
-        "The database server has no extension {}: install its package there (postgresql-<version>-{}, or as the "
-        "distribution names it), and name it in `extensions` of postgresql_server_databases.",
+        "The database server has no extension {}: install its package there (postgresql-<version>-{}, or the "
+        "distribution's name for it), and add it to `extensions` in postgresql_server_databases.",
     ),
     (
         re.compile(r"([Cc]annot allocate (?:write\+execute|executable) memory)"),
-        "A library compiles as it runs, or has C call back into Python: set "
+        "A library compiles code at run time, or uses C callbacks: set "
         "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
     ),
     (
         re.compile(r"\bsh: \d+: (?:exec: )?(\S+): (?:not found|Permission denied)"),
-        "{} is no program of the release or of the host: correct the command (app_processes, "
-        "app_service_migration_command), or have the application's requirements bring it.",
+        "Neither the release nor the host has a program {}: correct the command (app_processes, "
+        "app_service_migration_command), or add the program to the application's requirements.",
     ),
     (
         re.compile(r"Read-only file system: '(/opt/[^']+)'"),
-        "{} is the release's, which the application can't write to: have it write below its state folder, or let "
-        "app_release_state_links lead there.",
+        "{} is in the release, which is read-only to the application: write below the state folder, or link the "
+        "path to it with app_release_state_links.",
     ),
 )
 # what differs between two hosts that failed alike
@@ -65,7 +65,7 @@ def failure(result: Mapping[str, Any]) -> str:
         if item.get("failed") or item.get("unreachable"):
             return failure(item)
     words = [str(result[key]).strip() for key in ("msg", "stderr") if result.get(key)]
-    return untrusted.printable("\n".join(words)) or "it failed without a word"
+    return untrusted.printable("\n".join(words)) or "it failed without a message"
 
 
 def record_failure(outcome: Mapping[str, Any], step: str, failed: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,8 +269,8 @@ def conclusion(
     why = summary(title, found, told) if found else ""
     if found and change["kind"] == "deploy" and change["migrations"] == "blocking" and not steps & BEFORE_MIGRATION:
         why += (
-            f"\nThe blocking migration of {change['release']} may have run: the database isn't what the release before "
-            "expects then. Undo the migration, or deploy a release that fits it."
+            f"\nThe blocking migration of {change['release']} may have run. In that case the previous release doesn't "
+            "work with the database. Undo the migration, or deploy a release that fits it."
         )
     result = RESULTS[change["kind"]]
     if found:
@@ -325,11 +325,11 @@ def traffic(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def failed_after_commit(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Which hosts were activated and don't serve at the change's end, for people; empty when all do."""
     found = {host: result["finish"].get("trouble") for host, result in results.items()}
-    lines = [f"{host} took over and doesn't serve any more: {why}." for host, why in found.items() if why]
+    lines = [f"{host} was activated but no longer serves: {why}." for host, why in found.items() if why]
     if lines:
         lines.append(
-            "The change had come to its end, so nothing was put back. See to that host, then run this again; "
-            "playbooks/rollback.yml goes back."
+            "The change was already complete, so nothing was reverted. Repair the host, then run this again, or "
+            "go back with playbooks/rollback.yml."
         )
     return "\n".join(lines)
 
@@ -370,16 +370,16 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], told: Mapping[st
     if serve:
         back = [host for host in serve if told[host]["reverted"]]
         lines.append(
-            f"What served before serves on {', '.join(serve)}"
-            + (f"; put back on {', '.join(back)}." if back else "; nothing had been switched there.")
+            f"Serving as before the change: {', '.join(serve)}"
+            + (f"; reverted: {', '.join(back)}." if back else "; nothing was activated there.")
         )
     if idle:
-        lines.append(f"Nothing was served on {', '.join(idle)} before, and nothing is now.")
+        lines.append(f"Without a release, as before the change: {', '.join(idle)}.")
     serving: dict[str, list[str]] = {}
     for host in serve:
         serving.setdefault(str(told[host]["release"]), []).append(host)
     if len(serving) > 1:
         # a change before this one was cut short
         each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())
-        lines.append(f"The hosts don't serve the same: {each}. The next deploy or playbooks/rollback.yml mends that.")
+        lines.append(f"The hosts serve different releases: {each}. Run a deploy or playbooks/rollback.yml to fix that.")
     return untrusted.printable("\n".join(lines))

@@ -236,7 +236,7 @@ def headline(document: Mapping[str, Any]) -> str:
     known = f"; before, {_share(before['failures'], before['requests'])}" if before else ""
     return (
         f"{failures:,} of the {_requests(requests)} that the edges logged meanwhile failed "
-        f"({_share(failures, requests)}{known}), the most often {most['status']} on {most['path']}{left}."
+        f"({_share(failures, requests)}{known}), most often {most['status']} on {most['path']}{left}."
     )
 
 

@@ -271,7 +271,7 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         wrong += _expiry(host, f"the certificate {path}", about)
     if (acme := found.get("acme", {})).get("trouble"):
         names = ", ".join(untrusted.texts(acme.get("names")))
-        meanwhile = "the one that it had serves on" if acme.get("issued") is True else "clients trust none that serves"
+        meanwhile = "the previous one still serves" if acme.get("issued") is True else "no trusted one serves"
         wrong.append(
             f"{host}: no new certificate for {names} from {untrusted.text(acme.get('directory'))}, "
             f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "

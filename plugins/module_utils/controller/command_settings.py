@@ -39,7 +39,7 @@ def is_memory(value: Any) -> bool:
 
 ONE_LINE: Rule = (is_line, "Give one line of text; what takes several belongs into a script of the application.")
 SECONDS: Rule = (lambda value: whole_number(value) is not None, "Give whole seconds, above 0.")
-MEMORY: Rule = (is_memory, "Give what systemd's MemoryMax takes, such as 512M, 2G or 25%; leave it out for no limit.")
+MEMORY: Rule = (is_memory, "Give a value for systemd's MemoryMax, such as 512M, 2G or 25%; omit it for no limit.")
 
 
 def _no_problem(_where: str, _command: str) -> Iterator[str]:

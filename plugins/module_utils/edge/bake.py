@@ -104,12 +104,12 @@ class Judge:
         if failed < self.limits.min_failed or not _beyond(failed, requests, allowed):
             return ""
         (status, path), _ = self.all.failing.most_common(1)[0]
-        before = "nothing to compare with from before"
+        before = "no earlier requests to compare"
         if self.failed_before is not None:
             before = f"before the deploy {self.failed_before * 100:.1f} %"
         return (
             f"{failed} of {requests} requests{self.named.to} were answered 5xx "
-            f"({failed / requests * 100:.1f} %; {before}), the most often {status} on {path}"
+            f"({failed / requests * 100:.1f} %; {before}), most often {status} on {path}"
         )
 
     def slow(self) -> str:

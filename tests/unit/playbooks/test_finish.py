@@ -84,7 +84,7 @@ def test_each_host_keeps_what_the_controller_keeps(fleet: Fleet) -> None:
     # nothing runs in these folders: that is told last, and keeps nothing from being written
     assert done.status != 0
     for name in ("app1", "app2"):
-        assert f"{name} took over and doesn't serve any more: no release has been activated." in done.words
+        assert f"{name} was activated but no longer serves: no release has been activated." in done.words
     (kept,) = (fleet.folder / "receipts").glob("*.json")
     assert [[path.name for path in host] for host in fleet.written] == [[kept.name]] * 2
     assert {path.read_text() for host in fleet.written for path in host} == {kept.read_text()}

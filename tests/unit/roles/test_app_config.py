@@ -81,12 +81,12 @@ def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"app_config_environment": {"VERSION": 1.1}}, "VERSION is a number with a point"),
+        ({"app_config_environment": {"VERSION": 1.1}}, "VERSION is a decimal number"),
         ({"app_config_environment": {"NOTHING": None}}, "the value of NOTHING"),
-        ({"app_config_secrets": {"KEY": {"a": 1}}}, "among the secrets, KEY is no text"),
-        ({"app_config_secrets": {"KEY": None}}, "among the secrets, KEY is no text"),
-        ({"app_config_secrets": {"KEY": 123456}}, "among the secrets, KEY is no text"),
-        ({"app_config_migration_secrets": {"KEY": True}}, "among the secrets, KEY is no text"),
+        ({"app_config_secrets": {"KEY": {"a": 1}}}, "among the secrets, KEY isn't a text"),
+        ({"app_config_secrets": {"KEY": None}}, "among the secrets, KEY isn't a text"),
+        ({"app_config_secrets": {"KEY": 123456}}, "among the secrets, KEY isn't a text"),
+        ({"app_config_migration_secrets": {"KEY": True}}, "among the secrets, KEY isn't a text"),
         ({"app_config_secrets": {"KEY": "x" * 1_000_001}}, "at most 1 MB"),
         ({"app_config_secrets": {"A": "é" * 300_000, "B": "x" * 400_001}}, "at most 1 MB"),
         ({"app_config_secrets": {"KEY": "a\x00b"}}, "KEY"),

@@ -218,7 +218,7 @@ def test_a_denied_name_server_is_told(load_role: Callable[[str], Any]) -> None:
     facts = {**host(2, 4096)["ansible_facts"], "nameservers": ["10.0.0.2", "169.254.169.254"]}
     given = {**APPLICATION, "ansible_facts": facts}
     (message,) = load_role("app_service").refusals(**given)
-    assert "asks 169.254.169.254 for names" in message
+    assert "asks 169.254.169.254 for DNS" in message
     assert load_role("app_service").refusals(**given, app_service_denied_addresses=["fd00:ec2::254"]) == []
 
 

@@ -197,14 +197,14 @@ def test_the_verified_identity_is_passed_on(site: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"nginx_site_trusted_proxies": ["cdn.example.org"]}, '"cdn.example.org" is no address'),
-        ({"nginx_site_trusted_proxies": ["akamai"]}, '"akamai" is no address'),
+        ({"nginx_site_trusted_proxies": ["cdn.example.org"]}, '"cdn.example.org" is not an address'),
+        ({"nginx_site_trusted_proxies": ["akamai"]}, '"akamai" is not an address'),
         ({"nginx_site_trusted_proxies": ["10.1.2.3/8"]}, "write 10.0.0.0/8"),
         ({"nginx_site_trusted_proxies": ["10.0.0.0/33"]}, '"10.0.0.0/33"'),
         ({"nginx_site_trusted_proxies": ["999.1.1.1"]}, '"999.1.1.1"'),
         ({"nginx_site_trusted_proxies": ["0.0.0.0/0"]}, "nginx_site_trusted_proxies_any"),
-        ({"nginx_site_trusted_proxies": ["0.0.0.0/1", "128.0.0.0/1"]}, "128.0.0.0/1 has strangers"),
-        ({"nginx_site_trusted_proxies": ["::/0"]}, "::/0 has strangers"),
+        ({"nginx_site_trusted_proxies": ["0.0.0.0/1", "128.0.0.0/1"]}, "128.0.0.0/1 contains foreign addresses"),
+        ({"nginx_site_trusted_proxies": ["::/0"]}, "::/0 contains foreign addresses"),
         ({"nginx_site_trusted_proxies": ["cloudflare", "10.0.0.0/8"]}, "nginx_site_trusted_proxies_header"),
         ({"nginx_site_trusted_identity_headers": ["Remote-User"]}, "nginx_site_trusted_proxies"),
         (
@@ -249,10 +249,10 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], given: dict[str, 
     [
         ("", "no "),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "number 1 can't be read"),
-        (_certificate(authority=False), "CN=Clients is no certificate authority"),
+        (_certificate(authority=False), "CN=Clients isn't a certificate authority"),
         (_certificate(authority=True, days=-1), "CN=Clients has ended"),
         (_certificate(authority=True) + "-----BEGIN PRIVATE KEY-----\n", "private key"),
-        (_certificate(authority=True) + _certificate(authority=False), "no certificate authority"),
+        (_certificate(authority=True) + _certificate(authority=False), "isn't a certificate authority"),
     ],
     ids=["empty", "garbage", "no authority", "ended", "key", "second"],
 )

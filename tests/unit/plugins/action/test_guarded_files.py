@@ -71,7 +71,7 @@ def test_a_change_that_cut_ssh_is_told_with_host_cause_and_fix(monkeypatch: pyte
     assert fleet.result == {
         "failed": True,
         "msg": "app1: after the change of the firewall configuration no new connection could be made within 60 s, so "
-        "the host has put the former one back. The reason: ssh: connect to host app1 port 22: Connection timed out. "
+        "the host has restored the former one. The reason: ssh: connect to host app1 port 22: Connection timed out. "
         "Do this.",
     }
 
@@ -86,7 +86,7 @@ def test_a_host_that_is_lost_amid_the_change_is_told_what_it_does(monkeypatch: p
     fleet = Fleet(monkeypatch, AnsibleConnectionFailure("ssh: Broken pipe"))
     assert fleet.result["lost"]
     assert fleet.result["msg"].startswith("app1 can't be reached: ssh: Broken pipe.")
-    assert fleet.result["msg"].endswith("the host takes it back within 60 s. Do this.")
+    assert fleet.result["msg"].endswith("the host reverts it within 60 s. Do this.")
 
 
 def test_a_host_that_refuses_the_change_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def test_a_release_that_cannot_be_made_leaves_no_upload(host: Host, build: Build
 def test_a_source_that_cannot_be_written_is_told_with_the_cause(tmp_path: pathlib.Path) -> None:
     module = plugin("modules/release")
     with pytest.raises(
-        module.BatonError, match=r"app-src can't be written on this host \(No such file.*See to its disk"
+        module.BatonError, match=r"app-src can't be written on this host \(No such file.*Check its disk"
     ):
         module._write(tmp_path / "gone/app-src", b"archive")
 
@@ -192,7 +192,7 @@ def test_a_host_gets_no_other_file_of_the_controller(tmp_path: pathlib.Path, mon
 
     told = Here().run(None, {})
     assert told["failed"]
-    assert told["msg"] == f"{asked['src']} is asked for. {action.NO_ARCHIVE}"
+    assert told["msg"] == f"{asked['src']} was requested. {action.NO_ARCHIVE}"
 
 
 def test_a_large_archive_goes_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

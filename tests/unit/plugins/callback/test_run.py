@@ -31,8 +31,8 @@ def play(name: str, ready: pathlib.Path, **variables: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("during", "words", "told"),
     [
-        ("change", "then what was switched goes back", ["change True", "end True"]),
-        ("end", "Interrupted too late to go back", ["change False", "end False"]),
+        ("change", "reverts the activated hosts", ["change True", "end True"]),
+        ("end", "Interrupted too late to revert", ["change False", "end False"]),
     ],
 )
 def test_a_change_heeds_it_until_its_end(tmp_path: pathlib.Path, during: str, words: str, told: list[str]) -> None:

@@ -667,7 +667,7 @@ def test_a_full_disk_does_not_turn_a_way_back_round(
     activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     with monkeypatch.context() as full:
         full_for_the_record(switching, full)
-        with pytest.raises(layout.ActivationError, match="aaaa serves again, which could not be noted"):
+        with pytest.raises(layout.ActivationError, match="aaaa serves again, which could not be recorded"):
             activation.revert(switching, "one", 1)
     assert layout.current(switching) == "aaaa"
     assert server_status.read(switching, switching.service)["workers"][0]["release"] == "aaaa"
@@ -681,7 +681,7 @@ def test_what_can_not_be_put_back_is_told_in_words(
     change(switching, "etc/links/environment", 'A="2"')
 
     monkeypatch.setattr(snapshot, "_put_back", fill)
-    with pytest.raises(layout.ActivationError, match=r"could not be put back: .*No space left"):
+    with pytest.raises(layout.ActivationError, match=r"could not be restored: .*No space left"):
         activation.revert(switching, "one", 1)
 
 
@@ -692,7 +692,7 @@ def test_what_a_failed_first_release_leaves_behind_is_told(
     first.before = None
     monkeypatch.setattr(activation, "_stop_all", fill)
     told = first._put_back()
-    assert told.startswith("Nothing was served here before, and what was begun could not be taken away: ")
+    assert told.startswith("This host had no release before, and the started units could not be removed: ")
     assert "No space left" in told
 
 

@@ -333,7 +333,7 @@ def test_a_page_that_is_not_well_is_asked_to_its_bound_and_goes_back(
     if way == "start":
         fresh.behave("aaaa", statuses=[status])
         said = refused(fresh, "aaaa")
-        assert said.endswith("\nNothing was served here before, and nothing is now.")
+        assert said.endswith("\nThis host has no release, as before.")
         assert layout.current(fresh.app) is None
         assert not fresh.app.record.exists()
         assert fresh.units[SERVICE].state == "inactive"
@@ -349,7 +349,7 @@ def test_a_page_that_is_not_well_is_asked_to_its_bound_and_goes_back(
         said = refused(fresh, "bbbb")
         left_as_it_was(fresh, before, record)
         release = "bbbb"
-    assert f"could not take over ({way}): /health answers {status}: " in said
+    assert f"could not be activated ({way}): /health answers {status}: " in said
     # with each pause the clock goes on by a second at least: 15 s are twelve questions
     assert clock.pauses[:5] == [0.25, 0.5, 1.0, 2.0, 2.0]
     assert fresh.count(asked(release)) == 10
@@ -411,7 +411,7 @@ def test_whatever_order_fails_what_served_serves(host: Host, way: str, order: st
     change(host, way)
     host.fail(order)
     said = refused(host, "bbbb", transaction="one")
-    assert said.startswith(f"Release bbbb could not take over ({way}): ")
+    assert said.startswith(f"Release bbbb could not be activated ({way}): ")
     assert said.endswith("\nRelease aaaa serves, as before.")
     assert "what the unit logged" in said
     left_as_it_was(host, before, record)
@@ -420,7 +420,7 @@ def test_whatever_order_fails_what_served_serves(host: Host, way: str, order: st
 @pytest.mark.parametrize("order", [f"start {SOCKET}", f"start {SERVICE}"])
 def test_a_first_release_that_can_not_start_leaves_nothing(fresh: Host, order: str) -> None:
     fresh.fail(order)
-    assert refused(fresh, "aaaa").endswith("\nNothing was served here before, and nothing is now.")
+    assert refused(fresh, "aaaa").endswith("\nThis host has no release, as before.")
     assert fresh.events[-2:] == ["daemon-reload", f"stop {SOCKET} {SERVICE} {BRIDGE}"]
     assert layout.current(fresh.app) is None
     assert not fresh.app.record.exists()
@@ -491,10 +491,10 @@ def test_the_pointer_goes_back_before_the_files_which_may_fail(host: Host, serve
     said = refused(host, "bbbb")
     assert layout.current(host.app) == "aaaa"
     if serves:
-        assert "\nRelease aaaa serves, as before, but its settings could not be put back: " in said
+        assert "\nRelease aaaa serves, as before, but its settings could not be restored: " in said
         assert host.ask()["release"] == "aaaa"
     else:
-        assert "\nRelease aaaa could not be put back: " in said
+        assert "\nRelease aaaa could not be restored: " in said
 
 
 def test_a_way_back_reloads_what_systemd_has_read(host: Host) -> None:
@@ -525,7 +525,7 @@ def test_settings_of_the_same_release_that_are_not_well_go_back_to_the_workers(h
 def test_a_way_back_that_is_not_proven_is_not_called_one(host: Host) -> None:
     host.behave("bbbb", statuses=[503])
     host.behave("aaaa", status="booting")
-    assert "\nRelease aaaa could not be put back: " in refused(host, "bbbb")
+    assert "\nRelease aaaa could not be restored: " in refused(host, "bbbb")
 
 
 @pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
@@ -566,7 +566,7 @@ def test_files_go_back_before_the_pointer_when_a_transaction_is_undone(host: Hos
     activate(host, "bbbb", transaction="one")
     block(host)
     host.forget()
-    with pytest.raises(layout.ActivationError, match="What served before could not be put back: "):
+    with pytest.raises(layout.ActivationError, match="The previous release could not be restored: "):
         activation.revert(host.app, "one", TIMEOUT, host.health)
     assert layout.current(host.app) == "bbbb"
     assert host.events == []

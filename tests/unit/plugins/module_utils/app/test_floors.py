@@ -60,7 +60,7 @@ def test_one_message_names_who_package_version_floor_reason_and_fix() -> None:
     assert "; starlette 0.47.3, older than 1.3.1: older ones ignore the limits" in said
     assert said.endswith(
         "Lock python-multipart>=0.0.31, starlette>=1.3.1, "
-        "or deploy it as it is with app_release_allow_old_packages: [python-multipart, starlette]."
+        "or deploy it anyway with app_release_allow_old_packages: [python-multipart, starlette]."
     )
 
 
@@ -76,7 +76,7 @@ def test_what_is_allowed_by_name_is_warned_of_and_nothing_else_is_allowed() -> N
 
 
 def test_an_allowed_name_without_a_floor_is_refused() -> None:
-    with pytest.raises(BatonError, match=r"names starlet, of which no version is too old\. Name some of gunicorn, h11"):
+    with pytest.raises(BatonError, match=r"names starlet, which has no minimum version\. Name some of gunicorn, h11"):
         floors.check({}, ["starlet"], "uv.lock")
 
 

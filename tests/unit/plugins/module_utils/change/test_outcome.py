@@ -33,7 +33,7 @@ def results(active: Any = HOSTS, /, **told: Any) -> dict[str, dict[str, Any]]:
         ({"msg": "no space", "failed": True}, "no space"),
         ({"msg": "non-zero return code", "stderr": "E: no such package"}, "non-zero return code\nE: no such package"),
         ({"msg": "One or more items failed", "results": [{"msg": "fine"}, {"msg": "bad", "failed": True}]}, "bad"),
-        ({}, "it failed without a word"),
+        ({}, "it failed without a message"),
     ],
 )
 def test_a_failure_is_told_by_what_failed(result: dict[str, Any], words: str) -> None:
@@ -210,7 +210,7 @@ def test_the_summary_names_cause_and_end() -> None:
     variables = results(
         app1={"activation": SWITCHED, "revert": {"changed": True, "release": "aaaa"}},
         app2={
-            "failure": {"step": "handover", "message": "Release bbbb could not take over (reload): boom"},
+            "failure": {"step": "handover", "message": "Release bbbb could not be activated (reload): boom"},
             **ASKED,
         },
         app3=ASKED,
@@ -219,9 +219,9 @@ def test_the_summary_names_cause_and_end() -> None:
     told = outcome.hosts(variables)
     assert outcome.summary("The deploy of links bbbb", found, told) == (
         "The deploy of links bbbb failed.\n"
-        "app2, handover: Release bbbb could not take over (reload): boom\n"
-        "Mend that, then run this again; playbooks/logs.yml has more of what the application said.\n"
-        "What served before serves on app1, app2, app3; put back on app1."
+        "app2, handover: Release bbbb could not be activated (reload): boom\n"
+        "Fix the cause, then run this again; playbooks/logs.yml shows more of the application's output.\n"
+        "Serving as before the change: app1, app2, app3; reverted: app1."
     )
 
 
@@ -243,7 +243,7 @@ def test_a_host_that_fell_after_its_handover_is_named() -> None:
     told = outcome.failed_after_commit(results(app1={"finish": {"trouble": ""}}, app2={"finish": {}}))
     assert told == ""
     told = outcome.failed_after_commit(results(app2={"finish": {"trouble": "worker 7 is gone"}}))
-    assert told.startswith("app2 took over and doesn't serve any more: worker 7 is gone.\n")
+    assert told.startswith("app2 was activated but no longer serves: worker 7 is gone.\n")
     assert "playbooks/rollback.yml" in told
 
 
@@ -251,7 +251,7 @@ def test_a_first_release_that_failed_leaves_nothing_and_says_so() -> None:
     gone = {"activation": SWITCHED, "revert": {"changed": True, "release": None}}
     variables = results(app1={**gone, "failure": {"step": "handover", "message": "boom"}}, app2=gone, app3=gone)
     words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
-    assert words.endswith("Nothing was served on app1, app2, app3 before, and nothing is now.")
+    assert words.endswith("Without a release, as before the change: app1, app2, app3.")
 
 
 def test_a_new_host_that_failed_serves_nothing_and_is_not_told_to_serve() -> None:
@@ -259,8 +259,8 @@ def test_a_new_host_that_failed_serves_nothing_and_is_not_told_to_serve() -> Non
     variables = results(app1=ASKED, app2=ASKED, app3={**gone, "failure": {"step": "handover", "message": "boom"}})
     words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
     assert words.endswith(
-        "What served before serves on app1, app2; nothing had been switched there.\n"
-        "Nothing was served on app3 before, and nothing is now."
+        "Serving as before the change: app1, app2; nothing was activated there.\n"
+        "Without a release, as before the change: app3."
     )
 
 
@@ -269,15 +269,15 @@ def test_the_same_cause_is_told_once() -> None:
     variables = results(app1=trouble, app2=ASKED, app3=trouble)
     words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
     assert "app1, app3, staging: the disk is full" in words
-    assert "nothing had been switched there" in words
+    assert "nothing was activated there" in words
 
 
 def test_a_host_that_could_not_be_put_back_is_named() -> None:
-    stuck = {"activation": SWITCHED, "revert_error": "bbbb could not take over: full"}
+    stuck = {"activation": SWITCHED, "revert_error": "bbbb could not be activated: full"}
     variables = results(app1=stuck, app2=ASKED, app3=ASKED)
     words = outcome.summary("It", {}, outcome.hosts(variables))
-    assert "app1: bbbb could not take over: full." in words
-    assert "serves on app2, app3" in words
+    assert "app1: bbbb could not be activated: full." in words
+    assert "Serving as before the change: app2, app3" in words
 
 
 CHANGE = {"kind": "deploy", "application": "links", "release": "bbbb", "version": "v2", "migrations": "expand"}
@@ -346,7 +346,7 @@ def test_hosts_that_serve_different_releases_are_told_as_such() -> None:
         app3=ASKED,
     )
     words = outcome.summary("It", outcome.failures(variables), outcome.hosts(variables))
-    assert "The hosts don't serve the same: app1 bbbb; app2, app3 aaaa." in words
+    assert "The hosts serve different releases: app1 bbbb; app2, app3 aaaa." in words
 
 
 def test_traffic_comes_from_loops_that_all_hosts_have_or_each_its_own() -> None:
@@ -412,7 +412,7 @@ def test_the_same_failure_of_several_hosts_is_told_once_with_their_names() -> No
         ('psycopg.errors.InsufficientPrivilege: permission denied to create extension "postgis"', "[postgis]"),
         (
             r"'permission denied to create extension \"pg_trgm\"'",
-            "postgresql_server_databases (`extensions: [pg_trgm]`",
+            "Add `extensions: [pg_trgm]` to the database in postgresql_server_databases",
         ),
         ('extension "vector" is not available', "no extension vector"),
         ('could not open extension control file "/usr/share/x/extension/vector.control": No', "no extension vector"),
@@ -446,5 +446,5 @@ def test_what_the_sandbox_refuses_names_its_switch(said: str, setting: str) -> N
 )
 def test_a_command_that_the_release_has_not_names_the_setting(said: str) -> None:
     (advice,) = outcome.advice(f"shop-worker@2-1.service ended at once. It logged last:\n{said}")
-    assert advice.startswith("celry is no program of the release or of the host")
+    assert advice.startswith("Neither the release nor the host has a program celry")
     assert "app_processes" in advice

@@ -87,7 +87,7 @@ def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> N
     )
     assert compose({"edge1": answers})["headline"] == (
         "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), "
-        "the most often 500 on /api/links."
+        "most often 500 on /api/links."
     )
 
 
@@ -149,7 +149,10 @@ def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
         ({**HOST, "release": OLD, "way": "none"}, f"serves {OLD}, as before"),
         ({**HOST, "release": OLD}, f"serves {OLD}, anew"),
         ({**HOST, "reverted": True, "release": OLD}, f"reverted to {OLD}"),
-        ({"failed": True, "msg": "Release x could not take over.\nlog"}, "failed: Release x could not take over."),
+        (
+            {"failed": True, "msg": "Release x could not be activated.\nlog"},
+            "failed: Release x could not be activated.",
+        ),
         ({"unreachable": True}, "failed: unreachable"),
         ({"skipped": True}, "not reached"),
     ],

@@ -179,7 +179,7 @@ def test_a_renewal_that_failed_is_told_with_authority_name_and_cause(tmp_path: p
     said = {"directory": "https://ca.example/dir", "names": ["links.example"], "when": time.time() - 7300}
     (folder / "status.json").write_text(json.dumps(said | {"trouble": "too many certificates", "issued": True}))
     (told,) = status.problems("edge1", status.edge("links", str(tmp_path)))
-    for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "serves on"):
+    for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "still serves"):
         assert words in told
     (folder / "status.json").write_text(json.dumps(said | {"trouble": ""}))
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []

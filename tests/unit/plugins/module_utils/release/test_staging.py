@@ -495,7 +495,7 @@ def test_what_was_installed_is_held_against_the_oldest_versions(
         staging.stage(places, asked, None, None, "")
     assert str(failure.value) == (
         f"The release {built['id']}, as it was installed on this host, has idna 3.10, older than 3.11: "
-        "3.10 can't spell. Lock idna>=3.11, or deploy it as it is with app_release_allow_old_packages: [idna]."
+        "3.10 can't spell. Lock idna>=3.11, or deploy it anyway with app_release_allow_old_packages: [idna]."
     )
     assert there(places) == []
     asked = dataclasses.replace(uploaded(places, built), allow_old_packages=["idna"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
 import os
 import pathlib
 import stat
@@ -183,10 +186,13 @@ def archived(folder: pathlib.Path, suffix: str) -> bytes:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("thing-1.0/setup.py", "import setuptools\n" * 50)
     else:
-        with tarfile.open(path, f"w:{suffix.rpartition('.')[2]}") as packing:
+        plain = io.BytesIO()
+        with tarfile.open(fileobj=plain, mode="w") as packing:
             member = tarfile.TarInfo("thing-1.0/setup.py")
             member.size = 900
             packing.addfile(member, io.BytesIO(b"import setuptools\n" * 50))
+        compress = {".tar.gz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}[suffix]
+        path.write_bytes(compress(plain.getvalue()))
     return path.read_bytes()
 
 

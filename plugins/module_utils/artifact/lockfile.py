@@ -176,7 +176,7 @@ def check_python(locked: Locked, targets: Iterable[Target]) -> None:
             try:
                 allowed = target.allows(specifier)
             except ValueError:
-                allowed = _poetry_allows(specifier, target)
+                allowed = _poetry_allows(specifier, target, where)
             if not allowed:
                 raise BatonError(
                     f"{where} asks for Python {specifier}, but there are app servers with Python {target.python_full}.",
@@ -185,10 +185,13 @@ def check_python(locked: Locked, targets: Iterable[Target]) -> None:
                 )
 
 
-def _poetry_allows(specifier: str, target: Target) -> bool:
+def _poetry_allows(specifier: str, target: Target, where: str) -> bool:
     from poetry.core.constraints.version import Version, parse_constraint
 
-    constraint = parse_constraint(specifier)
+    try:
+        constraint = parse_constraint(specifier)
+    except (ValueError, RecursionError):
+        raise BatonError(f"{where} asks for Python {specifier[:100]!r}, which is no version.", "Correct it.") from None
     patches = (0, 99) if target.patch is None else (target.patch,)
     return any(constraint.allows(Version.parse(f"{target.python}.{patch}")) for patch in patches)
 

@@ -13,6 +13,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import wheel_build
@@ -136,6 +137,11 @@ def test_a_link_is_no_folder_to_build_in(tmp_path: pathlib.Path) -> None:
         wheel_build.unpack_sdist(archive, tmp_path / "b")
 
 
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".tar.gz": gzip.compress,
+    ".tar.bz2": bz2.compress,
+    ".tar.xz": lzma.compress,
+}
 ENTRIES = st.sampled_from(["a", "b", "a/b", "b/a", "./a", "a/../b", "..", ".", "a/c/d"])
 MEMBERS = st.tuples(
     ENTRIES,
@@ -191,8 +197,7 @@ def archived(folder: pathlib.Path, suffix: str) -> bytes:
             member = tarfile.TarInfo("thing-1.0/setup.py")
             member.size = 900
             packing.addfile(member, io.BytesIO(b"import setuptools\n" * 50))
-        compress = {".tar.gz": gzip.compress, ".tar.bz2": bz2.compress, ".tar.xz": lzma.compress}[suffix]
-        path.write_bytes(compress(plain.getvalue()))
+        path.write_bytes(COMPRESS[suffix](plain.getvalue()))
     return path.read_bytes()
 
 

@@ -483,7 +483,15 @@ class _Reader:
         folder = scratch / f"git{len(addresses)}"
         commit = fetch_git(match[1], url, folder, self.tools)
         subdirectory = re.search(r"subdirectory=([^&]+)", fragment)
-        place = (folder / subdirectory[1] if subdirectory else folder).as_uri()
+        root = Path(os.path.realpath(folder))
+        inside = subdirectory[1] if subdirectory else "."
+        project = Path(os.path.realpath(root / inside))
+        if not project.is_relative_to(root):
+            raise BatonError(
+                f"The requirement {match[1]} is in {inside!r} of its repository, which leads out of it.",
+                "Correct its subdirectory, and lock the application again.",
+            )
+        place = project.as_uri()
         bare = url[: -len(ref) - 1] if (ref := source.classify(url, "", []).ref) else url
         addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
         return f"{match[1]} @ {place}{match[3]}"

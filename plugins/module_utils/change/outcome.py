@@ -18,20 +18,24 @@ NEXT = {
     "handover": "Mend that, then run this again; playbooks/logs.yml has more of what the application said.",
     "connection": "See to the host, or leave it out with --limit; then run this again.",
 }
-# what an application's own words mean for its inventory
+# what an application's own words mean for its inventory. Every repetition has a bound: on a word of some megabytes a
+# search without one would take hours
 ADVICE = (
     (
-        re.compile(r"(\S+\.so(?:\.\d+)*): cannot open shared object file"),
+        re.compile(r"(?<!\S)(\S{1,255}\.so(?:\.\d{1,9}){0,9}): cannot open shared object file"),
         "{} is a library of the distribution: name its package in python_runtime_packages (`apt-file search {}` "
         "on a host says which it is), then run site.yml.",
     ),
     (
-        re.compile(r'permission denied to create extension \\?"([\w-]+)'),
+        re.compile(r'permission denied to create extension \\?"([\w-]{1,99})'),
         "The application's database user may not create the extension {}. Name it in the database's entry of "
         "postgresql_server_databases (`extensions: [{}]`), and site.yml creates it as the superuser.",
     ),
     (
-        re.compile(r'extension \\?"([\w-]+)\\?" is not available|extension control file .*/([\w-]+)\.control'),
+        re.compile(
+            r'extension \\?"([\w-]{1,99})\\?" is not available'
+            r"|extension control file .{0,999}/([\w-]{1,99})\.control"
+        ),
         "The database server has no extension {}: install its package there (postgresql-<version>-{}, or as the "
         "distribution names it), and name it in `extensions` of postgresql_server_databases.",
     ),
@@ -41,12 +45,12 @@ ADVICE = (
         "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
     ),
     (
-        re.compile(r"\bsh: \d+: (?:exec: )?(\S+): (?:not found|Permission denied)"),
+        re.compile(r"\bsh: \d{1,9}: (?:exec: )?(\S{1,999}): (?:not found|Permission denied)"),
         "{} is no program of the release or of the host: correct the command (app_processes, "
         "app_service_migration_command), or have the application's requirements bring it.",
     ),
     (
-        re.compile(r"Read-only file system: '(/opt/[^']+)'"),
+        re.compile(r"Read-only file system: '(/opt/[^']{1,999})'"),
         "{} is the release's, which the application can't write to: have it write below its state folder, or let "
         "app_release_state_links lead there.",
     ),

@@ -72,6 +72,15 @@ def test_a_line_of_any_length_is_read_within_bounds(journal: pathlib.Path, monke
     assert systemd.tail("links.service", 0) == "y" * 1000
 
 
+def test_of_a_line_of_any_length_the_beginning_is_told(journal: pathlib.Path) -> None:
+    journal.write_text("Running upgrade  -> " + "x" * 10**6)
+    told = f"Running upgrade  -> {'x' * 10**6}"[: systemd.LONGEST]
+    assert systemd.tail("links.service", 0) == told
+    assert systemd.said("links.service", 0, "upgrade") == told
+    journal.write_text(line(json.dumps({"message": "m" * 10**5, "exception": "e" * 10**5})))
+    assert systemd.ending("links.service", 0).log == f"{'m' * systemd.LONGEST}\n{'e' * systemd.LONGEST}"
+
+
 def test_how_a_unit_ended_is_systemds_word_alone(journal: pathlib.Path) -> None:
     forged = line("x", UNIT_RESULT="oom-kill")
     journal.write_text(line("Failed", pid="1", UNIT_RESULT="exit-code") + forged + "[" * 20_000 + "\n7\n")

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ import websockets
 from support.traffic import Background, Load
 from websockets.sync.client import unix_connect
 
-from conftest import Server, wait_for
+from conftest import Server, alive, wait_for
 
 pytestmark = pytest.mark.versions
 
@@ -262,6 +263,45 @@ def test_a_lifespan_that_does_not_end_is_killed(server: Server) -> None:
     assert server.reload().returncode == 0
     wait_for(lambda: not set(pids) & set(server.children()))
     assert server.log.count("has not gone after 2 s; killing it") == len(pids)
+    assert server.stop() == 0
+
+
+DEAF = """
+async def deaf(scope, query, receive, send):
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            if query["way"] == "answers":
+                return await answer(send, {})
+            if query["way"] == "tidies up":
+                await asyncio.sleep(0.5)
+                Path(__file__).with_name("tidied").touch()
+                raise
+
+PATHS["/deaf"] = deaf
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("way", ["goes on", "answers", "tidies up"])
+def test_a_request_that_ignores_its_cancellation_holds_nobody_up(server: Server, way: str, loop: str) -> None:
+    marker = server.root / "shutdown"
+    marker.mkdir()
+    server.environ = {"SHUTDOWN_MARKER": str(marker)}
+    folder = server.release("1", after=DEAF)
+    server.configure(workers=1, graceful_timeout=1, handover_exit_timeout=16, handover_loop=loop)
+    server.start()
+    (worker,) = server.pids()
+    connection = server.connect()
+    connection.request("GET", f"/deaf?{urllib.parse.urlencode({'way': way, 'began': 'asked'})}")
+    server.wait_began("asked")
+    assert server.reload().returncode == 0
+    wait_for(lambda: not alive(worker))
+    assert "killing it" not in server.log
+    assert [path.name for path in marker.iterdir()] == [str(worker)]  # the lifespan has had its end
+    assert (folder / "tidied").exists() == (way == "tidies up")
+    assert ("ignore their cancellation" in server.log) == (way == "goes on")
     assert server.stop() == 0
 
 

@@ -70,8 +70,8 @@ class Warmup:
         self._timeout = timeout
         self._stop = stop
         self._context = context
-        self.requests: set[asyncio.Task[None]] = set()
-        """Those under way, and those that ignore their cancellation: the warm-up does not wait for them."""
+        # those under way, and those that ignore their cancellation: a loop alone does not keep a task
+        self._requests: set[asyncio.Task[None]] = set()
 
     @classmethod
     def of(cls, cfg: Any, context: contextvars.Context, stop: Callable[[], bool]) -> Warmup:
@@ -124,8 +124,8 @@ class Warmup:
         task = asyncio.create_task(
             client.request(application, scope(visit.path, self._host, state)), context=self._context.copy()
         )
-        self.requests.add(task)
-        task.add_done_callback(self.requests.discard)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
         leave = min(LEAVE, seconds / 4)
         if not await self._ends(task, seconds - leave):
             if not client.answered:

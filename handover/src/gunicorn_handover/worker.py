@@ -25,6 +25,7 @@ BOOT_ERROR = 3  # Gunicorn's exit code of a worker that could not boot
 GATE_TICK = 0.02  # seconds between two looks for the master's word
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 FORKS_END = 2.0  # seconds that what the application forked has after SIGTERM, at most
+CANCELLED = 0.25  # of handover_exit_timeout, for what is cancelled to end; the rest is the lifespan's and the forks'
 PULSE = 0.5  # seconds between two signs of life, at most
 
 
@@ -50,7 +51,6 @@ class HandoverWorker(UvicornWorker):
         # max_requests is watched here: a worker that has had its share goes when its successor is ready, not before
         self.config.limit_max_requests = None
         self._max_requests = self.cfg.max_requests and self.max_requests
-        self._warm_up: warmup.Warmup | None = None
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -86,9 +86,7 @@ class HandoverWorker(UvicornWorker):
         try:
             runner.run(self._serve())
         finally:
-            # which waits for all tasks: not for a request of the warm-up that ignores its cancellation
-            if self._warm_up is None or not self._warm_up.requests:
-                runner.close()
+            self._close(runner)
         self.log.write_access()
         forks.end(self.pid, min(FORKS_END, self.cfg.handover_exit_timeout / 2))
         # nothing is served from here on: what the interpreter tidies up must not slow those that serve
@@ -100,6 +98,20 @@ class HandoverWorker(UvicornWorker):
             if self.board.stops:  # said between the two
                 priority.renice(self.pid, usual)
                 priority.renice_session(self.pid, 0)
+
+    def _close(self, runner: asyncio.Runner) -> None:
+        """Ends what still runs in the loop, and the loop: not where a task ignores its cancellation, be it a request of
+        the warm-up's. The loop would wait for it, and the process until the master kills it."""
+        loop = runner.get_loop()
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                if not task.cancelling():  # a second time would cut short what it tidies up
+                    task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=self.cfg.handover_exit_timeout * CANCELLED))
+        if deaf := [task for task in tasks if not task.done()]:
+            self.log.warning("Worker (pid:%s) ends with %d tasks that ignore their cancellation", self.pid, len(deaf))
+        else:
+            runner.close()
 
     async def _serve(self) -> None:
         internals.check_protocol(self.cfg.handover_http)
@@ -141,8 +153,8 @@ class HandoverWorker(UvicornWorker):
         if self.cfg.handover_warmup_paths:
             self.board.state = State.WARMING
             self.log.claim()
-            self._warm_up = warmup.Warmup.of(self.cfg, self._context, self._must_go)
-            failure = await self._warm_up.report(application, state, self.log)
+            warm_up = warmup.Warmup.of(self.cfg, self._context, self._must_go)
+            failure = await warm_up.report(application, state, self.log)
             if failure and self.cfg.handover_warmup_required and not self._must_go():
                 return failure
         self.board.state = State.STANDBY

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import http
 import http.client
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import retry_after
+from . import bounded_http
 
 # the page, as modules take it
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -53,11 +51,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
-
-
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What a page was found to be."""
@@ -80,24 +73,15 @@ def answer_of(health: Health) -> Answer:
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": health.host,
         "User-Agent": "baton-health",
-        "Connection": "close",
     }
-    # the timeout of a connection is that of each byte
-    limit = threading.Timer(health.timeout, _cut, [connection])
-    limit.start()
     try:
-        connection.request("GET", health.path, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(300).decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
+        answer = bounded_http.get(connection, health.path, headers, health.timeout)
+    except bounded_http.NoAnswerError as error:
         return Answer(f"does not answer: {error}")
-    finally:
-        limit.cancel()
-        connection.close()
     if answer.status < 400:
         return Answer()
     limited = answer.status == http.HTTPStatus.TOO_MANY_REQUESTS
-    return Answer(f"answers {answer.status}: {body}", limited, retry_after.seconds(answer.getheader("Retry-After")))
+    return Answer(f"answers {answer.status}: {answer.body}", limited, answer.retry_after)
 
 
 def check(health: Health) -> str:

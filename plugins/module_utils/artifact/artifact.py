@@ -9,7 +9,6 @@ import shutil
 import tarfile
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +41,7 @@ _VERSION_VARIABLES = (
 _HANDOVER_PARTS = frozenset({"LICENSE", "README.md", "pyproject.toml", "src"})
 _KEPT_ARTIFACTS = 10
 _KEPT_SETS = 30
+_GENERATED_BYTES = 2**30  # of files that a build adds to a source
 
 
 @dataclass(frozen=True)
@@ -483,8 +483,10 @@ class _Build:
     def _add_generated(self, wheel: wheels.Wheel) -> None:
         """Files that a build makes inside a package (a version module, say): the source is what is imported."""
         roots = [self.tree / path.removeprefix("src").lstrip("/") for path in self._import_paths()]
-        with zipfile.ZipFile(wheel.path) as archive:
-            for name in archive.namelist():
+        left = _GENERATED_BYTES
+        with wheels.opened(wheel.path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename
                 top = name.partition("/")[0]
                 if name.endswith("/") or re.search(r"\.(dist-info|data)$", top) or "/" not in name:
                     continue
@@ -493,8 +495,17 @@ class _Build:
                 clean = source_tree.inside(name, f"the wheel {wheel.path.name}")
                 if root is None or os.path.lexists(root / clean):
                     continue
+                left -= entry.file_size  # no more than that is read of it
+                if left < 0:
+                    raise BatonError(
+                        f"The build of {wheel.name} has made more than {_GENERATED_BYTES >> 20} MiB of files that the "
+                        "source doesn't have.",
+                        "Have it make less, or set app_release_project_wheel to false.",
+                    )
                 inside = str((root / clean).relative_to(self.tree))
-                source_tree.place(self.tree, inside, f"the wheel {wheel.path.name}").write_bytes(archive.read(name))
+                place = source_tree.place(self.tree, inside, f"the wheel {wheel.path.name}")
+                with archive.open(entry) as content, place.open("wb") as file:
+                    shutil.copyfileobj(content, file)
 
     def _unbuilt(self, unbuilt: list[wheels.Unbuilt], identity: str) -> dict[str, Any]:
         if not self.request.build:

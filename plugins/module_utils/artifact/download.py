@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import http.client
 import netrc
 import os
 import shutil
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from ..host import untrusted
 from ..host.command import BatonError, without_credentials
 from .toolchain import Tools
 
 _THREADS = 8
 _TRIES = 3
 _CHUNK = 1 << 20
+_LONGEST_NAME = 200  # bytes; a file system takes 255, and a name of ours is longer while the file is fetched
+# bytes and seconds of a file at most: the largest wheels have a few GiB
+_LARGEST, _PATIENCE = 2**34, 3600.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,16 @@ class Remote:
 
     @property
     def filename(self) -> str:
-        return unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
+        """The name of the file. Raises BatonError for one that would be elsewhere than in a folder of its own."""
+        try:
+            name = unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
+        except ValueError:
+            name = ""
+        too_long = len(name.encode(errors="replace")) > _LONGEST_NAME
+        if name in ("", ".", "..") or "/" in name or "\n" in name or too_long or untrusted.printable(name) != name:
+            shown = without_credentials(self.url[:200])
+            raise BatonError(f"The address {shown!r} ends with no name of a file.", "Correct it where it is locked.")
+        return name
 
 
 def fetch_all(remotes: Iterable[Remote], tools: Tools) -> dict[Remote, Path]:
@@ -80,7 +96,7 @@ def _credentials(url: str, tools: Tools) -> tuple[str, str]:
     parts = urlsplit(url)
     host = parts.hostname or ""
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    known = [url, tools.index_url, *tools.extra_index_urls]
+    known = [tools.index_url, *tools.extra_index_urls]
     for variable in (
         "UV_DEFAULT_INDEX",
         "UV_INDEX",
@@ -90,44 +106,70 @@ def _credentials(url: str, tools: Tools) -> tuple[str, str]:
         "PIP_EXTRA_INDEX_URL",
     ):
         known += [word.partition("=")[2] if "=http" in word else word for word in os.environ.get(variable, "").split()]
-    for candidate in known:
+    for candidate in (url, *known):
         other = urlsplit(candidate)
-        if other.hostname == host and other.username:
+        # an index's own server alone, and as it is asked itself: any lock can name another port, or plain HTTP
+        if _server(other) == _server(parts) and other.username:
             return bare, _basic(unquote(other.username), unquote(other.password or ""))
+    # a lock can name plain HTTP, on which everybody between would read them
+    trusted = parts.scheme == "https" or any(_server(urlsplit(one)) == _server(parts) for one in known)
     try:
-        entry = netrc.netrc().authenticators(host) if host else None
+        entry = netrc.netrc().authenticators(host) if host and trusted else None
     except (OSError, netrc.NetrcParseError):
         entry = None
     return bare, _basic(entry[0], entry[2] or "") if entry else ""
+
+
+def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def _basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _fetch(remote: Remote, tools: Tools, context: ssl.SSLContext) -> Path:
-    url, authorization = _credentials(remote.url, tools)
+def _host_of(url: str) -> str:
+    with contextlib.suppress(ValueError):
+        return urlsplit(url).hostname or url
+    return url
+
+
+def _copy(url: str, part: Path, tools: Tools, context: ssl.SSLContext) -> None:
+    """Fetch a file. Raises OSError, HTTPException, ValueError."""
+    url, authorization = _credentials(url, tools)
+    if url.startswith("file:"):
+        shutil.copyfile(unquote(urlsplit(url).path), part)
+        return
     request = urllib.request.Request(url, headers={"User-Agent": "baton", "Accept-Encoding": "identity"})
     if authorization:
         request.add_unredirected_header("Authorization", authorization)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    deadline, left = time.monotonic() + _PATIENCE, _LARGEST
+    with opener.open(request, timeout=60) as answer, part.open("wb") as file:
+        # not `copyfileobj`, which waits for a whole chunk however slowly it comes
+        while chunk := answer.read1(_CHUNK):
+            file.write(chunk)
+            left -= len(chunk)
+            if left < 0 or time.monotonic() > deadline:
+                raise OSError(f"it is larger than {_LARGEST >> 30} GiB, or takes longer than {_PATIENCE / 60:.0f} min")
+
+
+def _fetch(remote: Remote, tools: Tools, context: ssl.SSLContext) -> Path:
     place = _place(remote, tools)
     tools.folder("files", place.parent.name)
     part = place.with_name(f".{place.name}.{os.getpid()}")
     for attempt in range(1, _TRIES + 1):
         try:
-            if url.startswith("file:"):
-                shutil.copyfile(unquote(urlsplit(url).path), part)
-            else:
-                opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-                with opener.open(request, timeout=60) as answer, part.open("wb") as file:
-                    shutil.copyfileobj(answer, file, _CHUNK)
+            _copy(remote.url, part, tools, context)
             break
-        except (OSError, urllib.error.URLError) as error:
+        # an address may be none, an answer anything
+        except (OSError, http.client.HTTPException, ValueError) as error:
             part.unlink(missing_ok=True)
             final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
             if final or attempt == _TRIES:
+                why = str(error)[:200] or type(error).__name__
                 raise BatonError(
-                    f"{remote.filename} can't be fetched from {urlsplit(url).hostname or url} ({error}).",
+                    f"{remote.filename} can't be fetched from {_host_of(remote.url)} ({why}).",
                     "Check the controller's network and index settings (app_release_index_url, UV_*, ~/.netrc).",
                 ) from None
     found = sha256_of(part)

@@ -176,7 +176,7 @@ def check_python(locked: Locked, targets: Iterable[Target]) -> None:
             try:
                 allowed = target.allows(specifier)
             except ValueError:
-                allowed = _poetry_allows(specifier, target)
+                allowed = _poetry_allows(specifier, target, where)
             if not allowed:
                 raise BatonError(
                     f"{where} asks for Python {specifier}, but there are app servers with Python {target.python_full}.",
@@ -185,10 +185,13 @@ def check_python(locked: Locked, targets: Iterable[Target]) -> None:
                 )
 
 
-def _poetry_allows(specifier: str, target: Target) -> bool:
+def _poetry_allows(specifier: str, target: Target, where: str) -> bool:
     from poetry.core.constraints.version import Version, parse_constraint
 
-    constraint = parse_constraint(specifier)
+    try:
+        constraint = parse_constraint(specifier)
+    except (ValueError, RecursionError):
+        raise BatonError(f"{where} asks for Python {specifier[:100]!r}, which is no version.", "Correct it.") from None
     patches = (0, 99) if target.patch is None else (target.patch,)
     return any(constraint.allows(Version.parse(f"{target.python}.{patch}")) for patch in patches)
 
@@ -480,7 +483,15 @@ class _Reader:
         folder = scratch / f"git{len(addresses)}"
         commit = fetch_git(match[1], url, folder, self.tools)
         subdirectory = re.search(r"subdirectory=([^&]+)", fragment)
-        place = (folder / subdirectory[1] if subdirectory else folder).as_uri()
+        root = Path(os.path.realpath(folder))
+        inside = subdirectory[1] if subdirectory else "."
+        project = Path(os.path.realpath(root / inside))
+        if not project.is_relative_to(root):
+            raise BatonError(
+                f"The requirement {match[1]} is in {inside!r} of its repository, which leads out of it.",
+                "Correct its subdirectory, and lock the application again.",
+            )
+        place = project.as_uri()
         bare = url[: -len(ref) - 1] if (ref := source.classify(url, "", []).ref) else url
         addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
         return f"{match[1]} @ {place}{match[3]}"

@@ -8,13 +8,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote, urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ..host import untrusted
 from ..host.command import BatonError
 
+# What is read of requirements: a file's bytes, how many files, the characters of a line and, of those, without hashes
+_LARGEST, _MOST_FILES = 2**22, 100
+_LONGEST, _LONGEST_REQUIREMENT = 2**18, 4096
+_SHOWN = 100  # characters of a line that is wrong
 # Where packages come from is the controller's business, not a project's.
 _INDEX_OPTIONS = (
     "-i",
@@ -92,16 +97,31 @@ def _as_pin(requirement: Requirement, hashes: tuple[str, ...]) -> Pin | None:
 
 def local_path(text: str) -> tuple[str, str] | None:
     """(path, extras) when a requirement names a folder or file: ./x, ../x[a], /x, file:x, `.`."""
-    text = text.split(" ; ")[0].strip()
-    match = re.fullmatch(r"(.*?)(\[[^\]]*\])?", text)
-    path, extras = (match[1], match[2] or "") if match else (text, "")
+    path, extras = text.split(" ; ")[0].strip(), ""
+    if path.endswith("]") and (start := path.find("[", path.rfind("]", 0, -1) + 1)) >= 0:
+        path, extras = path[:start], path[start:]
     if path.startswith("file:"):
         # file:./x is relative, file:///x is not
-        path = unquote(urlparse(path).path)
-        return path, extras
+        return _path_of(path), extras
     if path in (".", "..") or path.startswith(("./", "../", "/", "~/")):
         return path, extras
     return None
+
+
+def _path_of(url: str) -> str:
+    """The path in a file's URL. Raises BatonError."""
+    try:
+        path = unquote(urlsplit(url).path)
+    except ValueError as error:
+        raise BatonError(f"The requirement {_shown(url)} is no URL ({error}).", "Correct it.") from None
+    if "\n" in path:
+        # it would be written as two lines
+        raise BatonError(f"The requirement {_shown(url)} has a line break in its path.", "Correct it.")
+    return path
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…")
 
 
 def read(path: Path, *, root: Path | None = None, within: Path | None = None) -> Requirements:
@@ -120,7 +140,8 @@ def read_text(text: str, *, root: Path, name: str = "requirements") -> Requireme
 
 
 def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool, seen: set[tuple[Path, bool]]) -> None:
-    place, within = path.resolve(), found.within.resolve() if found.within else None
+    # not `resolve`, which raises for a link to itself
+    place, within = Path(os.path.realpath(path)), Path(os.path.realpath(found.within)) if found.within else None
     # by where it is: files in two folders that include each other make longer paths in each round
     if (place, constraints) in seen:
         return
@@ -130,11 +151,13 @@ def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool
             f"The requirements include {os.path.relpath(place, within)}, which leads out of the source.",
             "Put that file into the source, or set app_source to the folder that holds both.",
         )
+    if len(seen) > _MOST_FILES:
+        raise BatonError(f"The requirements include more than {_MOST_FILES} files.", "Write them as fewer files.")
     try:
-        text = decode(path.read_bytes())
+        text = decode(untrusted.read(place, _LARGEST))
     except OSError as error:
         raise BatonError(
-            f"The requirements file {path} can't be read ({error.strerror}).",
+            f"The requirements file {path} can't be read ({error.strerror or error}).",
             "Correct the path where it is included, or app_release_lock.",
         ) from None
     except UnicodeDecodeError as error:
@@ -161,6 +184,12 @@ def decode(data: bytes) -> str:
 def _read_line(
     found: Requirements, line: str, path: Path, root: Path, *, constraints: bool, seen: set[tuple[Path, bool]]
 ) -> None:
+    text, hashes = _split_hashes(line)
+    why = "is too long" if len(line) > _LONGEST or len(text) > _LONGEST_REQUIREMENT else ""
+    if not all(re.fullmatch(r"[a-z0-9_]+:[0-9a-fA-F]{1,128}", value) for value in hashes):
+        why = "has a hash that is none"
+    if why or untrusted.printable(line) != line:
+        raise BatonError(f"The line {_shown(line)} in {path} {why or 'has control characters'}.", "Correct the line.")
     option = re.split(r"[\s=]", line, maxsplit=1)[0]
     if option in ("-r", "--requirement", "-c", "--constraint"):
         included = path.parent / line[len(option) :].lstrip(" =")
@@ -169,38 +198,56 @@ def _read_line(
     if option in _INDEX_OPTIONS:
         return
     if option in ("-e", "--editable"):
-        line = line[len(option) :].lstrip(" =")
-    text, hashes = _split_hashes(line)
+        text = text[len(option) :].lstrip(" =")
+    refuse_variables([text], str(path))
     local = local_path(text)
     if local is not None:
         # pip takes them relative to where it is called, which is the project's root or the file's folder
         places = [Path(local[0])] if local[0].startswith("/") else [path.parent / local[0], root / local[0]]
-        where = next((place for place in places if place.exists()), places[0])
+        where = next((place for place in places if os.path.exists(place)), places[0])
         found.locals.append((where, local[1]))
         return
     if re.match(r"(git|hg|svn|bzr)\+", text):
         egg = re.search(r"[#&]egg=([\w.-]+)", text)
         if egg is None:
-            raise BatonError(f"The requirement {text!r} in {path} has no name.", f"Write it as `name @ {text}`.")
+            raise BatonError(f"The requirement {_shown(text)} in {path} has no name.", "Write it as `name @ URL`.")
         text = f"{egg[1]} @ {text.split('#')[0]}"
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
-        cause = str(error).splitlines()[0]
-        raise BatonError(f"The line {line!r} in {path} is not a requirement ({cause}).", "Correct the line.") from None
+        scheme = urlsplit(requirement.url or "").scheme
+    except (ValueError, RecursionError) as error:  # InvalidRequirement is one; parentheses may be nested
+        cause = next(iter(str(error).splitlines()), "")
+        raise BatonError(
+            f"The line {_shown(line)} in {path} is not a requirement ({cause[: 2 * _SHOWN]}).", "Correct the line."
+        ) from None
     if constraints:
         found.constraints.append(text)
         return
-    if requirement.url and requirement.url.startswith("file:"):
+    if requirement.url and scheme == "file":
         extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-        found.locals.append((Path(unquote(urlparse(requirement.url).path)), extras))
+        found.locals.append((Path(_path_of(requirement.url)), extras))
         return
+    if requirement.url and scheme not in ("http", "https") and not scheme.startswith(("git+", "hg+", "svn+", "bzr+")):
+        raise BatonError(
+            f"The line {_shown(line)} in {path} has an address that is none of https, http, git and file.",
+            "Correct the line.",
+        )
     pin = _as_pin(requirement, hashes)
     if pin is None:
         found.loose.append(text)
     else:
         found.pins.append(pin)
     found.lines.append(text)
+
+
+def refuse_variables(lines: Iterable[str], where: str) -> None:
+    """Refuse requirements in which uv would put variables of the controller, tokens among them. Raises BatonError."""
+    for line in lines:
+        if "${" in line:
+            raise BatonError(
+                f"{where} asks for {_shown(line)}, which names a variable of the controller.",
+                "Write the address without it; credentials belong into ~/.netrc, or to git's own helpers.",
+            )
 
 
 def _split_hashes(line: str) -> tuple[str, tuple[str, ...]]:

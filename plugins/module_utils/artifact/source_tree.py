@@ -218,12 +218,15 @@ def digest(tree: Path) -> str:
     for name in walk(tree):
         path = tree / name
         if path.is_symlink():
-            kind, content = "link", os.readlink(path).encode()
+            text = os.fsencode(os.readlink(path))
+            kind, length, content = "link", len(text), hashlib.sha256(text).digest()
         else:
-            kind = "exec" if path.stat().st_mode & stat.S_IXUSR else "file"
-            content = path.read_bytes()
-        total.update(f"{kind} {len(content)} {name}\0".encode(errors="surrogateescape"))
-        total.update(hashlib.sha256(content).digest())
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                kind, length = "exec" if status.st_mode & stat.S_IXUSR else "file", status.st_size
+                content = hashlib.file_digest(file, "sha256").digest()  # it may be larger than the memory
+        total.update(f"{kind} {length} {name}\0".encode(errors="surrogateescape"))
+        total.update(content)
     return total.hexdigest()
 
 

@@ -70,11 +70,21 @@ class Target:
         return any(allowed.contains(f"3.{self.minor}.{patch}", prereleases=True) for patch in self._patches())
 
     def holds(self, marker: str) -> bool:
-        """Whether an environment marker is true on this target (for some patch release, when unknown)."""
+        """Whether an environment marker is true on this target (for some patch release, when unknown).
+
+        Raises BatonError for one that compares what can't be compared.
+        """
         if not marker:
             return True
-        parsed = Marker(marker)
-        return any(parsed.evaluate(self._environment(patch)) for patch in self._patches())
+        try:
+            parsed = Marker(marker)
+            return any(parsed.evaluate(self._environment(patch)) for patch in self._patches())
+        except (ValueError, KeyError, RecursionError) as error:  # an invalid one, and what an evaluation raises
+            cause = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BatonError(
+                f"The environment marker {marker[:100]!r} has no answer ({cause}).",
+                "Correct it where the application's requirements have it, or lock the application again.",
+            ) from None
 
     def _environment(self, patch: int) -> dict[str, str]:
         full = f"3.{self.minor}.{patch}"

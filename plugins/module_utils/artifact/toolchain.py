@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..host import atomic_file
+from ..host import atomic_file, untrusted
 from ..host.command import BatonError
 from .confinement import Confinement
 
@@ -118,22 +118,71 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         pass
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     # not above: a controller that lacks it is told so by preflight, and what runs before that needs this module
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
         found: dict[str, Any] = tomlkit.parse(text).unwrap()
-    except TOMLKitError as error:
+    except (TOMLKitError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return found
 
 
+_LARGEST = 2**24  # bytes of a TOML file of a source
+# What is read of such a file, where it is there: tables by their keys (`*`: whatever the key), lists of one kind.
+_REQUIREMENTS, _ENTRIES = [object], [{"extras": [str]}]
+_SHAPES: dict[str, Any] = {
+    "pyproject.toml": {
+        "build-system": {"requires": [object]},
+        "dependency-groups": {"*": _REQUIREMENTS},
+        "project": {"dependencies": _REQUIREMENTS, "dynamic": [str], "optional-dependencies": {"*": _REQUIREMENTS}},
+        "tool": {
+            "poetry": {"dependencies": {}},
+            "uv": {
+                **dict.fromkeys(("constraint-dependencies", "override-dependencies"), _REQUIREMENTS),
+                "dev-dependencies": _REQUIREMENTS,
+                "sources": {},
+            },
+        },
+    },
+    "uv.lock": {
+        "manifest": {"constraints": _ENTRIES, "overrides": _ENTRIES},
+        "package": [{"metadata": {"requires-dev": {"*": _ENTRIES}, "requires-dist": _ENTRIES}, "source": {}}],
+    },
+    "poetry.lock": {"metadata": {}, "package": [{}]},
+}
+
+
+def malformed(found: Any, file: str) -> str:
+    """What of a TOML file isn't of the kind that it has to be, by the file's name; empty where all is."""
+    return _unlike(found, _SHAPES.get(file, {}), "")
+
+
+def _unlike(found: Any, shape: Any, where: str) -> str:
+    if isinstance(shape, type):
+        return "" if isinstance(found, shape) else f"{where} is no text"
+    if isinstance(shape, list):
+        if not isinstance(found, list):
+            return f"{where} is no list"
+        return next((why for one in found if (why := _unlike(one, shape[0], f"an entry of {where}"))), "")
+    if not isinstance(found, dict):
+        return f"{where} is no table"
+    inner = ((key, shape.get(key, shape.get("*"))) for key in found)
+    asked = ((key, one) for key, one in inner if one is not None)
+    return next((why for key, one in asked if (why := _unlike(found[key], one, f"{where}.{key}".lstrip(".")))), "")
+
+
 def read_toml(path: Path, name: str) -> dict[str, Any]:
-    """Read a TOML file of a source, which people know by this name."""
+    """Read a TOML file of a source, which people know by this name. Raises BatonError, also for one of another kind."""
     try:
-        return parse_toml(path.read_text(encoding="utf-8"))
+        found = parse_toml(untrusted.read(path, _LARGEST, follow=True).decode())
     except UnicodeDecodeError:
         raise BatonError(f"{name} of the source is not UTF-8, as TOML must be.", f"Save {name} as UTF-8.") from None
     except (OSError, ValueError) as error:
         raise BatonError(f"{name} of the source is not valid TOML ({error}).", f"Correct {name}.") from None
+    if why := malformed(found, path.name):
+        raise BatonError(f"{name} of the source can't be read: {why}.", f"Correct {name}.")
+    return found

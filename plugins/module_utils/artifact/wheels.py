@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.parser
 import io
 import json
@@ -14,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from ..app import bom
 from ..host import atomic_file, untrusted
 from ..host.command import BatonError, CommandError, run, without_credentials
-from ..host.wheel_build import BUILD_ENVIRONMENT, unpack_sdist
+from ..host.wheel_build import ARCHIVE_ERRORS, BUILD_ENVIRONMENT, unpack_sdist
 from . import lockfile, requirements, source_tree
 from .download import Remote, fetch_all, sha256_of
 from .requirements import Pin
 from .targets import Target
-from .toolchain import Tools, key_of, parse_toml
+from .toolchain import Tools, key_of, parse_toml, read_toml
 
 # Our own: its build is no stranger's.
 OWN_PACKAGE = "gunicorn-handover"
@@ -50,6 +51,12 @@ class Wheel:
 
     path: Path
     sha256: str
+
+    def __post_init__(self) -> None:
+        try:
+            parse_wheel_filename(self.path.name)
+        except ValueError:
+            raise BatonError(f"{self.path.name} is no name of a wheel.", "Lock another version of it.") from None
 
     @property
     def name(self) -> str:
@@ -170,7 +177,8 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
 
 
 def _compile(lines: Sequence[str], asked: Sequence[str], what: str, tools: Tools) -> str:
-    """What uv makes of some requirements."""
+    """What uv makes of some requirements. It has all that the operator has configured."""
+    requirements.refuse_variables(lines, f"{what[0].upper()}{what[1:]}")
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
         return ask_index([*_COMPILE, *asked, "requirements.in"], Path(scratch), what, tools)
@@ -291,7 +299,7 @@ def _compiles(path: Path) -> bool:
         else:
             with tarfile.open(path) as packed:
                 names = packed.getnames()
-    except (tarfile.TarError, zipfile.BadZipFile):
+    except ARCHIVE_ERRORS:
         return False
     return any(name.endswith(_COMPILED) for name in names)
 
@@ -377,15 +385,15 @@ def build_requirements(sdist: Sdist, target: Target, tools: Tools) -> list[Wheel
 def _declared_requirements(project: Path) -> list[str]:
     pyproject = project / "pyproject.toml"
     try:
-        system = parse_toml(pyproject.read_text(encoding="utf-8")) if pyproject.is_file() else {}
-    except ValueError as error:
-        raise CommandError(["uv", "build"], 1, f"its pyproject.toml is not valid TOML: {error}") from None
+        system = read_toml(pyproject, pyproject.name) if pyproject.is_file() else {}
+    except BatonError as error:
+        raise CommandError(["uv", "build"], 1, error.cause) from None
     # PEP 518: without a build-system it is setuptools
     wanted = system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"])
     try:
         # as a line of a file it could as well name a file to read, or an index to ask
         return [str(Requirement(line)) for line in wanted]
-    except (InvalidRequirement, TypeError) as error:
+    except (InvalidRequirement, TypeError, RecursionError) as error:
         raise CommandError(["uv", "build"], 1, f"its build-system asks for what is no requirement: {error}") from None
 
 
@@ -478,11 +486,25 @@ def pack_job(unbuilt: Sequence[Unbuilt], tools: Tools) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A wheel, to be read within the block: whatever is wrong with it is a BatonError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except ARCHIVE_ERRORS as error:
+        raise BatonError(
+            f"{path.name} can't be read as a wheel ({error or type(error).__name__}).", "Lock another version of it."
+        ) from None
+
+
 def metadata(path: Path) -> tuple[str, list[str]]:
     """(Requires-Python, names of the files) of a wheel."""
-    with zipfile.ZipFile(path) as archive:
+    with opened(path) as archive:
         names = archive.namelist()
-        inside = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        inside = next((name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)), "")
+        if not inside:
+            raise BatonError(f"{path.name} is no wheel: it has no metadata.", "Lock another version of it.")
         with archive.open(inside) as file:
             # the headers come first, and what follows may be larger than the memory
             message = email.parser.HeaderParser().parsestr(file.read(untrusted.SIZE).decode(errors="replace"))
@@ -510,7 +532,7 @@ def pack_set(
     unique = {wheel.path.name: wheel for wheel in [*venv, *server]}
     unpacked = 0
     for wheel in [*venv, *server]:
-        with zipfile.ZipFile(wheel.path) as zipped:
+        with opened(wheel.path) as zipped:
             # twice the sources: they are compiled, too
             unpacked += sum(
                 (4096 * -(-entry.file_size // 4096)) * (2 if entry.filename.endswith(".py") else 1)

@@ -18,20 +18,24 @@ NEXT = {
     "handover": "Fix the cause, then run this again; playbooks/logs.yml shows more of the application's output.",
     "connection": "Repair the host, or exclude it with --limit; then run this again.",
 }
-# the settings that fix known errors of an application
+# The settings that fix known errors of an application. Every repetition is bounded: on a word of some megabytes, an unbounded
+# search would take hours.
 ADVICE = (
     (
-        re.compile(r"(\S+\.so(?:\.\d+)*): cannot open shared object file"),
+        re.compile(r"(?<!\S)(\S{1,255}\.so(?:\.\d{1,9}){0,9}): cannot open shared object file"),
         "{} is a library of the distribution: add its package to python_runtime_packages (find it with "
         "`apt-file search {}` on a host), then run site.yml.",
     ),
     (
-        re.compile(r'permission denied to create extension \\?"([\w-]+)'),
+        re.compile(r'permission denied to create extension \\?"([\w-]{1,99})'),
         "The application's database user may not create the extension {}. Add `extensions: [{}]` to the database "
         "in postgresql_server_databases; site.yml then creates it as the superuser.",
     ),
     (
-        re.compile(r'extension \\?"([\w-]+)\\?" is not available|extension control file .*/([\w-]+)\.control'),
+        re.compile(
+            r'extension \\?"([\w-]{1,99})\\?" is not available'
+            r"|extension control file .{0,999}/([\w-]{1,99})\.control"
+        ),
         "The database server has no extension {}: install its package there (postgresql-<version>-{}, or the "
         "distribution's name for it), and add it to `extensions` in postgresql_server_databases.",
     ),
@@ -41,12 +45,12 @@ ADVICE = (
         "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
     ),
     (
-        re.compile(r"\bsh: \d+: (?:exec: )?(\S+): (?:not found|Permission denied)"),
+        re.compile(r"\bsh: \d{1,9}: (?:exec: )?(\S{1,999}): (?:not found|Permission denied)"),
         "Neither the release nor the host has a program {}: correct the command (app_processes, "
         "app_service_migration_command), or add the program to the application's requirements.",
     ),
     (
-        re.compile(r"Read-only file system: '(/opt/[^']+)'"),
+        re.compile(r"Read-only file system: '(/opt/[^']{1,999})'"),
         "{} is in the release, which is read-only to the application: write below the state folder, or link the "
         "path to it with app_release_state_links.",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
 import pathlib
 import re
@@ -20,7 +21,9 @@ from .version import VERSION
 FORMAT = 1  # of the document
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
-MOST_DIGITS = 12  # of a latency in milliseconds
+LATENCY = "[0-9]{1,11}"  # milliseconds, as a bin is named
+FAR = 7 * 86400.0  # seconds from a change's beginning beyond which no request has to do with it
+MOST_POINTS = 2000  # of an edge's timeline; access_log has fewer
 # what became of an old background process, and what it is told as, with the longest time that it took
 ENDS = {
     "drained": "drained in {} s",
@@ -41,8 +44,8 @@ def compose(
     phases: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The receipt. `edges` are results of edge_log_info, failed ones too; `hosts` may be results of activate."""
-    read = {name: _edge(edge) for name, edge in edges.items() if "windows" in edge}
     started = float(deploy["started"])
+    read = {name: _edge(edge, started) for name, edge in edges.items() if "windows" in edge}
     ended = float(deploy.get("ended") or started + float(deploy.get("seconds") or 0))
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -68,33 +71,43 @@ def compose(
     return document
 
 
-def _edge(said: Mapping[str, Any]) -> dict[str, Any]:
-    """An edge's result as the receipt takes it: each key of the type that is added up, whatever the host says."""
+def _edge(said: Mapping[str, Any], started: float) -> dict[str, Any]:
+    """An edge's result as the receipt takes it: each key of the type that is added up, whatever the host says.
+
+    `started`: when the change began; a time far from that is none.
+    """
     timeline = untrusted.mapping(said.get("timeline"))
     points = untrusted.mapping(timeline.get("points")).items()
+    near = ((second, untrusted.mapping(one)) for second, one in points if _is_second(second, started))
     return {
-        "windows": {name: _counts(untrusted.mapping(one)) for name, one in untrusted.mapping(said["windows"]).items()},
+        "windows": {
+            name: _counts(untrusted.mapping(one), started) for name, one in untrusted.mapping(said["windows"]).items()
+        },
         "skipped_lines": untrusted.whole_number(said.get("skipped_lines")),
         "timeline": {
-            "step": max(1, untrusted.whole_number(timeline.get("step"))),
-            "points": {second: _counts(untrusted.mapping(one)) for second, one in points if second.isdecimal()},
+            "step": min(max(1, untrusted.whole_number(timeline.get("step"))), int(FAR)),
+            "points": {second: _counts(one, started) for second, one in itertools.islice(near, MOST_POINTS)},
         }
         if timeline
         else {},
     }
 
 
-def _counts(said: Mapping[str, Any]) -> dict[str, Any]:
+def _is_second(name: str, started: float) -> bool:
+    # ten digits: those of this century, and none of other scripts
+    return re.fullmatch("[0-9]{1,10}", name) is not None and abs(int(name) - started) <= FAR
+
+
+def _counts(said: Mapping[str, Any], started: float) -> dict[str, Any]:
     """A window, or a point of a timeline."""
     statuses, bins = (untrusted.mapping(said.get(key)).items() for key in ("statuses", "histogram"))
+    times = {key: untrusted.moment(said.get(key)) for key in ("since", "until")}
     return {
-        **{key: untrusted.moment(said.get(key)) for key in ("since", "until")},
+        **{key: moment if abs(moment - started) <= FAR else started for key, moment in times.items()},
         **{key: untrusted.whole_number(said.get(key)) for key in COUNTS},
         "complete": bool(said.get("complete", True)),
         "statuses": {str(status): untrusted.whole_number(count) for status, count in statuses},
-        "histogram": {
-            name: untrusted.whole_number(count) for name, count in bins if name.isdecimal() and len(name) < MOST_DIGITS
-        },
+        "histogram": {name: untrusted.whole_number(count) for name, count in bins if re.fullmatch(LATENCY, name)},
         "max_ms": None if said.get("max_ms") is None else untrusted.number(said["max_ms"]),
         "failing": [
             {

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..app import retry_after
+from ..app import bounded_http
 from . import histogram
 from .access_log import CHECK_AGENT, Entry, Log, Tally, Window
 
@@ -236,13 +236,11 @@ def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
         ):
             connection = http.client.HTTPConnection(checks.host)
             connection.sock = encrypted
-            connection.request("GET", checks.path, headers={"User-Agent": CHECK_AGENT, "Connection": "close"})
-            answer = connection.getresponse()
-            answer.read(1)
-    except (OSError, http.client.HTTPException) as error:
+            answer = bounded_http.get(connection, checks.path, {"User-Agent": CHECK_AGENT}, timeout)
+    except (OSError, bounded_http.NoAnswerError) as error:
         return f"{checks.address} for {checks.host}{checks.path}: {error or type(error).__name__}"
     if answer.status == http.HTTPStatus.TOO_MANY_REQUESTS:
-        raise LimitedError(retry_after.seconds(answer.getheader("Retry-After")))
+        raise LimitedError(answer.retry_after)
     return ""
 
 

@@ -12,10 +12,10 @@ from . import bounded
 MOST = 2**26  # bytes that a command may print
 LONGEST = 2**13  # characters of a line of what it printed, as a message has it
 
-# our copies of a source, a package and a list of requirements
-_SCRATCH = re.compile(
-    r"(?:file://)?[^\s'\"`(:]*/baton-(?:artifact|build|git|index|resolve)-\w+/(?:(?:src|source|plain)/)?"
-)
+# our copies of a source, a package and a list of requirements. Word by word: of a long text that others wrote, a search
+# for the beginning of one would begin anew at each of its characters
+_WORD = re.compile(r"(?:file:)?[^\s'\"`(:]+")
+_SCRATCH = re.compile(r"\A.*/baton-(?:artifact|build|git|index|resolve)-\w+/(?:(?:src|source|plain)/)?")
 
 
 def without_credentials(text: str) -> str:
@@ -26,7 +26,7 @@ def without_credentials(text: str) -> str:
 
 def _for_people(text: str) -> str:
     """A text without credentials, and with the source's own paths: those of our copies say nothing to anybody."""
-    return _SCRATCH.sub("", without_credentials(text.strip()))
+    return _WORD.sub(lambda word: _SCRATCH.sub("", word[0]), without_credentials(text.strip()))
 
 
 class BatonError(Exception):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import bounded, untrusted
+from .command import LONGEST
 
 # bytes that are kept of what systemctl or journalctl says: a line of a journal may be hundreds of megabytes long
 MOST = 2**22
@@ -143,7 +144,7 @@ def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
 
 def said(unit: str, since: float, pattern: str) -> str:
     """The first line that a unit logged since a time and that matches a regular expression; empty for none."""
-    return next(map(_plain, _journal(unit, since, "--output=cat", f"--grep={pattern}")), "")
+    return next(map(_plain, _journal(unit, since, "--output=cat", f"--grep={pattern}")), "")[:LONGEST]
 
 
 def _journal(unit: str | None, since: float, *asking: str) -> list[str]:
@@ -197,4 +198,4 @@ _ACCESS = re.compile(
 def _last(said: Sequence[str], lines: int) -> list[str]:
     """The last of what an application said, without the requests that it was asked, which are often our own."""
     words = [_plain(line) for line in said if not _ACCESS.match(line)]
-    return [line for line in "\n".join(words).splitlines() if line.strip()][-lines:]
+    return [line[:LONGEST] for line in "\n".join(words).splitlines() if line.strip()][-lines:]

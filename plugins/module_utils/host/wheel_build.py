@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import sandbox
 from .command import BatonError, CommandError, run
+from .tar_check import TarCheck
 
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
 _TIMEOUT = 3600
 _LONGEST = 4096  # characters of a path
+# what reading an archive of others may raise: damaged, cut, encrypted, of a kind that isn't known, names that are none
+ARCHIVE_ERRORS = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, RuntimeError, ValueError),
+)
 
 
 def unpack_sdist(path: Path, destination: Path) -> Path:
-    """Unpack a source distribution (or a project packed by us); returns the folder to build."""
+    """Unpack a source distribution (or a project packed by us); returns the folder to build. Raises CommandError."""
     destination.mkdir(parents=True)
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(destination)
-    else:
-        with tarfile.open(path) as packed:
-            _check(packed, path.name)
-            for member in packed.getmembers():
-                # neither another owner nor a set-user-ID bit, which root would give them
-                member.mode, member.uid, member.gid, member.uname, member.gname = member.mode & 0o777, 0, 0, "", ""
-            packed.extractall(destination)
+    try:
+        _unpack(path, destination)
+    except ARCHIVE_ERRORS as error:
+        raise CommandError(["tar"], 1, f"{path.name} can't be unpacked ({error or type(error).__name__})") from None
     marker = destination / "subdirectory"
     # of a package it may be a link to what only root reads, and would be told
     if marker.is_file() and not marker.is_symlink():
         with marker.open(encoding="utf-8", errors="replace") as file:
-            return destination / "source" / file.read(_LONGEST)
-    folders = [entry for entry in destination.iterdir() if entry.is_dir()]
+            return _inside(destination, file.read(_LONGEST), path.name)
+    folders = [entry for entry in destination.iterdir() if entry.is_dir() and not entry.is_symlink()]
     return folders[0] if len(folders) == 1 else destination
 
 
-def _check(packed: tarfile.TarFile, name: str) -> None:
-    """Refuse what would be unpacked elsewhere, by its path or through a link; Debian 12's tarfile has no filter.
+def _unpack(path: Path, destination: Path) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(destination)
+        return
+    with tarfile.open(path) as packed:
+        check = TarCheck()
+        for member in packed.getmembers():
+            if why := check.why_not(member):
+                raise CommandError(["tar"], 1, f"{path.name} {why}")
+            # neither another owner nor a set-user-ID bit, which root would give them
+            member.mode, member.uid, member.gid, member.uname, member.gname = member.mode & 0o777, 0, 0, "", ""
+        packed.extractall(destination)
 
-    A symlink itself may lead anywhere, as those to an application's state do. Nothing else than files, folders and
-    links is in a source.
-    """
-    links: set[str] = set()
-    for member in packed.getmembers():
-        if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-            raise CommandError(["tar"], 1, f"{name} has {member.name}, which is no file, folder or link")
-        paths = [os.path.normpath(path) for path in (member.name, *([member.linkname] if member.islnk() else []))]
-        through = {str(path) for path in (Path(paths[0]), *Path(paths[0]).parents)} & links
-        if through or any(os.path.isabs(path) or path.startswith("..") for path in paths):
-            raise CommandError(["tar"], 1, f"{name} has a path that leads out of it: {member.name}")
-        if member.issym():
-            links.add(paths[0])
+
+def _inside(destination: Path, subdirectory: str, name: str) -> Path:
+    """The folder of a source that is built: of the archive, wherever links in it lead."""
+    project = destination / "source" / subdirectory
+    # a name may be too long, a link lead to itself
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if project.is_dir() and project.resolve().is_relative_to(destination.resolve() / "source"):
+            return project
+    raise CommandError(["tar"], 1, f"{name} is to be built in {subdirectory!r}, which is no folder of it")
 
 
 def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequence[str]) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from ..change.version import VERSION
 from ..host import atomic_file, sandbox, untrusted
 from ..host.command import BatonError, CommandError, make_folder, run
 from ..host.stopwatch import Stopwatch
+from ..host.tar_check import TarCheck
 from .import_check import ImportCheck, check_import
 from .store import STAGING, ReleaseStore, check_identity, complete, in_use, locked, read_release, remove, sweep
 
@@ -517,13 +518,9 @@ def unpack(archive: Path, destination: Path) -> None:
         with tarfile.open(archive) as packed:
             # state links are absolute on purpose: the `data` filter of newer Pythons would refuse them
             packed.extraction_filter = staticmethod(lambda member, _path: member)
+            check = TarCheck()
             for member in packed:
-                clean = os.path.normpath(member.name)
-                if (
-                    os.path.isabs(clean)
-                    or clean.startswith("..")
-                    or not (member.isfile() or member.isdir() or member.issym())
-                ):
+                if member.islnk() or check.why_not(member):
                     raise BatonError(
                         f"{archive.name} has the entry {member.name}, which doesn't belong into it.", "Upload it again."
                     )

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import email.utils
+import threading
 import time
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import retry_after
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
         ("12", 12),
+        ("99999999999", retry_after.LONGEST),
+        ("9" * 400, retry_after.LONGEST),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", retry_after.LONGEST),
         (" 3 ", 3),
         (None, 0),
         ("", 0),
@@ -30,3 +36,10 @@ def test_a_date_is_read_and_one_that_has_passed_is_none() -> None:
     later, earlier = (email.utils.formatdate(time.time() + ahead, usegmt=True) for ahead in (100, -100))
     assert retry_after.seconds(later) == pytest.approx(100, abs=5)
     assert retry_after.seconds(earlier) == 0
+
+
+@given(
+    st.text(max_size=60) | st.from_regex(r"(Fri, )?[0-9]{1,3} [A-Z][a-z]{2} [0-9]{1,5} [0-9:]{1,9}( [-+A-Z0-9]{1,6})?")
+)
+def test_whatever_it_says_it_can_be_waited_for(header: str) -> None:
+    assert 0 <= retry_after.seconds(header) <= retry_after.LONGEST < threading.TIMEOUT_MAX

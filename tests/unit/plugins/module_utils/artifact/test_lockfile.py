@@ -407,6 +407,17 @@ def test_locks_of_other_tools_are_named_with_the_way_out(
     assert [one for one in resolve(root, tools).warnings if name in one and command in one]
 
 
+@pytest.mark.parametrize("place", ["..", "../../elsewhere", "/etc", "out"])
+def test_a_git_dependency_is_in_its_repository(write: Write, run: Text, tools: Tools, place: str) -> None:
+    repository = write("lib", {"setup.py": "from setuptools import setup\nsetup(name='lib', version='1')\n"})
+    (repository / "out").symlink_to("/etc")
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
+        run("git", *words, cwd=repository)
+    root = write("app", {"requirements.txt": f"lib @ git+file://{repository}#subdirectory={place}\nsix\n"})
+    with pytest.raises(BatonError, match="of its repository, which leads out of it"):
+        resolve(root, tools)
+
+
 def test_a_git_dependency_is_fetched_with_the_operators_access_and_its_build_has_none(
     write: Write, run: Text, tools: Tools, rotated: Callable[[str, str], str]
 ) -> None:

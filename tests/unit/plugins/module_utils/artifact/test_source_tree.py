@@ -29,6 +29,18 @@ def test_the_digest_sees_paths_modes_and_bytes(write: Write) -> None:
     assert len(seen) == 5
 
 
+def test_names_and_links_may_have_any_bytes(write: Write, tmp_path: pathlib.Path) -> None:
+    folder = write("a", {"x.py": "1"})
+    name = os.fsdecode(b"caf\xe9.txt")
+    (folder / name).write_text("2")
+    (folder / "link").symlink_to(name)
+    source_tree.check(folder)
+    assert source_tree.digest(folder)
+    source_tree.pack(tmp_path / "a.tar.gz", {"src": folder}, {}, 0)
+    with tarfile.open(tmp_path / "a.tar.gz") as archive:
+        assert archive.getmember("src/link").linkname == name
+
+
 def test_archives_of_the_same_content_are_the_same_bytes(write: Write, tmp_path: pathlib.Path) -> None:
     sums = []
     for name, mode in (("a", 0o644), ("b", 0o664)):

@@ -425,6 +425,19 @@ def test_a_failure_names_the_setting_that_mends_it(said: str, words: str) -> Non
     assert outcome.advice("ValueError: no") == []
 
 
+WORDS = ["a", "-", ".so", "1", '"', "pid=", "extension control file ", 'extension \\"', "sh: 1: ", "'/opt/"]
+WORDS.append("2026-01-01T:")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_what_an_application_said_without_an_end_is_read_to_its_end(word: str) -> None:
+    """Work that grows with the square of the length would take hours here."""
+    said = word * (1_000_000 // len(word))
+    assert outcome.advice(said) == []
+    assert outcome.alike("app1", said)
+    assert outcome.advice(f"{said}\nsh: 1: celry: not found")
+
+
 @pytest.mark.parametrize(
     ("said", "setting"),
     [

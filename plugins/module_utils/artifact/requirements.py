@@ -192,13 +192,13 @@ def _read_line(
         raise BatonError(f"The line {_shown(line)} in {path} {why or 'has control characters'}.", "Correct the line.")
     option = re.split(r"[\s=]", line, maxsplit=1)[0]
     if option in ("-r", "--requirement", "-c", "--constraint"):
-        included = path.parent / line[len(option) :].lstrip(" =")
+        included = path.parent / line[len(option) :].lstrip(" \t=")
         _read_into(found, included, root, constraints=constraints or option in ("-c", "--constraint"), seen=seen)
         return
     if option in _INDEX_OPTIONS:
         return
     if option in ("-e", "--editable"):
-        text = text[len(option) :].lstrip(" =")
+        text = text[len(option) :].lstrip(" \t=")
     refuse_variables([text], str(path))
     local = local_path(text)
     if local is not None:

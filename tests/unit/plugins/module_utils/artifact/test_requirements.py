@@ -83,6 +83,13 @@ def test_extras_of_a_path_are_its_last_brackets() -> None:
     ]
 
 
+@pytest.mark.parametrize("separator", [" ", "=", "\t", " \t"])
+def test_what_is_included_may_be_written_as_pip_takes_it(tmp_path: pathlib.Path, separator: str) -> None:
+    (tmp_path / "more.txt").write_text("idna==3.10\n")
+    (tmp_path / "requirements.txt").write_text(f"-r{separator}more.txt\n")
+    assert requirements.read(tmp_path / "requirements.txt").lines == ["idna==3.10"]
+
+
 def test_files_that_include_each_other_have_an_end(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path, "-r a\na==1\n", a="-r b\nb==1\n", b="-r a\n-c requirements.txt\n").lines == ["b==1", "a==1"]
     with pytest.raises(BatonError, match="more than 100 files"):

@@ -18,6 +18,7 @@ class ActionModule(module_cache.CachedModuleAction):
         if state == "reverted":
             # a host that can't be asked is told of as such
             result.update(self._execute_module(task_vars=task_vars))
+            result["ended"] = time.time()
         elif action.interrupted():
             result.update(action.INTERRUPTED)
         else:

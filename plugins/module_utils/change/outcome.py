@@ -221,9 +221,9 @@ def activation_failed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def activation_end(results: Mapping[str, Mapping[str, Any]]) -> float:
-    """When the last of them was activated, by the controller's clock; at least one has been."""
-    ends = [result["activation"]["ended"] for result in results.values() if "ended" in result["activation"]]
-    return max(map(untrusted.moment, ends))
+    """When the last of them was activated or reverted, by the controller's clock; 0 when none was."""
+    steps = [result[step] for result in results.values() for step in ("activation", "revert")]
+    return max((untrusted.moment(step["ended"]) for step in steps if "ended" in step), default=0.0)
 
 
 def revert_failed(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

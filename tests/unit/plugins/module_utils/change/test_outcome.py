@@ -180,6 +180,9 @@ def test_the_ends_of_old_processes_are_told() -> None:
 def test_the_handover_ends_with_the_last_host() -> None:
     handed = results(app1={"activation": {"ended": 5.5}}, app3={"activation": {"ended": 4.0}})
     assert outcome.activation_end(handed) == 5.5
+    reverted = results(app1={"activation": {"ended": 5.5}, "revert": {"ended": 9.0}}, app3={"revert": {"ended": 8.0}})
+    assert outcome.activation_end(reverted) == 9.0
+    assert outcome.activation_end(results(app1={}, app3={"revert": {"unreachable": True}})) == 0
 
 
 def test_each_host_s_end_is_told() -> None:

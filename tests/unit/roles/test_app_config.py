@@ -128,6 +128,7 @@ def test_a_key_that_the_host_lacks_is_refused(
 
     (message,) = refused(said)
     assert words in message
+    assert "\n" not in message
     assert refused("yes") == []
     assert refused("Credential secret file is not located on encrypted media, using anyway.\nyes") == []
 

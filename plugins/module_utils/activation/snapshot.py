@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..app.layout import WEB, Application, current, read_note, served, sync_filesystem
@@ -42,10 +42,10 @@ def background_files(app: Application, part: str | None = None) -> set[str]:
     return found
 
 
-def migration_files(app: Application, root: pathlib.Path) -> set[str]:
-    """The names of the files below a root that are of the migration alone: no process that serves has them."""
+def migration_files(app: Application, names: Iterable[str]) -> set[str]:
+    """Those of a configuration's files that are of the migration alone: no process that serves has them."""
     unit, secrets = f"etc/systemd/system/{app.migration}", f"etc/{app.name}/migration-secrets/"
-    return {name for name in configuration(app, str(root)) if name == unit or name.startswith(secrets)}
+    return {name for name in names if name == unit or name.startswith(secrets)}
 
 
 def keep(app: Application, folder: pathlib.Path, part: str | None = None) -> None:
@@ -118,13 +118,14 @@ def restore(app: Application, kept: pathlib.Path) -> None:
         # what is as it was needs no room on a disk that may be full
         if not _alike(path, app.path(name)):
             _put_back(path, app.path(name))
-    # copies of before 0.2.0 have nothing of the migration
-    spared = set() if wanted.keys() & migration_files(app, kept) else migration_files(app, pathlib.Path(app.root))
     # last: until its units are back, what starts looks for the new files
-    for name, path in configuration(app, app.root).items():
-        if name not in wanted and name not in spared:
-            path.unlink()
-            atomic_file.sync_folder(path.parent)
+    found = configuration(app, app.root)
+    unwanted = found.keys() - wanted.keys()
+    if not migration_files(app, wanted):  # a copy of before 0.2.0 has nothing of the migration
+        unwanted -= migration_files(app, unwanted)
+    for name in unwanted:
+        found[name].unlink()
+        atomic_file.sync_folder(found[name].parent)
 
 
 def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:

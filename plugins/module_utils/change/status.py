@@ -119,8 +119,9 @@ def drift(app: layout.Application) -> list[str]:
     # the units beside the service's own change nothing that runs
     units = f"etc/systemd/system/{app.name}-"
     theirs = snapshot.background_files(app)
-    migration = snapshot.migration_files(app, pathlib.Path(app.root)) | snapshot.migration_files(app, app.kept)
-    names = [name for name in {*found, *kept} - migration if not name.startswith(units) or name in theirs]
+    names = {*found, *kept}
+    names -= snapshot.migration_files(app, names)
+    names = {name for name in names if not name.startswith(units) or name in theirs}
     return sorted(f"/{name}" for name in names if kept and _bytes(found, name) != _bytes(kept, name))
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
-from typing import Literal
 
-# systemd-creds' words for the key: a file of this host, its TPM, or both of them together
-Key = Literal["host", "tpm2", "host+tpm2"]
-KEYS: tuple[Key, ...] = ("host", "tpm2", "host+tpm2")
-# TOKEN.host.cred is the credential TOKEN, encrypted under the host's key; TOKEN is a plain one
+# TOKEN.host.cred is the credential TOKEN, encrypted under the key that systemd-creds calls host; TOKEN is a plain one
 SUFFIX = ".cred"
 _TIMEOUT = 60.0  # seconds for one, as a TPM is slow
 
@@ -25,10 +21,8 @@ def name(path: pathlib.Path) -> str:
 
 def read(path: pathlib.Path) -> bytes:
     """The content of a credential's file, decrypted if need be. Raises CredentialError and OSError."""
-    if path.suffix != SUFFIX:
-        return path.read_bytes()
-    with path.open("rb") as file:
-        return _systemd_creds("decrypt", path, file.read())
+    content = path.read_bytes()
+    return _systemd_creds("decrypt", path, content) if path.suffix == SUFFIX else content
 
 
 def encrypted(path: pathlib.Path, content: bytes) -> bytes:

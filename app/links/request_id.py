@@ -33,7 +33,7 @@ def trace_id() -> str | None:
 
 @contextmanager
 def continued(given: str | None) -> Iterator[None]:
-    """Log under the id of the request that asked for this work, such as a job's; None: of nobody."""
+    """Log under the id of the request that asked for this work, such as a job's; None for no request."""
     token = _current.set(given)
     if given is not None:
         trace.get_current_span().set_attribute("request_id", given)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# Asked for all the time, by the server, proxies and Prometheus: nobody looks for a trace of it.
+# The server, proxies and Prometheus request these periodically; their traces would be noise.
 UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
 # Of the requests that gunicorn_handover makes before a worker is admitted.
 WARMUP_AGENT = b"gunicorn-handover-warmup/"

@@ -386,7 +386,7 @@ def test_the_page_says_that_the_server_is_away_and_comes_back_with_it(site: Site
     page.wait_for("#live", LIVE)
     site.click("x", 2)
     page.wait_for_clicks("x", 7)
-    # Chromium itself writes of each attempt that found nobody.
+    # Chromium itself logs each refused connection.
     assert [line for line in page.console if "net::ERR_CONNECTION_REFUSED" not in line] == []
 
 

@@ -344,11 +344,9 @@ def reload(count: int = 1) -> list[Json]:
 def _journal(since: float) -> str:
     # journald reads what is said to it later than systemd tells of a unit's end
     subprocess.run(["journalctl", "--sync"], check=True)
-    words = ["journalctl", f"--since=@{since:.3f}", "-o", "cat", "--no-pager"]
-    for unit in (SERVICE, BRIDGE):
-        # and what systemd says of it, a child of its own too, whose unit journald may look for when it is gone
-        words += [f"_SYSTEMD_UNIT={unit}", "+", "_UID=0", f"UNIT={unit}", "+"]
-    words.pop()
+    # and what systemd says of a unit, a child of its own too, whose unit journald may look for when it is gone
+    wanted = " + ".join(f"_SYSTEMD_UNIT={unit} + _UID=0 UNIT={unit}" for unit in (SERVICE, BRIDGE)).split()
+    words = ["journalctl", f"--since=@{since:.3f}", "-o", "cat", "--no-pager", *wanted]
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     return "\n".join(line for line in listed if '"logger": "access"' not in line)
 
@@ -369,7 +367,7 @@ def recover(release: str) -> Json:
     GATE.unlink(missing_ok=True)
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(HERE / "module") in (folder / "cmdline").read_text():
+            if str(HERE / "module") in (folder / "cmdline").read_text(errors="replace"):
                 let_go([int(folder.name), *children(int(folder.name))])
     undisturbed()
     return activate(release=release)[0]
@@ -552,21 +550,9 @@ def wait_until_recycled(pids: list[int]) -> Json:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(
-            copy,
-            state,
-            reload,
-            activate,
-            recover,
-            limit_boots,
-            spoil,
-            mend,
-            kill_worker,
-            kill_master,
-            kill_booting,
-            kill_bridge,
-        ),
-        *(kill_callers, kill_everything, kill_login, begin, resize, restart, recycle, wait_until_recycled),
+        *(copy, state, reload, activate, recover, limit_boots, spoil, mend),
+        *(kill_worker, kill_master, kill_booting, kill_bridge, kill_callers, kill_everything, kill_login, begin),
+        *(resize, restart, recycle, wait_until_recycled),
     )
 }
 

@@ -1,4 +1,4 @@
-"""What the benchmarks do from this machine: boot a fleet, run playbooks on it, fetch wheels, wait for answers."""
+"""The benchmarks' work on the controller: boot a fleet, run playbooks, download wheels, wait for answers."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ EVIDENCE = PROJECT / ".cache/bench"
 
 
 class BenchError(Exception):
-    """Why nothing could be measured."""
+    """Nothing could be measured; the text is the reason."""
 
 
 def command_line(parser: argparse.ArgumentParser, rendered: Callable[[pathlib.Path], str]) -> argparse.Namespace:
-    """The options of a benchmark that writes its figures as JSON, with a page beside it.
+    """Parse the options of a benchmark that writes its figures as JSON, with a page beside it.
 
-    `--render` ends here: `rendered` is the page for a file of figures. Adds to the parser what all of them take.
+    `--render` ends here: `rendered` returns the page for a file of figures. Adds the options that all benchmarks have.
     """
     parser.add_argument("--output", type=pathlib.Path, help="JSON file, with the page beside it")
-    parser.add_argument("--keep", action="store_true", help="use the hosts that are there, and leave them")
-    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the .md anew")
+    parser.add_argument("--keep", action="store_true", help="use existing hosts, and keep them")
+    parser.add_argument("--render", type=pathlib.Path, metavar="JSON", help="measure nothing, only write the .md again")
     options = parser.parse_args()
     if options.render:
         options.render.with_suffix(".md").write_text(rendered(options.render))
         sys.exit(0)
-    # a terminated run removes its hosts, too
+    # a terminated run also removes its hosts
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return options
 
 
 @contextlib.contextmanager
 def booted(inventory: pathlib.Path, keep: bool) -> Iterator[None]:
-    """New hosts, removed in any case; with `keep` those that are there are used, and stay."""
+    """New hosts, which are removed in any case. With `keep`, existing hosts are used and kept."""
     if not keep:
         fleet.down(str(inventory))
     try:
@@ -67,7 +67,7 @@ def booted(inventory: pathlib.Path, keep: bool) -> Iterator[None]:
 
 
 def run_as_root(port: int, *command: str, script: str = "") -> str:
-    """What a command prints that root runs on a host. Raises BenchError."""
+    """Run a command as root on a host; return its output. Raises BenchError."""
     options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
     options += ["ServerAliveInterval=15", "ConnectTimeout=10"]
     ssh = ["ssh", "-i", str(fleet.ssh_key()), "-p", str(port), *(word for option in options for word in ("-o", option))]
@@ -84,8 +84,8 @@ def playbook(
     variables: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> float:
-    """Run a playbook. Returns what it took of this machine's processors, with all that it started: user and system
-    time in seconds. Raises BenchError with its last lines.
+    """Run a playbook. Returns the CPU time of its process and all their children on this machine: user and system time
+    in seconds. Raises BenchError with its last lines.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [str(pathlib.Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), path]
@@ -108,39 +108,39 @@ def playbook(
 
 
 def wheels() -> pathlib.Path:
-    """The wheels of the peers' lock, fetched once on the controller: the hosts ask no index."""
+    """The wheels of the peers' lock, downloaded once on the controller, because the hosts have no index."""
     folder = CACHE / f"wheels-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            # Debian 12's Python, whatever the controller's is
+            # for Debian 12's Python, whatever the controller has
             command += ["--require-hashes", "--only-binary=:all:", "--python-version=3.11"]
             machine = os.uname().machine
             command += [f"--platform=manylinux_2_{minor}_{machine}" for minor in (36, 34, 28, 17)]
             command += [f"--platform=manylinux2014_{machine}", f"--dest={scratch}/wheels", f"--requirement={LOCK}"]
             done = subprocess.run(command, text=True, capture_output=True, check=False)
             if done.returncode:
-                raise BenchError(f"the peers' wheels could not be fetched: {done.stderr.strip()}")
+                raise BenchError(f"the peers' wheels could not be downloaded: {done.stderr.strip()}")
             pathlib.Path(scratch, "wheels").rename(folder)
     return folder
 
 
 def await_answers(port: int, host: str, authority: pathlib.Path, revision: str = "", seconds: float = 60.0) -> None:
-    """Wait until twenty requests in a row are answered well, each by the revision: no worker is still on its way."""
+    """Wait until twenty requests in a row succeed and return the revision, so that no older worker is left."""
     context = ssl.create_default_context(cafile=authority)
     deadline = time.monotonic() + seconds
-    well, last = 0, ""
-    while well < 20:
+    successes, last = 0, ""
+    while successes < 20:
         if time.monotonic() > deadline:
-            raise BenchError(f"{host} doesn't answer as it should: {last}")
+            raise BenchError(f"{host} doesn't answer as expected: {last}")
         try:
             last = _answer(port, host, context)
-            told = json.loads(last)
-            well = well + 1 if revision in ("", told.get("revision")) else 0
+            answer = json.loads(last)
+            successes = successes + 1 if revision in ("", answer.get("revision")) else 0
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            well, last = 0, last or repr(error)
-        if not well:
+            successes, last = 0, last or repr(error)
+        if not successes:
             time.sleep(0.2)
 
 

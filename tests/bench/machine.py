@@ -1,4 +1,4 @@
-"""What the benchmark ran on."""
+"""The environment of a benchmark."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """What runs on this side."""
+    """The versions on the controller."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=PROJECT, text=True, capture_output=True, check=False
     )
@@ -37,13 +37,13 @@ def versions() -> dict[str, str]:
 
 
 def h2load() -> dict[str, str]:
-    """The generator of the most requests that a server answers."""
+    """The version of the load generator that measures throughput."""
     command = ["dpkg-query", "--show", "--showformat=${Version}", "nghttp2-client"]
     return {"h2load": subprocess.run(command, text=True, capture_output=True, check=False).stdout}
 
 
 def host_versions(run: Callable[..., str]) -> dict[str, str]:
-    """What a host runs; `run` gives what a command prints there."""
+    """The versions on a host; `run` returns a command's output there."""
     return {
         "os": run("sh", "-c", ". /etc/os-release; echo $PRETTY_NAME").strip(),
         "systemd": run("systemctl", "--version").split()[1],

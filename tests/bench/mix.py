@@ -1,10 +1,10 @@
-"""The traffic of both benchmarks."""
+"""The traffic of the benchmarks for reloads and deploys."""
 
 from __future__ import annotations
 
 from tests.support.traffic import Load
 
-# Shares of one mix; the slow kinds' own seconds are taken off their latency (`wait`).
+# `share`: of the whole; `wait`: the time that a slow kind takes by design, which is subtracted from its latency
 MIX = (
     Load("get", share=26),
     Load("post", "/echo", share=10, size=2000),
@@ -18,10 +18,10 @@ MIX = (
     Load("h2post", "/echo", share=1, size=2000),
 )
 KINDS = {
-    "get": "GET on connections kept alive, and one that takes 0.5 s",
+    "get": "GET on keep-alive connections, some of a page that takes 0.5 s",
     "post": "POST of 2 kB on the same connections",
     "fresh": "connect, wait 0.3 s, then send",
-    "idle": "a request, 2 s of silence, another one on the same connection",
+    "idle": "a request, 2 s of silence, another request on the same connection",
     "upload": "POST of 50 kB over 0.5 s",
     "sse": "a stream of 10 server-sent events over 1 s",
     "websocket": "WebSockets that echo for 1 s",
@@ -31,6 +31,6 @@ KINDS = {
 
 
 def described(sent: dict[str, int]) -> str:
-    """The mix in words, with the share that each kind had of what was sent."""
+    """A description of the mix, with the share that each kind had of all requests."""
     total = sum(sent.values())
     return "; ".join(f"{text} ({100 * sent.get(kind, 0) / total:.0f} %)" for kind, text in KINDS.items())

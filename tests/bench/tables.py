@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """For the terminal."""
+    """A table for the terminal."""
     grid = [header, *rows]
     widths = [max(len(row[column]) for row in grid) for column in range(len(header))]
     return "\n".join(
@@ -15,7 +15,7 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """For a page; the first column is text, the others are numbers."""
+    """A Markdown table; the first column is text, the others are numbers."""
     rule = ["---" if number == 0 else "---:" for number in range(len(header))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 

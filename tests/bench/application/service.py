@@ -1,6 +1,6 @@
 # FastAPI stands in the application's lock, not among the controller's tools.
 # mypy: disable-error-code="import-not-found"
-"""The application that every server of the benchmark runs: small answers, and an import as long as is asked for."""
+"""The application that every benchmarked server runs: small answers, and an import of configurable duration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REVISION = ""  # the benchmark of deploys changes this line
 
 
 def import_slowly() -> None:
-    """What a large application does while it is imported: waits (files, network) and computes."""
+    """Simulates the import of a large application: waiting (files, network) and computing."""
     time.sleep(float(os.environ.get("BENCH_IMPORT_SLEEP", "0")))
     until = time.process_time() + float(os.environ.get("BENCH_IMPORT_CPU", "0"))
     while time.process_time() < until:
@@ -29,7 +29,7 @@ async def index() -> dict[str, int | str]:
 
 
 async def whoami(request: Request) -> dict[str, Any]:
-    """Who the client is, and every header, as the application sees them."""
+    """The client and all headers, as the application sees them."""
     client = request.client.host if request.client else ""
     headers = {name: request.headers.getlist(name) for name in request.headers}
     return {"client": client, "scheme": request.url.scheme, "headers": headers}
@@ -50,7 +50,7 @@ async def events(count: int = 10, interval: float = 0.1) -> StreamingResponse:
             yield f"data: {number}\n\n"
             await asyncio.sleep(interval)
 
-    # nginx passes it on as it comes
+    # nginx passes it on immediately
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
@@ -70,6 +70,6 @@ app.add_api_route("/whoami", whoami)
 app.add_api_route("/admin/{path:path}", whoami)
 app.add_api_route("/echo", echo, methods=["POST"])
 app.add_api_route("/slow", slow)
-# the answer's type is no model
+# the response has no model
 app.add_api_route("/events", events, response_model=None)
 app.add_api_websocket_route("/ws", talk)

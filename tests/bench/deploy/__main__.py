@@ -1,10 +1,10 @@
-"""Deploys and rollbacks measured under traffic, beside a deploy as it is usually written, on 2 and on 8 app servers.
+"""Measures deploys and rollbacks under traffic, compared with a conventional deploy, on 2 and on 8 app servers.
 
     python -m tests.bench.deploy [--quick] [--keep] [--output FILE.json]
     python -m tests.bench.deploy --render FILE.json
 
-Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
-request. The hosts are removed at the end.
+Writes the figures as JSON and as a page (.md), and prints a table. Exits with 1 if Baton lost a request. The hosts are
+removed at the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def prepare(size: Size) -> measure.Fleet:
-    """Both services on the hosts, each with a release to go back to."""
+    """Set up both services on the hosts, each with a release to roll back to."""
     say(f"preparing {size.servers} app servers ...")
     fleet.up(str(size.inventory))
     hosts = measure.Fleet(size)
@@ -42,12 +42,12 @@ def prepare(size: Size) -> measure.Fleet:
 
 
 def run(plan: Plan, command: str) -> report.Document:
-    """Measure everything that the plan holds, on hosts that are there."""
+    """Measure everything in the plan, on existing hosts."""
     began = time.time()
     runs: list[measure.Run] = []
     for size in plan.sizes:
         hosts = prepare(size)
-        # each in turn, so that whatever else the machine does hits all of them alike
+        # in turn, so that other load on the machine affects all of them equally
         for do in [measure.quiet] * size.quiet + [measure.measure] * size.rounds:
             for kind in KINDS:
                 runs.append(do(hosts, kind))
@@ -66,7 +66,9 @@ def run(plan: Plan, command: str) -> report.Document:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="whether it works at all: each once on 2 app servers")
+    parser.add_argument(
+        "--quick", action="store_true", help="test the benchmark itself: each kind once, on 2 app servers"
+    )
     options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     output = options.output or EVIDENCE / ("deploy-quick.json" if options.quick else "deploy.json")
     page = output.with_suffix(".md") if options.output or options.quick else PROJECT / "docs/benchmarks-deploy.md"

@@ -1,4 +1,4 @@
-"""The measuring itself: traffic at a steady rate, or none, while a playbook runs, and where its time goes."""
+"""Measures playbooks with and without traffic, and the duration of each task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALLBACKS = str(pathlib.Path(__file__).with_name("callback"))
 
 
 def copy_application(revision: str) -> None:
-    """Make SOURCE the application, with this revision. Raises BenchError."""
+    """Copy the application to SOURCE, with this revision. Raises BenchError."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(HERE / "application", SOURCE, ignore=shutil.ignore_patterns("__pycache__"))
     code = SOURCE / "service.py"
@@ -34,18 +34,18 @@ def copy_application(revision: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One playbook's run, what it took, and what clients saw of it; None where there were none."""
+    """One run of a playbook: its duration, CPU time, and the traffic during it; None if there was none."""
 
     kind: str
     servers: int
     seconds: float
-    cpu: float  # seconds of the controller's processors, user and system
+    cpu: float  # user and system time on the controller, in seconds
     steps: list[dict[str, Any]]  # play, task, seconds
     traffic: Summary | None
 
 
 class Fleet:
-    """Hosts of one size, and the revision of the code that each service has there."""
+    """Hosts of one size, and the revisions that each service has had there."""
 
     _revisions = 0
 
@@ -54,21 +54,21 @@ class Fleet:
         self._served: dict[str, list[str]] = {}
 
     def change(self) -> str:
-        """A copy of the application with a revision that no host has."""
+        """Copy the application with a new revision."""
         Fleet._revisions += 1
         revision = f"{int(time.time())}-{Fleet._revisions}"
         copy_application(revision)
         return revision
 
     def provision(self) -> None:
-        """From bare hosts to a first release."""
+        """Set up bare hosts with a first release."""
         revision = self.change()
         playbook(self.size.inventory, "site.yml", {"app_source": str(SOURCE)})
         self._served[NEW.host] = [revision]
 
     def run(self, kind: Kind, scratch: pathlib.Path) -> tuple[float, float]:
-        """Run a kind's playbook, and see that every worker serves what it should. Returns how long it took, and what
-        it took of the controller's processors; both in seconds.
+        """Run a kind's playbook, and check that every worker serves the expected revision. Returns its duration and its
+        CPU time on the controller, in seconds.
         """
         served = self._served.setdefault(kind.host, [])
         revision = self.change() if kind.fresh else served[-2]
@@ -83,7 +83,7 @@ class Fleet:
 
 
 def measure(fleet: Fleet, kind: Kind) -> Run:
-    """Send traffic while a kind's playbook runs."""
+    """Run a kind's playbook under traffic."""
     background = Background(
         f"https://127.0.0.1:{PORT}",
         MIX,
@@ -100,7 +100,7 @@ def measure(fleet: Fleet, kind: Kind) -> Run:
 
 
 def quiet(fleet: Fleet, kind: Kind) -> Run:
-    """Run a kind's playbook alone."""
+    """Run a kind's playbook without traffic."""
     with tempfile.TemporaryDirectory() as scratch:
         seconds, cpu = fleet.run(kind, pathlib.Path(scratch))
         steps = json.loads(pathlib.Path(scratch, "seconds.json").read_text())

@@ -1,4 +1,4 @@
-"""What is measured: the fleets, the traffic, how often each thing is done."""
+"""The plan: fleets, traffic, and repetitions."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import pathlib
 HERE = pathlib.Path(__file__).resolve().parent
 INVENTORY = HERE / "inventory"
 AUTHORITY = INVENTORY / "tls/ca.pem"
-PORT = 18611  # of the edge, as the inventory publishes it
-RATE = 200.0  # requests a second
+PORT = 18611  # the edge's port that the inventory publishes
+RATE = 200.0  # requests per second
 SETTLE = 2.0  # seconds of traffic before and after
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Something done to the fleet while requests arrive."""
+    """An operation on the fleet while requests arrive."""
 
     name: str
     title: str
     playbook: str
-    host: str  # that the requests ask for
-    fresh: bool = True  # of new code, not of what served before
+    host: str  # the host in the requests
+    fresh: bool = True  # of new code, not of the previous release
 
 
 NEW = Kind("deploy", "Baton: deploy", "playbooks/deploy.yml", "bench.baton.test")
 BACK = Kind("rollback", "Baton: rollback", "playbooks/rollback.yml", "bench.baton.test", fresh=False)
 PLAIN = Kind(
-    "plain", "as usual: pip, symlink, restart", "tests/bench/deploy/playbooks/plain.yml", "plain.bench.baton.test"
+    "plain", "conventional: pip, symlink, restart", "tests/bench/deploy/playbooks/plain.yml", "plain.bench.baton.test"
 )
 KINDS = (NEW, BACK, PLAIN)
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A number of app servers, and how often each kind is measured on them, under traffic and without."""
+    """A number of app servers, and how often each kind is measured on them, with and without traffic."""
 
     servers: int
     inventory: pathlib.Path
@@ -44,7 +44,7 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A whole run."""
+    """The plan of a whole run."""
 
     name: str
     sizes: tuple[Size, ...]

@@ -1,4 +1,4 @@
-"""The figures for machines (JSON) and for people (a table, docs/benchmarks-deploy.md)."""
+"""The figures as JSON, as a table for the terminal, and as docs/benchmarks-deploy.md."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HEADER = (
     *("", "app servers", "s without requests", "controller's CPU s", "s under requests", "of each run"),
     *("requests", "failed", "p50 ms", "p99 ms", "max ms"),
 )
-SHOWN = 15  # tasks that are listed one by one
+SHOWN = 15  # tasks that are listed individually
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """All that a run found out, and on what."""
+    """The results of a run, and its environment."""
 
     plan: str
     began: float
@@ -38,17 +38,17 @@ class Document:
     runs: list[Run]
 
     def of(self, kind: str, servers: int, *, quiet: bool = False) -> list[Run]:
-        """The runs under traffic, or without."""
+        """The runs with or without traffic."""
         wanted = (kind, servers, quiet)
         return [run for run in self.runs if (run.kind, run.servers, run.traffic is None) == wanted]
 
     def median(self, kind: str, servers: int, *, quiet: bool = False) -> float | None:
-        """Seconds; None when it wasn't measured."""
+        """The median duration in seconds; None if it wasn't measured."""
         seconds = [run.seconds for run in self.of(kind, servers, quiet=quiet)]
         return statistics.median(seconds) if seconds else None
 
     def traffic(self, *kinds: str) -> list[Summary]:
-        """What the clients of some kinds saw, run by run."""
+        """The traffic of some kinds, run by run."""
         return [run.traffic for run in self.runs if run.kind in kinds and run.traffic is not None]
 
     @property
@@ -61,21 +61,21 @@ def write(document: Document, path: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> Document:
-    told = json.loads(path.read_text())
-    told["runs"] = [
+    figures = json.loads(path.read_text())
+    figures["runs"] = [
         Run(**{"cpu": 0.0, **run, "traffic": Summary(**run["traffic"]) if run["traffic"] else None})
-        for run in told["runs"]
+        for run in figures["runs"]
     ]
-    return Document(**told)
+    return Document(**figures)
 
 
 def lost(document: Document) -> int:
-    """Requests that failed while Baton deployed or rolled back."""
+    """The number of requests that failed during Baton's deploys and rollbacks."""
     return sum(traffic.failed_total for traffic in document.traffic(NEW.name, BACK.name))
 
 
 def line(run: Run) -> str:
-    """One run, for the terminal, as soon as it is over."""
+    """One run, for the terminal."""
     traffic = run.traffic
     took = f"{run.kind:8} {run.servers} app servers: {run.seconds:.1f} s"
     if traffic is None:
@@ -87,15 +87,15 @@ def line(run: Run) -> str:
 
 
 def rows(document: Document) -> list[tuple[str, ...]]:
-    """A row for each kind and size; p50 and p99 are medians of the runs, failures and max those of all."""
+    """A row for each kind and size; p50 and p99 are medians of the runs, failures are totals, max is the maximum."""
     found = []
     for servers in document.sizes:
         for kind in KINDS:
             runs = document.of(kind.name, servers)
-            seen = [run.traffic for run in runs if run.traffic is not None]
-            if not seen:
+            traffics = [run.traffic for run in runs if run.traffic is not None]
+            if not traffics:
                 continue
-            latencies = [statistics.median(getattr(traffic, name) for traffic in seen) for name in ("p50", "p99")]
+            latencies = [statistics.median(getattr(traffic, name) for traffic in traffics) for name in ("p50", "p99")]
             found.append(
                 (
                     kind.title,
@@ -104,9 +104,9 @@ def rows(document: Document) -> list[tuple[str, ...]]:
                     f"{statistics.median(run.cpu for run in document.of(kind.name, servers, quiet=True) or runs):.1f}",
                     _seconds(document.median(kind.name, servers)),
                     ", ".join(f"{run.seconds:.1f}" for run in runs),
-                    f"{sum(traffic.sent for traffic in seen):,}",
-                    f"{sum(traffic.failed_total for traffic in seen):,}",
-                    *map(tables.milliseconds, [*latencies, max(traffic.max for traffic in seen)]),
+                    f"{sum(traffic.sent for traffic in traffics):,}",
+                    f"{sum(traffic.failed_total for traffic in traffics):,}",
+                    *map(tables.milliseconds, [*latencies, max(traffic.max for traffic in traffics)]),
                 )
             )
     return found
@@ -121,17 +121,17 @@ def _typical(runs: list[Run]) -> Run:
 
 
 def steps(run: Run, *by: str) -> list[tuple[str, ...]]:
-    """Seconds of a run by play, or by play and task, the longest first; what lies outside of all is Ansible's start."""
+    """Seconds of a run by play, or by play and task, the longest first; the rest is Ansible's start and end."""
     sums: collections.Counter[tuple[str, ...]] = collections.Counter()
     for step in run.steps:
         sums[tuple(step[name] for name in by)] += step["seconds"]
     outside = run.seconds - sum(step["seconds"] for step in run.steps)
-    found = [*sums.most_common(), (("Ansible starts and ends", *[""] * (len(by) - 1)), outside)]
+    found = [*sums.most_common(), (("Ansible's start and end", *[""] * (len(by) - 1)), outside)]
     return [(*names, f"{seconds:.1f}") for names, seconds in found]
 
 
 def table(document: Document) -> str:
-    """For the terminal."""
+    """The tables for the terminal."""
     text = tables.columns(HEADER, rows(document))
     for kind in KINDS:
         for servers in document.sizes:
@@ -143,40 +143,39 @@ def table(document: Document) -> str:
 
 
 def _findings(document: Document) -> str:
-    told = []
+    findings = []
     smallest, *larger = document.sizes
-    for kind, aim in ((NEW, "at most 20 s, and 10 s were aimed at"), (BACK, "at most 10 s")):
+    for kind, aim in ((NEW, "limit: 20 s, target: 10 s"), (BACK, "limit: 10 s")):
         took, alone = document.median(kind.name, smallest), document.median(kind.name, smallest, quiet=True)
         if took and alone:
-            told.append(
-                f"- **{kind.title}** to {smallest} app servers: {alone:.1f} s, {took:.1f} s under requests "
-                f"(wanted: {aim})."
+            findings.append(
+                f"- **{kind.title}** to {smallest} app servers: {alone:.1f} s, {took:.1f} s under requests ({aim})."
             )
         for servers in larger:
             grown, quiet = document.median(kind.name, servers), document.median(kind.name, servers, quiet=True)
             if took and alone and grown and quiet:
-                told.append(
+                findings.append(
                     f"  To {servers}: {quiet:.1f} s, {grown:.1f} s under requests; {quiet / alone:.1f} and "
-                    f"{grown / took:.1f} times as long (wanted: at most 2.5)."
+                    f"{grown / took:.1f} times as long (limit: 2.5)."
                 )
     for servers in document.sizes:
-        ours, usual = document.median(NEW.name, servers), document.median(PLAIN.name, servers)
-        ours_alone, usual_alone = (document.median(kind.name, servers, quiet=True) for kind in (NEW, PLAIN))
-        if ours and usual and ours_alone and usual_alone:
+        ours, conventional = document.median(NEW.name, servers), document.median(PLAIN.name, servers)
+        ours_alone, conventional_alone = (document.median(kind.name, servers, quiet=True) for kind in (NEW, PLAIN))
+        if ours and conventional and ours_alone and conventional_alone:
             runs = document.of(PLAIN.name, servers)
             failed = sum(run.traffic.failed_total for run in runs if run.traffic)
-            told.append(
-                f"- **As usual**, {servers} app servers: {usual_alone:.1f} s, {usual:.1f} s under requests, of which "
-                f"{failed:,} failed in {len(runs)} deploy{'s' * (len(runs) > 1)}; Baton's took "
-                f"{ours_alone / usual_alone:.2f} and {ours / usual:.2f} times that time."
+            findings.append(
+                f"- **Conventional**, {servers} app servers: {conventional_alone:.1f} s, {conventional:.1f} s under "
+                f"requests ({failed:,} failed in {len(runs)} deploy{'s' * (len(runs) > 1)}). Baton took "
+                f"{ours_alone / conventional_alone:.2f} and {ours / conventional:.2f} times as long."
             )
     sent = sum(traffic.sent for traffic in document.traffic(NEW.name, BACK.name))
-    told.append(f"- **Loss**: {lost(document):,} of the {sent:,} requests failed that arrived while Baton was at work.")
-    return "\n".join(told)
+    findings.append(f"- **Loss**: {lost(document):,} of the {sent:,} requests failed that arrived during Baton's runs.")
+    return "\n".join(findings)
 
 
 def markdown(document: Document) -> str:
-    """docs/benchmarks-deploy.md."""
+    """The page docs/benchmarks-deploy.md."""
     parts = []
     for kind in KINDS:
         for servers in document.sizes:

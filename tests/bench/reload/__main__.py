@@ -1,10 +1,10 @@
-"""Baton's handover measured, side by side with its peers, on one systemd host.
+"""Measures Baton's handover, compared with other servers, on one systemd host.
 
     python -m tests.bench.reload [--quick] [--output FILE.json] [--reloads N]
     python -m tests.bench.reload --render FILE.json
 
-Writes the figures as JSON, beside it the same for people (.md), and prints a table. Ends with 1 when Baton lost a
-request or a reload failed. The host is removed at the end.
+Writes the figures as JSON and as a page (.md), and prints a table. Exits with 1 if Baton lost a request or a reload
+failed. The host is removed at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 def run(plan: Plan, command: str) -> report.Document:
-    """Measure everything that the plan holds, on a host that is there."""
+    """Measure everything in the plan, on an existing host."""
     began = time.time()
     known = servers()
     ours = known[0]
@@ -46,7 +46,7 @@ def run(plan: Plan, command: str) -> report.Document:
             EVIDENCE.mkdir(parents=True, exist_ok=True)
             path = EVIDENCE / f"{phase.kind}-{phase.imported}.txt"
             path.write_text(json.dumps(dataclasses.asdict(phase), indent=1) + "\n" + host.evidence(phase.began))
-            say(f"what the host knows of it: {path.relative_to(PROJECT)}")
+            say(f"evidence from the host: {path.relative_to(PROJECT)}")
 
     host = Host()
     host.provision()
@@ -54,7 +54,7 @@ def run(plan: Plan, command: str) -> report.Document:
     workers = host.workers()
     for series in plan.series:
         name = series.imported.name
-        if series.imported is not SLEEP_1:  # the inventory's own
+        if series.imported is not SLEEP_1:  # not the inventory's default
             say(f"import: {series.imported.title} ...")
             host.switch(series.imported)
         if series is plan.series[0]:
@@ -87,9 +87,11 @@ def run(plan: Plan, command: str) -> report.Document:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="whether it works at all: few reloads, figures of no worth"
+        "--quick", action="store_true", help="test the benchmark itself: few reloads, meaningless figures"
     )
-    parser.add_argument("--reloads", type=int, default=int(os.environ.get("BENCH_RELOADS") or 100), help="of Baton's")
+    parser.add_argument(
+        "--reloads", type=int, default=int(os.environ.get("BENCH_RELOADS") or 100), help="number of Baton's reloads"
+    )
     options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     plan = quick() if options.quick else full(options.reloads)
     output = options.output or EVIDENCE / ("reload-quick.json" if options.quick else "reload.json")
@@ -100,7 +102,7 @@ def main() -> int:
         words.append("BENCH_OPTIONS=--quick")
     elif options.reloads != 100:
         words.append(f"BENCH_RELOADS={options.reloads}")
-    say("making the host ...")
+    say("creating the host ...")
     try:
         with booted(INVENTORY, options.keep):
             document = run(plan, " ".join(words))

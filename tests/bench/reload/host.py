@@ -1,4 +1,4 @@
-"""The benchmark's host: provisioned by Baton's own playbooks, reloaded, asked what it knows."""
+"""The benchmark's host: set up by Baton's playbooks, reloaded, and asked for its state."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Host:
         self._port = host.port
 
     def run(self, *command: str, script: str = "") -> str:
-        """What a command prints that root runs on the host. Raises BenchError."""
+        """Run a command as root on the host; return its output. Raises BenchError."""
         return run_as_root(self._port, *command, script=script)
 
     def provision(self) -> None:
-        """Baton's service by site.yml, then the peers beside it."""
+        """Set up Baton's service by site.yml, and the peers beside it."""
         playbook(INVENTORY, "site.yml")
         playbook(INVENTORY, f"{PLAYBOOKS}/peers.yml", {"bench_wheels": str(wheels())})
         for server in servers():
             await_answer(server)
 
     def switch(self, imported: Import) -> None:
-        """Let every server import the application in another way."""
+        """Change the duration of the application's import for every server."""
         playbook(INVENTORY, "playbooks/configure.yml", {"app_config_environment": imported.environment})
         lines = "".join(f"{name}={value}\n" for name, value in imported.environment.items())
         self.run("tee", "/etc/bench-peers/environment", script=lines)
@@ -45,15 +45,17 @@ class Host:
             await_answer(server)
 
     def reload(self, server: Server, count: int, *, every: float = 0.0, least: float = 0.0) -> list[dict[str, Any]]:
-        """Reload a server `count` times, and on until `least` seconds have gone by, with `every` seconds from the
-        beginning of one to that of the next, if it is over by then; what became of each."""
+        """Reload a server at least `count` times and for at least `least` seconds. Returns the result of each.
+
+        A reload starts `every` seconds after the start of the previous one, or once that has ended, if this is later.
+        """
         script = (HERE / "on_host/reloads.py").read_text()
         follow = [] if server.ours else [f"/run/{server.unit.removesuffix('.service')}/web.sock"]
         lines = self.run("python3", "-", server.unit, str(count), str(every), str(least), *follow, script=script)
         return [json.loads(line) for line in lines.splitlines()]
 
     def bridge(self, count: int) -> list[dict[str, Any]]:
-        """Hand Baton's service over by bridge again and again, as its playbooks do."""
+        """Hand over Baton's service by bridge repeatedly, as its playbooks do."""
         with tempfile.TemporaryDirectory() as scratch:
             answers = pathlib.Path(scratch, "answers.json")
             variables = {"bench_bridges": count, "bench_answers": str(answers)}
@@ -61,7 +63,7 @@ class Host:
             return [{"ok": True, "error": "", **answer} for answer in json.loads(answers.read_text())]
 
     def evidence(self, since: float) -> str:
-        """What the host knows of a time in which requests failed."""
+        """The host's logs and state since a time in which requests failed."""
         parts = (
             ("handover.json", ["cat", "/run/baton/bench/handover.json"]),
             (
@@ -83,11 +85,11 @@ class Host:
         return text
 
     def workers(self) -> int:
-        """How many workers Baton's service has."""
+        """The number of workers of Baton's service."""
         return int(json.loads(self.run("cat", "/run/baton/bench/handover.json"))["workers_wanted"])
 
     def versions(self) -> dict[str, str]:
-        """What runs on the host."""
+        """The versions on the host."""
         found = machine.host_versions(self.run)
         found["nginx"] = self.run("sh", "-c", "nginx -v 2>&1").strip().rsplit("/", 1)[-1]
         released = json.loads(self.run("cat", "/opt/bench/current/release.json"))["packages"]

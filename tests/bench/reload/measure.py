@@ -1,4 +1,4 @@
-"""The measuring itself: traffic at a steady rate, quiet or while a server is reloaded, and throughput."""
+"""Measures traffic at a steady rate, with and without reloads, and throughput."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEBSOCKET = "websocket"
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Traffic to one server for a while, and what happened to the server meanwhile."""
+    """A period of traffic to one server, and the reloads during it."""
 
     server: str
     kind: str  # quiet, reloads, back to back or bridges
@@ -34,12 +34,12 @@ class Phase:
 
     @property
     def cut_websockets(self) -> int:
-        """WebSockets that ended otherwise than by the client's wish or by 1012, Service Restart."""
+        """WebSockets that ended without a close by the client or a 1012 (Service Restart)."""
         return self.traffic.by_kind.get(WEBSOCKET, {}).get("failed", 0)
 
     @property
     def failed(self) -> int:
-        """Requests that failed, WebSockets apart."""
+        """Failed requests, without WebSockets."""
         return self.traffic.failed_total - self.cut_websockets
 
     @property
@@ -47,8 +47,8 @@ class Phase:
         return sum(not reload["ok"] for reload in self.reloads)
 
 
-def phase(plan: Plan, server: Server, kind: str, imported: str, happening: Callable[[], list[dict[str, Any]]]) -> Phase:
-    """Send traffic while something happens."""
+def phase(plan: Plan, server: Server, kind: str, imported: str, action: Callable[[], list[dict[str, Any]]]) -> Phase:
+    """Send traffic while the action runs."""
     began = time.time()
     with Background(
         f"https://127.0.0.1:{PORT}",
@@ -62,27 +62,27 @@ def phase(plan: Plan, server: Server, kind: str, imported: str, happening: Calla
         host=server.host,
         ca_file=str(AUTHORITY),
     ) as traffic:
-        reloads = happening()
+        reloads = action()
     return Phase(server.name, kind, imported, began, traffic.summary, reloads)
 
 
 def quiet(plan: Plan, server: Server, imported: str) -> Phase:
-    def nothing() -> list[dict[str, Any]]:
+    def pause() -> list[dict[str, Any]]:
         time.sleep(plan.quiet)
         return []
 
-    return phase(plan, server, "quiet", imported, nothing)
+    return phase(plan, server, "quiet", imported, pause)
 
 
 def reloads(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
-    """At the plan's pace, which is the same for all servers."""
+    """Reload at the plan's interval, which is the same for all servers."""
     return phase(
         plan, server, "reloads", series.imported.name, lambda: host.reload(server, series.reloads, every=plan.every)
     )
 
 
 def back_to_back(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
-    """Each as soon as the last one is over, until the requests of the series have arrived."""
+    """Reload without pauses until the series' number of requests has arrived."""
     least = series.requests / plan.rate
     return phase(
         plan,
@@ -99,7 +99,7 @@ def bridges(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Requests a second that a server answers at most, round by round."""
+    """The maximum requests per second of a server, by round."""
 
     server: str
     rounds: list[float]
@@ -110,14 +110,14 @@ class Throughput:
 
 
 def in_turn(servers: tuple[Server, ...], turns: int) -> Iterator[Server]:
-    """Every server so often: what else the machine does hits all of them alike."""
+    """All servers, repeatedly, so that other load on the machine affects them equally."""
     for number in range(turns):
-        # the other way round each time, so that none always follows the same neighbour
+        # in alternating order, so that no server always follows the same one
         yield from servers if number % 2 == 0 else reversed(servers)
 
 
 def throughput(plan: Plan, servers: tuple[Server, ...]) -> list[Throughput]:
-    """As often as the plan says."""
+    """Measure the throughput of all servers, as often as the plan says."""
     found: dict[str, list[float]] = {server.name: [] for server in servers}
     for server in in_turn(servers, plan.rounds):
         found[server.name].append(_most(server, plan.round_seconds))
@@ -125,7 +125,7 @@ def throughput(plan: Plan, servers: tuple[Server, ...]) -> list[Throughput]:
 
 
 def _most(server: Server, seconds: int) -> float:
-    """One round: connections that each send the next request when they have the answer to the last."""
+    """One round: each connection sends its next request after the previous answer."""
     command = ["h2load", "--h1", f"--connect-to=127.0.0.1:{PORT}", f"--clients={CONNECTIONS}", "--threads=1"]
     command += ["--warm-up-time=1", f"--duration={seconds}", f"https://{server.host}/"]
     done = subprocess.run(command, text=True, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""What is measured: the servers, the traffic, how often each is reloaded with which import."""
+"""The plan: servers, traffic, and how often each server is reloaded with which import."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import yaml
 HERE = pathlib.Path(__file__).resolve().parent
 INVENTORY = HERE / "inventory"
 AUTHORITY = INVENTORY / "tls/ca.pem"
-PORT = 18511  # of nginx, as the inventory publishes it
+PORT = 18511  # nginx's port that the inventory publishes
 DOMAIN = "bench.baton.test"
 
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """One server on the host, and the name under which nginx passes requests on to it."""
+    """A server on the host, and the host name for which nginx proxies requests to it."""
 
     name: str
     title: str
@@ -32,7 +32,7 @@ class Server:
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """How long the application takes to be imported, besides FastAPI itself."""
+    """The duration of the application's import, in addition to FastAPI's."""
 
     name: str
     title: str
@@ -41,25 +41,25 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What happens to the servers with one import."""
+    """The reloads of the servers with one kind of import."""
 
     imported: Import
-    reloads: int = 0  # of every server in each of its turns, at the plan's pace: their latencies are compared
-    back_to_back: int = 0  # of Baton's, as dense as they can be: does any lose a request?
+    reloads: int = 0  # of every server in each turn, at the plan's interval, to compare latencies
+    back_to_back: int = 0  # of Baton's, without pauses, to find lost requests
     bridges: int = 0  # of Baton's
-    requests: int = 0  # reload back to back until so many have arrived
+    requests: int = 0  # reload back to back until this number has arrived
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A whole run. Times are in seconds."""
+    """The plan of a whole run. Times are in seconds."""
 
     name: str
     series: tuple[Series, ...]
     rate: float = 300.0
     quiet: float = 20.0
-    every: float = 10.0  # from the beginning of a reload to that of the next
-    turns: int = 3  # of each server
+    every: float = 10.0  # from the start of a reload to that of the next
+    turns: int = 3  # per server
     rounds: int = 5
     round_seconds: int = 3
 
@@ -70,7 +70,7 @@ CPU_1 = Import("cpu-1", "1 s of CPU", {"BENCH_IMPORT_CPU": "1"})
 
 
 def full(reloads: int) -> Plan:
-    """Some 30 minutes, of which Baton's hundred reloads and twenty bridges are ten."""
+    """About 30 minutes, 10 of which are Baton's hundred reloads and twenty bridges."""
     series = (
         Series(SLEEP_1, reloads=2, back_to_back=reloads, bridges=20, requests=100_000),
         Series(CPU_1, reloads=2),
@@ -80,13 +80,13 @@ def full(reloads: int) -> Plan:
 
 
 def quick() -> Plan:
-    """Whether the benchmark itself works; its figures are too few to say anything."""
+    """Tests the benchmark itself; its figures mean nothing."""
     series = (Series(SLEEP_1, reloads=1, back_to_back=2, bridges=1), Series(CPU_1, back_to_back=1))
     return Plan("quick", series, quiet=3.0, turns=1, rounds=1, round_seconds=2)
 
 
 def servers() -> tuple[Server, ...]:
-    """Baton's, then the peers of playbooks/vars/peers.yml."""
+    """Baton's server, then the peers of playbooks/vars/peers.yml."""
     peers: list[dict[str, Any]] = yaml.safe_load((HERE / "playbooks/vars/peers.yml").read_text())["bench_peers"]
     return (
         Server("baton", "Baton", "bench.service", DOMAIN),

@@ -1,4 +1,4 @@
-"""The figures for machines (JSON) and for people (a table, docs/benchmarks.md)."""
+"""The figures as JSON, as a table for the terminal, and as docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """All that a run found out, and on what."""
+    """The results of a run, and its environment."""
 
     plan: dict[str, Any]
     began: float
@@ -54,18 +54,18 @@ class Document:
 
     @functools.cached_property
     def rows(self) -> list[Phase]:
-        """The phases, by import and server, with the turns of one server as one."""
+        """The phases by import and server; the turns of one server are merged."""
         imports, servers = list(self.imports), list(self.titles)
         groups: dict[tuple[int, int, str], list[Phase]] = {}
         for phase in self.phases:
-            place = (imports.index(phase.imported), servers.index(phase.server), phase.kind)
-            groups.setdefault(place, []).append(phase)
-        # a server's kinds stay in the order in which they were measured
-        return [_as_one(groups[place]) for place in sorted(groups, key=lambda place: place[:2])]
+            position = (imports.index(phase.imported), servers.index(phase.server), phase.kind)
+            groups.setdefault(position, []).append(phase)
+        # a server's kinds stay in the order of measurement
+        return [_merged(groups[position]) for position in sorted(groups, key=lambda position: position[:2])]
 
 
-def _as_one(turns: list[Phase]) -> Phase:
-    """Counts and reloads added up, percentiles the medians of the turns', the longest the longest of all."""
+def _merged(turns: list[Phase]) -> Phase:
+    """Counts and reloads are totals, percentiles are medians of the turns, and maxima those of all turns."""
     each = [phase.traffic for phase in turns]
     failed: collections.Counter[str] = collections.Counter()
     kinds: dict[str, collections.Counter[str]] = {}
@@ -93,14 +93,14 @@ def write(document: Document, path: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> Document:
-    told = json.loads(path.read_text())
-    told["phases"] = [Phase(**{**phase, "traffic": Summary(**phase["traffic"])}) for phase in told["phases"]]
-    told["throughput"] = [Throughput(**rates) for rates in told["throughput"]]
-    return Document(**told)
+    figures = json.loads(path.read_text())
+    figures["phases"] = [Phase(**{**phase, "traffic": Summary(**phase["traffic"])}) for phase in figures["phases"]]
+    figures["throughput"] = [Throughput(**rates) for rates in figures["throughput"]]
+    return Document(**figures)
 
 
 def lost(document: Document) -> int:
-    """Requests, WebSockets and reloads of Baton's that failed."""
+    """The number of Baton's requests, WebSockets and reloads that failed."""
     ours = [phase for phase in document.phases if phase.server == BATON]
     return sum(phase.traffic.failed_total + phase.failed_reloads for phase in ours)
 
@@ -122,11 +122,11 @@ def _cells(phase: Phase, title: str) -> tuple[str, ...]:
 
 
 def line(phase: Phase) -> str:
-    """One phase, for the terminal, as soon as it is over."""
+    """One phase, for the terminal."""
     cells = dict(zip(HEADER, _cells(phase, phase.server), strict=True))
     causes = f" {phase.traffic.failed}" if phase.traffic.failed else ""
-    told = ", ".join(f"{name} {value}" for name, value in cells.items() if value and name not in ("server", "phase"))
-    return f"{phase.server:16} {phase.kind:8} {phase.imported}: {told}{causes}"
+    shown = ", ".join(f"{name} {value}" for name, value in cells.items() if value and name not in ("server", "phase"))
+    return f"{phase.server:16} {phase.kind:8} {phase.imported}: {shown}{causes}"
 
 
 def table(document: Document) -> str:
@@ -137,18 +137,18 @@ def table(document: Document) -> str:
 
 
 def _findings(document: Document) -> list[str]:
-    """What the figures say of Baton, in words."""
+    """Baton's results in words."""
     during = [phase for phase in document.phases if phase.server == BATON and phase.kind != "quiet"]
     requests = sum(phase.traffic.sent for phase in during)
     failed = sum(phase.failed for phase in during)
     cut = sum(phase.cut_websockets for phase in during)
     handovers = sum(len(phase.reloads) for phase in during)
-    told = [
+    findings = [
         f"- **Loss.** Baton's service was replaced {handovers} times while {requests:,} requests arrived: "
         f"{failed} failed, {cut} WebSockets were cut."
     ]
     if not failed and not cut and handovers:
-        told[0] += (
+        findings[0] += (
             f" Nothing lost in {handovers} handovers means, with 95 % confidence, that fewer than one handover in "
             f"{handovers // 3} loses anything."
         )
@@ -163,25 +163,25 @@ def _findings(document: Document) -> list[str]:
         for name, part in (("p99", "99 of 100"), ("p999", "999 of 1,000")):
             best = min(others, key=lambda phase: float(getattr(phase.traffic, name)))
             words.append(
-                f"{part} requests took less than {tables.milliseconds(getattr(ours.traffic, name))} ms with a reload "
-                f"of Baton's every {document.plan['every']:g} s; the best of the others: "
+                f"{part} requests took less than {tables.milliseconds(getattr(ours.traffic, name))} ms with a Baton "
+                f"reload every {document.plan['every']:g} s; the best other server: "
                 f"{tables.milliseconds(getattr(best.traffic, name))} ms ({document.titles[best.server]}, "
                 f"{best.traffic.failed_total:,} failed)"
             )
-        told.append(f"- **Delay**, import of {title}: {'; '.join(words)}.")
+        findings.append(f"- **Delay**, import of {title}: {'; '.join(words)}.")
         if calm is not None:
-            told.append(
-                f"  That p99 is {ours.traffic.p99 / calm.traffic.p99:.1f} times that of the quiet phase "
+            findings.append(
+                f"  This p99 is {ours.traffic.p99 / calm.traffic.p99:.1f} times that of the quiet phase "
                 f"({calm.traffic.p99:.1f} ms)."
             )
     rates = {rates.server: rates for rates in document.throughput}
     if {BATON, STOCK} <= rates.keys():
         ratios = [ours / stock for ours, stock in zip(rates[BATON].rounds, rates[STOCK].rounds, strict=True)]
-        told.append(
+        findings.append(
             f"- **Throughput**: {statistics.median(ratios):.2f} times that of {document.titles[STOCK]} (median of "
-            f"the rounds, pair by pair; {min(ratios):.2f} to {max(ratios):.2f})."
+            f"the rounds, compared in pairs; {min(ratios):.2f} to {max(ratios):.2f})."
         )
-    return told
+    return findings
 
 
 def _causes(document: Document) -> str:
@@ -198,11 +198,11 @@ def _causes(document: Document) -> str:
     if not rows:
         return ""
     grid = tables.markdown(("server", "phase", "import", "causes", "kinds of request"), rows)
-    return f"## What failed, and how\n\n{grid}\n\n"
+    return f"## Causes of failures\n\n{grid}\n\n"
 
 
 def markdown(document: Document) -> str:
-    """docs/benchmarks.md."""
+    """The page docs/benchmarks.md."""
     plan, machine = document.plan, document.machine
     series = ""
     for imported, title in document.imports.items():

@@ -1,9 +1,9 @@
-"""What a deploy takes of the controller as a fleet grows: seconds, and seconds of its processors (user and system).
+"""Measures what a deploy costs the controller as a fleet grows: duration and CPU time (user and system).
 
     python -m tests.bench.scale [--quick] [--output docs/benchmarks-scale.md]
 
-Light app servers of one worker each, all on this one machine: the boots of a release are told apart from the rest.
-The fit over the sizes says what to expect of larger fleets. The hosts are removed at the end.
+The app servers have one worker each and share this machine, so the boots of a release are shown separately. A linear
+fit predicts larger fleets. The hosts are removed at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, playbo
 from tests.bench.deploy.measure import CALLBACKS, SOURCE, copy_application
 
 SIZES, QUICK = (2, 8, 24), (2, 4)
-FORETOLD = (50, 200)
+PREDICTED = (50, 200)
 ROUNDS = 3
 SUBNET = "10.213.98"
 PAGE = pathlib.Path(__file__).with_name("page.md")
@@ -45,16 +45,16 @@ SETTINGS = {
     # all load comes from one address
     "nginx_site_client_rate": "0",
     "nginx_site_client_connections": 0,
-    # one host after the other would measure the number of batches
+    # one host per batch would measure the number of batches
     "deploy_batches": [1, "100%"],
     "deploy_bake_seconds": 0,
 }
-KINDS = {"deploy": "a deploy of new code", "nothing": "a deploy of what is there already"}
+KINDS = {"deploy": "a deploy of new code", "nothing": "a deploy of the current release"}
 HEADER = ("", "app servers", "s", "of these boots, s", "controller's CPU s", "of each run")
 
 
 def inventory(servers: int) -> pathlib.Path:
-    """A fleet of an edge and so many app servers."""
+    """A fleet of an edge and this number of app servers."""
     apps = {
         f"app{number}": {"ansible_port": 22700 + number, "fleet_address": f"{SUBNET}.{100 + number}"}
         for number in range(1, servers + 1)
@@ -69,7 +69,7 @@ def inventory(servers: int) -> pathlib.Path:
 
 
 class Scale:
-    """The runs of all sizes: (seconds, of these boots, CPU seconds) by kind and number of app servers."""
+    """The runs of all sizes: (seconds, boots' share of them, CPU seconds), by kind and number of app servers."""
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
@@ -84,10 +84,10 @@ class Scale:
             self._change()
             for kind in KINDS:
                 self.runs.setdefault((kind, servers), []).append(self._run(hosts))
-                said = self.runs[kind, servers][-1]
+                last = self.runs[kind, servers][-1]
                 print(
                     f"{datetime.datetime.now():%H:%M:%S} {kind:8} {servers:3}: "
-                    f"{said[0]:.1f} s, of these boots {said[1]:.1f} s, CPU {said[2]:.1f} s",
+                    f"{last[0]:.1f} s, of these boots {last[1]:.1f} s, CPU {last[2]:.1f} s",
                     flush=True,
                 )
 
@@ -97,11 +97,11 @@ class Scale:
 
     def _run(self, hosts: pathlib.Path) -> tuple[float, float, float]:
         with tempfile.TemporaryDirectory() as scratch:
-            noted = pathlib.Path(scratch, "seconds.json")
+            file = pathlib.Path(scratch, "seconds.json")
             cpu = playbook(
-                hosts, "playbooks/deploy.yml", {}, {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "BENCH_SECONDS": str(noted)}
+                hosts, "playbooks/deploy.yml", {}, {"ANSIBLE_CALLBACK_PLUGINS": CALLBACKS, "BENCH_SECONDS": str(file)}
             )
-            steps = json.loads(noted.read_text())
+            steps = json.loads(file.read_text())
         boots = sum(step["seconds"] for step in steps if "Activate" in step["task"] or "Rehearse" in step["task"])
         return round(sum(step["seconds"] for step in steps), 2), round(boots, 2), round(cpu, 2)
 
@@ -109,7 +109,7 @@ class Scale:
         return statistics.median(run[which] for run in self.runs[kind, servers])
 
     def fitted(self, kind: str, servers: int, which: int) -> float:
-        """What a straight line through the medians says of another number of app servers."""
+        """The value for another number of app servers, by linear regression over the medians."""
         sizes = sorted({size for known, size in self.runs if known == kind})
         slope, start = statistics.linear_regression(sizes, [self.median(kind, size, which) for size in sizes])
         return slope * servers + start
@@ -127,24 +127,24 @@ class Scale:
 
 
 def findings(scale: Scale) -> str:
-    told = []
+    found = []
     for kind, title in KINDS.items():
         sizes = sorted({size for known, size in scale.runs if known == kind})
         growth = scale.median(kind, sizes[-1], 2) / scale.median(kind, sizes[-2], 2)
         own = scale.median(kind, sizes[-1], 0) - scale.median(kind, sizes[-1], 1)
-        told.append(
+        found.append(
             f"- {title[0].upper()}{title[1:]}: {sizes[-1]} app servers take {growth:.2f} times the controller's CPU of "
-            f"{sizes[-2]}; without the boots {own:.1f} s. A straight line through the medians foretells "
-            + ", ".join(f"{scale.fitted(kind, size, 2):.0f} CPU s for {size}" for size in FORETOLD)
+            f"{sizes[-2]}, and {own:.1f} s without the boots. A linear fit predicts "
+            + ", ".join(f"{scale.fitted(kind, size, 2):.0f} CPU s for {size}" for size in PREDICTED)
             + "."
         )
-    return "\n".join(told)
+    return "\n".join(found)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="whether it works at all: each once on 2 and 4")
-    parser.add_argument("--output", type=pathlib.Path, help="the page that is written")
+    parser.add_argument("--quick", action="store_true", help="test the benchmark itself: each kind once, on 2 and 4")
+    parser.add_argument("--output", type=pathlib.Path, help="the page to write")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     output = options.output or (EVIDENCE / "scale-quick.md" if options.quick else PROJECT / "docs/benchmarks-scale.md")

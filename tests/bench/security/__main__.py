@@ -1,9 +1,9 @@
-"""The security figures, by tools that others wrote, on both Debian releases: docs/security-figures.md.
+"""Measures security figures with independent tools, on both Debian releases: docs/security-figures.md.
 
     python -m tests.bench.security [--keep] [--output FILE.json]
     python -m tests.bench.security --render FILE.json
 
-Makes a fleet for each release, one after the other, and removes it. Ends with 1 when a figure isn't as wanted.
+Creates a fleet for each release, one after the other, and removes it. Exits with 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def main() -> int:
     report.write(document, output)
     page.write_text(report.markdown(document))
     print(f"{output} and {page}")
-    for one in report.shortfalls(document):
-        print(one, file=sys.stderr)
+    for message in report.shortfalls(document):
+        print(message, file=sys.stderr)
     return 1 if report.shortfalls(document) else 0
 
 

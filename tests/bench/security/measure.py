@@ -1,4 +1,4 @@
-"""What tools of others find on the hosts of a Debian release: sslyze, nmap, systemd-analyze, Gunicorn's requests."""
+"""Runs independent tools on the hosts of a Debian release: sslyze, nmap, systemd-analyze, and Gunicorn's requests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support import ports
 
 HERE = pathlib.Path(__file__).resolve().parent
 NAME = "links.baton.test"
-# what sslyze holds the edge against: its own copy of Mozilla's guidelines, and the newer version 6.0 from Mozilla
+# the guidelines that sslyze checks: its own copy of Mozilla's, and the newer version 6.0 from Mozilla
 PROFILES = {
     "Mozilla 5.7 intermediate": ["--mozilla_config=intermediate"],
     "Mozilla 6.0 intermediate": [f"--custom_tls_config={HERE / 'mozilla-6.0-intermediate.json'}"],
 }
-# by host; `*` and `?` as systemctl has them, and `1` for an instance of a template
+# by host; `*` and `?` as in systemctl's patterns, and `1` as the instance of a template
 UNITS = {
     "app1": "links.service links-bridge.service links-rehearsal@1.service links-migration@1.service "
     "links-worker@1.service links-nightly.service",
@@ -32,12 +32,12 @@ UNITS = {
 }
 PACKAGES = ("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap")
 OPENSSL = f"openssl s_client -brief -servername {NAME}"
-ANSWER_SECONDS = 20.0  # a connection that nothing more comes from counts as silent after them
+ANSWER_SECONDS = 20.0  # after which a connection without data counts as silent
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What sslyze says of the edge and one profile; without issues it is compliant."""
+    """The result of sslyze for one profile; without issues, the edge is compliant."""
 
     profile: str
     issues: list[str]
@@ -45,7 +45,7 @@ class Judgement:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What nmap sees of a host from another one."""
+    """The result of nmap for a host, seen from another."""
 
     host: str
     seen_from: str
@@ -62,7 +62,7 @@ class Release:
     name: str
     versions: dict[str, str]
     tls_versions: dict[str, list[str]]  # cipher suites by TLS version
-    key_exchange: str  # of the edge with the same release's OpenSSL
+    key_exchange: str  # between the edge and the same release's OpenSSL
     judgements: list[Judgement]
     exposure: dict[str, float]  # by unit
     scans: list[Scan]
@@ -70,7 +70,7 @@ class Release:
 
 
 class Hosts:
-    """The hosts of one release, booted and set up."""
+    """The hosts of one release."""
 
     def __init__(self, inventory: pathlib.Path) -> None:
         self.inventory = inventory
@@ -79,14 +79,14 @@ class Hosts:
         self.https = int(self._hosts["edge1"].publish[0].split(":")[1])
 
     def provision(self) -> None:
-        """The demo's application on them. Raises BenchError."""
+        """Set them up with the demo's application. Raises BenchError."""
         playbook(self.inventory, "site.yml")
 
     def address(self, name: str) -> str:
         return self._hosts[name].address
 
     def run(self, name: str, script: str) -> str:
-        """What a script of the shell prints that root runs. Raises BenchError."""
+        """Run a shell script as root; return its output. Raises BenchError."""
         return run_as_root(self._hosts[name].port, "sh", "-c", script)
 
     @property
@@ -95,13 +95,13 @@ class Hosts:
 
 
 def measure(hosts: Hosts) -> Release:
-    """Everything, of hosts that serve. Raises BenchError."""
+    """Measure everything on running hosts. Raises BenchError."""
     hosts.run("data1", ports.INSTALL)
     versions: dict[str, str] = {}
     for name in ("data1", "app1", "edge1"):
         command = "dpkg-query --show --showformat '${Package} ${Version}\\n' " + " ".join(PACKAGES)
-        told = hosts.run(name, f"{command} 2> /dev/null || true")
-        versions |= {package: version for package, _, version in (line.partition(" ") for line in told.splitlines())}
+        output = hosts.run(name, f"{command} 2> /dev/null || true")
+        versions |= {package: version for package, _, version in (line.partition(" ") for line in output.splitlines())}
     return Release(
         name=hosts.run("app1", ". /etc/os-release; echo Debian $(cat /etc/debian_version)").strip(),
         versions={package: versions[package] for package in PACKAGES if versions.get(package)},
@@ -121,28 +121,28 @@ def measure(hosts: Hosts) -> Release:
 
 
 def sslyze_version() -> str:
-    """The version of sslyze that the lock names."""
+    """The version of sslyze in the lock."""
     found = re.search(r"^sslyze==(\S+)", (HERE / "requirements.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
 
 def _sslyze(hosts: Hosts, *options: str) -> subprocess.CompletedProcess[str]:
-    made = subprocess.run(
+    venv = subprocess.run(
         [PROJECT / "scripts/package-venv", HERE.relative_to(PROJECT), "requirements.txt"],
         text=True,
         capture_output=True,
         check=False,
     )
-    if made.returncode:
-        raise BenchError(f"sslyze could not be installed: {made.stderr.strip()}")
+    if venv.returncode:
+        raise BenchError(f"sslyze could not be installed: {venv.stderr.strip()}")
     target = f"{NAME}:{hosts.https}{{127.0.0.1}}"
-    command = [f"{made.stdout.strip()}/bin/sslyze", f"--certinfo_ca_file={hosts.authority}", *options, target]
+    command = [f"{venv.stdout.strip()}/bin/sslyze", f"--certinfo_ca_file={hosts.authority}", *options, target]
     return subprocess.run(command, text=True, capture_output=True, check=False)
 
 
 def _issues(hosts: Hosts, options: list[str]) -> list[str]:
-    """What isn't as the profile wants it."""
+    """The differences from the profile."""
     done = _sslyze(hosts, *options)
     verdict = done.stdout.rpartition("COMPLIANCE AGAINST TLS CONFIGURATION")[2]
     if "Compliant." not in verdict and "Not compliant." not in verdict:
@@ -170,18 +170,18 @@ def _cipher_suites(hosts: Hosts) -> dict[str, list[str]]:
         raise BenchError(f"sslyze's result can't be read: {error!r} {done.stderr.strip()[-500:]}") from None
 
 
-def key_exchange(told: str) -> str:
-    """The group that OpenSSL's client says was agreed on; before 3.2 it names the key instead."""
-    found = re.findall(r"^(?:Negotiated TLS1\.3 group|(?:Peer|Server) Temp Key): (\w+)", told, re.MULTILINE)
+def key_exchange(output: str) -> str:
+    """The key exchange group that OpenSSL's client reports; before 3.2, it only reports the key."""
+    found = re.findall(r"^(?:Negotiated TLS1\.3 group|(?:Peer|Server) Temp Key): (\w+)", output, re.MULTILINE)
     if not found:
-        raise BenchError(f"openssl says nothing of a key exchange: {told.strip()}")
+        raise BenchError(f"openssl reports no key exchange: {output.strip()}")
     return str(found[-1])
 
 
 def _exposure(hosts: Hosts, name: str, units: str) -> list[tuple[str, float]]:
-    """What systemd-analyze says of each unit: 0 is sandboxed best, 10 not at all."""
+    """The exposure of each unit according to systemd-analyze, from 0 (best sandbox) to 10 (no sandbox)."""
     words = " ".join(shlex.quote(unit) for unit in units.split())
-    # a pattern stands for the units that are there
+    # a pattern selects the loaded units
     listing = (
         f"for unit in {words}; do case $unit in *'*'*) systemctl list-units --plain --no-legend $unit | cut -d' ' -f1"
     )
@@ -190,7 +190,7 @@ def _exposure(hosts: Hosts, name: str, units: str) -> list[tuple[str, float]]:
     )
     found = re.findall(r"Overall exposure level for (\S+): ([0-9.]+)", hosts.run(name, f"set -f; {script}"))
     if len(found) < len(units.split()):
-        raise BenchError(f"systemd-analyze says nothing of some units of {name}: it told of {dict(found)}")
+        raise BenchError(f"systemd-analyze reports not all units of {name}, only {dict(found)}")
     return [(re.sub(r"@[^.]+", "@", unit), float(value)) for unit, value in found]
 
 
@@ -206,15 +206,15 @@ def _scan(hosts: Hosts, target: str, scanner: str, protocol: str) -> Scan:
 
 
 def requests() -> dict[str, bytes]:
-    """The requests that are sent, by name, for the site: one that names no host gets its name."""
+    """The requests by name, with the site's name as host."""
     listed: dict[str, str] = _invalid_requests()["requests"]
     return {name: for_site(text.encode("latin-1")) for name, text in listed.items()}
 
 
 def requests_source() -> str:
-    """Where they are from."""
-    told = _invalid_requests()
-    return f"{told['source']}, at {told['commit'][:12]}"
+    """The source of the requests."""
+    document = _invalid_requests()
+    return f"{document['source']}, at {document['commit'][:12]}"
 
 
 def _invalid_requests() -> dict[str, Any]:
@@ -222,15 +222,15 @@ def _invalid_requests() -> dict[str, Any]:
 
 
 def for_site(request: bytes) -> bytes:
-    """Without the site's name nginx turns away each request, and nothing would be shown."""
+    """Replace the host by the site's name, because nginx would reject the request for another name."""
     named, count = re.subn(rb"(?m)^Host: [a-z.:0-9]+(?=\r\n)", b"Host: " + NAME.encode(), request, count=1)
     return named if count else request.replace(b"\r\n", b"\r\nHost: " + NAME.encode() + b"\r\n", 1)
 
 
 def ask(port: int, authority: pathlib.Path, request: bytes) -> list[int]:
-    """The statuses of all answers to what is sent on one connection, until its end or until nothing more comes."""
+    """The statuses of all answers on one connection, until it ends or no more data arrives."""
     context = ssl.create_default_context(cafile=authority)
-    told = b""
+    received = b""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname=NAME) as connection,
@@ -239,12 +239,12 @@ def ask(port: int, authority: pathlib.Path, request: bytes) -> list[int]:
         connection.settimeout(ANSWER_SECONDS)
         try:
             while block := connection.recv(65536):
-                told += block
+                received += block
         except (TimeoutError, ConnectionError, ssl.SSLError):
             pass
-    return statuses(told)
+    return statuses(received)
 
 
-def statuses(told: bytes) -> list[int]:
-    """Of the answers in what came over a connection. One of nginx's own has no line that looks like another's."""
-    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", told)]
+def statuses(received: bytes) -> list[int]:
+    """The statuses in the data of a connection. No body of nginx's own answers contains a status line."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)]

@@ -1,4 +1,4 @@
-"""The figures for machines (JSON) and for people (docs/security-figures.md), and which of them aren't as wanted."""
+"""The figures as JSON and as docs/security-figures.md, and those that miss their targets."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from tests.bench import tables
 from .measure import Judgement, Release, Scan
 
 PAGE = pathlib.Path(__file__).with_name("page.md")
-# what docs/security.md says, at most
+# the limits in docs/security.md
 EXPOSURE = {"links": 1.5, "nginx": 4.0, "postgresql": 5.0}
 PORTS = {"edge1": [22, 80, 443], "app1": [22], "data1": [22]}
 OLD = ("SSL 2.0", "SSL 3.0", "TLS 1.0", "TLS 1.1")
-REFUSAL, NONE, TAKEN, SEVERAL = KINDS = ["refused", "closed or left without an answer", "taken", "taken as several"]
-# the server says that it doesn't take the request; others are answers to it
+REFUSAL, NONE, ACCEPTED, SEVERAL = KINDS = [
+    "refused",
+    "closed or left without an answer",
+    "accepted",
+    "accepted as several",
+]
+# statuses that refuse a request; all others answer it
 REFUSED = (400, 408, 413, 414, 431, 494, 501, 505)
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """All that a run found out, and on what."""
+    """The results of a run, and its environment."""
 
     began: float
     seconds: int
     machine: dict[str, str]
     versions: dict[str, str]
     requests: str
-    answer_seconds: float  # after which a connection that nothing more came from counted as silent
+    answer_seconds: float  # after which a connection without data counted as silent
     releases: list[Release]
 
 
@@ -41,8 +46,8 @@ def write(document: Document, path: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> Document:
-    told = json.loads(path.read_text())
-    told["releases"] = [
+    figures = json.loads(path.read_text())
+    figures["releases"] = [
         Release(
             **{
                 **release,
@@ -50,13 +55,13 @@ def read(path: pathlib.Path) -> Document:
                 "scans": [Scan(**one) for one in release["scans"]],
             }
         )
-        for release in told["releases"]
+        for release in figures["releases"]
     ]
-    return Document(**told)
+    return Document(**figures)
 
 
 def shortfalls(document: Document) -> list[str]:
-    """What isn't as wanted, each in a sentence."""
+    """The figures that miss their targets, a sentence each."""
     return [f"{release.name}: {words}." for release in document.releases for words in _shortfalls(release)]
 
 
@@ -65,20 +70,20 @@ def _shortfalls(release: Release) -> Iterator[str]:
         yield from (f"{judgement.profile}: {issue.rstrip('.')}" for issue in judgement.issues)
     for version in OLD:
         if release.tls_versions[version]:
-            yield f"{version} is spoken"
+            yield f"{version} is accepted"
     for unit, exposure in release.exposure.items():
         most = _most(unit)
         if most is not None and exposure > most:
-            yield f"{unit} has an exposure of {exposure}, and {most} is wanted"
+            yield f"{unit} has an exposure of {exposure}, above the limit of {most}"
     for scan in release.scans:
-        wanted = PORTS[scan.host]
-        if scan.open != wanted:
-            yield f"{scan.host} has {_ports(scan.open)} open over {scan.protocol}, and {_ports(wanted)} is wanted"
+        target = PORTS[scan.host]
+        if scan.open != target:
+            yield f"{scan.host} has {_ports(scan.open)} open over {scan.protocol}, instead of {_ports(target)}"
         if scan.closed:
             yield f"{scan.host} answers on closed ports over {scan.protocol}: {_ports(scan.closed)}"
     for name, answers in release.answers.items():
         if _kind(answers) == SEVERAL:
-            yield f"the invalid request {name} was taken as several: {', '.join(map(str, answers))}"
+            yield f"the invalid request {name} was accepted as several: {', '.join(map(str, answers))}"
 
 
 def _most(unit: str) -> float | None:
@@ -90,13 +95,13 @@ def _ports(ports: list[int]) -> str:
 
 
 def markdown(document: Document) -> str:
-    """docs/security-figures.md."""
+    """The page docs/security-figures.md."""
     releases = document.releases
     short = shortfalls(document)
     return string.Template(PAGE.read_text()).substitute(
         date=f"{datetime.datetime.fromtimestamp(document.began, datetime.UTC):%Y-%m-%d}",
         minutes=f"{document.seconds / 60:.0f}",
-        verdict="\n".join(f"- {words}" for words in short) or "All of them are as wanted.",
+        verdict="\n".join(f"- {words}" for words in short) or "None: all figures meet their targets.",
         tls=_table(releases, [judgement.profile for judgement in releases[0].judgements], _judged),
         groups=tables.markdown(
             ("", *(release.name for release in releases)),
@@ -138,11 +143,11 @@ def _table(
     releases: list[Release],
     rows: list[str],
     cell: Callable[[Release, str], str],
-    wanted: Callable[[str], str] | None = None,
+    target: Callable[[str], str] | None = None,
 ) -> str:
-    """A row for each of the names, a column for each release, and before them what is wanted."""
-    header = ("", *(["wanted"] if wanted else []), *(release.name for release in releases))
-    filled = [(row, *([wanted(row)] if wanted else []), *(cell(release, row) for release in releases)) for row in rows]
+    """A table with a row for each name and a column for each release, preceded by the targets."""
+    header = ("", *(["target"] if target else []), *(release.name for release in releases))
+    filled = [(row, *([target(row)] if target else []), *(cell(release, row) for release in releases)) for row in rows]
     return tables.markdown(header, filled)
 
 
@@ -162,9 +167,9 @@ def _scanned(release: Release, row: str) -> str:
 
 
 def _kind(answers: list[int]) -> str:
-    taken = [status for status in answers if status not in REFUSED]
-    if taken:
-        return SEVERAL if len(taken) > 1 else TAKEN
+    accepted = [status for status in answers if status not in REFUSED]
+    if accepted:
+        return SEVERAL if len(accepted) > 1 else ACCEPTED
     return REFUSAL if answers else NONE
 
 
@@ -173,11 +178,11 @@ def _counted(release: Release, kind: str) -> str:
 
 
 def _taken(releases: list[Release]) -> str:
-    """The requests that were taken on any of the releases, with what was answered."""
+    """The requests that any of the releases accepted, with the statuses of the answers."""
     names = [
         name
         for name in releases[0].answers
-        if any(_kind(release.answers[name]) in (TAKEN, SEVERAL) for release in releases)
+        if any(_kind(release.answers[name]) in (ACCEPTED, SEVERAL) for release in releases)
     ]
     return tables.markdown(
         ("request", *(release.name for release in releases)),

@@ -1,4 +1,4 @@
-"""The page of `make security`: what the tools said is read and shown as it was, and what isn't as wanted is said."""
+"""The page of `make security`: shows the tools' results unchanged, and lists results that miss their targets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def document(*releases: measure.Release) -> report.Document:
     return report.Document(0.0, 600, machine, {"sslyze": "6.3.1"}, "elsewhere", 3.0, list(releases))
 
 
-def test_each_figure_stands_beside_that_of_the_other_release() -> None:
+def test_each_figure_is_shown_beside_that_of_the_other_release() -> None:
     older = release(
         "Debian 12.12",
         key_exchange="X25519",
@@ -56,75 +56,75 @@ def test_each_figure_stands_beside_that_of_the_other_release() -> None:
         "| edge1 from data1, IPv6 | 22, 80, 443 | 22, 80, 443 (1025 dropped) | 22, 80, 443 (1025 dropped) |",
         "| refused | 2 | 1 |",
         "| closed or left without an answer | 1 | 1 |",
-        "| taken | 0 | 1 |",
+        "| accepted | 0 | 1 |",
         "| `trailer` | 400 | 404, 400 |",
         "| sslyze | 6.3.1 | 6.3.1 |",
         "| nginx | 1.26.3-3 | 1.26.3-3 |",
-        "All of them are as wanted.",
+        "None: all figures meet their targets.",
     ):
         assert line in page.splitlines()
-    assert "from which nothing came for 3 s" in page
+    assert "A connection without data for 3 s" in page
     assert "1970-01-01 in 10 minutes" in page
     assert "`chunked_01`" not in page
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "expected"),
     [
         (
             {"judgements": [measure.Judgement("Mozilla 6.0", ["ciphers: X is supported."])]},
             "Mozilla 6.0: ciphers: X is supported",
         ),
-        ({"tls_versions": release().tls_versions | {"TLS 1.1": ["A"]}}, "TLS 1.1 is spoken"),
-        ({"exposure": {"nginx.service": 4.1}}, "nginx.service has an exposure of 4.1, and 4.0 is wanted"),
+        ({"tls_versions": release().tls_versions | {"TLS 1.1": ["A"]}}, "TLS 1.1 is accepted"),
+        ({"exposure": {"nginx.service": 4.1}}, "nginx.service has an exposure of 4.1, above the limit of 4.0"),
         (
             {"exposure": {"links-worker@.service": 1.6}},
-            "links-worker@.service has an exposure of 1.6, and 1.5 is wanted",
+            "links-worker@.service has an exposure of 1.6, above the limit of 1.5",
         ),
         (
             {"scans": [measure.Scan("app1", "data1", "IPv6", [22, 8000], [], 0)]},
-            "app1 has 22, 8000 open over IPv6, and 22 is wanted",
+            "app1 has 22, 8000 open over IPv6, instead of 22",
         ),
         (
             {"scans": [measure.Scan("app1", "data1", "IPv4", [22], [8081], 0)]},
             "app1 answers on closed ports over IPv4: 8081",
         ),
-        ({"answers": {"chunked_01": [404, 200]}}, "the invalid request chunked_01 was taken as several: 404, 200"),
+        ({"answers": {"chunked_01": [404, 200]}}, "the invalid request chunked_01 was accepted as several: 404, 200"),
     ],
 )
-def test_what_is_not_as_wanted_is_said(changed: dict[str, Any], words: str) -> None:
-    shown = document(release(**changed))
-    assert report.shortfalls(shown) == [f"Debian 13.2: {words}."]
-    assert f"- Debian 13.2: {words}." in report.markdown(shown).splitlines()
+def test_missed_targets_are_reported(changed: dict[str, Any], expected: str) -> None:
+    page = document(release(**changed))
+    assert report.shortfalls(page) == [f"Debian 13.2: {expected}."]
+    assert f"- Debian 13.2: {expected}." in report.markdown(page).splitlines()
 
 
-def test_figures_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:
-    whole = document(release())
-    report.write(whole, tmp_path / "security.json")
-    assert report.read(tmp_path / "security.json") == whole
+def test_figures_round_trip_through_the_file(tmp_path: pathlib.Path) -> None:
+    written = document(release())
+    report.write(written, tmp_path / "security.json")
+    assert report.read(tmp_path / "security.json") == written
 
 
-def test_a_scan_is_read_with_what_answers_and_what_does_not() -> None:
+def test_scan_reads_open_closed_and_filtered_ports() -> None:
     assert ports.read(FOUND.format("filtered")) == ports.Found([22, 80, 443], [], 1025)
     assert ports.read(FOUND.format("closed")) == ports.Found([22, 80, 443], [8081], 1024)
-    with pytest.raises(ValueError, match="nmap says nothing"):
+    with pytest.raises(ValueError, match="nmap reports no ports"):
         ports.read("# Nmap done: 0 hosts up\n")
 
 
 @pytest.mark.parametrize(
-    ("told", "group"),
+    ("output", "group"),
     [
         ("Protocol version: TLSv1.3\nServer Temp Key: X25519, 253 bits\nDONE\n", "X25519"),
         ("Peer Temp Key: X25519, 253 bits\nNegotiated TLS1.3 group: X25519MLKEM768\n", "X25519MLKEM768"),
     ],
 )
-def test_the_key_exchange_is_what_openssl_names(told: str, group: str) -> None:
-    assert measure.key_exchange(told) == group
+def test_key_exchange_is_read_from_openssl_output(output: str, group: str) -> None:
+    assert measure.key_exchange(output) == group
 
 
-def test_answers_are_counted_by_their_first_lines() -> None:
-    told = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 400 Bad Request\r\n\r\n<html>"
-    assert measure.statuses(told) == [404, 400]
+def test_answer_statuses_are_read_from_status_lines() -> None:
+    output = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 400 Bad Request\r\n\r\n<html>"
+    assert measure.statuses(output) == [404, 400]
     assert measure.statuses(b"") == []
 
 
@@ -132,24 +132,24 @@ def test_answers_are_counted_by_their_first_lines() -> None:
     ("request_", "sent"),
     [
         (b"GET / HTTP/1.1\r\nX: 1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: links.baton.test\r\nX: 1\r\n\r\n"),
-        # what isn't the first stays: it is what is wrong
+        # a second Host header stays, because it is what makes the request invalid
         (
             b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: links.baton.test\r\nHost: b\r\n\r\n",
         ),
     ],
 )
-def test_a_request_is_for_the_site(request_: bytes, sent: bytes) -> None:
+def test_first_host_header_becomes_the_site(request_: bytes, sent: bytes) -> None:
     assert measure.for_site(request_) == sent
 
 
-def test_all_requests_are_there_and_none_twice() -> None:
+def test_all_invalid_requests_are_read_and_distinct() -> None:
     found = measure.requests()
     assert len(found) == len(set(found.values())) == 61
     assert all(b"Host: links.baton.test" in request for request in found.values())
 
 
-def test_what_the_bounds_are_for_is_measured() -> None:
+def test_everything_with_a_target_is_measured() -> None:
     units = [unit for units in measure.UNITS.values() for unit in units.split()]
     assert all(any(unit.startswith(start) for unit in units) for start in report.EXPOSURE)
     assert set(report.PORTS) == {"edge1", "app1", "data1"}

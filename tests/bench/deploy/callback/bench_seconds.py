@@ -1,4 +1,4 @@
-"""Where a playbook's time goes: writes the seconds of each task, by play, as JSON."""
+"""Writes the duration of each task of a playbook, by play, as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ name: bench_seconds
 type: aggregate
 short_description: Writes how long each task took
 description:
-  - Writes a JSON list of C(play), C(task) and C(seconds) to the file named by E(BENCH_SECONDS). A task's time ends
+  - Writes a JSON list of C(play), C(task) and C(seconds) to the file named by E(BENCH_SECONDS). A task's duration ends
     where the next one begins.
 """
 
@@ -41,8 +41,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002
         ends = [began for began, _, _ in self._began[1:]] + [time.time()]
-        told = [
+        steps = [
             {"play": play, "task": task, "seconds": round(end - began, 3)}
             for (began, play, task), end in zip(self._began, ends, strict=True)
         ]
-        pathlib.Path(os.environ["BENCH_SECONDS"]).write_text(json.dumps(told))
+        pathlib.Path(os.environ["BENCH_SECONDS"]).write_text(json.dumps(steps))

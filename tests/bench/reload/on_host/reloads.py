@@ -1,11 +1,11 @@
-"""Reloads a unit again and again; runs on the benchmark's host, which has only Python. Prints a JSON line a reload.
+"""Reloads a unit repeatedly; runs on the benchmark's host, which only has Python. Prints a JSON line per reload.
 
 python3 reloads.py UNIT COUNT EVERY LEAST [SOCKET]
 
-COUNT reloads, and more until LEAST seconds have gone by.
-A reload by Baton has ended when `systemctl reload` returns. The others' returns at once: with their SOCKET given, a
-reload has ended when every worker of before is gone and a new one answers. The next one begins EVERY seconds after
-the beginning of the last, or as soon as that is over.
+At least COUNT reloads, and for at least LEAST seconds.
+A reload of Baton ends when `systemctl reload` returns. For the others, it returns immediately: with SOCKET, a reload
+ends when all previous workers have ended and a new one answers. A reload starts EVERY seconds after the start of the
+previous one, or once that has ended, if this is later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-LONGEST = 90.0  # seconds until a reload counts as one that doesn't end
+LONGEST = 90.0  # seconds after which a reload counts as hanging
 
 
 def main_pid(unit: str) -> int:
@@ -26,20 +26,20 @@ def main_pid(unit: str) -> int:
 
 
 def workers(master: int) -> set[int]:
-    """The master's children, but for multiprocessing's resource tracker, which outlives every reload."""
+    """The master's children, except multiprocessing's resource tracker, which survives every reload."""
     found = set()
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
             if parent == master and b"resource_tracker" not in (process / "cmdline").read_bytes():
                 found.add(int(process.name))
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
     return found
 
 
 def answers(path: str) -> bool:
-    """Whether a request is answered well; it waits in the socket's queue until a worker takes it."""
+    """Whether a request succeeds; it waits in the socket's queue until a worker accepts it."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(LONGEST)
@@ -58,7 +58,7 @@ def reload(unit: str, path: str | None) -> dict[str, object]:
     error = done.stderr.strip()
     while path and (before & workers(master) or not answers(path)):
         if time.time() - started > LONGEST:
-            error = f"not over after {LONGEST:.0f} s"
+            error = f"not finished after {LONGEST:.0f} s"
             break
         time.sleep(0.2)
     seconds = round(time.time() - started, 3)

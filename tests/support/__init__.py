@@ -1,1 +1,1 @@
-"""What tests of every kind share. A proper package, so that a scenario's own tests/support.py can't hide it."""
+"""Code that all kinds of tests share. A regular package, so that a scenario's own tests/support.py can't hide it."""

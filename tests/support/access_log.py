@@ -1,4 +1,4 @@
-"""Lines as an edge's nginx writes them, for tests."""
+"""Lines of an edge's access log, as nginx writes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOON = 1764072000.0
 
 
 def line(ended: float = NOON, status: int = 200, wait: float | str = 0.005, **changed: Any) -> str:
-    """A line; keywords are the log's keys. `wait` in seconds."""
+    """A log line. `ended`: Unix time; `wait`: seconds; `changed`: further keys of the log."""
     wait = wait if isinstance(wait, str) else f"{wait:.3f}"
     values = {
         "upstream": CANARY,
@@ -24,7 +24,7 @@ def line(ended: float = NOON, status: int = 200, wait: float | str = 0.005, **ch
         "client": "192.0.2.7",
         "request_time": 0.006,
     } | changed
-    # as the template of nginx.conf has it: numbers bare, and nothing escaped but what JSON needs
+    # like the template of nginx.conf: numbers unquoted, only what JSON requires is escaped
     return (
         f'{{"time":"{time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(ended))}","msec":{ended:.3f},'
         f'"request_id":"0123456789abcdef0123456789abcdef","client":"{values["client"]}","host":"links.example.org",'

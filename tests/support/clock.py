@@ -1,4 +1,4 @@
-"""A clock that moves when somebody sleeps: code that waits is as quick, and as exact, on a machine of any speed."""
+"""A clock that only `sleep` advances, so that tests of waiting code don't depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable
 
 
 class Clock:
-    """Stands for the module `time` in the code that is tested."""
+    """Replaces the module `time` in the code under test."""
 
     def __init__(self, at_pause: Callable[[], object] = lambda: None, now: float = 1_764_072_000.0) -> None:
-        """`at_pause` is called in each pause, before its time is over."""
+        """`at_pause` is called in each pause, before the clock advances. `now`: Unix time."""
         self.now = now
         self.pauses: list[float] = []
         self.at_pause = at_pause
 
     def time(self) -> float:
-        """Seconds."""
+        """The current time, in seconds."""
         return self.now
 
     monotonic = time
 
     def sleep(self, seconds: float) -> None:
-        """Let so many seconds go by."""
+        """Advance the clock."""
         self.pauses.append(seconds)
         self.at_pause()
         self.now += seconds

@@ -1,4 +1,4 @@
-"""A git server over HTTP that asks for a user and a token: git's own, behind Python's."""
+"""A git server over HTTP that requires a user and a token: `git http-backend` behind Python's HTTP server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER = "oauth2"
 
 @contextlib.contextmanager
 def served(folder: pathlib.Path, tokens: set[str]) -> Iterator[str]:
-    """The repositories below a folder, for who has one of the tokens. Yields the server's address, as HOST:PORT."""
+    """Serve the repositories below a folder to clients with one of the tokens. Yields the address as HOST:PORT."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

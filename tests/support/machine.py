@@ -1,4 +1,4 @@
-"""This machine, as a host that releases are made for."""
+"""This machine as a host that releases are built for."""
 
 from __future__ import annotations
 

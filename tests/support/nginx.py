@@ -1,4 +1,4 @@
-"""nginx on a host, for tests: a reload takes effect, and an answer is logged, after a client could know of it."""
+"""nginx on a host. A client may notice a reload or an answer before it is complete or logged: these functions wait."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .wait import until
 
 
 def workers(host: Any) -> set[int]:
-    """The processes that take connections."""
+    """The processes that accept connections."""
     return _titled(host, "nginx: worker process")
 
 
 def settle(host: Any) -> None:
-    """Waits until no worker of a former configuration is left."""
+    """Wait until no worker of an earlier configuration is left."""
     until(lambda: not _titled(host, "nginx: worker process is shutting down"), "former workers are left")
 
 
 @contextlib.contextmanager
 def reloaded(host: Any) -> Iterator[None]:
-    """What has nginx reload, in the block; goes on when none but new workers take connections."""
+    """Run a block that reloads nginx; return when only new workers accept connections."""
     before = workers(host)
     yield
-    # for a moment both do
+    # for a moment, old and new workers accept
     until(lambda: (now := workers(host)) and not now & before, "the former workers serve")
 
 
 def reload(host: Any) -> None:
-    """Have it reload."""
+    """Reload nginx and wait for its new workers."""
     with reloaded(host):
         host.check_output("systemctl reload nginx")
 
 
 def sockets(host: Any) -> int:
-    """How many its workers have open, of clients and of servers."""
+    """How many sockets its workers have open, to clients and to servers."""
     return int(
         host.check_output(
             "for pid in $(pgrep -xf 'nginx: worker process'); do ls -l /proc/$pid/fd; done | grep -c socket:"
@@ -46,7 +46,7 @@ def sockets(host: Any) -> int:
 
 
 def logged(host: Any, app: str, request_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The lines of an edge's access log on these requests, which it writes when it has answered, by their ids."""
+    """The entries of these requests in an edge's access log, by request id. Waits until all are written."""
     pattern = "|".join(request_ids)
     look = f"grep -E {shlex.quote(pattern)} /var/log/nginx/{app}-access.log"
 

@@ -1,4 +1,4 @@
-"""Playbooks and ad hoc commands, run by tests the way an operator runs them, and what they said."""
+"""Runs playbooks and ad hoc commands the way an operator does, and returns their status and output."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ PROJECT = pathlib.Path(__file__).parents[2]
 
 
 def plugin(path: str) -> Any:
-    """A plugin of the project as a module, which Ansible alone can import by a name."""
+    """Load one of the project's plugins, which only Ansible can import by name."""
     return program.load(PROJECT / f"plugins/{path}.py", path.replace("/", "_"))
 
 
 def tool(name: str) -> pathlib.Path:
-    """A program of the controller's environment."""
+    """The path of a program in the controller's venv."""
     return pathlib.Path(sys.executable).with_name(name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """How a run ended, and what it said."""
+    """A run's exit status and output."""
 
     status: int
     output: str
 
     @property
     def words(self) -> str:
-        """What it said, without line breaks and indents."""
+        """The output without line breaks and indentation."""
         return " ".join(self.output.split())
 
     @property
     def changed(self) -> list[int]:
-        """How many tasks changed something, by host."""
+        """The number of changed tasks of each host."""
         recap = self.output.rpartition("PLAY RECAP")[2]
         return [int(part.split()[0]) for part in recap.split("changed=")[1:]]
 
     def check_status(self) -> Done:
-        """Itself, where the end was a good one."""
+        """Assert that the run succeeded; return itself."""
         assert self.status == 0, self.output
         return self
 
 
 @dataclasses.dataclass(frozen=True)
 class Playbooks:
-    """The project's playbooks, against one inventory."""
+    """The project's playbooks with one inventory."""
 
     inventory: pathlib.Path
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -60,7 +60,7 @@ class Playbooks:
     def written(
         cls, folder: pathlib.Path, *plays: dict[str, Any], host: str = "", environment: dict[str, str] | None = None
     ) -> tuple[Playbooks, str]:
-        """A playbook and an inventory of one host, app1, of which variables may be given; else it is this machine."""
+        """Write a playbook and an inventory of one host, app1. `host`: its variables; this machine by default."""
         inventory, playbook = folder / "hosts", folder / "play.yml"
         variables = f"ansible_python_interpreter={sys.executable} {host or 'ansible_connection=local'}"
         inventory.write_text(f"app1 {variables}\n")
@@ -68,7 +68,7 @@ class Playbooks:
         return cls(inventory, environment or {}), str(playbook)
 
     def start(self, playbook: str, *options: str, **variables: object) -> subprocess.Popen[str]:
-        """Begin one, in a session of its own, so that a test may kill it with all that it has started."""
+        """Start a playbook in a session of its own, so that a test can kill it and all its children."""
         given = ["--extra-vars", json.dumps(variables)] if variables else []
         return self._start("ansible-playbook", *options, *given, str(PROJECT / playbook))
 
@@ -86,19 +86,19 @@ class Playbooks:
         )
 
     def play(self, playbook: str, *options: str, **variables: object) -> Done:
-        """Run one to its end, good or bad."""
+        """Run a playbook, whether it succeeds or fails."""
         return self.finish(self.start(playbook, *options, **variables))
 
     @staticmethod
     def finish(running: subprocess.Popen[str]) -> Done:
-        """Wait for one that was begun."""
+        """Wait for a playbook that was started."""
         output = running.communicate()[0]
         return Done(running.returncode, output)
 
     def succeed(self, playbook: str, *options: str, **variables: object) -> Done:
-        """Run one that has to end well."""
+        """Run a playbook that must succeed."""
         return self.play(playbook, *options, **variables).check_status()
 
     def ad_hoc(self, hosts: str, module: str, arguments: str, *options: str) -> Done:
-        """Run one module without a playbook, to its end, good or bad."""
+        """Run one module without a playbook, whether it succeeds or fails."""
         return self.finish(self._start("ansible", hosts, "-m", module, "-a", arguments, *options))

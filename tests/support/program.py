@@ -1,4 +1,4 @@
-"""A file of Python that is no module of a package: loaded by its path."""
+"""Programs: Python files that belong to no package, and scripts that stand in for a host's commands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any
 
 
 def load(path: pathlib.Path, name: str) -> Any:
-    """The module of a file, by the name that it is to have. Raises what its code does."""
+    """Load a file as a module of this name. Raises whatever its code raises."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # its dataclasses look themselves up
+    # dataclasses look up their module
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def write_script(path: pathlib.Path, body: str) -> pathlib.Path:
+    """Write an executable shell script; return its path."""
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path

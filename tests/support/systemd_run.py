@@ -1,7 +1,7 @@
-"""A stand-in for systemd-run on a machine without systemd: a program that runs a command as the properties say.
+"""A stand-in for systemd-run on a machine without systemd: it runs a command as the properties specify.
 
-It gives the command its folder, environment and credentials, ends it when its time is up, and leaves nothing of its
-session. User, sandbox and limits are systemd's, and tests on real hosts ask for them.
+It sets the command's folder, environment and credentials, kills it after RuntimeMaxSec, and kills its whole session at
+the end. User, sandbox and limits need systemd: the scenarios test them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import tempfile
 
 
 def install(folder: pathlib.Path) -> None:
-    """Put it into a folder that comes first on PATH, beside a journal that knows nothing."""
-    for name, text in (("systemd-run", f'exec {sys.executable} {__file__} "$@"'), ("journalctl", "exit 0")):
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
+    """Install it, and an empty journal, into a folder that comes first on PATH."""
+    # imported here, because the installed program runs this file by its path
+    from tests.support.program import write_script
+
+    write_script(folder / "systemd-run", f'exec {sys.executable} {__file__} "$@"')
+    write_script(folder / "journalctl", "exit 0")
 
 
 def main() -> int:
-    """Run the command; its exit status is what systemd-run's would be."""
+    """Run the command and return the exit status that systemd-run would."""
     parser = argparse.ArgumentParser()
     for option in ("--quiet", "--collect", "--wait", "--pipe"):
         parser.add_argument(option, action="store_true")

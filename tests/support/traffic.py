@@ -1,22 +1,22 @@
-"""Traffic for tests: sends requests at a steady rate and accounts for every one of them.
+"""Load generator: sends requests at a steady rate and records the outcome of every one.
 
     python -m tests.support.traffic unix:/run/links/web.sock --rate 300 --duration 10 \\
         --load get,path=/,share=6 --load post,path=/echo,share=3,size=100000 --load fresh,path=/,wait=0.5
 
-Each request has an *intended* time on a fixed grid, and its latency counts from there: a server that stalls is charged
-for all requests of the stall, not for the one that a waiting client happened to send. Nothing is retried. Only the
-addresses given are spoken to, and a run is bounded in time and number.
+Each request has an *intended* time on a fixed grid, from which its latency counts (open-loop load), so that a stall of
+the server delays all requests that were due in it. Nothing is retried. Requests go only to the given address, and a run
+is bounded in time and number.
 
-Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, wait in seconds, expect: text
-that the answer's body must have, else the request counts as `wrong body`):
-    get        GET on a connection kept alive, when one is idle
+Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, wait in seconds, and expect: text that the
+answer's body must contain, otherwise the request counts as `wrong body`):
+    get        GET on an idle keep-alive connection, if there is one
     post       POST of `size` bytes on the same connections
-    fresh      connect, wait, send: a connection that was accepted and has had no request yet
-    idle       a request, wait, another one on the same connection (a new one if the server closed it meanwhile)
+    fresh      connect, wait, send: the server has accepted the connection before the request arrives
+    idle       a request, wait, another request on the same connection (a new one if the server has closed it)
     upload     POST of `size` bytes, sent in pieces spread over `wait`
-    sse        GET that is read to its end; an end before the final chunk counts as `cut`
-    websocket  opens, echoes a message every 0.2 s for `wait`, closes; a close by the server with 1012 is no failure,
-               an answer without the message is
+    sse        GET that is read to its end; an end without the final chunk counts as `cut`
+    websocket  opens, echoes a message every 0.2 s for `wait`, closes; a close by the server with 1012 is no failure, an
+               echo without the message is
     h2         GET by HTTP/2 on one connection (TLS only)
     h2post     POST of `size` bytes by HTTP/2
 """
@@ -45,21 +45,21 @@ import websockets
 from websockets.asyncio.client import connect, unix_connect
 
 READ = 65536  # bytes
-SHOWN = 20  # failures that a summary describes one by one
-STARTED = "started"  # what a generator says just before its first request
-SO_FAR = "so far "  # what a generator's answer to a line on its standard input begins with
-SETTLED = 10  # requests that are answered before, and after, what traffic is there for
-PATIENCE = 600.0  # seconds until what should happen counts as not happening
+SHOWN = 20  # failures that a summary lists individually
+STARTED = "started"  # what a generator prints just before its first request
+SO_FAR = "so far "  # how a generator's answer to a line on its standard input begins
+SETTLED = 10  # requests that are answered before, and after, a measured block
+PATIENCE = 600.0  # seconds until a wait is given up
 RESTARTING = 1012  # WebSocket close code: Service Restart
 NO_CLOSE = 1006  # the connection ended without a close frame
 
 
 class TrafficError(Exception):
-    """A run whose result proves nothing: the generator failed, ended early or sent too little."""
+    """A run without a valid result: the generator failed, ended early or sent too few requests."""
 
 
-class Failure(Exception):  # noqa: N818  a fate, not an error of ours
-    """A request that did not go well; the text is the cause it is counted under."""
+class Failure(Exception):  # noqa: N818  an outcome, not an error of the generator
+    """A failed request; the text is the cause that it is counted under."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Target:
     """Where the server is: `unix:/path`, `http://host:port` or `https://host:port`."""
 
     address: str
-    host: str = "localhost"  # the Host header, and the name that the certificate must have
+    host: str = "localhost"  # the Host header and the name in the certificate
     ca_file: str | None = None
 
     @property
@@ -89,17 +89,17 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """One kind of request and its part of the whole."""
+    """One kind of request and its share of the traffic."""
 
     kind: str
     path: str = "/"
     share: float = 1.0
     size: int = 1000  # bytes of a body
     wait: float = 0.0  # seconds
-    expect: str = ""  # text that the answer's body must have
+    expect: str = ""  # text that the answer's body must contain
 
     def __str__(self) -> str:
-        """What `parse` reads."""
+        """The text that `parse` reads."""
         text = f"{self.kind},path={self.path},share={self.share},size={self.size},wait={self.wait}"
         return f"{text},expect={self.expect}" if self.expect else text
 
@@ -122,7 +122,7 @@ class Load:
 
 @dataclasses.dataclass
 class Summary:
-    """The fates of all requests. Latencies are in milliseconds, from the intended time to the last byte."""
+    """The outcomes of all requests. Latencies are in milliseconds, from the intended time to the last byte."""
 
     sent: int = 0
     ok: int = 0
@@ -130,10 +130,10 @@ class Summary:
     failures: list[str] = dataclasses.field(default_factory=list)  # the first ones
     by_kind: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     close_codes: dict[str, int] = dataclasses.field(default_factory=dict)  # of WebSockets
-    stopped: bool = False  # told to stop; False for a run that ended by itself
+    stopped: bool = False  # by `stop` or a signal; False for a run that ended by itself
     seconds: float = 0.0
-    rate: float = 0.0  # requests a second, achieved
-    lag_ms: float = 0.0  # the most that this client itself was late
+    rate: float = 0.0  # achieved requests per second
+    lag_ms: float = 0.0  # the longest delay that this client itself caused
     p50: float = 0.0
     p95: float = 0.0
     p99: float = 0.0
@@ -142,7 +142,7 @@ class Summary:
 
     @property
     def failed_total(self) -> int:
-        """All failures."""
+        """The number of all failures."""
         return sum(self.failed.values())
 
 
@@ -175,7 +175,7 @@ class Connection:
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent, as far as can be seen from here."""
+        """Whether another request may be sent, as far as the client can see."""
         return self._h11.our_state is h11.IDLE and not self._reader.at_eof() and not self._writer.is_closing()
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class Connection:
                 async for piece in body:
                     self._write(h11.Data(data=piece))
                     await self._writer.drain()
-            # sends nothing: the server may have answered, and closed, after the last piece
+            # sends nothing, because the server may have answered and closed after the last piece
             self._write(h11.EndOfMessage())
             return await self._answer()
         except ConnectionResetError:
@@ -238,7 +238,7 @@ class Connection:
 
 
 class Traffic:
-    """A run: what is sent, and what came of it. Times are in seconds."""
+    """A run: the requests and their outcomes. Times are in seconds."""
 
     KINDS = ("get", "post", "fresh", "idle", "upload", "sse", "websocket", "h2", "h2post")
 
@@ -255,10 +255,10 @@ class Traffic:
         warmup: float = 0.0,
         outstanding: int = 4000,
     ) -> None:
-        """`warmup`: at first this client makes all its connections at once, so no latency counts yet.
+        """`warmup`: how long no latency counts, because the client opens all its connections at once at the start.
 
-        `idle_limit`: how long an idle connection is used again. Keep it below the server's keep-alive, as a proxy's
-        is; else the server closes just as a request is sent, which no server can help."""
+        `idle_limit`: how long an idle connection is reused. Keep it below the server's keep-alive timeout, as a proxy's
+        is: a server may close an idle connection just as a request arrives."""
         self._target = target
         self._tls = target.tls
         self._loads = list(loads)
@@ -280,20 +280,20 @@ class Traffic:
 
     @property
     def so_far(self) -> dict[str, int]:
-        """How many requests were sent and met their fate by now, and how many rounds of all kinds that is."""
+        """How many requests were sent and completed until now, and how many rounds of all kinds that is."""
         sent = self._summary.sent
-        fates = sum(counts["sent"] for counts in self._kinds.values())
-        return {"sent": sent, "answered": fates, "rounds": sent // len(self._order())}
+        completed = sum(counts["sent"] for counts in self._kinds.values())
+        return {"sent": sent, "answered": completed, "rounds": sent // len(self._order())}
 
     def stop(self) -> None:
-        """Sends no more; what is under way ends."""
+        """Sends no more requests; those in progress are completed."""
         self._stop.set()
 
     async def run(self) -> Summary:
-        """Sends, waits for the last answer, and sums up."""
+        """Sends, waits for the last answer, and returns the summary."""
         if any(load.kind.startswith("h2") for load in self._loads):
             limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-            # a context of its own: httpx offers h2 on it, which HTTP/1.1 connections must not
+            # a context of its own: httpx offers h2 on it, which the HTTP/1.1 connections must not offer
             verify = self._target.tls or True
             transport = httpx.AsyncHTTPTransport(http1=False, http2=True, verify=verify, limits=limits, retries=0)
             self._http2 = httpx.AsyncClient(transport=transport, timeout=self._timeout, base_url=self._target.address)
@@ -333,7 +333,7 @@ class Traffic:
         return self._sum_up()
 
     def _order(self) -> list[Load]:
-        """The kinds, spread evenly by their shares over a round of at most some hundred requests."""
+        """The kinds, spread evenly by their shares over a round of at most a few hundred requests."""
         smallest = min(load.share for load in self._loads)
         slots = []
         for load in self._loads:
@@ -354,7 +354,7 @@ class Traffic:
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
         if cause is None and load.kind not in ("sse", "websocket") and intended - began >= self._warmup:
-            # the waits of a load are no latency of the server's
+            # a load's own waits are not the server's latency
             self._latencies.append(time.monotonic() - intended - load.wait)
         self._count(load.kind, cause, intended - began)
 
@@ -385,7 +385,7 @@ class Traffic:
             summary.max = round(ordered[-1] * 1000, 2)
         return summary
 
-    # the kinds
+    # the kinds of load
 
     async def _open(self) -> Connection:
         return await Connection.open(self._target, self._tls)
@@ -399,7 +399,7 @@ class Traffic:
         return await self._open()
 
     async def _exchange(self, connection: Connection, load: Load, body: AsyncIterator[bytes] | None = None) -> None:
-        """A request on the connection, which goes to the pool after it, or is closed."""
+        """Sends a request on the connection; then returns the connection to the pool or closes it."""
         posts = load.kind in ("post", "upload")
         content = body if body is not None else b"x" * (load.size if posts else 0)
         try:
@@ -503,7 +503,7 @@ class Traffic:
 
 
 def _judge(load: Load, status: int, body: bytes) -> None:
-    """Raises Failure for an answer that is none that was asked for."""
+    """Raises Failure for an answer with the wrong status or body."""
     if not 200 <= status < 400:
         raise Failure(f"HTTP {status}")
     if load.expect.encode() not in body:
@@ -517,16 +517,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="localhost", help="the Host header and the name in the certificate")
     parser.add_argument("--ca-file", help="the authority of the server's certificate")
     parser.add_argument("--load", action="append", type=Load.parse, metavar="KIND,key=value", help="may be repeated")
-    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds")
-    parser.add_argument("--requests", type=int, default=1_000_000, help="send no more than these")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="the most requests to send")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one request")
-    parser.add_argument("--idle-limit", type=float, default=1.0, help="seconds that an idle connection is used again")
-    parser.add_argument("--warmup", type=float, default=0.0, help="seconds at first whose latencies don't count")
+    parser.add_argument("--idle-limit", type=float, default=1.0, help="seconds that an idle connection is reused")
+    parser.add_argument("--warmup", type=float, default=0.0, help="seconds at the start whose latencies don't count")
     parser.add_argument(
         "--announce",
         action="store_true",
-        help=f"say {STARTED!r} before the first request, and for each line read how far it is",
+        help=f"print {STARTED!r} before the first request, and the progress for each line on standard input",
     )
     options = parser.parse_args(arguments)
     traffic = Traffic(
@@ -545,17 +545,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, traffic.stop)
         if options.announce:
-            loop.add_reader(sys.stdin.fileno(), tell)
+            loop.add_reader(sys.stdin.fileno(), report)
             print(STARTED, flush=True)
         return await traffic.run()
 
-    def tell() -> None:
+    def report() -> None:
         if not os.read(sys.stdin.fileno(), READ):
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
             return
         print(SO_FAR + json.dumps(traffic.so_far), flush=True)
 
-    # what has been imported stays: a look through all of it would stop the clock for a tenth of a second
+    # a collection that walks all imported modules would pause the generator for a tenth of a second
     gc.collect()
     gc.freeze()
     summary = asyncio.run(run())
@@ -564,10 +564,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Generator:
-    """One process that sends, started and ended by hand; raises TrafficError where its result proves nothing."""
+    """A generator process that is started and stopped explicitly. Raises TrafficError if its result isn't valid."""
 
     def __init__(self, target: str, loads: Sequence[str], **options: object) -> None:
-        """Starts it and waits until it sends. `options`: those of the command line, by their names."""
+        """Starts it and waits until it sends. `options`: those of the command line, by name."""
         self._command = [sys.executable, __file__, target, "--announce"]
         for name, value in options.items():
             self._command += [f"--{name.replace('_', '-')}", str(value)]
@@ -576,37 +576,37 @@ class Generator:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._ask, self._hear = self._process.stdin, self._process.stdout
-        self._said: str | None = None  # by one that has ended
-        if self._hear.readline().strip() != STARTED:
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._output: str | None = None  # once it has ended
+        if self._stdout.readline().strip() != STARTED:
             self.kill()
             raise TrafficError(f"the generator didn't start (exit status {self._process.returncode})")
 
     def kill(self) -> None:
-        """Ends it without a result."""
+        """Kills it; there is no result."""
         self._process.kill()
         self._process.communicate()
 
     def stop(self) -> None:
-        """Tells it to send no more."""
+        """Stops sending."""
         self._process.send_signal(signal.SIGINT)
 
     def so_far(self) -> dict[str, int]:
-        """How many requests were `sent` and `answered`, well or not, and `rounds` of all kinds; empty once it ended."""
-        if self._said is not None:
+        """How many requests were `sent` and `answered` (or failed), and `rounds` of all kinds; empty once it ended."""
+        if self._output is not None:
             return {}
         with contextlib.suppress(BrokenPipeError):
-            self._ask.write("\n")
-            self._ask.flush()
-        line = self._hear.readline()
+            self._stdin.write("\n")
+            self._stdin.flush()
+        line = self._stdout.readline()
         if not line.startswith(SO_FAR):
-            self._said = line + self._hear.read()
+            self._output = line + self._stdout.read()
             return {}
         found: dict[str, int] = json.loads(line.removeprefix(SO_FAR))
         return found
 
     def wait_for(self, **fewest: int) -> None:
-        """Waits until it has come so far, or has ended, which `summary` tells. Raises TrafficError."""
+        """Waits until it reaches these numbers or ends, which `summary` reports. Raises TrafficError."""
         deadline = time.monotonic() + PATIENCE
         while (found := self.so_far()) and any(found[what] < count for what, count in fewest.items()):
             if time.monotonic() > deadline:
@@ -614,17 +614,17 @@ class Generator:
             time.sleep(0.02)
 
     def settle(self) -> None:
-        """Waits until requests of all kinds were sent, and some answered, from now on."""
+        """Waits until, from now on, requests of all kinds have been sent and some answered."""
         if found := self.so_far():
             self.wait_for(rounds=found["rounds"] + 1, answered=found["answered"] + SETTLED)
 
     def summary(self, fewest: int, timeout: float | None = None) -> Summary:
-        """Waits for the last answers of a generator told to stop.
+        """Waits for the last answers of a stopped generator.
 
-        `fewest`: requests that must have been sent; `timeout`: seconds. Raises TrafficError when it failed, ended
-        before it was told to, or sent fewer."""
+        `fewest`: requests that must have been sent; `timeout`: seconds. Raises TrafficError if it failed, ended before
+        it was stopped, or sent fewer."""
         try:
-            output = (self._said or "") + self._process.communicate(timeout=timeout)[0]
+            output = (self._output or "") + self._process.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
             self.kill()
             raise TrafficError(f"the generator still waits for answers after {timeout:g} s") from None
@@ -645,7 +645,7 @@ class Generator:
 
 
 class Background:
-    """Traffic from a process of its own, for tests that do something else meanwhile.
+    """Traffic from a separate process while the block runs.
 
     with Background("unix:/tmp/web.sock", [Load("get")], rate=300, fewest=300) as traffic:
         server.reload()
@@ -667,10 +667,10 @@ class Background:
         idle_limit: float = 1.0,
         warmup: float = 0.0,
     ) -> None:
-        """Begins the block when requests of all kinds are under way, and stops after it when some more are answered and
-        at least `fewest` were sent. Raises TrafficError if the traffic ended before or failed to run. `duration`: the
-        most seconds; `settle`: seconds more before and after the block, for what is measured in it; `idle_limit`: 0
-        for a new connection each time; `warmup`: seconds at first whose latencies don't count."""
+        """Begins the block when requests of all kinds have been sent; stops after it when more have been answered, and
+        at least `fewest` sent.  Raises TrafficError if the traffic ended before the block did, or failed.
+        `duration`: the maximum, in seconds; `settle`: additional seconds of traffic before and after the block;
+        `idle_limit`: 0 for a new connection each time; `warmup`: seconds at the start whose latencies don't count."""
         self.summary = Summary()
         self._fewest = fewest
         self._settle = settle

@@ -1,4 +1,4 @@
-"""Waiting for what comes when it comes: a test never takes time for it."""
+"""Waits for a condition. Its time limit is no measurement: it only ends a test that would never finish."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 600.0  # seconds until what should happen counts as not happening, on a machine of any speed
+PATIENCE = 600.0  # seconds until a wait is given up, on a machine of any speed
 
 
 def until(condition: Callable[[], Any], missing: str) -> Any:
-    """What the condition returns as soon as that is true; `missing`: what is the matter as long as it isn't."""
+    """Wait until the condition is true; return its value. `missing`: the message if it never is."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{missing} after {PATIENCE:g} s"

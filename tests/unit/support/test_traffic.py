@@ -1,4 +1,4 @@
-"""The traffic that other tests rely on: a run that proves nothing fails the test that it ran for."""
+"""The load generator that other tests rely on: a run without a valid result fails its test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A web server's address."""
+    """The address of a web server."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as serving:
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
@@ -38,14 +38,14 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def test_traffic_that_ran_to_the_end_of_the_block_is_counted(server: str) -> None:
+def test_traffic_of_the_whole_block_is_counted(server: str) -> None:
     with Background(server, [Load("get", expect="release 1")], rate=100, fewest=20) as traffic:
         pass
     assert traffic.summary.failed == {}
     assert traffic.summary.ok == traffic.summary.sent >= 20
 
 
-def test_traffic_that_ended_before_the_block_is_no_success(server: str) -> None:
+def test_traffic_that_ends_before_the_block_is_an_error(server: str) -> None:
     with (
         pytest.raises(TrafficError, match=r"ended by itself after .* give a longer duration"),
         Background(server, [Load("get")], rate=100, fewest=1, duration=0.1) as traffic,
@@ -53,14 +53,14 @@ def test_traffic_that_ended_before_the_block_is_no_success(server: str) -> None:
         os.waitid(os.P_PID, traffic._generator._process.pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_too_little_traffic_is_no_success(server: str) -> None:
+def test_too_few_requests_are_an_error(server: str) -> None:
     generator = Generator(server, ["get"], rate=10, duration=3600)
     generator.stop()
     with pytest.raises(TrafficError, match=r"sent \d+ requests, and at least 1000000 were due"):
         generator.summary(1_000_000)
 
 
-def test_a_block_has_requests_of_all_kinds_before_it_and_answers_after_it(server: str) -> None:
+def test_block_has_requests_of_all_kinds_before_it_and_answers_after_it(server: str) -> None:
     loads = [Load("get", share=5), Load("fresh", wait=0.1)]
     with Background(server, loads, rate=100, fewest=1) as traffic:
         before = traffic._generator.so_far()
@@ -73,7 +73,7 @@ def test_a_block_has_requests_of_all_kinds_before_it_and_answers_after_it(server
     }
 
 
-def test_a_generator_that_died_is_no_success(server: str) -> None:
+def test_killed_generator_is_an_error(server: str) -> None:
     with (
         pytest.raises(TrafficError, match="exit status -9 and no summary"),
         Background(server, [Load("get")], rate=10, fewest=1) as traffic,
@@ -81,7 +81,7 @@ def test_a_generator_that_died_is_no_success(server: str) -> None:
         os.kill(traffic._generator._process.pid, signal.SIGKILL)
 
 
-def test_a_generator_that_does_not_start_is_told_at_once(server: str) -> None:
+def test_generator_that_fails_to_start_is_reported_immediately(server: str) -> None:
     with (
         pytest.raises(TrafficError, match="didn't start"),
         Background(server, [Load("no such kind")], rate=10, fewest=1),
@@ -89,7 +89,7 @@ def test_a_generator_that_does_not_start_is_told_at_once(server: str) -> None:
         pass
 
 
-def test_the_failure_of_the_block_comes_before_that_of_its_traffic(server: str) -> None:
+def test_exception_of_the_block_takes_precedence(server: str) -> None:
     with pytest.raises(ZeroDivisionError), Background(server, [Load("get")], rate=10, fewest=10**6):
         raise ZeroDivisionError
 
@@ -98,13 +98,13 @@ def test_the_failure_of_the_block_comes_before_that_of_its_traffic(server: str) 
     ("path", "cause"), [("/other", "wrong body"), ("/fail", "HTTP 500")], ids=["another body", "an error"]
 )
 @pytest.mark.parametrize("kind", ["get", "fresh", "idle"])
-def test_an_answer_that_was_not_asked_for_is_a_failure(server: str, kind: str, path: str, cause: str) -> None:
+def test_unexpected_answer_is_a_failure(server: str, kind: str, path: str, cause: str) -> None:
     with Background(server, [Load(kind, path, expect="release 1")], rate=50, fewest=5) as traffic:
         pass
     assert set(traffic.summary.failed) == {cause}
     assert traffic.summary.ok == 0
 
 
-def test_a_load_is_written_as_it_is_read() -> None:
+def test_load_round_trips_through_text() -> None:
     load = Load("post", "/echo?a=b", share=0.5, size=20_000, wait=1.5, expect="20000")
     assert Load.parse(str(load)) == load

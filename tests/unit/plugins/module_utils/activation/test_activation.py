@@ -1,4 +1,4 @@
-"""How a change reaches the processes, and what counts as proof."""
+"""How a change reaches the processes, and what counts as proof that they serve it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from tests.support.clock import Clock
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path) -> layout.Application:
-    """A host's tree with the releases aaaa and bbbb; aaaa is current."""
+    """A host's root with the releases aaaa, which is current, and bbbb."""
     application = layout.Application("links", str(tmp_path))
     for release in ("aaaa", "bbbb"):
         folder = application.release(release)
         folder.mkdir(parents=True)
-        about = {"id": release, "python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}
-        (folder / "release.json").write_text(json.dumps(about))
+        metadata = {"id": release, "python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}
+        (folder / "release.json").write_text(json.dumps(metadata))
     for path, text in {
         "etc/machine-id": "1234",
         "etc/links/gunicorn.conf.py": "workers = 2",
@@ -62,22 +62,22 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
 
 
 @pytest.fixture
-def served(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
-    """The same, with aaaa activated and its service active."""
+def activated(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
+    """The same host, with aaaa activated and its service active."""
     record = {"digests": dataclasses.asdict(digests.digests(app, "aaaa"))}
     app.record.write_text(json.dumps(record))
-    says(app)
+    write_status(app)
     monkeypatch.setattr(systemd, "is_active", lambda unit: unit == app.service)
     return app
 
 
-HELD = "venv/lib/gunicorn/arbiter.py"
+MODULE = "venv/lib/gunicorn/arbiter.py"
 
 
-def says(app: layout.Application, *releases: str, **changed: Any) -> None:
-    """Write the status of a master that holds one module, which both releases have."""
+def write_status(app: layout.Application, *releases: str, **changed: Any) -> None:
+    """Write the status of a master that has imported one module, which both releases contain."""
     for release in ("aaaa", "bbbb"):
-        module, python = (app.release(release) / name for name in (HELD, "venv/bin/python"))
+        module, python = (app.release(release) / name for name in (MODULE, "venv/bin/python"))
         for file in (module, python):
             file.parent.mkdir(parents=True, exist_ok=True)
         module.write_text("the arbiter")
@@ -87,14 +87,14 @@ def says(app: layout.Application, *releases: str, **changed: Any) -> None:
     digest = hashlib.sha256(binary.read_bytes()).hexdigest()
     fingerprint = {
         "python": {"executable": str(binary), "executable_sha256": digest, **changed},
-        "files": {HELD: hashlib.sha256(b"the arbiter").hexdigest()},
+        "files": {MODULE: hashlib.sha256(b"the arbiter").hexdigest()},
     }
     workers = [{"pid": 1, "state": "ready", "release": release} for release in releases or ["aaaa"]]
     app.status_file(app.service).write_text(json.dumps({"fingerprint": fingerprint, "workers": workers}))
 
 
 def keep(app: layout.Application) -> None:
-    """As an activation does when it has gone well."""
+    """Keep the configuration, as a successful activation does."""
     with snapshot.replaced_folder(app.kept) as scratch:
         snapshot.keep(app, scratch)
 
@@ -103,12 +103,12 @@ def change(app: layout.Application, path: str, text: str) -> None:
     app.path(path).write_text(text)
 
 
-def test_nothing_is_done_when_nothing_changed(served: layout.Application) -> None:
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "none"
+def test_unchanged_host_needs_no_handover(activated: layout.Application) -> None:
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "none"
 
 
-def test_a_new_release_of_the_same_server_goes_by_reload(served: layout.Application) -> None:
-    assert digests.choose(served, digests.digests(served, "bbbb")) == "reload"
+def test_new_release_with_the_same_server_is_reloaded(activated: layout.Application) -> None:
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == "reload"
 
 
 @pytest.mark.parametrize(
@@ -121,110 +121,108 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: layout.Applicat
         ("etc/links/secrets/NEW", "secret", "bridge"),
         ("etc/systemd/system/links.service", "[Service]\nNice=1", "bridge"),
         ("etc/systemd/system/links.service", "[Service]\nEnvironment=A=1 \\\n  B=2", "bridge"),
-        # systemd's own, and what nobody reads
+        # directives that only systemd reads, and comments
         ("etc/systemd/system/links.service", "[Service]\nTimeoutStopSec=99\nMemoryMax=2G\nRestartSec=2", "reload"),
         ("etc/systemd/system/links.service", "# another hand\n\n[Service]\n; Nice=1", "reload"),
         ("etc/systemd/system/links.socket", "# another hand\n[Socket]\nDescription=It", "reload"),
         ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),
     ],
 )
-def test_what_changed_decides_the_way(served: layout.Application, path: str, text: str, way: str) -> None:
-    change(served, path, text)
-    assert digests.choose(served, digests.digests(served, "aaaa")) == way
+def test_changed_file_determines_the_way(activated: layout.Application, path: str, text: str, way: str) -> None:
+    change(activated, path, text)
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == way
 
 
 @pytest.mark.parametrize(
-    ("about", "way"),
+    ("metadata", "way"),
     [
         ({"python": "3.12.1", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.2", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.166.0"}}, "reload"),
-        # what only a worker imports
+        # a package that only workers import
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0", "websockets": "17"}}, "reload"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0", "click": "8"}}, "bridge"),
-        # a reload would leave the old ones on the master's path
+        # a reload would keep the old paths in the master's sys.path
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.1"}, "import_paths": ["src"]}, "bridge"),
     ],
 )
-def test_a_server_that_the_master_holds_in_memory_goes_by_bridge(
-    served: layout.Application, about: dict[str, Any], way: str
+def test_changed_package_of_the_master_needs_a_bridge(
+    activated: layout.Application, metadata: dict[str, Any], way: str
 ) -> None:
-    (served.release("bbbb") / "release.json").write_text(json.dumps({"id": "bbbb", **about}))
-    assert digests.choose(served, digests.digests(served, "bbbb")) == way
+    (activated.release("bbbb") / "release.json").write_text(json.dumps({"id": "bbbb", **metadata}))
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == way
 
 
-def test_another_launcher_of_the_same_version_goes_by_bridge(served: layout.Application) -> None:
-    record = served.release("bbbb") / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
+def test_changed_launcher_of_the_same_version_needs_a_bridge(activated: layout.Application) -> None:
+    record = activated.release("bbbb") / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
     record.parent.mkdir(parents=True)
     record.write_text("gunicorn_handover/cli.py,sha256=abc,1")
-    assert digests.choose(served, digests.digests(served, "bbbb")) == "bridge"
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == "bridge"
 
 
-def test_what_the_installer_notes_beside_the_launcher_is_no_change(served: layout.Application) -> None:
-    for release, noted in (("aaaa", "one"), ("bbbb", "another")):
-        record = served.release(release) / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
+def test_installer_metadata_in_record_is_ignored(activated: layout.Application) -> None:
+    for release, digest in (("aaaa", "one"), ("bbbb", "another")):
+        record = activated.release(release) / "server/gunicorn_handover-0.1.0.dist-info/RECORD"
         record.parent.mkdir(parents=True)
         record.write_text(
-            f"bin/gunicorn-handover,sha256={noted},1\n"
-            f"gunicorn_handover/cli.py,sha256=abc,1\ngunicorn_handover-0.1.0.dist-info/x,sha256={noted},1\n"
+            f"bin/gunicorn-handover,sha256={digest},1\n"
+            f"gunicorn_handover/cli.py,sha256=abc,1\ngunicorn_handover-0.1.0.dist-info/x,sha256={digest},1\n"
         )
-    before, after = (digests.digests(served, release).restart for release in ("aaaa", "bbbb"))
+    before, after = (digests.digests(activated, release).restart for release in ("aaaa", "bbbb"))
     assert before == after
 
 
 @pytest.mark.parametrize("digest", [{"executable_sha256": "of another build"}, {"executable": "/usr/bin/python3.9"}])
-def test_a_python_that_was_replaced_goes_by_bridge(served: layout.Application, digest: dict[str, str]) -> None:
-    says(served, **digest)
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "bridge"
+def test_replaced_python_needs_a_bridge(activated: layout.Application, digest: dict[str, str]) -> None:
+    write_status(activated, **digest)
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "bridge"
 
 
-def test_a_module_that_the_master_imported_goes_by_bridge_when_it_changed(served: layout.Application) -> None:
-    (served.release("bbbb") / HELD).write_text("another arbiter of the same version")
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "none"
-    assert digests.choose(served, digests.digests(served, "bbbb")) == "bridge"
+def test_changed_module_of_the_master_needs_a_bridge(activated: layout.Application) -> None:
+    (activated.release("bbbb") / MODULE).write_text("another arbiter of the same version")
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "none"
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == "bridge"
 
 
 @pytest.mark.parametrize(
-    ("held", "there", "way"),
+    ("loaded", "installed", "way"),
     [
         ({"a.pth": "import a"}, {"a.pth": "import a"}, "reload"),
-        ({}, {"a.py": "more that only a worker imports"}, "reload"),
+        ({}, {"a.py": "only a worker imports it"}, "reload"),
         ({"a.pth": "import a"}, {"a.pth": "import b"}, "bridge"),
         ({"a.pth": "import a"}, {}, "bridge"),
         ({}, {"a.pth": "import a"}, "bridge"),
     ],
 )
-def test_what_python_executes_only_when_it_starts_goes_by_bridge_when_it_changed(
-    served: layout.Application, held: dict[str, str], there: dict[str, str], way: str
+def test_changed_pth_file_needs_a_bridge(
+    activated: layout.Application, loaded: dict[str, str], installed: dict[str, str], way: str
 ) -> None:
-    said = server_status.read(served, served.service)
-    startup = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held.items()}
-    said["fingerprint"]["startup"] = {"venv/lib/site-packages": startup}
-    served.status_file(served.service).write_text(json.dumps(said))
-    folder = served.release("bbbb") / "venv/lib/site-packages"
+    reported = server_status.read(activated, activated.service)
+    startup = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in loaded.items()}
+    reported["fingerprint"]["startup"] = {"venv/lib/site-packages": startup}
+    activated.status_file(activated.service).write_text(json.dumps(reported))
+    folder = activated.release("bbbb") / "venv/lib/site-packages"
     folder.mkdir(parents=True)
-    for name, text in there.items():
+    for name, text in installed.items():
         (folder / name).write_text(text)
-    assert digests.choose(served, digests.digests(served, "bbbb")) == way
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == way
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"fingerprint": {"python": []}, "workers": []}'])
-def test_a_master_that_does_not_say_what_it_holds_goes_by_bridge(served: layout.Application, text: str) -> None:
-    served.status_file(served.service).write_text(text)
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "bridge"
+def test_master_without_a_fingerprint_needs_a_bridge(activated: layout.Application, text: str) -> None:
+    activated.status_file(activated.service).write_text(text)
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "bridge"
 
 
-def test_what_a_master_claims_to_hold_is_not_read_blindly(served: layout.Application) -> None:
-    said = json.loads(served.status_file(served.service).read_text())
-    said["fingerprint"]["files"] = {"/dev/zero": "0"}
-    assert digests.outdated(served, "aaaa", said)
+def test_files_that_the_master_claims_are_not_read_blindly(activated: layout.Application) -> None:
+    reported = json.loads(activated.status_file(activated.service).read_text())
+    reported["fingerprint"]["files"] = {"/dev/zero": "0"}
+    assert digests.outdated(activated, "aaaa", reported)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "not a mapping", "workers of another kind", "bytes"])
-def test_what_the_application_may_have_put_in_the_status_s_place_is_no_status(
-    served: layout.Application, kind: str
-) -> None:
-    file = served.status_file(served.service)
+def test_invalid_status_is_empty(activated: layout.Application, kind: str) -> None:
+    file = activated.status_file(activated.service)
     file.unlink()
     if kind == "pipe":
         os.mkfifo(file)
@@ -233,10 +231,10 @@ def test_what_the_application_may_have_put_in_the_status_s_place_is_no_status(
     else:
         texts = {"not a mapping": b"[]", "workers of another kind": b'{"workers": [1]}', "bytes": b"\xff"}
         file.write_bytes(texts[kind])
-    assert server_status.read(served, served.service) == {}
+    assert server_status.read(activated, activated.service) == {}
 
 
-def test_a_page_that_comes_in_drops_is_not_waited_for() -> None:
+def test_page_that_trickles_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def drip() -> None:
@@ -252,13 +250,13 @@ def test_a_page_that_comes_in_drops_is_not_waited_for() -> None:
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Answers as it was told to, the last time for ever: status and Retry-After."""
+    """Answers with these statuses and Retry-After headers; repeats the last one."""
 
     answers: ClassVar[list[tuple[int, str]]] = []
-    asked: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         status, wait = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(status)
         if wait:
@@ -272,8 +270,8 @@ class Page(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def page() -> Iterator[health_check.Health]:
-    """A page that answers what a test puts into Page.answers."""
-    Page.asked.clear()
+    """A page that returns the answers in Page.answers."""
+    Page.requests.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
         yield health_check.Health("/", f"127.0.0.1:{server.server_port}", "links")
@@ -281,42 +279,42 @@ def page() -> Iterator[health_check.Health]:
 
 
 @pytest.mark.parametrize(
-    ("answers", "why", "pauses"),
+    ("answers", "problem", "pauses"),
     [
         ([(200, "")], "", []),
         ([(503, ""), (503, ""), (200, "")], "", [0.25, 0.5]),
         ([(429, ""), (200, "")], "", [0.25]),
         ([(429, "1"), (200, "")], "", [1]),
-        # it serves, and there is no time to learn more
+        # it serves, and the time doesn't suffice for another request
         ([(429, "60")], "", []),
         ([(429, "")], "", [0.25, 0.5, 1]),
         ([(503, "60")], "answers 503: body", [0.25, 0.5, 1, 0.75]),
     ],
 )
-def test_a_page_is_asked_ever_less_often_and_a_limit_is_no_failure(
+def test_page_is_retried_with_backoff_and_rate_limits_are_no_failure(
     page: health_check.Health,
     answers: list[tuple[int, str]],
-    why: str,
+    problem: str,
     pauses: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Page.answers = answers
     clock = Clock()
     monkeypatch.setattr(health_check, "time", clock)
-    assert health_check.wait_healthy(page, 2.5) == why
-    assert len(Page.asked) == len(pauses) + 1
+    assert health_check.wait_healthy(page, 2.5) == problem
+    assert len(Page.requests) == len(pauses) + 1
     assert clock.pauses == pytest.approx(pauses, abs=0.001)
 
 
-@pytest.mark.parametrize(("status", "why"), [(200, ""), (429, ""), (404, "answers 404: body")])
-def test_a_page_that_is_asked_once_is_not_failing_for_a_limit(page: health_check.Health, status: int, why: str) -> None:
+@pytest.mark.parametrize(("status", "problem"), [(200, ""), (429, ""), (404, "answers 404: body")])
+def test_single_check_accepts_a_rate_limit(page: health_check.Health, status: int, problem: str) -> None:
     Page.answers = [(status, "")]
-    assert health_check.check(page) == why
+    assert health_check.check(page) == problem
     assert health_check.answer_of(page).limited == (status == 429)
 
 
-def test_whatever_goes_wrong_in_a_handover_puts_back_what_served(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch
+def test_unexpected_error_in_a_handover_restores_the_previous_release(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_(*_: Any) -> None:
         raise KeyError("began_monotonic")
@@ -325,110 +323,110 @@ def test_whatever_goes_wrong_in_a_handover_puts_back_what_served(
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "change", lambda *_: None)
     with pytest.raises(layout.ActivationError, match=r"KeyError: 'began_monotonic'\n.*aaaa serves, as before"):
-        activation.Activation(served, "bbbb", 1).execute()
-    assert layout.current(served) == "aaaa"
+        activation.Activation(activated, "bbbb", 1).execute()
+    assert layout.current(activated) == "aaaa"
 
 
-def test_a_bridge_that_a_killed_handover_left_is_ended(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch
+def test_bridge_left_by_a_killed_handover_is_stopped(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
     monkeypatch.setattr(systemd, "is_active", lambda _: True)
-    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: done.append((verb, unit)))
+    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: calls.append((verb, unit)))
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-    activation.Activation(served, "bbbb", 1).execute()
-    assert done == [("reload", served.service), ("stop", served.bridge)]
-    done.clear()
-    change(served, "etc/links/secrets/TOKEN", "another")
-    activation.Activation(served, "bbbb", 1).execute()
-    assert done[0] == ("stop", served.bridge)
+    activation.Activation(activated, "bbbb", 1).execute()
+    assert calls == [("reload", activated.service), ("stop", activated.bridge)]
+    calls.clear()
+    change(activated, "etc/links/secrets/TOKEN", "another")
+    activation.Activation(activated, "bbbb", 1).execute()
+    assert calls[0] == ("stop", activated.bridge)
 
 
-@pytest.mark.parametrize(("age", "told"), [(-1, True), (1, False)])
-def test_the_master_s_own_reason_comes_first_unless_it_is_of_an_earlier_reload(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch, age: float, told: bool
+@pytest.mark.parametrize(("age", "expected"), [(-1, True), (1, False)])
+def test_masters_own_reason_comes_first_if_it_is_of_this_reload(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch, age: float, expected: bool
 ) -> None:
-    said = json.loads(served.status_file(served.service).read_text())
+    status = json.loads(activated.status_file(activated.service).read_text())
     reason = "not ready after 60 s (handover_boot_timeout)"
-    said["reload"] = {"error": reason, "began_monotonic": time.monotonic() - age}
-    served.status_file(served.service).write_text(json.dumps(said))
+    status["reload"] = {"error": reason, "began_monotonic": time.monotonic() - age}
+    activated.status_file(activated.service).write_text(json.dumps(status))
 
     def refuse(*_: Any) -> None:
         raise systemd.UnitError("much that it logged")
 
     monkeypatch.setattr(systemd, "change", refuse)
     with pytest.raises(layout.ActivationError) as raised:
-        activation.Activation(served, "bbbb", 1).execute()
-    expected = "not ready after 60 s (app_service_boot_timeout). It logged last:\nmuch that it logged"
-    assert (f"(reload): {expected}" in str(raised.value)) == told
+        activation.Activation(activated, "bbbb", 1).execute()
+    shown = "not ready after 60 s (app_service_boot_timeout). It logged last:\nmuch that it logged"
+    assert (f"(reload): {shown}" in str(raised.value)) == expected
     assert "much that it logged" in str(raised.value)
 
 
-def test_a_service_that_does_not_run_is_started(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_service_is_started(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "is_active", lambda _: False)
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "start"
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "start"
 
 
-def test_without_a_record_nothing_is_assumed_of_the_master(served: layout.Application) -> None:
-    served.record.write_text("{")
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "bridge"
+def test_missing_record_needs_a_bridge(activated: layout.Application) -> None:
+    activated.record.write_text("{")
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "bridge"
 
 
-def test_a_pointer_moved_by_hand_is_noticed(served: layout.Application) -> None:
-    layout.switch_current(served, "bbbb")
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "reload"
+def test_symlink_moved_by_hand_is_noticed(activated: layout.Application) -> None:
+    layout.switch_current(activated, "bbbb")
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "reload"
 
 
-def test_a_worker_of_another_release_is_noticed(served: layout.Application) -> None:
-    says(served, "bbbb")
-    assert digests.choose(served, digests.digests(served, "aaaa")) == "reload"
+def test_worker_of_another_release_is_noticed(activated: layout.Application) -> None:
+    write_status(activated, "bbbb")
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == "reload"
 
 
-def test_an_incomplete_release_is_refused(app: layout.Application) -> None:
+def test_incomplete_release_is_refused(app: layout.Application) -> None:
     (app.release("bbbb") / "release.json").unlink()
     with pytest.raises(layout.ActivationError, match="not a complete release"):
         digests.digests(app, "bbbb")
 
 
-def test_the_pointer_moves_without_a_moment_in_between(app: layout.Application) -> None:
+def test_symlink_is_replaced_atomically(app: layout.Application) -> None:
     inode = os.lstat(app.current).st_ino
     layout.switch_current(app, "bbbb")
     assert layout.current(app) == "bbbb"
-    assert os.lstat(app.current).st_ino != inode  # renamed over, not rewritten
+    assert os.lstat(app.current).st_ino != inode  # replaced by a rename
     assert os.readlink(app.current) == "releases/bbbb"
 
 
-def said(**changed: Any) -> dict[str, Any]:
+def make_status(**changed: Any) -> dict[str, Any]:
     worker = {"pid": os.getpid(), "state": "ready", "release": "bbbb"}
     return {"master": {"pid": 7}, "workers_wanted": 1, "workers": [worker | changed.pop("worker", {})]} | changed
 
 
-def test_a_ready_worker_of_the_release_under_the_unit_s_master_is_proof() -> None:
-    assert server_status.unproven(said(), "bbbb", 7) == ""
+def test_ready_worker_of_the_release_is_proof() -> None:
+    assert server_status.unproven(make_status(), "bbbb", 7) == ""
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
         ({}, "hasn't written its status"),
-        (said(master={"pid": 8}), "hasn't written its status"),
-        (said(workers_wanted=2), "1 of 2 workers serve"),
-        (said(worker={"state": "booting"}), "is booting"),
-        (said(worker={"release": "aaaa"}), "serves release aaaa, not bbbb"),
-        (said(worker={"pid": 2**22 + 1}), "is gone"),
+        (make_status(master={"pid": 8}), "hasn't written its status"),
+        (make_status(workers_wanted=2), "1 of 2 workers serve"),
+        (make_status(worker={"state": "booting"}), "is booting"),
+        (make_status(worker={"release": "aaaa"}), "serves release aaaa, not bbbb"),
+        (make_status(worker={"pid": 2**22 + 1}), "is gone"),
     ],
 )
-def test_anything_less_is_no_proof(status: dict[str, Any], words: str) -> None:
+def test_other_status_is_no_proof(status: dict[str, Any], words: str) -> None:
     assert words in server_status.unproven(status, "bbbb", 7)
 
 
-def test_draining_workers_of_the_old_release_do_not_count() -> None:
-    status = said()
+def test_draining_workers_of_the_old_release_are_ignored() -> None:
+    status = make_status()
     status["workers"].append({"pid": os.getpid(), "state": "draining", "release": "aaaa"})
     assert server_status.unproven(status, "bbbb", 7) == ""
 
 
-def test_work_goes_on_to_its_end_when_the_caller_is_killed(tmp_path: pathlib.Path) -> None:
+def test_detached_work_continues_after_its_caller_is_killed(tmp_path: pathlib.Path) -> None:
     started, go, done = tmp_path / "started", tmp_path / "go", tmp_path / "done"
 
     def work() -> str | None:
@@ -457,7 +455,7 @@ def wait_for(path: pathlib.Path) -> None:
         time.sleep(0.01)
 
 
-def test_the_failure_of_the_work_reaches_the_caller() -> None:
+def test_failure_of_detached_work_reaches_the_caller() -> None:
     def work() -> str | None:
         raise layout.ActivationError("no module named x")
 
@@ -465,12 +463,12 @@ def test_the_failure_of_the_work_reaches_the_caller() -> None:
         detached.run_detached(work)
 
 
-def test_work_that_is_killed_itself_is_no_success() -> None:
+def test_killed_work_is_a_failure() -> None:
     with pytest.raises(layout.ActivationError, match="was killed"):
         detached.run_detached(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
-def test_only_one_handover_at_a_time(app: layout.Application) -> None:
+def test_only_one_handover_runs_at_a_time(app: layout.Application) -> None:
     with (
         detached.exclusive(app, 1),
         pytest.raises(layout.ActivationError, match="Another handover of links is under way"),
@@ -481,12 +479,12 @@ def test_only_one_handover_at_a_time(app: layout.Application) -> None:
         pass
 
 
-def test_workers_are_renewed_on_demand_alone(served: layout.Application) -> None:
-    assert activation.Activation(served, "aaaa", 1).way == "none"
-    assert activation.Activation(served, "aaaa", 1, renew=True).way == "reload"
+def test_workers_are_renewed_only_on_request(activated: layout.Application) -> None:
+    assert activation.Activation(activated, "aaaa", 1).way == "none"
+    assert activation.Activation(activated, "aaaa", 1, renew=True).way == "reload"
 
 
-def test_the_configuration_that_served_can_be_put_back(app: layout.Application) -> None:
+def test_kept_configuration_can_be_restored(app: layout.Application) -> None:
     keep(app)
     change(app, "etc/links/environment", 'A="broken"')
     change(app, "etc/links/secrets/NEW", "secret")
@@ -498,32 +496,36 @@ def test_the_configuration_that_served_can_be_put_back(app: layout.Application) 
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
 
 
-def test_secrets_go_when_the_units_that_load_them_are_others(
+def test_secrets_are_removed_after_the_units_that_load_them(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever moment a way back ends in, each unit finds what it loads."""
-    unit, old, new = "etc/systemd/system/links.service", "etc/links/secrets/TOKEN", "etc/links/secrets/TOKEN.host.cred"
+    """At any moment of a revert, each unit finds the secrets that it loads."""
+    unit, old, new = (
+        "etc/systemd/system/links.service",
+        "etc/links/secrets/TOKEN",
+        "etc/links/secrets/TOKEN.host.cred",
+    )
     change(app, unit, "LoadCredential=TOKEN:/etc/links/secrets/TOKEN")
     keep(app)
     app.path(old).unlink()
     change(app, new, "encrypted")
     change(app, unit, "LoadCredentialEncrypted=TOKEN:/etc/links/secrets/TOKEN.host.cred")
-    really, seen = atomic_file.write, []
+    write, loadable = atomic_file.write, []
 
-    def look(path: pathlib.Path, *given: Any, **more: Any) -> None:
-        really(path, *given, **more)
-        seen.append(app.path(app.path(unit).read_text().partition(":")[2].lstrip("/")).exists())
+    def checked_write(path: pathlib.Path, *given: Any, **more: Any) -> None:
+        write(path, *given, **more)
+        loadable.append(app.path(app.path(unit).read_text().partition(":")[2].lstrip("/")).exists())
 
-    monkeypatch.setattr(atomic_file, "write", look)
+    monkeypatch.setattr(atomic_file, "write", checked_write)
     snapshot.restore(app, app.kept)
-    assert seen
-    assert all(seen)
+    assert loadable
+    assert all(loadable)
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
 
 
-def test_the_migration_s_unit_and_secrets_are_put_back(app: layout.Application) -> None:
+def test_migration_unit_and_secrets_are_restored(app: layout.Application) -> None:
     unit, secret = "etc/systemd/system/links-migration@.service", "etc/links/migration-secrets/ADMIN"
-    # a copy of a version that kept nothing of it
+    # a copy by an older version, which kept neither
     keep(app)
     for name in (unit, secret):
         app.path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -539,23 +541,23 @@ def test_the_migration_s_unit_and_secrets_are_put_back(app: layout.Application) 
     assert not app.path(f"{secret}.host.cred").exists()
 
 
-def test_kept_secrets_are_for_root_alone(app: layout.Application) -> None:
+def test_kept_secrets_are_readable_only_by_root(app: layout.Application) -> None:
     app.path("etc/links/secrets/TOKEN").chmod(0o600)
     keep(app)
-    keep(app)  # over an older copy
+    keep(app)  # replaces an older copy
     kept = app.kept
     assert kept.stat().st_mode & 0o777 == 0o700
     assert (kept / "etc/links/secrets/TOKEN").stat().st_mode & 0o777 == 0o600
 
 
-def test_nothing_is_put_back_where_nothing_was_kept(app: layout.Application) -> None:
+def test_nothing_is_restored_if_nothing_was_kept(app: layout.Application) -> None:
     change(app, "etc/links/environment", 'A="2"')
     snapshot.restore(app, app.kept)
     assert app.path("etc/links/environment").read_text() == 'A="2"'
 
 
-def test_what_took_over_is_recorded_the_last_one_first(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch
+def test_record_lists_activated_releases_the_last_one_first(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: activation.Activation) -> None:
         raise layout.ActivationError("it doesn't boot")
@@ -563,214 +565,208 @@ def test_what_took_over_is_recorded_the_last_one_first(
     monkeypatch.setattr(handover.Handover, "_reload", lambda _: None)
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    activation.Activation(served, "bbbb", 1).execute()
-    activation.Activation(served, "aaaa", 1).execute()
-    assert layout.served(served) == ["aaaa", "bbbb"]
+    activation.Activation(activated, "bbbb", 1).execute()
+    activation.Activation(activated, "aaaa", 1).execute()
+    assert layout.served(activated) == ["aaaa", "bbbb"]
     monkeypatch.setattr(handover.Handover, "_reload", refuse)
     with pytest.raises(layout.ActivationError):
-        activation.Activation(served, "bbbb", 1).execute()
-    assert layout.served(served) == ["aaaa", "bbbb"]
+        activation.Activation(activated, "bbbb", 1).execute()
+    assert layout.served(activated) == ["aaaa", "bbbb"]
 
 
-def test_the_answer_of_the_work_reaches_the_caller() -> None:
+def test_result_of_detached_work_reaches_the_caller() -> None:
     assert detached.run_detached(lambda: "reload") == "reload"
 
 
 @pytest.fixture
-def switching(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
-    """The same, on a host whose units do what they are told."""
+def working(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
+    """The same host, with units that do what they should."""
     for way in ("_reload", "_bridge"):
-        monkeypatch.setattr(handover.Handover, way, lambda change: says(served, change.wanted.release))
+        monkeypatch.setattr(handover.Handover, way, lambda change: write_status(activated, change.wanted.release))
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    keep(served)
-    return served
+    keep(activated)
+    return activated
 
 
-def test_a_transaction_is_undone_release_and_configuration(switching: layout.Application) -> None:
-    change(switching, "etc/links/environment", 'A="2"')
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    assert layout.current(switching) == "bbbb"
-    assert activation.revert(switching, "one", 1) == "reload"
-    assert layout.current(switching) == "aaaa"
-    assert switching.path("etc/links/environment").read_text() == 'A="1"'
-    assert activation.revert(switching, "one", 1) == "none"
+def test_transaction_is_reverted_with_its_configuration(working: layout.Application) -> None:
+    change(working, "etc/links/environment", 'A="2"')
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    assert layout.current(working) == "bbbb"
+    assert activation.revert(working, "one", 1) == "reload"
+    assert layout.current(working) == "aaaa"
+    assert working.path("etc/links/environment").read_text() == 'A="1"'
+    assert activation.revert(working, "one", 1) == "none"
 
 
-def test_a_release_that_was_put_back_does_not_count_as_one_that_served(switching: layout.Application) -> None:
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    activation.Activation(switching, "aaaa", 1, transaction="two").execute()
-    assert layout.served(switching) == ["aaaa", "bbbb"]
-    shutil.copytree(switching.release("bbbb"), switching.release("cccc"))
-    activation.Activation(switching, "cccc", 1, transaction="three").execute()
-    assert layout.served(switching) == ["cccc", "aaaa", "bbbb"]
-    activation.revert(switching, "three", 1)
-    assert layout.served(switching) == ["aaaa", "bbbb"]
+def test_reverted_release_does_not_count_as_served(working: layout.Application) -> None:
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    activation.Activation(working, "aaaa", 1, transaction="two").execute()
+    assert layout.served(working) == ["aaaa", "bbbb"]
+    shutil.copytree(working.release("bbbb"), working.release("cccc"))
+    activation.Activation(working, "cccc", 1, transaction="three").execute()
+    assert layout.served(working) == ["cccc", "aaaa", "bbbb"]
+    activation.revert(working, "three", 1)
+    assert layout.served(working) == ["aaaa", "bbbb"]
 
 
-def test_several_changes_of_one_transaction_are_undone_as_one(switching: layout.Application) -> None:
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    change(switching, "etc/links/secrets/TOKEN", "another")
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    assert activation.revert(switching, "one", 1) == "bridge"
-    assert layout.current(switching) == "aaaa"
-    assert switching.path("etc/links/secrets/TOKEN").read_text() == "secret"
+def test_several_changes_of_one_transaction_are_reverted_together(working: layout.Application) -> None:
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    change(working, "etc/links/secrets/TOKEN", "another")
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    assert activation.revert(working, "one", 1) == "bridge"
+    assert layout.current(working) == "aaaa"
+    assert working.path("etc/links/secrets/TOKEN").read_text() == "secret"
 
 
-def fill(*_: Any) -> None:
-    """Stands for what needs room on a disk that has none."""
+def fail_disk_full(*_: Any) -> None:
+    """Replaces a function that writes to the disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("when", ["snapshot", "keep", "sync_filesystem"])
-def test_a_disk_that_is_full_puts_back_what_served(
-    switching: layout.Application, monkeypatch: pytest.MonkeyPatch, when: str
+def test_full_disk_restores_the_previous_release(
+    working: layout.Application, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    recorded = digests.recorded(switching)
+    recorded = digests.recorded(working)
     with monkeypatch.context() as full:
-        full.setattr(layout if when == "sync_filesystem" else snapshot, when, fill)
+        full.setattr(layout if when == "sync_filesystem" else snapshot, when, fail_disk_full)
         if when != "snapshot":
             full.setattr(snapshot, "snapshot", lambda *_: None)
-        with pytest.raises(layout.ActivationError, match=r"No space left on device") as told:
-            activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    assert "Release aaaa serves, as before." in str(told.value)
-    assert layout.current(switching) == "aaaa"
-    assert digests.recorded(switching) == recorded
-    assert digests.choose(switching, digests.digests(switching, "aaaa")) == "none"
+        with pytest.raises(layout.ActivationError, match=r"No space left on device") as caught:
+            activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    assert "Release aaaa serves, as before." in str(caught.value)
+    assert layout.current(working) == "aaaa"
+    assert digests.recorded(working) == recorded
+    assert digests.choose(working, digests.digests(working, "aaaa")) == "none"
 
 
-def full_for_the_record(switching: layout.Application, patch: pytest.MonkeyPatch) -> None:
-    """A disk that has no room for what is noted at the end of a handover."""
+def fill_disk_before_the_record(working: layout.Application, patch: pytest.MonkeyPatch) -> None:
+    """Make the disk too full for the record at the end of a handover."""
 
-    def fill_late(path: pathlib.Path) -> None:
-        if path == switching.record.parent:
-            fill()
+    def sync_filesystem(path: pathlib.Path) -> None:
+        if path == working.record.parent:
+            fail_disk_full()
 
-    patch.setattr(layout, "sync_filesystem", fill_late)
+    patch.setattr(layout, "sync_filesystem", sync_filesystem)
 
 
-def test_settings_that_could_not_be_noted_go_back_with_the_release(
-    switching: layout.Application, monkeypatch: pytest.MonkeyPatch
+def test_settings_are_reverted_if_the_record_cannot_be_written(
+    working: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(switching, "etc/links/environment", 'A="2"')
+    change(working, "etc/links/environment", 'A="2"')
     with monkeypatch.context() as full:
-        full_for_the_record(switching, full)
+        fill_disk_before_the_record(working, full)
         with pytest.raises(layout.ActivationError, match=r"Release aaaa serves, as before\."):
-            activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    assert switching.path("etc/links/environment").read_text() == 'A="1"'
-    assert layout.current(switching) == "aaaa"
+            activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    assert working.path("etc/links/environment").read_text() == 'A="1"'
+    assert layout.current(working) == "aaaa"
 
 
-def test_a_full_disk_does_not_turn_a_way_back_round(
-    switching: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
+def test_full_disk_does_not_undo_a_revert(working: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
     with monkeypatch.context() as full:
-        full_for_the_record(switching, full)
+        fill_disk_before_the_record(working, full)
         with pytest.raises(layout.ActivationError, match="aaaa serves again, which could not be recorded"):
-            activation.revert(switching, "one", 1)
-    assert layout.current(switching) == "aaaa"
-    assert server_status.read(switching, switching.service)["workers"][0]["release"] == "aaaa"
-    assert activation.revert(switching, "one", 1) == "reload"
+            activation.revert(working, "one", 1)
+    assert layout.current(working) == "aaaa"
+    assert server_status.read(working, working.service)["workers"][0]["release"] == "aaaa"
+    assert activation.revert(working, "one", 1) == "reload"
 
 
-def test_what_can_not_be_put_back_is_told_in_words(
-    switching: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    change(switching, "etc/links/environment", 'A="2"')
+def test_failed_restore_is_reported_as_text(working: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    change(working, "etc/links/environment", 'A="2"')
 
-    monkeypatch.setattr(snapshot, "_put_back", fill)
+    monkeypatch.setattr(snapshot, "_put_back", fail_disk_full)
     with pytest.raises(layout.ActivationError, match=r"could not be restored: .*No space left"):
-        activation.revert(switching, "one", 1)
+        activation.revert(working, "one", 1)
 
 
-def test_what_a_failed_first_release_leaves_behind_is_told(
-    switching: layout.Application, monkeypatch: pytest.MonkeyPatch
+def test_failed_cleanup_of_a_first_release_is_reported(
+    working: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = activation.Activation(switching, "bbbb", 1)
+    first = activation.Activation(working, "bbbb", 1)
     first.before = None
-    monkeypatch.setattr(activation, "_stop_all", fill)
-    told = first._put_back()
-    assert told.startswith("This host had no release before, and the started units could not be removed: ")
-    assert "No space left" in told
+    monkeypatch.setattr(activation, "_stop_all", fail_disk_full)
+    message = first._put_back()
+    assert message.startswith("This host had no release before, and the started units could not be removed: ")
+    assert "No space left" in message
 
 
-def test_half_a_file_leaves_nothing(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_no_file(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(app)
     change(app, "etc/links/secrets/TOKEN", "another")
 
-    monkeypatch.setattr(os, "fsync", fill)
+    monkeypatch.setattr(os, "fsync", fail_disk_full)
     with pytest.raises(OSError, match="No space"):
         snapshot.restore(app, app.kept)
     assert [path.name for path in app.path("etc/links/secrets").iterdir()] == ["TOKEN"]
 
 
-def test_half_a_copy_leaves_the_room_that_it_took(app: layout.Application) -> None:
+def test_failed_copy_leaves_no_scratch_folder(app: layout.Application) -> None:
     keep(app)
     with contextlib.suppress(OSError), snapshot.replaced_folder(app.kept) as scratch:
         (scratch / "half").touch()
-        fill()
+        fail_disk_full()
     assert [path.name for path in app.state.glob("kept*")] == ["kept"]
     assert (app.kept / "etc/links/environment").exists()
 
 
-def test_a_socket_whose_new_address_is_taken_gets_its_old_one_back(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch
+def test_socket_gets_its_old_address_back_if_the_new_one_is_in_use(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep(served)
-    change(served, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
+    keep(activated)
+    change(activated, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
     opened: list[str] = []
 
     def systemd_change(verb: str, unit: str, _: float) -> None:
-        if (verb, unit) == ("restart", served.socket):
-            opened.append(served.path("etc/systemd/system", unit).read_text())
+        if (verb, unit) == ("restart", activated.socket):
+            opened.append(activated.path("etc/systemd/system", unit).read_text())
             if len(opened) == 1:
                 raise systemd.UnitError("Address already in use")
 
     monkeypatch.setattr(systemd, "change", systemd_change)
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-    with pytest.raises(layout.ActivationError, match="Address already in use") as told:
-        activation.Activation(served, "aaaa", 1).execute()
-    assert "Release aaaa serves, as before." in str(told.value)
+    with pytest.raises(layout.ActivationError, match="Address already in use") as caught:
+        activation.Activation(activated, "aaaa", 1).execute()
+    assert "Release aaaa serves, as before." in str(caught.value)
     assert opened == ["[Socket]\nListenStream=8001", "[Socket]"]
 
 
-def test_a_socket_that_was_not_touched_stays_open(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep(served)
-    change(served, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
-    told: list[tuple[str, str]] = []
-    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: told.append((verb, unit)))
+def test_unaffected_socket_stays_open(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(activated)
+    change(activated, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
+    calls: list[tuple[str, str]] = []
+    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: calls.append((verb, unit)))
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
 
-    monkeypatch.setattr(snapshot, "snapshot", fill)
+    monkeypatch.setattr(snapshot, "snapshot", fail_disk_full)
     with pytest.raises(layout.ActivationError, match=r"Release aaaa serves, as before\."):
-        activation.Activation(served, "aaaa", 1, transaction="one").execute()
-    assert told == []
+        activation.Activation(activated, "aaaa", 1, transaction="one").execute()
+    assert calls == []
 
 
-def test_undoing_spares_what_another_transaction_did(switching: layout.Application) -> None:
-    activation.Activation(switching, "bbbb", 1, transaction="one").execute()
-    change(switching, "etc/links/environment", 'A="never activated"')
-    assert activation.revert(switching, "two", 1) == "none"
-    assert layout.current(switching) == "bbbb"
-    assert switching.path("etc/links/environment").read_text() == 'A="1"'
+def test_revert_ignores_other_transactions(working: layout.Application) -> None:
+    activation.Activation(working, "bbbb", 1, transaction="one").execute()
+    change(working, "etc/links/environment", 'A="never activated"')
+    assert activation.revert(working, "two", 1) == "none"
+    assert layout.current(working) == "bbbb"
+    assert working.path("etc/links/environment").read_text() == 'A="1"'
 
 
-def test_undoing_a_first_release_leaves_nothing_served(
-    app: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_revert_of_a_first_release_stops_everything(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover.Handover, "_start", lambda _: None)
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: told.append(words))
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: calls.append(words))
     monkeypatch.setattr(systemd, "is_active", lambda _: False)
     layout.switch_current(app, None)
     activation.Activation(app, "aaaa", 1, transaction="one").execute()
     assert activation.revert(app, "one", 1) == "stop"
     assert layout.current(app) is None
-    assert ("stop", app.socket, app.service, app.bridge) in told
+    assert ("stop", app.socket, app.service, app.bridge) in calls
     assert app.path("etc/links/environment").exists()
 
 
@@ -786,84 +782,84 @@ def test_undoing_a_first_release_leaves_nothing_served(
         ("7f00-7f01 r-xp 00000000 00:00 0", "none"),
     ],
 )
-def test_a_library_that_an_upgrade_replaced_is_left_by_bridge(
-    served: layout.Application, mapped: str, way: str
-) -> None:
-    said = server_status.read(served, served.service)
-    change(served, "run/baton/links/handover.json", json.dumps({**said, "master": {"pid": 77}}))
-    served.path("proc/77").mkdir(parents=True)
-    change(served, "proc/77/maps", mapped + "\n")
-    assert digests.choose(served, digests.digests(served, "aaaa")) == way
+def test_replaced_system_library_needs_a_bridge(activated: layout.Application, mapped: str, way: str) -> None:
+    reported = server_status.read(activated, activated.service)
+    change(activated, "run/baton/links/handover.json", json.dumps({**reported, "master": {"pid": 77}}))
+    activated.path("proc/77").mkdir(parents=True)
+    change(activated, "proc/77/maps", mapped + "\n")
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == way
 
 
-def test_a_status_is_read_from_no_link_of_the_application_s(served: layout.Application) -> None:
-    said = server_status.read(served, served.service)
-    assert said["workers"]
-    status = served.status_file(served.service)
-    status.rename(elsewhere := served.path("root-s-own.json"))
-    status.symlink_to(elsewhere)
-    assert server_status.read(served, served.service) == {}
+def test_status_is_not_read_through_a_link(activated: layout.Application) -> None:
+    reported = server_status.read(activated, activated.service)
+    assert reported["workers"]
+    status = activated.status_file(activated.service)
+    status.rename(target := activated.path("roots.json"))
+    status.symlink_to(target)
+    assert server_status.read(activated, activated.service) == {}
 
 
-def test_what_is_no_file_is_not_even_opened(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To open a device can be to act: a watchdog's begins to count."""
-    status = served.status_file(served.service)
+def test_special_file_is_not_opened(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a device can have an effect: it starts a watchdog's countdown."""
+    status = activated.status_file(activated.service)
     status.unlink()
     os.mkfifo(status)
     opened: list[int] = []
-    really = os.open
+    open_file = os.open
 
     def opening(path: str, flags: int, *more: int) -> int:
         opened.append(flags)
-        return really(path, flags, *more)
+        return open_file(path, flags, *more)
 
     monkeypatch.setattr(os, "open", opening)
-    assert server_status.read(served, served.service) == {}
+    assert server_status.read(activated, activated.service) == {}
     assert all(flags & os.O_PATH for flags in opened)
 
 
-OF_BEFORE = "[Service]\nEnvironment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json\n"
+LEGACY_UNIT = "[Service]\nEnvironment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json\n"
 
 
 @pytest.fixture
-def old(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
-    """A host whose socket's folder is the application's, with the status in it."""
-    served.socket_folder.mkdir()
-    served.status_file(served.service).rename(served.socket_folder / "handover.json")
-    change(served, "etc/systemd/system/links.service", OF_BEFORE)
-    served.record.write_text(json.dumps({"digests": dataclasses.asdict(digests.digests(served, "aaaa"))}))
-    keep(served)
+def legacy(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
+    """A host of an older version, where the application owns the socket's folder, which contains the status."""
+    activated.socket_folder.mkdir()
+    activated.status_file(activated.service).rename(activated.socket_folder / "handover.json")
+    change(activated, "etc/systemd/system/links.service", LEGACY_UNIT)
+    activated.record.write_text(json.dumps({"digests": dataclasses.asdict(digests.digests(activated, "aaaa"))}))
+    keep(activated)
     taken: list[int] = []
-    monkeypatch.setattr(os, "geteuid", lambda: 1)  # the folder is of another user than root
+    monkeypatch.setattr(os, "geteuid", lambda: 1)  # so that the folder seems to belong to another user than root
 
     def fchown(descriptor: int, *_: int) -> None:
-        about = os.fstat(descriptor)
-        if stat.S_ISDIR(about.st_mode):  # the files that are written have an owner, too
-            taken.append(about.st_ino)
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):  # written files are chowned, too
+            taken.append(status.st_ino)
 
     monkeypatch.setattr(os, "fchown", fchown)
     for way in ("_bridge", "_reload"):
         monkeypatch.setattr(handover.Handover, way, lambda *_: None)
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    served.__dict__["taken"] = taken
-    return served
+    activated.__dict__["taken"] = taken
+    return activated
 
 
-def test_the_socket_s_folder_becomes_root_s_with_the_unit_that_keeps_its_status_elsewhere(
-    old: layout.Application,
+def test_root_takes_over_the_socket_folder_once_the_status_is_elsewhere(
+    legacy: layout.Application,
 ) -> None:
-    assert server_status.read(old, old.service)["workers"], "the master of before says what it holds"
-    change(old, "etc/systemd/system/links.service", "[Service]\n")
-    handover = activation.Activation(old, "aaaa", 1)
+    assert server_status.read(legacy, legacy.service)["workers"], "the old master reports its modules"
+    change(legacy, "etc/systemd/system/links.service", "[Service]\n")
+    handover = activation.Activation(legacy, "aaaa", 1)
     assert handover.way == "bridge"
     handover.execute()
-    assert old.__dict__["taken"] == [old.socket_folder.stat().st_ino]
-    assert not (old.socket_folder / "handover.json").exists()
-    assert old.status_file(old.service).parent == old.path("run/baton/links")
+    assert legacy.__dict__["taken"] == [legacy.socket_folder.stat().st_ino]
+    assert not (legacy.socket_folder / "handover.json").exists()
+    assert legacy.status_file(legacy.service).parent == legacy.path("run/baton/links")
 
 
-def test_a_unit_of_before_keeps_its_folder_until_then(old: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    change(old, "etc/systemd/system/links.service", "[Service]\n")
+def test_legacy_unit_keeps_its_folder_until_the_bridge_succeeds(
+    legacy: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(legacy, "etc/systemd/system/links.service", "[Service]\n")
 
     def fail(_: activation.Activation) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -871,25 +867,25 @@ def test_a_unit_of_before_keeps_its_folder_until_then(old: layout.Application, m
     monkeypatch.setattr(handover.Handover, "_bridge", fail)
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     with pytest.raises(layout.ActivationError, match=r"aaaa serves, as before\."):
-        activation.Activation(old, "aaaa", 1).execute()
-    assert old.path("etc/systemd/system/links.service").read_text() == OF_BEFORE
-    activation.Activation(old, "aaaa", 1).execute()
-    assert old.__dict__["taken"] == []
-    assert server_status.read(old, old.service)["workers"]
+        activation.Activation(legacy, "aaaa", 1).execute()
+    assert legacy.path("etc/systemd/system/links.service").read_text() == LEGACY_UNIT
+    activation.Activation(legacy, "aaaa", 1).execute()
+    assert legacy.__dict__["taken"] == []
+    assert server_status.read(legacy, legacy.service)["workers"]
 
 
-def test_a_record_of_before_there_were_process_types_is_read(served: layout.Application) -> None:
-    noted = json.loads(served.record.read_text())
-    assert "processes" not in noted
-    assert digests.recorded(served) == digests.digests(served, "aaaa")
-    handover.Handover(served, served.processes[0], "aaaa", 1)
-    assert digests.recorded(served, "web") == digests.recorded(served)
+def test_record_without_process_types_is_read(activated: layout.Application) -> None:
+    record = json.loads(activated.record.read_text())
+    assert "processes" not in record
+    assert digests.recorded(activated) == digests.digests(activated, "aaaa")
+    handover.Handover(activated, activated.processes[0], "aaaa", 1)
+    assert digests.recorded(activated, "web") == digests.recorded(activated)
 
 
-class Second:
-    """Stands for the strategy of a second process type; notes what is asked of it."""
+class FakeStrategy:
+    """The strategy of a second process type; records the calls."""
 
-    asked: ClassVar[list[str]] = []
+    calls: ClassVar[list[str]] = []
     fails = False
 
     def __init__(
@@ -899,12 +895,12 @@ class Second:
         self.way, self.wanted = "replace", digests.Digests(release, "", "", "")
 
     def execute(self) -> None:
-        self.asked.append(f"execute {self.wanted.release}")
+        self.calls.append(f"execute {self.wanted.release}")
         if self.fails:
             raise layout.ActivationError("links-worker@1.service ended at once")
 
     def put_back(self) -> None:
-        self.asked.append(f"put back {self.wanted.release}")
+        self.calls.append(f"put back {self.wanted.release}")
 
     def unproven(self) -> str:
         return ""
@@ -917,44 +913,44 @@ class Second:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_further_process_type_follows_and_goes_back_with_the_web_processes(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch, fails: bool
+def test_second_process_type_is_activated_and_reverted_with_web(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     worker = layout.ProcessType("worker", "replace", ("links-worker@1.service",))
-    monkeypatch.setattr(layout.Application, "processes", (*served.processes, worker))
-    monkeypatch.setitem(activation.STRATEGIES, "replace", Second)
-    monkeypatch.setattr(Second, "fails", fails)
-    monkeypatch.setattr(Second, "asked", [])
+    monkeypatch.setattr(layout.Application, "processes", (*activated.processes, worker))
+    monkeypatch.setitem(activation.STRATEGIES, "replace", FakeStrategy)
+    monkeypatch.setattr(FakeStrategy, "fails", fails)
+    monkeypatch.setattr(FakeStrategy, "calls", [])
     reloads: list[str] = []
     monkeypatch.setattr(handover.Handover, "_reload", lambda self: reloads.append(self.wanted.release))
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    keep(served)
+    keep(activated)
     if not fails:
-        activation.Activation(served, "bbbb", 1).execute()
-        assert (Second.asked, reloads) == (["execute bbbb"], ["bbbb"])
-        assert json.loads(served.record.read_text())["processes"].keys() == {"web", "worker"}
+        activation.Activation(activated, "bbbb", 1).execute()
+        assert (FakeStrategy.calls, reloads) == (["execute bbbb"], ["bbbb"])
+        assert json.loads(activated.record.read_text())["processes"].keys() == {"web", "worker"}
         return
     with pytest.raises(layout.ActivationError, match=r"worker@1.service ended at once\nRelease aaaa serves, as before"):
-        activation.Activation(served, "bbbb", 1).execute()
-    assert Second.asked == ["execute bbbb", "put back aaaa"]
+        activation.Activation(activated, "bbbb", 1).execute()
+    assert FakeStrategy.calls == ["execute bbbb", "put back aaaa"]
     assert reloads == ["bbbb", "aaaa"]
-    assert layout.current(served) == "aaaa"
+    assert layout.current(activated) == "aaaa"
 
 
-def test_what_the_master_says_names_the_operator_s_settings() -> None:
-    said = "not ready after 60 s (handover_boot_timeout); warm-up hung (handover_warmup_timeout), handover_http"
+def test_masters_reason_is_translated_to_the_roles_settings() -> None:
+    reported = "not ready after 60 s (handover_boot_timeout); warm-up hung (handover_warmup_timeout), handover_http"
     expected = (
         "not ready after 60 s (app_service_boot_timeout); warm-up hung (app_service_warmup_timeout), handover_http"
     )
-    assert activation.in_operator_s_words(said) == expected
+    assert activation.in_operator_s_words(reported) == expected
 
 
-def test_what_a_killed_writer_left_among_the_secrets_is_no_secret(served: layout.Application) -> None:
-    before = digests.digests(served, "aaaa")
-    left = served.path("etc/links/secrets/.TOKEN.abcd.baton")
-    left.mkdir()
-    (left / "TOKEN").write_text("half")
-    assert digests.digests(served, "aaaa") == before
-    assert not [name for name in snapshot.configuration(served, served.root) if ".baton" in name]
-    assert activation.Activation(served, "aaaa", 1).way == "none"
+def test_leftovers_of_a_killed_writer_are_no_secrets(activated: layout.Application) -> None:
+    before = digests.digests(activated, "aaaa")
+    leftover = activated.path("etc/links/secrets/.TOKEN.abcd.baton")
+    leftover.mkdir()
+    (leftover / "TOKEN").write_text("half")
+    assert digests.digests(activated, "aaaa") == before
+    assert not [name for name in snapshot.configuration(activated, activated.root) if ".baton" in name]
+    assert activation.Activation(activated, "aaaa", 1).way == "none"

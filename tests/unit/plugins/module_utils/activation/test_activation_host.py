@@ -1,7 +1,6 @@
-"""Activation on a host with all its parts: files, a socket, a server with workers, a status. Systemd is a stand-in.
+"""Activation on a fake host with real files, a real socket, and a server with workers. Only systemd is a stand-in.
 
-Each test says what is to be seen from outside: the order of what happened, what answers on the socket, and what lies on
-the disk.
+Each test asserts what is visible from outside: the order of events, the answers on the socket, and the files on disk.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ from ansible_collections.baton.web.plugins.module_utils.activation import activa
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
-from tests.support.little_host import BRIDGE, SERVICE, SOCKET, Clock, Host
+from tests.support.fake_host import BRIDGE, SERVICE, SOCKET, Clock, Host
 
 TIMEOUT = 30.0
-BOUND = 15  # seconds that a proof, and the health page, are waited for at most
+BOUND = 15  # seconds after which a proof, and the health page, are given up
 END_BRIDGE = [f"stop {BRIDGE}", f"reset-failed {BRIDGE}"]
 NO_BRIDGE = [f"reset-failed {BRIDGE}"]
 
 
-def asked(release: str) -> str:
+def page_request(release: str) -> str:
     return f"ask {SERVICE} {release}"
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    told = Clock()
+    fake = Clock()
     for module in (activation, handover, health_check):
-        monkeypatch.setattr(module, "time", told)
-    return told
+        monkeypatch.setattr(module, "time", fake)
+    return fake
 
 
 @pytest.fixture
 def fresh(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:  # noqa: ARG001
-    """A host that has never served."""
+    """A host on which no release has served."""
     host = Host(pathlib.Path(tempfile.mkdtemp(prefix="baton-")))
     monkeypatch.setenv("PATH", f"{host.root}/bin", prepend=":")
     yield host
@@ -57,41 +56,41 @@ def host(fresh: Host, clock: Clock) -> Host:
     return fresh
 
 
-def activate(host: Host, release: str, **how: Any) -> str:
-    """Activate a release; returns the way."""
-    change = activation.Activation(host.app, release, how.pop("timeout", TIMEOUT), host.health, **how)
+def activate(host: Host, release: str, **options: Any) -> str:
+    """Activate a release; return the way."""
+    change = activation.Activation(host.app, release, options.pop("timeout", TIMEOUT), host.health, **options)
     change.execute()
     way: str = change.way
     return way
 
 
-def refused(host: Host, release: str, **how: Any) -> str:
-    """Activate a release that can't be; returns the message."""
-    with pytest.raises(layout.ActivationError) as told:
-        activate(host, release, **how)
-    return str(told.value)
+def activate_and_fail(host: Host, release: str, **options: Any) -> str:
+    """Activate a release, which must fail; return the message."""
+    with pytest.raises(layout.ActivationError) as caught:
+        activate(host, release, **options)
+    return str(caught.value)
 
 
 def serving(host: Host) -> str:
-    """The release that serves; all that tells of it has to say the same, and nothing may be left of a handover."""
+    """The release that serves. All sources must agree, and nothing may be left of a handover."""
     answers = [host.ask() for _ in range(4)]
-    said = server_status.read(host.app, SERVICE)
-    told = {answer["release"] for answer in answers} | {worker["release"] for worker in said["workers"]}
+    status = server_status.read(host.app, SERVICE)
+    releases = {answer["release"] for answer in answers} | {worker["release"] for worker in status["workers"]}
     assert {answer["by"] for answer in answers} == {SERVICE}
     assert host.units[BRIDGE].state == "inactive"
-    assert said["master"]["pid"] == host.pid()
+    assert status["master"]["pid"] == host.pid()
     record = digests.recorded(host.app)
     assert record is not None
-    assert told == {layout.current(host.app)} == {record.release}
-    # the processes have the configuration that is on the disk
+    assert releases == {layout.current(host.app)} == {record.release}
+    # the processes have the configuration on the disk
     on_disk = {name: (host.root / "etc/links" / name).read_text() for name in ("environment", "secrets/TOKEN")}
     assert (answers[0]["environment"], answers[0]["secret"]) == (on_disk["environment"], on_disk["secrets/TOKEN"])
-    (release,) = told
+    (release,) = releases
     return str(release)
 
 
-def left_as_it_was(host: Host, before: dict[str, Any], record: bytes) -> None:
-    """Whether a handover that failed has changed nothing."""
+def assert_unchanged(host: Host, before: dict[str, Any], record: bytes) -> None:
+    """Assert that a failed handover has changed nothing."""
     assert host.files() == before, "content, mode and owner of every file"
     assert serving(host) == "aaaa"
     assert host.app.record.read_bytes() == record
@@ -119,7 +118,7 @@ def change(host: Host, way: str) -> None:
 # -- the order of each way ---------------------------------------------------------------------------------
 
 
-def test_the_first_release_is_started_proven_and_asked(fresh: Host) -> None:
+def test_start_proves_the_release_and_requests_the_page(fresh: Host) -> None:
     assert activate(fresh, "aaaa", transaction="one") == "start"
     assert fresh.events == [
         f"sync {fresh.app.before}.new",
@@ -129,26 +128,26 @@ def test_the_first_release_is_started_proven_and_asked(fresh: Host) -> None:
         f"start {SERVICE}",
         f"prove {SERVICE}",
         *NO_BRIDGE,
-        asked("aaaa"),
+        page_request("aaaa"),
         f"sync {fresh.app.state}",
     ]
     assert serving(fresh) == "aaaa"
 
 
-def test_a_release_is_reloaded_proven_and_asked(host: Host) -> None:
+def test_reload_proves_the_release_and_requests_the_page(host: Host) -> None:
     assert activate(host, "bbbb") == "reload"
     assert host.events == [
         f"sync {host.app.release('bbbb')}",
         f"reload {SERVICE}",
         f"prove {SERVICE}",
         *NO_BRIDGE,
-        asked("bbbb"),
+        page_request("bbbb"),
         f"sync {host.app.state}",
     ]
     assert serving(host) == "bbbb"
 
 
-def test_a_bridge_serves_before_the_restart_and_ends_after_the_proof(host: Host) -> None:
+def test_bridge_serves_before_the_restart_and_stops_after_the_proof(host: Host) -> None:
     change(host, "bridge")
     assert activate(host, "bbbb") == "bridge"
     assert host.events == [
@@ -159,14 +158,14 @@ def test_a_bridge_serves_before_the_restart_and_ends_after_the_proof(host: Host)
         f"restart {SERVICE}",
         f"prove {SERVICE}",
         *END_BRIDGE,
-        asked("bbbb"),
+        page_request("bbbb"),
         f"sync {host.app.state}",
     ]
     assert serving(host) == "bbbb"
     assert host.ask()["unit"] == "[Service]\nNice=5\n"
 
 
-def test_a_bridge_that_was_left_is_ended_before_another_is_started(host: Host) -> None:
+def test_leftover_bridge_is_stopped_before_another_starts(host: Host) -> None:
     systemd.change("start", BRIDGE, TIMEOUT)
     change(host, "bridge")
     host.forget()
@@ -175,8 +174,8 @@ def test_a_bridge_that_was_left_is_ended_before_another_is_started(host: Host) -
     assert serving(host) == "aaaa"
 
 
-def test_a_bridge_that_alone_serves_is_not_stopped_first(host: Host) -> None:
-    """The service has died, and what a killed handover left is all that there is."""
+def test_bridge_that_alone_serves_is_not_stopped_first(host: Host) -> None:
+    """The service has died, and only a killed handover's bridge serves."""
     systemd.change("start", BRIDGE, TIMEOUT)
     systemd.change("stop", SERVICE, TIMEOUT)
     host.forget()
@@ -190,19 +189,19 @@ def test_a_bridge_that_alone_serves_is_not_stopped_first(host: Host) -> None:
     assert serving(host) == "aaaa"
 
 
-def test_a_bridge_that_was_left_beside_what_serves_is_ended(host: Host) -> None:
+def test_leftover_bridge_beside_the_service_is_stopped(host: Host) -> None:
     systemd.change("start", BRIDGE, TIMEOUT)
     assert activate(host, "aaaa") == "start"
     assert serving(host) == "aaaa"
 
 
-def test_a_bridge_that_failed_once_does_not_stay_failed(host: Host) -> None:
+def test_failed_state_of_the_bridge_is_reset(host: Host) -> None:
     host.units[BRIDGE].state = "failed"
     activate(host, "bbbb")
     assert host.units[BRIDGE].state == "inactive"
 
 
-def test_a_socket_is_opened_anew_while_nothing_listens_on_it(host: Host) -> None:
+def test_socket_is_reopened_while_nothing_listens(host: Host) -> None:
     change(host, "reopen")
     assert activate(host, "bbbb") == "reopen"
     assert host.events == [
@@ -214,20 +213,20 @@ def test_a_socket_is_opened_anew_while_nothing_listens_on_it(host: Host) -> None
         f"start {SERVICE}",
         f"prove {SERVICE}",
         *NO_BRIDGE,
-        asked("bbbb"),
+        page_request("bbbb"),
         f"sync {host.app.state}",
     ]
     assert serving(host) == "bbbb"
 
 
-def test_a_second_activation_does_nothing(host: Host) -> None:
+def test_second_activation_does_nothing(host: Host) -> None:
     inode = host.app.record.stat().st_ino
     assert activate(host, "aaaa") == "none"
     assert host.events == []
     assert host.app.record.stat().st_ino == inode
 
 
-def test_new_settings_of_the_same_release_need_no_sync_of_it(host: Host) -> None:
+def test_new_settings_of_the_same_release_need_no_sync(host: Host) -> None:
     change(host, "reload")
     assert activate(host, "aaaa") == "reload"
     assert host.events[0] == f"reload {SERVICE}"
@@ -247,37 +246,37 @@ NO_PROOF = {
 
 
 @pytest.mark.parametrize("status", NO_PROOF)
-def test_a_reload_that_is_not_proven_goes_back(host: Host, status: str) -> None:
+def test_unproven_reload_is_reverted(host: Host, status: str) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     host.behave("bbbb", status=status)
-    said = refused(host, "bbbb")
-    assert f"{SERVICE} can't prove that it serves bbbb: " in said
-    assert NO_PROOF[status] in said
-    assert said.endswith("\nRelease aaaa serves, as before.")
-    assert asked("bbbb") not in host.events, "what isn't proven isn't asked either"
+    message = activate_and_fail(host, "bbbb")
+    assert f"{SERVICE} can't prove that it serves bbbb: " in message
+    assert NO_PROOF[status] in message
+    assert message.endswith("\nRelease aaaa serves, as before.")
+    assert page_request("bbbb") not in host.events, "an unproven release gets no request for the page"
     assert host.events.count(f"reload {SERVICE}") == 2
-    left_as_it_was(host, before, record)
+    assert_unchanged(host, before, record)
 
 
-def test_a_status_of_the_generation_before_is_no_proof_of_the_next(host: Host) -> None:
+def test_status_of_the_previous_generation_is_no_proof(host: Host) -> None:
     host.behave("bbbb", status="silent")
-    assert "can't prove that it serves bbbb" in refused(host, "bbbb")
+    assert "can't prove that it serves bbbb" in activate_and_fail(host, "bbbb")
 
 
 @pytest.mark.parametrize("timeout", [10.0, 300.0])
-def test_a_proof_is_waited_for_to_its_bound_and_no_longer(host: Host, clock: Clock, timeout: float) -> None:
+def test_proof_is_awaited_up_to_its_bound(host: Host, clock: Clock, timeout: float) -> None:
     host.behave("bbbb", status="none")
     polls, began = host.count(f"prove {SERVICE}") if host.events else 0, clock.slept
-    refused(host, "bbbb", timeout=timeout)
+    activate_and_fail(host, "bbbb", timeout=timeout)
     bound = min(timeout, BOUND)
     assert polls == 0
-    # the way back has a proof as well, which comes at once
+    # the revert needs a proof as well, which succeeds at once
     assert bound <= clock.slept - began <= bound + 2
     assert bound <= host.count(f"prove {SERVICE}") <= bound + 5
 
 
 @pytest.mark.parametrize("way", ["reload", "bridge"])
-def test_a_proof_that_comes_late_is_one(host: Host, way: str) -> None:
+def test_late_proof_is_accepted(host: Host, way: str) -> None:
     change(host, way)
     host.behave("bbbb", status="none", proves_after=4)
     assert activate(host, "bbbb") == way
@@ -286,29 +285,29 @@ def test_a_proof_that_comes_late_is_one(host: Host, way: str) -> None:
     assert serving(host) == "bbbb"
 
 
-def test_a_bridge_that_is_not_proven_lets_the_service_run(host: Host) -> None:
+def test_unproven_bridge_leaves_the_service_running(host: Host) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     pid = host.pid()
     change(host, "bridge")
     host.behave("bbbb", **{BRIDGE: {"status": "booting"}})
-    said = refused(host, "bbbb")
-    assert f"{BRIDGE} can't prove that it serves bbbb" in said
+    message = activate_and_fail(host, "bbbb")
+    assert f"{BRIDGE} can't prove that it serves bbbb" in message
     assert host.pid() == pid, "it was not restarted"
     assert f"restart {SERVICE}" not in host.events
     assert f"stop {BRIDGE}" in host.events
-    # what serves has its old unit, which only a restart would change; the files have it, too
-    left_as_it_was(host, before, record)
+    # the serving master still has its old unit, which only a restart would change, and so have the files
+    assert_unchanged(host, before, record)
 
 
-def test_a_bridge_goes_on_until_the_service_is_proven(host: Host) -> None:
+def test_bridge_runs_until_the_service_is_proven(host: Host) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     change(host, "bridge")
     host.behave("bbbb", **{SERVICE: {"status": "booting"}})
-    said = refused(host, "bbbb")
-    assert f"{SERVICE} can't prove that it serves bbbb" in said
+    message = activate_and_fail(host, "bbbb")
+    assert f"{SERVICE} can't prove that it serves bbbb" in message
     orders = [event for event in host.events if event.split()[0] in ("start", "restart", "stop", "prove")]
     assert orders[:4] == [f"start {BRIDGE}", f"prove {BRIDGE}", f"restart {SERVICE}", f"prove {SERVICE}"]
-    # the bridge of the failed release is ended, another one brings what served before
+    # the failed release's bridge is stopped; another one restores the previous release
     assert orders[4:] == [
         f"prove {SERVICE}",
         f"stop {BRIDGE}",
@@ -319,7 +318,7 @@ def test_a_bridge_goes_on_until_the_service_is_proven(host: Host) -> None:
         f"stop {BRIDGE}",
         f"prove {SERVICE}",
     ]
-    left_as_it_was(host, before, record)
+    assert_unchanged(host, before, record)
 
 
 # -- the health page ---------------------------------------------------------------------------------------
@@ -327,13 +326,11 @@ def test_a_bridge_goes_on_until_the_service_is_proven(host: Host) -> None:
 
 @pytest.mark.parametrize("way", ["start", "reload", "bridge", "reopen"])
 @pytest.mark.parametrize("status", [400, 503])
-def test_a_page_that_is_not_well_is_asked_to_its_bound_and_goes_back(
-    fresh: Host, clock: Clock, way: str, status: int
-) -> None:
+def test_failing_page_is_retried_to_its_bound_and_reverted(fresh: Host, clock: Clock, way: str, status: int) -> None:
     if way == "start":
         fresh.behave("aaaa", statuses=[status])
-        said = refused(fresh, "aaaa")
-        assert said.endswith("\nThis host has no release, as before.")
+        message = activate_and_fail(fresh, "aaaa")
+        assert message.endswith("\nThis host has no release, as before.")
         assert layout.current(fresh.app) is None
         assert not fresh.app.record.exists()
         assert fresh.units[SERVICE].state == "inactive"
@@ -346,32 +343,32 @@ def test_a_page_that_is_not_well_is_asked_to_its_bound_and_goes_back(
         clock.pauses.clear()
         change(fresh, way)
         fresh.behave("bbbb", statuses=[status])
-        said = refused(fresh, "bbbb")
-        left_as_it_was(fresh, before, record)
+        message = activate_and_fail(fresh, "bbbb")
+        assert_unchanged(fresh, before, record)
         release = "bbbb"
-    assert f"could not be activated ({way}): /health answers {status}: " in said
-    # with each pause the clock goes on by a second at least: 15 s are twelve questions
+    assert f"could not be activated ({way}): /health answers {status}: " in message
+    # each pause advances the clock by at least a second, so 15 s allow ten requests
     assert clock.pauses[:5] == [0.25, 0.5, 1.0, 2.0, 2.0]
-    assert fresh.count(asked(release)) == 10
+    assert fresh.count(page_request(release)) == 10
 
 
 @pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
-def test_a_page_that_gets_well_is_well(host: Host, way: str) -> None:
+def test_page_that_recovers_is_accepted(host: Host, way: str) -> None:
     change(host, way)
     host.behave("bbbb", statuses=[503, 404, 502, 399])
     assert activate(host, "bbbb") == way
-    assert host.count(asked("bbbb")) == 4
+    assert host.count(page_request("bbbb")) == 4
     assert serving(host) == "bbbb"
 
 
-def test_a_short_timeout_bounds_the_page_too(host: Host, clock: Clock) -> None:
+def test_short_timeout_also_limits_the_page(host: Host, clock: Clock) -> None:
     host.behave("bbbb", statuses=[503])
     began = clock.slept
-    refused(host, "bbbb", timeout=10.0)
+    activate_and_fail(host, "bbbb", timeout=10.0)
     assert 10 <= clock.slept - began <= 12
 
 
-def test_the_page_is_asked_as_the_edge_asks(host: Host) -> None:
+def test_page_is_requested_as_the_edge_would(host: Host) -> None:
     activate(host, "bbbb")
     head = (host.root / "head").read_text().splitlines()
     assert head[0] == "GET /health HTTP/1.1"
@@ -384,10 +381,10 @@ def test_the_page_is_asked_as_the_edge_asks(host: Host) -> None:
     } <= set(head)
 
 
-def test_without_a_health_page_the_proof_is_enough(host: Host) -> None:
+def test_proof_suffices_without_a_health_page(host: Host) -> None:
     host.behave("bbbb", statuses=[503])
     activation.Activation(host.app, "bbbb", TIMEOUT).execute()
-    assert asked("bbbb") not in host.events
+    assert page_request("bbbb") not in host.events
     assert serving(host) == "bbbb"
 
 
@@ -406,21 +403,21 @@ PHASES = [
 
 
 @pytest.mark.parametrize(("way", "order"), PHASES, ids=[f"{way}: {order}" for way, order in PHASES])
-def test_whatever_order_fails_what_served_serves(host: Host, way: str, order: str) -> None:
+def test_failed_command_keeps_the_previous_release_serving(host: Host, way: str, order: str) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     change(host, way)
     host.fail(order)
-    said = refused(host, "bbbb", transaction="one")
-    assert said.startswith(f"Release bbbb could not be activated ({way}): ")
-    assert said.endswith("\nRelease aaaa serves, as before.")
-    assert "what the unit logged" in said
-    left_as_it_was(host, before, record)
+    message = activate_and_fail(host, "bbbb", transaction="one")
+    assert message.startswith(f"Release bbbb could not be activated ({way}): ")
+    assert message.endswith("\nRelease aaaa serves, as before.")
+    assert "what the unit logged" in message
+    assert_unchanged(host, before, record)
 
 
 @pytest.mark.parametrize("order", [f"start {SOCKET}", f"start {SERVICE}"])
-def test_a_first_release_that_can_not_start_leaves_nothing(fresh: Host, order: str) -> None:
+def test_first_release_that_cannot_start_leaves_nothing(fresh: Host, order: str) -> None:
     fresh.fail(order)
-    assert refused(fresh, "aaaa").endswith("\nThis host has no release, as before.")
+    assert activate_and_fail(fresh, "aaaa").endswith("\nThis host has no release, as before.")
     assert fresh.events[-2:] == ["daemon-reload", f"stop {SOCKET} {SERVICE} {BRIDGE}"]
     assert layout.current(fresh.app) is None
     assert not fresh.app.record.exists()
@@ -428,108 +425,108 @@ def test_a_first_release_that_can_not_start_leaves_nothing(fresh: Host, order: s
 
 
 @pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
-def test_a_release_that_does_not_boot_says_why(host: Host, way: str) -> None:
+def test_release_that_does_not_boot_reports_the_cause(host: Host, way: str) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     change(host, way)
     host.behave("bbbb", boot="fails")
-    said = refused(host, "bbbb")
+    message = activate_and_fail(host, "bbbb")
     if way == "reload":
-        assert "the worker could not import missing. It logged last:\nwhat the unit logged" in said
-    assert said.endswith("\nRelease aaaa serves, as before.")
-    left_as_it_was(host, before, record)
+        assert "the worker could not import missing. It logged last:\nwhat the unit logged" in message
+    assert message.endswith("\nRelease aaaa serves, as before.")
+    assert_unchanged(host, before, record)
 
 
-def test_a_disk_that_can_not_sync_ends_it_before_the_pointer_moves(host: Host) -> None:
+def test_failed_sync_ends_the_activation_before_the_symlink_moves(host: Host) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     inode = os.lstat(host.app.current).st_ino
-    host.program("sync", "#!/bin/sh\nexit 1\n")
-    said = refused(host, "bbbb")
-    assert said.endswith("\nRelease aaaa serves, as before.")
+    host.program("sync", "exit 1")
+    message = activate_and_fail(host, "bbbb")
+    assert message.endswith("\nRelease aaaa serves, as before.")
     assert os.lstat(host.app.current).st_ino == inode
     assert f"reload {SERVICE}" not in host.events
-    left_as_it_was(host, before, record)
+    assert_unchanged(host, before, record)
 
 
-def test_what_can_not_be_noted_goes_back(host: Host) -> None:
+def test_failed_record_is_reverted(host: Host) -> None:
     before, record = host.files(), host.app.record.read_bytes()
-    host.program("sync", f'#!/bin/sh\ntest "$2" != {host.app.state}\n')
+    host.program("sync", f'test "$2" != {host.app.state}')
     change(host, "reload")
-    assert refused(host, "bbbb").endswith("\nRelease aaaa serves, as before.")
-    left_as_it_was(host, before, record)
+    assert activate_and_fail(host, "bbbb").endswith("\nRelease aaaa serves, as before.")
+    assert_unchanged(host, before, record)
 
 
-def test_a_service_that_was_down_stays_what_it_was_and_is_started_again(host: Host) -> None:
-    """What failed was started; the way back starts what served, whatever the unit says by then."""
+def test_stopped_service_is_started_again_by_the_revert(host: Host) -> None:
+    """The failed attempt started the service; the revert starts the previous release, whatever state the unit has."""
     before, record = host.files(), host.app.record.read_bytes()
     systemd.change("stop", SERVICE, TIMEOUT)
     host.forget()
     host.behave("bbbb", boot="fails")
-    assert "(start)" in refused(host, "bbbb")
+    assert "(start)" in activate_and_fail(host, "bbbb")
     assert host.events.count(f"restart {SERVICE}") == 1
-    left_as_it_was(host, before, record)
+    assert_unchanged(host, before, record)
 
 
-# -- the way back ------------------------------------------------------------------------------------------
+# -- the revert --------------------------------------------------------------------------------------------
 
 
 def block(host: Host) -> None:
-    """Put something in the place of a file that no file can replace."""
+    """Put a folder in the place of a file, so that it can't be replaced."""
     path = host.root / "etc/links/environment"
     path.unlink()
     (path / "x").mkdir(parents=True)
 
 
 @pytest.mark.parametrize("serves", [True, False])
-def test_the_pointer_goes_back_before_the_files_which_may_fail(host: Host, serves: bool) -> None:
-    def happen() -> None:
+def test_symlink_is_reverted_before_the_files_which_may_fail(host: Host, serves: bool) -> None:
+    def sabotage() -> None:
         block(host)
         if not serves:
             host.stop(SERVICE)
 
     host.behave("bbbb", boot="fails")
-    host.hooks[f"reload {SERVICE}"] = happen
-    said = refused(host, "bbbb")
+    host.hooks[f"reload {SERVICE}"] = sabotage
+    message = activate_and_fail(host, "bbbb")
     assert layout.current(host.app) == "aaaa"
     if serves:
-        assert "\nRelease aaaa serves, as before, but its settings could not be restored: " in said
+        assert "\nRelease aaaa serves, as before, but its settings could not be restored: " in message
         assert host.ask()["release"] == "aaaa"
     else:
-        assert "\nRelease aaaa could not be restored: " in said
+        assert "\nRelease aaaa could not be restored: " in message
 
 
-def test_a_way_back_reloads_what_systemd_has_read(host: Host) -> None:
+def test_revert_reloads_the_units(host: Host) -> None:
     change(host, "bridge")
     host.fail(f"restart {SERVICE}")
-    refused(host, "bbbb")
+    activate_and_fail(host, "bbbb")
     orders = [event for event in host.events if event.split()[0] in ("daemon-reload", "restart")]
     assert orders == [f"restart {SERVICE}", "daemon-reload", f"restart {SERVICE}"]
     assert host.ask()["unit"] == "[Service]\nNice=0\n"
 
 
-def test_nothing_is_handed_over_on_the_way_back_when_nothing_was(host: Host) -> None:
-    """A way back from a reload that was refused sends no second HUP: what serves is proven to."""
+def test_refused_reload_is_not_repeated_by_the_revert(host: Host) -> None:
+    """The previous release still serves and is proven, so the revert sends no second HUP."""
     host.behave("bbbb", boot="fails")
-    refused(host, "bbbb")
+    activate_and_fail(host, "bbbb")
     assert host.events.count(f"reload {SERVICE}") == 1
 
 
-def test_settings_of_the_same_release_that_are_not_well_go_back_to_the_workers(host: Host) -> None:
+def test_failing_settings_of_the_same_release_are_reverted_in_the_workers(host: Host) -> None:
     before, record = host.files(), host.app.record.read_bytes()
     change(host, "reload")
     host.behave("aaaa", statuses=[503])
-    refused(host, "aaaa")
-    assert host.events.count(f"reload {SERVICE}") == 2, "the workers have taken the settings"
-    left_as_it_was(host, before, record)
+    activate_and_fail(host, "aaaa")
+    assert host.events.count(f"reload {SERVICE}") == 2, "the workers had loaded the settings"
+    assert_unchanged(host, before, record)
 
 
-def test_a_way_back_that_is_not_proven_is_not_called_one(host: Host) -> None:
+def test_unproven_revert_is_reported_as_failed(host: Host) -> None:
     host.behave("bbbb", statuses=[503])
     host.behave("aaaa", status="booting")
-    assert "\nRelease aaaa could not be restored: " in refused(host, "bbbb")
+    assert "\nRelease aaaa could not be restored: " in activate_and_fail(host, "bbbb")
 
 
 @pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
-def test_a_transaction_is_undone_with_owner_and_mode_of_every_file(host: Host, way: str) -> None:
+def test_revert_restores_owner_and_mode_of_every_file(host: Host, way: str) -> None:
     before = host.files()
     change(host, way)
     activate(host, "bbbb", transaction="one")
@@ -540,9 +537,9 @@ def test_a_transaction_is_undone_with_owner_and_mode_of_every_file(host: Host, w
     assert host.files() == before
     assert serving(host) == "aaaa"
     assert host.events[0] == "daemon-reload"
-    assert host.events[-2:] == [asked("aaaa"), f"sync {host.app.state}"], "by the same gated way"
+    assert host.events[-2:] == [page_request("aaaa"), f"sync {host.app.state}"], "with proof and health page"
     assert host.ask()["unit"] == "[Service]\nNice=0\n"
-    assert layout.served(host.app) == ["aaaa"], "what was undone has never served"
+    assert layout.served(host.app) == ["aaaa"], "a reverted release doesn't count"
     host.forget()
     assert activation.revert(host.app, "one", TIMEOUT, host.health) == "none"
     assert host.events == ["daemon-reload"]
@@ -551,17 +548,17 @@ def test_a_transaction_is_undone_with_owner_and_mode_of_every_file(host: Host, w
 @pytest.mark.parametrize(
     ("path", "mode", "group"), [("etc/links/environment", 0o604, 12345), ("etc/links/secrets/TOKEN", 0o400, 1)]
 )
-def test_a_file_of_which_only_mode_or_owner_changed_goes_back(host: Host, path: str, mode: int, group: int) -> None:
+def test_file_with_another_mode_or_owner_is_restored(host: Host, path: str, mode: int, group: int) -> None:
     before = host.files()
     (host.root / path).chmod(mode)
     if os.geteuid() == 0:
         os.chown(host.root / path, 7, group)
-    activation.revert(host.app, "none of these", TIMEOUT)
+    activation.revert(host.app, "another", TIMEOUT)
     assert host.files() == before
 
 
-def test_files_go_back_before_the_pointer_when_a_transaction_is_undone(host: Host) -> None:
-    """What is to be handed over is decided by the files: none of it begins before they are back."""
+def test_revert_of_a_transaction_restores_the_files_before_the_symlink(host: Host) -> None:
+    """The files determine what is handed over, so no handover may begin before they are restored."""
     change(host, "bridge")
     activate(host, "bbbb", transaction="one")
     block(host)
@@ -573,15 +570,15 @@ def test_files_go_back_before_the_pointer_when_a_transaction_is_undone(host: Hos
     assert host.ask()["release"] == "bbbb"
 
 
-def test_a_file_that_is_as_it_was_is_not_written(host: Host) -> None:
+def test_unchanged_file_is_not_written(host: Host) -> None:
     inodes = {name: (host.root / name).stat().st_ino for name in host.files()}
     host.write("etc/links/environment", 'A="2"')
-    activation.revert(host.app, "none of these", TIMEOUT)
+    activation.revert(host.app, "another", TIMEOUT)
     changed = {name for name, inode in inodes.items() if (host.root / name).stat().st_ino != inode}
     assert changed <= {"etc/links/environment"}
 
 
-def test_what_is_kept_is_for_root_alone_all_the_way(host: Host) -> None:
+def test_kept_files_are_readable_only_by_root(host: Host) -> None:
     host.write("etc/links/environment", 'A="2"', mode=0o640)
     activate(host, "bbbb", transaction="one")
     for folder in (host.app.kept, host.app.before):
@@ -589,36 +586,38 @@ def test_what_is_kept_is_for_root_alone_all_the_way(host: Host) -> None:
     for path in (host.app.kept / "etc/links/secrets/TOKEN", host.app.before / "kept/etc/links/secrets/TOKEN"):
         assert path.stat().st_mode & 0o777 == 0o400
     assert host.app.record.stat().st_mode & 0o777 == 0o600
-    kept = {name: about for name, about in host.files().items() if "kept" not in name}
-    for name, about in kept.items():
+    kept = {name: status for name, status in host.files().items() if "kept" not in name}
+    for name, status in kept.items():
         found = (host.app.kept / name).stat()
-        assert (found.st_mode, found.st_uid, found.st_gid) == about[1:]
+        assert (found.st_mode, found.st_uid, found.st_gid) == status[1:]
 
 
-def test_no_secret_can_be_read_by_others_while_it_is_copied(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
-    really = os.open
+def test_secrets_are_never_readable_by_others_while_they_are_copied(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[tuple[int, int]] = []
+    open_file = os.open
 
-    def opened(path: str | os.PathLike[str], flags: int, mode: int = 0o777, **how: Any) -> int:
-        descriptor = really(path, flags, mode, **how)
+    def opened(path: str | os.PathLike[str], flags: int, mode: int = 0o777, **options: Any) -> int:
+        descriptor = open_file(path, flags, mode, **options)
         if flags & os.O_CREAT and pathlib.Path(path).name == "TOKEN":
             folder = pathlib.Path(path).parent
-            seen.append((os.fstat(descriptor).st_mode & 0o777, folder.stat().st_mode & 0o777))
+            modes.append((os.fstat(descriptor).st_mode & 0o777, folder.stat().st_mode & 0o777))
         return descriptor
 
     monkeypatch.setattr(os, "open", opened)
     activate(host, "bbbb")
-    assert set(seen) == {(0o600, 0o700)}
+    assert set(modes) == {(0o600, 0o700)}
 
 
-def test_the_first_snapshot_of_a_transaction_is_the_one_that_counts(host: Host) -> None:
+def test_first_snapshot_of_a_transaction_is_used(host: Host) -> None:
     activate(host, "bbbb", transaction="one")
     activate(host, "cccc", transaction="two")
     assert activation.revert(host.app, "two", TIMEOUT) == "reload"
     assert serving(host) == "bbbb"
 
 
-def test_undoing_a_first_release_ends_what_serves(fresh: Host) -> None:
+def test_revert_of_a_first_release_stops_it(fresh: Host) -> None:
     activate(fresh, "aaaa", transaction="one")
     assert activation.revert(fresh.app, "one", TIMEOUT) == "stop"
     assert layout.current(fresh.app) is None
@@ -628,7 +627,7 @@ def test_undoing_a_first_release_ends_what_serves(fresh: Host) -> None:
     assert activation.revert(fresh.app, "one", TIMEOUT) == "none"
 
 
-def test_a_pruned_release_does_not_count_as_one_that_served(host: Host) -> None:
+def test_pruned_release_is_no_longer_recorded_as_served(host: Host) -> None:
     activate(host, "bbbb")
     shutil.rmtree(host.app.release("aaaa"))
     activate(host, "cccc")
@@ -638,13 +637,13 @@ def test_a_pruned_release_does_not_count_as_one_that_served(host: Host) -> None:
 # -- systemd -----------------------------------------------------------------------------------------------
 
 
-def test_an_order_that_takes_too_long_has_failed(host: Host) -> None:
-    host.program("systemctl", "#!/bin/sh\nexec sleep 60\n")
+def test_command_that_exceeds_its_timeout_fails(host: Host) -> None:
+    host.program("systemctl", "exec sleep 60")
     with pytest.raises(systemd.UnitError, match=rf"`systemctl reload {SERVICE}` took longer than 0 s\. what the unit"):
         systemd.change("reload", SERVICE, 0.1)
 
 
-def test_a_host_is_ready_when_all_its_workers_serve_what_is_current(host: Host) -> None:
+def test_host_is_ready_when_all_workers_serve_the_current_release(host: Host) -> None:
     assert server_status.unready(host.app, host.health) == ""
     host.behave("aaaa", statuses=[404])
     systemd.change("reload", SERVICE, TIMEOUT)

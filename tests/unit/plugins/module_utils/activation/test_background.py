@@ -1,4 +1,4 @@
-"""Background processes of one release follow those of another. Systemd is a stand-in; files and links are real."""
+"""The processes of one release replace those of another. Systemd is a stand-in; files and links are real."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ WANTS = "etc/systemd/system/multi-user.target.wants"
 
 
 class Units:
-    """Stands for systemd: units by name with their state, and what was asked of it."""
+    """A fake systemd: the state of each unit, and the commands that it received."""
 
     def __init__(self, app: layout.Application) -> None:
         self.app = app
         self.states: dict[str, str] = {}
-        self.runs: dict[str, str | None] = {}  # the release that a unit had when it was started
+        self.runs: dict[str, str | None] = {}  # the release of each unit when it was started
         self.pids: dict[str, int] = collections.defaultdict(itertools.count(101).__next__)
         self.restarts: dict[str, int] = {}
         self.log: list[str] = []
-        self.drains = False  # whether a stop takes for ever
-        self.ill: Callable[[str], bool] = lambda _unit: False  # ends as soon as it was started
+        self.drains = False  # whether a stop never ends
+        self.crashes: Callable[[str], bool] = lambda _unit: False  # ends as soon as it is started
         self.refuses: Callable[[str], bool] = lambda _unit: False
 
     def systemctl(self, verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ class Units:
         assert link.exists(), "started without a release"
         self.runs[unit] = layout.release_at(link)
         self.states[unit] = "active"
-        if self.ill(unit):
+        if self.crashes(unit):
             self.restarts[unit] = 1
 
     def active(self) -> dict[str, str | None]:
@@ -86,7 +86,7 @@ def short(unit: str) -> str:
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
-    """A host's tree with the releases aaaa, which is current, and bbbb; the web processes follow whatever is asked."""
+    """A host's root with the releases aaaa, which is current, and bbbb; the web handover always succeeds."""
     application = layout.Application("links", str(tmp_path))
     for release in ("aaaa", "bbbb"):
         folder = application.release(release)
@@ -108,41 +108,41 @@ def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> layout.Appli
 
 @pytest.fixture
 def units(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> Units:
-    made = Units(app)
-    monkeypatch.setattr(systemd, "systemctl", made.systemctl)
-    monkeypatch.setattr(systemd, "change", made.change)
+    fake = Units(app)
+    monkeypatch.setattr(systemd, "systemctl", fake.systemctl)
+    monkeypatch.setattr(systemd, "change", fake.change)
     monkeypatch.setattr(systemd, "tail", lambda unit, _since: f"the log of {unit}")
     monkeypatch.setattr(systemd, "is_active", lambda unit: unit == app.service)
-    return made
+    return fake
 
 
 def declare(app: layout.Application, **types: Any) -> None:
-    """Write what the role writes."""
-    told = {name: {**WORKER, "check": False, **changed} for name, changed in types.items()}
-    app.process_settings.write_text(json.dumps(told))
-    for name in told:
+    """Write the files that the role writes."""
+    settings = {name: {**WORKER, "check": False, **changed} for name, changed in types.items()}
+    app.process_settings.write_text(json.dumps(settings))
+    for name in settings:
         unit = app.path("etc/systemd/system", f"links-{name}@.service")
-        unit.write_text(f"[Service]\nExecStart={told[name]}")
+        unit.write_text(f"[Service]\nExecStart={settings[name]}")
 
 
-def activate(app: layout.Application, release: str, **how: Any) -> dict[str, Any]:
-    return activation.Activation(app, release, 9, **how).execute()
+def activate(app: layout.Application, release: str, **options: Any) -> dict[str, Any]:
+    return activation.Activation(app, release, 9, **options).execute()
 
 
-def boots(app: layout.Application) -> set[str]:
+def enabled(app: layout.Application) -> set[str]:
     return {short(path.name) for path in app.path(WANTS).iterdir()}
 
 
-def test_the_first_ones_are_started_and_enabled(app: layout.Application, units: Units) -> None:
+def test_first_processes_are_started_and_enabled(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
-    said = activate(app, "aaaa")
+    changed = activate(app, "aaaa")
     assert units.active() == {"worker@1-1": "aaaa", "worker@1-2": "aaaa"}
-    assert boots(app) == {"worker@1-1", "worker@1-2"}
-    assert said["worker"]["way"] == "start"
-    assert said["worker"]["started"] == ["links-worker@1-1.service", "links-worker@1-2.service"]
+    assert enabled(app) == {"worker@1-1", "worker@1-2"}
+    assert changed["worker"]["way"] == "start"
+    assert changed["worker"]["started"] == ["links-worker@1-1.service", "links-worker@1-2.service"]
 
 
-def test_a_second_activation_does_nothing(app: layout.Application, units: Units) -> None:
+def test_second_activation_does_nothing(app: layout.Application, units: Units) -> None:
     declare(app, worker={}, beat={"strategy": "replace", "count": 1})
     activate(app, "aaaa")
     units.log.clear()
@@ -150,17 +150,17 @@ def test_a_second_activation_does_nothing(app: layout.Application, units: Units)
     assert units.log == []
 
 
-def test_new_ones_run_before_old_ones_are_told_to_stop(app: layout.Application, units: Units) -> None:
+def test_new_processes_start_before_old_ones_stop(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
     units.log.clear()
     units.drains = True
-    said = activate(app, "bbbb")
+    changed = activate(app, "bbbb")
     assert units.log == ["start worker@2-1", "start worker@2-2", "stop worker@1-1", "stop worker@1-2"]
     assert units.active() == {"worker@2-1": "bbbb", "worker@2-2": "bbbb"}
-    assert boots(app) == {"worker@2-1", "worker@2-2"}
-    assert said["worker"]["stopped"] == ["links-worker@1-1.service", "links-worker@1-2.service"]
-    # the old ones still run in their release, so that has to stay
+    assert enabled(app) == {"worker@2-1", "worker@2-2"}
+    assert changed["worker"]["stopped"] == ["links-worker@1-1.service", "links-worker@1-2.service"]
+    # the old processes still run in their release, so their link must stay
     assert layout.release_at(app.instances / "worker-1-1") == "aaaa"
     units.states = {unit: state for unit, state in units.states.items() if state == "active"}
     units.drains = False
@@ -169,38 +169,40 @@ def test_new_ones_run_before_old_ones_are_told_to_stop(app: layout.Application, 
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
-def test_the_processes_that_came_and_went_are_told(app: layout.Application, units: Units, strategy: str) -> None:
+def test_started_and_stopped_processes_are_reported(app: layout.Application, units: Units, strategy: str) -> None:
     declare(app, worker={"strategy": strategy, "count": 1})
     activate(app, "aaaa")
     began = time.time()
-    said = activate(app, "bbbb")["worker"]
+    changed = activate(app, "bbbb")["worker"]
     old, new = "links-worker@1-1.service", "links-worker@2-1.service"
-    assert said["pids"] == {new: units.pids[new], old: units.pids[old]}
-    assert len({*said["pids"].values()}) == 2
-    assert began <= said["told"] <= time.time()
+    assert changed["pids"] == {new: units.pids[new], old: units.pids[old]}
+    assert len({*changed["pids"].values()}) == 2
+    assert began <= changed["told"] <= time.time()
 
 
-def test_how_old_processes_ended_is_asked_of_systemd(
+def test_end_of_old_processes_is_read_from_systemd(
     app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = 1764072000.0
+    since_stop = 1764072000.0
     named = {state: f"links-worker@1-{number}.service" for number, state in enumerate(("drains", "ended", "lost"), 1)}
     named |= {state: f"links-beat@4-{number}.service" for number, state in enumerate(("killed", "failed"), 1)}
     units.states = {named["drains"]: "deactivating", named["killed"]: "failed"}
-    asked = []
+    queried = []
 
     def ends(names: list[str], since: float) -> dict[str, tuple[str, float]]:
-        asked.extend(names)
-        assert since == told
+        queried.extend(names)
+        assert since == since_stop
         return {
-            named["ended"]: ("", told + 4.26),
-            named["killed"]: ("timeout", told + 30),
-            named["failed"]: ("exit-code", told + 1),
+            named["ended"]: ("", since_stop + 4.26),
+            named["killed"]: ("timeout", since_stop + 30),
+            named["failed"]: ("exit-code", since_stop + 1),
         }
 
     monkeypatch.setattr(systemd, "ends", ends)
-    found = background.ends(app, [*named.values(), "links.service", "other-worker@1-1.service", "--all", "x\n"], told)
-    assert asked == [*named.values()]
+    found = background.ends(
+        app, [*named.values(), "links.service", "other-worker@1-1.service", "--all", "x\n"], since_stop
+    )
+    assert queried == [*named.values()]
     assert found.pop(named["drains"])["state"] == "draining"
     assert found == {
         named["ended"]: {"state": "drained", "seconds": 4.3},
@@ -208,12 +210,12 @@ def test_how_old_processes_ended_is_asked_of_systemd(
         named["killed"]: {"state": "killed", "seconds": 30.0},
         named["failed"]: {"state": "failed", "seconds": 1.0},
     }
-    asked.clear()
-    assert background.ends(app, ["sshd.service"], told) == {}
-    assert len(background.ends(app, [f"links-worker@1-{number}.service" for number in range(10**4)], told)) == 100
+    queried.clear()
+    assert background.ends(app, ["sshd.service"], since_stop) == {}
+    assert len(background.ends(app, [f"links-worker@1-{number}.service" for number in range(10**4)], since_stop)) == 100
 
 
-def test_one_that_must_not_run_twice_ends_before_the_next_starts(app: layout.Application, units: Units) -> None:
+def test_exclusive_process_stops_before_the_next_starts(app: layout.Application, units: Units) -> None:
     declare(app, beat={"strategy": "replace", "count": 1})
     activate(app, "aaaa")
     units.log.clear()
@@ -225,7 +227,7 @@ def test_one_that_must_not_run_twice_ends_before_the_next_starts(app: layout.App
 
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
 @pytest.mark.parametrize("fault", ["ends at once", "is refused", "fails its check"])
-def test_one_that_does_not_come_up_leaves_the_old_ones(
+def test_failed_process_keeps_the_old_ones(
     app: layout.Application, units: Units, strategy: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "CHECK_SECONDS", 0)
@@ -233,28 +235,28 @@ def test_one_that_does_not_come_up_leaves_the_old_ones(
     activate(app, "aaaa")
     before = units.active()
     if fault == "ends at once":
-        units.ill = lambda unit: units.runs[unit] == "bbbb"
+        units.crashes = lambda unit: units.runs[unit] == "bbbb"
     elif fault == "is refused":
         units.refuses = lambda unit: "@2-2" in unit
     else:
         units.refuses = lambda unit: "-check@2-1" in unit
-    with pytest.raises(layout.ActivationError) as told:
+    with pytest.raises(layout.ActivationError) as caught:
         activate(app, "bbbb")
-    assert "worker" in str(told.value)
-    assert "Release aaaa serves, as before." in str(told.value)
-    assert ("the log of links-worker@2-1.service" in str(told.value)) == (fault == "ends at once")
+    assert "worker" in str(caught.value)
+    assert "Release aaaa serves, as before." in str(caught.value)
+    assert ("the log of links-worker@2-1.service" in str(caught.value)) == (fault == "ends at once")
     after = units.active()
     assert set(after.values()) == {"aaaa"}
     assert len(after) == 2
     assert (after == before) == (strategy == "overlap")
-    assert boots(app) == set(after)
+    assert enabled(app) == set(after)
     assert layout.current(app) == "aaaa"
-    # and nothing is left to be done
+    # the activation left nothing to do
     assert activate(app, "aaaa") == {} or strategy == "replace"
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "modify",
     [
         lambda app: app.path("etc/links/environment").write_text("y"),
         lambda app: app.path("etc/links/secrets/TOKEN").write_text("y"),
@@ -262,59 +264,59 @@ def test_one_that_does_not_come_up_leaves_the_old_ones(
         lambda app: declare(app, worker={"count": 3}),
     ],
 )
-def test_what_a_process_holds_starts_new_ones_when_it_changes(
-    app: layout.Application, units: Units, changed: Callable[[layout.Application], Any]
+def test_changed_inputs_start_a_new_generation(
+    app: layout.Application, units: Units, modify: Callable[[layout.Application], Any]
 ) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
-    changed(app)
+    modify(app)
     activate(app, "aaaa")
     assert {unit.partition("-")[0] for unit in units.active()} == {"worker@2"}
     assert activate(app, "aaaa") == {}
 
 
 @pytest.mark.parametrize("state", ["inactive", "failed", "activating"])
-def test_one_that_has_died_is_replaced_by_the_next_change(app: layout.Application, units: Units, state: str) -> None:
+def test_dead_process_is_replaced_by_the_next_change(app: layout.Application, units: Units, state: str) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
     units.states["links-worker@1-2.service"] = state
     units.restarts["links-worker@1-2.service"] = 4
-    if state == "activating":  # it waits to be restarted, and may come up
+    if state == "activating":  # systemd will restart it
         assert activate(app, "aaaa") == {}
         return
     activate(app, "aaaa")
     assert units.active() == {"worker@2-1": "aaaa", "worker@2-2": "aaaa"}
 
 
-def test_those_of_a_change_that_was_cut_short_are_replaced(app: layout.Application, units: Units) -> None:
+def test_processes_of_an_interrupted_change_are_replaced(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
-    # the host died after new ones were started
+    # the host crashed after one new process was started
     (app.instances / "worker-2-1").symlink_to("../releases/bbbb")
     units.change("start", "links-worker@2-1.service", 1)
     activate(app, "bbbb")
     assert units.active() == {"worker@3-1": "bbbb", "worker@3-2": "bbbb"}
-    assert boots(app) == {"worker@3-1", "worker@3-2"}
+    assert enabled(app) == {"worker@3-1", "worker@3-2"}
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_one_that_is_not_to_run_here_any_more_is_stopped(app: layout.Application, units: Units, declared: bool) -> None:
+def test_process_that_no_longer_runs_here_is_stopped(app: layout.Application, units: Units, declared: bool) -> None:
     declare(app, worker={}, beat={"count": 1})
     activate(app, "aaaa")
     declare(app, worker={}, **({"beat": {"count": 0}} if declared else {}))
-    said = activate(app, "aaaa")
-    assert said["beat"]["way"] == "stop"
+    changed = activate(app, "aaaa")
+    assert changed["beat"]["way"] == "stop"
     assert units.active().keys() == {"worker@1-1", "worker@1-2"}
-    assert boots(app) == {"worker@1-1", "worker@1-2"}
+    assert enabled(app) == {"worker@1-1", "worker@1-2"}
     assert app.path("etc/systemd/system/links-beat@.service").exists() == declared
     assert activate(app, "aaaa") == {}
 
 
-def test_a_new_type_that_does_not_come_up_is_taken_away(app: layout.Application, units: Units) -> None:
+def test_failed_new_type_is_removed(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
     declare(app, worker={}, bot={"count": 1})
-    units.ill = lambda unit: "bot" in unit
+    units.crashes = lambda unit: "bot" in unit
     with pytest.raises(layout.ActivationError, match=r"bot@1-1\.service ended and was restarted"):
         activate(app, "aaaa")
     assert units.active().keys() == {"worker@1-1", "worker@1-2"}
@@ -322,24 +324,24 @@ def test_a_new_type_that_does_not_come_up_is_taken_away(app: layout.Application,
     assert json.loads(app.process_settings.read_text()).keys() == {"worker"}
 
 
-def test_the_part_before_the_web_leaves_current_and_the_others(app: layout.Application, units: Units) -> None:
+def test_part_before_web_leaves_current_and_other_types(app: layout.Application, units: Units) -> None:
     declare(app, worker={}, mailer={"order": "after_web"})
     activate(app, "aaaa")
     units.log.clear()
-    said = activate(app, "bbbb", part="before_web", transaction="t1")
-    assert said.keys() == {"worker"}
+    changed = activate(app, "bbbb", part="before_web", transaction="t1")
+    assert changed.keys() == {"worker"}
     assert layout.current(app) == "aaaa"
     assert set(units.active().values()) == {"aaaa", "bbbb"}
     assert activate(app, "bbbb", part="before_web", transaction="t1") == {}
-    said = activate(app, "bbbb", part="web", transaction="t1")
-    assert said.keys() == {"mailer"}
+    changed = activate(app, "bbbb", part="web", transaction="t1")
+    assert changed.keys() == {"mailer"}
     assert layout.current(app) == "bbbb"
     assert set(units.active().values()) == {"bbbb"}
     assert layout.served(app) == ["bbbb", "aaaa"]
     assert activate(app, "bbbb") == {}
 
 
-def test_a_transaction_is_undone_for_all_types_the_web_first(
+def test_revert_of_a_transaction_includes_all_types_web_first(
     app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare(app, worker={})
@@ -360,7 +362,7 @@ def test_a_transaction_is_undone_for_all_types_the_web_first(
     assert activate(app, "aaaa") == {}
 
 
-def test_undoing_a_transaction_brings_back_a_type_that_it_took_out(app: layout.Application, units: Units) -> None:
+def test_revert_restores_a_removed_type(app: layout.Application, units: Units) -> None:
     declare(app, worker={}, mailer={"order": "after_web"})
     activate(app, "aaaa")
     declare(app, mailer={"order": "after_web"})
@@ -373,14 +375,14 @@ def test_undoing_a_transaction_brings_back_a_type_that_it_took_out(app: layout.A
     assert app.path("etc/systemd/system/links-worker@.service").exists()
 
 
-def test_undoing_the_first_release_ends_all(app: layout.Application, units: Units) -> None:
+def test_revert_of_the_first_release_stops_all(app: layout.Application, units: Units) -> None:
     layout.switch_current(app, None)
     declare(app, worker={})
     activate(app, "bbbb", part="before_web", transaction="t1")
     assert units.active()
     activation.revert(app, "t1", 9)
     assert units.active() == {}
-    assert boots(app) == set()
+    assert enabled(app) == set()
     assert not list(app.instances.iterdir())
 
 
@@ -391,7 +393,7 @@ def test_restart_starts_a_new_generation_of_all(app: layout.Application, units: 
     assert units.active() == {"worker@2-1": "aaaa", "worker@2-2": "aaaa"}
 
 
-def test_those_that_may_run_side_by_side_are_rehearsed(
+def test_overlapping_types_are_rehearsed(
     app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare(app, worker={}, beat={"strategy": "replace"})
@@ -403,14 +405,14 @@ def test_those_that_may_run_side_by_side_are_rehearsed(
     assert rehearsal.rehearse(app, "bbbb", 9)["rehearsed"] is True
     assert units.log == ["start worker@2-1", "stop worker@2-1"]
     assert units.active() == before
-    units.ill = lambda unit: units.runs[unit] == "bbbb"
+    units.crashes = lambda unit: units.runs[unit] == "bbbb"
     with pytest.raises(rehearsal.RehearsalError, match=r"worker \(app_processes\): links-worker@\d-1.service ended"):
         rehearsal.rehearse(app, "bbbb", 9)
     assert units.active() == before
     assert activate(app, "aaaa") == {}
 
 
-def test_a_release_to_go_back_to_takes_no_jobs_in_a_rehearsal(
+def test_rollback_target_takes_no_jobs_in_a_rehearsal(
     app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearsal, "needed", lambda *_: False)
@@ -419,8 +421,8 @@ def test_a_release_to_go_back_to_takes_no_jobs_in_a_rehearsal(
         activate(app, release)
     units.log.clear()
     assert rehearsal.rehearse(app, "aaaa", 9)["rehearsed"] is False
-    assert not [said for said in units.log if said.startswith("start")]
-    # but with other settings the current one has something to prove
+    assert not [entry for entry in units.log if entry.startswith("start")]
+    # with new settings, the current release is rehearsed
     declare(app, worker={"count": 3})
     assert rehearsal.rehearse(app, "bbbb", 9)["rehearsed"] is True
 
@@ -428,14 +430,14 @@ def test_a_release_to_go_back_to_takes_no_jobs_in_a_rehearsal(
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"Worker": {}}', '{"worker": {"count": 1}}', '{"worker": {"strategy": "none"}}', "\x00"]
 )
-def test_settings_that_can_not_be_read_are_named_with_the_fix(app: layout.Application, text: str) -> None:
+def test_invalid_settings_are_reported_with_the_fix(app: layout.Application, text: str) -> None:
     app.process_settings.write_text(text)
     with pytest.raises(layout.ActivationError, match=r"processes.json can't be read .* Run playbooks/configure.yml"):
         _ = app.processes
 
 
-def test_a_link_of_an_instance_does_not_lead_out_of_the_releases(app: layout.Application) -> None:
-    """What is looked up there is a name among the releases, wherever a link leads."""
+def test_link_of_an_instance_yields_only_a_release_name(app: layout.Application) -> None:
+    """The name is looked up among the releases, wherever the link leads."""
     app.instances.mkdir()
     os.symlink("/etc", app.instances / "worker-1-1")
     assert layout.release_at(app.instances / "worker-1-1") == "etc"
@@ -443,8 +445,8 @@ def test_a_link_of_an_instance_does_not_lead_out_of_the_releases(app: layout.App
 
 
 def schedule(app: layout.Application, **runs: bool) -> None:
-    """Write what the role writes of scheduled commands."""
-    app.schedule_settings.write_text(json.dumps({name: {"runs": here} for name, here in runs.items()}))
+    """Write the files that the role writes for scheduled commands."""
+    app.schedule_settings.write_text(json.dumps({name: {"runs": value} for name, value in runs.items()}))
     for name in runs:
         for kind in ("timer", "service"):
             app.path("etc/systemd/system", f"links-{name}.{kind}").write_text(f"[{kind}]")
@@ -452,7 +454,7 @@ def schedule(app: layout.Application, **runs: bool) -> None:
 
 @pytest.fixture
 def timers(units: Units, monkeypatch: pytest.MonkeyPatch) -> Units:
-    """Timers as well: they start without a release of their own."""
+    """Also handles timers, which start without a release of their own."""
     plain = units.change
 
     def change(verb: str, unit: str, timeout: float) -> None:
@@ -471,20 +473,20 @@ def timers(units: Units, monkeypatch: pytest.MonkeyPatch) -> Units:
     return units
 
 
-def ticking(units: Units) -> set[str]:
+def active_timers(units: Units) -> set[str]:
     return {short(unit) for unit, state in units.states.items() if unit.endswith(".timer") and state == "active"}
 
 
-def test_a_timer_runs_once_its_release_is_current(app: layout.Application, timers: Units) -> None:
+def test_timer_starts_once_its_release_is_current(app: layout.Application, timers: Units) -> None:
     layout.switch_current(app, None)
     schedule(app, cleanup=True, report=False)
-    said = activate(app, "bbbb")
+    changed = activate(app, "bbbb")
     assert timers.log == ["restart cleanup.timer in bbbb"]
-    assert said.keys() == {"cleanup"}
-    assert ticking(timers) == {"cleanup.timer"}
-    assert boots(app) == {"links-cleanup.timer".removeprefix("links-")}
+    assert changed.keys() == {"cleanup"}
+    assert active_timers(timers) == {"cleanup.timer"}
+    assert enabled(app) == {"links-cleanup.timer".removeprefix("links-")}
     timers.log.clear()
-    # the command begins in what is current then: a release alone is no reason to start the timer anew
+    # a command runs in the release that is current at its start, so a new release doesn't restart the timer
     activate(app, "aaaa")
     activate(app, "aaaa", renew=True)
     assert timers.log == []
@@ -494,56 +496,54 @@ def test_a_timer_runs_once_its_release_is_current(app: layout.Application, timer
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_timer_that_is_not_to_run_here_any_more_ends(app: layout.Application, timers: Units, declared: bool) -> None:
+def test_timer_that_no_longer_runs_here_is_stopped(app: layout.Application, timers: Units, declared: bool) -> None:
     schedule(app, cleanup=True)
     activate(app, "aaaa")
     schedule(app, **({"cleanup": False} if declared else {}))
     assert activate(app, "aaaa")["cleanup"]["way"] == "stop"
-    assert ticking(timers) == set()
-    assert boots(app) == set()
+    assert active_timers(timers) == set()
+    assert enabled(app) == set()
     assert app.path("etc/systemd/system/links-cleanup.service").exists() == declared
     assert activate(app, "aaaa") == {}
 
 
-def test_a_suspended_timer_is_left_alone(app: layout.Application, timers: Units) -> None:
+def test_suspended_timer_is_not_started(app: layout.Application, timers: Units) -> None:
     schedule(app, cleanup=True)
     activate(app, "aaaa")
     app.suspended("cleanup").parent.mkdir()
     app.suspended("cleanup").touch()
     timers.systemctl("stop", "links-cleanup.timer")
     assert "cleanup" not in activate(app, "bbbb")
-    assert ticking(timers) == set()
+    assert active_timers(timers) == set()
 
 
-def test_a_timer_that_can_not_start_leaves_what_was(app: layout.Application, timers: Units) -> None:
+def test_failed_timer_is_reverted(app: layout.Application, timers: Units) -> None:
     schedule(app, cleanup=True)
     activate(app, "aaaa")
     schedule(app, cleanup=True, report=True)
     timers.refuses = lambda unit: unit == "links-report.timer"
     with pytest.raises(layout.ActivationError, match=r"(?s)links-report.timer says no.*Release aaaa serves, as before"):
         activate(app, "bbbb")
-    assert ticking(timers) == {"cleanup.timer"}
+    assert active_timers(timers) == {"cleanup.timer"}
     assert not app.path("etc/systemd/system/links-report.timer").exists()
     assert layout.current(app) == "aaaa"
 
 
-def test_undoing_a_transaction_takes_its_timers_back(app: layout.Application, timers: Units) -> None:
+def test_revert_of_a_transaction_restores_its_timers(app: layout.Application, timers: Units) -> None:
     schedule(app, cleanup=True)
     activate(app, "aaaa")
     schedule(app, report=True)
     activate(app, "bbbb", transaction="t1")
-    assert ticking(timers) == {"report.timer"}
+    assert active_timers(timers) == {"report.timer"}
     activation.revert(app, "t1", 9)
-    assert ticking(timers) == {"cleanup.timer"}
-    assert boots(app) == {"cleanup.timer"}
+    assert active_timers(timers) == {"cleanup.timer"}
+    assert enabled(app) == {"cleanup.timer"}
     assert app.path("etc/systemd/system/links-cleanup.service").exists()
     assert not app.path("etc/systemd/system/links-report.service").exists()
 
 
 @pytest.mark.parametrize("part", [None, "before_web"])
-def test_the_files_of_background_processes_are_theirs_and_never_those_of_the_web_processes(
-    app: layout.Application, part: str | None
-) -> None:
+def test_background_files_exclude_those_of_web(app: layout.Application, part: str | None) -> None:
     declare(app, worker={})
     web, worker = (
         {

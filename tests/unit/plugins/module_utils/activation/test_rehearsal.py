@@ -1,4 +1,4 @@
-"""What a rehearsal says of a release that doesn't boot, and that it ends what it began."""
+"""What a rehearsal reports about a release that doesn't boot, and that it stops what it started."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Calls = list[tuple[str, ...]]
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path) -> layout.Application:
-    """A host's tree with the releases aaaa and bbbb; aaaa is current."""
+    """A host's root with the releases aaaa, which is current, and bbbb."""
     application = layout.Application("links", str(tmp_path))
     for release in ("aaaa", "bbbb"):
         application.release(release).mkdir(parents=True)
-        about = {"id": release, "python": "3.11.2"}
-        (application.release(release) / "release.json").write_text(json.dumps(about))
+        metadata = {"id": release, "python": "3.11.2"}
+        (application.release(release) / "release.json").write_text(json.dumps(metadata))
     (tmp_path / "run").mkdir()
     layout.switch_current(application, "aaaa")
     return application
@@ -35,21 +35,21 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """A systemd that does all it is told, and remembers it."""
-    told: Calls = []
+    """A systemd whose commands all succeed; records them."""
+    commands: Calls = []
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:  # noqa: ARG001
-        told.append(arguments)
+        commands.append(arguments)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending("", ""))
-    return told
+    return commands
 
 
 @pytest.fixture
 def failing(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A start that fails: failing("exit-code", "what was logged")."""
+    """Makes the start fail: failing("exit-code", "what was logged")."""
 
     def arrange(result: str, log: str, memory_max: str = "infinity") -> None:
         def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:  # noqa: ARG001
@@ -70,7 +70,7 @@ class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 @pytest.fixture
 def page(app: layout.Application) -> Iterator[dict[str, Any]]:
-    """A server on the scratch socket of bbbb: what it is to answer, and the headers that it was asked with."""
+    """A server on the scratch socket of bbbb: its answer, and the headers of the last request."""
     answers: dict[str, Any] = {"status": 200, "body": b""}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -101,19 +101,21 @@ def failure(app: layout.Application, health: health_check.Health | None = None, 
 CLEARED = ("stop", "links-rehearsal@*.service", "links-rehearsal@*.socket")
 
 
-def test_it_clears_what_another_left_boots_and_ends_what_it_began(app: layout.Application, calls: Calls) -> None:
+def test_rehearsal_clears_leftovers_boots_and_stops_its_units(app: layout.Application, calls: Calls) -> None:
     rehearsal.Rehearsal(app, "bbbb").execute(1)
-    # nobody waits for the end of a good one
+    # a successful rehearsal doesn't wait for the stop
     assert calls == [CLEARED, ("start", "links-rehearsal@bbbb.service"), ("stop", "--no-block", *CLEARED[1:])]
 
 
-def test_a_release_that_is_not_staged_starts_nothing(app: layout.Application, calls: Calls) -> None:
+def test_incomplete_release_starts_nothing(app: layout.Application, calls: Calls) -> None:
     with pytest.raises(layout.ActivationError, match="not a complete release"):
         rehearsal.Rehearsal(app, "cccc").execute(1)
     assert calls == []
 
 
-def test_a_failed_boot_tells_the_log_and_what_serves(app: layout.Application, calls: Calls, failing: Any) -> None:
+def test_failed_boot_reports_the_log_and_the_current_release(
+    app: layout.Application, calls: Calls, failing: Any
+) -> None:
     failing("exit-code", "Traceback\nRuntimeError: no ledger")
     assert failure(app) == (
         "Release bbbb failed its rehearsal: it did not boot. It logged last:\nTraceback\nRuntimeError: no ledger\n"
@@ -122,19 +124,19 @@ def test_a_failed_boot_tells_the_log_and_what_serves(app: layout.Application, ca
     assert calls[-1] == CLEARED
 
 
-def test_before_the_first_release_nothing_is_said_to_serve(app: layout.Application, failing: Any) -> None:
+def test_failed_boot_before_the_first_release(app: layout.Application, failing: Any) -> None:
     failing("exit-code", "no")
     layout.switch_current(app, None)
     assert failure(app).endswith("Nothing has changed. Nothing is served here yet.")
 
 
-def test_a_unit_that_does_not_exist_is_told_by_systemd(app: layout.Application, failing: Any) -> None:
+def test_missing_unit_is_reported(app: layout.Application, failing: Any) -> None:
     failing("", "")
     assert "it could not be started: Unit not found." in failure(app)
 
 
 @pytest.mark.parametrize(
-    ("result", "log", "memory_max", "says"),
+    ("result", "log", "memory_max", "message"),
     [
         ("oom-kill", "", "104857600", "it ran out of memory: MemoryMax is 100 MiB (app_service_memory_max)"),
         ("exit-code", f"Worker {rehearsal.KILLED}", "104857600", "it ran out of memory: MemoryMax is 100 MiB"),
@@ -153,7 +155,7 @@ def test_a_unit_that_does_not_exist_is_told_by_systemd(app: layout.Application, 
         ("oom-kill", "", "infinity", "as the kernel does when the host runs out of memory"),
         ("timeout", "", "infinity", "it was not ready after 0 s (app_service_boot_timeout)"),
         ("exit-code", f"not ready after 60 s {rehearsal.LATE}", "infinity", "it was not ready after 0 s"),
-        # who was late is killed by the master
+        # the master kills a worker that is late
         (
             "exit-code",
             f"not ready after 60 s {rehearsal.LATE}\nWorker {rehearsal.KILLED}",
@@ -168,14 +170,14 @@ def test_a_unit_that_does_not_exist_is_told_by_systemd(app: layout.Application, 
         ),
     ],
 )
-def test_systemd_s_word_names_the_cause(
-    app: layout.Application, failing: Any, result: str, log: str, memory_max: str, says: str
+def test_cause_is_taken_from_systemds_result(
+    app: layout.Application, failing: Any, result: str, log: str, memory_max: str, message: str
 ) -> None:
     failing(result, log, memory_max)
-    assert says in failure(app)
+    assert message in failure(app)
 
 
-def test_one_that_hangs_is_killed_and_cleared(
+def test_hanging_rehearsal_is_killed_and_cleared(
     app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -189,8 +191,8 @@ def test_one_that_hangs_is_killed_and_cleared(
     assert calls[-2:] == [("kill", "--signal=KILL", "links-rehearsal@bbbb.service"), CLEARED]
 
 
-def starting(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> list[float]:
-    """A unit that waits for a processor that share of the time, and is ready after so many seconds. Returns a clock."""
+def fake_start(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> list[float]:
+    """A start that takes `needs` seconds and waits for a processor for this share of them. Returns the clock."""
     clock = [1000.0]
     app.path("proc/7").mkdir(parents=True)
     group = app.path("sys/fs/cgroup/system.slice/links")
@@ -214,50 +216,44 @@ def starting(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: fl
     return clock
 
 
-def test_what_a_boot_waits_for_a_processor_does_not_count(
-    app: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = starting(app, monkeypatch, waits=0.5, needs=18)
+def test_time_waiting_for_a_processor_does_not_count(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = fake_start(app, monkeypatch, waits=0.5, needs=18)
     weight = app.path("sys/fs/cgroup/system.slice/links/cpu.weight")
     weight.write_text("10")
     rehearsal.Rehearsal(app, "bbbb").execute(10)
     assert clock[0] == 1018
-    # who would starve is the last to be served no longer
+    # a starving rehearsal gets the normal CPU weight
     assert weight.read_text() == "100"
 
 
 @pytest.mark.parametrize(("waits", "ends", "more"), [(0.0, 10, ""), (0.5, 20, " and 10 s more for the 10 s that it")])
-def test_a_hang_is_given_up_all_the_same(
+def test_hanging_rehearsal_is_given_up(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, ends: float, more: str
 ) -> None:
-    clock = starting(app, monkeypatch, waits, needs=10_000)
+    clock = fake_start(app, monkeypatch, waits, needs=10_000)
     assert f"not ready after 10 s (app_service_rehearsal_timeout){more}" in failure(app, timeout=10)
     assert clock[0] - 1000 == pytest.approx(ends, rel=0.02)
 
 
-def test_a_boot_that_never_gets_a_processor_has_an_end(
-    app: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = starting(app, monkeypatch, waits=0.99, needs=10_000)
+def test_rehearsal_without_a_processor_is_given_up(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = fake_start(app, monkeypatch, waits=0.99, needs=10_000)
     assert "(app_service_rehearsal_timeout) and 20 s more" in failure(app, timeout=10)
     assert clock[0] == 1030
 
 
 @pytest.mark.usefixtures("calls")
-def test_the_page_is_asked_for_as_the_edge_would(app: layout.Application, page: dict[str, Any]) -> None:
+def test_page_is_requested_as_the_edge_would(app: layout.Application, page: dict[str, Any]) -> None:
     rehearsal.Rehearsal(app, "bbbb").execute(5, READY)
-    asked = {name: page["headers"][name] for name in ("Host", "X-Forwarded-Proto", "X-Forwarded-For")}
-    assert asked == {"Host": "links.example.org", "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
+    headers = {name: page["headers"][name] for name in ("Host", "X-Forwarded-Proto", "X-Forwarded-For")}
+    assert headers == {"Host": "links.example.org", "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
 
 
-def test_a_page_that_is_not_well_is_told_with_its_body(
-    app: layout.Application, page: dict[str, Any], calls: Calls
-) -> None:
+def test_failing_page_is_reported_with_its_body(app: layout.Application, page: dict[str, Any], calls: Calls) -> None:
     page.update(status=503, body=b"the ledger is read-only")
     assert "it booted, but /readyz answers 503: the ledger is read-only" in failure(app, READY)
     assert calls[-1] == CLEARED
 
 
 @pytest.mark.usefixtures("calls")
-def test_a_page_that_never_answers_is_told(app: layout.Application) -> None:
+def test_page_without_an_answer_is_reported(app: layout.Application) -> None:
     assert "it booted, but /readyz does not answer" in failure(app, READY)

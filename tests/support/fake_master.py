@@ -1,8 +1,8 @@
-"""A server as small as one can be that is handed over as Gunicorn is: a master, two workers, HUP, a status file.
+"""A minimal server that is handed over like Gunicorn: a master, two workers, HUP, a status file.
 
-Run as `little_master.py ROOT UNIT` with the listening socket as standard input. It tells whoever started it, in lines
-on standard output, how a boot or a reload ended. How it behaves, and misbehaves, stands in the release that it boots:
-src/behaviour.json. Standard library alone: it has to start in a few milliseconds.
+Run as `fake_master.py ROOT UNIT` with the listening socket as standard input. It prints how each boot or reload ended.
+The release that it boots determines its behaviour and faults: src/behaviour.json. It only uses the standard library, so
+that it starts in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # the module costs more than the rest of the start
+if TYPE_CHECKING:  # importing typing takes longer than the rest of the start
     from typing import Any, NoReturn
 
 ROOT, UNIT = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -37,12 +37,12 @@ def current() -> str:
 
 
 def behaviour(release: str) -> dict[str, Any]:
-    said = json.loads(text(ROOT / "opt" / NAME / "releases" / release / "src/behaviour.json") or "{}")
-    return {**said, **said.get(UNIT, {})}
+    wanted = json.loads(text(ROOT / "opt" / NAME / "releases" / release / "src/behaviour.json") or "{}")
+    return {**wanted, **wanted.get(UNIT, {})}
 
 
 def next_status(statuses: list[int]) -> int:
-    """The one whose turn it is, over all workers; the last one for ever."""
+    """The next one, counted over all workers; after the end the last one again."""
     with (ROOT / "turns").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -51,7 +51,7 @@ def next_status(statuses: list[int]) -> int:
     return statuses[min(turn, len(statuses) - 1)]
 
 
-def work(release: str, told: dict[str, Any]) -> NoReturn:
+def work(release: str, wanted: dict[str, Any]) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     events = os.open(ROOT / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -66,17 +66,17 @@ def work(release: str, told: dict[str, Any]) -> NoReturn:
             if path == "/health":
                 os.write(events, f"ask {UNIT} {release}\n".encode())
                 (ROOT / "head").write_text(head.decode())
-                status = next_status(told.get("statuses", [200]))
+                status = next_status(wanted.get("statuses", [200]))
             body = json.dumps({**SEEN, "release": release}).encode()
             connection.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
-def spawn(release: str, told: dict[str, Any]) -> list[int]:
+def spawn(release: str, wanted: dict[str, Any]) -> list[int]:
     workers = []
     for _ in range(2):
         pid = os.fork()
         if pid == 0:
-            work(release, told)
+            work(release, wanted)
         workers.append(pid)
     return workers
 
@@ -89,9 +89,9 @@ def end(workers: list[int]) -> None:
 
 
 def write_status(release: str, workers: list[int], how: str, **more: Any) -> None:
-    """What a master says of itself, or what one with a fault would."""
+    """Write the master's status, or that of a faulty master."""
     python = ROOT / "usr/bin/python3"
-    said: dict[str, Any] = {
+    status: dict[str, Any] = {
         "master": {"pid": os.getpid() + (how == "another master")},
         "workers_wanted": 3 if how == "too few" else 2,
         "workers": [
@@ -108,13 +108,13 @@ def write_status(release: str, workers: list[int], how: str, **more: Any) -> Non
         **more,
     }
     if how == "another release":
-        said["workers"][-1]["release"] = "0000"
+        status["workers"][-1]["release"] = "0000"
     if how == "dead worker":
-        gone = os.fork()
-        if gone == 0:
+        dead = os.fork()
+        if dead == 0:
             os._exit(0)
-        os.waitpid(gone, 0)
-        said["workers"][-1]["pid"] = gone
+        os.waitpid(dead, 0)
+        status["workers"][-1]["pid"] = dead
     path = ROOT / "run/baton" / NAME / ("bridge.json" if "-bridge" in UNIT else "handover.json")
     if how == "silent":
         return
@@ -122,7 +122,7 @@ def write_status(release: str, workers: list[int], how: str, **more: Any) -> Non
         path.unlink(missing_ok=True)
         return
     scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(said))
+    scratch.write_text(json.dumps(status))
     scratch.rename(path)
 
 
@@ -131,22 +131,22 @@ def say(line: str) -> None:
 
 
 def configured() -> dict[str, str]:
-    """What a HUP brings."""
+    """The settings that a HUP applies."""
     etc = ROOT / "etc" / NAME
     return {"environment": text(etc / "environment"), "conf": text(etc / "gunicorn.conf.py")}
 
 
 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-# what only a start brings: the unit as systemd has loaded it, and secrets
+# applied only by a start: the unit as systemd has loaded it, and secrets
 SEEN = {"unit": os.environ["UNIT_TEXT"], "secret": text(ROOT / "etc" / NAME / "secrets/TOKEN"), "by": UNIT}
 serving = current()
-told = behaviour(serving)
-if told.get("boot") == "fails":
+wanted = behaviour(serving)
+if wanted.get("boot") == "fails":
     say("ImportError: no module named missing")
     sys.exit(1)
 SEEN.update(configured())
-workers = spawn(serving, told)
-write_status(serving, workers, told.get("status", ""))
+workers = spawn(serving, wanted)
+write_status(serving, workers, wanted.get("status", ""))
 say("ready")
 while True:
     number = signal.sigwait(SIGNALS)
@@ -159,15 +159,15 @@ while True:
         continue
     began = time.monotonic()
     release = current()
-    wanted = behaviour(release)
-    if wanted.get("boot") == "fails":
+    new = behaviour(release)
+    if new.get("boot") == "fails":
         reload = {"outcome": "failed", "error": "the worker could not import missing", "began_monotonic": began}
         write_status(serving, workers, "", reload=reload)
         say("the reload failed")
         continue
-    serving, told = release, wanted
+    serving, wanted = release, new
     SEEN.update(configured())
-    old, workers = workers, spawn(serving, told)
+    old, workers = workers, spawn(serving, wanted)
     end(old)
-    write_status(serving, workers, told.get("status", ""))
+    write_status(serving, workers, wanted.get("status", ""))
     say("ready")

@@ -1,8 +1,8 @@
-"""A host to activate releases on: a tree of its own, a real server in it, and a stand-in for systemd alone.
+"""A fake host to activate releases on: a folder as its root, a real server, and a stand-in only for systemd.
 
-`systemctl`, `journalctl` and `sync` are programs on PATH, as on a host. The first asks a thread of the test, which does
-to the units what systemd would: it holds the listening socket, starts masters with it, signals them and waits. All that
-happens stands in one list, in order: `Host.events`.
+`systemctl`, `journalctl` and `sync` are programs on PATH, as on a host. `systemctl` asks a thread of the test, which
+does what systemd would: it holds the listening socket, starts masters with it, signals them and waits. `Host.events`
+lists everything that happens, in order.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from typing import Any
 
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 
-MASTER = pathlib.Path(__file__).with_name("little_master.py")
+from .program import write_script
+
+MASTER = pathlib.Path(__file__).with_name("fake_master.py")
 SERVICE, BRIDGE, SOCKET = "links.service", "links-bridge.service", "links.socket"
-# a shell's: it is started hundreds of times
-SYSTEMCTL = """#!/bin/sh
-echo "$*" > {root}/asking
+# a shell script, because it is started hundreds of times
+SYSTEMCTL = """echo "$*" > {root}/request
 {{
   read -r status
   while IFS= read -r line; do
@@ -39,7 +40,7 @@ exit "$status"
 
 
 class Clock:
-    """The time of a machine where each sleep takes a second at least, and nobody waits for it."""
+    """Replaces the module `time`: each sleep counts as at least a second, and returns at once."""
 
     def __init__(self) -> None:
         self.slept = 0.0
@@ -47,17 +48,17 @@ class Clock:
         self.time = time.time
 
     def monotonic(self) -> float:
-        """Seconds."""
+        """The current time, in seconds."""
         return time.monotonic() + self.slept
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.pauses.append(seconds)
         self.slept += max(seconds, 1.0)
 
 
 class Unit:
-    """A service as systemd knows it."""
+    """A service's state, as systemd has it."""
 
     def __init__(self) -> None:
         self.state = "inactive"
@@ -66,10 +67,10 @@ class Unit:
 
 
 class Host:
-    """A host with the releases aaaa, bbbb and cccc of the application `links`, none of them active."""
+    """A host with the releases aaaa, bbbb and cccc of the application `links`. None is active."""
 
     def __init__(self, root: pathlib.Path) -> None:
-        """`root` has to be short: the path of a unix socket has 107 bytes at most."""
+        """`root` must be short: the path of a unix socket has at most 107 bytes."""
         self.root = root
         self.app = layout.Application("links", str(root))
         self.health = health_check.Health("/health", str(root / "run/links/web.sock"), "links.example")
@@ -79,7 +80,7 @@ class Host:
         self.faults: dict[str, list[str]] = {}
         self.hooks: dict[str, Callable[[], object]] = {}
         self._make()
-        for name in ("asking", "answer"):
+        for name in ("request", "answer"):
             os.mkfifo(root / name)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -93,8 +94,8 @@ class Host:
             (folder / "venv/bin").mkdir(parents=True)
             (folder / "src").mkdir()
             (folder / "venv/bin/python").symlink_to(self.root / "usr/bin/python3")
-            about = {"id": release, "python": "3.11.2", "packages": {"gunicorn": "27.0.1"}}
-            (folder / "release.json").write_text(json.dumps(about))
+            metadata = {"id": release, "python": "3.11.2", "packages": {"gunicorn": "27.0.1"}}
+            (folder / "release.json").write_text(json.dumps(metadata))
         self.write("etc/machine-id", "1234")
         self.write("etc/links/gunicorn.conf.py", "workers = 2", mode=0o640)
         self.write("etc/links/environment", 'A="1"', mode=0o640)
@@ -104,16 +105,15 @@ class Host:
         self.write("etc/systemd/system/links.socket", "[Socket]\nListenStream=/run/links/web.sock\n")
         self.load()
         self.program("systemctl", SYSTEMCTL.format(root=self.root))
-        self.program("journalctl", "#!/bin/sh\necho what the unit logged\n")
-        self.program("sync", f'#!/bin/sh\necho "sync $2" >> {self.root}/events\n')
+        self.program("journalctl", "echo what the unit logged")
+        self.program("sync", f'echo "sync $2" >> {self.root}/events')
 
-    def program(self, name: str, text: str) -> None:
-        """Put a program on the host's PATH."""
-        (self.root / "bin" / name).write_text(text)
-        (self.root / "bin" / name).chmod(0o755)
+    def program(self, name: str, body: str) -> None:
+        """Put a shell script on the host's PATH."""
+        write_script(self.root / "bin" / name, body)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Put a file on the host as the roles would, owner included."""
+        """Write a file as the roles would, with its owner."""
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
@@ -123,82 +123,82 @@ class Host:
             os.chown(file, 0, 12345)
 
     def load(self) -> None:
-        """`systemctl daemon-reload`."""
+        """Do what `systemctl daemon-reload` does."""
         folder = self.root / "etc/systemd/system"
         self.loaded = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
 
-    def behave(self, release: str, **how: Any) -> None:
-        """Say how a release behaves; see little_master.py."""
-        (self.app.release(release) / "src/behaviour.json").write_text(json.dumps(how))
+    def behave(self, release: str, **behaviour: Any) -> None:
+        """Set how a release behaves; see fake_master.py."""
+        (self.app.release(release) / "src/behaviour.json").write_text(json.dumps(behaviour))
         (self.root / "turns").unlink(missing_ok=True)
 
-    def fail(self, order: str, why: str = "it was told to fail") -> None:
-        """Let the next order of this kind (`reload links.service`) fail."""
-        self.faults.setdefault(order, []).append(why)
+    def fail(self, order: str, reason: str = "a simulated failure") -> None:
+        """Make the next command of this kind fail (`reload links.service`)."""
+        self.faults.setdefault(order, []).append(reason)
 
     # -- what happened -------------------------------------------------------------------------------------
 
     @property
     def events(self) -> list[str]:
-        """All that happened, in order; what happened several times in a row stands there once."""
+        """Everything that happened, in order. Repeated events in a row are listed once."""
         path = self.root / "events"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for at, line in enumerate(lines) if at == 0 or lines[at - 1] != line]
 
     def count(self, event: str) -> int:
-        """How often it happened."""
+        """How often an event happened."""
         return (self.root / "events").read_text().splitlines().count(event)
 
     def forget(self) -> None:
-        """Begin the list anew."""
+        """Clear the list."""
         (self.root / "events").unlink(missing_ok=True)
 
     def note(self, event: str) -> None:
-        """Add to the list."""
+        """Add an event to the list."""
         with (self.root / "events").open("a") as file:
             file.write(event + "\n")
 
     def ask(self, path: str = "/") -> dict[str, Any]:
-        """What the application answers on its socket."""
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(10)
-            asking.connect(str(self.root / "run/links/web.sock"))
-            asking.sendall(f"GET {path} HTTP/1.1\r\nHost: links.example\r\n\r\n".encode())
-            answer = http.client.HTTPResponse(asking)
-            answer.begin()
-            told: dict[str, Any] = json.loads(answer.read())
-            return told
+        """The application's answer on its socket."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(self.root / "run/links/web.sock"))
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: links.example\r\n\r\n".encode())
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            body: dict[str, Any] = json.loads(response.read())
+            return body
 
     def pid(self) -> int:
-        """Of the service's master; 0 when there is none."""
+        """The pid of the service's master; 0 if there is none."""
         process = self.units[SERVICE].process
         return process.pid if process else 0
 
     def files(self) -> dict[str, tuple[bytes, int, int, int]]:
-        """The configuration: content, mode, owner and group by path."""
+        """The configuration: content, mode, owner and group of each path."""
         found = {}
         for top in ("etc/links", "etc/systemd/system"):
             for path in (self.root / top).rglob("*"):
                 if path.is_file():
-                    about = path.stat()
+                    status = path.stat()
                     name = str(path.relative_to(self.root))
-                    found[name] = (path.read_bytes(), about.st_mode, about.st_uid, about.st_gid)
+                    found[name] = (path.read_bytes(), status.st_mode, status.st_uid, status.st_gid)
         return found
 
     # -- systemd -------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        # for writing, too: it has no end then
-        with os.fdopen(os.open(self.root / "asking", os.O_RDWR)) as asking:
-            while (words := asking.readline().split()) != ["end"]:
+        # also opened for writing, so that it never reaches its end
+        with os.fdopen(os.open(self.root / "request", os.O_RDWR)) as requests:
+            while (words := requests.readline().split()) != ["end"]:
                 try:
-                    status, said = self._obey(*words)
+                    status, output = self._execute(*words)
                 except Exception as error:
-                    status, said = 1, f"the stand-in broke: {error!r}\n"
+                    status, output = 1, f"the stand-in broke: {error!r}\n"
                 with (self.root / "answer").open("w") as answer:
-                    answer.write(f"{status}\n{said}")
+                    answer.write(f"{status}\n{output}")
 
-    def _obey(self, verb: str, *words: str) -> tuple[int, str]:
+    def _execute(self, verb: str, *words: str) -> tuple[int, str]:
         if verb == "show":
             return 0, self._show(*words)
         order = " ".join([verb, *words])
@@ -206,16 +206,16 @@ class Host:
         if order in self.hooks:
             self.hooks.pop(order)()
         if self.faults.get(order):
-            why = self.faults[order].pop(0)
+            reason = self.faults[order].pop(0)
             if verb in ("start", "restart") and words[0] in self.units:
                 self.stop(words[0], "failed")
-            return 1, f"{why}\n"
-        why = ""
+            return 1, f"{reason}\n"
+        reason = ""
         if verb == "daemon-reload":
             self.load()
         for unit in words:
-            why = why or (self._of_socket(verb) if unit == SOCKET else self._of_service(verb, unit))
-        return int(bool(why)), why and f"{why}\n"
+            reason = reason or (self._of_socket(verb) if unit == SOCKET else self._of_service(verb, unit))
+        return int(bool(reason)), reason and f"{reason}\n"
 
     def _show(self, unit: str, names: str = "") -> str:
         if unit == SOCKET:
@@ -226,15 +226,15 @@ class Host:
             known.polls -= 1
             if known.polls == 0 and known.process:
                 known.process.send_signal(signal.SIGUSR1)
-                self._heard(known)
+                self._line(known)
         return f"ActiveState={known.state}\nMainPID={known.process.pid if known.process else 0}\n"
 
     def _of_socket(self, verb: str) -> str:
-        place = self.root / "run/links/web.sock"
+        path = self.root / "run/links/web.sock"
         if verb in ("stop", "restart") and self.listener:
             self.listener.close()
             self.listener = None
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         if verb in ("start", "restart") and not self.listener:
             address = self.loaded[SOCKET].partition("ListenStream=")[2].split()[0]
             listener = socket.socket(socket.AF_UNIX)
@@ -267,7 +267,7 @@ class Host:
                 return f"{unit} is not active"
             known.process.send_signal(signal.SIGHUP)
             self._polls(known)
-            return said if (said := self._heard(known)) != "ready" else ""
+            return line if (line := self._line(known)) != "ready" else ""
         if verb == "reset-failed" and known.state == "failed":
             known.state = "inactive"
         return ""
@@ -275,25 +275,25 @@ class Host:
     def _booted(self, unit: str) -> str:
         known = self.units[unit]
         self._polls(known)
-        said = self._heard(known)
-        if said == "ready":
+        line = self._line(known)
+        if line == "ready":
             known.state = "active"
             return ""
         self.stop(unit, "failed")
-        return said or "it ended without a message"
+        return line or "it ended without a message"
 
     def _polls(self, known: Unit) -> None:
         release = os.path.basename(os.readlink(self.app.current))
         path = self.app.release(release) / "src/behaviour.json"
         known.polls = json.loads(path.read_text()).get("proves_after", 0) if path.exists() else 0
 
-    def _heard(self, known: Unit) -> str:
+    def _line(self, known: Unit) -> str:
         assert known.process is not None
         assert known.process.stdout is not None
         return known.process.stdout.readline().strip()
 
     def stop(self, unit: str, state: str = "inactive") -> None:
-        """End a service without an order."""
+        """Stop a service without a systemctl command."""
         known = self.units[unit]
         if known.process:
             known.process.terminate()
@@ -303,8 +303,8 @@ class Host:
         known.process, known.state = None, state
 
     def end(self) -> None:
-        """Stop what runs, and remove the tree."""
-        (self.root / "asking").write_text("end\n")
+        """Stop all processes and remove the root."""
+        (self.root / "request").write_text("end\n")
         self._thread.join(10)
         for unit in self.units:
             self.stop(unit, "inactive")

@@ -1,4 +1,4 @@
-"""Roles as the tests see them: what they declare, what their templates render, what their preflight refuses."""
+"""Roles as the tests use them: their declarations, rendered templates, and the messages of their preflight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
-# what Ansible's template action sets
+# as Ansible's template action sets it
 TEMPLATE_OVERRIDES = {"trim_blocks": True}
 HOST: dict[str, Any] = {
     "inventory_hostname": "edge1",
@@ -34,7 +34,7 @@ HOST: dict[str, Any] = {
 
 
 class Role:
-    """One role of the project, loaded as Ansible loads it."""
+    """A role of the project, loaded the way Ansible does."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Role:
         return Templar(loader=self.loader, variables=variables)
 
     def render(self, template: str, **given: Any) -> str:
-        """The text of a template; an undefined variable is an error."""
+        """The rendered text; an undefined variable is an error."""
         source = (self.path / "templates" / template).read_text()
         templar = self.templar(**given).copy_with_new_env(searchpath=[str(self.path / "templates")])
         text = templar.template(trust_as_template(source), escape_backslashes=False, overrides=TEMPLATE_OVERRIDES)
@@ -69,7 +69,7 @@ class Role:
         return self.templar(**given).template(trust_as_template("{{ " + expression + " }}"))
 
     def refusals(self, file: str = "tasks/preflight.yml", **given: Any) -> list[str]:
-        """The messages of those assertions in a task file that fail; a block and what it holds are left out."""
+        """The messages of the failing assertions in a task file, except those in blocks."""
         templar = self.templar(**given)
         messages = []
         for task in self.load(file):
@@ -88,7 +88,7 @@ def _all_hold(templar: Templar, conditions: Any) -> bool:
 
 
 def _trusted(value: Any) -> Any:
-    """Lets the variables of a test be templates, as those of an inventory are."""
+    """Marks a test's variables as trusted templates, like those of an inventory."""
     if isinstance(value, str):
         return trust_as_template(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The program that keeps a certificate from an ACME authority; molecule/acme has the real certbot."""
+"""The program that renews a certificate from an ACME authority; molecule/acme uses the real certbot."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.support import program
-
-from .test_tls_certificate import issue
+from tests.support.certificate import issue
+from tests.support.program import write_script
 
 PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/acme_certificate.py"
 NAMES = ("links.example.org", "www.example.org")
@@ -28,7 +28,7 @@ acme = program.load(PROGRAM, "acme_certificate")
 
 
 class Host:
-    """One host's folders, its certbot and its systemctl."""
+    """A host's folders, certbot and systemctl."""
 
     def __init__(self, root: pathlib.Path, own: str, addresses: tuple[str, ...], port: int) -> None:
         self.root = root
@@ -51,16 +51,14 @@ class Host:
             reload_unit="nginx.service",
             environment={},
         )
-        # what serves until there is one from the authority
+        # the certificate that serves until the authority issues one
         (root / "ssl/.links-self-signed").mkdir()
         (root / "ssl/links").symlink_to(".links-self-signed")
         self.program("systemctl", f'echo "$@" >> {root}/systemctl.log')
         self.certbot_fails("nothing was asked for")
 
     def program(self, name: str, body: str) -> None:
-        path = self.root / "bin" / name
-        path.write_text(f"#!/bin/sh\n{body}\n")
-        path.chmod(0o755)
+        write_script(self.root / "bin" / name, body)
 
     def certbot_obtains(self, pair: tuple[str, str]) -> None:
         (self.root / "new.pem").write_text(pair[0])
@@ -76,7 +74,7 @@ class Host:
         self.program("certbot", f"echo \"$@\" >> {self.root}/certbot.log; cat <<'END'\n{words}\nEND\nexit 1")
 
     def run(self, force: bool = False, **changed: Any) -> dict[str, Any]:
-        """Run it as its unit does; how it went."""
+        """Run the program as its unit does; return its status file."""
         settings = dataclasses.replace(self.settings, **changed)
         path = self.root / "settings.json"
         path.write_text(json.dumps(dataclasses.asdict(settings)))
@@ -87,16 +85,16 @@ class Host:
             status = acme.main()
         finally:
             os.environ["PATH"], sys.argv = before, arguments
-        said: dict[str, Any] = json.loads((self.root / "state/status.json").read_text())
-        assert status == bool(said["trouble"])
-        return said
+        report: dict[str, Any] = json.loads((self.root / "state/status.json").read_text())
+        assert status == bool(report["trouble"])
+        return report
 
     @property
     def serves(self) -> str:
         return (self.root / "ssl/links/fullchain.pem").read_text()
 
     @property
-    def asked(self) -> list[str]:
+    def certbot_calls(self) -> list[str]:
         log = self.root / "certbot.log"
         return log.read_text().splitlines() if log.exists() else []
 
@@ -107,8 +105,8 @@ class Host:
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[str, pathlib.Path, int], int]]:
-    """Serves a host's bundle at an address, as its nginx does."""
+def serve_bundle() -> Iterator[Callable[[str, pathlib.Path, int], int]]:
+    """Serves a host's bundle at an address, as its nginx does. Returns the port."""
     servers = []
 
     def start(address: str, bundle: pathlib.Path, port: int) -> int:
@@ -139,7 +137,7 @@ def alone(tmp_path: pathlib.Path) -> Host:
     return Host(tmp_path / "alone", FIRST, (FIRST,), 80)
 
 
-def test_what_certbot_obtained_serves_with_its_key(alone: Host) -> None:
+def test_obtained_certificate_serves_with_its_key(alone: Host) -> None:
     chain, key = issue(*NAMES)
     alone.certbot_obtains((chain, key))
     assert [alone.run()["trouble"] for _ in range(2)] == ["", ""]
@@ -148,7 +146,7 @@ def test_what_certbot_obtained_serves_with_its_key(alone: Host) -> None:
     assert (folder / "privkey.pem").read_text() == key
     assert oct((folder / "privkey.pem").stat().st_mode) == "0o100600"
     assert not (alone.root / "ssl/.links-self-signed").exists()
-    # the second run found nothing to do, and a host without others lays out no key
+    # the second run had nothing to do, and a single host shares no key
     assert alone.reloads == 1
     assert not (alone.root / "state/bundle").exists()
 
@@ -170,25 +168,25 @@ def test_what_certbot_obtained_serves_with_its_key(alone: Host) -> None:
         ("", "certbot failed without a word"),
     ],
 )
-def test_a_failure_leaves_what_serves_and_says_why(alone: Host, words: str, cause: str) -> None:
+def test_failure_keeps_the_serving_certificate_and_reports_the_cause(alone: Host, words: str, cause: str) -> None:
     pair = issue(*NAMES)
     alone.certbot_obtains(pair)
     alone.run()
     alone.certbot_fails(words)
-    said = alone.run(force=True)
-    assert said["trouble"] == cause
-    assert said["issued"]
-    assert said["directory"] == "https://ca.example/dir"
+    report = alone.run(force=True)
+    assert report["trouble"] == cause
+    assert report["issued"]
+    assert report["directory"] == "https://ca.example/dir"
     assert alone.serves == pair[0]
 
 
-def test_a_first_failure_leaves_the_certificate_that_served_meanwhile(alone: Host) -> None:
-    said = alone.run()
-    assert (said["issued"], said["trouble"]) == (False, "nothing was asked for")
+def test_first_failure_keeps_the_self_signed_certificate(alone: Host) -> None:
+    report = alone.run()
+    assert (report["issued"], report["trouble"]) == (False, "nothing was asked for")
     assert os.readlink(alone.root / "ssl/links") == ".links-self-signed"
 
 
-def test_what_the_web_server_refuses_is_taken_back(alone: Host) -> None:
+def test_certificate_that_nginx_refuses_is_reverted(alone: Host) -> None:
     first, second = issue(*NAMES), issue(*NAMES, start=0)
     alone.certbot_obtains(first)
     alone.run()
@@ -196,13 +194,13 @@ def test_what_the_web_server_refuses_is_taken_back(alone: Host) -> None:
     alone.program("systemctl", 'case $1 in reload) echo "no" >&2; exit 1 ;; esac')
     assert "nginx.service refuses the new certificate" in alone.run()["trouble"]
     assert alone.serves == first[0]
-    # it is tried again, not forgotten
+    # the next run tries again
     alone.program("systemctl", "exit 0")
     assert alone.run()["trouble"] == ""
     assert alone.serves == second[0]
 
 
-def test_a_reload_that_was_cut_off_is_made_up_for(alone: Host) -> None:
+def test_interrupted_reload_is_repeated(alone: Host) -> None:
     alone.certbot_obtains(issue(*NAMES))
     alone.run()
     (alone.root / "state/loaded").unlink()
@@ -211,10 +209,8 @@ def test_a_reload_that_was_cut_off_is_made_up_for(alone: Host) -> None:
 
 
 @pytest.mark.parametrize("changed", [{"directory": "https://other.example/dir"}, {"names": NAMES[:1]}], ids=str)
-def test_another_directory_or_other_names_are_asked_for_at_once(
-    tmp_path: pathlib.Path, changed: dict[str, Any]
-) -> None:
-    # also on a host whose certificate came from another one, which certbot knows nothing of
+def test_changed_directory_or_names_are_requested_immediately(tmp_path: pathlib.Path, changed: dict[str, Any]) -> None:
+    # also if another host obtained the certificate, so that this host's certbot doesn't know it
     host = Host(tmp_path / "one", FIRST, (FIRST, SECOND), 80)
     acme.deploy(host.settings, acme.Pair(*issue(*NAMES)))
     new = issue(*changed.get("names", NAMES))
@@ -223,22 +219,20 @@ def test_another_directory_or_other_names_are_asked_for_at_once(
     assert host.serves == new[0]
 
 
-def test_another_profile_is_asked_for_at_once(alone: Host) -> None:
+def test_changed_profile_is_requested_immediately(alone: Host) -> None:
     alone.certbot_obtains(issue(*NAMES))
     alone.run()
     alone.run(profile="shortlived")
     alone.run(profile="shortlived")
-    assert ["--force-renewal" in line for line in alone.asked] == [False, True, False]
+    assert ["--force-renewal" in line for line in alone.certbot_calls] == [False, True, False]
 
 
-def test_one_host_obtains_and_the_other_takes_it_from_there(
-    tmp_path: pathlib.Path, answering: Callable[..., int]
-) -> None:
-    port = answering(FIRST, tmp_path / "first/state/bundle", 0)
+def test_one_host_obtains_and_the_other_copies(tmp_path: pathlib.Path, serve_bundle: Callable[..., int]) -> None:
+    port = serve_bundle(FIRST, tmp_path / "first/state/bundle", 0)
     first, second = (
         Host(tmp_path / name, own, (FIRST, SECOND), port) for name, own in (("first", FIRST), ("second", SECOND))
     )
-    # nothing is there yet, and the first one is
+    # the first host answers, but has no certificate yet
     assert second.run()["trouble"] == f"{FIRST}, which is to obtain it, has none yet"
     chain, key = issue(*NAMES)
     first.certbot_obtains((chain, key))
@@ -246,30 +240,32 @@ def test_one_host_obtains_and_the_other_takes_it_from_there(
     assert second.run()["trouble"] == ""
     assert second.serves == chain
     assert (second.root / "ssl/links/privkey.pem").read_text() == key
-    assert second.asked == []
+    assert second.certbot_calls == []
     bundle = (tmp_path / "first/state/bundle").read_text()
     assert "PRIVATE KEY" not in bundle
-    # the same again: no reload, and no bundle written anew
+    # an unchanged certificate causes no reload and no new bundle
     first.run()
     assert (tmp_path / "first/state/bundle").read_text() == bundle
     assert (first.reloads, second.reloads) == (1, 1)
 
 
 @pytest.mark.parametrize(("end", "obtains"), [(60, False), (0.3, True)], ids=["not due", "due"])
-def test_a_host_goes_on_without_a_lost_one(tmp_path: pathlib.Path, end: float, obtains: bool) -> None:
+def test_second_host_obtains_if_the_first_is_lost_and_renewal_is_due(
+    tmp_path: pathlib.Path, end: float, obtains: bool
+) -> None:
     host = Host(tmp_path / "second", SECOND, (FIRST, SECOND), 1)
     acme.deploy(host.settings, acme.Pair(*issue(*NAMES, end=end)))
     new = issue(*NAMES, start=0)
     host.certbot_obtains(new)
     host.run()
-    assert bool(host.asked) is obtains
+    assert bool(host.certbot_calls) is obtains
     assert (host.serves == new[0]) is obtains
 
 
-def test_a_host_goes_on_when_the_first_one_evidently_can_not(
-    tmp_path: pathlib.Path, answering: Callable[..., int]
+def test_second_host_obtains_if_the_first_lets_the_certificate_expire(
+    tmp_path: pathlib.Path, serve_bundle: Callable[..., int]
 ) -> None:
-    port = answering(FIRST, tmp_path / "nothing", 0)
+    port = serve_bundle(FIRST, tmp_path / "nothing", 0)
     host = Host(tmp_path / "second", SECOND, (FIRST, SECOND), port)
     acme.deploy(host.settings, acme.Pair(*issue(*NAMES, start=-30, end=9)))
     new = issue(*NAMES, start=0)
@@ -279,25 +275,25 @@ def test_a_host_goes_on_when_the_first_one_evidently_can_not(
 
 
 @pytest.mark.parametrize("kind", ["another key", "another directory", "other names", "ended", "rubbish", "endless"])
-def test_what_another_host_hands_out_is_checked(
-    tmp_path: pathlib.Path, answering: Callable[..., int], kind: str
+def test_bundle_of_another_host_is_verified(
+    tmp_path: pathlib.Path, serve_bundle: Callable[..., int], kind: str
 ) -> None:
     bundle = tmp_path / "bundle"
-    port = answering(FIRST, bundle, 0)
+    port = serve_bundle(FIRST, bundle, 0)
     host = Host(tmp_path / "second", SECOND, (FIRST, SECOND), port)
     pair = issue(*NAMES[:1]) if kind == "other names" else issue(*NAMES, end=-0.5 if kind == "ended" else 60)
-    said = {
+    bundle_content = {
         "directory": "https://evil.example" if kind == "another directory" else host.settings.directory,
         "chain": pair[0],
         "key": issue(*NAMES)[1] if kind == "another key" else pair[1],
     }
-    text = acme.Fernet(KEY).encrypt(json.dumps(said).encode())
+    text = acme.Fernet(KEY).encrypt(json.dumps(bundle_content).encode())
     bundle.write_bytes({"rubbish": b"rubbish", "endless": b"A" * 2**20}.get(kind, text))
     assert host.run()["issued"] is False
     assert os.readlink(host.root / "ssl/links") == ".links-self-signed"
 
 
-def test_an_account_that_the_authority_forgot_is_made_anew(tmp_path: pathlib.Path) -> None:
+def test_account_unknown_to_the_authority_is_recreated(tmp_path: pathlib.Path) -> None:
     host = Host(tmp_path / "one", FIRST, (FIRST,), 1)
     account = pathlib.Path(host.settings.lineages, "accounts/ca.example/dir/abc/private_key.json")
     account.parent.mkdir(parents=True)
@@ -307,15 +303,15 @@ def test_an_account_that_the_authority_forgot_is_made_anew(tmp_path: pathlib.Pat
     unknown = "echo 'Account https://ca.example/my-account/1 not found.'; exit 1"
     host.program("certbot", f'if [ -e {account} ]; then echo "$@" >> {host.root}/certbot.log; {unknown}; fi\n{obtains}')
     assert host.run()["trouble"] == ""
-    assert len(host.asked) == 2
+    assert len(host.certbot_calls) == 2
     assert not account.exists()
 
 
-def test_another_failure_leaves_the_account(tmp_path: pathlib.Path) -> None:
+def test_account_is_kept_after_other_failures(tmp_path: pathlib.Path) -> None:
     host = Host(tmp_path / "one", FIRST, (FIRST,), 1)
     account = pathlib.Path(host.settings.lineages, "accounts/ca.example/dir/abc/private_key.json")
     account.parent.mkdir(parents=True)
     account.write_text("{}")
     host.certbot_fails("too many certificates already issued")
     assert "too many" in host.run()["trouble"]
-    assert (len(host.asked), account.exists()) == (1, True)
+    assert (len(host.certbot_calls), account.exists()) == (1, True)

@@ -1,4 +1,4 @@
-"""The files of settings and secrets: which are wanted, and who may read them."""
+"""The files of settings and secrets: which are written, and who can read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from ansible_collections.baton.web.plugins.module_utils.host import credential
 
 
-def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[str], Any]) -> None:
+def test_secrets_are_readable_only_by_root_and_others_are_removed(load_role: Callable[[str], Any]) -> None:
     files = load_role("app_config").value(
         "__app_config_secret_files",
         app_name="links",
@@ -29,7 +29,7 @@ def test_secrets_are_root_s_alone_and_others_are_removed(load_role: Callable[[st
 
 
 @pytest.mark.parametrize("key", ["host", "tpm2", "host+tpm2"])
-def test_the_units_load_the_secrets_from_where_they_are_written(load_role: Callable[[str], Any], key: str) -> None:
+def test_units_load_the_secrets_from_where_they_are_written(load_role: Callable[[str], Any], key: str) -> None:
     given = {"app_name": "links", "app_config_secrets": {"TOKEN": "a"}, "app_config_migration_secrets": {"ADMIN": "x"}}
     files = load_role("app_config").value("__app_config_secret_files", app_config_secrets_encryption=key, **given)
     written = [item["path"] for item in files if "content" in item]
@@ -46,7 +46,7 @@ def test_the_units_load_the_secrets_from_where_they_are_written(load_role: Calla
     assert all(line.startswith("LoadCredentialEncrypted=") for line in loaded)
 
 
-def test_the_application_finds_the_authority_of_its_backing_services(
+def test_ca_of_backing_services_is_passed_to_the_application(
     load_role: Callable[[str], Any], tmp_path: pathlib.Path
 ) -> None:
     def files(**given: Any) -> list[tuple[str, str]]:
@@ -58,7 +58,7 @@ def test_the_application_finds_the_authority_of_its_backing_services(
     variable = 'SERVICES_CA_FILE="/etc/links/services-ca.pem"'
     (environment,) = files()
     assert variable not in environment[1]
-    # a check of a new fleet
+    # check mode on a new fleet, whose authority doesn't exist yet
     assert files(**given)[0] == ("/etc/links/services-ca.pem", "")
     authority.write_text("a certificate\n")
     ca, environment = files(**given)
@@ -99,41 +99,41 @@ def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_would_not_reach_the_application_as_it_was_meant_is_refused(
+def test_values_that_would_not_arrive_unchanged_are_refused(
     refusals: Callable[..., list[str]], given: dict[str, Any], words: str
 ) -> None:
     (message,) = refusals(**given)
     assert words in message
 
 
-def test_texts_are_accepted(refusals: Callable[..., list[str]]) -> None:
+def test_valid_values_are_accepted(refusals: Callable[..., list[str]]) -> None:
     environment = {"TZ": "Europe/Vienna", "PYTHONUTF8": "1", "DEBUG": False, "LIMIT": 10, "LD_PRELOAD": "/usr/lib/x.so"}
     assert refusals(app_config_environment=environment, app_config_secrets={"KEY": "a\nb\n"}) == []
 
 
 @pytest.mark.parametrize(
-    ("key", "said", "words"),
+    ("key", "output", "words"),
     [
         ("host", "sh: 1: systemd-creds: not found", "(sh: 1: systemd-creds: not found). Set it to none"),
         ("tpm2", "TPM2 support not installed.", "(TPM2 support not installed.). Set it to host, or enable the TPM"),
         ("host+tpm2", "", "app_config_secrets_encryption is host+tpm2, but the host can't encrypt that way"),
     ],
 )
-def test_a_key_that_the_host_lacks_is_refused(
-    refusals: Callable[..., list[str]], key: str, said: str, words: str
+def test_encryption_key_that_the_host_lacks_is_refused(
+    refusals: Callable[..., list[str]], key: str, output: str, words: str
 ) -> None:
     def refused(text: str) -> list[str]:
         answer = {"stdout": text, "stdout_lines": text.splitlines()}
         return refusals(app_config_secrets_encryption=key, __app_config_probe=answer)
 
-    (message,) = refused(said)
+    (message,) = refused(output)
     assert words in message
     assert "\n" not in message
     assert refused("yes") == []
     assert refused("Credential secret file is not located on encrypted media, using anyway.\nyes") == []
 
 
-def test_encrypted_secrets_have_less_room(refusals: Callable[..., list[str]]) -> None:
+def test_encrypted_secrets_have_a_lower_size_limit(refusals: Callable[..., list[str]]) -> None:
     given: dict[str, Any] = {
         "app_config_secrets": {"KEY": "x" * 900_000},
         "__app_config_probe": {"stdout": "yes", "stdout_lines": ["yes"]},
@@ -143,7 +143,7 @@ def test_encrypted_secrets_have_less_room(refusals: Callable[..., list[str]]) ->
     assert "850 kB if they are encrypted" in message
 
 
-def test_a_secret_goes_when_no_unit_loads_it_any_more(load_role: Callable[[str], Any]) -> None:
+def test_secrets_are_purged_only_after_the_units_changed(load_role: Callable[[str], Any]) -> None:
     role = load_role("app_config")
     (write,) = [task for task in role.load("tasks/configure.yml") if "secrets" in task["name"]]
     given = {"app_name": "links", "app_config_secrets": {"TOKEN": "a"}}

@@ -1,4 +1,4 @@
-"""The service: how many workers a host gets, what Gunicorn reads, what the units say, what preflight refuses."""
+"""The service: number of workers, Gunicorn's configuration, the units, and what preflight refuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.support.unit_file import service_section
 
 PROJECT = pathlib.Path(__file__).parents[3]
 CONFIGURATION = "etc/app/gunicorn.conf.py.j2"
@@ -40,18 +42,18 @@ def render(load_role: Callable[[str], Any]) -> Callable[..., str]:
 
 @pytest.fixture
 def configuration(render: Callable[..., str], tmp_path: pathlib.Path) -> Callable[..., dict[str, Any]]:
-    """What Gunicorn reads from the rendered file, beside a release and an environment."""
+    """The settings that Gunicorn reads from the rendered file, with a release and an environment."""
 
     def load(environment: str = "", **given: Any) -> dict[str, Any]:
         current = tmp_path / "current"
         current.mkdir()
-        described = {
+        metadata = {
             "id": "abc",
             "module": "links.main:app",
             "working_directory": "src/services",
             "import_paths": ["src/lib"],
         }
-        (current / "release.json").write_text(json.dumps(described))
+        (current / "release.json").write_text(json.dumps(metadata))
         (tmp_path / "environment").write_text(environment)
         text = render(CONFIGURATION, **given)
         text = text.replace("/opt/links/current", str(current)).replace("/etc/links", str(tmp_path))
@@ -78,31 +80,31 @@ def configuration(render: Callable[..., str], tmp_path: pathlib.Path) -> Callabl
     [
         (2, 8192, {}, 5),
         (2, 8192, {"app_service_workload": "cpu"}, 2),
-        # 1 GiB has room for two workers of 200 MiB and as many new ones, and a small host for one at least
+        # 1 GiB suffices for two workers of 200 MiB and their two successors; a small host gets at least one worker
         (4, 1024, {}, 2),
         (4, 2048, {}, 4),
         (2, 4096, {}, 5),
         (4, 200, {}, 1),
         (16, 4096, {"app_service_worker_memory_mb": 300, "app_service_memory_percent": 30}, 4),
         (4, 1024, {"app_service_workload": "cpu", "app_service_worker_memory_mb": 700}, 1),
-        # a number that is given is taken as it is
+        # an explicit number is used unchanged
         (4, 1024, {"app_service_workers": 12}, 12),
     ],
 )
-def test_the_number_of_workers_follows_from_the_host(
+def test_worker_count_follows_the_hosts_resources(
     configuration: Callable[..., dict[str, Any]], cores: int, megabytes: int, settings: dict[str, Any], workers: int
 ) -> None:
     assert configuration(**host(cores, megabytes), **settings)["workers"] == workers
 
 
 @pytest.mark.parametrize("settings", [{}, {"app_service_workers": 12}], ids=str)
-def test_the_environment_has_the_last_word_on_the_number_of_workers(
+def test_web_concurrency_overrides_the_worker_count(
     configuration: Callable[..., dict[str, Any]], settings: dict[str, Any]
 ) -> None:
     assert configuration('WEB_CONCURRENCY="7"\n', **settings)["workers"] == 7
 
 
-def test_what_a_release_needs_comes_from_the_release(
+def test_application_settings_come_from_the_release(
     configuration: Callable[..., dict[str, Any]], tmp_path: pathlib.Path
 ) -> None:
     settings = configuration('GREETING="it costs \\$5"\n')
@@ -112,8 +114,8 @@ def test_what_a_release_needs_comes_from_the_release(
     assert settings["raw_env"] == ["GREETING=it costs $5", "RELEASE_ID=abc", programs]
 
 
-def test_every_setting_of_gunicorn_arrives(configuration: Callable[..., dict[str, Any]]) -> None:
-    wanted = {
+def test_gunicorn_settings_are_rendered(configuration: Callable[..., dict[str, Any]]) -> None:
+    expected = {
         "timeout": 41,
         "graceful_timeout": 42,
         "keepalive": 43,
@@ -121,12 +123,12 @@ def test_every_setting_of_gunicorn_arrives(configuration: Callable[..., dict[str
         "max_requests": 45,
         "max_requests_jitter": 46,
     }
-    settings = configuration(**{f"app_service_{name}": value for name, value in wanted.items()})
-    assert {name: settings[name] for name in wanted} == wanted
+    settings = configuration(**{f"app_service_{name}": value for name, value in expected.items()})
+    assert {name: settings[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("given", "expected"),
     [
         ({}, ([], 10, False)),
         ({"app_service_health_path": "/readyz"}, (["/readyz"], 10, False)),
@@ -136,43 +138,43 @@ def test_every_setting_of_gunicorn_arrives(configuration: Callable[..., dict[str
     ],
     ids=str,
 )
-def test_workers_warm_up_by_the_health_page_unless_told_otherwise(
-    configuration: Callable[..., dict[str, Any]], given: dict[str, Any], wanted: tuple[list[str], int, bool]
+def test_warmup_requests_the_health_page_by_default(
+    configuration: Callable[..., dict[str, Any]], given: dict[str, Any], expected: tuple[list[str], int, bool]
 ) -> None:
     settings = configuration(app_service_health_host="links.example", **given)
     found = tuple(settings[f"handover_warmup_{name}"] for name in ("paths", "timeout", "required"))
-    assert found == wanted
+    assert found == expected
     assert settings["handover_warmup_host"] == "links.example"
 
 
-def test_a_reload_has_time_for_the_boots_and_the_warmups(load_role: Callable[[str], Any]) -> None:
+def test_reload_timeout_covers_boots_and_warmups(load_role: Callable[[str], Any]) -> None:
     role = load_role("app_service")
     given = {**APPLICATION, **host(2, 8192), "app_service_workers": 3}
-    more = [
+    timeouts = [
         int(role.value("__app_service_reload_timeout", **given, app_service_warmup_timeout=seconds))
         for seconds in (5, 15)
     ]
-    assert more[1] - more[0] == 30
+    assert timeouts[1] - timeouts[0] == 30
 
 
-def test_workers_are_not_replaced_by_number_of_requests_unless_asked(
+def test_max_requests_is_off_by_default(
     configuration: Callable[..., dict[str, Any]],
 ) -> None:
     assert configuration()["max_requests"] == 0
 
 
 @pytest.mark.parametrize(
-    ("listen", "edges", "believed"),
+    ("listen", "edges", "trusted"),
     [("/run/links/web.sock", None, "*"), ("10.0.0.2:8000", ["10.0.0.1", "10.0.0.9"], "10.0.0.1,10.0.0.9")],
 )
-def test_forwarded_headers_are_believed_from_the_edge_alone(
-    configuration: Callable[..., dict[str, Any]], listen: str, edges: list[str] | None, believed: str
+def test_forwarded_headers_are_trusted_only_from_the_edge(
+    configuration: Callable[..., dict[str, Any]], listen: str, edges: list[str] | None, trusted: str
 ) -> None:
     given = {} if edges is None else {"app_service_forwarded_allow_ips": edges}
-    assert configuration(app_service_listen=listen, **given)["forwarded_allow_ips"] == believed
+    assert configuration(app_service_listen=listen, **given)["forwarded_allow_ips"] == trusted
 
 
-def test_the_bridge_differs_from_the_service_in_what_it_must_alone(render: Callable[..., str]) -> None:
+def test_bridge_unit_differs_from_the_service_only_where_required(render: Callable[..., str]) -> None:
     service, bridge = (set(render(UNIT, unit).splitlines()) for unit in (0, 1))
     assert service ^ bridge == {
         "Description=links",
@@ -190,7 +192,7 @@ def test_the_bridge_differs_from_the_service_in_what_it_must_alone(render: Calla
 @pytest.mark.parametrize(
     ("template", "release"), [(UNIT, "current"), (REHEARSAL, "releases/%i"), (MIGRATION, "releases/%i")]
 )
-def test_every_process_starts_with_the_same_variables(render: Callable[..., str], template: str, release: str) -> None:
+def test_process_environment_is_in_every_unit(render: Callable[..., str], template: str, release: str) -> None:
     given = {"TZ": "Europe/Vienna", "PYTHONUTF8": 1, "MALLOC_CONF": 'a:"50%"\\'}
     lines = render(template, app_service_process_environment=given).splitlines()
     assert f"Environment=PATH=/opt/links/{release}/venv/bin:/usr/local/bin:/usr/bin:/bin" in lines
@@ -209,12 +211,12 @@ def test_every_process_starts_with_the_same_variables(render: Callable[..., str]
         ),
     ],
 )
-def test_whom_the_application_can_talk_to(render: Callable[..., str], given: dict[str, Any], lines: list[str]) -> None:
+def test_address_filter_of_the_units(render: Callable[..., str], given: dict[str, Any], lines: list[str]) -> None:
     for unit in (UNIT, REHEARSAL, MIGRATION):
         assert [line for line in render(unit, **given).splitlines() if line.startswith("IPAddress")] == lines
 
 
-def test_a_denied_name_server_is_told(load_role: Callable[[str], Any]) -> None:
+def test_denied_name_server_is_reported(load_role: Callable[[str], Any]) -> None:
     facts = {**host(2, 4096)["ansible_facts"], "nameservers": ["10.0.0.2", "169.254.169.254"]}
     given = {**APPLICATION, "ansible_facts": facts}
     (message,) = load_role("app_service").refusals(**given)
@@ -222,12 +224,12 @@ def test_a_denied_name_server_is_told(load_role: Callable[[str], Any]) -> None:
     assert load_role("app_service").refusals(**given, app_service_denied_addresses=["fd00:ec2::254"]) == []
 
 
-def test_libraries_may_read_what_the_kernel_says_of_the_host(render: Callable[..., str]) -> None:
-    # psutil raises without /proc/meminfo and /proc/stat, and prometheus_client's metrics vanish
+def test_units_do_not_hide_proc_subset(render: Callable[..., str]) -> None:
+    # psutil fails without /proc/meminfo and /proc/stat, and prometheus_client's metrics disappear
     assert "ProcSubset" not in render(UNIT)
 
 
-def test_directives_of_the_operator_come_last_and_win(render: Callable[..., str]) -> None:
+def test_operator_directives_come_last(render: Callable[..., str]) -> None:
     given = {"ReadWritePaths": ["/srv/a", "/srv/b"], "PrivateDevices": False}
     service = render(UNIT, app_service_directives=given).partition("[Service]")[2].partition("[Install]")[0]
     lines = service.split()
@@ -238,18 +240,18 @@ def test_directives_of_the_operator_come_last_and_win(render: Callable[..., str]
     "command",
     ["python -m links.migrate", """sh -c 'echo "$HOME" `id` 100% \\n $$'""", "set -e\n# first\nmake 'a b'\n"],
 )
-def test_systemd_hands_the_migration_command_on_as_it_was_written(render: Callable[..., str], command: str) -> None:
+def test_migration_command_passes_through_systemd_unchanged(render: Callable[..., str], command: str) -> None:
     text = render(MIGRATION, app_service_migration_command=command)
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     word = line.split(" ", 3)[3]
-    # what systemd does to a word in double quotes: its escapes, then specifiers and variables
+    # how systemd reads a quoted word: escapes first, then specifiers and variables
     assert word[0] == word[-1] == '"'
     escapes = {"\\\\": "\\", '\\"': '"', "\\n": "\n", "%%": "%", "$$": "$"}
     read = re.sub(r"\\.|%%|\$\$", lambda match: escapes[match[0]], word[1:-1])
     assert read == command.strip()
 
 
-def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(render: Callable[..., str]) -> None:
+def test_migration_secrets_replace_those_of_the_application(render: Callable[..., str]) -> None:
     text = render(
         MIGRATION,
         app_service_credentials=["API_KEY", "DATABASE_URL"],
@@ -263,7 +265,7 @@ def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(rend
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("changed", "words"),
     [
         ({"app_service_listen": "8000", "app_service_forwarded_allow_ips": ["10.0.0.1"]}, "ADDRESS:PORT"),
         ({"app_service_listen": "10.0.0.2:8000"}, "List the edge's addresses"),
@@ -283,11 +285,11 @@ def test_the_migration_has_secrets_of_its_own_in_place_of_the_application_s(rend
     ],
     ids=str,
 )
-def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any], words: str) -> None:
+def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, Any], words: str) -> None:
     role = load_role("app_service")
     given = {**APPLICATION, **host(2, 8192)}
     assert role.refusals(**given) == []
-    (message,) = role.refusals(**{**given, **wrong})
+    (message,) = role.refusals(**{**given, **changed})
     assert message.startswith("edge1: ")
     assert words in message
 
@@ -303,78 +305,66 @@ def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any
     ],
     ids=["memory", "systemd"],
 )
-def test_a_host_that_can_not_carry_the_service_is_refused(
-    load_role: Callable[[str], Any], facts: dict[str, Any], words: str
-) -> None:
+def test_unsuitable_host_is_refused(load_role: Callable[[str], Any], facts: dict[str, Any], words: str) -> None:
     messages = load_role("app_service").refusals(**APPLICATION, **facts)
     assert len(messages) == 1
     assert words in messages[0]
 
 
-def service_section(text: str) -> dict[str, list[str]]:
-    """The directives of a unit's [Service] section."""
-    found: dict[str, list[str]] = {}
-    for line in text.partition("[Service]")[2].partition("[Install]")[0].splitlines():
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
-    return found
-
-
-def test_a_rehearsal_differs_from_the_service_only_where_it_must(render: Callable[..., str]) -> None:
+def test_rehearsal_unit_differs_from_the_service_only_where_required(render: Callable[..., str]) -> None:
     given: dict[str, Any] = {
         "app_service_memory_max": "2G",
         "app_service_credentials": ["TOKEN"],
         "app_service_directives": {"ReadWritePaths": ["/srv/media"], "PrivateDevices": False},
     }
     service, rehearsal = (service_section(render(unit, **given)) for unit in (UNIT, REHEARSAL))
-    # the status of the master that serves
+    # the status of the serving master
     service["ReadWritePaths"].remove("-/run/baton/links")
     differing = {name for name in service.keys() | rehearsal.keys() if service.get(name) != rehearsal.get(name)}
     assert rehearsal["ReadOnlyPaths"] == ["-/run/baton/links"]
-    own = {"Nice", "ReadOnlyPaths", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
-    the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "OOMPolicy", "LimitNICE"}
-    # a niceness; without the sign it is the raw limit, and 0 forbids a worker to come back from one
+    rehearsal_only = {"Nice", "ReadOnlyPaths", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
+    service_only = {"Sockets", "ExecReload", "RestartSec", "OOMPolicy", "LimitNICE"}
+    # the + makes it a nice value; without it, it is the raw limit, and 0 would forbid a worker to raise its priority
     assert service["LimitNICE"] == ["+0"]
     both = {"Environment", "ExecStart", "Restart", "TimeoutStartSec", "TimeoutStopSec"}
-    assert differing == own | the_service_s_alone | both
+    assert differing == rehearsal_only | service_only | both
 
 
-def test_a_rehearsal_stays_one_whatever_the_operator_s_directives_say(render: Callable[..., str]) -> None:
-    wishes = {"Restart": "always", "Nice": "-5", "RuntimeMaxSec": "infinity"}
-    rehearsal = service_section(render(REHEARSAL, app_service_directives=wishes))
-    assert [rehearsal[name][-1] for name in wishes] == ["no", "19", "60"]
+def test_operator_directives_do_not_change_what_makes_a_rehearsal(render: Callable[..., str]) -> None:
+    directives = {"Restart": "always", "Nice": "-5", "RuntimeMaxSec": "infinity"}
+    rehearsal = service_section(render(REHEARSAL, app_service_directives=directives))
+    assert [rehearsal[name][-1] for name in directives] == ["no", "19", "60"]
 
 
-def test_a_rehearsal_knows_neither_the_current_release_nor_the_service_s_status(render: Callable[..., str]) -> None:
+def test_rehearsal_unit_uses_neither_current_release_nor_service_status(render: Callable[..., str]) -> None:
     text = render(REHEARSAL)
     assert "/opt/links/releases/%i/venv/bin/python -m gunicorn_handover" in text
     assert "/current" not in text
     assert "GUNICORN_HANDOVER_STATUS" not in text
 
 
-def test_nobody_but_root_and_the_user_can_connect_to_the_scratch_socket(render: Callable[..., str]) -> None:
+def test_scratch_socket_is_only_for_root_and_the_user(render: Callable[..., str]) -> None:
     lines = render(SCRATCH).splitlines()
     assert {"SocketUser=links", "SocketMode=0600", "ListenStream=/run/links-rehearsal-%i.sock"} < set(lines)
 
 
-def test_a_rehearsal_reads_the_settings_of_its_own_release(
+def test_rehearsal_reads_its_own_releases_settings(
     configuration: Callable[..., dict[str, Any]], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rehearsed = tmp_path / "releases/def/release.json"
     rehearsed.parent.mkdir(parents=True)
-    about = {"id": "def", "module": "links.new:app", "working_directory": "src", "import_paths": []}
-    rehearsed.write_text(json.dumps(about))
+    metadata = {"id": "def", "module": "links.new:app", "working_directory": "src", "import_paths": []}
+    rehearsed.write_text(json.dumps(metadata))
     monkeypatch.setenv("GUNICORN_HANDOVER_RELEASE_FILE", str(rehearsed))
     settings = configuration()
     assert (settings["wsgi_app"], settings["chdir"]) == ("links.new:app", f"{rehearsed.parent}/src")
 
 
-def test_a_rehearsal_has_more_time_than_a_worker_to_boot(load_role: Callable[[str], Any]) -> None:
+def test_rehearsal_timeout_exceeds_the_boot_timeout(load_role: Callable[[str], Any]) -> None:
     assert int(load_role("app_service").value("app_service_rehearsal_timeout", app_service_boot_timeout=300)) > 300
 
 
-def test_who_can_connect_to_the_socket_and_how_many_may_wait(render: Callable[..., str]) -> None:
+def test_socket_permissions_and_backlog(render: Callable[..., str]) -> None:
     unit = "etc/systemd/system/app.socket.j2"
     lines = render(unit, app_service_listen="/run/links/web.sock", app_service_backlog=77).splitlines()
     assert {"SocketUser=links", "SocketMode=0660", "Backlog=77", "ListenStream=/run/links/web.sock"} < set(lines)

@@ -1,4 +1,4 @@
-"""The container's gunicorn.conf.py: the role's values, and what only a container has."""
+"""The container's gunicorn.conf.py: the role's values, except for what only a container has."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 PROJECT = pathlib.Path(__file__).parents[3]
-# what a host has from its release and its inventory, and a container from its image and its environment
+# set by the release and the inventory on a host, by the image and the environment in a container
 OWN = {"wsgi_app", "chdir", "raw_env", "bind", "forwarded_allow_ips"}
 
 
 def python(code: str, *arguments: str | pathlib.Path, **environment: str) -> dict[str, Any]:
-    """What a program says in JSON that has gunicorn_handover at hand."""
+    """The JSON output of a Python program that can import gunicorn_handover."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": str(PROJECT / "handover/src"), **environment},
@@ -27,12 +27,12 @@ def python(code: str, *arguments: str | pathlib.Path, **environment: str) -> dic
         capture_output=True,
         check=True,
     )
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+    output: dict[str, Any] = json.loads(done.stdout)
+    return output
 
 
 def resources() -> dict[str, Any]:
-    """What this machine has, as facts of a host."""
+    """This machine's resources, as facts of a host."""
     return python(
         "import json; from gunicorn_handover import resources; "
         "print(json.dumps({'processor_vcpus': resources.cores(), 'memtotal_mb': resources.memory_mb()}))"
@@ -40,7 +40,7 @@ def resources() -> dict[str, Any]:
 
 
 def read(path: pathlib.Path, **environment: str) -> dict[str, Any]:
-    """What a configuration sets, of what Gunicorn reads."""
+    """The settings in a Gunicorn configuration."""
     show = (
         "import json, runpy, sys; found = runpy.run_path(sys.argv[1]); print(json.dumps({key: value for key, value in "
         "found.items() if not key.startswith('_') and isinstance(value, (str, int, float, list, type(None)))}))"
@@ -50,13 +50,13 @@ def read(path: pathlib.Path, **environment: str) -> dict[str, Any]:
 
 @pytest.fixture
 def image(tmp_path: pathlib.Path) -> pathlib.Path:
-    """The configuration as the image has it: beside the formula."""
+    """The configuration as in the image: next to workers.py."""
     for name in ("app/container/gunicorn.conf.py", "plugins/module_utils/app/workers.py"):
         shutil.copy(PROJECT / name, tmp_path)
     return tmp_path / "gunicorn.conf.py"
 
 
-def test_a_container_has_the_values_of_a_host(
+def test_container_settings_equal_a_hosts(
     image: pathlib.Path, load_role: Callable[[str], Any], tmp_path: pathlib.Path
 ) -> None:
     facts = {**resources(), "service_mgr": "systemd"}
@@ -78,12 +78,12 @@ def test_a_container_has_the_values_of_a_host(
     assert of_container == of_host
 
 
-def test_the_environment_has_the_last_word(image: pathlib.Path) -> None:
+def test_environment_overrides_settings(image: pathlib.Path) -> None:
     settings = read(image, WEB_CONCURRENCY="7", PORT="9000")
     assert (settings["workers"], settings["bind"]) == (7, "0.0.0.0:9000")
 
 
-def test_an_empty_variable_counts_as_unset(image: pathlib.Path) -> None:
+def test_empty_variable_counts_as_unset(image: pathlib.Path) -> None:
     settings = read(image, WEB_CONCURRENCY="", PORT="")
     assert settings["workers"] >= 1
     assert settings["bind"] == "0.0.0.0:8000"

@@ -1,4 +1,4 @@
-"""The process types beside web: their units, what an activation is told of them, what preflight refuses."""
+"""The process types beside web: their units, processes.json, and what preflight refuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.support.unit_file import directives
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
 SERVICE = "etc/systemd/system/app.service.j2"
@@ -31,20 +33,11 @@ def role(load_role: Callable[[str], Any]) -> Any:
 
 
 def files(role: Any, processes: dict[str, Any] | None = None, **given: Any) -> dict[str, dict[str, Any]]:
-    """What the role has written for the process types, by path."""
+    """The files that the role writes for the process types, by path."""
     settings = {**GIVEN, **({} if processes is None else {"app_processes": processes}), **given}
-    # where a lookup finds the role's templates
+    # lets a lookup find the role's templates
     found = role.value("__app_service_process_files", ansible_search_path=[str(role.path)], **settings)
     return {one["path"]: one for one in found}
-
-
-def directives(text: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        name, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
-    return found
 
 
 def unit(role: Any, path: str = UNIT, facts: dict[str, Any] | None = None, **worker: Any) -> dict[str, list[str]]:
@@ -53,22 +46,22 @@ def unit(role: Any, path: str = UNIT, facts: dict[str, Any] | None = None, **wor
     return directives(files(role, {"worker": given}, **more)[path]["content"])
 
 
-def test_an_activation_is_told_of_each_type_in_the_order_of_the_settings(role: Any) -> None:
+def test_processes_json_lists_types_in_the_settings_order(role: Any) -> None:
     processes = {
         "worker": {"command": "work", "count": "cores", "stop_timeout": 300},
         "beat": {"command": "beat", "strategy": "replace", "hosts": "first", "order": "after_web", "check": "ping"},
     }
-    told = json.loads(files(role, processes)["/etc/links/processes.json"]["content"])
-    assert list(told) == ["worker", "beat"]
+    settings = json.loads(files(role, processes)["/etc/links/processes.json"]["content"])
+    assert list(settings) == ["worker", "beat"]
     common = {"settle_seconds": 5}
-    assert told["worker"] == common | {
+    assert settings["worker"] == common | {
         "count": 2,
         "strategy": "overlap",
         "order": "before_web",
         "stop_timeout": 300,
         "check": False,
     }
-    assert told["beat"] == common | {
+    assert settings["beat"] == common | {
         "count": 1,
         "strategy": "replace",
         "order": "after_web",
@@ -77,65 +70,65 @@ def test_an_activation_is_told_of_each_type_in_the_order_of_the_settings(role: A
     }
     elsewhere = files(role, processes, app_service_first_host=False)
     assert json.loads(elsewhere["/etc/links/processes.json"]["content"])["beat"]["count"] == 0
-    # its unit is there all the same
+    # the unit exists on every host
     assert "/etc/systemd/system/links-beat@.service" in elsewhere
 
 
-def test_without_process_types_there_is_no_file_of_them_and_units_are_left_alone(role: Any) -> None:
+def test_no_process_types_leave_no_file_and_no_units(role: Any) -> None:
     (only,) = files(role, {}).values()
     assert (only["path"], only["state"]) == ("/etc/links/processes.json", "absent")
 
 
-def test_a_process_runs_as_the_web_does_in_its_own_release(role: Any) -> None:
+def test_process_unit_matches_the_service_in_its_own_release(role: Any) -> None:
     web = directives(role.render(SERVICE, **GIVEN, __app_service_unit=role.value("__app_service_units", **GIVEN)[0]))
-    ours = unit(role)
-    assert ours["ExecStart"] == [
+    worker = unit(role)
+    assert worker["ExecStart"] == [
         "/opt/links/processes/worker-%i/venv/bin/python /opt/links/release-exec /opt/links/processes/worker-%i "
         '"exec celery -A links.jobs worker"'
     ]
-    assert ours["EnvironmentFile"] == ["/etc/links/environment"]
-    own_ways = {
+    assert worker["EnvironmentFile"] == ["/etc/links/environment"]
+    specific = {
         *("Description", "Requires", "After", "Sockets", "Type", "NotifyAccess", "Environment", "ExecStart"),
         *("ExecReload", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "LimitNICE", "ConditionPathExists"),
         *("StartLimitIntervalSec", "Restart", "MemoryMax"),
         "ReadWritePaths",  # the master's status
     }
-    assert {key: value for key, value in web.items() if key not in own_ways} == {
-        key: ours.get(key) for key in web.keys() - own_ways
+    assert {key: value for key, value in web.items() if key not in specific} == {
+        key: worker.get(key) for key in web.keys() - specific
     }
-    assert not any("/current" in value for values in ours.values() for value in values)
-    assert '"TZ=UTC"' in ours["Environment"]
-    assert ours["LoadCredential"] == ["TOKEN:/etc/links/secrets/TOKEN"]
+    assert not any("/current" in value for values in worker.values() for value in values)
+    assert '"TZ=UTC"' in worker["Environment"]
+    assert worker["LoadCredential"] == ["TOKEN:/etc/links/secrets/TOKEN"]
     checks = unit(role, CHECK, check="celery inspect ping")
     for key in ("User", "LoadCredential", "SystemCallFilter", "EnvironmentFile", "Environment"):
-        assert checks[key] == ours[key], key
+        assert checks[key] == worker[key], key
     assert checks["ExecStart"][0].endswith('/opt/links/processes/worker-%i "celery inspect ping"')
 
 
 @pytest.mark.parametrize(("version", "backs_off"), [("12", False), ("13", True)])
-def test_restarts_have_a_limit_and_wait_longer_where_systemd_can(role: Any, version: str, backs_off: bool) -> None:
+def test_restarts_are_limited_and_back_off_where_systemd_can(role: Any, version: str, backs_off: bool) -> None:
     facts = {"distribution": "Debian", "distribution_major_version": version, "processor_vcpus": 2, "memtotal_mb": 4096}
     found = unit(role, facts=facts)
     assert found["Restart"] == ["always"]
     assert ("RestartSteps" in found) is backs_off
     interval, burst = (int(found[key][0]) for key in ("StartLimitIntervalSec", "StartLimitBurst"))
-    # some 20 minutes of ending at once, and the limit's window is longer than that
+    # a process that always ends at once is restarted for about 20 minutes, less than the limit's interval
     delays = [1, 2, 4, 8, 16, 32, *[60] * 200] if backs_off else [15] * 200
     assert 900 < sum(delays[:burst]) < 1500 < interval
 
 
-def test_what_a_type_says_wins_over_the_directives_of_all_units(role: Any) -> None:
+def test_process_type_settings_override_the_unit_directives(role: Any) -> None:
     worker = {"command": "work", "stop_signal": "QUIT", "stop_timeout": 7200, "memory_max": "1G"}
     given = {"app_service_directives": {"TimeoutStopSec": 5, "MemoryMax": "9G"}, "app_service_memory_max": "4G"}
     found = directives(files(role, {"worker": worker}, **given)[UNIT]["content"])
     assert found["TimeoutStopSec"][-1] == "7200"
     assert found["MemoryMax"] == ["9G", "1G"]
     assert found["KillSignal"] == found["SuccessExitStatus"] == ["SIGQUIT"]
-    assert "MemoryMax" not in unit(role)  # the web's isn't theirs
+    assert "MemoryMax" not in unit(role)  # the limit of web doesn't apply
 
 
-def test_a_command_and_its_variables_arrive_as_they_were_written(role: Any) -> None:
-    """As systemd reads the line: `%%` and `$$` are one each, and backslashes work inside of quotes."""
+def test_command_and_environment_pass_through_systemd_unchanged(role: Any) -> None:
+    """How systemd reads the line: `%%` and `$$` stand for one character each, and backslashes escape within quotes."""
     command = r"""printf '%s|' "$HOME \ é" 'a"b'"""
     environment = {"QUEUE": 'a "b" $c 100%', "TWICE": True}
     (line,) = unit(role, command=command, environment=environment)["ExecStart"]
@@ -146,8 +139,8 @@ def test_a_command_and_its_variables_arrive_as_they_were_written(role: Any) -> N
 
 
 @pytest.mark.parametrize("command", ["sleep 60", "sleep 60 >> /dev/null 2>&1", "true && A=1 exec sleep 60"])
-def test_the_command_s_own_process_gets_the_stop_signal(role: Any, command: str) -> None:
-    """With a shell before it, systemd would kill it as soon as the shell has ended (`KillMode=mixed`)."""
+def test_command_itself_receives_the_stop_signal(role: Any, command: str) -> None:
+    """If a shell received it, systemd would kill the command as soon as the shell ends (`KillMode=mixed`)."""
     found = unit(role, command=command)
     assert found["KillMode"] == ["mixed"]
     (line,) = found["ExecStart"]
@@ -161,12 +154,12 @@ def test_the_command_s_own_process_gets_the_stop_signal(role: Any, command: str)
     assert read == b"sleep\x0060\x00"
 
 
-def test_a_process_knows_its_release_when_its_link_is_gone(role: Any, tmp_path: pathlib.Path) -> None:
+def test_process_knows_its_release_after_its_link_is_removed(role: Any, tmp_path: pathlib.Path) -> None:
     release = tmp_path / "releases/abc"
     (release / "src").mkdir(parents=True)
     (release / "server").symlink_to(PROJECT / "handover/src")
-    described = {"id": "abc", "working_directory": "src", "import_paths": ["src/lib"]}
-    (release / "release.json").write_text(json.dumps(described))
+    metadata = {"id": "abc", "working_directory": "src", "import_paths": ["src/lib"]}
+    (release / "release.json").write_text(json.dumps(metadata))
     link = tmp_path / "worker-1-1"
     link.symlink_to(release)
     command = f'rm {link}; pwd; echo "$PATH"; echo "$PYTHONPATH"; echo "$VIRTUAL_ENV"; echo "$RELEASE_ID"'
@@ -182,13 +175,13 @@ def test_a_process_knows_its_release_when_its_link_is_gone(role: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("version", ["12", "13"])
-def test_systemd_takes_the_units(role: Any, tmp_path: pathlib.Path, version: str) -> None:
+def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: str) -> None:
     facts = {"distribution": "Debian", "distribution_major_version": version, "processor_vcpus": 2, "memtotal_mb": 4096}
     worker = {"command": 'work "$X" 5%', "check": "ping", "memory_max": "25%", "environment": {"A": "b c"}}
     paths = []
     for name, one in files(role, {"worker": worker}, ansible_facts=facts).items():
         if name.endswith(".service"):
-            # the programs of a release aren't there
+            # the release's programs don't exist here
             text = one["content"].replace("/opt/links/processes/worker-%i/venv/bin/python", "/bin/true")
             path = tmp_path / pathlib.PurePath(name).name.replace("@", "@1-1")
             path.write_text(text.replace("User=links", "User=root").replace("Group=links", "Group=root"))
@@ -197,9 +190,9 @@ def test_systemd_takes_the_units(role: Any, tmp_path: pathlib.Path, version: str
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False
     )
-    said = [line for line in done.stderr.splitlines() if "links-" in line]
-    # an older systemd on this machine leaves out what the newer one knows
-    assert [line for line in said if not re.search("RestartSteps|RestartMaxDelaySec", line)] == []
+    warnings = [line for line in done.stderr.splitlines() if "links-" in line]
+    # this machine's systemd may be older and ignores newer directives
+    assert [line for line in warnings if not re.search("RestartSteps|RestartMaxDelaySec", line)] == []
 
 
 @pytest.mark.parametrize(
@@ -274,7 +267,7 @@ def test_preflight_names_the_setting_and_the_fix(role: Any, processes: Any, word
     assert words in message
 
 
-def test_all_that_is_wrong_is_told_at_once(role: Any) -> None:
+def test_preflight_reports_all_faults_in_one_message(role: Any) -> None:
     worker = {"command": "", "count": 0, "strategy": "both"}
     (message,) = role.refusals(**{**GIVEN, "app_processes": {"worker": worker, "web": {}}})
     for words in ("worker.command", "worker.count", "worker.strategy", "app_processes.web"):
@@ -294,6 +287,6 @@ def test_all_that_is_wrong_is_told_at_once(role: Any) -> None:
     ],
     ids=str,
 )
-def test_what_is_right_is_taken(role: Any, worker: dict[str, Any]) -> None:
+def test_valid_process_types_are_accepted(role: Any, worker: dict[str, Any]) -> None:
     assert role.refusals(**{**GIVEN, "app_processes": {"worker": worker}}) == []
     assert UNIT in files(role, {"worker": worker})

@@ -1,4 +1,4 @@
-"""The units of an application: what a rehearsal shares with the service, and where it differs."""
+"""The units of a rehearsal: what they share with the service, and where they differ."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from tests.support.unit_file import service_section
 
 Directives = dict[str, list[str]]
 GIVEN: dict[str, Any] = {
@@ -29,16 +31,6 @@ def role(load_role: Callable[[str], Any]) -> Any:
     return load_role("app_service")
 
 
-def service_section(text: str) -> Directives:
-    """The directives of a unit's [Service] section."""
-    found: Directives = {}
-    for line in text.partition("[Service]")[2].partition("[Install]")[0].splitlines():
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
-    return found
-
-
 def units(role: Any, **given: Any) -> tuple[Directives, Directives]:
     """The directives of the service and of its rehearsal."""
     service, rehearsal = (
@@ -48,39 +40,39 @@ def units(role: Any, **given: Any) -> tuple[Directives, Directives]:
     return service, rehearsal
 
 
-def test_a_rehearsal_differs_from_the_service_only_where_it_must(role: Any) -> None:
+def test_rehearsal_unit_differs_from_the_service_only_where_required(role: Any) -> None:
     service, rehearsal = units(role)
     differing = {name for name in service.keys() | rehearsal.keys() if service.get(name) != rehearsal.get(name)}
-    own = {"Nice", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
-    the_service_s_alone = {"Sockets", "ExecReload", "RestartSec", "LimitNICE", "OOMPolicy"}
-    assert differing == own | the_service_s_alone | {
+    rehearsal_only = {"Nice", "CPUWeight", "OOMScoreAdjust", "RuntimeMaxSec"}
+    service_only = {"Sockets", "ExecReload", "RestartSec", "LimitNICE", "OOMPolicy"}
+    assert differing == rehearsal_only | service_only | {
         *("Environment", "ExecStart", "Restart", "TimeoutStartSec", "TimeoutStopSec"),
-        # the status is the service's
+        # the status belongs to the service
         *("ReadOnlyPaths", "ReadWritePaths"),
     }
 
 
-def test_a_rehearsal_never_speaks_of_the_current_release(role: Any) -> None:
+def test_rehearsal_unit_does_not_refer_to_the_current_release(role: Any) -> None:
     text = role.render("etc/systemd/system/app-rehearsal@.service.j2", **GIVEN)
     assert "/current" not in text
     assert "/opt/links/releases/%i/venv/bin/python -m gunicorn_handover" in text
 
 
-def test_a_rehearsal_keeps_no_status_where_the_service_has_its_own(role: Any) -> None:
+def test_rehearsal_writes_no_status(role: Any) -> None:
     _, rehearsal = units(role)
     assert not any("GUNICORN_HANDOVER_STATUS" in value for value in rehearsal["Environment"])
 
 
-def test_the_user_s_directives_win_in_both(role: Any) -> None:
+def test_operator_directives_override_both_units(role: Any) -> None:
     for unit in units(role):
         assert unit["PrivateDevices"][-1] == "false"
         assert unit["ReadWritePaths"][-1] == "/srv/media"
 
 
-def test_nobody_but_root_and_the_user_can_connect_to_the_scratch_socket(role: Any) -> None:
+def test_scratch_socket_is_only_for_root_and_the_user(role: Any) -> None:
     lines = role.render("etc/systemd/system/app-rehearsal@.socket.j2", **GIVEN).splitlines()
     assert {"SocketUser=links", "SocketMode=0600", "ListenStream=/run/links-rehearsal-%i.sock"} < set(lines)
 
 
-def test_a_rehearsal_has_more_time_than_a_worker_to_boot(role: Any) -> None:
+def test_rehearsal_timeout_exceeds_the_boot_timeout(role: Any) -> None:
     assert int(role.value("app_service_rehearsal_timeout", app_service_boot_timeout=300)) > 300

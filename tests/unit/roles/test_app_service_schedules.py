@@ -1,4 +1,4 @@
-"""The scheduled commands: their units, what an activation is told of them, what preflight refuses."""
+"""Scheduled commands: their units, schedules.json, and what preflight refuses."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def cleanup(**changed: Any) -> dict[str, Any]:
     return {"cleanup": {"command": "links-cleanup --old", "calendar": "*-*-* 03:00", **changed}}
 
 
-def test_a_schedule_is_a_timer_and_a_command_in_the_current_release(role: Any) -> None:
-    made = files(role, cleanup(timeout=60, memory_max="256M", environment={"MODE": "50%"}))
-    service, timer = made[SERVICE]["content"], made[TIMER]["content"]
+def test_schedule_is_a_timer_and_a_command_in_the_current_release(role: Any) -> None:
+    written = files(role, cleanup(timeout=60, memory_max="256M", environment={"MODE": "50%"}))
+    service, timer = written[SERVICE]["content"], written[TIMER]["content"]
     for line in ("Type=oneshot", "User=links", "LoadCredential=TOKEN:/etc/links/secrets/TOKEN", "ProtectSystem=strict"):
         assert line in service.splitlines()
     (start,) = [line for line in service.splitlines() if line.startswith("ExecStart=")]
@@ -45,7 +45,7 @@ def test_a_schedule_is_a_timer_and_a_command_in_the_current_release(role: Any) -
     ]
 
 
-def test_several_times_and_no_catching_up(role: Any) -> None:
+def test_several_times_without_catching_up(role: Any) -> None:
     timer = files(role, cleanup(calendar=["hourly", "*-*-* 03:30"], catch_up=False))[TIMER]["content"]
     assert "OnCalendar=hourly\nOnCalendar=*-*-* 03:30\nPersistent=false\n" in timer
 
@@ -53,18 +53,18 @@ def test_several_times_and_no_catching_up(role: Any) -> None:
 @pytest.mark.parametrize(
     ("hosts", "first", "runs"), [("first", True, True), ("first", False, False), ("all", False, True)]
 )
-def test_an_activation_is_told_whether_it_runs_here(role: Any, hosts: str, first: bool, runs: bool) -> None:
-    made = files(role, cleanup(hosts=hosts), app_service_first_host=first)
-    assert json.loads(made["/etc/links/schedules.json"]["content"]) == {"cleanup": {"runs": runs}}
-    assert SERVICE in made
+def test_schedules_json_tells_whether_the_host_runs_it(role: Any, hosts: str, first: bool, runs: bool) -> None:
+    written = files(role, cleanup(hosts=hosts), app_service_first_host=first)
+    assert json.loads(written["/etc/links/schedules.json"]["content"]) == {"cleanup": {"runs": runs}}
+    assert SERVICE in written
 
 
-def test_without_schedules_there_is_no_file_of_them(role: Any) -> None:
-    (made,) = files(role, {}).values()
-    assert (made["path"], made["state"]) == ("/etc/links/schedules.json", "absent")
+def test_no_schedules_leave_no_file(role: Any) -> None:
+    (written,) = files(role, {}).values()
+    assert (written["path"], written["state"]) == ("/etc/links/schedules.json", "absent")
 
 
-def test_the_units_are_as_systemd_wants_them(role: Any, tmp_path: pathlib.Path) -> None:
+def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path) -> None:
     for path, one in files(role, cleanup()).items():
         if path.endswith((".service", ".timer")):
             (tmp_path / path.rpartition("/")[2]).write_text(one["content"])

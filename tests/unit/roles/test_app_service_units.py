@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.unit_file import directives
+
 GIVEN: dict[str, Any] = {"app_name": "links", "app_service_credentials": ["TOKEN"]}
 
 
@@ -17,20 +19,15 @@ def role(load_role: Callable[[str], Any]) -> Any:
 
 
 def unit(role: Any, number: int, **given: Any) -> dict[str, list[str]]:
-    """The directives of the service (0) or its bridge (1), each with all its values."""
+    """The directives of the service (0) or its bridge (1)."""
     settings = {**GIVEN, **given}
     units = role.value("__app_service_units", **settings)
     text = role.render("etc/systemd/system/app.service.j2", **settings, __app_service_unit=units[number])
-    directives: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        name, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            directives.setdefault(name, []).append(value)
-    return directives
+    return directives(text)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_nothing_that_goes_wrong_in_a_unit_closes_the_socket_or_takes_its_folder(role: Any, number: int) -> None:
+def test_failing_unit_keeps_the_socket_and_its_folder(role: Any, number: int) -> None:
     found = unit(role, number)
     assert found["StartLimitIntervalSec"] == ["0"]
     assert "RuntimeDirectory" not in found
@@ -39,8 +36,8 @@ def test_nothing_that_goes_wrong_in_a_unit_closes_the_socket_or_takes_its_folder
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_worker_that_is_out_of_memory_does_not_take_the_service_with_it(role: Any, number: int) -> None:
-    """systemd's own choice, stop, would end the workers that serve as well."""
+def test_worker_out_of_memory_does_not_stop_the_service(role: Any, number: int) -> None:
+    """systemd's default, `stop`, would also stop the serving workers."""
     assert unit(role, number)["MemoryMax"] == ["85%"]
     limited = unit(role, number, app_service_memory_max="1G")
     assert (limited["MemoryMax"], limited["OOMPolicy"]) == (["1G"], ["continue"])
@@ -48,36 +45,36 @@ def test_a_worker_that_is_out_of_memory_does_not_take_the_service_with_it(role: 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_metrics_are_counted_where_it_is_asked_for_by_service_and_bridge_together(role: Any, number: int) -> None:
+def test_metrics_are_optional_and_shared_by_service_and_bridge(role: Any, number: int) -> None:
     folder = "GUNICORN_HANDOVER_METRICS=/run/baton/links/metrics"
     assert folder in unit(role, number, app_service_metrics=True)["Environment"]
     assert not [line for line in unit(role, number)["Environment"] if "METRICS" in line]
-    # what is only rehearsed is no traffic
+    # a rehearsal has no traffic to count
     assert "METRICS" not in role.render(
         "etc/systemd/system/app-rehearsal@.service.j2", **GIVEN, app_service_metrics=True
     )
 
 
 @pytest.mark.parametrize("workers", [1, 2, 17])
-def test_the_bounds_are_in_order(role: Any, workers: int) -> None:
+def test_timeouts_are_in_order(role: Any, workers: int) -> None:
     given = {"app_service_workers": workers, "app_service_boot_timeout": 30, "app_service_graceful_timeout": 40}
     found = unit(role, 0, **given)
-    asked = int(found["ExecReload"][0].partition("--timeout ")[2].split()[0])
+    reload = int(found["ExecReload"][0].partition("--timeout ")[2].split()[0])
     start, stop = (int(found[name][0]) for name in ("TimeoutStartSec", "TimeoutStopSec"))
-    # boots, one after another, and a drain < who waits for them < systemd, which would kill who waits
-    assert workers * 30 + 40 < asked < start
-    # the drain and the lifespan's end (handover_exit_timeout) < systemd, which would kill both
+    # boots one after another and a drain < the waiting reload < systemd, which would kill the reload
+    assert workers * 30 + 40 < reload < start
+    # the drain and the lifespan's shutdown (handover_exit_timeout) < systemd, which would kill both
     assert stop > 40 + 5
 
 
-def test_a_drain_that_graceful_timeout_would_cut_short_is_refused(role: Any) -> None:
+def test_graceful_timeout_shorter_than_the_drain_is_refused(role: Any) -> None:
     timeouts = {"app_service_keepalive": 5, "app_service_graceful_timeout": 6}
     (message,) = role.refusals(**GIVEN, **timeouts)
     assert "waits app_service_keepalive + 1 = 6 s" in message
     assert role.refusals(**GIVEN, **{**timeouts, "app_service_graceful_timeout": 7}) == []
 
 
-def test_nothing_that_root_opens_or_chowns_is_in_a_folder_of_the_application(role: Any) -> None:
+def test_root_owns_every_folder_in_which_root_opens_or_chowns(role: Any) -> None:
     templar = role.templar(**GIVEN)
     wanted = [
         {key: templar.template(item.get(key, "root")) for key in ("path", "owner")}
@@ -93,5 +90,5 @@ def test_nothing_that_root_opens_or_chowns_is_in_a_folder_of_the_application(rol
     for line in role.render("etc/tmpfiles.d/app.conf.j2", **GIVEN).splitlines():
         if line.startswith("d "):
             assert (line.split()[3] != "root") == (pathlib.PurePath(line.split()[1]) in theirs), line
-    # and the service may write there, and nowhere else below /run
+    # the service can write there, and nowhere else below /run
     assert unit(role, 0)["ReadWritePaths"] == ["-/run/baton/links"]

@@ -1,4 +1,4 @@
-"""What holds for every role: defaults, argument specs and README agree, preflight exists, templates are signed."""
+"""Rules for every role: defaults, argument specs and README agree, preflight exists, templates name Ansible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir() and not pa
 TEMPLATES = sorted(
     str(path.relative_to(ROLES))
     for path in ROLES.glob("*/templates/**/*")
-    # a name that begins with "_" is a part of other templates, with no file of its own
+    # a name with a leading "_" is a partial of other templates
     if path.is_file() and not path.name.startswith("_")
 )
 FIRST_LINE = re.compile(r"\{\{ ansible_managed \| comment(\('[a-z]+'\))? \}\}")
@@ -45,7 +45,7 @@ def entry_points(role: str) -> dict[str, Any]:
 
 
 def options(role: str) -> dict[str, dict[str, Any]]:
-    """The options of all entry points together."""
+    """The options of all entry points, merged."""
     merged: dict[str, dict[str, Any]] = {}
     for entry_point in entry_points(role).values():
         merged.update(entry_point.get("options") or {})
@@ -53,7 +53,7 @@ def options(role: str) -> dict[str, dict[str, Any]]:
 
 
 def readme_rows(role: str) -> dict[str, tuple[str, str, str]]:
-    """Type, default and meaning of each variable in the README's table, by name."""
+    """Type, default and description of each variable in the README's table."""
     rows = {}
     for line in (ROLES / role / "README.md").read_text().splitlines():
         cells = [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -63,20 +63,20 @@ def readme_rows(role: str) -> dict[str, tuple[str, str, str]]:
 
 
 def shown(option: dict[str, Any]) -> str:
-    """A default as the README writes it."""
+    """A default as the README shows it."""
     if option.get("required"):
         return "required"
     default = option.get("default")
     return "empty" if default == "" else f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 
-def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
+def test_defaults_match_the_argument_specs(role: str) -> None:
     declared = {name: option["default"] for name, option in options(role).items() if "default" in option}
     assert (read(role, "defaults/main.yml") or {}) == declared
 
 
-def test_an_option_is_required_or_has_a_default(role: str) -> None:
-    # the application's own settings (app_source and the like) may be left out
+def test_option_is_either_required_or_has_a_default(role: str) -> None:
+    # the application's own settings (such as app_source) may have neither
     undecided = [
         name
         for name, option in options(role).items()
@@ -100,7 +100,7 @@ def test_defaults_have_the_declared_types(role: str) -> None:
 def test_every_default_has_a_comment(role: str) -> None:
     path = ROLES / role / "defaults/main.yml"
     lines = path.read_text().splitlines() if path.exists() else []
-    # a comment may stand over several variables that it speaks of together
+    # a comment may describe several variables that follow it
     bare = [
         line
         for before, line in itertools.pairwise(lines)
@@ -109,21 +109,21 @@ def test_every_default_has_a_comment(role: str) -> None:
     assert bare == []
 
 
-def test_names_begin_with_the_role_or_belong_to_the_application(role: str) -> None:
+def test_variable_names_begin_with_the_role_or_app(role: str) -> None:
     strange = [name for name in options(role) if not name.startswith((f"{role}_", "app_"))]
     assert strange == []
 
 
-def test_every_option_is_described(role: str) -> None:
+def test_every_option_has_a_description(role: str) -> None:
     assert [name for name, option in options(role).items() if not option.get("description")] == []
 
 
 def test_readme_lists_every_variable_with_type_and_default(role: str) -> None:
-    wanted = {}
+    expected = {}
     for name, option in options(role).items():
         kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
-        wanted[name] = (kind, shown(option), option["description"])
-    assert readme_rows(role) == wanted
+        expected[name] = (kind, shown(option), option["description"])
+    assert readme_rows(role) == expected
 
 
 def test_preflight_is_an_entry_point_with_the_options_of_main(role: str) -> None:
@@ -141,16 +141,16 @@ def test_compare_has_the_options_of_main_and_changes_nothing(role: str) -> None:
         assert entries["compare"].get("options") == entries["main"].get("options")
     for task in tasks:
         if MODULE in task:
-            # neither does it write, nor show contents, nor count as a change
+            # it must not write, show contents, or count as a change
             assert (task["check_mode"], task["diff"], task["changed_when"]) == (True, False, False), task["name"]
         else:
             assert task["ansible.builtin.import_tasks"] == "version.yml"
-    # and it looks at all that is written
-    looked_at, written = (
+    # it must compare everything that `configure` writes
+    compared, written = (
         set(re.findall(r"__\w+", " ".join(task["baton.web.files"]["files"] for task in listed if MODULE in task)))
         for listed in (tasks, read(role, "tasks/configure.yml") if tasks else [])
     )
-    assert looked_at == written
+    assert compared == written
 
 
 def test_main_begins_with_preflight(role: str) -> None:
@@ -178,19 +178,19 @@ def test_preflight_changes_nothing(role: str) -> None:
             task = pending.pop()
             pending += task.get("block", []) + task.get("rescue", [])
             module = next((key for key in task if "." in key or key.startswith("baton_")), None)
-            # a command or a module of ours says that it changes nothing, and runs in check mode too
+            # a command or one of Baton's modules must declare that it changes nothing, and run in check mode too
             says_so = task.get("changed_when") is False and task.get("check_mode") is False
             if module and module not in reading and not says_so:
                 changing.append(f"{path.name}: {task.get('name')} ({module})")
     assert changing == []
 
 
-def test_private_variables_carry_the_name_of_the_role(role: str) -> None:
+def test_private_variables_begin_with_the_role(role: str) -> None:
     strange = [name for name in read(role, "vars/main.yml") or {} if not name.startswith(f"__{role}_")]
     assert strange == []
 
 
-def test_a_register_is_private_or_an_output_that_the_readme_names(role: str) -> None:
+def test_registers_are_private_or_documented_outputs(role: str) -> None:
     readme = (ROLES / role / "README.md").read_text()
     strange = []
     for path in sorted((ROLES / role / "tasks").glob("*.yml")):

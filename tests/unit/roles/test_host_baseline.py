@@ -1,4 +1,4 @@
-"""What every host gets."""
+"""The settings that every host gets."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ import pytest
     ],
     ids=str,
 )
-def test_one_list_holds_all_packages(
-    load_role: Callable[[str], Any], settings: dict[str, Any], packages: list[str]
-) -> None:
+def test_packages_are_one_list(load_role: Callable[[str], Any], settings: dict[str, Any], packages: list[str]) -> None:
     assert load_role("host_baseline").value("__host_baseline_packages", **settings) == packages
 
 
@@ -33,7 +31,7 @@ def test_one_list_holds_all_packages(
     "gathered", [list, lambda names: {name: [{"version": "1"}] for name in names}], ids=["by host_facts", "by Ansible"]
 )
 @pytest.mark.parametrize(("installed", "asks"), [(["acl", "vim"], False), (["acl"], True)])
-def test_apt_is_asked_for_what_is_missing_whoever_gathered_the_facts(
+def test_apt_runs_only_for_missing_packages(
     load_role: Callable[[str], Any], gathered: Callable[[list[str]], Any], installed: list[str], asks: bool
 ) -> None:
     role = load_role("host_baseline")
@@ -46,7 +44,7 @@ def test_apt_is_asked_for_what_is_missing_whoever_gathered_the_facts(
     ("kind", "role", "ours"),
     [("kvm", "guest", True), ("podman", "guest", False), ("docker", "guest", False), ("kvm", "host", True)],
 )
-def test_the_clock_of_a_container_is_the_machines(
+def test_clock_of_a_container_is_the_machines(
     load_role: Callable[[str], Any], kind: str, role: str, ours: bool
 ) -> None:
     facts = {"virtualization_type": kind, "virtualization_role": role}
@@ -66,17 +64,17 @@ def test_security_updates_never_reboot(load_role: Callable[[str], Any]) -> None:
 def test_needrestart_neither_asks_nor_restarts(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     file = tmp_path / "baton.conf"
     file.write_text(load_role("host_baseline").render("etc/needrestart/conf.d/baton.conf.j2"))
-    # as needrestart reads it
+    # how needrestart reads it
     program = (
         "our %nrconf; eval do { local (@ARGV, $/) = $ARGV[0]; <> }; die $@ if $@; "
         "print join ' ', map { $nrconf{$_} } qw(restart kernelhints ucodehints)"
     )
     done = subprocess.run(["perl", "-e", program, file], text=True, capture_output=True, check=True)
-    # listed; told, without a dialog; not at all
+    # services: list only; kernel: report without a dialog; microcode: ignore
     assert done.stdout == "l -1 0"
 
 
-def test_the_journal_is_kept_and_bounded(load_role: Callable[[str], Any]) -> None:
+def test_journal_is_persistent_and_limited(load_role: Callable[[str], Any]) -> None:
     text = load_role("host_baseline").render(
         "etc/systemd/journald.conf.d/baton.conf.j2", host_baseline_journal_max_use="4G"
     )
@@ -123,10 +121,10 @@ def test_preflight_refuses_to_replace_chrony(load_role: Callable[[str], Any]) ->
 KERNEL = "__host_baseline_kernel_settings"
 
 
-def test_kernel_settings_are_replaced_added_and_removed(load_role: Callable[[str], Any]) -> None:
+def test_kernel_settings_can_be_changed_added_and_removed(load_role: Callable[[str], Any]) -> None:
     role = load_role("host_baseline")
     default = role.value(KERNEL)
-    # a router, and one whose uplinks aren't symmetric, must go on
+    # routers, and hosts with asymmetric uplinks, must keep working
     assert not [name for name in default if "forward" in name or "accept_ra" in name]
     assert default["net.ipv4.conf.all.rp_filter"] == 2
     given = {"net.core.somaxconn": 8192, "kernel.dmesg_restrict": None, "net.ipv4.tcp_congestion_control": "bbr"}
@@ -138,17 +136,15 @@ def test_kernel_settings_are_replaced_added_and_removed(load_role: Callable[[str
     assert "net.core.somaxconn = 8192" in lines
 
 
-def test_ipv6_is_as_ipv4_where_the_kernel_has_both(load_role: Callable[[str], Any]) -> None:
+def test_ipv6_settings_match_ipv4(load_role: Callable[[str], Any]) -> None:
     settings = load_role("host_baseline").value(KERNEL)
     for name in settings:
         if name.startswith("net.ipv4.conf.") and name.rpartition(".")[2] not in ("rp_filter", "send_redirects"):
             assert settings[name.replace("ipv4", "ipv6")] == settings[name]
 
 
-def test_the_files_are_read_by_the_programs_of_the_system(
-    load_role: Callable[[str], Any], tmp_path: pathlib.Path
-) -> None:
-    # a pattern that it doesn't know, or a line that isn't one, is an error of its
+def test_systemd_sysctl_accepts_the_file(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+    # it reports unknown patterns and invalid lines as errors
     file = tmp_path / "10-baton.conf"
     file.write_text(load_role("host_baseline").render("etc/sysctl.d/10-baton.conf.j2"))
     done = subprocess.run(
@@ -170,7 +166,7 @@ def test_the_files_are_read_by_the_programs_of_the_system(
     ],
     ids=str,
 )
-def test_kernel_settings_that_can_not_be_right(
+def test_invalid_kernel_settings_are_refused(
     load_role: Callable[[str], Any], settings: dict[str, Any], words: str
 ) -> None:
     role = load_role("host_baseline")

@@ -1,4 +1,4 @@
-"""The rules of nftables, and that nobody locks themselves out."""
+"""The rules of nftables, and that no rule locks the operator out."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def rules(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
     ],
     ids=str,
 )
-def test_a_rule_becomes_a_line_for_each_source(
+def test_rule_has_a_line_for_each_source(
     rules: Callable[..., list[str]], rule: dict[str, Any], lines: list[str]
 ) -> None:
     assert rules(rule) == lines
 
 
-def test_a_file_of_rules_stands_by_itself(load_role: Callable[[str], Any]) -> None:
-    # so that nft can check it before it takes its place
+def test_rules_file_is_valid_on_its_own(load_role: Callable[[str], Any]) -> None:
+    # so that nft can check it before it is installed
     text = load_role("host_firewall").render("etc/nftables.d/rules.nft.j2", host_firewall_rules=[{"port": 80}])
     assert "table inet baton {\n    chain input {\n" in text
     assert text.count("{") == text.count("}")
 
 
-def test_only_our_own_table_is_replaced(load_role: Callable[[str], Any]) -> None:
+def test_only_batons_table_is_replaced(load_role: Callable[[str], Any]) -> None:
     role = load_role("host_firewall")
     text = role.render("etc/nftables.conf.j2")
     assert "policy drop;" in text
@@ -93,12 +93,12 @@ def test_ssh_stays_open(load_role: Callable[[str], Any], settings: dict[str, Any
         ("10.0.0.1 40000 10.0.0.5 22", {"host_firewall_ssh_sources": ["fd00::/8"]}, True),
         ("fe80::1%eth0 40000 fe80::5%eth0 22", {"host_firewall_ssh_sources": ["fe80::/10"]}, False),
         ("10.0.0.1 40000 10.0.0.5 2222", {"host_firewall_enabled": False}, False),
-        # no SSH: nothing to cut off
+        # not over SSH: nothing to block
         ("", {}, False),
     ],
     ids=str,
 )
-def test_preflight_refuses_to_cut_off_its_own_connection(
+def test_preflight_refuses_to_block_its_own_connection(
     load_role: Callable[[str], Any], connection: str, settings: dict[str, Any], refused: bool
 ) -> None:
     messages = load_role("host_firewall").refusals(__host_firewall_ssh={"stdout": connection}, **settings)
@@ -129,14 +129,16 @@ def test_preflight_refuses_to_cut_off_its_own_connection(
     ],
     ids=str,
 )
-def test_preflight_refuses_rules_that_nftables_would(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+def test_preflight_refuses_rules_that_nftables_would_refuse(
+    load_role: Callable[[str], Any], wrong: dict[str, Any]
+) -> None:
     role = load_role("host_firewall")
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_rules=[{"port": 80}]) == []
     assert len(role.refusals("tasks/preflight_rules.yml", **wrong)) == 1
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_enabled=False) == []
 
 
-def test_a_range_is_refused_with_the_one_that_was_meant(load_role: Callable[[str], Any]) -> None:
+def test_network_with_host_bits_is_refused_with_the_corrected_one(load_role: Callable[[str], Any]) -> None:
     refusals = load_role("host_firewall").refusals(
         "tasks/preflight_rules.yml", host_firewall_ssh_sources=["10.0.0.1/24", "2001:db8::/32"]
     )
@@ -145,14 +147,14 @@ def test_a_range_is_refused_with_the_one_that_was_meant(load_role: Callable[[str
 
 
 @pytest.mark.parametrize("entry", ["configure.yml", "configure_rules.yml"])
-def test_every_change_of_the_rules_takes_itself_back(load_role: Callable[[str], Any], entry: str) -> None:
+def test_rule_changes_revert_themselves(load_role: Callable[[str], Any], entry: str) -> None:
     (task,) = load_role("host_firewall").load(f"tasks/{entry}")
     change = task["baton.web.guarded_files"]
     assert change["name"] == "firewall"
     assert {"in_force", "before", "apply", "undo", "seconds", "advice"} < set(change)
 
 
-def test_loopback_passes_and_invalid_packets_are_dropped_before_any_port_is_opened(
+def test_loopback_passes_and_invalid_packets_are_dropped_before_any_port(
     load_role: Callable[[str], Any],
 ) -> None:
     text = load_role("host_firewall").render("etc/nftables.conf.j2")

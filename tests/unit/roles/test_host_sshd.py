@@ -1,4 +1,4 @@
-"""sshd for keys alone, and nobody locked out: the drop-in by sshd itself, the look for keys with real files."""
+"""sshd accepts only keys and locks nobody out; the search for keys uses real files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.program import write_script
+
 DROP_IN = "etc/ssh/sshd_config.d/00-baton.conf.j2"
 
 
 @pytest.mark.parametrize("forwarding", [True, False])
-def test_keys_alone_and_nothing_forwarded(load_role: Callable[[str], Any], forwarding: bool) -> None:
+def test_only_keys_are_accepted_and_nothing_is_forwarded(load_role: Callable[[str], Any], forwarding: bool) -> None:
     text = load_role("host_sshd").render(DROP_IN, host_sshd_tcp_forwarding=forwarding)
     settings = dict(line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#"))
     assert settings["PubkeyAuthentication"] == "yes"
@@ -27,13 +29,10 @@ def test_keys_alone_and_nothing_forwarded(load_role: Callable[[str], Any], forwa
 
 
 def keys(load_role: Callable[[str], Any], folder: pathlib.Path, settings: str, status: int = 0) -> list[str]:
-    """What the look for keys finds, on a host whose sshd has these settings, or ends with this status."""
+    """The output of the search for keys on a host whose sshd prints these settings and exits with this status."""
     (folder / "bin").mkdir()
     for name, text in (("sshd", settings), ("getent", f"{getpass.getuser()}:x:0:0::{folder}:/bin/sh")):
-        (folder / "bin" / name).write_text(
-            f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status if name == 'sshd' else 0}\n"
-        )
-        (folder / "bin" / name).chmod(0o755)
+        write_script(folder / "bin" / name, f"cat <<'END'\n{text}\nEND\nexit {status if name == 'sshd' else 0}")
     command = load_role("host_sshd").value("__host_sshd_keys_command").replace("/usr/sbin/sshd", "sshd")
     environment = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "login": getpass.getuser()}
     done = subprocess.run(["bash", "-c", command], text=True, capture_output=True, check=True, env=environment)
@@ -43,7 +42,7 @@ def keys(load_role: Callable[[str], Any], folder: pathlib.Path, settings: str, s
 BOTH = "authorizedkeysfile .ssh/authorized_keys %h/keys/%u\ntrustedusercakeys none\nauthorizedkeyscommand none"
 
 
-def test_keys_are_counted_where_sshd_looks_for_them(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+def test_keys_are_found_where_sshd_looks_for_them(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "id"], check=True)
     (tmp_path / "keys").mkdir()
     key = (tmp_path / "id.pub").read_text()
@@ -53,9 +52,7 @@ def test_keys_are_counted_where_sshd_looks_for_them(load_role: Callable[[str], A
 
 
 @pytest.mark.parametrize("content", [None, "", "# none yet\n", "ssh-ed25519 AAAAsomething\n"])
-def test_without_a_key_nothing_is_found(
-    load_role: Callable[[str], Any], tmp_path: pathlib.Path, content: str | None
-) -> None:
+def test_missing_keys_are_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path, content: str | None) -> None:
     (tmp_path / ".ssh").mkdir()
     if content is not None:
         (tmp_path / ".ssh/authorized_keys").write_text(content)
@@ -65,7 +62,7 @@ def test_without_a_key_nothing_is_found(
     role = load_role("host_sshd")
     given = {"__host_sshd_keys": {"stdout_lines": found}, "__host_sshd_login": {"stdout": "deploy"}}
     assert role.refusals(**given) == []
-    # the second look of a run is left out
+    # the second search of a run is skipped
     assert role.refusals(host_sshd_enabled=True, __host_sshd_keys={"skipped": True}) == []
     (refusal,) = role.refusals(host_sshd_enabled=True, **given)
     assert refusal.startswith("edge1: with host_sshd_enabled no way in would remain for deploy")
@@ -73,7 +70,7 @@ def test_without_a_key_nothing_is_found(
     assert "ssh-copy-id" in refusal
 
 
-def test_a_broken_sshd_configuration_is_told(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+def test_invalid_sshd_configuration_is_reported(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     found = keys(load_role, tmp_path, "line 3: Bad configuration option: Ports", status=255)
     given = {"__host_sshd_keys": {"stdout_lines": found}, "__host_sshd_login": {"stdout": "deploy"}}
     (refusal,) = load_role("host_sshd").refusals(host_sshd_enabled=True, **given)
@@ -81,11 +78,13 @@ def test_a_broken_sshd_configuration_is_told(load_role: Callable[[str], Any], tm
 
 
 @pytest.mark.parametrize("setting", ["trustedusercakeys /etc/ssh/ca.pub", "authorizedkeyscommand /usr/bin/sss_keys %u"])
-def test_keys_may_come_from_elsewhere(load_role: Callable[[str], Any], tmp_path: pathlib.Path, setting: str) -> None:
+def test_keys_may_come_from_a_ca_or_a_command(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path, setting: str
+) -> None:
     assert "other" in keys(load_role, tmp_path, f"authorizedkeysfile .ssh/authorized_keys\n{setting}")
 
 
-def test_a_time_that_is_none_is_refused(load_role: Callable[[str], Any]) -> None:
+def test_invalid_undo_time_is_refused(load_role: Callable[[str], Any]) -> None:
     known = {"__host_sshd_keys": {"stdout_lines": ["key"]}, "__host_sshd_login": {"stdout": "deploy"}}
     role = load_role("host_sshd")
     assert role.refusals(host_sshd_enabled=True, **known) == []

@@ -1,4 +1,4 @@
-"""The main configuration of nginx, by version."""
+"""nginx's main configuration, by version."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ UBUNTU_24 = "nginx version: nginx/1.24.0 (Ubuntu)\nbuilt with OpenSSL 3.0.13 30 
 
 @pytest.fixture
 def main(load_role: Callable[[str], Any]) -> Callable[..., str]:
-    def render(about: str = DEBIAN_12, **given: Any) -> str:
+    def render(version: str = DEBIAN_12, **given: Any) -> str:
         text: str = load_role("nginx_server").render(
-            "etc/nginx/nginx.conf.j2", __nginx_server_about={"stderr": about}, **given
+            "etc/nginx/nginx.conf.j2", __nginx_server_about={"stderr": version}, **given
         )
         return text
 
@@ -27,7 +27,7 @@ def main(load_role: Callable[[str], Any]) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(
-    ("about", "groups", "directive"),
+    ("version", "groups", "directive"),
     [
         (DEBIAN_12, "X25519:prime256v1:secp384r1", False),
         (UBUNTU_24, "X25519:prime256v1:secp384r1", False),
@@ -35,23 +35,23 @@ def main(load_role: Callable[[str], Any]) -> Callable[..., str]:
     ],
     ids=["Debian 12", "Ubuntu 24.04", "Debian 13"],
 )
-def test_tls_groups_and_http2_follow_the_version(
-    main: Callable[..., str], about: str, groups: str, directive: bool
+def test_tls_groups_and_http2_depend_on_the_version(
+    main: Callable[..., str], version: str, groups: str, directive: bool
 ) -> None:
-    text = main(about)
+    text = main(version)
     assert f"ssl_ecdh_curve {groups};" in text
     assert ("http2 on;" in text) is directive
     assert ("listen 443 ssl http2 default_server" in text) is not directive
 
 
-def test_unknown_names_get_no_answer(main: Callable[..., str]) -> None:
+def test_unknown_server_names_get_no_answer(main: Callable[..., str]) -> None:
     text = main()
     assert "ssl_reject_handshake on;" in text
     assert "return 444;" in text
 
 
 @pytest.mark.parametrize("ipv6", [True, False])
-def test_ipv6_can_be_left_out(main: Callable[..., str], ipv6: bool) -> None:
+def test_ipv6_can_be_disabled(main: Callable[..., str], ipv6: bool) -> None:
     assert ("[::]:443" in main(nginx_server_ipv6=ipv6)) is ipv6
 
 
@@ -76,16 +76,16 @@ HANDSHAKE = {
 
 
 def _upgrade(text: str, request: dict[str, str]) -> str:
-    """What nginx would find in the map for a request with these variables."""
+    """The value that nginx's map yields for a request with these variables."""
     known = dict(request)
     for name in ("$baton_asks_upgrade", "$baton_upgrade"):
         found = re.search(
             rf'map "?([^"]*?)"? {re.escape(name)} \{{\s+default "";\s+"(~\*?)([^"]*)" (\w+);\s+\}}', text, re.MULTILINE
         )
         assert found is not None
-        seen = " ".join(known[variable] for variable in found[1].split(" "))
+        source = " ".join(known[variable] for variable in found[1].split(" "))
         flags = re.IGNORECASE if found[2] == "~*" else re.NOFLAG
-        known[name] = found[4] if re.search(found[3], seen, flags) else ""
+        known[name] = found[4] if re.search(found[3], source, flags) else ""
     return known["$baton_upgrade"]
 
 
@@ -101,7 +101,7 @@ def _upgrade(text: str, request: dict[str, str]) -> str:
     ],
     ids=str,
 )
-def test_a_handshake_may_upgrade(main: Callable[..., str], other: dict[str, str]) -> None:
+def test_valid_handshake_may_upgrade(main: Callable[..., str], other: dict[str, str]) -> None:
     assert _upgrade(main(), {**HANDSHAKE, **other}) == "websocket"
 
 
@@ -130,9 +130,7 @@ def test_a_handshake_may_upgrade(main: Callable[..., str], other: dict[str, str]
     ],
     ids=str,
 )
-def test_what_is_no_whole_handshake_is_passed_on_without_upgrade(
-    main: Callable[..., str], other: dict[str, str]
-) -> None:
+def test_invalid_handshake_is_proxied_without_upgrade(main: Callable[..., str], other: dict[str, str]) -> None:
     assert _upgrade(main(), {**HANDSHAKE, **other}) == ""
 
 
@@ -143,29 +141,29 @@ def test_limits_come_from_the_settings(main: Callable[..., str]) -> None:
     assert "worker_shutdown_timeout 7s;" in text
 
 
-def test_unit_gives_running_requests_their_time(load_role: Callable[[str], Any]) -> None:
+def test_stop_waits_for_running_requests(load_role: Callable[[str], Any]) -> None:
     text = load_role("nginx_server").render(
         "etc/systemd/system/nginx.service.d/baton.conf.j2", nginx_server_stop_timeout=12
     )
     assert "--retry QUIT/12 " in text
     assert "TimeoutStopSec=17s" in text
-    # the test comes before the signal, and the mark after both
+    # nginx -t before the signal, and the mark after both
     reload = re.findall(r"^ExecReload=(\S*)", text, re.MULTILINE)
     assert reload == ["", "/usr/bin/touch", "/usr/sbin/nginx", "/usr/sbin/nginx", "/usr/bin/mv"]
 
 
-def test_sandbox_can_be_left_out_and_directives_of_the_operator_win(load_role: Callable[[str], Any]) -> None:
+def test_sandbox_is_optional_and_operator_directives_come_last(load_role: Callable[[str], Any]) -> None:
     def lines(**given: Any) -> list[str]:
         text: str = load_role("nginx_server").render("etc/systemd/system/nginx.service.d/baton.conf.j2", **given)
         return text.partition("[Service]")[2].splitlines()
 
     given = {"ReadWritePaths": ["/srv/a", "/srv/b"], "MemoryDenyWriteExecute": False}
     assert "ProtectSystem=strict" in lines()
-    wanted = ["MemoryDenyWriteExecute=false", "ReadWritePaths=/srv/a", "ReadWritePaths=/srv/b"]
-    assert lines(nginx_server_directives=given)[-3:] == wanted
+    expected = ["MemoryDenyWriteExecute=false", "ReadWritePaths=/srv/a", "ReadWritePaths=/srv/b"]
+    assert lines(nginx_server_directives=given)[-3:] == expected
     bare = lines(nginx_server_sandbox=False)
     assert not [line for line in bare if line.startswith(("Protect", "ReadWrite", "SystemCall", "Capability"))]
-    # what isn't about the sandbox stays
+    # directives that aren't part of the sandbox stay
     assert "Restart=on-failure" in bare
 
 
@@ -204,20 +202,22 @@ def test_preflight_refuses_a_port_in_use(load_role: Callable[[str], Any], listen
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_preflight_refuses_limits_that_nginx_would(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+def test_preflight_refuses_settings_that_nginx_would_refuse(
+    load_role: Callable[[str], Any], wrong: dict[str, Any]
+) -> None:
     messages = load_role("nginx_server").refusals(__nginx_server_listeners={"stdout": "", "stdout_lines": []}, **wrong)
     assert len(messages) == 1
     (name,) = wrong
     assert name in messages[0]
     value = wrong[name]
-    # a secret is told to nobody
+    # a secret appears in no message
     assert (str(value[0] if isinstance(value, list) else value) in messages[0]) is not name.endswith("_secret")
 
 
 @pytest.mark.parametrize(
     ("version", "spared"), [("1.26.3", False), ("1.27.3", False), ("1.27.4", True), ("1.30.0", True)]
 )
-def test_a_reload_spares_idle_connections_where_nginx_can(main: Callable[..., str], version: str, spared: bool) -> None:
+def test_reload_keeps_idle_connections_where_nginx_can(main: Callable[..., str], version: str, spared: bool) -> None:
     text = main(
         f"nginx version: nginx/{version}\nbuilt with OpenSSL 3.5.0 8 Apr 2025\n", nginx_server_keepalive_timeout=70
     )
@@ -254,13 +254,13 @@ def test_tls_follows_the_profile_and_the_settings(
     start = found.index(lines[0])
     assert [line for line in found[start:] if line in lines] == lines
     if given.get("nginx_server_tls_profile") == "modern":
-        # it has none for TLS 1.2
+        # the profile has none for TLS 1.2
         assert "ssl_ciphers" not in text
     for name in ("ssl_protocols", "ssl_ecdh_curve", "ssl_session_tickets"):
         assert len(re.findall(rf"^ +{name} ", text, re.MULTILINE)) == 1
 
 
-def test_the_proxy_protocol_is_not_spoken_by_the_host_itself(main: Callable[..., str]) -> None:
+def test_local_listeners_do_not_use_the_proxy_protocol(main: Callable[..., str]) -> None:
     text = main(DEBIAN_13, nginx_server_proxy_protocol=True)
     assert re.findall(r"listen (.*443.*);", text) == [
         "443 ssl default_server proxy_protocol backlog=4096",
@@ -271,7 +271,7 @@ def test_the_proxy_protocol_is_not_spoken_by_the_host_itself(main: Callable[...,
     assert "proxy_protocol" not in main(DEBIAN_13)
 
 
-def test_the_timer_cuts_the_day_as_the_keys_do(load_role: Callable[[str], Any]) -> None:
+def test_ticket_timer_matches_the_key_periods(load_role: Callable[[str], Any]) -> None:
     text = load_role("nginx_server").render(
         "etc/systemd/system/nginx-session-tickets.timer.j2", nginx_server_session_ticket_hours=8
     )

@@ -1,4 +1,4 @@
-"""One virtual host: what it forwards, to whom, and what preflight refuses."""
+"""One virtual host of nginx: what it forwards and to which servers, and what preflight refuses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
 @pytest.mark.parametrize(
     ("version", "directive"), [("1.22.1", False), ("1.24.0", False), ("1.25.1", True), ("1.26.3", True)]
 )
-def test_http2_is_written_as_the_version_wants_it(site: Callable[..., str], version: str, directive: bool) -> None:
+def test_http2_syntax_depends_on_the_version(site: Callable[..., str], version: str, directive: bool) -> None:
     text = site(version)
     assert ("http2 on;" in text) is directive
     assert ("listen 443 ssl http2;" in text) is not directive
@@ -76,21 +76,21 @@ def test_http2_is_written_as_the_version_wants_it(site: Callable[..., str], vers
         ("Connection", "$baton_connection"),
     ],
 )
-def test_headers_are_set_and_never_appended(site: Callable[..., str], header: str, value: str) -> None:
+def test_forwarded_headers_are_set_and_never_appended(site: Callable[..., str], header: str, value: str) -> None:
     text = site()
     assert re.findall(rf"proxy_set_header {header} (.*);", text) == [value]
     assert "proxy_add_x_forwarded_for" not in text
 
 
-def test_a_location_sets_no_header_of_its_own(site: Callable[..., str]) -> None:
-    # nginx would then drop all that the server sets
+def test_no_location_sets_headers(site: Callable[..., str]) -> None:
+    # otherwise nginx would drop all headers that the server sets
     text = site(nginx_site_streaming_paths=["/events"], nginx_site_acme_challenge_directory="/var/www/acme")
     for location in re.findall(r"location [^{]*\{([^}]*)\}", text):
         assert "proxy_set_header" not in location
         assert "add_header" not in location
 
 
-def test_a_public_port_is_in_redirect_and_host(site: Callable[..., str]) -> None:
+def test_public_port_is_in_redirect_and_host_header(site: Callable[..., str]) -> None:
     text = site(nginx_site_public_port=8443)
     assert "return 308 https://$host:8443$request_uri;" in text
     assert "proxy_set_header Host $host:8443;" in text
@@ -98,11 +98,11 @@ def test_a_public_port_is_in_redirect_and_host(site: Callable[..., str]) -> None
 
 
 def _forwarded(text: str) -> dict[str, str]:
-    """The headers that a request to links.example.org reaches the application with."""
-    sent = {"$host": "links.example.org", "$scheme": "https", "$remote_addr": "192.0.2.7"}
+    """The headers that the application receives for a request to links.example.org."""
+    variables = {"$host": "links.example.org", "$scheme": "https", "$remote_addr": "192.0.2.7"}
     headers = {}
     for name, value in re.findall(r"proxy_set_header (Host|X-Forwarded-\S+) (.*);", text):
-        for variable, content in sent.items():
+        for variable, content in variables.items():
             value = value.replace(variable, content)
         if value != '""':
             headers[name.lower()] = value
@@ -120,13 +120,13 @@ def _read_by_starlette(headers: dict[str, str]) -> str:
 
 
 def _read_by_stac_fastapi(headers: dict[str, str]) -> str:
-    seen = []
+    urls = []
 
     async def application(scope: Any, *_: Any) -> None:
-        seen.append(str(Request(scope).url))
+        urls.append(str(Request(scope).url))
 
     asyncio.run(ProxyHeaderMiddleware(application)(_scope(headers), None, None))  # type: ignore[arg-type]
-    return seen[0]
+    return urls[0]
 
 
 def _read_by_django(headers: dict[str, str], host: bool, port: bool) -> str:
@@ -146,7 +146,7 @@ def _read_by_django(headers: dict[str, str], host: bool, port: bool) -> str:
     ],
     ids=["starlette", "stac-fastapi", "django", "django port", "django host", "django host and port"],
 )
-def test_frameworks_build_the_address_that_the_client_used(
+def test_frameworks_build_the_url_that_the_client_used(
     site: Callable[..., str], read: Callable[[dict[str, str]], str], port: int, site_address: str
 ) -> None:
     assert read(_forwarded(site(nginx_site_public_port=port))) == f"https://{site_address}/a"
@@ -157,11 +157,13 @@ def test_redirect_keeps_host_and_path(site: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize(("backend", "upstream"), [(3, 1), (10, 2), (75, 15)])
-def test_nginx_lets_go_of_a_connection_first(site: Callable[..., str], backend: int, upstream: int) -> None:
+def test_nginx_closes_idle_connections_before_the_backend(
+    site: Callable[..., str], backend: int, upstream: int
+) -> None:
     assert f"    keepalive_timeout {upstream}s;" in site(nginx_site_backend_keepalive=backend)
 
 
-def test_keepalive_can_be_switched_off(site: Callable[..., str]) -> None:
+def test_upstream_keepalive_can_be_disabled(site: Callable[..., str]) -> None:
     assert "keepalive" not in site(nginx_site_upstream_keepalive=0)
 
 
@@ -169,24 +171,24 @@ def test_several_upstreams_share_the_load(site: Callable[..., str]) -> None:
     text = site(nginx_site_upstreams=["10.0.0.21:8000", "[fd00::22]:8000"])
     block = text[text.index("upstream short-links {") : text.index("}")]
     assert re.findall(r"server (\S+) max_fails=0;", block) == ["10.0.0.21:8000", "[fd00::22]:8000"]
-    # the method stands before keepalive, or nginx refuses it
+    # nginx requires the method before keepalive
     assert block.index("least_conn") < block.index("keepalive")
 
 
-def test_who_does_not_serve_yet_gets_no_request(site: Callable[..., str]) -> None:
+def test_server_marked_down_gets_no_requests(site: Callable[..., str]) -> None:
     text = site(nginx_site_upstreams=["10.0.0.21:8000", "10.0.0.22:8000"], nginx_site_down=["10.0.0.22:8000"])
-    # as it would be marked to be drained, and put back
+    # the same format as marks of a drain
     assert upstream.servers(text, "short-links") == {"10.0.0.21:8000": False, "10.0.0.22:8000": True}
 
 
 @pytest.mark.parametrize(("retries", "directive"), [(True, "error timeout"), (False, "off")])
-def test_retries_can_be_switched_off(site: Callable[..., str], retries: bool, directive: str) -> None:
+def test_retries_can_be_disabled(site: Callable[..., str], retries: bool, directive: str) -> None:
     text = site(nginx_site_retries=retries)
     assert re.findall(r"proxy_next_upstream (.*);", text) == [directive]
     assert "non_idempotent" not in text
 
 
-def test_a_request_is_tried_on_few_servers_and_not_for_long(site: Callable[..., str]) -> None:
+def test_retries_are_limited_in_number_and_time(site: Callable[..., str]) -> None:
     text = site()
     bounds = dict(re.findall(r"^ +(proxy_connect_timeout|proxy_next_upstream_\w+) (.*);$", text, re.MULTILINE))
     assert bounds == {
@@ -197,19 +199,19 @@ def test_a_request_is_tried_on_few_servers_and_not_for_long(site: Callable[..., 
     assert "proxy_connect_timeout 2s;" in site(nginx_site_connect_timeout=2)
 
 
-def test_answers_of_nginx_itself_carry_the_request_s_id(site: Callable[..., str]) -> None:
-    # without `always`, nginx adds it to successes alone; a location with headers of its own would have none of these
+def test_nginx_errors_carry_the_request_id(site: Callable[..., str]) -> None:
+    # without `always`, only successes get it; a location with headers of its own would lose it
     (line,) = re.findall(r"^ *add_header X-Request-ID .*$", site(), re.MULTILINE)
     assert line == "    add_header X-Request-ID $request_id always;"
 
 
-def test_the_maintenance_page_is_not_reached_from_outside(site: Callable[..., str]) -> None:
+def test_maintenance_page_is_internal(site: Callable[..., str]) -> None:
     locations = re.findall(r"location (?:= )?/\.baton-maintenance/ \{([^}]*)\}", site())
     assert len(locations) == 2
     assert ["internal;" in location.split("\n        ") for location in locations] == [True, True]
 
 
-def test_a_streaming_path_is_not_buffered(site: Callable[..., str]) -> None:
+def test_streaming_path_is_not_buffered(site: Callable[..., str]) -> None:
     text = site(nginx_site_streaming_paths=["/events", "/feed"], nginx_site_streaming_read_timeout=90)
     for path in ("/events", "/feed"):
         location = re.search(rf"location {path} \{{([^}}]*)\}}", text)
@@ -219,16 +221,16 @@ def test_a_streaming_path_is_not_buffered(site: Callable[..., str]) -> None:
         assert "proxy_pass http://short-links;" in location.group(1)
 
 
-def test_everything_may_stream(site: Callable[..., str]) -> None:
+def test_whole_site_may_stream(site: Callable[..., str]) -> None:
     tls = site(nginx_site_streaming_paths=["/"]).split("server {")[2]
     assert tls.count("location / {") == 1
 
 
-def test_maintenance_is_looked_up_for_each_request_and_lets_some_clients_pass(site: Callable[..., str]) -> None:
+def test_maintenance_is_checked_per_request_and_exempts_listed_clients(site: Callable[..., str]) -> None:
     text = site(nginx_site_maintenance_allow=["192.0.2.0/24", "2001:db8::1"], nginx_site_maintenance_retry_after=90)
     assert "if (!-f /var/lib/nginx-site/short-links/maintenance) {" in text
     (closed,) = re.findall(r"geo \$baton_short_links_closed \{([^}]*)\}", text)
-    # the host itself passes, so that a deploy can be judged meanwhile
+    # the host itself is exempt, so that a deploy can be checked during maintenance
     passing = ["127.0.0.1 0;", "::1 0;", "192.0.2.0/24 0;", "2001:db8::1 0;\n"]
     assert [line for line in closed.split("\n    ")[1:] if not line.startswith("#")] == ["default 1;", *passing]
     assert "set $baton_retry_after 90;" in text
@@ -242,7 +244,7 @@ def test_maintenance_is_looked_up_for_each_request_and_lets_some_clients_pass(si
         ({"nginx_site_maintenance_page": "/nowhere.html"}, 'nginx_site_maintenance_page is "/nowhere.html"'),
     ],
 )
-def test_a_maintenance_page_that_can_not_be_is_refused(
+def test_invalid_maintenance_settings_are_refused(
     refusals: Callable[..., list[str]], given: dict[str, Any], words: str
 ) -> None:
     (message,) = refusals(**given)
@@ -256,7 +258,7 @@ def test_hsts_is_sent_unless_it_is_zero(site: Callable[..., str], age: int, sent
     assert (f'"max-age={age}"' in text) is sent
 
 
-def test_a_header_of_the_application_wins(site: Callable[..., str]) -> None:
+def test_application_header_overrides_the_sites(site: Callable[..., str]) -> None:
     text = site(nginx_site_response_headers={"X-Frame-Options": "DENY"}, nginx_site_hsts_max_age=0)
     assert re.search(
         r'map \$upstream_http_x_frame_options \$baton_short_links_header_1 \{\s+default "";\s+"" "DENY";\s+\}', text
@@ -268,7 +270,7 @@ def _tls(text: str) -> str:
     return text.split("server {")[2]
 
 
-def test_a_larger_response_header_is_a_setting(site: Callable[..., str]) -> None:
+def test_response_header_size_can_be_raised(site: Callable[..., str]) -> None:
     text = _tls(site(nginx_site_response_header_size="64k"))
     sizes = dict(re.findall(r"    (proxy_\w*buffer\w*) (.*);", text))
     assert sizes == {
@@ -290,7 +292,7 @@ def test_a_larger_response_header_is_a_setting(site: Callable[..., str]) -> None
     ],
     ids=str,
 )
-def test_a_directive_is_replaced_added_or_left_out(
+def test_directive_can_be_replaced_added_or_removed(
     site: Callable[..., str], given: dict[str, Any], lines: list[str]
 ) -> None:
     (name,) = given
@@ -298,7 +300,7 @@ def test_a_directive_is_replaced_added_or_left_out(
     assert [line.strip() for line in text.splitlines() if re.match(rf"    {name} ", line)] == lines
 
 
-def test_no_directive_stands_twice(site: Callable[..., str]) -> None:
+def test_no_directive_is_repeated(site: Callable[..., str]) -> None:
     own = re.findall(r"^    (\w+) ", _tls(site()), re.MULTILINE)
     repeated = {"listen", "add_header", "proxy_set_header", "set", "if", "location", "limit_req"}
     assert sorted(set(own) - repeated) == sorted(name for name in own if name not in repeated)
@@ -318,7 +320,7 @@ def test_zones_are_declared_before_the_servers(site: Callable[..., str]) -> None
     assert text.index(zone) < text.index("server {")
 
 
-def test_a_trusted_proxy_says_who_the_client_is(site: Callable[..., str]) -> None:
+def test_trusted_proxy_determines_the_client_address(site: Callable[..., str]) -> None:
     text = _tls(site(nginx_site_trusted_proxies=["192.0.2.0/24", "2001:db8::/32"]))
     for line in ("set_real_ip_from 192.0.2.0/24;", "set_real_ip_from 2001:db8::/32;", "real_ip_recursive on;"):
         assert f"    {line}" in text
@@ -333,7 +335,7 @@ def test_acme_challenges_are_served_before_the_redirect(site: Callable[..., str]
     assert "acme" not in site().split("server {")[1]
 
 
-def test_several_edges_answer_each_other_s_challenges(site: Callable[..., str]) -> None:
+def test_edges_answer_each_others_challenges(site: Callable[..., str]) -> None:
     state = "/var/lib/acme-certificate/links"
     alone = site(nginx_site_acme_state_directory=state)
     assert f"root {state}/challenges;" in alone
@@ -342,13 +344,13 @@ def test_several_edges_answer_each_other_s_challenges(site: Callable[..., str]) 
     text = site(nginx_site_acme_state_directory=state, nginx_site_acme_peers=["10.0.0.2", "10.0.0.3"])
     assert "server 10.0.0.2:80 max_fails=0;" in text
     plain = text.split("server {")[1]
-    # who is asked by another edge asks no further
-    asked = plain.split("location @acme_peers {")[1].split("location ")[0]
-    assert "if ($http_x_baton_acme)" in asked
-    assert "proxy_set_header X-Baton-Acme 1;" in asked
-    # the key, encrypted, is for these edges alone
-    handed = plain.split("location = /.well-known/acme-certificate {")[1].split("}")[0].split("\n")
-    assert [line.strip() for line in handed if "allow" in line or "deny" in line] == [
+    # a request from another edge isn't forwarded again
+    peers = plain.split("location @acme_peers {")[1].split("location ")[0]
+    assert "if ($http_x_baton_acme)" in peers
+    assert "proxy_set_header X-Baton-Acme 1;" in peers
+    # only these edges may read the encrypted key
+    bundle = plain.split("location = /.well-known/acme-certificate {")[1].split("}")[0].split("\n")
+    assert [line.strip() for line in bundle if "allow" in line or "deny" in line] == [
         "allow 10.0.0.2;",
         "allow 10.0.0.3;",
         "deny all;",
@@ -371,7 +373,7 @@ def test_two_sites_share_no_name(site: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changed",
     [
         {"nginx_site_name": "Links"},
         {"nginx_site_server_names": []},
@@ -401,15 +403,15 @@ def test_two_sites_share_no_name(site: Callable[..., str]) -> None:
     ],
     ids=str,
 )
-def test_preflight_refuses(refusals: Callable[..., list[str]], wrong: dict[str, Any]) -> None:
-    messages = refusals(**wrong)
+def test_preflight_refuses(refusals: Callable[..., list[str]], changed: dict[str, Any]) -> None:
+    messages = refusals(**changed)
     assert len(messages) == 1
     assert messages[0].startswith("edge1: ")
-    assert next(iter(wrong)) in messages[0]
+    assert next(iter(changed)) in messages[0]
 
 
 @pytest.mark.parametrize(
-    "right",
+    "given",
     [
         {},
         {"nginx_site_server_names": ["localhost"]},
@@ -422,14 +424,14 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], wrong: dict[str, 
     ],
     ids=str,
 )
-def test_preflight_accepts(refusals: Callable[..., list[str]], right: dict[str, Any]) -> None:
-    assert refusals(**right) == []
+def test_preflight_accepts(refusals: Callable[..., list[str]], given: dict[str, Any]) -> None:
+    assert refusals(**given) == []
 
 
 WORKERS = {"nginx_site_workers": {"unix:/run/short-links/web.sock": 3}, "nginx_site_worker_requests": 20}
 
 
-def test_a_server_gets_as_many_requests_at_once_as_its_workers_take(site: Callable[..., str]) -> None:
+def test_servers_get_at_most_as_many_requests_as_their_workers_take(site: Callable[..., str]) -> None:
     text = site(**WORKERS, nginx_site_health_path="/readyz?full=1", nginx_site_streaming_paths=["/events"])
     upstreams = dict(re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
     assert list(upstreams) == ["short-links", "short-links.uncounted", "short-links.health"]
@@ -437,7 +439,7 @@ def test_a_server_gets_as_many_requests_at_once_as_its_workers_take(site: Callab
         assert "server unix:/run/short-links/web.sock max_fails=0 max_conns=60;" in upstreams[limited]
     assert "max_conns" not in upstreams["short-links.uncounted"]
     passed = dict(re.findall(r"location ([^{]+) \{\s+proxy_pass http://(\S+);", text))
-    # what tells whether the application is well has places of its own, and what stays open for long isn't counted
+    # health checks have a limit of their own, and long-lived connections aren't limited
     assert passed == {
         "= /readyz": "$baton_short_links_upstream_health",
         "/events": "short-links.uncounted",
@@ -449,13 +451,13 @@ def test_a_server_gets_as_many_requests_at_once_as_its_workers_take(site: Callab
     assert re.search(
         r'map \$baton_upgrade \$\w+_upstream_health \{\s+default short-links.uncounted;\s+"" short-links.health;', text
     )
-    # the surplus of each is answered 503
+    # excess requests of each upstream get a 503
     (surplus,) = re.findall(r"map \$upstream_addr \$baton_short_links_surplus \{(.*?)\}", text, re.DOTALL)
     assert re.findall(r'"(\S+)" surplus;', surplus) == ["short-links", "short-links.health"]
 
 
 @pytest.mark.parametrize("off", [{"nginx_site_worker_requests": 0}, {"nginx_site_workers": {}}], ids=str)
-def test_without_such_a_limit_there_is_one_upstream(site: Callable[..., str], off: dict[str, Any]) -> None:
+def test_unlimited_site_has_one_upstream(site: Callable[..., str], off: dict[str, Any]) -> None:
     text = site(**{**WORKERS, **off}, nginx_site_health_path="/readyz")
     assert "max_conns" not in text
     assert "uncounted" not in text
@@ -463,8 +465,8 @@ def test_without_such_a_limit_there_is_one_upstream(site: Callable[..., str], of
 
 
 @pytest.mark.parametrize("limits", [WORKERS, {}], ids=["limited", "unlimited"])
-def test_whether_it_is_well_is_asked_on_new_connections(site: Callable[..., str], limits: dict[str, Any]) -> None:
-    """An old worker says on a kept connection that it goes, while its successors serve."""
+def test_health_checks_use_new_connections(site: Callable[..., str], limits: dict[str, Any]) -> None:
+    """On a keep-alive connection, an old worker answers that it is draining although its successors serve."""
     text = site(**limits, nginx_site_health_path="/readyz")
     blocks = dict(re.findall(r"^upstream (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
     assert [name for name, block in blocks.items() if "keepalive" not in block] == ["short-links.health"]
@@ -473,7 +475,7 @@ def test_whether_it_is_well_is_asked_on_new_connections(site: Callable[..., str]
     assert ".health" not in site(**limits)
 
 
-def test_a_server_is_drained_of_what_is_not_counted_too(site: Callable[..., str]) -> None:
+def test_draining_applies_to_every_upstream(site: Callable[..., str]) -> None:
     text = site(
         nginx_site_health_path="/readyz",
         nginx_site_upstreams=["10.0.0.21:8000", "10.0.0.22:8000"],
@@ -483,10 +485,10 @@ def test_a_server_is_drained_of_what_is_not_counted_too(site: Callable[..., str]
     )
     for name in ("short-links", "short-links.uncounted", "short-links.health"):
         assert upstream.servers(text, name) == {"10.0.0.21:8000": False, "10.0.0.22:8000": True}
-    assert "10.0.0.22:8000 max_fails=0 max_conns=60 down;" in text  # as many as the least of the others
+    assert "10.0.0.22:8000 max_fails=0 max_conns=60 down;" in text  # the lowest limit of the other servers
 
 
-def test_limits_go_by_the_client_s_address(site: Callable[..., str]) -> None:
+def test_limits_count_by_client_address(site: Callable[..., str]) -> None:
     text = site(
         nginx_site_trusted_proxies=["192.0.2.0/24"],
         nginx_site_unlimited_clients=["198.51.100.7"],
@@ -515,13 +517,13 @@ def test_limits_go_by_the_client_s_address(site: Callable[..., str]) -> None:
 
 
 def _map(text: str, name: str) -> tuple[str, dict[str, str]]:
-    """The variables that a map of nginx looks at, and its entries."""
+    """The source variables of a map in nginx's configuration, and its entries."""
     found = re.search(rf"map (\S+) \${name} \{{(.*?)\n\}}", text, re.DOTALL)
     assert found is not None
     return found[1], dict(re.findall(r"^ +(\S+) (\S+);", found[2], re.MULTILINE))
 
 
-def test_handshakes_are_counted_on_any_page_and_the_health_page_by_itself(site: Callable[..., str]) -> None:
+def test_handshakes_and_health_checks_have_limits_of_their_own(site: Callable[..., str]) -> None:
     text = site(
         nginx_site_health_path="/readyz",
         nginx_site_unlimited_paths=["/feed"],
@@ -529,9 +531,9 @@ def test_handshakes_are_counted_on_any_page_and_the_health_page_by_itself(site: 
         nginx_site_websocket_rate="6r/m",
         **WORKERS,
     )
-    looked_at, entries = _map(text, "baton_short_links_client")
-    assert looked_at == "$baton_short_links_is_limited$baton_upgrade$uri"
-    # a handshake for the health page counts as one of the client's
+    source, entries = _map(text, "baton_short_links_client")
+    assert source == "$baton_short_links_is_limited$baton_upgrade$uri"
+    # a handshake for the health page counts as one of the client's handshakes
     assert [key for key, value in entries.items() if value == '""'] == [
         '"~^0"',
         '"1/readyz"',
@@ -551,36 +553,36 @@ def test_handshakes_are_counted_on_any_page_and_the_health_page_by_itself(site: 
         "health zone=short-links.rate.health:10m rate=60r/m",
     ):
         assert text.count(f"limit_req_zone $baton_short_links_client_{zone};") == 1
-    # a zone of nginx has one use
+    # a zone can be used only once
     names = re.findall(r"(?:^ +zone |zone=)([^ :;]+)(?= \d+k;|:10m)", text, re.MULTILINE)
     assert len(names) == len(set(names)) == 7
     tls = _tls(text)
     assert "    limit_req zone=short-links.rate.websockets burst=45 nodelay;\n" in tls
     assert "    limit_req zone=short-links.rate.health burst=1000 nodelay;\n" in tls
-    # who asked too often is told the wait of that rate
+    # Retry-After matches the exceeded limit
     _, waits = _map(text, "baton_short_links_wait")
     assert waits == {'"~^websocket"': "10", '"/readyz"': "1", '"~^/"': "1"}
 
 
-def test_without_a_health_page_nothing_is_said_of_one(site: Callable[..., str]) -> None:
+def test_site_without_a_health_page_has_no_health_limits(site: Callable[..., str]) -> None:
     text = site(**WORKERS)
     assert "health" not in text
 
 
-def test_limits_of_clients_can_be_off(site: Callable[..., str]) -> None:
+def test_client_limits_can_be_disabled(site: Callable[..., str]) -> None:
     text = site(nginx_site_client_rate="0", nginx_site_client_connections=0)
     assert not re.search(r"^ *(limit_req|limit_conn|limit_req_zone|limit_conn_zone) ", text, re.MULTILINE)
 
 
-def test_a_body_s_size_goes_by_path(site: Callable[..., str]) -> None:
+def test_body_size_depends_on_the_path(site: Callable[..., str]) -> None:
     text = _tls(site(nginx_site_path_limits={"/upload": {"body": "1g"}}))
     assert re.search(r"location /upload \{[^}]*client_max_body_size 1g;", text)
     assert "    client_max_body_size 10m;\n" in text
 
 
-def test_preflight_names_each_wrong_limit(load_role: Callable[[str], Any]) -> None:
+def test_preflight_names_each_invalid_limit(load_role: Callable[[str], Any]) -> None:
     given = {**SITE, "nginx_site_client_rate": "many", "nginx_site_worker_requests": 1}
-    (said,) = load_role("nginx_site").refusals("tasks/preflight_limits.yml", **given)
-    assert said.startswith("edge1: nginx_site_client_rate is")
-    assert "nginx_site_worker_requests is 1" in said
+    (message,) = load_role("nginx_site").refusals("tasks/preflight_limits.yml", **given)
+    assert message.startswith("edge1: nginx_site_client_rate is")
+    assert "nginx_site_worker_requests is 1" in message
     assert load_role("nginx_site").refusals("tasks/preflight_limits.yml", **SITE) == []

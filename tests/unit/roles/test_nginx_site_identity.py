@@ -1,4 +1,4 @@
-"""Who the client of a site is: proxies that say so, client certificates, headers that nobody else may send."""
+"""The identity of a site's clients: trusted proxies, client certificates, and headers that only those may set."""
 
 from __future__ import annotations
 
@@ -44,33 +44,33 @@ def _certificate(*, authority: bool, days: int = 30) -> str:
 
 
 def _headers(text: str) -> dict[str, str]:
-    """Each request header that the site sets for the application, by its name."""
+    """The value of each request header that the site sets for the application, by lower-case name."""
     found = re.findall(r"^    proxy_set_header (\S+) (.*);$", text, re.MULTILINE)
     assert len({name.lower() for name, _ in found}) == len(found)
     return {name.lower(): value for name, value in found}
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-def test_nobody_is_believed_unless_declared(site: Callable[..., str], name: str) -> None:
+def test_identity_headers_are_removed_by_default(site: Callable[..., str], name: str) -> None:
     for given in ({}, {"nginx_site_trusted_proxies": ["192.0.2.0/24"]}):
         assert _headers(site(**given))[name.lower()] == '""'
 
 
-def test_further_headers_can_be_removed(site: Callable[..., str]) -> None:
+def test_additional_headers_can_be_removed(site: Callable[..., str]) -> None:
     assert _headers(site(nginx_site_removed_headers=["X-Tenant", "remote-user"]))["x-tenant"] == '""'
 
 
-def test_a_proxy_is_believed_by_its_own_address_alone(site: Callable[..., str]) -> None:
+def test_identity_headers_are_accepted_only_from_the_proxys_address(site: Callable[..., str]) -> None:
     text = site(nginx_site_trusted_proxies=["192.0.2.0/24"], nginx_site_trusted_identity_headers=["x-forwarded-user"])
-    # the address of the connection: that of the client is what the proxy says
+    # the connection's address, because the proxy itself determines the client's address
     assert 'geo $realip_remote_addr $baton_short_links_proxy {\n    default "";\n    192.0.2.0/24 own;\n}' in text
     variable = _headers(text)["x-forwarded-user"]
     assert f'map $baton_short_links_proxy {variable} {{\n    default "";\n    own $http_x_forwarded_user;\n}}' in text
     assert _headers(text)["remote-user"] == '""'
 
 
-def test_a_cdn_is_believed_what_it_always_sets_alone(site: Callable[..., str]) -> None:
-    # strangers' other headers come through it
+def test_cdn_may_only_set_the_headers_that_it_always_sets(site: Callable[..., str]) -> None:
+    # it passes on other headers from any client
     text = site(
         nginx_site_trusted_proxies=["cloudflare", "192.0.2.1"], nginx_site_trusted_identity_headers=["Remote-User"]
     )
@@ -83,7 +83,7 @@ def test_a_cdn_is_believed_what_it_always_sets_alone(site: Callable[..., str]) -
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_brings_networks_and_header(site: Callable[..., str], preset: str) -> None:
+def test_preset_sets_networks_and_header(site: Callable[..., str], preset: str) -> None:
     text = site(nginx_site_trusted_proxies=[preset, "2001:db8::1"], nginx_site_trusted_proxies_header="X-Client")
     networks = [*PRESETS[preset]["networks"], "2001:db8::1"]
     assert re.findall(r"^    set_real_ip_from (.*);", text, re.MULTILINE) == networks
@@ -92,7 +92,7 @@ def test_a_preset_brings_networks_and_header(site: Callable[..., str], preset: s
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_s_data_can_be_judged(preset: str) -> None:
+def test_preset_data_is_valid(preset: str) -> None:
     data = PRESETS[preset]
     assert datetime.date.fromisoformat(data["date"])
     assert data["source"].startswith("https://")
@@ -100,7 +100,7 @@ def test_a_preset_s_data_can_be_judged(preset: str) -> None:
     assert all(ipaddress.ip_network(network).is_global for network in data["networks"])
 
 
-def test_the_proxy_protocol_is_spoken_by_all_but_the_host_itself(site: Callable[..., str]) -> None:
+def test_all_but_local_listeners_use_the_proxy_protocol(site: Callable[..., str]) -> None:
     text = site("1.26.3", nginx_site_proxy_protocol=True, nginx_site_trusted_proxies=["192.0.2.1"])
     assert re.findall(r"^    listen (.*443.*);", text, re.MULTILINE) == [
         "443 ssl proxy_protocol",
@@ -123,30 +123,30 @@ def test_the_proxy_protocol_is_spoken_by_all_but_the_host_itself(site: Callable[
     ],
     ids=str,
 )
-def test_hsts_says_what_is_set(site: Callable[..., str], given: dict[str, Any], value: str) -> None:
+def test_hsts_value_follows_the_settings(site: Callable[..., str], given: dict[str, Any], value: str) -> None:
     assert f'"" "{value}";' in site(**given)
 
 
-def _asked(text: str, uri: str, raw: str, verify: str, remote: str = "192.0.2.7", own: str = "192.0.2.7") -> bool:
-    """Whether nginx refuses a request for want of a certificate, by the maps of a site."""
+def _refuses(text: str, uri: str, raw: str, verify: str, remote: str = "192.0.2.7", own: str = "192.0.2.7") -> bool:
+    """Whether nginx refuses a request without a valid certificate, according to the site's maps."""
     values = {"$uri": uri, "$request_uri": raw, "$ssl_client_verify": verify}
     values |= {"$realip_remote_addr": own, "$remote_addr": remote}
     for source, name, body in re.findall(r'^map "?([^"\n{]*?)"? (\$\S+) \{([^}]*)\}', text, re.MULTILINE):
         if "upstream_http" in source or "http_accept" in source:
             continue
-        text_of = source
+        subject = source
         for variable in sorted(values, key=len, reverse=True):
-            text_of = text_of.replace(variable, values[variable])
+            subject = subject.replace(variable, values[variable])
         chosen = ""
         for pattern, value in re.findall(r'^    "?(.*?)"? (\S+);$', body, re.MULTILINE):
             if pattern == "default":
                 chosen = value
             elif pattern.startswith("~"):
                 flags = re.IGNORECASE if pattern.startswith("~*") else re.NOFLAG
-                if re.search(pattern.lstrip("~*"), text_of, flags):
+                if re.search(pattern.lstrip("~*"), subject, flags):
                     chosen = value
                     break
-            elif pattern == text_of:
+            elif pattern == subject:
                 chosen = value
                 break
         values[name] = chosen
@@ -160,7 +160,7 @@ def _asked(text: str, uri: str, raw: str, verify: str, remote: str = "192.0.2.7"
         ("/public", "/public?next=/admin/../x", False),
         ("/admin/a", "/admin/a", True),
         ("/admin", "/%61dmin", True),
-        # the application sees another path than nginx
+        # the application normalises the path differently from nginx
         ("/public", "/admin/../public", True),
         ("/public", "/%61dmin/%2e%2E/public", True),
         ("/public", "/%61dmin/..%2Fpublic", True),
@@ -168,26 +168,26 @@ def _asked(text: str, uri: str, raw: str, verify: str, remote: str = "192.0.2.7"
         ("/a..b/c.", "/a..b/c.", False),
     ],
 )
-def test_a_path_asks_for_a_certificate(site: Callable[..., str], uri: str, raw: str, refused: bool) -> None:
+def test_certificate_is_required_for_listed_paths(site: Callable[..., str], uri: str, raw: str, refused: bool) -> None:
     text = site(nginx_site_client_certificates="optional", nginx_site_client_certificate_paths=["/admin"])
-    assert _asked(text, uri, raw, "NONE") is refused
-    assert _asked(text, uri, raw, "FAILED:expired") is refused
-    assert _asked(text, uri, raw, "SUCCESS") is False
+    assert _refuses(text, uri, raw, "NONE") is refused
+    assert _refuses(text, uri, raw, "FAILED:expired") is refused
+    assert _refuses(text, uri, raw, "SUCCESS") is False
 
 
-def test_the_whole_site_may_ask_and_lets_the_host_look_at_its_health(site: Callable[..., str]) -> None:
+def test_certificate_is_required_for_the_site_except_local_health_checks(site: Callable[..., str]) -> None:
     text = site(nginx_site_client_certificates="required", nginx_site_health_path="/readyz?full=1")
-    assert _asked(text, "/x", "/x", "NONE") is True
-    assert _asked(text, "/readyz", "/readyz", "NONE") is True
-    assert _asked(text, "/readyz", "/readyz?full=1", "NONE", "127.0.0.1", "127.0.0.1") is False
-    assert _asked(text, "/x", "/x", "NONE", "127.0.0.1", "127.0.0.1") is True
-    # a client that a proxy takes for the host
-    assert _asked(text, "/readyz", "/readyz", "NONE", "127.0.0.1", "192.0.2.7") is True
+    assert _refuses(text, "/x", "/x", "NONE") is True
+    assert _refuses(text, "/readyz", "/readyz", "NONE") is True
+    assert _refuses(text, "/readyz", "/readyz?full=1", "NONE", "127.0.0.1", "127.0.0.1") is False
+    assert _refuses(text, "/x", "/x", "NONE", "127.0.0.1", "127.0.0.1") is True
+    # a client to which a proxy gives the host's address
+    assert _refuses(text, "/readyz", "/readyz", "NONE", "127.0.0.1", "192.0.2.7") is True
     # a client behind a proxy on the host
-    assert _asked(text, "/readyz", "/readyz", "NONE", "192.0.2.7", "127.0.0.1") is True
+    assert _refuses(text, "/readyz", "/readyz", "NONE", "192.0.2.7", "127.0.0.1") is True
 
 
-def test_the_verified_identity_is_passed_on(site: Callable[..., str]) -> None:
+def test_verified_identity_is_passed_on(site: Callable[..., str]) -> None:
     headers = _headers(site(nginx_site_client_certificates="optional"))
     assert headers["x-ssl-client-verify"] == "$ssl_client_verify"
     assert headers["x-ssl-client-s-dn"] == "$ssl_client_s_dn"
@@ -256,7 +256,7 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], given: dict[str, 
     ],
     ids=["empty", "garbage", "no authority", "ended", "key", "second"],
 )
-def test_a_file_that_is_no_authority_is_refused(
+def test_file_without_a_valid_authority_is_refused(
     refusals: Callable[..., list[str]], tmp_path: pathlib.Path, text: str, words: str
 ) -> None:
     source = tmp_path / "clients.pem"

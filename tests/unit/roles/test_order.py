@@ -1,4 +1,4 @@
-"""What is rendered doesn't depend on the order in which a process happens to have the members of a set."""
+"""Rendered files don't depend on the order of a set, which differs between processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
-# every template of every role, with several of each thing that a template goes through
+# renders every template of every role, with several entries in each list or mapping that templates iterate over
 RENDER = """
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
@@ -76,14 +76,14 @@ def rendered(seed: str) -> str:
     return done.stdout
 
 
-def test_templates_are_rendered_the_same_by_every_process() -> None:
+def test_rendered_files_are_the_same_in_every_process() -> None:
     first, *others = (rendered(seed) for seed in ("1", "2", "3", "4"))
     assert "LoadCredential" in first
     assert set(others) == {first}
 
 
-def test_a_filter_without_an_order_feeds_nothing() -> None:
-    """These go through a set, whose order is another in each process."""
+def test_set_filters_are_sorted() -> None:
+    """These filters use a set, whose order differs between processes."""
     unordered = re.compile(r"\|\s*(difference|union|intersect|symmetric_difference)\s*\(")
     harmless = re.compile(r"\|\s*(length|sort)\b")
     files = [*PROJECT.glob("roles/**/*.j2"), *PROJECT.glob("roles/*/vars/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml")]

@@ -1,4 +1,4 @@
-"""Who may connect to PostgreSQL, and how much memory it takes."""
+"""Who can connect to PostgreSQL, and how much memory it uses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pg_hba(load_role: Callable[[str], Any]) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_a_user_reaches_its_own_database_only(pg_hba: list[list[str]]) -> None:
+def test_users_reach_only_their_own_database(pg_hba: list[list[str]]) -> None:
     remote = [line for line in pg_hba if line[0] == "host"]
     assert {(line[1], line[2]) for line in remote} == {
         ('"links"', '"links"'),
@@ -37,12 +37,12 @@ def test_a_user_reaches_its_own_database_only(pg_hba: list[list[str]]) -> None:
     assert {line[4] for line in remote} == {"scram-sha-256"}
 
 
-def test_only_the_allowed_addresses_may_connect(pg_hba: list[list[str]]) -> None:
+def test_only_the_allowed_addresses_can_connect(pg_hba: list[list[str]]) -> None:
     addresses = {line[3] for line in pg_hba if line[0] == "host"}
     assert addresses == {"127.0.0.1/32", "::1/128", "10.0.0.21/32", "10.1.0.0/16", "fd00::5/128"}
 
 
-def test_each_user_is_made_once_and_no_password_is_shown(load_role: Callable[[str], Any]) -> None:
+def test_users_are_created_once_and_passwords_are_hidden(load_role: Callable[[str], Any]) -> None:
     role = load_role("postgresql_server")
     users = role.value(
         "__postgresql_server_users", postgresql_server_databases=[*DATABASES, {**DATABASES[1], "name": "x"}]
@@ -53,7 +53,7 @@ def test_each_user_is_made_once_and_no_password_is_shown(load_role: Callable[[st
     assert "correct horse" not in str(shown)
 
 
-def test_a_further_user_reads_or_writes_what_the_owner_makes(load_role: Callable[[str], Any]) -> None:
+def test_additional_users_read_or_write_the_owners_tables(load_role: Callable[[str], Any]) -> None:
     databases = [{**DATABASES[0], "users": [REPORTS, {"name": "web", "password": "x" * 8, "access": "write"}]}]
     grants = load_role("postgresql_server").value("__postgresql_server_grants", postgresql_server_databases=databases)
     assert [(one["user"], one["owner"], one["privileges"]["table"]) for one in grants] == [
@@ -62,7 +62,7 @@ def test_a_further_user_reads_or_writes_what_the_owner_makes(load_role: Callable
     ]
 
 
-def test_nobody_connects_without_proof(pg_hba: list[list[str]]) -> None:
+def test_every_connection_is_authenticated(pg_hba: list[list[str]]) -> None:
     assert {line[-1] for line in pg_hba} == {"peer", "scram-sha-256"}
     assert [line for line in pg_hba if line[-1] == "peer"] == [["local", "all", "postgres", "peer"]]
 
@@ -76,7 +76,7 @@ def test_memory_follows_the_host(load_role: Callable[[str], Any], memory: int, b
     assert f"effective_cache_size = {cache}MB" in text
 
 
-def test_it_listens_where_it_is_told(load_role: Callable[[str], Any]) -> None:
+def test_listen_addresses_are_rendered(load_role: Callable[[str], Any]) -> None:
     text = load_role("postgresql_server").render(
         "etc/postgresql/conf.d/baton.conf.j2", postgresql_server_listen_addresses=["localhost", "10.0.0.31"]
     )
@@ -95,7 +95,7 @@ def test_version_is_the_distributions(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changed",
     [
         {"postgresql_server_databases": [{**DATABASES[0], "name": "Links"}]},
         {"postgresql_server_databases": [{**DATABASES[0], "owner": "postgres"}]},
@@ -107,10 +107,10 @@ def test_version_is_the_distributions(
     ],
     ids=["name", "owner", "password", "twice", "address", "no certificate", "relative certificate"],
 )
-def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, Any]) -> None:
     role = load_role("postgresql_server")
     assert role.refusals(postgresql_server_databases=DATABASES) == []
-    messages = role.refusals(**wrong)
+    messages = role.refusals(**changed)
     assert len(messages) == 1
     assert "correct horse" not in messages[0]
     assert "short" not in messages[0]
@@ -123,26 +123,24 @@ def test_preflight_refuses_an_unknown_distribution(load_role: Callable[[str], An
     assert "Debian 11.9" in messages[0]
 
 
-def test_sandbox_can_be_left_out_and_directives_of_the_operator_win(load_role: Callable[[str], Any]) -> None:
+def test_sandbox_is_optional_and_operator_directives_come_last(load_role: Callable[[str], Any]) -> None:
     def service(**given: Any) -> list[str]:
         template = "etc/systemd/system/postgresql@.service.d/baton.conf.j2"
         text: str = load_role("postgresql_server").render(template, **given)
         return text.partition("[Service]")[2].splitlines()
 
     given = {"ReadWritePaths": ["/etc/a", "/etc/b"], "PrivateDevices": False}
-    wanted = ["PrivateDevices=false", "ReadWritePaths=/etc/a", "ReadWritePaths=/etc/b"]
+    expected = ["PrivateDevices=false", "ReadWritePaths=/etc/a", "ReadWritePaths=/etc/b"]
     assert "ProtectSystem=full" in service()
-    # PostgreSQL's jit writes machine code
+    # PostgreSQL's JIT compiler writes machine code
     assert not [line for line in service() if line.startswith("MemoryDenyWriteExecute")]
-    assert service(postgresql_server_directives=given)[-3:] == wanted
+    assert service(postgresql_server_directives=given)[-3:] == expected
     assert service(postgresql_server_sandbox=False) == []
-    assert service(postgresql_server_sandbox=False, postgresql_server_directives=given) == ["", *wanted]
+    assert service(postgresql_server_sandbox=False, postgresql_server_directives=given) == ["", *expected]
 
 
 @pytest.mark.parametrize(("tls", "remote"), [("disabled", "host"), ("offered", "host"), ("required", "hostssl")])
-def test_clients_of_other_hosts_need_tls_where_it_is_required(
-    load_role: Callable[[str], Any], tls: str, remote: str
-) -> None:
+def test_remote_clients_need_tls_if_required(load_role: Callable[[str], Any], tls: str, remote: str) -> None:
     text = load_role("postgresql_server").render(
         "etc/postgresql/application.conf.j2",
         postgresql_server_databases=DATABASES,
@@ -156,17 +154,17 @@ def test_clients_of_other_hosts_need_tls_where_it_is_required(
     }
 
 
-def test_who_connects_without_tls_is_not_cut_off(load_role: Callable[[str], Any]) -> None:
+def test_clients_without_tls_are_not_cut_off(load_role: Callable[[str], Any]) -> None:
     given = {"postgresql_server_databases": DATABASES, "postgresql_server_tls": "required"}
     given["postgresql_server_certificate"] = "/etc/ssl/postgresql"
     role = load_role("postgresql_server")
     assert role.refusals(**given, __postgresql_server_plain={"stdout_lines": []}) == []
-    (told,) = role.refusals(**given, __postgresql_server_plain={"stdout_lines": ["10.0.0.21"]})
-    assert "10.0.0.21 still connects to links, shop without it" in told
-    assert "`offered`" in told
+    (message,) = role.refusals(**given, __postgresql_server_plain={"stdout_lines": ["10.0.0.21"]})
+    assert "10.0.0.21 still connects to links, shop without it" in message
+    assert "`offered`" in message
 
 
-def test_a_changed_certificate_is_a_reason_to_reload(load_role: Callable[[str], Any]) -> None:
+def test_state_query_notices_changed_certificates(load_role: Callable[[str], Any]) -> None:
     role = load_role("postgresql_server")
     query, text = (
         role.value("__postgresql_server_state_query"),

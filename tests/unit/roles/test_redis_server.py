@@ -1,4 +1,4 @@
-"""Who may use Redis, what it keeps, and which Redis is refused."""
+"""Who can use Redis, what it stores, and which settings are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from .test_tls_certificate import issue
+from tests.support.certificate import issue
 
 PASSWORD = "correct horse battery"
 REMOTE = {"redis_server_listen_addresses": ["127.0.0.1", "10.0.0.31"], "redis_server_password": PASSWORD}
@@ -29,13 +29,13 @@ def rendered(role: Any, **given: Any) -> str:
     return str(role.render("etc/redis/redis.conf.j2", **given))
 
 
-def test_a_queue_keeps_everything_and_evicts_nothing(load_role: Callable[[str], Any]) -> None:
+def test_queue_persists_everything_and_evicts_nothing(load_role: Callable[[str], Any]) -> None:
     text = rendered(load_role("redis_server"))
     assert "appendonly yes" in text
     assert "maxmemory-policy noeviction" in text
 
 
-def test_a_cache_evicts_and_keeps_nothing(load_role: Callable[[str], Any]) -> None:
+def test_cache_evicts_and_persists_nothing(load_role: Callable[[str], Any]) -> None:
     text = rendered(load_role("redis_server"), redis_server_purpose="cache")
     assert "appendonly no" in text
     assert 'save ""' in text
@@ -56,7 +56,7 @@ def test_applications_on_one_host_share_no_file_and_no_unit(load_role: Callable[
         assert role.value(name, redis_server_name="links") != role.value(name, redis_server_name="shop")
 
 
-def test_the_password_is_in_no_file(load_role: Callable[[str], Any]) -> None:
+def test_password_is_in_no_file(load_role: Callable[[str], Any]) -> None:
     users = load_role("redis_server").render("etc/redis/users.conf.j2", **REMOTE)
     assert PASSWORD not in users + rendered(load_role("redis_server"), **REMOTE)
     assert hashlib.sha256(PASSWORD.encode()).hexdigest() in users
@@ -66,7 +66,7 @@ def test_the_password_is_in_no_file(load_role: Callable[[str], Any]) -> None:
     ("kind", "purpose", "expected"),
     [("kvm", "queue", True), ("kvm", "cache", False), ("lxc", "queue", False), ("container", "queue", False)],
 )
-def test_overcommit_is_set_where_it_helps_and_can_be_set(
+def test_overcommit_is_set_only_for_queues_on_virtual_machines(
     load_role: Callable[[str], Any], kind: str, purpose: str, expected: bool
 ) -> None:
     facts = {"virtualization_role": "guest", "virtualization_type": kind}
@@ -83,7 +83,7 @@ def test_private_addresses_are_accepted(load_role: Callable[[str], Any], address
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changed",
     [
         {"redis_server_password": ""},
         {"redis_server_password": "short"},
@@ -107,23 +107,23 @@ def test_private_addresses_are_accepted(load_role: Callable[[str], Any], address
     ],
     ids=str,
 )
-def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
+def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, Any]) -> None:
     role = load_role("redis_server")
     assert role.refusals(**REMOTE) == []
-    messages = role.refusals(**{**REMOTE, **wrong})
+    messages = role.refusals(**{**REMOTE, **changed})
     assert len(messages) == 1
     assert "edge1: " in messages[0]
     assert PASSWORD not in messages[0]
     assert "short" not in messages[0]
 
 
-def test_without_a_password_it_serves_its_own_host(load_role: Callable[[str], Any]) -> None:
+def test_password_is_optional_on_loopback(load_role: Callable[[str], Any]) -> None:
     assert load_role("redis_server").refusals() == []
 
 
 @pytest.fixture
 def server(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> Iterator[Callable[..., str]]:
-    """Starts a real Redis on the role's files; gives the program that speaks to it."""
+    """Starts a real Redis with the role's files; yields a function that sends it commands."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
@@ -159,7 +159,7 @@ def server(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> Iterator[
         process.wait()
 
 
-def test_a_user_with_the_password_may_do_all_but_administer(server: Callable[..., str]) -> None:
+def test_user_can_use_everything_except_administration(server: Callable[..., str]) -> None:
     given = {"redis_server_password": PASSWORD}
     assert server("SET", "a", "1", **given) == "OK"
     for command in ("INFO server", "XADD s * k v", "EVAL return(1) 0", "PUBLISH c m"):
@@ -177,18 +177,18 @@ def test_a_user_with_the_password_may_do_all_but_administer(server: Callable[...
         assert server(*words.split(), **given).startswith(refusals), words
 
 
-def test_nobody_does_anything_without_the_password(server: Callable[..., str]) -> None:
+def test_password_is_required(server: Callable[..., str]) -> None:
     server("PING", redis_server_password=PASSWORD)
     assert server("GET", "a").startswith("NOAUTH")
     assert "WRONGPASS" in server("GET", "a", redis_server_password="wrong" * 4)
 
 
-def test_without_a_password_its_own_host_may_use_it(server: Callable[..., str]) -> None:
+def test_local_user_needs_no_password_if_none_is_set(server: Callable[..., str]) -> None:
     assert server("SET", "a", "1") == "OK"
     assert server("CONFIG", "GET", "dir").startswith("NOPERM")
 
 
-def test_tls_is_offered_beside_the_plain_port_or_in_its_place(load_role: Callable[[str], Any]) -> None:
+def test_tls_port_accompanies_or_replaces_the_plain_port(load_role: Callable[[str], Any]) -> None:
     def settings(tls: str) -> dict[str, str]:
         text = rendered(load_role("redis_server"), **{**TLS, "redis_server_tls": tls})
         lines = [line.partition(" ") for line in text.splitlines() if line and not line.startswith("#")]
@@ -210,18 +210,16 @@ def test_tls_is_offered_beside_the_plain_port_or_in_its_place(load_role: Callabl
         ([], False),
     ],
 )
-def test_who_is_connected_without_tls_is_not_cut_off(
-    load_role: Callable[[str], Any], peers: list[str], refused: bool
-) -> None:
+def test_clients_without_tls_are_not_cut_off(load_role: Callable[[str], Any], peers: list[str], refused: bool) -> None:
     messages = load_role("redis_server").refusals(**REMOTE, **TLS, __redis_server_plain={"stdout_lines": peers})
     assert bool(messages) is refused
-    told = [word for word in ("10.0.0.21, 10.0.0.22 are", "fd00::21 is") if word in "".join(messages)]
-    assert bool(told) is refused
+    named = [word for word in ("10.0.0.21, 10.0.0.22 are", "fd00::21 is") if word in "".join(messages)]
+    assert bool(named) is refused
 
 
 @pytest.fixture
 def encrypted(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> Iterator[Callable[..., Any]]:
-    """Starts a real Redis on the role's files that takes TLS alone; gives what speaks to it by its socket."""
+    """Starts a real Redis that only accepts TLS; yields a function that sends it commands by its unix socket."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     role = load_role("redis_server")
@@ -239,7 +237,7 @@ def encrypted(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> Iterat
     for folder in ("/run/redis-links", "/var/lib/redis-links", "/etc/redis/tls-links"):
         text = text.replace(folder, str(tmp_path))
     (tmp_path / "redis.conf").write_text(text)
-    place(tmp_path)
+    install_certificate(tmp_path)
     process = subprocess.Popen(["redis-server", str(tmp_path / "redis.conf")], stdout=(tmp_path / "log").open("wb"))
 
     def speak(user: str, password: str, *words: str) -> str:
@@ -259,14 +257,14 @@ def encrypted(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> Iterat
     process.wait()
 
 
-def place(folder: pathlib.Path) -> None:
-    """A new certificate with its key, as the role copies them."""
+def install_certificate(folder: pathlib.Path) -> None:
+    """Install a new certificate and key, as the role does."""
     certificate, key = issue("127.0.0.1")
     (folder / "fullchain.pem").write_text(certificate)
     (folder / "privkey.pem").write_text(key)
 
 
-def test_a_renewed_certificate_is_loaded_without_a_restart(
+def test_renewed_certificate_is_loaded_without_a_restart(
     load_role: Callable[[str], Any], encrypted: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
     program = load_role("redis_server").value("__redis_server_compare")
@@ -277,7 +275,7 @@ def test_a_renewed_certificate_is_loaded_without_a_restart(
 
     started = encrypted("links", PASSWORD, "INFO", "server")
     assert served() == 0
-    place(tmp_path)
+    install_certificate(tmp_path)
     assert served() == 3
     files = ("tls-cert-file", str(tmp_path / "fullchain.pem"), "tls-key-file", str(tmp_path / "privkey.pem"))
     assert encrypted("baton.certificates", "loader", "CONFIG", "SET", *files) == "OK"
@@ -286,9 +284,9 @@ def test_a_renewed_certificate_is_loaded_without_a_restart(
     assert run[0] in encrypted("links", PASSWORD, "INFO", "server")
 
 
-def test_who_has_certificates_loaded_can_do_nothing_else(encrypted: Callable[..., Any]) -> None:
+def test_certificate_loader_can_do_nothing_else(encrypted: Callable[..., Any]) -> None:
     for words in (("GET", "a"), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("SHUTDOWN",), ("FLUSHALL",)):
         assert encrypted("baton.certificates", "loader", *words).startswith("NOPERM"), words
-    # and the files that it could have written elsewhere are protected
+    # the loader can't redirect where Redis writes its files
     assert "protected config" in encrypted("baton.certificates", "loader", "CONFIG", "SET", "dir", "/")
     assert encrypted("links", PASSWORD, "CONFIG", "SET", "maxmemory", "1").startswith("NOPERM")

@@ -1,4 +1,4 @@
-"""What every unit of ours denies its processes: a directive that is lost from a template is missed by nothing else."""
+"""The sandbox of each unit: no other test notices if a directive disappears from a template."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 UNITS = "etc/systemd/system/"
-# of everything that is started here, whoever it is
-EVERYBODY = {
+# for every process that Baton starts
+COMMON = {
     "NoNewPrivileges=true",
     "ProtectHome=true",
     "PrivateTmp=true",
@@ -27,9 +27,9 @@ EVERYBODY = {
     "SystemCallFilter=@system-service",
     "SystemCallErrorNumber=EPERM",
 }
-# of what writes in its own folders alone
-STRICT = EVERYBODY | {"ProtectSystem=strict", "ProtectProc=invisible", "RestrictSUIDSGID=true"}
-# of what runs the application's code: never root, without a capability, and nobody reads what it makes
+# for processes that only write to their own folders
+STRICT = COMMON | {"ProtectSystem=strict", "ProtectProc=invisible", "RestrictSUIDSGID=true"}
+# for processes that run the application's code: never root, no capabilities, and files that others can't read
 APPLICATION = STRICT | {
     "User=links",
     "Group=links",
@@ -53,7 +53,7 @@ GIVEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("role", "template", "wanted"),
+    ("role", "template", "expected"),
     [
         ("app_service", "app.service.j2", APPLICATION),
         ("app_service", "app-rehearsal@.service.j2", APPLICATION),
@@ -61,19 +61,19 @@ GIVEN: dict[str, Any] = {
         ("app_service", "app-process@.service.j2", APPLICATION),
         ("app_service", "app-schedule.service.j2", APPLICATION),
         ("nginx_server", "nginx.service.d/baton.conf.j2", STRICT | {"MemoryDenyWriteExecute=true"}),
-        ("postgresql_server", "postgresql@.service.d/baton.conf.j2", EVERYBODY | {"ProtectSystem=full"}),
+        ("postgresql_server", "postgresql@.service.d/baton.conf.j2", COMMON | {"ProtectSystem=full"}),
         ("tls_certificate", "acme.service.j2", STRICT | {"CapabilityBoundingSet="}),
     ],
 )
-def test_a_unit_denies_what_its_processes_do_not_need(
-    load_role: Callable[[str], Any], role: str, template: str, wanted: set[str]
+def test_unit_has_its_sandbox_directives(
+    load_role: Callable[[str], Any], role: str, template: str, expected: set[str]
 ) -> None:
     loaded = load_role(role)
     given = dict(GIVEN)
     if role == "app_service":
         given["__app_service_unit"] = loaded.value("__app_service_units", **GIVEN)[0]
-        for kind, all_of_it in (("process", "processes"), ("schedule", "schedules")):
-            ((name, one),) = loaded.value(f"__app_service_{all_of_it}", **GIVEN).items()
+        for kind, plural in (("process", "processes"), ("schedule", "schedules")):
+            ((name, one),) = loaded.value(f"__app_service_{plural}", **GIVEN).items()
             given[f"__app_service_{kind}"] = {"key": name, "value": one}
     section = loaded.render(UNITS + template, **given).partition("[Service]\n")[2].partition("[Install]")[0]
-    assert wanted - set(section.splitlines()) == set()
+    assert expected - set(section.splitlines()) == set()

@@ -1,4 +1,4 @@
-"""The program that derives the keys of nginx's session tickets; molecule/acme has two edges that resume with them."""
+"""The program that derives nginx's session ticket keys; in molecule/acme, two edges resume each other's sessions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _keys(folder: pathlib.Path) -> list[bytes]:
 
 @pytest.fixture
 def edge(tmp_path: pathlib.Path) -> pathlib.Path:
-    """An edge that was set up at noon."""
+    """The tickets folder of an edge that was set up at noon."""
     folder = tmp_path / "tickets"
     assert tickets.install(tickets.begin(SECRET, 12, NOON), folder, dry=False)
     return folder
 
 
-def test_an_edge_that_comes_later_has_the_same_keys(edge: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_later_edge_derives_the_same_keys(edge: pathlib.Path, tmp_path: pathlib.Path) -> None:
     later = NOON + 30 * 12 * HOUR + 17
     tickets.rotate(edge, later)
     other = tmp_path / "other"
@@ -42,7 +42,7 @@ def test_an_edge_that_comes_later_has_the_same_keys(edge: pathlib.Path, tmp_path
     assert {len(key) for key in _keys(edge)} == {80}
 
 
-def test_a_key_is_known_one_period_ahead_and_gone_after_two(edge: pathlib.Path) -> None:
+def test_key_is_known_one_period_ahead_and_deleted_after_two(edge: pathlib.Path) -> None:
     _, key, after = _keys(edge)
     tickets.rotate(edge, NOON + 12 * HOUR - 1)
     assert _keys(edge)[1] == key
@@ -52,7 +52,7 @@ def test_a_key_is_known_one_period_ahead_and_gone_after_two(edge: pathlib.Path) 
     assert key not in _keys(edge)
 
 
-def test_what_a_host_keeps_does_not_tell_older_keys(edge: pathlib.Path) -> None:
+def test_state_does_not_reveal_older_keys(edge: pathlib.Path) -> None:
     previous = _keys(edge)[0]
     tickets.rotate(edge, NOON + 24 * HOUR)
     state = tickets.State.read((edge / "state.json").read_text())
@@ -61,13 +61,13 @@ def test_what_a_host_keeps_does_not_tell_older_keys(edge: pathlib.Path) -> None:
     assert SECRET.decode() not in (edge / "state.json").read_text()
 
 
-def test_files_are_root_s_alone(edge: pathlib.Path) -> None:
+def test_files_are_readable_only_by_root(edge: pathlib.Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in edge.iterdir()} == {0o600}
     assert edge.stat().st_mode & 0o777 == 0o700
     assert sorted(path.name for path in edge.iterdir()) == sorted([*tickets.NAMES, "state.json"])
 
 
-def test_a_clock_that_goes_back_changes_nothing(edge: pathlib.Path) -> None:
+def test_clock_that_moves_back_changes_nothing(edge: pathlib.Path) -> None:
     before = _keys(edge)
     tickets.rotate(edge, NOON - 24 * HOUR)
     assert _keys(edge) == before
@@ -77,14 +77,14 @@ def test_a_clock_that_goes_back_changes_nothing(edge: pathlib.Path) -> None:
     ("secret", "hours", "ahead", "changes"),
     [
         (SECRET, 12, 0, False),
-        (SECRET, 12, 12 * HOUR, False),  # the timer's to do
-        (SECRET, 12, -12 * HOUR, False),  # the controller's clock is a little late
+        (SECRET, 12, 12 * HOUR, False),  # the timer will rotate
+        (SECRET, 12, -12 * HOUR, False),  # the controller's clock is slightly behind
         (SECRET, 12, -24 * HOUR, True),  # the host's clock was wrong
         (SECRET, 6, 0, True),
         (SECRET + b"!", 12, 0, True),
     ],
 )
-def test_a_host_takes_another_state_only_when_its_own_is_wrong(
+def test_state_is_replaced_only_if_the_hosts_is_wrong(
     edge: pathlib.Path, secret: bytes, hours: int, ahead: int, changes: bool
 ) -> None:
     wanted = tickets.begin(secret, hours, NOON + ahead)
@@ -97,7 +97,7 @@ def test_a_host_takes_another_state_only_when_its_own_is_wrong(
 
 
 @pytest.mark.parametrize("lost", [*tickets.NAMES, "state.json"])
-def test_a_lost_file_is_written_again(edge: pathlib.Path, lost: str) -> None:
+def test_lost_file_is_restored(edge: pathlib.Path, lost: str) -> None:
     before = _keys(edge)
     (edge / lost).unlink()
     assert tickets.install(tickets.begin(SECRET, 12, NOON), edge, dry=False) is True
@@ -105,14 +105,14 @@ def test_a_lost_file_is_written_again(edge: pathlib.Path, lost: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"chain": "a", "hours": 12, "period": 1, "secret": "00"}', "[]", "null"])
-def test_a_broken_state_is_replaced_by_the_next_run(edge: pathlib.Path, text: str) -> None:
+def test_invalid_state_is_replaced_by_the_next_run(edge: pathlib.Path, text: str) -> None:
     (edge / "state.json").write_text(text)
     with pytest.raises(ValueError):  # noqa: PT011  the timer's unit fails; nginx keeps its keys
         tickets.rotate(edge, NOON)
     assert tickets.install(tickets.begin(SECRET, 12, NOON), edge, dry=False) is True
 
 
-def test_nginx_is_reloaded_when_the_keys_are_newer(edge: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_newer_keys_cause_a_reload(edge: pathlib.Path, tmp_path: pathlib.Path) -> None:
     loaded = tmp_path / "nginx.loaded"
     assert tickets.is_newer(edge, loaded)
     loaded.touch()
@@ -122,7 +122,7 @@ def test_nginx_is_reloaded_when_the_keys_are_newer(edge: pathlib.Path, tmp_path:
     assert not tickets.is_newer(edge, loaded)
 
 
-def test_the_secret_comes_by_standard_input() -> None:
+def test_secret_is_read_from_standard_input() -> None:
     done = subprocess.run(
         [sys.executable, "-I", str(PROGRAM), "begin", "12"], input=SECRET, capture_output=True, check=True
     )

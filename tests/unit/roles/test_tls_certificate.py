@@ -1,9 +1,8 @@
-"""What the certificate role takes for a good certificate, and what it refuses before anything is touched."""
+"""Which certificates the role accepts, and what it refuses before anything changes."""
 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import json
 import pathlib
 import subprocess
@@ -15,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tests.support.certificate import issue
 from tests.support.playbooks import Playbooks
 
 Issue = Callable[..., tuple[str, str]]
@@ -24,36 +24,6 @@ def preflight(folder: pathlib.Path) -> tuple[Playbooks, str]:
     """A playbook that runs the role's preflight on one host."""
     task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
     return Playbooks.written(folder, {"tasks": [task]})
-
-
-def issue(*names: str, start: float = -1, end: float = 60) -> tuple[str, str]:
-    """A certificate and its key as PEM, valid from and to so many days from now."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    alternatives: list[x509.GeneralName] = []
-    for name in names:
-        try:
-            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            alternatives.append(x509.DNSName(name))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + datetime.timedelta(days=start))
-        .not_valid_after(now + datetime.timedelta(days=end))
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
 
 
 @pytest.fixture
@@ -74,7 +44,7 @@ def provided(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("covered", "wanted", "missing"),
+    ("covered", "names", "missing"),
     [
         (["links.example.org"], ["links.example.org"], ""),
         (["links.example.org"], ["Links.Example.Org"], ""),
@@ -89,10 +59,10 @@ def provided(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
     ],
     ids=str,
 )
-def test_a_provided_certificate_covers_the_names(
-    provided: Callable[..., list[str]], covered: list[str], wanted: list[str], missing: str
+def test_provided_certificate_must_cover_the_names(
+    provided: Callable[..., list[str]], covered: list[str], names: list[str], missing: str
 ) -> None:
-    messages = provided(*issue(*covered), *wanted)
+    messages = provided(*issue(*covered), *names)
     if missing:
         assert len(messages) == 1
         assert f"but not {missing}." in messages[0]
@@ -101,13 +71,13 @@ def test_a_provided_certificate_covers_the_names(
 
 
 @pytest.mark.parametrize(("start", "end"), [(-90, -1), (1, 90)], ids=["ended", "not begun"])
-def test_a_provided_certificate_is_valid_now(provided: Callable[..., list[str]], start: int, end: int) -> None:
+def test_provided_certificate_must_be_valid_now(provided: Callable[..., list[str]], start: int, end: int) -> None:
     messages = provided(*issue("links.example.org", start=start, end=end))
     assert len(messages) == 1
     assert "Provide one that is valid" in messages[0]
 
 
-def test_a_provided_key_belongs_to_its_certificate(provided: Callable[..., list[str]]) -> None:
+def test_provided_key_must_belong_to_its_certificate(provided: Callable[..., list[str]]) -> None:
     certificate, _ = issue("links.example.org")
     _, other_key = issue("links.example.org")
     messages = provided(certificate, other_key)
@@ -116,14 +86,14 @@ def test_a_provided_key_belongs_to_its_certificate(provided: Callable[..., list[
     assert "PRIVATE KEY" not in messages[0]
 
 
-def test_the_first_certificate_of_a_chain_counts(provided: Callable[..., list[str]]) -> None:
+def test_first_certificate_of_a_chain_is_the_servers(provided: Callable[..., list[str]]) -> None:
     certificate, key = issue("links.example.org")
     intermediate, _ = issue("ca.example.org")
     assert provided(certificate + intermediate, key) == []
     assert provided(intermediate + certificate, key) != []
 
 
-def test_files_that_are_not_there_are_named(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+def test_missing_files_are_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     role = load_role("tls_certificate")
     task = next(task for task in role.load("tasks/preflight_provided.yml") if "files are there" in task["name"])
     missing = {
@@ -139,7 +109,7 @@ def test_files_that_are_not_there_are_named(load_role: Callable[[str], Any], tmp
 
 
 @pytest.mark.parametrize(
-    ("names", "written"),
+    ("names", "expected"),
     [
         (["www.example.org", "Links.example.org"], ["DNS:links.example.org", "DNS:www.example.org"]),
         (["links.example.org", "10.0.0.1", "fd00::1"], ["DNS:links.example.org", "IP:10.0.0.1", "IP:fd00::1"]),
@@ -147,11 +117,11 @@ def test_files_that_are_not_there_are_named(load_role: Callable[[str], Any], tmp
     ],
     ids=str,
 )
-def test_names_are_written_as_a_certificate_writes_them(
-    load_role: Callable[[str], Any], names: list[str], written: list[str]
+def test_names_are_normalised_like_those_of_a_certificate(
+    load_role: Callable[[str], Any], names: list[str], expected: list[str]
 ) -> None:
     role = load_role("tls_certificate")
-    assert role.value("__tls_certificate_wanted_names", tls_certificate_names=names) == written
+    assert role.value("__tls_certificate_wanted_names", tls_certificate_names=names) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,12 +135,12 @@ def test_names_are_written_as_a_certificate_writes_them(
     ],
     ids=["as it should be", "ends soon", "other names", "another key", "another authority"],
 )
-def test_a_signed_certificate_is_replaced_when_it_must_be(
+def test_signed_certificate_is_replaced_when_necessary(
     load_role: Callable[[str], Any], changed: dict[str, Any], good: bool
 ) -> None:
     role = load_role("tls_certificate")
     certificate, _ = issue("links.example.org")
-    # the certificate of this test signed itself, so it stands for its authority as well
+    # a self-signed certificate, so it is its own authority
     present = role.value("text | community.crypto.x509_certificate_info", text=certificate)
     variables = {
         "tls_certificate_name": "links",
@@ -183,7 +153,7 @@ def test_a_signed_certificate_is_replaced_when_it_must_be(
     assert role.value("__tls_certificate_good", **variables) is good
 
 
-def test_an_authority_without_its_key_is_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
+def test_authority_without_its_key_is_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     role = load_role("tls_certificate")
     (tmp_path / "ca.pem").write_text(issue("ca", end=3650)[0])
     messages = role.refusals(
@@ -193,7 +163,7 @@ def test_an_authority_without_its_key_is_refused(load_role: Callable[[str], Any]
     assert str(tmp_path / "ca.key") in messages[0]
 
 
-def test_an_authority_that_was_interrupted_is_completed(
+def test_interrupted_creation_of_an_authority_is_completed(
     load_role: Callable[[str], Any], tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "ca.key").write_text("x")
@@ -207,12 +177,12 @@ def test_an_authority_that_was_interrupted_is_completed(
         (False, "", (), False),
         (True, "", (), True),
         (True, "", ("--check",), True),
-        # what it completes has the key that clients trust
+        # a half-created authority with the key that clients trust
         (True, "ca.key", (), False),
     ],
     ids=["a bare host", "a host with a certificate", "in check mode", "with the authority's key"],
 )
-def test_a_controller_without_the_authority_makes_none_for_clients_that_trust_another(
+def test_no_new_authority_is_created_if_hosts_have_certificates(
     tmp_path: pathlib.Path, installed: bool, kept: str, options: tuple[str, ...], refused: bool
 ) -> None:
     certificates, authority = tmp_path / "ssl", tmp_path / "tls"
@@ -232,15 +202,15 @@ def test_a_controller_without_the_authority_makes_none_for_clients_that_trust_an
         tls_certificate_ca_directory=str(authority),
     )
     assert (done.status != 0) is refused, done.output
-    told = ("app1:", f"{certificates}/.links-self-signed", f"{authority}", "ca.key, ca.pem", "a new authority")
-    assert all(words in done.words for words in told) is refused
+    parts = ("app1:", f"{certificates}/.links-self-signed", f"{authority}", "ca.key, ca.pem", "a new authority")
+    assert all(words in done.words for words in parts) is refused
     assert not (authority / "ca.pem").exists()
 
 
 @pytest.mark.parametrize(
     ("keep", "another", "refused"), [(True, True, True), (True, False, False), (False, True, False)]
 )
-def test_a_certificate_of_another_authority_is_kept_where_it_is_to_be(
+def test_certificate_of_another_authority_is_kept_if_required(
     tmp_path: pathlib.Path, keep: bool, another: bool, refused: bool
 ) -> None:
     certificates, authority = tmp_path / "ssl", tmp_path / "tls"
@@ -264,7 +234,7 @@ def test_a_certificate_of_another_authority_is_kept_where_it_is_to_be(
 
 
 @pytest.mark.parametrize(("days", "refused"), [(90, True), (30, False)])
-def test_an_authority_that_ends_too_soon_is_refused(
+def test_authority_that_expires_too_soon_is_refused(
     load_role: Callable[[str], Any], tmp_path: pathlib.Path, days: int, refused: bool
 ) -> None:
     certificate, key = issue("ca", end=60)
@@ -280,7 +250,7 @@ def test_an_authority_that_ends_too_soon_is_refused(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changed",
     [
         {"tls_certificate_name": "../links"},
         {"tls_certificate_names": []},
@@ -289,13 +259,13 @@ def test_an_authority_that_ends_too_soon_is_refused(
     ],
     ids=str,
 )
-def test_preflight_refuses(load_role: Callable[[str], Any], wrong: dict[str, Any]) -> None:
-    right = {"tls_certificate_name": "links", "tls_certificate_names": ["links.example.org"]}
+def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, Any]) -> None:
+    valid = {"tls_certificate_name": "links", "tls_certificate_names": ["links.example.org"]}
     role = load_role("tls_certificate")
-    assert role.refusals(**right) == []
-    messages = role.refusals(**{**right, **wrong})
+    assert role.refusals(**valid) == []
+    messages = role.refusals(**{**valid, **changed})
     assert len(messages) == 1
-    assert next(iter(wrong)) in messages[0]
+    assert next(iter(changed)) in messages[0]
 
 
 ACME = {
@@ -330,7 +300,7 @@ DNS = {"tls_certificate_acme_challenge": "dns-01"}
     ],
     ids=str,
 )
-def test_what_acme_takes(load_role: Callable[[str], Any], given: dict[str, Any]) -> None:
+def test_valid_acme_settings_are_accepted(load_role: Callable[[str], Any], given: dict[str, Any]) -> None:
     assert load_role("tls_certificate").refusals("tasks/preflight_acme.yml", **{**ACME, **given}) == []
 
 
@@ -373,7 +343,9 @@ def test_what_acme_takes(load_role: Callable[[str], Any], given: dict[str, Any])
     ],
     ids=str,
 )
-def test_what_acme_refuses(load_role: Callable[[str], Any], given: dict[str, Any], words: list[str]) -> None:
+def test_invalid_acme_settings_are_refused(
+    load_role: Callable[[str], Any], given: dict[str, Any], words: list[str]
+) -> None:
     messages = load_role("tls_certificate").refusals("tasks/preflight_acme.yml", **{**ACME, **given})
     assert len(messages) >= 1
     for word in words:
@@ -382,7 +354,7 @@ def test_what_acme_refuses(load_role: Callable[[str], Any], given: dict[str, Any
     assert messages[0].startswith("edge1: ")
 
 
-def test_secrets_of_acme_are_in_files_of_root_alone(load_role: Callable[[str], Any]) -> None:
+def test_acme_secrets_are_readable_only_by_root(load_role: Callable[[str], Any]) -> None:
     given = {
         **ACME,
         **DNS,
@@ -400,7 +372,7 @@ def test_secrets_of_acme_are_in_files_of_root_alone(load_role: Callable[[str], A
     assert "hidden" not in json.dumps(role.value("__tls_certificate_acme_files", **given))
 
 
-def test_an_account_is_kept_in_its_folder_whatever_a_host_says(load_role: Callable[[str], Any]) -> None:
+def test_acme_account_files_outside_their_folder_are_ignored(load_role: Callable[[str], Any]) -> None:
     role = load_role("tls_certificate")
     base = role.value("__tls_certificate_acme_lineages", **ACME) + "/accounts"
     good = f"{base}/10.0.0.1:14000/dir/0a1b/private_key.json"
@@ -419,8 +391,8 @@ def test_an_account_is_kept_in_its_folder_whatever_a_host_says(load_role: Callab
 CHECK = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/check-certificate"
 
 
-def judge(folder: pathlib.Path, chain: str, *names: str, roots: str = "", key: str = "") -> str:
-    """What it says of a certificate."""
+def check_certificate(folder: pathlib.Path, chain: str, *names: str, roots: str = "", key: str = "") -> str:
+    """The messages of check-certificate."""
     files = {"roots": roots, "key": key}
     paths = [str(folder / name) if text else "" for name, text in files.items()]
     for name, text in files.items():
@@ -471,49 +443,53 @@ class Chain:
 
 
 def pem(*certificates: x509.Certificate) -> str:
-    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates)
+    return "".join(certificate.public_bytes(serialization.Encoding.PEM).decode() for certificate in certificates)
 
 
-def test_a_chain_is_complete_with_a_known_root_or_one_of_its_own(tmp_path: pathlib.Path) -> None:
-    made = Chain()
+def test_chain_must_be_complete(tmp_path: pathlib.Path) -> None:
+    chain = Chain()
     names = ["links.example.org", "x.b.example.org", "*.b.example.org"]
-    assert judge(tmp_path, pem(made.leaf, made.middle), *names, roots=pem(made.root), key=made.key) == ""
-    assert judge(tmp_path, pem(made.leaf, made.middle, made.root), *names) == ""
-    assert "unable to get local issuer" in judge(tmp_path, pem(made.leaf), roots=pem(made.root))
-    assert "certificate 1 of the chain" in judge(tmp_path, pem(made.leaf, made.middle))
-    assert "mismatch" in judge(tmp_path, pem(made.leaf, made.middle, made.root), "www.example.org")
+    assert (
+        check_certificate(tmp_path, pem(chain.leaf, chain.middle), *names, roots=pem(chain.root), key=chain.key) == ""
+    )
+    assert check_certificate(tmp_path, pem(chain.leaf, chain.middle, chain.root), *names) == ""
+    assert "unable to get local issuer" in check_certificate(tmp_path, pem(chain.leaf), roots=pem(chain.root))
+    assert "certificate 1 of the chain" in check_certificate(tmp_path, pem(chain.leaf, chain.middle))
+    assert "mismatch" in check_certificate(tmp_path, pem(chain.leaf, chain.middle, chain.root), "www.example.org")
     other = Chain().key
-    assert "the key doesn't belong" in judge(tmp_path, pem(made.leaf, made.middle, made.root), key=other)
-    assert "OpenSSL can not read it" in judge(tmp_path, "rubbish")
+    assert "the key doesn't belong" in check_certificate(tmp_path, pem(chain.leaf, chain.middle, chain.root), key=other)
+    assert "OpenSSL can not read it" in check_certificate(tmp_path, "rubbish")
 
 
-@pytest.mark.parametrize(("end", "words"), [(-0.5, "expired"), (60, "")])
-def test_dates_are_judged(tmp_path: pathlib.Path, end: float, words: str) -> None:
-    assert words in judge(tmp_path, issue("links.example.org", end=end)[0])
+@pytest.mark.parametrize(("end", "message"), [(-0.5, "expired"), (60, "")])
+def test_expired_certificate_is_refused(tmp_path: pathlib.Path, end: float, message: str) -> None:
+    output = check_certificate(tmp_path, issue("links.example.org", end=end)[0])
+    assert message in output
+    assert bool(output) is bool(message)
 
 
 def test_weak_keys_are_refused(tmp_path: pathlib.Path) -> None:
     weak = Chain(bits=1024)
-    assert "too weak" in judge(tmp_path, pem(weak.leaf, weak.middle, weak.root))
+    assert "too weak" in check_certificate(tmp_path, pem(weak.leaf, weak.middle, weak.root))
 
 
-def test_preflight_lets_openssl_judge_a_provided_certificate(tmp_path: pathlib.Path) -> None:
-    made = Chain()
+def test_preflight_checks_a_provided_certificate_with_openssl(tmp_path: pathlib.Path) -> None:
+    chain = Chain()
     runner, playbook = preflight(tmp_path)
     given = {
         "tls_certificate_name": "links",
         "tls_certificate_names": ["links.example.org"],
         "tls_certificate_method": "provided",
-        "tls_certificate_private_key_content": made.key,
+        "tls_certificate_private_key_content": chain.key,
     }
-    done = runner.play(playbook, tls_certificate_certificate_content=pem(made.leaf), **given)
+    done = runner.play(playbook, tls_certificate_certificate_content=pem(chain.leaf), **given)
     assert done.status != 0
     for words in ("clients would refuse the certificate of links", "issuer certificate", "append the intermediate"):
         assert words in done.words
-    (tmp_path / "roots.pem").write_text(pem(made.root))
+    (tmp_path / "roots.pem").write_text(pem(chain.root))
     runner.succeed(
         playbook,
-        tls_certificate_certificate_content=pem(made.leaf, made.middle),
+        tls_certificate_certificate_content=pem(chain.leaf, chain.middle),
         tls_certificate_roots_source=str(tmp_path / "roots.pem"),
         **given,
     )

@@ -1,4 +1,4 @@
-"""Small projects to build artifacts from, and one cache for all tests so that each file is fetched once."""
+"""Small projects to build artifacts from, and one cache for all tests, so that each file is downloaded once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Write = Callable[..., pathlib.Path]
 
 
 def _run(*words: str | pathlib.Path, cwd: pathlib.Path) -> str:
-    """Run one of the real tools."""
+    """Run a real tool."""
     environment = {
         **os.environ,
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -91,7 +91,7 @@ def write(tmp_path: pathlib.Path) -> Write:
 
 @pytest.fixture
 def rotated(tmp_path: pathlib.Path) -> Iterator[Callable[[str, str], str]]:
-    """The URL of a repository in the test's folder, on a server that wants this token: rotated("repo", "TOKEN")."""
+    """The URL of a repository in the test's folder, on a server that requires this token: rotated("repo", "TOKEN")."""
     tokens: set[str] = set()
     with git_server.served(tmp_path, tokens) as address:
 
@@ -120,8 +120,8 @@ def handover(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
-def wanted(handover: pathlib.Path) -> Callable[..., artifact.Request]:
-    """A request with what a test doesn't care about filled in."""
+def make_request(handover: pathlib.Path) -> Callable[..., artifact.Request]:
+    """A request with defaults for what the test doesn't set."""
 
     def make(source: pathlib.Path | str, **changes: Any) -> artifact.Request:
         request = artifact.Request(
@@ -143,12 +143,12 @@ def wanted(handover: pathlib.Path) -> Callable[..., artifact.Request]:
 
 
 @pytest.fixture
-def build(write: Write, wanted: Callable[..., artifact.Request], tools: Tools) -> Callable[..., Any]:
-    """Build an artifact for this machine of a source text."""
+def build(write: Write, make_request: Callable[..., artifact.Request], tools: Tools) -> Callable[..., Any]:
+    """Build an artifact for this machine from the text of main.py."""
 
     def make(text: str = MAIN, requirements: str = "idna==3.10\n", **changes: object) -> dict[str, Any]:
         app = write("app", {"main.py": text, "requirements.txt": requirements})
-        built: dict[str, Any] = artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
+        built: dict[str, Any] = artifact.build(make_request(app, targets=[Target.parse(HERE)], **changes), tools)
         return built
 
     return make

@@ -1,4 +1,4 @@
-"""What a run is told of a lock that it can't have."""
+"""How the action deploy_lock reports a lock that can't be taken."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def playbooks(
 ) -> tuple[Playbooks, str]:
     tasks = [
         {"baton.web.deploy_lock": {"state": "held", "run": RUN, **options}, "register": "lock", "failed_when": False},
-        {"ansible.builtin.debug": {"msg": "It was told: {{ lock.msg | default('nothing') }}"}},
+        {"ansible.builtin.debug": {"msg": "Message: {{ lock.msg | default('none') }}"}},
     ]
     return Playbooks.written(tmp_path, {"vars": {"baton_defer_interrupt": guarded}, "tasks": tasks}, host=host)
 
 
-def test_a_host_that_cannot_be_reached_is_a_refusal_and_ends_nothing(tmp_path: pathlib.Path) -> None:
+def test_unreachable_host_is_a_failure_that_the_play_survives(tmp_path: pathlib.Path) -> None:
     runner, playbook = playbooks(tmp_path, "ansible_host=127.0.0.1 ansible_port=1", name="shop")
-    assert "It was told: app1 can't be reached: " in runner.succeed(playbook).words
+    assert "Message: app1 can't be reached: " in runner.succeed(playbook).words
 
 
-def test_who_waits_can_be_interrupted(tmp_path: pathlib.Path) -> None:
+def test_waiting_for_the_lock_can_be_interrupted(tmp_path: pathlib.Path) -> None:
     app = Application(str(tmp_path / "shop"))
     app.state.mkdir(parents=True)
     deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 360_000)
@@ -39,8 +39,8 @@ def test_who_waits_can_be_interrupted(tmp_path: pathlib.Path) -> None:
         if "waiting up to 360000 s" in line:
             break
     running.send_signal(signal.SIGINT)
-    # it ends long before its time, or not within this test's
-    assert "It was told: Interrupted by the operator." in " ".join(running.stdout.read().split())
+    # the lock is held for far longer than this test may take
+    assert "Message: Interrupted by the operator." in " ".join(running.stdout.read().split())
     assert running.wait() == 0
     holder = deploy_lock.read(app)
     assert holder is not None

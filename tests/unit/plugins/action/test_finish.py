@@ -1,4 +1,4 @@
-"""The end of a change on its hosts, as Ansible runs it: what it leaves there, and what the operator is told."""
+"""The end of a change on its hosts, as Ansible runs it: what remains on a host, and what the output contains."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ENTRY = {"kind": "deploy", "release": "r3", "result": "deployed"}
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path) -> Application:
-    """Three releases, the last of which serves, and ann's lock."""
-    # a path for a name: all files of the application are below it instead of in this machine's /opt and /var
+    """Three releases, the last of which is current, and a deploy lock."""
+    # the name is a path, so that all files of the application are below it instead of in /opt and /var
     application = Application(str(tmp_path / "shop"))
     for release in ("r1", "r2", "r3"):
         application.release(release).mkdir(parents=True)
@@ -43,7 +43,7 @@ def receipts(app: Application) -> dict[str, str]:
     return {path.name: path.read_text() for path in app.state.glob("receipts/*")}
 
 
-def test_a_change_is_noted_old_releases_go_and_the_lock_is_given_back(app: Application) -> None:
+def test_finish_prunes_records_and_releases_the_lock(app: Application) -> None:
     done = finish(app, "--diff", run=RUN, keep=1, entry=ENTRY, **RECEIPT)
     assert done.changed == [1], done.output
     assert f"-{app.release('r1')}" in done.output
@@ -53,7 +53,7 @@ def test_a_change_is_noted_old_releases_go_and_the_lock_is_given_back(app: Appli
     assert deploy_lock.read(app) is None
 
 
-def test_a_change_of_nothing_only_gives_the_lock_back(app: Application) -> None:
+def test_finish_after_an_unchanged_run_only_releases_the_lock(app: Application) -> None:
     done = finish(app, run=RUN, keep=2)
     assert done.changed == [0], done.output
     assert "WARNING" not in done.output
@@ -63,7 +63,7 @@ def test_a_change_of_nothing_only_gives_the_lock_back(app: Application) -> None:
     assert deploy_lock.read(app) is None
 
 
-def test_a_check_tells_what_would_go_and_leaves_all_as_it_is(app: Application) -> None:
+def test_check_mode_reports_pruning_and_changes_nothing(app: Application) -> None:
     done = finish(app, "--check", "--diff", run=RUN, keep=0, entry=ENTRY, **RECEIPT)
     assert done.changed == [1], done.output
     assert f"-{app.release('r1')}\n" in done.output
@@ -73,14 +73,14 @@ def test_a_check_tells_what_would_go_and_leaves_all_as_it_is(app: Application) -
     assert deploy_lock.read(app) is not None
 
 
-def test_without_a_run_it_prunes_and_leaves_the_lock_of_another(app: Application) -> None:
+def test_finish_without_a_run_prunes_and_keeps_the_lock(app: Application) -> None:
     assert finish(app, keep=0).changed == [1]
     assert history.complete(app) == ["r3"]
     assert deploy_lock.read(app) is not None
 
 
-def test_what_goes_wrong_is_told_and_keeps_nothing_else_from_being_done(app: Application) -> None:
-    # folders in the way of what is to be written
+def test_errors_are_reported_and_do_not_stop_the_other_steps(app: Application) -> None:
+    # folders and files in the way
     (app.state / "releases.lock").mkdir()
     (app.state / "history.lock").mkdir()
     (app.state / "receipts").write_text("")
@@ -92,7 +92,7 @@ def test_what_goes_wrong_is_told_and_keeps_nothing_else_from_being_done(app: App
     assert deploy_lock.read(app) is None
 
 
-def test_a_lock_that_stays_is_told_with_what_to_do(app: Application) -> None:
+def test_lock_that_cannot_be_released_is_reported_with_the_fix(app: Application) -> None:
     (app.state / "lock.lock").unlink()
     (app.state / "lock.lock").mkdir()
     done = finish(app, run=RUN, keep=1, entry=ENTRY)
@@ -103,26 +103,26 @@ def test_a_lock_that_stays_is_told_with_what_to_do(app: Application) -> None:
 
 
 @pytest.mark.parametrize(
-    ("serves", "trouble"), [("r2", "release r3 was put there since"), ("r3", "shop.service doesn't run")]
+    ("serves", "problem"), [("r2", "release r3 was put there since"), ("r3", "shop.service doesn't run")]
 )
-def test_a_host_that_does_not_serve_any_more_is_told(app: Application, serves: str, trouble: str) -> None:
+def test_host_that_no_longer_serves_the_release_is_reported(app: Application, serves: str, problem: str) -> None:
     done = finish(app, "-v", run=RUN, serves=serves)
-    assert trouble in done.words, done.output
+    assert problem in done.words, done.output
     assert deploy_lock.read(app) is None
 
 
 @pytest.mark.parametrize(
-    ("host", "why"),
+    ("host", "cause"),
     [
         ("ansible_host=127.0.0.1 ansible_port=1", "Connection refused"),
         ("ansible_connection=local ansible_python_interpreter=/gone/python", "/gone/python"),
     ],
 )
-def test_a_host_that_cannot_be_asked_fails_nothing(app: Application, host: str, why: str) -> None:
+def test_unreachable_host_is_a_warning(app: Application, host: str, cause: str) -> None:
     done = finish(app, host=host, run=RUN, keep=0, entry=ENTRY)
     assert done.changed == [0], done.output
     assert "app1: The change could not be finished here" in done.words
-    assert why in done.words
+    assert cause in done.words
     assert "playbooks/unlock.yml" in done.words
     assert "unreachable=0" in done.output
     assert "what it serves is unknown" in finish(app, "-v", host=host, run=RUN, serves="r3").words

@@ -1,4 +1,4 @@
-"""What is made of what a host says of itself: how far its clock is from the controller's, and its address."""
+"""Values derived from a host's answer: the offset of its clock, and its address."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.playbooks import plugin
 
 @dataclasses.dataclass
 class Call:
-    """When a module ran, and when it looked at the clock (seconds since the epoch, by the controller's clock)."""
+    """When a module ran and read its clock: seconds since the epoch, by the controller's clock."""
 
     began: float
-    looked: float
+    read: float
     ended: float
 
 
@@ -33,24 +33,24 @@ def facts(
     address: str = "10.0.0.21",
     lacks: bool = False,
 ) -> Any:
-    """What the action makes of a module that takes some time and answers from a clock that is so far away. Leaves the
-    module's runs in `calls`."""
+    """The action's facts for a module that takes `seconds` and whose clock is off by `offset`. Appends the module's
+    calls to `calls`."""
 
     def execute(*_: Any, **__: Any) -> dict[str, Any]:
         began = time.time()
         time.sleep(seconds / 2)
-        looked = time.time()
+        read = time.time()
         time.sleep(seconds / 2)
-        calls.append(Call(began, looked, time.time()))
+        calls.append(Call(began, read, time.time()))
         if lacks and len(calls) == 1:
             return {module_cache_host.LACKING: True}
-        return {"ansible_facts": {"clock": looked + offset, "default_ipv4": {"address": address}}}
+        return {"ansible_facts": {"clock": read + offset, "default_ipv4": {"address": address}}}
 
     return answer(monkeypatch, execute)["ansible_facts"]
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, execute: Callable[..., dict[str, Any]], **variables: Any) -> Any:
-    """What the action returns where the module runs like that."""
+    """The action's result with this replacement for the module."""
     monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
     monkeypatch.setattr("ansible.plugins.action.ActionBase._execute_module", execute)
     action = plugin("action/host_facts").ActionModule
@@ -60,7 +60,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, execute: Callable[..., dict[str, Any
 
 
 @pytest.mark.parametrize(("offset", "seconds"), [(0, 0.4), (0.1, 0.6)])
-def test_a_clock_is_right_when_the_call_explains_the_difference(
+def test_clock_offset_within_the_calls_duration_is_zero(
     offset: float, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert facts(monkeypatch, [], offset=offset, seconds=seconds)["clock_ahead"] == 0
@@ -68,18 +68,18 @@ def test_a_clock_is_right_when_the_call_explains_the_difference(
 
 @pytest.mark.parametrize("lacks", [False, True])
 @pytest.mark.parametrize("offset", [3600, -3600])
-def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
+def test_clock_offset_is_what_the_calls_duration_does_not_explain(
     offset: float, lacks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Call] = []
     before = time.time()
     ahead = facts(monkeypatch, calls, offset=offset, seconds=0.2, lacks=lacks)["clock_ahead"]
     after = time.time()
-    # what the host lacked and was sent before the last call explains nothing
+    # an earlier call, in which the host only reported the missing module, doesn't count
     *others, last = calls
     assert len(others) == lacks
     earliest = others[-1].ended if others else before
-    clock = last.looked + offset
+    clock = last.read + offset
     if offset > 0:
         assert clock - after <= ahead <= clock - last.ended
     else:
@@ -87,27 +87,27 @@ def test_a_clock_is_wrong_by_what_the_call_does_not_explain(
 
 
 @pytest.mark.parametrize(
-    ("address", "taken"),
+    ("address", "expected"),
     [("10.0.0.21", {"address": "10.0.0.21"}), ("0.0.0.0/0", {}), ('1.2.3.4"; import os #', {}), ("fd00::1", {})],
 )
-def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
-    address: str, taken: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_only_a_valid_ipv4_address_of_a_host_is_used(
+    address: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert facts(monkeypatch, [], address=address)["default_ipv4"] == taken
+    assert facts(monkeypatch, [], address=address)["default_ipv4"] == expected
 
 
 @pytest.mark.parametrize(
     ("outcome", "words", "asked"),
     [
         (AnsibleConnectionFailure("ssh: connect: Connection refused"), "can't be reached: ssh: connect: ", False),
-        # raised past `failed_when`, and so the host would leave the play while the others go on
+        # `failed_when` doesn't catch this exception, so the host would leave the play
         (AnsibleError("Missing sudo password"), "was reached, but can't be managed: Missing sudo password. ", False),
         (
             {"failed": True, "module_stdout": "", "module_stderr": "sudo: sorry, you must have a tty to run sudo"},
             "was reached, but can't be managed: sudo: sorry, ",
             True,
         ),
-        # Ansible has found an interpreter, and says so among facts
+        # Ansible discovered an interpreter and reports it as a fact
         (
             {"failed": True, "msg": "no", "ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}},
             "no",
@@ -116,7 +116,7 @@ def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
         ({"ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}}, "it gave no answer", True),
     ],
 )
-def test_a_host_without_an_answer_stays_in_the_play_and_says_why(
+def test_host_without_an_answer_stays_in_the_play_with_a_failure(
     outcome: Any, words: str, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def execute(*_: Any, **__: Any) -> dict[str, Any]:

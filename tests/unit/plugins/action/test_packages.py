@@ -1,4 +1,4 @@
-"""Packages are had from apt whatever is wrong with sources that nothing is needed from."""
+"""Packages are installed from apt even if unneeded sources are broken."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ INSTALLED = {"changed": True}
 
 
 class Host:
-    """A host whose apt answers each installation in turn, and which says what was asked of it."""
+    """A host whose apt returns these answers, one for each installation, and which records the calls."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any], said: str = DEAD) -> None:
-        self.asked: list[str] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any], stderr: str = DEAD) -> None:
+        self.calls: list[str] = []
         installations = iter(answers)
 
         def execute(_: Any, module: str, module_args: Any, **__: Any) -> dict[str, Any]:
             if module == "ansible.builtin.command":
-                self.asked.append("read lists")
-                return {"rc": 0, "stdout": "Hit:1 http://deb.test InRelease", "stderr": said}
-            self.asked.append("install " + " ".join(module_args["name"]))
+                self.calls.append("read lists")
+                return {"rc": 0, "stdout": "Hit:1 http://deb.test InRelease", "stderr": stderr}
+            self.calls.append("install " + " ".join(module_args["name"]))
             return dict(next(installations))
 
         monkeypatch.setattr(ActionBase, "run", lambda *_: {})
@@ -44,56 +44,56 @@ class Host:
 
 
 @pytest.mark.parametrize(
-    ("age", "answers", "asked"),
+    ("age", "answers", "calls"),
     [
         (60, [INSTALLED], ["install jq"]),
         (60, [MISSING, INSTALLED], ["install jq", "read lists", "install jq"]),
         (90000, [INSTALLED], ["read lists", "install jq"]),
         (None, [INSTALLED], ["read lists", "install jq"]),
     ],
-    ids=["fresh", "fresh without it", "a day old", "none"],
+    ids=["fresh", "fresh without the package", "a day old", "none"],
 )
-def test_lists_are_read_only_where_that_is_of_use(
-    age: float | None, answers: list[dict[str, Any]], asked: list[str], monkeypatch: pytest.MonkeyPatch
+def test_package_lists_are_read_only_if_needed(
+    age: float | None, answers: list[dict[str, Any]], calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = Host(monkeypatch, *answers)
     result = host.run("jq", age=age)
-    assert host.asked == asked
+    assert host.calls == calls
     assert result["changed"]
     # so that the next role doesn't read them again
-    assert ("ansible_facts" in result) is ("read lists" in asked)
+    assert ("ansible_facts" in result) is ("read lists" in calls)
 
 
-def test_a_dead_source_that_nothing_is_needed_from_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    (told,) = Host(monkeypatch, INSTALLED).run("jq", age=None)["warnings"]
-    assert "Failed to fetch http://dead.test/InRelease" in told
+def test_broken_source_that_is_not_needed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    (warning,) = Host(monkeypatch, INSTALLED).run("jq", age=None)["warnings"]
+    assert "Failed to fetch http://dead.test/InRelease" in warning
 
 
-def test_a_package_that_can_not_be_had_names_the_host_and_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_package_names_the_host_and_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     result = Host(monkeypatch, MISSING, MISSING).run("jq")
     assert result["failed"]
     for word in ("app1: ", "jq", "No package matching", "http://dead.test/InRelease", "sources.list.d"):
         assert word in result["msg"]
 
 
-def test_what_apt_says_of_an_installation_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_a_failed_installation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {"failed": True, "msg": "'apt-get install jq' failed: ", "stderr": "E: You have held broken packages.\n"}
     assert "E: You have held broken packages." in Host(monkeypatch, broken, broken).run("jq")["msg"]
 
 
-def test_a_check_reads_no_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_mode_reads_no_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, MISSING)
     assert host.run("jq", age=None, check=True) == {"changed": True}
-    assert host.asked == ["install jq"]
+    assert host.calls == ["install jq"]
 
 
-def test_the_age_of_lists_is_of_the_host_that_the_task_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_age_of_the_lists_is_not_used_for_a_delegated_task(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, INSTALLED)
     assert "ansible_facts" not in host.run("jq", age=90000, delegate_to="builder1")
-    assert host.asked == ["install jq"]
+    assert host.calls == ["install jq"]
 
 
-def test_without_a_package_the_lists_alone_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, said="")
+def test_call_without_packages_only_reads_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, stderr="")
     assert host.run()["changed"] is False
-    assert host.asked == ["read lists"]
+    assert host.calls == ["read lists"]

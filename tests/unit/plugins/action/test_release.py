@@ -1,4 +1,4 @@
-"""The task that stages, as the role has it, over a stand-in for ssh that runs commands here and notes each."""
+"""The staging tasks of the role, over a stand-in for ssh that runs commands locally and logs them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from tests.support import systemd_run
 from tests.support.machine import HERE
 from tests.support.playbooks import Done, Playbooks, plugin
+from tests.support.program import write_script
 
 Build = Callable[..., Any]
-SSH = """#!/bin/sh
-for command; do :; done
-case $command in "/bin/sh -c "*) ;; *) exit 255 ;; esac  # else Ansible asks what this ssh can do
+SSH = """for command; do :; done
+case $command in "/bin/sh -c "*) ;; *) exit 255 ;; esac  # otherwise Ansible probes what this ssh supports
 echo "$command" >> {log}
 case $command in *"cat >"*) {fault} ;; esac
 exec sh -c "$command"
@@ -40,7 +40,7 @@ PLAY = """
 
 
 class Host:
-    """A host, which is a folder here."""
+    """A host, which is a folder of this machine."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
@@ -52,10 +52,8 @@ class Host:
         (folder / "hosts").write_text(f"app1 ansible_python_interpreter={sys.executable}\n")
 
     def stage(self, built: dict[str, Any], *options: str, fault: str = "", **variables: object) -> Done:
-        """Run the task."""
-        ssh = self.folder / "ssh"
-        ssh.write_text(SSH.format(log=self.log, fault=fault))
-        ssh.chmod(0o755)
+        """Run the staging tasks."""
+        ssh = write_script(self.folder / "ssh", SSH.format(log=self.log, fault=fault))
         self.log.write_text("")
         given = {
             "app_name": "demo",
@@ -71,17 +69,17 @@ class Host:
         programs = self.folder / "bin"
         programs.mkdir(exist_ok=True)
         systemd_run.install(programs)
-        surroundings = {"ANSIBLE_SSH_EXECUTABLE": str(ssh), "PATH": f"{programs}:{os.environ['PATH']}"}
-        playbooks = Playbooks(self.folder / "hosts", surroundings)
+        environment = {"ANSIBLE_SSH_EXECUTABLE": str(ssh), "PATH": f"{programs}:{os.environ['PATH']}"}
+        playbooks = Playbooks(self.folder / "hosts", environment)
         return playbooks.play(str(self.folder / "play.yml"), *options, **{**given, **variables})
 
     @property
     def exchanges(self) -> list[str]:
-        """What the last task did over ssh."""
+        """What the last run did over ssh."""
         return ["upload" if "cat >" in line else "module" for line in self.log.read_text().splitlines()]
 
-    def uploads(self) -> list[str]:
-        """What lies there of uploads."""
+    def leftovers(self) -> list[str]:
+        """The files in the upload folder."""
         return sorted(path.name for path in self.upload.iterdir()) if self.upload.exists() else []
 
 
@@ -90,9 +88,7 @@ def host(tmp_path: pathlib.Path) -> Host:
     return Host(tmp_path / "host")
 
 
-def test_a_change_of_code_takes_one_round_trip_and_what_is_large_one_more_for_each_archive(
-    host: Host, build: Build
-) -> None:
+def test_only_changed_archives_are_uploaded_each_in_one_exchange(host: Host, build: Build) -> None:
     first, second = build(), build("async def app(scope, receive, send): ...\n# changed")
     large = build(f"async def app(scope, receive, send): ...\n# {random.Random(1).randbytes(300_000).hex()}")
     done = host.stage(first)
@@ -101,12 +97,12 @@ def test_a_change_of_code_takes_one_round_trip_and_what_is_large_one_more_for_ea
     done = host.stage(second)
     assert done.changed == [1], done.output
     assert host.exchanges == ["module"]
-    assert host.uploads() == []
+    assert host.leftovers() == []
     done = host.stage(large)
     assert done.changed == [1], done.output
     assert host.exchanges == ["module", "upload", "module"]
     assert host.upload.stat().st_mode & 0o777 == 0o700
-    assert host.uploads() == []
+    assert host.leftovers() == []
     (host.folder / "opt/current").symlink_to(f"releases/{first['id']}")
     done = host.stage(second, serves=first["id"])
     assert (done.status, done.changed) == (0, [0]), done.output
@@ -116,7 +112,7 @@ def test_a_change_of_code_takes_one_round_trip_and_what_is_large_one_more_for_ea
     )
 
 
-def test_a_check_uploads_nothing_and_says_what_it_would_make(host: Host, build: Build) -> None:
+def test_check_mode_uploads_nothing_and_shows_the_release(host: Host, build: Build) -> None:
     built = build()
     done = host.stage(built, "--check", "--diff")
     assert (done.status, done.changed) == (0, [1]), done.output
@@ -126,7 +122,7 @@ def test_a_check_uploads_nothing_and_says_what_it_would_make(host: Host, build: 
     assert not host.upload.exists()
 
 
-def test_a_disk_without_room_is_said_before_anything_is_uploaded(host: Host, build: Build) -> None:
+def test_full_disk_is_reported_before_the_upload(host: Host, build: Build) -> None:
     built = build()
     built["source"]["upload_bytes"] = 1 << 60
     done = host.stage(built)
@@ -137,27 +133,27 @@ def test_a_disk_without_room_is_said_before_anything_is_uploaded(host: Host, bui
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_upload_that_breaks_leaves_nothing_and_the_next_run_stages(host: Host, build: Build, fault: str) -> None:
+def test_broken_upload_leaves_nothing_and_the_next_run_stages(host: Host, build: Build, fault: str) -> None:
     built = build()
     done = host.stage(built, fault=FAULTS[fault])
     assert done.status == 2, done.output
     assert "can't be written on this host" in done.words
     assert host.exchanges == ["module", "upload"]
-    assert host.uploads() == []
+    assert host.leftovers() == []
     done = host.stage(built)
     assert done.changed == [1], done.output
 
 
-def test_a_release_that_cannot_be_made_leaves_no_upload(host: Host, build: Build) -> None:
+def test_release_that_cannot_be_staged_leaves_no_upload(host: Host, build: Build) -> None:
     built = build("raise RuntimeError('no luck')\n")
     done = host.stage(built, app_release_import_user=getpass.getuser())
     assert done.status == 2
     assert "RuntimeError: no luck" in done.words, done.output
     assert list(host.releases.iterdir()) == []
-    assert host.uploads() == []
+    assert host.leftovers() == []
 
 
-def test_a_source_that_cannot_be_written_is_told_with_the_cause(tmp_path: pathlib.Path) -> None:
+def test_source_that_cannot_be_written_is_reported_with_the_cause(tmp_path: pathlib.Path) -> None:
     module = plugin("modules/release")
     with pytest.raises(
         module.BatonError, match=r"app-src can't be written on this host \(No such file.*Check its disk"
@@ -165,7 +161,7 @@ def test_a_source_that_cannot_be_written_is_told_with_the_cause(tmp_path: pathli
         module._write(tmp_path / "gone/app-src", b"archive")
 
 
-def test_what_a_killed_run_uploaded_goes_with_the_next(host: Host, build: Build) -> None:
+def test_uploads_of_a_killed_run_are_removed_by_the_next(host: Host, build: Build) -> None:
     built = build()
     host.stage(built)
     (host.upload / "0123").mkdir()
@@ -173,14 +169,14 @@ def test_what_a_killed_run_uploaded_goes_with_the_next(host: Host, build: Build)
     (host.upload / "whole-src.tar.gz").write_text("left there by a version that had no folder for each run")
     done = host.stage(built)
     assert (done.status, done.changed) == (0, [0]), done.output
-    assert host.uploads() == []
+    assert host.leftovers() == []
 
 
-def test_a_host_gets_no_other_file_of_the_controller(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_can_only_request_the_archives(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     action = plugin("action/release")
     monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
-    asked = {"src": str(tmp_path / "id_ed25519"), "dest": "/tmp/x"}
-    monkeypatch.setattr(action.action, "execute", lambda *_: {"archives_dir": "/tmp", "uploads": [asked]})
+    request = {"src": str(tmp_path / "id_ed25519"), "dest": "/tmp/x"}
+    monkeypatch.setattr(action.action, "execute", lambda *_: {"archives_dir": "/tmp", "uploads": [request]})
 
     class Here(action.ActionModule):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -190,17 +186,17 @@ def test_a_host_gets_no_other_file_of_the_controller(tmp_path: pathlib.Path, mon
         def _upload(self, *_: str) -> str:
             raise AssertionError("uploaded")
 
-    told = Here().run(None, {})
-    assert told["failed"]
-    assert told["msg"] == f"{asked['src']} was requested. {action.NO_ARCHIVE}"
+    result = Here().run(None, {})
+    assert result["failed"]
+    assert result["msg"] == f"{request['src']} was requested. {action.NO_ARCHIVE}"
 
 
-def test_a_large_archive_goes_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_archive_is_uploaded_in_pieces(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     action = plugin("action/release")
     monkeypatch.setattr(action, "PIECE", 10)
     modes = set()
-    there = tmp_path / "with space" / "there"
-    there.parent.mkdir()
+    target = tmp_path / "with space" / "target"
+    target.parent.mkdir()
 
     class Here(action.ActionModule):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -208,10 +204,10 @@ def test_a_large_archive_goes_in_pieces(tmp_path: pathlib.Path, monkeypatch: pyt
 
         def _low_level_execute_command(self, command: str, in_data: bytes) -> dict[str, Any]:
             done = subprocess.run(["/bin/sh", "-c", command], input=in_data, capture_output=True)
-            modes.add(there.stat().st_mode & 0o777)
+            modes.add(target.stat().st_mode & 0o777)
             return {"rc": done.returncode, "stderr": done.stderr.decode()}
 
-    (tmp_path / "here").write_bytes(bytes(range(35)))
-    assert Here()._upload(str(tmp_path / "here"), str(there)) == ""
-    assert there.read_bytes() == bytes(range(35))
+    (tmp_path / "source").write_bytes(bytes(range(35)))
+    assert Here()._upload(str(tmp_path / "source"), str(target)) == ""
+    assert target.read_bytes() == bytes(range(35))
     assert modes == {0o600}

@@ -1,4 +1,4 @@
-"""A host that is lost in a step of a change is a failure, which is rescued: Ansible's unreachable hosts are not."""
+"""A host that is lost in a step of a change is a failure that can be rescued, unlike Ansible's unreachable hosts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.playbooks import Playbooks
+from tests.support.program import write_script
 
 STEPS: dict[str, dict[str, Any]] = {
     "baton.web.files": {"files": []},
@@ -24,7 +25,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_host_that_is_lost_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
+def test_unreachable_host_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
     rescue = {"ansible.builtin.debug": {"msg": "Noted: {{ ansible_failed_result.msg }}"}}
     tasks = [{"block": [{step: STEPS[step]}], "rescue": [rescue]}]
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host="ansible_host=127.0.0.1 ansible_port=1")
@@ -32,26 +33,24 @@ def test_a_host_that_is_lost_is_rescued(step: str, tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_host_whose_sudo_refuses_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
+def test_host_whose_sudo_fails_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
     rescue = {"ansible.builtin.debug": {"msg": "Noted: {{ ansible_failed_result.msg }}"}}
     tasks = [{"block": [{step: STEPS[step]}], "rescue": [rescue]}]
-    sudo = tmp_path / "sudo"
-    sudo.write_text("#!/bin/sh\necho 'sudo: sorry, you must have a tty to run sudo' >&2\nexit 1\n")
-    sudo.chmod(0o755)
+    sudo = write_script(tmp_path / "sudo", "echo 'sudo: sorry, you must have a tty to run sudo' >&2; exit 1")
     host = f"ansible_connection=local ansible_become=true ansible_become_exe={sudo} ansible_become_user=nobody"
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=host)
     words = runner.succeed(playbook).words
-    _, noted, told = words.partition("Noted: app1 was reached, but can't be managed: ")
+    _, noted, message = words.partition("Noted: app1 was reached, but can't be managed: ")
     assert noted, words
-    assert "you must have a tty" in told
-    assert "requiretty" in told
+    assert "you must have a tty" in message
+    assert "requiretty" in message
 
 
 @pytest.mark.parametrize("step", ["baton.web.drain", "baton.web.edge_log_info"])
-def test_an_edge_that_may_be_down_is_a_warning(step: str, tmp_path: pathlib.Path) -> None:
+def test_unreachable_edge_is_a_warning_if_optional(step: str, tmp_path: pathlib.Path) -> None:
     tasks = [
-        {step: {**STEPS[step], "optional": True}, "register": "told"},
-        {"ansible.builtin.assert": {"that": "told.unreached"}},
+        {step: {**STEPS[step], "optional": True}, "register": "result"},
+        {"ansible.builtin.assert": {"that": "result.unreached"}},
     ]
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host="ansible_host=127.0.0.1 ansible_port=1")
     words = runner.succeed(playbook).words

@@ -1,4 +1,4 @@
-"""A host that can't be reached yet, as after a reboot, is waited for."""
+"""The action waits for a host that can't be reached yet, for example after a reboot."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.support.playbooks import plugin
 LOST = {"failed": True, "lost": True, "msg": "app1 can't be reached"}
 
 
-@pytest.mark.parametrize(("timeout", "answered"), [(60, {"changed": False, "seconds": 0.1}), (0, LOST)])
-def test_it_is_asked_until_it_answers_or_the_time_is_over(
-    timeout: int, answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("timeout", "expected"), [(60, {"changed": False, "seconds": 0.1}), (0, LOST)])
+def test_host_is_asked_until_it_answers_or_the_timeout_ends(
+    timeout: int, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     action = plugin("action/wait_ready")
     answers = [LOST, LOST, {"changed": False, "seconds": 0.1}]
@@ -26,4 +26,4 @@ def test_it_is_asked_until_it_answers_or_the_time_is_over(
         def __init__(self) -> None:
             self._task = types.SimpleNamespace(args={"timeout": timeout})
 
-    assert Here().run(None, {}) == answered
+    assert Here().run(None, {}) == expected

@@ -1,4 +1,4 @@
-"""What is kept is used by the next run for as long as nothing changes that went into it, and never in the way."""
+"""Packed modules are reused until one of their sources changes, and a broken cache is ignored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.playbooks import PROJECT, Done, Playbooks, plugin
 
 VARIABLES = sorted(PROJECT.glob("playbooks/vars/*.yml"))
 PACKS = "ANSIBALLZ: Creating module"
-TAKES = "ANSIBALLZ: using cached module"
+REUSES = "ANSIBALLZ: using cached module"
 
 
 MODULES = "ansible_collections.baton.web.plugins.modules"
@@ -21,36 +21,36 @@ MODULES = "ansible_collections.baton.web.plugins.modules"
 
 @pytest.fixture
 def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Where modules are kept, for this test alone."""
+    """The cache of packed modules, for this test only."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/baton/packed"
 
 
 def facts(tmp_path: pathlib.Path) -> Done:
-    """Run one of the project's modules, with Ansible's own word for what it does."""
+    """Run one of the project's modules with Ansible's debug output."""
     runner, playbook = Playbooks.written(
         tmp_path, {"tasks": [{"baton.web.host_facts": {}}]}, environment={"ANSIBLE_DEBUG": "1"}
     )
     return runner.succeed(playbook)
 
 
-def test_the_next_run_takes_what_the_first_one_packed(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+def test_next_run_reuses_the_packed_modules(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
     first, second = facts(tmp_path).output, facts(tmp_path).output
-    assert (PACKS in first, TAKES in first) == (True, False)
-    assert (PACKS in second, TAKES in second) == (False, True)
+    assert (PACKS in first, REUSES in first) == (True, False)
+    assert (PACKS in second, REUSES in second) == (False, True)
     assert [path.name.split("-")[0] for path in cache.glob("*/*")] == [
         "ansible_collections.baton.web.plugins.modules.host_facts"
     ]
 
 
-def test_a_cache_that_cannot_be_used_is_done_without(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
+def test_unusable_cache_is_ignored(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text("not a folder")
     assert PACKS in facts(tmp_path).output
 
 
 @pytest.mark.parametrize("changed", ["modules/host_facts.py", "module_utils/host/facts.py", "module_utils/host/new.py"])
-def test_a_change_of_what_goes_into_it_is_seen(
+def test_change_of_a_source_changes_the_cache_key(
     changed: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = plugin("callback/module_cache")
@@ -64,7 +64,7 @@ def test_a_change_of_what_goes_into_it_is_seen(
     assert module.kept() != before
 
 
-def test_what_was_packed_while_its_sources_changed_is_not_kept(
+def test_modules_packed_while_a_source_changed_are_not_kept(
     tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = plugin("callback/module_cache")
@@ -83,7 +83,7 @@ def test_what_was_packed_while_its_sources_changed_is_not_kept(
     assert [path.name for path in before.iterdir()] == ["ansible_collections.baton.web.plugins.modules.deploy_lock-ZIP"]
 
 
-def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
+def test_modules_of_other_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
     module, source, target = plugin("callback/module_cache"), tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for name in ("ansible.modules.apt-ZIP", "ansible_collections.community.crypto.plugins.modules.x509-ZIP"):
@@ -94,7 +94,7 @@ def test_modules_of_collections_are_not_kept(tmp_path: pathlib.Path) -> None:
     assert [path.name for path in target.iterdir()] == ["ansible.modules.apt-ZIP"]
 
 
-def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
+def test_only_the_most_recent_caches_are_kept(cache: pathlib.Path) -> None:
     module = plugin("callback/module_cache")
     for age in range(5):
         (cache / f"old{age}").mkdir(parents=True)
@@ -104,12 +104,12 @@ def test_the_ones_used_last_stay(cache: pathlib.Path) -> None:
     assert module.kept().exists()
 
 
-def test_the_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, loader = plugin("callback/module_cache"), DataLoader()
     monkeypatch.setattr(module, "packed", lambda: cache.with_name("run"))
     module.CallbackModule().v2_playbook_on_start(types.SimpleNamespace(_loader=loader))
     monkeypatch.setattr(loader, "load", lambda **_: pytest.fail("the file is read again"))
-    # as Ansible's VariableManager asks for a play's vars_files
+    # how Ansible's VariableManager reads a play's vars_files
     assert {path.stem for path in VARIABLES} >= {"topology", "wiring", "rollout"}
     for path in map(str, VARIABLES):
         assert loader.load_from_file(path, unsafe=True, cache="vaulted", trusted_as_template=True)

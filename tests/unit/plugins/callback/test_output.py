@@ -1,4 +1,4 @@
-"""What people see of a run that isn't on a terminal."""
+"""The output of a run that isn't on a terminal."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def play(inventory: pathlib.Path, *plays: dict[str, Any], options: tuple[str, ..
 
 
 def lines(done: Done) -> list[str]:
-    """What was said, with N for all seconds."""
+    """The output, with N for all seconds."""
     return [re.sub(r"\b\d+\.\d s\b", "N s", line) for line in done.output.strip().splitlines()]
 
 
-def test_a_run_tells_phases_with_their_seconds_what_changed_and_the_whole_time(inventory: pathlib.Path) -> None:
+def test_output_shows_plays_with_duration_changes_and_total_time(inventory: pathlib.Path) -> None:
     done = play(
         inventory,
         {
@@ -74,10 +74,10 @@ def test_a_run_tells_phases_with_their_seconds_what_changed_and_the_whole_time(i
     assert done.changed == [1]
 
 
-def test_a_batch_names_its_hosts_and_each_has_its_seconds(inventory: pathlib.Path) -> None:
+def test_batch_shows_its_hosts_and_duration(inventory: pathlib.Path) -> None:
     tasks = [
         {"name": "Think", "ansible.builtin.assert": {"that": True, "quiet": True}},
-        # what has nothing to say isn't named
+        # a task without output isn't shown
         {"name": "Note the trouble", "ansible.builtin.set_fact": {"trouble": True}, "when": False},
         {"name": "Say why it failed", **fail("It didn't.", when=False)},
     ]
@@ -90,7 +90,7 @@ def test_a_batch_names_its_hosts_and_each_has_its_seconds(inventory: pathlib.Pat
     assert "Hand over [check mode]" in play(inventory, everyone, options=("--check",)).output
 
 
-def test_a_failure_is_its_message_and_what_the_command_said(inventory: pathlib.Path) -> None:
+def test_failure_shows_its_message_and_the_commands_output(inventory: pathlib.Path) -> None:
     done = play(
         inventory,
         {
@@ -105,12 +105,12 @@ def test_a_failure_is_its_message_and_what_the_command_said(inventory: pathlib.P
         },
     )
     assert done.status != 0
-    told = lines(done)
-    gone = next(line for line in told if "gone" in line)
+    output = lines(done)
+    gone = next(line for line in output if "gone" in line)
     assert gone.startswith("unreachable: [gone] ")
     assert "Connection refused" in gone
-    told.remove(gone)
-    assert told == [
+    output.remove(gone)
+    assert output == [
         *("Prepare", "  Try", "failed: [app1] non-zero return code", "no space", "...ignoring"),
         *("  Expect", "  Wait", "not yet: [app1] tries left: 1", "changed: [app1]", "  Put it together"),
         *("failed: [app1] The deploy failed.", "app1: no space", "  N s", ""),
@@ -119,7 +119,7 @@ def test_a_failure_is_its_message_and_what_the_command_said(inventory: pathlib.P
     ]
 
 
-def test_whoever_asks_for_everything_gets_it_as_ansible_prints_it(inventory: pathlib.Path) -> None:
+def test_verbose_run_uses_ansibles_own_output(inventory: pathlib.Path) -> None:
     done = play(
         inventory, {"name": "Prepare", "hosts": "app1", "tasks": [{"name": "Try", **fail("no")}]}, options=("-v",)
     )
@@ -133,33 +133,35 @@ def test_whoever_asks_for_everything_gets_it_as_ansible_prints_it(inventory: pat
 TRACEBACK = "{{ inventory_hostname }}: it did not boot. It logged last:\nTraceback [{{ 100 | random }}]\nValueError: no"
 
 
-def test_a_long_failure_that_hosts_have_in_common_is_told_once(inventory: pathlib.Path) -> None:
+def test_same_long_failure_on_several_hosts_is_shown_once(inventory: pathlib.Path) -> None:
     tasks = [{"name": "Boot", **fail(TRACEBACK)}]
     done = play(inventory, {"name": "Rehearse", "hosts": "app1:app2:app3", "tasks": tasks})
     assert done.output.count("ValueError: no") == 1
     assert len(re.findall(r"failed: \[app\d\] the same as on app\d", done.output)) == 2
 
 
-def test_failures_that_differ_are_each_told(inventory: pathlib.Path) -> None:
+def test_different_failures_are_all_shown(inventory: pathlib.Path) -> None:
     tasks = [{"name": "Boot", **fail("Traceback\nValueError: {{ 'no' if inventory_hostname == 'app1' else 'yes' }}")}]
     done = play(inventory, {"name": "Rehearse", "hosts": "app1:app2", "tasks": tasks})
     assert "ValueError: no" in done.output
     assert "ValueError: yes" in done.output
 
 
-EVIL = "\x1b]52;c;eA==\x07\x1b[8mhid\x1b[0m \u202edesrever\u2066 \x9b2J"
-# a module of a host may say what it will: here a file's content, a warning, and an error
+ESCAPES = "\x1b]52;c;eA==\x07\x1b[8mhid\x1b[0m \u202edesrever\u2066 \x9b2J"
+# a host's module controls a file's content, a warning and an error
 HOSTILE = f"""#!{sys.executable}
 import json
-said = {EVIL!r}
-print(json.dumps({{"changed": True, "msg": said, "warnings": [said], "other": said,
-                  "diff": {{"before": said + "\\n", "after": "plain\\n", "before_header": said}}, "failed": %s}}))
+text = {ESCAPES!r}
+print(json.dumps({{"changed": True, "msg": text, "warnings": [text], "other": text,
+                  "diff": {{"before": text + "\\n", "after": "plain\\n", "before_header": text}}, "failed": %s}}))
 """
 
 
 @pytest.mark.parametrize("options", [(), ("-v",), ("-vvv",)])
 @pytest.mark.parametrize("failed", [True, False])
-def test_no_terminal_obeys_what_a_host_says(inventory: pathlib.Path, options: tuple[str, ...], failed: bool) -> None:
+def test_control_characters_of_a_host_are_escaped(
+    inventory: pathlib.Path, options: tuple[str, ...], failed: bool
+) -> None:
     (inventory.parent / "library").mkdir()
     module = inventory.parent / "library/hostile"
     module.write_text(HOSTILE % failed)
@@ -170,10 +172,10 @@ def test_no_terminal_obeys_what_a_host_says(inventory: pathlib.Path, options: tu
             "name": "Ask",
             "hosts": "app1",
             "tasks": [
-                {"hostile": {}, "register": "said", "diff": True, "ignore_errors": True},
-                {"ansible.builtin.debug": {"msg": "{{ said.msg }}"}},
-                {"ansible.builtin.debug": {"var": "said.msg"}},
-                {"ansible.builtin.command": {"argv": ["printf", EVIL]}},
+                {"hostile": {}, "register": "shown", "diff": True, "ignore_errors": True},
+                {"ansible.builtin.debug": {"msg": "{{ shown.msg }}"}},
+                {"ansible.builtin.debug": {"var": "shown.msg"}},
+                {"ansible.builtin.command": {"argv": ["printf", ESCAPES]}},
             ],
         },
         options=(*options, "--diff"),

@@ -1,4 +1,4 @@
-"""What a run knows of itself, what an operator's Ctrl-C does, and until when it can undo a change."""
+"""A run's identity and phases, what Ctrl-C does, and until when a change can be reverted."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ import pytest
 
 from tests.support.playbooks import Playbooks
 
-ASKS = "{{ lookup('ansible.builtin.env', 'BATON_INTERRUPTED') is exists }}"
+INTERRUPTED = "{{ lookup('ansible.builtin.env', 'BATON_INTERRUPTED') is exists }}"
 
 
 def play(name: str, ready: pathlib.Path, **variables: Any) -> dict[str, Any]:
-    """A play that says when it runs, goes on for a while, and tells whether it was asked to stop."""
+    """A play that creates a file when it runs, takes 2 s, and prints whether an interrupt was requested."""
     return {
         "name": name,
         "vars": variables,
         "tasks": [
             {"ansible.builtin.shell": {"cmd": f"touch {ready}; sleep 2"}},
-            {"ansible.builtin.debug": {"msg": f"{name} {ASKS}"}},
+            {"ansible.builtin.debug": {"msg": f"{name} {INTERRUPTED}"}},
         ],
     }
 
 
 @pytest.mark.parametrize(
-    ("during", "words", "told"),
+    ("during", "words", "outputs"),
     [
         ("change", "reverts the activated hosts", ["change True", "end True"]),
         ("end", "Interrupted too late to revert", ["change False", "end False"]),
     ],
 )
-def test_a_change_heeds_it_until_its_end(tmp_path: pathlib.Path, during: str, words: str, told: list[str]) -> None:
+def test_interrupt_reverts_a_change_until_its_commit_phase(
+    tmp_path: pathlib.Path, during: str, words: str, outputs: list[str]
+) -> None:
     plays = [
         play("change", tmp_path / "change", baton_defer_interrupt=True),
         play("end", tmp_path / "end", baton_defer_interrupt=True, baton_commit_phase=True),
@@ -49,18 +51,18 @@ def test_a_change_heeds_it_until_its_end(tmp_path: pathlib.Path, during: str, wo
     done = Playbooks.finish(running)
     assert done.status == 0, done.output
     assert words in done.words
-    for one in told:
-        assert one in done.output
+    for output in outputs:
+        assert output in done.output
 
 
-def test_phases_are_the_plays_that_had_hosts(tmp_path: pathlib.Path) -> None:
-    tell = {"ansible.builtin.debug": {"msg": "{{ lookup('ansible.builtin.env', 'BATON_PHASES') }}"}}
+def test_phases_are_the_plays_with_hosts(tmp_path: pathlib.Path) -> None:
+    show = {"ansible.builtin.debug": {"msg": "{{ lookup('ansible.builtin.env', 'BATON_PHASES') }}"}}
     wait = {"ansible.builtin.command": {"argv": ["sleep", "0.3"]}}
     runner, playbook = Playbooks.written(
         tmp_path,
         {"name": "Stage", "vars": {"baton_phase": "staging"}, "tasks": [wait]},
-        {"name": "Migrate", "hosts": "all:!all", "tasks": [tell]},
-        {"name": "Rehearse", "tasks": [tell]},
+        {"name": "Migrate", "hosts": "all:!all", "tasks": [show]},
+        {"name": "Rehearse", "tasks": [show]},
     )
     done = runner.play(playbook)
     assert done.status == 0, done.output
@@ -72,12 +74,12 @@ def test_phases_are_the_plays_that_had_hosts(tmp_path: pathlib.Path) -> None:
     assert rehearsed["started"] >= staged["started"] + 0.3
 
 
-def test_each_playbook_of_one_process_is_a_change_of_its_own(tmp_path: pathlib.Path) -> None:
+def test_each_playbook_of_one_process_is_a_separate_change(tmp_path: pathlib.Path) -> None:
     token = "{{ (lookup('ansible.builtin.env', 'BATON_RUN') | from_json).token }}"
     phases = "{{ lookup('ansible.builtin.env', 'BATON_PHASES') | from_json | map(attribute='name') | join(',') }}"
-    tell = {"ansible.builtin.debug": {"msg": f"told {token} {phases} {ASKS}"}}
+    show = {"ansible.builtin.debug": {"msg": f"run {token} {phases} {INTERRUPTED}"}}
     runner, playbook = Playbooks.written(
-        tmp_path, play("one", tmp_path / "one", baton_defer_interrupt=True), {"name": "two", "tasks": [tell]}
+        tmp_path, play("one", tmp_path / "one", baton_defer_interrupt=True), {"name": "two", "tasks": [show]}
     )
     running = runner.start(playbook, playbook)
     while not (tmp_path / "one").exists():
@@ -86,13 +88,13 @@ def test_each_playbook_of_one_process_is_a_change_of_its_own(tmp_path: pathlib.P
     running.send_signal(signal.SIGINT)
     done = Playbooks.finish(running)
     assert done.status == 0, done.output
-    first, second = re.findall(r"told (\w+) (\S+) (\w+)", done.output)
+    first, second = re.findall(r"run (\w+) (\S+) (\w+)", done.output)
     assert first[1:] == ("one,two", "True")
     assert second[1:] == ("one,two", "False")
     assert first[0] != second[0]
 
 
-def test_a_value_that_is_cut_ends_the_run_before_anything_is_done(tmp_path: pathlib.Path) -> None:
+def test_truncated_extra_variable_ends_the_run_before_any_task(tmp_path: pathlib.Path) -> None:
     mark = tmp_path / "mark"
     touch = {"name": "Touch", "tasks": [{"ansible.builtin.command": {"argv": ["touch", str(mark)]}}]}
     runner, playbook = Playbooks.written(tmp_path, touch)

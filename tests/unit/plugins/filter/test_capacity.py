@@ -1,4 +1,4 @@
-"""What hosts and database must carry while one release follows another, and what a person is told."""
+"""The memory and database connections that two generations need, and the messages about them."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ def running(count: int, limit: int = 100) -> dict[str, Any]:
     [
         {},
         {"app_service_workers": 8},
-        # sized from the host, they fit
+        # sized from the host, so they fit
         {"app_service_worker_memory_mb": 1700},
         {"app_service_workers": 8, "app_processes": worker(strategy="replace", memory_max="896M")},
         {"app_service_workers": 8, "app_processes": worker(memory_max="infinity")},
-        # of a host that isn't known nothing can be said
+        # nothing is known about the host
         {"app_service_workers": 800, "ansible_facts": {}},
-        # what can't be is told of elsewhere
+        # invalid settings are reported by other checks
         {"app_processes": {"web": {}}, "app_schedules": "none"},
         {"app_service_worker_memory_mb": "many"},
     ],
     ids=str,
 )
-def test_what_fits_is_not_spoken_of(settings: dict[str, Any]) -> None:
+def test_sufficient_capacity_causes_no_message(settings: dict[str, Any]) -> None:
     assert fleet(**settings) == []
 
 
-def test_memory_for_two_generations_is_told_with_its_figures_and_the_ways_out() -> None:
-    (told,) = fleet(app_service_workers=4, app_service_worker_memory_mb=600)
-    assert told.startswith(
+def test_memory_of_two_generations_is_reported_with_figures_and_fixes() -> None:
+    (message,) = fleet(app_service_workers=4, app_service_worker_memory_mb=600)
+    assert message.startswith(
         "app1: a change needs up to 4800 MiB of memory: 4 workers of 600 MiB (app_service_worker_memory_mb), and as "
         "many again while new ones take over. The host has 4096 MiB, of which its workers may take 3481 "
         "(app_service_memory_max). Run fewer workers (app_service_workers: 2), "
     )
-    assert told.endswith("or use a larger host.")
+    assert message.endswith("or use a larger host.")
     assert len(fleet(hosts=3, app_service_workers=4, app_service_worker_memory_mb=600)) == 3
 
 
@@ -69,41 +69,41 @@ def test_memory_for_two_generations_is_told_with_its_figures_and_the_ways_out() 
         ({"memory_max": 1073741824}, "2 worker processes of 1024 MiB (its memory_max)"),
     ],
 )
-def test_background_processes_whose_memory_is_bounded_count(process: dict[str, Any], words: str) -> None:
-    (told,) = fleet(app_service_workers=8, app_processes=worker(**process))
-    assert words in told
-    assert "strategy: replace" in told
+def test_background_processes_with_a_memory_limit_count(process: dict[str, Any], words: str) -> None:
+    (message,) = fleet(app_service_workers=8, app_processes=worker(**process))
+    assert words in message
+    assert "strategy: replace" in message
 
 
-def test_one_that_runs_on_the_first_host_alone_counts_there() -> None:
-    (told,) = fleet(hosts=2, app_service_workers=8, app_processes=worker(hosts="first", memory_max="1G"))
-    assert told.startswith("app1: ")
+def test_process_of_one_host_counts_only_there() -> None:
+    (message,) = fleet(hosts=2, app_service_workers=8, app_processes=worker(hosts="first", memory_max="1G"))
+    assert message.startswith("app1: ")
 
 
-def test_a_host_without_room_for_two_workers_is_told_so() -> None:
-    (told,) = fleet(app_service_worker_memory_mb=2100)
-    assert "up to 4200 MiB" in told
-    assert "app_service_workers" not in told
+def test_host_too_small_for_two_workers_gets_no_advice_on_their_number() -> None:
+    (message,) = fleet(app_service_worker_memory_mb=2100)
+    assert "up to 4200 MiB" in message
+    assert "app_service_workers" not in message
 
 
-def test_a_limit_of_the_operators_own_is_theirs_to_choose() -> None:
+def test_explicit_memory_limit_is_not_checked() -> None:
     settings: dict[str, Any] = {"app_service_workers": 9, "app_service_worker_memory_mb": 200}
     assert len(fleet(**settings)) == 1
     for limit in ("", "600M", "95%"):
         assert fleet(app_service_memory_max=limit, **settings) == []
 
 
-def test_the_limit_by_default_is_what_the_number_of_workers_is_made_for() -> None:
+def test_default_memory_limit_matches_the_worker_formula() -> None:
     default = settings.argument_specs()["app_service"]["argument_specs"]["main"]["options"]["app_service_memory_max"]
     assert default["default"] == f"{workers.SHARE:.0%}"
 
 
-def test_workers_of_the_environment_are_those_that_count() -> None:
-    (told,) = fleet(app_config_environment={"WEB_CONCURRENCY": 30})
-    assert "30 workers of 200 MiB" in told
+def test_web_concurrency_determines_the_workers_that_count() -> None:
+    (message,) = fleet(app_config_environment={"WEB_CONCURRENCY": 30})
+    assert "30 workers of 200 MiB" in message
 
 
-def test_connections_of_two_generations_are_told_with_their_figures_and_the_ways_out() -> None:
+def test_connections_of_two_generations_are_reported_with_figures_and_fixes() -> None:
     settings: dict[str, Any] = {
         "hosts": 2,
         "app_service_workers": 4,
@@ -111,8 +111,8 @@ def test_connections_of_two_generations_are_told_with_their_figures_and_the_ways
         "app_processes": worker(count=2, database_connections=2, hosts="first"),
         "app_schedules": {"nightly": {"command": "x", "calendar": "daily"}},
     }
-    (told,) = fleet(database={"postgresql_server_max_connections": 91}, **settings)
-    assert told == (
+    (message,) = fleet(database={"postgresql_server_max_connections": 91}, **settings)
+    assert message == (
         "data1: links may open 89 connections to PostgreSQL while one release follows another: 2 x 4 workers with 5 "
         "each (app_database_connections) on app1, app2; 4 worker processes with 2 each (its database_connections) on "
         "app1; 1 of scheduled commands on app1. It takes 88 (postgresql_server_max_connections: 91, 3 of them kept "
@@ -123,26 +123,26 @@ def test_connections_of_two_generations_are_told_with_their_figures_and_the_ways
     assert fleet(database={"postgresql_server_max_connections": 92}, **settings) == []
 
 
-def test_what_the_settings_alone_say_is_told_before_a_host_is_known() -> None:
+def test_explicit_settings_are_checked_before_the_host_is_known() -> None:
     settings: dict[str, Any] = {"ansible_facts": {}, "app_database_connections": 20}
     small = {"postgresql_server_max_connections": 50}
     assert len(fleet(database=small, app_service_workers=2, **settings)) == 1
     assert fleet(database=small, **settings) == []
 
 
-def test_the_running_server_counts_until_it_is_restarted() -> None:
+def test_running_server_counts_until_it_is_restarted() -> None:
     settings: dict[str, Any] = {"app_service_workers": 4, "app_database_connections": 5}
-    (told,) = fleet(database=running(42), **settings)
-    assert "It takes 39 (max_connections of the running server: 42" in told
-    assert "Run site.yml, which restarts it" in told
+    (message,) = fleet(database=running(42), **settings)
+    assert "It takes 39 (max_connections of the running server: 42" in message
+    assert "Run site.yml, which restarts it" in message
     assert fleet(database=running(43), **settings) == []
-    # what site.yml would bring
-    (told,) = fleet(database=running(500, limit=42), **settings)
-    assert "postgresql_server_max_connections: 42" in told
+    # the limit that site.yml would apply
+    (message,) = fleet(database=running(500, limit=42), **settings)
+    assert "postgresql_server_max_connections: 42" in message
     hosts = {"app1": {"app_name": "links", "ansible_facts": FACTS, **settings}, "data1": running(10)}
     assert capacity.problems(hosts, ["app1"], ["data1"], provision=True) == []
     assert len(capacity.problems(hosts, ["app1"], ["data1"])) == 1
 
 
-def test_a_server_of_the_applications_own_is_not_judged() -> None:
+def test_external_database_is_not_checked() -> None:
     assert fleet(app_service_workers=4, app_database_connections=500) == []

@@ -1,4 +1,4 @@
-"""Which hosts' variables are read to find the host of `hosts: first`."""
+"""Which hosts' variables are read to determine the host of `hosts: first`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ONE = {"beat": {"command": "beat", "hosts": "first"}}
 
 
 class Variables(Mapping[str, Any]):
-    """Of an inventory; notes whose are read."""
+    """An inventory's variables; records whose are read."""
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -30,7 +30,7 @@ class Variables(Mapping[str, Any]):
 
 
 @pytest.mark.parametrize(("processes", "first", "read"), [({}, "", []), (ONE, "app2", SERVERS)])
-def test_a_host_asks_of_app_servers_alone_and_only_where_something_is_for_one_host(
+def test_app_servers_are_read_only_if_a_process_runs_on_one_host(
     processes: dict[str, Any], first: str, read: list[str]
 ) -> None:
     variables = Variables()
@@ -38,7 +38,7 @@ def test_a_host_asks_of_app_servers_alone_and_only_where_something_is_for_one_ho
     assert variables.read == read
 
 
-def test_preflight_looks_at_all_hosts_where_something_is_for_one_host() -> None:
+def test_preflight_reads_all_hosts_if_a_process_runs_on_one_host() -> None:
     variables = Variables()
     assert first_host.problems(variables, "links", SERVERS, {}, {}) == []
     assert variables.read == []

@@ -1,4 +1,4 @@
-"""What the roles and modules are given of a host's backing services comes from their rows."""
+"""The values that roles and modules get for a host's backing services are derived from their rows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ services = plugin("filter/host_services")
 VALKEY = {"name": "Valkey", "ports": {"redis": 6379, "rediss": 6380}, "listener": "valkey-server.service"}
 
 
-def test_the_firewall_lets_the_clients_in_and_nobody_else() -> None:
+def test_firewall_admits_only_the_clients() -> None:
     assert services.firewall_rules([VALKEY], ["192.0.2.1"]) == [
         {"ports": [6379, 6380], "sources": ["192.0.2.1"], "comment": "Valkey, from the application"}
     ]
     assert services.firewall_rules([], ["192.0.2.1"]) == []
 
 
-def test_the_ports_may_be_held_by_the_service_itself() -> None:
+def test_service_may_already_use_its_ports() -> None:
     assert services.needed_ports([VALKEY]) == [
         {"port": port, "for": "Valkey", "allowed": ["valkey-server.service"]} for port in (6379, 6380)
     ]
@@ -31,14 +31,14 @@ def noted(tls: str) -> dict[str, Any]:
 def test_addresses_are_compared_with_what_the_hosts_offer() -> None:
     hosts = {"data1": noted("offered"), "data2": {}}
     wrong = {"REDIS_URL": "redis://data1:6380/0"}
-    (told,) = services.address_problems(wrong, hosts, list(hosts), "offered", "/ca.pem")
-    assert told.startswith("REDIS_URL: Valkey isn't at redis://")
+    (message,) = services.address_problems(wrong, hosts, list(hosts), "offered", "/ca.pem")
+    assert message.startswith("REDIS_URL: Valkey isn't at redis://")
     right = {"REDIS_URL": "rediss://DATA1:6380/0"}
     assert services.address_problems(right, hosts, list(hosts), "offered", "/ca.pem") == []
-    # of a host that wasn't asked nothing is known
+    # nothing is known about a host that wasn't asked
     assert services.address_problems(wrong, {"data1": {}}, ["data1"], "offered", "/ca.pem") == []
 
 
-def test_all_hosts_have_one_setting() -> None:
-    (told,) = services.address_problems({}, {"data1": noted("required")}, ["data1"], "disabled", "/ca.pem")
-    assert "required for data1, and disabled for the application" in told
+def test_all_hosts_have_the_same_tls_setting() -> None:
+    (message,) = services.address_problems({}, {"data1": noted("required")}, ["data1"], "disabled", "/ca.pem")
+    assert "required for data1, and disabled for the application" in message

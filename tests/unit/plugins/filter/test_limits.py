@@ -1,4 +1,4 @@
-"""How many workers the edge takes an app server to have."""
+"""The number of workers that the edge assumes for an app server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST: dict[str, Any] = {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": 8
     [
         ({}, 5),
         ({"app_service_workload": "cpu"}, 2),
-        # of two generations
+        # memory for two generations
         ({"app_service_worker_memory_mb": 1600}, 2),
         ({"app_service_worker_memory_mb": 1600, "app_service_memory_percent": 20}, 1),
         ({"app_service_worker_memory_mb": 100000}, 1),
@@ -28,9 +28,9 @@ HOST: dict[str, Any] = {"ansible_facts": {"processor_vcpus": 2, "memtotal_mb": 8
     ],
     ids=str,
 )
-def test_the_workers_follow_from_host_and_settings(settings: dict[str, Any], count: int) -> None:
+def test_worker_count_follows_host_and_settings(settings: dict[str, Any], count: int) -> None:
     assert limits.worker_counts(["app1"], {"app1": {**HOST, **settings}}) == [count]
 
 
-def test_who_is_not_known_is_left_out() -> None:
+def test_unknown_server_is_left_out() -> None:
     assert limits.upstream_workers(["10.0.0.21:8000", "10.0.0.22:8000"], [5, 0]) == {"10.0.0.21:8000": 5}

@@ -1,4 +1,4 @@
-"""What the module host_facts says of an application."""
+"""The application's facts from the module host_facts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 from tests.support.playbooks import Playbooks
 
 
-def test_a_host_without_the_application_is_told_as_such_and_only_when_asked(tmp_path: pathlib.Path) -> None:
+def test_absent_application_is_reported_only_if_requested(tmp_path: pathlib.Path) -> None:
     tasks = [
         {"baton.web.host_facts": {}},
         {"ansible.builtin.assert": {"that": "'app_release' not in ansible_facts"}},

@@ -1,7 +1,7 @@
-"""What a host has written is still there when it loses power, whole: the order of calls says so.
+"""Written files survive a power loss completely, as the recorded order of system calls shows.
 
-A file is on the disk before its name is, and its name is before anybody is told: each rename to a lasting path comes
-after an fsync of all of the content (or a sync of its filesystem), and before an fsync of its folder.
+A file is synced before its rename, and its folder after it: each rename to a permanent path follows an fsync of the
+whole content (or a sync of its filesystem), and precedes an fsync of its folder.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ansible_collections.baton.web.plugins.module_utils.change import deploy_loc
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, bounded, files, systemd
 from ansible_collections.baton.web.plugins.module_utils.release import store
 
-from tests.unit.plugins.module_utils.release.test_staging import places, stage  # noqa: F401
+from tests.unit.plugins.module_utils.release.test_staging import release_store, stage  # noqa: F401
 
 # content, mode, owner and group of a file
-About = tuple[bytes, int, int, int]
+FileState = tuple[bytes, int, int, int]
 
 
 class Recorder:
-    """What was renamed, removed and synced below a folder, in order."""
+    """Records renames, removals and syncs below a folder, in order."""
 
     def __init__(self, top: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
         self.top = top
-        self.on_disk: dict[int, About] = {}  # by inode, as it was when it was synced
-        self.moves: list[tuple[str, bool, str]] = []  # destination, whether its folder has been synced since, problem
+        self.on_disk: dict[int, FileState] = {}  # by inode, at its last sync
+        self.moves: list[tuple[str, bool, str]] = []  # destination, whether its folder was synced since, problem
         for name in ("rename", "replace"):
             patch.setattr(os, name, self._moving(getattr(os, name)))
         for name in ("unlink", "remove"):
@@ -84,23 +84,23 @@ class Recorder:
         return remove
 
     def _written(self, path: str) -> None:
-        self.on_disk[os.stat(path).st_ino] = about(pathlib.Path(path))
+        self.on_disk[os.stat(path).st_ino] = state_of(pathlib.Path(path))
 
     def _names_written(self, those: Callable[[str], bool]) -> None:
         self.moves = [(place, synced or those(place), problem) for place, synced, problem in self.moves]
 
     def _problem(self, source: pathlib.Path) -> str:
-        """What of a file, or of a folder's files, isn't on the disk as it is now; empty when all is."""
+        """Which content of a file, or of a folder's files, isn't synced; empty if all of it is."""
         if source.is_symlink():
-            return ""  # it has no content
-        found = [source] if source.is_file() else sorted(source.rglob("*"))
-        for path in found:
-            if path.is_file() and not path.is_symlink() and self.on_disk.get(path.stat().st_ino) != about(path):
+            return ""  # a symlink has no content
+        status = [source] if source.is_file() else sorted(source.rglob("*"))
+        for path in status:
+            if path.is_file() and not path.is_symlink() and self.on_disk.get(path.stat().st_ino) != state_of(path):
                 return f"{path} is renamed before it is on the disk"
         return ""
 
     def check(self, *lasting: pathlib.Path) -> None:
-        """Whether each of these paths was written, or removed, so that it lasts."""
+        """Assert that each of these paths was written or removed permanently."""
         for path in lasting:
             moves = [move for move in self.moves if move[0] == os.path.abspath(path)]
             assert moves, f"nothing was renamed to {path}"
@@ -109,14 +109,14 @@ class Recorder:
                 assert synced, f"the name {path} is not on the disk"
 
 
-def about(path: pathlib.Path) -> About:
-    found = path.stat()
-    return path.read_bytes(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+def state_of(path: pathlib.Path) -> FileState:
+    status = path.stat()
+    return path.read_bytes(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path) -> layout.Application:
-    """A host's tree with the releases aaaa, which is current and kept, and bbbb."""
+    """A host's root with the releases aaaa, which is current and kept, and bbbb."""
     application = layout.Application("links", str(tmp_path))
     for name in ("aaaa", "bbbb"):
         folder = application.release(name)
@@ -135,7 +135,7 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
 
 @pytest.fixture
 def recorded(
-    app: layout.Application,  # noqa: ARG001 - what makes the tree isn't to be recorded
+    app: layout.Application,  # noqa: ARG001 - created before the recording
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Recorder]:
@@ -143,24 +143,24 @@ def recorded(
         yield Recorder(tmp_path, patch)
 
 
-def test_a_line_of_the_history_lasts(app: layout.Application, recorded: Recorder) -> None:
+def test_history_entry_is_durable(app: layout.Application, recorded: Recorder) -> None:
     history.append(app, {"kind": "deploy", "release": "aaaa", "result": "deployed"})
     recorded.check(app.state / "history.jsonl")
 
 
-def test_the_deploy_lock_lasts_when_taken_and_extended(app: layout.Application, recorded: Recorder) -> None:
+def test_deploy_lock_is_durable_when_taken_and_extended(app: layout.Application, recorded: Recorder) -> None:
     deploy_lock.take(app, deploy_lock.Run("token", "me", ""), "deploy", 60)
     deploy_lock.extend(app, "token")
     recorded.check(app.state / "lock.json")
     assert len([place for place, _, _ in recorded.moves if place.endswith("lock.json")]) == 2
 
 
-def test_a_copy_of_a_receipt_lasts(app: layout.Application, recorded: Recorder) -> None:
+def test_receipt_is_durable(app: layout.Application, recorded: Recorder) -> None:
     history.keep_receipt(app, "20251125T120000Z-links-r1", '{"format": 1}\n')
     recorded.check(app.state / "receipts/20251125T120000Z-links-r1.json")
 
 
-def test_a_file_of_the_configuration_lasts(tmp_path: pathlib.Path, recorded: Recorder) -> None:
+def test_configuration_file_is_durable(tmp_path: pathlib.Path, recorded: Recorder) -> None:
     owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
     path = tmp_path / "etc/links/gunicorn.conf.py"
     wanted = files.DesiredFile(path, content="workers = 2", mode=0o640, owner=owner, group=group)
@@ -168,19 +168,19 @@ def test_a_file_of_the_configuration_lasts(tmp_path: pathlib.Path, recorded: Rec
     recorded.check(path)
 
 
-def test_a_file_of_the_state_lasts(tmp_path: pathlib.Path, recorded: Recorder) -> None:
-    # written by this process: as another user it would be by a child, which nobody records
+def test_state_file_is_durable(tmp_path: pathlib.Path, recorded: Recorder) -> None:
+    # written by this process: for another user, a child process would write it, which isn't recorded
     assert state_files._put(tmp_path, state_files.StateFile("a/b.txt", b"content"), dry=False)
     recorded.check(tmp_path / "a/b.txt")
 
 
 @pytest.mark.parametrize("to", ["bbbb", None])
-def test_the_pointer_lasts(app: layout.Application, recorded: Recorder, to: str | None) -> None:
+def test_symlink_is_durable(app: layout.Application, recorded: Recorder, to: str | None) -> None:
     layout.switch_current(app, to)
     recorded.check(app.current)
 
 
-def test_files_that_are_put_back_last(app: layout.Application, recorded: Recorder, tmp_path: pathlib.Path) -> None:
+def test_restored_files_are_durable(app: layout.Application, recorded: Recorder, tmp_path: pathlib.Path) -> None:
     changed = [tmp_path / "etc/links/environment", tmp_path / "etc/systemd/system/links.service"]
     for path in changed:
         path.write_text("changed")
@@ -191,14 +191,14 @@ def test_files_that_are_put_back_last(app: layout.Application, recorded: Recorde
     assert changed[0].read_text() == "as it serves"
 
 
-def test_a_snapshot_lasts_before_anything_changes(app: layout.Application, recorded: Recorder) -> None:
+def test_snapshot_is_durable_before_anything_changes(app: layout.Application, recorded: Recorder) -> None:
     snapshot.snapshot(app, "one")
     recorded.check(app.before)
 
 
 @pytest.fixture
 def handed_over(app: layout.Application, recorded: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """The calls of an activation of bbbb, on a host whose units do what they are told."""
+    """The calls of an activation of bbbb, on a host whose units do what they should."""
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     monkeypatch.setattr(systemd, "is_active", lambda _: False)
     monkeypatch.setattr(handover.Handover, "_start", lambda _: None)
@@ -207,17 +207,17 @@ def handed_over(app: layout.Application, recorded: Recorder, monkeypatch: pytest
     return recorded
 
 
-def test_what_serves_is_noted_so_that_it_lasts(app: layout.Application, handed_over: Recorder) -> None:
+def test_record_of_an_activation_is_durable(app: layout.Application, handed_over: Recorder) -> None:
     handed_over.check(app.record, app.kept, app.before, app.current)
 
 
-def test_a_release_is_on_the_disk_before_the_pointer_is(app: layout.Application, handed_over: Recorder) -> None:
+def test_release_is_synced_before_the_symlink(app: layout.Application, handed_over: Recorder) -> None:
     assert (app.release("bbbb") / "release.json").stat().st_ino in handed_over.on_disk
     names = [place for place, _, _ in handed_over.moves]
     assert names.index(str(app.before)) < names.index(str(app.current)) < names.index(str(app.record))
 
 
-def test_the_end_of_what_served_lasts(
+def test_removal_of_the_last_release_is_durable(
     app: layout.Application, recorded: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
@@ -226,8 +226,8 @@ def test_the_end_of_what_served_lasts(
     recorded.check(app.current, app.record)
 
 
-def test_a_release_is_on_the_disk_before_it_has_its_name(
-    places: store.ReleaseStore,  # noqa: F811
+def test_release_is_synced_before_its_rename(
+    release_store: store.ReleaseStore,  # noqa: F811
     build: Callable[..., Any],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -235,26 +235,26 @@ def test_a_release_is_on_the_disk_before_it_has_its_name(
     built = build()
     with monkeypatch.context() as patch:
         recorder = Recorder(tmp_path, patch)
-        stage(places, built)
-    recorder.check(places.releases / built["id"])
+        stage(release_store, built)
+    recorder.check(release_store.releases / built["id"])
 
 
 @pytest.mark.parametrize("moment", [1, 2])
-def test_a_host_that_dies_as_a_copy_takes_the_other_s_place_has_one_of_them(
+def test_crash_while_a_folder_is_replaced_leaves_the_old_or_the_new(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    """Between the two renames neither has the name."""
+    """Between the two renames, neither folder has the name."""
     (pathlib.Path(app.root) / "etc/links/environment").write_text("changed")
-    really, left = os.rename, moment
+    real_rename, left = os.rename, moment
 
     def rename(source: Any, target: Any) -> None:
         nonlocal left
         if not pathlib.Path(source).is_dir():
-            return really(source, target)
+            return real_rename(source, target)
         left -= 1
         if left == 0:
             raise KeyboardInterrupt
-        return really(source, target)
+        return real_rename(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
@@ -267,7 +267,7 @@ def test_a_host_that_dies_as_a_copy_takes_the_other_s_place_has_one_of_them(
     assert [path.name for path in app.state.glob("kept*")] == ["kept"]
 
 
-def test_a_snapshot_that_was_cut_off_is_still_that_of_the_transaction_before(app: layout.Application) -> None:
+def test_interrupted_snapshot_leaves_the_previous_one(app: layout.Application) -> None:
     snapshot.snapshot(app, "one")
     app.before.rename(app.before.with_name("before.old"))
     assert snapshot.last(app)["transaction"] == "one"
@@ -277,7 +277,7 @@ def test_a_snapshot_that_was_cut_off_is_still_that_of_the_transaction_before(app
 
 
 @pytest.mark.parametrize("fault", ["", "no fsync", "no folder", "late", "written after", "mode after"])
-def test_the_recorder_sees_each_fault(tmp_path: pathlib.Path, recorded: Recorder, fault: str) -> None:
+def test_recorder_detects_each_fault(tmp_path: pathlib.Path, recorded: Recorder, fault: str) -> None:
     scratch, path = tmp_path / "new", tmp_path / "file"
     with scratch.open("w") as file:
         file.write("content")

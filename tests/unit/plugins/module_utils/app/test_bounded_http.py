@@ -1,4 +1,4 @@
-"""Asking a page, whatever answers: it has an end, in time and in size."""
+"""Requests to a page are bounded in time and size, whatever answers."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
-PATIENCE = 60.0  # seconds that a test has at most; none takes it
+PATIENCE = 60.0  # seconds after which a test fails; no test takes that long
 
 
 @contextlib.contextmanager
-def answering(parts: Iterable[bytes], pause: float = 0.0) -> Iterator[health_check.Health]:
-    """A server that sends these to whoever asks, one after another, until nobody listens any more."""
-    over = threading.Event()
+def serve(parts: Iterable[bytes], pause: float = 0.0) -> Iterator[health_check.Health]:
+    """A server that sends these parts to its client, one after another, until the client is gone."""
+    stop = threading.Event()
 
-    def serve() -> None:
+    def respond() -> None:
         with contextlib.suppress(OSError):
-            connected, _ = listener.accept()
-            with connected:
-                connected.settimeout(PATIENCE)
-                connected.recv(65536)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(PATIENCE)
+                connection.recv(65536)
                 for part in parts:
-                    connected.sendall(part)
-                    if over.wait(pause):
+                    connection.sendall(part)
+                    if stop.wait(pause):
                         return
 
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         path = str(pathlib.Path(folder, "socket"))
         listener.bind(path)
         listener.listen()
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=respond)
         thread.start()
         try:
             yield health_check.Health("/readyz", path, "links", timeout=PATIENCE if pause == 0 else 0.3)
         finally:
-            over.set()
+            stop.set()
             thread.join()
 
 
@@ -63,11 +63,11 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_an_answer_without_an_end_is_none(what: str) -> None:
-    with answering(ENDLESS[what]) as page:
-        said = health_check.check(page)
-    assert said.startswith("does not answer: ")
-    assert "timed out" not in said  # it was the size that ended it
+def test_endless_answer_is_no_answer(what: str) -> None:
+    with serve(ENDLESS[what]) as page:
+        problem = health_check.check(page)
+    assert problem.startswith("does not answer: ")
+    assert "timed out" not in problem  # the size limit ended it
 
 
 TRICKLES = {
@@ -80,32 +80,32 @@ TRICKLES = {
 
 
 @pytest.mark.parametrize("what", TRICKLES)
-def test_an_answer_that_comes_byte_by_byte_has_one_time_for_all_of_it(what: str) -> None:
-    with answering(TRICKLES[what], pause=0.05) as page:
+def test_trickling_answer_shares_one_timeout(what: str) -> None:
+    with serve(TRICKLES[what], pause=0.05) as page:
         assert health_check.check(page) == "does not answer: timed out"
 
 
-def test_an_endless_body_is_read_no_further_than_it_is_shown() -> None:
-    with answering(itertools.chain([OK, b"\r\n"], itertools.repeat(b"x" * 65536))) as page:
+def test_endless_body_is_read_only_as_far_as_shown() -> None:
+    with serve(itertools.chain([OK, b"\r\n"], itertools.repeat(b"x" * 65536))) as page:
         assert health_check.check(page) == ""
     failing = b"HTTP/1.1 500 Internal Server Error\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with answering(itertools.chain([failing], itertools.repeat(b"10\r\n0123456789abcdef\r\n"))) as page:
+    with serve(itertools.chain([failing], itertools.repeat(b"10\r\n0123456789abcdef\r\n"))) as page:
         assert health_check.check(page) == f"answers 500: {('0123456789abcdef' * 19)[:300]}"
 
 
-def test_a_page_s_words_are_cut_and_nothing_that_a_terminal_obeys() -> None:
-    with answering([b"HTTP/1.1 500 \x1b[2J\r\n\r\n\x1b]0;title\x07\xff\x00"]) as page:
+def test_shown_answer_is_cut_and_free_of_control_characters() -> None:
+    with serve([b"HTTP/1.1 500 \x1b[2J\r\n\r\n\x1b]0;title\x07\xff\x00"]) as page:
         assert health_check.check(page) == "answers 500: \\x1b]0;title\\x07\N{REPLACEMENT CHARACTER}\\x00"
-    with answering([b"\x1b[2J" * 10000 + b"\r\n\r\n"]) as page:
-        said = health_check.check(page)
-        assert said.startswith("does not answer: ")
-        assert len(said) < 1000
-        assert "\x1b" not in said
+    with serve([b"\x1b[2J" * 10000 + b"\r\n\r\n"]) as page:
+        problem = health_check.check(page)
+        assert problem.startswith("does not answer: ")
+        assert len(problem) < 1000
+        assert "\x1b" not in problem
 
 
-@pytest.mark.parametrize("place", ["file:///etc/passwd", "http://169.254.169.254/latest", "/readyz"])
-def test_a_redirect_is_an_answer_and_is_not_followed(place: str) -> None:
-    with answering([f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()]) as page:
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "http://169.254.169.254/latest", "/readyz"])
+def test_redirect_is_an_answer_and_is_not_followed(location: str) -> None:
+    with serve([f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()]) as page:
         assert health_check.check(page) == ""
 
 
@@ -134,13 +134,13 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES, max_size=12))
-def test_any_answer_is_read_or_is_none(lines: list[bytes]) -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"\r\n".join([b"HTTP/1.1 429 Too Many Requests", *lines]))
-        theirs.shutdown(socket.SHUT_WR)
+def test_any_answer_is_read_or_rejected(lines: list[bytes]) -> None:
+    client, server = socket.socketpair()
+    with client, server:
+        server.sendall(b"\r\n".join([b"HTTP/1.1 429 Too Many Requests", *lines]))
+        server.shutdown(socket.SHUT_WR)
         connection = http.client.HTTPConnection("links", timeout=PATIENCE)
-        connection.sock = ours
+        connection.sock = client
         with contextlib.suppress(bounded_http.NoAnswerError):
             answer = bounded_http.get(connection, "/", {}, PATIENCE)
             assert answer.status == 429

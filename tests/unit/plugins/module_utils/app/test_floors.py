@@ -22,7 +22,7 @@ from packaging.version import Version
         ("1.3.1RC1", True), ("\N{ARABIC-INDIC DIGIT ONE}.0", False),
     ],
 )  # fmt: skip
-def test_versions_are_compared_as_packages_do(version: str, old: bool) -> None:
+def test_versions_are_compared_as_pip_does(version: str, old: bool) -> None:
     assert ("starlette" in floors.old({"starlette": version})) == old
 
 
@@ -36,11 +36,11 @@ versions = st.builds(
 
 
 @given(versions, versions)
-def test_the_order_is_that_of_packaging(first: str, second: str) -> None:
+def test_order_matches_packaging(first: str, second: str) -> None:
     one, other = floors.order(first), floors.order(second)
     assert one is not None
     assert other is not None
-    # early ones of the same release are equal here: a floor is a final version
+    # prereleases equal their release here, because a minimum version is a final version
     if one < other:
         assert Version(first) < Version(second)
     if Version(first).base_version != Version(second).base_version:
@@ -48,46 +48,46 @@ def test_the_order_is_that_of_packaging(first: str, second: str) -> None:
 
 
 @given(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}[A-Za-z0-9]\Z"))
-def test_names_are_compared_as_indexes_do(name: str) -> None:
+def test_names_are_normalised_like_those_of_an_index(name: str) -> None:
     assert floors.normal(name) == canonicalize_name(name)
 
 
-def test_one_message_names_who_package_version_floor_reason_and_fix() -> None:
+def test_message_names_lock_package_version_minimum_reason_and_fix() -> None:
     with pytest.raises(BatonError) as failure:
         floors.check({"starlette": "0.47.3", "python-multipart": "0.0.9", "idna": "1"}, [], "uv.lock")
-    said = str(failure.value)
-    assert said.startswith("uv.lock has python-multipart 0.0.9, older than 0.0.31: ")
-    assert "; starlette 0.47.3, older than 1.3.1: older ones ignore the limits" in said
-    assert said.endswith(
+    message = str(failure.value)
+    assert message.startswith("uv.lock has python-multipart 0.0.9, older than 0.0.31: ")
+    assert "; starlette 0.47.3, older than 1.3.1: older ones ignore the limits" in message
+    assert message.endswith(
         "Lock python-multipart>=0.0.31, starlette>=1.3.1, "
         "or deploy it anyway with app_release_allow_old_packages: [python-multipart, starlette]."
     )
 
 
-def test_what_is_allowed_by_name_is_warned_of_and_nothing_else_is_allowed() -> None:
+def test_only_packages_allowed_by_name_are_downgraded_to_warnings() -> None:
     packages = {"starlette": "0.47.3", "python-multipart": "0.0.9"}
     with pytest.raises(BatonError, match=r"has starlette 0\.47\.3") as failure:
         floors.check(packages, ["Python_Multipart"], "uv.lock")
     assert "0.0.9" not in str(failure.value)
-    told = floors.check(packages, ["Python_Multipart", "starlette"], "uv.lock")
-    assert [warning.partition(", older")[0] for warning in told] == [
+    warnings = floors.check(packages, ["Python_Multipart", "starlette"], "uv.lock")
+    assert [warning.partition(", older")[0] for warning in warnings] == [
         "uv.lock has python-multipart 0.0.9", "uv.lock has starlette 0.47.3"
     ]  # fmt: skip
 
 
-def test_an_allowed_name_without_a_floor_is_refused() -> None:
+def test_allowed_name_without_a_minimum_is_refused() -> None:
     with pytest.raises(BatonError, match=r"names starlet, which has no minimum version\. Name some of gunicorn, h11"):
         floors.check({}, ["starlet"], "uv.lock")
 
 
-def test_the_server_is_replaced_where_an_application_has_an_older_one() -> None:
+def test_minimums_of_server_packages_are_in_the_supported_range() -> None:
     for name in floors.FLOORS.keys() & SUPPORTED.keys():
         assert SpecifierSet(SUPPORTED[name]).contains(floors.FLOORS[name].version)
         assert not SpecifierSet(SUPPORTED[name]).contains("0.0.1")
     assert floors.FLOORS.keys() - SUPPORTED.keys() == {"python-multipart", "starlette"}
 
 
-def test_operators_find_each_floor_in_the_docs() -> None:
+def test_minimum_versions_are_in_the_docs() -> None:
     text = (pathlib.Path(__file__).parents[5] / "docs/operations.md").read_text()
     assert [f"| {name} | {floor.version} |" for name, floor in floors.FLOORS.items()
             if f"\n| {name} | {floor.version} |" not in text] == []  # fmt: skip

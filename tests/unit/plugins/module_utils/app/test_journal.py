@@ -1,4 +1,4 @@
-"""Logs, as people read them."""
+"""The journal's entries as they are shown to the operator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import journal, layout
 from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
+from tests.support.program import write_script
+
 NOON = 1767268800.25  # 2026-01-01 12:00:00.250 UTC
 
 
-def found(message: object, priority: int = 6, time: float = NOON) -> dict[str, Any]:
+def record(message: object, priority: int = 6, time: float = NOON) -> dict[str, Any]:
     text = message if isinstance(message, str | list) else json.dumps(message)
     return {"MESSAGE": text, "PRIORITY": str(priority), "__REALTIME_TIMESTAMP": str(int(time * 1e6)), "__CURSOR": "s=1"}
 
@@ -49,14 +51,14 @@ ACCESS = {
         ("", 6, "info"),
     ],
 )
-def test_a_line_is_written_for_people(message: object, priority: int, line: str) -> None:
-    said = journal.entry(found(message, priority))
-    assert journal.written(said) == f"2026-01-01 12:00:00.250Z {line}"
+def test_entry_is_formatted(message: object, priority: int, line: str) -> None:
+    entry = journal.entry(record(message, priority))
+    assert journal.written(entry) == f"2026-01-01 12:00:00.250Z {line}"
 
 
 def test_hosts_are_merged_by_time_and_the_newest_lines_are_kept() -> None:
     entries = {
-        host: [journal.entry(found(f"{host} {second}", time=NOON + second)) for second in seconds]
+        host: [journal.entry(record(f"{host} {second}", time=NOON + second)) for second in seconds]
         for host, seconds in (("app1", (0, 2)), ("application2", (1, 3)))
     }
     lines = journal.merged(entries, 3).splitlines()
@@ -64,18 +66,18 @@ def test_hosts_are_merged_by_time_and_the_newest_lines_are_kept() -> None:
     assert [line.index("|") for line in lines] == [13, 13, 13]
 
 
-def test_nothing_logged_is_nothing_to_show() -> None:
+def test_no_entries_yield_no_output() -> None:
     assert journal.merged({}, 10) == ""
 
 
-def test_a_cursor_is_told_from_a_time() -> None:
+def test_cursor_and_time_are_distinguished() -> None:
     assert "--after-cursor=s=abc" in journal.command(layout.Application("links"), "s=abc")
     assert "--since=10 min ago" in journal.command(layout.Application("links"), "10 min ago")
     assert not [word for word in journal.command(layout.Application("links"), "today") if word.startswith("--grep")]
     assert "--grep=a|b" in journal.command(layout.Application("links"), "today", "a|b")
 
 
-def test_what_is_said_while_the_journal_is_read_is_not_waited_for() -> None:
+def test_reading_ends_at_the_present() -> None:
     def until(position: str) -> float:
         (word,) = (one for one in journal.command(layout.Application("links"), position) if "until" in one)
         return float(word.removeprefix("--until=@"))
@@ -83,12 +85,12 @@ def test_what_is_said_while_the_journal_is_read_is_not_waited_for() -> None:
     before = time.time()
     assert before - 1 < until("s=abc") < time.time() + 1
     assert before - 1 < until("@1") < time.time() + 1
-    # journalctl refuses an end that is before the beginning
+    # journalctl refuses an end before the beginning
     assert until(f"@{before + 100}") > before + 100
 
 
-def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:
-    said = {
+def test_control_characters_of_a_requested_path_are_escaped() -> None:
+    entry = {
         "time": 0.0,
         "level": "info",
         "message": "",
@@ -96,7 +98,7 @@ def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:
         "path": "/\x1b]52;c;eA==\x07\r\x9b2J",
         "status": 404,
     }
-    assert journal.written(said).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
+    assert journal.written(entry).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
     assert untrusted.printable("a\tb\r\n\x1b[1;31mc\x1b[0m") == "a\tb\nc"
 
 
@@ -126,28 +128,28 @@ NOW = datetime.datetime(2026, 1, 31, 12, 0, 30, tzinfo=zoneinfo.ZoneInfo("Americ
         (f"@{NOW.timestamp() - 5}", 5),
     ],
 )
-def test_a_time_is_the_operators(words: str, ago: float) -> None:
+def test_times_are_in_the_operators_time_zone(words: str, ago: float) -> None:
     assert journal.moment(words, NOW) == NOW.timestamp() - ago
 
 
 @pytest.mark.parametrize(
     "words", ["", "tuesday", "1", "10 min", "1 parsec ago", "25:00", "2026-13-01", "--until=x", "@", "ago", "UTC"]
 )
-def test_what_is_no_time_is_refused_with_the_zone(words: str) -> None:
+def test_invalid_time_is_refused_and_the_zone_named(words: str) -> None:
     with pytest.raises(journal.JournalError, match="in your own time zone, EST"):
         journal.moment(words, NOW)
 
 
-def test_each_host_is_given_a_moment_or_its_own_position() -> None:
+def test_start_is_a_moment_or_a_cursor() -> None:
     assert journal.start("s=abc;i=1") == "s=abc;i=1"
     assert re.fullmatch(r"@\d+\.\d{6}", journal.start("1 hour ago"))
 
 
-def test_a_line_is_of_the_unit_that_wrote_it() -> None:
-    asked = journal.command(layout.Application("links"), "@1")
-    assert "--unit=links.service" in asked
-    assert "--unit=links-migration@*.service" in asked
-    assert not [word for word in asked if "IDENTIFIER" in word]
+def test_entries_are_selected_by_unit() -> None:
+    command = journal.command(layout.Application("links"), "@1")
+    assert "--unit=links.service" in command
+    assert "--unit=links-migration@*.service" in command
+    assert not [word for word in command if "IDENTIFIER" in word]
 
 
 PROCESSES = {
@@ -160,7 +162,7 @@ def units(app: layout.Application, process: str = "") -> set[str]:
     return {word.partition("=")[2] for word in journal.command(app, "@1", "", process) if word.startswith("--unit")}
 
 
-def test_one_process_type_s_lines_are_those_of_its_units(tmp_path: pathlib.Path) -> None:
+def test_process_type_selects_its_units(tmp_path: pathlib.Path) -> None:
     app = layout.Application("links", str(tmp_path))
     app.process_settings.parent.mkdir(parents=True)
     app.process_settings.write_text(json.dumps(PROCESSES))
@@ -168,7 +170,7 @@ def test_one_process_type_s_lines_are_those_of_its_units(tmp_path: pathlib.Path)
     assert units(app, "worker") == worker
     web = units(app, "web")
     assert {"links.service", "links-bridge.service", "links-rehearsal@*.service"} <= web
-    # not those of an application that is called links-worker
+    # not those of another application whose name is links-worker
     assert not [unit for unit in units(app) if unit.startswith(("links-*", "links*", "links-worker."))]
     assert web | worker | {"links-beat@*.service"} < units(app)
     with pytest.raises(
@@ -180,20 +182,17 @@ def test_one_process_type_s_lines_are_those_of_its_units(tmp_path: pathlib.Path)
         units(app)
 
 
-def journalctl(folder: pathlib.Path, *lines: str) -> None:
-    (folder / "said").write_text("\n".join(lines) + "\n")
-    (folder / "journalctl").write_text(f"#!/bin/sh\nexec cat {folder}/said\n")
-    (folder / "journalctl").chmod(0o755)
+def write_journal(folder: pathlib.Path, *lines: str) -> None:
+    (folder / "journal").write_text("\n".join(lines) + "\n")
+    write_script(folder / "journalctl", f"exec cat {folder}/journal")
 
 
-def test_the_journal_is_read_past_lines_that_make_no_sense(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_journal_lines_are_skipped(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = [
-        json.dumps(found(message)) for message in ("first of hunter2hunter2", {"message": {"a": 1}}, {"message": 7})
+        json.dumps(record(message)) for message in ("first of hunter2hunter2", {"message": {"a": 1}}, {"message": 7})
     ]
     bad = ["[" * 20_000, "{", "7", json.dumps({"MESSAGE": "x" * (2**20 + 5)}), json.dumps({"PRIORITY": "abc"})]
-    journalctl(tmp_path, good[0], *bad, *good[1:])
+    write_journal(tmp_path, good[0], *bad, *good[1:])
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     entries, position = journal.read(
         layout.Application("links"), "@1", 10, mask=lambda text: text.replace("hunter2hunter2", "***")

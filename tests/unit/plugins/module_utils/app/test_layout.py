@@ -1,4 +1,4 @@
-"""Where an application's files and units are."""
+"""The layout: where an application's files and units are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pathlib
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 
 
-def test_the_current_release_is_that_which_the_link_leads_to(tmp_path: pathlib.Path) -> None:
+def test_current_release_is_the_target_of_the_symlink(tmp_path: pathlib.Path) -> None:
     app = layout.Application("shop", str(tmp_path))
     assert layout.current(app) is None
     app.releases.mkdir(parents=True)
@@ -16,7 +16,7 @@ def test_the_current_release_is_that_which_the_link_leads_to(tmp_path: pathlib.P
     assert layout.current(app) == "0123456789abcdef"
 
 
-def test_every_unit_of_an_application_belongs_to_one_of_its_process_types() -> None:
+def test_every_unit_belongs_to_one_process_type() -> None:
     app = layout.Application("shop")
     units = [unit for process in app.processes for unit in (*process.running, *process.templates)]
     assert {app.service, app.socket, app.bridge} <= set(units)
@@ -24,7 +24,7 @@ def test_every_unit_of_an_application_belongs_to_one_of_its_process_types() -> N
     assert len({process.name for process in app.processes}) == len(app.processes)
 
 
-def test_what_ever_served_is_read_from_the_record(tmp_path: pathlib.Path) -> None:
+def test_served_releases_are_read_from_the_record(tmp_path: pathlib.Path) -> None:
     app = layout.Application("shop", str(tmp_path))
     assert layout.served(app) == []
     app.record.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What an application logs reaches the operator without its secrets."""
+"""An application's log is shown without its secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pathlib
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import masking
 
-SAID = "ValidationError: input_value='postgresql://links:p%40ss@db/links' password p@ss of links, dsn p%40ss; flag on"
+MESSAGE = (
+    "ValidationError: input_value='postgresql://links:p%40ss@db/links' password p@ss of links, dsn p%40ss; flag on"
+)
 
 
 @pytest.fixture
@@ -24,21 +26,21 @@ def root(tmp_path: pathlib.Path) -> str:
     return str(tmp_path)
 
 
-def test_values_and_passwords_of_urls_are_left_out_and_words_stay(root: str) -> None:
-    told = masking.masked("links", SAID, root)
-    assert told == "ValidationError: input_value='***' password *** of links, dsn ***; flag on"
+def test_secret_values_and_url_passwords_are_masked(root: str) -> None:
+    text = masking.masked("links", MESSAGE, root)
+    assert text == "ValidationError: input_value='***' password *** of links, dsn ***; flag on"
 
 
-def test_each_line_of_a_secret_is_left_out(root: str) -> None:
+def test_each_line_of_a_secret_is_masked(root: str) -> None:
     assert masking.masked("links", "It said: second line", root) == "It said: ***"
 
 
-def test_an_application_without_secrets_says_all(tmp_path: pathlib.Path) -> None:
-    assert masking.masked("links", SAID, str(tmp_path)) == SAID
+def test_nothing_is_masked_without_secrets(tmp_path: pathlib.Path) -> None:
+    assert masking.masked("links", MESSAGE, str(tmp_path)) == MESSAGE
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         ("'SECRET_KEY': 'changethi...", "'SECRET_KEY': '***..."),
         ("...that-is-long'", "...***'"),
@@ -47,31 +49,31 @@ def test_an_application_without_secrets_says_all(tmp_path: pathlib.Path) -> None
         ("changing", "changing"),
     ],
 )
-def test_what_is_left_of_a_shortened_secret_is_left_out(said: str, told: str) -> None:
-    assert masking.without(said, ["changethis-secret-that-is-long"]) == told
+def test_parts_of_a_truncated_secret_are_masked(message: str, expected: str) -> None:
+    assert masking.without(message, ["changethis-secret-that-is-long"]) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
-        # an address alone is none, and many messages have it
+        # the address without a password is no secret, and many messages contain it
         ("connect to postgresql://links: refused", "connect to postgresql://links: refused"),
         ("FATAL: database db/links of postgresql", "FATAL: database db/links of postgresql"),
         ("dsn='postgresql://links:hunter...'", "dsn='***...'"),
         ("dsn='...ter2-and-more@db/links'", "dsn='...***'"),
     ],
 )
-def test_of_a_url_the_password_is_left_out_and_its_address_stays(said: str, told: str) -> None:
-    assert masking.without(said, ["postgresql://links:hunter2-and-more@db/links"]) == told
+def test_url_without_its_password_is_not_masked(message: str, expected: str) -> None:
+    assert masking.without(message, ["postgresql://links:hunter2-and-more@db/links"]) == expected
 
 
-def test_a_url_without_a_password_is_secret_by_its_path() -> None:
+def test_path_of_a_url_without_a_password_is_masked() -> None:
     hook = "https://hooks.example.org/services/T0123/B4567/abcdefgh"
     assert masking.without("GET https://hooks.example.org/", [hook]) == "GET https://hooks.example.org/"
     assert masking.without(f"to {hook[:50]}…", [hook]) == "to ***…"
 
 
-def test_a_secret_is_found_in_each_form_that_libraries_print(tmp_path: pathlib.Path) -> None:
+def test_secret_is_masked_in_every_form_that_libraries_print(tmp_path: pathlib.Path) -> None:
     secrets = tmp_path / "etc/links/secrets"
     secrets.mkdir(parents=True)
     (secrets / "KEY").write_text('{"type": "account", "private_key": "line-one-of-it\\nline-two"}')

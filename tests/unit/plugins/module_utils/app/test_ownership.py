@@ -1,4 +1,4 @@
-"""What an application would take over that somebody else made is refused, and what Baton made isn't."""
+"""Files, units and accounts that Baton didn't create are not taken over."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import ownership
 
-NOBODY_KNOWS = "no-such-user-here"
+UNKNOWN_USER = "no-such-user-here"
 
 
-def told(root: pathlib.Path, name: str = "links", user: str = NOBODY_KNOWS, *adopt: str, **given: Any) -> list[str]:
+def problems(root: pathlib.Path, name: str = "links", user: str = UNKNOWN_USER, *adopt: str, **given: Any) -> list[str]:
     sentences: list[str] = ownership.problems("app1", name, user, adopt, root=str(root), **given)
     return sentences
 
 
 def make(root: pathlib.Path, path: str) -> None:
-    place = root / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if "." in place.name:
-        place.touch()
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if "." in target.name:
+        target.touch()
     else:
-        place.mkdir()
+        target.mkdir()
 
 
 @pytest.mark.parametrize(
-    ("path", "thing"),
+    ("path", "name"),
     [
         ("etc/links", "/etc/links"),
         ("opt/links", "/opt/links"),
@@ -41,19 +41,19 @@ def make(root: pathlib.Path, path: str) -> None:
         ("run/systemd/system/links.socket", "links.socket"),
     ],
 )
-def test_what_others_made_is_refused_until_baton_has_made_the_application(
-    tmp_path: pathlib.Path, path: str, thing: str
+def test_foreign_files_are_refused_until_baton_manages_the_application(
+    tmp_path: pathlib.Path, path: str, name: str
 ) -> None:
-    assert told(tmp_path) == []
+    assert problems(tmp_path) == []
     make(tmp_path, path)
-    (sentence,) = told(tmp_path)
-    assert sentence.startswith(f"app1: {thing} ")
-    assert f'app_account_adopt: ["{thing}"]' in sentence
-    assert told(tmp_path, "links", NOBODY_KNOWS, thing) == []
-    # a host that only forwards requests has none of it
-    assert told(tmp_path, server=False) == []
+    (sentence,) = problems(tmp_path)
+    assert sentence.startswith(f"app1: {name} ")
+    assert f'app_account_adopt: ["{name}"]' in sentence
+    assert problems(tmp_path, "links", UNKNOWN_USER, name) == []
+    # a host that only forwards requests has none of these files
+    assert problems(tmp_path, server=False) == []
     make(tmp_path, "var/lib/baton/links")
-    assert told(tmp_path) == []
+    assert problems(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -64,62 +64,62 @@ def test_what_others_made_is_refused_until_baton_has_made_the_application(
         "run/systemd/generator.late/cron.service",
     ],
 )
-def test_a_unit_of_a_package_is_never_hidden(tmp_path: pathlib.Path, path: str) -> None:
+def test_unit_of_a_package_is_never_overridden(tmp_path: pathlib.Path, path: str) -> None:
     make(tmp_path, "var/lib/baton/cron")
     make(tmp_path, path)
-    (sentence,) = told(tmp_path, "cron")
+    (sentence,) = problems(tmp_path, "cron")
     assert "is a unit of another program" in sentence
 
 
-def test_a_mark_is_root_s_folder_and_not_what_somebody_linked_there(tmp_path: pathlib.Path) -> None:
+def test_marker_must_be_a_folder_and_not_a_link(tmp_path: pathlib.Path) -> None:
     make(tmp_path, "opt/links")
     make(tmp_path, "elsewhere")
     make(tmp_path, "var/lib/baton")
     (tmp_path / "var/lib/baton/links").symlink_to(tmp_path / "elsewhere")
-    assert len(told(tmp_path)) == 1
+    assert len(problems(tmp_path)) == 1
 
 
-def test_a_state_folder_that_is_a_link_is_what_systemd_refuses(tmp_path: pathlib.Path) -> None:
+def test_state_folder_that_is_a_link_is_refused(tmp_path: pathlib.Path) -> None:
     make(tmp_path, "var/lib/baton/links")
     make(tmp_path, "srv/large")
     (tmp_path / "var/lib/links").symlink_to("../../srv/large")
-    (sentence,) = told(tmp_path)
+    (sentence,) = problems(tmp_path)
     assert "mount --bind" in sentence
 
 
-def test_an_account_that_logs_in_keeps_its_home_and_shell(tmp_path: pathlib.Path) -> None:
+def test_login_account_is_refused_as_service_user(tmp_path: pathlib.Path) -> None:
     make(tmp_path, "var/lib/baton/links")
     user = getpass.getuser()
-    (sentence,) = told(tmp_path, "links", user)
+    (sentence,) = problems(tmp_path, "links", user)
     assert f"user {user} is there with the home {pwd.getpwnam(user).pw_dir}" in sentence
     assert "Choose another app_account_user" in sentence
-    assert told(tmp_path, "links", user, f"user {user}") == []
+    assert problems(tmp_path, "links", user, f"user {user}") == []
 
 
-def test_a_user_is_one_application_s(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_of_another_application_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = pwd.struct_passwd(("shop", "x", 998, 998, "The application shop", "/var/lib/shop", "/usr/sbin/nologin"))
     monkeypatch.setattr(pwd, "getpwnam", lambda _: entry)
-    assert told(tmp_path, "shop", "shop") == []
-    (sentence,) = told(tmp_path, "links", "shop")
+    assert problems(tmp_path, "shop", "shop") == []
+    (sentence,) = problems(tmp_path, "links", "shop")
     assert "The application shop" in sentence
 
 
-def test_a_group_alone_is_not_joined(tmp_path: pathlib.Path) -> None:
-    # a group that has no user of its name
-    (sentence,) = told(tmp_path, "links", "sudo")
+def test_foreign_group_is_refused(tmp_path: pathlib.Path) -> None:
+    # a group without a user of the same name
+    (sentence,) = problems(tmp_path, "links", "sudo")
     assert sentence.startswith("app1: group sudo ")
 
 
-def test_a_site_of_nginx_that_baton_did_not_write_stays(tmp_path: pathlib.Path) -> None:
+def test_foreign_nginx_site_is_refused(tmp_path: pathlib.Path) -> None:
     make(tmp_path, "etc/nginx/sites-enabled/links.conf")
-    assert told(tmp_path) == []
-    (sentence,) = told(tmp_path, server=False, edge=True)
+    assert problems(tmp_path) == []
+    (sentence,) = problems(tmp_path, server=False, edge=True)
     assert "/etc/nginx/sites-enabled/links.conf is a site of nginx" in sentence
     make(tmp_path, "var/lib/nginx-site/links")
-    assert told(tmp_path, server=False, edge=True) == []
+    assert problems(tmp_path, server=False, edge=True) == []
 
 
-def test_a_template_unit_of_others_is_known_by_what_it_runs(tmp_path: pathlib.Path) -> None:
+def test_foreign_template_units_are_recognised_by_their_command(tmp_path: pathlib.Path) -> None:
     units = {
         "etc/systemd/system/links-worker@.service": "ExecStart=/opt/links/processes/worker-%i/venv/bin/python",
         "etc/systemd/system/links-mailer@.service": "ExecStart=/usr/bin/mailer",
@@ -134,8 +134,8 @@ def test_a_template_unit_of_others_is_known_by_what_it_runs(tmp_path: pathlib.Pa
     assert found == ["links-bot@.service", "links-mailer@.service", "links-masked@.service"]
 
 
-def test_a_file_in_a_folder_of_others_is_no_obstacle_to_tell_of_it(tmp_path: pathlib.Path) -> None:
+def test_invalid_file_in_a_foreign_folder_does_not_prevent_the_message(tmp_path: pathlib.Path) -> None:
     make(tmp_path, "etc/links")
     (tmp_path / "etc/links/processes.json").write_text("{")
-    (sentence,) = told(tmp_path)
+    (sentence,) = problems(tmp_path)
     assert "/etc/links" in sentence

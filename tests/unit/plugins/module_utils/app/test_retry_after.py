@@ -1,4 +1,4 @@
-"""What a Retry-After says, whatever is in it."""
+"""The header Retry-After, whatever it contains."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from hypothesis import strategies as st
         ("Fri, 99 Foo 2026 99:99:99 GMT", 0),
     ],
 )
-def test_seconds_are_read_and_nonsense_is_none(header: str | None, seconds: float) -> None:
+def test_seconds_are_read_and_invalid_values_are_zero(header: str | None, seconds: float) -> None:
     assert retry_after.seconds(header) == seconds
 
 
-def test_a_date_is_read_and_one_that_has_passed_is_none() -> None:
+def test_date_is_read_and_a_past_one_is_zero() -> None:
     later, earlier = (email.utils.formatdate(time.time() + ahead, usegmt=True) for ahead in (100, -100))
     assert retry_after.seconds(later) == pytest.approx(100, abs=5)
     assert retry_after.seconds(earlier) == 0
@@ -41,5 +41,5 @@ def test_a_date_is_read_and_one_that_has_passed_is_none() -> None:
 @given(
     st.text(max_size=60) | st.from_regex(r"(Fri, )?[0-9]{1,3} [A-Z][a-z]{2} [0-9]{1,5} [0-9:]{1,9}( [-+A-Z0-9]{1,6})?")
 )
-def test_whatever_it_says_it_can_be_waited_for(header: str) -> None:
+def test_any_header_gives_a_valid_wait(header: str) -> None:
     assert 0 <= retry_after.seconds(header) <= retry_after.LONGEST < threading.TIMEOUT_MAX

@@ -1,4 +1,4 @@
-"""What of an application runs on a host, and which host was the one for what runs alone."""
+"""Which of an application's processes run on a host, and which host is noted for `hosts: first`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ansible_collections.baton.web.plugins.module_utils.host import systemd
 def app(tmp_path: pathlib.Path) -> layout.Application:
     application = layout.Application("links", str(tmp_path))
     application.state.mkdir(parents=True)
-    about = {"count": 0, "strategy": "replace", "order": "after_web", "settle_seconds": 0, "stop_timeout": 9}
+    settings = {"count": 0, "strategy": "replace", "order": "after_web", "settle_seconds": 0, "stop_timeout": 9}
     application.process_settings.parent.mkdir(parents=True)
-    application.process_settings.write_text(json.dumps({name: {**about, "check": False} for name in ("beat", "bee")}))
+    application.process_settings.write_text(
+        json.dumps({name: {**settings, "check": False} for name in ("beat", "bee")})
+    )
     application.schedule_settings.write_text(json.dumps({name: {"runs": False} for name in ("nightly", "hourly")}))
     return application
 
@@ -28,38 +30,38 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
     [
         ("links-beat@3-1.service", "active", ["beat"]),
         ("links-beat@3-1.service", "activating", ["beat"]),
-        # until it has ended its job
+        # it still finishes its job
         ("links-beat@3-1.service", "deactivating", ["beat"]),
         ("links-beat@3-1.service", "failed", []),
         ("links-beat@3-1.service", "inactive", []),
         ("links-nightly.timer", "active", ["nightly"]),
-        # a run goes on although the timer was stopped
+        # a run continues although its timer was stopped
         ("links-nightly.service", "activating", ["nightly"]),
         ("links.service", "active", []),
         ("links-bees@1-1.service", "active", []),
     ],
 )
-def test_what_has_not_stopped_runs(
+def test_processes_that_have_not_stopped_are_running(
     app: layout.Application, unit: str, state: str, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def systemctl(*words: str, **_: object) -> subprocess.CompletedProcess[str]:
-        shown = any(fnmatch.fnmatch(unit, word) for word in words)
-        return subprocess.CompletedProcess(words, 0, f"Id={unit}\nActiveState={state}\n" if shown else "", "")
+        matches = any(fnmatch.fnmatch(unit, word) for word in words)
+        return subprocess.CompletedProcess(words, 0, f"Id={unit}\nActiveState={state}\n" if matches else "", "")
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     assert running.names(app) == names
 
 
-def test_a_host_without_any_asks_nobody(tmp_path: pathlib.Path) -> None:
+def test_host_without_settings_runs_nothing(tmp_path: pathlib.Path) -> None:
     assert running.names(layout.Application("links", str(tmp_path))) == []
 
 
-def test_settings_that_cannot_be_read_are_told_of_elsewhere(app: layout.Application) -> None:
+def test_invalid_settings_are_ignored(app: layout.Application) -> None:
     app.process_settings.write_text("{")
     assert running.names(app) == []
 
 
-def test_a_note_is_read_as_it_was_written(app: layout.Application) -> None:
+def test_noted_host_round_trips(app: layout.Application) -> None:
     assert running.noted_host(app) == ""
     running.note_host(app, "app1.example.org")
     assert running.noted_host(app) == "app1.example.org"
@@ -68,7 +70,7 @@ def test_a_note_is_read_as_it_was_written(app: layout.Application) -> None:
     running.note_host(app, "")
 
 
-@pytest.mark.parametrize("said", ["", "-x", "a b", "x" * 300, "{{ x }}", "a\nb"])
-def test_a_note_that_is_no_host_is_none(app: layout.Application, said: str) -> None:
-    app.first_host.write_text(said)
+@pytest.mark.parametrize("note", ["", "-x", "a b", "x" * 300, "{{ x }}", "a\nb"])
+def test_invalid_note_is_no_host(app: layout.Application, note: str) -> None:
+    app.first_host.write_text(note)
     assert running.noted_host(app) == ""

@@ -1,4 +1,4 @@
-"""Files in a folder that is the application's: made once, as its user, and never where something is."""
+"""Files in the application's own folder: created once, as its user, and never over something else."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OTHER = "nobody"
 
 def put(folder: pathlib.Path, *names: str, user: str = "", dry: bool = False) -> list[str]:
     wanted = [state_files.StateFile(name, b"first", 0o600) for name in names]
-    made: list[str] = state_files.apply(folder, user or getpass.getuser(), wanted, dry=dry)
-    return made
+    created: list[str] = state_files.apply(folder, user or getpass.getuser(), wanted, dry=dry)
+    return created
 
 
-def test_what_is_not_there_is_made_and_what_is_stays(tmp_path: pathlib.Path) -> None:
+def test_missing_files_are_created_and_others_kept(tmp_path: pathlib.Path) -> None:
     (tmp_path / "kept").write_text("the application's")
     paths = [str(tmp_path / "data/links.sqlite")]
     assert put(tmp_path, "kept", "data/links.sqlite", dry=True) == paths
@@ -32,31 +32,31 @@ def test_what_is_not_there_is_made_and_what_is_stays(tmp_path: pathlib.Path) -> 
     assert stat.S_IMODE((tmp_path / "data/links.sqlite").stat().st_mode) == 0o600
 
 
-def test_a_link_of_the_application_s_is_something(tmp_path: pathlib.Path) -> None:
+def test_existing_link_is_kept(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a").symlink_to("nowhere")
     assert put(tmp_path, "a") == []
     assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("path", ["../out", "/etc/out", "a/../../out", ""])
-def test_a_path_that_leads_out_is_refused(tmp_path: pathlib.Path, path: str) -> None:
+def test_path_outside_the_folder_is_refused(tmp_path: pathlib.Path, path: str) -> None:
     with pytest.raises(state_files.StateFilesError, match="leads out"):
         put(tmp_path, path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-def test_root_does_it_as_the_user_who_goes_through_no_link_of_root_s(tmp_path: pathlib.Path) -> None:
+def test_root_creates_files_as_the_user(tmp_path: pathlib.Path) -> None:
     account = pwd.getpwnam(OTHER)
     for folder in (tmp_path, *tmp_path.parents):
         if folder == tmp_path or folder.name.startswith(("pytest", "popen")):
             folder.chmod(0o755)
-    state, root_s = tmp_path / "state", tmp_path / "root"
+    state, root_owned = tmp_path / "state", tmp_path / "root"
     state.mkdir()
     os.chown(state, account.pw_uid, account.pw_gid)
-    root_s.mkdir(mode=0o755)
-    (state / "data").symlink_to(root_s)
+    root_owned.mkdir(mode=0o755)
+    (state / "data").symlink_to(root_owned)
     assert put(state, "own", user=OTHER) == [str(state / "own")]
     assert (state / "own").stat().st_uid == account.pw_uid
     with pytest.raises(state_files.StateFilesError, match="Permission denied"):
         put(state, "data/file", user=OTHER)
-    assert list(root_s.iterdir()) == []
+    assert list(root_owned.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A command runs as the service would."""
+"""A command runs with the service's user, environment and sandbox."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WantedBy=multi-user.target
 """
 
 
-def test_it_has_the_user_the_sandbox_and_the_secrets_and_not_what_makes_a_server() -> None:
+def test_properties_are_those_of_the_service_except_what_makes_a_server() -> None:
     assert transient_unit.properties(UNIT) == [
         "User=links",
         "Environment=PYTHONUNBUFFERED=1",
@@ -53,11 +53,11 @@ def argv(tmp_path: pathlib.Path) -> list[str]:
     return words
 
 
-def test_the_shell_expands_what_the_command_says(argv: list[str]) -> None:
+def test_dollar_signs_are_left_to_the_shell(argv: list[str]) -> None:
     assert argv[-1] == "echo $$HOME"
 
 
-def test_it_runs_in_the_release_and_not_for_ever(argv: list[str]) -> None:
+def test_command_runs_in_the_release_with_a_time_limit(argv: list[str]) -> None:
     assert argv[-2].endswith("/opt/links/releases/aaaa")
     assert "--property=RuntimeMaxSec=60" in argv
     assert "--property=EnvironmentFile=/etc/links/environment" in argv

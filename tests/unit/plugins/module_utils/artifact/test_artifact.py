@@ -20,13 +20,13 @@ from ansible_collections.baton.web.plugins.module_utils.host.command import Bato
 
 Write = Callable[..., pathlib.Path]
 Text = Callable[..., str]
-Wanted = Callable[..., artifact.Request]
+MakeRequest = Callable[..., artifact.Request]
 TRIXIE = Target(minor=13, architecture="x86_64", glibc=(2, 41), patch=5)
 MAIN = "async def app(scope, receive, send): ...\ndef create_app(): return app\n"
 
 
 def contents(path: str) -> dict[str, bytes | str]:
-    """Files of an archive, and where its links lead."""
+    """The files and the targets of the links in an archive."""
     found: dict[str, bytes | str] = {}
     with tarfile.open(path) as packed:
         for entry in packed:
@@ -39,25 +39,25 @@ def contents(path: str) -> dict[str, bytes | str]:
     return found
 
 
-def test_the_same_input_has_the_same_id_whatever_the_fleet(write: Write, wanted: Wanted, tools: Tools) -> None:
+def test_same_input_has_the_same_id_for_any_fleet(write: Write, make_request: MakeRequest, tools: Tools) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": "idna==3.10\n"})
-    first = artifact.build(wanted(app), tools)
-    again = artifact.build(wanted(app, targets=[TRIXIE, *wanted(app).targets]), tools)
+    first = artifact.build(make_request(app), tools)
+    again = artifact.build(make_request(app, targets=[TRIXIE, *make_request(app).targets]), tools)
     assert first["id"] == again["id"]
     assert len(first["id"]) == 16
     assert first["source"] == again["source"]
     assert set(again["wheels"]) == {"py3.11-x86_64-glibc2.36", "py3.13-x86_64-glibc2.41"}
     write("app", {"main.py": MAIN + "#"})
-    changed = artifact.build(wanted(app), tools)
+    changed = artifact.build(make_request(app), tools)
     assert changed["id"] != first["id"]
-    assert changed["wheels"] == first["wheels"], "a change of code brings no wheels again"
+    assert changed["wheels"] == first["wheels"], "a change of code leaves the wheels as they are"
 
 
-def test_what_is_beside_the_code_of_the_server_package_makes_no_other_release(
-    write: Write, wanted: Wanted, tools: Tools, tmp_path: pathlib.Path
+def test_other_files_of_the_server_package_do_not_change_the_id(
+    write: Write, make_request: MakeRequest, tools: Tools, tmp_path: pathlib.Path
 ) -> None:
-    request = wanted(write("app", {"main.py": MAIN, "requirements.txt": ""}))
-    # an installed collection has none of these
+    request = make_request(write("app", {"main.py": MAIN, "requirements.txt": ""}))
+    # an installed collection has none of these files
     checkout = tmp_path / "checkout"
     shutil.copytree(request.handover_source, checkout)
     for name in ("CHANGELOG.md", "requirements-test.txt", "tests/test_reload.py"):
@@ -69,13 +69,13 @@ def test_what_is_beside_the_code_of_the_server_package_makes_no_other_release(
     )
 
 
-def test_another_token_makes_no_other_release_and_hosts_get_none(
-    write: Write, run: Text, wanted: Wanted, tools: Tools, rotated: Callable[[str, str], str]
+def test_other_git_token_does_not_change_the_id_and_hosts_get_none(
+    write: Write, run: Text, make_request: MakeRequest, tools: Tools, rotated: Callable[[str, str], str]
 ) -> None:
     app = write("repo", {"main.py": MAIN, "requirements.txt": ""})
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
         run("git", *words, cwd=app)
-    one, two = (artifact.build(wanted("git+" + rotated("repo", token)), tools) for token in ("TOKEN1", "TOKEN2"))
+    one, two = (artifact.build(make_request("git+" + rotated("repo", token)), tools) for token in ("TOKEN1", "TOKEN2"))
     assert one["release"]["source"].endswith("/repo")
     assert (one["id"], one["source"]) == (two["id"], two["source"])
     assert "TOKEN" not in str(contents(one["source"]["path"]))
@@ -95,18 +95,18 @@ def test_another_token_makes_no_other_release_and_hosts_get_none(
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_setting_that_changes_the_release_changes_the_id(
-    change: dict[str, object], write: Write, wanted: Wanted, tools: Tools
+def test_setting_that_changes_the_release_changes_the_id(
+    change: dict[str, object], write: Write, make_request: MakeRequest, tools: Tools
 ) -> None:
     app = write("app", {"main.py": MAIN, "lib/x.py": "", "notes.txt": "", "requirements.txt": "idna==3.10\n"})
-    assert artifact.build(wanted(app), tools)["id"] != artifact.build(wanted(app, **change), tools)["id"]
+    assert artifact.build(make_request(app), tools)["id"] != artifact.build(make_request(app, **change), tools)["id"]
 
 
-def test_what_is_in_the_archives(write: Write, wanted: Wanted, tools: Tools) -> None:
+def test_contents_of_the_archives(write: Write, make_request: MakeRequest, tools: Tools) -> None:
     app = write(
         "app", {"main.py": MAIN, "data/keep": "", "dev.env": "", "requirements.txt": "uvicorn==0.20.0\nclick==8.1.7\n"}
     )
-    request = wanted(
+    request = make_request(
         app,
         excluded=["*.env"],
         files=[{"path": "conf/app.ini", "content": "[x]", "mode": "0644"}],
@@ -130,8 +130,8 @@ def test_what_is_in_the_archives(write: Write, wanted: Wanted, tools: Tools) -> 
     assert built["source"]["unpacked_bytes"] > 0 < built["wheels"]["py3.11-x86_64-glibc2.36"]["unpacked_bytes"]
 
 
-def test_a_src_layout_with_a_build_system_is_imported_from_its_source(
-    write: Write, run: Text, pyproject: Text, wanted: Wanted, tools: Tools
+def test_src_layout_with_a_build_system_is_imported_from_its_source(
+    write: Write, run: Text, pyproject: Text, make_request: MakeRequest, tools: Tools
 ) -> None:
     generated = (
         '[tool.hatch.build.hooks.vcs]\nversion-file = "src/demo/_version.py"\n[tool.hatch.version]\nsource = "vcs"\n'
@@ -145,7 +145,9 @@ def test_a_src_layout_with_a_build_system_is_imported_from_its_source(
         "repo", {"svc/pyproject.toml": text + generated, "svc/src/demo/main.py": MAIN, "svc/src/demo/__init__.py": ""}
     )
     run("uv", "lock", "-q", cwd=app / "svc")
-    built = artifact.build(wanted(app, app_source_subdir="svc", app_module="demo.main:app", app_version="2.1"), tools)
+    built = artifact.build(
+        make_request(app, app_source_subdir="svc", app_module="demo.main:app", app_version="2.1"), tools
+    )
     assert built["release"]["import_paths"] == ["src/svc/src", "src/svc"]
     source = contents(built["source"]["path"])
     assert b"2.1" in bytes(source["src/svc/src/demo/_version.py"]), "a file that the build makes is beside the source"  # type: ignore[arg-type]
@@ -153,8 +155,8 @@ def test_a_src_layout_with_a_build_system_is_imported_from_its_source(
     assert str(source["project.txt"]).startswith("b'demo==2.1 ")
 
 
-def test_a_workspace_member_brings_the_members_it_needs(
-    write: Write, run: Text, pyproject: Text, wanted: Wanted, tools: Tools
+def test_workspace_member_includes_the_members_it_needs(
+    write: Write, run: Text, pyproject: Text, make_request: MakeRequest, tools: Tools
 ) -> None:
     root = write(
         "ws",
@@ -169,50 +171,52 @@ def test_a_workspace_member_brings_the_members_it_needs(
         },
     )
     run("uv", "lock", "-q", cwd=root)
-    built = artifact.build(wanted(root, app_source_subdir="apps/api"), tools)
+    built = artifact.build(make_request(root, app_source_subdir="apps/api"), tools)
     assert built["release"]["import_paths"] == ["src/apps/api"]
     source = contents(built["source"]["path"])
     assert [name for name in source if name.startswith("wheels/")] == ["wheels/core-1.0-py3-none-any.whl"]
 
 
-def test_a_folder_called_src_that_is_a_package(write: Write, wanted: Wanted, tools: Tools) -> None:
+def test_package_called_src(write: Write, make_request: MakeRequest, tools: Tools) -> None:
     app = write("app", {"src/main.py": MAIN, "src/logging.py": "", "requirements.txt": ""})
-    assert artifact.build(wanted(app, app_module="src.main:app"), tools)["release"]["import_paths"] == ["src"]
+    assert artifact.build(make_request(app, app_module="src.main:app"), tools)["release"]["import_paths"] == ["src"]
 
 
-def test_a_pure_package_without_a_wheel_is_built_here_once(write: Write, wanted: Wanted, tools: Tools) -> None:
+def test_pure_package_without_a_wheel_is_built_on_the_controller(
+    write: Write, make_request: MakeRequest, tools: Tools
+) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": "docopt==0.6.2\n"})
-    built = artifact.build(wanted(app, targets=[TRIXIE, *wanted(app).targets]), tools)
+    built = artifact.build(make_request(app, targets=[TRIXIE, *make_request(app).targets]), tools)
     for found in built["wheels"].values():
         assert "wheels/docopt-0.6.2-py2.py3-none-any.whl" in contents(found["path"])
 
 
-def test_a_package_that_needs_a_compiler_is_refused_or_left_to_a_builder(
-    write: Write, wanted: Wanted, tools: Tools
+def test_package_that_needs_a_compiler_is_refused_or_left_to_a_builder(
+    write: Write, make_request: MakeRequest, tools: Tools
 ) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": "ciso8601==2.2.0\n"})
     with pytest.raises(BatonError, match=r"ciso8601 2\.2\.0") as caught:
-        artifact.build(wanted(app), tools)
+        artifact.build(make_request(app), tools)
     for name in ("app_release_builder", "app_release_build", "app_release_build_packages", "/bin/false"):
         assert name in str(caught.value)
-    left = artifact.build(wanted(app, build="host"), tools)
-    assert not left["complete"]
-    (job,) = left["builds"]
+    incomplete = artifact.build(make_request(app, build="host"), tools)
+    assert not incomplete["complete"]
+    (job,) = incomplete["builds"]
     assert (job["target"], job["packages"]) == ("py3.11-x86_64-glibc2.36", ["ciso8601 2.2.0"])
     packed = contents(job["archive"])
-    assert any(name.startswith("wheels/setuptools-") for name in packed), "the builder asks no index"
+    assert any(name.startswith("wheels/setuptools-") for name in packed), "the builder uses no index"
     (folder,) = job["results"].values()
     wheel = pathlib.Path(folder) / "ciso8601-2.2.0-cp311-cp311-linux_x86_64.whl"
-    # what a builder would bring back
+    # the wheel that a builder would return
     with zipfile.ZipFile(wheel, "w") as made:
         made.writestr("ciso8601-2.2.0.dist-info/METADATA", "Name: ciso8601\nVersion: 2.2.0\n")
     try:
-        assert artifact.build(wanted(app, build="host"), tools)["complete"]
+        assert artifact.build(make_request(app, build="host"), tools)["complete"]
     finally:
         wheel.unlink()
 
 
-def test_of_a_wheel_s_description_no_more_is_read_than_fits(tmp_path: pathlib.Path) -> None:
+def test_only_the_start_of_large_wheel_metadata_is_read(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "large-1.0-py3-none-any.whl"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made,
@@ -229,14 +233,14 @@ def test_of_a_wheel_s_description_no_more_is_read_than_fits(tmp_path: pathlib.Pa
         tracemalloc.stop()
 
 
-def test_a_module_that_is_not_there(write: Write, wanted: Wanted, tools: Tools) -> None:
+def test_missing_module_is_reported_with_suggestions(write: Write, make_request: MakeRequest, tools: Tools) -> None:
     app = write("app", {"service/main.py": MAIN, "requirements.txt": ""})
     with pytest.raises(BatonError, match=r"servce\.main.*There is: service\.main"):
-        artifact.build(wanted(app, app_module="servce.main:app"), tools)
+        artifact.build(make_request(app, app_module="servce.main:app"), tools)
 
 
-def test_a_published_package_has_its_module_in_a_wheel(wanted: Wanted, tools: Tools) -> None:
-    request = wanted("idna", app_version="3.10", app_module="idna.core:encode")
+def test_published_package_has_its_module_in_a_wheel(make_request: MakeRequest, tools: Tools) -> None:
+    request = make_request("idna", app_version="3.10", app_module="idna.core:encode")
     built = artifact.build(request, tools)
     assert built["release"]["version"] == "3.10"
     assert built["warnings"]
@@ -246,7 +250,7 @@ def test_a_published_package_has_its_module_in_a_wheel(wanted: Wanted, tools: To
 
 @pytest.fixture
 def published(tmp_path: pathlib.Path) -> Iterator[str]:
-    """A wheel of `demo` and where a server of this machine, who lets everybody in, has it: 127.0.0.1:1234/demo…whl."""
+    """The address of a wheel of `demo` on a local server without access control: 127.0.0.1:1234/demo…whl."""
     wheel = tmp_path / "published/demo-1.0-py3-none-any.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as made:
@@ -265,11 +269,11 @@ def published(tmp_path: pathlib.Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_another_token_for_a_package_makes_no_other_release_and_hosts_get_none(
-    published: str, wanted: Wanted, tools: Tools
+def test_other_package_token_does_not_change_the_id_and_hosts_get_none(
+    published: str, make_request: MakeRequest, tools: Tools
 ) -> None:
     one, two = (
-        artifact.build(wanted(f"demo @ http://me:{token}@{published}", app_module="demo.main:app"), tools)
+        artifact.build(make_request(f"demo @ http://me:{token}@{published}", app_module="demo.main:app"), tools)
         for token in ("TOKEN1", "TOKEN2")
     )
     assert one["release"]["version"] == f"http://{published}"
@@ -277,28 +281,28 @@ def test_another_token_for_a_package_makes_no_other_release_and_hosts_get_none(
     assert "TOKEN" not in f"{one} {two} {contents(one['source']['path'])}"
 
 
-def test_a_build_command_runs_once_for_the_same_source(write: Write, wanted: Wanted, tools: Tools) -> None:
+def test_build_command_runs_once_for_the_same_source(write: Write, make_request: MakeRequest, tools: Tools) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": "", "web/a.js": ""})
-    # what it writes is another text each time that it runs
+    # its output differs in each run
     command = [
         "/bin/sh",
         "-c",
         "mkdir web/dist node_modules; cp web/a.js web/dist/; touch node_modules/y; "
         "cat /proc/sys/kernel/random/uuid > web/dist/made",
     ]
-    first = artifact.build(wanted(app, build_command=command, excluded=["/web/a.js", "web/a.js"]), tools)
-    again = artifact.build(wanted(app, build_command=command, excluded=["/web/a.js", "web/a.js"]), tools)
+    first = artifact.build(make_request(app, build_command=command, excluded=["/web/a.js", "web/a.js"]), tools)
+    again = artifact.build(make_request(app, build_command=command, excluded=["/web/a.js", "web/a.js"]), tools)
     assert first["id"] == again["id"]
     assert {name for name in contents(first["source"]["path"]) if "web" in name or "node" in name} == {
         "src/web/dist/a.js",
         "src/web/dist/made",
     }
     with pytest.raises(BatonError, match="app_release_build_command failed: no such luck"):
-        artifact.build(wanted(app, build_command=["/bin/sh", "-c", "echo no such luck; exit 3"]), tools)
+        artifact.build(make_request(app, build_command=["/bin/sh", "-c", "echo no such luck; exit 3"]), tools)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"app_source_subdir": "nowhere"}, "no folder 'nowhere'"),
         ({"app_source_subdir": "../x"}, "leads out"),
@@ -309,24 +313,24 @@ def test_a_build_command_runs_once_for_the_same_source(write: Write, wanted: Wan
         ({"app_module": "main;app"}, "app_module"),
     ],
 )
-def test_bad_input_ends_with_the_setting_named(
-    change: dict[str, object], says: str, write: Write, wanted: Wanted, tools: Tools
+def test_invalid_setting_is_named(
+    change: dict[str, object], message: str, write: Write, make_request: MakeRequest, tools: Tools
 ) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": ""})
-    with pytest.raises(BatonError, match=says):
-        artifact.build(wanted(app, **change), tools)
+    with pytest.raises(BatonError, match=message):
+        artifact.build(make_request(app, **change), tools)
 
 
-def test_a_package_that_the_server_replaces_anyway_needs_no_build(write: Write, wanted: Wanted, tools: Tools) -> None:
-    # the locks of a while ago: httptools 0.6.0 and uvloop 0.19.0 have no wheel for Python 3.13
+def test_package_that_the_server_replaces_needs_no_build(write: Write, make_request: MakeRequest, tools: Tools) -> None:
+    # older locks: httptools 0.6.0 and uvloop 0.19.0 have no wheel for Python 3.13
     app = write("app", {"main.py": MAIN, "requirements.txt": "httptools==0.6.0\nuvloop==0.19.0\nidna==3.10\n"})
-    built = artifact.build(wanted(app, targets=[TRIXIE]), tools)
+    built = artifact.build(make_request(app, targets=[TRIXIE]), tools)
     assert built["complete"]
     (found,) = built["wheels"].values()
     for name in ("httptools", "uvloop"):
-        assert found["venv"][name] == found["server"][name], "the application's other processes have it, too"
+        assert found["venv"][name] == found["server"][name], "the application's other processes use it, too"
         assert any(f"{name} 0." in warning and "has no wheel" in warning for warning in built["warnings"])
     assert found["venv"]["idna"] == "3.10"
-    # where there is a wheel of the application's own version, its other processes have that
-    (found,) = artifact.build(wanted(app), tools)["wheels"].values()
+    # if there is a wheel of the application's own version, its other processes use that
+    (found,) = artifact.build(make_request(app), tools)["wheels"].values()
     assert found["venv"]["httptools"] == "0.6.0"

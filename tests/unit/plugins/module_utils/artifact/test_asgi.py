@@ -25,18 +25,18 @@ def test_import_strings(given: str, expected: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "pkg/main:app", "main:", "main:app[0]", "main:f(x)", "main:1", "a-b:c"])
-def test_what_is_none(given: str) -> None:
+def test_invalid_import_string_is_refused(given: str) -> None:
     with pytest.raises(BatonError):
         asgi.split(given)
 
 
-def test_a_module_is_found_in_an_import_path_or_a_wheel(write: Write) -> None:
+def test_module_is_found_in_an_import_path_or_a_wheel(write: Write) -> None:
     root = write("a", {"src/pkg/main.py": "", "top.py": "", "space/inner.py": ""})
     for module in ("pkg.main:app", "top:app", "space.inner:app", "fromwheel.app:x"):
         asgi.check(module, [root / "src", root], root, ["fromwheel.app"])
 
 
-def test_a_typo_is_named_with_what_is_near(write: Write) -> None:
+def test_misspelt_module_is_reported_with_suggestions(write: Write) -> None:
     root = write("a", {"src/pkg/main.py": "", "src/pkg/__init__.py": ""})
     with pytest.raises(BatonError, match=r"pkg\.mian.*looked in src, \. of the source.*pkg\.main"):
         asgi.check("pkg.mian:app", [root / "src", root], root, [])

@@ -1,4 +1,4 @@
-"""What the code of a source or a package can reach on the controller, tried by such code."""
+"""What the code of a source or a package can reach on the controller, tested with such code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from ansible_collections.baton.web.plugins.module_utils.host.command import Bato
 
 from tests.support.machine import HERE
 from tests.support.playbooks import Playbooks
+from tests.support.program import write_script
 
 Write = Callable[..., pathlib.Path]
-Wanted = Callable[..., artifact.Request]
+MakeRequest = Callable[..., artifact.Request]
 SERVER_LOCK = pathlib.Path(__file__).parents[5] / "roles/app_release/files/server-requirements.txt"
 MAIN = "async def app(scope, receive, send): ...\n"
 SETTINGS = ["auto", "off"]
-# Takes what it can get, and tells it by ending the build with it
+# collects what it can read, and ends the build with it as the message
 THIEF = """
 import json, os, pathlib, sys
 
@@ -36,7 +37,7 @@ def readable(path):
     except OSError:
         return None
 
-def reached(*_, **__):
+def collect(*_, **__):
     found = {"key": readable(KEY), "home": sorted(os.listdir(os.path.expanduser("~"))), "environment": dict(os.environ)}
     processes = [readable(f"/proc/{one}/environ") for one in os.listdir("/proc") if one.isdigit()]
     found["others"] = "OPERATOR_TOKEN" in "".join(filter(None, processes))
@@ -46,15 +47,15 @@ def reached(*_, **__):
 
 @pytest.fixture
 def key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A private key in the operator's home, and a token in their environment."""
+    """A private key in the operator's home, and a token in the environment."""
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True)
-    place = home / ".ssh/id_ed25519"
-    place.write_text("PRIVATE")
+    path = home / ".ssh/id_ed25519"
+    path.write_text("PRIVATE")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("OPERATOR_TOKEN", "s3cret")
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
-    return place
+    return path
 
 
 def thief(key: pathlib.Path) -> str:
@@ -67,51 +68,51 @@ def by_backend(key: pathlib.Path) -> dict[str, Any]:
         "main.py": MAIN,
         "requirements.txt": "-e .\n",
         "pyproject.toml": f'[project]\nname = "demo"\nversion = "1"\n{backend}',
-        "evil.py": f"{thief(key)}\ndef build_wheel(*_): sys.exit(reached())\n",
+        "evil.py": f"{thief(key)}\ndef build_wheel(*_): sys.exit(collect())\n",
     }
 
 
 def by_setup(key: pathlib.Path) -> dict[str, Any]:
-    return {"main.py": MAIN, "requirements.txt": "-e .\n", "setup.py": f"{thief(key)}\nsys.exit(reached())\n"}
+    return {"main.py": MAIN, "requirements.txt": "-e .\n", "setup.py": f"{thief(key)}\nsys.exit(collect())\n"}
 
 
-def by_question(key: pathlib.Path) -> dict[str, Any]:
-    """A backend that is asked for its requirements, and whose dependencies are dynamic."""
+def by_requirements_hook(key: pathlib.Path) -> dict[str, Any]:
+    """A backend that runs when it is asked for its requirements, because its metadata is dynamic."""
     files = by_backend(key)
     del files["requirements.txt"]
     files["pyproject.toml"] = files["pyproject.toml"].replace('version = "1"', 'dynamic = ["version"]')
-    files["evil.py"] = f"{thief(key)}\ndef get_requires_for_build_wheel(*_): sys.exit(reached())\n"
+    files["evil.py"] = f"{thief(key)}\ndef get_requires_for_build_wheel(*_): sys.exit(collect())\n"
     return files
 
 
 def by_command(key: pathlib.Path) -> dict[str, Any]:
-    return {"main.py": MAIN, "requirements.txt": "", "build.py": f"{thief(key)}\nsys.exit(reached())\n"}
+    return {"main.py": MAIN, "requirements.txt": "", "build.py": f"{thief(key)}\nsys.exit(collect())\n"}
 
 
-def found_by(error: BatonError) -> dict[str, Any]:
-    told = re.search(r"FOUND(.*)END", str(error))
-    assert told, str(error)
-    found: dict[str, Any] = json.loads(told[1])
+def collected(error: BatonError) -> dict[str, Any]:
+    match = re.search(r"FOUND(.*)END", str(error))
+    assert match, str(error)
+    found: dict[str, Any] = json.loads(match[1])
     return found
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("source", [by_backend, by_setup, by_question, by_command])
-def test_a_build_gets_nothing_of_the_operators(
+@pytest.mark.parametrize("source", [by_backend, by_setup, by_requirements_hook, by_command])
+def test_build_cannot_reach_the_operators_secrets(
     source: Callable[[pathlib.Path], dict[str, Any]],
     setting: str,
     key: pathlib.Path,
     write: Write,
-    wanted: Wanted,
+    make_request: MakeRequest,
     tools: Tools,
 ) -> None:
     own = Tools(tools.cache, confinement=Confinement(setting))
     command = ["/usr/bin/python3", "build.py"] if source is by_command else []
-    with pytest.raises(BatonError) as ended:
-        artifact.build(wanted(write("app", source(key)), build_command=command), own)
-    found = found_by(ended.value)
+    with pytest.raises(BatonError) as caught:
+        artifact.build(make_request(write("app", source(key)), build_command=command), own)
+    found = collected(caught.value)
     assert not {"OPERATOR_TOKEN", "SSH_AUTH_SOCK"} & set(found["environment"])
-    assert "s3cret" not in str(ended.value)
+    assert "s3cret" not in str(caught.value)
     assert found["environment"]["HOME"] != str(key.parents[1])
     assert ".ssh" not in found["home"]
     if own.confinement.works:
@@ -123,50 +124,50 @@ def test_a_build_gets_nothing_of_the_operators(
     assert "OPERATOR_TOKEN" in os.environ
 
 
-@pytest.mark.parametrize("source", [by_backend, by_setup, by_question, by_command])
-def test_where_confinement_is_required_nothing_runs_without(
+@pytest.mark.parametrize("source", [by_backend, by_setup, by_requirements_hook, by_command])
+def test_required_confinement_runs_nothing_without_bubblewrap(
     source: Callable[[pathlib.Path], dict[str, Any]],
     key: pathlib.Path,
     write: Write,
-    wanted: Wanted,
+    make_request: MakeRequest,
     tools: Tools,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     own = Tools(tools.cache, confinement=Confinement("required"))
     command = ["/usr/bin/python3", "build.py"] if source is by_command else []
-    with pytest.raises(BatonError) as ended:
-        artifact.build(wanted(write("app", source(key)), build_command=command), own)
-    assert "FOUND" not in str(ended.value)
-    assert "bubblewrap is not installed" in ended.value.cause
-    assert "Install bubblewrap" in ended.value.fix
+    with pytest.raises(BatonError) as caught:
+        artifact.build(make_request(write("app", source(key)), build_command=command), own)
+    assert "FOUND" not in str(caught.value)
+    assert "bubblewrap is not installed" in caught.value.cause
+    assert "Install bubblewrap" in caught.value.fix
 
 
-def test_a_build_that_leaves_a_link_for_a_wheel_brings_no_file_of_the_controllers(
-    key: pathlib.Path, write: Write, wanted: Wanted, tools: Tools
+def test_link_in_place_of_a_wheel_is_refused(
+    key: pathlib.Path, write: Write, make_request: MakeRequest, tools: Tools
 ) -> None:
     files = by_backend(key)
     files["evil.py"] = (
-        "import os\ndef build_wheel(place, *_):\n"
-        f"    os.symlink({str(key)!r}, os.path.join(place, 'demo-1-py3-none-any.whl'))\n"
+        "import os\ndef build_wheel(folder, *_):\n"
+        f"    os.symlink({str(key)!r}, os.path.join(folder, 'demo-1-py3-none-any.whl'))\n"
         "    return 'demo-1-py3-none-any.whl'\n"
     )
     with pytest.raises(BatonError, match="can't be built"):
-        artifact.build(wanted(write("app", files)), tools)
+        artifact.build(make_request(write("app", files)), tools)
 
 
 @pytest.mark.parametrize("line", ["-r {}", "--index-url http://127.0.0.1:1/{}", "--find-links {}"])
-def test_what_a_build_says_it_needs_is_no_line_for_uv_to_obey(
-    line: str, key: pathlib.Path, write: Write, wanted: Wanted, tools: Tools
+def test_build_requirement_cannot_be_an_option_of_uv(
+    line: str, key: pathlib.Path, write: Write, make_request: MakeRequest, tools: Tools
 ) -> None:
     files = by_backend(key)
     files["pyproject.toml"] = files["pyproject.toml"].replace("[]", json.dumps([line.format(key)]))
-    with pytest.raises(BatonError, match="asks for what is no requirement") as ended:
-        artifact.build(wanted(write("app", files)), tools)
-    assert "PRIVATE" not in str(ended.value)
+    with pytest.raises(BatonError, match="asks for what is no requirement") as caught:
+        artifact.build(make_request(write("app", files)), tools)
+    assert "PRIVATE" not in str(caught.value)
 
 
-def test_reading_a_lock_runs_no_module_that_lies_beside_it(write: Write, tools: Tools, tmp_path: pathlib.Path) -> None:
+def test_reading_a_lock_imports_no_module_beside_it(write: Write, tools: Tools, tmp_path: pathlib.Path) -> None:
     from poetry.factory import Factory
 
     mark = tmp_path / "ran"
@@ -174,25 +175,27 @@ def test_reading_a_lock_runs_no_module_that_lies_beside_it(write: Write, tools: 
     root = write(
         "app", {"pyproject.toml": '[tool.poetry]\npackage-mode = false\n[tool.poetry.dependencies]\npython = "*"\n'}
     )
-    made = Factory().create_poetry(root).locker._get_content_hash()
+    content_hash = Factory().create_poetry(root).locker._get_content_hash()
     files = dict.fromkeys(("json.py", "cleo/__init__.py", "poetry/__init__.py", "sitecustomize.py"), evil)
-    lock_text = f'package = []\n[metadata]\nlock-version = "2.1"\npython-versions = "*"\ncontent-hash = "{made}"\n'
+    lock_text = (
+        f'package = []\n[metadata]\nlock-version = "2.1"\npython-versions = "*"\ncontent-hash = "{content_hash}"\n'
+    )
     write("app", {**files, "poetry.lock": lock_text})
     own = Tools(tools.cache, confinement=Confinement("off"))
-    here = Target(11, "x86_64", (2, 36))
-    assert lockfile.resolve(root, "", "", lockfile.ResolveOptions(), own, [here]).pins == []
+    target = Target(11, "x86_64", (2, 36))
+    assert lockfile.resolve(root, "", "", lockfile.ResolveOptions(), own, [target]).pins == []
     assert not mark.exists()
 
 
-def test_a_run_says_what_ran_here_and_whether_it_was_confined(
+def test_run_reports_what_ran_and_whether_it_was_confined(
     write: Write, tools: Tools, handover: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     app = write("app", {"main.py": MAIN, "requirements.txt": ""})
     inventory, book = tmp_path / "hosts", tmp_path / "play.yml"
     inventory.write_text(f"localhost ansible_connection=local ansible_python_interpreter={sys.executable}\n")
 
-    def told(setting: object, *options: str) -> str:
-        asked = {
+    def output(setting: object, *options: str) -> str:
+        arguments = {
             "app_name": "demo",
             "app_source": str(app),
             "app_module": "main:app",
@@ -204,22 +207,22 @@ def test_a_run_says_what_ran_here_and_whether_it_was_confined(
             "cache_dir": str(tools.cache),
             "targets": [HERE],
         }
-        tasks = [{"name": "Build", "baton.web.artifact": asked}]
+        tasks = [{"name": "Build", "baton.web.artifact": arguments}]
         book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
         done = Playbooks(inventory).play(str(book), *options)
         assert done.status == 0, done.output
         return str(done.words)
 
-    off = told(False)  # what YAML makes of off
+    off = output(False)  # YAML reads `off` as false
     assert "[WARNING]" in off
     assert "but unconfined, as app_release_build_confinement is off: app_release_build_command." in off
     if Confinement().works:
-        assert "confined by bubblewrap: app_release_build_command." in told("required")
-        assert "[WARNING]" not in told("auto")
-        assert "[WARNING]" in told("auto", "--check")
+        assert "confined by bubblewrap: app_release_build_command." in output("required")
+        assert "[WARNING]" not in output("auto")
+        assert "[WARNING]" in output("auto", "--check")
 
 
-def test_of_netrc_and_the_settings_only_what_finds_packages_is_handed_on(
+def test_build_gets_only_index_credentials_and_settings(
     key: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = key.parents[1]
@@ -234,10 +237,10 @@ def test_of_netrc_and_the_settings_only_what_finds_packages_is_handed_on(
     monkeypatch.setenv("UV_INDEX_COMPANY_PASSWORD", "p3")
 
     def ask(command: str, index: bool) -> str:
-        told: str = Confinement().run(
+        output: str = Confinement().run(
             ["/bin/sh", "-c", command], what="", cwd=tmp_path, environment={}, writable=[tmp_path], index=index
         )
-        return told
+        return output
 
     shown = ask("cat $HOME/.netrc $UV_CONFIG_FILE; env", True)
     assert "p1" in shown
@@ -249,10 +252,8 @@ def test_of_netrc_and_the_settings_only_what_finds_packages_is_handed_on(
     assert "p3" not in ask("env", False)
 
 
-def test_why_nothing_can_be_confined_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "bwrap"
-    broken.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2; exit 1\n")
-    broken.chmod(0o755)
+def test_reason_for_missing_confinement_is_reported(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_script(tmp_path / "bwrap", "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     used = Confinement()
     assert used.obstacle == "bubblewrap doesn't work here: bwrap: setting up uid map: Permission denied"

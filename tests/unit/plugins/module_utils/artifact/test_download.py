@@ -1,4 +1,4 @@
-"""Fetching what a lock names: into a folder of its own, with nobody else's credentials, whatever answers."""
+"""Downloading the files of a lock: into their own folder, without other servers' credentials, whatever answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENT = b"a file"
 
 @contextlib.contextmanager
 def server() -> Iterator[tuple[int, list[str]]]:
-    """A server's port, and what it was given as credentials."""
+    """A server's port, and the credentials that it received."""
     given: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ def server() -> Iterator[tuple[int, list[str]]]:
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
@@ -54,7 +54,7 @@ def _alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "name", ["..%2f..%2f..%2fhome%2f.bashrc", "%2e%2e", "", "a%00b", "a%0ab", "a" * 300, "a%1b[2J"]
 )
-def test_a_file_is_fetched_into_a_folder_of_its_own(tmp_path: pathlib.Path, name: str) -> None:
+def test_file_name_that_leaves_its_folder_is_refused(tmp_path: pathlib.Path, name: str) -> None:
     with server() as (port, _):
         wanted = Remote(f"http://127.0.0.1:{port}/{name}")
         with pytest.raises(BatonError, match="ends with no name of a file"):
@@ -62,13 +62,13 @@ def test_a_file_is_fetched_into_a_folder_of_its_own(tmp_path: pathlib.Path, name
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_hash_is_no_path(tmp_path: pathlib.Path) -> None:
+def test_hash_with_a_path_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "requirements.txt").write_text("a @ https://elsewhere/a.whl --hash=sha256:../../../home\n")
     with pytest.raises(BatonError, match="has a hash that is none"):
         requirements.read(tmp_path / "requirements.txt")
 
 
-def test_an_index_s_credentials_reach_its_own_server_alone(tmp_path: pathlib.Path) -> None:
+def test_index_credentials_are_sent_only_to_its_server(tmp_path: pathlib.Path) -> None:
     with server() as (index, at_index), server() as (other, elsewhere):
         tools = Tools(tmp_path / "cache", index_url=f"http://user:secret@127.0.0.1:{index}/simple")
         fetch_all([Remote(f"http://127.0.0.1:{port}/a.whl") for port in (index, other)], tools)
@@ -76,7 +76,7 @@ def test_an_index_s_credentials_reach_its_own_server_alone(tmp_path: pathlib.Pat
         assert elsewhere == [""]
 
 
-def test_netrc_s_credentials_reach_no_server_over_plain_http_but_an_index(tmp_path: pathlib.Path) -> None:
+def test_netrc_over_plain_http_is_only_used_for_an_index(tmp_path: pathlib.Path) -> None:
     netrc = tmp_path / "home/.netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)
@@ -90,17 +90,17 @@ def test_netrc_s_credentials_reach_no_server_over_plain_http_but_an_index(tmp_pa
 @pytest.mark.parametrize(
     "answer", [b"hello\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 70000, b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200]
 )
-def test_an_answer_that_is_none_is_a_message(tmp_path: pathlib.Path, answer: bytes) -> None:
-    def serve() -> None:
+def test_invalid_answer_is_reported(tmp_path: pathlib.Path, answer: bytes) -> None:
+    def respond() -> None:
         with contextlib.suppress(OSError):
             while True:
-                connected, _ = listener.accept()
-                with connected:
-                    connected.recv(65536)
-                    connected.sendall(answer)
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=respond)
         thread.start()
         wanted = Remote(f"http://127.0.0.1:{listener.getsockname()[1]}/a.whl")
         with pytest.raises(BatonError, match=r"a.whl can't be fetched from 127.0.0.1"):
@@ -110,13 +110,13 @@ def test_an_answer_that_is_none_is_a_message(tmp_path: pathlib.Path, answer: byt
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:port/a.whl", "http://[/a.whl", "http://\N{SNAKE}\u3002\u3002/a.whl"])
-def test_an_address_that_is_none_is_a_message(tmp_path: pathlib.Path, url: str) -> None:
+def test_invalid_address_is_reported(tmp_path: pathlib.Path, url: str) -> None:
     with pytest.raises(BatonError, match=r"can't be fetched|no name of a file"):
         fetch_all([Remote(url)], Tools(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all", b"PK\5\6" + b"\0" * 18])
-def test_what_is_no_wheel_is_a_message(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_invalid_wheel_is_reported(tmp_path: pathlib.Path, content: bytes) -> None:
     path = tmp_path / "a-1-py3-none-any.whl"
     path.write_bytes(content)
     wheel = wheels.Wheel(path, hashlib.sha256(content).hexdigest())
@@ -124,7 +124,7 @@ def test_what_is_no_wheel_is_a_message(tmp_path: pathlib.Path, content: bytes) -
         wheels.pack_set(Target(11, "x86_64", (2, 36)), [wheel], [], Tools(tmp_path / "cache"), "key")
 
 
-def test_an_encrypted_wheel_is_a_message(tmp_path: pathlib.Path) -> None:
+def test_encrypted_wheel_is_reported(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a-1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a-1.dist-info/METADATA", "Name: a\nVersion: 1\n")
@@ -136,6 +136,6 @@ def test_an_encrypted_wheel_is_a_message(tmp_path: pathlib.Path) -> None:
         wheels.metadata(path)
 
 
-def test_a_build_names_its_wheel_as_one_is_named(tmp_path: pathlib.Path) -> None:
+def test_invalid_wheel_name_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(BatonError, match=r"x-none-any.whl is no name of a wheel"):
         wheels.Wheel(tmp_path / "x-none-any.whl", "")

@@ -1,4 +1,4 @@
-"""Sources that would have the controller read, write, delete or run what isn't theirs, and git in a strange place."""
+"""Sources that try to make the controller read, write, delete or run something foreign; unusual git repositories."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def elsewhere(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder beside the source with something to lose."""
+    """A folder beside the source whose content must not change."""
     folder = tmp_path / "elsewhere"
     (folder / "uploads").mkdir(parents=True)
     (folder / "uploads/precious").write_text("precious")
@@ -39,9 +39,9 @@ def app(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
-def make(app: pathlib.Path, wanted: Callable[..., artifact.Request], tools: Tools) -> Make:
+def make(app: pathlib.Path, make_request: Callable[..., artifact.Request], tools: Tools) -> Make:
     def build(**changes: object) -> dict[str, Any]:
-        result: dict[str, Any] = artifact.build(wanted(app, targets=[Target.parse(HERE)], **changes), tools)
+        result: dict[str, Any] = artifact.build(make_request(app, targets=[Target.parse(HERE)], **changes), tools)
         return result
 
     return build
@@ -54,7 +54,7 @@ def everything(folder: pathlib.Path) -> dict[str, str]:
 LINKS = {
     "relative": {"data": "../elsewhere"},
     "absolute": {"data": "{elsewhere}"},
-    # each stays inside by its text; together they don't
+    # each link alone stays inside the source, but not all three together
     "chained": {"p/q/deep": "../../top", "data": "p/q/deep/../../elsewhere"},
 }
 
@@ -72,7 +72,7 @@ LINKS = {
     ],
     ids=lambda changes: next(iter(changes), "nothing"),
 )
-def test_nothing_is_done_through_a_link_that_leads_out(
+def test_nothing_is_done_through_a_link_out_of_the_source(
     make: Make, app: pathlib.Path, elsewhere: pathlib.Path, links: dict[str, str], changes: dict[str, Any]
 ) -> None:
     (app / "p/q").mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_nothing_is_done_through_a_link_that_leads_out(
     (app / "top/file").touch()
     for name, text in links.items():
         (app / name).symlink_to(text.format(elsewhere=elsewhere))
-    # from where the copy of the source is, as from the source
+    # relative to the copy of the source as well as to the source
     scratch = pathlib.Path(os.environ.get("TMPDIR", "/tmp"))
     before = everything(elsewhere), sorted(scratch.glob("elsewhere*"))
     with pytest.raises(BatonError, match=r"link|has no folder"):
@@ -88,14 +88,14 @@ def test_nothing_is_done_through_a_link_that_leads_out(
     assert (everything(elsewhere), sorted(scratch.glob("elsewhere*"))) == before
 
 
-def test_a_link_that_a_state_link_or_a_pattern_takes_away_is_none(make: Make, app: pathlib.Path) -> None:
+def test_link_that_is_replaced_or_excluded_is_allowed(make: Make, app: pathlib.Path) -> None:
     (app / "data").symlink_to("/var/lib/demo/data")
     (app / "dev").symlink_to("/home/me/dev")
     built = make(state_links=[{"path": "data"}], excluded=["dev"])
     assert built["release"]["state_links"] == [{"path": "data", "target": "data", "directory": True}]
 
 
-def test_an_added_file_is_not_written_through_a_link_inside(make: Make, app: pathlib.Path) -> None:
+def test_added_file_is_not_written_through_a_link_inside(make: Make, app: pathlib.Path) -> None:
     (app / "real").mkdir()
     (app / "real/file").touch()
     (app / "alias").symlink_to("real")
@@ -103,7 +103,7 @@ def test_an_added_file_is_not_written_through_a_link_inside(make: Make, app: pat
         make(files=[{"path": "alias/new", "content": "new"}])
 
 
-def test_a_folder_in_whose_place_git_still_knows_files_is_not_written_through(
+def test_link_in_place_of_a_tracked_folder_is_copied_as_a_link(
     tmp_path: pathlib.Path, app: pathlib.Path, elsewhere: pathlib.Path, run: Callable[..., str]
 ) -> None:
     (app / "data/uploads").mkdir(parents=True)
@@ -118,12 +118,12 @@ def test_a_folder_in_whose_place_git_still_knows_files_is_not_written_through(
 
 
 @pytest.mark.parametrize("command", ["mkfifo pipe", "ln -s /etc/hostname hosts", "ln -s ../../.. up"])
-def test_what_a_build_command_leaves_is_looked_at_too(make: Make, command: str) -> None:
+def test_output_of_a_build_command_is_checked_too(make: Make, command: str) -> None:
     with pytest.raises(BatonError, match=r"no file, folder or link|leads out"):
         make(build_command=["/bin/sh", "-c", command])
 
 
-def test_links_of_the_release_are_not_in_the_way_of_its_own_build(
+def test_state_links_do_not_break_the_projects_own_build(
     make: Make, app: pathlib.Path, pyproject: Callable[..., str]
 ) -> None:
     (app / "pyproject.toml").write_text(pyproject("demo", ["idna==3.10"]))
@@ -131,13 +131,13 @@ def test_links_of_the_release_are_not_in_the_way_of_its_own_build(
     (app / "demo").mkdir()
     (app / "demo/__init__.py").touch()
     (app / "demo/config.json").write_text("{}")
-    # a backend looks at each file, and a link that leads to a host's state leads nowhere here
+    # the backend reads each file, and a link to a host's state folder is dangling here
     links = [{"path": "demo/uploads"}, {"path": "demo/config.json", "directory": False}]
     built = make(state_links=links, excluded=["tests"], files=[{"path": "demo/added", "content": "x"}])
     assert built["complete"]
 
 
-def test_a_file_that_the_build_needs_is_there_when_it_says_so(
+def test_added_file_for_the_build_needs_its_option(
     make: Make, app: pathlib.Path, pyproject: Callable[..., str]
 ) -> None:
     included = '[tool.hatch.build.targets.wheel.force-include]\n"VERSION.txt" = "demo/VERSION.txt"\n'
@@ -160,7 +160,7 @@ def repository(app: pathlib.Path, run: Callable[..., str]) -> pathlib.Path:
     return app
 
 
-def test_a_submodule_without_a_checkout_is_named(
+def test_submodule_without_a_checkout_is_named(
     repository: pathlib.Path, tmp_path: pathlib.Path, run: Callable[..., str]
 ) -> None:
     other = tmp_path / "other"
@@ -178,21 +178,21 @@ def test_a_submodule_without_a_checkout_is_named(
     )
     run("git", "commit", "--quiet", "--message=submodule", cwd=repository)
     run("git", "submodule", "--quiet", "deinit", "--all", cwd=repository)
-    with pytest.raises(BatonError) as refused:
+    with pytest.raises(BatonError) as caught:
         source_tree.tracked(repository)
-    assert "The submodule libs/other of" in str(refused.value)
-    assert f"git -C {repository} submodule update --init" in str(refused.value)
+    assert "The submodule libs/other of" in str(caught.value)
+    assert f"git -C {repository} submodule update --init" in str(caught.value)
 
 
 @pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
-def test_what_git_has_been_told_by_a_caller_counts_for_nothing(
+def test_git_variables_of_the_environment_are_ignored(
     repository: pathlib.Path,
     tmp_path: pathlib.Path,
     run: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
 ) -> None:
-    """A hook runs with these; the uncommitted tree of another repository would go out under the tag's name."""
+    """A git hook has these variables; another repository's working tree could be deployed under the tag's name."""
     run("git", "tag", "v1", cwd=repository)
     (repository / "main.py").write_text("not committed\n")
     other = tmp_path / "other"
@@ -205,26 +205,26 @@ def test_what_git_has_been_told_by_a_caller_counts_for_nothing(
     assert source_tree.tracked(repository) == ["main.py", "requirements.txt"]
 
 
-def test_a_repository_of_another_user_is_git_s_to_refuse(
+def test_repository_of_another_user_is_refused_by_git(
     repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
-        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # of git's own tests
+        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # a variable of git's own tests
     monkeypatch.delenv("SUDO_UID", raising=False)
     subprocess.run(["chown", "-R", "12345", repository], check=os.geteuid() == 0)
-    with pytest.raises(BatonError) as refused:
+    with pytest.raises(BatonError) as caught:
         source_tree.tracked(repository)
-    assert "dubious ownership" in str(refused.value)
-    assert "safe.directory" in refused.value.fix
+    assert "dubious ownership" in str(caught.value)
+    assert "safe.directory" in caught.value.fix
 
 
-def test_a_damaged_repository_is_not_taken_for_none(repository: pathlib.Path) -> None:
+def test_damaged_repository_is_an_error(repository: pathlib.Path) -> None:
     (repository / ".git/config").write_text("[core\n")
     with pytest.raises(BatonError, match="git can't read"):
         source_tree.tracked(repository)
 
 
-def test_a_repository_runs_no_program_of_its_own(
+def test_repository_cannot_run_programs(
     repository: pathlib.Path, tmp_path: pathlib.Path, run: Callable[..., str]
 ) -> None:
     marker = tmp_path / "marker"
@@ -237,10 +237,10 @@ def test_a_repository_runs_no_program_of_its_own(
     assert not marker.exists()
 
 
-def test_pointers_of_git_lfs_are_no_content(make: Make, app: pathlib.Path) -> None:
+def test_git_lfs_pointers_are_refused(make: Make, app: pathlib.Path) -> None:
     (app / "model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(BatonError) as refused:
+    with pytest.raises(BatonError) as caught:
         make()
-    assert "model.bin" in str(refused.value)
-    assert "git lfs pull" in refused.value.fix
+    assert "model.bin" in str(caught.value)
+    assert "git lfs pull" in caught.value.fix
     assert make(excluded=["model.bin"])["complete"]

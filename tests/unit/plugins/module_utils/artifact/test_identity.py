@@ -1,4 +1,4 @@
-"""The id of a release: another one for all that changes what runs, the same one for all that doesn't."""
+"""The id of a release: it changes with everything that affects what runs, and with nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HASH = "sha256:" + "a" * 64
 BOOKWORM = Target(minor=11, architecture="x86_64", glibc=(2, 36), patch=2)
 TRIXIE = Target(minor=13, architecture="x86_64", glibc=(2, 41), patch=5)
 
-# a file: its content, and whether it is to be executed
+# a file's content, and whether it is executable
 Files = Mapping[str, tuple[bytes, bool]]
 APP: Files = {
     "main.py": (b"async def app(scope, receive, send): ...\n", False),
@@ -47,7 +47,7 @@ SERVER = f"gunicorn==27.0.1 --hash={HASH}\nuvicorn==0.50.0 --hash={HASH}\n"
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """All that a release is made from."""
+    """Everything that a release is made from."""
 
     app: Files = dataclasses.field(default_factory=lambda: APP)
     handover: Files = dataclasses.field(default_factory=lambda: HANDOVER)
@@ -56,21 +56,21 @@ class Input:
 
 
 class FoundError(Exception):
-    """The build has come to the id; what follows needs packages."""
+    """The build has calculated the id; the rest would need packages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Circumstances:
-    """What is none of a release's business."""
+    """Circumstances that must not affect a release."""
 
-    seed: int = 0  # of the order in which files are made, and of their times
+    seed: int = 0  # for the order in which files are created, and their times
     umask: int = 0o022
     folder: str = "here"
     git: str = ""  # none, "new", "committed" or "another branch"
 
 
-def lay(folder: pathlib.Path, files: Files, how: Circumstances) -> None:
-    """Put files into a folder."""
+def write_files(folder: pathlib.Path, files: Files, how: Circumstances) -> None:
+    """Write files into a folder."""
     chance = random.Random(how.seed)
     names = list(files)
     chance.shuffle(names)
@@ -88,18 +88,18 @@ def lay(folder: pathlib.Path, files: Files, how: Circumstances) -> None:
 
 
 def identity(given: Input, how: Circumstances | None = None, targets: tuple[Target, ...] = (BOOKWORM,)) -> str:
-    """The id of what is built from this, built for real up to it."""
+    """The id of a release, by a real build that stops once it is known."""
     how = how or Circumstances()
     root = pathlib.Path(tempfile.mkdtemp(prefix="baton-id-"))
-    really = artifact._Build._identity
+    real_identity = artifact._Build._identity
 
     def stop(self: Any, *parts: Any) -> None:
-        raise FoundError(really(self, *parts)[0])
+        raise FoundError(real_identity(self, *parts)[0])
 
     try:
         app, handover = (root / how.folder / name for name in ("app", "handover"))
-        lay(app, given.app, how)
-        lay(handover, given.handover, how)
+        write_files(app, given.app, how)
+        write_files(handover, given.handover, how)
         if how.git:
             in_git(app, how.git)
         (root / "server.txt").write_text(given.server)
@@ -145,7 +145,7 @@ circumstances = st.builds(
     umask=st.sampled_from([0o022, 0o077, 0o002, 0o000]),
     folder=st.sampled_from(["here", "elsewhere/very deep", "ünï"]),
 )
-# names that sort in more than one way
+# names with different sort orders
 names = st.sampled_from(["a.py", "a/b.py", "a-b.py", "A.py", "lib/z.py", "z/y/x.txt", "data.bin", ".hidden"])
 trees = st.dictionaries(names, st.tuples(st.binary(max_size=20), st.booleans()), max_size=5)
 quick = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -153,21 +153,21 @@ quick = settings(max_examples=20, deadline=None, derandomize=True, suppress_heal
 
 @quick
 @given(more=trees, one=circumstances, other=circumstances)
-def test_nothing_but_the_input_makes_an_id(more: Files, one: Circumstances, other: Circumstances) -> None:
+def test_id_depends_only_on_the_input(more: Files, one: Circumstances, other: Circumstances) -> None:
     given = Input(app={**APP, **more})
     assert identity(given, one) == identity(given, other)
 
 
 @pytest.mark.parametrize("git", ["new", "committed", "another branch"])
-def test_an_id_is_the_same_in_a_repository_and_out_of_one(git: str) -> None:
+def test_id_is_the_same_inside_and_outside_a_repository(git: str) -> None:
     assert identity(Input(), Circumstances(git=git)) == identity(Input())
 
 
 @quick
 @given(more=trees, data=st.data())
-def test_each_change_of_a_tree_makes_another_id(more: Files, data: st.DataObject) -> None:
+def test_each_change_of_a_tree_changes_the_id(more: Files, data: st.DataObject) -> None:
     which = data.draw(st.sampled_from(["app", "handover"]))
-    # of the package, what its wheel is made of
+    # in the handover package, the wheel is only made from src
     src = "" if which == "app" else "src/"
     base = {**(APP if which == "app" else HANDOVER), **{f"{src}{name}": file for name, file in more.items()}}
     kept = {"app": ("main.py", "requirements.txt"), "handover": ("pyproject.toml", "tests/test_it.py")}[which]
@@ -218,7 +218,7 @@ CHANGES: dict[str, Input] = {
 }
 
 
-def test_whatever_changes_what_runs_has_an_id_of_its_own() -> None:
+def test_each_change_of_what_runs_has_its_own_id() -> None:
     found = {name: identity(given) for name, given in CHANGES.items()}
     for (one, first), (other, second) in itertools.combinations(found.items(), 2):
         assert first != second, f"{one} and {other} have one id"
@@ -236,33 +236,33 @@ def test_whatever_changes_what_runs_has_an_id_of_its_own() -> None:
         Input(settings={"app_name": "other"}),
         Input(settings={"build": "builder"}),
     ],
-    ids=["tests of ours", "caches", "tools' folders", "order in the server's lock", "version", "name", "who builds"],
+    ids=["handover's tests", "caches", "tools' folders", "order in the server's lock", "version", "name", "builder"],
 )
-def test_what_does_not_change_what_runs_has_the_same_id(changed: Input) -> None:
+def test_other_changes_keep_the_id(changed: Input) -> None:
     assert identity(changed) == identity(Input())
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("SUPPORTED", {**server_versions.SUPPORTED, "click": ">=9"}), ("_LAYOUT", artifact._LAYOUT + 1)]
 )
-def test_another_rule_of_ours_makes_another_id(name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_rules_of_the_build_change_the_id(name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity(Input())
     monkeypatch.setattr(server_versions if name == "SUPPORTED" else artifact, name, value)
     assert identity(Input()) != before
 
 
-def test_the_fleet_makes_no_id_but_a_host_takes_no_release_for_another_kind(tmp_path: pathlib.Path) -> None:
-    """One id goes to all hosts of a fleet; on each its release is made anew when the host has become another one."""
+def test_fleet_does_not_change_the_id_but_hosts_check_their_target(tmp_path: pathlib.Path) -> None:
+    """All hosts get the same id; a host whose Python or glibc changed stages the release again."""
     assert identity(Input(), targets=(BOOKWORM,)) == identity(Input(), targets=(TRIXIE, BOOKWORM))
     (tmp_path / "venv/bin").mkdir(parents=True)
     (tmp_path / "venv/bin/python").touch()
-    artifact_of = {
+    built = {
         "id": "r1",
         "source": {"path": "/s.tar.gz"},
         "wheels": {"py3.11-x86_64-glibc2.36": {"key": "k", "path": "/w.tar"}},
     }
-    here = {"python": "3.11.2", "architecture": "x86_64", "glibc": "2.36"}
-    wanted = staging.StageRequest.parse(artifact_of, here, tmp_path)
+    facts = {"python": "3.11.2", "architecture": "x86_64", "glibc": "2.36"}
+    wanted = staging.StageRequest.parse(built, facts, tmp_path)
     assert staging.fits({"target": "py3.11-x86_64-glibc2.36"}, tmp_path, wanted)
     for other in ("py3.12-x86_64-glibc2.36", "py3.11-aarch64-glibc2.36", "py3.11-x86_64-glibc2.41"):
         assert not staging.fits({"target": other}, tmp_path, wanted)
@@ -270,10 +270,10 @@ def test_the_fleet_makes_no_id_but_a_host_takes_no_release_for_another_kind(tmp_
     assert not staging.fits({"target": "py3.11-x86_64-glibc2.36"}, tmp_path, wanted)
     for change in ({"python": "3.12"}, {"architecture": "aarch64"}, {"glibc": "2.41"}):
         with pytest.raises(BatonError, match="has no wheels for"):
-            staging.StageRequest.parse(artifact_of, {**here, **change}, tmp_path)
+            staging.StageRequest.parse(built, {**facts, **change}, tmp_path)
 
 
-def test_the_version_of_python_that_is_asked_for_enters() -> None:
+def test_requested_python_version_is_part_of_the_salt() -> None:
     defaults = yaml.safe_load((ROOT / "roles/app_release/defaults/main.yml").read_text())
     assert "app_release_python_version" in defaults["app_release_salt"]
 
@@ -286,8 +286,8 @@ print(toolchain.key_of(tree, server_versions.SUPPORTED, {"b": 1, "a": {"d": 2, "
 """
 
 
-def test_the_seed_of_hashes_makes_no_id(tmp_path: pathlib.Path) -> None:
-    lay(tmp_path, APP, Circumstances())
+def test_hash_seed_does_not_change_the_digests(tmp_path: pathlib.Path) -> None:
+    write_files(tmp_path, APP, Circumstances())
     words = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "collections")}
     found = {

@@ -45,7 +45,7 @@ def test_uv_lock_without_development_groups(write: Write, run: Text, pyproject: 
     assert set(names(resolve(root, tools, extras=("pg",), groups=("jobs",)))) == {"idna", "six", "docopt"}
 
 
-def test_a_workspace_member_finds_the_lock_above_and_the_members_it_needs(
+def test_workspace_member_uses_the_lock_above_and_the_members_it_needs(
     write: Write, run: Text, pyproject: Text, tools: Tools
 ) -> None:
     sources = "[tool.uv.sources]\ncore = {workspace = true}\n"
@@ -67,7 +67,7 @@ def test_a_workspace_member_finds_the_lock_above_and_the_members_it_needs(
 
 
 def _poetry_lock(root: pathlib.Path, python: str) -> None:
-    """What `poetry lock` writes, without asking an index."""
+    """Write the lock that `poetry lock` would, without asking an index."""
     from poetry.factory import Factory
 
     packages = ""
@@ -78,14 +78,14 @@ def _poetry_lock(root: pathlib.Path, python: str) -> None:
             f'python-versions = ">=3.6"\ngroups = ["{group}"]\n{marker}'
             f'files = [{{file = "{name}-1.0-py3-none-any.whl", hash = "{HASH}"}}]\n'
         )
-    made = Factory().create_poetry(root).locker._get_content_hash()
+    content_hash = Factory().create_poetry(root).locker._get_content_hash()
     (root / "poetry.lock").write_text(
         f'{packages}[extras]\npg = ["six"]\n[metadata]\nlock-version = "2.1"\npython-versions = "{python}"\n'
-        f'content-hash = "{made}"\n'
+        f'content-hash = "{content_hash}"\n'
     )
 
 
-def test_poetry_lock_of_a_project_that_excludes_the_python_of_the_controller(write: Write, tools: Tools) -> None:
+def test_poetry_lock_that_excludes_the_controllers_python(write: Write, tools: Tools) -> None:
     text = (
         '[tool.poetry]\nname = "demo"\nversion = "1"\ndescription = ""\nauthors = []\npackage-mode = false\n'
         '[tool.poetry.dependencies]\npython = "^3.40"\nidna = "*"\nsix = {version = "*", optional = true}\n'
@@ -110,24 +110,22 @@ def test_poetry_lock_of_a_project_that_excludes_the_python_of_the_controller(wri
 
 
 @pytest.mark.parametrize(
-    ("files", "chosen"),
+    ("files", "expected"),
     [
         (("uv.lock", "poetry.lock", "requirements.txt"), "uv.lock"),
         (("poetry.lock", "requirements.txt"), "poetry.lock"),
-        # a workspace's lock says more than what a member wrote beside
+        # a workspace's lock takes precedence over a member's requirements
         (("uv.lock", "svc/requirements.txt"), "uv.lock"),
         (("requirements.txt", "svc/requirements.txt"), "svc/requirements.txt"),
         (("uv.lock", "svc/uv.lock"), "svc/uv.lock"),
     ],
 )
-def test_of_two_locks_in_a_source_the_same_one_is_always_read(
-    write: Write, files: tuple[str, ...], chosen: str
-) -> None:
+def test_choice_between_two_locks_is_deterministic(write: Write, files: tuple[str, ...], expected: str) -> None:
     root = write("app", {"svc/main.py": "", **dict.fromkeys(files, "")})
     found = lockfile.find(root, "svc", "")
     assert found is not None
-    assert found[1] == root / chosen
-    # and the setting has the last word
+    assert found[1] == root / expected
+    # the setting takes precedence
     override = lockfile.find(root, "svc", files[-1])
     assert override is not None
     assert override[1] == root / files[-1]
@@ -146,7 +144,7 @@ def test_requirements_that_include_each_other_are_read_once(write: Write, tools:
     assert names(resolve(root, tools)) == {"idna": "3.7"}
 
 
-def test_hashed_requirements_are_taken_as_they_are(write: Write, tools: Tools) -> None:
+def test_hashed_requirements_are_used_unchanged(write: Write, tools: Tools) -> None:
     root = write(
         "app",
         {
@@ -163,7 +161,7 @@ def test_hashed_requirements_are_taken_as_they_are(write: Write, tools: Tools) -
     assert [len(pin.hashes) for pin in sorted(locked.pins)] == [1, 2]
 
 
-def test_loose_requirements_are_resolved_with_a_warning_and_stay_what_they_were(write: Write, tools: Tools) -> None:
+def test_unpinned_requirements_are_resolved_with_a_warning(write: Write, tools: Tools) -> None:
     root = write("app", {"requirements.txt": "-c bounds.txt\nanyio==4.3.0\n", "bounds.txt": "idna<3.8\n"})
     locked = resolve(root, tools)
     assert not locked.locked
@@ -195,7 +193,7 @@ def test_requirements_with_local_projects(write: Write, pyproject: Text, tools: 
     assert names(locked) == {"six": "1.16.0", "idna": "3.10"}
 
 
-def test_an_unlocked_project_with_bounds_and_a_date(write: Write, pyproject: Text, tools: Tools) -> None:
+def test_unlocked_project_with_constraints_and_a_date(write: Write, pyproject: Text, tools: Tools) -> None:
     root = write("app", {"pyproject.toml": pyproject("demo", ["idna", "six"], build=False)})
     locked = resolve(
         root, tools, constraints=("six<1.16",), exclude_newer="2024-03-01T00:00:00Z", extra_requirements=("docopt",)
@@ -204,20 +202,20 @@ def test_an_unlocked_project_with_bounds_and_a_date(write: Write, pyproject: Tex
     assert "is not locked" in locked.warnings[0]
 
 
-def test_extra_requirements_on_a_lock_change_nothing_in_it(write: Write, tools: Tools) -> None:
+def test_extra_requirements_do_not_change_a_lock(write: Write, tools: Tools) -> None:
     root = write("app", {"requirements.txt": f"idna==3.7 --hash={HASH}\n"})
     locked = resolve(root, tools, extra_requirements=("anyio==4.3.0",))
     assert names(locked) == {"idna": "3.7", "anyio": "4.3.0", "sniffio": names(locked)["sniffio"]}
     assert [pin.hashes for pin in locked.pins if pin.name == "idna"] == [(HASH,)]
 
 
-def test_a_published_package(write: Write, tools: Tools) -> None:
+def test_published_package(write: Write, tools: Tools) -> None:
     locked = resolve(write("empty", {"x": ""}), tools, requirement="anyio==4.3.0")
     assert locked.kind == "package"
     assert {"anyio", "idna", "sniffio"} == set(names(locked))
 
 
-def test_another_token_for_the_index_resolves_nothing_again(
+def test_other_index_token_uses_the_cached_result(
     write: Write, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[object] = []
@@ -234,7 +232,7 @@ def test_another_token_for_the_index_resolves_nothing_again(
 
 
 @pytest.mark.parametrize("where", ["project", "lock"])
-def test_an_excluded_python_is_refused_with_both_names(where: str, write: Write, pyproject: Text, tools: Tools) -> None:
+def test_excluded_python_is_refused_with_both_names(where: str, write: Write, pyproject: Text, tools: Tools) -> None:
     root = write(
         "app",
         {
@@ -248,19 +246,19 @@ def test_an_excluded_python_is_refused_with_both_names(where: str, write: Write,
         lockfile.check_python(locked, [Target(13, "x86_64", (2, 41)), BOOKWORM])
 
 
-def test_where_nothing_says_what_is_needed(write: Write, tools: Tools) -> None:
+def test_source_without_requirements_is_refused(write: Write, tools: Tools) -> None:
     with pytest.raises(BatonError, match="No lock and no project"):
         resolve(write("app", {"main.py": ""}), tools)
     with pytest.raises(BatonError, match="app_release_lock"):
         resolve(write("app", {"main.py": ""}), tools, lock="nowhere.txt")
 
 
-def test_a_lock_named_by_its_path(write: Write, tools: Tools) -> None:
+def test_lock_named_by_its_path(write: Write, tools: Tools) -> None:
     root = write("app", {"requirements/prod.txt": f"idna==3.7 --hash={HASH}\n", "requirements.txt": "six\n"})
     assert names(resolve(root, tools, lock="requirements/prod.txt")) == {"idna": "3.7"}
 
 
-def test_a_requirement_that_cannot_be_resolved(write: Write, tools: Tools) -> None:
+def test_unresolvable_requirement_is_reported(write: Write, tools: Tools) -> None:
     with pytest.raises(BatonError, match="can't be resolved"):
         resolve(write("app", {"requirements.txt": "idna>999\n"}), tools)
 
@@ -271,7 +269,7 @@ def test_two_versions_for_one_target_are_refused() -> None:
         lockfile.for_target(pins, BOOKWORM)
 
 
-def test_a_uv_lock_in_toml_1_1(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+def test_uv_lock_in_toml_1_1(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
     root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False)})
     run("uv", "lock", "-q", cwd=root)
     path = root / "uv.lock"
@@ -285,7 +283,7 @@ def test_a_uv_lock_in_toml_1_1(write: Write, run: Text, pyproject: Text, tools: 
 
 
 @pytest.mark.parametrize("text", ["version = \n", "version = 1\nx = {\n"])
-def test_a_lock_that_is_no_toml(text: str, write: Write, tools: Tools) -> None:
+def test_invalid_toml_in_a_lock_is_reported(text: str, write: Write, tools: Tools) -> None:
     for name in ("uv.lock", "poetry.lock"):
         root = write(name, {"api/pyproject.toml": "", f"api/{name}": text})
         with pytest.raises(BatonError, match=f"^api/{name} of the source is not valid TOML"):
@@ -311,7 +309,7 @@ UV_LOCK = (
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ("", "", ""),
         ("idna>=3", "idna>=3.5", r"pyproject\.toml asks for idna>=3\.5"),
@@ -324,32 +322,32 @@ UV_LOCK = (
         ('"demo"', '"Demo"', ""),
     ],
 )
-def test_a_stale_uv_lock(old: str, new: str, says: str, write: Write, tools: Tools) -> None:
+def test_stale_uv_lock_is_refused(old: str, new: str, message: str, write: Write, tools: Tools) -> None:
     assert old in PROJECT
     root = write("app", {"pyproject.toml": PROJECT.replace(old, new, 1) if old else PROJECT, "uv.lock": UV_LOCK})
-    if not says:
+    if not message:
         assert not resolve(root, tools).warnings
         return
-    with pytest.raises(BatonError, match=f"^uv.lock is stale: .*{says}.*`uv lock`.*app_release_allow_stale_lock"):
+    with pytest.raises(BatonError, match=f"^uv.lock is stale: .*{message}.*`uv lock`.*app_release_allow_stale_lock"):
         resolve(root, tools)
     assert "is stale, and deployed as it is" in resolve(root, tools, allow_stale=True).warnings[0]
 
 
-def test_bounds_of_a_project_make_its_lock_stale(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+def test_changed_constraints_make_a_lock_stale(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
     bounds = (
         '[tool.uv]\nconstraint-dependencies = ["idna<4"]\noverride-dependencies = ["six; python_version<\'3.13\'"]\n'
     )
     root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=bounds)})
     run("uv", "lock", "-q", cwd=root)
     assert not resolve(root, tools).warnings
-    for old, new, says in (("idna<4", "idna<3.9", "asks for idna<3.9"), ("override-", "no-", "has six")):
+    for old, new, message in (("idna<4", "idna<3.9", "asks for idna<3.9"), ("override-", "no-", "has six")):
         changed = bounds.replace(old, new).replace("no-dependencies", "override-dependencies = []\n#")
         write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=changed)})
-        with pytest.raises(BatonError, match=f"is stale: .*{says}"):
+        with pytest.raises(BatonError, match=f"is stale: .*{message}"):
             resolve(root, tools)
 
 
-def test_a_stale_member_of_a_workspace(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
+def test_changed_workspace_member_makes_a_lock_stale(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
     sources = "[tool.uv.sources]\ncore = {workspace = true}\n"
     root = write(
         "ws",
@@ -366,7 +364,7 @@ def test_a_stale_member_of_a_workspace(write: Write, run: Text, pyproject: Text,
         resolve(root, tools, "apps/api")
 
 
-def test_a_stale_poetry_lock_can_be_allowed(write: Write, tools: Tools) -> None:
+def test_stale_poetry_lock_can_be_allowed(write: Write, tools: Tools) -> None:
     text = (
         '[tool.poetry]\nname = "demo"\nversion = "1"\ndescription = ""\nauthors = []\npackage-mode = false\n'
         '[tool.poetry.dependencies]\npython = "^3.11"\nidna = "*"\n'
@@ -376,13 +374,13 @@ def test_a_stale_poetry_lock_can_be_allowed(write: Write, tools: Tools) -> None:
     (root / "pyproject.toml").write_text(text.replace('idna = "*"', 'idna = ">=1"'))
     with pytest.raises(BatonError, match=r"poetry\.lock is stale.*`poetry lock`.*app_release_allow_stale_lock"):
         resolve(root, tools)
-    for _ in range(2):  # from the cache, too
+    for _ in range(2):  # the second time from the cache
         allowed = resolve(root, tools, allow_stale=True)
         assert set(names(allowed)) == {"idna"}
         assert "deployed as it is" in allowed.warnings[0]
 
 
-def test_requirements_are_read_by_their_byte_order_mark(write: Write, tools: Tools) -> None:
+def test_encoding_of_requirements_is_detected(write: Write, tools: Tools) -> None:
     text = f"idna==3.7 --hash={HASH}\r\n"
     root = write("app", {"requirements.txt": ""})
     for encoding in ("utf-16", "utf-8-sig", "utf-32"):
@@ -395,7 +393,7 @@ def test_requirements_are_read_by_their_byte_order_mark(write: Write, tools: Too
 
 
 @pytest.mark.parametrize(("name", "command"), [("Pipfile.lock", "pipenv requirements"), ("pdm.lock", "pdm export")])
-def test_locks_of_other_tools_are_named_with_the_way_out(
+def test_locks_of_other_tools_are_named_with_the_alternative(
     name: str, command: str, write: Write, pyproject: Text, tools: Tools
 ) -> None:
     root = write("app", {name: "{}"})
@@ -407,18 +405,20 @@ def test_locks_of_other_tools_are_named_with_the_way_out(
     assert [one for one in resolve(root, tools).warnings if name in one and command in one]
 
 
-@pytest.mark.parametrize("place", ["..", "../../elsewhere", "/etc", "out"])
-def test_a_git_dependency_is_in_its_repository(write: Write, run: Text, tools: Tools, place: str) -> None:
+@pytest.mark.parametrize("subdirectory", ["..", "../../elsewhere", "/etc", "out"])
+def test_git_dependency_outside_its_repository_is_refused(
+    write: Write, run: Text, tools: Tools, subdirectory: str
+) -> None:
     repository = write("lib", {"setup.py": "from setuptools import setup\nsetup(name='lib', version='1')\n"})
     (repository / "out").symlink_to("/etc")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
         run("git", *words, cwd=repository)
-    root = write("app", {"requirements.txt": f"lib @ git+file://{repository}#subdirectory={place}\nsix\n"})
+    root = write("app", {"requirements.txt": f"lib @ git+file://{repository}#subdirectory={subdirectory}\nsix\n"})
     with pytest.raises(BatonError, match="of its repository, which leads out of it"):
         resolve(root, tools)
 
 
-def test_a_git_dependency_is_fetched_with_the_operators_access_and_its_build_has_none(
+def test_git_dependency_is_fetched_with_the_operators_access(
     write: Write, run: Text, tools: Tools, rotated: Callable[[str, str], str]
 ) -> None:
     setup = "from setuptools import setup\nsetup(name='lib', version='1', install_requires=['idna==3.10'])\n"
@@ -434,18 +434,18 @@ def test_a_git_dependency_is_fetched_with_the_operators_access_and_its_build_has
     assert locked.locals == []
 
 
-def test_a_git_dependency_that_cannot_be_read_is_named(write: Write, tmp_path: pathlib.Path, tools: Tools) -> None:
+def test_unreadable_git_dependency_is_named(write: Write, tmp_path: pathlib.Path, tools: Tools) -> None:
     root = write("app", {"requirements.txt": f"lib @ git+file://{tmp_path}/nowhere@v1\nsix\n"})
-    with pytest.raises(BatonError, match=r"lib, which the application needs from .*nowhere@v1") as refused:
+    with pytest.raises(BatonError, match=r"lib, which the application needs from .*nowhere@v1") as caught:
         resolve(root, tools)
-    assert "app_source" not in refused.value.fix
-    assert "lock again" in refused.value.fix
+    assert "app_source" not in caught.value.fix
+    assert "lock again" in caught.value.fix
 
 
 @pytest.mark.parametrize("line", ["-r {}", "-c {}", "-r ../../home/secret.txt", "-e ../../home", "{}"])
-def test_requirements_read_nothing_outside_the_source(line: str, write: Write, tools: Tools) -> None:
+def test_requirements_cannot_read_outside_the_source(line: str, write: Write, tools: Tools) -> None:
     secret = write("home", {"secret.txt": "-----BEGIN KEY-----\n", "setup.py": ""}) / "secret.txt"
     root = write("work/app", {"requirements.txt": line.format(secret) + "\nidna==3.10\n"})
-    with pytest.raises(BatonError, match="leads out of the source") as refused:
+    with pytest.raises(BatonError, match="leads out of the source") as caught:
         resolve(root, tools)
-    assert "BEGIN KEY" not in str(refused.value)
+    assert "BEGIN KEY" not in str(caught.value)

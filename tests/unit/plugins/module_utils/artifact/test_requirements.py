@@ -1,4 +1,4 @@
-"""Requirements files of others: whatever is in them is read, or is a message, soon."""
+"""Untrusted requirements files: any content is either read or reported, quickly."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def read(folder: pathlib.Path, text: str | bytes, **others: str) -> requirements
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "reason"),
     [
-        # what would end the parser, or keep it busy for hours
+        # what would crash the parser, or keep it busy for hours
         pytest.param("a; " + "(" * 1800 + "os_name == 'a'" + ")" * 1800, "is not a requirement", id="parentheses"),
         pytest.param("a; " + "(" * 600 + "os_name=='a'" + ")" * 600, "is not a requirement", id="fewer parentheses"),
         pytest.param("[" * 200_000, "is too long", id="brackets"),
         pytest.param("./" + "[a" * 60_000 + "x", "is too long", id="brackets in a path"),
         pytest.param("a==" + "1." * 100_000 + "x", "is too long", id="version"),
         pytest.param("x" * 200_000 + "!", "is too long", id="word"),
-        pytest.param("!" + "/baton-artifact" * 10_000, "is too long", id="our own folders' names"),
+        pytest.param("!" + "/baton-artifact" * 10_000, "is too long", id="names of temporary folders"),
         pytest.param("a==1 " + "--hash=sha256:0 " * 20_000, "is too long", id="hashes"),
-        # what is no address, or not one of the index or the source
+        # invalid addresses, or addresses outside the index and the source
         ("file://[", "is no URL"),
         ("a @ file://[", "is not a requirement"),
         ("a @ http://[", "is not a requirement"),
@@ -46,27 +46,27 @@ def read(folder: pathlib.Path, text: str | bytes, **others: str) -> requirements
         ("a @ file:./x%0A--index-url%20http://elsewhere", "has a line break"),
         ("a @ FTP://elsewhere/a.whl", "none of https, http, git and file"),
         ("a @ data:,x", "none of https, http, git and file"),
-        # what uv would replace by the operator's own
+        # variables that uv would replace by those of the operator
         ("a @ https://elsewhere/${HOME}/a.whl", "a variable of the controller"),
         ("-e git+https://elsewhere/${GITHUB_TOKEN}#egg=a", "a variable of the controller"),
-        # what a terminal obeys
+        # what controls a terminal
         ("a==1\x1b[2J", "has control characters"),
         ("a==1 # \x00", "has control characters|a NUL"),
     ],
 )
-def test_what_no_lock_says_is_a_message(tmp_path: pathlib.Path, line: str, why: str) -> None:
-    with pytest.raises(BatonError, match=why) as failed:
+def test_invalid_line_is_reported(tmp_path: pathlib.Path, line: str, reason: str) -> None:
+    with pytest.raises(BatonError, match=reason) as caught:
         read(tmp_path, f"{line}\n")
-    assert len(str(failed.value)) < 2000
+    assert len(str(caught.value)) < 2000
 
 
-def test_a_file_s_address_is_a_place_however_it_is_written(tmp_path: pathlib.Path) -> None:
+def test_file_url_is_a_local_path_in_any_case(tmp_path: pathlib.Path) -> None:
     found = read(tmp_path, "a @ FILE:///etc/passwd\nb @ File:///etc/passwd\n")
-    assert found.locals == [(pathlib.Path("/etc/passwd"), "")] * 2  # of which the lock's reader asks where it leads
+    assert found.locals == [(pathlib.Path("/etc/passwd"), "")] * 2  # the lock's reader checks where it leads
     assert not found.pins
 
 
-def test_a_path_that_is_too_long_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_path_that_is_too_long_is_kept(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path, f"./{'a' * 300}\n").locals == [(tmp_path / ("a" * 300), "")]
 
 
@@ -84,30 +84,30 @@ def test_extras_of_a_path_are_its_last_brackets() -> None:
 
 
 @pytest.mark.parametrize("separator", [" ", "=", "\t", " \t"])
-def test_what_is_included_may_be_written_as_pip_takes_it(tmp_path: pathlib.Path, separator: str) -> None:
+def test_include_may_be_written_as_pip_accepts_it(tmp_path: pathlib.Path, separator: str) -> None:
     (tmp_path / "more.txt").write_text("idna==3.10\n")
     (tmp_path / "requirements.txt").write_text(f"-r{separator}more.txt\n")
     assert requirements.read(tmp_path / "requirements.txt").lines == ["idna==3.10"]
 
 
-def test_files_that_include_each_other_have_an_end(tmp_path: pathlib.Path) -> None:
+def test_circular_includes_end(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path, "-r a\na==1\n", a="-r b\nb==1\n", b="-r a\n-c requirements.txt\n").lines == ["b==1", "a==1"]
     with pytest.raises(BatonError, match="more than 100 files"):
         read(tmp_path, "-r f0\n", **{f"f{number}": f"-r f{number + 1}\n" for number in range(3000)})
 
 
-def test_what_is_included_is_a_file_that_has_an_end(tmp_path: pathlib.Path) -> None:
+def test_included_file_must_be_a_regular_file_of_limited_size(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     os.truncate(os.open(tmp_path / "sparse", os.O_CREAT | os.O_WRONLY), 2**40)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "zero").symlink_to("/dev/zero")
-    for name, why in (
+    for name, reason in (
         ("pipe", "is no file"),
         ("sparse", "is larger than"),
         ("loop", "can't be read"),
         (".", "no file"),
     ):
-        with pytest.raises(BatonError, match=why):
+        with pytest.raises(BatonError, match=reason):
             read(tmp_path, f"-r {name}\n")
     for name in ("zero", "/etc/passwd", "../elsewhere", "a/../../elsewhere"):
         with pytest.raises(BatonError, match="leads out of the source"):
@@ -117,18 +117,18 @@ def test_what_is_included_is_a_file_that_has_an_end(tmp_path: pathlib.Path) -> N
 @pytest.mark.parametrize(
     "marker", ["os_name ~= 'posix'", "'a' == 'b'", "python_full_version ~= '3'", "(" * 400 + "x", "nonsense"]
 )
-def test_a_marker_without_an_answer_is_a_message(marker: str) -> None:
+def test_marker_without_an_answer_is_reported(marker: str) -> None:
     with pytest.raises(BatonError, match="has no answer"):
         TARGET.holds(marker)
 
 
-def test_a_python_that_is_none_is_a_message() -> None:
+def test_invalid_python_version_is_reported() -> None:
     locked = lockfile.Locked("uv.lock", "uv.lock", [], requires_python=[("uv.lock of the source", "\N{SNAKE} >> 3")])
     with pytest.raises(BatonError, match=r"uv.lock of the source asks for Python .* which is no version"):
         lockfile.check_python(locked, [TARGET])
 
 
-def test_what_a_build_asks_for_is_given_no_variable_of_the_operator(tmp_path: pathlib.Path) -> None:
+def test_build_requirement_with_a_variable_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["a @ https://elsewhere/${AWS_SECRET_ACCESS_KEY}/a-1-py3-none-any.whl"]\n'
     )
@@ -165,7 +165,7 @@ LINES = st.one_of(
 
 @settings(max_examples=settings().max_examples * 3)
 @given(st.lists(LINES, max_size=5), st.lists(LINES, max_size=3))
-def test_any_lines_are_read_or_are_a_message(lines: list[str], included: list[str]) -> None:
+def test_any_lines_are_read_or_reported(lines: list[str], included: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "sub").mkdir()
@@ -182,7 +182,7 @@ def test_any_lines_are_read_or_are_a_message(lines: list[str], included: list[st
             lockfile.for_target(found.pins, TARGET)
         except BatonError:
             return
-        # what is handed on to uv is a requirement a line, without options
+        # uv must get one requirement per line, without options
         for line in (*found.lines, *found.constraints, *(str(path) for path, _ in found.locals)):
             assert not {"\n", "\0"} & set(line)
             assert not line.startswith("-")
@@ -191,6 +191,6 @@ def test_any_lines_are_read_or_are_a_message(lines: list[str], included: list[st
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_are_a_message(content: bytes) -> None:
+def test_any_bytes_are_read_or_reported(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(BatonError):
         read(pathlib.Path(name), content)

@@ -11,16 +11,16 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = pathlib.Path(__file__).parents[5]
 
-OURS = requirements.read(ROOT / "roles/app_release/files/server-requirements.txt").pins
+LOCKED = requirements.read(ROOT / "roles/app_release/files/server-requirements.txt").pins
 
 
 def decide(**pins: str) -> dict[str, str]:
     application = [Pin(name.replace("_", "-"), version) for name, version in pins.items()]
-    return {pin.name: pin.version for pin in server_versions.decide(OURS, application).pins}
+    return {pin.name: pin.version for pin in server_versions.decide(LOCKED, application).pins}
 
 
-def test_an_application_without_a_server_gets_all_of_ours() -> None:
-    assert decide(fastapi="0.100.0") == {pin.name: pin.version for pin in OURS}
+def test_application_without_a_server_gets_all_locked_versions() -> None:
+    assert decide(fastapi="0.100.0") == {pin.name: pin.version for pin in LOCKED}
 
 
 @pytest.mark.parametrize(
@@ -39,21 +39,21 @@ def test_an_application_without_a_server_gets_all_of_ours() -> None:
         ("click", "8.1.7", False),
     ],
 )
-def test_the_application_wins_inside_the_supported_range(name: str, version: str, replaced: bool) -> None:
+def test_applications_version_takes_precedence_in_the_supported_range(name: str, version: str, replaced: bool) -> None:
     assert (name in decide(**{name: version})) is replaced
 
 
-def test_our_lock_lies_inside_the_supported_ranges_and_is_hashed() -> None:
-    for pin in OURS:
+def test_locked_versions_are_supported_and_hashed() -> None:
+    for pin in LOCKED:
         assert SpecifierSet(server_versions.SUPPORTED[pin.name]).contains(pin.version), pin.name
         assert pin.hashes
 
 
-def test_the_supported_ranges_are_inside_those_of_the_handover() -> None:
+def test_supported_ranges_are_inside_those_of_the_handover() -> None:
     project = tomllib.loads((ROOT / "handover/pyproject.toml").read_text())["project"]
     for requirement in map(Requirement, project["dependencies"]):
-        ours = SpecifierSet(server_versions.SUPPORTED[requirement.name])
-        floor = next(one.version for one in ours if one.operator == ">=")
+        supported = SpecifierSet(server_versions.SUPPORTED[requirement.name])
+        floor = next(one.version for one in supported if one.operator == ">=")
         assert requirement.specifier.contains(floor), requirement.name
         ceilings = {one.version for one in requirement.specifier if one.operator == "<"}
-        assert ceilings <= {one.version for one in ours if one.operator == "<"}, requirement.name
+        assert ceilings <= {one.version for one in supported if one.operator == "<"}, requirement.name

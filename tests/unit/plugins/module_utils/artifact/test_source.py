@@ -11,6 +11,8 @@ from ansible_collections.baton.web.plugins.module_utils.artifact import source, 
 from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 
+from tests.support.program import write_script
+
 Write = Callable[..., pathlib.Path]
 Run = Callable[..., str]
 
@@ -46,18 +48,18 @@ def files(folder: pathlib.Path) -> list[str]:
          "a@ https://files.example.org/a-1.0-py3-none-any.whl", ""),
     ],
 )  # fmt: skip
-def test_kinds(given: str, version: str, kind: str, where: str, ref: str, tmp_path: pathlib.Path) -> None:
+def test_kinds_of_sources(given: str, version: str, kind: str, where: str, ref: str, tmp_path: pathlib.Path) -> None:
     found = source.classify(given, version, [str(tmp_path)])
     assert (found.kind, found.where.replace(" @", "@"), found.ref) == (kind, where, ref)
 
 
-def test_a_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.Path) -> None:
+def test_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.Path) -> None:
     write("app", {"main.py": ""})
     assert source.classify("./app", "", ["/nowhere", str(tmp_path)]).where == str(tmp_path / "app")
 
 
 @pytest.mark.parametrize(
-    ("given", "version", "says"),
+    ("given", "version", "message"),
     [
         ("", "", "empty"),
         ("./nowhere", "", "not a folder"),
@@ -68,15 +70,15 @@ def test_a_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.
         ("two words", "", "no folder, no git URL and no package"),
     ],
 )
-def test_what_could_be_two_things_or_none_is_refused(
-    given: str, version: str, says: str, write: Write, tmp_path: pathlib.Path
+def test_ambiguous_or_invalid_source_is_refused(
+    given: str, version: str, message: str, write: Write, tmp_path: pathlib.Path
 ) -> None:
     write("app", {"main.py": ""})
-    with pytest.raises(BatonError, match=says):
+    with pytest.raises(BatonError, match=message):
         source.classify(given, version, [str(tmp_path)])
 
 
-def test_files_that_git_ignores_stay_out(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+def test_ignored_files_are_not_copied(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
     folder = write(
         "app", {"main.py": "", "new.py": "", ".env": "SECRET=1", ".gitignore": ".env\n", "web/dist/a.js": ""}
     )
@@ -87,7 +89,7 @@ def test_files_that_git_ignores_stay_out(write: Write, run: Run, tmp_path: pathl
     assert files(tmp_path / "copy") == [".gitignore", "main.py", "untracked.py", "web/dist/a.js"]
 
 
-def test_a_project_in_a_subfolder_of_a_checkout_and_a_plain_folder(
+def test_subfolder_of_a_checkout_and_a_plain_folder(
     write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
 ) -> None:
     _commit(run, write("repo", {".gitignore": "*.log\n", "svc/main.py": "", "svc/x.log": "", "other.py": ""}))
@@ -98,7 +100,7 @@ def test_a_project_in_a_subfolder_of_a_checkout_and_a_plain_folder(
     assert files(tmp_path / "copy") == ["a.log", "main.py"]
 
 
-def test_a_token_is_for_git_alone_and_another_one_fetches_nothing_again(
+def test_token_is_only_for_git_and_another_one_fetches_nothing_again(
     write: Write,
     run: Run,
     tmp_path: pathlib.Path,
@@ -106,9 +108,8 @@ def test_a_token_is_for_git_alone_and_another_one_fetches_nothing_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commit = _commit(run, write("repo", {"main.py": "1"}))
-    # git as ever, which notes what everybody can see of it, and the user has a helper of their own
-    git = write("bin", {"git": f'#!/bin/sh\necho "$@" >> {tmp_path}/seen\nexec {shutil.which("git")} "$@"\n'}) / "git"
-    git.chmod(0o755)
+    # the real git, whose arguments are logged, and a credential helper of the user
+    git = write_script(tmp_path / "git", f'echo "$@" >> {tmp_path}/calls\nexec {shutil.which("git")} "$@"')
     monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
     for name, value in (("COUNT", "1"), ("KEY_0", "credential.helper"), ("VALUE_0", "!echo password=OTHER; false")):
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
@@ -117,30 +118,30 @@ def test_a_token_is_for_git_alone_and_another_one_fetches_nothing_again(
         assert "TOKEN" in origin.where
         assert str(origin).endswith("/repo at main")
         assert source.fetch(origin, tmp_path / f"got{len(token)}", tmp_path / "cache") == commit
-    seen = (tmp_path / "seen").read_text()
-    assert "ls-remote" in seen
-    assert "TOKEN" not in seen
+    calls = (tmp_path / "calls").read_text()
+    assert "ls-remote" in calls
+    assert "TOKEN" not in calls
     assert len(list((tmp_path / "cache/git").iterdir())) == 1
     kept = [path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert not [content for content in kept if b"TOKEN" in content]
 
 
-def test_submodules_of_the_same_server_are_read_with_the_token(
+def test_submodules_of_the_same_server_use_the_token(
     write: Write, run: Run, tmp_path: pathlib.Path, rotated: Callable[[str, str], str]
 ) -> None:
     _commit(run, write("part", {"part.py": ""}))
-    whole = write("repo", {"main.py": ""})
-    _commit(run, whole)
+    repository = write("repo", {"main.py": ""})
+    _commit(run, repository)
     allow = ("-c", "protocol.file.allow=always")
-    run("git", *allow, "submodule", "--quiet", "add", tmp_path / "part", "part", cwd=whole)
-    run("git", "config", "--file=.gitmodules", "submodule.part.url", "../part", cwd=whole)
-    _commit(run, whole)
+    run("git", *allow, "submodule", "--quiet", "add", tmp_path / "part", "part", cwd=repository)
+    run("git", "config", "--file=.gitmodules", "submodule.part.url", "../part", cwd=repository)
+    _commit(run, repository)
     origin = source.classify(rotated("repo", "TOKEN"), "main", [])
     source.fetch(origin, tmp_path / "got", tmp_path / "cache")
     assert "part/part.py" in files(tmp_path / "got")
 
 
-def test_who_names_a_user_alone_has_the_token_from_a_helper_of_their_own(
+def test_url_with_only_a_user_uses_the_users_credential_helper(
     write: Write, run: Run, tmp_path: pathlib.Path, rotated: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = _commit(run, write("repo", {"main.py": "1"}))
@@ -153,13 +154,13 @@ def test_who_names_a_user_alone_has_the_token_from_a_helper_of_their_own(
     assert source.fetch(origin, tmp_path / "got", tmp_path / "cache") == commit
 
 
-def test_a_token_that_makes_the_url_unreadable_is_told_without_it(tmp_path: pathlib.Path) -> None:
+def test_url_with_an_invalid_token_is_reported_without_it(tmp_path: pathlib.Path) -> None:
     with pytest.raises(BatonError, match=r"https://git.example.org/x' can't be read as a URL") as caught:
         source.fetch(source.Source("git", "https://me:TO[KEN@git.example.org/x"), tmp_path / "x", tmp_path / "cache")
     assert "KEN" not in str(caught.value)
 
 
-def test_a_git_source_that_fails_is_told_without_its_token(tmp_path: pathlib.Path, tools: Tools) -> None:
+def test_failed_git_source_is_reported_without_its_token(tmp_path: pathlib.Path, tools: Tools) -> None:
     with pytest.raises(BatonError, match=r"http://127\.0\.0\.1:1/x\.git can't be read") as caught:
         source.fetch(source.Source("git", "http://me:TOKEN@127.0.0.1:1/x.git"), tmp_path / "x", tools.cache)
     assert "TOKEN" not in str(caught.value)
@@ -172,26 +173,26 @@ def test_git_branch_tag_commit_and_head(write: Write, run: Run, tmp_path: pathli
     run("git", "branch", "feature/x", cwd=folder)
     write("repo", {"main.py": "2"})
     second = _commit(run, folder)
-    wanted = {"v1": first, "feature/x": first, first: first, first[:8]: first, "": second, "main": second}
-    for number, (ref, expected) in enumerate(wanted.items()):
+    refs = {"v1": first, "feature/x": first, first: first, first[:8]: first, "": second, "main": second}
+    for number, (ref, expected) in enumerate(refs.items()):
         copy = tmp_path / f"copy{number}"
         assert source.fetch(source.Source("git", folder.as_uri(), ref), copy, tools.cache) == expected
         assert (copy / "main.py").read_text() == ("1" if expected == first else "2")
         assert not (copy / ".git").exists()
 
 
-def test_a_branch_that_moved_is_fetched_again(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+def test_moved_branch_is_fetched_again(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
     folder = write("repo", {"main.py": "1"})
     _commit(run, folder)
-    wanted = source.Source("git", folder.as_uri(), "main")
-    source.fetch(wanted, tmp_path / "one", tools.cache)
+    origin = source.Source("git", folder.as_uri(), "main")
+    source.fetch(origin, tmp_path / "one", tools.cache)
     write("repo", {"main.py": "2"})
     _commit(run, folder)
-    source.fetch(wanted, tmp_path / "two", tools.cache)
+    source.fetch(origin, tmp_path / "two", tools.cache)
     assert (tmp_path / "two/main.py").read_text() == "2"
 
 
-def test_a_submodule_comes_along(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+def test_submodule_is_fetched(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
     inner = write("inner", {"lib.py": "lib"})
     _commit(run, inner)
     outer = write("outer", {"main.py": ""})
@@ -202,9 +203,7 @@ def test_a_submodule_comes_along(write: Write, run: Run, tmp_path: pathlib.Path,
     assert (tmp_path / "copy/vendor/inner/lib.py").read_text() == "lib"
 
 
-def test_a_version_of_a_folder_in_a_repository_is_that_of_the_repository(
-    write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
-) -> None:
+def test_version_of_a_folder_in_a_repository(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
     repository = write("repo", {"services/links/main.py": "1", "other.py": "", ".gitignore": "scratch\n"})
     first = _commit(run, repository)
     run("git", "tag", "v1", cwd=repository)
@@ -215,32 +214,32 @@ def test_a_version_of_a_folder_in_a_repository_is_that_of_the_repository(
     assert source.fetch(found, tmp_path / "copy", tools.cache) == first
     assert files(tmp_path / "copy") == ["main.py"]
     assert (tmp_path / "copy/main.py").read_text() == "1"
-    # what the repository doesn't know has no versions there: a name for it
+    # an untracked folder has no versions; app_version is only a name for it
     assert source.classify("repo/scratch", "v1", [str(tmp_path)]).kind == "folder"
     with pytest.raises(BatonError, match="no branch, tag or commit 'v9'"):
         source.fetch(source.classify("repo/services/links", "v9", [str(tmp_path)]), tmp_path / "x", tools.cache)
 
 
 @pytest.mark.parametrize(
-    ("where", "ref", "says"),
+    ("where", "ref", "message"),
     [("", "nope", "no branch, tag or commit 'nope'"), ("", "both", "ambiguous"), ("/nowhere.git", "", "can't be read"),
      ("", "0" * 40, "can't be fetched|no branch")],
 )  # fmt: skip
 def test_git_errors_name_the_cause(
-    where: str, ref: str, says: str, write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
+    where: str, ref: str, message: str, write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
 ) -> None:
     folder = write("repo", {"main.py": "1"})
     _commit(run, folder)
     run("git", "tag", "both", cwd=folder)
     run("git", "branch", "both", cwd=folder)
-    with pytest.raises(BatonError, match=says):
+    with pytest.raises(BatonError, match=message):
         source.fetch(
             source.Source("git", f"file://{where}" if where else folder.as_uri(), ref), tmp_path / "x", tools.cache
         )
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"app_source": "./nowhere"}, "app_source './nowhere' is not a folder"),
         ({"app_source_subdir": "nope"}, "app/nope is no folder"),
@@ -251,13 +250,13 @@ def test_git_errors_name_the_cause(
         ({"app_release_files": [{"path": "a", "src": "missing.txt"}]}, "app_release_files: missing.txt is not a file"),
     ],
 )
-def test_what_the_controller_sees_at_once_is_told_at_once(
-    tmp_path: pathlib.Path, given: dict[str, Any], says: str
+def test_missing_files_are_reported_before_the_build(
+    tmp_path: pathlib.Path, given: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
     (sentence,) = source.missing(values, [str(tmp_path)])
-    assert says in sentence
+    assert message in sentence
 
 
 @pytest.mark.parametrize(
@@ -265,13 +264,13 @@ def test_what_the_controller_sees_at_once_is_told_at_once(
     [
         {"app_release_import_paths": ["lib", "services/api/lib"]},
         {"app_release_lock": "added.txt", "app_release_files": [{"path": "added.txt", "content": "idna==3.10"}]},
-        # which may be made by it
+        # the build command may create it
         {"app_release_import_paths": ["generated"], "app_release_build_command": "make"},
         {"app_source": "https://git.example.org/app.git", "app_source_subdir": "nope"},
         {"app_source": "shop", "app_version": "1.2", "app_source_subdir": ""},
     ],
 )
-def test_what_only_the_build_can_tell_is_left_to_it(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
+def test_files_that_only_the_build_knows_are_not_checked(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
     assert source.missing(values, ["/nonexistent"]) == []

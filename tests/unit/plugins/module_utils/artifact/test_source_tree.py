@@ -13,23 +13,23 @@ from ansible_collections.baton.web.plugins.module_utils.host.command import Bato
 Write = Callable[..., pathlib.Path]
 
 
-def test_the_digest_sees_paths_modes_and_bytes(write: Write) -> None:
+def test_digest_depends_on_paths_modes_and_contents(write: Write) -> None:
     folder = write("a", {"x.py": "1", "y/z.py": "2"})
-    seen = {source_tree.digest(folder)}
+    digests = {source_tree.digest(folder)}
     os.utime(folder / "x.py", (1, 1))
-    assert source_tree.digest(folder) in seen, "a time is no content"
+    assert source_tree.digest(folder) in digests, "times don't count"
     (folder / "x.py").chmod(0o755)
-    seen.add(source_tree.digest(folder))
+    digests.add(source_tree.digest(folder))
     write("a", {"x.py": "2"})
-    seen.add(source_tree.digest(folder))
+    digests.add(source_tree.digest(folder))
     (folder / "x.py").rename(folder / "w.py")
-    seen.add(source_tree.digest(folder))
+    digests.add(source_tree.digest(folder))
     (folder / "link").symlink_to("w.py")
-    seen.add(source_tree.digest(folder))
-    assert len(seen) == 5
+    digests.add(source_tree.digest(folder))
+    assert len(digests) == 5
 
 
-def test_names_and_links_may_have_any_bytes(write: Write, tmp_path: pathlib.Path) -> None:
+def test_names_and_links_may_contain_any_bytes(write: Write, tmp_path: pathlib.Path) -> None:
     folder = write("a", {"x.py": "1"})
     name = os.fsdecode(b"caf\xe9.txt")
     (folder / name).write_text("2")
@@ -41,7 +41,7 @@ def test_names_and_links_may_have_any_bytes(write: Write, tmp_path: pathlib.Path
         assert archive.getmember("src/link").linkname == name
 
 
-def test_archives_of_the_same_content_are_the_same_bytes(write: Write, tmp_path: pathlib.Path) -> None:
+def test_archives_of_the_same_content_are_identical(write: Write, tmp_path: pathlib.Path) -> None:
     sums = []
     for name, mode in (("a", 0o644), ("b", 0o664)):
         folder = write(name, {"x.py": "1", "y/z.py": "2"})
@@ -56,24 +56,24 @@ def test_archives_of_the_same_content_are_the_same_bytes(write: Write, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "left"),
+    ("patterns", "expected"),
     [
         (["*.log"], ["a.py", "docs/b.md", "docs/c/d.py"]),
         (["docs/"], ["a.py", "x.log"]),
         (["docs/*.md", "/nothing"], ["a.py", "docs/c/d.py", "docs/x.log", "x.log"]),
         (["docs/c"], ["a.py", "docs/b.md", "docs/x.log", "x.log"]),
-        # as in .gitignore: at the top alone
+        # as in .gitignore: only at the top
         (["/docs"], ["a.py", "x.log"]),
         (["/x.log"], ["a.py", "docs/b.md", "docs/c/d.py", "docs/x.log"]),
     ],
 )
-def test_exclusions(patterns: list[str], left: list[str], write: Write) -> None:
+def test_exclusions(patterns: list[str], expected: list[str], write: Write) -> None:
     folder = write("a", {"a.py": "", "x.log": "", "docs/b.md": "", "docs/c/d.py": "", "docs/x.log": ""})
     source_tree.exclude(folder, patterns)
-    assert list(source_tree.walk(folder)) == left
+    assert list(source_tree.walk(folder)) == expected
 
 
-def test_a_link_out_of_the_source_is_refused(write: Write) -> None:
+def test_link_out_of_the_source_is_refused(write: Write) -> None:
     folder = write("a", {"x.py": "", "sub/y.py": ""})
     (folder / "sub/fine").symlink_to("../x.py")
     source_tree.check(folder)

@@ -26,11 +26,11 @@ def target(python: str = "3.11.2", architecture: str = "x86_64", glibc: str = "2
         ("a-1.0-cp311-cp311t-manylinux_2_17_x86_64.whl", False),
     ],
 )
-def test_a_wheel_fits_by_python_architecture_and_c_library(filename: str, fits: bool) -> None:
+def test_wheel_fits_by_python_architecture_and_libc(filename: str, fits: bool) -> None:
     assert (target().rank(filename) is not None) is fits
 
 
-def test_the_most_specific_wheel_ranks_first() -> None:
+def test_most_specific_wheel_ranks_first() -> None:
     names = [
         "a-1-py3-none-any.whl",
         "a-1-cp311-cp311-manylinux_2_17_x86_64.whl",
@@ -41,11 +41,11 @@ def test_the_most_specific_wheel_ranks_first() -> None:
     assert sorted(names, key=lambda name: target().rank(name) or 0) == [names[1], names[2], names[0]]
 
 
-def test_the_patch_release_decides_markers_where_it_is_known() -> None:
+def test_patch_release_decides_markers_if_it_is_known() -> None:
     marker = "python_full_version < '3.11.3'"
     assert target("3.11.2").holds(marker)
     assert not target("3.11.9").holds(marker)
-    assert target("3.11").holds(marker), "unknown: rather one package too many"
+    assert target("3.11").holds(marker), "if unknown, rather install one package too many"
     assert target("3.11.2").key == target("3.11.9").key
 
 
@@ -57,6 +57,6 @@ def test_requires_python() -> None:
 
 
 @pytest.mark.parametrize("raw", [{"python": "3", "architecture": "x86_64", "glibc": "2.36"}, {"python": "3.11"}])
-def test_half_a_target_is_refused(raw: dict[str, str]) -> None:
+def test_incomplete_target_is_refused(raw: dict[str, str]) -> None:
     with pytest.raises(BatonError, match="not complete"):
         Target.parse(raw)

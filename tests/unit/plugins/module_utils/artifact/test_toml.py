@@ -1,4 +1,4 @@
-"""TOML files of others: read as what they should be, or a message that says what isn't."""
+"""Untrusted TOML files: their content has the expected types, or a message names what hasn't."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DEEP = ("a=" + "[" * 5000, "a=" + "{a=" * 5000, "a=" + "[" * 400 + "]" * 400)
 
 
 @pytest.mark.parametrize("content", [*DEEP, "a=" + "9" * 9000, "a = '\x00'", "["])
-def test_what_no_parser_takes_is_a_message(tmp_path: pathlib.Path, content: str) -> None:
+def test_file_that_no_parser_accepts_is_reported(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "pyproject.toml").write_text(content)
-    with contextlib.suppress(BatonError):  # how deep the parser goes is for the Python that runs it
+    with contextlib.suppress(BatonError):  # the nesting limit depends on the Python version
         lockfile.read_pyproject(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "why"),
+    ("file", "content", "reason"),
     [
         ("pyproject.toml", "tool = []", "tool is no table"),
         ("pyproject.toml", "tool.uv = 1", "tool.uv is no table"),
@@ -39,13 +39,13 @@ def test_what_no_parser_takes_is_a_message(tmp_path: pathlib.Path, content: str)
         ("poetry.lock", "metadata = []", "metadata is no table"),
     ],
 )
-def test_what_is_of_another_kind_is_named(tmp_path: pathlib.Path, file: str, content: str, why: str) -> None:
+def test_value_of_a_wrong_type_is_named(tmp_path: pathlib.Path, file: str, content: str, reason: str) -> None:
     (tmp_path / file).write_text(content)
-    with pytest.raises(BatonError, match=f"{file} of the source can't be read: {why}"):
+    with pytest.raises(BatonError, match=f"{file} of the source can't be read: {reason}"):
         toolchain.read_toml(tmp_path / file, file)
 
 
-def test_a_file_of_any_size_is_not_read(tmp_path: pathlib.Path) -> None:
+def test_large_file_is_not_read(tmp_path: pathlib.Path) -> None:
     with (tmp_path / "pyproject.toml").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(BatonError, match="is larger than"):
@@ -68,22 +68,22 @@ VALUES = st.recursive(
 TABLES = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
-def written(found: Any) -> str:
-    """A value as TOML has it."""
+def as_toml(found: Any) -> str:
+    """A value as TOML text."""
     if isinstance(found, dict):
-        return "{" + ", ".join(f"{key} = {written(one)}" for key, one in found.items()) + "}"
+        return "{" + ", ".join(f"{key} = {as_toml(one)}" for key, one in found.items()) + "}"
     if isinstance(found, list):
-        return "[" + ", ".join(map(written, found)) + "]"
+        return "[" + ", ".join(map(as_toml, found)) + "]"
     return json.dumps(found)
 
 
 @given(TABLES, TABLES)
 @example({"project": {"dependencies": ["a>=1"]}}, {"package": [{"name": "a", "source": {"virtual": "."}}]})
-def test_any_project_and_lock_are_read_or_are_a_message(project: dict[str, Any], lock: dict[str, Any]) -> None:
+def test_any_project_and_lock_are_read_or_reported(project: dict[str, Any], lock: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(BatonError, CommandError):
         folder = pathlib.Path(name)
         for file, content in (("pyproject.toml", project), ("uv.lock", lock), ("poetry.lock", lock)):
-            (folder / file).write_text("".join(f"{key} = {written(one)}\n" for key, one in content.items()))
+            (folder / file).write_text("".join(f"{key} = {as_toml(one)}\n" for key, one in content.items()))
         assert lockfile.is_package(lockfile.read_pyproject(folder)) in (True, False)
         assert isinstance(wheels._declared_requirements(folder), list)
         toolchain.read_toml(folder / "poetry.lock", "poetry.lock").get("metadata", {}).get("python-versions")

@@ -1,4 +1,4 @@
-"""What was done is remembered, told, and decides what a rollback may go to."""
+"""The history: what it records and shows, and which releases it allows a rollback to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.baton.web.plugins.module_utils.change.version import VE
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path) -> Application:
-    """A host with four complete releases and half a one, all of which have served; dddd is the last."""
+    """A host with four complete releases and an incomplete one, all of which have served; dddd is the last."""
     application = Application("links", str(tmp_path))
     for release in ("aaaa", "bbbb", "cccc", "dddd"):
         application.release(release).mkdir(parents=True)
@@ -29,18 +29,18 @@ def app(tmp_path: pathlib.Path) -> Application:
     return application
 
 
-def done(release: str, result: str = "deployed", kind: str = "deploy", **more: Any) -> dict[str, Any]:
+def make_entry(release: str, result: str = "deployed", kind: str = "deploy", **more: Any) -> dict[str, Any]:
     return {"kind": kind, "release": release, "result": result, "token": f"{release}{result}{kind}", **more}
 
 
-def test_lines_are_kept_in_order_and_bounded(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_kept_in_order_and_limited_in_number(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MOST", 3)
     for number in range(5):
         history.append(app, {"number": number})
     assert [entry["number"] for entry in history.read(app)] == [2, 3, 4]
 
 
-def test_half_a_line_spoils_nothing(app: Application) -> None:
+def test_incomplete_line_affects_no_other(app: Application) -> None:
     history.append(app, {"number": 1})
     with (app.state / "history.jsonl").open("a") as file:
         file.write('{"number": 2, "rel')
@@ -48,14 +48,14 @@ def test_half_a_line_spoils_nothing(app: Application) -> None:
     assert [entry["number"] for entry in history.read(app)] == [1, 3]
 
 
-def note(app: Application, number: int) -> None:
+def append_five(app: Application, number: int) -> None:
     for step in range(5):
         history.append(app, {"number": number, "step": step})
 
 
-def test_writers_at_the_same_time_lose_no_line(app: Application) -> None:
+def test_concurrent_writers_lose_no_line(app: Application) -> None:
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=note, args=(app, number)) for number in range(6)]
+    writers = [context.Process(target=append_five, args=(app, number)) for number in range(6)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -64,9 +64,9 @@ def test_writers_at_the_same_time_lose_no_line(app: Application) -> None:
     assert lines == [(number, step) for number in range(6) for step in range(5)]
 
 
-def test_a_line_gets_its_version_and_a_short_reason(app: Application) -> None:
-    history.append(app, done("bbbb", reason="boom " * 1000))
-    history.append(app, done("aaaa", version="7.0"))
+def test_entry_gets_its_version_and_a_short_reason(app: Application) -> None:
+    history.append(app, make_entry("bbbb", reason="boom " * 1000))
+    history.append(app, make_entry("aaaa", version="7.0"))
     first, second = history.read(app)
     assert first["version"] == "b.0"
     assert first["reason"].endswith("boom ...")
@@ -75,168 +75,173 @@ def test_a_line_gets_its_version_and_a_short_reason(app: Application) -> None:
 
 
 def candidates(app: Application, current: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = history.candidates(app, history.read(app), current)
-    return found
+    host: list[dict[str, Any]] = history.candidates(app, history.read(app), current)
+    return host
 
 
-def choice(app: Application, current: str) -> list[str]:
+def allowed(app: Application, current: str) -> list[str]:
     return [one["release"] for one in candidates(app, current) if not one["why_not"]]
 
 
-def why_not(app: Application, current: str) -> dict[str, str]:
+def rejected(app: Application, current: str) -> dict[str, str]:
     return {one["release"]: one["why_not"] for one in candidates(app, current) if one["why_not"]}
 
 
-def test_a_rollback_goes_to_the_last_one_that_served_well(app: Application) -> None:
+def test_rollback_targets_the_last_release_that_served_well(app: Application) -> None:
     for number, release in enumerate(("aaaa", "bbbb", "cccc", "dddd")):
-        history.append(app, done(release, when=float(number)))
-    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+        history.append(app, make_entry(release, when=float(number)))
+    assert allowed(app, "dddd") == ["cccc", "bbbb", "aaaa"]
     assert candidates(app, "dddd")[0] == {"release": "cccc", "version": "c.0", "when": 2.0, "why_not": ""}
 
 
-def test_without_a_history_it_goes_by_what_took_over(app: Application) -> None:
-    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+def test_rollback_without_a_history_uses_the_record_of_releases(app: Application) -> None:
+    assert allowed(app, "dddd") == ["cccc", "bbbb", "aaaa"]
 
 
 @pytest.mark.parametrize("result", ["reverted", "failed"])
-def test_a_release_that_failed_is_no_candidate(app: Application, result: str) -> None:
-    history.append(app, done("bbbb"))
-    history.append(app, done("cccc", result))
-    assert choice(app, "dddd") == ["bbbb", "aaaa"]
-    assert why_not(app, "dddd") == {"cccc": "its last deploy failed"}
+def test_failed_release_is_no_candidate(app: Application, result: str) -> None:
+    history.append(app, make_entry("bbbb"))
+    history.append(app, make_entry("cccc", result))
+    assert allowed(app, "dddd") == ["bbbb", "aaaa"]
+    assert rejected(app, "dddd") == {"cccc": "its last deploy failed"}
 
 
-def test_a_release_that_failed_once_and_was_deployed_well_later_is_one(app: Application) -> None:
-    history.append(app, done("cccc", "reverted"))
-    history.append(app, done("cccc"))
-    assert choice(app, "dddd")[0] == "cccc"
+def test_failed_release_is_a_candidate_after_a_later_good_deploy(app: Application) -> None:
+    history.append(app, make_entry("cccc", "reverted"))
+    history.append(app, make_entry("cccc"))
+    assert allowed(app, "dddd")[0] == "cccc"
 
 
 @pytest.mark.parametrize("kind", ["restart", "configure", "deploy"])
-def test_a_change_that_fails_around_what_serves_makes_it_no_worse(app: Application, kind: str) -> None:
-    history.append(app, done("bbbb"))
-    history.append(app, done("cccc"))
-    history.append(app, done("cccc", "reverted", kind))
-    history.append(app, done("dddd"))
-    assert choice(app, "dddd")[0] == "cccc"
+def test_failed_change_of_the_serving_release_does_not_disqualify_it(app: Application, kind: str) -> None:
+    history.append(app, make_entry("bbbb"))
+    history.append(app, make_entry("cccc"))
+    history.append(app, make_entry("cccc", "reverted", kind))
+    history.append(app, make_entry("dddd"))
+    assert allowed(app, "dddd")[0] == "cccc"
 
 
-def test_a_second_rollback_goes_further_back_instead_of_returning(app: Application) -> None:
+def test_second_rollback_goes_further_back(app: Application) -> None:
     for release in ("aaaa", "bbbb", "cccc", "dddd"):
-        history.append(app, done(release))
-    history.append(app, done("cccc", "rolled back", "rollback", previous="dddd"))
-    assert choice(app, "cccc") == ["bbbb", "aaaa"]
-    assert why_not(app, "cccc") == {"dddd": "it was rolled back from"}
-    history.append(app, done("aaaa", "rolled back", "rollback", previous="cccc"))
-    assert choice(app, "aaaa") == []
-    history.append(app, done("dddd"))
-    assert choice(app, "dddd") == ["aaaa"]
+        history.append(app, make_entry(release))
+    history.append(app, make_entry("cccc", "rolled back", "rollback", previous="dddd"))
+    assert allowed(app, "cccc") == ["bbbb", "aaaa"]
+    assert rejected(app, "cccc") == {"dddd": "it was rolled back from"}
+    history.append(app, make_entry("aaaa", "rolled back", "rollback", previous="cccc"))
+    assert allowed(app, "aaaa") == []
+    history.append(app, make_entry("dddd"))
+    assert allowed(app, "dddd") == ["aaaa"]
 
 
-def test_a_release_that_is_deployed_again_has_what_served_before_below_it(app: Application) -> None:
+def test_redeployed_release_has_its_predecessor_as_candidate(app: Application) -> None:
     for release in ("aaaa", "bbbb", "aaaa"):
-        history.append(app, done(release))
-    assert choice(app, "aaaa")[0] == "bbbb"
+        history.append(app, make_entry(release))
+    assert allowed(app, "aaaa")[0] == "bbbb"
 
 
-def test_a_change_that_was_killed_before_it_was_noted_doesn_t_count_as_good(app: Application) -> None:
+def test_unrecorded_change_of_a_killed_run_does_not_count_as_good(app: Application) -> None:
     for release in ("aaaa", "bbbb", "cccc"):
-        history.append(app, done(release))
+        history.append(app, make_entry(release))
     # a deploy of dddd
-    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+    assert allowed(app, "dddd") == ["cccc", "bbbb", "aaaa"]
     # a rollback to bbbb
-    assert choice(app, "bbbb") == ["aaaa", "dddd"]
-    assert why_not(app, "bbbb") == {"cccc": "it came after the current one"}
+    assert allowed(app, "bbbb") == ["aaaa", "dddd"]
+    assert rejected(app, "bbbb") == {"cccc": "it came after the current one"}
 
 
-def test_what_never_served_or_is_gone_is_no_candidate(app: Application) -> None:
+def test_unused_or_incomplete_release_is_no_candidate(app: Application) -> None:
     app.release("eeee").mkdir()
     (app.release("eeee") / "release.json").write_text("{}")
     (app.release("cccc") / "release.json").unlink()
     for release in ("bbbb", "cccc", "dddd"):
-        history.append(app, done(release))
-    assert choice(app, "dddd") == ["bbbb", "aaaa"]
-    assert why_not(app, "dddd") == {"eeee": "it never served here"}
+        history.append(app, make_entry(release))
+    assert allowed(app, "dddd") == ["bbbb", "aaaa"]
+    assert rejected(app, "dddd") == {"eeee": "it never served here"}
 
 
-def test_blocking_migrations_between_are_named() -> None:
-    entries = [done("aaaa"), done("bbbb"), done("cccc", migrations="blocking"), done("dddd", migrations="expand")]
+def test_blocking_migrations_in_between_are_listed() -> None:
+    entries = [
+        make_entry("aaaa"),
+        make_entry("bbbb"),
+        make_entry("cccc", migrations="blocking"),
+        make_entry("dddd", migrations="expand"),
+    ]
     assert history.blocking(entries, "dddd", "bbbb") == ["cccc"]
     assert history.blocking(entries, "dddd", "cccc") == []
     assert history.blocking(entries, "dddd", "dddd") == []
-    # it was made for the database as it is now
-    assert history.blocking([*entries, done("bbbb"), done("eeee")], "eeee", "bbbb") == []
+    # the redeployed release supports the current database
+    assert history.blocking([*entries, make_entry("bbbb"), make_entry("eeee")], "eeee", "bbbb") == []
 
 
-def test_a_blocking_migration_that_began_is_known_of_when_nobody_told_its_end() -> None:
-    entries = [done("aaaa"), done("bbbb", "begun", migrations="blocking")]
+def test_begun_blocking_migration_counts_although_its_end_is_unknown() -> None:
+    entries = [make_entry("aaaa"), make_entry("bbbb", "begun", migrations="blocking")]
     assert history.blocking(entries, "aaaa", "aaaa") == []
     assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
-    # that it began says nothing about how good the release is
+    # that it began says nothing about the release's quality
     assert history.judged(entries, ["aaaa"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it never served here"}
 
 
-def test_a_beginning_is_told_only_while_its_end_is_unknown() -> None:
-    begun = {**done("bbbb", "begun"), "token": "one"}
+def test_begun_migration_is_shown_only_while_its_end_is_unknown() -> None:
+    begun = {**make_entry("bbbb", "begun"), "token": "one"}
     assert [row["result"] for row in history.merged({"app1": [begun]})] == ["begun"]
-    ended = {**done("bbbb"), "token": "one"}
+    ended = {**make_entry("bbbb"), "token": "one"}
     assert [row["result"] for row in history.merged({"app1": [begun, ended], "app2": [ended]})] == ["deployed"]
 
 
-def test_a_blocking_migration_has_run_also_where_its_release_was_put_back() -> None:
-    entries = [done("aaaa"), done("bbbb"), done("cccc", "reverted", migrations="blocking")]
+def test_blocking_migration_counts_although_its_release_was_reverted() -> None:
+    entries = [make_entry("aaaa"), make_entry("bbbb"), make_entry("cccc", "reverted", migrations="blocking")]
     assert history.blocking(entries, "bbbb", "aaaa") == ["cccc"]
 
 
-def found(
+def host(
     current: str, *candidates: str, releases: tuple[str, ...] = ("aaaa", "bbbb", "cccc", "dddd"), **more: Any
 ) -> dict[str, Any]:
     others = [release for release in releases if release not in (current, *candidates)]
-    told = [{"release": one, "version": f"{one[0]}.0", "why_not": ""} for one in candidates]
-    told += [{"release": one, "version": "", "why_not": "it was rolled back from"} for one in others]
+    listed = [{"release": one, "version": f"{one[0]}.0", "why_not": ""} for one in candidates]
+    listed += [{"release": one, "version": "", "why_not": "it was rolled back from"} for one in others]
     result = {"current": current, "candidates": list(candidates), "releases": list(releases), "blocking": {}}
-    return {**result, "rollback_candidates": told, **more}
+    return {**result, "rollback_candidates": listed, **more}
 
 
-def test_the_fleet_goes_back_to_what_all_hosts_have() -> None:
-    hosts = {"app1": found("dddd", "cccc", "bbbb"), "app2": found("dddd", "bbbb", "aaaa")}
+def test_fleet_goes_back_to_a_release_that_all_hosts_have() -> None:
+    hosts = {"app1": host("dddd", "cccc", "bbbb"), "app2": host("dddd", "bbbb", "aaaa")}
     assert history.rollback(hosts, "", force=False) == {"release": "bbbb", "version": "b.0", "problem": ""}
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_fleet_that_a_killed_change_left_mixed_goes_to_the_older_of_its_releases(order: int) -> None:
-    # a deploy of dddd that was killed, then a rollback from cccc
-    deployed = [("app1", found("dddd", "cccc", "bbbb", "aaaa")), ("app2", found("cccc", "bbbb", "aaaa"))]
+def test_mixed_fleet_goes_back_to_the_older_release(order: int) -> None:
+    # a killed deploy of dddd, then a killed rollback from cccc
+    deployed = [("app1", host("dddd", "cccc", "bbbb", "aaaa")), ("app2", host("cccc", "bbbb", "aaaa"))]
     assert history.rollback(dict(deployed[::order]), "", force=False)["release"] == "cccc"
-    rolled = [("app1", found("bbbb", "aaaa")), ("app2", found("cccc", "bbbb", "aaaa"))]
+    rolled = [("app1", host("bbbb", "aaaa")), ("app2", host("cccc", "bbbb", "aaaa"))]
     assert history.rollback(dict(rolled[::order]), "", force=False)["release"] == "bbbb"
 
 
-def test_without_a_common_release_there_is_a_way_out() -> None:
-    told = history.rollback({"app1": found("dddd", "cccc"), "app2": found("dddd", "bbbb")}, "", force=False)
-    assert told["release"] == ""
-    assert "playbooks/deploy.yml" in told["problem"]
-    assert "cccc (c.0); aaaa (it was rolled back from)" in told["problem"]
+def test_fleet_without_a_common_release_is_told_the_alternatives() -> None:
+    result = history.rollback({"app1": host("dddd", "cccc"), "app2": host("dddd", "bbbb")}, "", force=False)
+    assert result["release"] == ""
+    assert "playbooks/deploy.yml" in result["problem"]
+    assert "cccc (c.0); aaaa (it was rolled back from)" in result["problem"]
 
 
-def test_a_named_release_has_to_be_complete_everywhere() -> None:
-    hosts = {"app1": found("dddd", "aaaa"), "app2": found("dddd", releases=("aaaa", "dddd"))}
-    told = history.rollback(hosts, "bbbb", force=False)
-    assert "bbbb is not complete on app2" in told["problem"]
-    assert told["problem"].endswith("on every host: aaaa (a.0).")
+def test_named_release_must_be_complete_on_every_host() -> None:
+    hosts = {"app1": host("dddd", "aaaa"), "app2": host("dddd", releases=("aaaa", "dddd"))}
+    result = history.rollback(hosts, "bbbb", force=False)
+    assert "bbbb is not complete on app2" in result["problem"]
+    assert result["problem"].endswith("on every host: aaaa (a.0).")
     assert history.rollback(hosts, "aaaa", force=False)["release"] == "aaaa"
 
 
-def test_a_blocking_migration_is_crossed_by_force_alone() -> None:
-    hosts = {"app1": found("dddd", "bbbb", blocking={"bbbb": ["cccc"]})}
+def test_blocking_migration_is_crossed_only_by_force() -> None:
+    hosts = {"app1": host("dddd", "bbbb", blocking={"bbbb": ["cccc"]})}
     assert "rollback_force" in history.rollback(hosts, "", force=False)["problem"]
     assert history.rollback(hosts, "", force=True)["release"] == "bbbb"
 
 
-def test_one_change_of_many_hosts_is_a_line() -> None:
-    row = done("bbbb", when=10.0, who="ann@laptop", way="reload", seconds=2.0)
+def test_one_change_of_several_hosts_is_one_row() -> None:
+    row = make_entry("bbbb", when=10.0, who="ann@laptop", way="reload", seconds=2.0)
     other = {**row, "way": "bridge", "seconds": 4.5}
-    later = done("cccc", "reverted", when=20.0, reason="app1, handover: boom")
+    later = make_entry("cccc", "reverted", when=20.0, reason="app1, handover: boom")
     text = history.table({"app1": [row, later], "app2": [other, later]})
     lines = text.splitlines()
     assert "cccc" in lines[1]
@@ -246,12 +251,12 @@ def test_one_change_of_many_hosts_is_a_line() -> None:
     assert lines[-1] == "The last failure: app1, handover: boom"
 
 
-def test_an_empty_history_is_said_to_be_empty() -> None:
+def test_empty_history_has_a_message() -> None:
     assert history.table({"app1": []}) == "Nothing has been deployed here yet."
 
 
-def test_hosts_that_disagree_have_lines_of_their_own_and_many_that_agree_are_counted() -> None:
-    row = done("bbbb", when=10.0, who="ann@laptop")
+def test_different_hosts_have_separate_rows_and_equal_ones_are_counted() -> None:
+    row = make_entry("bbbb", when=10.0, who="ann@laptop")
     hosts = {f"app{number}": [row] for number in range(1, 7)}
     assert history.table(hosts).splitlines()[1].endswith("all 6")
     hosts["app2"] = [{**row, "result": "reverted"}]
@@ -260,114 +265,114 @@ def test_hosts_that_disagree_have_lines_of_their_own_and_many_that_agree_are_cou
     assert second.endswith("app2")
 
 
-def test_the_failures_since_the_last_good_change_are_those_that_disturbed_the_site() -> None:
-    good, bad = done("aaaa", when=1.0), done("bbbb", when=2.0, result="reverted")
-    begun = done("bbbb", when=9.0, result="begun")
+def test_failures_since_the_last_good_change_are_those_that_affected_the_site() -> None:
+    good, bad = make_entry("aaaa", when=1.0), make_entry("bbbb", when=2.0, result="reverted")
+    begun = make_entry("bbbb", when=9.0, result="begun")
     assert history.failures([bad, good]) == []
     assert history.failures([good, bad, {**bad, "when": 3.0, "result": "failed"}, begun]) == [2.0, 3.0]
 
 
 @pytest.mark.parametrize("result", ["reverted", "failed"])
-def test_a_rollback_that_failed_is_gone_to_when_asked_again(app: Application, result: str) -> None:
+def test_failed_rollback_is_repeated_on_request(app: Application, result: str) -> None:
     for release in ("aaaa", "bbbb", "cccc", "dddd"):
-        history.append(app, done(release))
-    history.append(app, done("cccc", result, "rollback", previous="dddd"))
-    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+        history.append(app, make_entry(release))
+    history.append(app, make_entry("cccc", result, "rollback", previous="dddd"))
+    assert allowed(app, "dddd") == ["cccc", "bbbb", "aaaa"]
 
 
-def test_one_that_served_well_is_no_worse_for_a_later_deploy_of_it_that_failed(app: Application) -> None:
+def test_failed_redeploy_does_not_disqualify_an_earlier_release(app: Application) -> None:
     for release in ("aaaa", "bbbb", "cccc"):
-        history.append(app, done(release))
-    history.append(app, done("aaaa", "failed"))
-    assert choice(app, "cccc")[:2] == ["bbbb", "aaaa"]
+        history.append(app, make_entry(release))
+    history.append(app, make_entry("aaaa", "failed"))
+    assert allowed(app, "cccc")[:2] == ["bbbb", "aaaa"]
 
 
-def test_a_rollback_that_crossed_a_blocking_migration_and_went_well_has_it_behind_it() -> None:
-    entries = [done("aaaa"), done("bbbb", migrations="blocking"), done("aaaa", "failed", "rollback")]
+def test_successful_rollback_across_a_blocking_migration_resets_it() -> None:
+    entries = [make_entry("aaaa"), make_entry("bbbb", migrations="blocking"), make_entry("aaaa", "failed", "rollback")]
     assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
-    entries += [done("aaaa", "rolled back", "rollback"), done("cccc")]
+    entries += [make_entry("aaaa", "rolled back", "rollback"), make_entry("cccc")]
     assert history.blocking(entries, "cccc", "aaaa") == []
 
 
-# changes of which the history says nothing, as their controller was killed
+# changes that the history lacks because their controller was killed
 
 
-def took_over(app: Application, *releases: str) -> None:
-    """The host's record: the last one first."""
+def record(app: Application, *releases: str) -> None:
+    """Write the host's record of releases, the last one first."""
     app.record.write_text(json.dumps({"served": releases}))
 
 
-def test_what_a_killed_deploy_left_serving_is_gone_back_to_before_what_the_history_knows(app: Application) -> None:
-    history.append(app, done("aaaa"))
-    history.append(app, done("cccc", previous="bbbb"))
-    took_over(app, "cccc", "bbbb", "aaaa")
-    assert choice(app, "cccc") == ["bbbb", "aaaa"]
+def test_release_of_a_killed_deploy_is_the_first_candidate(app: Application) -> None:
+    history.append(app, make_entry("aaaa"))
+    history.append(app, make_entry("cccc", previous="bbbb"))
+    record(app, "cccc", "bbbb", "aaaa")
+    assert allowed(app, "cccc") == ["bbbb", "aaaa"]
 
 
-def test_two_killed_deploys_in_a_row_are_gone_back_one_by_one(app: Application) -> None:
-    history.append(app, done("aaaa"))
-    took_over(app, "cccc", "bbbb", "aaaa")
-    assert choice(app, "cccc") == ["bbbb", "aaaa"]
-    history.append(app, done("dddd", previous="cccc"))
-    took_over(app, "dddd", "cccc", "bbbb", "aaaa")
-    assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
+def test_releases_of_two_killed_deploys_are_both_candidates(app: Application) -> None:
+    history.append(app, make_entry("aaaa"))
+    record(app, "cccc", "bbbb", "aaaa")
+    assert allowed(app, "cccc") == ["bbbb", "aaaa"]
+    history.append(app, make_entry("dddd", previous="cccc"))
+    record(app, "dddd", "cccc", "bbbb", "aaaa")
+    assert allowed(app, "dddd") == ["cccc", "bbbb", "aaaa"]
 
 
-def test_what_a_killed_rollback_left_behind_is_not_gone_back_to(app: Application) -> None:
-    history.append(app, done("aaaa"))
-    history.append(app, done("bbbb", previous="aaaa"))
-    history.append(app, done("cccc", previous="aaaa"))
-    took_over(app, "cccc", "aaaa", "bbbb")
-    assert choice(app, "cccc") == ["aaaa"]
-    assert why_not(app, "cccc") == {"bbbb": "it was rolled back from", "dddd": "it never served here"}
+def test_release_left_by_a_killed_rollback_is_no_candidate(app: Application) -> None:
+    history.append(app, make_entry("aaaa"))
+    history.append(app, make_entry("bbbb", previous="aaaa"))
+    history.append(app, make_entry("cccc", previous="aaaa"))
+    record(app, "cccc", "aaaa", "bbbb")
+    assert allowed(app, "cccc") == ["aaaa"]
+    assert rejected(app, "cccc") == {"bbbb": "it was rolled back from", "dddd": "it never served here"}
 
 
-def test_one_that_was_rolled_back_from_and_put_there_again_by_a_killed_deploy_is_one_again(app: Application) -> None:
-    history.append(app, done("aaaa"))
-    history.append(app, done("bbbb", previous="aaaa"))
-    history.append(app, done("aaaa", "rolled back", "rollback", previous="bbbb"))
-    history.append(app, done("cccc", previous="bbbb"))
-    took_over(app, "cccc", "bbbb", "aaaa")
-    assert choice(app, "cccc") == ["bbbb", "aaaa"]
+def test_rolled_back_release_is_a_candidate_after_a_killed_redeploy(app: Application) -> None:
+    history.append(app, make_entry("aaaa"))
+    history.append(app, make_entry("bbbb", previous="aaaa"))
+    history.append(app, make_entry("aaaa", "rolled back", "rollback", previous="bbbb"))
+    history.append(app, make_entry("cccc", previous="bbbb"))
+    record(app, "cccc", "bbbb", "aaaa")
+    assert allowed(app, "cccc") == ["bbbb", "aaaa"]
 
 
 @pytest.mark.parametrize("serves", ["aaaa", "bbbb", ""])
-def test_one_that_failed_is_one_again_when_it_took_over_since(app: Application, serves: str) -> None:
-    history.append(app, done("aaaa"))
-    history.append(app, done("bbbb", "failed", previous="aaaa", serves=serves))
-    history.append(app, done("cccc", previous="bbbb"))
-    took_over(app, "cccc", "bbbb", "aaaa")
-    # where its revert failed, or nobody knows, it's in the record for that alone
-    assert choice(app, "cccc") == (["bbbb", "aaaa"] if serves == "aaaa" else ["aaaa"])
+def test_failed_release_is_a_candidate_if_it_was_activated_since(app: Application, serves: str) -> None:
+    history.append(app, make_entry("aaaa"))
+    history.append(app, make_entry("bbbb", "failed", previous="aaaa", serves=serves))
+    history.append(app, make_entry("cccc", previous="bbbb"))
+    record(app, "cccc", "bbbb", "aaaa")
+    # if its revert failed or the result is unknown, it may be in the record only because of that
+    assert allowed(app, "cccc") == (["bbbb", "aaaa"] if serves == "aaaa" else ["aaaa"])
 
 
-def test_one_that_was_there_and_never_proved_to_serve_is_no_candidate(app: Application) -> None:
-    # its host died in the middle of the activation
-    history.append(app, done("aaaa"))
-    history.append(app, done("cccc", previous="bbbb"))
-    took_over(app, "cccc", "aaaa")
-    assert choice(app, "cccc") == ["aaaa"]
+def test_release_that_never_proved_to_serve_is_no_candidate(app: Application) -> None:
+    # the host crashed during the activation
+    history.append(app, make_entry("aaaa"))
+    history.append(app, make_entry("cccc", previous="bbbb"))
+    record(app, "cccc", "aaaa")
+    assert allowed(app, "cccc") == ["aaaa"]
 
 
-def test_a_blocking_migration_from_before_a_killed_deploy_is_behind_it() -> None:
-    entries = [done("aaaa", migrations="blocking"), done("cccc", migrations="expand", previous="bbbb")]
+def test_blocking_migration_before_a_killed_deploy_is_not_crossed() -> None:
+    entries = [make_entry("aaaa", migrations="blocking"), make_entry("cccc", migrations="expand", previous="bbbb")]
     assert history.blocking(entries, "cccc", "bbbb", ["cccc", "bbbb", "aaaa"]) == []
-    # whose own are not known of
-    entries.append(done("dddd", migrations="blocking", previous="cccc"))
+    # the killed deploy's own migrations are unknown
+    entries.append(make_entry("dddd", migrations="blocking", previous="cccc"))
     assert history.blocking(entries, "dddd", "bbbb", ["dddd", "cccc", "bbbb", "aaaa"]) == ["dddd"]
     assert history.blocking(entries, "dddd", "eeee", ["dddd", "cccc", "bbbb", "aaaa"]) == ["aaaa", "dddd"]
 
 
-def test_a_migration_that_failed_may_have_come_after_a_killed_deploy() -> None:
-    failed = done("cccc", "failed", migrations="blocking")
-    entries = [done("aaaa"), failed, done("dddd", migrations="expand", previous="bbbb")]
+def test_failed_migration_may_be_later_than_a_killed_deploy() -> None:
+    failed = make_entry("cccc", "failed", migrations="blocking")
+    entries = [make_entry("aaaa"), failed, make_entry("dddd", migrations="expand", previous="bbbb")]
     assert history.blocking(entries, "dddd", "bbbb", ["dddd", "bbbb", "aaaa"]) == ["cccc"]
 
 
 # receipts
 
 
-def test_a_receipt_is_for_root_alone_and_leaves_nothing_beside_it(app: Application) -> None:
+def test_receipt_is_readable_only_by_root_and_leaves_no_other_file(app: Application) -> None:
     history.keep_receipt(app, "20251125T120000Z-shop-r1", "{}\n")
     history.keep_receipt(app, "20251125T120000Z-shop-r1", '{"format": 1}\n')
     (path,) = (app.state / "receipts").iterdir()
@@ -377,7 +382,7 @@ def test_a_receipt_is_for_root_alone_and_leaves_nothing_beside_it(app: Applicati
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_newest_twenty_receipts_stay(app: Application) -> None:
+def test_newest_twenty_receipts_are_kept(app: Application) -> None:
     for minute in range(23):
         history.keep_receipt(app, f"20251125T12{minute:02}00Z-shop-r1", "{}\n")
     names = sorted(path.name for path in (app.state / "receipts").iterdir())
@@ -386,36 +391,36 @@ def test_the_newest_twenty_receipts_stay(app: Application) -> None:
     assert names[-1] == "20251125T122200Z-shop-r1.json"
 
 
-# which Baton it was
+# the version of Baton
 
 
-def test_a_line_names_the_version_of_baton(app: Application) -> None:
-    history.append(app, done("bbbb"))
+def test_entry_has_the_version_of_baton(app: Application) -> None:
+    history.append(app, make_entry("bbbb"))
     (entry,) = history.read(app)
     assert entry["baton"] == VERSION
     assert f" {VERSION} " in history.table({"app1": [entry]}).splitlines()[1]
 
 
-def test_the_bounds_are_what_the_docs_say() -> None:
+def test_limits_match_the_docs() -> None:
     assert (history.MOST, history.SIZE, history.LONGEST) == (500, 16 * 1024 * 1024, 300)
 
 
-def test_a_line_of_no_release_gets_no_version_and_an_unknown_one_an_empty_one(app: Application) -> None:
+def test_entry_without_a_release_has_no_version(app: Application) -> None:
     history.append(app, {"kind": "unlock"})
-    history.append(app, done("gone"))
+    history.append(app, make_entry("gone"))
     (app.release("aaaa") / "release.json").write_text("{}")
-    history.append(app, done("aaaa", reason=""))
+    history.append(app, make_entry("aaaa", reason=""))
     first, second, third = history.read(app)
     assert first == {"kind": "unlock", "baton": VERSION}
     assert (second["version"], third["version"], third["reason"]) == ("", "", "")
 
 
-def test_a_history_is_for_root_alone(app: Application) -> None:
+def test_history_is_readable_only_by_root(app: Application) -> None:
     history.append(app, {"number": 1})
     assert stat.S_IMODE((app.state / "history.jsonl").stat().st_mode) == 0o600
 
 
-def test_a_writer_waits_for_another(app: Application) -> None:
+def test_writer_waits_for_another(app: Application) -> None:
     history.append(app, {"number": 1})
     with (app.state / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -427,7 +432,7 @@ def test_a_writer_waits_for_another(app: Application) -> None:
     assert [entry["number"] for entry in history.read(app)] == [1, 2]
 
 
-def test_a_line_is_what_its_readers_take_it_for(app: Application) -> None:
+def test_invalid_fields_are_replaced_or_dropped(app: Application) -> None:
     texts = (
         "kind",
         "release",
@@ -447,7 +452,7 @@ def test_a_line_is_what_its_readers_take_it_for(app: Application) -> None:
         ["no", "object"],
         {"release": "aaaa", "seconds": 2},
     ]
-    (app.state / "history.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    (app.state / "history.jsonl").write_text("".join(f"{json.dumps(written)}\n" for written in lines))
     assert history.read(app) == [
         {"number": 5, "when": 0.0, "seconds": 0.0},
         dict.fromkeys(texts) | {"when": 10.5},
@@ -455,23 +460,23 @@ def test_a_line_is_what_its_readers_take_it_for(app: Application) -> None:
     ]
 
 
-def test_a_failure_without_a_time_is_still_one() -> None:
-    assert history.failures([done("aaaa", "failed")]) == [0.0]
+def test_failure_without_a_time_counts() -> None:
+    assert history.failures([make_entry("aaaa", "failed")]) == [0.0]
     for result in ("deployed", "rolled back", "restarted", "configured"):
-        assert history.failures([done("aaaa", "failed"), done("aaaa", result)]) == []
+        assert history.failures([make_entry("aaaa", "failed"), make_entry("aaaa", result)]) == []
 
 
-def test_what_a_host_tells(app: Application) -> None:
+def test_report_of_a_host(app: Application) -> None:
     app.current.parent.mkdir(parents=True, exist_ok=True)
     app.current.symlink_to("releases/dddd")
     entries = [
-        done("bbbb", when=1.0),
-        done("cccc", when=2.0, migrations="blocking"),
-        done("dddd", when=3.0),
-        done("cccc", "failed", when=4.0),
+        make_entry("bbbb", when=1.0),
+        make_entry("cccc", when=2.0, migrations="blocking"),
+        make_entry("dddd", when=3.0),
+        make_entry("cccc", "failed", when=4.0),
     ]
-    told = history.told(app, entries)
-    assert told == {
+    report = history.told(app, entries)
+    assert report == {
         "current": "dddd",
         "candidates": ["cccc", "bbbb", "aaaa"],
         "rollback_to": "cccc",
@@ -486,41 +491,41 @@ def test_what_a_host_tells(app: Application) -> None:
     }
 
 
-def test_nowhere_to_go_back_to_is_told_as_none(tmp_path: pathlib.Path) -> None:
+def test_report_of_a_host_without_candidates(tmp_path: pathlib.Path) -> None:
     app = Application("links", str(tmp_path))
     app.release("aaaa").mkdir(parents=True)
     (app.release("aaaa") / "release.json").write_text("{}")
     app.release(".staging").mkdir()
     (app.release(".staging") / "release.json").write_text("{}")
     app.current.symlink_to("releases/aaaa")
-    told = history.told(app, [])
-    assert (told["rollback_to"], told["candidates"], told["releases"]) == (None, [], ["aaaa"])
+    report = history.told(app, [])
+    assert (report["rollback_to"], report["candidates"], report["releases"]) == (None, [], ["aaaa"])
 
 
-def test_a_rollback_to_what_was_rolled_back_from_leaves_what_is_below_it() -> None:
+def test_rollback_to_a_release_that_was_rolled_back_from() -> None:
     releases = ["aaaa", "bbbb", "cccc"]
-    entries = [done(one) for one in releases]
-    entries.append(done("aaaa", "rolled back", "rollback", previous="cccc"))
-    found = history.judged(entries, [], releases, "aaaa")
-    assert found == {"bbbb": "it was rolled back from", "cccc": "it was rolled back from"}
-    # forward again, by its name: only what was below is still to be gone back to
-    entries.append(done("cccc", "rolled back", "rollback", previous="aaaa"))
-    found = history.judged(entries, [], releases, "cccc")
-    assert found == {"aaaa": "", "bbbb": "it was rolled back from"}
+    entries = [make_entry(release) for release in releases]
+    entries.append(make_entry("aaaa", "rolled back", "rollback", previous="cccc"))
+    host = history.judged(entries, [], releases, "aaaa")
+    assert host == {"bbbb": "it was rolled back from", "cccc": "it was rolled back from"}
+    # forward again by name: only the releases below it are candidates
+    entries.append(make_entry("cccc", "rolled back", "rollback", previous="aaaa"))
+    host = history.judged(entries, [], releases, "cccc")
+    assert host == {"aaaa": "", "bbbb": "it was rolled back from"}
 
 
-def test_a_rollback_to_what_only_the_host_knows_of_takes_away_what_it_leaves() -> None:
-    entries = [done("bbbb"), done("aaaa", "rolled back", "rollback", previous="bbbb")]
+def test_rollback_to_a_release_of_the_record_disqualifies_the_one_it_leaves() -> None:
+    entries = [make_entry("bbbb"), make_entry("aaaa", "rolled back", "rollback", previous="bbbb")]
     assert history.judged(entries, ["aaaa", "bbbb"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it was rolled back from"}
 
 
-def test_lines_that_agree_are_one_with_the_longest_time_and_the_ways_of_all() -> None:
-    row = {**done("bbbb", when=10.0, way="reload"), "seconds": 2.0, "who": "ann@laptop"}
+def test_equal_rows_are_merged_with_all_ways_and_the_longest_time() -> None:
+    row = {**make_entry("bbbb", when=10.0, way="reload"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {
         "app1": [row],
         "app2": [{**row, "way": "none", "seconds": 1.0}],
         "app3": [{**row, "way": "bridge", "seconds": 3.0}],
-        "app4": [{**row, "way": "reload"}, {**done("cccc", when=11.0), "way": None}],
+        "app4": [{**row, "way": "reload"}, {**make_entry("cccc", when=11.0), "way": None}],
     }
     newest, oldest = history.merged(hosts)
     assert (newest["hosts"], newest["ways"], newest["seconds"]) == (["app4"], [], 0.0)
@@ -530,8 +535,8 @@ def test_lines_that_agree_are_one_with_the_longest_time_and_the_ways_of_all() ->
     assert len(history.merged({"app1": [row, *other]})) == 6
 
 
-def test_the_table_of_a_fleet() -> None:
-    row = {**done("bbbb", when=1764072000.0, way="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
+def test_table_of_a_fleet() -> None:
+    row = {**make_entry("bbbb", when=1764072000.0, way="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {f"app{number}": [row] for number in range(1, 5)}
     header, line = history.table(hosts).splitlines()
     assert header.split("  ")[0] == "WHEN (UTC)"
@@ -546,28 +551,28 @@ def test_the_table_of_a_fleet() -> None:
     ]  # fmt: skip
 
 
-def test_the_table_shows_the_newest_and_as_many_as_asked_for() -> None:
-    rows = [done(f"r{number:02}", when=float(number)) for number in range(25)]
+def test_table_shows_the_newest_rows_up_to_a_limit() -> None:
+    rows = [make_entry(f"r{number:02}", when=float(number)) for number in range(25)]
     lines = history.table({"app1": rows}).splitlines()
     assert len(lines) == 1 + 20
     assert "r24" in lines[1]
     assert len(history.table({"app1": rows}, 3).splitlines()) == 1 + 3
-    # the failure that is told of is the newest one
-    rows = [done("aaaa", "failed", when=float(number), reason=f"reason {number}") for number in range(3)]
+    # the failure that is shown is the newest
+    rows = [make_entry("aaaa", "failed", when=float(number), reason=f"reason {number}") for number in range(3)]
     assert history.table({"app1": rows}).endswith("\n\nThe last failure: reason 2")
 
 
-def test_a_fleet_without_a_current_release_goes_to_one_that_all_have() -> None:
-    hosts = {"app1": found("", "bbbb"), "app2": {**found("cccc", "bbbb"), "current": None}}
+def test_fleet_without_a_current_release_uses_a_common_one() -> None:
+    hosts = {"app1": host("", "bbbb"), "app2": {**host("cccc", "bbbb"), "current": None}}
     assert history.rollback(hosts, "", force=False)["release"] == "bbbb"
-    same = {"app1": found("dddd"), "app2": found("dddd")}
+    same = {"app1": host("dddd"), "app2": host("dddd")}
     assert history.rollback(same, "", force=False)["release"] == ""
 
 
-def test_what_a_rollback_answers_in_full() -> None:
+def test_rollback_messages_in_full() -> None:
     hosts = {
-        "app1": found("dddd", "bbbb", "aaaa", blocking={"bbbb": ["dddd", "cccc"]}),
-        "app2": found("dddd", "bbbb", blocking={"bbbb": ["cccc"]}),
+        "app1": host("dddd", "bbbb", "aaaa", blocking={"bbbb": ["dddd", "cccc"]}),
+        "app2": host("dddd", "bbbb", blocking={"bbbb": ["cccc"]}),
     }
     assert history.rollback(hosts, "", force=False) == {
         "release": "",
@@ -575,14 +580,14 @@ def test_what_a_rollback_answers_in_full() -> None:
         "problem": "Going back to bbbb crosses the blocking migration of cccc, dddd: the database isn't what that "
         "release expects any more. Undo the migration first, then: -e rollback_force=true",
     }
-    unnamed = found("dddd", "bbbb")
+    unnamed = host("dddd", "bbbb")
     unnamed["rollback_candidates"] = [{"release": "bbbb", "version": "", "why_not": ""}]
     assert history.rollback({"app1": unnamed}, "", force=False) == {"release": "bbbb", "version": "", "problem": ""}
-    told = history.rollback({"app1": {**unnamed, "releases": []}}, "eeee", force=False)["problem"]
+    problem = history.rollback({"app1": {**unnamed, "releases": []}}, "eeee", force=False)["problem"]
     assert (
-        told
+        problem
         == "The release eeee is not complete on app1. Besides the current one are on every host: bbbb (it served well)."
     )
     bare = {**unnamed, "rollback_candidates": []}
-    told = history.rollback({"app1": bare, "app2": bare}, "eeee", force=False)["problem"]
-    assert told == "The release eeee is not complete on app1, app2. Besides the current one are on every host: none."
+    problem = history.rollback({"app1": bare, "app2": bare}, "eeee", force=False)["problem"]
+    assert problem == "The release eeee is not complete on app1, app2. Besides the current one are on every host: none."

@@ -1,4 +1,4 @@
-"""What a rollback may go to, after any history: changes of all kinds that went well, failed, or were never told of."""
+"""Rollback candidates after any history: changes that succeeded, failed, were reverted, or were never recorded."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ ENDS = ("well", "failed", "reverted", "killed")
 
 @dataclasses.dataclass
 class Host:
-    """A host that does what the playbooks do, and remembers more than they may know."""
+    """A model of a host that does what the playbooks do, and knows more than they may know."""
 
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    took_over: list[str] = dataclasses.field(default_factory=list)
+    record: list[str] = dataclasses.field(default_factory=list)
     served_well: set[str] = dataclasses.field(default_factory=set)
     current: str | None = None
 
     def judged(self, entries: list[dict[str, Any]] | None = None) -> dict[str, str]:
         lines = self.entries if entries is None else entries
-        found: dict[str, str] = history.judged(lines, self.took_over, RELEASES, self.current)
+        found: dict[str, str] = history.judged(lines, self.record, RELEASES, self.current)
         return found
 
     def choice(self) -> list[str]:
-        """What a rollback may choose by itself, the best first."""
+        """The releases that a rollback may choose, the best first."""
         return [release for release, why_not in self.judged().items() if not why_not]
 
     def bring(self, kind: str, release: str, end: str) -> None:
-        """A deploy or rollback. One whose controller is killed has handed over, and leaves no line."""
+        """A deploy or rollback. If its controller is killed, the release is activated but not recorded."""
         result = {"well": "deployed" if kind == "deploy" else "rolled back"}.get(end, end)
         previous, serves = self.current, release if end in ("well", "killed", "stuck") else self.current
         if end == "stuck":  # the revert failed
@@ -44,14 +44,14 @@ class Host:
             self.served_well.add(release)
         if serves == release:
             self.current = release
-            self.took_over = [release, *(one for one in self.took_over if one != release)]
+            self.record = [release, *(one for one in self.record if one != release)]
 
     def renew(self, kind: str, end: str) -> None:
         """A restart or a change of settings."""
         self.entries.append({"kind": kind, "release": self.current, "result": {"well": f"{kind}ed"}.get(end, end)})
 
 
-many = settings(max_examples=3 * settings().max_examples)
+more_examples = settings(max_examples=3 * settings().max_examples)
 Step = tuple[str, str, str]
 STEPS = st.lists(
     st.tuples(
@@ -63,8 +63,8 @@ STEPS = st.lists(
 )
 
 
-def lived(steps: list[Step], ends: tuple[str, ...] = ENDS) -> Host:
-    """A host after these changes; those that end otherwise are left out."""
+def replay(steps: list[Step], ends: tuple[str, ...] = ENDS) -> Host:
+    """A host after these changes; those with another end are skipped."""
     host = Host()
     for kind, release, end in steps:
         if end not in ends:
@@ -80,60 +80,58 @@ def lived(steps: list[Step], ends: tuple[str, ...] = ENDS) -> Host:
     return host
 
 
-@many
+@more_examples
 @given(STEPS)
-def test_whoever_may_be_gone_back_to_has_served_well_and_does_not_serve_now(steps: list[Step]) -> None:
-    host = lived(steps)
+def test_candidates_have_served_well_and_are_not_current(steps: list[Step]) -> None:
+    host = replay(steps)
     assert set(host.choice()) <= host.served_well - {host.current}
 
 
-@many
+@more_examples
 @given(
     STEPS, st.sampled_from(["deploy", "rollback"]), st.sampled_from(RELEASES), st.sampled_from(["failed", "reverted"])
 )
-def test_a_change_that_fails_takes_nothing_off_the_list_and_puts_nothing_on_it(
-    steps: list[Step], kind: str, release: str, end: str
-) -> None:
-    told = ("well", "failed", "reverted")
-    host = lived(steps, told)
+def test_failed_change_leaves_the_candidates_unchanged(steps: list[Step], kind: str, release: str, end: str) -> None:
+    recorded = ("well", "failed", "reverted")
+    host = replay(steps, recorded)
     before = host.judged()
     host.bring(kind, release, end)
     after = host.judged()
     assert host.choice() == [one for one, why_not in before.items() if not why_not]
-    # what it says of others is what it said; of its own release no more than that it failed
+    # only the reason of its own release may change
     assert {one: why for one, why in after.items() if one != release} == {
         one: why for one, why in before.items() if one != release
     }
 
 
-@many
+@more_examples
 @given(STEPS)
-def test_only_what_went_well_decides(steps: list[Step]) -> None:
-    host = lived(steps, ("well", "failed", "reverted"))
+def test_only_successful_changes_determine_the_candidates(steps: list[Step]) -> None:
+    host = replay(steps, ("well", "failed", "reverted"))
     good = [entry for entry in host.entries if entry["result"] not in ("failed", "reverted")]
     assert host.choice() == [one for one, why_not in host.judged(good).items() if not why_not]
 
 
-@many
+@more_examples
 @given(STEPS, st.lists(st.sampled_from(["well", "failed"]), max_size=12))
-def test_one_rollback_after_another_goes_back_and_never_returns(steps: list[Step], ends: list[str]) -> None:
-    host = lived(steps, ("well", "failed", "reverted"))
-    left = {host.current}
+def test_repeated_rollbacks_go_back_and_never_return(steps: list[Step], ends: list[str]) -> None:
+    host = replay(steps, ("well", "failed", "reverted"))
+    seen = {host.current}
     for end in ends:
         if not (choice := host.choice()):
             break
-        assert not left & set(choice)
+        assert not seen & set(choice)
         host.bring("rollback", choice[0], end)
         if end == "failed":
-            assert host.choice()[0] == choice[0]  # asked again, it goes to the same
+            assert host.choice()[0] == choice[0]  # a repeated rollback has the same target
         else:
-            left.add(choice[0])
+            seen.add(choice[0])
             assert host.choice() == choice[1:]
 
 
-@many
+@more_examples
 @given(st.permutations(RELEASES), st.integers(1, 5), st.integers(0, 3))
-def test_so_many_rollbacks_go_so_many_deploys_back(order: list[str], back: int, failing: int) -> None:
+def test_n_rollbacks_undo_n_deploys(order: list[str], back: int, failing: int) -> None:
     host = Host()
     for release in order:
         for _ in range(failing):
@@ -147,22 +145,22 @@ def test_so_many_rollbacks_go_so_many_deploys_back(order: list[str], back: int, 
     assert host.current == order[-1 - back]
 
 
-@many
+@more_examples
 @given(STEPS, st.permutations(RELEASES), st.sampled_from(["well", "killed"]))
-def test_a_rollback_goes_to_what_the_current_release_replaced_whoever_put_that_there(
+def test_rollback_targets_the_release_that_the_current_one_replaced(
     steps: list[Step], releases: list[str], end: str
 ) -> None:
-    host = lived([("deploy", "ff", "well"), *steps])
-    left, new = [one for one in releases if one != host.current][:2]
-    host.bring("deploy", left, end)
+    host = replay([("deploy", "ff", "well"), *steps])
+    old, new = [one for one in releases if one != host.current][:2]
+    host.bring("deploy", old, end)
     host.bring("deploy", new, "well")
-    assert host.choice()[0] == left
+    assert host.choice()[0] == old
 
 
-@many
+@more_examples
 @given(STEPS)
-def test_a_release_that_a_failed_revert_left_serving_is_not_gone_back_to(steps: list[Step]) -> None:
-    host = lived(steps, ("well", "failed", "reverted"))
+def test_release_left_by_a_failed_revert_is_no_candidate(steps: list[Step]) -> None:
+    host = replay(steps, ("well", "failed", "reverted"))
     fresh = [one for one in RELEASES if one not in host.served_well]
     if len(fresh) < 2:
         return

@@ -1,4 +1,4 @@
-"""What a deploy proves of itself, put together and kept."""
+"""The receipt of a change: how it is composed, shown and stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WINDOWS = {
 
 @pytest.fixture
 def edge(tmp_path: pathlib.Path) -> Any:
-    """What an edge answers whose log has these lines, as it comes through JSON."""
+    """The answer of an edge whose log has these lines, after a round trip through JSON."""
 
     def read(*lines: str) -> dict[str, Any]:
         log = write(tmp_path / "log", sorted(lines, key=lambda one: float(one.split('"msec":')[1].split(",")[0])))
@@ -51,7 +51,7 @@ def spread(count: int, since: float, seconds: float, **changed: Any) -> list[str
     return [line(since + seconds * index / count, **changed) for index in range(count)]
 
 
-def test_two_edges_are_as_one_that_answered_everything(edge: Any) -> None:
+def test_two_edges_are_summed_like_one(edge: Any) -> None:
     one = [*spread(600, NOON - 60, 60), *spread(200, NOON, 20, wait=0.03), line(NOON + 5, 502)]
     two = [*spread(300, NOON - 60, 60, wait=0.5), *spread(100, NOON, 20, status=404, upstream=OTHER)]
     together, apart = compose({"edge1": edge(*one, *two)}), compose({"edge1": edge(*one), "edge2": edge(*two)})
@@ -61,7 +61,7 @@ def test_two_edges_are_as_one_that_answered_everything(edge: Any) -> None:
     assert apart["windows"]["during"]["statuses"] == {"200": 200, "404": 100, "502": 1}
 
 
-def test_timelines_of_other_steps_meet_at_the_longer_one() -> None:
+def test_timelines_of_different_steps_use_the_longer_one() -> None:
     point = {"requests": 1, "failures": 0, "max_ms": 5, "histogram": {"5": 1}}
     windows = {"during": access_log.Tally().result() | {"since": NOON, "until": NOON + 20}}
     fine = {"windows": windows, "timeline": {"step": 1, "points": {str(int(NOON) + s): point for s in range(4)}}}
@@ -78,33 +78,33 @@ SECOND = str(int(NOON))
 
 
 @pytest.mark.parametrize("second", ["9" * 5000, "9" * 30, "4102444800", "0", OTHER_DIGIT * 10])
-def test_no_edge_says_when_time_begins_or_ends(second: str) -> None:
+def test_implausible_times_of_an_edge_are_ignored(second: str) -> None:
     window = access_log.Tally().result() | {"since": 0, "until": 200_000_000_000}
-    told = {"windows": {"during": window}, "timeline": {"step": 1, "points": {SECOND: POINT, second: POINT}}}
-    document = compose({"edge1": told})
+    answer = {"windows": {"during": window}, "timeline": {"step": 1, "points": {SECOND: POINT, second: POINT}}}
+    document = compose({"edge1": answer})
     assert list(document["timeline"]["points"]) == [SECOND]
     assert (document["windows"]["during"]["since"], document["windows"]["during"]["until"]) == (NOON, NOON)
     assert len(receipt_page.page(document)) < 100_000
 
 
-def test_no_edge_says_how_large_a_receipt_is() -> None:
+def test_number_of_points_is_limited() -> None:
     windows = {"during": access_log.Tally().result() | {"since": NOON, "until": NOON + 20}}
     points = {str(int(NOON) + second): POINT for second in range(100_000)}
     for step in (1, 2**62):
-        told = {"windows": windows, "timeline": {"step": step, "points": points}}
-        assert len(compose({"edge1": told})["timeline"]["points"]) <= receipt.MOST_POINTS
+        answer = {"windows": windows, "timeline": {"step": step, "points": points}}
+        assert len(compose({"edge1": answer})["timeline"]["points"]) <= receipt.MOST_POINTS
 
 
-# what is said
+# messages
 
 
-def test_the_headline_says_that_no_request_failed(edge: Any) -> None:
+def test_headline_without_failures(edge: Any) -> None:
     assert compose({"edge1": edge(*spread(4120, NOON, 20))})["headline"] == (
         "None of the 4,120 requests that the edges logged meanwhile failed."
     )
 
 
-def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> None:
+def test_headline_names_failures_and_the_rate_before(edge: Any) -> None:
     answers = edge(
         *spread(999, NOON - 60, 60), line(NOON - 1, 500), *spread(363, NOON, 20), *spread(37, NOON + 9, 1, status=500)
     )
@@ -114,7 +114,7 @@ def test_the_headline_says_how_many_failed_and_how_it_was_before(edge: Any) -> N
     )
 
 
-def test_the_headline_does_not_hide_that_clients_gave_up(edge: Any) -> None:
+def test_headline_mentions_clients_that_gave_up(edge: Any) -> None:
     usual, many = [line(NOON - 30, 499)] * 5, [line(NOON + 10, 499)] * 80
     before, during = spread(995, NOON - 60, 60), spread(720, NOON, 20)
     gave_up = compose({"edge1": edge(*before, *usual, *during, *many)})["headline"]
@@ -122,18 +122,18 @@ def test_the_headline_does_not_hide_that_clients_gave_up(edge: Any) -> None:
         "None of the 800 requests that the edges logged meanwhile failed, but 80 clients (10.0 %) gave up waiting."
     )
     assert "gave up" not in compose({"edge1": edge(*before, *usual, *during, *many[:4])})["headline"]
-    as_always = [line(NOON - 30, 499)] * 120
-    assert "gave up" not in compose({"edge1": edge(*before, *as_always, *during, *many)})["headline"]
+    usual = [line(NOON - 30, 499)] * 120
+    assert "gave up" not in compose({"edge1": edge(*before, *usual, *during, *many)})["headline"]
 
 
-def test_no_traffic_proves_nothing_and_is_said_so(edge: Any) -> None:
+def test_headline_without_traffic_claims_nothing(edge: Any) -> None:
     document = compose({"edge1": edge()})
     assert document["headline"] == "No request ended meanwhile, so nothing is proven about them."
     assert receipt.text(document)
     assert "No request ended meanwhile" in receipt_page.page(document)
 
 
-def test_an_edge_that_could_not_be_read_is_named(edge: Any) -> None:
+def test_unreadable_edge_is_named(edge: Any) -> None:
     edges = {
         "edge1": edge(*spread(10, NOON, 20)),
         "edge2": {"failed": True, "msg": "edge2: the access log can't be read.\nTraceback"},
@@ -152,7 +152,7 @@ def test_an_edge_that_could_not_be_read_is_named(edge: Any) -> None:
     assert "edge3" in receipt_page.page(document)
 
 
-def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
+def test_restrictions_of_the_figures_are_noted(edge: Any) -> None:
     answers = edge(line(NOON + 1, 499), line(NOON + 2, 101), line(NOON + 3, client="::1", user_agent="baton-check"))
     answers["windows"]["before"]["complete"] = False
     answers["skipped_lines"] = 2
@@ -180,13 +180,13 @@ def test_what_weakens_the_figures_is_noted(edge: Any) -> None:
         ({"skipped": True}, "not reached"),
     ],
 )
-def test_each_hosts_outcome_is_told(host: dict[str, Any], words: str) -> None:
+def test_outcome_of_each_host_is_shown(host: dict[str, Any], words: str) -> None:
     document = compose({}, {"app1": host})
     assert receipt.outcome(document["hosts"]["app1"]) == words
     assert words in receipt.text(document)
 
 
-def test_the_text_is_a_table_that_a_terminal_shows(edge: Any) -> None:
+def test_text_is_a_table(edge: Any) -> None:
     answers = edge(*spread(1200, NOON - 60, 60), *spread(400, NOON, 20, wait=0.012), *spread(9, NOON + 20, 9, wait=0))
     assert receipt.text(compose({"edge1": answers})).splitlines() == [
         f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC by ada on laptop with Baton {VERSION}",
@@ -235,14 +235,14 @@ COUNTED = ("STARTED", "STOPPED", "SECONDS")
         ([], "-"),
     ],
 )
-def test_what_became_of_old_processes_is_told_whatever_a_host_says(old: Any, words: str) -> None:
+def test_ends_of_old_processes_are_shown_whatever_a_host_reports(old: Any, words: str) -> None:
     document = compose({}, {"app1": {**HOST, "processes": {"worker": {**WORKER["worker"], "old": old}}}})
     assert receipt.ended(document["hosts"]["app1"]["processes"]["worker"]) == words
     assert words in receipt.text(document)
     assert Reader(receipt_page.page(document)).open == []
 
 
-def test_background_processes_are_told_by_host_and_type() -> None:
+def test_background_processes_are_shown_by_host_and_type() -> None:
     document = compose({}, {"app1": {**HOST, "processes": WORKER}, "app2": HOST})
     lines = receipt.text(document).splitlines()
     (table,) = [number for number, line in enumerate(lines) if line.startswith("HOST  PROCESSES  BY ")]
@@ -257,17 +257,17 @@ def test_background_processes_are_told_by_host_and_type() -> None:
     assert "Background processes" not in receipt_page.page(compose({}))
 
 
-def test_phases_follow_each_other_unless_they_say_when_they_began() -> None:
+def test_phases_without_a_start_follow_each_other() -> None:
     phases = [*PHASES, {"name": "late", "started": NOON + 50, "seconds": 1}]
     begun = [phase["started"] - NOON for phase in receipt.compose(DEPLOY, {}, {}, phases)["phases"]]
     assert begun == pytest.approx([0, 4.2, 50], abs=0.01)
 
 
-def test_the_receipt_names_the_version_of_baton() -> None:
+def test_receipt_has_the_version_of_baton() -> None:
     document = compose({})
     for written in (receipt.text(document), receipt_page.page(document), receipt.as_json(document)):
         assert VERSION in written
-    # one of an older Baton, which doesn't say it
+    # the receipt of an older Baton, which lacks it
     del document["deploy"]["baton"]
     assert "Baton" not in receipt.text(document)
 
@@ -276,7 +276,7 @@ def test_the_receipt_names_the_version_of_baton() -> None:
 
 
 class Reader(html.parser.HTMLParser):
-    """Every element and attribute of a page, and its text."""
+    """The elements, attributes and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ class Reader(html.parser.HTMLParser):
         self.words += data
 
 
-def test_the_page_shows_everything_and_loads_nothing(edge: Any) -> None:
+def test_page_is_complete_and_loads_nothing(edge: Any) -> None:
     written = receipt_page.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9, 500))}))
     assert "url(" not in written
     page = Reader(written)
@@ -311,7 +311,7 @@ def test_the_page_shows_everything_and_loads_nothing(edge: Any) -> None:
         assert words in page.words
 
 
-def test_the_page_holds_a_point_for_each_second_and_a_marker_for_each_handover(edge: Any) -> None:
+def test_page_has_a_point_for_each_second_and_a_marker_for_each_handover(edge: Any) -> None:
     hosts = {name: {**HOST, "started": NOON + at} for name, at in (("app1", 9), ("app2", 9.2), ("app3", 15))}
     page = receipt_page.page(compose({"edge1": edge(*spread(400, NOON, 20), line(NOON + 9.5, 500))}, hosts))
     assert page.count('class="hover"') == 20
@@ -321,28 +321,28 @@ def test_the_page_holds_a_point_for_each_second_and_a_marker_for_each_handover(e
     assert len({row for row, name in rows.items() if name in ("app1", "app2")}) == 2
 
 
-def test_whatever_the_log_or_a_host_says_is_no_html(edge: Any) -> None:
-    evil = "<script>alert(1)</script>\"'&<img src=x onerror=x>"
-    path = evil.replace('"', "")
+def test_untrusted_text_is_escaped_in_the_page(edge: Any) -> None:
+    hostile = "<script>alert(1)</script>\"'&<img src=x onerror=x>"
+    path = hostile.replace('"', "")
     document = compose(
-        {"edge1": edge(line(NOON + 1, 500, path=path)), evil: {"failed": True, "msg": evil}},
+        {"edge1": edge(line(NOON + 1, 500, path=path)), hostile: {"failed": True, "msg": hostile}},
         {
-            evil: {**HOST, "way": evil, "previous": evil, "processes": {evil: {"way": evil}}},
-            "app2": {"failed": True, "msg": evil},
+            hostile: {**HOST, "way": hostile, "previous": hostile, "processes": {hostile: {"way": hostile}}},
+            "app2": {"failed": True, "msg": hostile},
         },
-        **dict.fromkeys(("application", "result", "release", "version", "who", "where", "reason", "kind"), evil),
+        **dict.fromkeys(("application", "result", "release", "version", "who", "where", "reason", "kind"), hostile),
     )
-    document["phases"] = [{"name": evil, "started": NOON, "seconds": 4.0}]
+    document["phases"] = [{"name": hostile, "started": NOON, "seconds": 4.0}]
     page = receipt_page.page(document)
     assert "<script" not in page
     assert "<img" not in page
-    read = Reader(page)
-    assert read.open == []
-    assert not [name for name, _ in read.attributes if name.startswith("on")]
-    assert read.words.count("alert(1)") > 10
+    reader = Reader(page)
+    assert reader.open == []
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    assert reader.words.count("alert(1)") > 10
 
 
-def test_a_deploy_without_hosts_phases_or_traffic_has_a_page(edge: Any) -> None:
+def test_receipt_without_hosts_phases_or_traffic_has_a_page(edge: Any) -> None:
     document: dict[str, Any] = receipt.compose(
         {"application": "x", "result": "failed", "started": NOON}, {"edge1": edge(line(NOON - 5))}, {}, []
     )
@@ -350,7 +350,7 @@ def test_a_deploy_without_hosts_phases_or_traffic_has_a_page(edge: Any) -> None:
     assert receipt.text(document)
 
 
-# keeping
+# storage
 
 
 def kept(directory: pathlib.Path) -> list[str]:
@@ -363,7 +363,7 @@ def keep(directory: pathlib.Path, count: int, **deploy: Any) -> list[pathlib.Pat
     return removed
 
 
-def test_a_receipt_is_kept_by_time_application_and_release(tmp_path: pathlib.Path) -> None:
+def test_receipt_is_named_by_time_application_and_release(tmp_path: pathlib.Path) -> None:
     directory = tmp_path / ".baton" / "receipts"
     keep(directory, 50)
     assert kept(directory) == [f"20251125T120000Z-links-{NEW}.html", f"20251125T120000Z-links-{NEW}.json"]
@@ -371,13 +371,13 @@ def test_a_receipt_is_kept_by_time_application_and_release(tmp_path: pathlib.Pat
     assert (document["format"], document["deploy"]["result"]) == (1, "deployed")
 
 
-def test_names_lead_out_of_no_directory(tmp_path: pathlib.Path) -> None:
+def test_names_cannot_leave_the_directory(tmp_path: pathlib.Path) -> None:
     keep(tmp_path / "receipts", 50, release="../../etc/x", application="a/../b")
     assert kept(tmp_path) == ["receipts"]
     assert len(kept(tmp_path / "receipts")) == 2
 
 
-def test_the_oldest_receipts_of_the_application_are_removed_and_nothing_else(tmp_path: pathlib.Path) -> None:
+def test_only_the_oldest_receipts_of_the_application_are_removed(tmp_path: pathlib.Path) -> None:
     (tmp_path / "notes.json").write_text("mine")
     keep(tmp_path, 50, application="my-links", started=NOON - 999)
     keep(tmp_path, 50, application="links2", started=NOON - 999)
@@ -390,7 +390,7 @@ def test_the_oldest_receipts_of_the_application_are_removed_and_nothing_else(tmp
     assert "notes.json" in names
 
 
-def test_a_directory_that_cannot_be_written_is_told_with_its_fix(tmp_path: pathlib.Path) -> None:
+def test_directory_that_cannot_be_written_is_reported_with_the_fix(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BatonError, match=r"can't be written to .*make the directory writable"):
         keep(tmp_path / "file" / "receipts", 50)

@@ -1,4 +1,4 @@
-"""What a person is told of the fleet."""
+"""The status of the fleet as it is shown to the operator."""
 
 from __future__ import annotations
 
@@ -41,38 +41,40 @@ def app_server(**changed: Any) -> dict[str, Any]:
 
 
 def background(**changed: Any) -> dict[str, Any]:
-    about = {"wanted": 2, "running": 2, "draining": 1, "killed": [], "restarts": 3, "memory_mb": 90}
-    return {**about, "releases": ["aaaa"], **changed}
+    fields = {"wanted": 2, "running": 2, "draining": 1, "killed": [], "restarts": 3, "memory_mb": 90}
+    return {**fields, "releases": ["aaaa"], **changed}
 
 
 def scheduled(**changed: Any) -> dict[str, Any]:
-    about = {"suspended": False, "due": True, "running": False, "result": "success"}
-    return {**about, "next": "Sat 2026-11-28 03:00:00 UTC", "last": "Fri 2026-11-27 03:00:02 UTC", **changed}
+    fields = {"suspended": False, "due": True, "running": False, "result": "success"}
+    return {**fields, "next": "Sat 2026-11-28 03:00:00 UTC", "last": "Fri 2026-11-27 03:00:02 UTC", **changed}
 
 
-def lacking(**changed: Any) -> dict[str, Any]:
+def outdated_unit(**changed: Any) -> dict[str, Any]:
     return {"unit": "links.service", "unread": False, "unconfined": False, "newer": [], **changed}
 
 
-def test_a_change_that_is_under_way_is_about_to_start_the_units_anew() -> None:
-    host = app_server(behind=[lacking(unread=True, unconfined=True)], lock={"words": "ann"})
+def test_outdated_units_are_no_problem_during_a_change() -> None:
+    host = app_server(behind=[outdated_unit(unread=True, unconfined=True)], lock={"words": "ann"})
     assert status.problems("app1", host) == []
 
 
-def test_a_backing_service_without_its_sandbox_is_a_problem_and_one_with_an_older_drop_in_a_notice() -> None:
-    found = {"units": {}, "behind": [lacking(unit="nginx.service", unconfined=True, newer=["/x"])]}
-    (told,) = status.problems("edge1", found)
-    assert told.startswith("edge1: nginx.service runs without its sandbox")
-    assert "`systemctl restart nginx.service`" in told
+def test_missing_sandbox_is_a_problem_and_an_outdated_drop_in_a_notice() -> None:
+    found = {"units": {}, "behind": [outdated_unit(unit="nginx.service", unconfined=True, newer=["/x"])]}
+    (message,) = status.problems("edge1", found)
+    assert message.startswith("edge1: nginx.service runs without its sandbox")
+    assert "`systemctl restart nginx.service`" in message
     assert status.notices(found) == []
-    found["behind"] = [lacking(unit="nginx.service", newer=["/x"])]
+    found["behind"] = [outdated_unit(unit="nginx.service", newer=["/x"])]
     assert status.problems("edge1", found) == []
-    (told,) = status.notices(found)
-    assert "nginx.service was started before /x was written" in told
-    assert f"edge1, edge2: {told}" in status.table({name: {**found, "notices": [told]} for name in ("edge1", "edge2")})
+    (message,) = status.notices(found)
+    assert "nginx.service was started before /x was written" in message
+    assert f"edge1, edge2: {message}" in status.table(
+        {name: {**found, "notices": [message]} for name in ("edge1", "edge2")}
+    )
 
 
-def test_schedules_have_a_table_of_their_own() -> None:
+def test_schedules_have_a_separate_table() -> None:
     host = app_server(schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="")})
     assert status.problems("app1", host) == []
     lines = status.table({"app1": host, "app2": app_server()}).splitlines()
@@ -82,7 +84,7 @@ def test_schedules_have_a_table_of_their_own() -> None:
     assert lines[first + 2].split() == ["app1", "report", "suspended", "never", "-"]
 
 
-def test_background_processes_have_a_table_of_their_own() -> None:
+def test_background_processes_have_a_separate_table() -> None:
     host = app_server(processes={"worker": background(), "beat": background(wanted=0, running=0, draining=0)})
     assert status.problems("app1", host) == []
     shown = status.table({"app1": host, "app2": app_server()}).splitlines()
@@ -94,11 +96,11 @@ def test_background_processes_have_a_table_of_their_own() -> None:
     assert "PROCESS" not in status.table({"app2": app_server()})
 
 
-def test_a_well_host_has_no_problem() -> None:
+def test_healthy_host_has_no_problem() -> None:
     assert status.problems("app1", app_server()) == []
 
 
-def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> None:
+def test_rate_limited_health_page_is_no_problem() -> None:
     health = status._health(health_check.Answer("answers 429: slow down", limited=True))
     assert health == "limited (429)"
     assert status.problems("app1", app_server(health=health)) == []
@@ -133,9 +135,12 @@ def test_a_health_page_that_is_asked_too_often_is_told_and_is_no_problem() -> No
         ),
         ({"schedules": {"cleanup": scheduled(result="exit-code")}}, "the last run of cleanup failed (exit-code, Fri"),
         ({"schedules": {"cleanup": scheduled(due=False)}}, "the timer of cleanup doesn't run; deploy again"),
-        ({"behind": [lacking(unread=True)]}, "the files of links.service changed, and systemd hasn't read them"),
-        ({"behind": [lacking(unconfined=True, newer=["/x"])]}, "links.service runs without its sandbox"),
-        ({"behind": [lacking(newer=["/x.conf"])]}, "before /x.conf was written, and may run without what that says"),
+        ({"behind": [outdated_unit(unread=True)]}, "the files of links.service changed, and systemd hasn't read them"),
+        ({"behind": [outdated_unit(unconfined=True, newer=["/x"])]}, "links.service runs without its sandbox"),
+        (
+            {"behind": [outdated_unit(newer=["/x.conf"])]},
+            "before /x.conf was written, and may run without what that says",
+        ),
     ],
 )
 def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:
@@ -156,51 +161,51 @@ def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, A
         (90, -1, "has ended"),
     ],
 )
-def test_a_certificate_is_told_when_a_quarter_of_its_lifetime_is_left(lifetime: float, left: float, words: str) -> None:
+def test_certificate_is_a_problem_in_the_last_quarter_of_its_lifetime(lifetime: float, left: float, words: str) -> None:
     ends = time.time() + left * status.DAY + 60
     found = {"certificate_begins": ends - lifetime * status.DAY, "certificate_expires": ends}
-    told = status.problems("edge1", found)
-    assert len(told) == bool(words)
-    assert words in " ".join(told)
+    problems = status.problems("edge1", found)
+    assert len(problems) == bool(words)
+    assert words in " ".join(problems)
     path = "/etc/ssl/baton-services/postgresql/fullchain.pem"
     of_a_service = status.problems("data1", {"service_certificates": {path: found}})
-    assert of_a_service == [one.replace("edge1: the certificate", f"data1: the certificate {path}") for one in told]
+    assert of_a_service == [one.replace("edge1: the certificate", f"data1: the certificate {path}") for one in problems]
 
 
-def test_a_certificate_that_can_not_be_read_is_told(tmp_path: pathlib.Path) -> None:
+def test_unreadable_certificate_is_a_problem(tmp_path: pathlib.Path) -> None:
     (tmp_path / "broken.pem").write_text("x")
     found = status.certificate(str(tmp_path / "broken.pem"))
     assert "can't be read" in status.problems("edge1", found)[0]
 
 
-def test_a_renewal_that_failed_is_told_with_authority_name_and_cause(tmp_path: pathlib.Path) -> None:
+def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "var/lib/acme-certificate/links"
     folder.mkdir(parents=True)
-    said = {"directory": "https://ca.example/dir", "names": ["links.example"], "when": time.time() - 7300}
-    (folder / "status.json").write_text(json.dumps(said | {"trouble": "too many certificates", "issued": True}))
-    (told,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    report = {"directory": "https://ca.example/dir", "names": ["links.example"], "when": time.time() - 7300}
+    (folder / "status.json").write_text(json.dumps(report | {"trouble": "too many certificates", "issued": True}))
+    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
     for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "still serves"):
-        assert words in told
-    (folder / "status.json").write_text(json.dumps(said | {"trouble": ""}))
+        assert words in message
+    (folder / "status.json").write_text(json.dumps(report | {"trouble": ""}))
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
     (folder / "status.json").write_text("[]")
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
-def test_a_unit_that_is_down_is_a_problem() -> None:
+def test_inactive_unit_is_a_problem() -> None:
     assert status.problems("edge1", {"units": {"nginx.service": "active"}}) == []
     assert status.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
         "edge1: the unit nginx.service is failed."
     ]
 
 
-def test_a_mixed_fleet_is_a_problem_of_the_fleet() -> None:
+def test_different_releases_are_a_problem_of_the_fleet() -> None:
     one, two = app_server(), app_server(release="bbbb")
     assert status.fleet_problems({"app1": one, "app2": app_server()}) == []
     assert "different releases: aaaa, bbbb" in status.fleet_problems({"app1": one, "app2": two})[0]
 
 
-def test_the_table_has_a_line_for_each_host_and_aligned_columns() -> None:
+def test_table_has_a_line_for_each_host_and_aligned_columns() -> None:
     now = time.time()
     text = status.table({"app1": app_server(), "edge1": {"certificate_expires": now + 90 * 86400}}, now)
     header, first, second = text.splitlines()
@@ -214,15 +219,15 @@ def test_the_table_has_a_line_for_each_host_and_aligned_columns() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-1, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (2 * 86400, "2 d")]
 )
-def test_a_length_of_time_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
+def test_durations_are_in_their_largest_unit(seconds: float, words: str) -> None:
     assert status.ago(seconds) == words
 
 
-def test_the_memory_of_a_process_that_is_gone_is_none() -> None:
+def test_memory_of_an_ended_process_is_zero() -> None:
     assert status.memory_mb(2**22 + 1) == 0
 
 
-def test_maintenance_is_in_the_table_and_no_problem(tmp_path: pathlib.Path) -> None:
+def test_maintenance_is_shown_and_is_no_problem(tmp_path: pathlib.Path) -> None:
     flag = tmp_path / "var/lib/nginx-site/links/maintenance"
     flag.parent.mkdir(parents=True)
     flag.touch()
@@ -232,12 +237,12 @@ def test_maintenance_is_in_the_table_and_no_problem(tmp_path: pathlib.Path) -> N
     assert " ok, maintenance " in status.table({"web1": app_server() | edge})
 
 
-def test_maintenance_on_some_edges_alone_is_a_problem() -> None:
+def test_maintenance_on_only_some_edges_is_a_problem() -> None:
     (sentence,) = status.fleet_problems({"edge1": {"maintenance": True}, "edge2": {"maintenance": False}})
     assert "on edge1 alone" in sentence
 
 
-def test_a_drained_server_is_told(tmp_path: pathlib.Path) -> None:
+def test_drained_server_is_a_problem(tmp_path: pathlib.Path) -> None:
     site = tmp_path / "etc/nginx/sites-enabled/links.conf"
     site.parent.mkdir(parents=True)
     site.write_text("upstream links {\n    server a:1 max_fails=0 down;\n    server b:1 max_fails=0;\n}\n")
@@ -249,11 +254,11 @@ LOCK = {"words": "ann@laptop since noon (deploy v2)", "expires": 1000.0}
 CHANGE = {"kind": "deploy", "version": "1.2", "release": "aaaa", "who": "ann@laptop", "when": 10.0}
 
 
-def test_what_a_change_under_way_has_written_is_no_drift() -> None:
+def test_drift_during_a_change_is_no_problem() -> None:
     assert status.problems("app1", app_server(drift=["/etc/links/environment"], lock=LOCK)) == []
 
 
-def test_a_lock_is_told_once_for_all_hosts_and_is_no_problem() -> None:
+def test_lock_is_noted_once_for_all_hosts() -> None:
     fleet = {"app1": app_server(lock=LOCK), "app2": app_server(lock=LOCK), "app3": app_server()}
     assert status.notes(fleet, 900.0) == [
         "app1, app2: locked by ann@laptop since noon (deploy v2); "
@@ -263,12 +268,12 @@ def test_a_lock_is_told_once_for_all_hosts_and_is_no_problem() -> None:
     assert status.fleet_problems({name: {**host, "problems": []} for name, host in fleet.items()}) == []
 
 
-def test_the_last_change_is_told_with_its_end() -> None:
-    well, ill = (
+def test_last_change_is_noted_with_its_result() -> None:
+    deployed, reverted = (
         CHANGE | {"result": "deployed", "baton": "0.2.0"},
         CHANGE | {"result": "reverted", "reason": "app2, handover: boom"},
     )
-    fleet = {"app1": app_server(last_change=well), "app2": app_server(last_change=ill), "edge1": {"units": {}}}
+    fleet = {"app1": app_server(last_change=deployed), "app2": app_server(last_change=reverted), "edge1": {"units": {}}}
     assert status.notes(fleet, 130.0) == [
         "app1: last change: deploy 1.2 (aaaa) by ann@laptop with Baton 0.2.0 2 min ago, deployed.",
         "app2: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, reverted: app2, handover: boom",
@@ -276,7 +281,7 @@ def test_the_last_change_is_told_with_its_end() -> None:
     assert status.table(fleet, 130.0).splitlines()[-2:] == status.notes(fleet, 130.0)
 
 
-def test_drift_is_what_differs_from_the_last_handover(tmp_path: pathlib.Path) -> None:
+def test_drift_is_the_difference_from_the_last_handover(tmp_path: pathlib.Path) -> None:
     app = layout.Application("links", str(tmp_path))
     units = tmp_path / "etc/systemd/system"
     for folder in (tmp_path / "etc/links/secrets", units, app.state):
@@ -303,7 +308,7 @@ def test_drift_is_what_differs_from_the_last_handover(tmp_path: pathlib.Path) ->
     ]
 
 
-def test_what_differs_from_the_inventory_is_a_problem_with_its_remedy() -> None:
+def test_differences_from_the_inventory_are_problems_with_their_fix() -> None:
     fleet = {
         "app1": app_server() | {"settings_differ": ["/etc/links/gunicorn.conf.py", "/etc/links/environment"]},
         "app2": app_server() | {"settings_differ": ["/etc/links/secrets/TOKEN"]},
@@ -318,7 +323,7 @@ def test_what_differs_from_the_inventory_is_a_problem_with_its_remedy() -> None:
     ]
 
 
-def test_a_file_that_changed_since_the_handover_is_told_once() -> None:
+def test_drift_and_difference_of_the_same_file_are_reported_once() -> None:
     host = app_server(drift=["/etc/links/environment"])
     differing = ["/etc/links/environment", "/etc/links/gunicorn.conf.py"]
     found = host | {"problems": status.problems("app1", host), "settings_differ": differing}
@@ -329,23 +334,23 @@ def test_a_file_that_changed_since_the_handover_is_told_once() -> None:
     assert status.differences("app1", found | {"settings_differ": ["/etc/links/environment"]}) == []
 
 
-def test_what_a_change_under_way_is_about_to_write_is_not_told() -> None:
+def test_differences_during_a_change_are_not_reported() -> None:
     assert status.differences("app1", app_server(lock=LOCK) | {"settings_differ": ["/etc/links/environment"]}) == []
 
 
-def test_a_drained_server_is_no_other_difference_of_the_site() -> None:
+def test_drained_server_is_not_reported_as_a_difference() -> None:
     site = {"site_differs": ["/etc/nginx/sites-enabled/links.conf"]}
     assert status.differences("edge1", site | {"drained": ["a:1"]}) == []
     assert len(status.differences("edge1", site | {"drained": []})) == 1
 
 
-def test_a_host_that_can_t_be_compared_is_told_with_the_cause() -> None:
+def test_host_that_cannot_be_compared_is_reported_with_the_cause() -> None:
     assert status.fleet_problems({"app1": app_server() | {"incomparable": "'colour' is undefined"}}) == [
         "app1: it can't be compared with the inventory: 'colour' is undefined"
     ]
 
 
-def test_hosts_without_whose_address_nothing_is_compared_are_named() -> None:
+def test_hosts_that_were_not_compared_are_named() -> None:
     (sentence,) = status.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
     assert "Nothing was compared with the inventory: edge1, edge2" in sentence
     assert "private_address" in sentence

@@ -1,4 +1,4 @@
-"""What must run on one host alone runs on no second one, whatever becomes of the inventory."""
+"""A process with `hosts: first` never runs on two hosts, whatever changes in the inventory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def noted(host: str, runs: Host = IDLE) -> Host:
     return Host(asked=True, noted=host, runs=runs.runs)
 
 
-def asked(
+def decide(
     servers: list[str], hosts: dict[str, Host], wanted: str = "", names: dict[str, str] = NAMES
 ) -> tuple[str, list[str]]:
     return (
@@ -34,31 +34,33 @@ def asked(
     [
         (SERVERS, {}, "app1"),
         (SERVERS, dict.fromkeys(SERVERS, IDLE), "app1"),
-        # another order of the group, or a new host before the others
+        # the group has another order, or a new host before the others
         (["app2", "app1"], {"app1": RUNS, "app2": IDLE}, "app1"),
         (["app0", *SERVERS], {"app0": IDLE, "app1": noted("app1", RUNS), "app2": noted("app1")}, "app1"),
-        # --limit leaves it out
+        # --limit excludes the host
         (["app2", "app1"], {"app1": LIMITED, "app2": noted("app1")}, "app1"),
         (SERVERS, {"app2": IDLE, "app3": IDLE}, "app1"),
-        # it is down, or between two generations, or suspended
+        # it is down, between two generations, or suspended
         (["app2", "app1"], {"app1": noted("app1"), "app2": noted("app1")}, "app1"),
-        # it has left the group, and has been stopped
+        # it has left the group and has been stopped
         (["app2", "app3"], {"app1": IDLE, "app2": noted("app1"), "app3": noted("app1")}, "app2"),
-        # it ran on all hosts until now
+        # until now, it ran on all hosts
         (SERVERS, dict.fromkeys(SERVERS, RUNS), "app1"),
-        # an older note, of a host that a --limit had left out
+        # an older note, by a host that --limit had excluded
         (SERVERS, {"app1": noted("app1"), "app2": noted("app2", RUNS), "app3": noted("app2")}, "app2"),
     ],
 )
-def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], hosts: dict[str, Host], first: str) -> None:
-    assert asked(servers, hosts) == (first, [])
+def test_process_stays_on_its_host_or_starts_on_the_first(
+    servers: list[str], hosts: dict[str, Host], first: str
+) -> None:
+    assert decide(servers, hosts) == (first, [])
 
 
 @pytest.mark.parametrize(
     ("servers", "hosts", "wanted", "words"),
     [
         (SERVERS, dict.fromkeys(SERVERS, IDLE), "app9", 'app_first_host is "app9", which is no host of app_servers.'),
-        # an operator moves it
+        # the operator moves it
         (
             SERVERS,
             {"app1": RUNS, "app2": IDLE, "app3": IDLE},
@@ -67,7 +69,7 @@ def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], host
             "first, by playbooks/configure.yml -e app_first_host=none; then run playbooks/configure.yml -e "
             "app_first_host=app2.",
         ),
-        # it drains still
+        # it is still draining
         (SERVERS, {"app1": noted("", Host(True, "", ["beat"])), "app2": IDLE, "app3": IDLE}, "app3", "app1 runs beat,"),
         (
             ["app2", "app1"],
@@ -75,7 +77,7 @@ def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], host
             "app2",
             "beat, nightly (hosts: first) may run on app1",
         ),
-        # out of the group, and in the inventory: seen to run
+        # it still runs, on a host that left the group but not the inventory
         (
             ["app2"],
             {"app1": RUNS, "app2": noted("app1")},
@@ -85,7 +87,7 @@ def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], host
             "'links-nightly.service'`.",
         ),
         (["app2"], {"app1": RUNS, "app2": noted("app1")}, "app2", "app1 runs beat, nightly"),
-        # lost, and out of the inventory
+        # its host is lost, and no longer in the inventory
         (
             ["app2", "app3"],
             {"app2": noted("app1"), "app3": noted("app1")},
@@ -94,7 +96,7 @@ def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], host
             "off, or stop them there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
             "'links-nightly.service'`. Then say so, by playbooks/configure.yml -e app_first_host=app2.",
         ),
-        # a new host before all others, which alone is set up
+        # only a new host, before all others, is set up
         (
             ["app0", "app1"],
             {"app0": IDLE, "app1": LIMITED},
@@ -103,45 +105,45 @@ def test_it_stays_where_it_runs_and_begins_on_the_first(servers: list[str], host
         ),
     ],
 )
-def test_where_it_could_run_twice_the_run_ends_with_the_fix(
+def test_risk_of_running_twice_is_a_problem_with_its_fix(
     servers: list[str], hosts: dict[str, Host], wanted: str, words: str
 ) -> None:
-    _, (sentence,) = asked(servers, hosts, wanted)
+    _, (sentence,) = decide(servers, hosts, wanted)
     assert words in sentence
 
 
 @pytest.mark.parametrize(
     ("servers", "hosts", "wanted"),
     [
-        # the way of a move: stopped everywhere, then started
+        # the steps of a move: stopped everywhere, then started
         (SERVERS, {"app1": RUNS, "app2": IDLE, "app3": IDLE}, "none"),
         (SERVERS, dict.fromkeys(SERVERS, IDLE), "app2"),
-        # an operator says that the lost one is off
+        # the operator confirms that the lost host is off
         (["app2", "app3"], {"app2": noted("app1"), "app3": noted("app1")}, "app3"),
-        # nothing is started where nothing is asked
+        # --limit excludes the chosen host, so nothing is started
         (SERVERS, {"app2": IDLE}, "app1"),
     ],
 )
-def test_an_operator_s_choice_holds(servers: list[str], hosts: dict[str, Host], wanted: str) -> None:
-    assert asked(servers, hosts, wanted) == ("" if wanted == "none" else wanted, [])
+def test_operators_choice_is_used(servers: list[str], hosts: dict[str, Host], wanted: str) -> None:
+    assert decide(servers, hosts, wanted) == ("" if wanted == "none" else wanted, [])
 
 
-def test_without_anything_that_runs_alone_there_is_no_such_host() -> None:
-    assert asked(["app2"], {"app2": noted("app1")}, names={}) == ("", [])
+def test_no_host_is_chosen_if_no_process_needs_one() -> None:
+    assert decide(["app2"], {"app2": noted("app1")}, names={}) == ("", [])
 
 
-@pytest.mark.parametrize("odd", [None, "x", ["x"], {"x": None, "y": "z"}])
-def test_settings_that_cannot_be_are_told_of_elsewhere(odd: Any) -> None:
-    assert first_host.alone(odd, odd) == {}
+@pytest.mark.parametrize("settings", [None, "x", ["x"], {"x": None, "y": "z"}])
+def test_invalid_settings_are_ignored(settings: Any) -> None:
+    assert first_host.alone(settings, settings) == {}
 
 
-def test_which_run_alone_is_by_the_settings() -> None:
+def test_processes_of_one_host_follow_from_the_settings() -> None:
     processes = {"worker": {}, "beat": {"hosts": "first"}}
     schedules = {"nightly": {}, "everywhere": {"hosts": "all"}}
     assert first_host.alone(processes, schedules) == NAMES
 
 
-def test_what_hosts_say_of_themselves_is_taken_as_far_as_it_can_be() -> None:
+def test_invalid_facts_of_hosts_are_ignored() -> None:
     hostvars = {
         "app1": {},
         "app2": {"ansible_facts": {"app_runs": ["beat", 7], "app_first_host": "app2"}},

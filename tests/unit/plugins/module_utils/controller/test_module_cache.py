@@ -1,4 +1,4 @@
-"""A module is sent to a host and compiled there once; whatever is wrong with what is kept, it runs all the same."""
+"""A module is uploaded to a host and compiled there once; with a broken cache, it still runs."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def main():
 
 main()
 """
-WORD = "\nzip_data='AAAA'\n"  # what the script must not be searched for
+WORD = "\nzip_data='AAAA'\n"  # looks like the archive in Ansible's script, but isn't
 
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """A folder for what a host keeps, and Ansible's own script for a module."""
+    """A host's cache folder, and Ansible's script for a module."""
 
     folder: pathlib.Path
     script: bytes
 
     def run(self, *, sends: bool, reserve: str = "0") -> dict[str, Any]:
-        """Run the module as a host would: from the home of who logs in, where there may be anything."""
+        """Run the module as a host would, in a home folder with modules that must not be imported."""
         script = module_cache.cached("echo", self.script, sends=sends)
         script = script.replace(module_cache_host.FOLDER.encode(), str(self.folder).encode())
         script = script.replace(b"100 * 1024 * 1024", reserve.encode())
@@ -56,13 +56,13 @@ class Host:
         return answer
 
     def kept(self) -> list[pathlib.Path]:
-        """What it keeps."""
+        """The files in the cache."""
         return sorted(self.folder.iterdir())
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What Ansible sends for the module."""
+    """The script that Ansible sends for the module."""
     folder = tmp_path_factory.mktemp("packed")
     (folder / "echo.py").write_text(MODULE)
     environment = {
@@ -79,12 +79,12 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def host(tmp_path: pathlib.Path, script: bytes) -> Host:
-    """A host that keeps nothing yet."""
+    """A host with an empty cache."""
     (tmp_path / "modules").mkdir()
     return Host(tmp_path / "modules", script)
 
 
-def test_a_module_is_sent_once(host: Host) -> None:
+def test_module_is_uploaded_once(host: Host) -> None:
     assert host.run(sends=False)[module_cache_host.LACKING]
     first = host.run(sends=True)
     assert first["word"] == WORD
@@ -94,17 +94,17 @@ def test_a_module_is_sent_once(host: Host) -> None:
     assert len(module_cache.cached("echo", host.script, sends=False)) < len(host.script) / 8
 
 
-def test_it_is_compiled_once(host: Host) -> None:
+def test_module_is_compiled_once(host: Host) -> None:
     host.run(sends=True)
     with zipfile.ZipFile(host.kept()[0]) as archive:
         names = set(archive.namelist())
     sources = {name for name in names if name.endswith(".py")}
     assert {f"{name}c" for name in sources} == names - sources
-    # an archive's modules know what they were loaded from
+    # modules know which file of the archive they were loaded from
     assert host.run(sends=False)["file"].endswith(".pyc")
 
 
-def test_what_another_python_compiled_runs_from_its_source(host: Host) -> None:
+def test_bytecode_of_another_python_is_ignored(host: Host) -> None:
     host.run(sends=True)
     path = host.kept()[0]
     with zipfile.ZipFile(path) as archive:
@@ -117,7 +117,7 @@ def test_what_another_python_compiled_runs_from_its_source(host: Host) -> None:
     assert host.run(sends=False)["file"].endswith(".py")
 
 
-def test_a_host_that_is_not_set_up_keeps_nothing(host: Host) -> None:
+def test_host_without_the_folder_caches_nothing(host: Host) -> None:
     host.folder.rmdir()
     assert host.run(sends=True)["word"] == WORD
     assert host.run(sends=False)[module_cache_host.LACKING]
@@ -126,13 +126,13 @@ def test_a_host_that_is_not_set_up_keeps_nothing(host: Host) -> None:
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "nothing left": lambda _: b"",
-    "a half": lambda sound: sound[: len(sound) // 2],
+    "half of it": lambda sound: sound[: len(sound) // 2],
     "a byte changed": lambda sound: sound[:-99] + bytes([sound[-99] ^ 1]) + sound[-98:],
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_what_was_damaged_is_sent_again(host: Host, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_file_is_uploaded_again(host: Host, damage: Callable[[bytes], bytes]) -> None:
     host.run(sends=True)
     path = host.kept()[0]
     sound = path.read_bytes()
@@ -142,7 +142,7 @@ def test_what_was_damaged_is_sent_again(host: Host, damage: Callable[[bytes], by
     assert host.run(sends=False)["word"] == WORD
 
 
-def test_nothing_runs_from_where_others_write(host: Host) -> None:
+def test_folder_that_others_can_write_is_not_used(host: Host) -> None:
     host.run(sends=True)
     host.folder.chmod(0o777)
     assert host.run(sends=False)[module_cache_host.LACKING]
@@ -151,12 +151,12 @@ def test_nothing_runs_from_where_others_write(host: Host) -> None:
     assert host.kept() == []
 
 
-def test_a_disk_without_room_keeps_its_last_room(host: Host) -> None:
+def test_full_disk_caches_nothing(host: Host) -> None:
     assert host.run(sends=True, reserve="1 << 60")["word"] == WORD
     assert host.kept() == []
 
 
-def test_what_cannot_be_kept_leaves_nothing(host: Host) -> None:
+def test_unwritable_file_leaves_nothing(host: Host) -> None:
     host.run(sends=True)
     (path,) = host.kept()
     path.unlink()
@@ -165,7 +165,7 @@ def test_what_cannot_be_kept_leaves_nothing(host: Host) -> None:
     assert host.kept() == [path]
 
 
-def test_what_is_not_used_any_more_goes(host: Host) -> None:
+def test_old_files_are_removed(host: Host) -> None:
     for age in range(module_cache_host.KEPT + 1):
         for name in (f"echo-{age}", f"another-{age}"):
             (host.folder / name).touch()
@@ -179,7 +179,7 @@ def test_what_is_not_used_any_more_goes(host: Host) -> None:
     assert host.run(sends=False)["word"] == WORD
 
 
-def test_who_packed_it_and_when_makes_no_difference() -> None:
+def test_digest_ignores_the_time_of_packing() -> None:
     def archive(year: int, content: str) -> bytes:
         done = io.BytesIO()
         with zipfile.ZipFile(done, "w") as file:
@@ -191,19 +191,19 @@ def test_who_packed_it_and_when_makes_no_difference() -> None:
 
 
 @pytest.mark.parametrize("script", [b"#!/bin/sh\necho\n", b"\nzip_data='AAAA',\n"])
-def test_a_script_of_another_kind_is_left_as_it_is(script: bytes) -> None:
+def test_unknown_script_is_unchanged(script: bytes) -> None:
     assert module_cache.cached("echo", script, sends=True) == script
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """As much of Ansible's class as is asked of it."""
+    """The part of Ansible's class that the action uses."""
 
     b_module_data: bytes
 
 
 class Action(module_cache.CachedModuleAction):
-    """One whose host keeps nothing; `sent` are the scripts that it got."""
+    """An action whose host never caches; `sent` are the scripts that it received."""
 
     def __init__(self, host: Host, user: str = "root", transport: str = "ssh", *, check_mode: bool = False) -> None:
         self._connection = types.SimpleNamespace(transport=transport, become=user)
@@ -221,7 +221,7 @@ class Action(module_cache.CachedModuleAction):
 
 @pytest.fixture
 def ansible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ansible's own part: a host that lacks what isn't sent."""
+    """Replaces Ansible's part: a host that lacks every module that isn't uploaded."""
 
     def configure(action: Action, *_: Any) -> tuple[Built, str]:
         return Built(action.host.script), "echo.py"
@@ -237,20 +237,22 @@ def ansible(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("ansible")
 class TestAction:
-    """What is sent, and when."""
+    """Which script is sent, and when."""
 
-    def test_what_is_not_there_is_sent_each_time_that_it_is_not(self, host: Host) -> None:
+    def test_missing_module_is_uploaded_each_time(self, host: Host) -> None:
         action = Action(host)
         assert [action.run(), action.run()] == [{"word": "done"}] * 2
         assert [b"zip_data=keep(" in script for script in action.sent] == [False, True, False, True]
 
-    def test_a_check_keeps_nothing(self, host: Host) -> None:
+    def test_check_mode_caches_nothing(self, host: Host) -> None:
         action = Action(host, check_mode=True)
         assert action.run() == {"word": "done"}
         assert action.sent[1:] == [host.script]
 
     @pytest.mark.parametrize(("user", "transport"), [("deploy", "ssh"), ("root", "local")])
-    def test_who_has_no_cache_gets_it_as_ever(self, host: Host, user: str, transport: str) -> None:
+    def test_user_or_connection_without_a_cache_gets_the_plain_script(
+        self, host: Host, user: str, transport: str
+    ) -> None:
         action = Action(host, user, transport)
         assert action.run() == {"word": "done"}
         assert action.sent == [host.script]

@@ -1,4 +1,4 @@
-"""A controller that lacks something says what, and how to get it."""
+"""What the controller lacks is reported with the fix."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def problems(**changed: object) -> list[str]:
     return found
 
 
-def test_a_complete_controller_has_no_problem() -> None:
+def test_complete_controller_has_no_problem() -> None:
     assert problems() == []
 
 
-def test_an_old_ansible_is_refused_with_the_version_that_is_needed() -> None:
+def test_old_ansible_is_refused_with_the_required_version() -> None:
     (found,) = problems(ansible_version="2.14.18")
     assert "2.14.18" in found
     assert "2.19 or newer" in found
@@ -36,17 +36,17 @@ def test_missing_and_old_collections_are_named_together() -> None:
     assert "community.crypto  (not installed)" in found
 
 
-def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (sentence,) = problems(program_folder=str(tmp_path))
     assert "uv, ssh, git" in sentence
 
 
-def test_the_first_folder_that_has_a_collection_wins(tmp_path: pathlib.Path) -> None:
+def test_first_folder_with_a_collection_takes_precedence(tmp_path: pathlib.Path) -> None:
     for root, version in (("one", "2.1.0"), ("two", "1.0.0")):
         folder = tmp_path / root / "ansible_collections/ansible/posix"
         folder.mkdir(parents=True)
-        about = {"collection_info": {"namespace": "ansible", "name": "posix", "version": version}}
-        (folder / "MANIFEST.json").write_text(json.dumps(about))
+        manifest = {"collection_info": {"namespace": "ansible", "name": "posix", "version": version}}
+        (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     roots = [str(tmp_path / "one"), str(tmp_path / "two")]
     assert prerequisites.installed_collections(roots) == {"ansible.posix": "2.1.0"}

@@ -1,4 +1,4 @@
-"""What the playbooks ask of the settings of process types, which nothing has checked then."""
+"""What the playbooks derive from the settings of process types before anything has validated them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORKER = {"command": "work"}
 
 
 @pytest.mark.parametrize(
-    ("hosts", "wanted"),
+    ("hosts", "expected"),
     [
         ([], False),
         ([{}], False),
@@ -21,8 +21,8 @@ WORKER = {"command": "work"}
         ([None, "worker", ["worker"], {"worker": None}], False),
     ],
 )
-def test_whether_a_release_reaches_any_before_the_web(hosts: list[Any], wanted: bool) -> None:
-    assert process_settings.has_before_web(hosts) is wanted
+def test_has_before_web(hosts: list[Any], expected: bool) -> None:
+    assert process_settings.has_before_web(hosts) is expected
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,5 @@ def test_whether_a_release_reaches_any_before_the_web(hosts: list[Any], wanted: 
         ({"worker": None}, 0),
     ],
 )
-def test_a_lock_outlasts_the_longest_stop(processes: Any, seconds: int) -> None:
+def test_longest_stop(processes: Any, seconds: int) -> None:
     assert process_settings.longest_stop(processes) == seconds

@@ -1,4 +1,4 @@
-"""Why a host can't be reached or managed: each cause with a fix of its own."""
+"""Why a host can't be reached or managed: a specific fix for each cause."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOST: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("said", "fix"),
+    ("message", "fix"),
     [
         ("Host key verification failed.", "`ssh-keyscan -p 2222 192.0.2.1 >> ~/.ssh/known_hosts`"),
         (
@@ -29,14 +29,14 @@ HOST: dict[str, Any] = {
         ("Connection timed out", "Check that the host is up"),
     ],
 )
-def test_a_connection(said: str, fix: str) -> None:
-    words = reachability.lost(said, HOST)
+def test_lost_connection_names_the_fix(message: str, fix: str) -> None:
+    words = reachability.lost(message, HOST)
     assert words.startswith("can't be reached: ")
     assert fix in words
 
 
 @pytest.mark.parametrize(
-    ("said", "fix"),
+    ("message", "fix"),
     [
         ("Missing sudo password", "with -K"),
         ("sudo: a password is required", "with -K"),
@@ -46,17 +46,17 @@ def test_a_connection(said: str, fix: str) -> None:
         ("Authorized uses only", "neither it nor the login says anything by itself"),
     ],
 )
-def test_sudo(said: str, fix: str) -> None:
-    words = reachability.unmanaged(said, HOST)
+def test_failed_sudo_names_the_fix(message: str, fix: str) -> None:
+    words = reachability.unmanaged(message, HOST)
     assert words.startswith("was reached, but can't be managed: ")
     assert fix in words
 
 
-def test_a_host_of_which_the_inventory_says_only_the_name() -> None:
+def test_inventory_name_is_the_default_address() -> None:
     assert "ssh-keyscan -p 22 app1 " in reachability.lost(
         "Host key verification failed.", {"inventory_hostname": "app1"}
     )
 
 
-def test_a_module_that_has_answered_said_nothing_else() -> None:
+def test_module_result_is_no_connection_error() -> None:
     assert reachability.said({"failed": True, "msg": "no"}) == ""

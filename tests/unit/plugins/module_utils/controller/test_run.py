@@ -1,4 +1,4 @@
-"""A run is told from all others, and nobody is taken for dead who may live."""
+"""The identity of a run, and whether its process has ended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.controller import run
 
 
-def test_a_living_process_has_not_ended() -> None:
+def test_running_process_has_not_ended() -> None:
     assert run.identity(os.getpid())
     assert not run.ended(run.identity(os.getpid()))
 
 
-def test_a_process_that_is_gone_has_ended_also_before_it_is_reaped() -> None:
+def test_killed_process_has_ended_even_before_it_is_reaped() -> None:
     sleeper = subprocess.Popen(["sleep", "60"])
     process = run.identity(sleeper.pid)
     assert not run.ended(process)
@@ -25,21 +25,21 @@ def test_a_process_that_is_gone_has_ended_also_before_it_is_reaped() -> None:
     assert run.ended(process)
 
 
-def test_another_process_with_the_same_number_is_not_it() -> None:
+def test_other_process_with_the_same_pid_is_recognised() -> None:
     boot, namespace, pid, started = run.identity(os.getpid()).split()
     assert run.ended(f"{boot} {namespace} {pid} {int(started) - 1}")
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_nothing_is_known_of_processes_elsewhere(place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+def test_process_of_another_boot_or_namespace_is_not_known_to_have_ended(index: int) -> None:
     sleeper = subprocess.Popen(["true"])
     parts = run.identity(sleeper.pid).split()
     sleeper.wait()
     assert run.ended(" ".join(parts))
-    parts[place] = "another"
+    parts[index] = "another"
     assert not run.ended(" ".join(parts))
 
 
 @pytest.mark.parametrize("process", ["", "x", "a b c d"])
-def test_what_makes_no_sense_is_not_known_to_have_ended(process: str) -> None:
+def test_invalid_identity_is_not_known_to_have_ended(process: str) -> None:
     assert not run.ended(process)

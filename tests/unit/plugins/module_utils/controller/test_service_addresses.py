@@ -1,4 +1,4 @@
-"""Addresses that a backing service would refuse, or that verify nobody, are told before anything is touched."""
+"""Addresses that a backing service would refuse, or that verify no certificate, are reported by preflight."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def problems(tls: str, **addresses: object) -> list[str]:
         ("required", VERIFIED),
         ("required", VERIFIED.replace("postgresql:", "postgresql+asyncpg:").replace("sslmode", "ssl")),
         ("required", "postgresql://data1/links?sslmode=require"),
-        # of others
+        # addresses of other services
         ("required", "redis://10.0.0.99:6379/0"),
         ("required", "postgresql://10.0.0.99/links?sslmode=disable"),
         ("required", "https://10.0.0.31/"),
-        # what can't be told
+        # addresses that can't be evaluated
         ("required", "postgresql://10.0.0.31:5432,10.0.0.32:5432/links"),
         ("required", "http://[::1"),
         ("required", "not an address"),
         ("required", True),
     ],
 )
-def test_what_is_reached_is_accepted(tls: str, address: object) -> None:
+def test_valid_addresses_are_accepted(tls: str, address: object) -> None:
     assert problems(tls, ADDRESS=address) == []
 
 
@@ -62,21 +62,21 @@ def test_what_is_reached_is_accepted(tls: str, address: object) -> None:
         ("disabled", VERIFIED, [CA, "offered or required"]),
     ],
 )
-def test_what_would_fail_is_told_without_its_secret(tls: str, address: str, words: list[str]) -> None:
-    (told,) = problems(tls, ADDRESS=address)
-    assert told.startswith("ADDRESS")
+def test_invalid_address_is_reported_without_its_password(tls: str, address: str, words: list[str]) -> None:
+    (message,) = problems(tls, ADDRESS=address)
+    assert message.startswith("ADDRESS")
     for word in words:
-        assert word in told
-    assert "hidden" not in told
+        assert word in message
+    assert "hidden" not in message
 
 
-def test_the_mode_may_be_set_in_the_environment() -> None:
+def test_tls_mode_may_be_set_in_the_environment() -> None:
     address = "postgresql://10.0.0.31/links"
     assert problems("required", DATABASE_URL=address, PGSSLMODE="verify-full", PGSSLROOTCERT=CA) == []
     assert len(problems("required", DATABASE_URL=address, PGSSLMODE="prefer")) == 1
-    # what the address says wins, as with libpq
+    # the address takes precedence, as with libpq
     assert len(problems("required", DATABASE_URL=f"{address}?sslmode=disable", PGSSLMODE="verify-full")) == 1
 
 
-def test_without_a_backing_service_everything_is_the_applications_own() -> None:
+def test_addresses_without_a_backing_service_are_not_checked() -> None:
     assert service_addresses.problems({"DATABASE_URL": VERIFIED}, [], "disabled", CA) == []

@@ -1,4 +1,4 @@
-"""A setting with a slip in its name is told, with the one that is meant."""
+"""A misspelt setting is reported, with the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = {
 }
 PLAYBOOKS = settings.playbook_settings(yaml.safe_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text()))
 INVENTORIES = sorted(
-    path for place in ("inventories", "molecule", "tests") for path in PROJECT.glob(f"{place}/**/group_vars/**/*.yml")
+    path for folder in ("inventories", "molecule", "tests") for path in PROJECT.glob(f"{folder}/**/group_vars/**/*.yml")
 )
 
 
@@ -27,24 +27,24 @@ INVENTORIES = sorted(
         ("nginx_site_colour", "of the role nginx_site. roles/nginx_site/README.md lists them"),
         ("app_verison", "app_verison is no setting. Did you mean app_version?"),
         ("app_soruce", "Did you mean app_source?"),
-        # a role's, without its prefix
+        # a role's setting without the role's prefix
         ("app_proceses", "Did you mean app_processes?"),
         ("private_adress", "Did you mean private_address?"),
         ("rolback_to", "Did you mean rollback_to?"),
         ("upgrade_rebot", "Did you mean upgrade_reboot?"),
     ],
 )
-def test_a_slip_is_told_with_what_is_meant(name: str, words: str) -> None:
+def test_misspelt_setting_is_reported_with_a_suggestion(name: str, words: str) -> None:
     (sentence,) = settings.problems({"web1": ["app_name", name]}, OPTIONS, PLAYBOOKS)
     assert words in sentence
 
 
 @pytest.mark.parametrize("name", ["database_password", "app_database", "app_ports", "team_app_version", "ansible_user"])
-def test_variables_of_an_operator_s_own_are_left_alone(name: str) -> None:
+def test_operators_own_variables_are_ignored(name: str) -> None:
     assert settings.problems({"web1": [name]}, OPTIONS, PLAYBOOKS) == []
 
 
-def test_hosts_are_named_when_not_all_have_it() -> None:
+def test_hosts_are_named_if_not_all_have_the_setting() -> None:
     (sentence,) = settings.problems({"web1": ["app_prot"], "web2": []}, OPTIONS, PLAYBOOKS)
     assert sentence.startswith("app_prot (web1) is no setting.")
 
@@ -73,12 +73,12 @@ def test_hosts_are_named_when_not_all_have_it() -> None:
         ("rollback_force", "", 'rollback_force is "". Say true or false'),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_its_fix(name: str, value: object, words: str) -> None:
+def test_invalid_value_is_reported_with_its_fix(name: str, value: object, words: str) -> None:
     (sentence,) = settings.wrong({name: value}, PLAYBOOKS)
     assert words in sentence
 
 
-def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None:
+def test_values_of_an_inventory_or_a_command_line_are_valid() -> None:
     given = {"deploy_batches": [1, "2", "25%"], "deploy_bake_seconds": "0", "deploy_bake_max_failed_percent": 0.5}
     assert settings.wrong({**given, "app_migrations": "blocking", "app_releases_keep": 3}, PLAYBOOKS) == []
     assert settings.wrong({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}, PLAYBOOKS) == []
@@ -89,40 +89,40 @@ def test_values_as_an_inventory_or_a_command_line_gives_them_are_right() -> None
 WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
 
 
-def test_what_the_playbooks_set_themselves_is_refused_with_what_to_set_instead() -> None:
-    told = settings.overruled(
+def test_settings_that_the_playbooks_set_are_refused() -> None:
+    messages = settings.overruled(
         {"web1": ["host_firewall_rules", "app_name"], "web2": ["nginx_site_name"]}, WIRED, OPTIONS
     )
-    assert told == [
+    assert messages == [
         "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). "
         "Set host_firewall_extra_rules in its place.",
         "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Take it out of the inventory.",
     ]
 
 
-def test_what_to_set_instead_is_a_setting_that_the_playbooks_leave_alone() -> None:
+def test_suggested_replacements_are_settings_that_the_playbooks_leave_alone() -> None:
     known = set(PLAYBOOKS).union(*OPTIONS.values())
     assert set(settings.INSTEAD) <= set(WIRED) & known
     assert set(settings.INSTEAD.values()) <= known - set(WIRED)
 
 
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
-def test_every_setting_of_the_inventories_is_known(file: pathlib.Path) -> None:
+def test_settings_of_the_inventories_are_known(file: pathlib.Path) -> None:
     text = file.read_text()
-    # what is commented out is offered, too
-    offered = re.findall(r"^# ([a-z_]+):", text, re.MULTILINE)
-    variables = {"web1": [*(yaml.safe_load(text) or {}), *offered]}
+    # also the settings in comments
+    commented = re.findall(r"^# ([a-z_]+):", text, re.MULTILINE)
+    variables = {"web1": [*(yaml.safe_load(text) or {}), *commented]}
     assert settings.problems(variables, OPTIONS, PLAYBOOKS) + settings.overruled(variables, WIRED, OPTIONS) == []
 
 
-def test_a_variable_of_another_playbook_s_name_is_an_operator_s_own() -> None:
+def test_names_of_exec_and_logs_variables_are_not_reserved() -> None:
     assert {"lines", "level", "command", "since"} & PLAYBOOKS.keys() == set()
 
 
-def test_a_default_of_the_playbooks_is_the_one_in_their_argument_specs() -> None:
-    """Whoever reads the documentation of a setting reads what happens without it."""
+def test_defaults_of_the_playbooks_match_their_argument_specs() -> None:
+    """The documentation of a setting must state its real default."""
     pattern = re.compile(r"\b([a-z]+_[a-z0-9_]+) \| default\(([^()]*)\)")
-    read = {
+    used = {
         (name, yaml.safe_load(value.removesuffix(", true")))
         for file in PROJECT.glob("playbooks/**/*.yml")
         if file.parent.name != "meta"
@@ -131,16 +131,16 @@ def test_a_default_of_the_playbooks_is_the_one_in_their_argument_specs() -> None
         and "{{" not in str(PLAYBOOKS[name].get("default"))
         and not re.search("[a-z]_|\\[|ansible", value)
     }
-    assert len(read) > 20
-    assert {(name, value) for name, value in read if value != PLAYBOOKS[name].get("default", "")} == set()
+    assert len(used) > 20
+    assert {(name, value) for name, value in used if value != PLAYBOOKS[name].get("default", "")} == set()
 
 
-def test_what_the_playbooks_read_is_known() -> None:
+def test_variables_that_the_playbooks_read_are_known() -> None:
     pattern = re.compile(
         r"(?<!groups\.)\b((?:app|deploy|exec|history|reboot|rollback|unlock|upgrade)_[a-z0-9_]+) \| default\("
     )
-    read = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
-    assert read - set().union(*OPTIONS.values()) - set(PLAYBOOKS) == set()
+    used = {name for file in PROJECT.glob("playbooks/**/*.yml") for name in pattern.findall(file.read_text())}
+    assert used - set().union(*OPTIONS.values()) - set(PLAYBOOKS) == set()
 
 
 SETTINGS = {"argument_specs": {"main": {"options": PLAYBOOKS}}}
@@ -173,7 +173,7 @@ SPECS = [
         ("python_runtime_packages: [libpq5, on]", "python_runtime_packages"),
     ],
 )
-def test_a_text_that_yaml_made_something_else_of_names_the_quotes(text: str, name: str) -> None:
+def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, name: str) -> None:
     (sentence,) = settings.not_texts(yaml.safe_load(text), [SETTINGS, *SPECS])
     assert sentence.startswith(f"{name} is ")
     assert f'{name}: "..."' in sentence
@@ -191,10 +191,10 @@ def test_a_text_that_yaml_made_something_else_of_names_the_quotes(text: str, nam
         "something_else: 1.10",
     ],
 )
-def test_texts_and_numbers_that_are_to_be_some_are_left_alone(text: str) -> None:
+def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
     assert settings.not_texts(yaml.safe_load(text), [SETTINGS, *SPECS]) == []
 
 
-def test_what_the_units_set_for_each_release_is_reserved() -> None:
+def test_variables_that_the_units_set_are_reserved() -> None:
     given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH"]
     assert settings.reserved_variables(given) == ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY"]

@@ -30,10 +30,10 @@ def read(path: str, since: float, until: float, **options: Any) -> dict[str, Any
     return found
 
 
-# what a line counts for
+# how lines are counted
 
 
-def test_failures_are_told_by_status_and_path_and_apart_from_clients_that_went_away() -> None:
+def test_failures_are_counted_by_status_and_path_without_client_aborts() -> None:
     found = counted(
         *[line()] * 5, *[line(status=500)] * 2, line(status=502, path="/"), line(status=499), line(status=404)
     )
@@ -42,13 +42,13 @@ def test_failures_are_told_by_status_and_path_and_apart_from_clients_that_went_a
     assert found["failing"][0] == {"status": 500, "path": "/api/links", "count": 2}
 
 
-def test_a_redirect_to_https_is_not_the_applications() -> None:
+def test_redirect_to_https_is_counted_separately() -> None:
     assert counted(redirect(), line())["requests"] == 1
     assert counted(redirect(), line())["by_edge"] == 1
     assert counted(redirect(), upstreams=(CANARY,))["requests"] == 0
 
 
-def test_a_5xx_of_the_edges_own_counts_unless_servers_are_asked_about() -> None:
+def test_edges_own_5xx_counts_unless_servers_are_selected() -> None:
     nothing: dict[str, Any] = {
         "upstream": "",
         "upstream_status": "",
@@ -60,14 +60,14 @@ def test_a_5xx_of_the_edges_own_counts_unless_servers_are_asked_about() -> None:
     assert counted(page, upstreams=(CANARY,))["requests"] == 0
 
 
-def test_only_requests_of_the_asked_servers_count() -> None:
+def test_only_requests_of_the_selected_servers_count() -> None:
     lines = [line(upstream=OTHER, status=500), line(), line(upstream="unix:/run/links/web.sock")]
     assert counted(*lines, upstreams=(CANARY,)) == counted(line())
     assert counted(*lines, upstreams=("unix:/run/links/web.sock",))["requests"] == 1
     assert counted(*lines)["failures"] == 1
 
 
-def test_a_request_that_a_second_server_saved_is_a_failure_of_the_first_alone() -> None:
+def test_rescued_request_is_a_failure_of_the_first_server_only() -> None:
     saved = line(upstream=f"{CANARY}, {OTHER}", upstream_status="502, 200", wait="-, 0.004",
                  upstream_response_time="0.100, 0.005")  # fmt: skip
     everyone, canary, other = counted(saved), counted(saved, upstreams=(CANARY,)), counted(saved, upstreams=(OTHER,))
@@ -77,22 +77,22 @@ def test_a_request_that_a_second_server_saved_is_a_failure_of_the_first_alone() 
     assert canary["failing"] == [{"status": 502, "path": "/api/links", "count": 1}]
 
 
-def test_a_request_that_no_server_answered_is_a_failure_of_each() -> None:
+def test_request_that_no_server_answered_is_a_failure_of_each() -> None:
     lost = line(status=502, upstream=f"{CANARY}, {OTHER}", upstream_status="502, 502", wait="-, -",
                 upstream_response_time="0.000, 0.000")  # fmt: skip
     for upstreams in ((), (CANARY,), (OTHER,)):
         assert counted(lost, upstreams=upstreams)["failures"] == 1
 
 
-def test_latency_is_the_wait_for_the_first_byte_not_the_clients_download() -> None:
+def test_latency_is_the_time_to_the_first_byte() -> None:
     assert counted(line(wait=0.020, upstream_response_time="9.000", request_time=30.0))["max_ms"] == 20
 
 
-def test_a_client_that_gave_up_waited_at_least_so_long() -> None:
+def test_latency_of_an_aborted_request_is_its_duration() -> None:
     assert counted(line(status=499, wait="-", upstream_response_time="8.000"))["max_ms"] == 8000
 
 
-def test_a_websocket_has_no_latency() -> None:
+def test_websocket_has_no_latency() -> None:
     found = counted(line(status=101, wait=2.0, request_time=3600.0))
     assert (found["requests"], found["websockets"], found["p99_ms"]) == (1, 1, None)
 
@@ -111,11 +111,11 @@ def test_percentiles() -> None:
         '10.0.0.1 - - [10/Oct/2026:13:55:36 +0000] "GET / HTTP/1.1" 200 2326',
     ],
 )  # fmt: skip
-def test_a_line_of_another_kind_is_none(junk: str) -> None:
+def test_invalid_line_is_not_parsed(junk: str) -> None:
     assert access_log.parse(junk.encode()) is None
 
 
-def test_a_path_may_hold_any_bytes() -> None:
+def test_path_may_contain_any_bytes() -> None:
     entry = access_log.parse(line(path="/PLACE").encode().replace(b"PLACE", b"\xff\xfe\xe9"))
     assert entry is not None
     assert entry.status == 200
@@ -124,21 +124,21 @@ def test_a_path_may_hold_any_bytes() -> None:
 # windows
 
 
-def test_a_window_has_its_beginning_and_not_its_end(tmp_path: pathlib.Path) -> None:
+def test_window_includes_its_start_and_excludes_its_end(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [line(NOON + second) for second in range(10)])
     assert read(log, NOON + 2, NOON + 5)["requests"] == 3
     both = access_log.summarize(log, {"before": Window(NOON, NOON + 4), "during": Window(NOON + 4, NOON + 100)})
     assert [both["windows"][name]["requests"] for name in ("before", "during")] == [4, 6]
 
 
-def test_windows_may_be_far_apart_and_overlap(tmp_path: pathlib.Path) -> None:
+def test_windows_may_be_far_apart_or_overlap(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [line(NOON + second) for second in range(5000)])
     windows = {"a": Window(NOON, NOON + 10), "b": Window(NOON + 5, NOON + 20), "c": Window(NOON + 4000, NOON + 4007)}
     found = access_log.summarize(log, windows)["windows"]
     assert [found[name]["requests"] for name in windows] == [10, 15, 7]
 
 
-def test_lines_that_stand_some_seconds_out_of_order_are_found(tmp_path: pathlib.Path) -> None:
+def test_lines_slightly_out_of_order_are_found(tmp_path: pathlib.Path) -> None:
     chance = random.Random(3)
     times = [NOON + index / 50 for index in range(100_000)]
     order = sorted(times, key=lambda time: time + chance.uniform(0, 3))
@@ -148,7 +148,7 @@ def test_lines_that_stand_some_seconds_out_of_order_are_found(tmp_path: pathlib.
         assert read(log, since, until)["requests"] == sum(since <= time < until for time in times)
 
 
-def test_a_huge_log_is_read_only_where_the_time_stands(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_log_is_only_read_around_the_window(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     with log.open("w") as file:
         for minute in range(600):
@@ -169,7 +169,7 @@ def test_a_huge_log_is_read_only_where_the_time_stands(tmp_path: pathlib.Path, m
     assert read_bytes < size / 50
 
 
-def test_lines_of_another_kind_are_skipped_and_told(tmp_path: pathlib.Path) -> None:
+def test_invalid_lines_are_skipped_and_counted(tmp_path: pathlib.Path) -> None:
     good = [line(NOON + index / 10) for index in range(20_000)]
     junk = ["junk\n", "\n", '{"time":"x","msec":1764072000.5,"broken\n', "\x00" * 700_000 + "\n"]
     log = write(tmp_path / "log", [*good[:5], *junk, *good[5:9000], *junk, *good[9000:], *junk, good[-1][:40]])
@@ -179,13 +179,13 @@ def test_lines_of_another_kind_are_skipped_and_told(tmp_path: pathlib.Path) -> N
     assert found["skipped_lines"] >= 3 * 3
 
 
-def test_a_log_of_nothing_but_junk_is_no_request(tmp_path: pathlib.Path) -> None:
+def test_log_without_valid_lines_has_no_requests(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(os.urandom(3_000_000))
     assert read(str(log), NOON, NOON + 10)["requests"] == 0
 
 
-def test_an_empty_log_is_no_request(tmp_path: pathlib.Path) -> None:
+def test_empty_log_has_no_requests(tmp_path: pathlib.Path) -> None:
     found = read(write(tmp_path / "log", []), NOON, NOON + 10)
     assert (found["requests"], found["p99_ms"], found["complete"]) == (0, None, True)
 
@@ -193,25 +193,25 @@ def test_an_empty_log_is_no_request(tmp_path: pathlib.Path) -> None:
 # rotation
 
 
-def test_a_window_that_begins_before_the_log_is_read_in_the_rotated_one(tmp_path: pathlib.Path) -> None:
+def test_window_that_starts_before_the_log_includes_the_rotated_log(tmp_path: pathlib.Path) -> None:
     write(tmp_path / "log.1", [line(NOON + second) for second in range(100)])
     log = write(tmp_path / "log", [line(NOON + second) for second in range(100, 110)])
     found = read(log, NOON + 90, NOON + 105)
     assert (found["requests"], found["complete"]) == (15, True)
 
 
-def test_a_log_rotated_a_moment_ago_is_empty_and_all_is_in_the_rotated_one(tmp_path: pathlib.Path) -> None:
+def test_all_lines_are_in_the_rotated_log_just_after_rotation(tmp_path: pathlib.Path) -> None:
     write(tmp_path / "log.1", [line(NOON + second) for second in range(100)])
     assert read(write(tmp_path / "log", []), NOON + 90, NOON + 105)["requests"] == 10
 
 
-def test_a_worker_that_wrote_to_the_old_log_a_little_longer_is_counted(tmp_path: pathlib.Path) -> None:
+def test_late_lines_in_the_rotated_log_are_counted(tmp_path: pathlib.Path) -> None:
     write(tmp_path / "log.1", [line(NOON + second) for second in (0, 1, 2, 4)])
     log = write(tmp_path / "log", [line(NOON + second) for second in (3, 5, 6)])
     assert read(log, NOON + 3.5, NOON + 10)["requests"] == 3
 
 
-def test_a_window_out_of_reach_is_told(tmp_path: pathlib.Path) -> None:
+def test_window_that_starts_before_both_logs_is_incomplete(tmp_path: pathlib.Path) -> None:
     write(tmp_path / "log.1", [line(NOON + second) for second in range(100)])
     with gzip.open(tmp_path / "log.2.gz", "wt") as file:
         file.write(line(NOON - 10))
@@ -220,12 +220,12 @@ def test_a_window_out_of_reach_is_told(tmp_path: pathlib.Path) -> None:
     assert read(log, NOON, NOON + 10)["complete"] is True
 
 
-def test_a_site_that_is_new_lacks_nothing(tmp_path: pathlib.Path) -> None:
+def test_log_of_a_new_site_is_complete(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [line(NOON)])
     assert read(log, NOON - 60, NOON + 10)["complete"] is True
 
 
-def test_what_is_written_later_is_read_on_also_when_the_log_is_rotated_meanwhile(tmp_path: pathlib.Path) -> None:
+def test_reading_continues_after_a_rotation(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "log"
     window = Window(NOON, NOON + 1000)
     write(path, [line(NOON), line(NOON + 1)[:50]])
@@ -242,7 +242,7 @@ def test_what_is_written_later_is_read_on_also_when_the_log_is_rotated_meanwhile
         assert list(log.entries(window)) == []
 
 
-def test_a_log_that_was_emptied_in_place_is_read_from_its_beginning(tmp_path: pathlib.Path) -> None:
+def test_truncated_log_is_read_from_its_start(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "log"
     write(path, [line(NOON)] * 10)
     with access_log.Log(str(path), NOON) as log:
@@ -251,7 +251,7 @@ def test_a_log_that_was_emptied_in_place_is_read_from_its_beginning(tmp_path: pa
         assert len(list(log.entries(Window(NOON, NOON + 99)))) == 1
 
 
-def test_a_log_that_is_not_there_is_an_error(tmp_path: pathlib.Path) -> None:
+def test_missing_log_is_an_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(str(tmp_path / "none"), NOON, NOON + 1)
 
@@ -259,7 +259,7 @@ def test_a_log_that_is_not_there_is_an_error(tmp_path: pathlib.Path) -> None:
 # timeline
 
 
-def test_the_timeline_counts_by_second(tmp_path: pathlib.Path) -> None:
+def test_timeline_counts_by_second(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [*[line(NOON)] * 3, line(NOON + 1.5, 500), line(NOON + 1.9), line(NOON + 7, wait=1)])
     found = access_log.summarize(log, {"a": Window(NOON, NOON + 5), "b": Window(NOON + 5, NOON + 10)}, timeline=True)
     points = found["timeline"]["points"]
@@ -272,7 +272,7 @@ def test_the_timeline_counts_by_second(tmp_path: pathlib.Path) -> None:
     assert points[str(int(NOON) + 7)]["max_ms"] == 1000
 
 
-def test_a_stream_counts_where_it_ended_and_its_latency_where_it_was_answered(tmp_path: pathlib.Path) -> None:
+def test_stream_counts_when_it_ended_and_its_latency_when_it_was_answered(tmp_path: pathlib.Path) -> None:
     stream = line(NOON + 8, wait=0.030, upstream_response_time="6.030", request_time=6.03)
     old = line(NOON + 8, wait=5.0, upstream_response_time="3600", request_time=3600.0)
     log = write(tmp_path / "log", [stream, old])
@@ -283,7 +283,7 @@ def test_a_stream_counts_where_it_ended_and_its_latency_where_it_was_answered(tm
     assert (points[str(int(NOON) + 8)]["requests"], points[str(int(NOON) + 8)]["max_ms"]) == (2, None)
 
 
-def test_the_timeline_of_a_long_time_has_longer_steps(tmp_path: pathlib.Path) -> None:
+def test_long_timeline_has_longer_steps(tmp_path: pathlib.Path) -> None:
     log = write(tmp_path / "log", [line(NOON + second) for second in range(0, 7200, 2)])
     found = access_log.summarize(log, {"one": Window(NOON, NOON + 7200)}, timeline=True)["timeline"]
     assert found["step"] == 8
@@ -291,22 +291,22 @@ def test_the_timeline_of_a_long_time_has_longer_steps(tmp_path: pathlib.Path) ->
     assert sum(point["requests"] for point in found["points"].values()) == 3600
 
 
-# our own requests
+# active checks
 
 
-def test_active_checks_are_told_apart_and_nobody_elses_are_taken_for_them(tmp_path: pathlib.Path) -> None:
-    ours = line(client="127.0.0.1", user_agent="baton-check")
+def test_active_checks_are_counted_separately_and_cannot_be_forged(tmp_path: pathlib.Path) -> None:
+    check = line(client="127.0.0.1", user_agent="baton-check")
     forged = line(user_agent="baton-check")
-    found = read(write(tmp_path / "log", [ours, ours, forged]), NOON, NOON + 1)
+    found = read(write(tmp_path / "log", [check, check, forged]), NOON, NOON + 1)
     assert (found["checks"], found["requests"]) == (2, 1)
 
 
-def test_what_the_servers_have_no_room_for_is_told_and_is_no_failure_of_theirs() -> None:
-    turned_away = line(status=503, wait="-", upstream="links", upstream_status="502", upstream_response_time="0.000")
+def test_requests_above_the_servers_limits_are_no_failures() -> None:
+    rejected = line(status=503, wait="-", upstream="links", upstream_status="502", upstream_response_time="0.000")
     for servers in ((), (CANARY,)):
-        found = counted(turned_away, line(), upstreams=servers)
+        found = counted(rejected, line(), upstreams=servers)
         assert (found["requests"], found["failures"], found["surplus"]) == (1, 0, 1)
-    # a server was asked first, and failed
+    # a server was tried first and failed
     failed = line(status=502, wait="-, -", upstream=f"{CANARY}, links", upstream_status="502, 502",
                   upstream_response_time="0.001, 0.000")  # fmt: skip
     assert counted(failed)["failures"] == 1

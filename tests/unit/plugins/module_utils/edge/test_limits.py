@@ -1,4 +1,4 @@
-"""What limits say to nginx, and which of them can't be."""
+"""The directives of limits, and their validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_what_can_be_is_not_refused() -> None:
+def test_valid_limits_are_accepted() -> None:
     assert limits.wrong(GOOD) == []
     off = {"client_rate": "0", "client_burst": 0, "client_connections": 0, "worker_requests": 0, "path_limits": {}}
     assert limits.wrong({**GOOD, **off, "websocket_rate": "0", "health_rate": "0"}) == []
@@ -65,13 +65,13 @@ def test_what_can_be_is_not_refused() -> None:
         ("path_limits", {"/a": {"body": "large"}}, 'has the body "large"'),
     ],
 )
-def test_what_can_not_be_is_told_with_the_setting_and_the_fix(setting: str, value: Any, words: str) -> None:
-    (said,) = limits.wrong({**GOOD, setting: value})
-    assert f"nginx_site_{setting}" in said
-    assert words in said
+def test_invalid_limit_is_reported_with_the_setting_and_the_fix(setting: str, value: Any, words: str) -> None:
+    (message,) = limits.wrong({**GOOD, setting: value})
+    assert f"nginx_site_{setting}" in message
+    assert words in message
 
 
-def test_a_server_takes_what_its_workers_take() -> None:
+def test_limit_of_a_server_follows_from_its_workers() -> None:
     assert limits.upstream_limits(["a", "b", "c"], {"a": 5, "b": 3}, 50) == {"a": 250, "b": 150, "c": 150}
     assert limits.upstream_limits(["a"], {"a": 5}, 0) == {}
     assert limits.upstream_limits(["a"], {}, 50) == {}
@@ -80,7 +80,7 @@ def test_a_server_takes_what_its_workers_take() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 17])
 @pytest.mark.parametrize("each", [8, 10, 64, 1000])
 @pytest.mark.parametrize("servers", [1, 2])
-def test_one_client_leaves_places_to_others(workers: int, each: int, servers: int) -> None:
+def test_one_client_cannot_use_all_places(workers: int, each: int, servers: int) -> None:
     upstreams = [f"10.0.0.{number}:8000" for number in range(servers)]
     counts = dict.fromkeys(upstreams, workers)
     places = sum(limits.upstream_limits(upstreams, counts, each).values())
@@ -91,13 +91,13 @@ def test_one_client_leaves_places_to_others(workers: int, each: int, servers: in
 
 
 @pytest.mark.parametrize(("workers", "each"), [({}, 64), ({"a": 3}, 0)])
-def test_without_a_number_of_places_a_client_has_the_usual_connections(workers: dict[str, int], each: int) -> None:
+def test_client_connections_default_without_a_server_limit(workers: dict[str, int], each: int) -> None:
     assert limits.client_connections(["a"], workers, each) == limits.CONNECTIONS
 
 
-def test_handshakes_and_the_health_page_have_rates_of_their_own() -> None:
+def test_handshakes_and_the_health_page_have_separate_rates() -> None:
     found = limits.directives("a", "500r/s", 9, 7, {}, websocket_rate="2r/s", health_rate="5r/s")
-    # as many WebSockets as a client may have come back at once
+    # the burst allows as many WebSockets as a client may reopen at once
     assert found["limit_req"] == [
         "zone=a.rate burst=9 nodelay",
         "zone=a.rate.websockets burst=7 nodelay",
@@ -107,7 +107,7 @@ def test_handshakes_and_the_health_page_have_rates_of_their_own() -> None:
     assert without["limit_req"] == ["zone=a.rate.websockets burst=9 nodelay"]
 
 
-def test_the_longest_prefix_has_what_the_shorter_ones_have() -> None:
+def test_longest_prefix_inherits_from_the_shorter_ones() -> None:
     found = limits.locations(["/up/events"], {"/up": {"body": "1g"}, "/login": {"rate": "1r/s"}})
     assert found == {
         "/up/events": {"streams": True, "body": "1g"},
@@ -120,16 +120,16 @@ def test_the_longest_prefix_has_what_the_shorter_ones_have() -> None:
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [("0", 1), ("500r/s", 1), ("10r/m", 6), ("7r/m", 9), ("1r/m", 60)])
-def test_who_asked_too_often_is_told_how_long_the_rate_takes(rate: str, seconds: int) -> None:
+def test_retry_after_is_the_interval_of_the_rate(rate: str, seconds: int) -> None:
     assert limits.waits(rate, {}) == {"/": seconds}
 
 
-def test_each_path_tells_the_wait_of_its_own_rate_and_the_site_s_at_least() -> None:
+def test_retry_after_of_a_path_is_at_least_the_sites() -> None:
     rates = {"/search": "30r/m", "/login": "1r/m", "/": "20r/m"}
     given = {"/upload": {"body": "1g"}, **{path: {"rate": rate} for path, rate in rates.items()}}
     assert list(limits.waits("500r/s", given).items()) == [("/login", 60), ("/", 3), ("/search", 2)]
     assert limits.waits("10r/m", given)["/search"] == 6
 
 
-def test_names_of_lists_are_no_addresses() -> None:
+def test_preset_names_are_no_addresses() -> None:
     assert limits.addresses(["192.0.2.1", "cloudflare", "2001:db8::/32", "192.0.2.1"]) == ["192.0.2.1", "2001:db8::/32"]

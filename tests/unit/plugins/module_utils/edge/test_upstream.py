@@ -1,4 +1,4 @@
-"""Which servers of a site get requests, and when a drained one has nothing more to answer."""
+"""Which servers of a site get requests, and when a drained server has no requests left."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_app_servers_are_named_by_address_and_port() -> None:
     assert upstream.addresses([], known, 8000) == []
 
 
-def test_the_servers_of_one_site_are_read() -> None:
+def test_servers_of_one_site_are_read() -> None:
     assert upstream.servers(SITE, "links") == {A: False, B: True, C: False}
 
 
-def test_who_is_named_is_drained_or_put_back_and_the_others_stay() -> None:
+def test_named_servers_are_drained_or_restored_and_others_stay() -> None:
     text = upstream.marked(SITE, "links", [A], [])
     assert upstream.servers(text, "links") == {A: True, B: True, C: False}
     assert upstream.servers(upstream.marked(SITE, "links", [A], [B, C]), "links") == {A: True, B: False, C: False}
@@ -45,7 +45,7 @@ def test_marking_twice_changes_nothing() -> None:
     assert upstream.marked(SITE, "links", [B], [C]) == SITE
 
 
-def test_all_come_back() -> None:
+def test_all_servers_are_restored() -> None:
     assert " down;" not in upstream.marked(SITE, "links", [], [A, B, C])
 
 
@@ -57,17 +57,17 @@ def test_all_come_back() -> None:
         ("nothing", [], "The site nothing has no upstream"),
     ],
 )
-def test_what_can_not_be_drained_is_told(site: str, drained: list[str], words: str) -> None:
+def test_invalid_drain_is_refused(site: str, drained: list[str], words: str) -> None:
     with pytest.raises(upstream.UpstreamError, match=words.replace("[", r"\[")):
         upstream.marked(SITE, site, drained, [])
 
 
-def test_names_become_addresses() -> None:
+def test_names_are_resolved_to_addresses() -> None:
     assert "127.0.0.1:8000" in upstream.peers(["localhost:8000"])
     assert upstream.peers([C]) == {C}
 
 
-def test_connections_of_nginx_are_told_from_others() -> None:
+def test_only_connections_of_nginx_are_parsed() -> None:
     listing = (
         '0 0 10.0.0.11:40000  10.0.0.21:8000 users:(("nginx",pid=12,fd=3))\n'
         '0 0 10.0.0.11:443    192.0.2.9:50000 users:(("nginx",pid=12,fd=4),("nginx",pid=11,fd=4))\n'
@@ -83,17 +83,17 @@ CLIENT = "192.0.2.9:50000"
     ("open_", "requests"),
     [
         ([], 0),
-        ([Connection(12, CLIENT), Connection(12, A)], 1),  # an answer under way, by the older configuration
-        ([Connection(12, CLIENT), Connection(12, C)], 0),  # a WebSocket to a server that stays
-        ([Connection(12, CLIENT)], 1),  # an upload that goes to one of them
-        ([Connection(13, CLIENT), Connection(13, C), Connection(13, CLIENT)], 0),  # the new configuration's
+        ([Connection(12, CLIENT), Connection(12, A)], 1),  # an answer in progress, by the old configuration
+        ([Connection(12, CLIENT), Connection(12, C)], 0),  # a WebSocket to a remaining server
+        ([Connection(12, CLIENT)], 1),  # an upload whose server isn't known yet
+        ([Connection(13, CLIENT), Connection(13, C), Connection(13, CLIENT)], 0),  # by the new configuration
     ],
 )
-def test_a_drained_server_is_idle_when_no_request_can_reach_it(open_: list[Connection], requests: int) -> None:
+def test_drained_server_is_idle_when_no_request_can_reach_it(open_: list[Connection], requests: int) -> None:
     assert upstream.busy(open_, {12}, {A, B, C}, {A}) == requests
 
 
-def test_what_the_limit_does_not_count_goes_to_the_same_servers() -> None:
+def test_all_upstreams_of_a_site_are_marked() -> None:
     limited = SITE.replace("max_fails=0", "max_fails=0 max_conns=250")
     servers = limited[limited.index("upstream links") : limited.index("server {")]
     others = [servers.replace("upstream links", f"upstream links{other}") for other in (".uncounted", ".health")]

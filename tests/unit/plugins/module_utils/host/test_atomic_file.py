@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are replaced atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names(path: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
-def test_a_file_has_its_content_and_mode_whatever_the_umask(path: pathlib.Path, mode: int) -> None:
+def test_file_has_its_content_and_mode_under_any_umask(path: pathlib.Path, mode: int) -> None:
     before = os.umask(0o077)
     try:
         atomic_file.write(path, "new", mode=mode)
@@ -34,7 +34,7 @@ def test_a_file_has_its_content_and_mode_whatever_the_umask(path: pathlib.Path, 
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_without_a_mode_the_umask_decides(path: pathlib.Path, umask: int, mode: int) -> None:
+def test_default_mode_follows_the_umask(path: pathlib.Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
         atomic_file.write(path, b"new")
@@ -43,14 +43,14 @@ def test_without_a_mode_the_umask_decides(path: pathlib.Path, umask: int, mode: 
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_what_goes_wrong_leaves_the_old_file_and_nothing_else(path: pathlib.Path) -> None:
+def test_error_keeps_the_old_file_and_leaves_nothing_else(path: pathlib.Path) -> None:
     with contextlib.suppress(ValueError), atomic_file.replacing(path, "new", mode=0o600):
         raise ValueError
     assert path.read_text() == "old"
     assert names(path) == ["file.conf"]
 
 
-def test_until_it_is_in_place_only_its_owner_can_read_it(path: pathlib.Path) -> None:
+def test_file_is_readable_only_by_its_owner_until_it_is_in_place(path: pathlib.Path) -> None:
     with atomic_file.replacing(path, "secret", mode=0o644) as copy:
         assert copy.name == path.name
         assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
@@ -59,9 +59,7 @@ def test_until_it_is_in_place_only_its_owner_can_read_it(path: pathlib.Path) -> 
 
 
 @pytest.mark.parametrize(("age", "stays"), [(60, True), (7200, False)])
-def test_what_a_killed_writer_left_is_no_obstacle_and_goes_when_nobody_writes_there_any_more(
-    path: pathlib.Path, age: int, stays: bool
-) -> None:
+def test_leftovers_of_a_killed_writer_are_removed_once_they_are_old(path: pathlib.Path, age: int, stays: bool) -> None:
     left, other = (path.with_name(f".{name}.abcd.baton") for name in ("file.conf", "another"))
     for folder in (left, other):
         folder.mkdir()
@@ -72,14 +70,14 @@ def test_what_a_killed_writer_left_is_no_obstacle_and_goes_when_nobody_writes_th
     assert names(path) == sorted([other.name, "file.conf", *([left.name] if stays else [])])
 
 
-def test_several_write_one_file_at_the_same_moment(path: pathlib.Path) -> None:
+def test_concurrent_writers_do_not_conflict(path: pathlib.Path) -> None:
     with atomic_file.replacing(path, "first"), atomic_file.replacing(path, "second"):
         pass
     assert path.read_text() == "first"
     assert names(path) == ["file.conf"]
 
 
-def test_a_folder_is_swept_of_what_writers_left(path: pathlib.Path) -> None:
+def test_sweep_removes_leftover_folders_only(path: pathlib.Path) -> None:
     left, link = path.with_name(".gone.abcd.baton"), path.with_name(".link.abcd.baton")
     left.mkdir()
     link.symlink_to(path.parent)
@@ -87,29 +85,29 @@ def test_a_folder_is_swept_of_what_writers_left(path: pathlib.Path) -> None:
     assert names(path) == [".link.abcd.baton", "file.conf"]
 
 
-def test_a_name_may_be_as_long_as_the_filesystem_allows(path: pathlib.Path) -> None:
+def test_longest_possible_name_can_be_written(path: pathlib.Path) -> None:
     long = path.with_name("n" * 255)
     atomic_file.write(long, "new")
     assert long.read_text() == "new"
 
 
-def test_what_is_no_folder_is_not_taken_for_one_whose_names_are_on_the_disk(path: pathlib.Path) -> None:
+def test_sync_folder_refuses_a_file(path: pathlib.Path) -> None:
     with pytest.raises(NotADirectoryError):
         atomic_file.sync_folder(path)
 
 
-def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_returns(
+def test_content_is_synced_before_the_rename_and_the_folder_after(
     path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
+    calls: list[str] = []
     fsync, replace = os.fsync, pathlib.Path.replace
 
     def synced(descriptor: int) -> None:
-        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.pread(descriptor, 9, 0).decode())
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.pread(descriptor, 9, 0).decode())
         fsync(descriptor)
 
     def renamed(self: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
-        done.append("renamed")
+        calls.append("renamed")
         return replace(self, target)
 
     def opened(file: str | os.PathLike[str], flags: int, mode: int = 0o777) -> int:
@@ -120,4 +118,4 @@ def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_retur
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(pathlib.Path, "replace", renamed)
     atomic_file.write(path, "new")
-    assert done == ["new", "renamed", "folder"]
+    assert calls == ["new", "renamed", "folder"]

@@ -1,4 +1,4 @@
-"""Folders that others than root must read, whatever root's umask is; and messages."""
+"""Folders that others than root must read, under any umask of root; and messages."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("umask")
-def test_a_folder_has_its_mode_and_those_on_the_way_let_everybody_pass(tmp_path: pathlib.Path) -> None:
+def test_folder_has_its_mode_and_its_parents_can_be_traversed(tmp_path: pathlib.Path) -> None:
     make_folder(tmp_path / "baton/app/receipts", 0o700)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
     assert modes == {"baton": 0o755, "app": 0o755, "receipts": 0o700}
 
 
-def test_a_folder_that_is_there_stays_as_it_is(tmp_path: pathlib.Path) -> None:
+def test_existing_folder_keeps_its_mode(tmp_path: pathlib.Path) -> None:
     (tmp_path / "kept").mkdir(mode=0o711)
     make_folder(tmp_path / "kept", 0o700)
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o711
 
 
-def test_no_module_leaves_the_folders_on_the_way_to_the_umask() -> None:
-    """`parents=True` gives them the umask's mode, whatever the last one's is."""
-    rooms = ("activation", "app", "change", "edge", "host", "release")
-    paths = [path for room in rooms for path in (PLUGINS / "module_utils" / room).glob("*.py")]
+def test_no_module_leaves_parent_folders_to_the_umask() -> None:
+    """`parents=True` creates parents with the umask's mode, whatever the mode of the last folder."""
+    subpackages = ("activation", "app", "change", "edge", "host", "release")
+    paths = [path for name in subpackages for path in (PLUGINS / "module_utils" / name).glob("*.py")]
     paths += (PLUGINS / "modules").glob("*.py")
     found = [
         f"{path.name}: {line.strip()}"
@@ -44,22 +44,22 @@ def test_no_module_leaves_the_folders_on_the_way_to_the_umask() -> None:
         for line in path.read_text().splitlines()
         if ("parents=True" in line or "makedirs(" in line) and "0o700" not in line
     ]
-    # on the controller, and as the application's user in a folder that is its own
-    spared = ("receipt.py", "state_files.py", "wheel_build.py", "staging.py: destination", "staging.py: target")
-    assert [line for line in found if not line.startswith(spared)] == []
+    # on the controller, or as the application's user in its own folder
+    exempt = ("receipt.py", "state_files.py", "wheel_build.py", "staging.py: destination", "staging.py: target")
+    assert [line for line in found if not line.startswith(exempt)] == []
 
 
-def test_a_message_names_the_sources_files_and_not_our_copies_of_them() -> None:
-    told = BatonError(
+def test_message_names_source_files_instead_of_temporary_copies() -> None:
+    error = BatonError(
         "The line 'x' in /tmp/baton-artifact-ab_12x9z/src/svc/requirements.txt is wrong",
         "See file:///var/tmp/baton-resolve-ab_12x9z/source/lib and /srv/baton-artifact-x/y",
     )
-    assert told.cause == "The line 'x' in svc/requirements.txt is wrong"
-    assert told.fix == "See lib and y"
+    assert error.cause == "The line 'x' in svc/requirements.txt is wrong"
+    assert error.fix == "See lib and y"
 
 
 @pytest.mark.parametrize("word", ["a", "/", "/baton-artifact-", "file:/", "://"])
-def test_a_message_of_any_length_has_an_end(word: str) -> None:
-    """Work that grows with the square of the length would take days here."""
+def test_long_message_is_processed_in_linear_time(word: str) -> None:
+    """Quadratic time would mean days here."""
     text = word * (5_000_000 // len(word))
     assert BatonError(text, "").cause in (text, text.strip())

@@ -1,4 +1,4 @@
-"""Credentials as systemd reads them: plain, and encrypted by the host's own systemd-creds."""
+"""Credentials as systemd reads them: in plain text, or encrypted by the host's systemd-creds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ansible_collections.baton.web.plugins.module_utils.host import credential, 
 
 @pytest.fixture(autouse=True)
 def host_key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A host's key that isn't this machine's."""
+    """A host key that isn't this machine's."""
     key = tmp_path_factory.mktemp("host") / "credential.secret"
     monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", str(key))
     return key
 
 
-def test_content_comes_back_and_the_file_does_not_show_it(tmp_path: pathlib.Path) -> None:
+def test_encrypted_content_round_trips(tmp_path: pathlib.Path) -> None:
     for name, content in {"TOKEN": b"se\ncret\n", "EMPTY": b"", "BINARY": bytes(range(1, 256))}.items():
         path = tmp_path / f"{name}.host.cred"
         path.write_bytes(credential.encrypted(path, content))
@@ -26,14 +26,14 @@ def test_content_comes_back_and_the_file_does_not_show_it(tmp_path: pathlib.Path
         assert credential.read(path) == content
 
 
-def test_one_secret_does_not_pass_for_another(tmp_path: pathlib.Path) -> None:
+def test_credential_is_bound_to_its_name(tmp_path: pathlib.Path) -> None:
     token, other = tmp_path / "TOKEN.host.cred", tmp_path / "ADMIN.host.cred"
     other.write_bytes(credential.encrypted(token, b"secret"))
     with pytest.raises(credential.CredentialError, match=r"ADMIN\.host\.cred: systemd-creds decrypt: .*TOKEN"):
         credential.read(other)
 
 
-def test_a_failure_names_the_file_and_the_cause(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_names_the_file_and_the_cause(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "TOKEN.host.cred"
     path.write_text("no credential")
     with pytest.raises(credential.CredentialError, match=r"TOKEN\.host\.cred: systemd-creds decrypt: \w"):
@@ -50,7 +50,7 @@ def apply(path: pathlib.Path, content: str, *, dry: bool = False) -> list[tuple[
     return [(difference["before"], difference["after"]) for difference in shown]
 
 
-def test_what_is_encrypted_is_written_when_its_content_changes_and_not_before(tmp_path: pathlib.Path) -> None:
+def test_encrypted_file_is_written_only_if_its_content_changes(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "TOKEN.host.cred"
     assert apply(path, "one", dry=True) != []
     assert list(tmp_path.iterdir()) == []
@@ -64,38 +64,40 @@ def test_what_is_encrypted_is_written_when_its_content_changes_and_not_before(tm
     assert credential.read(path) == b"two"
 
 
-def test_a_host_that_has_lost_its_key_gets_its_secrets_anew(tmp_path: pathlib.Path, host_key: pathlib.Path) -> None:
+def test_secrets_are_encrypted_again_after_the_host_lost_its_key(
+    tmp_path: pathlib.Path, host_key: pathlib.Path
+) -> None:
     path = tmp_path / "TOKEN.host.cred"
     apply(path, "one")
     host_key.unlink()
-    # an empty one can't be told from it by its content
+    # an empty secret can't be distinguished from an unreadable one by its content
     for content in ("one", ""):
         assert apply(path, content) == [("", content)]
         assert credential.read(path) == content.encode()
         host_key.unlink()
 
 
-def test_a_key_that_the_host_lacks_leaves_the_file_as_it_was(tmp_path: pathlib.Path) -> None:
+def test_unavailable_key_leaves_the_file_unchanged(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "TOKEN.nonsense.cred"
     with pytest.raises(files.FilesError, match=r"TOKEN\.nonsense\.cred: systemd-creds encrypt: .*nonsense"):
         apply(path, "one")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_encrypted_secrets_are_left_out_of_what_is_shown(tmp_path: pathlib.Path, host_key: pathlib.Path) -> None:
+def test_encrypted_secrets_are_masked_in_messages(tmp_path: pathlib.Path, host_key: pathlib.Path) -> None:
     folder = tmp_path / "etc/links/secrets"
     folder.mkdir(parents=True)
     apply(folder / "TOKEN.host.cred", "hunter2-and-more")
     assert masking.masked("links", "it said hunter2-and-more", str(tmp_path)) == "it said ***"
-    # a process that was started earlier has it
+    # a process that was started earlier still has the secret
     host_key.unlink()
-    told = masking.masked("links", "it said hunter2-and-more", str(tmp_path))
-    assert told.startswith("[left out, as secrets in it can't be told: ")
-    assert "hunter2" not in told
+    text = masking.masked("links", "it said hunter2-and-more", str(tmp_path))
+    assert text.startswith("[left out, as secrets in it can't be told: ")
+    assert "hunter2" not in text
     assert masking.masked("links", "", str(tmp_path)) == ""
 
 
-def test_other_rights_are_no_other_secret(tmp_path: pathlib.Path) -> None:
+def test_changed_mode_does_not_encrypt_again(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "TOKEN.host.cred"
     apply(path, "one")
     first = path.read_bytes()
@@ -104,7 +106,7 @@ def test_other_rights_are_no_other_secret(tmp_path: pathlib.Path) -> None:
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (first, 0o600)
 
 
-def test_the_line_of_a_unit_is_what_systemd_takes(tmp_path: pathlib.Path) -> None:
+def test_unit_directive_is_valid_for_systemd(tmp_path: pathlib.Path) -> None:
     folder = pathlib.Path("/etc/links/secrets")
     lines = [credential.property_of(folder / name) for name in ("TOKEN", "TOKEN.host+tpm2.cred")]
     assert lines == [

@@ -1,4 +1,4 @@
-"""The facts that the roles use are those of Ansible's own, by name and by value."""
+"""The facts have the names and values of Ansible's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import facts
+
+from tests.support.program import write_script
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n'
 UBUNTU = 'NAME="Ubuntu"\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\nID=ubuntu\n'
@@ -21,7 +23,7 @@ def system(root: pathlib.Path, os_release: str, debian_version: str) -> str:
     return str(root)
 
 
-def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> None:
+def test_facts_equal_ansibles_on_the_same_host(tmp_path: pathlib.Path) -> None:
     ansible = pathlib.Path(sys.executable).with_name("ansible")
     command = [str(ansible), "localhost", "-i", "localhost,", "-c", "local", "-t", str(tmp_path)]
     command += [
@@ -32,16 +34,16 @@ def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> 
     ]
     command += ["-e", json.dumps({"ansible_python_interpreter": sys.executable})]
     subprocess.run(command, capture_output=True, check=True)
-    said = json.loads((tmp_path / "localhost").read_text())["ansible_facts"]
+    expected = json.loads((tmp_path / "localhost").read_text())["ansible_facts"]
     ours = facts.gather(packages=True)
     for name in (
         *("architecture", "distribution", "distribution_version", "distribution_major_version"),
         *("distribution_release", "memtotal_mb"),
     ):
-        assert ours[name] == said[f"ansible_{name}"], name
-    assert ours["python"]["version"].items() <= said["ansible_python"]["version"].items()
-    assert ours["default_ipv4"].get("address") == said["ansible_default_ipv4"].get("address")
-    assert ours["processor_vcpus"] == said["ansible_processor_nproc"]
+        assert ours[name] == expected[f"ansible_{name}"], name
+    assert ours["python"]["version"].items() <= expected["ansible_python"]["version"].items()
+    assert ours["default_ipv4"].get("address") == expected["ansible_default_ipv4"].get("address")
+    assert ours["processor_vcpus"] == expected["ansible_processor_nproc"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> 
         ("", "", ("Linux", "", "")),
     ],
 )
-def test_the_operating_system_has_the_names_that_ansible_gives_it(
+def test_distribution_has_ansibles_names(
     tmp_path: pathlib.Path, os_release: str, debian_version: str, expected: tuple[str, str, str]
 ) -> None:
     found = facts.distribution(system(tmp_path, os_release, debian_version))
@@ -62,13 +64,13 @@ def test_the_operating_system_has_the_names_that_ansible_gives_it(
     assert tuple(found[name] for name in names) == expected
 
 
-def test_memory_is_told_in_whole_mebibytes(tmp_path: pathlib.Path) -> None:
+def test_memory_is_in_whole_mebibytes(tmp_path: pathlib.Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal:        2097151 kB\nMemFree:               1 kB\n")
     assert facts.memory(str(tmp_path)) == 2047
 
 
-def test_installed_packages_are_known_by_name(tmp_path: pathlib.Path) -> None:
+def test_installed_packages_are_listed_by_name(tmp_path: pathlib.Path) -> None:
     status = tmp_path / "var/lib/dpkg/status"
     status.parent.mkdir(parents=True)
     status.write_text(
@@ -82,19 +84,19 @@ def test_installed_packages_are_known_by_name(tmp_path: pathlib.Path) -> None:
     assert facts.installed_packages(str(tmp_path / "elsewhere")) == []
 
 
-def test_what_postgresql_takes_is_what_it_was_started_with(tmp_path: pathlib.Path) -> None:
+def test_max_connections_are_those_that_postgresql_was_started_with(tmp_path: pathlib.Path) -> None:
     assert facts.postgresql(str(tmp_path)) == {}
     for version, limit in (("15", 100), ("17", 40)):
         (tmp_path / f"var/lib/postgresql/{version}/main").mkdir(parents=True)
         program = tmp_path / f"usr/lib/postgresql/{version}/bin/pg_controldata"
         program.parent.mkdir(parents=True)
-        program.write_text(
-            f'#!/bin/sh\n[ "$1" = {tmp_path}/var/lib/postgresql/{version}/main ] || exit 1\n'
-            f"echo 'wal_level setting:  replica'\necho 'max_connections setting:              {limit}'\n"
+        write_script(
+            program,
+            f'[ "$1" = {tmp_path}/var/lib/postgresql/{version}/main ] || exit 1\n'
+            f"echo 'wal_level setting:  replica'\necho 'max_connections setting:              {limit}'",
         )
-        program.chmod(0o755)
-    # a cluster whose program was removed, and one that is broken
+    # a cluster whose program was removed, and a broken one
     (tmp_path / "var/lib/postgresql/11/main").mkdir(parents=True)
     assert facts.postgresql(str(tmp_path)) == {"postgresql_max_connections": 40}
-    (tmp_path / "usr/lib/postgresql/17/bin/pg_controldata").write_text("#!/bin/sh\nexit 2\n")
+    write_script(tmp_path / "usr/lib/postgresql/17/bin/pg_controldata", "exit 2")
     assert facts.postgresql(str(tmp_path)) == {"postgresql_max_connections": 100}

@@ -1,4 +1,4 @@
-"""Kernel settings: what files say together, what is set, what is only told of. The kernel's tree is files here."""
+"""Kernel settings: what files define together, what is set, and what is only reported. /proc/sys is a folder here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def put(root: pathlib.Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def has(root: pathlib.Path, name: str) -> str:
+def value(root: pathlib.Path, name: str) -> str:
     return (root / "proc/sys" / name).read_text().strip()
 
 
@@ -35,95 +35,97 @@ def apply(root: pathlib.Path, settings: dict[str, str], dry: bool = False) -> tu
     return list(done.changed), [one.words() for one in done.unmet]
 
 
-def test_what_differs_is_set_once(root: pathlib.Path) -> None:
+def test_differing_settings_are_set_once(root: pathlib.Path) -> None:
     settings = {"net.core.somaxconn": "4096", "net.ipv4.tcp_rmem": "4096 131072 6291456"}
     assert apply(root, settings, dry=True) == (["net.core.somaxconn"], [])
-    assert has(root, "net/core/somaxconn") == "128"
+    assert value(root, "net/core/somaxconn") == "128"
     assert apply(root, settings) == (["net.core.somaxconn"], [])
-    assert has(root, "net/core/somaxconn") == "4096"
+    assert value(root, "net/core/somaxconn") == "4096"
     assert apply(root, settings) == ([], [])
 
 
-def test_a_pattern_means_each_interface_and_a_name_wins_over_it(root: pathlib.Path) -> None:
+def test_pattern_matches_each_interface_and_a_name_takes_precedence(root: pathlib.Path) -> None:
     settings = {"net.ipv4.conf.eth0.accept_redirects": "2", "net.ipv4.conf.*.accept_redirects": "0"}
     assert apply(root, settings)[1] == []
-    found = {name: has(root, f"net/ipv4/conf/{name}/accept_redirects") for name in ("all", "eth0", "eth0.100")}
-    # an interface's name may have dots
+    found = {name: value(root, f"net/ipv4/conf/{name}/accept_redirects") for name in ("all", "eth0", "eth0.100")}
+    # an interface's name may contain dots
     assert found == {"all": "0", "eth0": "2", "eth0.100": "0"}
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "holds"),
+    ("file", "text", "value_at_boot"),
     [
-        # a later name wins, an earlier one doesn't
+        # a later file takes precedence, an earlier one doesn't
         ("etc/sysctl.d/99-mine.conf", "net.core.somaxconn=1024", "1024"),
         ("usr/lib/sysctl.d/50-theirs.conf", "# no\n; no\n-net/core/somaxconn = 1024", "1024"),
         ("etc/sysctl.d/05-mine.conf", "net.core.somaxconn=1024", ""),
-        # a name over a pattern
+        # a name takes precedence over a pattern
         ("etc/sysctl.d/99-mine.conf", "net.core.*=1024", ""),
         ("etc/sysctl.d/99-mine.txt", "net.core.somaxconn=1024", ""),
-        # what was written there by an earlier run
+        # written by an earlier run
         (OWN[1:], "net.core.somaxconn=1024", ""),
     ],
 )
-def test_what_wins_at_boot_holds(root: pathlib.Path, file: str, text: str, holds: str) -> None:
+def test_setting_that_takes_precedence_at_boot_is_kept(
+    root: pathlib.Path, file: str, text: str, value_at_boot: str
+) -> None:
     put(root, file, text)
-    told = [f"net.core.somaxconn = 4096 (is {holds}: /{file} says so)"] if holds else []
-    assert apply(root, {"net.core.somaxconn": "4096"}) == ([] if holds else ["net.core.somaxconn"], told)
-    assert has(root, "net/core/somaxconn") == ("128" if holds else "4096")
+    unmet = [f"net.core.somaxconn = 4096 (is {value_at_boot}: /{file} says so)"] if value_at_boot else []
+    assert apply(root, {"net.core.somaxconn": "4096"}) == ([] if value_at_boot else ["net.core.somaxconn"], unmet)
+    assert value(root, "net/core/somaxconn") == ("128" if value_at_boot else "4096")
 
 
-def test_another_file_may_say_it_of_one_interface_or_take_it_out(root: pathlib.Path) -> None:
+def test_other_files_may_set_or_exclude_single_interfaces(root: pathlib.Path) -> None:
     put(
         root,
         "etc/sysctl.d/05-mine.conf",
         "net.ipv4.conf.eth0.accept_redirects=1\n-net.ipv4.conf.default.accept_redirects",
     )
-    changed, told = apply(root, {FORWARDING.format("*"): "0"})
+    changed, unmet = apply(root, {FORWARDING.format("*"): "0"})
     assert changed == [FORWARDING.format("all"), FORWARDING.format("eth0/100")]
-    assert told == [f"{FORWARDING.format('eth0')} = 0 (is 1: /etc/sysctl.d/05-mine.conf says so)"]
+    assert unmet == [f"{FORWARDING.format('eth0')} = 0 (is 1: /etc/sysctl.d/05-mine.conf says so)"]
 
 
-def test_a_star_stands_for_one_part(root: pathlib.Path) -> None:
+def test_star_matches_one_component(root: pathlib.Path) -> None:
     put(root, "etc/sysctl.d/99-mine.conf", "net.ipv4.*=1\nnet.*.conf.all.accept_redirects=1")
-    changed, told = apply(root, {FORWARDING.format("*"): "0"})
+    changed, unmet = apply(root, {FORWARDING.format("*"): "0"})
     assert FORWARDING.format("eth0") in changed
-    assert told == [f"{FORWARDING.format('all')} = 0 (is 1: /etc/sysctl.d/99-mine.conf says so)"]
+    assert unmet == [f"{FORWARDING.format('all')} = 0 (is 1: /etc/sysctl.d/99-mine.conf says so)"]
 
 
-def test_what_the_kernel_makes_something_else_of_is_told(root: pathlib.Path) -> None:
-    # a file of the kernel's that keeps 15 characters
+def test_value_that_the_kernel_changes_is_reported(root: pathlib.Path) -> None:
+    # a file in /proc that keeps 15 characters
     name = pathlib.Path("/proc/self/comm")
     before = name.read_text()
     (root / "proc/sys/comm").symlink_to(name)
-    changed, told = apply(root, {"comm": "a-name-that-is-too-long"})
+    changed, unmet = apply(root, {"comm": "a-name-that-is-too-long"})
     name.write_text(before)
     assert changed == []
-    assert told == [f"comm = a-name-that-is-too-long (is {before.strip()}: the kernel made a-name-that-is- of it)"]
+    assert unmet == [f"comm = a-name-that-is-too-long (is {before.strip()}: the kernel made a-name-that-is- of it)"]
 
 
-def test_a_file_that_says_the_same_is_no_news(root: pathlib.Path) -> None:
+def test_file_with_the_same_value_is_not_reported(root: pathlib.Path) -> None:
     put(root, "etc/sysctl.d/99-mine.conf", "net.core.somaxconn = 4096")
     assert apply(root, {"net.core.somaxconn": "4096"}) == ([], [])
 
 
-def test_a_file_in_etc_hides_the_distributions_of_that_name(root: pathlib.Path) -> None:
+def test_file_in_etc_hides_the_distributions_of_the_same_name(root: pathlib.Path) -> None:
     put(root, "usr/lib/sysctl.d/50-theirs.conf", "net.core.somaxconn = 1024")
     put(root, "etc/sysctl.d/50-theirs.conf", "")
     assert apply(root, {"net.core.somaxconn": "4096"})[1] == []
 
 
 @pytest.mark.parametrize("dry", [True, False])
-def test_what_the_kernel_refuses_is_told_and_nothing_fails(root: pathlib.Path, dry: bool) -> None:
-    # one that nobody can set, root neither
+def test_refused_setting_is_reported_without_failing(root: pathlib.Path, dry: bool) -> None:
+    # a setting that nobody can change, not even root
     (root / "proc/sys/kernel").mkdir()
     (root / "proc/sys/kernel/ostype").symlink_to("/proc/sys/kernel/ostype")
-    changed, (told,) = apply(root, {"kernel.ostype": "1", "net.core.somaxconn": "4096"}, dry)
+    changed, (unmet,) = apply(root, {"kernel.ostype": "1", "net.core.somaxconn": "4096"}, dry)
     assert changed == ["net.core.somaxconn"]
-    assert told.startswith("kernel.ostype = 1 (is Linux: ")
+    assert unmet.startswith("kernel.ostype = 1 (is Linux: ")
 
 
-def test_what_a_kernel_lacks_is_told_except_ipv6_where_it_is_off(root: pathlib.Path) -> None:
+def test_missing_setting_is_reported_except_ipv6_when_it_is_off(root: pathlib.Path) -> None:
     settings = {
         "kernel.yama.ptrace_scope": "1",
         "net.ipv6.conf.all.accept_redirects": "0",
@@ -140,5 +142,5 @@ def test_what_a_kernel_lacks_is_told_except_ipv6_where_it_is_off(root: pathlib.P
         ("net.ipv4.conf.eth0/100.rp_filter", "net.ipv4.conf.eth0/100.rp_filter"),
     ],
 )
-def test_both_ways_to_write_a_name_are_one(written: str, name: str) -> None:
+def test_both_notations_of_a_name_are_normalised(written: str, name: str) -> None:
     assert kernel_settings.normal(written) == name

@@ -1,4 +1,4 @@
-"""What others wrote is bounded in size, depth and type, whatever it is; and no terminal obeys it."""
+"""Untrusted text is bounded in size, depth and type, and can't control a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import systemd, unt
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-some = settings(max_examples=max(60, settings().max_examples * 3 // 5))  # those that write files
+fewer_examples = settings(max_examples=max(60, settings().max_examples * 3 // 5))  # for tests that write files
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 WORDS = st.sampled_from(
     [
@@ -86,7 +86,7 @@ def depth(found: Any) -> int:
 
 def is_sound(found: Any) -> bool:
     if isinstance(found, dict):
-        return all(is_sound(key) and is_sound(one) for key, one in found.items())
+        return all(is_sound(key) and is_sound(value) for key, value in found.items())
     if isinstance(found, list):
         return all(map(is_sound, found))
     if isinstance(found, float):
@@ -99,7 +99,7 @@ def is_sound(found: Any) -> bool:
 @given(st.text() | st.binary() | VALUES.map(json.dumps) | st.text(alphabet='[]{}",:\\u0d8e1- ', max_size=80))
 @example('{"a": [NaN, -Infinity, 1e999, 123456789012345678901234567890, "\\ud800", "\\udfff\\ud800"], "\\ud800": 1}')
 @example("\ud800")
-def test_json_of_others_is_parsed_or_refused(text: str | bytes) -> None:
+def test_untrusted_json_is_parsed_or_refused(text: str | bytes) -> None:
     try:
         found = untrusted.parse(text)
     except untrusted.UntrustedError:
@@ -109,28 +109,28 @@ def test_json_of_others_is_parsed_or_refused(text: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_what_would_end_who_reads_it_is_refused(text: str) -> None:
+def test_json_that_would_crash_its_reader_is_refused(text: str) -> None:
     with pytest.raises(untrusted.UntrustedError):
         untrusted.parse(text)
     with pytest.raises(untrusted.UntrustedError):
         untrusted.parse(text.encode())
 
 
-def test_a_text_may_hold_brackets_and_be_long_and_no_longer_than_allowed() -> None:
-    assert untrusted.parse(json.dumps({"said": "[{" * 10_000 + '\\"'})) == {"said": "[{" * 10_000 + '\\"'}
+def test_long_text_is_accepted_up_to_the_size_limit() -> None:
+    assert untrusted.parse(json.dumps({"a": "[{" * 10_000 + '\\"'})) == {"a": "[{" * 10_000 + '\\"'}
     with pytest.raises(untrusted.UntrustedError, match="larger"):
         untrusted.parse('"' + "a" * 100 + '"', size=100)
     with pytest.raises(untrusted.UntrustedError, match="no object"):
         untrusted.parse_object("[]")
 
 
-def test_numbers_that_nobody_can_use_are_their_text() -> None:
-    said = "[1, -1.5, NaN, -Infinity, 1e999, 9223372036854775808, " + "9" * 5000 + "]"
-    assert untrusted.parse(said) == [1, -1.5, "NaN", "-Infinity", "1e999", "9223372036854775808", "9" * 5000]
+def test_unusable_numbers_become_text() -> None:
+    text = "[1, -1.5, NaN, -Infinity, 1e999, 9223372036854775808, " + "9" * 5000 + "]"
+    assert untrusted.parse(text) == [1, -1.5, "NaN", "-Infinity", "1e999", "9223372036854775808", "9" * 5000]
 
 
 @given(VALUES)
-def test_getters_return_their_type_whatever_they_are_given(value: Any) -> None:
+def test_getters_return_their_type_for_any_value(value: Any) -> None:
     assert isinstance(untrusted.text(value), str)
     assert math.isfinite(untrusted.number(value))
     assert abs(untrusted.whole_number(value)) < 2**63
@@ -140,7 +140,7 @@ def test_getters_return_their_type_whatever_they_are_given(value: Any) -> None:
     assert all(isinstance(one, dict) for one in untrusted.objects(value))
 
 
-def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: pathlib.Path) -> None:
+def test_only_regular_files_of_limited_size_are_read(tmp_path: pathlib.Path) -> None:
     good, pipe, link = tmp_path / "good", tmp_path / "pipe", tmp_path / "link"
     good.write_bytes(b"12345")
     os.mkfifo(pipe)
@@ -156,19 +156,21 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: pathlib.Path) -
 
 @given(st.text())
 @example("\x1b]52;c;eA==\x07\u202e\u2066\u2028\ufeff\U000e0041\x9b2J\ud800")
-def test_no_terminal_obeys_a_text(said: str) -> None:
-    shown = untrusted.printable(said)
-    shown.encode()
-    # tab and the end of a line are wanted
-    assert {unicodedata.category(one) for one in shown if one not in "\t\n"} & {"Cc", "Cs", "Zl", "Zp"} == set()
-    assert not [one for one in shown if unicodedata.bidirectional(one) in ("LRO", "RLO", "LRE", "RLE", "PDF", "RLI")]
+def test_printable_text_cannot_control_a_terminal(text: str) -> None:
+    printable = untrusted.printable(text)
+    printable.encode()
+    # tabs and newlines are allowed
+    assert {unicodedata.category(one) for one in printable if one not in "\t\n"} & {"Cc", "Cs", "Zl", "Zp"} == set()
+    assert not [
+        one for one in printable if unicodedata.bidirectional(one) in ("LRO", "RLO", "LRE", "RLE", "PDF", "RLI")
+    ]
 
 
-def test_colours_are_left_out_and_the_rest_is_spelled() -> None:
+def test_colours_are_removed_and_other_characters_escaped() -> None:
     assert untrusted.printable("a\tb\r\n\x1b[1;31mc\x1b[0m\u202e") == "a\tb\nc\\u202e"
 
 
-# -- everywhere that such text comes in --------------------------------------------------------------------
+# -- every place that reads untrusted text ----------------------------------------------------------------
 
 MESSAGES = st.one_of(
     st.none(),
@@ -186,20 +188,20 @@ MESSAGES = st.one_of(
 @example(["one", "two"], ["3", "4"], ["1", "2"])
 @example("[" * 20_000, "6", "1")
 @example("{" * 20_000, "6", "1")
-def test_any_line_of_the_journal_is_an_entry_and_a_line(message: Any, priority: Any, stamp: Any) -> None:
-    found = untrusted.parse_object(
+def test_any_journal_line_becomes_an_entry(message: Any, priority: Any, stamp: Any) -> None:
+    record = untrusted.parse_object(
         json.dumps({"MESSAGE": message, "PRIORITY": priority, "__REALTIME_TIMESTAMP": stamp}), depth=64
     )
-    said = journal.entry(found)
-    assert said["level"] in journal.LEVELS
-    lines = journal.merged({"app1": [said]}, 10)
+    entry = journal.entry(record)
+    assert entry["level"] in journal.LEVELS
+    lines = journal.merged({"app1": [entry]}, 10)
     assert lines.startswith("app1 | ")
-    assert systemd.journal_text(found["MESSAGE"]) is not None
+    assert systemd.journal_text(record["MESSAGE"]) is not None
 
 
 @given(st.dictionaries(WORDS, VALUES | OBJECTS) | VALUES)
-def test_any_word_of_a_host_is_shown_as_a_line(said: Any) -> None:
-    assert isinstance(journal.merged({"app1": [said], "app2": said}, 10), str)
+def test_any_answer_of_a_host_is_shown_as_lines(answer: Any) -> None:
+    assert isinstance(journal.merged({"app1": [answer], "app2": answer}, 10), str)
 
 
 STATUSES = st.fixed_dictionaries(
@@ -225,20 +227,22 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> layout.Application:
     return app
 
 
-@some
-@given(said=STATUSES)
-@example(said={"versions": []})
-@example(said={"reload": "x"})
-@example(said={"master": {"pid": "../../tmp/x"}, "workers": [{"pid": 1, "state": "ready", "release": ["aaaa"]}]})
-@example(said={"workers": [{"pid": 10**40, "state": "ready", "release": "aaaa"}]})
-@example(said={"fingerprint": {"python": {"executable": "x"}, "files": {"\0": "y"}}})
-def test_any_status_of_an_application_can_be_looked_at(said: dict[str, Any], application: layout.Application) -> None:
-    application.status_file(application.service).write_text(json.dumps(said))
+@fewer_examples
+@given(reported=STATUSES)
+@example(reported={"versions": []})
+@example(reported={"reload": "x"})
+@example(reported={"master": {"pid": "../../tmp/x"}, "workers": [{"pid": 1, "state": "ready", "release": ["aaaa"]}]})
+@example(reported={"workers": [{"pid": 10**40, "state": "ready", "release": "aaaa"}]})
+@example(reported={"fingerprint": {"python": {"executable": "x"}, "files": {"\0": "y"}}})
+def test_any_status_of_an_application_can_be_evaluated(
+    reported: dict[str, Any], application: layout.Application
+) -> None:
+    application.status_file(application.service).write_text(json.dumps(reported))
     found = {"application": status.serving(application, None), "units": {}}
-    told = untrusted.parse(json.dumps(found), depth=64)
-    assert isinstance(status.problems("app1", told), list)
-    assert "app1" in status.table({"app1": told})
-    assert isinstance(status.fleet_problems({"app1": told}), list)
+    parsed = untrusted.parse(json.dumps(found), depth=64)
+    assert isinstance(status.problems("app1", parsed), list)
+    assert "app1" in status.table({"app1": parsed})
+    assert isinstance(status.fleet_problems({"app1": parsed}), list)
     master = server_status.read(application, application.service)
     assert isinstance(server_status.unproven(master, "aaaa", 0) if master else "", str)
     assert digests.replaced(application, master) == set()
@@ -246,12 +250,12 @@ def test_any_status_of_an_application_can_be_looked_at(said: dict[str, Any], app
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, '{"workers": ' + "[" * 30_000, "\ud800", '{"workers": []'])
-def test_a_status_that_is_none_says_nothing(application: layout.Application, text: str) -> None:
+def test_invalid_status_is_empty(application: layout.Application, text: str) -> None:
     application.status_file(application.service).write_bytes(text.encode(errors="surrogatepass"))
     assert server_status.read(application, application.service) == {}
 
 
-def test_a_status_in_the_place_of_which_is_something_else_says_nothing(application: layout.Application) -> None:
+def test_status_that_is_a_link_or_a_pipe_is_empty(application: layout.Application) -> None:
     file = application.status_file(application.bridge)
     other = file.with_name("other.json")
     other.write_text('{"workers": []}')
@@ -262,11 +266,11 @@ def test_a_status_in_the_place_of_which_is_something_else_says_nothing(applicati
     assert server_status.read(application, application.bridge) == {}
 
 
-@some
+@fewer_examples
 @given(line=OBJECTS.map(json.dumps) | st.text(max_size=50))
 @example(line="[" * 20_000)
 @example(line='{"when": 1e300, "seconds": [], "release": {}, "kind": 7, "result": "deployed"}')
-def test_any_note_of_a_host_can_be_read(line: str, application: layout.Application) -> None:
+def test_any_record_on_a_host_can_be_read(line: str, application: layout.Application) -> None:
     for name in ("history.jsonl", "lock.json", "active.json"):
         (application.state / name).write_bytes(line.encode(errors="replace") + b"\n")
     entries = history.read(application)
@@ -276,9 +280,9 @@ def test_any_note_of_a_host_can_be_read(line: str, application: layout.Applicati
     assert layout.served(application) == []
 
 
-@given(OBJECTS.map(lambda said: json.dumps(said).encode()) | st.binary())
+@given(OBJECTS.map(lambda entry: json.dumps(entry).encode()) | st.binary())
 @example(b"[" * 20_000)
-def test_any_line_of_an_access_log_is_an_entry_or_none(line: bytes) -> None:
+def test_any_access_log_line_is_an_entry_or_none(line: bytes) -> None:
     assert isinstance(access_log.parse(line), access_log.Entry | None)
 
 
@@ -289,7 +293,7 @@ EDGES = st.fixed_dictionaries(
 ACTIVATED = st.fixed_dictionaries({}, optional={"seconds": VALUES, "started": VALUES, "way": VALUES, "release": VALUES})
 
 
-@some
+@fewer_examples
 @given(EDGES, ACTIVATED)
 def test_any_answer_of_a_host_becomes_a_receipt(edge: dict[str, Any], activated: dict[str, Any]) -> None:
     deploy = {"application": "links", "result": "deployed", "started": 1767268800.0, "seconds": 10}
@@ -305,12 +309,12 @@ PARTS = ["activation", "processes", "ends", "revert", "rehearsal", "finish", "tr
 @given(st.dictionaries(st.sampled_from(PARTS), VALUES | ACTIVATED))
 def test_any_answer_of_a_host_becomes_an_outcome(known: dict[str, Any]) -> None:
     results = outcome.results(["app1"], {"app1": known}, dict(zip(known, known, strict=True)))
-    told = outcome.hosts({"app1": {"activation": {}, "processes": {}, "ends": {}, "revert": {}} | results["app1"]})
-    assert isinstance(outcome.summary("The deploy", {}, told), str)
+    hosts = outcome.hosts({"app1": {"activation": {}, "processes": {}, "ends": {}, "revert": {}} | results["app1"]})
+    assert isinstance(outcome.summary("The deploy", {}, hosts), str)
 
 
-# who wrote what is parsed there isn't an outsider: this process itself, or the controller's own cache
-OWN = {
+# these parse trusted text: written by this process itself, or from the controller's own cache
+TRUSTED = {
     "module_utils/host/untrusted.py",
     "module_utils/host/guard.py",
     "module_utils/artifact/lockfile.py",
@@ -327,11 +331,11 @@ def test_json_is_parsed_in_one_place() -> None:
         for path in plugins.rglob("*.py")
         if "json.load" in (text := path.read_text(encoding="utf-8"))
     }
-    assert parsing.keys() <= OWN | {"module_utils/activation/detached.py"}
-    assert parsing["module_utils/activation/detached.py"] == 1  # the answer of its own child
+    assert parsing.keys() <= TRUSTED | {"module_utils/activation/detached.py"}
+    assert parsing["module_utils/activation/detached.py"] == 1  # the result of its own child process
 
 
-def test_what_a_process_maps_may_have_any_name(application: layout.Application) -> None:
+def test_mapped_files_may_have_any_name(application: layout.Application) -> None:
     maps = application.path("proc/77/maps")
     maps.parent.mkdir(parents=True, exist_ok=True)
     maps.write_bytes(

@@ -1,4 +1,4 @@
-"""What a host's upkeep takes."""
+"""A host's pending upgrades, and whether and how long it reboots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Conf openssl (3.0.16-1~deb12u1 Debian:12.9/stable [amd64])
 """
 
 
-def test_upgrades_are_told_with_their_versions() -> None:
+def test_upgrades_are_listed_with_their_versions() -> None:
     assert upgrades.pending(LISTING)["upgrades"] == [
         "linux-image-6.1.0-30-amd64 new: 6.1.124-1",
         "moved 1.0 -> 2.0",
@@ -28,16 +28,16 @@ def test_upgrades_are_told_with_their_versions() -> None:
     ]
 
 
-def test_only_what_stays_away_counts_as_removed() -> None:
+def test_only_packages_that_stay_removed_count_as_removals() -> None:
     assert upgrades.pending(LISTING)["removals"] == ["old-thing"]
 
 
-def test_nothing_to_do() -> None:
+def test_no_upgrades() -> None:
     assert upgrades.pending("Reading package lists...\n") == {"upgrades": [], "removals": []}
 
 
 @pytest.mark.parametrize("folder", ["run", "var/run"])
-def test_the_distribution_asks_for_a_reboot(tmp_path: pathlib.Path, folder: str) -> None:
+def test_reboot_required_by_the_distribution_is_reported(tmp_path: pathlib.Path, folder: str) -> None:
     (tmp_path / folder).mkdir(parents=True)
     assert upgrades.reboot_required(str(tmp_path)) == []
     (tmp_path / folder / "reboot-required").touch()
@@ -47,7 +47,7 @@ def test_the_distribution_asks_for_a_reboot(tmp_path: pathlib.Path, folder: str)
 
 
 @pytest.mark.parametrize(("container", "seconds"), [(False, 27.0), (True, 4.0)])
-def test_the_last_boot_tells_how_long_one_takes(container: bool, seconds: float) -> None:
+def test_reboot_time_is_estimated_from_the_last_boot(container: bool, seconds: float) -> None:
     properties = {
         "FirmwareTimestampMonotonic": "12000000",
         "UserspaceTimestampMonotonic": "11000000",
@@ -56,5 +56,5 @@ def test_the_last_boot_tells_how_long_one_takes(container: bool, seconds: float)
     assert upgrades.boot_seconds(properties, container) == seconds
 
 
-def test_a_boot_that_is_not_over_tells_nothing() -> None:
+def test_unfinished_boot_gives_no_estimate() -> None:
     assert upgrades.boot_seconds({"FinishTimestampMonotonic": "0"}, False) == 0.0

@@ -1,4 +1,4 @@
-"""Source distributions of others: what they may not do when they are unpacked."""
+"""Unpacking untrusted source distributions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 Member = tuple[str, str, str]  # name, kind, target or content
 
 
-def packed(folder: pathlib.Path, *members: Member) -> pathlib.Path:
+def pack(folder: pathlib.Path, *members: Member) -> pathlib.Path:
     path = folder / "thing-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         for name, kind, text in members:
@@ -57,20 +57,20 @@ def packed(folder: pathlib.Path, *members: Member) -> pathlib.Path:
         [("in", "link", "later"), ("later", "file", "x")],
     ],
 )
-def test_a_path_that_leads_out_is_refused(tmp_path: pathlib.Path, members: list[Member]) -> None:
+def test_path_outside_the_archive_is_refused(tmp_path: pathlib.Path, members: list[Member]) -> None:
     outside = tmp_path / "outside"
     (outside / "folder").mkdir(parents=True)
     (outside / "kept").write_text("theirs")
-    told = [(name, kind, text.replace("OUTSIDE", str(outside))) for name, kind, text in members]
+    resolved = [(name, kind, text.replace("OUTSIDE", str(outside))) for name, kind, text in members]
     with pytest.raises(CommandError, match="leads out of it"):
-        wheel_build.unpack_sdist(packed(tmp_path, *told), tmp_path / "unpacked" / "thing")
+        wheel_build.unpack_sdist(pack(tmp_path, *resolved), tmp_path / "unpacked" / "thing")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside", "thing-1.0.tar.gz", "unpacked"]
     assert sorted(path.name for path in outside.iterdir()) == ["folder", "kept"]
     assert (outside / "kept").stat().st_nlink == 1
 
 
-def test_links_that_nothing_goes_through_stay(tmp_path: pathlib.Path) -> None:
-    archive = packed(
+def test_harmless_links_are_kept(tmp_path: pathlib.Path) -> None:
+    archive = pack(
         tmp_path,
         ("thing-1.0/src/a.c", "file", "int a;"),
         ("thing-1.0/a.c", "symlink", "src/a.c"),
@@ -83,7 +83,7 @@ def test_links_that_nothing_goes_through_stay(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
-def test_what_is_no_file_is_refused(tmp_path: pathlib.Path, kind: bytes) -> None:
+def test_device_is_refused(tmp_path: pathlib.Path, kind: bytes) -> None:
     path = tmp_path / "thing-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("thing-1.0/device")
@@ -93,7 +93,7 @@ def test_what_is_no_file_is_refused(tmp_path: pathlib.Path, kind: bytes) -> None
         wheel_build.unpack_sdist(path, tmp_path / "unpacked")
 
 
-def test_nothing_is_unpacked_with_the_rights_of_others(tmp_path: pathlib.Path) -> None:
+def test_special_modes_and_owners_are_dropped(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "thing-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("thing-1.0/setup.py")
@@ -104,7 +104,7 @@ def test_nothing_is_unpacked_with_the_rights_of_others(tmp_path: pathlib.Path) -
     assert found.st_uid == os.getuid()
 
 
-def test_what_only_root_reads_is_not_read_for_a_package(tmp_path: pathlib.Path) -> None:
+def test_link_to_a_protected_file_is_not_followed(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "thing-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo("subdirectory")
@@ -114,10 +114,10 @@ def test_what_only_root_reads_is_not_read_for_a_package(tmp_path: pathlib.Path) 
 
 
 @pytest.mark.parametrize("subdirectory", ["../../outside", "/etc", "out", "loop", "a\0b", "a" * 5000])
-def test_a_package_is_built_in_a_folder_of_its_own(tmp_path: pathlib.Path, subdirectory: str) -> None:
+def test_subdirectory_must_be_a_folder_of_the_archive(tmp_path: pathlib.Path, subdirectory: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    archive = packed(
+    archive = pack(
         tmp_path,
         ("subdirectory", "file", subdirectory),
         ("source/setup.py", "file", ""),
@@ -128,11 +128,11 @@ def test_a_package_is_built_in_a_folder_of_its_own(tmp_path: pathlib.Path, subdi
         wheel_build.unpack_sdist(archive, tmp_path / "unpacked")
 
 
-def test_a_link_is_no_folder_to_build_in(tmp_path: pathlib.Path) -> None:
+def test_link_is_no_folder_to_build_in(tmp_path: pathlib.Path) -> None:
     (tmp_path / "outside").mkdir()
     elsewhere = str(tmp_path / "outside")
-    assert wheel_build.unpack_sdist(packed(tmp_path, ("thing-1.0", "symlink", elsewhere)), tmp_path / "a").name == "a"
-    archive = packed(tmp_path, ("subdirectory", "file", "."), ("source", "symlink", elsewhere))
+    assert wheel_build.unpack_sdist(pack(tmp_path, ("thing-1.0", "symlink", elsewhere)), tmp_path / "a").name == "a"
+    archive = pack(tmp_path, ("subdirectory", "file", "."), ("source", "symlink", elsewhere))
     with pytest.raises(CommandError, match="no folder of it"):
         wheel_build.unpack_sdist(archive, tmp_path / "b")
 
@@ -152,17 +152,17 @@ MEMBERS = st.tuples(
 
 @settings(max_examples=settings().max_examples * 2)
 @given(st.lists(MEMBERS, max_size=6))
-def test_whatever_is_unpacked_nothing_outside_changes(members: list[Member]) -> None:
+def test_any_archive_changes_nothing_outside(members: list[Member]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        here = pathlib.Path(folder)
-        outside = here / "outside"
+        parent = pathlib.Path(folder)
+        outside = parent / "outside"
         outside.mkdir()
         (outside / "kept").write_text("theirs")
         (outside / "kept").chmod(0o600)
-        told = [(name, kind, text.replace("OUTSIDE", str(outside))) for name, kind, text in members]
+        resolved = [(name, kind, text.replace("OUTSIDE", str(outside))) for name, kind, text in members]
         with contextlib.suppress(CommandError):
-            wheel_build.unpack_sdist(packed(here, *told), here / "unpacked")
-        assert sorted(path.name for path in here.iterdir() if path.name != "unpacked") == [
+            wheel_build.unpack_sdist(pack(parent, *resolved), parent / "unpacked")
+        assert sorted(path.name for path in parent.iterdir() if path.name != "unpacked") == [
             "outside",
             "thing-1.0.tar.gz",
         ]
@@ -174,19 +174,19 @@ def test_whatever_is_unpacked_nothing_outside_changes(members: list[Member]) -> 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip", ".tar.xz", ".tar.bz2"])
 @given(st.data())
-def test_a_damaged_archive_is_a_package_that_can_t_be_built(suffix: str, data: st.DataObject) -> None:
+def test_damaged_archive_is_refused_or_unpacked(suffix: str, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        here = pathlib.Path(folder)
-        content = bytearray(archived(here, suffix))
+        parent = pathlib.Path(folder)
+        content = bytearray(create_archive(parent, suffix))
         for _ in range(data.draw(st.integers(1, 4))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-        path = here / f"thing-1.0{suffix}"
+        path = parent / f"thing-1.0{suffix}"
         path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
         with contextlib.suppress(CommandError):
-            wheel_build.unpack_sdist(path, here / "unpacked")
+            wheel_build.unpack_sdist(path, parent / "unpacked")
 
 
-def archived(folder: pathlib.Path, suffix: str) -> bytes:
+def create_archive(folder: pathlib.Path, suffix: str) -> bytes:
     path = folder / f"whole{suffix}"
     if suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -201,8 +201,8 @@ def archived(folder: pathlib.Path, suffix: str) -> bytes:
     return path.read_bytes()
 
 
-def test_an_encrypted_archive_is_a_package_that_can_t_be_built(tmp_path: pathlib.Path) -> None:
-    content = bytearray(archived(tmp_path, ".zip"))
+def test_encrypted_archive_is_refused(tmp_path: pathlib.Path) -> None:
+    content = bytearray(create_archive(tmp_path, ".zip"))
     for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         content[content.index(signature) + flags] |= 1
     path = tmp_path / "thing-1.0.zip"

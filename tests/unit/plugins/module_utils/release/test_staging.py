@@ -31,7 +31,7 @@ MAIN = "import os\nasync def app(scope, receive, send): ...\n"
 
 
 @pytest.fixture
-def places(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> store.ReleaseStore:
+def release_store(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> store.ReleaseStore:
     (tmp_path / "opt").mkdir()
     (tmp_path / "bin").mkdir()
     systemd_run.install(tmp_path / "bin")
@@ -45,24 +45,26 @@ def places(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> store.Rel
     )
 
 
-def uploaded(places: store.ReleaseStore, built: dict[str, Any]) -> staging.StageRequest:
-    """Do what the action does: ask, and upload what is missing."""
-    asked = staging.StageRequest.parse(built, HERE, places.upload)
-    places.upload.mkdir(parents=True, exist_ok=True)
-    for item in staging.query(places, asked)["uploads"]:
+def upload(release_store: store.ReleaseStore, built: dict[str, Any]) -> staging.StageRequest:
+    """Do what the action does: query, and upload what is missing."""
+    request = staging.StageRequest.parse(built, HERE, release_store.upload)
+    release_store.upload.mkdir(parents=True, exist_ok=True)
+    for item in staging.query(release_store, request)["uploads"]:
         pathlib.Path(item["dest"]).write_bytes(pathlib.Path(item["src"]).read_bytes())
-    return asked
+    return request
 
 
 def stage(
-    places: store.ReleaseStore, built: dict[str, Any], check: import_check.ImportCheck | None = None
+    release_store: store.ReleaseStore, built: dict[str, Any], check: import_check.ImportCheck | None = None
 ) -> dict[str, Any]:
-    result: dict[str, Any] = staging.stage(places, uploaded(places, built), check, None, "")
+    result: dict[str, Any] = staging.stage(release_store, upload(release_store, built), check, None, "")
     return result
 
 
-def fake(places: store.ReleaseStore, identity: str, staged: str, complete: bool = True) -> pathlib.Path:
-    folder: pathlib.Path = places.releases / identity
+def create_release(
+    release_store: store.ReleaseStore, identity: str, staged: str, complete: bool = True
+) -> pathlib.Path:
+    folder: pathlib.Path = release_store.releases / identity
     (folder / "src").mkdir(parents=True)
     if complete:
         (folder / "release.json").write_text(json.dumps({"id": identity, "staged": staged}))
@@ -70,21 +72,21 @@ def fake(places: store.ReleaseStore, identity: str, staged: str, complete: bool 
 
 
 @pytest.fixture
-def five(places: store.ReleaseStore) -> store.ReleaseStore:
+def five_releases(release_store: store.ReleaseStore) -> store.ReleaseStore:
     for number in range(1, 6):
-        fake(places, f"r{number}", f"2026-01-0{number}T00:00:00Z")
-    places.current.symlink_to("releases/r2")
-    return places
+        create_release(release_store, f"r{number}", f"2026-01-0{number}T00:00:00Z")
+    release_store.current.symlink_to("releases/r2")
+    return release_store
 
 
-def there(places: store.ReleaseStore) -> list[str]:
-    return sorted(folder.name for folder in places.releases.iterdir())
+def staged(release_store: store.ReleaseStore) -> list[str]:
+    return sorted(folder.name for folder in release_store.releases.iterdir())
 
 
-def test_a_release_is_staged_whole_and_runs(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_release_is_staged_completely_and_runs(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     built = build()
-    result = stage(places, built)
-    folder = places.releases / built["id"]
+    result = stage(release_store, built)
+    folder = release_store.releases / built["id"]
     assert result["changed"]
     assert result["release_path"] == str(folder)
     assert sorted(entry.name for entry in folder.iterdir()) == ["bom.cdx.json", "release.json", "server", "src", "venv"]
@@ -107,43 +109,43 @@ def test_a_release_is_staged_whole_and_runs(places: store.ReleaseStore, build: C
     assert list((folder / "venv").rglob("idna/__pycache__/core.*.pyc"))
     for path in folder.rglob("*"):
         assert path.is_symlink() or not path.stat().st_mode & 0o022, path
-    assert not stage(places, built)["changed"]
+    assert not stage(release_store, built)["changed"]
 
 
-def test_a_change_of_code_takes_the_venv_over(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_change_of_code_reuses_the_venv(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     first, second = build(), build(MAIN + "#")
-    stage(places, first)
-    asked = staging.StageRequest.parse(second, HERE, places.upload)
-    assert [pathlib.Path(item["src"]).name for item in staging.query(places, asked)["uploads"]] == [
+    stage(release_store, first)
+    request = staging.StageRequest.parse(second, HERE, release_store.upload)
+    assert [pathlib.Path(item["src"]).name for item in staging.query(release_store, request)["uploads"]] == [
         f"{second['id']}-src.tar.gz"
     ]
-    result = stage(places, second)
+    result = stage(release_store, second)
     assert "venv taken over" in result["seconds"]
-    one, two = (next((places.releases / built["id"]).rglob("idna/core.py")) for built in (first, second))
+    one, two = (next((release_store.releases / built["id"]).rglob("idna/core.py")) for built in (first, second))
     assert one.stat().st_ino == two.stat().st_ino
-    folder = places.releases / second["id"]
+    folder = release_store.releases / second["id"]
     for path in (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         assert b".staging-" not in path.read_bytes(), path
         assert first["id"].encode() not in path.read_bytes(), path
 
 
-# What packages may bring, and every Python runs that starts in their venv without -S.
+# packages may install this, and every Python that starts in their venv without -S runs it
 STARTUP = "import pathlib; pathlib.Path({marker!r}).write_text('started')"
 
 
-def test_no_python_starts_in_a_venv_that_packages_have_written_to(
-    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+def test_staging_runs_no_code_from_a_venv(
+    release_store: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
     first = build()
-    stage(places, first)
+    stage(release_store, first)
     marker = tmp_path / "marker"
-    (site,) = (places.releases / first["id"] / "venv/lib").glob("*/site-packages")
+    (site,) = (release_store.releases / first["id"] / "venv/lib").glob("*/site-packages")
     (site / "dependency.pth").write_text(STARTUP.format(marker=str(marker)) + "\n")
     (site / "sitecustomize.py").write_text(STARTUP.format(marker=str(marker)))
     second = build(MAIN + "# changed\n")
-    result = stage(places, second)
+    result = stage(release_store, second)
     (copied,) = pathlib.Path(result["release_path"]).glob("venv/lib/*/site-packages/dependency.pth")
-    assert copied.stat().st_ino == (site / "dependency.pth").stat().st_ino  # taken over, so it was there to be run
+    assert copied.stat().st_ino == (site / "dependency.pth").stat().st_ino  # reused, so it could have been run
     assert not marker.exists()
 
 
@@ -159,11 +161,11 @@ packages = ["{package}"]
 def project(
     write: Callable[..., pathlib.Path],
     pyproject: Callable[..., str],
-    wanted: Callable[..., Any],
+    make_request: Callable[..., Any],
     tools: Any,
     tmp_path: pathlib.Path,
 ) -> Callable[[str], dict[str, Any]]:
-    """An artifact whose source is itself a package of that name, with a .pth file and a command."""
+    """An artifact whose source is itself a package of this name, with a .pth file and a command."""
 
     def make(package: str) -> dict[str, Any]:
         rest = f'[project.scripts]\nhello = "{package}.main:hello"\n' + PROJECT.format(package=package)
@@ -175,30 +177,30 @@ def project(
             "requirements.txt": "idna==3.10\n-e .\n",
         }
         source = write(package, files)
-        request = wanted(source, app_module=f"{package}.main:app", targets=[Target.parse(HERE)])
+        request = make_request(source, app_module=f"{package}.main:app", targets=[Target.parse(HERE)])
         built: dict[str, Any] = artifact.build(request, tools)
         return built
 
     return make
 
 
-def test_a_project_is_replaced_and_none_of_its_files_stays(
-    places: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path
+def test_files_of_a_replaced_project_are_removed(
+    release_store: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path
 ) -> None:
     for package in ("before", "after"):
-        result = stage(places, project(package))
+        result = stage(release_store, project(package))
         venv = pathlib.Path(result["release_path"]) / "venv"
         (site,) = venv.glob("lib/*/site-packages")
         names = {path.name for path in site.iterdir()}
         assert {"idna", "project-1.0.dist-info", "startup.pth", package} <= names
         assert not {"before", "after"} - {package} & names
-        # the command works from wherever the release is
+        # the command works wherever the release is
         assert "exec" in (venv / "bin/hello").read_text().splitlines()[1]
         assert not (tmp_path / "marker").exists()
     assert "venv taken over" in result["seconds"]
 
 
-def test_a_record_names_files_of_its_venv_alone(tmp_path: pathlib.Path) -> None:
+def test_files_outside_the_venv_are_ignored_in_a_record(tmp_path: pathlib.Path) -> None:
     info = tmp_path / "venv/lib/python3.11/site-packages/evil_one-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "RECORD").write_text(
@@ -210,7 +212,7 @@ def test_a_record_names_files_of_its_venv_alone(tmp_path: pathlib.Path) -> None:
     assert staging.installed_files(tmp_path / "venv", ["other"]) == set()
 
 
-def test_a_tree_is_not_linked_through_a_link(tmp_path: pathlib.Path) -> None:
+def test_tree_is_not_linked_through_a_link(tmp_path: pathlib.Path) -> None:
     (tmp_path / "source/share").mkdir(parents=True)
     (tmp_path / "source/share/file").touch()
     (tmp_path / "elsewhere").mkdir()
@@ -221,17 +223,20 @@ def test_a_tree_is_not_linked_through_a_link(tmp_path: pathlib.Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_failure_leaves_nothing(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_failed_staging_leaves_nothing(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     good, broken = build(), build("raise RuntimeError('no luck')\napp = None\n")
-    stage(places, good)
+    stage(release_store, good)
     check = import_check.ImportCheck(user=getpass.getuser(), timeout=30)
     with pytest.raises(BatonError, match="RuntimeError: no luck"):
-        stage(places, broken, check)
-    assert there(places) == [good["id"]]
+        stage(release_store, broken, check)
+    assert staged(release_store) == [good["id"]]
 
 
-def test_the_import_check_has_the_environment_and_hides_secrets(
-    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_import_check_has_the_environment_and_hides_secrets(
+    release_store: store.ReleaseStore,
+    build: Callable[..., Any],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "environment").write_text('# comment\nGREETING="say \\"hi\\" \\$1"\n')
     (tmp_path / "secrets").mkdir()
@@ -242,28 +247,28 @@ def test_the_import_check_has_the_environment_and_hides_secrets(
         credentials_dir=str(tmp_path / "secrets"),
     )
     good = MAIN + "assert os.environ['GREETING'] == 'say \"hi\" $1'\nassert os.environ['TOKEN'] == 's3cret-value'\n"
-    stage(places, build(good), check)
+    stage(release_store, build(good), check)
     with pytest.raises(BatonError) as caught:
-        stage(places, build(MAIN + "raise ValueError(os.environ['TOKEN'])\n"), check)
+        stage(release_store, build(MAIN + "raise ValueError(os.environ['TOKEN'])\n"), check)
     assert "s3cret" not in str(caught.value)
     assert "ValueError: ***" in str(caught.value)
-    # the same of one that is encrypted
+    # the same with an encrypted secret
     monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", str(tmp_path / "key"))
     (tmp_path / "secrets/TOKEN").unlink()
     encrypted = tmp_path / "secrets/TOKEN.host.cred"
     encrypted.write_bytes(credential.encrypted(encrypted, b"s3cret-value\n"))
     with pytest.raises(BatonError) as caught:
-        stage(places, build(good + "raise ValueError(os.environ['TOKEN'])\n"), check)
+        stage(release_store, build(good + "raise ValueError(os.environ['TOKEN'])\n"), check)
     assert "ValueError: ***" in str(caught.value)
-    # of what it prints, the part of a secret as well, and of one that no variable can have
+    # also parts of a secret, and secrets whose names can't be variables
     (tmp_path / "secrets/database.url").write_text("postgresql://links:another-s3cret@db/links\n")
     with pytest.raises(BatonError) as caught:
-        stage(places, build(MAIN + "raise ValueError('another-s3cret', os.environ['TOKEN'][:10])\n"), check)
+        stage(release_store, build(MAIN + "raise ValueError('another-s3cret', os.environ['TOKEN'][:10])\n"), check)
     assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("application = 1\n", "has no 'app'; it has: application"),
         ("app = 3\n", "is a int, which can't be called"),
@@ -275,172 +280,178 @@ def test_the_import_check_has_the_environment_and_hides_secrets(
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef app(): ...\n", ""),
     ],
 )
-def test_what_the_import_check_sees(
-    text: str, says: str, places: store.ReleaseStore, build: Callable[..., Any]
+def test_results_of_the_import_check(
+    text: str, message: str, release_store: store.ReleaseStore, build: Callable[..., Any]
 ) -> None:
-    check = import_check.ImportCheck(user=getpass.getuser(), timeout=1 if "took" in says else 30)
-    if not says:
-        assert stage(places, build(text), check)["changed"]
+    check = import_check.ImportCheck(user=getpass.getuser(), timeout=1 if "took" in message else 30)
+    if not message:
+        assert stage(release_store, build(text), check)["changed"]
         return
-    with pytest.raises(BatonError, match=says):
-        stage(places, build(text), check)
-    assert there(places) == []
+    with pytest.raises(BatonError, match=message):
+        stage(release_store, build(text), check)
+    assert staged(release_store) == []
 
 
-def test_a_source_that_takes_all_memory_to_compile_is_left_to_its_user(
-    places: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_source_that_needs_too_much_memory_is_not_compiled(
+    release_store: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage(places, build())
+    stage(release_store, build())
     monkeypatch.setattr(staging, "COMPILE_BYTES", 2**27)
     for more, compiled in (("LARGE = [" + "None," * 1_000_000 + "]\n", False), ("SMALL = []\n", True)):
-        cache = pathlib.Path(stage(places, build(MAIN + more))["release_path"], "src/__pycache__")
+        cache = pathlib.Path(stage(release_store, build(MAIN + more))["release_path"], "src/__pycache__")
         assert bool(list(cache.glob("main.*"))) == compiled
 
 
-def test_a_half_made_release_is_no_candidate_and_goes(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_incomplete_release_is_removed(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     built = build()
-    fake(places, built["id"], "", complete=False)
-    fake(places, f".staging-{built['id']}", "")
-    fake(places, ".removing-old", "")
-    assert store.complete(places) == {}
-    assert not staging.query(places, staging.StageRequest.parse(built, HERE, places.upload))["staged"]
-    assert stage(places, built)["changed"]
-    assert there(places) == [built["id"]]
+    create_release(release_store, built["id"], "", complete=False)
+    create_release(release_store, f".staging-{built['id']}", "")
+    create_release(release_store, ".removing-old", "")
+    assert store.complete(release_store) == {}
+    assert not staging.query(release_store, staging.StageRequest.parse(built, HERE, release_store.upload))["staged"]
+    assert stage(release_store, built)["changed"]
+    assert staged(release_store) == [built["id"]]
 
 
-def test_a_release_for_a_python_that_is_gone_is_made_again(
-    places: store.ReleaseStore, build: Callable[..., Any]
+def test_release_without_its_python_is_staged_again(
+    release_store: store.ReleaseStore, build: Callable[..., Any]
 ) -> None:
     built = build()
-    stage(places, built)
-    (places.releases / built["id"] / "venv/bin/python").unlink()
-    assert not staging.query(places, staging.StageRequest.parse(built, HERE, places.upload))["staged"]
-    assert stage(places, built)["changed"]
+    stage(release_store, built)
+    (release_store.releases / built["id"] / "venv/bin/python").unlink()
+    assert not staging.query(release_store, staging.StageRequest.parse(built, HERE, release_store.upload))["staged"]
+    assert stage(release_store, built)["changed"]
 
 
-def test_a_host_of_another_kind_is_refused(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_host_of_another_kind_is_refused(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     built = build()
     with pytest.raises(BatonError, match=r"no wheels for py3\.99.*it has py3\."):
-        staging.StageRequest.parse(built, {**HERE, "python": "3.99"}, places.upload)
+        staging.StageRequest.parse(built, {**HERE, "python": "3.99"}, release_store.upload)
     built["wheels"]["py3.99-x86_64-glibc2.36"] = next(iter(built["wheels"].values()))
-    asked = staging.StageRequest.parse(
-        built, {**HERE, "python": "3.99", "architecture": "x86_64", "glibc": "2.36"}, places.upload
+    request = staging.StageRequest.parse(
+        built, {**HERE, "python": "3.99", "architecture": "x86_64", "glibc": "2.36"}, release_store.upload
     )
     with pytest.raises(BatonError, match=r"the wheels are for py3\.99"):
-        staging.check_python(places, asked)
+        staging.check_python(release_store, request)
 
 
 @pytest.mark.parametrize(("glibc", "refused"), [("2.0", False), ("2.999", True), ("3.0", True)])
 def test_wheels_for_a_newer_glibc_are_refused(
-    places: store.ReleaseStore, build: Callable[..., Any], glibc: str, refused: bool
+    release_store: store.ReleaseStore, build: Callable[..., Any], glibc: str, refused: bool
 ) -> None:
     built = build()
-    here = {**HERE, "glibc": glibc}
+    host = {**HERE, "glibc": glibc}
     built["wheels"] = {f"py{HERE['python']}-{HERE['architecture']}-glibc{glibc}": next(iter(built["wheels"].values()))}
-    asked = staging.StageRequest.parse(built, here, places.upload)
+    request = staging.StageRequest.parse(built, host, release_store.upload)
     if not refused:
-        assert staging.check_python(places, asked).startswith(HERE["python"])
+        assert staging.check_python(release_store, request).startswith(HERE["python"])
         return
     with pytest.raises(BatonError, match=rf"with glibc 2\.\d+, but the wheels are for .*-glibc{glibc}"):
-        staging.check_python(places, asked)
+        staging.check_python(release_store, request)
 
 
-def test_a_host_without_uv_is_told_the_role(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
-    bare = dataclasses.replace(places, uv=pathlib.Path("/nowhere/uv"))
+def test_host_without_uv_is_told_the_role(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    bare = dataclasses.replace(release_store, uv=pathlib.Path("/nowhere/uv"))
     with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
         stage(bare, build())
-    assert there(bare) == []
+    assert staged(bare) == []
 
 
-def test_too_little_disk_is_said_before_anything_is_sent(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_too_little_disk_space_is_reported_before_the_upload(
+    release_store: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
     built = build()
     built["source"]["unpacked_bytes"] = 1 << 60
     with pytest.raises(BatonError, match=r"needs \d+ MiB on the disk of .* MiB free"):
-        staging.query(places, staging.StageRequest.parse(built, HERE, places.upload))
-    assert not places.upload.exists()
+        staging.query(release_store, staging.StageRequest.parse(built, HERE, release_store.upload))
+    assert not release_store.upload.exists()
 
 
 @pytest.mark.parametrize(("missing", "refused"), [(0, False), (1, True)])
-def test_a_reserve_stays_free_on_the_disk(
-    places: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, missing: int, refused: bool
+def test_reserve_of_disk_space_stays_free(
+    release_store: store.ReleaseStore,
+    build: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    missing: int,
+    refused: bool,
 ) -> None:
     built = build()
     (packed,) = built["wheels"].values()
-    # all on one disk: archives as uploaded, what they unpack to, and the wheels once more to install from
+    # on one disk: uploaded archives, their contents, and the wheels once more for the installation
     needed = sum(int(built["source"][key]) + int(packed[key]) for key in ("upload_bytes", "unpacked_bytes"))
     needed += int(packed["upload_bytes"]) + staging.RESERVE_BYTES
-    real = os.statvfs(places.releases.parent)
+    real = os.statvfs(release_store.releases.parent)
     fields = [*real]
     fields[1], fields[4] = 1, needed - missing  # f_frsize, f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
     assert staging.RESERVE_BYTES == 100 * 2**20
-    asked = staging.StageRequest.parse(built, HERE, places.upload)
+    request = staging.StageRequest.parse(built, HERE, release_store.upload)
     if not refused:
-        assert not staging.query(places, asked)["staged"]
+        assert not staging.query(release_store, request)["staged"]
         return
     with pytest.raises(BatonError, match="on the disk of"):
-        staging.query(places, asked)
+        staging.query(release_store, request)
 
 
-def test_a_damaged_upload_is_named(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
-    asked = uploaded(places, build())
-    asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
+def test_truncated_upload_is_named(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    request = upload(release_store, build())
+    request.source_archive.write_bytes(request.source_archive.read_bytes()[:100])
     with pytest.raises(BatonError, match=r"-src\.tar\.gz on this host isn't what the controller made"):
-        staging.stage(places, asked, None, None, "")
-    assert there(places) == []
+        staging.stage(release_store, request, None, None, "")
+    assert staged(release_store) == []
 
 
-def test_one_other_byte_of_an_archive_is_refused(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
-    asked = uploaded(places, build())
-    content = bytearray(asked.wheels_archive.read_bytes())
+def test_archive_with_a_changed_byte_is_refused(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    request = upload(release_store, build())
+    content = bytearray(request.wheels_archive.read_bytes())
     content[len(content) // 2] ^= 1
-    asked.wheels_archive.write_bytes(content)
+    request.wheels_archive.write_bytes(content)
     with pytest.raises(BatonError, match=r"wheels-.*\.tar on this host isn't what the controller made: its hash is "):
-        staging.stage(places, asked, None, None, "")
-    assert there(places) == []
+        staging.stage(release_store, request, None, None, "")
+    assert staged(release_store) == []
 
 
 @pytest.mark.parametrize("part", ["wheels", "source"])
-def test_one_other_byte_of_a_wheel_is_refused_by_what_installs_it(
-    places: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path, part: str
+def test_wheel_with_a_changed_byte_is_refused_by_the_installer(
+    release_store: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path, part: str
 ) -> None:
-    """Also when the archive around it is what was announced."""
-    asked = uploaded(places, project("pack"))
-    archive = asked.wheels_archive if part == "wheels" else asked.source_archive
+    """Even if the archive around it matches its hash."""
+    request = upload(release_store, project("pack"))
+    archive = request.wheels_archive if part == "wheels" else request.source_archive
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path / "open")
     wheel = next((tmp_path / "open/wheels").glob("idna-*.whl" if part == "wheels" else "*.whl"))
     content = bytearray(wheel.read_bytes())
-    # the time of the first file in it: a zip that is as good as before
+    # the time of the first file in it, so that the zip stays valid
     content[10] ^= 1
     wheel.write_bytes(content)
     with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
         for path in sorted((tmp_path / "open").iterdir()):
             packed.add(path, path.name)
     changed = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
-    asked = (
-        dataclasses.replace(asked, packed={**asked.packed, **changed})
+    request = (
+        dataclasses.replace(request, packed={**request.packed, **changed})
         if part == "wheels"
-        else dataclasses.replace(asked, source={**asked.source, **changed})
+        else dataclasses.replace(request, source={**request.source, **changed})
     )
     with pytest.raises(BatonError, match=r"(?s)can't be installed: .*Hash mismatch"):
-        staging.stage(places, asked, None, None, "")
-    assert there(places) == []
+        staging.stage(release_store, request, None, None, "")
+    assert staged(release_store) == []
 
 
-def test_the_bill_of_materials_says_what_is_installed(
-    places: store.ReleaseStore, project: Callable[[str], dict[str, Any]]
+def test_bill_of_materials_lists_what_is_installed(
+    release_store: store.ReleaseStore, project: Callable[[str], dict[str, Any]]
 ) -> None:
     built = project("first")
-    result = stage(places, built)
+    result = stage(release_store, built)
     text = (pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert text == pathlib.Path(built["boms"][result["release"]["target"]]).read_text(), "as beside the artifact"
-    found = {one["name"]: one for one in json.loads(text)["components"]}
+    found = {part["name"]: part for part in json.loads(text)["components"]}
     code = "import importlib.metadata as m; print(*(f'{d.name.lower()}={d.version}' for d in m.distributions()))"
     shown = subprocess.run(
         ["venv/bin/python", "-I", "-c", f"import sys; sys.path.append('server'); {code}"],
-        cwd=places.releases / built["id"],
+        cwd=release_store.releases / built["id"],
         capture_output=True,
         text=True,
         check=True,
@@ -448,31 +459,31 @@ def test_the_bill_of_materials_says_what_is_installed(
     assert {f"{name.replace('_', '-')}={one['version']}" for name, one in found.items()} == set(shown)
     assert {"idna", "project", "gunicorn", "gunicorn-handover", "uvloop", "h11"} <= set(found)
     assert found["idna"]["purl"] == "pkg:pypi/idna@3.10"
-    # as it was published
+    # the hash of the published wheel
     published = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
     assert found["idna"]["hashes"] == [{"alg": "SHA-256", "content": published}]
     assert all(len(one["hashes"]) == 1 for one in found.values())
 
-    # the venv of the same wheels is taken over, and what is known of them with it
+    # a reused venv keeps what is known about its wheels
     other = project("other")
-    again = stage(places, other)
+    again = stage(release_store, other)
     assert "venv taken over" in again["seconds"]
     second = (pathlib.Path(again["release_path"]) / "bom.cdx.json").read_text()
     assert second == pathlib.Path(other["boms"][again["release"]["target"]]).read_text()
     assert second != text
 
 
-def test_a_package_that_another_brings_is_told_without_a_hash(
-    places: store.ReleaseStore, build: Callable[..., Any]
+def test_package_without_a_wheel_is_listed_without_a_hash(
+    release_store: store.ReleaseStore, build: Callable[..., Any]
 ) -> None:
     built = build()
-    stage(places, built)
-    (site,) = (places.releases / built["id"] / "venv/lib").glob("*/site-packages")
+    stage(release_store, built)
+    (site,) = (release_store.releases / built["id"] / "venv/lib").glob("*/site-packages")
     for name in ("Smuggled_One-1.0", "no version", "\udcff-1"):
         (site / f"{name}.dist-info").mkdir()
         (site / f"{name}.dist-info/METADATA").write_text("Name: idna\n")
     (site / "idna-3.10.dist-info").rename(site / "idna-3.9.dist-info")
-    result = stage(places, build(MAIN + "#"))
+    result = stage(release_store, build(MAIN + "#"))
     text = (pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     found = {one["name"]: one for one in json.loads(text)["components"]}
@@ -484,34 +495,34 @@ def test_a_package_that_another_brings_is_told_without_a_hash(
     assert "hashes" not in found["idna"]
 
 
-def test_what_was_installed_is_held_against_the_oldest_versions(
-    places: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_installed_packages_are_checked_against_the_minimum_versions(
+    release_store: store.ReleaseStore, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = build()
-    asked = uploaded(places, built)
+    request = upload(release_store, built)
     oldest = floors.Floor("3.11", "3.10 can't spell")
     monkeypatch.setitem(floors.FLOORS, "idna", oldest)
     with pytest.raises(BatonError) as failure:
-        staging.stage(places, asked, None, None, "")
+        staging.stage(release_store, request, None, None, "")
     assert str(failure.value) == (
         f"The release {built['id']}, as it was installed on this host, has idna 3.10, older than 3.11: "
         "3.10 can't spell. Lock idna>=3.11, or deploy it anyway with app_release_allow_old_packages: [idna]."
     )
-    assert there(places) == []
-    asked = dataclasses.replace(uploaded(places, built), allow_old_packages=["idna"])
-    result = staging.stage(places, asked, None, None, "")
+    assert staged(release_store) == []
+    request = dataclasses.replace(upload(release_store, built), allow_old_packages=["idna"])
+    result = staging.stage(release_store, request, None, None, "")
     assert "idna 3.10, older than 3.11" in result["warnings"][0]
 
 
-def test_what_the_server_brings_counts_and_not_what_it_replaces(
-    places: store.ReleaseStore, build: Callable[..., Any]
+def test_packages_that_the_server_replaces_are_not_checked(
+    release_store: store.ReleaseStore, build: Callable[..., Any]
 ) -> None:
-    result = stage(places, build(requirements="idna==3.10\nh11==0.14.0\n"))
+    result = stage(release_store, build(requirements="idna==3.10\nh11==0.14.0\n"))
     assert (result["release"]["venv"]["h11"], result["warnings"]) == ("0.14.0", [])
     text = (pathlib.Path(result["release_path"]) / "bom.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     parts = {
-        one["version"]: [said["value"] for said in one["properties"]]
+        one["version"]: [entry["value"] for entry in one["properties"]]
         for one in json.loads(text)["components"]
         if one["name"] == "h11"
     }
@@ -519,7 +530,7 @@ def test_what_the_server_brings_counts_and_not_what_it_replaces(
     assert list(parts.values()) == [["server"]]
 
 
-def test_an_archive_cannot_write_elsewhere(tmp_path: pathlib.Path) -> None:
+def test_archive_cannot_write_outside_its_folder(tmp_path: pathlib.Path) -> None:
     with tarfile.open(tmp_path / "bad.tar", "w") as packed:
         packed.addfile(tarfile.TarInfo("../evil"))
     with pytest.raises(BatonError, match="evil"):
@@ -536,7 +547,7 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: pathlib.Path) -> None:
         (tarfile.FIFOTYPE, ""),
     ],
 )
-def test_an_archive_has_neither_devices_nor_hard_links(tmp_path: pathlib.Path, kind: bytes, linked: str) -> None:
+def test_archive_has_no_devices_or_hard_links(tmp_path: pathlib.Path, kind: bytes, linked: str) -> None:
     with tarfile.open(tmp_path / "bad.tar", "w") as packed:
         packed.addfile(tarfile.TarInfo("src/main.py"))
         entry = tarfile.TarInfo("src/odd")
@@ -547,14 +558,14 @@ def test_an_archive_has_neither_devices_nor_hard_links(tmp_path: pathlib.Path, k
     assert not os.path.lexists(tmp_path / "out/src/odd")
 
 
-def test_two_runs_wait_for_each_other(places: store.ReleaseStore) -> None:
+def test_concurrent_runs_wait_for_each_other(release_store: store.ReleaseStore) -> None:
     order = []
 
     def second() -> None:
-        with store.locked(places):
+        with store.locked(release_store):
             order.append("second")
 
-    with store.locked(places):
+    with store.locked(release_store):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.3)
@@ -563,75 +574,82 @@ def test_two_runs_wait_for_each_other(places: store.ReleaseStore) -> None:
     assert order == ["first", "second"]
 
 
-def test_prune_keeps_the_newest_beside_the_current(five: store.ReleaseStore) -> None:
-    told = store.prune(five, 2, dry=True)
-    assert (told["changed"], told["removed"]) == (True, ["r3", "r1"])
-    assert there(five) == ["r1", "r2", "r3", "r4", "r5"]
-    assert store.prune(five, 2, dry=False)["removed"] == ["r3", "r1"]
-    assert there(five) == ["r2", "r4", "r5"]
-    assert not store.prune(five, 2, dry=False)["changed"]
+def test_prune_keeps_the_newest_and_the_current(five_releases: store.ReleaseStore) -> None:
+    result = store.prune(five_releases, 2, dry=True)
+    assert (result["changed"], result["removed"]) == (True, ["r3", "r1"])
+    assert staged(five_releases) == ["r1", "r2", "r3", "r4", "r5"]
+    assert store.prune(five_releases, 2, dry=False)["removed"] == ["r3", "r1"]
+    assert staged(five_releases) == ["r2", "r4", "r5"]
+    assert not store.prune(five_releases, 2, dry=False)["changed"]
 
 
-def test_prune_takes_one_that_never_served_before_an_older_one_that_did(five: store.ReleaseStore) -> None:
-    five.state.mkdir(parents=True, exist_ok=True)
-    (five.state / "active.json").write_text(json.dumps({"served": ["r2", "r3", "r1"]}))
-    assert store.prune(five, 2, dry=False)["removed"] == ["r5", "r4"]
-    assert there(five) == ["r1", "r2", "r3"]
+def test_prune_removes_releases_that_never_served_first(five_releases: store.ReleaseStore) -> None:
+    five_releases.state.mkdir(parents=True, exist_ok=True)
+    (five_releases.state / "active.json").write_text(json.dumps({"served": ["r2", "r3", "r1"]}))
+    assert store.prune(five_releases, 2, dry=False)["removed"] == ["r5", "r4"]
+    assert staged(five_releases) == ["r1", "r2", "r3"]
 
 
 @pytest.fixture
-def living(five: store.ReleaseStore) -> Iterator[store.ReleaseStore]:
-    process = subprocess.Popen(["sleep", "60"], cwd=five.releases / "r1/src")
-    yield five
+def in_use_release(five_releases: store.ReleaseStore) -> Iterator[store.ReleaseStore]:
+    process = subprocess.Popen(["sleep", "60"], cwd=five_releases.releases / "r1/src")
+    yield five_releases
     process.kill()
     process.wait()
 
 
-def test_what_a_process_lives_on_is_not_swept(living: store.ReleaseStore) -> None:
+def test_sweep_keeps_a_release_that_a_process_uses(in_use_release: store.ReleaseStore) -> None:
     for name in ("r1", "r5"):
-        (living.releases / name / "release.json").unlink()
-    assert store.sweep(living) == ["r5"]
-    assert (living.releases / "r1/src").is_dir()
+        (in_use_release.releases / name / "release.json").unlink()
+    assert store.sweep(in_use_release) == ["r5"]
+    assert (in_use_release.releases / "r1/src").is_dir()
 
 
-def test_nothing_is_staged_over_what_a_process_lives_on(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_release_that_a_process_uses_is_not_replaced(
+    release_store: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
     built = build()
-    stage(places, built)
-    folder = places.releases / built["id"]
-    (folder / "venv/bin/python").unlink()  # as after an upgrade of the distribution's Python
+    stage(release_store, built)
+    folder = release_store.releases / built["id"]
+    (folder / "venv/bin/python").unlink()  # as an upgrade of the distribution's Python does
     with subprocess.Popen(["sleep", "60"], cwd=folder / "src") as process:
         try:
             with pytest.raises(BatonError, match="a process runs from it"):
-                stage(places, built)
+                stage(release_store, built)
             assert (folder / "release.json").exists()
         finally:
             process.kill()
-    assert stage(places, built)["changed"]
+    assert stage(release_store, built)["changed"]
 
 
-def test_prune_spares_what_a_process_lives_on(living: store.ReleaseStore) -> None:
-    store.prune(living, 0, dry=False)
-    assert there(living) == ["r1", "r2"]
+def test_prune_keeps_a_release_that_a_process_uses(in_use_release: store.ReleaseStore) -> None:
+    store.prune(in_use_release, 0, dry=False)
+    assert staged(in_use_release) == ["r1", "r2"]
 
 
-def test_a_mapped_library_and_an_open_file_count_as_living(five: store.ReleaseStore) -> None:
-    (five.releases / "r3/lib.so").write_bytes(b"x" * 4096)
+def test_mapped_library_and_open_file_count_as_in_use(five_releases: store.ReleaseStore) -> None:
+    (five_releases.releases / "r3/lib.so").write_bytes(b"x" * 4096)
     code = "import mmap, sys; f = open(sys.argv[1], 'rb'); m = mmap.mmap(f.fileno(), 0, access=1); f.close()"
     with (
         subprocess.Popen(
-            [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", five.releases / "r3/lib.so"],
+            [
+                sys.executable,
+                "-c",
+                f"{code}; print(flush=True); sys.stdin.read()",
+                five_releases.releases / "r3/lib.so",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as process,
-        (five.releases / "r4/release.json").open(),
+        (five_releases.releases / "r4/release.json").open(),
     ):
         assert process.stdout is not None
         process.stdout.readline()
-        assert store.in_use(five) == {"r3", "r4"}
+        assert store.in_use(five_releases) == {"r3", "r4"}
         process.communicate(b"\n")
 
 
-def test_state_folders_are_made(tmp_path: pathlib.Path) -> None:
+def test_state_folders_are_created(tmp_path: pathlib.Path) -> None:
     links = [{"target": "uploads/a", "directory": True}, {"target": "db/app.sqlite", "directory": False}]
     staging.make_state(links, tmp_path / "state", "")
     assert (tmp_path / "state/uploads/a").is_dir()

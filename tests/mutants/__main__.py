@@ -1,9 +1,9 @@
-"""How much the tests notice: breaks the modules of modules.toml in thousands of small ways and runs their tests.
+"""Mutation tests: changes the modules of modules.toml in thousands of small ways and runs their tests.
 
     python -m tests.mutants [--changed BASE] [--sample N] [--jobs N] [--floor PERCENT] [--report FILE] [MODULE ...]
 
-A mutant that no test notices has survived. The score of a module is the share of its mutants that were killed, without
-those that modules.toml lists as equivalent. Exits with 1 when the score of all together is below the floor.
+A mutant that no test detects has survived. A module's score is the share of killed mutants, without those that
+modules.toml lists as equivalent. Exits with 1 if the total score is below the floor.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = ROOT / "tests/mutants/modules.toml"
 SEED = 1
-LEAST, FACTOR = 10.0, 3.0  # seconds, and times what the tests take: a mutant whose tests take longer hangs
+LEAST, FACTOR = 10.0, 3.0  # a mutant hangs if its tests exceed LEAST seconds plus FACTOR times their normal duration
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module and the tests that must notice what is wrong with it."""
+    """A module and the tests that must detect its mutants."""
 
     path: str
     tests: tuple[str, ...]
-    package: str = ""  # with an environment and tests of its own
-    sample: int = 0  # mutants of a run; 0 for all
+    package: str = ""  # a package with its own environment and tests
+    sample: int = 0  # mutants per run; 0 for all
 
     def command(self, folder: pathlib.Path) -> str:
-        """Runs its tests, those of a work tree in `folder`."""
+        """The command that runs its tests in the work tree `folder`."""
         python, tests = sys.executable, [str(folder / test) for test in self.tests]
-        # what `make test-long` asks of the tests would make each mutant take minutes
+        # the long profile would make each mutant take minutes
         source = ["env", "-u", "PYTEST_ADDOPTS", "-u", "BATON_TEST_LONG"]
         options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", f"--rootdir={folder}"]
         if self.package:
-            made = subprocess.check_output([ROOT / "scripts/package-venv", self.package], cwd=ROOT, text=True)
-            python = f"{made.strip()}/bin/python"
+            venv = subprocess.check_output([ROOT / "scripts/package-venv", self.package], cwd=ROOT, text=True)
+            python = f"{venv.strip()}/bin/python"
             source += [f"PYTHONPATH={folder / self.package / 'src'}"]
             options += ["-c", str(folder / self.package / "pyproject.toml")]
         return shlex.join([*source, python, "-m", "pytest", *options, *tests])
@@ -67,7 +67,7 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """What became of one."""
+    """A mutant and its result."""
 
     path: str
     line: int
@@ -81,15 +81,15 @@ class Mutant:
 
 
 def main() -> int:
-    """Run, report, and compare with the floor."""
+    """Run the mutants, report, and compare the score with the floor."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="names such as history; default: all")
     parser.add_argument("--changed", metavar="BASE", help="only lines that differ from this commit")
-    parser.add_argument("--sample", type=int, help="mutants of each module at most, always the same ones; 0: all")
+    parser.add_argument("--sample", type=int, help="the most mutants per module, always the same ones; 0: all")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--floor", type=float, default=0.0, metavar="PERCENT")
     parser.add_argument(
-        "--report", type=pathlib.Path, metavar="FILE", help="every mutant's fate, a line of JSON each, as it is known"
+        "--report", type=pathlib.Path, metavar="FILE", help="write each mutant's result as a line of JSON"
     )
     arguments = parser.parse_args()
     os.nice(10)
@@ -103,7 +103,7 @@ def main() -> int:
         if arguments.modules and pathlib.Path(module.path).stem not in arguments.modules:
             continue
         size = module.sample if arguments.sample is None else arguments.sample
-        mutations = list(wanted(module, arguments.changed))
+        mutations = list(mutations_of(module, arguments.changed))
         if size and len(mutations) > size:
             mutations = random.Random(SEED).sample(mutations, size)
         found += run(module, mutations, arguments.jobs, known.get("equivalent", []), arguments.report)
@@ -116,10 +116,10 @@ def main() -> int:
     return int(percent < arguments.floor)
 
 
-def wanted(module: Module, base: str | None) -> Iterator[MutationSpec]:
-    """The mutations of a module, in a fixed order; those of lines that differ from the commit `base`, if one is named.
+def mutations_of(module: Module, base: str | None) -> Iterator[MutationSpec]:
+    """A module's mutations in a fixed order; only those in lines that differ from the commit `base`, if it is given.
 
-    Type annotations are left out: nothing evaluates them.
+    Type annotations are excluded, because nothing evaluates them.
     """
     text = (ROOT / module.path).read_text(encoding="utf-8")
     idle, lines = annotated(text), changed(module.path, base) if base else None
@@ -134,7 +134,7 @@ def wanted(module: Module, base: str | None) -> Iterator[MutationSpec]:
 
 
 def annotated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where they are: the places of their beginnings and ends."""
+    """The start and end positions of all type annotations."""
     found = []
     for node in ast.walk(ast.parse(text)):
         for name in ("annotation", "returns"):
@@ -145,7 +145,7 @@ def annotated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def changed(path: str, base: str) -> set[int]:
-    """The lines of a file that differ from a commit's."""
+    """The lines of a file that differ from a commit."""
     diff = subprocess.check_output(["git", "diff", "-U0", base, "--", path], cwd=ROOT, text=True)
     lines: set[int] = set()
     for start, count in re.findall(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@", diff, re.MULTILINE):
@@ -160,7 +160,7 @@ def run(
     equivalent: Sequence[dict[str, str]],
     report: pathlib.Path | None,
 ) -> list[Mutant]:
-    """Try the mutations; those that change nothing are left out of what it returns."""
+    """Test the mutations. Equivalent mutants are excluded from the result."""
     if not mutations:
         return []
     began = time.monotonic()
@@ -196,8 +196,8 @@ _own: dict[str, Any] = {}
 
 
 def _prepare(module: Module, scratch: str, counter: Any) -> None:
-    """A process that tries mutants: in a copy of the work tree, after a look at what its tests do without any."""
-    # what a mutant's tests leave behind comes to be this process' child, and is ended with them
+    """Prepare a worker process: copy the work tree, and run the tests once without a mutation."""
+    # leftover processes of a mutant's tests become children of this process, which kills them
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with counter.get_lock():
         counter.value += 1
@@ -215,12 +215,12 @@ def _prepare(module: Module, scratch: str, counter: Any) -> None:
     began = time.monotonic()
     done = subprocess.run(shlex.split(command), capture_output=True, text=True)
     _own.update(command=command, limit=LEAST + FACTOR * (time.monotonic() - began))
-    _own["trouble"] = "" if done.returncode == 0 else f"{done.stdout[-3000:]}{done.stderr[-1000:]}"
+    _own["failure"] = "" if done.returncode == 0 else f"{done.stdout[-3000:]}{done.stderr[-1000:]}"
 
 
 def _try(spec: MutationSpec) -> Mutant | None:
-    if _own["trouble"]:
-        raise RuntimeError(f"The tests fail without any mutant:\n{_own['trouble']}")
+    if _own["failure"]:
+        raise RuntimeError(f"The tests fail without any mutant:\n{_own['failure']}")
     began = time.monotonic()
     result = mutate_and_test([spec], _own["command"], _own["limit"])
     _end_children()
@@ -243,7 +243,7 @@ def _try(spec: MutationSpec) -> Mutant | None:
 
 
 def _end_children() -> None:
-    """Ends all processes that descend from this one."""
+    """Kill all descendants of this process."""
     while pids := pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
         for pid in map(int, pids):
             os.kill(pid, signal.SIGKILL)

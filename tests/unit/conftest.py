@@ -1,4 +1,4 @@
-"""Makes this checkout the collection baton.web, as ansible.cfg does, and has all runs try the same examples."""
+"""Makes this checkout the collection baton.web, as ansible.cfg does, and fixes hypothesis's examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import settings
 
 init_plugin_loader([str(pathlib.Path(__file__).parents[2] / "collections")])
 
-# the same examples in each run, so that a change is what makes one fail; more of them in `make test-long`
+# the same examples in each run, so that only a change makes a test fail; `make test-long` runs more of them
 settings.register_profile("baton", derandomize=True, database=None, deadline=None)
 settings.register_profile("long", settings.get_profile("baton"), max_examples=2000)
 settings.load_profile("long" if os.environ.get("BATON_TEST_LONG") else "baton")

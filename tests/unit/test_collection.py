@@ -1,4 +1,4 @@
-"""The collection as a team installs it: from its archive, into an empty folder, with an inventory of its own."""
+"""The collection as a team installs it: from its archive, into an empty folder, with the team's own inventory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import collection
 from tests.support.collection import run
 from tests.support.playbooks import PROJECT, Playbooks
 
-# what a team needs; all else is this repository's own
+# what a team needs; everything else belongs to this repository
 SHIPPED = {
     *("MANIFEST.json", "FILES.json", "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md"),
     *(
@@ -36,7 +36,7 @@ SHIPPED = {
         "roles",
     ),
 }
-# those that people run
+# the playbooks that people run
 PLAYBOOKS = sorted(
     path.stem
     for path in (PROJECT / "playbooks").glob("*.yml")
@@ -55,32 +55,32 @@ all:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The collection's archive, of a checkout in which there is all that must stay out of it."""
+    """The collection's archive, built from a checkout that contains everything that must not be packed."""
     checkout = tmp_path_factory.mktemp("checkout")
     collection.copy_checkout(checkout)
-    for litter in (
+    for unwanted in (
         *(".venv/bin/python", ".cache/x", ".mypy_cache/x", ".github/x", ".ansible/x", "dist/x", "build/x"),
         *("plugins/action/__pycache__/x.pyc", "roles/app_release/.ruff_cache/x", "handover/.hypothesis/x"),
         *("handover/src/gunicorn_handover/__pycache__/x", "handover/dist/x.whl", "handover/build/x"),
         *("handover/src/gunicorn_handover.egg-info/x", "baton-web-0.1.0.tar.gz", "inventories/.x"),
         *("inventories/production/secrets/x", "inventories/eu/hosts.yml", "inventories/demo/tls/ca.key"),
     ):
-        (checkout / litter).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / litter).write_text("x")
+        (checkout / unwanted).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / unwanted).write_text("x")
     return collection.pack(checkout, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
 def team(archive: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A team's repository, made as README.md says, with a host that isn't there."""
-    here = tmp_path_factory.mktemp("team")
-    collection.install(archive, here)
-    (here / "inventory/hosts.yml").write_text(HOSTS)
-    shutil.rmtree(here / "inventory/group_vars")
-    return here
+    """A team's repository, set up as README.md describes, with a host that can't be reached."""
+    folder = tmp_path_factory.mktemp("team")
+    collection.install(archive, folder)
+    (folder / "inventory/hosts.yml").write_text(HOSTS)
+    shutil.rmtree(folder / "inventory/group_vars")
+    return folder
 
 
-def test_the_archive_holds_what_a_team_needs_and_nothing_else(archive: pathlib.Path) -> None:
+def test_archive_contains_only_what_a_team_needs(archive: pathlib.Path) -> None:
     with tarfile.open(archive) as packed:
         names = packed.getnames()
     assert {name.partition("/")[0] for name in names} == SHIPPED
@@ -92,7 +92,7 @@ def test_the_archive_holds_what_a_team_needs_and_nothing_else(archive: pathlib.P
     assert {name.split("/")[1] for name in names if name.startswith("inventories/")} == {"example"}
 
 
-def test_every_file_of_roles_plugins_and_playbooks_is_in_the_archive(archive: pathlib.Path) -> None:
+def test_archive_contains_all_roles_plugins_and_playbooks(archive: pathlib.Path) -> None:
     done = subprocess.run(
         ["git", "ls-files", "roles", "plugins", "playbooks", "meta", "docs", "handover/src", "inventories/example"],
         cwd=PROJECT,
@@ -104,33 +104,33 @@ def test_every_file_of_roles_plugins_and_playbooks_is_in_the_archive(archive: pa
         assert {name for name in done.stdout.split() if os.path.lexists(PROJECT / name)} <= set(packed.getnames())
 
 
-def test_a_version_is_the_same_everywhere() -> None:
-    said = {
+def test_version_is_the_same_everywhere() -> None:
+    versions = {
         "galaxy.yml": yaml.safe_load((PROJECT / "galaxy.yml").read_text())["version"],
         "pyproject.toml": tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"],
         "CHANGELOG.md": re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)[0],
     }
-    assert said == dict.fromkeys(said, VERSION)
+    assert versions == dict.fromkeys(versions, VERSION)
 
 
-def test_dependencies_are_the_same_for_a_checkout() -> None:
+def test_checkout_requires_the_collections_dependencies() -> None:
     required = yaml.safe_load((PROJECT / "requirements.yml").read_text())["collections"]
     wanted = yaml.safe_load((PROJECT / "galaxy.yml").read_text())["dependencies"]
     assert {entry["name"]: entry["version"] for entry in required} == wanted
 
 
-def test_each_collection_that_is_used_is_required_and_no_other() -> None:
+def test_used_collections_are_required_and_no_others() -> None:
     wanted = set(yaml.safe_load((PROJECT / "galaxy.yml").read_text())["dependencies"])
     known = "|".join(re.escape(path.parent.name + "." + path.name) for path in others())
     files = [path for folder in ("roles", "playbooks", "plugins", "fleet", "molecule") for path in used(folder)]
     used_ones = {name for path in files for name in re.findall(rf"\b({known})\.\w+", path.read_text(encoding="utf-8"))}
-    # a Python module of Ansible's own
+    # a Python package of Ansible's own
     used_ones -= {name for name in used_ones if name == "ansible.utils" and name not in wanted}
     assert used_ones == wanted
 
 
 def others() -> list[pathlib.Path]:
-    """The collections that the `ansible` package brings."""
+    """The collections that the package `ansible` contains."""
     import ansible_collections
 
     roots = [pathlib.Path(root) for root in ansible_collections.__path__]
@@ -142,7 +142,7 @@ def used(folder: str) -> list[pathlib.Path]:
     return [path for path in (PROJECT / folder).rglob("*") if path.suffix in suffixes and path.is_file()]
 
 
-def test_a_team_configures_ansible_as_the_checkout_does() -> None:
+def test_example_ansible_cfg_matches_the_checkouts() -> None:
     def settings(path: str) -> dict[str, Any]:
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(PROJECT / path)
@@ -152,21 +152,21 @@ def test_a_team_configures_ansible_as_the_checkout_does() -> None:
     assert theirs == ours | {"defaults.inventory": "inventory"}
 
 
-def test_every_playbook_is_found_with_all_that_it_imports(team: pathlib.Path) -> None:
+def test_playbooks_pass_the_syntax_check(team: pathlib.Path) -> None:
     assert {"site", "deploy", "rollback", "status"} <= set(PLAYBOOKS)
     done = run(team, "ansible-playbook", "--syntax-check", *(f"baton.web.{name}" for name in PLAYBOOKS))
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("words", [("baton.web.site", "--check"), ("baton.web.deploy",), ("baton.web.status",)])
-def test_a_run_comes_as_far_as_its_host_lets_it(team: pathlib.Path, words: tuple[str, ...]) -> None:
+def test_run_stops_at_an_unreachable_host(team: pathlib.Path, words: tuple[str, ...]) -> None:
     done = run(team, "ansible-playbook", *words)
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert re.search(r"web1\.test .*can't be reached: .*Connection refused", said), said
+    assert re.search(r"web1\.test .*can't be reached: .*Connection refused", output), output
 
 
-def test_without_the_callback_a_run_says_what_ansible_cfg_lacks(team: pathlib.Path) -> None:
+def test_run_without_the_callback_names_ansible_cfg(team: pathlib.Path) -> None:
     done = run(team, "ansible-playbook", "baton.web.deploy", ANSIBLE_CALLBACKS_ENABLED="baton.web.module_cache")
     assert done.returncode != 0
     assert "ansible.cfg" in done.stdout + done.stderr
@@ -183,7 +183,7 @@ def test_modules_and_roles_have_documentation(team: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("group", ["app", "health"])
-def test_the_modules_of_an_action_group_take_what_it_is_for(group: str) -> None:
+def test_modules_of_an_action_group_have_its_options(group: str) -> None:
     wanted = {"app": {"name"}, "health": {"health_path", "health_listen", "health_host"}}[group]
     runtime = yaml.safe_load((PROJECT / "meta/runtime.yml").read_text())
     modules = runtime["action_groups"][group]
@@ -192,8 +192,8 @@ def test_the_modules_of_an_action_group_take_what_it_is_for(group: str) -> None:
         assert wanted <= about["doc"]["options"].keys(), name
 
 
-def test_a_play_says_once_what_an_action_group_takes(tmp_path: pathlib.Path) -> None:
-    # one that is routed to an action, and one without
+def test_action_group_options_apply_from_module_defaults(tmp_path: pathlib.Path) -> None:
+    # one module with an action, and one without
     play = {
         "module_defaults": {"group/baton.web.app": {"name": "shop"}},
         "tasks": [

@@ -1,4 +1,4 @@
-"""Every documented command can be run as it stands: it is parsed by what would run it, and all that it names exists."""
+"""Every documented command works as written: its program can parse it, and everything that it refers to exists."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from plugins.callback.run import cut
 
 PROJECT = pathlib.Path(__file__).parents[3]
 PROGRAMS = {"ansible-playbook": PlaybookCLI, "ansible-vault": VaultCLI, "ansible-galaxy": GalaxyCLI}
-# what a reader makes or has
+# paths that the reader creates or has
 OWN = re.compile(r"^(inventories/production|/|~|\.venv|\.\./)")
-# a variable of Ansible's own, or of the reader's inventory
+# a variable of Ansible, or of the reader's inventory
 NOT_OURS = re.compile(r"^ansible_")
 
 
@@ -36,8 +36,8 @@ def commented() -> Iterator[pathlib.Path]:
     yield from (path for path in PROJECT.glob("inventories/**/*") if path.is_file())
 
 
-def said() -> Iterator[pathlib.Path]:
-    """Files whose messages tell a person what to run."""
+def with_messages() -> Iterator[pathlib.Path]:
+    """Files that contain commands for people, in text or messages."""
     yield from documents()
     yield from commented()
     for pattern in ("playbooks/phases/*.yml", "playbooks/tasks/**/*.yml", "roles/*/tasks/*.yml", "plugins/**/*.py"):
@@ -45,13 +45,13 @@ def said() -> Iterator[pathlib.Path]:
 
 
 def blocks(text: str) -> Iterator[str]:
-    """The lines of fenced blocks, those that go on with a backslash as one."""
+    """The lines of fenced blocks; lines that a backslash continues are joined."""
     for block in re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def commands() -> list[tuple[str, str]]:
-    """Where each command stands, and the command."""
+    """Each command with its file."""
     found = []
     for path in documents():
         text = path.read_text(encoding="utf-8")
@@ -64,29 +64,29 @@ def commands() -> list[tuple[str, str]]:
     return [(place, line) for place, line in found if line.split(maxsplit=1)[:1] in [[one] for one in programs]]
 
 
-def given() -> list[tuple[str, str]]:
-    """Each `-e` in words for people, with where it stands."""
+def extra_variables() -> list[tuple[str, str]]:
+    """Each `-e` in text for people, with its file."""
     found = []
-    for path in said():
+    for path in with_messages():
         words = re.findall(r"""-e (?:'(\{[^']*\})'|"(\w+='[^"]*')"|(\w+=[^\s`'",;:.)…]*))""", path.read_text())
         found += [(str(path.relative_to(PROJECT)), next(filter(None, one))) for one in words]
     return found
 
 
 @pytest.fixture(scope="module")
-def read() -> str:
-    """All text that reads variables."""
+def readers() -> str:
+    """The text of all files that read variables."""
     patterns = ("site.yml", "playbooks/**/*.yml", "roles/*/meta/argument_specs.yml", "roles/*/defaults/*.yml")
     return "\n".join(path.read_text(encoding="utf-8") for one in patterns for path in PROJECT.glob(one))
 
 
-def check_variables(text: str, read: str) -> None:
+def check_variables(text: str, readers: str) -> None:
     assert not cut(text), f"Ansible cuts {text}"
     if text.startswith("@"):
         return
     values = yaml.safe_load(text) if text.startswith("{") else parse_kv(text)
     for name in values:
-        assert NOT_OURS.match(name) or re.search(rf"(?<![\w-]){name}\b(?!=)", read), f"nothing reads {name}"
+        assert NOT_OURS.match(name) or re.search(rf"(?<![\w-]){name}\b(?!=)", readers), f"nothing reads {name}"
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
@@ -96,14 +96,14 @@ def parsed(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def test_there_are_commands_to_check() -> None:
+def test_commands_are_found() -> None:
     places = {place for place, _ in commands()}
     assert {"README.md", "docs/operations.md", "playbooks/logs.yml", "playbooks/exec.yml"} <= places
-    assert len(given()) > 30
+    assert len(extra_variables()) > 30
 
 
 @pytest.mark.parametrize(("place", "command"), commands())
-def test_a_documented_command_can_be_run(place: str, command: str, read: str) -> None:
+def test_documented_command_is_valid(place: str, command: str, readers: str) -> None:
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         targets = set(re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
@@ -114,17 +114,17 @@ def test_a_documented_command_can_be_run(place: str, command: str, read: str) ->
         return
     options = parsed(words)
     for playbook in options.args if words[0] == "ansible-playbook" else []:
-        # a collection's playbook is named by it
+        # a playbook of the collection
         name = playbook.removeprefix("baton.web.")
-        there = PROJECT / playbook if name == playbook else PROJECT / f"playbooks/{name}.yml"
-        assert there.exists(), f"{place}: there is no {playbook}"
+        path = PROJECT / playbook if name == playbook else PROJECT / f"playbooks/{name}.yml"
+        assert path.exists(), f"{place}: there is no {playbook}"
     for text in getattr(options, "extra_vars", None) or []:
-        check_variables(text, read)
+        check_variables(text, readers)
 
 
-@pytest.mark.parametrize("text", sorted({text for _, text in given()}))
-def test_a_variable_that_people_are_told_to_give_is_read(text: str, read: str) -> None:
-    check_variables(text, read)
+@pytest.mark.parametrize("text", sorted({text for _, text in extra_variables()}))
+def test_documented_extra_variable_is_read_somewhere(text: str, readers: str) -> None:
+    check_variables(text, readers)
 
 
 @pytest.mark.parametrize(
@@ -148,5 +148,5 @@ def test_a_variable_that_people_are_told_to_give_is_read(text: str, read: str) -
         ("app_version=", ""),
     ],
 )
-def test_a_value_that_ansible_would_cut_is_found(text: str, name: str) -> None:
+def test_value_that_ansible_would_cut_is_detected(text: str, name: str) -> None:
     assert cut(text) == name

@@ -1,4 +1,4 @@
-"""The example for Kubernetes: valid by its schema, and its figures fit those of the server."""
+"""The Kubernetes example: valid by its schema, and its figures match the server's settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ansible_collections.baton.web.plugins.module_utils.app import workers
 
 PROJECT = pathlib.Path(__file__).parents[3]
 MANIFESTS = sorted((PROJECT / "app/kubernetes").glob("*.yml"))
-# the oldest in which the sleep of a preStop is on by default, and the newest that is known
+# the oldest version with preStop's sleep enabled by default, and the newest known version
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 OBJECTS: list[dict[str, Any]] = [found for path in MANIFESTS for found in yaml.safe_load_all(path.read_text())]
 
 
 def one(kind: str) -> dict[str, Any]:
-    """The one object of its kind."""
+    """The only object of this kind."""
     [found] = [entry for entry in OBJECTS if entry["kind"] == kind]
     return found
 
@@ -37,13 +37,13 @@ def web() -> dict[str, Any]:
 
 
 def server() -> dict[str, Any]:
-    """What the image's gunicorn.conf.py sets, as plain assignments."""
+    """The settings in the image's gunicorn.conf.py that are plain assignments."""
     text = (PROJECT / "app/container/gunicorn.conf.py").read_text()
     return {name: float(value) for name, value in re.findall(r"^(\w+) = ([\d.]+)$", text, re.MULTILINE)}
 
 
 def default(name: str) -> float:
-    """A default of gunicorn_handover's, from its README."""
+    """A default of gunicorn_handover, from its README."""
     found = re.search(rf"^\| `{name}` \| ([\d.]+) \|", (PROJECT / "handover/README.md").read_text(), re.MULTILINE)
     assert found
     return float(found[1])
@@ -61,20 +61,20 @@ def window(probe: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("manifest", OBJECTS, ids=lambda found: found["kind"])
-def test_a_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
+def test_manifest_is_valid(manifest: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_a_pod_has_time_to_drain_before_it_is_killed() -> None:
+def test_termination_grace_period_covers_the_drain() -> None:
     drain = server()["graceful_timeout"] + default("handover_exit_timeout")
     assert pod()["terminationGracePeriodSeconds"] > web()["lifecycle"]["preStop"]["sleep"]["seconds"] + drain
 
 
-def test_a_pod_that_goes_accepts_until_others_know_of_it() -> None:
+def test_terminating_pod_accepts_until_endpoints_are_updated() -> None:
     assert web()["lifecycle"]["preStop"]["sleep"]["seconds"] >= window(web()["readinessProbe"])
 
 
-def test_limits_have_room_for_the_workers_of_the_processors() -> None:
+def test_resource_limits_suffice_for_the_workers() -> None:
     limits, requests = web()["resources"]["limits"], web()["resources"]["requests"]
     sizes = {"workers": 0, "workload": "io", "worker_memory_mb": 200, "memory_percent": 75}
     count = workers.count(int(limits["cpu"]), mebibytes(limits["memory"]), **sizes)  # type: ignore[arg-type]
@@ -82,27 +82,27 @@ def test_limits_have_room_for_the_workers_of_the_processors() -> None:
     assert mebibytes(requests["memory"]) >= count * 200
 
 
-def test_a_pod_has_time_to_boot() -> None:
+def test_startup_probe_covers_the_slowest_boot() -> None:
     cores = int(web()["resources"]["limits"]["cpu"])
     rounds = math.ceil((2 * cores + 1) / (cores + 1))
-    # it answers as soon as the first worker is ready
+    # the pod answers as soon as the first worker is ready
     slowest = server()["handover_boot_timeout"] + server()["handover_warmup_timeout"]
     assert window(web()["startupProbe"]) >= rounds * slowest
 
 
-def test_probes_ask_what_they_are_for() -> None:
+def test_probes_request_their_endpoints() -> None:
     paths = {name: web()[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
     assert paths == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
     source = (PROJECT / "app/links/settings.py").read_text()
     assert web()["readinessProbe"]["timeoutSeconds"] > int(re.search(r"ready_timeout: Seconds = (\d+)", source)[1])  # type: ignore[index]
 
 
-def test_names_lead_to_one_another() -> None:
+def test_selectors_and_ports_refer_to_each_other() -> None:
     labels = one("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert one("Deployment")["spec"]["selector"]["matchLabels"] == labels
     assert one("Service")["spec"]["selector"] == labels
     assert one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
-    # the migration is no pod of the service
+    # the migration's pod doesn't belong to the service
     assert one("Job")["spec"]["template"]["metadata"]["labels"] != labels
     [port] = web()["ports"]
     assert one("Service")["spec"]["ports"][0]["targetPort"] == port["name"]
@@ -112,7 +112,7 @@ def test_names_lead_to_one_another() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
-def test_a_pod_may_do_no_more_than_it_needs(kind: str) -> None:
+def test_pod_has_no_unneeded_permissions(kind: str) -> None:
     assert pod(kind)["securityContext"]["runAsNonRoot"] is True
     assert pod(kind)["automountServiceAccountToken"] is False
     assert pod(kind)["containers"][0]["securityContext"] == {

@@ -1,4 +1,4 @@
-"""The end of a change as phases/rollout.yml plays it, on hosts that are folders of this machine."""
+"""The end of a change as phases/rollout.yml runs it, on hosts that are folders of this machine."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from ansible_collections.baton.web.plugins.module_utils.change import deploy_loc
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.program import write_script
 
 RUN = {"token": "a", "who": "ann@laptop", "process": ""}
-SWITCHED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
+ACTIVATED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
             "previous": "r1", "release": "r2"}  # fmt: skip
 UNTOUCHED = {"changed": False, "release": "r1", "previous": "r1"}
 PHASE = {"id": "handover", "name": "Activate the first batch", "started": 1764072000.0, "seconds": 9.0}
-# how the hosts' results are put together
+# how the hosts' results are collected
 ROLLOUT = {
     name: value
     for name, value in yaml.safe_load((PROJECT / "playbooks/vars/rollout.yml").read_text()).items()
     if name in ("baton_outputs", "baton_results", "baton_failures", "baton_activated", "baton_changed")
 }
-TROUBLE = {"step": "handover", "message": "Workers of r2 don't start."}
+FAILURE = {"step": "handover", "message": "Workers of r2 don't start."}
 
 
 class Fleet:
-    """Two app servers, each with a lock of the run and its own application, which is named by its folder."""
+    """Two app servers, each with the run's lock and its own application, whose name is the path of a folder."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
@@ -40,13 +41,13 @@ class Fleet:
             deploy_lock.take(app, deploy_lock.Run(**RUN), "deploy v2", 900)
 
     def finish(self, *options: str, **variables: Any) -> Done:
-        """Play it; `variables` are the hosts'."""
+        """Run the tasks; `variables` are the hosts'."""
         hosts = {name: {"app_name": app.name} for name, app in zip(("app1", "app2"), self.apps, strict=True)}
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        found = {"app_service_activated": SWITCHED, "phase": PHASE} | local | variables
+        found = {"app_service_activated": ACTIVATED, "phase": PHASE} | local | variables
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "vars": found}}))
         tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/rollout/finish.yml")}
-        told: dict[str, Any] = ROLLOUT | {
+        play_variables: dict[str, Any] = ROLLOUT | {
             "baton_run": RUN,
             "baton_change": {"kind": "restart", "stage": False},
             "baton_release": "r2",
@@ -56,13 +57,13 @@ class Fleet:
             "baton_windows": {"during": {"since": 1764072000, "until": 1764072010}},
             "baton_phases": "{{ [phase] }}",
         }
-        play = {"hosts": "all", "gather_facts": False, "tasks": [tasks], "vars": told}
+        play = {"hosts": "all", "gather_facts": False, "tasks": [tasks], "vars": play_variables}
         (self.folder / "play.yml").write_text(json.dumps([play]))
         return Playbooks(self.folder / "hosts.yml").play(str(self.folder / "play.yml"), *options)
 
     @property
-    def written(self) -> list[list[pathlib.Path]]:
-        """The copies on each host."""
+    def receipts(self) -> list[list[pathlib.Path]]:
+        """The receipts on each host."""
         return [sorted(app.state.glob("receipts/*")) for app in self.apps]
 
     @property
@@ -79,25 +80,25 @@ def fleet(tmp_path: pathlib.Path) -> Fleet:
     return Fleet(tmp_path)
 
 
-def test_each_host_keeps_what_the_controller_keeps(fleet: Fleet) -> None:
+def test_hosts_keep_the_controllers_receipt(fleet: Fleet) -> None:
     done = fleet.finish()
-    # nothing runs in these folders: that is told last, and keeps nothing from being written
+    # nothing runs in these folders: that is reported last, and prevents nothing from being written
     assert done.status != 0
     for name in ("app1", "app2"):
         assert f"{name} was activated but no longer serves: no release has been activated." in done.words
     (kept,) = (fleet.folder / "receipts").glob("*.json")
-    assert [[path.name for path in host] for host in fleet.written] == [[kept.name]] * 2
-    assert {path.read_text() for host in fleet.written for path in host} == {kept.read_text()}
+    assert [[path.name for path in host] for host in fleet.receipts] == [[kept.name]] * 2
+    assert {path.read_text() for host in fleet.receipts for path in host} == {kept.read_text()}
     assert f"Receipt: {kept.with_suffix('.html')}" in done.output
     assert fleet.results == [["restarted"]] * 2
     assert fleet.locked == [False, False]
 
 
-@pytest.mark.parametrize("says", ["how", "nothing"])
-def test_the_receipt_says_how_old_background_processes_ended(
-    fleet: Fleet, says: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("journal", ["readable", "unreadable"])
+def test_receipt_shows_how_old_background_processes_ended(
+    fleet: Fleet, journal: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the journal of each host, of units of the application; one that can't be asked hides nothing."""
+    """It is read from each host's journal; an unreadable journal hides nothing else."""
     old, new = (f"{fleet.apps[0].name}-worker@{generation}-1.service" for generation in (1, 2))
     worker = {"way": "overlap", "started": [new], "stopped": [old], "seconds": 5.0}
     worker |= {"told": 1764072001.0, "pids": {old: 401, new: 517}}
@@ -105,60 +106,58 @@ def test_the_receipt_says_how_old_background_processes_ended(
         "systemctl": "exit 0",
         "journalctl": f'[ "$1" = --sync ] || cat {tmp_path}/journal',
     }.items():
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\n{script if says == 'how' else 'exit 1'}\n")
-        program.chmod(0o755)
+        write_script(tmp_path / name, script if journal == "readable" else "exit 1")
     entry = {"UNIT": old, "MESSAGE_ID": systemd.STOPPED, "__REALTIME_TIMESTAMP": "1764072005300000"}
     (tmp_path / "journal").write_text(json.dumps(entry))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     done = fleet.finish(app_service_processes={"changed": True, "processes": {"worker": worker}})
     assert "401 -> 517" in done.output
-    assert ("1 drained in 4.3 s" in done.words) is (says == "how")
-    assert done.words.count("1 whose end is not known") == (1 if says == "how" else 2)
+    assert ("1 drained in 4.3 s" in done.words) is (journal == "readable")
+    assert done.words.count("1 whose end is not known") == (1 if journal == "readable" else 2)
     assert fleet.results == [["restarted"]] * 2
 
 
 @pytest.mark.parametrize("broken", ["folder", "error"])
-def test_a_receipt_that_cannot_be_written_hides_nothing_and_keeps_no_lock(fleet: Fleet, broken: str) -> None:
+def test_unwritable_receipt_hides_no_failure_and_keeps_no_lock(fleet: Fleet, broken: str) -> None:
     (fleet.folder / "file").write_text("")
-    ways: dict[str, dict[str, Any]] = {
+    faults: dict[str, dict[str, Any]] = {
         "folder": {"deploy_receipts": str(fleet.folder / "file/receipts")},
-        # an error of Baton's own
+        # an internal error
         "error": {"phase": PHASE | {"seconds": "no number"}},
     }
-    done = fleet.finish(baton_outcome={"failure": TROUBLE}, **ways[broken])
+    done = fleet.finish(baton_outcome={"failure": FAILURE}, **faults[broken])
     assert done.status != 0
     assert {"folder": "The receipt can't be written to", "error": "failed: [app1]"}[broken] in done.words
     assert "The restart of" in done.words
     assert "app1, app2, handover: Workers of r2 don't start." in done.words
     assert fleet.results == [["failed"]] * 2
-    # the hosts may keep what the controller can't
-    assert [len(host) for host in fleet.written] == ([1, 1] if broken == "folder" else [0, 0])
+    # the hosts can keep a receipt that the controller can't write
+    assert [len(host) for host in fleet.receipts] == ([1, 1] if broken == "folder" else [0, 0])
     assert fleet.locked == [False, False]
 
 
-def test_the_host_of_what_runs_alone_is_noted_where_the_change_ended_well(fleet: Fleet) -> None:
+def test_host_of_exclusive_processes_is_noted_after_a_successful_change(fleet: Fleet) -> None:
     assert fleet.finish("--check", app_service_activated=UNTOUCHED).changed == [1, 1]
     assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
-    fleet.finish(baton_outcome={"failure": TROUBLE})
+    fleet.finish(baton_outcome={"failure": FAILURE})
     assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
     assert fleet.finish(app_service_activated=UNTOUCHED).changed == [1, 1]
     assert [running.noted_host(app) for app in fleet.apps] == ["app1", "app1"]
 
 
-def test_where_nothing_happened_nothing_is_written(fleet: Fleet) -> None:
+def test_nothing_is_written_when_nothing_changed(fleet: Fleet) -> None:
     for app in fleet.apps:
         running.note_host(app, "app1")
     done = fleet.finish(app_service_activated=UNTOUCHED)
     assert (done.status, done.changed) == (0, [0, 0]), done.output
-    assert fleet.written == [[], []]
+    assert fleet.receipts == [[], []]
     assert not (fleet.folder / "receipts").exists()
     assert fleet.locked == [False, False]
 
 
-def test_a_check_writes_nothing(fleet: Fleet) -> None:
+def test_check_mode_writes_nothing(fleet: Fleet) -> None:
     done = fleet.finish("--check")
     assert done.status == 0, done.output
-    assert fleet.written == [[], []]
+    assert fleet.receipts == [[], []]
     assert not (fleet.folder / "receipts").exists()
     assert fleet.results == [[], []]

@@ -1,4 +1,4 @@
-"""Where the background processes come in a rollout, and whether they come at all."""
+"""When background processes run in a rollout, and whether they run at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEAT = {"beat": {"command": "beat", "order": "after_web"}}
 
 
 def templar(**variables: Any) -> Templar:
-    """The variables of a rollout, as a play has them."""
+    """The variables of a rollout, as in a play."""
     loader = DataLoader()
     loader.set_basedir(str(PROJECT))
     rollout = loader.load_from_file(str(PROJECT / "playbooks/vars/rollout.yml"), trusted_as_template=True)
@@ -25,30 +25,30 @@ def templar(**variables: Any) -> Templar:
 
 
 @pytest.mark.parametrize(
-    ("found", "processes", "wanted"),
+    ("found", "processes", "expected"),
     [
-        # as a host is set up, and as the inventory says
+        # what runs on each host, and what its inventory wants
         ([False, False], [{}, {}], False),
         ([False, True], [{}, {}], True),
         ([False, False], [{}, WORKER], True),
         ([False, False], [BEAT, BEAT], False),
-        # a host that was never set up, and an inventory that doesn't say
+        # a host that was never set up, and an inventory without the setting
         ([None, False], [None, None], False),
         ([None, False], [WORKER, None], True),
     ],
 )
-def test_the_phase_is_for_types_that_a_host_has_or_will_have(
-    found: list[Any], processes: list[Any], wanted: bool
+def test_phase_runs_if_any_host_has_or_will_have_such_types(
+    found: list[Any], processes: list[Any], expected: bool
 ) -> None:
     hostvars = {
         name: {"ansible_facts": {} if fact is None else {"app_before_web": fact}}
         | ({} if settings is None else {"app_processes": settings})
         for name, fact, settings in zip(HOSTS, found, processes, strict=True)
     }
-    assert templar(hostvars=hostvars).template(trust_as_template("{{ baton_has_before_web }}")) is wanted
+    assert templar(hostvars=hostvars).template(trust_as_template("{{ baton_has_before_web }}")) is expected
 
 
-def test_before_any_host_is_known_there_is_none() -> None:
+def test_phase_does_not_run_before_any_host_is_known() -> None:
     assert templar().template(trust_as_template("{{ baton_has_before_web }}")) is False
 
 
@@ -56,11 +56,11 @@ def test_before_any_host_is_known_there_is_none() -> None:
     ("kind", "order"),
     [
         *((kind, ["rehearsal", "processes", "handover"]) for kind in ("deploy", "configure", "restart")),
-        # the web processes that are left hand out jobs which only their own background processes know
+        # the remaining web processes enqueue jobs that only their own release's background processes know
         ("rollback", ["rehearsal", "handover", "processes"]),
     ],
 )
-def test_they_go_before_the_web_and_after_it_on_the_way_back(kind: str, order: list[str]) -> None:
+def test_processes_precede_web_except_in_a_rollback(kind: str, order: list[str]) -> None:
     phases: list[str] = []
     for play in yaml.safe_load((PROJECT / "playbooks/phases/rollout.yml").read_text()):
         phase = play.get("vars", {}).get("baton_phase")

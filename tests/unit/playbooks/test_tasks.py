@@ -1,4 +1,4 @@
-"""What holds for every task of the playbooks and roles."""
+"""Rules that every task of the playbooks and roles obeys."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
 FILES = sorted({*PROJECT.glob("playbooks/**/*.yml"), *PROJECT.glob("roles/*/tasks/*.yml")})
-# modules that make a file or a folder: without a mode, the umask of the host's root decides who may read it
-MAKING = {
+# modules that create a file or folder: without a mode, root's umask on the host decides who can read it
+CREATING = {
     "ansible.builtin." + name
     for name in ("assemble", "blockinfile", "copy", "file", "get_url", "lineinfile", "template", "unarchive")
 } | {"community.crypto.openssl_privatekey", "community.crypto.x509_certificate"}
 
 
 def tasks(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The tasks of a file, and those of plays and blocks in it."""
+    """All tasks of a file, including those in plays and blocks."""
     pending = list(yaml.safe_load(path.read_text()) or [])
     while pending:
         entry = pending.pop()
@@ -37,11 +37,11 @@ def found(files: list[pathlib.Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.relative_to(PROJECT)}: {task.get('name')}", task
 
 
-def test_what_a_task_makes_has_a_mode() -> None:
+def test_created_files_have_a_mode() -> None:
     assert [
         where
         for where, task in found(FILES)
-        for module in MAKING & task.keys()
+        for module in CREATING & task.keys()
         if "localhost" not in str(task.get("delegate_to"))
         and task[module].get("state") not in ("absent", "link")
         and "mode" not in task[module]
@@ -49,23 +49,23 @@ def test_what_a_task_makes_has_a_mode() -> None:
 
 
 def secrets(role: pathlib.Path) -> set[str]:
-    """The role's options that are secret, the variables made of them, and the templates that they are in."""
+    """The role's secret options, the variables built from them, and the templates that contain them."""
 
     def read(file: str) -> dict[str, Any]:
         return yaml.safe_load((role / file).read_text()) if (role / file).exists() else {}
 
     entries = read("meta/argument_specs.yml")["argument_specs"].values()
     known = {name for entry in entries for name, option in (entry.get("options") or {}).items() if option.get("no_log")}
-    # a condition says only that there is one
+    # a condition only reveals whether the secret is set
     shown = {path.name: re.sub(r"{%.*?%}|\bif \w+", "", path.read_text()) for path in role.glob("templates/**/*.j2")}
     known |= {name for name, text in shown.items() if known & set(re.findall(r"\w+", text))}
-    made = {name: set(re.findall(r"[\w.]+", str(value))) for name, value in read("vars/main.yml").items()}
-    while more := {name for name, used in made.items() if name not in known and used & known}:
+    used_by = {name: set(re.findall(r"[\w.]+", str(value))) for name, value in read("vars/main.yml").items()}
+    while more := {name for name, used in used_by.items() if name not in known and used & known}:
         known |= more
     return known
 
 
-def test_what_writes_a_secret_says_nothing_of_it() -> None:
+def test_tasks_that_write_secrets_have_no_log() -> None:
     writing = {"baton.web.files", "ansible.builtin.copy", "ansible.builtin.template"}
     tasks_with_secrets = {
         where: task
@@ -79,8 +79,8 @@ def test_what_writes_a_secret_says_nothing_of_it() -> None:
     assert [where for where, task in tasks_with_secrets.items() if task.get("no_log") is not True] == []
 
 
-def test_a_question_of_preflight_does_not_decide_by_failing_silently() -> None:
-    """A task that fails there without a word lets a host pass that nobody has looked at."""
+def test_preflight_tasks_do_not_fail_silently() -> None:
+    """A check that fails silently lets an unchecked host pass."""
     files = [path for path in FILES if path.name.startswith("preflight")]
     assert [
         where
@@ -89,15 +89,15 @@ def test_a_question_of_preflight_does_not_decide_by_failing_silently() -> None:
     ] == []
 
 
-def test_one_action_installs_packages() -> None:
-    """ansible.builtin.apt reads all lists again for each of its tasks, and fails for a source that is of no use."""
+def test_only_one_task_installs_packages_by_apt() -> None:
+    """ansible.builtin.apt reads all package lists in each task, and fails if one source is unusable."""
     installing = [where for where, task in found(FILES) if "ansible.builtin.apt" in task]
     assert installing == ["playbooks/tasks/hosts/upgrade.yml: Upgrade the packages"]
     assert "update_cache" not in (PROJECT / "playbooks/tasks/hosts/upgrade.yml").read_text()
 
 
-def test_what_a_playbook_or_a_task_file_names_is_beside_it() -> None:
-    """A dynamic include of a file that isn't there only fails in the run that needs it, such as a revert."""
+def test_included_files_exist() -> None:
+    """A dynamic include of a missing file fails only in the run that needs it, such as a revert."""
     keys = {f"ansible.builtin.{kind}" for kind in ("import_tasks", "include_tasks", "import_playbook")}
     assert [
         f"{where}: {name}"
@@ -107,8 +107,8 @@ def test_what_a_playbook_or_a_task_file_names_is_beside_it() -> None:
     ] == []
 
 
-def test_on_top_are_the_playbooks_that_people_run() -> None:
-    """What other playbooks import is a phase, and below phases/."""
+def test_top_level_playbooks_are_those_that_people_run() -> None:
+    """A playbook that others import is a phase, in phases/."""
     on_top = {path.stem for path in PROJECT.glob("playbooks/*.yml")}
     imported = {
         (path.parent / task["ansible.builtin.import_playbook"]).resolve().relative_to(PROJECT / "playbooks")
@@ -120,7 +120,7 @@ def test_on_top_are_the_playbooks_that_people_run() -> None:
     assert not on_top & {path.stem for path in PROJECT.glob("playbooks/phases/*.yml")}
 
 
-def test_a_backing_service_is_named_in_its_row_and_in_the_wiring_alone() -> None:
+def test_backing_services_are_named_only_in_topology_and_wiring() -> None:
     topology = yaml.safe_load((PROJECT / "playbooks/vars/topology.yml").read_text())
     named = {
         f"{path.relative_to(PROJECT)}: {row[key]}"
@@ -132,7 +132,7 @@ def test_a_backing_service_is_named_in_its_row_and_in_the_wiring_alone() -> None
     assert named == set()
 
 
-def test_each_phase_of_the_rollout_has_an_id_and_one_rescue() -> None:
+def test_each_rollout_phase_has_an_id_and_one_rescue() -> None:
     plays = [
         play
         for name in ("rollout", "processes")

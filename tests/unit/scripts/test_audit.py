@@ -1,4 +1,4 @@
-"""scripts/audit, with the real pip-audit and a service of this test's that speaks OSV's query API."""
+"""scripts/audit, with the real pip-audit and a local service that implements OSV's query API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 PROJECT = pathlib.Path(__file__).parents[3]
 LOCK = "starlette==1.3.0 ; sys_platform == 'win32' \\\n    --hash=sha256:{0}\nidna==3.10 \\\n    --hash=sha256:{0}\n"
-# as the service answers it (https://google.github.io/osv.dev/post-v1-query/)
+# as the real service answers (https://google.github.io/osv.dev/post-v1-query/)
 ADVISORY = {
     "id": "PYSEC-2026-249",
     "details": "request.form() ignores its limits.",
@@ -51,10 +51,10 @@ def checkout(tmp_path: pathlib.Path) -> Callable[[dict[str, str]], pathlib.Path]
 
 
 class Service:
-    """Knows one advisory, and what it was asked for."""
+    """A service that knows one advisory and records its queries."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.queries: list[tuple[str, str]] = []
         self.status = 200
         self.url = ""
 
@@ -67,10 +67,10 @@ def service() -> Iterator[Service]:
         def do_POST(self) -> None:
             query: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert query["package"]["ecosystem"] == "PyPI"
-            asked = (query["package"]["name"], query["version"])
-            state.asked.append(asked)
+            package = (query["package"]["name"], query["version"])
+            state.queries.append(package)
             body = json.dumps(
-                {"vulns": [ADVISORY]} if asked in {("starlette", "1.2.0"), ("starlette", "1.3.0")} else {}
+                {"vulns": [ADVISORY]} if package in {("starlette", "1.2.0"), ("starlette", "1.3.0")} else {}
             )
             self.send_response(state.status)
             self.send_header("Content-Length", str(len(body)))
@@ -97,33 +97,35 @@ def audit(folder: pathlib.Path, url: str, mode: str = "") -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_a_vulnerability_fails_and_is_named_with_its_fix_and_its_locks(
+def test_vulnerability_is_reported_with_its_fix_and_its_locks(
     checkout: Callable[[dict[str, str]], pathlib.Path], service: Service
 ) -> None:
-    # for another platform than this one, in two locks; another lock has another version
+    # the vulnerable package is for another platform, in two locks; another lock has another version
     older = "starlette==1.2.0 --hash=sha256:{0}\n"
     files = {"requirements.txt": LOCK, "app/requirements.txt": LOCK, "b.txt": older, "notes.txt": "starlette==0.1\n"}
     old = {"handover/requirements-test-oldest.txt": "starlette==1.1.0 --hash=sha256:{0}\n"}
-    code, said = audit(checkout(files | old), service.url)
+    code, output = audit(checkout(files | old), service.url)
     assert code == 1
     ids = "PYSEC-2026-249 = CVE-2026-54283 = GHSA-82w8-qh3p-5jfq, fixed in 1.3.1"
-    assert f"starlette 1.3.0 in app/requirements.txt, requirements.txt: {ids}" in said.splitlines()
-    assert f"starlette 1.2.0 in b.txt: {ids}" in said.splitlines()
-    assert "ok" not in said.split()
-    assert sorted(service.asked) == [("idna", "3.10"), ("starlette", "1.2.0"), ("starlette", "1.3.0")]
+    assert f"starlette 1.3.0 in app/requirements.txt, requirements.txt: {ids}" in output.splitlines()
+    assert f"starlette 1.2.0 in b.txt: {ids}" in output.splitlines()
+    assert "ok" not in output.split()
+    assert sorted(service.queries) == [("idna", "3.10"), ("starlette", "1.2.0"), ("starlette", "1.3.0")]
 
 
-def test_locks_without_one_are_ok(checkout: Callable[[dict[str, str]], pathlib.Path], service: Service) -> None:
-    code, said = audit(checkout({"requirements.txt": "idna==3.10 --hash=sha256:{0}\n"}), service.url, "required")
-    assert (code, said.split(":")[0]) == (0, "ok")
-    assert "1 packages of 1 locks; not handover/requirements-test-oldest.txt" in said
+def test_locks_without_vulnerabilities_pass(
+    checkout: Callable[[dict[str, str]], pathlib.Path], service: Service
+) -> None:
+    code, output = audit(checkout({"requirements.txt": "idna==3.10 --hash=sha256:{0}\n"}), service.url, "required")
+    assert (code, output.split(":")[0]) == (0, "ok")
+    assert "1 packages of 1 locks; not handover/requirements-test-oldest.txt" in output
 
 
 ACCEPTED = '[[accepted]]\nid = "{}"\npackage = "{}"\nreason = "no forms here"\nuntil = {}\n'
 
 
 @pytest.mark.parametrize(
-    ("entry", "code", "told"),
+    ("entry", "code", "message"),
     [
         (ACCEPTED.format("CVE-2026-54283", "starlette", "9999-01-01"), 0, "ok"),
         (ACCEPTED.format("CVE-2026-54283", "starlette", "2026-01-01"), 1, "it was accepted until 2026-01-01"),
@@ -136,16 +138,16 @@ ACCEPTED = '[[accepted]]\nid = "{}"\npackage = "{}"\nreason = "no forms here"\nu
         ),
     ],
 )
-def test_a_finding_is_accepted_with_a_reason_until_a_date(
-    checkout: Callable[[dict[str, str]], pathlib.Path], service: Service, entry: str, code: int, told: str
+def test_accepted_finding_needs_a_reason_and_a_date(
+    checkout: Callable[[dict[str, str]], pathlib.Path], service: Service, entry: str, code: int, message: str
 ) -> None:
     found = audit(checkout({"requirements.txt": LOCK, ".config/audit.toml": entry}), service.url)
     assert found[0] == code
-    assert told in found[1]
+    assert message in found[1]
 
 
 @pytest.mark.parametrize(("mode", "code"), [("", 0), ("required", 1)])
-def test_a_service_that_cant_be_asked_is_never_ok(
+def test_unreachable_service_is_never_reported_as_ok(
     checkout: Callable[[dict[str, str]], pathlib.Path], service: Service, mode: str, code: int
 ) -> None:
     folder = checkout({"requirements.txt": LOCK})
@@ -158,17 +160,19 @@ def test_a_service_that_cant_be_asked_is_never_ok(
         assert found[0] == code
         assert found[1].startswith("not audited: http://127.0.0.1:")
         assert "ok" not in found[1].split()
-    assert len(service.asked) == 1, "one try, not one for each package or lock"
+    assert len(service.queries) == 1, "one try, not one for each package or lock"
 
 
-def test_a_service_that_never_answers_costs_seconds(checkout: Callable[[dict[str, str]], pathlib.Path]) -> None:
+def test_unresponsive_service_times_out(checkout: Callable[[dict[str, str]], pathlib.Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        code, said = audit(checkout({"requirements.txt": LOCK}), f"http://127.0.0.1:{silent.getsockname()[1]}/v1/query")
+        code, output = audit(
+            checkout({"requirements.txt": LOCK}), f"http://127.0.0.1:{silent.getsockname()[1]}/v1/query"
+        )
     assert code == 0
-    assert said.startswith("not audited: ")
+    assert output.startswith("not audited: ")
 
 
-def test_a_mode_with_a_slip_is_refused(checkout: Callable[[dict[str, str]], pathlib.Path], service: Service) -> None:
-    code, said = audit(checkout({"requirements.txt": LOCK}), service.url, "require")
-    assert (code, service.asked) == (1, [])
-    assert 'BATON_AUDIT is "require"' in said
+def test_misspelt_mode_is_refused(checkout: Callable[[dict[str, str]], pathlib.Path], service: Service) -> None:
+    code, output = audit(checkout({"requirements.txt": LOCK}), service.url, "require")
+    assert (code, service.queries) == (1, [])
+    assert 'BATON_AUDIT is "require"' in output

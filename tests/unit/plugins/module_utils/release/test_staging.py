@@ -350,7 +350,7 @@ def test_wheels_for_a_newer_glibc_are_refused(
         staging.check_python(release_store, request)
 
 
-def test_host_without_uv_is_told_the_role(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
+def test_missing_uv_is_reported_with_the_role(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     bare = dataclasses.replace(release_store, uv=pathlib.Path("/nowhere/uv"))
     with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
         stage(bare, build())

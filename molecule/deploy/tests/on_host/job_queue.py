@@ -1,12 +1,12 @@
-"""A queue of jobs that remembers what became of each: over HTTP, in memory, with nothing but Python.
+"""A job queue over HTTP that records what happens to each job: in memory, with only the standard library.
 
 job_queue.py ADDRESS PORT
 
-POST /add {task}          a job is handed out; answers with its id
+POST /add {task}          enqueue a job; returns its id
 POST /take {worker}       the oldest waiting job and how long it takes, or an empty object
-POST /done {id, known}    it was run to its end, or refused as its task isn't known
-POST /beat {who, is}      one of a kind says that it `began`, that it is `there` (and its version), or that it `ended`
-GET /report               what became of all jobs
+POST /done {id, known}    a job was completed, or refused because its task isn't known
+POST /beat {who, is}      a single process reports that it `began`, is `there` (with its version), or `ended`
+GET /report               the results of all jobs
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any
 
-# seconds that jobs take, in turn: most are short, some last longer than an activation
+# seconds that jobs take, in turn: most are short, some longer than an activation
 LENGTHS = [0.05, 0.1, 0.2, 0.05, 0.1, 0.05, 0.1, 0.2, 0.1, 4.0]
 
 
@@ -31,8 +31,8 @@ class Jobs:
         self.done: collections.Counter[int] = collections.Counter()
         self.unknown: list[str] = []
         self.workers: set[str] = set()
-        self.beats: list[str] = []  # that are there
-        self.ticked: set[int] = set()  # the versions of those that said that they are there
+        self.beats: list[str] = []  # running ones
+        self.ticked: set[int] = set()  # versions that have reported `there`
         self.most_beats = 0
 
     def add(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128  # of connections that wait; with the default of 5 the kernel drops some of a burst
+    request_queue_size = 128  # with the default of 5 the kernel drops some connections of a burst
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ def served(edge: str, ca_file: pathlib.Path = ROOT, name: str = NAME) -> bytes:
 def renew(edge: str) -> bytes:
     """Make an edge obtain a new certificate; return it once the edge presents it."""
     with nginx.reloaded(host(edge)):
-        assert keep(edge, "--force")["trouble"] == ""
-    return present(edge)
+        assert run_timer_program(edge, "--force")["trouble"] == ""
+    return installed_certificate(edge)
 
 
-def present(edge: str) -> bytes:
+def installed_certificate(edge: str) -> bytes:
     """The certificate file of an edge, which it also presents."""
     chain = host(edge).file("/etc/ssl/baton/links/fullchain.pem").content_string
     found = ssl.PEM_cert_to_DER_cert(chain.partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
@@ -69,14 +69,14 @@ def ask(client: str, address: str, path: str) -> tuple[int, str]:
     return status, text.strip()
 
 
-def keep(edge: str, *options: str) -> dict[str, Any]:
+def run_timer_program(edge: str, *options: str) -> dict[str, Any]:
     """Run the timer's program; return the status that it wrote."""
     program = host(edge).check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/python")
     host(edge).run(
         f"{program} -I /usr/local/sbin/acme-certificate /etc/acme-certificate/links/settings.json {' '.join(options)}"
     )
-    said: dict[str, Any] = json.loads(host(edge).file(STATUS).content_string)
-    return said
+    status: dict[str, Any] = json.loads(host(edge).file(STATUS).content_string)
+    return status
 
 
 def test_both_edges_serve_the_same_certificate() -> None:
@@ -132,8 +132,8 @@ def test_unreachable_authority_is_reported_and_keeps_certificate() -> None:
     # pebble isn't stopped, as it would lose its accounts and its root
     host("web1").check_output("ip route add unreachable 10.213.88.31/32")
     try:
-        said = keep("web1", "--force")
-        assert "10.213.88.31" in said["trouble"]
+        status = run_timer_program("web1", "--force")
+        assert "10.213.88.31" in status["trouble"]
         assert served("web1") == before
         done = FLEET.play("playbooks/status.yml")
         assert done.status != 0
@@ -166,5 +166,5 @@ def test_lost_edge_does_not_stop_renewal() -> None:
     finally:
         host("web1").check_output("systemctl start nginx")
     with nginx.reloaded(host("web1")):
-        assert keep("web1")["trouble"] == ""
-    assert present("web1") == present("web2")
+        assert run_timer_program("web1")["trouble"] == ""
+    assert installed_certificate("web1") == installed_certificate("web2")

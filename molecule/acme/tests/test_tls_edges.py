@@ -51,7 +51,7 @@ def handshake(edge: str, version: str, *options: str) -> tuple[bool, str]:
     return "\nReused, " in done.stdout, re.sub("[ -]", "", names[-1]) if names else ""
 
 
-def serving(edge: str) -> None:
+def assert_current_key(edge: str) -> None:
     """Assert that an edge issues tickets of its current key."""
     name = host(edge).check_output(f"head -c 16 {TICKETS}/current.key | od -An -v -tx1 | tr -d ' \\n'")
     assert handshake(edge, "-tls1_2")[1] == name
@@ -62,7 +62,7 @@ def rotate(edge: str) -> None:
     state = json.loads(host(edge).check_output(f"cat {TICKETS}/state.json"))
     with nginx.reloaded(host(edge)):
         host(edge).check_output(f"nginx-session-tickets rotate --at {(state['period'] + 2) * state['hours'] * 3600}")
-    serving(edge)
+    assert_current_key(edge)
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ def _present_keys() -> Iterator[None]:
     """Restores the current period on the edges, with the timer's service."""
     for edge in EDGES:
         host(edge).check_output(f"cp -p {TICKETS}/state.json /root/state.json")
-        serving(edge)
+        assert_current_key(edge)
     yield
     for edge in EDGES:
         with nginx.reloaded(host(edge)):
             host(edge).check_output(f"mv /root/state.json {TICKETS}/ && rm {TICKETS}/current.key")
             host(edge).check_output("systemctl start nginx-session-tickets.service")
-        serving(edge)
+        assert_current_key(edge)
 
 
 @pytest.mark.usefixtures("_present_keys")
@@ -167,8 +167,8 @@ def test_client_cannot_forge_its_identity(edge: str, neighbour: str, protocol: s
 def test_trusted_proxy_sets_client_and_user(edge: str, protocol: str) -> None:
     curl.install(host("ca1"))
     forged = [f"-H{name}: {value}" for name, value in FORGED.items() if "Forwarded" not in name]
-    said = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
-    seen = curl.seen(host("ca1"), NAME, ADDRESSES[edge], "/whoami", protocol, *forged, *said)
+    trusted = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
+    seen = curl.seen(host("ca1"), NAME, ADDRESSES[edge], "/whoami", protocol, *forged, *trusted)
     assert seen["client"] == CLIENT
     assert seen["headers"]["x-forwarded-user"] == ["alice"]
     assert "6.6.6.6" not in json.dumps(seen["headers"])

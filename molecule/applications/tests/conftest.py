@@ -30,16 +30,16 @@ def folder() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def stillborn(folder: pathlib.Path) -> Done:
+def failed_first_deploy(folder: pathlib.Path) -> Done:
     """The first deploy of `plain`, with a version that can't boot."""
     sources.plain(folder)
     return Application("plain").play("site.yml", app_version="broken")
 
 
 @pytest.fixture(scope="session")
-def plain(stillborn: Done) -> Deployed:
+def plain(failed_first_deploy: Done) -> Deployed:
     """A git repository with a requirements.txt; the failed deploy has provisioned the hosts."""
-    assert stillborn.status != 0
+    assert failed_first_deploy.status != 0
     return Deployed("plain", "playbooks/deploy.yml")
 
 

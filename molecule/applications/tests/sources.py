@@ -317,9 +317,9 @@ def compiled(sources: pathlib.Path) -> None:
                 async def app(scope, receive, send):
                     if scope["type"] != "http":
                         raise RuntimeError("no lifespan here")
-                    said = {"psycopg2": psycopg2.__version__, "docopt": docopt.__version__}
-                    said |= {"netifaces": netifaces.version, "posix_ipc": posix_ipc.VERSION}
-                    body = json.dumps(said).encode()
+                    answer = {"psycopg2": psycopg2.__version__, "docopt": docopt.__version__}
+                    answer |= {"netifaces": netifaces.version, "posix_ipc": posix_ipc.VERSION}
+                    body = json.dumps(answer).encode()
                     headers = [(b"content-type", b"application/json")]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await send({"type": "http.response.body", "body": body})

@@ -95,7 +95,7 @@ class Application(Playbooks):
         with httpx.Client(base_url=f"https://127.0.0.1:{SOLO[name]}", verify=trust, timeout=PATIENCE) as client:
             return client.get(path, headers={"Host": self.site, **headers}, extensions={"sni_hostname": self.site})
 
-    def says(self, name: str, path: str = "/") -> Any:
+    def get_json(self, name: str, path: str = "/") -> Any:
         """The JSON in a host's response."""
         answer = self.ask(name, path)
         assert answer.status_code == 200, f"{name} answers {answer.status_code}: {answer.text}"

@@ -15,7 +15,7 @@ from .support import PYTHON, SOLO, Traffic, host
 
 pytestmark = pytest.mark.long
 
-STAYS = ["Nothing has changed. Release", "still serves."]
+UNCHANGED = ["Nothing has changed. Release", "still serves."]
 UNIT = "fragile-rehearsal@"
 SETTINGS = "/etc/fragile/gunicorn.conf.py"
 # version: words in the deploy's output. The first three fail while the release is staged, in the import check.
@@ -23,23 +23,28 @@ BROKEN = {
     "syntax": ["SyntaxError", "main.py"],
     "dependency": ["ModuleNotFoundError: No module named 'nowhere_to_be_found'"],
     "exit": ["no licence was found"],
-    "lifespan": ["did not boot", "Traceback", "main.py", "RuntimeError: no ledger at ledger.example.org", *STAYS],
-    "hang": ["not ready after 20 s (app_service_boot_timeout)", *STAYS],
-    "memory": ["it ran out of memory: MemoryMax is 300 MiB (app_service_memory_max)", *STAYS],
-    "database": ["did not boot", "ConnectionRefusedError: [Errno 111]", "main.py", *STAYS],
-    "unwell": ["it booted, but /ready answers 503: the ledger is read-only", *STAYS],
+    "lifespan": ["did not boot", "Traceback", "main.py", "RuntimeError: no ledger at ledger.example.org", *UNCHANGED],
+    "hang": ["not ready after 20 s (app_service_boot_timeout)", *UNCHANGED],
+    "memory": ["it ran out of memory: MemoryMax is 300 MiB (app_service_memory_max)", *UNCHANGED],
+    "database": ["did not boot", "ConnectionRefusedError: [Errno 111]", "main.py", *UNCHANGED],
+    "unwell": ["it booted, but /ready answers 503: the ledger is read-only", *UNCHANGED],
 }
 
 
 def state(application: Deployed) -> dict[str, Any]:
     """The serving release and processes of each host."""
     return {
-        name: (application.current(name), application.master(name), application.workers(name), application.says(name))
+        name: (
+            application.current(name),
+            application.master(name),
+            application.workers(name),
+            application.get_json(name),
+        )
         for name in SOLO
     }
 
 
-def assert_nothing_stays(application: Deployed) -> None:
+def assert_no_leftovers(application: Deployed) -> None:
     """Assert that no unit, socket or process of a rehearsal is left."""
     for name in SOLO:
         on = host(name)
@@ -82,8 +87,8 @@ def test_systemd_verifies_rehearsal_units(fragile: Deployed, name: str) -> None:
         spoiled = host(name).run(f"systemd-analyze verify {canary}").stderr
         host(name).check_output("rm -r /run/canary")
         assert [line for line in spoiled.splitlines() if unit in line and "Canary" in line]
-        said = host(name).run(f"systemd-analyze verify {unit}")
-        assert [line for line in said.stderr.splitlines() + said.stdout.splitlines() if "fragile" in line] == []
+        verified = host(name).run(f"systemd-analyze verify {unit}")
+        assert [line for line in verified.stderr.splitlines() + verified.stdout.splitlines() if "fragile" in line] == []
 
 
 @pytest.mark.parametrize("name", SOLO)
@@ -112,17 +117,17 @@ def test_broken_version_changes_nothing(fragile: Deployed, version: str) -> None
     assert traffic.failed == {}
     assert traffic.sent > 100
     assert state(fragile) == before
-    assert_nothing_stays(fragile)
+    assert_no_leftovers(fragile)
 
 
 def test_rehearsal_has_its_own_timeout(fragile: Deployed) -> None:
     before = state(fragile)
     done = fragile.play("playbooks/deploy.yml", app_version="hang", app_service_rehearsal_timeout=6)
     assert done.status != 0
-    for word in ["it was not ready after 6 s (app_service_rehearsal_timeout)", *STAYS]:
+    for word in ["it was not ready after 6 s (app_service_rehearsal_timeout)", *UNCHANGED]:
         assert word in done.words, done.output
     assert state(fragile) == before
-    assert_nothing_stays(fragile)
+    assert_no_leftovers(fragile)
 
 
 @pytest.mark.usefixtures("fragile", "broken_settings")
@@ -131,11 +136,11 @@ def test_invalid_gunicorn_settings_change_nothing(fragile: Deployed) -> None:
     with Traffic(fragile) as traffic:
         done = fragile.play("playbooks/deploy.yml", app_version="better")
     assert done.status != 0
-    for word in ["ZeroDivisionError", "gunicorn.conf.py", *STAYS]:
+    for word in ["ZeroDivisionError", "gunicorn.conf.py", *UNCHANGED]:
         assert word in done.words, done.output
     assert traffic.failed == {}
     assert state(fragile) == before
-    assert_nothing_stays(fragile)
+    assert_no_leftovers(fragile)
 
 
 def test_current_release_is_not_rehearsed(fragile: Deployed) -> None:
@@ -159,5 +164,5 @@ def test_deploy_removes_leftovers_of_killed_rehearsal(fragile: Deployed) -> None
     with Traffic(fragile) as traffic:
         fragile.deploy(app_version="better")
     assert traffic.failed == {}
-    assert {fragile.says(name)["version"] for name in SOLO} == {"better"}
-    assert_nothing_stays(fragile)
+    assert {fragile.get_json(name)["version"] for name in SOLO} == {"better"}
+    assert_no_leftovers(fragile)

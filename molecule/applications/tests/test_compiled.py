@@ -10,14 +10,14 @@ from .support import SOLO, host
 
 @pytest.mark.parametrize("name", SOLO)
 def test_packages_from_builder_are_served(compiled: Deployed, name: str) -> None:
-    said = compiled.says(name)
-    assert said["psycopg2"].startswith("2.9.10")
-    assert (said["netifaces"], said["posix_ipc"]) == ("0.11.0", "1.0.5")
+    answer = compiled.get_json(name)
+    assert answer["psycopg2"].startswith("2.9.10")
+    assert (answer["netifaces"], answer["posix_ipc"]) == ("0.11.0", "1.0.5")
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_pure_python_package_is_built_on_controller(compiled: Deployed, name: str) -> None:
-    assert compiled.says(name)["docopt"] == "0.6.2"
+    assert compiled.get_json(name)["docopt"] == "0.6.2"
 
 
 def test_each_kind_of_host_has_its_own_wheel(compiled: Deployed) -> None:

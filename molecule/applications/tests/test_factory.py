@@ -13,8 +13,8 @@ from .support import PYTHON, SOLO, host
 @pytest.mark.parametrize("name", SOLO)
 def test_settings_and_secrets_are_passed_unchanged(factory: Deployed, name: str) -> None:
     key = '-----BEGIN KEY-----\n"first" $line\n  second\\line\n-----END KEY-----\n'
-    said = factory.says(name)
-    assert said["environment"] == {
+    answer = factory.get_json(name)
+    assert answer["environment"] == {
         "QUOTES": 'it\'s "quoted" \\ $HOME %n `id` #1',
         "SPACES": "  two before, one after ",
         "UNICODE": "Füße ✓",
@@ -24,42 +24,42 @@ def test_settings_and_secrets_are_passed_unchanged(factory: Deployed, name: str)
         # like `$(cat file)`, a variable's value lacks the file's final newline
         "SIGNING_KEY": key.removesuffix("\n"),
     }
-    assert said["signing key"] == key
+    assert answer["signing key"] == key
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_factory_gets_its_arguments(factory: Deployed, name: str) -> None:
-    assert factory.says(name)["title"] == "Shop & Söhne"
+    assert factory.get_json(name)["title"] == "Shop & Söhne"
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_source_settings_are_applied(factory: Deployed, name: str) -> None:
-    said = factory.says(name)
-    assert said["built"] == "built by the controller"
-    assert (said["region"], said["legacy"]) == ("EU", 42)
-    assert "static/style.css" in said["files"]
-    assert not [file for file in said["files"] if file.endswith(".psd") or file.startswith("notes/")]
+    answer = factory.get_json(name)
+    assert answer["built"] == "built by the controller"
+    assert (answer["region"], answer["legacy"]) == ("EU", 42)
+    assert "static/style.css" in answer["files"]
+    assert not [file for file in answer["files"] if file.endswith(".psd") or file.startswith("notes/")]
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_written_files_are_in_state_folder(factory: Deployed, name: str) -> None:
-    assert factory.says(name)["boots"] == "/var/lib/factory/var/boots.txt"
+    assert factory.get_json(name)["boots"] == "/var/lib/factory/var/boots.txt"
     assert host(name).file("/var/lib/factory/var").user == "factory"
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_package_without_wheel_is_compiled(factory: Deployed, name: str) -> None:
-    assert factory.says(name)["interfaces"] is True
+    assert factory.get_json(name)["interfaces"] is True
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_extra_requirements_respect_bounds(factory: Deployed, name: str) -> None:
-    assert [int(part) for part in factory.says(name)["humanize"].split(".")[:2]] < [4, 13]
+    assert [int(part) for part in factory.get_json(name)["humanize"].split(".")[:2]] < [4, 13]
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_old_server_is_replaced_only_for_web_service(factory: Deployed, name: str) -> None:
-    serving = factory.says(name)["uvicorn"]
+    serving = factory.get_json(name)["uvicorn"]
     assert serving == factory.status(name)["versions"]["uvicorn"] != "0.23.2"
     python = f"/opt/factory/current/venv/bin/python{PYTHON[name]}"
     assert host(name).check_output(f"{python} -c 'import uvicorn; print(uvicorn.__version__)'") == "0.23.2"
@@ -67,8 +67,8 @@ def test_old_server_is_replaced_only_for_web_service(factory: Deployed, name: st
 
 @pytest.mark.parametrize("name", SOLO)
 def test_bill_of_materials_lists_installed_packages_with_hashes(factory: Deployed, name: str) -> None:
-    said = json.loads(host(name).file("/opt/factory/current/bom.cdx.json").content_string)
-    parts = {(one["name"], part["value"]): one for one in said["components"] for part in one["properties"]}
+    answer = json.loads(host(name).file("/opt/factory/current/bom.cdx.json").content_string)
+    parts = {(one["name"], part["value"]): one for one in answer["components"] for part in one["properties"]}
     assert parts["uvicorn", "venv"]["version"] == "0.23.2"
     assert parts["uvicorn", "server"]["version"] == factory.status(name)["versions"]["uvicorn"]
     assert {("shop", "project"), ("netifaces", "venv"), ("gunicorn-handover", "server")} <= set(parts)

@@ -78,13 +78,13 @@ class Container:
 
     def __call__(self, *command: str) -> str:
         """The output of a command in the container."""
-        said: str = self._engine("exec", self.id, *command)
-        return said
+        output: str = self._engine("exec", self.id, *command)
+        return output
 
     def inspect(self, what: str) -> str:
         """The result of `inspect` with a Go template expression."""
-        said: str = self._engine("inspect", "--format", f"{{{{{what}}}}}", self.id)
-        return said
+        output: str = self._engine("inspect", "--format", f"{{{{{what}}}}}", self.id)
+        return output
 
     def wait_ready(self) -> int:
         """Wait until all workers serve; return their number."""

@@ -10,14 +10,14 @@ from .support import SOLO
 
 @pytest.mark.parametrize("name", SOLO)
 def test_member_and_its_dependencies_are_served(member: Deployed, name: str) -> None:
-    said = member.says(name)
-    assert said["total"] == 42
-    assert said["idna"] == "3.10"
+    answer = member.get_json(name)
+    assert answer["total"] == 42
+    assert answer["idna"] == "3.10"
 
 
 @pytest.mark.parametrize("name", SOLO)
 def test_only_named_extras_and_groups_are_installed(member: Deployed, name: str) -> None:
-    assert member.says(name)["versions"] == {
+    assert member.get_json(name)["versions"] == {
         "quotes": "1.0",
         "prices": "2.5",
         "orjson": "3.11.4",
@@ -29,7 +29,7 @@ def test_only_named_extras_and_groups_are_installed(member: Deployed, name: str)
 
 @pytest.mark.parametrize("name", SOLO)
 def test_member_runs_in_its_folder_without_ignored_files(member: Deployed, name: str) -> None:
-    assert member.says(name)["files"] == ["pyproject.toml", "src"]
+    assert member.get_json(name)["files"] == ["pyproject.toml", "src"]
     assert member.release(name)["working_directory"] == "src/services/quotes"
     assert member.release(name)["lock"] == "uv.lock"
     assert member.release(name)["locked"] is True

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.long
 TRACEBACK = ["Traceback", "main.py", "connect()", "no ledger at ledger.example.org"]
 
 
-def test_failed_first_deploy_reports_cause(stillborn: Done) -> None:
-    assert stillborn.status != 0
+def test_failed_first_deploy_reports_cause(failed_first_deploy: Done) -> None:
+    assert failed_first_deploy.status != 0
     for word in [*TRACEBACK, "Without a release, as before the change: solo1, solo2."]:
-        assert word in stillborn.words, stillborn.output
+        assert word in failed_first_deploy.words, failed_first_deploy.output
 
 
-@pytest.mark.usefixtures("stillborn")
+@pytest.mark.usefixtures("failed_first_deploy")
 def test_failed_first_deploy_leaves_nothing() -> None:
     for name in SOLO:
         on = host(name)
@@ -34,11 +34,11 @@ def test_failed_first_deploy_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("name", SOLO)
 def test_first_version_is_served(plain: Deployed, name: str) -> None:
-    assert plain.says(name) == {
+    assert plain.get_json(name) == {
         "version": "v1",
         "idna": "3.10",
         "greeting": "hello",
-        "client": plain.says(name)["client"],
+        "client": plain.get_json(name)["client"],
         "scheme": "https",
         "folder": f"/opt/plain/releases/{plain.current(name)}/src",
     }
@@ -53,7 +53,7 @@ def test_deploy_loses_no_request(plain: Deployed) -> None:
     assert traffic.failed == {}
     assert traffic.sent > 100
     for name in SOLO:
-        assert (plain.says(name)["version"], plain.says(name)["idna"]) == ("v2", "3.11")
+        assert (plain.get_json(name)["version"], plain.get_json(name)["idna"]) == ("v2", "3.11")
         assert not before[name] & plain.workers(name)
 
 
@@ -72,7 +72,7 @@ def test_old_releases_are_pruned(plain: Deployed) -> None:
     served = {name: plain.current(name) for name in SOLO}
     plain.deploy(app_version="v3")
     for name in SOLO:
-        assert plain.says(name)["version"] == "v3"
+        assert plain.get_json(name)["version"] == "v3"
         kept = plain.releases(name)
         assert len(kept) == 2
         assert plain.current(name) in kept

@@ -16,7 +16,7 @@ def test_missing_lock_causes_warning(published: Deployed) -> None:
 
 @pytest.mark.parametrize("name", SOLO)
 def test_published_server_is_served(published: Deployed, name: str) -> None:
-    assert published.says(name, "/healthz")["versions"]["titiler"] == "2.4.0"
+    assert published.get_json(name, "/healthz")["versions"]["titiler"] == "2.4.0"
     assert published.release(name)["locked"] is False
 
 

@@ -63,7 +63,7 @@ def changed(member: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.usefixtures("changed")
 def test_application_runs_with_requested_python(member: Deployed, name: str) -> None:
     assert member.status(name)["versions"]["python"].startswith("3.11.")
-    assert member.says(name)["versions"]["orjson"] == "3.11.4"
+    assert member.get_json(name)["versions"]["orjson"] == "3.11.4"
 
 
 @pytest.mark.parametrize(("name", "home"), [("solo1", "/usr/bin/"), ("solo2", "/var/lib/baton/python/cpython-3.11")])

@@ -46,8 +46,8 @@ def status(name: str) -> Any:
     """The status of the application's master on an app server, once all its workers are ready."""
 
     def settled() -> Any:
-        said = json.loads(other(name).check_output("cat /run/baton/links/handover.json"))
-        return said if {worker["state"] for worker in said["workers"]} == {"ready"} else None
+        document = json.loads(other(name).check_output("cat /run/baton/links/handover.json"))
+        return document if {worker["state"] for worker in document["workers"]} == {"ready"} else None
 
     return until(settled, f"{name} has workers that boot or drain")
 

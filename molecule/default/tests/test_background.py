@@ -24,8 +24,8 @@ def test_workers_of_current_release_run_on_every_app_server() -> None:
         host = other(name)
         release = host.check_output("basename $(readlink /opt/links/current)")
         running = "systemctl list-units --plain --no-legend --state=active 'links-worker@*'"
-        told = host.check_output(running).splitlines()
-        (unit,) = [line.split()[0] for line in told]
+        result = host.check_output(running).splitlines()
+        (unit,) = [line.split()[0] for line in result]
         folder = host.check_output(f"readlink /proc/$(systemctl show -P MainPID {unit})/cwd")
         assert folder.startswith(f"/opt/links/releases/{release}/")
         # the same threshold as for the web service
@@ -38,12 +38,12 @@ def test_background_process_creates_report(edge: Edge) -> None:
     report = asked.json()["id"]
 
     def ended() -> dict[str, Any] | None:
-        told: dict[str, Any] = edge(f"/api/reports/{report}").json()
-        return told if told["state"] in ("done", "failed") else None
+        result: dict[str, Any] = edge(f"/api/reports/{report}").json()
+        return result if result["state"] in ("done", "failed") else None
 
-    told = until(ended, "there is no report")
-    assert told["state"] == "done", told
-    # the worker logs it after it has told the queue
+    result = until(ended, "there is no report")
+    assert result["state"] == "done", result
+    # the worker logs it after it has reported to the queue
     words = rf"\[{report}\] succeeded in"
     look = f"journalctl --sync; journalctl --no-pager -u 'links-worker@*' --grep {shlex.quote(words)}"
     until(lambda: any(other(name).run(look).rc == 0 for name in APP_SERVERS), "the worker says nothing")

@@ -27,7 +27,7 @@ def playbook(name: str, *options: str) -> str:
     return FLEET.succeed(f"playbooks/{name}", *options).output
 
 
-def refused(name: str, *options: str) -> str:
+def refused_playbook(name: str, *options: str) -> str:
     done = FLEET.play(f"playbooks/{name}", *options)
     assert done.status != 0, done.output
     return done.words
@@ -35,9 +35,9 @@ def refused(name: str, *options: str) -> str:
 
 def drain(*servers: str, back: Sequence[str] = ()) -> dict[str, Any]:
     arguments = json.dumps({"site": "links", "drained": servers, "back": back})
-    told = FLEET.ad_hoc("edge1", "baton.web.drain", arguments, "--one-line").output.partition("=>")[2]
+    output = FLEET.ad_hoc("edge1", "baton.web.drain", arguments, "--one-line").output.partition("=>")[2]
     # until the end of the line: a warning may follow
-    result: dict[str, Any] = json.loads(told.partition("\n")[0])
+    result: dict[str, Any] = json.loads(output.partition("\n")[0])
     return result
 
 
@@ -125,7 +125,7 @@ def test_maintenance_stays_on_after_provisioning(host: Any, tmp_path: pathlib.Pa
 
 @pytest.mark.parametrize(("value", "words"), [(None, "The variable maintenance is missing"), ("soon", 'is "soon"')])
 def test_maintenance_needs_on_or_off(value: str | None, words: str) -> None:
-    assert words in refused("maintenance.yml", *(["-e", f"maintenance={value}"] if value else []))
+    assert words in refused_playbook("maintenance.yml", *(["-e", f"maintenance={value}"] if value else []))
 
 
 def test_drained_server_gets_no_new_request(host: Any, edge: Edge) -> None:
@@ -153,11 +153,11 @@ def test_last_server_is_not_drained(host: Any) -> None:
 
 def test_reboot_with_interruption_needs_confirmation() -> None:
     before = [started(other(name)) for name in ("app1", "app2", "data1", "edge1")]
-    said = refused("reboot.yml")
-    assert "edge1 (the only edge)" in said
-    assert "data1 (the database server)" in said
-    assert "app1 (" not in said
-    assert "-e reboot_confirm=true" in said
+    output = refused_playbook("reboot.yml")
+    assert "edge1 (the only edge)" in output
+    assert "data1 (the database server)" in output
+    assert "app1 (" not in output
+    assert "-e reboot_confirm=true" in output
     playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
     assert [started(other(name)) for name in ("app1", "app2", "data1", "edge1")] == before
 
@@ -167,10 +167,10 @@ def test_reboot_of_app_server_loses_no_request(host: Any) -> None:
     before, release = started(app1), app1.check_output("readlink /opt/links/current")
     app1.check_output("touch /run/reboot-required")
     with traffic() as clients:
-        said = playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
+        output = playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
     assert not clients.summary.failed, clients.summary
-    assert "app1 serves again" in said
-    assert "app2 serves again" not in said
+    assert "app1 serves again" in output
+    assert "app2 serves again" not in output
     assert started(app1) != before
     assert app1.check_output("readlink /opt/links/current") == release
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
@@ -182,10 +182,10 @@ def test_app_server_that_fails_after_reboot_stays_drained(host: Any) -> None:
     units = "links.socket links.service"
     app1.check_output(f"systemctl disable {units}")
     with traffic() as clients:
-        said = refused("reboot.yml", "--limit", "app_servers", "-e", "reboot_ready_timeout=10")
+        output = refused_playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_ready_timeout=10")
     app1.check_output(f"systemctl enable --now {units}")
     assert not clients.summary.failed, clients.summary
-    assert "the deploy lock is released. app1 gets no requests from the edges." in said
+    assert "the deploy lock is released. app1 gets no requests from the edges." in output
     assert started(app2) == untouched
     assert not any(app.file("/var/lib/baton/links/lock.json").exists for app in (app1, app2))
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 0
@@ -202,11 +202,11 @@ def test_interrupt_ends_reboot_after_current_host(host: Any) -> None:
         if "Drain or restore app servers" in line:
             break
     running.send_signal(signal.SIGINT)
-    said = " ".join(running.stdout.read().split())
+    output = " ".join(running.stdout.read().split())
     assert running.wait() != 0
     assert (
         "Interrupted by the operator. app2 and the hosts after it stay unchanged, and the deploy lock is released"
-        in said
+        in output
     )
     assert started(app1) != before
     assert started(app2) == untouched
@@ -244,12 +244,12 @@ def test_upgrade_loses_no_request() -> None:
     app2.check_output(PACKAGE)
     before = master(app2)
     with traffic() as clients:
-        said = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
+        output = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
         after = master(app2)
         again = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
     app2.check_output("rm -r /srv/probe /etc/apt/sources.list.d/baton-probe.list; dpkg --purge baton-probe")
     assert not clients.summary.failed, clients.summary
-    assert "baton-probe 1 -> 2" in said
+    assert "baton-probe 1 -> 2" in output
     assert after != before
     assert "(deleted)" not in app2.check_output(f"readlink /proc/{after}/exe")
     assert not re.search(r"changed=[1-9]", again)
@@ -258,8 +258,8 @@ def test_upgrade_loses_no_request() -> None:
 def test_logs_of_all_hosts_are_found_by_request_id(edge: Edge) -> None:
     answers = [edge("/healthz") for _ in range(6)]
     ids = [answer.headers["x-request-id"] for answer in answers]
-    said = playbook("logs.yml", "-e", "since='2 min ago'", "-e", f"grep='{'|'.join(ids)}'")
-    lines = [line for line in said.splitlines() if re.match(r"app[12] \| \d{4}-\d\d-\d\d \d\d:\d\d", line)]
+    output = playbook("logs.yml", "-e", "since='2 min ago'", "-e", f"grep='{'|'.join(ids)}'")
+    lines = [line for line in output.splitlines() if re.match(r"app[12] \| \d{4}-\d\d-\d\d \d\d:\d\d", line)]
     assert [line.rpartition("[")[2].strip("]") for line in lines] == ids
     assert {line.split()[0] for line in lines} == {"app1", "app2"}
     assert all("GET /healthz 200" in line for line in lines)
@@ -285,7 +285,7 @@ def test_logs_can_be_followed(edge: Edge) -> None:
     ],
 )
 def test_invalid_log_options_are_refused(options: list[str], words: str) -> None:
-    assert words in refused("logs.yml", "-e", *options)
+    assert words in refused_playbook("logs.yml", "-e", *options)
 
 
 def test_command_has_environment_of_service_without_listed_secrets() -> None:
@@ -296,16 +296,18 @@ def test_command_has_environment_of_service_without_listed_secrets() -> None:
         while not done.done():
             listed.append(other("app1").check_output("ps axww"))
             time.sleep(0.3)
-    said = done.result()
+    output = done.result()
     assert [listing for listing in listed if "sleep 3" in listing]
     assert not [listing for listing in listed if PASSWORD in listing]
-    assert "app1: exit code 0" in said
-    assert "app2" not in said.split("PLAY RECAP")[0]
+    assert "app1: exit code 0" in output
+    assert "app2" not in output.split("PLAY RECAP")[0]
     assert re.search(
-        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d\d$", said, re.MULTILINE
+        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d\d$", output, re.MULTILINE
     )
 
 
 def test_exit_code_of_command_is_reported() -> None:
-    assert "Exit code 3 in release" in refused("exec.yml", "-e", json.dumps({"command": "exit 3"}), "--limit", "app2")
-    assert "Give the command with" in refused("exec.yml")
+    assert "Exit code 3 in release" in refused_playbook(
+        "exec.yml", "-e", json.dumps({"command": "exit 3"}), "--limit", "app2"
+    )
+    assert "Give the command with" in refused_playbook("exec.yml")

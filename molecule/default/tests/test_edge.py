@@ -148,7 +148,7 @@ def test_reload_loses_no_live_click(edge: Edge, trust: ssl.SSLContext) -> None:
     def click(times: int) -> None:
         assert [edge(f"/{slug}").status_code for _ in range(times)] == [307] * times
 
-    def hear(client: ClientConnection, number: int) -> str:
+    def receive(client: ClientConnection, number: int) -> str:
         while True:
             event = json.loads(client.recv(timeout=PATIENCE))
             if event["slug"] == slug:
@@ -159,7 +159,7 @@ def test_reload_loses_no_live_click(edge: Edge, trust: ssl.SSLContext) -> None:
 
     with watch("0-0") as client:
         click(3)
-        last = hear(client, 3)
+        last = receive(client, 3)
         for name in APP_SERVERS:
             other(name).check_output("systemctl reload links")
         with pytest.raises(ConnectionClosed) as closed:
@@ -168,7 +168,7 @@ def test_reload_loses_no_live_click(edge: Edge, trust: ssl.SSLContext) -> None:
         assert closed.value.rcvd.code == 1012
     click(2)
     with watch(last) as client:
-        hear(client, 2)
+        receive(client, 2)
     assert seen == [1, 2, 3, 4, 5]
 
 

@@ -41,8 +41,8 @@ def test_trusted_proxy_sets_client_and_user(protocol: str) -> None:
     proxy = other("data1")
     curl.install(proxy)
     forged = [f"-H{name}: {value}" for name, value in FORGED.items() if "Forwarded" not in name]
-    said = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
-    seen = curl.seen(proxy, NAME, EDGE, "/api/whoami", protocol, *forged, *said)
+    trusted = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
+    seen = curl.seen(proxy, NAME, EDGE, "/api/whoami", protocol, *forged, *trusted)
     assert seen["client"] == CLIENT
     assert seen["headers"]["x-forwarded-for"] == [CLIENT]
     assert seen["headers"]["x-forwarded-user"] == ["alice"]

@@ -234,6 +234,6 @@ def test_rate_limit_applies_to_ipv6_network(host: Any) -> None:
     address = host.ansible.get_variables()["fleet_address"]
     ask = f"curl -sSk -o /dev/null -w '%{{http_code}}:%header{{retry-after}} ' --resolve {NAME}:443:{address} https://{NAME}/api/limited"
     curl.install(other("data1"))
-    said = other("data1").check_output("; ".join(f"{ask} -H 'X-Forwarded-For: {one}'" for one in [*same, *others]))
+    output = other("data1").check_output("; ".join(f"{ask} -H 'X-Forwarded-For: {one}'" for one in [*same, *others]))
     # one per minute, with a burst of two
-    assert said.split() == ["404:", "404:", "404:", "429:60", *["404:"] * len(others)]
+    assert output.split() == ["404:", "404:", "404:", "429:60", *["404:"] * len(others)]

@@ -25,9 +25,9 @@ while kept:
     for connection, path in list(kept.items()):
         connection.request("GET", path, headers={"Host": sys.argv[2]})
         answer = connection.getresponse()
-        says = json.loads(answer.read())["status"]
+        state = json.loads(answer.read())["status"]
         if answer.getheader("Connection") == "close":
-            last.append((path, answer.status, says))
+            last.append((path, answer.status, state))
             del kept[connection]
     pathlib.Path("/tmp/kept").touch()
     # shorter than the server's keep-alive, and no load that would slow down booting workers
@@ -48,13 +48,13 @@ def test_draining_worker_is_not_ready_only_on_kept_connections(host: Any, edge: 
         "duration": 3600.0,
     }
     edge1.check_output("rm -f /tmp/kept")
-    said: set[str] = set()
+    states: set[str] = set()
     ended = threading.Event()
 
     def ask() -> None:
         while not ended.wait(0.1):
             # "unavailable" is allowed: the database may be slow on a busy machine
-            said.add(edge("/readyz").json()["status"])
+            states.add(edge("/readyz").json()["status"])
 
     with (
         concurrent.futures.ThreadPoolExecutor() as pool,
@@ -71,7 +71,7 @@ def test_draining_worker_is_not_ready_only_on_kept_connections(host: Any, edge: 
             ended.set()
         asking.result()
     assert clients.summary.failed == {}, clients.summary
-    assert said <= {"ok", "unavailable"}
-    assert "ok" in said
+    assert states <= {"ok", "unavailable"}
+    assert "ok" in states
     assert last.rc == 0, last.stderr
     assert json.loads(last.stdout) == [["/healthz", 200, "ok"], ["/readyz", 503, "draining"]]

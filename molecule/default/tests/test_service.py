@@ -55,8 +55,8 @@ def test_systemd_verifies_unit(host: Any, unit: str) -> None:
     spoiled = host.run(f"systemd-analyze verify {canary}").stderr
     host.check_output("rm -r /run/canary")
     assert [line for line in spoiled.splitlines() if unit in line and "Canary" in line]
-    said = host.run(f"systemd-analyze verify {unit}")
-    assert [line for line in said.stderr.splitlines() + said.stdout.splitlines() if "links" in line] == []
+    output = host.run(f"systemd-analyze verify {unit}")
+    assert [line for line in output.stderr.splitlines() + output.stdout.splitlines() if "links" in line] == []
 
 
 def test_service_is_confined(host: Any) -> None:
@@ -68,10 +68,10 @@ def test_application_cannot_reach_cloud_metadata(host: Any, unit: str) -> None:
     (name,) = host.check_output(f"systemctl list-units --plain --no-legend '{unit}' | cut -d' ' -f1").split()
     host.check_output("ip address replace 169.254.169.254/32 dev lo")
     try:
-        said = host.check_output(f"python3 -c {shlex.quote(METADATA)} {name}")
+        output = host.check_output(f"python3 -c {shlex.quote(METADATA)} {name}")
     finally:
         host.check_output("ip address del 169.254.169.254/32 dev lo")
-    assert said.split() == ["heard", "denied"]
+    assert output.split() == ["heard", "denied"]
 
 
 def test_service_listens_only_on_private_address(host: Any) -> None:
@@ -128,9 +128,9 @@ def test_secrets_are_readable_only_by_root(host: Any) -> None:
 )
 def test_secret_is_nowhere_else(host: Any, place: str) -> None:
     # search here: a command on the host that contains the secret would itself be in the journal
-    said = host.run(place).stdout
-    assert said
-    assert PASSWORD not in said
+    output = host.run(place).stdout
+    assert output
+    assert PASSWORD not in output
 
 
 def test_log_lines_are_json_with_request_id(host: Any, edge: Edge) -> None:

@@ -88,17 +88,17 @@ def started_too_early() -> Iterator[None]:
 
 @pytest.mark.hosts("app1")
 def test_status_reports_problems(host: Any, request: pytest.FixtureRequest) -> None:
-    well = FLEET.succeed("playbooks/status.yml")
-    assert re.search(r"^app1 +[0-9a-f]{16} .* (\d+)/\1 .* ok", well.output, re.MULTILINE)
-    assert "was started before" not in well.words
+    healthy = FLEET.succeed("playbooks/status.yml")
+    assert re.search(r"^app1 +[0-9a-f]{16} .* (\d+)/\1 .* ok", healthy.output, re.MULTILINE)
+    assert "was started before" not in healthy.words
     request.getfixturevalue("started_too_early")
     host.check_output("systemctl stop links.socket links.service")
-    ill = FLEET.play("playbooks/status.yml")
+    failing = FLEET.play("playbooks/status.yml")
     host.check_output("systemctl start links.socket links.service")
-    assert ill.status != 0
-    assert "app1: the service is inactive" in ill.output
-    assert "edge1: nginx.service runs without its sandbox" in ill.words
-    assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in ill.words
+    assert failing.status != 0
+    assert "app1: the service is inactive" in failing.output
+    assert "edge1: nginx.service runs without its sandbox" in failing.words
+    assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in failing.words
 
 
 @pytest.mark.hosts("app1", "app2")
@@ -125,8 +125,8 @@ def test_host_serves_after_reboot(host: Any, edge: Edge) -> None:
 
 def ready(host: Any) -> tuple[int, set[int]]:
     """The pids of the master and of its serving workers."""
-    said = json.loads(host.check_output("cat /run/baton/links/handover.json"))
-    return said["master"]["pid"], {worker["pid"] for worker in said["workers"] if worker["state"] == "ready"}
+    output = json.loads(host.check_output("cat /run/baton/links/handover.json"))
+    return output["master"]["pid"], {worker["pid"] for worker in output["workers"] if worker["state"] == "ready"}
 
 
 @pytest.fixture
@@ -146,9 +146,11 @@ def leaking(host: Any) -> Iterator[None]:
 @pytest.mark.usefixtures("leaking")
 def test_leaking_worker_is_killed_alone(host: Any, edge: Edge) -> None:
     master, before = ready(host)
-    said = other("edge1").check_output("python3 -c %s %s", GROW, host.ansible.get_variables()["fleet_address"]).split()
-    assert said.pop() == "gone"
-    (leaker,) = set(map(int, said))
+    output = (
+        other("edge1").check_output("python3 -c %s %s", GROW, host.ansible.get_variables()["fleet_address"]).split()
+    )
+    assert output.pop() == "gone"
+    (leaker,) = set(map(int, output))
 
     def replaced() -> bool:
         assert edge("/healthz").status_code == 200

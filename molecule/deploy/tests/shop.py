@@ -88,14 +88,14 @@ url, wanted = sys.argv[1], set(sys.argv[2:])
 def ask(_):
     with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)
-told = {}
+result = {}
 with concurrent.futures.ThreadPoolExecutor(8) as pool:
     for _ in range(100):
         for one in pool.map(ask, range(8)):
-            told[str(one.pop("pid"))] = one
-        if wanted <= told.keys():
+            result[str(one.pop("pid"))] = one
+        if wanted <= result.keys():
             break
-print(json.dumps(told))
+print(json.dumps(result))
 """
 
 BREAKAGE = {
@@ -135,13 +135,13 @@ def receipt() -> Any:
     text = newest.read_text()
     for name in APP_SERVERS:
         assert host(name).file(f"/var/lib/baton/shop/receipts/{newest.name}").content_string == text, name
-    told = json.loads(text)
+    result = json.loads(text)
     page = newest.with_suffix(".html").read_text()
     assert "<svg" in page
     for name in APP_SERVERS:
         assert name in page
-    assert told["deploy"]["release"] in page
-    return told
+    assert result["deploy"]["release"] in page
+    return result
 
 
 def host(name: str) -> Any:
@@ -218,15 +218,15 @@ class Fleet(Playbooks):
         """The release that each host serves. Asserts that all of its workers serve it."""
         served = {}
         for name in APP_SERVERS:
-            told = host(name).check_output(
+            result = host(name).check_output(
                 "basename $(readlink /opt/shop/current); systemctl is-active shop.service shop-bridge.service; "
                 "cat /run/baton/shop/handover.json"
             )
-            current, *units, status = told.split("\n", 3)
+            current, *units, status = result.split("\n", 3)
             assert units == ["active", "inactive"], f"{name}: {units}"
-            said = json.loads(status)
-            workers = [worker for worker in said["workers"] if worker["state"] != "draining"]
-            assert len(workers) == said["workers_wanted"], name
+            status_document = json.loads(status)
+            workers = [worker for worker in status_document["workers"] if worker["state"] != "draining"]
+            assert len(workers) == status_document["workers_wanted"], name
             assert {(worker["state"], worker["release"]) for worker in workers} == {("ready", current)}, name
             # each worker confirms it
             pids = [str(worker["pid"]) for worker in workers]

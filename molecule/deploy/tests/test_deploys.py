@@ -28,11 +28,11 @@ def test_changes_lose_no_request(fleet: Fleet, source: Source) -> None:
             assert served[-1] != served[-2]
             (_, first), *others = (rehearsal(host(name), "shop", served[-1]) for name in APP_SERVERS)
             assert all(first <= began for began, _ in others)
-        told = receipt()
-        assert (told["deploy"]["result"], told["deploy"]["release"]) == ("deployed", served[-1])
-        assert {outcome["way"] for outcome in told["hosts"].values()} == {"reload"}
-        assert told["windows"]["during"]["requests"] > 50
-        assert told["windows"]["during"]["failures"] == 0
+        result = receipt()
+        assert (result["deploy"]["result"], result["deploy"]["release"]) == ("deployed", served[-1])
+        assert {outcome["way"] for outcome in result["hosts"].values()} == {"reload"}
+        assert result["windows"]["during"]["requests"] > 50
+        assert result["windows"]["during"]["failures"] == 0
         for _ in range(5 if LONG else 1):
             fleet.succeed("playbooks/rollback.yml", **QUICK)
             assert fleet.release() == served[-2]
@@ -136,13 +136,13 @@ def test_check_mode_shows_changes_and_changes_nothing(fleet: Fleet, source: Sour
     for name in APP_SERVERS:
         host(name).check_output("find /var/cache/baton/modules -type f -delete")
     before = (fleet.releases(), fleet.workers(), files())
-    told = fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
+    result = fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
     assert (fleet.releases(), fleet.workers(), files()) == before
     if playbook in ("deploy", "rollback"):
         (serving,) = set(before[0].values())
         for name in APP_SERVERS:
-            assert f"changed: [{name}]" in told.output, told.output
-        assert told.output.count(f"-{serving}") == len(APP_SERVERS), told.output
+            assert f"changed: [{name}]" in result.output, result.output
+        assert result.output.count(f"-{serving}") == len(APP_SERVERS), result.output
 
 
 def files() -> dict[str, str]:
@@ -154,9 +154,9 @@ def files() -> dict[str, str]:
 
 
 def test_history_lists_changes(fleet: Fleet) -> None:
-    told = fleet.succeed("playbooks/history.yml").output
+    result = fleet.succeed("playbooks/history.yml").output
     for word in ("deploy", "rollback", "configure", fleet.release()):
-        assert word in told
+        assert word in result
     assert fleet.play("playbooks/status.yml").status == 0
 
 

@@ -75,12 +75,12 @@ def test_canary_with_errors_is_reverted(fleet: Fleet, source: Source) -> None:
     bad = [line for line in fleet.answered(logged) if line["status"] == 500]
     assert {line["upstream"] for line in bad} == {f"{fleet.address('app1')}:8000"}
     assert fleet.releases() == before
-    told = receipt()
-    assert told["deploy"]["result"] == "reverted"
+    result = receipt()
+    assert result["deploy"]["result"] == "reverted"
     # a worker of the bad release may still answer its requests after the revert
-    during = told["windows"]["during"]
+    during = result["windows"]["during"]
     assert during["failures"] == sum(during["since"] <= line["msec"] < during["until"] for line in bad) > 0
-    assert [name for name, outcome in told["hosts"].items() if outcome["reverted"]] == ["app1"]
+    assert [name for name, outcome in result["hosts"].items() if outcome["reverted"]] == ["app1"]
     assert_unlocked(fleet)
     if LONG:
         # its own recent failures don't count as the baseline
@@ -273,9 +273,9 @@ def test_rerun_converges_after_killed_controller(fleet: Fleet, source: Source, p
             held.enter_context(fleet.boots_held("app1"))
         running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
         assert running.stdout is not None
-        said = []
+        output_lines = []
         for line in running.stdout:
-            said.append(line)
+            output_lines.append(line)
             if is_start_of(phase, line):
                 break
         if phase == PHASES[-1]:
@@ -285,10 +285,10 @@ def test_rerun_converges_after_killed_controller(fleet: Fleet, source: Source, p
         for pid in [running.pid, *(workers if workers_too else [])]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        said += running.stdout.readlines()
+        output_lines += running.stdout.readlines()
         running.wait()
-        struck = [name for line in said for name in PHASES if is_start_of(name, line)]
-        assert struck[-1:] == [phase], said[-20:]
+        struck = [name for line in output_lines for name in PHASES if is_start_of(name, line)]
+        assert struck[-1:] == [phase], output_lines[-20:]
         held.close()
         until(lambda: not any(map(is_ansible, workers)), "one of Ansible's workers is still running")
         until(lambda: not module_runs(fleet), "a module is still running on a host")
@@ -336,8 +336,8 @@ def module_runs(fleet: Fleet) -> bool:
     """Whether a module runs on an app server. The check uses the killed run's connection, after what that had sent."""
     # Python reads a module from its standard input
     look = "pgrep -u root -xf /usr/bin/python3 || true"
-    told = fleet.ad_hoc("app_servers", "ansible.builtin.raw", look).check_status()
-    return bool(re.search(r"^\d+\s*$", told.output, re.MULTILINE))
+    result = fleet.ad_hoc("app_servers", "ansible.builtin.raw", look).check_status()
+    return bool(re.search(r"^\d+\s*$", result.output, re.MULTILINE))
 
 
 def settled(fleet: Fleet) -> bool:

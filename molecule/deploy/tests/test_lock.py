@@ -72,8 +72,8 @@ def test_locked_host_releases_locks_of_others(fleet: Fleet) -> None:
 
 def test_live_lock_is_reported_and_removed_only_by_force(fleet: Fleet) -> None:
     lock_by_another("app3", DAY)
-    told = fleet.succeed("playbooks/status.yml")
-    assert "app3: locked by eve@elsewhere" in told.words, told.output
+    done = fleet.succeed("playbooks/status.yml")
+    assert "app3: locked by eve@elsewhere" in done.words, done.output
     refused = fleet.play("playbooks/unlock.yml")
     assert refused.status != 0
     assert "unlock_force=true" in refused.words
@@ -129,26 +129,26 @@ def test_lock_of_killed_local_run_is_taken_over_immediately(fleet: Fleet, waits:
 @pytest.mark.long
 def test_history_and_status_show_last_change(fleet: Fleet) -> None:
     fleet.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
-    told = fleet.succeed("playbooks/history.yml", history_lines=1)
-    assert re.search(r" restart +[0-9a-f]{16} .* restarted +reload .* app1, app2, app3$", told.output, re.MULTILINE)
+    done = fleet.succeed("playbooks/history.yml", history_lines=1)
+    assert re.search(r" restart +[0-9a-f]{16} .* restarted +reload .* app1, app2, app3$", done.output, re.MULTILINE)
     assert "app1, app2, app3: last change: restart" in fleet.succeed("playbooks/status.yml").words
 
 
 def test_status_reports_file_changed_on_host(fleet: Fleet) -> None:
     file = "/etc/shop/gunicorn.conf.py"
     host("app2").check_output(f"cp -p {file} /root/kept && echo '# by hand' >> {file}")
-    told = fleet.play("playbooks/status.yml")
+    done = fleet.play("playbooks/status.yml")
     host("app2").check_output(f"cp -p /root/kept {file} && rm /root/kept")
-    assert told.status != 0
-    assert f"app2: {file} changed since the last handover; run playbooks/configure.yml." in told.words
+    assert done.status != 0
+    assert f"app2: {file} changed since the last handover; run playbooks/configure.yml." in done.words
     # reported only once, not also as a difference from the inventory
-    assert "from the inventory" not in told.words
+    assert "from the inventory" not in done.words
     assert "changed since" not in fleet.succeed("playbooks/status.yml").words
 
 
 def test_status_reports_difference_from_inventory(fleet: Fleet) -> None:
     workers = fleet.workers()
-    told = fleet.play(
+    done = fleet.play(
         "playbooks/status.yml",
         "--diff",
         app_config_environment={"GREETING": "good evening"},
@@ -156,16 +156,16 @@ def test_status_reports_difference_from_inventory(fleet: Fleet) -> None:
         app_service_keepalive=9,
         nginx_site_client_max_body_size="3m",
     )
-    assert told.status != 0
+    assert done.status != 0
     files = "/etc/shop/environment, /etc/shop/gunicorn.conf.py, /etc/shop/secrets/SIGNING_KEY"
     for name in APP_SERVERS:
-        assert f"{name}: {files} differ from the inventory; run playbooks/configure.yml." in told.words, told.output
+        assert f"{name}: {files} differ from the inventory; run playbooks/configure.yml." in done.words, done.output
     for name in EDGES:
         file = "/etc/nginx/sites-enabled/shop.conf"
-        assert f"{name}: {file} differs from the inventory; run site.yml." in told.words, told.output
-    assert "not-to-be-shown" not in told.output
-    assert "good evening" not in told.output
-    assert set(told.changed) == {0}
+        assert f"{name}: {file} differs from the inventory; run site.yml." in done.words, done.output
+    assert "not-to-be-shown" not in done.output
+    assert "good evening" not in done.output
+    assert set(done.changed) == {0}
     assert "from the inventory" not in fleet.succeed("playbooks/status.yml").words
     assert fleet.workers() == workers
 

@@ -87,8 +87,8 @@ def assert_all_run(release: str) -> None:
 
 def active_versions() -> set[int]:
     """The versions that have enqueued a job of their own, and whose beat has reported."""
-    told = report()
-    return {number for number in told["ticked"] if f"task{number}" in told["tasks"]}
+    result = report()
+    return {number for number in result["ticked"] if f"task{number}" in result["tasks"]}
 
 
 def assert_receipt_lists_workers(before: dict[str, dict[str, str]]) -> None:
@@ -96,11 +96,11 @@ def assert_receipt_lists_workers(before: dict[str, dict[str, str]]) -> None:
     newest = max((SCENARIO / "inventory/receipts").glob("*.json"))
     now = workers()
     for name, about in json.loads(newest.read_text())["hosts"].items():
-        told = about["processes"]["worker"]
+        result = about["processes"]["worker"]
         old, new = ({int(one.partition(":")[2]) for one in found[name]} for found in (before, now))
-        assert {one["pid"] for one in told["old"]} == old, (told, old)
-        assert set(told["new"]) == new, (told, new)
-        assert {one["state"] for one in told["old"]} <= {"drained", "draining"}, told
+        assert {one["pid"] for one in result["old"]} == old, (result, old)
+        assert set(result["new"]) == new, (result, new)
+        assert {one["state"] for one in result["old"]} <= {"drained", "draining"}, result
 
 
 class Clients:
@@ -121,11 +121,11 @@ class Clients:
                 connection.sock = context.wrap_socket(plain, server_hostname=SITE)
                 connection.request("POST", "/job", headers={"Host": SITE})
                 answer = connection.getresponse()
-                said = answer.read()
+                body = answer.read()
                 if answer.status == 200:
-                    self.enqueued.append(json.loads(said)["id"])
+                    self.enqueued.append(json.loads(body)["id"])
                 else:
-                    self.failures.append(f"{answer.status} {said[:200]!r}")
+                    self.failures.append(f"{answer.status} {body[:200]!r}")
                 connection.close()
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(repr(error))
@@ -197,16 +197,16 @@ def test_jobs_run_once_in_a_release_that_knows_them(fleet: Fleet, source: Source
                 assert not again[name].keys() & workers()[name].keys()
                 assert not again[name].keys() & before[name].keys()
     until(lambda: report()["done"] >= len(clients.enqueued), "jobs are left")
-    told = report()
+    result = report()
     assert clients.failures == []
     assert traffic.failed == {}, traffic.failures
-    assert told["added"] == len(clients.enqueued) > 0
-    assert (told["missing"], told["twice"], told["unknown"]) == ([], [], [])
+    assert result["added"] == len(clients.enqueued) > 0
+    assert (result["missing"], result["twice"], result["unknown"]) == ([], [], [])
     # each release enqueued jobs of its own
-    assert {f"task{number}" for number in numbers} <= set(told["tasks"])
+    assert {f"task{number}" for number in numbers} <= set(result["tasks"])
     until(lambda: report()["beats"], "nobody says that it is the one of its kind")
-    told = report()
-    assert (told["most_beats"], len(told["beats"])) == (1, 1)
+    result = report()
+    assert (result["most_beats"], len(result["beats"])) == (1, 1)
 
 
 @pytest.mark.long
@@ -218,9 +218,9 @@ def test_unchanged_processes_keep_running(fleet: Fleet) -> None:
 
 
 def test_status_and_logs_show_processes(fleet: Fleet) -> None:
-    told = fleet.succeed("playbooks/status.yml", app_processes=PROCESSES)
-    assert "worker" in told.output
-    assert "beat" in told.output
+    result = fleet.succeed("playbooks/status.yml", app_processes=PROCESSES)
+    assert "worker" in result.output
+    assert "beat" in result.output
     logged = fleet.succeed(
         "playbooks/logs.yml", process="worker", lines=5000, since="1 hour ago", app_processes=PROCESSES
     )
@@ -258,16 +258,16 @@ def test_worker_that_crashes_at_start_is_reverted(
     if where == "rehearsal":
         assert after == before[1]
     until(lambda: not report()["missing"], "jobs are left")
-    told = report()
-    assert (told["twice"], told["unknown"], told["most_beats"]) == ([], [], 1)
+    result = report()
+    assert (result["twice"], result["unknown"], result["most_beats"]) == ([], [], 1)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("begun", range(1, 10))
+@pytest.mark.parametrize("started", range(1, 10))
 def test_killed_controller_leaves_one_release_per_host(
     fleet: Fleet,
     source: Source,
-    begun: int,
+    started: int,
 ) -> None:
     old = fleet.release()
     source.change()
@@ -276,8 +276,10 @@ def test_killed_controller_leaves_one_release_per_host(
     for line in deploy.stdout:
         if "Activate the background processes" in line:
             break
-    # as soon as `begun` workers of the new release run
-    until(lambda: sum(release != old for found in workers().values() for release in found.values()) >= begun, "too few")
+    # as soon as `started` workers of the new release run
+    until(
+        lambda: sum(release != old for found in workers().values() for release in found.values()) >= started, "too few"
+    )
     assert deploy.poll() is None, "it ended before"
     os.killpg(deploy.pid, signal.SIGKILL)
     deploy.communicate()

@@ -47,9 +47,9 @@ def test_a_team_provisions_deploys_and_rolls_back_with_the_installed_collection(
     after = fleet.release()
     assert after != before
 
-    told = play(team, "status").stdout
-    assert after in told
-    assert str(PROJECT) not in told
+    status = play(team, "status").stdout
+    assert after in status
+    assert str(PROJECT) not in status
 
     play(team, "rollback")
     assert fleet.release() == before

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.playbooks import Playbooks
 
-from .support import FLEET, FOLDER, INVENTORY, SCENARIO, act, at_once, both, host
+from .support import FLEET, FOLDER, INVENTORY, SCENARIO, act, both, host, in_parallel
 
 # copies of the release under other ids; both can be held while they boot
 COPY, SECOND = "c" * 16, "d" * 16
@@ -24,7 +24,7 @@ def prepared() -> None:
     keeping = Playbooks(INVENTORY, {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_PIPELINING": "0"})
     options = ["--check", "-e", f"ansible_remote_tmp={temporary}"]
     keeping.ad_hoc("fleet", "baton.web.activate", "name=bench", *options).check_status()
-    at_once(
+    in_parallel(
         lambda name: host(name).check_output(
             f"cd {temporary}/*/ && python3 AnsiballZ_activate.py explode && rm -rf {FOLDER}/module && "
             f"cp -r . {FOLDER}/module && rm -rf {temporary}"

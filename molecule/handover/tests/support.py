@@ -64,10 +64,10 @@ def act(name: str, command: str, **given: object) -> Any:
 
 def both(command: str, **given: object) -> dict[str, Any]:
     """Run a command of on_host/act.py on both hosts at the same time."""
-    return at_once(lambda name: act(name, command, **given))
+    return in_parallel(lambda name: act(name, command, **given))
 
 
-def at_once(do: Callable[[str], Any]) -> dict[str, Any]:
+def in_parallel(do: Callable[[str], Any]) -> dict[str, Any]:
     """Call a function for both hosts at the same time."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return dict(zip(PORTS, pool.map(do, PORTS), strict=True))

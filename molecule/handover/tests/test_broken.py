@@ -32,7 +32,7 @@ def traffic(good: str) -> Iterator[Traffic]:  # noqa: ARG001
         yield running
 
 
-def refused(reason: str, before: dict[str, Any], answers: dict[str, Any]) -> None:
+def assert_unchanged(reason: str, before: dict[str, Any], answers: dict[str, Any]) -> None:
     """Assert that nothing changed and that the reason was reported."""
     after = both("state")
     for name in PORTS:
@@ -49,14 +49,14 @@ def test_broken_release_changes_nothing(good: str, case: str) -> None:
     before = both("state")
     if case == "lifespan hang":
         both("limit_boots", seconds=SHORT)
-    both("spoil", case=case, release=BROKEN)
+    both("corrupt", case=case, release=BROKEN)
     answers = both("reload")
-    both("mend", release=good)
-    refused(CASES[case], before, answers)
+    both("restore", release=good)
+    assert_unchanged(CASES[case], before, answers)
     answers = both("activate", release=BROKEN)
     if case == "lifespan hang":
         both("limit_boots", seconds=LONG_ENOUGH)
-    refused(CASES[case], before, answers)
+    assert_unchanged(CASES[case], before, answers)
     for name in PORTS:
         (answer,) = answers[name]
         assert CASES[case] in answer["msg"]
@@ -65,27 +65,27 @@ def test_broken_release_changes_nothing(good: str, case: str) -> None:
 
 @pytest.mark.usefixtures("traffic")
 def test_broken_configuration_changes_nothing(good: str) -> None:
-    case, reason = "bad configuration", "spoiled"
+    case, reason = "bad configuration", "corrupted"
     before = both("state")
-    both("spoil", case=case)
+    both("corrupt", case=case)
     answers = both("reload")
-    refused(reason, before, answers)
+    assert_unchanged(reason, before, answers)
     answers = both("activate")
-    refused(reason, before, answers)
+    assert_unchanged(reason, before, answers)
     for name in PORTS:
         assert reason in answers[name][0]["msg"]
     # the module has reverted the change, so the file is valid again
     assert all(done[0]["rc"] == 0 for done in both("reload").values())
-    both("mend", release=good)
+    both("restore", release=good)
 
 
 @pytest.mark.usefixtures("traffic")
 def test_dangling_current_changes_nothing(good: str) -> None:
     before = both("state")
-    both("spoil", case="missing", release="nowhere")
+    both("corrupt", case="missing", release="nowhere")
     answers = both("reload")
-    both("mend", release=good)
-    refused("venv/bin/python: No such file or directory", before, answers)
+    both("restore", release=good)
+    assert_unchanged("venv/bin/python: No such file or directory", before, answers)
 
 
 @pytest.mark.usefixtures("traffic")

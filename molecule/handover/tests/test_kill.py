@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from .conftest import COPY, SECOND
-from .support import BY_BRIDGE, BY_RELOAD, LONG, PORTS, Traffic, at_once, both, crash
+from .support import BY_BRIDGE, BY_RELOAD, LONG, PORTS, Traffic, both, crash, in_parallel
 
 # short requests, so that a killed process has only a few
 SHORT = ("get,path=/,share=6", "post,path=/echo,share=3,size=20000,expect=20000", "fresh,path=/,share=3,wait=0.3")
@@ -114,13 +114,13 @@ def test_next_handover_converges_after_killed_one(good: str, phase: str) -> None
 
 @pytest.mark.parametrize("phase", [*BY_RELOAD, *BY_BRIDGE] if LONG else ["booted"])
 def test_host_serves_one_release_after_power_loss(good: str, phase: str) -> None:
-    begun = both("begin", release=COPY, where=phase)
-    at_once(crash)
+    started = both("begin", release=COPY, where=phase)
+    in_parallel(crash)
     after = both("state")
     again = both("activate", release=good)
     end = both("state")
     for name in PORTS:
-        assert begun[name]["phase"] == phase
+        assert started[name]["phase"] == phase
         assert after[name]["served"] in ([good], [COPY])
         assert after[name]["served"] == [after[name]["current"]]
         assert again[name][0]["rc"] == 0, again[name]

@@ -10,7 +10,7 @@ import pytest
 from tests.support import nginx
 
 from .conftest import COPY
-from .support import FLEET, LONG, PORTS, SCENARIO, Traffic, act, at_once, both, host
+from .support import FLEET, LONG, PORTS, SCENARIO, Traffic, act, both, host, in_parallel
 
 RELOADS, BRIDGES = (100, 20) if LONG else (8, 2)
 
@@ -44,7 +44,7 @@ def test_max_requests_loses_no_request() -> None:
     set_up = both("recycle", requests=150)
     before = {name: state["pids"] for name, state in both("state").items()}
     with Traffic(fewest=150) as traffic:
-        at_once(lambda name: act(name, "wait_until_recycled", pids=before[name]))
+        in_parallel(lambda name: act(name, "wait_until_recycled", pids=before[name]))
     put_back = both("recycle", requests=0)
     assert {done["rc"] for done in (*set_up.values(), *put_back.values())} == {0}
     assert traffic.failed == {}, traffic.failures
@@ -70,7 +70,7 @@ def test_new_certificate_and_nginx_reloads_lose_no_request() -> None:
     before = {name: serial(name) for name in PORTS}
     with Traffic(WITHOUT_REUSE, fewest=100, idle_limit=0) as traffic:
         for _ in range(20 if LONG else 3):
-            at_once(lambda name: nginx.reload(host(name)))
+            in_parallel(lambda name: nginx.reload(host(name)))
         FLEET.succeed(f"{SCENARIO}/certificate.yml")
     assert traffic.failed == {}, traffic.failures
     assert set(traffic.codes) == {"1000"}

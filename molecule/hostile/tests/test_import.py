@@ -101,14 +101,14 @@ raise SystemExit(3)
 """
     found = imported(name, text)
     assert "\n{" in found.message, found.message
-    told: Any = json.JSONDecoder().raw_decode(found.message.partition("\n")[2])[0]
+    result: Any = json.JSONDecoder().raw_decode(found.message.partition("\n")[2])[0]
     uid, gid = (int(host(name).check_output(f"id {option} hostile")) for option in ("-u", "-g"))
     groups = sorted(map(int, host(name).check_output("id -G hostile").split()))
-    assert [told["identity"][:2], sorted(told["identity"][2])] == [[uid, gid], groups]
-    assert told["status"] == ["1", 0, "2"]
-    assert set(told["may"]) <= {"/var/tmp", "/var/lib/hostile", "/dev/shm"}  # private, its own, and a private one
-    assert "/var/lib/hostile" in told["may"]
-    assert told["secret"] == "***"
+    assert [result["identity"][:2], sorted(result["identity"][2])] == [[uid, gid], groups]
+    assert result["status"] == ["1", 0, "2"]
+    assert set(result["may"]) <= {"/var/tmp", "/var/lib/hostile", "/dev/shm"}  # private, its own, and a private one
+    assert "/var/lib/hostile" in result["may"]
+    assert result["secret"] == "***"
 
 
 def test_daemon_started_by_import_is_killed(name: str) -> None:

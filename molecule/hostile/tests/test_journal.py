@@ -73,7 +73,7 @@ def test_forged_journal_entries_are_ignored(hostile: Hostile) -> None:
 
 def test_invalid_log_lines_are_shown_escaped(hostile: Hostile) -> None:
     for name in HOSTS:
-        unit = f"{APP}-migration@said.service"
+        unit = f"{APP}-migration@script.service"
         run = f"systemd-run --wait --quiet --unit={unit} --property=SyslogIdentifier={APP}"
         host(name).run_expect([0], f"{run} python3 -c {shlex.quote(SAY)} && journalctl --sync")
     done = hostile.succeed("playbooks/logs.yml", *ALL)
@@ -138,14 +138,14 @@ def test_invalid_status_file_is_reported(hostile: Hostile, status_file: Any, con
 
 
 def test_printed_secrets_are_masked(hostile: Hostile) -> None:
-    said = f"echo key {SECRET}; echo part {SECRET[:10]}...; echo \"{{'KEY': '...{SECRET[-9:]}'}}\""
-    done = hostile.succeed("playbooks/exec.yml", "-e", json.dumps({"command": said}))
+    script = f"echo key {SECRET}; echo part {SECRET[:10]}...; echo \"{{'KEY': '...{SECRET[-9:]}'}}\""
+    done = hostile.succeed("playbooks/exec.yml", "-e", json.dumps({"command": script}))
     assert "key ***" in done.output
     assert "part ***..." in done.output
     assert "{'KEY': '...***'}" in done.output
     for name in HOSTS:
         unit = f"{APP}-migration@secret.service"
-        say = f"systemd-run --wait --quiet --unit={unit} sh -c {shlex.quote(said)}"
+        say = f"systemd-run --wait --quiet --unit={unit} sh -c {shlex.quote(script)}"
         host(name).run_expect([0], f"{say} && journalctl --sync")
     done = hostile.succeed("playbooks/logs.yml", *ALL)
     assert "key ***" in done.output

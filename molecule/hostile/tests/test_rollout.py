@@ -73,8 +73,10 @@ def test_repeated_rollback_has_same_target(hostile: Hostile, before: str) -> Non
     assert done.status != 0
     assert f"{HOSTS[1]}, rehearsal: Release {before} failed its rehearsal" in done.words
     assert [current(name) for name in HOSTS] == [release] * 2
-    told = [json.loads(host(name).check_output("tail -n 1 /var/lib/baton/hostile/history.jsonl")) for name in HOSTS]
-    assert [(line["kind"], line["release"]) for line in told] == [("rollback", before)] * 2
+    last_lines = [
+        json.loads(host(name).check_output("tail -n 1 /var/lib/baton/hostile/history.jsonl")) for name in HOSTS
+    ]
+    assert [(line["kind"], line["release"]) for line in last_lines] == [("rollback", before)] * 2
     hostile.succeed("playbooks/rollback.yml", deploy_bake_seconds=0)
     assert [current(name) for name in HOSTS] == [before] * 2
 

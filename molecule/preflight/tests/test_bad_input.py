@@ -67,11 +67,11 @@ def untouched() -> Iterator[None]:
     assert fingerprints() == before
 
 
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode != 0, done.stdout
-    said = " ".join((done.stdout + done.stderr).split())
+    output = " ".join((done.stdout + done.stderr).split())
     for word in words:
-        assert word in said, done.stdout + done.stderr
+        assert word in output, done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("untouched")
@@ -152,7 +152,7 @@ def test_invalid_setting_is_reported_with_fix(
     tmp_path: pathlib.Path, changed: dict[str, Any], words: list[str]
 ) -> None:
     variables = {name: value for name, value in (GOOD | changed).items() if value is not None}
-    refused(site(tmp_path, variables), *words)
+    assert_refused(site(tmp_path, variables), *words)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -162,7 +162,9 @@ def test_invalid_setting_is_reported_with_fix(
 def test_unprovisioned_hosts_are_reported(tmp_path: pathlib.Path, playbook: str) -> None:
     done = site(tmp_path, GOOD, playbook=f"playbooks/{playbook}.yml")
     for name in ("web1", "web2"):
-        refused(done, f"{name} has not been set up for links yet. Run site.yml first, or exclude the host with --limit")
+        assert_refused(
+            done, f"{name} has not been set up for links yet. Run site.yml first, or exclude the host with --limit"
+        )
 
 
 @pytest.mark.usefixtures("untouched")
@@ -180,7 +182,7 @@ def test_unprovisioned_hosts_are_reported(tmp_path: pathlib.Path, playbook: str)
 def test_misspelled_variable_is_reported_by_every_playbook(
     tmp_path: pathlib.Path, playbook: str, changed: dict[str, Any], words: list[str]
 ) -> None:
-    refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
+    assert_refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -189,7 +191,7 @@ def test_too_many_database_connections_are_refused(tmp_path: pathlib.Path) -> No
     database.write_text("postgresql_servers: {hosts: {web2: }}\n")
     settings = {"app_service_workers": 8, "app_database_connections": 5}
     done = site(tmp_path, GOOD | settings, "-i", str(database))
-    refused(done, "web2: links may open 160 connections", "2 x 8 workers with 5 each", "max_connections: 100")
+    assert_refused(done, "web2: links may open 160 connections", "2 x 8 workers with 5 each", "max_connections: 100")
     # known from the settings alone: no host was contacted
     assert "Gather the facts" not in done.stdout
 
@@ -201,7 +203,7 @@ def test_missing_git_ref_is_reported(tmp_path: pathlib.Path) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", "-C", str(repository), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     done = site(tmp_path, GOOD | {"app_source": f"file://{repository}", "app_version": "v9"})
-    refused(done, "no branch, tag or commit 'v9'", "Correct app_version")
+    assert_refused(done, "no branch, tag or commit 'v9'", "Correct app_version")
 
 
 @pytest.mark.usefixtures("untouched")
@@ -211,7 +213,7 @@ def test_unsupported_python_is_reported(tmp_path: pathlib.Path) -> None:
     (project / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.99"\n')
     (project / "main.py").write_text("app = None\n")
     done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
-    refused(done, "3.99", "3.11")
+    assert_refused(done, "3.99", "3.11")
 
 
 @pytest.mark.usefixtures("untouched")
@@ -221,7 +223,7 @@ def test_lock_with_old_package_is_refused(tmp_path: pathlib.Path) -> None:
     (project / "requirements.txt").write_text("starlette==0.47.3\n")
     (project / "main.py").write_text("app = None\n")
     done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
-    refused(done, "requirements.txt (read on the controller) has starlette 0.47.3", "Lock starlette>=1.3.1")
+    assert_refused(done, "requirements.txt (read on the controller) has starlette 0.47.3", "Lock starlette>=1.3.1")
     assert "Reach every host" not in done.stdout
 
 
@@ -229,7 +231,7 @@ def test_lock_with_old_package_is_refused(tmp_path: pathlib.Path) -> None:
 def test_unreachable_host_is_reported_with_address(tmp_path: pathlib.Path) -> None:
     ghost = tmp_path / "ghost.yml"
     ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
-    refused(site(tmp_path, GOOD, "-i", str(ghost)), "ghost (127.0.0.1:1", "can't be reached", "ssh", "--limit")
+    assert_refused(site(tmp_path, GOOD, "-i", str(ghost)), "ghost (127.0.0.1:1", "can't be reached", "ssh", "--limit")
 
 
 def test_port_in_use_is_reported(tmp_path: pathlib.Path) -> None:
@@ -242,7 +244,7 @@ def test_port_in_use_is_reported(tmp_path: pathlib.Path) -> None:
         assert fingerprints() == before
     finally:
         web2.check_output("systemctl stop squatter.service")
-    refused(done, "web2: port 80 or 443 is in use by python3", "Stop and disable that program")
+    assert_refused(done, "web2: port 80 or 443 is in use by python3", "Stop and disable that program")
 
 
 def test_unsupported_system_is_refused(tmp_path: pathlib.Path) -> None:
@@ -260,7 +262,7 @@ def test_unsupported_system_is_refused(tmp_path: pathlib.Path) -> None:
         web1.check_output(
             "cat /run/os-release.good > $(cat /run/os-release.path); cat /run/debian_version > /etc/debian_version"
         )
-    refused(done, "web1 runs Debian 10", "Debian 12, Debian 13")
+    assert_refused(done, "web1 runs Debian 10", "Debian 12, Debian 13")
 
 
 def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool = False) -> dict[str, str]:
@@ -305,7 +307,7 @@ def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: boo
 def test_invalid_certificate_is_refused(
     tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool, words: list[str]
 ) -> None:
-    refused(site(tmp_path, GOOD | provided(tmp_path, names, days, other_key)), "web1", *words)
+    assert_refused(site(tmp_path, GOOD | provided(tmp_path, names, days, other_key)), "web1", *words)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -320,7 +322,7 @@ def test_missing_collections_are_reported(tmp_path: pathlib.Path) -> None:
     done = site(tmp_path, GOOD, program=str(bare / "bin/ansible-playbook"))
     with contextlib.suppress(OSError):
         (tmp_path / "variables.json").unlink()
-    refused(done, "This controller can't deploy", "community.crypto", "make setup")
+    assert_refused(done, "This controller can't deploy", "community.crypto", "make setup")
 
 
 @pytest.mark.usefixtures("untouched")
@@ -328,7 +330,9 @@ def test_failing_sudo_ends_run_before_changes(tmp_path: pathlib.Path) -> None:
     sudo = "sh -c 'echo sudo: sorry, you must have a tty to run sudo >&2; exit 1' --"
     mine = "{{ %s if inventory_hostname == 'web1' else 'sudo' }}"
     done = site(tmp_path, {**GOOD, "ansible_become_exe": mine % json.dumps(sudo)})
-    refused(done, "web1 (127.0.0.1:22211, user deploy) was reached, but can't be managed", "requiretty", "--limit")
+    assert_refused(
+        done, "web1 (127.0.0.1:22211, user deploy) was reached, but can't be managed", "requiretty", "--limit"
+    )
     assert "Build" not in done.stdout
 
 
@@ -338,7 +342,7 @@ def test_unknown_host_key_is_reported_with_fix(tmp_path: pathlib.Path) -> None:
     mine = "{{ %s if inventory_hostname == 'web1' else %s }}"
     other = strict.replace("=yes", "=no") + " -o LogLevel=ERROR"
     done = site(tmp_path, {**GOOD, "ansible_ssh_common_args": mine % (json.dumps(strict), json.dumps(other))})
-    refused(
+    assert_refused(
         done,
         "web1 (127.0.0.1:22211, user deploy) can't be reached",
         "Host key verification failed",
@@ -374,4 +378,4 @@ def taken() -> Iterator[None]:
 def test_foreign_users_and_units_are_not_taken_over(
     tmp_path: pathlib.Path, changed: dict[str, Any], words: list[str]
 ) -> None:
-    refused(site(tmp_path, {**GOOD, **changed}), *words)
+    assert_refused(site(tmp_path, {**GOOD, **changed}), *words)

@@ -22,8 +22,8 @@ WHO = f"{socket.gethostname()} {INSTANCE}"
 STOPPING = threading.Event()
 
 
-def ask(verb: str, **said: object) -> Any:
-    request = urllib.request.Request(f"{os.environ['QUEUE']}/{verb}", json.dumps(said).encode())
+def ask(verb: str, **fields: object) -> Any:
+    request = urllib.request.Request(f"{os.environ['QUEUE']}/{verb}", json.dumps(fields).encode())
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 

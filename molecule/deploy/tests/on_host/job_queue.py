@@ -35,35 +35,35 @@ class Jobs:
         self.ticked: set[int] = set()  # versions that have reported `there`
         self.most_beats = 0
 
-    def add(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def add(self, request: dict[str, Any]) -> dict[str, Any]:
         number = len(self.tasks) + 1
-        self.tasks[number] = asked["task"]
-        self.waiting.append({"id": number, "task": asked["task"], "seconds": LENGTHS[number % len(LENGTHS)]})
+        self.tasks[number] = request["task"]
+        self.waiting.append({"id": number, "task": request["task"], "seconds": LENGTHS[number % len(LENGTHS)]})
         return {"id": number}
 
-    def take(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.workers.add(asked["worker"])
+    def take(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.workers.add(request["worker"])
         if not self.waiting:
             return {}
         job = self.waiting.popleft()
         self.taken[job["id"]] += 1
         return job
 
-    def finish(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["known"]:
-            self.done[asked["id"]] += 1
+    def finish(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["known"]:
+            self.done[request["id"]] += 1
         else:
-            self.unknown.append(self.tasks[asked["id"]])
+            self.unknown.append(self.tasks[request["id"]])
         return {}
 
-    def beat(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["is"] == "began":
-            self.beats.append(asked["who"])
+    def beat(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["is"] == "began":
+            self.beats.append(request["who"])
             self.most_beats = max(self.most_beats, len(self.beats))
-        elif asked["is"] == "ended":
-            self.beats.remove(asked["who"])
+        elif request["is"] == "ended":
+            self.beats.remove(request["who"])
         else:
-            self.ticked.add(asked["number"])
+            self.ticked.add(request["number"])
         return {}
 
     def report(self) -> dict[str, Any]:
@@ -87,16 +87,16 @@ VERBS = {"/add": JOBS.add, "/take": JOBS.take, "/done": JOBS.finish, "/beat": JO
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with JOBS.lock:
-            self._answer(VERBS[self.path](asked))
+            self._answer(VERBS[self.path](request))
 
     def do_GET(self) -> None:
         with JOBS.lock:
             self._answer(JOBS.report())
 
-    def _answer(self, said: dict[str, Any]) -> None:
-        body = json.dumps(said).encode()
+    def _answer(self, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

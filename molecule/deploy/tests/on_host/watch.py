@@ -16,10 +16,10 @@ STATUS, END = pathlib.Path("/run/baton", sys.argv[1]), pathlib.Path(sys.argv[2])
 def serves(name: str) -> bool:
     """Whether a master has a worker that is ready and running."""
     try:
-        said = json.loads((STATUS / f"{name}.json").read_text())
+        status = json.loads((STATUS / f"{name}.json").read_text())
     except FileNotFoundError:
         return False
-    ready = [worker["pid"] for worker in said["workers"] if worker["state"] == "ready"]
+    ready = [worker["pid"] for worker in status["workers"] if worker["state"] == "ready"]
     return any(pathlib.Path(f"/proc/{pid}").exists() for pid in ready)
 
 

@@ -55,10 +55,10 @@ def wait(condition: Callable[[], Any], what: str, tick: float = 0.01) -> Any:
 def status(name: str = "handover") -> Json:
     """A master's status; empty without a status file."""
     try:
-        said: Json = json.loads((STATUS / f"{name}.json").read_text())
+        document: Json = json.loads((STATUS / f"{name}.json").read_text())
     except FileNotFoundError:
         return {}
-    return said
+    return document
 
 
 def pids(state: str = "ready") -> list[int]:
@@ -68,13 +68,13 @@ def pids(state: str = "ready") -> list[int]:
 def all_ready(name: str = "handover", master: int | None = None) -> list[int]:
     """The pids of a master's workers (by default the service's) if all wanted ones are ready and there are no others;
     otherwise an empty list."""
-    said = status(name)
+    document = status(name)
     # between two masters there is no status
-    if not said or said["master"]["pid"] != (master or main_pid(SERVICE)):
+    if not document or document["master"]["pid"] != (master or main_pid(SERVICE)):
         return []
-    if [worker["state"] for worker in said["workers"]] != ["ready"] * said["workers_wanted"]:
+    if [worker["state"] for worker in document["workers"]] != ["ready"] * document["workers_wanted"]:
         return []
-    return [worker["pid"] for worker in said["workers"]]
+    return [worker["pid"] for worker in document["workers"]]
 
 
 def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
@@ -117,13 +117,13 @@ def connections(holders: list[int]) -> int:
 
 def phase(master: int) -> str:
     """The phase of a handover; `master`: the service's main process before it."""
-    said, bridge = status(), main_pid(BRIDGE)
+    document, bridge = status(), main_pid(BRIDGE)
     if bridge:
         # all of its workers must be ready: one that meets a closed gate again would never boot
         if not all_ready("bridge", bridge):
             return "bridge booting"
         return "bridge serving" if main_pid(SERVICE) == master else "restarting"
-    if under_way := said.get("reload_under_way"):
+    if under_way := document.get("reload_under_way"):
         return "booting" if pids("booting") else under_way["progress"]
     if current() == recorded():
         return "not started"
@@ -182,7 +182,7 @@ def module(**options: Any) -> list[str]:
     return [sys.executable, str(HERE / "module/AnsiballZ_activate.py"), "execute"]
 
 
-def said(output: str) -> Json:
+def parse_output(output: str) -> Json:
     found: Json = json.loads(output)
     return found
 
@@ -359,7 +359,7 @@ def activate(release: str = "", bridge: bool = False, count: int = 1, **options:
         since = time.time()
         with changed_secret() if bridge else contextlib.nullcontext():
             done = subprocess.run(module(release=release, **options), check=False, capture_output=True, text=True)
-        answers.append({"rc": done.returncode, **said(done.stdout), "journal": _journal(since)})
+        answers.append({"rc": done.returncode, **parse_output(done.stdout), "journal": _journal(since)})
     return answers
 
 
@@ -385,21 +385,21 @@ def _configure(setting: str, value: int) -> None:
     file.write_text(re.sub(rf"(?m)^{setting} = \d+$", f"{setting} = {value}", file.read_text()))
 
 
-def spoil(case: str, release: str = "") -> Json:
+def corrupt(case: str, release: str = "") -> Json:
     """Break what a reload reads: the configuration, or the current release."""
     if case == "bad configuration":
         with (ETC / "gunicorn.conf.py").open("a") as file:
-            file.write("raise ValueError('spoiled')\n")
+            file.write("raise ValueError('corrupted')\n")
     else:
         set_current(release)
     return {}
 
 
-def mend(release: str) -> Json:
-    """Undo `spoil`."""
+def restore(release: str) -> Json:
+    """Undo `corrupt`."""
     file = ETC / "gunicorn.conf.py"
     text = file.read_text()
-    file.write_text(text.replace("raise ValueError('spoiled')\n", ""))
+    file.write_text(text.replace("raise ValueError('corrupted')\n", ""))
     set_current(release)
     return {}
 
@@ -455,7 +455,7 @@ def kill_bridge(release: str, where: str) -> Json:
     held = kill_counted(main_pid(BRIDGE))
     handover.resume()
     output = handover.caller.communicate(timeout=TIMEOUT)[0]
-    return {"phase": found, "held": held, **said(output), "rc": handover.caller.returncode}
+    return {"phase": found, "held": held, **parse_output(output), "rc": handover.caller.returncode}
 
 
 def kill_callers(releases: list[str], phases: list[str], rounds: int, seed: int) -> list[Json]:
@@ -551,7 +551,7 @@ def wait_until_recycled(pids: list[int]) -> Json:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(copy, state, reload, activate, recover, limit_boots, spoil, mend),
+        *(copy, state, reload, activate, recover, limit_boots, corrupt, restore),
         *(kill_worker, kill_master, kill_booting, kill_bridge, kill_callers, kill_everything, kill_login, begin),
         *(resize, restart, recycle, wait_until_recycled),
     )

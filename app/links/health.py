@@ -53,8 +53,8 @@ async def readyz(request: Request) -> JSONResponse:
 
 def _is_draining(request: Request) -> bool:
     """Return whether the worker drains. gunicorn_handover sets this in each request's scope; other servers don't."""
-    told: Mapping[str, Any] = request.scope.get("extensions", {}).get("gunicorn_handover", {})
-    return bool(told.get("draining", False))
+    extension: Mapping[str, Any] = request.scope.get("extensions", {}).get("gunicorn_handover", {})
+    return bool(extension.get("draining", False))
 
 
 async def _check_database(engine: AsyncEngine, seconds: float) -> dict[str, str]:

@@ -87,8 +87,8 @@ async def test_taken_slug_is_a_conflict(client: AsyncClient) -> None:
 
 
 async def test_concurrent_requests_for_slug_create_one_link(client: AsyncClient) -> None:
-    wishes = (client.post("/api/links", json={"url": TARGET, "slug": "x"}) for _ in range(10))
-    codes = [answer.status_code for answer in await asyncio.gather(*wishes)]
+    requests = (client.post("/api/links", json={"url": TARGET, "slug": "x"}) for _ in range(10))
+    codes = [answer.status_code for answer in await asyncio.gather(*requests)]
     assert sorted(codes) == [201] + [409] * 9
 
 

@@ -133,8 +133,8 @@ class Site:
     def reload(self) -> None:
         """Reload with HUP, as `systemctl reload` does."""
         command = [sys.executable, "-m", "gunicorn_handover", "reload", "--wait"]
-        told = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-        assert told.returncode == 0, told.stdout + told.stderr
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def kill_workers(self) -> None:
         """Kill both workers, and wait until they have been replaced."""

@@ -132,8 +132,8 @@ async def test_client_reloads_counts_if_redis_lost_its_data(workers: Workers, re
     async with redis.asyncio.Redis.from_url(redis_server.url) as server:
         await server.flushall()
     async with workers.watch(workers.first, last) as watching:
-        told = (await receive(watching, 1))[0]
-    assert (told["id"], told["slug"]) == ("0-0", None)
+        event = (await receive(watching, 1))[0]
+    assert (event["id"], event["slug"]) == ("0-0", None)
 
 
 async def test_restart_of_redis_closes_no_connection(

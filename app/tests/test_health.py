@@ -45,23 +45,23 @@ async def test_healthy_application_answers_ok(client: AsyncClient, path: str) ->
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "says"),
+    ("extension", "status", "state"),
     [({"draining": True}, 503, "draining"), ({"draining": False}, 200, "ok"), ({}, 200, "ok")],
     ids=["draining", "serving", "another version"],
 )
 async def test_draining_worker_is_alive_but_not_ready(
-    settings: Settings, told: dict[str, bool], status: int, says: str
+    settings: Settings, extension: dict[str, bool], status: int, state: str
 ) -> None:
     """The server sets the flag in each request's scope."""
     async with running(settings) as client:
         application = client._transport.app  # type: ignore[attr-defined]
 
         async def served(scope: Scope, receive: Receive, send: Send) -> None:
-            await application({**scope, "extensions": {"gunicorn_handover": told}}, receive, send)
+            await application({**scope, "extensions": {"gunicorn_handover": extension}}, receive, send)
 
         async with AsyncClient(transport=ASGITransport(served), base_url="http://links") as asking:
             ready, alive, page = [await asking.get(path) for path in ("/readyz", "/healthz", "/api/links")]
-    assert (ready.status_code, ready.json()["status"]) == (status, says)
+    assert (ready.status_code, ready.json()["status"]) == (status, state)
     assert ready.headers["cache-control"] == "no-store"
     assert (alive.status_code, page.status_code) == (200, 200)
 

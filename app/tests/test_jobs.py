@@ -147,9 +147,9 @@ async def test_report_summarizes_links_and_reports_progress(
                 text("INSERT INTO links (slug, url, clicks) VALUES (:slug, :url, :clicks)"), values
             )
     await engine.dispose()
-    told: list[tuple[int, int]] = []
-    found = await click_report(settings, lambda done, total: told.append((done, total)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    calls: list[tuple[int, int]] = []
+    found = await click_report(settings, lambda done, total: calls.append((done, total)))
+    assert calls == [(2, 5), (4, 5), (5, 5)]
     assert (found["links"], found["clicks"], found["unused"]) == (5, 10, 1)
     assert [(one["slug"], one["clicks"]) for one in found["top"]] == [("b", 5), ("c", 3)]
     assert found["sites"] == [{"site": "y.example", "clicks": 6}, {"site": "x.example", "clicks": 4}]

@@ -251,11 +251,11 @@ class Server:
 
     def wait_for_loop(self) -> None:
         """Waits until the master has handled all signals so far."""
-        said = "USR2 is ignored"
+        message = "USR2 is ignored"
         for _ in range(2):  # the work that a signal causes is done when the master handles the next signal
-            before = self.log.count(said)
+            before = self.log.count(message)
             self.signal(signal.SIGUSR2)
-            wait_for(lambda before=before: self.log.count(said) > before, what="the master's answer to USR2")  # type: ignore[misc]
+            wait_for(lambda before=before: self.log.count(message) > before, what="the master's answer to USR2")  # type: ignore[misc]
 
     def block_import(self, name: str) -> str:
         """Lines for a release whose import blocks until `unblock_import(name)`."""

@@ -83,11 +83,11 @@ def test_draining_flag_is_set_on_kept_connections(
     pid = response.document["pid"]  # type: ignore[attr-defined]
     server.wait_accepted()
     _end(server, end)
-    for connection, status, told in ((kept, 503, True), (fresh, 200, False)):
+    for connection, status, draining in ((kept, 503, True), (fresh, 200, False)):
         response = connection.get("/readiness")
-        assert (response.status, response.document["draining"]) == (status, told)  # type: ignore[attr-defined]
+        assert (response.status, response.document["draining"]) == (status, draining)  # type: ignore[attr-defined]
         assert response.getheader("connection") == "close"
-        assert told is False or response.document["pid"] == pid  # type: ignore[attr-defined]
+        assert draining is False or response.document["pid"] == pid  # type: ignore[attr-defined]
 
 
 def test_new_connections_see_no_drain(server: Server) -> None:

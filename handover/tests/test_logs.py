@@ -64,10 +64,10 @@ def test_access_line_is_json_of_its_fields(fields: dict[str, Any], moment: float
     assert {name: found[name] for name in fields} == plain
 
 
-@pytest.mark.parametrize("said", [{}, {"trace_id": None}, {"trace_id": "4bf92f35"}])
-def test_line_contains_trace_id(said: dict[str, str | None]) -> None:
-    line = json.loads(logs.JsonFormatter().format(logging.makeLogRecord({"msg": "hello", **said})))
-    assert {key: value for key, value in line.items() if key == "trace_id"} == {k: v for k, v in said.items() if v}
+@pytest.mark.parametrize("extra", [{}, {"trace_id": None}, {"trace_id": "4bf92f35"}])
+def test_line_contains_trace_id(extra: dict[str, str | None]) -> None:
+    line = json.loads(logs.JsonFormatter().format(logging.makeLogRecord({"msg": "hello", **extra})))
+    assert {key: value for key, value in line.items() if key == "trace_id"} == {k: v for k, v in extra.items() if v}
 
 
 def lines(server: Server) -> list[dict[str, Any]]:

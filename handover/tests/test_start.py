@@ -160,8 +160,8 @@ def test_status_masks_credentials(server: Server) -> None:
     server.start(ready=False)
     assert server.process is not None
     assert server.process.wait(30) != 0
-    told = [message for message in server.messages if message.startswith("STATUS=Failed")]
-    assert "RuntimeError: no database at ***" in told[-1]
+    statuses = [message for message in server.messages if message.startswith("STATUS=Failed")]
+    assert "RuntimeError: no database at ***" in statuses[-1]
     assert not any("hush" in message for message in server.messages)
 
 
@@ -244,8 +244,8 @@ def test_invalid_web_concurrency_is_one_line_error(server: Server, number: str) 
     server.start(ready=False)
     assert server.process is not None
     assert server.process.wait(60) == 1
-    said = f"WEB_CONCURRENCY is '{number}'. Set it to a number of workers, 1 or more, or unset it."
-    assert server.log == f"Error: {said}\n"
+    message = f"WEB_CONCURRENCY is '{number}'. Set it to a number of workers, 1 or more, or unset it."
+    assert server.log == f"Error: {message}\n"
 
 
 def test_empty_web_concurrency_counts_as_unset(server: Server) -> None:

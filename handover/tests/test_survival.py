@@ -203,8 +203,8 @@ def test_unwritable_status_file_is_logged_once(server: Server) -> None:
         server.messages.clear()
         server.signal(number)
         # sent after the attempt to write the file
-        told = f"STATUS={workers} of {workers} workers ready"
-        wait_for(lambda told=told: any(message.startswith(told) for message in server.messages))  # type: ignore[misc]
+        status = f"STATUS={workers} of {workers} workers ready"
+        wait_for(lambda status=status: any(message.startswith(status) for message in server.messages))  # type: ignore[misc]
     lines = [json.loads(line) for line in server.log.splitlines() if "status file can't be written" in line]
     assert len(lines) == 1
     scratch.rmdir()

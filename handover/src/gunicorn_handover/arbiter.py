@@ -84,9 +84,8 @@ class HandoverArbiter(Arbiter):
     # Gunicorn's loop
 
     def signal(self, sig: int, frame: types.FrameType | None) -> None:
-        self._signal_pending = (
-            self._signal_pending or sig != signal.SIGHUP
-        )  # a HUP waits for the end of the reload anyway
+        # a HUP waits for the end of the reload anyway
+        self._signal_pending = self._signal_pending or sig != signal.SIGHUP
         super().signal(sig, frame)
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
@@ -314,14 +313,13 @@ class HandoverArbiter(Arbiter):
         for worker in self.workers():
             self._renice_session(worker)
             if worker.board.state is State.STANDBY:
-                self._restore_priority(
-                    worker
-                )  # while it waits for the others: once admitted it must be as fast as they are
+                # while it waits for the others: once admitted, it must be as fast as they are
+                self._restore_priority(worker)
             if worker.board.state >= State.STANDBY or worker.killed:
                 continue
             limit = worker.cfg.handover_boot_timeout
             took = now - worker.forked_at
-            # not during a reload: a starving boot's priority is restored then, and the reload's caller has a timeout
+            # only at the service's start: a reload restores a starving boot's priority, and its caller has a timeout
             waited = 0.0 if self._complete else priority.cpu_wait(worker.pid)
             if worker.board.state is State.WARMING:
                 self._check_warmup(worker, now)
@@ -376,9 +374,8 @@ class HandoverArbiter(Arbiter):
             if worker.retired_at is None or worker.killed:
                 continue
             if now - worker.retired_at > limit - worker.cfg.handover_exit_timeout / 2:
-                self._restore_priority(
-                    worker
-                )  # on a machine that is never idle, the nicest process would not finish in time
+                # on a machine that is never idle, the nicest process would not finish in time
+                self._restore_priority(worker)
             if now - worker.retired_at > limit:
                 self.log.warning("Worker (pid:%s) has not exited after %g s; killing it", worker.pid, limit)
                 self.kill(worker)

@@ -129,7 +129,7 @@ def formatter(style: str) -> logging.Formatter:
 
 
 class HandoverLogger(Logger):
-    """Gunicorn's logger with its own destinations (`errorlog`, `accesslog`, syslog) and our form."""
+    """Gunicorn's logger, with Gunicorn's destinations (`errorlog`, `accesslog`, syslog) and this package's format."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -138,7 +138,7 @@ class HandoverLogger(Logger):
             for handler in log.handlers:
                 if not isinstance(handler, logging.handlers.SysLogHandler):
                     handler.setFormatter(ours)
-        # kept, because an application that configures logging may empty or close what hangs on the loggers
+        # kept, as an application that configures logging may remove or close the loggers' handlers
         self._error_handlers: list[logging.Handler] = list(self.error_log.handlers)
         self._access_handlers: list[logging.Handler] = list(self.access_log.handlers)
         self._access_records: list[tuple[float, dict[str, Any]]] = []

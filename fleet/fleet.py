@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Local fleet: real systemd hosts in containers, for the demo and for the Molecule scenarios.
 
-    fleet.py up INVENTORY       build what is missing, boot the hosts of INVENTORY's group `fleet`, wait for SSH
+    fleet.py up INVENTORY       build missing images, boot the hosts of INVENTORY's group `fleet`, wait for SSH
     fleet.py down INVENTORY     remove those hosts and their network
-    fleet.py clean              remove every local host, network, image and cache that this program made
+    fleet.py crash INVENTORY HOST  power a host off and on, without a shutdown
+    fleet.py clean              remove every local host, network, image and cache that this program has created
 
-An inventory names for each host: ansible_port (SSH, published on loopback), fleet_suite (Debian release),
+An inventory sets for each host: ansible_port (SSH, published on loopback), fleet_suite (Debian release),
 fleet_address (in fleet_subnet) and optionally fleet_publish (["127.0.0.1:8443:443"]).
 
-Settings from the environment:
-    FLEET_ENGINE         podman or docker; default: the one that answers, podman first
-    FLEET_IMAGE_SOURCE   registry or mmdebstrap; default: registry when it answers
+Environment variables:
+    FLEET_ENGINE         podman or docker; default: the one that works, podman first
+    FLEET_IMAGE_SOURCE   registry or mmdebstrap; default: registry if it is reachable
     FLEET_MIRROR         Debian mirror for mmdebstrap; default: the machine's own
 """
 
@@ -48,7 +49,7 @@ BOOT_SECONDS = 60
 
 
 class FleetError(Exception):
-    """What is missing or went wrong, with the fix, in one message."""
+    """An error. The message names the cause and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +72,17 @@ class Fleet:
 
 
 def run(argv: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; its own words become the error when it fails."""
+    """Run a program. Raises FleetError with the program's output if it fails."""
     kwargs.setdefault("stdin", subprocess.DEVNULL)
     done = subprocess.run(argv, check=False, text=True, capture_output=True, **kwargs)
     if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-8:]
-        raise FleetError(f"`{' '.join(argv[:4])} …` ended with {done.returncode}: " + "\n".join(words))
+        words = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-8:]
+        raise FleetError(f"`{' '.join(argv[:4])} …` failed with exit code {done.returncode}: " + "\n".join(words))
     return done
 
 
 def run_quietly(argv: Sequence[str], environment: dict[str, str] | None = None) -> bool:
-    """Whether a program ends well; what it prints is of no interest."""
+    """Whether a program succeeds; its output is discarded."""
     quiet = subprocess.DEVNULL
     done = subprocess.run(argv, check=False, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
     return done.returncode == 0
@@ -92,17 +93,17 @@ def say(text: str) -> None:
 
 
 def load(inventory: str) -> Fleet:
-    """Read the group `fleet` of an inventory. Raises FleetError when it lacks what a host needs."""
+    """Read the group `fleet` of an inventory. Raises FleetError if it lacks hosts or variables."""
     listing = subprocess.run(
         [_tool("ansible-inventory"), "-i", inventory, "--list"], check=False, text=True, capture_output=True
     )
     if listing.returncode:
-        raise FleetError(f"{inventory}: not an inventory that Ansible can read:\n{listing.stderr.strip()}")
+        raise FleetError(f"{inventory}: Ansible can't read this inventory; correct it:\n{listing.stderr.strip()}")
     data = json.loads(listing.stdout)
     variables: dict[str, dict[str, Any]] = data["_meta"]["hostvars"]
     names: list[str] = data.get("fleet", {}).get("hosts", [])
     if not names:
-        raise FleetError(f"{inventory}: the group `fleet` has no hosts; a local fleet is made of its hosts alone")
+        raise FleetError(f"{inventory}: the group `fleet` has no hosts; add the hosts of the local fleet to it")
     try:
         hosts = tuple(
             Host(
@@ -117,14 +118,14 @@ def load(inventory: str) -> Fleet:
         first = variables[names[0]]
         return Fleet(first["fleet_name"], first["fleet_subnet"], hosts)
     except KeyError as missing:
-        raise FleetError(f"{inventory}: a host of the group `fleet` lacks the variable {missing}") from None
+        raise FleetError(f"{inventory}: a host of the group `fleet` lacks the variable {missing}; set it") from None
 
 
 def _tool(name: str) -> str:
     beside = pathlib.Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
-        raise FleetError(f"{name} is not here; run `make setup` first")
+        raise FleetError(f"{name} is not installed; run `make setup` first")
     return found
 
 
@@ -142,7 +143,7 @@ class Engine:
     def _choose() -> str:
         wanted = os.environ.get("FLEET_ENGINE")
         if wanted not in (None, "podman", "docker"):
-            raise FleetError(f"FLEET_ENGINE={wanted}: name podman or docker")
+            raise FleetError(f"FLEET_ENGINE={wanted}: set it to podman or docker")
         if shutil.which("podman") and wanted != "docker":
             Engine._complete_podman()
         for name in [wanted] if wanted else ["podman", "docker"]:
@@ -151,7 +152,7 @@ class Engine:
         if wanted:
             raise FleetError(f"FLEET_ENGINE={wanted}, but `{wanted} info` fails; start or install it")
         if shutil.which("apt-get") is None:
-            raise FleetError("neither `podman info` nor `docker info` works here; install and start one of them")
+            raise FleetError("neither `podman info` nor `docker info` works; install and start one of them")
         _apt_install(["podman"])
         Engine._complete_podman()
         run(["podman", "info"])
@@ -159,13 +160,13 @@ class Engine:
 
     @staticmethod
     def _complete_podman() -> None:
-        """Debian's podman only recommends what its networks need."""
+        """Debian's podman only recommends the packages that its networks need."""
         if shutil.which("dpkg-query") and run_quietly(["dpkg-query", "-W", "podman"]):
             rootless = [] if os.geteuid() == 0 else ["slirp4netns", "uidmap", "dbus-user-session"]
             _apt_install(["aardvark-dns", "netavark", "iptables", *rootless])
 
     def _containers_conf(self) -> pathlib.Path:
-        """What this machine lacks is told to Podman by a file of our own, so that nobody's configuration changes."""
+        """Write a configuration of our own for Podman on this machine, instead of changing the user's."""
         unified = pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists()
         lines = ["[containers]", 'cgroupns = "private"']
         effective = next(
@@ -174,24 +175,24 @@ class Engine:
             if line.startswith("CapEff")
         )
         if not effective >> CAP_SYS_RESOURCE & 1:
-            # limits can't be raised: ask for no more than what is had (Podman 4.3 lowers its own nproc to 32768)
+            # limits can't be raised: request no more than the current ones (Podman 4.3 lowers its own nproc to 32768)
             files = _limit(resource.RLIMIT_NOFILE, 1048576)
             processes = min(_limit(resource.RLIMIT_NPROC, 32768), 30000)
             lines.append(f'default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]')
         if not unified:
-            # systemd 256 and newer refuse cgroup v1 unless told
+            # systemd 256 and newer refuse cgroup v1 without this
             lines.append('env = ["SYSTEMD_PROC_CMDLINE=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]')
         lines.append("[engine]")
         if not unified:
             if not shutil.which("runc"):
                 _apt_install(["runc"])
-            lines.append('runtime = "runc"')  # crun refuses hybrid cgroups
+            lines.append('runtime = "runc"')  # crun doesn't support hybrid cgroups
         if not pathlib.Path("/run/systemd/system").exists():
             lines += ['cgroup_manager = "cgroupfs"', 'events_logger = "file"']
         path = CACHE / "containers.conf"
         text = "\n".join(lines) + "\n"
         if not path.exists() or path.read_text() != text:
-            # another fleet may read it at this moment
+            # atomically, as another fleet may be reading it
             partial = path.with_suffix(f".{os.getpid()}")
             partial.write_text(text)
             partial.rename(path)
@@ -204,7 +205,7 @@ class Engine:
         return run_quietly([self.name, *argv], self.environment)
 
     def host_flags(self) -> list[str]:
-        """Flags of `run` that make a container a systemd host."""
+        """Flags of `run` for a container that is a systemd host."""
         flags = ["--restart=always", "--pids-limit=4096", "--cgroupns=private"]
         flags += [f"--cap-add={capability}" for capability in CAPABILITIES]
         if self.name == "podman":
@@ -221,11 +222,11 @@ def _limit(kind: int, unlimited: int) -> int:
 def _apt_install(packages: Sequence[str]) -> None:
     done = subprocess.run([str(PROJECT / "scripts" / "apt-install"), *packages], check=False)
     if done.returncode:
-        raise FleetError(f"could not install {' '.join(packages)}; install them, then try again")
+        raise FleetError(f"{' '.join(packages)} could not be installed; install them, then try again")
 
 
 class Images:
-    """One image a Debian release, built once: its tag is a hash of what goes into it."""
+    """One image for each Debian release, built once: its tag is a hash of its inputs."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -245,11 +246,11 @@ class Images:
         source = os.environ.get("FLEET_IMAGE_SOURCE") or ("registry" if self._registry(missing[0]) else "mmdebstrap")
         build = {"registry": self._build, "mmdebstrap": self._bootstrap}.get(source)
         if build is None:
-            raise FleetError(f"FLEET_IMAGE_SOURCE={source}: name registry or mmdebstrap")
+            raise FleetError(f"FLEET_IMAGE_SOURCE={source}: set it to registry or mmdebstrap")
         if source == "mmdebstrap":
             if shutil.which("apt-get") is None:
                 raise FleetError(
-                    "no container registry answers, and without apt no image can be built from Debian's packages; "
+                    "no container registry is reachable, and without apt images can't be built from Debian's packages; "
                     "make a registry reachable (`podman pull debian:bookworm-slim` must work)"
                 )
             _apt_install(["mmdebstrap", "zstd", "debian-archive-keyring"])
@@ -307,7 +308,7 @@ class Images:
             words = bootstrap.stderr.read().decode(errors="replace").strip().splitlines()[-8:]
             if bootstrap.wait() or packed.returncode:
                 partial.unlink(missing_ok=True)
-                raise FleetError(f"no image for {suite} could be built:\n" + "\n".join(words))
+                raise FleetError(f"the image for {suite} could not be built:\n" + "\n".join(words))
             partial.rename(archive)
         with subprocess.Popen(["zstd", "-dc", str(archive)], stdout=subprocess.PIPE) as unpacked:
             run(
@@ -321,7 +322,7 @@ class Images:
 
 
 def _sources(suite: str) -> Iterator[str]:
-    """The machine's own Debian mirrors, for another release: no host name is written in this project."""
+    """The apt sources of a Debian release, from the mirrors that this machine uses, so that none is hard-coded."""
     mirror = os.environ.get("FLEET_MIRROR")
     security: str | None = None
     if not mirror:
@@ -335,7 +336,7 @@ def _sources(suite: str) -> Iterator[str]:
                 break
             run_quietly([*_as_root(), "apt-get", "update", "-qq"])
     if not mirror:
-        raise FleetError("this machine's apt knows no Debian mirror; name one: FLEET_MIRROR=http://…/debian")
+        raise FleetError("this machine's apt has no Debian mirror; set one: FLEET_MIRROR=http://…/debian")
     keyring = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
     yield f"deb {keyring} {mirror} {suite} main"
     yield f"deb {keyring} {mirror} {suite}-updates main"
@@ -349,19 +350,19 @@ def _as_root() -> list[str]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Let no other fleet make, at the same time, what all of them share: packages, images, the key."""
+    """Hold a lock on what all fleets share: packages, images, the key."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Waiting for another fleet that is being prepared ...")
+            say("Waiting for another fleet to be prepared ...")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def ssh_key() -> pathlib.Path:
-    """The key that opens the local hosts, and nothing else."""
+    """The SSH key of the local hosts, which is used for nothing else."""
     key = CACHE / "id_ed25519"
     if not key.exists():
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "baton-fleet", "-f", str(key)])
@@ -413,8 +414,8 @@ def _refuse_taken_ports(fleet: Fleet, host: Host, engine: Engine) -> None:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 raise FleetError(
-                    f"port {port} on this machine, which {host.name} publishes, is taken; stop what uses it "
-                    "or change the port in the inventory"
+                    f"port {port} on this machine, which {host.name} publishes, is in use; stop the program "
+                    "that uses it, or change the port in the inventory"
                 ) from None
 
 
@@ -429,29 +430,29 @@ def _wait(engine: Engine, fleet: Fleet, host: Host, new: bool) -> None:
         if state == "degraded":
             failed = engine("exec", container, "systemctl", "--failed", "--plain", "--no-legend")
             if new:
-                raise FleetError(f"{host.name} came up degraded: {failed}\n{_trouble(engine, container)}")
+                raise FleetError(f"{host.name} has failed units: {failed}\n{_trouble(engine, container)}")
             break
         time.sleep(0.2)
     else:
         raise FleetError(f"{host.name} did not boot within {BOOT_SECONDS} s: {state}\n{_trouble(engine, container)}")
-    # one that comes back has another hardware address, which this machine has to learn of first
+    # a restarted host has another hardware address, which this machine must learn first
     while not _reachable(host):
         if time.monotonic() > deadline:
-            raise FleetError(f"{host.name} booted, but SSH doesn't answer on port {host.port} of this machine")
+            raise FleetError(f"{host.name} has booted, but SSH doesn't answer on port {host.port} of this machine")
         time.sleep(0.2)
     if new:
         engine("exec", container, "apt-get", "update", "-qq")
 
 
 def _reachable(host: Host) -> bool:
-    """Whether its SSH answers on the port that this machine publishes."""
+    """Whether the host's SSH answers on its published port."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", host.port), timeout=2) as connection:
         return connection.recv(4) == b"SSH-"
     return False
 
 
 def _state(engine: Engine, container: str, seconds: float) -> str:
-    """What systemd says of the whole host when it has booted, or that it hasn't."""
+    """The state of the host according to systemd once it has booted, or that it still boots after `seconds`."""
     try:
         done = subprocess.run(
             [engine.name, "exec", container, "systemctl", "is-system-running", "--wait"],
@@ -462,28 +463,30 @@ def _state(engine: Engine, container: str, seconds: float) -> str:
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        return "it still boots"
+        return "still booting"
     return done.stdout.strip() or done.stderr.strip()
 
 
 def _trouble(engine: Engine, container: str) -> str:
-    """The errors that a host's journal has of its boot."""
+    """The errors of the boot in a host's journal, with a hint if the cause is known."""
     journal = ["journalctl", "--no-pager", "--quiet", "--boot", "--priority=err", "--lines=5"]
     words = engine("exec", container, *journal)
     if "inotify" in words:
         words += (
-            "\nThis machine has no inotify instances left, of which a host needs about six: end other fleets, "
+            "\nThis machine has no inotify instances left; a host needs about six. Remove other fleets, "
             "or raise fs.inotify.max_user_instances."
         )
     return words
 
 
 def crash(inventory: str, name: str) -> None:
-    """Cut a host off its power and give it back: nothing is told, nothing is written out."""
+    """Power a host off and on, without a shutdown, so that it can't write anything to disk."""
     fleet = load(inventory)
     host = next((host for host in fleet.hosts if host.name == name), None)
     if host is None:
-        raise FleetError(f"{inventory} has no host {name}, but {', '.join(host.name for host in fleet.hosts)}")
+        raise FleetError(
+            f"{inventory} has no host {name}; choose one of {', '.join(host.name for host in fleet.hosts)}"
+        )
     with alone():
         engine = Engine()
     engine("kill", "--signal=KILL", fleet.container(host))
@@ -527,7 +530,7 @@ def main() -> int:
     crashing.add_argument("name", metavar="host")
     arguments = vars(parser.parse_args())
     if platform.system() != "Linux":
-        print("fleet: a local fleet needs Linux; use a Linux machine or virtual machine for it", file=sys.stderr)
+        print("fleet: a local fleet needs Linux; use a Linux machine or a virtual machine", file=sys.stderr)
         return 1
     try:
         actions: dict[str, Callable[..., None]] = {"up": up, "down": down, "crash": crash, "clean": clean}

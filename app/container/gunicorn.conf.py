@@ -1,7 +1,7 @@
-"""Gunicorn in the container, with the values that the role app_service gives it on a host, as a test checks.
+"""Gunicorn in the container, with the same values as the role app_service sets on a host (a test compares them).
 
-WEB_CONCURRENCY   workers; otherwise as many as the container's processors and memory are good for
-PORT              where it listens; 8000 by default
+WEB_CONCURRENCY   number of workers; by default according to the container's processors and memory
+PORT              port to listen on; 8000 by default
 FORWARDED_ALLOW_IPS, GUNICORN_CMD_ARGS: Gunicorn's own
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gunicorn_handover import resources
 
-# runtimes keep the two streams apart, and with it lose the order of their lines
+# container runtimes read the two streams separately, which would lose the order of their lines
 os.dup2(1, 2)
 
 wsgi_app = "links.main:app"
@@ -19,7 +19,7 @@ chdir = "/opt/links/src"
 proc_name = "links"
 bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
 
-# the role's own formula, of which the image has a copy
+# the role's own formula; the image has a copy of the file
 _count = runpy.run_path(str(Path(__file__).with_name("workers.py")))["count"]
 workers = _count(
     resources.cores(),

@@ -1,4 +1,4 @@
-"""The JSON API, and the redirect that all is about."""
+"""The JSON API, and the redirects of the links."""
 
 from typing import Annotated
 
@@ -55,8 +55,8 @@ async def list_links(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
 ) -> LinkPage:
-    """List the links, newest first. `before` takes the `next` of the page before."""
-    # One more than asked for tells whether there is another page.
+    """List the links, newest first. `before` takes `next` of the previous page."""
+    # One more than requested, to know whether there is another page.
     links = await store.newest(session, limit=limit + 1, before=before)
     items = links[:limit]
     return LinkPage(
@@ -67,7 +67,7 @@ async def list_links(
 
 @router.get("/{slug}")
 async def read_link(slug: SlugPath, request: Request, session: Session) -> LinkRead:
-    """Say where a link leads and how often it was followed."""
+    """Return a link: its target address, and how often it was followed."""
     link = await store.find(session, slug)
     if link is None:
         raise _not_found(slug)
@@ -76,20 +76,20 @@ async def read_link(slug: SlugPath, request: Request, session: Session) -> LinkR
 
 @router.delete("/{slug}", status_code=status.HTTP_204_NO_CONTENT, dependencies=[Depends(require_token)])
 async def delete_link(slug: SlugPath, session: Session) -> None:
-    """Forget a link."""
+    """Delete a link."""
     if not await store.remove(session, slug):
         raise _not_found(slug)
     log.info("Deleted link %s", slug)
 
 
 def _redirect(url: str) -> RedirectResponse:
-    # Every click has to come here to be counted.
+    # Not cacheable: only requests that reach the server are counted.
     return RedirectResponse(url, status.HTTP_307_TEMPORARY_REDIRECT, headers={"Cache-Control": "no-store"})
 
 
 @redirects.get("/{slug}", status_code=status.HTTP_307_TEMPORARY_REDIRECT, response_class=RedirectResponse)
 async def follow_link(slug: SlugPath, request: Request) -> RedirectResponse:
-    """Follow a link, and count it."""
+    """Follow a link, and count the click."""
     async with request.app.state.sessions.begin() as session:
         found = await store.follow(session, slug)
     if found is None:
@@ -102,7 +102,7 @@ async def follow_link(slug: SlugPath, request: Request) -> RedirectResponse:
 
 @redirects.head("/{slug}", include_in_schema=False)
 async def peek_link(slug: SlugPath, session: Session) -> RedirectResponse:
-    """Answer a link checker: the same redirect, but nobody clicked."""
+    """Answer a link checker: the same redirect, without counting a click."""
     link = await store.find(session, slug)
     if link is None:
         raise _not_found(slug)

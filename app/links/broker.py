@@ -1,4 +1,4 @@
-"""How web and workers reach the queue: Celery on Redis."""
+"""The queue between web and Celery workers: Celery on Redis."""
 
 import ssl
 from typing import Any
@@ -13,19 +13,19 @@ from links.settings import Settings
 QUEUE = "links"
 # Never rename a task: the previous release may still enqueue it.
 REPORT = "links.jobs.report"
-# Seconds beyond a task's limit and a worker's stop until the queue takes a task for lost.
+# Seconds, after a task's time limit and a worker's stop timeout, until the queue considers the task lost.
 MARGIN = 60
 RESULT_SECONDS = 24 * 3600
 
 
 class TracedTask(Task):  # type: ignore[misc]  # Celery has no types
-    """Logs under the id of the request that asked for it, and goes on with its trace."""
+    """Logs with the id of the request that enqueued it, and continues its trace."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task."""
         span = trace.get_tracer("links").start_as_current_span(
             f"process {self.name}",
-            # Celery hands the headers that the task was sent with on as the request's attributes.
+            # Celery passes the task's headers as attributes of its request.
             context=propagate.extract(self.request),
             kind=SpanKind.CONSUMER,
             attributes={
@@ -40,15 +40,15 @@ class TracedTask(Task):  # type: ignore[misc]  # Celery has no types
 
 
 def create_celery(settings: Settings, timeout: float = 30) -> Celery:
-    """Make the Celery application, whose commands to Redis take `timeout` seconds at most. Connects to nothing yet.
+    """Create the Celery application. It doesn't connect yet; its commands to Redis take at most `timeout` seconds.
 
-    Raise RuntimeError when there is no REDIS_URL.
+    Raise RuntimeError without REDIS_URL.
     """
     if settings.redis_url is None:
-        message = "Jobs need Redis: set REDIS_URL to redis://USER:PASSWORD@HOST:6379/0"
+        message = "Tasks need Redis: set REDIS_URL to redis://USER:PASSWORD@HOST:6379/0"
         raise RuntimeError(message)
     url = settings.redis_url.get_secret_value()
-    # A broker gives a task that isn't acknowledged by then to another worker: never while the first may be at it.
+    # After this time the broker redelivers an unacknowledged task: never while its first worker may still run it.
     transport = {
         "visibility_timeout": settings.job_time_limit + settings.job_stop_timeout + MARGIN,
         "socket_connect_timeout": min(timeout, 3),
@@ -68,7 +68,7 @@ def create_celery(settings: Settings, timeout: float = 30) -> Celery:
         task_reject_on_worker_lost=True,
         task_track_started=True,
         task_time_limit=settings.job_time_limit,
-        # One at a time, so that a worker that stops has nothing reserved that another could do.
+        # One at a time, so that a stopping worker has reserved no task that another one could run.
         worker_prefetch_multiplier=1,
         worker_soft_shutdown_timeout=settings.job_stop_timeout,
         worker_cancel_long_running_tasks_on_connection_loss=True,

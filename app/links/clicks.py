@@ -1,7 +1,7 @@
-"""Live click counts: a Redis stream, which every worker of every host writes to and reads.
+"""Live click counts: a Redis stream that every worker on every host writes and reads.
 
-Each event has an id. A client that was cut off, because its worker went or the network did, asks for what came
-after the last one that it saw, of whichever worker it reaches: no event is lost, and none comes twice.
+Each event has an id. A disconnected client reconnects to any worker, and requests the events after the last id that it
+received: no event is lost or duplicated.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ log = get_logger(__name__)
 router = APIRouter(prefix="/api/clicks", tags=["clicks"])
 
 STREAM = "links:clicks"
-# Events that Redis keeps for those who come back, and that a worker keeps in memory.
+# Events that Redis keeps for clients that reconnect, and that a worker keeps in memory.
 KEPT = 10_000
 RECENT = 1_000
 BATCH = 500
-# Seconds between two looks of the reader, between two lines that keep a quiet stream open, and after a failure.
+# Seconds that a read of the stream blocks, between two pings on a quiet connection, and before a reconnect.
 BLOCK = 5
 PING = 15
 PAUSE = 1
 EVENT_ID = r"^[0-9]{1,19}-[0-9]{1,19}$"
-# WebSocket: come again later.
+# WebSocket close code: try again later.
 TRY_AGAIN = 1013
 
 Position = tuple[int, int]
@@ -43,7 +43,7 @@ Position = tuple[int, int]
 
 @dataclass(frozen=True)
 class Click:
-    """A link was followed, and has so many clicks now. `slug` None: events were lost, so reload the counts."""
+    """A click on a link, with its new count. `slug` is None if events were lost: the client reloads the counts."""
 
     position: Position
     slug: str | None
@@ -51,12 +51,12 @@ class Click:
 
     @property
     def id(self) -> str:
-        """What a client gives back to go on after this event."""
+        """The id from which a client resumes after this event."""
         return _event_id(self.position)
 
     @property
     def data(self) -> dict[str, Any]:
-        """What a client gets."""
+        """The message to the client."""
         return {"id": self.id, "slug": self.slug, "clicks": self.clicks}
 
 
@@ -70,7 +70,7 @@ def _event_id(position: Position) -> str:
 
 
 async def _newest(redis: "Redis") -> str:
-    """Give the id of the newest event; that of none is before all others."""
+    """Return the id of the newest event; for an empty stream, one that precedes all others."""
     entries: Any = await redis.xrevrange(STREAM, count=1)
     return str(entries[0][0]) if entries else "0-0"
 
@@ -80,9 +80,9 @@ def _clicks(entries: Any) -> list[Click]:
 
 
 async def _end(*tasks: "asyncio.Task[None]") -> None:
-    """Cancel them and wait until they have ended.
+    """Cancel the tasks and wait until they have ended.
 
-    Said more than once, for a client of Redis may swallow a cancellation that comes as its own wait ends.
+    It cancels repeatedly, as redis-py may swallow a cancellation that arrives when its own wait ends.
     """
     running = set(tasks)
     while running:
@@ -92,7 +92,7 @@ async def _end(*tasks: "asyncio.Task[None]") -> None:
 
 
 async def publish(shared: Shared | None, slug: str, clicks: int) -> None:
-    """Tell everybody who watches. The count itself is in the database: a click counts without this."""
+    """Publish a click to all clients. The count itself is in the database, so a failure here loses no click."""
     if shared is None:
         return
 
@@ -103,39 +103,39 @@ async def publish(shared: Shared | None, slug: str, clicks: int) -> None:
 
 
 async def newest_event(shared: Shared | None) -> str | None:
-    """Give the id of the newest event, after which a page goes on; None while there are no live clicks."""
+    """Return the id of the newest event, from which a page resumes; None if live clicks are unavailable."""
     return await shared.attempt("newest click not read", _newest, None) if shared else None
 
 
 class ClickFeed:
-    """One worker's view of the stream: one connection that waits in Redis, however many clients watch."""
+    """One worker's view of the stream: a single blocking connection to Redis for any number of clients."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._recent: deque[Click] = deque(maxlen=RECENT)
-        # All events after this one are in _recent; none is known before the reader has begun.
+        # All events after this one are in _recent; None until the reader is connected.
         self._since: Position | None = None
         self._changed = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
     async def follow(self, after: str | None) -> AsyncIterator[Click | None]:
-        """Give each event after this one (None: from now on), and None now and then when there is none.
+        """Yield each event after this id (None: from now on), and None every PING seconds without an event.
 
-        Raise one of shared.errors while Redis can't say what came before.
+        Raise one of shared.errors if Redis doesn't answer.
         """
         if self._reader is None:
-            # In no request's context: it reads for all clients, also when the first one has gone.
+            # In an empty context: it reads for all clients, even after the first one has disconnected.
             self._reader = asyncio.create_task(self._read(), context=Context())
         async with asyncio.timeout(PING):
             newest = _position(await _newest(self._shared.redis))
             position = _position(after) if after else newest
             gone = position > newest or await self._has_gone(position)
         if gone:
-            # The events were trimmed, or Redis lost its data and its ids start over.
+            # The events were trimmed, or Redis lost its data and its ids restarted.
             position = min(position, newest)
             yield Click(position, None, 0)
         while True:
-            # Taken before the events are read: one that arrives in between ends the wait below.
+            # Before the events are read: an event that arrives in between then ends the wait below.
             changed = self._changed
             found = self._remembered(position)
             if found is None:
@@ -152,23 +152,23 @@ class ClickFeed:
                     yield None
 
     async def close(self) -> None:
-        """End the reader."""
+        """Stop the reader."""
         if self._reader is not None:
             await _end(self._reader)
 
     def _remembered(self, position: Position) -> list[Click] | None:
-        """Give the events after this position; None when Redis has to be asked for them."""
+        """Return the events after this position; None if they must be read from Redis."""
         if self._since is None or position < self._since:
             return None
         return [click for click in self._recent if click.position > position]
 
     def _announce(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiting clients."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _has_gone(self, position: Position) -> bool:
-        """Whether events after this position may have made room for newer ones already."""
+        """Return whether events after this position may have been trimmed already."""
         oldest: Any = await self._shared.redis.xrange(STREAM, count=1)
         if not oldest or _position(oldest[0][0]) <= position:
             return False
@@ -176,13 +176,13 @@ class ClickFeed:
         return bool(about["entries-added"] > about["length"])
 
     async def _read(self) -> None:
-        """Read the stream for all clients of this worker, and reconnect after a failure."""
+        """Read the stream for all clients of this worker; reconnect after a failure."""
         while True:
             try:
                 await self._read_on()
             except self._shared.errors as error:
-                log.warning("Live clicks wait for Redis: %s", type(error).__name__)
-            # Events are missed until the reader is connected again; clients then fetch them from Redis.
+                log.warning("Live clicks are waiting for Redis: %s", type(error).__name__)
+            # Until the reader is connected again it misses events; clients read those from Redis.
             self._since = None
             await asyncio.sleep(PAUSE)
 
@@ -210,20 +210,20 @@ AfterQuery = Annotated[str | None, Query(pattern=EVENT_ID)]
 
 @router.websocket("/live")
 async def live(websocket: WebSocket, after: AfterQuery = None) -> None:
-    """Send each click as it happens: {"id", "slug", "clicks"}. `after` goes on after the event of that id."""
+    """Send each click as it happens: {"id", "slug", "clicks"}. `after` resumes after the event with that id."""
     feed: ClickFeed | None = websocket.app.state.clicks
     await websocket.accept()
     if feed is None:
-        await websocket.close(TRY_AGAIN, "There is no Redis")
+        await websocket.close(TRY_AGAIN, "Redis is not configured")
         return
     sending = asyncio.create_task(_send(websocket, feed, after))
-    hearing = asyncio.create_task(_hear(websocket))
+    receiving = asyncio.create_task(_wait_for_disconnect(websocket))
     try:
-        ended, _ = await asyncio.wait({sending, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
             task.result()
     finally:
-        await _end(sending, hearing)
+        await _end(sending, receiving)
 
 
 async def _send(websocket: WebSocket, feed: ClickFeed, after: str | None) -> None:
@@ -234,12 +234,12 @@ async def _send(websocket: WebSocket, feed: ClickFeed, after: str | None) -> Non
                 if click is not None:
                     await websocket.send_json(click.data)
         except shared.errors as error:
-            log.warning("A client's live clicks end: %s", type(error).__name__)
+            log.warning("Disconnecting a client of the live clicks: %s", type(error).__name__)
             await websocket.close(TRY_AGAIN, "Redis doesn't answer")
 
 
-async def _hear(websocket: WebSocket) -> None:
-    """Notice that the client has gone; what it says is of no interest."""
+async def _wait_for_disconnect(websocket: WebSocket) -> None:
+    """Wait until the client disconnects; its messages are ignored."""
     while (await websocket.receive())["type"] != "websocket.disconnect":
         pass
 
@@ -248,12 +248,12 @@ async def _hear(websocket: WebSocket) -> None:
 async def events(
     request: Request, after: AfterQuery = None, last_event_id: Annotated[str | None, Header(pattern=EVENT_ID)] = None
 ) -> Response:
-    """Send each click as a server-sent event; a browser that comes back says by itself where it was."""
-    from sse_starlette import EventSourceResponse  # only who asks for events needs it
+    """Send each click as a server-sent event. A reconnecting browser sends `Last-Event-ID` by itself."""
+    from sse_starlette import EventSourceResponse  # not at the top: only these requests need it
 
     feed: ClickFeed | None = request.app.state.clicks
     if feed is None:
-        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "There is no Redis: set REDIS_URL")
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "Redis is not configured: set REDIS_URL")
     shared: Shared = request.app.state.shared
 
     async def stream() -> AsyncIterator[dict[str, str]]:
@@ -262,7 +262,7 @@ async def events(
                 if click is not None:
                     yield {"event": "click", "id": click.id, "data": json.dumps(click.data)}
         except shared.errors as error:
-            # The end of a stream has the client come again.
-            log.warning("A client's live clicks end: %s", type(error).__name__)
+            # The end of the stream makes the client reconnect.
+            log.warning("Disconnecting a client of the live clicks: %s", type(error).__name__)
 
     return EventSourceResponse(stream(), ping=PING, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

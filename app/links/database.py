@@ -1,4 +1,4 @@
-"""Connections: PostgreSQL when DATABASE_URL is set, else a SQLite file. Every wait has a bound."""
+"""Database connections: PostgreSQL if DATABASE_URL is set, otherwise a SQLite file. Every wait has a timeout."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -23,19 +23,19 @@ SQLITE_BUSY_SECONDS = 5
 
 
 class DatabaseUnavailableError(Exception):
-    """No connection could be made."""
+    """The database can't be reached."""
 
 
-# What can mean that the database can't answer now, see is_temporary().
+# Errors that can mean that the database is temporarily unavailable, see is_temporary().
 DATABASE_ERRORS = (DatabaseUnavailableError, DBAPIError, PoolTimeoutError, TimeoutError)
 
-# SQLSTATE classes: connection lost, rolled back (deadlock), out of resources, lock not available, and stopped
-# by an operator or by statement_timeout.
+# SQLSTATE classes: connection exception, transaction rollback (deadlock), insufficient resources, lock not available,
+# operator intervention (also statement_timeout).
 _TEMPORARY_SQLSTATES = ("08", "40", "53", "55P03", "57")
 
 
 def is_temporary(error: Exception) -> bool:
-    """Tell "not now" from a mistake of ours in the statement."""
+    """Return whether the database is temporarily unavailable; otherwise the statement is wrong."""
     if not isinstance(error, DBAPIError):
         return True
     if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
@@ -45,9 +45,9 @@ def is_temporary(error: Exception) -> bool:
 
 
 def create_engine(settings: Settings, *, migrating: bool = False) -> AsyncEngine:
-    """Prepare the connection pool; nothing is connected before the first query.
+    """Create the connection pool; it connects at the first query.
 
-    A migration may take its time, so `migrating` lifts the limits on a statement.
+    With `migrating` a statement has no timeout, as migrations may be slow.
     """
     if settings.database_url is None:
         return _sqlite(settings, migrating=migrating)
@@ -58,12 +58,12 @@ def _postgresql(settings: Settings, url: str, *, migrating: bool) -> AsyncEngine
     statement_timeout = 0 if migrating else settings.database_statement_timeout
 
     async def connect() -> Any:
-        """Let asyncpg read the address, for it knows libpq's options (sslmode, several hosts, sockets …)."""
+        """Let asyncpg parse the URL: it supports libpq's options (sslmode, several hosts, sockets …)."""
         try:
             return await asyncpg.connect(
                 url,
                 timeout=settings.database_connect_timeout,
-                # The server ends a slow statement; this is for a server that no longer answers at all.
+                # The server cancels slow statements; this is for a server that doesn't answer at all.
                 command_timeout=statement_timeout + 1 if statement_timeout else None,
                 server_settings={
                     "application_name": "links-migrate" if migrating else "links",
@@ -71,18 +71,18 @@ def _postgresql(settings: Settings, url: str, *, migrating: bool) -> AsyncEngine
                 },
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            # The text of the cause stays out: it can hold parts of the address.
+            # Without the error's text, which can contain parts of the URL.
             message = f"PostgreSQL can't be reached: {type(error).__name__}"
             raise DatabaseUnavailableError(message) from error
 
-    # By its module: tracing replaces it there.
+    # Through its module, where tracing replaces the function.
     return sqlalchemy_asyncio.create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_max_overflow,
         pool_timeout=settings.database_pool_timeout,
-        # A restart of PostgreSQL costs no request, and a connection isn't kept for ever.
+        # No request fails after a restart of PostgreSQL, and connections don't live forever.
         pool_pre_ping=True,
         pool_recycle=1800,
         hide_parameters=True,
@@ -101,7 +101,7 @@ def _sqlite(settings: Settings, *, migrating: bool) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # Python's sqlite3 would begin transactions by itself, and not for DDL: see begin() below.
+        # Python's sqlite3 would begin transactions implicitly, but not for DDL: see begin() below.
         connection.isolation_level = None
         if migrating:
             _use_write_ahead_log(connection)
@@ -114,9 +114,9 @@ def _sqlite(settings: Settings, *, migrating: bool) -> AsyncEngine:
 
 
 def _use_write_ahead_log(connection: DBAPIConnection) -> None:
-    """Let readers and the writer, in several workers, not block each other. The file remembers it."""
+    """Enable WAL, so that readers and the writer in several workers don't block each other. The file keeps the mode."""
     cursor = connection.cursor()
-    # The one statement that doesn't wait while the file is busy. Then somebody else is migrating and does it.
+    # This statement fails instead of waiting if the file is busy: then another process migrates it, and sets the mode.
     with suppress(sqlite3.OperationalError):
         cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
@@ -128,5 +128,5 @@ async def _session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-# scope="function": committed before the answer is sent, so that a 201 is never a lie.
+# scope="function": committed before the response is sent, so that a 201 is always true.
 Session = Annotated[AsyncSession, Depends(_session, scope="function")]

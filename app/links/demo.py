@@ -1,4 +1,4 @@
-"""Endpoints that show what lies between a client and this worker. See the README, "Demo endpoints"."""
+"""Endpoints to examine the path between a client and this worker. See the README, "Demo endpoints"."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ SHOWN_HEADERS = (
 
 
 def _release_of(path: Path) -> str | None:
-    """Find <id> in …/releases/<id>/…, where deploy tools put a release."""
+    """Return <id> of a path …/releases/<id>/…, as deploy tools lay out releases."""
     parts = path.parts
     for position, part in enumerate(parts[:-1]):
         if part == "releases":
@@ -49,12 +49,12 @@ def _release_of(path: Path) -> str | None:
     return None
 
 
-# Now, while the module is loaded: later, `current` may lead to another release than the one in memory.
+# At import: later, `current` may lead to another release than the loaded one.
 LOADED_RELEASE = _release_of(Path(__file__).resolve())
 
 
 class Whoami(BaseModel):
-    """One request as the application sees it, and the worker that answers."""
+    """A request as the application sees it, and the worker that answers."""
 
     client: str | None
     scheme: str
@@ -70,7 +70,7 @@ class Whoami(BaseModel):
 
 @whoami_router.get("/whoami")
 async def whoami(request: Request) -> Whoami:
-    """Show whether the proxy's word on client, scheme and host arrives, and who serves."""
+    """Show client, scheme and host as the proxy passed them, and which worker answers."""
     settings: Settings = request.app.state.settings
     present = [name for name in SHOWN_HEADERS if name in request.headers]
     return Whoami(
@@ -88,7 +88,7 @@ async def whoami(request: Request) -> Whoami:
 
 
 class Slept(BaseModel):
-    """What /api/slow answers at last."""
+    """The answer of /api/slow."""
 
     slept: float
     pid: int
@@ -96,7 +96,7 @@ class Slept(BaseModel):
 
 @router.get("/slow")
 async def slow(seconds: Annotated[float, Query(ge=0, le=60)] = 1) -> Slept:
-    """Answer late: a request that a stop or a reload has to wait for."""
+    """Answer after a delay: a request for which a stop or a reload has to wait."""
     await asyncio.sleep(seconds)
     return Slept(slept=seconds, pid=os.getpid())
 
@@ -122,7 +122,7 @@ async def large(megabytes: Annotated[int, Query(ge=1, le=1024)] = 1) -> Streamin
 
 @router.get("/events", response_class=EventSourceResponse)
 async def events(count: Annotated[int, Query(ge=1, le=3600)] = 60) -> AsyncIterator[ServerSentEvent]:
-    """Send `count` server-sent events, one a second, the first at once."""
+    """Send `count` server-sent events, one per second, the first immediately."""
     for number in range(1, count + 1):
         if number > 1:
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""Two questions of operators: is the process alive, and can it serve?"""
+"""Health checks: liveness (`/healthz`) and readiness (`/readyz`)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ MIGRATE_FIRST = "run `python -m links.migrate`"
 
 @router.api_route("/healthz", methods=["GET", "HEAD"], response_class=JSONResponse)
 async def healthz() -> JSONResponse:
-    """The process answers. Depends on nothing, so that an outage elsewhere never gets it restarted."""
+    """The process answers. Has no dependencies, so that an outage elsewhere never causes a restart."""
     return _answer({"status": "ok"})
 
 
 @router.api_route("/readyz", methods=["GET", "HEAD"], response_class=JSONResponse)
 async def readyz(request: Request) -> JSONResponse:
-    """The database answers and has the tables that this release needs, and Redis answers; else 503, naming what fails.
+    """The database answers and has the schema of this release, and Redis answers; otherwise 503 with the reason.
 
-    The answer holds names only: no address, no user, no message of a library.
+    The answer contains only names: no address, user or library message.
 
-    A worker that its server has told to go answers 503, "draining": who keeps a connection to it turns to another. On
-    a new connection its successor answers.
+    A draining worker answers 503, "draining", so that a client with a kept connection uses another worker. On a new
+    connection, a worker that serves answers.
     """
     if _is_draining(request):
         return _answer({"status": "draining", "checks": {}}, status_code=503)
@@ -43,7 +43,7 @@ async def readyz(request: Request) -> JSONResponse:
     asked = [_check_database(request.app.state.engine, settings.ready_timeout)]
     if shared is not None:
         asked.append(_check_redis(shared, settings.ready_timeout))
-    # At the same time: the answer comes in the time of the slowest.
+    # Concurrently: the slowest check determines the time.
     checks = {name: state for found in await asyncio.gather(*asked) for name, state in found.items()}
 
     if set(checks.values()) == {"ok"}:
@@ -52,9 +52,9 @@ async def readyz(request: Request) -> JSONResponse:
 
 
 def _is_draining(request: Request) -> bool:
-    """Whether the worker was told to go: gunicorn_handover says so with each request, other servers say nothing."""
-    told: Mapping[str, Any] = request.scope.get("extensions", {}).get("gunicorn_handover", {})
-    return bool(told.get("draining", False))
+    """Return whether the worker drains. gunicorn_handover sets this in each request's scope; other servers don't."""
+    extension: Mapping[str, Any] = request.scope.get("extensions", {}).get("gunicorn_handover", {})
+    return bool(extension.get("draining", False))
 
 
 async def _check_database(engine: AsyncEngine, seconds: float) -> dict[str, str]:
@@ -100,8 +100,8 @@ async def _database_revision(engine: AsyncEngine) -> str | None:
 def _schema_state(found: str | None) -> str:
     if found is None:
         return f"missing: {MIGRATE_FIRST}"
-    # A revision that this release doesn't know comes from a newer one. Migrations only ever add, so that the
-    # release before still works on it: while a newer one rolls out, and after it has been rolled back.
+    # An unknown revision comes from a newer release. As migrations only add, this release still works with it:
+    # while the newer release is rolled out, and after it has been rolled back.
     if found in REVISIONS[:-1]:
         return f"outdated: {MIGRATE_FIRST}"
     return "ok"

@@ -1,7 +1,7 @@
-"""Work that takes longer than a request may, in Celery: `celery -A links.jobs worker`.
+"""Background tasks, in Celery: `celery -A links.jobs worker`.
 
-A task is acknowledged when it has ended. One whose worker was killed is given to another worker: a task must be
-right when it runs twice. Only workers import this module: the web asks for a job by its name, see broker.py.
+A task is acknowledged when it has ended. If its worker is killed, another worker runs it again: tasks must be
+idempotent. Only workers import this module: the web enqueues a task by its name, see broker.py.
 """
 
 import asyncio
@@ -24,33 +24,33 @@ log = get_logger(__name__)
 
 settings = Settings()
 app = create_celery(settings)
-# What a worker's processes would import otherwise as they start, which Celery gives them four seconds for.
+# Imports the tracing packages now: Celery gives a new worker process only four seconds to start.
 telemetry.wanted(settings)
 
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]  # Celery has no types
 @after_setup_task_logger.connect  # type: ignore[untyped-decorator]
 def format_lines(logger: logging.Logger, **_: Any) -> None:
-    """Log as the web does."""
+    """Log JSON lines, like the web."""
     for handler in logger.handlers:
         handler.setFormatter(JsonFormatter())
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def begin(**_: Any) -> None:
-    """Begin a process that runs tasks."""
+    """Start tracing in a process that runs tasks."""
     telemetry.start(settings)
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def end(**_: Any) -> None:
-    """End it."""
+    """Send the last spans when the process exits."""
     telemetry.stop()
 
 
 @app.task(bind=True, name=REPORT)  # type: ignore[untyped-decorator]
 def report(self: Any) -> dict[str, Any]:
-    """Sum up all clicks: the links that were followed most, and the sites that they lead to."""
+    """Create the click report: the most followed links, and the sites that they lead to."""
 
     def progress(done: int, total: int) -> None:
         self.update_state(state="PROGRESS", meta={"done": done, "total": total})
@@ -60,7 +60,7 @@ def report(self: Any) -> dict[str, Any]:
 
 @app.task(name="links.jobs.pause")  # type: ignore[untyped-decorator]
 def pause(seconds: float) -> dict[str, Any]:
-    """Take this long: a task for those who watch how workers stop and start."""
+    """Sleep for `seconds`: a task for tests of stopping and starting workers."""
     began = time.monotonic()
     log.info("Pausing for %g s", seconds)
     time.sleep(seconds)

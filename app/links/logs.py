@@ -1,6 +1,6 @@
-"""Log lines of the workers for long work: one JSON object each, with the keys that gunicorn_handover's have.
+"""Log lines of the Celery workers: one JSON object per line, with the same keys as gunicorn_handover's.
 
-The web's server owns the format of its lines; Celery's own has no place for ids.
+The web's log format is its server's; Celery's own format has no fields for ids.
 """
 
 import json
@@ -12,17 +12,17 @@ from celery import current_task
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object for a record."""
+    """Formats a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write it: time (UTC), level, logger, request_id and trace_id where there are, message, exception, pid."""
+        """Return time (UTC), level, logger, request_id and trace_id if set, message, exception, stack and pid."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, Any] = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        # Celery says itself how a task ended, outside of what the task logs.
+        # Celery's own records, such as those about a task's result, have no request_id attribute.
         request_id = getattr(record, "request_id", None) or (current_task and current_task.request.get("request_id"))
         ids = {"request_id": request_id, "trace_id": getattr(record, "trace_id", None)}
         entry |= {name: value for name, value in ids.items() if value}

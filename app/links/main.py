@@ -23,10 +23,10 @@ MAX_BODY_BYTES = 64 * 1024
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Own the connection pools, and the sending of traces.
+    """Create and close the connection pools, and start and stop tracing.
 
-    Creates no tables: every worker of every host runs this, at the same time. And it connects to nothing: a
-    worker also boots while the database is away, and /readyz tells.
+    It creates no tables, as every worker on every host runs this at the same time. It doesn't connect either: a worker
+    boots even if the database is down, and /readyz reports that.
     """
     settings: Settings = app.state.settings
     telemetry.start(settings)
@@ -55,7 +55,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def unavailable(request: Request, error: Exception) -> JSONResponse:
-    """Say "not now" when the database can't answer: the client may come again."""
+    """Answer 503 with Retry-After if the database is temporarily unavailable."""
     if not is_temporary(error):
         raise error
     log.error("%s %s needs the database: %s", request.method, request.url.path, error)
@@ -65,7 +65,7 @@ async def unavailable(request: Request, error: Exception) -> JSONResponse:
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Put the parts together."""
+    """Create the application."""
     app = FastAPI(
         title="Links",
         summary="Short addresses that count their clicks",
@@ -94,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(demo.router)
     app.mount("/static", pages.static, name="static")
     app.include_router(pages.router)
-    # Last, because it takes every path of one part.
+    # Last, as it matches every path with one segment.
     app.include_router(api.redirects)
     return app
 

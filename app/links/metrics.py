@@ -1,7 +1,7 @@
-"""Counters of requests for Prometheus, over all workers of the host.
+"""Request metrics for Prometheus, of all workers on the host.
 
-Each worker counts for itself. Where the server sets PROMETHEUS_MULTIPROC_DIR, as gunicorn_handover does, any of them
-answers for all.
+If the server sets PROMETHEUS_MULTIPROC_DIR, as gunicorn_handover does, any worker returns the metrics of all workers;
+otherwise only its own.
 """
 
 import os
@@ -14,17 +14,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from links.tokens import require_metrics_token
 
-REQUESTS = Counter("links_requests", "Requests by how they were answered", ["method", "route", "status"])
-SECONDS = Histogram("links_response_seconds", "Seconds from a request to the beginning of its answer", ["route"])
+REQUESTS = Counter("links_requests", "Requests by method, route and status", ["method", "route", "status"])
+SECONDS = Histogram("links_response_seconds", "Seconds from a request to the start of its response", ["route"])
 
-# Clients choose methods and paths: each of their own would be a series for ever.
+# Other methods are counted together: clients could create any number of series otherwise.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 router = APIRouter(tags=["metrics"])
 
 
 class MetricsMiddleware:
-    """Count each HTTP request when its answer begins."""
+    """Counts each HTTP request when its response starts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -40,7 +40,7 @@ class MetricsMiddleware:
             nonlocal counted
             counted = True
             method = scope["method"] if scope["method"] in METHODS else "other"
-            # the pattern, not the path; none for what no route takes
+            # the pattern, not the path, which clients choose; "none" without a matching route
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(method, route, str(code)).inc()
             SECONDS.labels(route).observe(time.perf_counter() - began)
@@ -58,10 +58,10 @@ class MetricsMiddleware:
             raise
 
 
-# Reading files: in a thread, so not `async`.
+# Not `async`: it reads files, so FastAPI runs it in a thread.
 @router.get("/metrics", dependencies=[Depends(require_metrics_token)], response_class=Response)
 def read_metrics() -> Response:
-    """The counters of all workers of this host, as Prometheus reads them."""
+    """Return the metrics of all workers on this host in Prometheus's text format."""
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()

@@ -1,6 +1,6 @@
-"""Bring the database to this release's schema: `python -m links.migrate [REVISION]`, from any folder.
+"""Migrate the database to this release's schema: `python -m links.migrate [REVISION]`, from any folder.
 
-The same as `python -m alembic upgrade head` where alembic.ini is.
+It does the same as `python -m alembic upgrade head` in the folder of alembic.ini.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from links.settings import Settings
 
 
 def config(settings: Settings) -> Config:
-    """Make Alembic's configuration, for the database of these settings."""
+    """Return Alembic's configuration for the database of these settings."""
     alembic = Config()
     alembic.set_main_option("script_location", "links:migrations")
     alembic.attributes["settings"] = settings

@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that a migration can name it too."""
+    """Names all constraints, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -23,7 +23,7 @@ class Link(Base):
 
     __tablename__ = "links"
 
-    # SQLite gives out row numbers only to a column that is exactly INTEGER.
+    # SQLite generates ids only for a column whose type is exactly INTEGER.
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     slug: Mapped[str] = mapped_column(String(64), unique=True)
     url: Mapped[str] = mapped_column(String(2048))

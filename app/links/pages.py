@@ -1,6 +1,6 @@
 """The page at /: the newest links, and a form for a new one. Works without JavaScript.
 
-With it, and with Redis, it shows clicks as they happen.
+With JavaScript and Redis, it shows clicks as they happen.
 """
 
 from pathlib import Path
@@ -22,12 +22,12 @@ from links.shared import limit_rate
 
 log = get_logger(__name__)
 router = APIRouter(include_in_schema=False)
-# Escapes everything that it prints in .html templates.
+# Escapes all values in .html templates.
 templates = Jinja2Templates(Path(__file__).parent / "templates")
 
 STATIC = Path(__file__).parent / "static"
 SHOWN_LINKS = 20
-# What the form calls its fields.
+# The labels of the form's fields.
 LABELS = {"url": "Address", "slug": "Slug"}
 HEADERS = {
     "Content-Security-Policy": (
@@ -41,10 +41,10 @@ HEADERS = {
 
 
 class ReleaseFiles(StaticFiles):
-    """Files that a browser asks for again with each page, so that after a deploy it has those of the new release."""
+    """Files that browsers revalidate for each page, so that they get those of the new release after a deploy."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Answer with the file, or that it hasn't changed."""
+        """Return the file, or 304 if it hasn't changed."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
@@ -55,7 +55,7 @@ static = ReleaseFiles(directory=STATIC)
 
 @router.get("/favicon.ico")
 async def icon() -> FileResponse:
-    """Give what browsers ask for beside all that names no icon, such as the API's answers."""
+    """Return the icon that browsers request for responses that name none, such as the API's."""
     return FileResponse(STATIC / "icon.svg", headers={"Cache-Control": "max-age=86400"})
 
 
@@ -69,10 +69,10 @@ async def show(request: Request, session: Session, created: str | None = None) -
 async def submit(
     request: Request, session: Session, url: Annotated[str, Form()] = "", slug: Annotated[str, Form()] = ""
 ) -> Response:
-    """Take the form, and lead back to the page, so that a reload doesn't send it twice."""
+    """Handle the form, and redirect to the page, so that a reload doesn't submit it twice."""
     form = {"url": url, "slug": slug}
     if request.app.state.settings.api_token is not None:
-        return await _page(request, session, status.HTTP_403_FORBIDDEN, error="New links come by the API only.")
+        return await _page(request, session, status.HTTP_403_FORBIDDEN, error="Links can only be created with the API.")
     try:
         new = NewLink.model_validate({"url": url.strip(), "slug": slug.strip() or None})
         link = await store.create(session, str(new.url), new.slug)
@@ -98,12 +98,12 @@ async def _page(
     error: str | None = None,
     form: dict[str, str] | None = None,
 ) -> Response:
-    # Before the counts are read, so that clicks in between arrive as events.
+    # Read before the counts, so that clicks in between arrive as events.
     after = await newest_event(request.app.state.shared)
     context = {
         "after": after,
         "links": await store.newest(session, limit=SHOWN_LINKS),
-        # Only what really exists is announced: the parameter is anybody's text.
+        # Only if the link exists: anybody can set the parameter.
         "created": await store.find(session, created) if created else None,
         "error": error,
         "form": form or {},

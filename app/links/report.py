@@ -1,4 +1,4 @@
-"""The click report: all links, summed up."""
+"""The click report: a summary of all links."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,9 +19,9 @@ TOP = 10
 
 
 async def click_report(settings: Settings, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Go through all links, in batches, so that neither memory nor a transaction grows with them.
+    """Return the report. It reads links in batches, so that neither memory nor transactions grow with their number.
 
-    `progress` is told after each batch how many links are done, and of how many.
+    It calls `progress` after each batch with the number of links done, and the total.
     """
     engine = create_engine(settings)
     sessions = async_sessionmaker(engine)

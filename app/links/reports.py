@@ -1,4 +1,4 @@
-"""The API of long work: ask for a click report, watch how far it is, take the result. jobs.py makes it."""
+"""The API of click reports: request one, poll its progress, get the result. The task in jobs.py creates it."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 router = APIRouter(prefix="/api/reports", tags=["reports"])
 
-# Seconds that the queue may take to answer, and that a report is remembered.
+# Seconds that the queue may take to answer, and that a report is kept.
 TIMEOUT = 3
 KEPT = 24 * 3600
 
@@ -33,7 +33,7 @@ STATES: dict[str, Literal["queued", "running", "done", "failed"]] = {
 
 
 class Report(BaseModel):
-    """A report, and how far it is: `done` of `total` links."""
+    """A report and its progress: `done` of `total` links."""
 
     id: UUID
     state: Literal["queued", "running", "done", "failed"]
@@ -51,7 +51,7 @@ def _unavailable() -> HTTPException:
 
 
 async def _queue(app: FastAPI) -> "Celery":
-    """Give the queue. Celery is imported by the first who asks, away from everybody else's requests."""
+    """Return the queue. The first call imports Celery, in a thread, so that other requests aren't blocked."""
 
     def create() -> "Celery":
         from links.broker import create_celery
@@ -67,19 +67,19 @@ async def _queue(app: FastAPI) -> "Celery":
 def _shared(request: Request) -> Shared:
     shared: Shared | None = request.app.state.shared
     if shared is None:
-        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "There is no queue: set REDIS_URL")
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "The queue is not configured: set REDIS_URL")
     return shared
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED, dependencies=[Depends(require_token), Depends(limit_rate)])
 async def ask_for_report(request: Request, response: Response) -> Report:
-    """Have a report made; `Location` says where to look for it."""
+    """Enqueue a report; `Location` is its address."""
     shared = _shared(request)
     queue = await _queue(request.app)
     from links.broker import REPORT
 
     report_id, headers = uuid4(), {"request_id": request_id()}
-    # The worker goes on with the request's trace, if there is one.
+    # The worker continues the request's trace, if there is one.
     propagate.inject(headers)
 
     def send() -> None:
@@ -90,7 +90,7 @@ async def ask_for_report(request: Request, response: Response) -> Report:
             await shared.redis.set(f"links:report:{report_id}", "", ex=KEPT)
             await asyncio.to_thread(send)
     except (*shared.errors, *queue.connection_for_write().connection_errors) as error:
-        log.warning("No report asked for: %s", type(error).__name__)
+        log.warning("The report can't be enqueued: %s", type(error).__name__)
         raise _unavailable() from error
     response.headers["Location"] = str(request.url_for("read_report", report_id=report_id))
     return Report(id=report_id, state="queued")
@@ -98,7 +98,7 @@ async def ask_for_report(request: Request, response: Response) -> Report:
 
 @router.get("/{report_id}")
 async def read_report(report_id: UUID, request: Request) -> Report:
-    """Say how far a report is, and what it found."""
+    """Return a report's progress and result."""
     shared = _shared(request)
     queue = await _queue(request.app)
     try:

@@ -1,7 +1,6 @@
-"""The request's id in the application's own log lines, and in its span.
+"""The request's id in the application's log records, and in its span.
 
-The server owns the handlers and their format; a line only carries ids along, as `record.request_id` and
-`record.trace_id`.
+The server owns the log handlers and their format; records only have the attributes `request_id` and `trace_id`.
 """
 
 import logging
@@ -21,19 +20,19 @@ _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 def request_id() -> str | None:
-    """Id of the request that is being answered; None outside of one."""
+    """Return the id of the current request; None outside a request."""
     return _current.get()
 
 
 def trace_id() -> str | None:
-    """Id of the trace that this belongs to, in hexadecimal digits; None when none is recorded."""
+    """Return the id of the current trace in hexadecimal digits; None if no trace is recorded."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.trace_flags.sampled else None
 
 
 @contextmanager
 def continued(given: str | None) -> Iterator[None]:
-    """Log under the id of the request that asked for this work, such as a job's; None for no request."""
+    """Log with this request id, such as that of the request that enqueued a task; None for no request."""
     token = _current.set(given)
     if given is not None:
         trace.get_current_span().set_attribute("request_id", given)
@@ -44,7 +43,7 @@ def continued(given: str | None) -> Iterator[None]:
 
 
 class RequestIdMiddleware:
-    """Take X-Request-ID from the proxy, or make one when it is missing or strange."""
+    """Takes X-Request-ID from the proxy, or generates an id if it is missing or invalid."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -65,5 +64,5 @@ class _RequestLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 def get_logger(name: str) -> logging.LoggerAdapter[logging.Logger]:
-    """Give a standard logger whose records have `request_id` and `trace_id`."""
+    """Return a standard logger whose records have `request_id` and `trace_id`."""
     return _RequestLogger(logging.getLogger(name))

@@ -1,11 +1,11 @@
-"""What goes in and out of the API."""
+"""The schemas of the API's requests and responses."""
 
 from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field
 
-# The first parts of paths that the application itself answers, or may one day.
+# First path segments that the application itself uses, or may use in the future.
 RESERVED_SLUGS = frozenset({"api", "healthz", "metrics", "readyz", "static"})
 MAX_URL_LENGTH = 2048
 
@@ -18,7 +18,7 @@ def _not_reserved(slug: str) -> str:
 
 
 def _fits(url: AnyHttpUrl) -> AnyHttpUrl:
-    # Encoding a host or a path can make it longer than what was sent.
+    # Encoding a host or a path can make it longer.
     if len(str(url)) > MAX_URL_LENGTH:
         message = f"the address has more than {MAX_URL_LENGTH} characters once encoded"
         raise ValueError(message)
@@ -26,7 +26,7 @@ def _fits(url: AnyHttpUrl) -> AnyHttpUrl:
 
 
 def _utc(moment: datetime) -> datetime:
-    # SQLite keeps no time zone; what the application stores is UTC.
+    # SQLite stores no time zone; the application stores UTC.
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -36,7 +36,7 @@ Url = Annotated[AnyHttpUrl, Field(max_length=MAX_URL_LENGTH), AfterValidator(_fi
 
 
 class NewLink(BaseModel):
-    """A wish for a link; without a slug, one is drawn."""
+    """A link to create; without a slug, a random one is generated."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Every setting of the application, read from the environment once, when it starts."""
+"""The application's settings, read from the environment once, at startup."""
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -11,7 +11,7 @@ Seconds = Annotated[float, Field(gt=0, le=300)]
 
 
 class Settings(BaseSettings):
-    """`LINKS_…` variables, and those that platforms set under a name of their own."""
+    """`LINKS_…` variables, and those to which platforms give other names."""
 
     model_config = SettingsConfigDict(
         env_prefix="LINKS_",
@@ -36,15 +36,15 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("REDIS_URL"))
     redis_timeout: Seconds = 0.5
-    # Changes that one client may ask for in a minute.
+    # Changes that a client may request per minute.
     rate_limit: int | None = Field(default=None, ge=1)
 
     title_timeout: Seconds = 3
     title_concurrency: int = Field(default=4, ge=1, le=100)
-    # Networks that aren't public, whose pages may be asked for their titles all the same.
+    # Non-public networks whose pages may nevertheless be requested for their titles.
     title_networks: list[IPv4Network | IPv6Network] = []
 
-    # Seconds of the longest task, and those that a stopping worker gives to the tasks it has begun.
+    # Seconds that a task may take, and that a stopping worker waits for its running tasks.
     job_time_limit: int = Field(default=600, ge=1, le=24 * 3600)
     job_stop_timeout: int = Field(default=60, ge=1, le=24 * 3600)
 
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = None
     metrics_token: SecretStr | None = None
     demo_endpoints: bool = False
-    # OpenTelemetry's own variables: its SDK reads them, and others. Here: whether there is a collector.
+    # OpenTelemetry's own variables, which its SDK reads. Used here only to know whether there is a collector.
     otlp_endpoint: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     )
@@ -61,12 +61,12 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, url: SecretStr | None) -> SecretStr | None:
-        """One spelling for what the platforms and libraries call a PostgreSQL address."""
+        """Normalize the schemes that platforms and libraries use for PostgreSQL."""
         if url is None:
             return None
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-            message = "DATABASE_URL must begin with postgresql:// (or postgres://); leave it out to use SQLite"
+            message = "DATABASE_URL must begin with postgresql:// (or postgres://); unset it to use SQLite"
             raise ValueError(message)
         return SecretStr(f"postgresql://{rest}")
 
@@ -74,33 +74,33 @@ class Settings(BaseSettings):
     @classmethod
     def _redis(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://")):
-            message = "REDIS_URL must begin with redis:// (or rediss:// for TLS); leave it out to do without Redis"
+            message = "REDIS_URL must begin with redis:// (or rediss:// for TLS); unset it to run without Redis"
             raise ValueError(message)
         return url
 
     @field_validator("otlp_endpoint")
     @classmethod
     def _otlp(cls, url: SecretStr | None) -> SecretStr | None:
-        # otherwise only a warning with each batch of spans
+        # otherwise the exporter only logs a warning for each batch of spans
         if url is not None and not url.get_secret_value().startswith(("http://", "https://")):
-            message = "OTEL_EXPORTER_OTLP_ENDPOINT must begin with http:// (or https://); leave it out for no traces"
+            message = "OTEL_EXPORTER_OTLP_ENDPOINT must begin with http:// (or https://); unset it to disable traces"
             raise ValueError(message)
         return url
 
     @model_validator(mode="after")
     def _shared_limit(self) -> Self:
         if self.rate_limit is not None and self.redis_url is None:
-            message = "LINKS_RATE_LIMIT needs REDIS_URL, in which all workers count together"
+            message = "LINKS_RATE_LIMIT needs REDIS_URL, where all workers count requests: set it, or unset the limit"
             raise ValueError(message)
         return self
 
     @field_validator("state_directory", mode="before")
     @classmethod
     def _first_directory(cls, value: object) -> object:
-        """Take the first: systemd joins the folders with colons when a unit has several."""
+        """Return the first folder: systemd separates several with colons."""
         return value.split(":")[0] if isinstance(value, str) else value
 
     @property
     def sqlite_path(self) -> Path:
-        """The file that serves while there is no DATABASE_URL."""
+        """The database file that is used without DATABASE_URL."""
         return self.state_directory / "links.sqlite3"

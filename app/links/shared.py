@@ -1,6 +1,6 @@
-"""What the workers of all hosts share in Redis: cache, rate limit, live clicks. All of it can be done without.
+"""What the workers of all hosts share in Redis: cache, rate limit, live clicks. All of it is optional.
 
-While Redis doesn't answer, nothing waits for it: after some failures it is left alone for a while.
+A circuit breaker skips Redis for a while after some failures, so that requests don't wait for it.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 FAILURES = 3
-# Seconds that Redis is left alone after them.
+# Seconds that Redis is skipped after so many failures.
 PAUSE = 5
-# Seconds of a window of the rate limit.
+# Seconds of a rate limit window.
 WINDOW = 60
 MAX_CONNECTIONS = 20
 
@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 
 class Shared:
-    """One worker's connections to Redis. None is made before the first command."""
+    """One worker's connections to Redis. It connects at the first command."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        # Here: its import takes longer than all else, and not everybody has a Redis.
+        # Not at the top: the import is slow, and Redis is optional.
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -46,12 +46,12 @@ class Shared:
             max_connections=MAX_CONNECTIONS,
             timeout=timeout,
             socket_timeout=timeout,
-            # One retry replaces a stale pooled connection without failing the request; more would only delay it.
+            # One retry replaces a stale pooled connection; more would only delay the request.
             retry=Retry(NoBackoff(), 1),
             **common,
         )
         self.redis: Redis = Redis.from_pool(pool)
-        # It waits for events in the server, and is bounded by the time that it asks for.
+        # No socket timeout: its reads block in the server, with a timeout of their own.
         self.reader: Redis = Redis.from_url(
             url, socket_timeout=None, socket_keepalive=True, retry=Retry(NoBackoff(), 0), **common
         )
@@ -60,7 +60,7 @@ class Shared:
         self._breaker = CircuitBreaker(FAILURES, PAUSE, self.errors, name="redis")
 
     async def attempt(self, what: str, command: Callable[["Redis"], Awaitable[T]], otherwise: T) -> T:
-        """Do what can be done without, in a short time; `otherwise` is the answer when Redis gives none."""
+        """Run an optional command with a short timeout; return `otherwise` if Redis doesn't answer."""
         if self._breaker.opened:
             return otherwise
         try:
@@ -68,29 +68,29 @@ class Shared:
                 async with asyncio.timeout(self._timeout):
                     return await command(self.redis)
         except self.errors as error:
-            # Not its text, which can hold parts of the address.
+            # Without the error's text, which can contain parts of the URL.
             log.warning("Redis: %s: %s", what, type(error).__name__)
             return otherwise
 
     async def ping(self) -> None:
-        """Ask whether it answers. Raise one of `errors` when not; the caller bounds the time."""
+        """Check that Redis answers. Raise one of `errors` if it doesn't; the caller sets the timeout."""
         await self.redis.ping()
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self.redis.aclose()
         await self.reader.aclose()
 
 
 def create_shared(settings: Settings) -> Shared | None:
-    """Prepare what REDIS_URL names; None without it."""
+    """Create the connections to REDIS_URL; return None without it."""
     if settings.redis_url is None:
         return None
     return Shared(settings.redis_url.get_secret_value(), settings.redis_timeout)
 
 
 def _bucket(address: str) -> str:
-    """Give whom a limit counts: an IPv4 address, or the network that one IPv6 client has to itself."""
+    """Return what a limit applies to: an IPv4 address, or the /64 network of an IPv6 client."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -99,7 +99,7 @@ def _bucket(address: str) -> str:
 
 
 async def limit_rate(request: Request) -> None:
-    """Refuse a client that asks for more than LINKS_RATE_LIMIT a minute, of all workers and hosts together."""
+    """Refuse a client that exceeds LINKS_RATE_LIMIT requests per minute, counted over all workers and hosts."""
     settings: Settings = request.app.state.settings
     shared: Shared | None = request.app.state.shared
     if shared is None or settings.rate_limit is None:
@@ -113,7 +113,7 @@ async def limit_rate(request: Request) -> None:
         counted, _ = await pipe.incr(key).expire(key, 2 * WINDOW).execute()
         return int(counted)
 
-    # Without Redis, serving is worth more than limiting.
+    # Without Redis, requests are served without a limit.
     if await shared.attempt("rate limit not counted", count, 0) > settings.rate_limit:
         raise HTTPException(
             status.HTTP_429_TOO_MANY_REQUESTS,

@@ -21,8 +21,8 @@ from links.demo import LOADED_RELEASE
 from links.settings import Settings
 
 
-class Begun(Sampler):
-    """Leaves out the calls to others that no traced request or job makes, such as those of health pages."""
+class TraceRequired(Sampler):
+    """Drops client spans outside traced requests and tasks, such as those of health checks."""
 
     def __init__(self, configured: Sampler) -> None:
         self._configured = configured
@@ -37,19 +37,19 @@ class Begun(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Decide as OTEL_TRACES_SAMPLER says otherwise."""
+        """Drop such spans; leave others to the sampler of OTEL_TRACES_SAMPLER."""
         parent = trace.get_current_span(parent_context).get_span_context()
         if kind is SpanKind.CLIENT and not parent.is_valid:
             return SamplingResult(Decision.DROP)
         return self._configured.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
-        """Name it, and the one that the variables ask for."""
-        return f"Begun({self._configured.get_description()})"
+        """Return the names of both samplers."""
+        return f"TraceRequired({self._configured.get_description()})"
 
 
 def resource(settings: Settings) -> Resource:
-    """Say whose spans they are. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win."""
+    """Return the resource of this process. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
     ours: dict[str, str | int] = {
         "service.name": "links",
         "host.name": socket.gethostname(),
@@ -61,14 +61,14 @@ def resource(settings: Settings) -> Resource:
 
 
 def start(settings: Settings) -> TracerProvider:
-    """Make spans of all that this process does from now on, and send them in the background."""
-    # Not at the interpreter's end, which has no bound: see telemetry.stop().
+    """Start to record spans in this process, and to send them in the background."""
+    # No shutdown at the interpreter's exit, which has no timeout: see telemetry.stop().
     provider = TracerProvider(resource=resource(settings), shutdown_on_exit=False)
-    provider.sampler = Begun(provider.sampler)
+    provider.sampler = TraceRequired(provider.sampler)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     RedisInstrumentor().instrument()
     HTTPXClientInstrumentor().instrument()
-    # It doesn't name SQLAlchemy 2.1 among the versions that it knows; the events that it listens to are the same.
+    # Its list of supported versions lacks SQLAlchemy 2.1, which has the same events.
     SQLAlchemyInstrumentor().instrument(skip_dep_check=True)
     return provider

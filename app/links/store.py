@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from links.models import Link
 
-# Without 0/O and 1/l/I, which people confuse: 57^7 slugs.
+# Without 0/O and 1/l/I, which look alike: 57^7 slugs.
 SLUG_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 SLUG_LENGTH = 7
 SLUG_DRAWS = 5
@@ -20,11 +20,11 @@ class SlugTakenError(Exception):
 
 
 async def create(session: AsyncSession, url: str, slug: str | None) -> Link:
-    """Keep a new link. Raise SlugTakenError when its slug is in use."""
+    """Store a new link. Raise SlugTakenError if its slug is in use."""
     for _ in range(1 if slug else SLUG_DRAWS):
         link = Link(slug=slug or _draw_slug(), url=url)
         try:
-            # The unique constraint decides, not a look beforehand that another request could overtake.
+            # The unique constraint decides: a check beforehand would race with other requests.
             async with session.begin_nested():
                 session.add(link)
         except IntegrityError:
@@ -35,9 +35,9 @@ async def create(session: AsyncSession, url: str, slug: str | None) -> Link:
 
 
 async def follow(session: AsyncSession, slug: str) -> tuple[str, int] | None:
-    """Count a click, and say where it leads and how many there are now.
+    """Count a click; return the link's target and its new number of clicks.
 
-    One statement, so that no click is lost between workers.
+    One statement, so that concurrent clicks in several workers are all counted.
     """
     counted = (
         update(Link)
@@ -51,12 +51,12 @@ async def follow(session: AsyncSession, slug: str) -> tuple[str, int] | None:
 
 
 async def find(session: AsyncSession, slug: str) -> Link | None:
-    """One link, without counting."""
+    """Return a link without counting a click."""
     return (await session.execute(select(Link).where(Link.slug == slug))).scalar_one_or_none()
 
 
 async def newest(session: AsyncSession, *, limit: int, before: int | None = None) -> Sequence[Link]:
-    """Links from the newest to the oldest. By id and not by offset: page 1,000 costs what page 1 does."""
+    """Return links, newest first. Paged by id, not by offset: page 1,000 is as fast as page 1."""
     query = select(Link).order_by(Link.id.desc()).limit(limit)
     if before is not None:
         query = query.where(Link.id < before)
@@ -64,18 +64,18 @@ async def newest(session: AsyncSession, *, limit: int, before: int | None = None
 
 
 async def oldest(session: AsyncSession, *, limit: int, after: int = 0) -> Sequence[Link]:
-    """Links from the oldest to the newest, for work that goes through all of them."""
+    """Return links, oldest first, for tasks that read all of them."""
     query = select(Link).where(Link.id > after).order_by(Link.id).limit(limit)
     return (await session.execute(query)).scalars().all()
 
 
 async def count(session: AsyncSession) -> int:
-    """How many links there are."""
+    """Return the number of links."""
     return (await session.execute(select(func.count()).select_from(Link))).scalar_one()
 
 
 async def remove(session: AsyncSession, slug: str) -> bool:
-    """Forget a link. False when there was none."""
+    """Delete a link. Return False if it doesn't exist."""
     removed = delete(Link).where(Link.slug == slug).returning(Link.id).execution_options(synchronize_session=False)
     return (await session.execute(removed)).scalar_one_or_none() is not None
 

@@ -1,7 +1,7 @@
-"""Traces of requests and jobs, by OpenTelemetry, for the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.
+"""Traces of requests and tasks, with OpenTelemetry, for the collector at OTEL_EXPORTER_OTLP_ENDPOINT.
 
-What makes a span here is OpenTelemetry's API, which FastAPI brings and which does nothing by itself. The SDK that sends
-spans is the extra `otel`: it is imported only where the variable is set, and reads its own variables (`OTEL_…`).
+Spans are created with OpenTelemetry's API, a dependency of FastAPI that does nothing on its own. The SDK, which sends
+them, is the extra `otel`: it is imported only if the variable is set, and reads its own variables (`OTEL_…`).
 """
 
 import threading
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# The server, proxies and Prometheus request these periodically; their traces would be noise.
+# Requested periodically by the server, proxies and Prometheus; their traces would be noise.
 UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
-# Of the requests that gunicorn_handover makes before a worker is admitted.
+# User agent of the warm-up requests that gunicorn_handover makes before a worker accepts connections.
 WARMUP_AGENT = b"gunicorn-handover-warmup/"
-# Seconds that a process which ends has to send its last spans.
+# Seconds that an exiting process has to send its last spans.
 FLUSH = 2
 
 _provider: "TracerProvider | None" = None
 
 
 def untraced(scope: MutableMapping[str, Any]) -> bool:
-    """Tell whether a request (its ASGI scope) is none that a client waits for."""
+    """Return whether a request, given as its ASGI scope, is a health check, scrape or warm-up."""
     return scope["path"] in UNTRACED or any(
         name == b"user-agent" and value.startswith(WARMUP_AGENT) for name, value in scope["headers"]
     )
 
 
-# Requests have counters already, see metrics.py, and lines in the log.
+# metrics.py counts requests already, and the server logs them.
 REQUESTS: TelemetryConfig = {
     "metrics": False,
     "logs": False,
@@ -46,8 +46,8 @@ REQUESTS: TelemetryConfig = {
 
 
 def wanted(settings: Settings) -> bool:
-    """Tell whether there are traces: a collector, and the packages. Imports them, so that processes forked later share
-    them.
+    """Return whether traces are enabled: a collector is set, and the packages are installed. Imports the packages, so
+    that processes forked later share them.
     """
     if settings.otlp_endpoint is None:
         return False
@@ -55,7 +55,7 @@ def wanted(settings: Settings) -> bool:
         import links.spans  # noqa: F401
     except ModuleNotFoundError as error:
         log.warning(
-            "No traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, and there is no package %s. Install requirements-otel.txt",
+            "No traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, but %s is not installed. Install requirements-otel.txt",
             error.name,
         )
         return False
@@ -63,8 +63,8 @@ def wanted(settings: Settings) -> bool:
 
 
 def start(settings: Settings) -> None:
-    """Trace this process from now on, if there is a collector. Once in a process, after the last fork: what sends the
-    spans is a thread.
+    """Start tracing this process, if traces are enabled. Call it once per process, after the last fork, as a thread
+    sends the spans.
     """
     global _provider
     if wanted(settings):
@@ -74,11 +74,11 @@ def start(settings: Settings) -> None:
 
 
 def stop() -> None:
-    """Send the last spans, in FLUSH seconds at most: what a collector hasn't taken by then is lost."""
+    """Send the last spans, for at most FLUSH seconds: spans not sent by then are lost."""
     global _provider
     provider, _provider = _provider, None
     if provider is not None:
-        # The SDK would wait for half a minute. A daemon, so that the interpreter's end doesn't wait for it either.
+        # The SDK would wait for half a minute. A daemon thread, as the interpreter's exit must not wait for it either.
         flushing = threading.Thread(target=provider.shutdown, name="telemetry-flush", daemon=True)
         flushing.start()
         flushing.join(FLUSH)

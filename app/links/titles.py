@@ -1,7 +1,7 @@
 """The title of the page that a link leads to: a call to a third party, which may be slow, broken or malicious.
 
-It has a deadline, a bounded number at a time, retries with jitter, and for each site a circuit breaker: a site that
-hangs costs its own titles, and nothing else. Addresses that aren't public are never connected to.
+It has a timeout, a limit on concurrent calls, retries with jitter, and a circuit breaker for each site: a site that
+hangs affects only its own titles. It never connects to addresses that aren't public.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ MAX_BYTES = 256 * 1024
 MAX_REDIRECTS = 3
 ATTEMPTS = 3
 FAILURES = 3
-# Seconds that a site is left alone after them.
+# Seconds that a site is skipped after so many failures.
 PAUSE = 30
 MAX_SITES = 1_000
-# Seconds that a title is kept, and that a page without one isn't asked again.
+# Seconds that a title is cached, and that the absence of one is.
 FRESH = 24 * 3600
 FRESH_WITHOUT = 300
-# An IPv6 address that leads to an IPv4 one, which must be public too.
+# IPv6 addresses that embed an IPv4 address, which must be public, too.
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _TITLE = re.compile(rb"<title[^>]*>([^<]{0,2000})", re.IGNORECASE)
@@ -51,7 +51,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TitleUnavailableError(Exception):
-    """No answer now: the site fails or hangs, or too many are asked already."""
+    """No title now: the site fails or hangs, or too many requests are in progress."""
 
 
 class ForbiddenAddressError(Exception):
@@ -59,7 +59,7 @@ class ForbiddenAddressError(Exception):
 
 
 def is_public(address: Address, allowed: Iterable[Network] = ()) -> bool:
-    """Tell whether a server of ours may connect to it for a stranger."""
+    """Return whether the server may connect to this address on behalf of any client."""
     if any(address in network for network in allowed):
         return True
     if isinstance(address, ipaddress.IPv6Address):
@@ -74,13 +74,13 @@ def is_public(address: Address, allowed: Iterable[Network] = ()) -> bool:
 
 
 def _create_client(settings: Settings) -> "httpx.AsyncClient":
-    """Make a client that connects to public addresses alone, whatever a name or a redirect leads to."""
-    # Here: only who asks for titles needs them.
+    """Create a client that connects only to public addresses, whatever a name resolves to or a redirect names."""
+    # Not at the top: only requests for titles need them.
     import httpcore
     import httpx
 
     class PublicBackend(httpcore.AnyIOBackend):
-        """Resolves by itself, and connects to the address that it has looked at: no name changes in between."""
+        """Resolves the name itself and connects to the checked address, so that DNS can't change in between."""
 
         async def connect_tcp(
             self,
@@ -103,7 +103,7 @@ def _create_client(settings: Settings) -> "httpx.AsyncClient":
             return await super().connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
 
     transport = httpx.AsyncHTTPTransport(trust_env=False)
-    # httpx hands the backend of its own to httpcore, and has no option for another.
+    # httpx has no option to set httpcore's network backend.
     transport._pool = httpcore.AsyncConnectionPool(
         ssl_context=httpx.create_ssl_context(trust_env=False),
         max_connections=settings.title_concurrency,
@@ -121,27 +121,27 @@ def _create_client(settings: Settings) -> "httpx.AsyncClient":
 
 
 class Titles:
-    """Asks pages for their titles, for one worker."""
+    """Fetches the titles of pages, for one worker."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._places = asyncio.Semaphore(settings.title_concurrency)
+        self._slots = asyncio.Semaphore(settings.title_concurrency)
         self._breakers: OrderedDict[str, CircuitBreaker] = OrderedDict()
         self._client: httpx.AsyncClient | None = None
 
     async def fetch(self, url: str) -> str | None:
-        """Give the title of a page, None when it has none. Raise TitleUnavailableError, ForbiddenAddressError."""
+        """Return the title of a page; None if it has none. Raise TitleUnavailableError or ForbiddenAddressError."""
         breaker = self._breaker(urlsplit(url).netloc)
         if breaker.opened:
-            message = "the site has failed several times and is left alone for a while"
+            message = "the site has failed several times; try again later"
             raise TitleUnavailableError(message)
-        # Fail at once instead of queueing when all places are taken.
-        if self._places.locked():
-            message = "too many pages are asked at this moment"
+        # Fail immediately instead of queueing.
+        if self._slots.locked():
+            message = "too many titles are being fetched"
             raise TitleUnavailableError(message)
-        async with self._places:
+        async with self._slots:
             if self._client is None:
-                # In a thread: it imports much, and reads certificates from disk.
+                # In a thread, as it imports large packages and reads certificates.
                 self._client = await asyncio.to_thread(_create_client, self._settings)
             import httpx
 
@@ -151,11 +151,11 @@ class Titles:
                         return await self._ask(self._client, url)
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
                 log.warning("No title of %s: %s", urlsplit(url).hostname, type(error).__name__)
-                message = "the site doesn't answer as it should"
+                message = "the site doesn't answer correctly"
                 raise TitleUnavailableError(message) from error
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         if self._client is not None:
             await self._client.aclose()
 
@@ -186,7 +186,7 @@ class Titles:
             return self._breakers[site]
         if len(self._breakers) >= MAX_SITES:
             self._breakers.popitem(last=False)
-        # What is our own refusal, such as of an address, is no failure of the site.
+        # A refused address is not a failure of the site.
         return self._breakers.setdefault(
             site,
             CircuitBreaker(FAILURES, PAUSE, lambda kind, _: not issubclass(kind, ForbiddenAddressError), name=site),
@@ -214,17 +214,17 @@ def _title(head: bytes, encoding: str | None) -> str | None:
 
 
 class Title(BaseModel):
-    """What the page calls itself; null when it has no title."""
+    """The page's title; null if it has none."""
 
     title: str | None
 
 
 @router.get("/{slug}/title", dependencies=[Depends(limit_rate)])
 async def read_title(slug: Annotated[str, Path(max_length=64)], request: Request) -> Title:
-    """Ask the page that a link leads to for its title. What was found is shared by all workers, in Redis."""
+    """Return the title of the page that a link leads to. All workers share the results in Redis."""
     async with request.app.state.sessions() as session:
         link = await store.find(session, slug)
-    # The session is closed: no connection to the database is held while a stranger answers.
+    # The session is closed here, so that no database connection is held during the call.
     if link is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"There is no link {slug!r}")
     shared: Shared | None = request.app.state.shared

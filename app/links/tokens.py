@@ -1,4 +1,4 @@
-"""Bearer tokens: who may change links, and who may read metrics."""
+"""Bearer tokens for changing links and for reading metrics."""
 
 import secrets
 from typing import Annotated
@@ -13,14 +13,14 @@ Given = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_e
 
 
 def require_token(request: Request, given: Given) -> None:
-    """Answer 401 to requests without the API token; without the setting there is none."""
+    """Answer 401 to requests without the API token, if one is set."""
     settings: Settings = request.app.state.settings
     if settings.api_token is not None:
         _compare(given, settings.api_token, "change links")
 
 
 def require_metrics_token(request: Request, given: Given) -> None:
-    """Answer 401 to requests without the metrics token: whoever reaches the application also reaches `/metrics`."""
+    """Answer 401 to requests without the metrics token: every client of the application can reach `/metrics`."""
     settings: Settings = request.app.state.settings
     _compare(given, settings.metrics_token, "read metrics")
 

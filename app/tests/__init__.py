@@ -1,1 +1,1 @@
-"""Tests of the application, on SQLite, and on PostgreSQL when TEST_DATABASE_URL names a database."""
+"""Tests of the application, on SQLite, and on PostgreSQL if TEST_DATABASE_URL is set."""

@@ -1,4 +1,4 @@
-"""A migrated database, and a client of an application that uses it."""
+"""Shared fixtures: a migrated database, a Redis, and clients of the application."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ CLIENT_ADDRESS = "203.0.113.7"
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Remove the application's settings from the environment of the tests."""
     others = {"DATABASE_URL", "REDIS_URL", "STATE_DIRECTORY", "RELEASE_ID"}
     for name in list(os.environ):
         if name.startswith(("LINKS_", "OTEL_")) or name in others:
@@ -38,7 +38,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class RedisServer:
-    """A Redis of the tests' own on loopback, which a test may end, freeze and start again."""
+    """A Redis on loopback, which a test may stop, freeze and restart."""
 
     def __init__(self, program: str, folder: Path, port: int) -> None:
         self.program = program
@@ -49,7 +49,7 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         configuration = (
             f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\ndir {self.folder}\n"
             'save ""\nappendonly yes\nappendfsync always\nlogfile redis.log\n'
@@ -69,17 +69,17 @@ class RedisServer:
                     return
 
     def freeze(self) -> None:
-        """Keep its connections, and answer nothing more."""
+        """Stop answering, but keep connections open."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Go on."""
+        """Resume."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it; what it holds is on disk."""
+        """Stop the server; its data is on disk."""
         if self.process is not None:
             self.thaw()
             self.process.terminate()
@@ -103,7 +103,7 @@ def redis_server(tmp_path: Path, unused_tcp_port: int) -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Settings]:
-    """Settings of a database that nobody has migrated. On PostgreSQL: a schema of its own, dropped again."""
+    """Settings of a database without migrations. On PostgreSQL: a schema of its own, dropped afterwards."""
     if request.param == "sqlite":
         yield Settings(state_directory=tmp_path)
         return
@@ -122,7 +122,7 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
 
 
 async def upgrade(settings: Settings, revision: str = "head") -> None:
-    """Migrate. In a thread, because Alembic's env.py has an event loop of its own."""
+    """Migrate in a thread, as Alembic's env.py runs an event loop of its own."""
     await asyncio.to_thread(command.upgrade, migrate.config(settings), revision)
 
 
@@ -135,9 +135,9 @@ async def settings(empty_database: Settings) -> Settings:
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[AsyncClient]:
-    """Run the application with these settings, and give a client of it."""
+    """Run the application with these settings; yield a client of it."""
     app: FastAPI = create_app(settings)
-    # What a handler raises is a failure of the test, not a 500.
+    # An exception in a handler fails the test, instead of becoming a 500.
     transport = ASGITransport(app, client=(CLIENT_ADDRESS, 50_000))
     async with (
         app.router.lifespan_context(app),
@@ -156,13 +156,13 @@ async def with_redis(tmp_path: Path, redis_server: RedisServer) -> Settings:
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[str]:
-    """Serve the application on a port of loopback, as one worker would; give host:port."""
+    """Serve the application on a loopback port, as one worker does; yield host:port."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         create_app(settings), log_config=None, ws="websockets-sansio", forwarded_allow_ips="127.0.0.1"
     )
     server = uvicorn.Server(config)
-    # Several in one process: the tests' own signals stay theirs.
+    # _serve() installs no signal handlers, so that several servers can run in this process.
     task = asyncio.create_task(server._serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -173,6 +173,6 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[AsyncClient]:
-    """Give a client of the application on a migrated database."""
+    """Yield a client of the application on a migrated database."""
     async with running(settings) as client:
         yield client

@@ -31,17 +31,17 @@ from tests.conftest import RedisServer
 pytestmark = [pytest.mark.long, pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)]
 
 APP = Path(__file__).parent.parent
-# Seconds until what should happen counts as not happening, on a machine of any speed.
-PATIENCE = 600
+# Seconds until a wait fails, enough for a machine of any speed.
+TIMEOUT = 600
 RELOADS = 4
-# WebSocket: the server restarts.
+# WebSocket close code: service restart.
 RESTARTING = 1012
-# Milliseconds within which a page comes back after it.
-AT_ONCE = 3000
+# Milliseconds within which a page reconnects after it.
+MAX_PAUSE = 3000
 LIVE = "Clicks appear here as they happen."
 AWAY = "Not connected: these counts may be old. Trying again."
 
-# Each document keeps what its WebSockets did and how long it waited between them.
+# Each document records its WebSockets' events and the pauses between them.
 RECORDER = """
     window.sockets = [];
     window.pauses = [];
@@ -61,23 +61,23 @@ RECORDER = """
 
 @pytest.fixture(scope="module", autouse=True)
 def requirements() -> None:
-    """Name what is missing: these tests are asked for by name, so leaving them out would be no answer."""
+    """Fail and name what is missing: these tests run only on request, so a skip would hide that."""
     missing = [name for name in ("chromium", "chromedriver", "redis-server") if shutil.which(name) is None]
     if missing:
         pytest.fail(f"not installed: {', '.join(missing)}; Debian has chromium, chromium-driver and redis-server")
     if not os.environ.get("TEST_DATABASE_URL"):
-        pytest.fail("TEST_DATABASE_URL is not set: name a PostgreSQL, or run all this with pg_virtualenv")
+        pytest.fail("TEST_DATABASE_URL is not set: set it to a PostgreSQL, or run the tests with pg_virtualenv")
 
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speak to loopback directly, whatever the proxies of whoever runs the tests."""
+    """Connect to loopback without a proxy, whatever the environment sets."""
     monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
 
 
 def wait_for(condition: Callable[[], Any], missing: Callable[[], object]) -> Any:
-    """Give what the condition returns as soon as that is true; `missing` tells what there is instead."""
-    end = time.monotonic() + PATIENCE
+    """Wait until `condition` returns a true value, and return it; `missing` describes the state after a timeout."""
+    end = time.monotonic() + TIMEOUT
     while not (found := condition()):
         assert time.monotonic() < end, missing()
         time.sleep(0.05)
@@ -85,7 +85,7 @@ def wait_for(condition: Callable[[], Any], missing: Callable[[], object]) -> Any
 
 
 class Site:
-    """The application on a port of loopback, by two workers."""
+    """The application on a loopback port, with two workers."""
 
     def __init__(self, folder: Path, port: int, settings: Settings, redis_url: str) -> None:
         self.address = f"http://127.0.0.1:{port}"
@@ -104,8 +104,8 @@ class Site:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Serve, and wait until it does."""
-        # The values that the application has on hosts.
+        """Start the server, and wait until it is ready."""
+        # The same values as on hosts.
         values = {
             "wsgi_app": "links.main:app",
             "chdir": str(APP),
@@ -131,13 +131,13 @@ class Site:
         return False
 
     def reload(self) -> None:
-        """Let a new generation of workers take over, as `systemctl reload` does: by HUP."""
+        """Reload with HUP, as `systemctl reload` does."""
         command = [sys.executable, "-m", "gunicorn_handover", "reload", "--wait"]
-        told = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-        assert told.returncode == 0, told.stdout + told.stderr
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def kill_workers(self) -> None:
-        """Let both workers die as by a crash, and wait until others have taken their place."""
+        """Kill both workers, and wait until they have been replaced."""
         killed = self._workers
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
@@ -149,20 +149,20 @@ class Site:
         return {worker["pid"] for worker in workers if worker["state"] == "ready"}
 
     def stop(self) -> None:
-        """End it; the requests under way are answered."""
+        """Stop the server gracefully."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
             self._process = None
 
     def get(self, path: str) -> httpx.Response:
-        """Ask for a path, as another client."""
-        return httpx.get(f"{self.address}{path}", timeout=PATIENCE)
+        """Request a path, as another client."""
+        return httpx.get(f"{self.address}{path}", timeout=TIMEOUT)
 
     def create(self, slug: str, url: str = "https://example.com") -> None:
-        """Make a link, as another client."""
+        """Create a link, as another client."""
         link = {"url": url, "slug": slug}
-        created = httpx.post(f"{self.address}/api/links", json=link, timeout=PATIENCE)
+        created = httpx.post(f"{self.address}/api/links", json=link, timeout=TIMEOUT)
         assert created.status_code == 201, created.text
 
     def click(self, slug: str, times: int = 1) -> None:
@@ -178,7 +178,7 @@ def make_site(
     redis_server: RedisServer,
     unused_tcp_port_factory: Callable[[], int],
 ) -> Iterator[Callable[[], Site]]:
-    """Serve the application once more, as on another host, with the same database and Redis."""
+    """Return a function that starts another server, as on another host, with the same database and Redis."""
     with contextlib.ExitStack() as stack:
 
         def make() -> Site:
@@ -204,34 +204,34 @@ class Page:
         self._address = address
 
     def open(self, query: str = "") -> None:
-        """Load it anew."""
+        """Load the page."""
         self.driver.get(f"{self._address}/{query}")
 
     def find(self, selector: str) -> str:
-        """Give the text that is shown there."""
+        """Return the text of an element."""
         return self.driver.find_element(By.CSS_SELECTOR, selector).text
 
     def wait_for(self, selector: str, text: str) -> None:
-        """Wait until that text is shown there."""
+        """Wait until an element has this text."""
         wait_for(lambda: self.find(selector) == text, lambda: f"{selector}: {self.find(selector)!r}, not {text!r}")
 
     def wait_for_clicks(self, slug: str, clicks: int) -> None:
-        """Wait until a link has so many clicks."""
+        """Wait until the page shows this number of clicks for a link."""
         self.wait_for(f'[data-slug="{slug}"]', str(clicks))
 
     def run(self, script: str) -> Any:
-        """Give what an expression of JavaScript is in the page."""
+        """Evaluate a JavaScript expression in the page."""
         return self.driver.execute_script(f"return {script}")
 
     def wait_for_sockets(self, number: int) -> list[dict[str, Any]]:
-        """Wait until the page has opened so many WebSockets since it was loaded, and is live; give what they did."""
+        """Wait until the page has opened `number` WebSockets since it was loaded, and is live; return their records."""
         wait_for(lambda: len(self.run("sockets")) >= number, lambda: self.run("sockets"))
         self.wait_for("#live", LIVE)
         sockets: list[dict[str, Any]] = self.run("sockets")
         return sockets
 
     def send(self, url: str, slug: str = "") -> None:
-        """Fill in the form, send it, and wait for the page that answers."""
+        """Fill in the form, submit it, and wait for the next page."""
         for name, text in (("url", url), ("slug", slug)):
             field = self.driver.find_element(By.NAME, name)
             field.clear()
@@ -242,7 +242,7 @@ class Page:
 
     @property
     def console(self) -> list[str]:
-        """What the console has had since it was last asked."""
+        """The console's messages since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
@@ -253,7 +253,7 @@ def page(site: Site, tmp_path: Path) -> Iterator[Page]:
     options.binary_location = str(shutil.which("chromium"))
     options.add_argument("--headless=new")
     if os.geteuid() == 0:
-        # Its sandbox is not for root.
+        # Chromium's sandbox doesn't work as root.
         options.add_argument("--no-sandbox")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = ChromeService(str(shutil.which("chromedriver")), log_output=str(tmp_path / "chromedriver.log"))
@@ -266,7 +266,7 @@ def page(site: Site, tmp_path: Path) -> Iterator[Page]:
 
 
 class Clicks:
-    """Clicks of another client at a steady rate, on a connection that is kept and on new ones in turn."""
+    """Clicks of another client at a steady rate, alternately on a kept connection and on new ones."""
 
     def __init__(self, address: str, slug: str) -> None:
         self.answers: list[int] = []
@@ -276,13 +276,13 @@ class Clicks:
         self._thread = threading.Thread(target=self._click)
 
     def __enter__(self) -> "Clicks":
-        """Begin."""
+        """Start clicking."""
         self._thread.start()
         self.wait_for(10)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End with some more."""
+        """Stop after ten more clicks."""
         try:
             self.wait_for(10)
         finally:
@@ -290,12 +290,12 @@ class Clicks:
             self._thread.join()
 
     def wait_for(self, more: int) -> None:
-        """Wait for so many more."""
+        """Wait for `more` clicks."""
         wanted = len(self.answers) + more
         wait_for(lambda: self.failures or len(self.answers) >= wanted, lambda: f"{len(self.answers)} of {wanted}")
 
     def _click(self) -> None:
-        with httpx.Client(timeout=PATIENCE) as client:
+        with httpx.Client(timeout=TIMEOUT) as client:
             while not self._enough.wait(0.02):
                 try:
                     kept = client if len(self.answers) % 2 else httpx
@@ -305,7 +305,7 @@ class Clicks:
                     return
 
 
-def test_a_link_that_is_made_on_the_page_counts_there(site: Site, page: Page) -> None:
+def test_link_created_on_page_shows_live_clicks(site: Site, page: Page) -> None:
     page.open()
     assert page.find("main > p:last-of-type") == "No links yet."
     page.send("https://example.com/a", "made")
@@ -337,42 +337,42 @@ def test_reloads_under_clicks_lose_no_event(site: Site, page: Page) -> None:
     events = [event for socket in sockets for event in socket["clicks"]]
     assert sorted(event["clicks"] for event in events) == list(range(1, made + 1))
     assert len({event["id"] for event in events}) == made
-    # With jitter: no two pauses are the same, and all are short.
+    # With jitter no two pauses are equal, and all are short.
     pauses = page.run("pauses")
     assert len(set(pauses)) == RELOADS
-    assert max(pauses) < AT_ONCE
+    assert max(pauses) < MAX_PAUSE
     assert page.run("performance.timeOrigin") == loaded
     assert page.console == []
 
 
-def test_a_quiet_page_comes_back_as_soon_after_many_reloads(site: Site, page: Page) -> None:
+def test_pause_of_quiet_page_does_not_grow_with_reloads(site: Site, page: Page) -> None:
     page.open()
     page.wait_for_sockets(1)
-    # The longest pause that there can be.
+    # The longest possible pause.
     page.run("(Math.random = () => 0.999)")
     for number in range(1, RELOADS + 1):
         site.reload()
         page.wait_for_sockets(number + 1)
-    assert page.run("pauses") == [pytest.approx(0.999 * AT_ONCE)] * RELOADS
+    assert page.run("pauses") == [pytest.approx(0.999 * MAX_PAUSE)] * RELOADS
     assert page.console == []
 
 
-def test_pauses_grow_with_each_broken_connection_but_not_after_a_good_one(site: Site, page: Page) -> None:
+def test_pauses_grow_with_failures_and_reset_after_long_connection(site: Site, page: Page) -> None:
     page.open()
     page.wait_for_sockets(1)
     page.run("(Math.random = () => 0.999)")
     for number in (2, 3):
         site.kill_workers()
         page.wait_for_sockets(number)
-    # The third has been open for ages by then.
+    # Make the third connection look as if it had been open for very long.
     page.run("(Date.now = () => Number.MAX_SAFE_INTEGER)")
     site.kill_workers()
     page.wait_for_sockets(4)
-    assert page.run("pauses") == [pytest.approx(0.999 * AT_ONCE * factor) for factor in (1, 2, 1)]
+    assert page.run("pauses") == [pytest.approx(0.999 * MAX_PAUSE * factor) for factor in (1, 2, 1)]
     assert page.console == []
 
 
-def test_the_page_says_that_the_server_is_away_and_comes_back_with_it(site: Site, page: Page) -> None:
+def test_page_shows_outage_and_reconnects(site: Site, page: Page) -> None:
     site.create("x")
     page.open()
     page.wait_for_sockets(1)
@@ -390,7 +390,7 @@ def test_the_page_says_that_the_server_is_away_and_comes_back_with_it(site: Site
     assert [line for line in page.console if "net::ERR_CONNECTION_REFUSED" not in line] == []
 
 
-def test_a_page_that_missed_events_for_good_reads_the_counts(
+def test_page_reloads_counts_if_events_were_trimmed(
     make_site: Callable[[], Site], site: Site, page: Page, redis_server: RedisServer
 ) -> None:
     for slug in ("x", "y"):
@@ -399,7 +399,7 @@ def test_a_page_that_missed_events_for_good_reads_the_counts(
     page.wait_for_sockets(1)
     site.click("x")
     page.wait_for_clicks("x", 1)
-    # Nor can it read them at first.
+    # At first, the page can't read the counts either.
     page.driver.execute_cdp_cmd("Network.enable", {})
     page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/api/links*"]})
     elsewhere = make_site()
@@ -420,12 +420,12 @@ def test_a_page_that_missed_events_for_good_reads_the_counts(
 ATTACK = '"><script>document.title="hit"</script><img src=x onerror="document.title=`hit`">'
 
 
-def test_nothing_that_others_write_is_executed(site: Site, page: Page) -> None:
+def test_user_input_is_not_executed(site: Site, page: Page) -> None:
     site.create("x", f"https://example.com/?q={ATTACK}#{ATTACK}")
     page.open(f"?created={quote(ATTACK)}")
     page.wait_for_sockets(1)
     assert "script" in page.find(".target")
-    # The page's own script, and no other.
+    # Only the page's own script.
     assert page.run("document.scripts.length") == 1
     assert page.run("document.images.length") == 0
     assert page.console == []
@@ -435,12 +435,12 @@ def test_nothing_that_others_write_is_executed(site: Site, page: Page) -> None:
         assert page.driver.find_element(By.NAME, "url").get_attribute("value") == url
         assert page.find('[role="alert"]').startswith("Slug: " if slug else "Address: ")
         assert page.run("document.scripts.length") == 1
-        # Chromium itself writes that the form was refused.
+        # Chromium itself logs the refused form.
         assert [line for line in page.console if "status of 422" not in line] == []
     assert page.run("document.title") == "Links"
 
 
-def test_the_title_of_another_site_is_no_markup(site: Site, page: Page) -> None:
+def test_title_of_other_site_is_not_markup(site: Site, page: Page) -> None:
     class OtherSite(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = f"<title>{escape(ATTACK)}</title>".encode()
@@ -461,8 +461,8 @@ def test_the_title_of_another_site_is_no_markup(site: Site, page: Page) -> None:
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_the_page_is_accessible(site: Site, page: Page, colours: str) -> None:
-    """By axe, which has a rule for each thing that a program can judge."""
+def test_page_is_accessible(site: Site, page: Page, colours: str) -> None:
+    """Checked by axe, which has the rules that can be tested automatically."""
     media = [{"name": "prefers-color-scheme", "value": colours}]
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
     site.create("first")
@@ -475,7 +475,7 @@ def test_the_page_is_accessible(site: Site, page: Page, colours: str) -> None:
 
 
 def found(page: Page) -> list[str]:
-    """What axe has against the page as it is shown."""
+    """Return axe's findings for the current page."""
     axe = Axe(page.driver)
     axe.inject()  # type: ignore[no-untyped-call]
     result = axe.run()

@@ -1,4 +1,4 @@
-"""Live click counts, over several workers: no event is lost, and none comes twice."""
+"""Live click counts across several workers: no event is lost or duplicated."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ class Workers:
 
 @pytest.fixture
 async def workers(with_redis: Settings) -> AsyncIterator[Workers]:
-    """Run them, with one link."""
+    """Run the workers, with one link."""
     async with AsyncExitStack() as stack:
         first, second = [await stack.enter_async_context(serving(with_redis)) for _ in range(2)]
         client = await stack.enter_async_context(AsyncClient())
@@ -48,52 +48,52 @@ async def workers(with_redis: Settings) -> AsyncIterator[Workers]:
         yield Workers(first, second, client)
 
 
-async def hear(connection: ClientConnection, number: int) -> list[dict[str, Any]]:
-    """Wait for so many events."""
+async def receive(connection: ClientConnection, number: int) -> list[dict[str, Any]]:
+    """Receive `number` events."""
     async with asyncio.timeout(20):
         return [json.loads(await connection.recv()) for _ in range(number)]
 
 
-async def test_who_watches_one_worker_sees_the_clicks_of_all(workers: Workers) -> None:
+async def test_client_of_one_worker_gets_clicks_of_all(workers: Workers) -> None:
     async with workers.watch(workers.first, "0-0") as watching:
         await workers.click(workers.second, 3)
         await workers.click(workers.first, 2)
-        events = await hear(watching, 5)
+        events = await receive(watching, 5)
     assert [(event["slug"], event["clicks"]) for event in events] == [("x", number) for number in range(1, 6)]
 
 
-async def test_without_a_position_it_begins_now(workers: Workers) -> None:
+async def test_without_position_only_new_clicks_are_sent(workers: Workers) -> None:
     await workers.click(workers.first, 3)
     async with workers.watch(workers.first, "0-0") as all_of_them:
-        await hear(all_of_them, 3)
+        await receive(all_of_them, 3)
         async with workers.watch(workers.first) as watching:
-            # The position is taken when the worker comes to it: click until one arrives.
-            hearing = asyncio.create_task(hear(watching, 1))
-            while not hearing.done():
+            # The worker determines the position some time after the connect: click until an event arrives.
+            receiving = asyncio.create_task(receive(watching, 1))
+            while not receiving.done():
                 await workers.click(workers.second)
-                await asyncio.wait({hearing}, timeout=0.05)
-    assert hearing.result()[0]["clicks"] > 3
+                await asyncio.wait({receiving}, timeout=0.05)
+    assert receiving.result()[0]["clicks"] > 3
 
 
 @pytest.mark.parametrize("recent", [2, 1_000])
-async def test_who_was_away_gets_what_it_missed_once(
+async def test_reconnecting_client_gets_missed_clicks_once(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, with_redis: Settings, recent: int
 ) -> None:
-    """From the worker's memory, and from Redis when that doesn't reach back as far."""
+    """From the worker's memory, and from Redis if the memory doesn't reach back far enough."""
     monkeypatch.setattr(clicks, "RECENT", recent)
     monkeypatch.setattr(clicks, "BATCH", 3)
     async with serving(with_redis) as third:
         async with workers.watch(third, "0-0") as watching:
             await workers.click(workers.first, 2)
-            last = (await hear(watching, 2))[-1]["id"]
+            last = (await receive(watching, 2))[-1]["id"]
         await workers.click(workers.first, 10)
         async with workers.watch(third, last) as again:
             await workers.click(workers.second, 2)
-            events = await hear(again, 12)
+            events = await receive(again, 12)
     assert [event["clicks"] for event in events] == list(range(3, 15))
 
 
-async def test_events_resume_after_the_last_one(workers: Workers) -> None:
+async def test_events_resume_after_last_event_id(workers: Workers) -> None:
     async def read(number: int, headers: dict[str, str]) -> list[tuple[str, int]]:
         seen: list[tuple[str, int]] = []
         async with (
@@ -115,48 +115,48 @@ async def test_events_resume_after_the_last_one(workers: Workers) -> None:
     assert [count for _, count in await read(3, {"Last-Event-ID": first[-1][0]})] == [3, 4, 5]
 
 
-async def test_who_comes_too_late_is_told_to_read_anew(workers: Workers, redis_server: RedisServer) -> None:
+async def test_client_reloads_counts_if_events_were_trimmed(workers: Workers, redis_server: RedisServer) -> None:
     await workers.click(workers.first, 5)
     async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as server:
         first: Any = await server.xrange(STREAM, count=1)
         await server.xtrim(STREAM, maxlen=2, approximate=False)
     async with workers.watch(workers.second, first[0][0]) as watching:
-        events = await hear(watching, 3)
+        events = await receive(watching, 3)
     assert [(event["slug"], event["clicks"]) for event in events] == [(None, 0), ("x", 4), ("x", 5)]
 
 
-async def test_a_redis_that_lost_all_is_noticed(workers: Workers, redis_server: RedisServer) -> None:
+async def test_client_reloads_counts_if_redis_lost_its_data(workers: Workers, redis_server: RedisServer) -> None:
     await workers.click(workers.first)
     async with workers.watch(workers.first, "0-0") as watching:
-        last = (await hear(watching, 1))[0]["id"]
+        last = (await receive(watching, 1))[0]["id"]
     async with redis.asyncio.Redis.from_url(redis_server.url) as server:
         await server.flushall()
     async with workers.watch(workers.first, last) as watching:
-        told = (await hear(watching, 1))[0]
-    assert (told["id"], told["slug"]) == ("0-0", None)
+        event = (await receive(watching, 1))[0]
+    assert (event["id"], event["slug"]) == ("0-0", None)
 
 
-async def test_a_restart_of_redis_ends_no_connection(
+async def test_restart_of_redis_closes_no_connection(
     workers: Workers, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with workers.watch(workers.first, "0-0") as watching:
         await workers.click(workers.second)
-        await hear(watching, 1)
+        await receive(watching, 1)
         await asyncio.to_thread(redis_server.stop)
         await workers.click(workers.second)
         await asyncio.to_thread(redis_server.start)
-        hearing = asyncio.create_task(hear(watching, 1))
-        # Those of the time without Redis aren't told, but counted.
-        while not hearing.done():
+        receiving = asyncio.create_task(receive(watching, 1))
+        # Clicks during the outage are counted, but not published.
+        while not receiving.done():
             await workers.click(workers.second)
-            await asyncio.wait({hearing}, timeout=0.1)
-    assert hearing.result()[0]["clicks"] >= 3
-    # what reads for all clients belongs to no request
-    waited = [record for record in caplog.records if record.message.startswith("Live clicks wait")]
+            await asyncio.wait({receiving}, timeout=0.1)
+    assert receiving.result()[0]["clicks"] >= 3
+    # the reader, which reads for all clients, belongs to no request
+    waited = [record for record in caplog.records if record.message.startswith("Live clicks are waiting")]
     assert {vars(record)["request_id"] for record in waited} == {None}
 
 
-async def test_without_redis_there_are_none(settings: Settings) -> None:
+async def test_live_clicks_are_unavailable_without_redis(settings: Settings) -> None:
     async with serving(settings) as worker:
         with pytest.raises(ConnectionClosedError) as closed:
             async with connect(f"ws://{worker}/api/clicks/live") as watching:
@@ -168,11 +168,11 @@ async def test_without_redis_there_are_none(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("after", ["x", "1", "-1-0", "1-0 ", "99999999999999999999-0"])
-async def test_a_position_that_is_none_is_refused(client: AsyncClient, after: str) -> None:
+async def test_invalid_position_is_refused(client: AsyncClient, after: str) -> None:
     assert (await client.get("/api/clicks/events", params={"after": after})).status_code == 422
 
 
-async def test_the_page_goes_on_after_what_it_shows(with_redis: Settings) -> None:
+async def test_page_resumes_after_its_counts(with_redis: Settings) -> None:
     async with running(with_redis) as client:
         await client.post("/api/links", json={"url": "https://example.com", "slug": "x"})
         empty = (await client.get("/")).text
@@ -186,8 +186,8 @@ async def test_the_page_goes_on_after_what_it_shows(with_redis: Settings) -> Non
     assert (script.status_code, script.headers["content-type"].split(";")[0]) == (200, "text/javascript")
 
 
-async def test_a_swallowed_cancellation_is_said_again() -> None:
-    """As redis-py's is now and then, when an answer comes at the same moment."""
+async def test_swallowed_cancellation_is_repeated() -> None:
+    """redis-py swallows one if an answer arrives at the same time."""
 
     async def swallow() -> None:
         with suppress(asyncio.CancelledError):

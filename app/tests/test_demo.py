@@ -1,4 +1,4 @@
-"""The demo endpoints, behind a real server: streams and sockets need one."""
+"""The demo endpoints, behind a real server, which streams and WebSockets need."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.conftest import CLIENT_ADDRESS, running, serving
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[str]:
-    """Serve the application with its demo endpoints on a port of loopback; give host:port."""
+    """Serve the application with its demo endpoints on a loopback port; yield host:port."""
     async with serving(Settings(state_directory=tmp_path, demo_endpoints=True)) as address:
         yield address
 
@@ -31,7 +31,7 @@ async def test_whoami_shows_the_request_and_the_worker(settings: Settings) -> No
     assert "private" not in answer.text
 
 
-async def test_whoami_shows_what_the_proxy_said(server: str) -> None:
+async def test_whoami_shows_forwarded_values(server: str) -> None:
     forwarded = {"X-Forwarded-For": "198.51.100.9", "X-Forwarded-Proto": "https", "Host": "links.example"}
     async with AsyncClient() as client:
         seen = (await client.get(f"http://{server}/api/whoami", headers=forwarded)).json()
@@ -48,11 +48,11 @@ async def test_whoami_shows_what_the_proxy_said(server: str) -> None:
         ("/srv/releases", None),
     ],
 )
-def test_the_release_is_read_from_the_path(path: str, release: str | None) -> None:
+def test_release_is_read_from_path(path: str, release: str | None) -> None:
     assert _release_of(Path(path)) == release
 
 
-async def test_large_answers_with_that_size(server: str) -> None:
+async def test_large_returns_requested_size(server: str) -> None:
     async with AsyncClient() as client:
         answer = await client.get(f"http://{server}/api/large?megabytes=2")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
@@ -60,7 +60,7 @@ async def test_large_answers_with_that_size(server: str) -> None:
         assert (await client.get(f"http://{server}/api/large?megabytes=1025")).status_code == 422
 
 
-async def test_slow_takes_its_time(server: str) -> None:
+async def test_slow_answers_after_delay(server: str) -> None:
     async with AsyncClient() as client:
         began = time.monotonic()
         answer = await client.get(f"http://{server}/api/slow?seconds=0.3")
@@ -80,7 +80,7 @@ async def test_events_tick_every_second(server: str) -> None:
                 arrived.append(time.monotonic())
                 ticks.append(json.loads(line.removeprefix("data:"))["tick"])
     assert ticks == [1, 2]
-    assert arrived[1] - began > 0.9  # the first one may have come late
+    assert arrived[1] - began > 0.9  # measured from the start, as the first may arrive late
 
 
 async def test_echo_returns_text_and_bytes(server: str) -> None:

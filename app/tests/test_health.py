@@ -1,4 +1,4 @@
-"""Alive and ready are two questions."""
+"""The health checks: liveness and readiness."""
 
 import asyncio
 import logging
@@ -20,12 +20,12 @@ PASSWORD = "s3cret-password"  # noqa: S105
 
 
 def at_port(port: int) -> Settings:
-    """Settings of a PostgreSQL at this port."""
+    """Return settings with a PostgreSQL at this port."""
     return Settings(database_url=SecretStr(f"postgres://links:{PASSWORD}@127.0.0.1:{port}/links"), ready_timeout=0.5)
 
 
 async def execute(settings: Settings, statement: str) -> None:
-    """Change the database behind the application's back."""
+    """Execute a statement in the database on a connection of its own."""
     if settings.database_url is None:
         with sqlite3.connect(settings.sqlite_path) as file:
             file.execute(statement)
@@ -37,7 +37,7 @@ async def execute(settings: Settings, statement: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_a_healthy_application_says_so(client: AsyncClient, path: str) -> None:
+async def test_healthy_application_answers_ok(client: AsyncClient, path: str) -> None:
     answer = await client.get(path)
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
     assert answer.headers["cache-control"] == "no-store"
@@ -45,28 +45,28 @@ async def test_a_healthy_application_says_so(client: AsyncClient, path: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "says"),
+    ("extension", "status", "state"),
     [({"draining": True}, 503, "draining"), ({"draining": False}, 200, "ok"), ({}, 200, "ok")],
     ids=["draining", "serving", "another version"],
 )
-async def test_a_worker_that_goes_is_alive_and_not_ready(
-    settings: Settings, told: dict[str, bool], status: int, says: str
+async def test_draining_worker_is_alive_but_not_ready(
+    settings: Settings, extension: dict[str, bool], status: int, state: str
 ) -> None:
-    """Its server tells with each request."""
+    """The server sets the flag in each request's scope."""
     async with running(settings) as client:
         application = client._transport.app  # type: ignore[attr-defined]
 
         async def served(scope: Scope, receive: Receive, send: Send) -> None:
-            await application({**scope, "extensions": {"gunicorn_handover": told}}, receive, send)
+            await application({**scope, "extensions": {"gunicorn_handover": extension}}, receive, send)
 
         async with AsyncClient(transport=ASGITransport(served), base_url="http://links") as asking:
             ready, alive, page = [await asking.get(path) for path in ("/readyz", "/healthz", "/api/links")]
-    assert (ready.status_code, ready.json()["status"]) == (status, says)
+    assert (ready.status_code, ready.json()["status"]) == (status, state)
     assert ready.headers["cache-control"] == "no-store"
     assert (alive.status_code, page.status_code) == (200, 200)
 
 
-async def test_a_refused_connection_is_named_and_the_process_is_alive(
+async def test_unreachable_database_is_alive_but_not_ready(
     unused_tcp_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
@@ -81,7 +81,7 @@ async def test_a_refused_connection_is_named_and_the_process_is_alive(
     assert PASSWORD not in caplog.text + ready.text + used.text
 
 
-async def test_a_database_that_never_answers_is_not_waited_for() -> None:
+async def test_hanging_database_times_out() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -91,25 +91,25 @@ async def test_a_database_that_never_answers_is_not_waited_for() -> None:
     assert answer.json()["checks"]["database"] == "no answer within 0.5 s"
 
 
-async def test_a_sqlite_file_that_cannot_be_opened_is_unreachable(tmp_path: Path) -> None:
+async def test_unopenable_sqlite_file_is_unreachable(tmp_path: Path) -> None:
     async with running(Settings(state_directory=tmp_path / "missing")) as client:
         ready, page = await client.get("/readyz"), await client.get("/")
     assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "unreachable")
     assert str(tmp_path) not in ready.text
     assert page.status_code == 503
-    # aiosqlite ends the threads of failed connections behind our back, and they need this event loop.
+    # aiosqlite ends the threads of failed connections later, and they need this event loop.
     while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
         await asyncio.sleep(0.01)
 
 
-async def test_starting_creates_no_tables(empty_database: Settings) -> None:
+async def test_startup_creates_no_tables(empty_database: Settings) -> None:
     async with running(empty_database) as client:
         answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {"database": "ok", "schema": "missing: run `python -m links.migrate`"}
 
 
-async def test_an_older_schema_is_not_ready_until_migrated(empty_database: Settings) -> None:
+async def test_older_schema_is_not_ready_until_migrated(empty_database: Settings) -> None:
     await upgrade(empty_database, "0001")
     async with running(empty_database) as client:
         before = await client.get("/readyz")
@@ -120,14 +120,14 @@ async def test_an_older_schema_is_not_ready_until_migrated(empty_database: Setti
     assert after.status_code == 200
 
 
-async def test_the_schema_of_a_newer_release_is_fine(settings: Settings) -> None:
+async def test_newer_schema_is_ready(settings: Settings) -> None:
     await execute(settings, "UPDATE alembic_version SET version_num = '9999'")
     async with running(settings) as client:
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_a_statement_that_waits_too_long_is_given_up(settings: Settings) -> None:
-    """A lock held elsewhere costs a client some seconds and a 503, never a worker's connection for good."""
+async def test_blocked_statement_times_out(settings: Settings) -> None:
+    """A lock held by another client causes a 503 after some seconds, and doesn't block a connection forever."""
     if settings.database_url is None:
         pytest.skip("SQLite has no statement timeout")
     hasty = settings.model_copy(update={"database_statement_timeout": 0.3})
@@ -142,8 +142,8 @@ async def test_a_statement_that_waits_too_long_is_given_up(settings: Settings) -
     assert answer.status_code == 503
 
 
-async def test_a_lost_connection_is_replaced(settings: Settings) -> None:
-    """PostgreSQL restarts: the next request takes a new connection instead of failing."""
+async def test_lost_connection_is_replaced(settings: Settings) -> None:
+    """After a restart of PostgreSQL the next request uses a new connection instead of failing."""
     if settings.database_url is None:
         pytest.skip("SQLite has no server")
     async with running(settings) as client:

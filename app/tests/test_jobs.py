@@ -1,4 +1,4 @@
-"""Long work, by a real worker on a real queue."""
+"""Background tasks, with a real worker and a real queue."""
 
 import json
 import os
@@ -27,7 +27,7 @@ APP = Path(__file__).parent.parent
 
 
 def environment_of(settings: Settings, redis: RedisServer) -> dict[str, str]:
-    """What a worker with these settings needs."""
+    """Return the environment of a worker with these settings."""
     given = {**os.environ, "REDIS_URL": redis.url, "LINKS_STATE_DIRECTORY": str(settings.state_directory)}
     if settings.database_url is not None:
         given["DATABASE_URL"] = settings.database_url.get_secret_value()
@@ -36,7 +36,7 @@ def environment_of(settings: Settings, redis: RedisServer) -> dict[str, str]:
 
 @contextmanager
 def worker(environment: dict[str, str], log: Path, processes: int = 1) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a Celery worker, and end it with the test."""
+    """Run a Celery worker, and kill it at the end."""
     command = [
         sys.executable,
         "-m",
@@ -61,7 +61,7 @@ def worker(environment: dict[str, str], log: Path, processes: int = 1) -> Iterat
 
 
 def until(condition: Callable[[], Any], log: Path) -> Any:
-    """Wait for a condition, and give what it gives."""
+    """Wait until `condition` returns a true value, and return it."""
     deadline = time.monotonic() + 180
     while not (found := condition()):
         assert time.monotonic() < deadline, log.read_text()
@@ -70,12 +70,12 @@ def until(condition: Callable[[], Any], log: Path) -> Any:
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
-    """What was logged as JSON."""
+    """Return the JSON log lines."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
-class Asked:
-    """A task that was asked for."""
+class Task:
+    """A task that was enqueued."""
 
     def __init__(self, queue: Celery, name: str, *arguments: float) -> None:
         self._queue = queue
@@ -83,49 +83,49 @@ class Asked:
 
     @property
     def state(self) -> str:
-        """Celery's word for how far it is."""
+        """Celery's state of the task."""
         return str(self._queue.backend.get_task_meta(self._id)["status"])
 
     @property
     def ended(self) -> bool:
-        """Whether there is a result."""
+        """Whether the task has ended."""
         return self.state in {"SUCCESS", "FAILURE", "REVOKED"}
 
     @property
     def result(self) -> Any:
-        """What it gave, or tells meanwhile."""
+        """The task's result, or its progress while it runs."""
         return self._queue.backend.get_task_meta(self._id)["result"]
 
 
 @pytest.fixture
 def queue(redis_server: RedisServer) -> Iterator[Celery]:
-    """Give the queue as the web has it."""
+    """Yield the queue, configured as in the web."""
     with create_celery(Settings(redis_url=SecretStr(redis_server.url))) as celery:
         yield celery
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """What a worker logs."""
+    """Return the path of the worker's log."""
     return tmp_path / "worker.log"
 
 
 @pytest.fixture
 def environment(tmp_path: Path, redis_server: RedisServer) -> dict[str, str]:
-    """Of a worker with a database of its own."""
+    """Return the environment of a worker with a database of its own."""
     return environment_of(Settings(state_directory=tmp_path), redis_server)
 
 
-def test_jobs_without_redis_say_what_is_missing() -> None:
+def test_tasks_without_redis_fail_with_reason() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     ended = subprocess.run(
         [sys.executable, "-c", "import links.jobs"], cwd=APP, env=environment, capture_output=True, check=False
     )
     assert ended.returncode != 0
-    assert b"Jobs need Redis: set REDIS_URL" in ended.stderr
+    assert b"Tasks need Redis: set REDIS_URL" in ended.stderr
 
 
-def test_no_task_is_given_away_while_its_worker_may_be_at_it() -> None:
+def test_visibility_timeout_exceeds_task_limits() -> None:
     settings = Settings(redis_url=SecretStr("redis://127.0.0.1/0"), job_time_limit=500, job_stop_timeout=300)
     configured = create_celery(settings).conf
     assert configured.broker_transport_options["visibility_timeout"] > 500 + 300
@@ -134,7 +134,9 @@ def test_no_task_is_given_away_while_its_worker_may_be_at_it() -> None:
     assert configured.worker_soft_shutdown_timeout == 300
 
 
-async def test_a_report_sums_up_and_tells_how_far_it_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_report_summarizes_links_and_reports_progress(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report, "BATCH", 2)
     monkeypatch.setattr(report, "TOP", 2)
     engine = create_engine(settings)
@@ -145,26 +147,24 @@ async def test_a_report_sums_up_and_tells_how_far_it_is(settings: Settings, monk
                 text("INSERT INTO links (slug, url, clicks) VALUES (:slug, :url, :clicks)"), values
             )
     await engine.dispose()
-    told: list[tuple[int, int]] = []
-    found = await click_report(settings, lambda done, total: told.append((done, total)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    calls: list[tuple[int, int]] = []
+    found = await click_report(settings, lambda done, total: calls.append((done, total)))
+    assert calls == [(2, 5), (4, 5), (5, 5)]
     assert (found["links"], found["clicks"], found["unused"]) == (5, 10, 1)
     assert [(one["slug"], one["clicks"]) for one in found["top"]] == [("b", 5), ("c", 3)]
     assert found["sites"] == [{"site": "y.example", "clicks": 6}, {"site": "x.example", "clicks": 4}]
 
 
-def test_a_worker_does_what_the_queue_has(
-    settings: Settings, redis_server: RedisServer, queue: Celery, log: Path
-) -> None:
-    asked = Asked(queue, broker.REPORT)
+def test_worker_runs_queued_task(settings: Settings, redis_server: RedisServer, queue: Celery, log: Path) -> None:
+    asked = Task(queue, broker.REPORT)
     with worker(environment_of(settings, redis_server), log):
         until(lambda: asked.ended, log)
     assert asked.result["links"] == 0
 
 
-def test_a_task_that_fails_says_whose_request_it_was(log: Path, environment: dict[str, str], queue: Celery) -> None:
-    """Celery's own line, too."""
-    asked = Asked(queue, "links.jobs.pause", -1)
+def test_failed_task_logs_request_id(log: Path, environment: dict[str, str], queue: Celery) -> None:
+    """Celery's own line has the request id, too."""
+    asked = Task(queue, "links.jobs.pause", -1)
     with worker(environment, log):
         until(lambda: asked.ended, log)
         written = until(lambda: [line for line in lines(log) if "exception" in line], log)
@@ -175,8 +175,8 @@ def test_a_task_that_fails_says_whose_request_it_was(log: Path, environment: dic
     assert (own["level"], own["logger"], own["request_id"]) == ("info", "links.jobs", "r-1")
 
 
-def test_a_task_whose_process_dies_is_done_by_another(log: Path, environment: dict[str, str], queue: Celery) -> None:
-    asked = Asked(queue, "links.jobs.pause", 1)
+def test_task_of_killed_process_runs_again(log: Path, environment: dict[str, str], queue: Celery) -> None:
+    asked = Task(queue, "links.jobs.pause", 1)
     with worker(environment, log):
         until(lambda: asked.state == "STARTED", log)
         first = asked.result["pid"]
@@ -186,14 +186,14 @@ def test_a_task_whose_process_dies_is_done_by_another(log: Path, environment: di
     assert asked.result["pid"] != first
 
 
-def test_a_worker_that_stops_ends_its_task_and_takes_no_other(
+def test_stopping_worker_finishes_task_and_takes_no_other(
     log: Path, environment: dict[str, str], queue: Celery
 ) -> None:
-    running = Asked(queue, "links.jobs.pause", 2)
+    running = Task(queue, "links.jobs.pause", 2)
     with worker(environment, log) as stopping:
         until(lambda: running.state == "STARTED", log)
         stopping.send_signal(signal.SIGTERM)
-        waiting = Asked(queue, "links.jobs.pause", 0)
+        waiting = Task(queue, "links.jobs.pause", 0)
         until(lambda: stopping.poll() is not None, log)
         assert running.state == "SUCCESS", log.read_text()
         assert waiting.state == "PENDING"
@@ -202,9 +202,9 @@ def test_a_worker_that_stops_ends_its_task_and_takes_no_other(
     assert running.result["pid"] != waiting.result["pid"]
 
 
-def test_what_a_worker_has_no_time_for_goes_back_at_once(log: Path, environment: dict[str, str], queue: Celery) -> None:
-    """Not only after the visibility timeout, as after a kill of the whole worker."""
-    long = Asked(queue, "links.jobs.pause", 300)
+def test_unfinished_task_is_requeued_at_stop(log: Path, environment: dict[str, str], queue: Celery) -> None:
+    """Immediately, not after the visibility timeout as when the whole worker is killed."""
+    long = Task(queue, "links.jobs.pause", 300)
     with worker({**environment, "LINKS_JOB_STOP_TIMEOUT": "1"}, log) as stopping:
         until(lambda: long.state == "STARTED", log)
         first = long.result["pid"]

@@ -1,4 +1,4 @@
-"""What Prometheus reads: counters by route, for those alone who have the token."""
+"""Prometheus metrics: counters by route, readable only with the token."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ TOKEN = {"Authorization": "Bearer m3trics"}
 
 @pytest.fixture
 def measured(settings: Settings) -> Settings:
-    """Settings of an application whose counters may be read."""
+    """Settings with a metrics token."""
     return settings.model_copy(update={"metrics_token": SecretStr("m3trics")})
 
 
 def counted(method: str, route: str, status: int) -> float:
-    """How often such a request was answered so far."""
+    """Return the number of such requests so far."""
     labels = {"method": method, "route": route, "status": str(status)}
     return REGISTRY.get_sample_value("links_requests_total", labels) or 0
 
@@ -37,7 +37,7 @@ def counted(method: str, route: str, status: int) -> float:
         ("BREW", "/healthz", "/healthz", 405),
     ],
 )
-async def test_a_request_counts_by_its_route(
+async def test_request_is_counted_by_route(
     client: AsyncClient, method: str, path: str, route: str, status: int
 ) -> None:
     name = method if method != "BREW" else "other"
@@ -46,14 +46,14 @@ async def test_a_request_counts_by_its_route(
     assert counted(name, route, status) == before + 1
 
 
-async def test_what_raises_counts_as_an_error(settings: Settings) -> None:
+async def test_exception_is_counted_as_500(settings: Settings) -> None:
     app = create_app(settings)
 
     @app.get("/api/broken")
     async def broken() -> None:
         raise RuntimeError
 
-    # before the route that takes every path of one part
+    # before the route that matches every path with one segment
     app.router.routes.insert(0, app.router.routes.pop())
     before = counted("GET", "/api/broken", 500)
     transport = ASGITransport(app, raise_app_exceptions=False)
@@ -63,18 +63,18 @@ async def test_what_raises_counts_as_an_error(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic m3trics"}])
-async def test_nobody_reads_them_without_the_token(measured: Settings, headers: dict[str, str]) -> None:
+async def test_metrics_need_the_token(measured: Settings, headers: dict[str, str]) -> None:
     async with running(measured) as client:
         answer = await client.get("/metrics", headers=headers)
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert "links_requests" not in answer.text
 
 
-async def test_without_a_token_there_is_no_such_page(client: AsyncClient) -> None:
+async def test_metrics_do_not_exist_without_token_setting(client: AsyncClient) -> None:
     assert (await client.get("/metrics", headers=TOKEN)).status_code == 404
 
 
-async def test_whoever_has_the_token_reads_them(measured: Settings) -> None:
+async def test_metrics_are_readable_with_token(measured: Settings) -> None:
     async with running(measured) as client:
         await client.get("/healthz")
         answer = await client.get("/metrics", headers=TOKEN)
@@ -84,9 +84,7 @@ async def test_whoever_has_the_token_reads_them(measured: Settings) -> None:
     assert 'links_response_seconds_count{route="/healthz"}' in answer.text
 
 
-async def test_in_a_server_of_several_workers_it_answers_for_all(
-    measured: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_metrics_cover_all_workers(measured: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
         for worker in ("worker0", "worker1"):

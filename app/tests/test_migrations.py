@@ -1,4 +1,4 @@
-"""The migrations, and their promise to the release before."""
+"""The migrations, and their compatibility with the previous release."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ APP = Path(__file__).parent.parent
 
 
 async def tables(settings: Settings) -> set[str]:
-    """Name the tables that there are."""
+    """Return the names of all tables."""
     engine = create_engine(settings)
     async with engine.connect() as connection:
         names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
@@ -29,12 +29,12 @@ async def tables(settings: Settings) -> set[str]:
     return set(names)
 
 
-def test_the_revisions_that_readiness_knows_are_the_files() -> None:
+def test_revisions_match_migration_files() -> None:
     scripts = ScriptDirectory.from_config(migrate.config(Settings()))
     assert tuple(script.revision for script in scripts.walk_revisions())[::-1] == REVISIONS
 
 
-async def test_up_down_and_up_again(empty_database: Settings) -> None:
+async def test_upgrade_downgrade_and_upgrade_again(empty_database: Settings) -> None:
     await upgrade(empty_database)
     assert await tables(empty_database) == {"links", "alembic_version"}
     await asyncio.to_thread(command.downgrade, migrate.config(empty_database), "base")
@@ -43,12 +43,12 @@ async def test_up_down_and_up_again(empty_database: Settings) -> None:
     assert await tables(empty_database) == {"links", "alembic_version"}
 
 
-async def test_the_migrations_make_what_the_models_say(settings: Settings) -> None:
+async def test_migrations_match_models(settings: Settings) -> None:
     await asyncio.to_thread(command.check, migrate.config(settings))
 
 
-async def test_what_the_release_before_writes_still_fits(settings: Settings) -> None:
-    """Code of revision 0001, which knows no last click, goes on while 0002 is rolled out."""
+async def test_previous_release_can_still_write(settings: Settings) -> None:
+    """Code of revision 0001, which doesn't know last_clicked_at, works while 0002 is rolled out."""
     engine = create_engine(settings)
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO links (slug, url) VALUES ('old', 'https://example.com')"))
@@ -56,8 +56,8 @@ async def test_what_the_release_before_writes_still_fits(settings: Settings) -> 
     await engine.dispose()
 
 
-async def test_several_hosts_that_migrate_at_once_get_along(empty_database: Settings) -> None:
-    """In processes, as they would: Alembic's context is global to one."""
+async def test_concurrent_migrations_run_once(empty_database: Settings) -> None:
+    """In processes of their own, as Alembic's context is global to a process."""
     environment = {name: value for name, value in os.environ.items() if name != "TEST_DATABASE_URL"}
     if empty_database.database_url is None:
         environment["LINKS_STATE_DIRECTORY"] = str(empty_database.state_directory)

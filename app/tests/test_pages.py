@@ -8,7 +8,7 @@ from links.settings import Settings
 from tests.conftest import running
 
 
-async def test_the_page_lists_links_under_a_strict_policy(client: AsyncClient) -> None:
+async def test_page_lists_links_with_strict_policy(client: AsyncClient) -> None:
     await client.post("/api/links", json={"url": "https://example.com/target", "slug": "shown"})
     page = await client.get("/")
     assert page.status_code == 200
@@ -23,7 +23,7 @@ async def test_the_page_lists_links_under_a_strict_policy(client: AsyncClient) -
 @pytest.mark.parametrize(
     ("name", "kind"), [("style.css", "text/css"), ("live.js", "text/javascript"), ("icon.svg", "image/svg+xml")]
 )
-async def test_a_browser_asks_for_files_again_after_a_deploy(client: AsyncClient, name: str, kind: str) -> None:
+async def test_static_files_are_revalidated(client: AsyncClient, name: str, kind: str) -> None:
     file = await client.get(f"/static/{name}")
     assert (file.status_code, file.headers["content-type"].split(";")[0]) == (200, kind)
     same = await client.get(f"/static/{name}", headers={"If-None-Match": file.headers["etag"]})
@@ -31,12 +31,12 @@ async def test_a_browser_asks_for_files_again_after_a_deploy(client: AsyncClient
     assert {file.headers["cache-control"], same.headers["cache-control"]} == {"no-cache"}
 
 
-async def test_what_names_no_icon_has_one(client: AsyncClient) -> None:
+async def test_favicon_is_served(client: AsyncClient) -> None:
     icon = await client.get("/favicon.ico")
     assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
 
 
-async def test_the_form_creates_a_link_and_leads_back(client: AsyncClient) -> None:
+async def test_form_creates_link_and_redirects(client: AsyncClient) -> None:
     sent = await client.post("/", data={"url": " https://example.com/a ", "slug": ""})
     assert sent.status_code == 303
     slug = (await client.get("/api/links")).json()["items"][0]["slug"]
@@ -54,7 +54,7 @@ async def test_the_form_creates_a_link_and_leads_back(client: AsyncClient) -> No
         ({"url": "https://example.com", "slug": "taken"}, 409, "taken"),
     ],
 )
-async def test_a_refused_form_says_why_and_keeps_what_was_typed(
+async def test_refused_form_shows_reason_and_keeps_input(
     client: AsyncClient, form: dict[str, str], status: int, message: str
 ) -> None:
     await client.post("/api/links", json={"url": "https://example.org", "slug": "taken"})
@@ -65,7 +65,7 @@ async def test_a_refused_form_says_why_and_keeps_what_was_typed(
         assert f'value="{typed}"' in answer.text
 
 
-async def test_everything_is_escaped(client: AsyncClient) -> None:
+async def test_page_escapes_input(client: AsyncClient) -> None:
     attack = '"><script>alert(1)</script>'
     refused = await client.post("/", data={"url": attack, "slug": attack})
     assert "<script>" not in refused.text
@@ -73,7 +73,7 @@ async def test_everything_is_escaped(client: AsyncClient) -> None:
     assert "<script>" not in (await client.get("/", params={"created": attack})).text
 
 
-async def test_with_a_token_there_is_no_form(settings: Settings) -> None:
+async def test_page_has_no_form_if_token_is_set(settings: Settings) -> None:
     async with running(settings.model_copy(update={"api_token": SecretStr("x")})) as client:
         assert "<form" not in (await client.get("/")).text
         answer = await client.post("/", data={"url": "https://example.com"})

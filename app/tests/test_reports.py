@@ -1,4 +1,4 @@
-"""Reports, as a client sees them; a real worker makes them."""
+"""The API of reports, which a real worker creates."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,9 @@ from tests.conftest import RedisServer, running
 from tests.test_jobs import environment_of, worker
 
 
-async def test_a_report_is_asked_for_and_taken(with_redis: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+async def test_report_is_requested_and_returned(
+    with_redis: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
     async with running(with_redis) as client:
         await client.post("/api/links", json={"url": "https://example.com", "slug": "x"})
         await client.get("/x")
@@ -30,9 +32,9 @@ async def test_a_report_is_asked_for_and_taken(with_redis: Settings, redis_serve
     assert report["result"]["top"] == [{"slug": "x", "url": "https://example.com/", "clicks": 1}]
 
 
-# Celery calls what redis-py would rather have called otherwise.
+# Celery calls a method of redis-py that is deprecated.
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-async def test_how_far_it_is_is_told(with_redis: Settings) -> None:
+async def test_report_progress_is_returned(with_redis: Settings) -> None:
     queue = create_celery(with_redis)
     async with running(with_redis) as client:
         where = (await client.post("/api/reports")).headers["location"]
@@ -47,22 +49,22 @@ async def test_how_far_it_is_is_told(with_redis: Settings) -> None:
     queue.close()
 
 
-async def test_an_unknown_report_is_not_found(with_redis: Settings) -> None:
+async def test_unknown_report_is_not_found(with_redis: Settings) -> None:
     async with running(with_redis) as client:
         assert (await client.get(f"/api/reports/{uuid4()}")).status_code == 404
         assert (await client.get("/api/reports/x")).status_code == 422
 
 
-async def test_a_report_needs_the_token(with_redis: Settings) -> None:
+async def test_report_needs_the_token(with_redis: Settings) -> None:
     async with running(with_redis.model_copy(update={"api_token": SecretStr("right")})) as client:
         assert (await client.post("/api/reports")).status_code == 401
 
 
-async def test_without_a_queue_it_is_said(client: AsyncClient) -> None:
+async def test_reports_are_unavailable_without_queue(client: AsyncClient) -> None:
     assert (await client.post("/api/reports")).status_code == 503
 
 
-async def test_a_queue_that_is_away_is_no_failure_of_ours(with_redis: Settings, redis_server: RedisServer) -> None:
+async def test_reports_recover_after_outage_of_queue(with_redis: Settings, redis_server: RedisServer) -> None:
     async with running(with_redis) as client:
         where = (await client.post("/api/reports")).headers["location"]
         await asyncio.to_thread(redis_server.stop)

@@ -1,4 +1,4 @@
-"""The environment, as platforms write it."""
+"""Settings from the environment variables that platforms set."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from links.settings import Settings
 
 
-def test_without_an_environment_it_is_a_file_in_the_working_folder() -> None:
+def test_default_is_sqlite_in_working_directory() -> None:
     settings = Settings()
     assert settings.database_url is None
     assert settings.sqlite_path == Path("links.sqlite3")
@@ -16,7 +16,7 @@ def test_without_an_environment_it_is_a_file_in_the_working_folder() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
-def test_every_spelling_of_postgresql_is_accepted(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+def test_postgresql_schemes_are_accepted(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://u:p@db/links?sslmode=require")
     url = Settings().database_url
     assert url is not None
@@ -35,7 +35,7 @@ def test_every_spelling_of_postgresql_is_accepted(monkeypatch: pytest.MonkeyPatc
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://u:s3cret@x", "http://"),
     ],
 )
-def test_another_scheme_is_refused_without_showing_the_password(
+def test_other_schemes_are_refused_without_showing_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, url: str, scheme: str
 ) -> None:
     monkeypatch.setenv(variable, url)
@@ -50,7 +50,7 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "s3cret" not in repr(Settings())
 
 
-def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "")
     monkeypatch.setenv("LINKS_DATABASE_POOL_SIZE", "")
     assert Settings() == Settings.model_construct()
@@ -64,7 +64,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ({"STATE_DIRECTORY": "/var/lib/links", "LINKS_STATE_DIRECTORY": "/srv"}, "/srv"),
     ],
 )
-def test_the_file_goes_to_the_state_directory(
+def test_sqlite_file_is_in_state_directory(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
 ) -> None:
     for name, value in variables.items():
@@ -73,7 +73,7 @@ def test_the_file_goes_to_the_state_directory(
 
 
 @pytest.mark.parametrize("name", ["LINKS_DATABASE_POOL_SIZE", "LINKS_DATABASE_POOL_TIMEOUT", "LINKS_READY_TIMEOUT"])
-def test_a_limit_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_limit_of_zero_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "0")
     with pytest.raises(ValidationError):
         Settings()

@@ -1,4 +1,4 @@
-"""Traces, as a collector gets them from the processes of a real server and a real worker."""
+"""Traces, as a collector receives them from a real server and a real worker."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from tests.conftest import RedisServer
 from tests.test_jobs import environment_of, lines, until, worker
 
 APP = Path(__file__).parent.parent
-# A server that loads the application, and forks workers then. Its lines are those of a worker for long work.
+# A server that loads the application and then forks workers. It logs like a Celery worker.
 SERVER = """
 import logging, os, signal, socket, sys
 import uvicorn
@@ -47,7 +47,7 @@ for _ in range(workers):
 
 @dataclass(frozen=True)
 class Sent:
-    """A span, and what is said of the process that sent it."""
+    """A span, and the resource attributes of the process that sent it."""
 
     span: Span
     resource: dict[str, Any]
@@ -59,12 +59,12 @@ class Sent:
 
 
 def values(attributes: Any) -> dict[str, Any]:
-    """Read attributes as OTLP has them."""
+    """Convert OTLP attributes to a dictionary."""
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans by OTLP over HTTP; one that `hangs` never answers."""
+    """Receives spans with OTLP over HTTP; never answers while `hangs` is set."""
 
     daemon_threads = True
 
@@ -76,7 +76,7 @@ class Collector(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def of(self, kind: int) -> list[Sent]:
-        """Those of a kind."""
+        """Return the spans of a kind."""
         return [one for one in self.spans if one.span.kind == kind]
 
 
@@ -86,7 +86,7 @@ class Export(BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
-        """Take a batch of spans."""
+        """Receive a batch of spans."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.set()
         if self.server.hangs:
@@ -100,7 +100,7 @@ class Export(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """What the server logs."""
+    """Return the path of the server's log."""
     return tmp_path / "server.log"
 
 
@@ -128,14 +128,14 @@ class Server:
     client: httpx.Client
 
     def stop(self) -> None:
-        """Have its workers end, as a server does, and wait for it."""
+        """Terminate the workers, as a server does, and wait for the server."""
         os.killpg(self.process.pid, signal.SIGTERM)
         assert self.process.wait(120) is not None
 
 
 @contextmanager
 def serving(environment: dict[str, str], log: Path, workers: int = 1) -> Iterator[Server]:
-    """Run a server with so many workers."""
+    """Run a server with `workers` workers."""
     listener = socket.create_server(("127.0.0.1", 0))
     command = [sys.executable, "-c", SERVER, str(listener.fileno()), str(workers)]
     with log.open("ab") as output, listener:
@@ -160,24 +160,22 @@ def serving(environment: dict[str, str], log: Path, workers: int = 1) -> Iterato
 
 @pytest.fixture
 def environment(with_redis: Settings, redis_server: RedisServer, collector: Collector) -> dict[str, str]:
-    """Of processes that have a database, a Redis and a collector."""
+    """Return the environment of processes with a database, a Redis and a collector."""
     return {
         **environment_of(with_redis, redis_server),
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        # So rarely that the end of a process is what sends its spans.
+        # So long that a process sends its spans only when it exits.
         "OTEL_BSP_SCHEDULE_DELAY": "3600000",
         "RELEASE_ID": "r42",
     }
 
 
 def trace_of(one: Sent) -> str:
-    """Id of its trace, as log lines have it."""
+    """Return the id of a span's trace, as in log lines."""
     return one.span.trace_id.hex()
 
 
-def test_each_worker_sends_its_spans_and_says_whose_they_are(
-    environment: dict[str, str], collector: Collector, log: Path
-) -> None:
+def test_workers_send_spans_with_their_resource(environment: dict[str, str], collector: Collector, log: Path) -> None:
     pids: set[int] = set()
     with serving(environment, log, workers=2) as server:
         while len(pids) < 2:
@@ -191,14 +189,14 @@ def test_each_worker_sends_its_spans_and_says_whose_they_are(
         assert one.resource["host.name"] == socket.gethostname()
 
 
-def test_the_variables_name_another_service(environment: dict[str, str], collector: Collector, log: Path) -> None:
+def test_otel_service_name_overrides_resource(environment: dict[str, str], collector: Collector, log: Path) -> None:
     with serving({**environment, "OTEL_SERVICE_NAME": "short"}, log) as server:
         server.client.get("/api/whoami")
         server.stop()
     assert [one.resource["service.name"] for one in collector.spans] == ["short"]
 
 
-def test_a_request_its_calls_and_its_lines_belong_together(
+def test_spans_and_log_lines_share_trace(
     environment: dict[str, str], settings: Settings, redis_server: RedisServer, collector: Collector, log: Path
 ) -> None:
     environment |= environment_of(settings, redis_server)
@@ -210,19 +208,19 @@ def test_a_request_its_calls_and_its_lines_belong_together(
         assert server.client.get("/a").status_code == 307
         server.stop()
     created, followed = collector.of(Span.SPAN_KIND_SERVER)
-    # a proxy's trace goes on
+    # a proxy's trace is continued
     assert (trace_of(created), created.span.parent_span_id.hex()) == ("ab" * 16, "cd" * 8)
     assert created.attributes["request_id"] == "r-1"
     written = [line for line in lines(log) if line["message"] == "Created link a"]
     assert [(line["request_id"], line["trace_id"]) for line in written] == [("r-1", "ab" * 16)]
     calls = [one for one in collector.of(Span.SPAN_KIND_CLIENT) if trace_of(one) == trace_of(followed)]
     assert {one.attributes["db.system"] for one in calls} == {database, "redis"}
-    # what clients sent stays in the database
+    # spans don't contain what clients sent
     assert not any("example.com" in str(one.attributes) for one in collector.of(Span.SPAN_KIND_CLIENT))
 
 
-def test_what_nobody_waits_for_is_not_traced(environment: dict[str, str], collector: Collector, log: Path) -> None:
-    """Nor are its queries, which a health page has, too."""
+def test_health_checks_and_warmup_are_not_traced(environment: dict[str, str], collector: Collector, log: Path) -> None:
+    """Nor are the database queries of health checks."""
     with serving({**environment, "LINKS_METRICS_TOKEN": "m3trics"}, log) as server:
         for path in ("/healthz", "/readyz", "/metrics"):
             answer = server.client.get(path, headers={"Authorization": "Bearer m3trics"})
@@ -236,7 +234,7 @@ def test_what_nobody_waits_for_is_not_traced(environment: dict[str, str], collec
     assert {trace_of(one) for one in collector.spans} == {trace_of(asked)}
 
 
-def test_a_job_goes_on_with_the_trace_of_its_request(
+def test_task_continues_trace_of_request(
     environment: dict[str, str], collector: Collector, log: Path, tmp_path: Path
 ) -> None:
     jobs = tmp_path / "jobs.log"
@@ -265,7 +263,7 @@ def test_a_job_goes_on_with_the_trace_of_its_request(
     )
 
 
-def test_a_site_that_is_asked_gets_the_trace(environment: dict[str, str], collector: Collector, log: Path) -> None:
+def test_calls_to_sites_send_traceparent(environment: dict[str, str], collector: Collector, log: Path) -> None:
     given: list[str | None] = []
 
     class Page(BaseHTTPRequestHandler):
@@ -291,10 +289,10 @@ def test_a_site_that_is_asked_gets_the_trace(environment: dict[str, str], collec
 
 
 @pytest.mark.parametrize("fault", ["hangs", pytest.param("is gone", marks=pytest.mark.long)])
-def test_without_its_collector_all_is_answered_and_nothing_waits(
+def test_requests_succeed_without_collector(
     environment: dict[str, str], collector: Collector, log: Path, tmp_path: Path, fault: str
 ) -> None:
-    """A hanging one would be waited for until the end of the test, a lost one asked again as long."""
+    """With these timeouts, waiting for a hanging collector or retrying a lost one would outlast the test."""
     environment |= {"OTEL_EXPORTER_OTLP_TIMEOUT": "3600"}
     environment |= {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
     if fault == "hangs":
@@ -306,7 +304,7 @@ def test_without_its_collector_all_is_answered_and_nothing_waits(
     with serving(environment, log, workers=2) as server, worker(environment, jobs) as working:
         where = server.client.post("/api/reports").headers["Location"]
         until(lambda: server.client.get(where).json()["state"] == "done", jobs)
-        # more than fit into the queue
+        # more spans than fit into the queue
         assert {server.client.get("/api/links").status_code for _ in range(40)} == {200}
         if fault == "hangs":
             assert collector.asked.wait(60)
@@ -318,7 +316,7 @@ def test_without_its_collector_all_is_answered_and_nothing_waits(
 
 
 def imports(environment: dict[str, str], beforehand: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run the application's lifespan, and give what of OpenTelemetry was imported."""
+    """Run the application's lifespan in a process that prints which optional packages it imported."""
     code = f"""
 import asyncio, logging, sys
 {beforehand}
@@ -336,7 +334,7 @@ print(sorted(name for name in sys.modules if name.startswith(optional) and sys.m
 
 
 @pytest.mark.parametrize("endpoint", [None, pytest.param("", marks=pytest.mark.long)])
-def test_without_a_collector_nothing_is_imported(environment: dict[str, str], endpoint: str | None) -> None:
+def test_sdk_is_not_imported_without_collector(environment: dict[str, str], endpoint: str | None) -> None:
     # redis-py imports the SDK by itself where it is installed
     del environment["REDIS_URL"], environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
     if endpoint is not None:
@@ -344,7 +342,7 @@ def test_without_a_collector_nothing_is_imported(environment: dict[str, str], en
     assert imports(environment).stdout == "[]\n"
 
 
-def test_without_the_packages_it_says_so_and_serves(environment: dict[str, str]) -> None:
+def test_missing_packages_are_logged(environment: dict[str, str]) -> None:
     del environment["REDIS_URL"]
     done = imports(environment, 'sys.modules["opentelemetry.exporter"] = None')
     assert "No traces" in done.stderr
@@ -353,7 +351,7 @@ def test_without_the_packages_it_says_so_and_serves(environment: dict[str, str])
 
 
 class Endless(SpanProcessor):
-    """Is still sending when the test has ended."""
+    """Blocks in its shutdown until the test allows it to return."""
 
     def __init__(self) -> None:
         self.waits, self.may_end = threading.Event(), threading.Event()
@@ -364,7 +362,7 @@ class Endless(SpanProcessor):
         self.may_end.wait(60)
 
 
-def test_the_end_does_not_wait_for_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_does_not_wait_for_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     sending, provider = Endless(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(sending)
     monkeypatch.setattr(telemetry, "FLUSH", 0.01)

@@ -1,4 +1,4 @@
-"""A call to a third party that is slow, broken, or leads where it shouldn't."""
+"""The titles of pages: calls to a third party that is slow, broken or malicious."""
 
 import asyncio
 import ipaddress
@@ -17,7 +17,7 @@ PAGE = b"<html><head><title lang=en>\n A &amp; B </title></head>"
 
 
 class Site:
-    """A server of somebody else's: `answer` is what it sends, None for one that hangs."""
+    """A third party's server: it sends `answers` one by one, then repeats the last; None makes it hang."""
 
     def __init__(self) -> None:
         self.answers: list[bytes | None] = []
@@ -39,7 +39,7 @@ class Site:
 
 
 def page(body: bytes, status: str = "200 OK", kind: str = "text/html; charset=utf-8", more: str = "") -> bytes:
-    """Write an answer."""
+    """Return an HTTP response."""
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n"
     )
@@ -61,7 +61,7 @@ Ask = Callable[..., Awaitable[Response]]
 
 @pytest.fixture
 async def ask(with_redis: Settings) -> AsyncIterator[Ask]:
-    """Give who asks an application for the title of an address."""
+    """Yield a function that requests the title of an address from one of the workers."""
     async with AsyncExitStack() as stack:
         clients: dict[int, AsyncClient] = {}
 
@@ -77,7 +77,7 @@ async def ask(with_redis: Settings) -> AsyncIterator[Ask]:
         yield asking
 
 
-async def test_a_title_is_asked_for_once_by_all_workers(site: Site, ask: Ask) -> None:
+async def test_title_is_fetched_once_for_all_workers(site: Site, ask: Ask) -> None:
     site.answers = [page(PAGE)]
     assert [(await ask(site.url, worker)).json() for worker in (0, 0, 1)] == [{"title": "A & B"}] * 3
     assert site.asked == 1
@@ -94,39 +94,37 @@ async def test_a_title_is_asked_for_once_by_all_workers(site: Site, ask: Ask) ->
     ],
     ids=["none", "empty", "image", "missing", "late"],
 )
-async def test_a_page_without_a_title_is_none(site: Site, ask: Ask, answer: bytes) -> None:
+async def test_page_without_title_returns_null(site: Site, ask: Ask, answer: bytes) -> None:
     site.answers = [answer]
     assert (await ask(site.url)).json() == {"title": None}
 
 
-async def test_an_unknown_encoding_is_read_all_the_same(site: Site, ask: Ask) -> None:
+async def test_unknown_encoding_is_read_as_utf8(site: Site, ask: Ask) -> None:
     site.answers = [page(PAGE, kind="text/html; charset=nonsense")]
     assert (await ask(site.url)).json() == {"title": "A & B"}
 
 
-async def test_a_moment_of_weakness_is_tried_again(site: Site, ask: Ask) -> None:
+async def test_temporary_failure_is_retried(site: Site, ask: Ask) -> None:
     site.answers = [page(b"", "503 Service Unavailable"), page(PAGE)]
     assert (await ask(site.url, title_timeout=20)).json() == {"title": "A & B"}
     assert site.asked == 2
 
 
-async def test_a_site_that_hangs_is_left_alone_and_tried_later(
-    site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The breaker opens, half-opens, opens again, and closes."""
+async def test_breaker_opens_for_hanging_site(site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The breaker opens, and other sites aren't affected."""
     monkeypatch.setattr(titles, "PAUSE", 3600)
     site.answers = [None]
     for _ in range(titles.FAILURES):
         answer = await ask(site.url)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert site.asked == titles.FAILURES
-    assert "left alone" in (await ask(site.url)).text
+    assert "has failed several times" in (await ask(site.url)).text
     assert site.asked == titles.FAILURES
-    # another site is asked all the same
+    # another site is still requested
     assert "doesn't answer" in (await ask("http://127.0.0.1:1/")).text
 
 
-async def test_a_breaker_closes_when_the_site_is_well(site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_breaker_closes_when_site_recovers(site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(titles, "PAUSE", 0.001)
     site.answers = [*[None] * titles.FAILURES, page(PAGE)]
     for _ in range(titles.FAILURES):
@@ -134,7 +132,7 @@ async def test_a_breaker_closes_when_the_site_is_well(site: Site, ask: Ask, monk
     assert (await ask(site.url)).json() == {"title": "A & B"}
 
 
-async def test_only_so_many_are_asked_at_once(site: Site, ask: Ask) -> None:
+async def test_concurrent_fetches_are_limited(site: Site, ask: Ask) -> None:
     site.answers = [None]
     first = asyncio.ensure_future(ask(site.url, title_concurrency=1, title_timeout=20))
     await site.waiting.wait()
@@ -161,21 +159,21 @@ async def test_only_so_many_are_asked_at_once(site: Site, ask: Ask) -> None:
         "http://[fd00::1]/",
     ],
 )
-async def test_an_address_that_is_not_public_is_never_asked(ask: Ask, url: str) -> None:
+async def test_non_public_address_is_refused(ask: Ask, url: str) -> None:
     answer = await ask(url)
     assert (answer.status_code, "isn't public" in answer.text) == (422, True), answer.text
 
 
-async def test_a_redirect_leads_to_no_other_address(site: Site, ask: Ask) -> None:
+async def test_redirect_to_non_public_address_is_refused(site: Site, ask: Ask) -> None:
     site.answers = [page(b"", "302 Found", more="Location: http://127.0.0.2:22/\r\n")]
     assert (await ask(site.url)).status_code == 422
-    # its own refusals are no failures of the site
+    # refused addresses don't count as failures of the site
     for _ in range(titles.FAILURES):
         assert (await ask(site.url)).status_code == 422
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808", "::ffff:8.8.8.8"])
-def test_public_addresses_are(address: str) -> None:
+def test_public_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
@@ -183,5 +181,5 @@ def test_public_addresses_are(address: str) -> None:
     "address",
     ["100.64.0.1", "224.0.0.1", "ff02::1", "fe80::1", "2002:7f00:1::", "2001:0:53aa:64c::1", "192.0.2.1", "::"],
 )
-def test_others_are_not(address: str) -> None:
+def test_other_addresses_are_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))

@@ -1,4 +1,4 @@
-"""The application of the tests: raw ASGI, so that it boots in no time. A copy lies in every release."""
+"""The tests' application: plain ASGI, so that it boots quickly. Each release has a copy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def root(scope: Any, query: Any, receive: Any, send: Any) -> None:
 
 
 async def readiness(scope: Any, query: Any, receive: Any, send: Any) -> None:
-    """503 where the server has told this worker to go, as an application may say it."""
+    """Answers 503 while the worker drains, as an application's readiness page may."""
     draining = scope["extensions"]["gunicorn_handover"]["draining"]
     await answer(send, {"pid": os.getpid(), "draining": draining}, 503 if draining else 200)
 
@@ -124,7 +124,7 @@ async def fail(scope: Any, query: Any, receive: Any, send: Any) -> None:
 
 
 async def fail_amid(scope: Any, query: Any, receive: Any, send: Any) -> None:
-    """Breaks with the response under way."""
+    """Raises in the middle of the response."""
     headers = [(b"content-length", b"20")] if "length" in query else []
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b'"half of ', "more_body": True})
@@ -132,7 +132,7 @@ async def fail_amid(scope: Any, query: Any, receive: Any, send: Any) -> None:
 
 
 async def fail_after(scope: Any, query: Any, receive: Any, send: Any) -> None:
-    """Answers and breaks: at once like a framework's page for errors, or later like a background task."""
+    """Raises after the response: immediately, like a framework's error page, or later, like a background task."""
     if "stream" in query:
         await events(scope, {"seconds": "0.2"}, receive, send)
     else:
@@ -142,7 +142,7 @@ async def fail_after(scope: Any, query: Any, receive: Any, send: Any) -> None:
 
 
 async def late(scope: Any, query: Any, receive: Any, send: Any) -> None:
-    """What is imported and read at the first request, not at the start; a release may bring it for this."""
+    """Imports a module and reads a file at the first request, not at startup; a release may contain them."""
     late = importlib.import_module("parts.late")
     await answer(send, {"module": late.NAME, "file": Path(__file__).with_name("late.txt").read_text()})
 

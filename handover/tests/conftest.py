@@ -1,4 +1,4 @@
-"""Real servers for the tests: started as systemd would start them, on sockets of the tests'."""
+"""Real servers for the tests, started as systemd starts them, on sockets that the tests own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-# What systemd does between fork and exec: sockets from descriptor 3 on, and the pid that they are meant for
+# What systemd does between fork and exec: pass the sockets from descriptor 3 on, and set the pid that they are for
 ACTIVATE = """
 import os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
@@ -40,7 +40,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
-    """What `condition` returns as soon as that is true. The timeout ends a test that hangs; it is no assertion."""
+    """Waits until `condition` returns a true value, and returns it. The timeout only ends a test that hangs."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if found := condition():
@@ -50,7 +50,7 @@ def wait_for(condition: Callable[[], Any], timeout: float = 60.0, what: str = ""
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped doesn't."""
+    """Whether a process runs; a zombie doesn't."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def alive(pid: int) -> bool:
 
 
 def pending(pid: int, number: int) -> bool:
-    """Whether a signal to a process has yet to be handled: it waits, or the process was stopped in its handler."""
+    """Whether a signal is still pending for a process, or blocked in it, as while its handler runs."""
     words = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
     waiting = (int(words[name], 16) for name in ("ShdPnd", "SigPnd", "SigBlk"))
     return any(signals >> (number - 1) & 1 for signals in waiting)
@@ -75,7 +75,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
     def get(self, path: str = "/") -> http.client.HTTPResponse:
-        """The response, with its body read and kept in `.document`."""
+        """The response, with its parsed JSON body in `.document`."""
         self.request("GET", path)
         response = self.getresponse()
         response.document = json.loads(response.read() or b"null")  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Server:
-    """A service on one host: releases, `current`, a socket, a status file, and the process."""
+    """A service: its releases, `current`, socket, status file and process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,9 +101,9 @@ class Server:
         self.listeners = [self._listen()]
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(root / "notify"))
-        threading.Thread(target=self._hear, daemon=True).start()
+        threading.Thread(target=self._receive, daemon=True).start()
         self.release("1")
-        self.point("1")
+        self.set_current("1")
         self.configure()
 
     def _listen(self) -> socket.socket:
@@ -117,7 +117,7 @@ class Server:
         return f"unix:{self.socket}"
 
     def release(self, name: str, before: str = "", after: str = "") -> Path:
-        """Makes a release of the tests' application, with lines before and after its own."""
+        """Creates a release of the tests' application, with lines inserted before and after its code."""
         source = self.root / "releases" / name / "src"
         source.mkdir(parents=True, exist_ok=True)
         text = (HERE / "application.py").read_text()
@@ -126,8 +126,8 @@ class Server:
         (source.parent / "release.json").write_text(json.dumps({"id": name}))
         return source
 
-    def point(self, name: str) -> None:
-        """Moves `current`."""
+    def set_current(self, name: str) -> None:
+        """Points `current` to a release."""
         scratch = self.root / "current.new"
         scratch.unlink(missing_ok=True)
         scratch.symlink_to(f"releases/{name}")
@@ -140,7 +140,7 @@ class Server:
         self.config_file.write_text("\n".join([*lines, text, ""]))
 
     def start(self, ready: bool = True) -> Server:
-        """Starts the service; waits until systemd would call it started."""
+        """Starts the service; if `ready`, waits for READY=1."""
         environ = {
             **os.environ,
             "NOTIFY_SOCKET": str(self.root / "notify"),
@@ -163,14 +163,14 @@ class Server:
         return self
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
-        """Ends the service; returns its exit status."""
+        """Stops the service; returns its exit status."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout)
 
     def close(self) -> None:
-        """Leaves nothing behind."""
+        """Kills all processes and closes the sockets."""
         if self.process is not None:
             pids = [self.process.pid, *self.children()]
             for pid in pids:
@@ -197,7 +197,7 @@ class Server:
         """Whether the service has ever sent this line to systemd."""
         return message in self.messages
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         with contextlib.suppress(OSError):
             while message := self._notify.recv(65536):
                 self.messages += message.decode().splitlines()
@@ -225,7 +225,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """The whole lines so far: the last one may be half written."""
+        """The complete lines so far, as the last one may be incomplete."""
         text = self.log_file.read_bytes()
         return text[: text.rfind(b"\n") + 1].decode()
 
@@ -234,47 +234,47 @@ class Server:
         ours = {f"socket:[{os.fstat(listener.fileno()).st_ino}]" for listener in self.listeners}
         try:
             return bool(ours & {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()})
-        except (FileNotFoundError, PermissionError):  # it ends, or closes one meanwhile
+        except (FileNotFoundError, PermissionError):  # it exits, or closes a descriptor in the meantime
             return self.accepts(pid) if alive(pid) else False
 
     def wait_accepted(self) -> None:
-        """Waits until no connection is left to be accepted."""
+        """Waits until no connection is queued."""
         wait_for(lambda: not select.select(self.listeners, [], [], 0)[0], what="the last accept")
 
-    def hear(self) -> list[str]:
-        """All that the service has told systemd so far."""
+    def received(self) -> list[str]:
+        """All messages that the service has sent to systemd so far."""
         marker = f"X_HEARD={time.monotonic_ns()}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(marker.encode(), str(self.root / "notify"))
         wait_for(lambda: marker in self.messages)
         return self.messages
 
-    def pass_loop(self) -> None:
-        """Waits until the master has been through its loop, with all signals so far."""
-        said = "USR2 is ignored"
-        for _ in range(2):  # what it does after a signal, it has done when it answers the next one
-            before = self.log.count(said)
+    def wait_for_loop(self) -> None:
+        """Waits until the master has handled all signals so far."""
+        message = "USR2 is ignored"
+        for _ in range(2):  # the work that a signal causes is done when the master handles the next signal
+            before = self.log.count(message)
             self.signal(signal.SIGUSR2)
-            wait_for(lambda before=before: self.log.count(said) > before, what="the master's answer to USR2")  # type: ignore[misc]
+            wait_for(lambda before=before: self.log.count(message) > before, what="the master's answer to USR2")  # type: ignore[misc]
 
-    def hold(self, name: str) -> str:
-        """Lines for a release whose import waits until `let_go(name)`."""
+    def block_import(self, name: str) -> str:
+        """Lines for a release whose import blocks until `unblock_import(name)`."""
         path = str(self.root / f"go-{name}")
         return f"import os, time\nwhile not os.path.exists({path!r}): time.sleep(0.02)\n"
 
-    def let_go(self, name: str) -> None:
-        """Lets the import of such a release come to its end."""
+    def unblock_import(self, name: str) -> None:
+        """Unblocks the import of such a release."""
         (self.root / f"go-{name}").touch()
 
-    def wait_began(self, name: str) -> None:
-        """Waits until the application has begun with the request that has `began=name` in its query."""
+    def wait_started(self, name: str) -> None:
+        """Waits until the application has started the request that has `began=name` in its query."""
         wait_for((self.current / "src" / name).exists, what=f"the request {name}")
 
     def connect(self) -> UnixConnection:
         return UnixConnection(self.socket)
 
     def get(self, path: str = "/") -> Any:
-        """The document that a request on a connection of its own brings."""
+        """The document from a request on a new connection."""
         connection = self.connect()
         try:
             return connection.get(path).document  # type: ignore[attr-defined]
@@ -284,7 +284,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    # short: a unix socket's path has at most 107 bytes
+    # a short name, as a Unix socket's path has at most 107 bytes
     root = tmp_path_factory.mktemp("s")
     server = Server(root)
     yield server

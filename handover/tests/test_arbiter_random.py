@@ -1,7 +1,7 @@
-"""The master under any series of signals, deaths, failures and clocks: it never leaves nobody to serve by what it does,
-and it comes to rest with all its workers as soon as the world is in order.
+"""The master under random series of signals, crashes, failures and clock changes: it never stops the last serving
+worker by its own actions, and it gets all its workers back as soon as nothing fails any more.
 
-The master is the real one. Stand-ins take the place of the kernel alone: processes, their signals, and the clocks.
+The master is real. Only the kernel's processes, signals and clocks are simulated.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from gunicorn_handover.notify import Notifier
 
 assert gunicorn_handover.settings
 FIRST_PID = 2**23  # above the largest that Linux gives: no file of /proc is one of these processes'
-MOST = 5  # workers asked for
+MOST = 5  # workers
 FINGERPRINT = Fingerprint()
 
 
 class Process:
-    """A child of the master's."""
+    """A child of the master."""
 
     def __init__(self, output: int | None) -> None:
         self.output = output  # a trial's
-        self.status: int | None = None  # when it has ended
-        self.told = False  # to drain, or to end at once
+        self.status: int | None = None  # its wait status, once it has exited
+        self.told = False  # to drain, or to exit immediately
         self.hangs = False
 
 
 class World:
-    """The kernel: processes and clocks."""
+    """The simulated kernel: processes and clocks."""
 
     def __init__(self) -> None:
         self.processes: dict[int, Process] = {}
@@ -75,7 +75,7 @@ class World:
 
     def fork(self) -> int:
         self.check("fork")
-        # whoever makes a pipe right before forks a trial
+        # a fork right after a pipe is a trial's
         output, self._pipe = self._pipe, None
         self._next += 1
         self.processes[self._next] = Process(None if output is None else os.dup(output))
@@ -112,7 +112,7 @@ class World:
 
 
 class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no types
-    """What the configuration says, changes from reload to reload."""
+    """An application whose configuration changes between reloads."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -154,11 +154,11 @@ PARTS = ("pipe", "fork", "configuration", "pre_fork", "child_exit", "on_reload",
 
 @contextlib.contextmanager
 def replaced(world: World) -> Iterator[None]:
-    """The kernel's stand-ins in their places."""
+    """Replaces the kernel's functions by the simulated ones."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("pipe", "fork", "kill", "waitpid"):
             patch.setattr(os, name, getattr(world, name))
-        # the package's files are what they are: they are read once
+        # the package's files don't change: read them once
         patch.setattr(arbiter, "Fingerprint", lambda: FINGERPRINT)
         patch.setattr(status, "versions", dict)
         for module in (arbiter, reload, worker, gunicorn.arbiter, gunicorn.workers.workertmp):
@@ -167,7 +167,7 @@ def replaced(world: World) -> Iterator[None]:
 
 
 class Master(RuleBasedStateMachine):
-    """One master's life."""
+    """The life of one master."""
 
     @initialize()
     def start(self) -> None:
@@ -193,12 +193,12 @@ class Master(RuleBasedStateMachine):
             self.stack.close()
 
     def serving(self) -> set[int]:
-        """The workers that accept, and that nobody has told to go."""
+        """The workers that accept connections and haven't been told to exit."""
         return {
             pid
             for pid, one in self.master.WORKERS.items()
             if one.board.state is State.READY
-            and not one.board.dismissed
+            and not one.board.drain_reason
             and (process := self.world.processes.get(pid))
             and process.status is None
             and not process.told
@@ -206,7 +206,7 @@ class Master(RuleBasedStateMachine):
         }
 
     def loop(self, *signals: int) -> None:
-        """Once through Gunicorn's loop."""
+        """Runs Gunicorn's loop once."""
         before, under_way = self.serving(), self.master._reload
         if under_way is None or under_way.trial is not None:
             self.kept = self.master.app.cfg
@@ -214,12 +214,12 @@ class Master(RuleBasedStateMachine):
             getattr(self.master, f"handle_{self.master.SIG_NAMES[number]}")()
         self.master.murder_workers()
         self.master.manage_workers()
-        assert self.serving() or not before, "the master has ended the last one that served"
+        assert self.serving() or not before, "the master has stopped the last serving worker"
         if under_way is not None and under_way.done and under_way.error:
-            assert self.master.cfg is self.master.app.cfg is self.kept, "a reload that failed has changed something"
+            assert self.master.cfg is self.master.app.cfg is self.kept, "a failed reload has changed the configuration"
 
     def move(self, *, healthy: bool = True) -> None:
-        """Lets each process do the next thing that it has to do."""
+        """Lets each process make its next state change."""
         for pid, one in list(self.master.WORKERS.items()):
             process = self.world.processes[pid]
             if process.status is not None or process.hangs:
@@ -227,7 +227,7 @@ class Master(RuleBasedStateMachine):
             one.tmp.notify()
             if one.board.state is State.DRAINING:
                 self.world.end(pid, 0)
-            elif process.told or one.board.dismissed:
+            elif process.told or one.board.drain_reason:
                 one.board.state = State.DRAINING
             elif one.board.state is State.BOOTING and healthy:
                 one.board.state = State.STANDBY
@@ -235,7 +235,7 @@ class Master(RuleBasedStateMachine):
                 one.board.state = State.READY
 
     def pick(self, number: int, *states: State) -> int | None:
-        """One of the living workers in these states."""
+        """The pid of a running worker in one of these states."""
         pids = [
             pid
             for pid, one in sorted(self.master.WORKERS.items())
@@ -244,7 +244,7 @@ class Master(RuleBasedStateMachine):
         return pids[number % len(pids)] if pids else None
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 1.0, 9.0, 31.0]), healthy=st.booleans())
-    def time_passes(self, seconds: float, healthy: bool) -> None:
+    def pass_time(self, seconds: float, healthy: bool) -> None:
         self.world.now += seconds
         self.world.wall += seconds
         self.move(healthy=healthy)
@@ -257,23 +257,23 @@ class Master(RuleBasedStateMachine):
             max_size=4,
         )
     )
-    def signals_come(self, signals: list[signal.Signals]) -> None:
+    def send_signals(self, signals: list[signal.Signals]) -> None:
         room = MOST - self.master.num_workers
         self.loop(*(one for one in signals if one is not signal.SIGTTIN or room > 0))
 
     @precondition(lambda self: self.master._reload is None)
     @rule()
-    def a_reload_is_asked_for(self) -> None:
+    def request_reload(self) -> None:
         self.loop(signal.SIGHUP)
         self.loop()
 
     @precondition(lambda self: self.master._reload is not None and self.master._reload.trial is None)
     @rule()
-    def a_reload_goes_on(self) -> None:
-        self.time_passes(0.05, healthy=True)
+    def continue_reload(self) -> None:
+        self.pass_time(0.05, healthy=True)
 
     @rule(number=st.integers(0, 9), status=st.sampled_from([0, 3 << 8, 1 << 8, signal.SIGKILL, signal.SIGSEGV]))
-    def a_worker_dies(self, number: int, status: int) -> None:
+    def kill_worker(self, number: int, status: int) -> None:
         pid = self.pick(number, *State)
         if pid is not None:
             self.world.end(pid, status)
@@ -281,30 +281,30 @@ class Master(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pick(0, State.BOOTING) is not None)
     @rule(number=st.integers(0, 9))
-    def a_worker_fails_to_boot(self, number: int) -> None:
+    def fail_boot(self, number: int) -> None:
         pid = self.pick(number, State.BOOTING)
         if pid is not None:
-            self.master.WORKERS[pid].board.explain("ImportError: gone")
+            self.master.WORKERS[pid].board.record_failure("ImportError: gone")
             self.world.end(pid, worker.BOOT_ERROR << 8)
         self.loop()
 
     @rule(number=st.integers(0, 9))
-    def a_worker_hangs(self, number: int) -> None:
+    def hang_worker(self, number: int) -> None:
         pid = self.pick(number, *State)
         if pid is not None:
             self.world.processes[pid].hangs = True
         self.loop()
 
     @rule(number=st.integers(0, 9))
-    def a_worker_has_served_enough(self, number: int) -> None:
+    def reach_max_requests(self, number: int) -> None:
         pid = self.pick(number, State.READY)
         if pid is not None:
-            self.master.WORKERS[pid].board.wear_out()
+            self.master.WORKERS[pid].board.request_replacement()
         self.loop()
 
     @precondition(lambda self: self.master._reload is not None and self.master._reload.trial is not None)
     @rule(how=st.sampled_from(["good", "good", "good", "bad", "silent", "killed"]))
-    def a_trial_ends(self, how: str) -> None:
+    def finish_trial(self, how: str) -> None:
         self.end_trial(how)
         self.loop()
 
@@ -321,22 +321,22 @@ class Master(RuleBasedStateMachine):
         self.world.end(trial.pid, {"bad": 1 << 8, "killed": int(signal.SIGKILL)}.get(how, 0))
 
     @rule(parts=st.sets(st.sampled_from(PARTS), max_size=3))
-    def parts_of_the_world_break(self, parts: set[str]) -> None:
+    def break_parts(self, parts: set[str]) -> None:
         self.world.broken = parts
         self.loop()
 
     @rule(seconds=st.sampled_from([-1e9, -3600.0, 3600.0, 1e9]))
-    def the_wall_clock_is_set(self, seconds: float) -> None:
+    def set_wall_clock(self, seconds: float) -> None:
         self.world.wall += seconds
         self.loop()
 
     @rule(wanted=st.integers(1, 4))
-    def the_configuration_changes(self, wanted: int) -> None:
+    def change_configuration(self, wanted: int) -> None:
         self.master.app.wanted = wanted
 
     @rule()
     def settle(self) -> None:
-        """The world is in order again: so is the service, within the longest of its bounds."""
+        """Once nothing fails any more, the service recovers within the longest of its timeouts."""
         self.world.broken = set()
         end = self.world.now + 240
         while self.world.now < end:
@@ -346,8 +346,8 @@ class Master(RuleBasedStateMachine):
             self.end_trial("good")
             self.loop()
             alive = list(self.master.WORKERS)
-            under_way = self.master._reload or self.master._reload_again
-            worn = any(one.board.worn for one in self.master.WORKERS.values())
+            under_way = self.master._reload or self.master._reload_requested
+            worn = any(one.board.to_be_replaced for one in self.master.WORKERS.values())
             if not under_way and not worn and set(alive) == self.serving() and len(alive) == self.master.num_workers:
                 break
         assert self.master._reload is None
@@ -355,12 +355,12 @@ class Master(RuleBasedStateMachine):
         assert {one.generation for one in self.master.WORKERS.values()} == {self.master.generation}
 
     @invariant()
-    def there_are_workers_to_be(self) -> None:
+    def workers_are_wanted(self) -> None:
         if hasattr(self, "master"):
             assert self.master.num_workers >= 1
 
 
-def live(examples: int, steps: int) -> None:
+def run_machine(examples: int, steps: int) -> None:
     run_state_machine_as_test(
         Master,
         settings=settings(
@@ -374,22 +374,22 @@ def live(examples: int, steps: int) -> None:
     )
 
 
-def test_somebody_serves_whatever_happens() -> None:
-    live(50, 50)
+def test_last_serving_worker_is_never_stopped() -> None:
+    run_machine(50, 50)
 
 
 @pytest.mark.long
-def test_somebody_serves_whatever_happens_for_long() -> None:
-    live(5000, 80)
+def test_last_serving_worker_is_never_stopped_long() -> None:
+    run_machine(5000, 80)
 
 
-def test_a_reload_that_fails_when_the_old_workers_are_gone_keeps_the_new_one_that_serves() -> None:
+def test_failed_reload_without_old_workers_keeps_serving_new_one() -> None:
     master = Master()
     try:
         master.start()
         old = list(master.master.WORKERS)
-        master.a_reload_is_asked_for()
-        master.a_trial_ends("good")
+        master.request_reload()
+        master.finish_trial("good")
         while len(master.master.WORKERS) < 4:
             master.loop()
         for pid in old:
@@ -403,7 +403,7 @@ def test_a_reload_that_fails_when_the_old_workers_are_gone_keeps_the_new_one_tha
         master.loop()
         assert master.serving() == {first}
         master.world.end(second, worker.BOOT_ERROR << 8)
-        master.loop()  # says that somebody still serves
+        master.loop()  # asserts that a worker still serves
         assert master.serving() == {first}
         master.settle()
         assert first not in master.master.WORKERS

@@ -1,4 +1,4 @@
-"""A drain: what a worker that was told to go does for the connections that it has."""
+"""The drain: how a worker that was told to exit serves its remaining connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDS = pytest.mark.parametrize("end", [_hup, _term, _term_workers])
 
 
 def _end(server: Server, end: Callable[[Server], None]) -> None:
-    """Has the workers end, and waits until none of them accepts any more."""
+    """Makes the workers exit, and waits until none of them accepts connections."""
     pids = server.pids()
     end(server)
     wait_for(lambda: not any(server.accepts(pid) for pid in pids), what="the drain")
@@ -48,7 +48,7 @@ def _end(server: Server, end: Callable[[Server], None]) -> None:
 @ENDS
 @pytest.mark.parametrize("http_parser", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_late_requests_are_answered_with_connection_close(
+def test_late_requests_get_connection_close(
     server: Server, end: Callable[[Server], None], http_parser: str, loop: str
 ) -> None:
     server.configure(handover_http=http_parser, handover_loop=loop, keepalive=60)
@@ -70,8 +70,10 @@ def test_late_requests_are_answered_with_connection_close(
 
 @ENDS
 @pytest.mark.parametrize("http_parser", ["httptools", "h11"])
-def test_the_application_is_told_of_the_drain(server: Server, end: Callable[[Server], None], http_parser: str) -> None:
-    """By who knows this worker, on a connection from before. A new one was meant for whoever accepts it."""
+def test_draining_flag_is_set_on_kept_connections(
+    server: Server, end: Callable[[Server], None], http_parser: str
+) -> None:
+    """Only on connections that carried a request before the drain."""
     server.configure(handover_http=http_parser, keepalive=60, graceful_timeout=60)
     server.start()
     fresh, kept = server.connect(), server.connect()
@@ -81,15 +83,15 @@ def test_the_application_is_told_of_the_drain(server: Server, end: Callable[[Ser
     pid = response.document["pid"]  # type: ignore[attr-defined]
     server.wait_accepted()
     _end(server, end)
-    for connection, status, told in ((kept, 503, True), (fresh, 200, False)):
+    for connection, status, draining in ((kept, 503, True), (fresh, 200, False)):
         response = connection.get("/readiness")
-        assert (response.status, response.document["draining"]) == (status, told)  # type: ignore[attr-defined]
+        assert (response.status, response.document["draining"]) == (status, draining)  # type: ignore[attr-defined]
         assert response.getheader("connection") == "close"
-        assert told is False or response.document["pid"] == pid  # type: ignore[attr-defined]
+        assert draining is False or response.document["pid"] == pid  # type: ignore[attr-defined]
 
 
-def test_a_new_connection_meets_no_drain(server: Server) -> None:
-    """Who asks whether the service is ready hears of no handover, however slow the clients are."""
+def test_new_connections_see_no_drain(server: Server) -> None:
+    """A readiness check sees no handover, however slow the clients are."""
     server.configure(handover_warmup_paths=["/readiness"], handover_warmup_required=True)
     server.start()
     load = Load("get", "/readiness", expect='"draining": false')
@@ -100,12 +102,12 @@ def test_a_new_connection_meets_no_drain(server: Server) -> None:
 
 
 @ENDS
-def test_a_running_request_ends_in_peace(server: Server, end: Callable[[Server], None]) -> None:
+def test_running_request_finishes_during_drain(server: Server, end: Callable[[Server], None]) -> None:
     server.configure(graceful_timeout=60)
     server.start()
     connection = server.connect()
     connection.request("GET", "/slow?until=end&began=slow")
-    server.wait_began("slow")
+    server.wait_started("slow")
     _end(server, end)
     (server.current / "src/end").touch()
     response = connection.getresponse()
@@ -130,7 +132,7 @@ def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server],
     wait_for(lambda: marker.read_text() == "1012")
 
 
-def test_websockets_live_on_for_their_grace(server: Server) -> None:
+def test_websockets_stay_open_for_websocket_grace(server: Server) -> None:
     server.configure(handover_websocket_grace=6)
     server.start()
     with unix_connect(str(server.socket), "ws://localhost/") as websocket:
@@ -143,8 +145,8 @@ def test_websockets_live_on_for_their_grace(server: Server) -> None:
     assert closed.value.rcvd.code == 1012
 
 
-def test_the_closes_are_spread_over_the_time_that_was_set(server: Server) -> None:
-    """All clients that reconnect in one moment are a storm for those workers that have just begun."""
+def test_websocket_closes_are_spread(server: Server) -> None:
+    """Clients that all reconnect at once would overload the new workers."""
     spread, count = 4.0, 40
     server.configure(handover_websocket_spread=spread, workers=1)
     server.start()
@@ -170,14 +172,14 @@ def test_the_closes_are_spread_over_the_time_that_was_set(server: Server) -> Non
         return times
 
     times = sorted(asyncio.run(closes()))
-    # by share of the whole time, which is the server's: no quarter of it has much more than its share
+    # relative to the total time, which the server determines: no quarter has far more closes than its share
     whole = times[-1] - times[0]
     quarters = [sum(int((one - times[0]) / whole * 3.999) == quarter for one in times) for quarter in range(4)]
     assert whole > spread / 2
     assert max(quarters) <= count / 2, quarters
 
 
-def test_spread_closes_end_with_the_graceful_timeout(server: Server) -> None:
+def test_websocket_spread_ends_with_graceful_timeout(server: Server) -> None:
     server.configure(handover_websocket_spread=3600, graceful_timeout=2, workers=1)
     server.start()
     with contextlib.ExitStack() as stack:
@@ -191,8 +193,8 @@ def test_spread_closes_end_with_the_graceful_timeout(server: Server) -> None:
     assert "killing it" not in server.log
 
 
-def test_a_busy_websocket_sees_1012_and_no_reset(server: Server) -> None:
-    """A close with unread data in the socket would reset the connection and take the close frame with it."""
+def test_busy_websocket_gets_1012_and_no_reset(server: Server) -> None:
+    """Closing a socket with unread data would reset the connection, and the close frame would be lost."""
     server.start()
 
     async def run() -> list[int]:
@@ -212,7 +214,7 @@ def test_a_busy_websocket_sees_1012_and_no_reset(server: Server) -> None:
                     codes.append(closed.rcvd.code if closed.rcvd else 1006)
 
         floods = [asyncio.create_task(flood(number)) for number in range(len(sent))]
-        # who connects later meets the new worker, which closes nothing
+        # a later connection would reach the new worker, which closes nothing
         while min(sent) < 20:
             await asyncio.sleep(0.01)
         server.signal(signal.SIGHUP)
@@ -222,7 +224,7 @@ def test_a_busy_websocket_sees_1012_and_no_reset(server: Server) -> None:
     assert asyncio.run(run()) == [1012] * 6
 
 
-def test_long_responses_run_until_graceful_timeout_and_no_longer(server: Server) -> None:
+def test_long_responses_run_until_graceful_timeout(server: Server) -> None:
     server.configure(graceful_timeout=3, timeout=2, handover_exit_timeout=60)
     server.start()
     outcome: dict[str, float | str] = {}
@@ -241,8 +243,8 @@ def test_long_responses_run_until_graceful_timeout_and_no_longer(server: Server)
     readers = [threading.Thread(target=read, args=args) for args in (("fits", 2.5), ("long", 3600))]
     for reader in readers:
         reader.start()
-    server.wait_began("fits")
-    server.wait_began("long")
+    server.wait_started("fits")
+    server.wait_started("long")
     began = time.monotonic()
     assert server.reload().returncode == 0
     for reader in readers:
@@ -250,24 +252,24 @@ def test_long_responses_run_until_graceful_timeout_and_no_longer(server: Server)
     assert outcome["fits"] == "whole"
     assert float(outcome["long"]) - began >= 3
     wait_for(lambda: not set(pids) & set(server.children()))
-    # the heartbeat went on: `timeout` is shorter and did not count; nor did the master have to end it
+    # the heartbeat continued, as `timeout` is shorter; nor did the master have to kill the worker
     assert "TIMEOUT" not in server.log
     assert "killing it" not in server.log
 
 
-def test_a_lifespan_that_does_not_end_is_killed(server: Server) -> None:
+def test_hanging_lifespan_shutdown_is_killed(server: Server) -> None:
     server.environ = {"SHUTDOWN_HANGS": "1"}
     server.configure(graceful_timeout=1, handover_exit_timeout=1)
     server.start()
     pids = server.pids()
     assert server.reload().returncode == 0
     wait_for(lambda: not set(pids) & set(server.children()))
-    assert server.log.count("has not gone after 2 s; killing it") == len(pids)
+    assert server.log.count("has not exited after 2 s; killing it") == len(pids)
     assert server.stop() == 0
 
 
-DEAF = """
-async def deaf(scope, query, receive, send):
+UNCANCELLABLE = """
+async def uncancellable(scope, query, receive, send):
     while True:
         try:
             await asyncio.sleep(3600)
@@ -279,33 +281,33 @@ async def deaf(scope, query, receive, send):
                 Path(__file__).with_name("tidied").touch()
                 raise
 
-PATHS["/deaf"] = deaf
+PATHS["/uncancellable"] = uncancellable
 """
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("way", ["goes on", "answers", "tidies up"])
-def test_a_request_that_ignores_its_cancellation_holds_nobody_up(server: Server, way: str, loop: str) -> None:
+@pytest.mark.parametrize("way", ["continues", "answers", "tidies up"])
+def test_uncancellable_request_does_not_delay_exit(server: Server, way: str, loop: str) -> None:
     marker = server.root / "shutdown"
     marker.mkdir()
     server.environ = {"SHUTDOWN_MARKER": str(marker)}
-    folder = server.release("1", after=DEAF)
+    folder = server.release("1", after=UNCANCELLABLE)
     server.configure(workers=1, graceful_timeout=1, handover_exit_timeout=16, handover_loop=loop)
     server.start()
     (worker,) = server.pids()
     connection = server.connect()
-    connection.request("GET", f"/deaf?{urllib.parse.urlencode({'way': way, 'began': 'asked'})}")
-    server.wait_began("asked")
+    connection.request("GET", f"/uncancellable?{urllib.parse.urlencode({'way': way, 'began': 'asked'})}")
+    server.wait_started("asked")
     assert server.reload().returncode == 0
     wait_for(lambda: not alive(worker))
     assert "killing it" not in server.log
-    assert [path.name for path in marker.iterdir()] == [str(worker)]  # the lifespan has had its end
+    assert [path.name for path in marker.iterdir()] == [str(worker)]  # the lifespan shutdown ran
     assert (folder / "tidied").exists() == (way == "tidies up")
-    assert ("ignore their cancellation" in server.log) == (way == "goes on")
+    assert ("ignore their cancellation" in server.log) == (way == "continues")
     assert server.stop() == 0
 
 
-def test_a_stop_runs_the_lifespan_shutdown(server: Server) -> None:
+def test_stop_runs_lifespan_shutdown(server: Server) -> None:
     marker = server.root / "shutdown"
     marker.mkdir()
     server.environ = {"SHUTDOWN_MARKER": str(marker)}
@@ -316,10 +318,10 @@ def test_a_stop_runs_the_lifespan_shutdown(server: Server) -> None:
     assert "STOPPING=1" in server.messages
 
 
-def test_a_stop_gives_the_lifespan_its_own_time_beyond_that_of_requests(server: Server) -> None:
+def test_lifespan_shutdown_gets_exit_timeout(server: Server) -> None:
     marker = server.root / "shutdown"
     marker.mkdir()
-    # longer than requests have, and well within what both have together
+    # longer than graceful_timeout, and well within the sum of both timeouts
     server.environ = {"SHUTDOWN_MARKER": str(marker), "SHUTDOWN_SECONDS": "2.5"}
     server.configure(graceful_timeout=1, handover_exit_timeout=20)
     server.start()
@@ -328,8 +330,8 @@ def test_a_stop_gives_the_lifespan_its_own_time_beyond_that_of_requests(server: 
     assert sorted(path.name for path in marker.glob("*.ended")) == sorted(f"{pid}.ended" for pid in pids)
 
 
-def test_a_stop_with_sockets_of_systemd_loses_nothing(server: Server) -> None:
-    """Two services on one socket: the bridge, in short."""
+def test_stop_with_systemd_sockets_loses_no_request(server: Server) -> None:
+    """Two services on one socket, as in a bridge."""
     server.start()
     other = Server.__new__(Server)
     other.__dict__.update(server.__dict__)
@@ -348,30 +350,30 @@ def test_a_stop_with_sockets_of_systemd_loses_nothing(server: Server) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_recycled_workers_lose_nothing_and_leave_no_gap(server: Server, workers: int) -> None:
+def test_max_requests_loses_no_request(server: Server, workers: int) -> None:
     server.configure(workers=workers, max_requests=80, max_requests_jitter=20)
     server.start()
     first = server.pids()
     loads = [Load("get", share=3, expect='"release": "1"'), Load("fresh", wait=0.2)]
     with Background(server.target, loads, rate=200, fewest=240) as traffic:
-        wait_for(lambda: server.log.count("asks for a successor") >= 3)
+        wait_for(lambda: server.log.count("asks to be replaced") >= 3)
     assert traffic.summary.failed == {}, traffic.summary.failures
     wait_for(lambda: len(server.pids()) == workers and not set(first) & set(server.pids()))
 
 
-def test_a_worn_worker_serves_on_while_the_code_is_bad(server: Server) -> None:
+def test_worker_past_max_requests_serves_while_code_is_broken(server: Server) -> None:
     server.configure(workers=1, max_requests=20)
     server.start()
     pid = server.pids()[0]
     server.release("bad", "raise RuntimeError('bad')")
-    server.point("bad")
+    server.set_current("bad")
     with Background(server.target, [Load("get")], rate=50, fewest=50) as traffic:
         wait_for(lambda: server.log.count("failed to boot: RuntimeError: bad") >= 2)
     assert traffic.summary.failed == {}, traffic.summary.failures
     assert server.pids() == [pid]
 
 
-def test_a_smaller_pool_drains_too(server: Server) -> None:
+def test_ttou_drains_workers(server: Server) -> None:
     server.configure(keepalive=60)
     server.start()
     connections = [server.connect() for _ in range(6)]
@@ -387,25 +389,25 @@ def test_a_smaller_pool_drains_too(server: Server) -> None:
     assert all(connection.get().status == 200 for connection in connections)
 
 
-def test_workers_go_when_their_master_is_killed(server: Server) -> None:
+def test_workers_drain_when_master_is_killed(server: Server) -> None:
     server.start()
     pids = server.pids()
     connection = server.connect()
     connection.request("GET", "/slow?until=end&began=slow")
-    server.wait_began("slow")
+    server.wait_started("slow")
     server.signal(signal.SIGKILL)
     wait_for(lambda: not any(server.accepts(pid) for pid in pids), what="the drain")
     (server.current / "src/end").touch()
     assert connection.getresponse().status == 200
     wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
-    # what came meanwhile waits on the socket
+    # a connection made in the meantime waits in the socket's queue
     waiting = server.connect()
     waiting.connect()
     server.start()
     assert waiting.get().status == 200
 
 
-def test_a_hanging_worker_is_replaced(server: Server) -> None:
+def test_hanging_worker_is_replaced(server: Server) -> None:
     server.configure(timeout=1, workers=1)
     server.start()
     pid = server.pids()[0]
@@ -416,23 +418,21 @@ def test_a_hanging_worker_is_replaced(server: Server) -> None:
 
 @pytest.mark.parametrize("http_parser", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_request_that_came_while_the_worker_stood_still_is_answered(
-    server: Server, http_parser: str, loop: str
-) -> None:
-    """Its keep-alive has ended by then, a request unread in the socket: what does the event loop look at first?"""
+def test_request_received_while_loop_is_blocked_is_answered(server: Server, http_parser: str, loop: str) -> None:
+    """The keep-alive timeout has expired by then, with a request unread in the socket: the loop must read it first."""
     server.configure(handover_http=http_parser, handover_loop=loop, workers=1, keepalive=2)
     server.start()
     kept, blocking = server.connect(), server.connect()
     kept.get()
     blocking.request("GET", "/block?seconds=4&began=block")
-    server.wait_began("block")
+    server.wait_started("block")
     kept.request("GET", "/")
     response = kept.getresponse()
     assert response.status == 200
     assert response.getheader("connection") is None
 
 
-def test_an_idle_connection_is_closed_after_keepalive(server: Server) -> None:
+def test_idle_connection_is_closed_after_keepalive(server: Server) -> None:
     server.configure(keepalive=1)
     server.start()
     kept = server.connect()

@@ -1,4 +1,4 @@
-"""How a worker ends: quick in a stop, whatever the application has forked or watches, and whoever doesn't read."""
+"""How workers exit: quickly in a stop, whatever the application has forked, and with clients that don't read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _atexit.register(_linger)
 
 
 @pytest.mark.parametrize("way", ["stop", "reload", "reload and stop"])
-def test_only_a_replaced_worker_is_nice_as_it_ends(server: Server, way: str) -> None:
+def test_only_replaced_worker_exits_at_low_priority(server: Server, way: str) -> None:
     folder = server.root / "niceness"
     folder.mkdir()
     usual = os.getpriority(os.PRIO_PROCESS, 0)
@@ -64,13 +64,13 @@ FORKS = {
     "daemon": "multiprocessing.get_context('fork').Process(target=idle, daemon=True).start()",
     "process": "multiprocessing.get_context('fork').Process(target=idle).start()",
     "fork": "if os.fork() == 0:\n        idle()",
-    "deaf": "multiprocessing.get_context('fork').Process(target=idle, args=(True,), daemon=True).start()",
+    "ignores SIGTERM": "multiprocessing.get_context('fork').Process(target=idle, args=(True,), daemon=True).start()",
 }
 FORKING = """
 import multiprocessing, signal as _signal
 
-def idle(deaf=False):
-    if deaf:
+def idle(ignore_sigterm=False):
+    if ignore_sigterm:
         _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)
     Path(os.environ["FORKED"], str(os.getpid())).touch()
     while True:
@@ -87,14 +87,14 @@ PATHS["/fork"] = forking
 def descriptors(pid: int) -> list[str]:
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             found.append(os.readlink(path))
     return sorted(found)
 
 
 @pytest.mark.parametrize("way", ["stop", "reload", "kill"])
 @pytest.mark.parametrize("how", FORKS)
-def test_what_the_application_forked_ends_with_its_worker(server: Server, how: str, way: str) -> None:
+def test_forked_process_ends_with_its_worker(server: Server, how: str, way: str) -> None:
     folder = server.root / "forked"
     folder.mkdir()
     server.environ = {"FORKED": str(folder)}
@@ -121,7 +121,7 @@ def test_what_the_application_forked_ends_with_its_worker(server: Server, how: s
             os.kill(child, signal.SIGKILL)
 
 
-def test_a_signal_to_what_the_application_forked_is_not_the_worker_s(server: Server) -> None:
+def test_signal_to_forked_process_does_not_reach_worker(server: Server) -> None:
     folder = server.root / "forked"
     folder.mkdir()
     server.environ = {"FORKED": str(folder)}
@@ -138,9 +138,7 @@ def test_a_signal_to_what_the_application_forked_is_not_the_worker_s(server: Ser
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_what_waits_to_be_accepted_is_answered_when_no_socket_unit_keeps_it(
-    server: Server, kind: str, loop: str
-) -> None:
+def test_stop_answers_queued_connections_without_socket_unit(server: Server, kind: str, loop: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -175,7 +173,7 @@ def test_what_waits_to_be_accepted_is_answered_when_no_socket_unit_keeps_it(
     assert server.stop() == 0
 
 
-def test_a_worker_keeps_no_descriptor_of_the_master_s(server: Server) -> None:
+def test_worker_inherits_no_descriptor_of_reload(server: Server) -> None:
     server.start()
 
     def held() -> list[list[str]]:
@@ -203,9 +201,9 @@ PATHS["/sse"] = sse
 """
 
 
-# the newest version looks for the owner of the signal handler; the oldest replaces Server.handle_exit
+# the newest sse-starlette inspects the signal handler; the oldest replaces Server.handle_exit
 @pytest.mark.parametrize("way", ["stop", "reload", "term worker"])
-def test_server_sent_events_have_the_whole_drain(server: Server, way: str) -> None:
+def test_server_sent_events_run_until_graceful_timeout(server: Server, way: str) -> None:
     server.release("1", after=STREAMING)
     server.configure(graceful_timeout=4, handover_exit_timeout=20)
     server.start()
@@ -253,9 +251,7 @@ async def websocket(receive, send):
 
 @pytest.mark.parametrize("way", ["stop", "reload"])
 @pytest.mark.parametrize("implementation", ["websockets", "auto"])
-def test_a_websocket_client_that_does_not_read_ends_within_graceful_timeout(
-    server: Server, implementation: str, way: str
-) -> None:
+def test_websocket_that_does_not_read_ends_with_graceful_timeout(server: Server, implementation: str, way: str) -> None:
     (server.root / "legacy.py").write_text(LEGACY % implementation)
     server.release("1", after=FLOOD)
     server.configure(

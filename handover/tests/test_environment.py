@@ -1,4 +1,4 @@
-"""The environment file: what systemd and this package must read alike."""
+"""The environment file, which systemd and this package must parse alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALUES = st.text(st.characters(exclude_characters="\n\0", exclude_categories=["C
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=8))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) -> None:
+def test_written_lines_are_read_back(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) -> None:
     path = tmp_path_factory.getbasetemp() / "environment"
     lines = [environment.line(name, value) for name, value in variables.items()]
     path.write_bytes("\n# a comment\n".join(["", *lines, ""]).encode())
@@ -39,7 +39,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, varia
         'NAME="hunter2" # comment',
     ],
 )
-def test_a_line_out_of_form_is_refused_by_number_and_without_its_value(tmp_path: Path, line: str) -> None:
+def test_invalid_line_is_reported_by_number_without_value(tmp_path: Path, line: str) -> None:
     path = tmp_path / "environment"
     path.write_text(f'GOOD="1"\n\n{line}\n')
     with pytest.raises(environment.EnvironmentFileError, match="line 3") as error:
@@ -48,19 +48,19 @@ def test_a_line_out_of_form_is_refused_by_number_and_without_its_value(tmp_path:
 
 
 @pytest.mark.parametrize(("name", "value"), [("A B", "x"), ("", "x"), ("A", "line\nbreak"), ("A", "\0")])
-def test_what_no_line_can_hold_is_refused(name: str, value: str) -> None:
+def test_unrepresentable_variable_is_refused(name: str, value: str) -> None:
     with pytest.raises(environment.EnvironmentFileError):
         environment.line(name, value)
 
 
-def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "environment"
     path.write_bytes(b'NAME="\xff"\n')
     with pytest.raises(environment.EnvironmentFileError, match="UTF-8"):
         environment.read(path)
 
 
-def test_credentials_are_exported_by_name(tmp_path: Path) -> None:
+def test_credentials_are_exported(tmp_path: Path) -> None:
     (tmp_path / "SECRET").write_bytes(b"one\ntwo\n")
     (tmp_path / "BYTES").write_bytes(b"\xff")
     (tmp_path / "tls.key").write_bytes(b"-")
@@ -71,7 +71,7 @@ def test_credentials_are_exported_by_name(tmp_path: Path) -> None:
     assert environment.export_credentials({}) == frozenset()
 
 
-def test_a_credential_with_a_nul_is_refused(tmp_path: Path) -> None:
+def test_credential_with_nul_is_refused(tmp_path: Path) -> None:
     (tmp_path / "SECRET").write_bytes(b"a\0b")
     with pytest.raises(environment.EnvironmentFileError, match="SECRET"):
         environment.credentials(str(tmp_path))

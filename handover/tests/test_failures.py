@@ -1,4 +1,4 @@
-"""An application that raises: what becomes of the connection, which a proxy shares among its clients."""
+"""What an application's exceptions do to the connection, which a proxy shares between its clients."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ pytestmark = [pytest.mark.versions, pytest.mark.parametrize("http_parser", ["htt
 
 
 @pytest.mark.parametrize("stream", ["", "&stream=1"])
-def test_a_failure_after_the_response_costs_no_other_request(server: Server, http_parser: str, stream: str) -> None:
+def test_exception_after_response_affects_no_other_request(server: Server, http_parser: str, stream: str) -> None:
     server.configure(handover_http=http_parser, workers=1)
     server.start()
     connection = server.connect()
     connection.connect()
     sock = connection.sock
-    # it fails before the next request comes, and while the next one runs
+    # it fails before the next request, and while the next request runs
     for seconds, follower in (("0", "/"), ("0.3", "/slow?seconds=0.8")):
         identifier = f"fails-after-{seconds}"
         connection.request("GET", f"/fail-after?seconds={seconds}{stream}", headers={"X-Request-ID": identifier})
@@ -36,7 +36,7 @@ def test_a_failure_after_the_response_costs_no_other_request(server: Server, htt
             found = [json.loads(line) for line in server.log.splitlines()]
             return [entry for entry in found if entry.get("request_id") == of]
 
-        # a line is written after its response has been
+        # a line is written after its response
         wait_for(lambda: len(entries()) >= 2, what="the lines of the error and of the request")
         error, access = entries()
         assert (error["logger"], error["level"]) == ("uvicorn.error", "error")
@@ -46,8 +46,8 @@ def test_a_failure_after_the_response_costs_no_other_request(server: Server, htt
 
 
 @pytest.mark.parametrize("query", ["", "?length=1"])
-def test_a_failure_amid_the_response_ends_the_connection(server: Server, http_parser: str, query: str) -> None:
-    """Nothing else would tell the client that there is no more to come."""
+def test_exception_during_response_closes_connection(server: Server, http_parser: str, query: str) -> None:
+    """Nothing else tells the client that the response is incomplete."""
     server.configure(handover_http=http_parser, workers=1)
     server.start()
     connection = server.connect()

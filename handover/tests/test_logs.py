@@ -1,4 +1,4 @@
-"""The logs: every line parses, whatever the application does to logging."""
+"""The logs: every line can be parsed, whatever logging the application configures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logging.config.dictConfig({
 """
 
 
-# how long the library takes to make examples is no matter
+# generating the examples may be slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
@@ -54,7 +54,7 @@ logging.config.dictConfig({
     ),
     st.floats(0, 4e9),
 )
-def test_an_access_line_is_what_json_makes_of_its_fields(fields: dict[str, Any], moment: float) -> None:
+def test_access_line_is_json_of_its_fields(fields: dict[str, Any], moment: float) -> None:
     formatter = logs.JsonFormatter()
     line = formatter.access(moment, fields)
     assert "\n" not in line
@@ -64,10 +64,10 @@ def test_an_access_line_is_what_json_makes_of_its_fields(fields: dict[str, Any],
     assert {name: found[name] for name in fields} == plain
 
 
-@pytest.mark.parametrize("said", [{}, {"trace_id": None}, {"trace_id": "4bf92f35"}])
-def test_a_line_of_a_traced_request_names_its_trace(said: dict[str, str | None]) -> None:
-    line = json.loads(logs.JsonFormatter().format(logging.makeLogRecord({"msg": "hello", **said})))
-    assert {key: value for key, value in line.items() if key == "trace_id"} == {k: v for k, v in said.items() if v}
+@pytest.mark.parametrize("extra", [{}, {"trace_id": None}, {"trace_id": "4bf92f35"}])
+def test_line_contains_trace_id(extra: dict[str, str | None]) -> None:
+    line = json.loads(logs.JsonFormatter().format(logging.makeLogRecord({"msg": "hello", **extra})))
+    assert {key: value for key, value in line.items() if key == "trace_id"} == {k: v for k, v in extra.items() if v}
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
@@ -128,10 +128,10 @@ def test_every_line_is_json(server: Server, code: str) -> None:
     assert all(isinstance(entry, dict) for entry in lines(server))
 
 
-def test_a_failed_boot_is_json_too(server: Server) -> None:
+def test_failed_boot_is_logged_as_json(server: Server) -> None:
     server.start()
     server.release("bad", "def broken(:")
-    server.point("bad")
+    server.set_current("bad")
     server.reload()
     server.configure("raise ValueError('bad')")
     server.reload()
@@ -139,7 +139,7 @@ def test_a_failed_boot_is_json_too(server: Server) -> None:
     assert any("ValueError: bad" in line["message"] for line in lines(server) if "message" in line)
 
 
-def test_websockets_and_clients_that_leave_are_logged(server: Server) -> None:
+def test_websockets_and_disconnects_are_logged(server: Server) -> None:
     server.start()
     with unix_connect(str(server.socket), "ws://localhost/chat") as websocket:
         websocket.send("x")
@@ -150,12 +150,12 @@ def test_websockets_and_clients_that_leave_are_logged(server: Server) -> None:
     connection.putrequest("POST", "/echo?began=echo")
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"only this")
-    server.wait_began("echo")
+    server.wait_started("echo")
     connection.close()
     assert access(server, "/echo")["status"] == 499
 
 
-def test_text_for_people_stays_on_one_line(server: Server) -> None:
+def test_text_format_escapes_control_characters(server: Server) -> None:
     server.configure(handover_log_format="text")
     server.start()
     connection = server.connect()
@@ -165,7 +165,7 @@ def test_text_for_people_stays_on_one_line(server: Server) -> None:
     assert "GET /\\nforged\\x1b[31m HTTP/1.1 404" in line
 
 
-def test_the_access_log_can_be_off_or_in_a_file(server: Server) -> None:
+def test_access_log_can_be_disabled_or_a_file(server: Server) -> None:
     path = server.root / "access.log"
     server.configure(accesslog=str(path))
     server.start()
@@ -174,11 +174,11 @@ def test_the_access_log_can_be_off_or_in_a_file(server: Server) -> None:
     server.configure(accesslog=None)
     assert server.reload().returncode == 0
     server.get("/echo")
-    assert server.stop() == 0  # a worker writes what it has before it ends
+    assert server.stop() == 0  # a worker writes its pending lines before it exits
     assert "/echo" not in path.read_text() + server.log
 
 
-def test_requests_that_end_together_have_a_line_each(server: Server) -> None:
+def test_simultaneous_requests_have_one_line_each(server: Server) -> None:
     server.configure(keepalive=60)
     server.start()
     names = [f"together-{number}" for number in range(60)]

@@ -1,4 +1,4 @@
-"""A reload: what it brings, what it survives, and what it leaves alone when it fails."""
+"""Reloads: what they apply, what they survive, and that a failed one changes nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LOADS = [
 
 
 @pytest.mark.versions
-def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Server) -> None:
-    server.configure(keepalive=10)  # a machine that stands still for a second must not look like a client that idles
+def test_reload_under_load_loses_no_request(server: Server) -> None:
+    server.configure(keepalive=10)  # if the machine stalls for a second, clients must not look idle
     server.start()
     with Background(server.target, LOADS, rate=300, fewest=1000) as traffic:
         for name in ("2", "3", "4", "5", "6", "7"):
             server.release(name)
-            server.point(name)
+            server.set_current(name)
             done = server.reload()
             assert (done.returncode, done.stderr) == (0, "")
             assert f"release {name} serves" in done.stdout
@@ -45,7 +45,7 @@ def test_reload_under_load_loses_nothing_and_serves_the_new_release(server: Serv
 @pytest.mark.versions
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_no_parser_and_no_event_loop_loses_a_request(server: Server, http: str, loop: str) -> None:
+def test_reload_loses_no_request_with_each_parser_and_loop(server: Server, http: str, loop: str) -> None:
     server.configure(handover_http=http, handover_loop=loop, keepalive=10)
     server.start()
     with Background(server.target, LOADS, rate=250, fewest=250) as traffic:
@@ -55,22 +55,22 @@ def test_no_parser_and_no_event_loop_loses_a_request(server: Server, http: str, 
 
 
 @pytest.mark.versions
-def test_a_worker_keeps_to_its_release_in_what_it_imports_and_reads_late(server: Server) -> None:
-    """From when `current` has moved until a worker of before ends, which a broken release may let be long."""
+def test_old_worker_imports_and_reads_from_its_own_release(server: Server) -> None:
+    """From the move of `current` until the old worker exits, which takes long if the new release is broken."""
 
-    def bring(name: str) -> None:
+    def make_release(name: str) -> None:
         source = server.release(name, before="import parts")
         (source / "parts").mkdir()
         (source / "parts/__init__.py").touch()
         (source / "parts/late.py").write_text(f"NAME = {name!r}")
         (source / "late.txt").write_text(name)
 
-    bring("2")
-    bring("3")
+    make_release("2")
+    make_release("3")
     (server.root / "releases/3/src/main.py").write_text("def (")
-    server.point("2")
+    server.set_current("2")
     server.start()
-    server.point("3")
+    server.set_current("3")
     assert server.reload().returncode == 1
     assert server.get("/late") == {"module": "2", "file": "2"}
     server.release("3", before="import parts")
@@ -79,7 +79,7 @@ def test_a_worker_keeps_to_its_release_in_what_it_imports_and_reads_late(server:
 
 
 BROKEN: dict[str, tuple[str, str, str]] = {
-    # case: lines before, lines after, what the message must say
+    # case: lines before, lines after, text that the message must contain
     "syntax error": ("", "def (", "SyntaxError"),
     "missing dependency": ("import no_such_package", "", "No module named 'no_such_package'"),
     "missing name": ("", "del application", "application"),
@@ -110,7 +110,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_release_changes_nothing(server: Server, case: str) -> None:
+def test_reload_of_broken_release_changes_nothing(server: Server, case: str) -> None:
     before, after, reason = BROKEN[case]
     server.configure(handover_boot_timeout=3)
     server.start()
@@ -118,7 +118,7 @@ def test_a_broken_release_changes_nothing(server: Server, case: str) -> None:
     loads = [Load("get", expect='"release":'), Load("post", "/echo", expect="1000"), Load("fresh", wait=0.2)]
     with Background(server.target, loads, rate=150, fewest=150) as traffic:
         server.release("bad", before, after)
-        server.point("bad")
+        server.set_current("bad")
         done = server.reload()
         assert done.returncode == 1
         assert reason in done.stderr
@@ -128,11 +128,11 @@ def test_a_broken_release_changes_nothing(server: Server, case: str) -> None:
         assert reason in server.status["reload"]["error"]
         assert "Reload 1 failed" in server.log
         server.release("2")
-        server.point("2")
+        server.set_current("2")
         assert server.reload().returncode == 0
         assert server.get()["release"] == "2"
     assert traffic.summary.failed == {}, traffic.summary.failures
-    wait_for(lambda: len(server.children()) == 2, what="no process of the failed generation is left")
+    wait_for(lambda: len(server.children()) == 2, what="the exit of the failed generation")
 
 
 def _bad_configuration(server: Server) -> str:
@@ -171,12 +171,12 @@ def _no_configuration(server: Server) -> str:
 
 
 def _dangling(server: Server) -> str:
-    server.point("missing")
+    server.set_current("missing")
     return "chdir"
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "break_configuration",
     [
         _bad_configuration,
         _bad_setting,
@@ -188,37 +188,39 @@ def _dangling(server: Server) -> str:
         _dangling,
     ],
 )
-def test_a_bad_configuration_changes_nothing(server: Server, spoil: Callable[[Server], str]) -> None:
+def test_reload_of_bad_configuration_changes_nothing(
+    server: Server, break_configuration: Callable[[Server], str]
+) -> None:
     server.configure(handover_boot_timeout=3)
     server.start()
     pids = server.pids()
     with Background(server.target, [Load("get")], rate=100, fewest=100) as traffic:
-        reason = spoil(server)
+        reason = break_configuration(server)
         done = server.reload()
         assert done.returncode == 1
         assert reason in done.stderr
         assert server.pids() == pids
         server.configure(workers=3)
-        server.point("1")
+        server.set_current("1")
         assert server.reload().returncode == 0
         assert len(server.pids()) == 3
     assert traffic.summary.failed == {}, traffic.summary.failures
 
 
 @pytest.mark.versions
-def test_a_failed_generation_leaves_the_old_configuration_in_force(server: Server) -> None:
+def test_failed_reload_restores_configuration(server: Server) -> None:
     server.configure(raw_env=["GREETING=old"])
     server.start()
     server.release("bad", "raise RuntimeError('broken')")
-    server.point("bad")
+    server.set_current("bad")
     server.configure(raw_env=["GREETING=new", "EXTRA=1"], workers=4, handover_boot_nice=0)
     assert server.reload().returncode == 1
     assert server.status["workers_wanted"] == 2
-    # a successor of an old worker has the old configuration, though it imports what is on disk
-    server.point("1")
+    # the replacement of an old worker has the old configuration, although it imports what is on disk
+    server.set_current("1")
     killed = server.pids()[0]
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len(server.pids()) == 2 and killed not in server.pids(), what="a successor")
+    wait_for(lambda: len(server.pids()) == 2 and killed not in server.pids(), what="the replacement")
     for _ in range(8):
         environment = server.get("/environment")
         assert environment["GREETING"] == "old"
@@ -226,7 +228,7 @@ def test_a_failed_generation_leaves_the_old_configuration_in_force(server: Serve
 
 
 @pytest.mark.versions
-def test_plain_variables_come_with_a_reload_and_go_with_one(server: Server) -> None:
+def test_reload_sets_and_unsets_variables(server: Server) -> None:
     server.configure(raw_env=["GREETING=one", "GONE=1"])
     server.environ = {"GREETING": "inherited"}
     server.start()
@@ -241,18 +243,18 @@ def test_plain_variables_come_with_a_reload_and_go_with_one(server: Server) -> N
     assert server.get()["greeting"] == "inherited"
 
 
-def test_modules_removed_in_the_new_release_are_gone(server: Server) -> None:
+def test_module_removed_in_new_release_is_not_importable(server: Server) -> None:
     (server.root / "releases/1/src/extra.py").write_text("")
     server.release("1", "import extra")
     server.start()
     server.release("2", "try:\n    import extra\nexcept ImportError:\n    extra = None", "RELEASE = str(extra)")
-    server.point("2")
+    server.set_current("2")
     assert server.reload().returncode == 0
     assert server.get()["release"] == "None"
 
 
 @pytest.mark.versions
-def test_site_packages_of_the_new_release_are_used(server: Server) -> None:
+def test_reload_uses_site_packages_of_new_release(server: Server) -> None:
     """As in production: `current/venv/bin/python` and PYTHONPATH=`current/server`."""
     import subprocess
     import sys
@@ -272,36 +274,36 @@ def test_site_packages_of_the_new_release_are_used(server: Server) -> None:
     server.python = str(server.current / "venv/bin/python")
     server.start()
     assert server.get()["release"] == "dependency 1"
-    server.point("2")
+    server.set_current("2")
     assert server.reload().returncode == 0
     assert {server.get()["release"] for _ in range(6)} == {"dependency 2"}
 
 
 @pytest.mark.versions
-def test_a_second_hup_during_a_reload_brings_one_more(server: Server) -> None:
+def test_hups_during_reload_cause_one_more_reload(server: Server) -> None:
     server.start()
-    server.release("2", server.hold("2"))
-    server.point("2")
+    server.release("2", server.block_import("2"))
+    server.set_current("2")
     server.signal(signal.SIGHUP)
     wait_for(lambda: server.pids("booting"))
     server.release("3")
-    server.point("3")
+    server.set_current("3")
     for number in range(2, 7):
         server.signal(signal.SIGHUP)
         wait_for(lambda number=number: server.log.count("Reload requested") == number)  # type: ignore[misc]
-    server.let_go("2")
+    server.unblock_import("2")
     wait_for(lambda: (server.status["reload"] or {}).get("number") == 2)
-    server.pass_loop()
+    server.wait_for_loop()
     assert server.status["reload_under_way"] is None
     assert server.status["reload"]["number"] == 2
     assert server.status["generation"] == 3
     assert server.get()["release"] == "3"
 
 
-def test_callers_that_reload_at_once_all_learn_a_true_outcome(server: Server) -> None:
+def test_concurrent_reload_commands_all_succeed(server: Server) -> None:
     server.start()
     server.release("2", "import time; time.sleep(0.3)")
-    server.point("2")
+    server.set_current("2")
     codes: list[int] = []
     callers = [threading.Thread(target=lambda: codes.append(server.reload().returncode)) for _ in range(4)]
     for caller in callers:
@@ -314,11 +316,11 @@ def test_callers_that_reload_at_once_all_learn_a_true_outcome(server: Server) ->
 
 @pytest.mark.versions
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals) -> None:
+def test_master_stops_during_reload(server: Server, number: signal.Signals) -> None:
     server.configure(graceful_timeout=3600)
     server.start()
     server.release("2", "import time; time.sleep(3600)")
-    server.point("2")
+    server.set_current("2")
     server.signal(signal.SIGHUP)
     wait_for(lambda: len(server.children()) == 4)
     pids = server.children()
@@ -328,16 +330,16 @@ def test_the_master_stops_during_a_reload(server: Server, number: signal.Signals
 
 
 @pytest.mark.versions
-def test_the_size_changes_during_a_reload(server: Server) -> None:
+def test_number_of_workers_changes_during_reload(server: Server) -> None:
     server.start()
-    server.release("2", server.hold("2"))
-    server.point("2")
+    server.release("2", server.block_import("2"))
+    server.set_current("2")
     server.signal(signal.SIGHUP)
-    # the configuration is loaded by then: as with Gunicorn, its number of workers replaces what signals had changed
+    # wait until the configuration is loaded: as in Gunicorn, its number of workers replaces what signals have set
     wait_for(lambda: server.pids("booting"))
     server.signal(signal.SIGTTIN)
     wait_for(lambda: server.status["workers_wanted"] == 3)
-    server.let_go("2")
+    server.unblock_import("2")
     wait_for(lambda: server.status["reload"])
     assert server.status["reload"]["outcome"] == "ok"
     assert len(server.pids()) == 3
@@ -352,10 +354,10 @@ def sockets(pid: int) -> int:
 
 
 @pytest.mark.versions
-def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Server) -> None:
+def test_reload_survives_killed_workers(server: Server) -> None:
     server.start()
-    server.release("2", server.hold("2"))
-    server.point("2")
+    server.release("2", server.block_import("2"))
+    server.set_current("2")
     old = server.pids()
     quiet = sockets(old[0])
     with Background(server.target, [Load("get")], rate=100, fewest=100) as traffic:
@@ -367,36 +369,36 @@ def test_workers_of_both_generations_may_be_killed_during_a_reload(server: Serve
         assert server.pids() == old
         server.signal(signal.SIGHUP)
         wait_for(lambda: server.pids("booting"))
-        # standing still, it takes no more than it has
+        # while stopped, it accepts no more connections
         os.kill(old[0], signal.SIGSTOP)
         wait_for(lambda: Path(f"/proc/{old[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         held = sockets(old[0]) - quiet
         os.kill(old[0], signal.SIGKILL)
-        server.let_go("2")
+        server.unblock_import("2")
         wait_for(lambda: server.status["reload"]["number"] == 2)
         assert server.status["reload"]["outcome"] == "ok"
-    # the connections of the one that was killed, and nothing else
+    # only the connections of the killed worker
     assert traffic.summary.failed_total <= held, traffic.summary.failures
     assert set(traffic.summary.failed) <= {"reset", "no answer", "cut", "broken pipe"}
     assert len(server.pids()) == 2
 
 
-def test_new_workers_serve_at_once_when_no_old_one_is_left(server: Server) -> None:
+def test_new_workers_serve_immediately_without_old_ones(server: Server) -> None:
     server.start()
-    server.release("2", server.hold("2"))
-    server.point("2")
+    server.release("2", server.block_import("2"))
+    server.set_current("2")
     server.signal(signal.SIGHUP)
     wait_for(lambda: server.pids("booting"))
     for pid in server.pids():
         os.kill(pid, signal.SIGKILL)
-    server.let_go("2")
+    server.unblock_import("2")
     assert server.get()["release"] == "2"
     wait_for(lambda: server.status["reload"])
     assert server.status["reload"]["outcome"] == "ok"
 
 
 @pytest.mark.versions
-def test_no_request_reaches_a_new_generation_before_it_is_complete(server: Server) -> None:
+def test_incomplete_generation_gets_no_request(server: Server) -> None:
     server.configure(workers=3)
     server.start()
     source = server.release("2")
@@ -408,7 +410,7 @@ def test_no_request_reaches_a_new_generation_before_it_is_complete(server: Serve
         "with P(__file__).with_name('count').open('a') as f: f.write('x')\n"
         "if len(P(__file__).with_name('count').read_text()) == 3: raise RuntimeError('third')",
     )
-    server.point("2")
+    server.set_current("2")
     served = set()
     stop = threading.Event()
 
@@ -427,35 +429,35 @@ def test_no_request_reaches_a_new_generation_before_it_is_complete(server: Serve
 
 
 @pytest.mark.versions
-def test_a_dying_worker_while_the_code_is_bad_does_not_end_the_master(server: Server) -> None:
+def test_master_retries_boot_while_code_is_broken(server: Server) -> None:
     server.start()
     server.release("bad", "raise RuntimeError('still bad')")
-    server.point("bad")
+    server.set_current("bad")
     assert server.reload().returncode == 1
     killed, left = server.pids()
     before = server.log
     os.kill(killed, signal.SIGKILL)
-    tries = re.compile(r"Trying again in ([0-9.]+) s")
+    tries = re.compile(r"Retrying in ([0-9.]+) s")
     wait_for(lambda: len(tries.findall(server.log.removeprefix(before))) == 3)
     assert server.pids() == [left]
     assert tries.findall(server.log.removeprefix(before)) == ["1", "2", "4"]
     assert server.get()["pid"] == left
     server.release("2")
-    server.point("2")
+    server.set_current("2")
     assert server.reload().returncode == 0
     assert len(server.pids()) == 2
 
 
 @pytest.mark.versions
-def test_a_killed_worker_is_replaced_without_a_pause(server: Server) -> None:
+def test_killed_worker_is_replaced_immediately(server: Server) -> None:
     server.start()
     killed = server.pids()[0]
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: killed not in server.pids() and len(server.pids()) == 2)
-    assert "Trying again" not in server.log
+    assert "Retrying" not in server.log
 
 
-def test_workers_that_fail_together_are_waited_for_as_one(server: Server) -> None:
+def test_simultaneous_failures_back_off_once(server: Server) -> None:
     server.configure(workers=3, handover_boot_at_once=3)
     server.release("1", "import pathlib\nassert not pathlib.Path(__file__).with_name('broken').exists()")
     server.start()
@@ -463,12 +465,12 @@ def test_workers_that_fail_together_are_waited_for_as_one(server: Server) -> Non
     for pid in server.pids():
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: server.log.count("failed to boot") >= 6)
-    # after the deaths, and after each of two rounds of three boots
-    assert re.findall(r"Trying again in ([0-9.]+) s", server.log) == ["1", "2", "4"]
+    # after the kills, and after each of two rounds of three boots
+    assert re.findall(r"Retrying in ([0-9.]+) s", server.log) == ["1", "2", "4"]
 
 
 @pytest.mark.versions
-def test_a_new_address_needs_a_restart(server: Server) -> None:
+def test_reload_refuses_new_bind_address(server: Server) -> None:
     # without sockets from systemd
     server.listeners.clear()
     server.socket.unlink()
@@ -481,20 +483,20 @@ def test_a_new_address_needs_a_restart(server: Server) -> None:
     assert server.get()["release"] == "1"
 
 
-def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> None:
+def test_only_booting_workers_have_low_priority(server: Server) -> None:
     thread = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
-    server.release("2", f"{thread}\n{server.hold('2')}")
+    server.release("2", f"{thread}\n{server.block_import('2')}")
     server.start()
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     normal = server.get("/priority")
-    server.point("2")
+    server.set_current("2")
     server.signal(signal.SIGHUP)
     booting = wait_for(lambda: server.pids("booting"))[0]
     wait_for(lambda: os.getpriority(os.PRIO_PROCESS, booting) == 19)
     wait_for(lambda: session_niceness(booting) in (19, None))
     with open(f"/proc/{booting}/oom_score_adj") as file:
         assert int(file.read()) == min(1000, normal["oom"] + 500)
-    server.let_go("2")
+    server.unblock_import("2")
     wait_for(lambda: server.status["reload"])
     served = server.get("/priority")
     assert len(served["threads"]) > 1
@@ -505,8 +507,8 @@ def test_booting_workers_are_nice_and_serving_ones_are_not(server: Server) -> No
 
 
 def session_niceness(pid: int) -> int | None:
-    """That of the group that the kernel makes of a session (sched(7)); None where it makes none, as for a session that
-    is as old as the machine: its file is empty."""
+    """The niceness of a session's autogroup (sched(7)); None without one. The file is empty for a session as old as
+    the machine."""
     try:
         group = Path(f"/proc/{pid}/autogroup").read_text().split()
     except FileNotFoundError:
@@ -514,17 +516,17 @@ def session_niceness(pid: int) -> int | None:
     return int(group[-1]) if group else None
 
 
-def test_a_successor_of_a_killed_worker_is_not_slowed(server: Server) -> None:
+def test_replacement_of_killed_worker_boots_at_normal_priority(server: Server) -> None:
     server.start()
-    server.release("1", server.hold("1"))
+    server.release("1", server.block_import("1"))
     os.kill(server.pids()[0], signal.SIGKILL)
     booting = wait_for(lambda: server.pids("booting"))[0]
-    server.pass_loop()
+    server.wait_for_loop()
     assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_timeout_does_not_count_while_a_generation_boots(server: Server) -> None:
-    """Neither for the worker that imports nor for one that waits for the others."""
+def test_timeout_does_not_apply_to_booting_workers(server: Server) -> None:
+    """Neither for a worker that imports nor for one that waits for the others."""
     server.configure(timeout=1)
     server.release("1", "import time; time.sleep(1.3)")
     server.start()
@@ -533,12 +535,12 @@ def test_timeout_does_not_count_while_a_generation_boots(server: Server) -> None
     assert "TIMEOUT" not in server.log
 
 
-def test_niceness_can_be_turned_off(server: Server) -> None:
+def test_boot_nice_0_keeps_niceness(server: Server) -> None:
     server.configure(handover_boot_nice=0)
-    server.release("2", server.hold("2"))
+    server.release("2", server.block_import("2"))
     server.start()
-    server.point("2")
+    server.set_current("2")
     server.signal(signal.SIGHUP)
     booting = wait_for(lambda: server.pids("booting"))[0]
-    server.pass_loop()
+    server.wait_for_loop()
     assert os.getpriority(os.PRIO_PROCESS, booting) == os.getpriority(os.PRIO_PROCESS, 0)

@@ -1,4 +1,4 @@
-"""What a service may use of the machine, by the control groups that it is in."""
+"""The processors and memory that a service may use, according to its control groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gunicorn_handover import resources
 
 GIB = 2**30
 OWN = "/machine/links"
-UNLIMITED = 9223372036854771712  # as version 1 has it
+UNLIMITED = 9223372036854771712  # in version 1
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
     "32 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
@@ -23,7 +23,7 @@ HYBRID = V1 + "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Makes the root of a machine with 8 processors and 16 GiB."""
+    """Creates the root folder of a machine with 8 processors and 16 GiB."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
 
     def make(mounts: str, groups: str, files: dict[str, object]) -> str:
@@ -58,12 +58,12 @@ def v1(quota: int, memory: int, group: str = "") -> dict[str, object]:
         # a container sees its own group as the top
         (V2.format(root="/"), "0::/\n", v2("100000 100000", 2 * GIB), 1, 2048),
         (V2.format(root="/"), "0::/\n", v2("max 100000", "max"), 8, 16384),
-        # a part of a processor counts as one
+        # a quota is rounded up
         (V2.format(root="/"), "0::/\n", v2("150000 100000", "max"), 2, 16384),
         (V2.format(root="/"), "0::/\n", v2("10000 100000", "max"), 1, 16384),
-        # a quota of more than there is
+        # a quota beyond the machine
         (V2.format(root="/"), "0::/\n", v2("6400000 100000", 64 * GIB), 8, 16384),
-        # a unit of systemd's, or a pod: the limit of a group above holds too
+        # a systemd unit or a pod: the limit of a parent group applies, too
         (
             V2.format(root="/"),
             f"0::{OWN}\n",
@@ -71,9 +71,9 @@ def v1(quota: int, memory: int, group: str = "") -> dict[str, object]:
             2,
             1024,
         ),
-        # memory is reclaimed, and the service slowed, from there on
+        # above memory.high the kernel reclaims memory and throttles the service
         (V2.format(root="/"), "0::/\n", {"memory.max": 4 * GIB, "memory.high": 3 * GIB}, 8, 3072),
-        # version 1, the group mounted as the top, its path told as the machine has it
+        # version 1, the group mounted as the root, its path given from the host's root
         (V1.format(root=OWN), f"4:memory:{OWN}\n1:cpuacct,cpu:{OWN}\n", v1(100000, GIB), 1, 1024),
         (V1.format(root="/"), "4:memory:/\n1:cpuacct,cpu:/\n", v1(-1, UNLIMITED), 8, 16384),
         (
@@ -83,28 +83,26 @@ def v1(quota: int, memory: int, group: str = "") -> dict[str, object]:
             3,
             3072,
         ),
-        # both side by side
+        # both versions mounted
         (HYBRID.format(root=OWN), f"4:memory:{OWN}\n1:cpuacct,cpu:{OWN}\n0::{OWN}\n", v1(300000, GIB), 3, 1024),
-        # nothing to be seen of them
+        # no readable control groups
         ("", "", {}, 8, 16384),
         (V2.format(root="/"), "0::/../elsewhere\n", v2("nonsense", ""), 8, 16384),
     ],
 )
-def test_limits_of_control_groups_hold(
+def test_limits_of_control_groups_apply(
     machine: Callable[..., str], mounts: str, groups: str, files: dict[str, object], cores: int, memory: int
 ) -> None:
     root = machine(mounts, groups, files)
     assert (resources.cores(root), resources.memory_mb(root)) == (cores, memory)
 
 
-def test_processors_that_the_service_may_not_run_on_do_not_count(
-    machine: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_respect_affinity(machine: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     root = machine(V2.format(root="/"), "0::/\n", v2("400000 100000", "max"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert resources.cores(root) == 1
 
 
-def test_this_machine_can_be_read() -> None:
+def test_resources_of_this_machine_are_readable() -> None:
     assert 1 <= resources.cores() <= len(os.sched_getaffinity(0))
     assert resources.memory_mb() > 0

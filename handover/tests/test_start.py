@@ -1,4 +1,4 @@
-"""The start: readiness, refusals, environment, and what the service manager is told."""
+"""The start: readiness, refused settings, environment, and messages to the service manager."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gunicorn_handover import arbiter, priority, resources
 pytestmark = pytest.mark.versions
 
 
-def test_ready_is_said_when_all_workers_serve_and_not_before(server: Server) -> None:
+def test_ready_is_sent_once_all_workers_serve(server: Server) -> None:
     first = server.root / "first"
     mark = f"import os\ntry:\n    os.mkdir({str(first)!r})\nexcept FileExistsError:\n"
-    server.release("1", mark + textwrap.indent(server.hold("second"), "    "))
+    server.release("1", mark + textwrap.indent(server.block_import("second"), "    "))
     server.start(ready=False)
     wait_for(lambda: server.status_file.exists() and len(server.pids()) == 1)
-    server.pass_loop()
-    assert "READY=1" not in server.hear()
-    server.let_go("second")
+    server.wait_for_loop()
+    assert "READY=1" not in server.received()
+    server.unblock_import("second")
     wait_for(lambda: server.notified("READY=1"))
     assert len(server.pids()) == 2
     assert any(
@@ -34,7 +34,7 @@ def test_ready_is_said_when_all_workers_serve_and_not_before(server: Server) -> 
     wait_for(lambda: server.messages.count("READY=1") == 2)
 
 
-def test_no_more_workers_boot_at_a_time_than_are_wanted(server: Server) -> None:
+def test_boot_at_once_limits_concurrent_boots(server: Server) -> None:
     server.configure(workers=3, handover_boot_at_once=1)
     server.release(
         "1",
@@ -47,7 +47,7 @@ def test_no_more_workers_boot_at_a_time_than_are_wanted(server: Server) -> None:
     assert len(server.pids()) == 3
 
 
-def test_one_worker_more_than_processors_boots_at_the_same_time(server: Server) -> None:
+def test_boot_at_once_defaults_to_cores_plus_one(server: Server) -> None:
     wanted = resources.cores() + 1
     server.configure(workers=wanted)
     server.release(
@@ -72,9 +72,7 @@ def test_one_worker_more_than_processors_boots_at_the_same_time(server: Server) 
         ("", "async def lifespan(receive, send):\n    await asyncio.sleep(60)", "not ready after 2 s"),
     ],
 )
-def test_a_first_generation_that_can_not_boot_fails_the_start(
-    server: Server, before: str, after: str, reason: str
-) -> None:
+def test_start_fails_if_no_worker_boots(server: Server, before: str, after: str, reason: str) -> None:
     server.configure(handover_boot_timeout=2)
     server.release("1", before, after)
     server.start(ready=False)
@@ -85,7 +83,7 @@ def test_a_first_generation_that_can_not_boot_fails_the_start(
     assert any(reason in message for message in server.messages if message.startswith("STATUS=Failed"))
 
 
-def test_a_second_worker_that_can_not_boot_fails_the_start(server: Server) -> None:
+def test_start_fails_if_second_worker_does_not_boot(server: Server) -> None:
     server.release(
         "1",
         "from pathlib import Path as P\n"
@@ -108,11 +106,11 @@ def test_a_second_worker_that_can_not_boot_fails_the_start(server: Server) -> No
         ({"daemon": True}, "daemon"),
         ({"worker_class": "sync"}, "worker_class"),
         ({"handover_http": "auto"}, "httptools, h11"),
-        ({"handover_boot_timeout": 0}, "deadline"),
+        ({"handover_boot_timeout": 0}, "not a valid timeout"),
         ({"handover_idle_timeout": -1}, "number of seconds"),
     ],
 )
-def test_settings_that_break_the_guarantees_are_refused(server: Server, settings: dict[str, Any], reason: str) -> None:
+def test_unsafe_settings_are_refused(server: Server, settings: dict[str, Any], reason: str) -> None:
     server.configure(**settings)
     server.start(ready=False)
     assert server.process is not None
@@ -120,7 +118,7 @@ def test_settings_that_break_the_guarantees_are_refused(server: Server, settings
     assert reason in server.log
 
 
-def test_usr2_is_refused_and_serving_goes_on(server: Server) -> None:
+def test_usr2_is_ignored(server: Server) -> None:
     server.start()
     server.signal(signal.SIGUSR2)
     wait_for(lambda: "USR2 is ignored" in server.log)
@@ -128,7 +126,7 @@ def test_usr2_is_refused_and_serving_goes_on(server: Server) -> None:
     assert len(server.children()) == 2
 
 
-def test_credentials_reach_the_application_and_win(server: Server) -> None:
+def test_credentials_override_variables(server: Server) -> None:
     credentials = server.root / "credentials"
     credentials.mkdir()
     (credentials / "DATABASE_PASSWORD").write_text("pass$word\n")
@@ -153,7 +151,7 @@ def test_credentials_reach_the_application_and_win(server: Server) -> None:
         assert server.reload().returncode == 0
 
 
-def test_a_credential_in_a_failure_s_reason_is_kept_from_other_users(server: Server) -> None:
+def test_status_masks_credentials(server: Server) -> None:
     credentials = server.root / "credentials"
     credentials.mkdir()
     (credentials / "DATABASE_URL").write_text("postgresql://links:hush@db/links\n")
@@ -162,12 +160,12 @@ def test_a_credential_in_a_failure_s_reason_is_kept_from_other_users(server: Ser
     server.start(ready=False)
     assert server.process is not None
     assert server.process.wait(30) != 0
-    told = [message for message in server.messages if message.startswith("STATUS=Failed")]
-    assert "RuntimeError: no database at ***" in told[-1]
+    statuses = [message for message in server.messages if message.startswith("STATUS=Failed")]
+    assert "RuntimeError: no database at ***" in statuses[-1]
     assert not any("hush" in message for message in server.messages)
 
 
-def test_web_concurrency_counts_when_the_configuration_is_silent(server: Server) -> None:
+def test_web_concurrency_sets_default_workers(server: Server) -> None:
     server.environ = {"WEB_CONCURRENCY": "3"}
     server.configure()
     server.config_file.write_text(server.config_file.read_text().replace("workers = 2\n", ""))
@@ -175,7 +173,7 @@ def test_web_concurrency_counts_when_the_configuration_is_silent(server: Server)
     assert len(server.pids()) == 3
 
 
-def test_several_sockets_of_both_families(server: Server) -> None:
+def test_unix_and_tcp_sockets_are_served(server: Server) -> None:
     import http.client
     import socket
 
@@ -190,7 +188,7 @@ def test_several_sockets_of_both_families(server: Server) -> None:
     assert server.reload().returncode == 0
 
 
-def test_a_factory_and_a_plain_socket_of_its_own(server: Server) -> None:
+def test_factory_and_bind_without_systemd_socket(server: Server) -> None:
     server.listeners.clear()
     server.socket.unlink()
     server.release("1", "", "def create():\n    return application\n")
@@ -208,7 +206,7 @@ def test_a_factory_and_a_plain_socket_of_its_own(server: Server) -> None:
     [
         (9, 0, ""),
         (11, 0.5, "not ready after 10 s (handover_boot_timeout)"),
-        # a busy machine is no fault of the application's, and no excuse for ever
+        # a busy machine isn't the application's fault, up to a limit
         (25, 16, ""),
         (
             25,
@@ -222,35 +220,35 @@ def test_a_factory_and_a_plain_socket_of_its_own(server: Server) -> None:
         ),
     ],
 )
-def test_what_a_boot_waits_for_a_processor_does_not_count(took: float, waited: float, words: str) -> None:
-    assert arbiter._late(took, waited, 10) == words
+def test_boot_timeout_excludes_cpu_wait(took: float, waited: float, words: str) -> None:
+    assert arbiter._overdue(took, waited, 10) == words
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [(3, 4, ": yes, by the kernel's count"), (3, 3, ": no, by the kernel's count"), (None, None, "")],
 )
-def test_the_kernel_s_count_tells_whether_a_kill_was_for_want_of_memory(
+def test_oom_kill_count_explains_sigkill(
     monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, words: str
 ) -> None:
     master = arbiter.HandoverArbiter.__new__(arbiter.HandoverArbiter)
     master._oom_kills = before
     monkeypatch.setattr(priority, "oom_kills", lambda: after)
-    assert master._explain(signal.SIGKILL) == f"was killed by SIGKILL (out of memory?){words}"
-    assert master._explain(signal.SIGTERM) == "was killed by SIGTERM"
+    assert master._exit_reason(signal.SIGKILL) == f"was killed by SIGKILL (out of memory?){words}"
+    assert master._exit_reason(signal.SIGTERM) == "was killed by SIGTERM"
 
 
 @pytest.mark.parametrize("number", ["many", "0", "-1", "2.5"])
-def test_a_number_of_workers_that_is_none_is_said_in_one_line(server: Server, number: str) -> None:
+def test_invalid_web_concurrency_is_one_line_error(server: Server, number: str) -> None:
     server.environ["WEB_CONCURRENCY"] = number
     server.start(ready=False)
     assert server.process is not None
     assert server.process.wait(60) == 1
-    said = f"WEB_CONCURRENCY is '{number}', which is no number of workers. Give one of 1 or more."
-    assert server.log == f"Error: {said}\n"
+    message = f"WEB_CONCURRENCY is '{number}'. Set it to a number of workers, 1 or more, or unset it."
+    assert server.log == f"Error: {message}\n"
 
 
-def test_an_empty_number_of_workers_counts_as_unset(server: Server) -> None:
+def test_empty_web_concurrency_counts_as_unset(server: Server) -> None:
     server.environ["WEB_CONCURRENCY"] = ""
     server.start()
     assert len(server.pids()) == 2

@@ -16,7 +16,7 @@ from conftest import Server, wait_for
 from gunicorn_handover import status
 
 
-def test_the_status_tells_who_serves(server: Server) -> None:
+def test_status_describes_workers(server: Server) -> None:
     server.start()
     status = wait_for(lambda: len(server.pids()) == 2 and server.status)
     assert server.process is not None
@@ -37,7 +37,7 @@ def test_the_status_tells_who_serves(server: Server) -> None:
     assert 0 < reload["duration_seconds"] < 60
 
 
-def test_the_fingerprint_names_what_a_reload_can_not_replace(server: Server) -> None:
+def test_fingerprint_contains_what_reload_cannot_replace(server: Server) -> None:
     source = server.release("1")
     (source / "settings.py").write_text("VALUE = 1\n")
     server.configure(f"import sys\nsys.path.insert(0, {str(server.current / 'src')!r})\nimport settings")
@@ -55,16 +55,16 @@ def test_the_fingerprint_names_what_a_reload_can_not_replace(server: Server) -> 
         for name, digest in found.items():
             assert digest == hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
     assert any("site-packages" in folder for folder in fingerprint["startup"])
-    # the application and the parsers are the workers' alone
+    # the application and the parsers are loaded only in workers
     assert "src/main.py" not in fingerprint["files"]
     assert not any("httptools" in path or "uvloop/" in path for path in fingerprint["files"])
     server.release("2")
-    server.point("2")
+    server.set_current("2")
     assert server.reload().returncode == 0
     assert server.status["fingerprint"] == fingerprint
 
 
-def test_the_status_is_never_half_written(server: Server) -> None:
+def test_status_file_is_written_atomically(server: Server) -> None:
     server.start()
     stop = threading.Event()
     seen = []
@@ -83,7 +83,7 @@ def test_the_status_is_never_half_written(server: Server) -> None:
     assert [path.name for path in server.root.glob("handover.json*")] == ["handover.json"]
 
 
-def test_the_status_command(server: Server) -> None:
+def test_status_command(server: Server) -> None:
     server.start()
     done = server.cli("status")
     assert done.returncode == 0
@@ -92,7 +92,7 @@ def test_the_status_command(server: Server) -> None:
     assert document["master"]["alive"] is True
     assert all(worker["rss_bytes"] > 2**20 for worker in document["workers"])
     server.release("bad", "raise RuntimeError('bad')")
-    server.point("bad")
+    server.set_current("bad")
     server.reload()
     assert "failed: worker" in server.cli("status").stdout
     server.signal(signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_the_status_command(server: Server) -> None:
     assert "ENDED" in done.stdout
 
 
-def test_a_reload_of_nothing_says_so(server: Server) -> None:
+def test_reload_without_running_master_fails(server: Server) -> None:
     done = server.reload()
     assert done.returncode == 1
     assert "does not exist" in done.stderr
@@ -111,11 +111,11 @@ def test_a_reload_of_nothing_says_so(server: Server) -> None:
     server.stop()
     done = server.reload()
     assert done.returncode == 1
-    assert "has ended" in done.stderr
+    assert "has exited" in done.stderr
 
 
-def test_a_reload_never_signals_a_stranger(server: Server) -> None:
-    """A pid that was given to another process since."""
+def test_reload_does_not_signal_reused_pid(server: Server) -> None:
+    """The pid may have been reused by another process."""
     server.start()
     status = server.status
     status["master"]["start_ticks"] += 1
@@ -124,25 +124,26 @@ def test_a_reload_never_signals_a_stranger(server: Server) -> None:
     server.status_file = stale
     done = server.reload()
     assert done.returncode == 1
-    assert "has ended" in done.stderr
+    assert "has exited" in done.stderr
+    server.wait_for_loop()
     assert "hup" not in server.log
 
 
-def test_waiting_is_bounded(server: Server) -> None:
+def test_reload_wait_times_out(server: Server) -> None:
     server.start()
     server.release("2", "import time; time.sleep(3600)")
-    server.point("2")
+    server.set_current("2")
     server.signal(signal.SIGHUP)
     wait_for(lambda: server.pids("booting"))
     done = server.cli("reload", "--wait", "--timeout", "1")
     assert done.returncode == 1
-    assert "has not ended after 1 s (booting workers, 0 of 2 up)" in done.stderr
+    assert "has not finished after 1 s (booting workers, 0 of 2 up)" in done.stderr
 
 
-def test_a_master_that_dies_during_the_wait_is_noticed(server: Server) -> None:
+def test_reload_detects_killed_master(server: Server) -> None:
     server.start()
     server.release("2", "import time; time.sleep(3600)")
-    server.point("2")
+    server.set_current("2")
     caller: list[subprocess.CompletedProcess[str]] = []
     waiting = threading.Thread(target=lambda: caller.append(server.reload()))
     waiting.start()
@@ -152,21 +153,21 @@ def test_a_master_that_dies_during_the_wait_is_noticed(server: Server) -> None:
     server.process.wait()
     waiting.join()
     assert caller[0].returncode == 1
-    assert "ended during the reload" in caller[0].stderr
+    assert "exited during the reload" in caller[0].stderr
 
 
-def test_a_status_file_that_can_not_be_written_stops_nobody(server: Server) -> None:
+def test_unwritable_status_file_does_not_stop_service(server: Server) -> None:
     server.environ = {"GUNICORN_HANDOVER_STATUS": str(server.root / "missing" / "handover.json")}
     server.start()
     assert server.get()["release"] == "1"
     assert "status file can't be written" in server.log
 
 
-def test_a_master_removes_its_own_status_file_alone(tmp_path: Path) -> None:
+def test_master_removes_only_its_own_status_file(tmp_path: Path) -> None:
     path = tmp_path / "handover.json"
     file = status.StatusFile(str(path))
     file.write({"schema": status.SCHEMA, "master": {"pid": os.getpid()}})
-    # as a second master does that has taken the service over
+    # as a second master does that has taken over the service
     path.write_text(json.dumps({"schema": status.SCHEMA, "master": {"pid": os.getppid()}}))
     file.remove()
     assert json.loads(path.read_text())["master"]["pid"] == os.getppid()

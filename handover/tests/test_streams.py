@@ -1,4 +1,4 @@
-"""Server-sent events reach the client as they are sent, through an nginx that buffers other responses."""
+"""nginx doesn't buffer server-sent events, while it buffers other responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from conftest import Server
 HEADERS = {
     "/events?seconds=0": "no",
     "/events?seconds=0&type=Text/Event-Stream;%20charset=utf-8": "no",
-    # what the application says of it stays
+    # the application's own header is kept
     "/events?seconds=0&buffering=yes": "yes",
     "/events?seconds=0&type=text/plain": None,
     "/": None,
@@ -18,7 +18,7 @@ HEADERS = {
 
 @pytest.mark.versions
 @pytest.mark.parametrize("path", HEADERS)
-def test_only_events_ask_nginx_not_to_buffer_them(server: Server, path: str) -> None:
+def test_only_event_streams_disable_nginx_buffering(server: Server, path: str) -> None:
     server.start()
     connection = server.connect()
     connection.request("GET", path)

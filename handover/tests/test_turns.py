@@ -1,4 +1,4 @@
-"""The turns in which requests begin."""
+"""Turns for starting requests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def busy(seconds: float) -> None:
         pass
 
 
-def test_the_loop_comes_round_between_requests_that_take_the_processor() -> None:
+def test_loop_iterates_between_cpu_bound_requests() -> None:
     began: list[int] = []
 
     async def request(queue: turns.Turns, number: int) -> None:
-        await queue.come()
+        await queue.wait()
         began.append(number)
         busy(turns.SLICE)
 
@@ -33,33 +33,33 @@ def test_the_loop_comes_round_between_requests_that_take_the_processor() -> None
             await asyncio.sleep(0)
             rounds.append(len(began) - before)
         assert began == list(range(30))
-        # each takes its slice by itself: hardly ever two of them in a round
+        # each request uses up its slice: hardly ever do two start in one iteration
         assert max(rounds) <= 2
         await asyncio.gather(*tasks)
 
     asyncio.run(main())
 
 
-def test_requests_that_take_no_time_begin_at_once() -> None:
+def test_quick_requests_start_immediately() -> None:
     async def main() -> None:
         queue = turns.Turns()
-        queue._is_spent = lambda: False  # type: ignore[method-assign]  # however slow this machine is
-        coming = queue.come()
-        with pytest.raises(StopIteration):  # without a wait
+        queue._is_spent = lambda: False  # type: ignore[method-assign]  # even on a slow machine
+        coming = queue.wait()
+        with pytest.raises(StopIteration):  # it returned without waiting
             coming.send(None)
 
     asyncio.run(main())
 
 
-def test_who_gives_up_holds_nobody_up() -> None:
+def test_cancelled_request_does_not_block_queue() -> None:
     async def main() -> None:
         queue = turns.Turns()
 
         async def first() -> None:
-            await queue.come()
+            await queue.wait()
             busy(turns.SLICE)
 
-        tasks = [asyncio.create_task(coming) for coming in (first(), queue.come(), queue.come())]
+        tasks = [asyncio.create_task(coming) for coming in (first(), queue.wait(), queue.wait())]
         await asyncio.sleep(0)
         held, gone, next_ = tasks
         assert held.done()
@@ -67,7 +67,7 @@ def test_who_gives_up_holds_nobody_up() -> None:
         gone.cancel()
         await asyncio.wait_for(next_, 30)
         assert gone.cancelled()
-        # and when nobody waits, the next one doesn't either
-        await asyncio.wait_for(queue.come(), 30)
+        # with an empty queue, the next request doesn't wait either
+        await asyncio.wait_for(queue.wait(), 30)
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The warm-up: requests that a worker makes to its own application before it is admitted."""
+"""The warm-up: requests that a worker sends to its own application before it is admitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import Server, wait_for
 
 pytestmark = pytest.mark.versions
 
-# leaves a line for each request that the application gets by its path /warm, and answers with their number
+# records each request to the path /warm, and answers with all of them
 RECORDER = """
 import contextvars
 PLACE = contextvars.ContextVar("place", default="server")
@@ -43,8 +43,8 @@ async def application(scope, receive, send):
     await plain(scope, receive, send)
 """
 
-# ways in which the path /ill breaks a warm-up
-ILL = {
+# ways in which the path /faulty fails during a warm-up
+FAULTS = {
     "answers 500": "await answer(send, {}, 500)",
     "raises": "raise RuntimeError('no database')",
     "exits": "raise SystemExit(1)",
@@ -72,14 +72,14 @@ ILL = {
 }
 
 
-def ill(body: str) -> str:
-    """A path that is ill in a warm-up alone."""
+def faulty(body: str) -> str:
+    """Code of a path that fails only during a warm-up."""
     return f"""
-async def ill(scope, query, receive, send):
+async def faulty(scope, query, receive, send):
     if not any(b"warmup" in value for _, value in scope["headers"]):
         return await answer(send, {{}})
     {body}
-PATHS["/ill"] = ill
+PATHS["/faulty"] = faulty
 """
 
 
@@ -87,7 +87,7 @@ def lines(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
 
 
-def test_a_worker_asks_its_application_as_the_proxy_would_before_it_accepts(server: Server) -> None:
+def test_warmup_requests_look_like_proxied_ones(server: Server) -> None:
     server.configure(handover_warmup_paths=["/warm?a=b%20c", "/"], handover_warmup_host="links.example", workers=1)
     server.release("1", after=RECORDER)
     server.start()
@@ -104,12 +104,12 @@ def test_a_worker_asks_its_application_as_the_proxy_would_before_it_accepts(serv
         assert request["headers"]["host"] == request["headers"]["x-forwarded-host"] == "links.example"
         assert request["headers"]["x-forwarded-proto"] == "https"
         assert request["headers"]["x-forwarded-for"] == "127.0.0.1"
-        # as a client's request finds them
+        # the same as for a client's request
         assert request["state"] == own["state"] == {"pool": "open"}
         assert request["place"] == own["place"]
 
 
-def test_a_warmup_is_logged_a_line_a_path_and_is_no_traffic(server: Server) -> None:
+def test_warmup_is_logged_per_path_and_not_counted(server: Server) -> None:
     server.configure(handover_warmup_paths=["/warm", "/missing"], workers=1, max_requests=2, accesslog="-")
     server.release("1", after=RECORDER)
     server.start()
@@ -125,65 +125,65 @@ def test_a_warmup_is_logged_a_line_a_path_and_is_no_traffic(server: Server) -> N
     def served() -> list[str]:
         return [line["path"] for line in lines(server) if line["logger"] == "access"]
 
-    # the line is written after the response has been
+    # the line is written after the response
     wait_for(served, what="the access line of the client's request")
     assert served() == ["/"]
-    # more than max_requests have been made in the warm-up
+    # the warm-up made more requests than max_requests
     assert server.pids() == [first]
     server.get("/")
-    wait_for(lambda: server.pids() not in ([], [first]), what="the successor after two requests of a client's")
+    wait_for(lambda: server.pids() not in ([], [first]), what="the replacement after two client requests")
 
 
-@pytest.mark.parametrize("how", ILL)
-def test_a_warmup_that_goes_wrong_costs_its_time_and_nothing_else(server: Server, how: str) -> None:
+@pytest.mark.parametrize("how", FAULTS)
+def test_failed_warmup_does_not_fail_reload(server: Server, how: str) -> None:
     server.start()
-    server.release("2", after=ill(ILL[how]) + RECORDER)
-    server.point("2")
-    # the good page has the time of the bad one, and a busy machine takes seconds to answer it
-    server.configure(handover_warmup_paths=["/ill", "/warm"], handover_warmup_timeout=5, handover_boot_timeout=60)
+    server.release("2", after=faulty(FAULTS[how]) + RECORDER)
+    server.set_current("2")
+    # both paths share the timeout, and a busy machine takes seconds to answer the good one
+    server.configure(handover_warmup_paths=["/faulty", "/warm"], handover_warmup_timeout=5, handover_boot_timeout=60)
     assert server.reload().returncode == 0, server.log
     assert len(server.pids()) == 2
     assert server.get("/")["release"] == "2"
     assert [line for line in lines(server) if line["level"] in ("warning", "error") and "arm-up" in line["message"]]
     if how in ("dies", "is killed", "blocks"):
-        return  # nothing is left of the worker that could have gone on
-    # the others were asked all the same
+        return  # the worker that would have continued has exited
+    # the other path was requested nevertheless
     assert len(server.get("/warm")) > 1
 
 
-def test_a_stream_hears_that_its_client_has_left(server: Server, tmp_path: Path) -> None:
+def test_warmup_timeout_disconnects_stream(server: Server, tmp_path: Path) -> None:
     marker = tmp_path / "left"
     body = f"""await send({{'type': 'http.response.start', 'status': 200, 'headers': []}})
     await receive()
     Path({str(marker)!r}).write_text((await receive())["type"])"""
-    server.configure(handover_warmup_paths=["/ill"], handover_warmup_timeout=1, workers=1)
-    server.release("1", after=ill(body))
+    server.configure(handover_warmup_paths=["/faulty"], handover_warmup_timeout=1, workers=1)
+    server.release("1", after=faulty(body))
     server.start()
     assert marker.read_text() == "http.disconnect"
 
 
 @pytest.mark.parametrize("how", ["answers 500", "dies", "blocks", "hangs"])
-def test_a_warmup_that_is_required_fails_the_reload(server: Server, how: str) -> None:
+def test_required_warmup_fails_reload(server: Server, how: str) -> None:
     server.start()
     before = server.pids()
-    server.release("2", after=ill(ILL[how]))
-    server.point("2")
-    server.configure(handover_warmup_paths=["/ill"], handover_warmup_timeout=1, handover_warmup_required=True)
+    server.release("2", after=faulty(FAULTS[how]))
+    server.set_current("2")
+    server.configure(handover_warmup_paths=["/faulty"], handover_warmup_timeout=1, handover_warmup_required=True)
     done = server.reload()
     assert done.returncode != 0
     assert "warm-up" in done.stderr or how == "dies"
     assert server.pids() == before
     assert server.get("/")["release"] == "1"
-    # the way back has no warm-up, and the next good release is warmed
+    # the restored configuration has no warm-up, and the next good release is warmed up
     server.release("3", after=RECORDER)
-    server.point("3")
+    server.set_current("3")
     server.configure(handover_warmup_paths=["/warm"], handover_warmup_required=True)
     assert server.reload().returncode == 0
     assert len(server.get("/warm")) > 1
 
 
 @pytest.mark.parametrize("lifespan", [True, False])
-def test_a_warmup_that_is_required_fails_the_start(server: Server, lifespan: bool) -> None:
+def test_required_warmup_fails_start(server: Server, lifespan: bool) -> None:
     without = "" if lifespan else "async def lifespan(receive, send):\n    raise RuntimeError('what is a lifespan?')\n"
     server.configure(handover_warmup_paths=["/fail"], handover_warmup_required=True)
     server.release("1", after=without)
@@ -194,14 +194,14 @@ def test_a_warmup_that_is_required_fails_the_start(server: Server, lifespan: boo
     assert not server.notified("READY=1")
 
 
-def test_an_application_without_a_lifespan_is_warmed(server: Server) -> None:
+def test_application_without_lifespan_is_warmed_up(server: Server) -> None:
     server.configure(handover_warmup_paths=["/warm"], workers=1)
     server.release("1", after=RECORDER + "async def lifespan(receive, send):\n    raise RuntimeError('no lifespan')\n")
     server.start()
     assert len(server.get("/warm")) > 1
 
 
-def test_the_successor_of_a_dead_worker_is_warmed(server: Server) -> None:
+def test_replacement_of_killed_worker_is_warmed_up(server: Server) -> None:
     server.configure(handover_warmup_paths=["/warm"], workers=1)
     server.release("1", after=RECORDER)
     server.start()
@@ -212,24 +212,24 @@ def test_the_successor_of_a_dead_worker_is_warmed(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["hangs", "blocks", "streams", "floods", "can't be cancelled"])
-def test_a_stop_ends_a_warmup(server: Server, how: str) -> None:
-    server.configure(handover_warmup_paths=["/ill"], handover_warmup_timeout=600, graceful_timeout=600)
+def test_stop_ends_warmup(server: Server, how: str) -> None:
+    server.configure(handover_warmup_paths=["/faulty"], handover_warmup_timeout=600, graceful_timeout=600)
     began = "Path(__file__).with_name('began').touch()\n    "
-    source = server.release("1", after=ill(began + ILL[how]))
+    source = server.release("1", after=faulty(began + FAULTS[how]))
     server.start(ready=False)
     wait_for((source / "began").exists)
     assert server.stop() == 0
 
 
-def test_one_path_that_hangs_leaves_the_others_their_share(server: Server) -> None:
-    server.configure(handover_warmup_paths=["/ill", "/warm"], handover_warmup_timeout=2, workers=1)
-    server.release("1", after=RECORDER + ill(ILL["hangs"]))
+def test_hanging_path_leaves_time_for_others(server: Server) -> None:
+    server.configure(handover_warmup_paths=["/faulty", "/warm"], handover_warmup_timeout=2, workers=1)
+    server.release("1", after=RECORDER + faulty(FAULTS["hangs"]))
     server.start()
     assert len(server.get("/warm")) > 1
 
 
 @pytest.mark.parametrize("bad", ["readyz", "/a b", "https://x/", "", "/a#b", "/é", 7, "/a\nb"])
-def test_what_is_no_path_is_refused_by_name(server: Server, bad: object) -> None:
+def test_invalid_warmup_path_is_refused(server: Server, bad: object) -> None:
     server.start()
     server.configure(handover_warmup_paths=["/", bad])
     done = server.reload()

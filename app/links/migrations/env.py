@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: with the application's own settings and engine."""
+"""Alembic's environment, with the application's own settings and engine."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from links.database import create_engine
 from links.models import Base
 from links.settings import Settings
 
-# Any number; the same for all that migrate this database.
+# An arbitrary number, the same for all processes that migrate this database.
 ADVISORY_LOCK = 7_265_490_331
 LOCK_TIMEOUT = "5s"
 
@@ -18,20 +18,20 @@ settings: Settings = context.config.attributes.get("settings") or Settings()
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations on an open connection, alone."""
+    """Run the migrations on an open connection, under a lock."""
     is_postgresql = connection.dialect.name == "postgresql"
     if is_postgresql:
-        # Whoever comes second waits here, then finds nothing to do.
+        # A second process waits here, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-        # A statement that waits for a table's lock makes every query behind it wait too: give up soon instead.
+        # A statement that waits for a table's lock blocks all queries behind it: fail soon instead.
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.commit()
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        # Also on SQLite, where database.py begins a real transaction.
+        # On SQLite too, as database.py begins real transactions there.
         transactional_ddl=True,
-        # SQLite has no lock but its transaction, so there it spans all migrations.
+        # SQLite has no other lock than its transaction, so there one transaction covers all migrations.
         transaction_per_migration=is_postgresql,
     )
     with context.begin_transaction():
@@ -49,7 +49,7 @@ async def migrate_online() -> None:
 
 
 def print_sql() -> None:
-    """`alembic upgrade head --sql`: print the statements, for those who run them by hand."""
+    """`alembic upgrade head --sql`: print the statements, to run them by hand."""
     context.configure(
         dialect_name="sqlite" if settings.database_url is None else "postgresql",
         target_metadata=Base.metadata,

@@ -1,6 +1,6 @@
 """${message}.
 
-Only add: the release before this one runs on the migrated database, during a roll-out and after a rollback.
+Only add: the previous release runs on the migrated database, during a rollout and after a rollback.
 Drop what is no longer used one release after the last code that used it.
 """
 

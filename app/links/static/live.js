@@ -1,5 +1,5 @@
-// Live click counts. When the connection ends, by a deploy (1012) or otherwise, the page comes back after a random
-// moment, so that not all do at once, and goes on after the last event that it saw: none is lost.
+// Live click counts. When the connection ends, because of a deploy (1012) or otherwise, the page reconnects after a
+// random pause, so that not all pages do at once, and resumes after the last event that it received: none is lost.
 "use strict";
 (() => {
   const LONGEST_PAUSE = 30000; // milliseconds
@@ -10,27 +10,27 @@
   let last = document.currentScript.dataset.after;
   let failures = 0;
 
-  // The page that this came with may be of another release, which has no such place.
-  function say(text) {
+  // The page may be of another release, which lacks this element.
+  function showStatus(text) {
     if (status) status.textContent = text;
   }
 
-  // Milliseconds before another attempt, when so many have failed.
+  // Milliseconds before the next attempt, after so many failures.
   const pause = (failed) => Math.random() * Math.min(LONGEST_PAUSE, 1500 * 2 ** failed);
 
   function show(slug, clicks) {
     const cell = document.querySelector(`[data-slug="${CSS.escape(slug)}"]`);
-    // Two events may come in another order than their clicks.
+    // Events may arrive in another order than their clicks.
     if (cell && clicks > Number(cell.textContent)) cell.textContent = clicks;
   }
 
-  async function readAnew(attempt = 1) {
+  async function reloadCounts(attempt = 1) {
     try {
       const answer = await fetch("/api/links?limit=100", { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.statusText);
       for (const link of (await answer.json()).items) show(link.slug, link.clicks);
     } catch {
-      setTimeout(readAnew, pause(attempt), attempt + 1);
+      setTimeout(reloadCounts, pause(attempt), attempt + 1);
     }
   }
 
@@ -42,21 +42,21 @@
     let opened = Infinity;
     connection.onopen = () => {
       opened = Date.now();
-      say(LIVE);
+      showStatus(LIVE);
     };
     connection.onmessage = (message) => {
       const click = JSON.parse(message.data);
       last = click.id;
       failures = 0;
-      if (click.slug === null) readAnew();
+      if (click.slug === null) reloadCounts();
       else show(click.slug, click.clicks);
     };
     connection.onclose = (closed) => {
-      // Neither a restart is a failure, nor the end of a connection that was quiet but good.
+      // A restart isn't a failure, nor is the end of a connection that was open for long without events.
       if (closed.code === RESTARTING || Date.now() - opened > LONGEST_PAUSE) failures = 0;
       failures += 1;
-      // Not yet in the moment that a deploy takes.
-      if (failures > 1) say(AWAY);
+      // Only after a second failure: a deploy causes one, and is short.
+      if (failures > 1) showStatus(AWAY);
       setTimeout(connect, pause(failures));
     };
   }

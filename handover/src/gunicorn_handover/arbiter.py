@@ -1,7 +1,7 @@
-"""The master: Gunicorn's arbiter, which here makes before it breaks.
+"""The master: Gunicorn's arbiter with make-before-break reloads.
 
-Gunicorn's main loop calls `manage_workers` after each signal and at least once a second. All that takes time (a
-reload, a worker's boot, a drain) is moved on from there in small steps, so that the master always answers.
+Gunicorn's main loop calls `manage_workers` after each signal and at least once a second. Everything that takes time
+(a reload, a worker's boot, a drain) advances from there in small steps, so that the master always handles signals.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from gunicorn.errors import HaltServer
 from gunicorn.workers.workertmp import WorkerTmp
 
 from gunicorn_handover import forks, metrics, priority, status
-from gunicorn_handover.board import Dismissal, State
+from gunicorn_handover.board import DrainReason, State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
-from gunicorn_handover.reload import GaveWay, Reload
-from gunicorn_handover.worker import STOPPING, describe
+from gunicorn_handover.reload import LoadInterrupted, Reload
+from gunicorn_handover.worker import STOP_SIGNALS, describe
 
-TICK = 0.05  # seconds between two looks while something is under way
-BACKOFF_FIRST = 0.5  # seconds until the second try after a failed boot; doubled each time
-BACKOFF_MOST = 30.0
-PROVEN = 10.0  # seconds that a worker has to serve for its death not to count as a failed boot
-BUSY = 3  # times its limit that a boot gets at most: what it waits for a processor is not its own
-LOADING = 0.5  # seconds that a configuration may load before it has to give way to a signal
-PATIENCE = 3.0  # seconds that a slowed boot may wait for a processor in all, before it is slowed no longer
-WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, past its bound or in a stop
-# what Gunicorn's stop() asks of the module `time`
+TICK = 0.05  # seconds between two checks while something is in progress
+BACKOFF_FIRST = 0.5  # seconds until the first retry of a failed boot; doubled each time
+BACKOFF_MAX = 30.0  # seconds
+STABLE_AFTER = 10.0  # seconds of service after which a worker's crash doesn't count as a failed boot
+BUSY_FACTOR = 3  # a boot's hard limit, in multiples of its timeout: time spent waiting for a processor is added
+LOAD_GRACE = 0.5  # seconds that a configuration may load before a pending signal interrupts it
+MAX_CPU_WAIT = 3.0  # seconds that a low-priority boot may wait for a processor in total before its priority is restored
+WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, after its timeout or during a stop
+# what Gunicorn's stop() uses of the module `time`
 _STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
 
 
 class HandoverArbiter(Arbiter):
-    """The methods with Gunicorn's names replace Gunicorn's; the others are ours."""
+    """Methods with Gunicorn's names override Gunicorn's; all others are this package's."""
 
     def __init__(self, app: Any, notifier: Notifier) -> None:
         self.notifier = notifier
@@ -49,34 +49,34 @@ class HandoverArbiter(Arbiter):
         self.stopping = False
         self._stopped_at = 0.0
         self._started_at = time.time()
-        self._complete = False  # whether the first generation was ever complete
-        self._announce = False
+        self._complete = False  # whether the first generation has been complete once
+        self._notify_ready = False
         self._reload: Reload | None = None
-        self._reload_again = False
+        self._reload_requested = False
         self._reloads = 0
         self._last_reload: dict[str, Any] | None = None
         self._boot_failure: str | None = None
         self._failures = 0
         self._failed_at = 0.0
         self._next_spawn = 0.0
-        self._survived = ""
-        self._signalled = False
-        self._unwritten = ""
+        self._last_error = ""
+        self._signal_pending = False
+        self._write_error = ""
         self._nice = priority.niceness()
         self._oom_kills = priority.oom_kills()
         self._fingerprint = Fingerprint()
         self._versions = status.versions()
         super().__init__(app)
-        os.register_at_fork(after_in_child=self._let_go)
+        os.register_at_fork(after_in_child=self._close_in_fork)
         self._status_file = status.StatusFile(self.cfg.handover_status_file)
-        self._forget_gauges(self.cfg)
+        self._clear_gauges(self.cfg)
 
     def workers(self) -> list[Any]:
         """All workers, oldest first."""
         return sorted(self.WORKERS.values(), key=lambda worker: worker.age)
 
-    def _let_go(self) -> None:
-        """In a process that was forked, and in those that it forks: what is the master's alone."""
+    def _close_in_fork(self) -> None:
+        """In each forked process: close what only the master needs."""
         if self._reload is not None:
             self._reload.previous.close()
             self._reload = None
@@ -84,7 +84,8 @@ class HandoverArbiter(Arbiter):
     # Gunicorn's loop
 
     def signal(self, sig: int, frame: types.FrameType | None) -> None:
-        self._signalled = self._signalled or sig != signal.SIGHUP  # which waits for the end of a reload anyway
+        # a HUP waits for the end of the reload anyway
+        self._signal_pending = self._signal_pending or sig != signal.SIGHUP
         super().signal(sig, frame)
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
@@ -92,11 +93,13 @@ class HandoverArbiter(Arbiter):
             self._reload is not None
             or len(self.WORKERS) < self.num_workers
             or any(
-                worker.board.state is not State.READY or worker.board.worn or worker.session_nice is not None
+                worker.board.state is not State.READY
+                or worker.board.to_be_replaced
+                or worker.pending_session_nice is not None
                 for worker in self.WORKERS.values()
             )
         )
-        self._signalled = False
+        self._signal_pending = False
         signals: list[int] = super().wait_for_signals(timeout=TICK if busy or not self._complete else timeout)
         return signals
 
@@ -108,38 +111,38 @@ class HandoverArbiter(Arbiter):
         try:
             self._manage()
         except Exception as error:
-            # the workers keep serving, whatever it is: the machine is out of something, or a hook raises
-            self._survive(error)
+            # the workers keep serving, whatever the error: resources are exhausted, or a hook raises
+            self._handle_error(error)
 
     def _manage(self) -> None:
-        self._watch_boots()
-        self._end_overdue_drains()
+        self._check_boots()
+        self._kill_overdue_drains()
         if self._reload is not None:
             self._reload.step()
             if self._reload.done:
-                self._conclude_reload(self._reload)
-        elif self._reload_again and self._complete:
+                self._finish_reload(self._reload)
+        elif self._reload_requested and self._complete:
             self._begin_reload()
         else:
-            self._keep_population()
+            self._maintain_workers()
         self._publish()
-        if self._announce:
-            # after the status, so that who waits for this finds the new state there
-            self._announce = False
+        if self._notify_ready:
+            # after the status is written: whoever waits for READY=1 then reads the new state
+            self._notify_ready = False
             self.notifier.ready()
 
-    def _survive(self, error: Exception) -> None:
-        """After an error that no step of its own has taken care of."""
+    def _handle_error(self, error: Exception) -> None:
+        """Handles an error that its step hasn't handled."""
         what = describe(error)
         if self._reload is not None:
             self._reload.fail(what)
             if self._reload.done:
-                self._conclude_reload(self._reload)
+                self._finish_reload(self._reload)
         elif not self._complete:
             self._boot_failure = what
-        if what != self._survived:  # the loop comes by here many times a second
-            self._survived = what
-            self.log.error("An error in the master, which goes on: %s", what, exc_info=error)
+        if what != self._last_error:  # the loop gets here many times a second
+            self._last_error = what
+            self.log.error("Error in the master, which continues: %s", what, exc_info=error)
 
     def reap_workers(self) -> None:
         if self.stopping:
@@ -154,19 +157,19 @@ class HandoverArbiter(Arbiter):
             if not pid:
                 return
             if self._reload is not None and self._reload.trial is not None and self._reload.trial.pid == pid:
-                self._reload.trial.reaped(wait_status)
+                self._reload.trial.set_status(wait_status)
                 continue
             worker = self.WORKERS.pop(pid, None)
             if worker is not None:
-                self._bury(worker, wait_status)
+                self._handle_exit(worker, wait_status)
 
     def handle_hup(self) -> None:
         self.log.info("Reload requested")
-        self._reload_again = True
+        self._reload_requested = True
 
     def handle_usr2(self) -> None:
         self.log.error(
-            "USR2 is ignored: with sockets from systemd a second master can't take over. "
+            "USR2 is ignored: a second master can't take over sockets that come from systemd. "
             "Send HUP to reload, or start a second service on the same socket."
         )
 
@@ -181,7 +184,7 @@ class HandoverArbiter(Arbiter):
         try:
             self.num_workers += change
         except Exception:
-            self.log.exception("The hook nworkers_changed raised; the master goes on")
+            self.log.exception("The hook nworkers_changed raised; the master continues")
         if self._reload is not None:
             previous = self._reload.previous
             previous.num_workers = max(1, previous.num_workers + change)
@@ -190,31 +193,31 @@ class HandoverArbiter(Arbiter):
         try:
             super().handle_usr1()
         except OSError as error:
-            self.log.error("The logs can't be opened anew: %s", error)
+            self.log.error("The log files can't be reopened: %s", error)
 
     def kill_worker(self, pid: int, sig: int) -> None:
         try:
             super().kill_worker(pid, sig)
         except Exception:
-            self.log.exception("Worker (pid:%s) has gone, and the hook worker_exit raised; the master goes on", pid)
+            self.log.exception("Worker (pid:%s) has exited, and the hook worker_exit raised; the master continues", pid)
 
     def stop(self, graceful: bool = True) -> None:
         if not self.stopping:
             self.stopping = True
             self._stopped_at = time.monotonic()
             self.notifier.stopping()
-            self.notifier.status("Stopping" if graceful else "Stopping at once")
+            self.notifier.status("Stopping" if graceful else "Stopping immediately")
             if self._reload is not None:
                 self._reload.abandon()
-            # Gunicorn's stop() kills what is left at this bound; the lifespan shutdown comes after the requests
+            # Gunicorn's stop() kills the remaining workers at this time; the lifespan shutdown follows the requests
             bound = self.cfg.graceful_timeout + self.cfg.handover_exit_timeout
             self.cfg.set("graceful_timeout", int(bound + 0.999))
-            # and takes that from the wall clock, which may be set while workers drain
+            # it measures that by the wall clock, which may be set while workers drain
             stock.time = _STEADY
             for worker in self.WORKERS.values():
-                worker.board.dismiss(Dismissal.STOP)
-                # one that boots or has been replaced may be nice, and who stops the service waits for it
-                self._hurry(worker)
+                worker.board.request_drain(DrainReason.STOP)
+                # a booting or replaced worker may have low priority, and the stop waits for it
+                self._restore_priority(worker)
         super().stop(graceful)
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
@@ -226,7 +229,7 @@ class HandoverArbiter(Arbiter):
             self._status_file.remove()
 
     def murder_workers(self) -> None:
-        # one that drains has a bound of its own, and gives no sign of life while its interpreter ends
+        # a draining worker has a time limit of its own, and sends no heartbeat while its interpreter exits
         for worker in self.WORKERS.values():
             if worker.board.state is State.DRAINING:
                 worker.tmp.notify()
@@ -234,168 +237,174 @@ class HandoverArbiter(Arbiter):
 
     # Workers
 
-    def spawn(self, generation: int, *, gentle: bool) -> None:
-        """Forks a worker; a gentle one boots at the lowest priority. Raises OSError."""
+    def spawn(self, generation: int, *, low_priority: bool) -> None:
+        """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError."""
         serving = any(worker.board.state is State.READY for worker in self.WORKERS.values())
         release = status.release_id(self.cfg.handover_release_file)
-        # until it has handlers of its own, a worker has the master's, which would swallow a word to go
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        # until a worker has handlers of its own it has the master's, which would swallow a signal to stop
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             pid = self.spawn_worker()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         worker = self.WORKERS[pid]
         worker.generation = generation
         worker.release = release
         if not self.systemd:
-            worker.board.own_sockets()
+            worker.board.set_private_sockets()
         score = priority.oom_score(pid)
         if score is not None and serving:
             worker.oom_score = score
             priority.set_oom_score(pid, score + priority.OOM_BIAS)
-        nice = self.cfg.handover_boot_nice or self._nice  # 0 is off, whatever the unit's own niceness is
-        if gentle and serving and nice > self._nice:
-            worker.slowed = True
-            worker.session_nice = nice  # which anybody may take back, unlike a process' own
-            if priority.may_return_to(self._nice):
+        nice = self.cfg.handover_boot_nice or self._nice  # 0 means off, whatever the unit's own niceness is
+        if low_priority and serving and nice > self._nice:
+            worker.low_priority = True
+            worker.pending_session_nice = nice  # may be lowered again without privileges, unlike a process's niceness
+            if priority.can_renice_to(self._nice):
                 priority.renice(pid, nice)
         if not self._complete:
-            self.notifier.extend(BUSY * (self.cfg.handover_boot_timeout + self.cfg.handover_warmup_timeout))
+            self.notifier.extend(BUSY_FACTOR * (self.cfg.handover_boot_timeout + self.cfg.handover_warmup_timeout))
 
     def admit(self, worker: Any) -> None:
-        """Lets a worker that has started up accept connections, at the priority of all others; call it until it has.
+        """Lets a worker that has started up accept connections, at normal priority. Call it until the worker is ready.
 
-        A connection that a worker of low priority takes waits with it, though others are idle.
+        A connection that a low-priority worker accepted would wait, even if other workers were idle.
         """
-        self._hurry(worker)
-        if worker.session_nice is not None:
-            return  # see priority.renice_session: the kernel takes it a moment later
+        self._restore_priority(worker)
+        if worker.pending_session_nice is not None:
+            return  # the kernel accepts it a moment later, see priority.renice_session
         if worker.oom_score is not None:
             priority.set_oom_score(worker.pid, worker.oom_score)
             worker.oom_score = None
         worker.board.admit()
 
     def retire(self, worker: Any) -> None:
-        """Tells a worker to drain and go, once."""
+        """Tells a worker to drain and exit, once."""
         if worker.retired_at is None:
             worker.retired_at = time.monotonic()
-            worker.board.dismiss(Dismissal.REPLACED)
-            worker.slowed = True  # by itself, once it serves nothing any more
+            worker.board.request_drain(DrainReason.REPLACED)
+            worker.low_priority = True  # it lowers its own priority once it serves nothing any more
             self.kill_worker(worker.pid, signal.SIGTERM)
 
-    def condemn(self, worker: Any) -> None:
-        """Kills a worker, whose end is then no news."""
-        worker.condemned = True
+    def kill(self, worker: Any) -> None:
+        """Kills a worker; its exit is then expected."""
+        worker.killed = True
         self.kill_worker(worker.pid, signal.SIGKILL)
 
-    def _hurry(self, worker: Any) -> None:
-        if worker.slowed:
-            worker.slowed = False
-            worker.session_nice = 0  # as a new one has it
+    def _restore_priority(self, worker: Any) -> None:
+        if worker.low_priority:
+            worker.low_priority = False
+            worker.pending_session_nice = 0  # a new session's
             self._renice_session(worker)
             if not priority.renice(worker.pid, self._nice):
                 self.log.warning(
-                    "Worker (pid:%s) can't be brought back to niceness %d. Set LimitNICE= in the unit, "
+                    "The niceness of worker (pid:%s) can't be set back to %d. Set LimitNICE= in the unit, "
                     "or handover_boot_nice = 0.",
                     worker.pid,
                     self._nice,
                 )
 
     def _renice_session(self, worker: Any) -> None:
-        if worker.session_nice is not None and priority.renice_session(worker.pid, worker.session_nice):
-            worker.session_nice = None
+        if worker.pending_session_nice is not None and priority.renice_session(worker.pid, worker.pending_session_nice):
+            worker.pending_session_nice = None
 
-    def _watch_boots(self) -> None:
+    def _check_boots(self) -> None:
         now = time.monotonic()
         for worker in self.workers():
             self._renice_session(worker)
             if worker.board.state is State.STANDBY:
-                self._hurry(worker)  # it waits for the others; when it is let in, it must be as quick as they are
-            if worker.board.state >= State.STANDBY or worker.condemned:
+                # while it waits for the others: once admitted, it must be as fast as they are
+                self._restore_priority(worker)
+            if worker.board.state >= State.STANDBY or worker.killed:
                 continue
             limit = worker.cfg.handover_boot_timeout
             took = now - worker.forked_at
-            # at a reload it is slowed no longer when it starves, and who waits for its end has a bound
-            waited = 0.0 if self._complete else priority.waited(worker.pid)
+            # only at the service's start: a reload restores a starving boot's priority, and its caller has a timeout
+            waited = 0.0 if self._complete else priority.cpu_wait(worker.pid)
             if worker.board.state is State.WARMING:
-                self._watch_warmup(worker, now)
-            elif took > limit and (late := _late(took, waited, limit)):
-                worker.board.explain(late)
-                self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, late)
-                self.condemn(worker)
+                self._check_warmup(worker, now)
+            elif took > limit and (reason := _overdue(took, waited, limit)):
+                worker.board.record_failure(reason)
+                self.log.error("Worker (pid:%s) is %s; killing it", worker.pid, reason)
+                self.kill(worker)
                 self._boot_failed(worker, worker.board.failure)
-            if worker.slowed and not worker.condemned and (priority.waited(worker.pid) > PATIENCE or took > limit / 4):
-                # starved: on a machine with no idle moment the nicest process gets next to nothing
-                self._hurry(worker)
+            if (
+                worker.low_priority
+                and not worker.killed
+                and (priority.cpu_wait(worker.pid) > MAX_CPU_WAIT or took > limit / 4)
+            ):
+                # starved: on a machine that is never idle, the nicest process gets almost no processor time
+                self._restore_priority(worker)
 
-    def _watch_warmup(self, worker: Any, now: float) -> None:
-        """The worker bounds its warm-up itself, but for an application that lets nothing else run."""
+    def _check_warmup(self, worker: Any, now: float) -> None:
+        """The worker limits its warm-up itself, unless the application blocks its event loop."""
         if worker.warming_since is None:
-            worker.warming_since = now, priority.waited(worker.pid)
+            worker.warming_since = now, priority.cpu_wait(worker.pid)
         began, waited = worker.warming_since
         limit = worker.cfg.handover_warmup_timeout + WARMUP_GRACE
         took = now - began
-        if took - (priority.waited(worker.pid) - waited) > limit or took > BUSY * limit:
-            reason = f"the warm-up has let nothing else run for {took:.0f} s (handover_warmup_timeout)"
+        if took - (priority.cpu_wait(worker.pid) - waited) > limit or took > BUSY_FACTOR * limit:
+            reason = f"the warm-up has blocked the event loop for {took:.0f} s (handover_warmup_timeout)"
             self.log.error("Worker (pid:%s): %s; killing it", worker.pid, reason)
-            self.condemn(worker)
+            self.kill(worker)
             self._warmup_failed(worker, reason)
 
     def _warmup_failed(self, worker: Any, reason: str) -> None:
-        """After a warm-up that took its worker with it."""
+        """Handles a warm-up that ended its worker."""
         if worker.cfg.handover_warmup_required:
             self._boot_failed(worker, reason)
         elif worker.cfg.handover_warmup_paths:
-            # the others have the same configuration
+            # the other workers share this configuration object
             worker.cfg.set("handover_warmup_paths", [])
-            self.log.warning("Until the next reload no worker is warmed up: %s", reason)
+            self.log.warning("Workers are not warmed up until the next reload: %s", reason)
 
     def _end_warmups(self) -> None:
-        """In a stop: a worker that warms up has nothing to finish."""
+        """During a stop: kills workers that still warm up, which have nothing to finish."""
         if time.monotonic() - self._stopped_at > WARMUP_GRACE:
             for worker in self.workers():
                 if worker.board.state is State.WARMING:
                     self.kill_worker(worker.pid, signal.SIGKILL)
 
-    def _end_overdue_drains(self) -> None:
+    def _kill_overdue_drains(self) -> None:
         now = time.monotonic()
         for worker in self.workers():
             if worker.board.state is State.DRAINING and worker.retired_at is None:
                 worker.retired_at = now
             limit = worker.cfg.graceful_timeout + worker.cfg.handover_exit_timeout
-            if worker.retired_at is None or worker.condemned:
+            if worker.retired_at is None or worker.killed:
                 continue
             if now - worker.retired_at > limit - worker.cfg.handover_exit_timeout / 2:
-                self._hurry(worker)  # where no moment is idle, the nicest process would not come to its end
+                # on a machine that is never idle, the nicest process would not finish in time
+                self._restore_priority(worker)
             if now - worker.retired_at > limit:
-                self.log.warning("Worker (pid:%s) has not gone after %g s; killing it", worker.pid, limit)
-                self.condemn(worker)
+                self.log.warning("Worker (pid:%s) has not exited after %g s; killing it", worker.pid, limit)
+                self.kill(worker)
 
-    def _keep_population(self) -> None:
-        alive = [worker for worker in self.workers() if worker.retired_at is None and not worker.condemned]
+    def _maintain_workers(self) -> None:
+        alive = [worker for worker in self.workers() if worker.retired_at is None and not worker.killed]
         booting = [worker for worker in alive if worker.board.state < State.READY]
         serving = [worker for worker in alive if worker.board.state is State.READY]
-        fresh = [worker for worker in serving if not worker.board.worn]
+        fresh = [worker for worker in serving if not worker.board.to_be_replaced]
         for worker in booting:
             if worker.board.state is State.STANDBY:
                 self.admit(worker)
         if len(fresh) >= self.num_workers:
-            if time.monotonic() - self._failed_at > PROVEN:
+            if time.monotonic() - self._failed_at > STABLE_AFTER:
                 self._failures = 0
             for worker in serving:
-                if worker.board.worn:
+                if worker.board.to_be_replaced:
                     self.retire(worker)
             for worker in fresh[: len(fresh) - self.num_workers]:
                 self.retire(worker)
             if not self._complete:
-                self._complete = self._announce = True
+                self._complete = self._notify_ready = True
         elif time.monotonic() >= self._next_spawn:
             missing = self.num_workers - len(fresh) - len(booting)
             for _ in range(min(missing, self.cfg.handover_boot_at_once - len(booting))):
                 try:
-                    # gentle when it replaces one that still serves; where one is missing there is no time to lose
-                    self.spawn(self.generation, gentle=len(serving) >= self.num_workers)
-                except Exception as error:  # a fork, or a hook of the configuration
+                    # low priority only if it replaces a worker that still serves: a missing one is urgent
+                    self.spawn(self.generation, low_priority=len(serving) >= self.num_workers)
+                except Exception as error:  # from fork, or from a hook of the configuration
                     failure = f"no worker could be started: {describe(error)}"
                     if self._complete:
                         self._back_off(failure)
@@ -403,55 +412,55 @@ class HandoverArbiter(Arbiter):
                         self._boot_failure = failure
                     return
 
-    def populated(self) -> bool:
-        """Whether all workers serve; what is missing is on its way."""
-        self._keep_population()
+    def ensure_workers(self) -> bool:
+        """Starts missing workers. Returns whether all workers are ready."""
+        self._maintain_workers()
         ready = [worker for worker in self.workers() if worker.retired_at is None and worker.board.state is State.READY]
         return bool(len(ready) >= self.num_workers)
 
-    def _bury(self, worker: Any, wait_status: int) -> None:
-        # the kernel need not have done it
-        expected = self.stopping or worker.condemned
-        how = _describe(wait_status) if expected else self._explain(wait_status)
+    def _handle_exit(self, worker: Any, wait_status: int) -> None:
+        # an expected SIGKILL isn't the OOM killer's
+        expected = self.stopping or worker.killed
+        how = _describe(wait_status) if expected else self._exit_reason(wait_status)
         state = worker.board.state
         failure = worker.board.failure or how
         worker.tmp.close()
         worker.board.close()
         forks.kill(worker.pid)
-        self._forget_gauges(worker.cfg)
+        self._clear_gauges(worker.cfg)
         try:
             self.cfg.child_exit(self, worker)
         except Exception:
-            self.log.exception("The hook child_exit raised; the master goes on")
+            self.log.exception("The hook child_exit raised; the master continues")
         served = time.monotonic() - worker.forked_at
         if expected:
             self.log.info("Worker (pid:%s) %s", worker.pid, how)
         elif state is State.WARMING:
-            self.log.error("Worker (pid:%s) ended in its warm-up: %s", worker.pid, failure)
+            self.log.error("Worker (pid:%s) exited during its warm-up: %s", worker.pid, failure)
             self._warmup_failed(worker, failure)
         elif state < State.READY:
             self.log.error("Worker (pid:%s) failed to boot: %s", worker.pid, failure)
             self._boot_failed(worker, failure)
         elif state is State.DRAINING and wait_status == 0:
-            self.log.info("Worker (pid:%s) has gone", worker.pid)
+            self.log.info("Worker (pid:%s) has exited", worker.pid)
         else:
             self.log.error("Worker (pid:%s) %s", worker.pid, how)
-            # one sudden death is made good at once, a series is not
-            if served < PROVEN and self._failures:
+            # a single crash is replaced immediately, a series of them with a growing delay
+            if served < STABLE_AFTER and self._failures:
                 self._back_off(how)
-            elif served < PROVEN:
+            elif served < STABLE_AFTER:
                 self._failures, self._failed_at = 1, time.monotonic()
 
-    def _forget_gauges(self, cfg: Any) -> None:
-        """Of workers that have ended, those of an earlier master too."""
+    def _clear_gauges(self, cfg: Any) -> None:
+        """Clears the gauges of workers that have exited, including those of an earlier master."""
         if cfg.handover_metrics_directory and os.path.isdir(cfg.handover_metrics_directory):
             try:
-                metrics.forget_gauges(cfg.handover_metrics_directory)
+                metrics.clear_gauges(cfg.handover_metrics_directory)
             except OSError as error:
-                self.log.error("Gauges of workers that have ended stay in the metrics: %s", error)
+                self.log.error("The gauges of exited workers can't be removed from the metrics: %s", error)
 
-    def _explain(self, wait_status: int) -> str:
-        """How a process ended that the master had not told to end, in words."""
+    def _exit_reason(self, wait_status: int) -> str:
+        """How a process exited that the master had not told to exit, as text."""
         how = _describe(wait_status)
         if os.waitstatus_to_exitcode(wait_status) != -signal.SIGKILL:
             return how
@@ -471,17 +480,17 @@ class HandoverArbiter(Arbiter):
 
     def _back_off(self, failure: str) -> None:
         if time.monotonic() < self._next_spawn:
-            return  # one of several that were started together: it is the same failure
-        delay = min(BACKOFF_MOST, BACKOFF_FIRST * 2**self._failures)
+            return  # several workers were started together and have the same failure
+        delay = min(BACKOFF_MAX, BACKOFF_FIRST * 2**self._failures)
         self._failures += 1
         self._failed_at = time.monotonic()
         self._next_spawn = self._failed_at + delay
-        self.log.error("Trying again in %g s: %s", delay, failure)
+        self.log.error("Retrying in %g s: %s", delay, failure)
 
     # Reloads
 
     def _begin_reload(self) -> None:
-        self._reload_again = False
+        self._reload_requested = False
         self._reloads += 1
         self.notifier.reloading()
         sys.path_importer_cache.clear()
@@ -489,17 +498,17 @@ class HandoverArbiter(Arbiter):
         requested, began = time.time(), time.monotonic()
         try:
             self._reload = Reload(self, self._reloads)
-        except OSError as error:  # no process or descriptor to be had
-            failure = f"it could not begin: {describe(error)}"
+        except OSError as error:  # no process or file descriptor available
+            failure = f"it could not start: {describe(error)}"
             self.log.error("Reload %d failed: %s. The workers keep serving.", self._reloads, failure)
-            self._note_reload(self._reloads, requested, began, failure)
+            self._record_reload(self._reloads, requested, began, failure)
             return
-        self.log.info("Reload %d begins", self._reloads)
+        self.log.info("Reload %d started", self._reloads)
 
     def load_configuration(self) -> None:
-        """Loads the configuration anew into `self.app`. Raises, or exits, when it is bad."""
+        """Reloads the configuration into `self.app`. Raises, or exits, if it is invalid."""
         addresses = self.cfg.address
-        # what the old configuration added to the environment goes first
+        # first undo what the old configuration added to the environment
         for name in self.cfg.env:
             os.environ.pop(name, None)
             if name in self.cfg.env_orig:
@@ -507,11 +516,11 @@ class HandoverArbiter(Arbiter):
         self.app.reload()
         if not self.systemd and self.app.cfg.address != addresses:
             raise RuntimeError("A reload can't change `bind`. Restart the service for that.")
-        # each is worked out when it is asked for, and raises then
+        # these properties are evaluated, and raise, only when read
         _ = self.app.cfg.worker_class, self.app.cfg.logger_class, self.app.cfg.env
 
     def try_configuration(self) -> None:
-        """Does what else a start would, in a child that ends afterwards. Raises when a start would fail."""
+        """Does the rest of what a start would do, in a child that exits afterwards. Raises if a start would fail."""
         cfg = self.app.cfg
         cfg.logger_class(cfg)
         WorkerTmp(cfg).close()
@@ -519,43 +528,43 @@ class HandoverArbiter(Arbiter):
             raise RuntimeError(f"pidfile: {cfg.pidfile} can't be written")
 
     def apply_configuration(self) -> None:
-        """Makes the configuration on disk the master's own. Raises, or exits, when it is bad."""
+        """Applies the configuration on disk to the master. Raises, or exits, if it is invalid."""
         self.load_configuration()
         self.setup(self.app)
         self.log.reopen_files()
         self.cfg.on_reload(self)
 
     @contextlib.contextmanager
-    def giving_way(self, deadline: float) -> Iterator[None]:
-        """Has what runs within it end by GaveWay when it takes long and a signal waits or a worker has died, and at
-        `deadline` (monotonic) in any case."""
+    def interruptible(self, deadline: float) -> Iterator[None]:
+        """Raises LoadInterrupted in the block once it has taken longer than LOAD_GRACE and a signal is pending or a
+        worker has exited, and at `deadline` (monotonic seconds) in any case."""
 
         def look(*_: Any) -> None:
-            if armed and (self._signalled or time.monotonic() > deadline or any(map(_has_ended, self.WORKERS))):
-                raise GaveWay
+            if armed and (self._signal_pending or time.monotonic() > deadline or any(map(_has_exited, self.WORKERS))):
+                raise LoadInterrupted
 
         armed = True
         previous = signal.signal(signal.SIGALRM, look)
-        signal.setitimer(signal.ITIMER_REAL, LOADING, 2 * TICK)
+        signal.setitimer(signal.ITIMER_REAL, LOAD_GRACE, 2 * TICK)
         try:
             yield
         finally:
-            # what comes after the block must not be ended
+            # never interrupt what follows the block
             armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
 
-    def _conclude_reload(self, reload: Reload) -> None:
+    def _finish_reload(self, reload: Reload) -> None:
         self._reload = None
         if reload.error is None:
             self._failures = 0
             self._next_spawn = 0.0
             took = time.monotonic() - reload.began
             self.log.info("Reload %d done in %.1f s: generation %d serves", reload.number, took, self.generation)
-        self._note_reload(reload.number, reload.requested_at, reload.began, reload.error)
+        self._record_reload(reload.number, reload.requested_at, reload.began, reload.error)
 
-    def _note_reload(self, number: int, requested: float, began: float, error: str | None) -> None:
-        """Keeps how a reload ended, for the status, and has the service manager told that it has."""
+    def _record_reload(self, number: int, requested: float, began: float, error: str | None) -> None:
+        """Records a reload's outcome for the status, and schedules the notification of the service manager."""
         self._last_reload = {
             "number": number,
             "requested_at": _utc(requested),
@@ -564,7 +573,7 @@ class HandoverArbiter(Arbiter):
             "error": error,
             "duration_seconds": round(time.monotonic() - began, 3),
         }
-        self._announce = True
+        self._notify_ready = True
 
     # Status
 
@@ -610,10 +619,10 @@ class HandoverArbiter(Arbiter):
         }
         try:
             self._status_file.write(document)
-            self._unwritten = ""
+            self._write_error = ""
         except OSError as error:
-            if str(error) != self._unwritten:  # it is tried at each change, many times a second
-                self._unwritten = str(error)
+            if str(error) != self._write_error:  # every change is a new attempt, many times a second
+                self._write_error = str(error)
                 self.log.error("The status file can't be written: %s", error)
         line = f"{ready} of {self.num_workers} workers ready, generation {self.generation}"
         if release:
@@ -638,12 +647,13 @@ def _utc(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
-def _late(took: float, waited: float, limit: float) -> str:
-    """That a boot took too long, in words; empty while it may go on.
+def _overdue(took: float, waited: float, limit: float) -> str:
+    """Why a boot is over its limit, as text; empty while it may continue. All times are in seconds.
 
-    What counts is the time that it had a processor, or waited for anything else: a busy machine is no fault of its.
+    Time spent waiting for a processor doesn't count, up to BUSY_FACTOR times the limit: a busy machine isn't the
+    application's fault.
     """
-    if took - waited <= limit and took <= BUSY * limit:
+    if took - waited <= limit and took <= BUSY_FACTOR * limit:
         return ""
     more = (
         f" and {took - limit:.0f} s more for the {waited:.0f} s that it waited for a processor" if waited >= 1 else ""
@@ -651,8 +661,8 @@ def _late(took: float, waited: float, limit: float) -> str:
     return f"not ready after {limit:g} s (handover_boot_timeout){more}"
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether a child has ended, which stays to be reaped."""
+def _has_exited(pid: int) -> bool:
+    """Whether a child has exited, without reaping it."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
@@ -660,7 +670,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _describe(wait_status: int) -> str:
-    """How a process ended, in words."""
+    """How a process exited, as text."""
     code = os.waitstatus_to_exitcode(wait_status)
     if code >= 0:
         return f"exited with code {code}"

@@ -1,5 +1,5 @@
-"""What Uvicorn calls in place of the application: the application, plus the gate before the first request, the access
-log, and what a drain needs. All of it by the ASGI interface alone, with no knowledge of Uvicorn's insides."""
+"""ASGI middleware around the application: holds back the first request until the worker is admitted, writes the access
+log, and implements the drain. It uses only the ASGI interface, no internals of Uvicorn."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RESTARTING = 1012  # RFC 6455's registry: Service Restart
-SPREAD_TICK = 0.1  # seconds between two looks whether there still is time
-EXTENSION = "gunicorn_handover"  # what an application finds in its scope's extensions
-CLIENT_GONE = 499  # nginx's word for a client that left before the answer
+SPREAD_TICK = 0.1  # seconds between two checks whether the spread was cut short
+EXTENSION = "gunicorn_handover"  # the key in `scope["extensions"]`
+CLIENT_GONE = 499  # nginx's status for a client that closed the connection before the response
 _ERROR_LOG = logging.getLogger("uvicorn.error")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class WebSocketSession:
-    """One WebSocket, which a drain may close between two messages of the application."""
+    """One WebSocket. A drain may close it between two messages of the application."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -42,17 +42,17 @@ class WebSocketSession:
         self.close_code: int | None = None
 
     async def restart(self) -> None:
-        """Closes the WebSocket with 1012, unless it isn't open."""
+        """Closes the WebSocket with 1012 if it is open."""
         if not self.accepted or self.closed:
             return
         self.closed = self.restarted = True
         self.close_code = RESTARTING
-        # OSError: the client has just left
+        # OSError: the client has just disconnected
         with contextlib.suppress(OSError):
             await self._send({"type": "websocket.close", "code": RESTARTING, "reason": "Service Restart"})
 
     async def send(self, message: Message) -> None:
-        """The application's `send`. Raises OSError after a restart, as the ASGI specification asks."""
+        """The application's `send`. Raises OSError after `restart`, as the ASGI specification requires."""
         if self.restarted:
             raise OSError("The WebSocket is closed: the server is restarting.")
         kind = message["type"]
@@ -68,7 +68,7 @@ class WebSocketSession:
             self.status = 101
 
     def observe(self, message: Message) -> Message:
-        """What the application is told of `message`, which it receives."""
+        """Records a received `message` and returns it as the application gets it."""
         if message["type"] == "websocket.disconnect":
             if self.restarted:
                 message = {**message, "code": RESTARTING}
@@ -77,11 +77,11 @@ class WebSocketSession:
                 self.close_code = message.get("code", 1005)
         return message
 
-    async def part(self, receive: Receive) -> None:
-        """After a restart, and when the application has gone: reads on until the client's close frame is here. Some of
-        Uvicorn's protocols close the socket as soon as the application ends; unread messages in it would make that a
-        reset, which takes the close frame with it."""
-        # RuntimeError: a task that the application left behind still receives
+    async def await_close(self, receive: Receive) -> None:
+        """After `restart`, once the application has returned: reads until the client's close frame arrives. Some of
+        Uvicorn's protocols close the socket as soon as the application returns; unread messages in it would turn that
+        into a reset, and the client would lose the close frame."""
+        # RuntimeError: a task that the application left behind is still receiving
         with contextlib.suppress(RuntimeError):
             while self.restarted and not self.disconnected:
                 self.observe(await receive())
@@ -95,41 +95,42 @@ class ServedApplication:
         application: Application,
         *,
         gate: Callable[[Application, dict[str, Any]], Awaitable[str | None]],
-        explain: Callable[[str], None],
+        on_failure: Callable[[str], None],
         access_line: Callable[[dict[str, Any]], None] | None,
         urgent_paths: Collection[str] = (),
     ) -> None:
         """`gate` is awaited between the lifespan startup and the first request, with the application and the lifespan's
-        state; what it returns is why there must be none. `explain` is told why a startup failed, `access_line` given
-        the fields of each request's line; None for no access log. Requests for `urgent_paths` wait for no turn."""
+        state; it returns a reason to fail the startup, or None. `on_failure` gets the reason of a failed startup.
+        `access_line` gets the fields of each access log line; None disables the log. Requests for `urgent_paths` don't
+        queue."""
         self._application = application
         self._gate = gate
-        self._explain = explain
+        self._on_failure = on_failure
         self._access_line = access_line
         self._urgent_paths = frozenset(urgent_paths)
         self._turns = Turns()
         self._sessions: set[WebSocketSession] = set()
         self._closes_websockets = False
-        self._is_kept: Callable[[Scope], bool] = lambda _: False
+        self._is_known_client: Callable[[Scope], bool] = lambda _: False
         self.draining = False
 
-    def drain(self, is_kept: Callable[[Scope], bool]) -> None:
-        """From now on each response that begins ends its connection. `is_kept` says of a request whether its connection
-        had one before the drain: who sends it knows this worker, and the application is told that it goes."""
+    def drain(self, is_known_client: Callable[[Scope], bool]) -> None:
+        """From now on each response closes its connection. `is_known_client` returns whether a request's connection
+        carried a request before the drain: only then does the application see `draining`."""
         self.draining = True
-        self._is_kept = is_kept
+        self._is_known_client = is_known_client
 
-    async def restart_websockets(self, spread: float, hurried: Callable[[], bool]) -> None:
-        """Closes all WebSockets with 1012, evenly over `spread` seconds, so that their clients don't all come back in
-        one moment; at once when `hurried` says so, and from now on each that opens."""
+    async def restart_websockets(self, spread: float, immediate: Callable[[], bool]) -> None:
+        """Closes all WebSockets with 1012, evenly over `spread` seconds, so that clients don't all reconnect at once;
+        immediately when `immediate` returns true. WebSockets that open later are closed immediately."""
         self._closes_websockets = True
         began = time.monotonic()
         sessions, closing = list(self._sessions), []
         for number, session in enumerate(sessions):
             due = began + spread * number / len(sessions)
-            while (left := due - time.monotonic()) > 0 and not hurried():
+            while (left := due - time.monotonic()) > 0 and not immediate():
                 await asyncio.sleep(min(left, SPREAD_TICK))
-            # one whose client doesn't read holds up none of the others
+            # a client that doesn't read must not block the others
             closing.append(asyncio.ensure_future(session.restart()))
         await asyncio.gather(*closing)
 
@@ -147,7 +148,7 @@ class ServedApplication:
             refusal = await self._gate(self._application, scope.get("state", {}))
             if refusal is None:
                 return {"type": "lifespan.startup.complete"}
-            self._explain(refusal)
+            self._on_failure(refusal)
             return {"type": "lifespan.startup.failed", "message": refusal}
 
         async def gated(message: Message) -> None:
@@ -158,20 +159,22 @@ class ServedApplication:
             elif message["type"] == "lifespan.startup.failed":
                 answered = True
                 lines = str(message.get("message", "")).strip().splitlines()
-                self._explain("lifespan startup failed: " + (lines[-1] if lines else "the application gave no reason"))
+                self._on_failure(
+                    "lifespan startup failed: " + (lines[-1] if lines else "the application gave no reason")
+                )
             await send(message)
 
         try:
             await self._application(scope, receive, gated)
         finally:
-            # An application that knows no lifespan returns or raises here. It is ready all the same.
+            # An application without lifespan support returns or raises here. It is ready nevertheless.
             if not answered and (verdict := await admission())["type"] == "lifespan.startup.failed":
                 await send(verdict)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        identify(scope)
-        extend(scope, self.draining and self._is_kept(scope))
+        set_request_id(scope)
+        add_extension(scope, self.draining and self._is_known_client(scope))
         status: int | None = None
         sent = 0
         complete = False
@@ -190,7 +193,7 @@ class ServedApplication:
             if kind == "http.response.body":
                 sent += len(message.get("body", b""))
                 await send(message)
-                # only now: Uvicorn refuses a last part that is short of the Content-Length
+                # only after the send: Uvicorn refuses a last part that is shorter than the Content-Length
                 complete = not message.get("more_body", False) or complete
                 return
             if kind == "http.response.start":
@@ -203,24 +206,26 @@ class ServedApplication:
 
         try:
             if scope["path"] not in self._urgent_paths:
-                await self._turns.come()
+                await self._turns.wait()
             await self._application(scope, observed_receive, observed_send)
         except BaseException as error:
             status = status or 500
-            # After a whole response the connection is the next request's, which may be on its way or running already.
-            # Uvicorn would close it: for an error page of Starlette's, which raises on, or a background task's failure.
+            # After a complete response the connection may already carry the next request. Uvicorn would close it for
+            # an error raised after the response: Starlette's error page re-raises, and a background task may fail.
             if not complete or not isinstance(error, Exception):
                 raise
             _ERROR_LOG.error("Exception in ASGI application\n", exc_info=error)  # as Uvicorn does
         finally:
             if self._access_line is not None:
                 status = status or (CLIENT_GONE if client_left else 500)
-                self._access_line(line_of(scope, scope["method"], status, began, sent, "HTTP/" + scope["http_version"]))
+                self._access_line(
+                    access_fields(scope, scope["method"], status, began, sent, "HTTP/" + scope["http_version"])
+                )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        identify(scope)
-        extend(scope, self.draining)
+        set_request_id(scope)
+        add_extension(scope, self.draining)
         session = WebSocketSession(send)
         sent = 0
 
@@ -243,32 +248,32 @@ class ServedApplication:
                 session.status = 500
             raise
         finally:
-            # a drain past its time cancels, and waits for nobody
+            # a drain past graceful_timeout cancels without waiting
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                await session.part(receive)
+                await session.await_close(receive)
             self._sessions.discard(session)
             if self._access_line is not None:
-                fields = line_of(scope, "GET", session.status, began, sent, "websocket")
+                fields = access_fields(scope, "GET", session.status, began, sent, "websocket")
                 self._access_line({**fields, "close_code": session.close_code})
 
 
-def identify(scope: Scope) -> None:
-    """Sets the running task's request id: the client's X-Request-ID where it is fit for a log, else a new one."""
+def set_request_id(scope: Scope) -> None:
+    """Sets the current task's request id: the client's X-Request-ID if it is safe to log, otherwise a new one."""
     given = header(scope, b"x-request-id")
     request_id.set(given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
 
 
-def extend(scope: Scope, draining: bool) -> None:
-    """Tells the application of a request's or WebSocket's `scope` whether its worker drains."""
+def add_extension(scope: Scope, draining: bool) -> None:
+    """Adds this package's extension to the `scope` of a request or WebSocket."""
     scope.setdefault("extensions", {})[EXTENSION] = {"draining": draining}
 
 
 def unbuffered(message: Message) -> Message:
-    """The start of a response; that of server-sent events asks nginx to pass them on as they come, unless the
-    application has said what it wants of it."""
+    """A response's start message. For server-sent events it gets `X-Accel-Buffering: no`, so that nginx doesn't buffer
+    them, unless the application has set that header itself."""
     headers = message.get("headers", ())
     for name, value in headers:
-        # the value first: it is the one that seldom fits
+        # the value first: it matches less often
         if value[:17].lower() == b"text/event-stream" and name.lower() == b"content-type":
             break
     else:
@@ -279,15 +284,15 @@ def unbuffered(message: Message) -> Message:
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header called `name` (lower case)."""
+    """The value of the first header called `name` (lower case); None if there is none."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
     return None
 
 
-def line_of(scope: Scope, method: str, status: int, began: float, sent: int, protocol: str) -> dict[str, Any]:
-    """The fields of an access line. The query string stays out: it may hold what no log should."""
+def access_fields(scope: Scope, method: str, status: int, began: float, sent: int, protocol: str) -> dict[str, Any]:
+    """The fields of an access log line. It omits the query string, which may contain secrets."""
     client = scope.get("client")
     agent = header(scope, b"user-agent")
     return {

@@ -1,4 +1,4 @@
-"""What a worker tells its master, in memory that the two share: cheaper than a pipe, and it outlives the worker."""
+"""A page of memory shared by a worker and its master. It is cheaper than a pipe, and outlives the worker."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ import enum
 import mmap
 
 SIZE = 4096
-_STATE, _ADMITTED, _WORN, _DISMISSED, _PRIVATE, _LENGTH, _TEXT = 0, 1, 2, 3, 4, 5, 7
+_STATE, _ADMITTED, _REPLACE, _DRAIN, _PRIVATE, _LENGTH, _TEXT = 0, 1, 2, 3, 4, 5, 7
 
 
 class State(enum.IntEnum):
-    """A worker's life, in order."""
+    """A worker's states, in order."""
 
     BOOTING = 0
     """Importing the application or running its lifespan startup."""
     WARMING = 1
-    """Started up; makes requests to its own application."""
+    """Started up; sends warm-up requests to its own application."""
     STANDBY = 2
-    """Waits for the master's word before it accepts a connection."""
+    """Waits for the master's permission to accept connections."""
     READY = 3
     """Accepts connections."""
     DRAINING = 4
-    """Accepts none any more; finishes what it has."""
+    """Accepts no more connections; finishes those that it has."""
 
 
-class Dismissal(enum.IntEnum):
-    """The master's word to drain and go."""
+class DrainReason(enum.IntEnum):
+    """Why the master tells a worker to drain."""
 
     NONE = 0
     REPLACED = 1
-    """Others serve on."""
+    """Other workers serve."""
     STOP = 2
-    """The service stops: no other worker serves on, so this one's exit need not be slowed."""
+    """The service stops. No worker serves, so this one may exit at normal priority."""
 
 
 class Board:
-    """One page, made by the master before the fork. Each field has a single writer, or is only ever set."""
+    """One page, created by the master before the fork. Each field has a single writer, or is only ever set."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, SIZE)
 
     @property
     def state(self) -> State:
-        """Where the worker is. Written by the worker."""
+        """The worker's state. Written by the worker."""
         return State(self._page[_STATE])
 
     @state.setter
@@ -51,7 +51,7 @@ class Board:
 
     @property
     def admitted(self) -> bool:
-        """Whether the worker may go on from STANDBY to READY. Written by the master."""
+        """Whether the worker may change from STANDBY to READY. Written by the master."""
         return self._page[_ADMITTED] == 1
 
     def admit(self) -> None:
@@ -59,46 +59,47 @@ class Board:
         self._page[_ADMITTED] = 1
 
     @property
-    def dismissed(self) -> Dismissal:
-        """Whether the worker is to drain and go, whatever became of the signal that says so. Written by the master."""
-        return Dismissal(self._page[_DISMISSED])
+    def drain_reason(self) -> DrainReason:
+        """Why the worker is to drain, even if the signal was lost; NONE while it serves. Written by the master."""
+        return DrainReason(self._page[_DRAIN])
 
     @property
-    def stops(self) -> bool:
-        """Whether that is because the service ends."""
-        return self.dismissed is Dismissal.STOP
+    def service_stops(self) -> bool:
+        """Whether the worker is to drain because the service stops."""
+        return self.drain_reason is DrainReason.STOP
 
-    def dismiss(self, word: Dismissal) -> None:
-        """Tells the worker to drain and go."""
-        self._page[_DISMISSED] = word
+    def request_drain(self, reason: DrainReason) -> None:
+        """Tells the worker to drain and exit."""
+        self._page[_DRAIN] = reason
 
     @property
-    def private(self) -> bool:
-        """Whether the sockets end with the service, and with them what waits to be accepted. Written by the master."""
+    def private_sockets(self) -> bool:
+        """Whether the listening sockets, with their queued connections, are closed when the service ends. Written by
+        the master."""
         return self._page[_PRIVATE] == 1
 
-    def own_sockets(self) -> None:
-        """Says that no service manager keeps the sockets."""
+    def set_private_sockets(self) -> None:
+        """Records that no service manager holds the sockets."""
         self._page[_PRIVATE] = 1
 
     @property
-    def worn(self) -> bool:
-        """Whether the worker is to go when it has a successor: it has had its `max_requests` and says so, or the master
-        says so of one that a failed reload leaves."""
-        return self._page[_WORN] == 1
+    def to_be_replaced(self) -> bool:
+        """Whether the worker is to be replaced once a new one is ready: it has served its `max_requests`, or a failed
+        reload left it behind."""
+        return self._page[_REPLACE] == 1
 
-    def wear_out(self) -> None:
-        """Asks the master for a successor."""
-        self._page[_WORN] = 1
+    def request_replacement(self) -> None:
+        """Asks the master to replace the worker."""
+        self._page[_REPLACE] = 1
 
     @property
     def failure(self) -> str:
-        """Why the worker could not boot, in one line; empty when it did not say. Written by the worker."""
+        """Why the worker failed to boot, in one line; empty if unknown. Written by the worker or the master."""
         length = int.from_bytes(self._page[_LENGTH:_TEXT], "little")
         return self._page[_TEXT : _TEXT + length].decode(errors="replace")
 
-    def explain(self, failure: str) -> None:
-        """Leaves the reason of a failed boot. The first one stays: what follows it is its consequence."""
+    def record_failure(self, failure: str) -> None:
+        """Records why the boot failed. Only the first reason is kept: later ones are consequences of it."""
         if self.failure:
             return
         text = " ".join(failure.split()).encode()[: SIZE - _TEXT]
@@ -106,5 +107,5 @@ class Board:
         self._page[_LENGTH:_TEXT] = len(text).to_bytes(2, "little")
 
     def close(self) -> None:
-        """Gives the page back."""
+        """Frees the page."""
         self._page.close()

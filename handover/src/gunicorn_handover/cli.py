@@ -1,4 +1,4 @@
-"""The command line: the server itself, and `reload` and `status` for people and for `ExecReload=`."""
+"""The command line: the server itself, and the commands `reload` (also for `ExecReload=`) and `status`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def main() -> int:
     if arguments[:1] == ["status"]:
         return _status(arguments[1:])
     if number := os.environ.get("WEB_CONCURRENCY"):
-        # Gunicorn reads it as it is imported, and ends with a traceback
+        # Gunicorn reads it on import, and would exit with a traceback
         if not number.isdecimal() or int(number) < 1:
-            sys.exit(f"Error: WEB_CONCURRENCY is {number!r}, which is no number of workers. Give one of 1 or more.")
+            sys.exit(f"Error: WEB_CONCURRENCY is {number!r}. Set it to a number of workers, 1 or more, or unset it.")
     else:
         os.environ.pop("WEB_CONCURRENCY", None)
     from gunicorn_handover.launcher import serve
@@ -40,7 +40,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--status-file",
         default=os.environ.get(STATUS_VARIABLE),
-        help=f"the server's handover.json; by default what ${STATUS_VARIABLE} names",
+        help=f"path of the server's handover.json (default: ${STATUS_VARIABLE})",
     )
     return parser
 
@@ -48,13 +48,13 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.status_file:
-        parser.error(f"name the server's handover.json by --status-file or ${STATUS_VARIABLE}")
+        parser.error(f"set the path of the server's handover.json with --status-file or ${STATUS_VARIABLE}")
     return options
 
 
 def _reload(arguments: list[str]) -> int:
-    parser = _parser("reload", "Asks the server for a reload.")
-    parser.add_argument("--wait", action="store_true", help="until it has ended; exit 0 when it succeeded, 1 when not")
+    parser = _parser("reload", "Tell the server to reload.")
+    parser.add_argument("--wait", action="store_true", help="wait for its end; exit 0 if it succeeded, 1 if it failed")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds to wait (default: 600)")
     options = _parse(parser, arguments)
     try:
@@ -66,34 +66,34 @@ def _reload(arguments: list[str]) -> int:
 
 
 class ReloadError(RuntimeError):
-    """The reload failed, or its end is not known. The message says why."""
+    """The reload failed, or its outcome is unknown. The message says why."""
 
 
 def reload(path: str, timeout: float | None) -> str:
-    """Sends HUP to the master whose status is at `path`, and waits for the outcome at most `timeout` seconds; None
-    does not wait. Returns a sentence. Raises ReloadError or StatusError.
+    """Sends HUP to the master whose status file is `path`, and waits at most `timeout` seconds for the outcome; with
+    None it doesn't wait. Returns a sentence for the user. Raises ReloadError or StatusError.
 
-    The reload waited for is one that *began* after this call: it has read what was on disk when this was called, no
-    matter whose HUP began it or how many HUPs the kernel made one of.
+    It waits for a reload that *started* after this call, and therefore read what was on disk at the time of the call,
+    no matter whose HUP started it and how many HUPs the kernel merged.
     """
     before = status.read(path)
     pid = before["master"]["pid"]
     if not status.is_alive(before):
-        raise ReloadError(f"The master (pid:{pid}) of {path} has ended. Start the service.")
+        raise ReloadError(f"The master (pid:{pid}) of {path} has exited. Start the service.")
     asked = time.monotonic()
     try:
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise ReloadError(f"No permission to signal the master (pid:{pid}). Run this as its user or root.") from None
     except ProcessLookupError:
-        raise ReloadError(f"The master (pid:{pid}) of {path} has ended. Start the service.") from None
+        raise ReloadError(f"The master (pid:{pid}) of {path} has exited. Start the service.") from None
     if timeout is None:
-        return f"Asked the master (pid:{pid}) for a reload."
-    where = "not begun"
+        return f"Told the master (pid:{pid}) to reload."
+    where = "not started"
     while time.monotonic() < asked + timeout:
         time.sleep(POLL)
         if not status.is_alive(before):
-            raise ReloadError(f"The master (pid:{pid}) ended during the reload. See the service's log.")
+            raise ReloadError(f"The master (pid:{pid}) exited during the reload. See the service's log.")
         now = status.read(path)
         last, current = now["reload"], now["reload_under_way"]
         if last is not None and last["began_monotonic"] >= asked:
@@ -106,12 +106,12 @@ def reload(path: str, timeout: float | None) -> str:
             )
         if current is not None:
             where = current["progress"]
-    raise ReloadError(f"The reload has not ended after {timeout:g} s ({where}). It may still end well or badly.")
+    raise ReloadError(f"The reload has not finished after {timeout:g} s ({where}). Its outcome is unknown.")
 
 
 def _status(arguments: list[str]) -> int:
-    parser = _parser("status", "Shows who serves. Exit 0 when all workers are ready, 1 when not.")
-    parser.add_argument("--json", action="store_true", help="as JSON, with the workers' memory")
+    parser = _parser("status", "Show the server's status. Exit 0 if all workers are ready, otherwise 1.")
+    parser.add_argument("--json", action="store_true", help="print JSON, including the workers' memory")
     options = _parse(parser, arguments)
     try:
         found = status.read(options.status_file)
@@ -124,7 +124,7 @@ def _status(arguments: list[str]) -> int:
     try:
         print(json.dumps(found, indent=1) if options.json else _for_people(found), flush=True)
     except BrokenPipeError:
-        # its reader has seen enough; Python would complain as it ends
+        # the reader has closed the pipe; without this, Python reports an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ready = sum(worker["state"] == "ready" for worker in found["workers"])
     return 0 if found["master"]["alive"] and ready >= found["workers_wanted"] else 1

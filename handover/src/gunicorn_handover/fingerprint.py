@@ -1,7 +1,7 @@
-"""What the master holds in memory and a reload therefore can't replace: its Python, each module it has imported from
-outside Python's own library, and what the .pth files beside them did when Python started.
+"""What the master has in memory and a reload therefore can't replace: its Python, each module imported from outside the
+standard library, and the .pth files that Python executed at startup.
 
-A caller compares it with a release to come: as long as the same files hold the same bytes there, HUP carries all.
+A caller compares it with the next release: if the same files have the same content there, a HUP is sufficient.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import sys
 import sysconfig
 from typing import Any
 
-_NOT_HELD = {"__main__", "__config__"}  # how we were started; gunicorn.conf.py, which each reload reads anew
+_NOT_HELD = {"__main__", "__config__"}  # the entry point; gunicorn.conf.py, which each reload reads again
 
 
 class Fingerprint:
-    """Gathered as modules appear: later their files may be those of another release."""
+    """Collected as modules are imported: later, their paths may lead to files of another release."""
 
     def __init__(self) -> None:
         self._python = _python()
@@ -31,12 +31,12 @@ class Fingerprint:
         self._library = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib"))
 
     def update(self) -> None:
-        """Takes in the modules that were imported since the last call."""
+        """Adds the modules that were imported since the last call."""
         new = sys.modules.keys() - self._seen
         if not new:
             return
         self._seen |= new
-        # names are of no use here: a module is foreign when its file is outside the library or in site-packages
+        # a name can't tell: a module is foreign if its file is outside the standard library, or in site-packages
         tops = set()
         for name in sorted(new):
             path = self._foreign_file(name)
@@ -64,7 +64,7 @@ class Fingerprint:
         return None if os.path.realpath(path).startswith(self._library) else path
 
     def as_dict(self, root: str | None) -> dict[str, Any]:
-        """For handover.json. Paths below `root` (`/opt/<app>/current`) are given relative to it."""
+        """The value for handover.json. Paths below `root` (`/opt/<app>/current`) are relative to it."""
         prefix = root.rstrip(os.sep) + os.sep if root else None
 
         def relative(path: str) -> str:
@@ -83,7 +83,7 @@ class Fingerprint:
 
 
 def _startup() -> dict[str, dict[str, str]]:
-    """The .pth files that Python executes when it starts, and at no reload: by folder, name and digest."""
+    """The digests of the .pth files, by folder and name. Python executes them at startup only, not at a reload."""
     folders = [folder for folder in dict.fromkeys(site.getsitepackages()) if folder in sys.path]
     return {
         folder: {

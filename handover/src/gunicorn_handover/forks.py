@@ -1,8 +1,8 @@
-"""What the application forked, without an exec, in a worker: `multiprocessing` by its `fork` method, os.fork.
+"""Processes that the application forks in a worker without an exec: `multiprocessing` with the `fork` method, os.fork.
 
-Such a process has the worker's listening sockets and signal handlers, which are none of its business: with them it
-holds the address of a service that has ended, and takes SIGTERM for nothing. Programs that the application starts have
-neither, and are left alone.
+Such a process inherits the worker's listening sockets and signal handlers. With these it would keep the address in use
+after the service has stopped, and ignore SIGTERM. Programs that the application starts inherit neither, and are left
+alone.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from collections.abc import Iterable
 from typing import Any
 
 PF_FORKNOEXEC = 0x40  # include/linux/sched.h; the flags are in proc(5), stat
-OURS = ("gunicorn.", "gunicorn_handover.", "uvicorn.")
-TICK = 0.05  # seconds between two looks
+SERVER_MODULES = ("gunicorn.", "gunicorn_handover.", "uvicorn.")
+TICK = 0.05  # seconds between two checks
 
 
 def isolate(listeners: Iterable[Any]) -> None:
-    """Makes every process forked from this one release `listeners` (Gunicorn's) and reset its signal handlers."""
-    # by what they are: Gunicorn duplicates the descriptors that a service manager hands over
+    """Makes every process forked from this one close `listeners` (Gunicorn's) and reset its signal handlers."""
+    # by inode: Gunicorn duplicates the descriptors that a service manager passes
     identities = {_identity(listener.sock.fileno()) for listener in listeners}
 
-    def let_go() -> None:
-        # the event loop's descriptor is shared: a signal to the child would be told to the parent
+    def detach() -> None:
+        # the wakeup descriptor is shared: a signal to the child would reach the parent's event loop
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # an event loop's, which is none here
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # its handler is that of the parent's event loop
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT):
-            if str(getattr(signal.getsignal(number), "__module__", "")).startswith(OURS):
+            if str(getattr(signal.getsignal(number), "__module__", "")).startswith(SERVER_MODULES):
                 signal.signal(number, signal.SIG_DFL)
-        # not closed: the number would become another file's, which the socket's object would close in the end
+        # not closed: the number could be reused for another file, which the socket object would then close
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in map(int, os.listdir("/proc/self/fd")):
-            with contextlib.suppress(OSError):  # the folder's own has been closed
+            with contextlib.suppress(OSError):  # listdir's own descriptor is closed by now
                 if _identity(descriptor) in identities:
                     os.dup2(null, descriptor, inheritable=False)
         os.close(null)
 
-    os.register_at_fork(after_in_child=let_go)
+    os.register_at_fork(after_in_child=detach)
 
 
-def end(session: int, patience: float) -> None:
-    """Ends what was forked in `session`, a worker's pid: SIGTERM, and after `patience` seconds SIGKILL."""
-    deadline = time.monotonic() + patience
-    for pid in found(session):
+def terminate(session: int, timeout: float) -> None:
+    """Terminates what was forked in `session`, a worker's pid: SIGTERM, and after `timeout` seconds SIGKILL."""
+    deadline = time.monotonic() + timeout
+    for pid in forked(session):
         _kill(pid, signal.SIGTERM)
-    while left := found(session):
+    while left := forked(session):
         if time.monotonic() > deadline:
             for pid in left:
                 _kill(pid, signal.SIGKILL)
@@ -56,19 +56,19 @@ def end(session: int, patience: float) -> None:
 
 
 def kill(session: int) -> None:
-    """Ends at once what the worker of that pid forked and has left behind."""
-    for pid in found(session):
+    """Kills what was forked in `session`, the pid of a worker that has exited."""
+    for pid in forked(session):
         _kill(pid, signal.SIGKILL)
 
 
-def found(session: int) -> list[int]:
-    """The processes of `session` that were forked and have executed no program, its leader and the dead left out."""
+def forked(session: int) -> list[int]:
+    """The pids of processes in `session` that were forked without an exec, except its leader and zombies."""
     pids = []
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) == session:
             continue
         with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
-            # state, parent, group, session, terminal, its group, flags; a program's name may hold anything
+            # state, ppid, pgrp, session, tty, tpgid, flags; the command before them may contain anything
             fields = file.read().rpartition(b")")[2].split()
             if fields[0] not in (b"Z", b"X") and int(fields[3]) == session and int(fields[6]) & PF_FORKNOEXEC:
                 pids.append(int(name))

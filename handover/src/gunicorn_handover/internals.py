@@ -1,6 +1,7 @@
-"""Every part of Gunicorn and Uvicorn that this package leans on beyond their documented interfaces, in one place.
+"""The internals of Gunicorn and Uvicorn that this package uses beyond their documented interfaces, in one place.
 
-They are checked when a server starts: an unknown version or a changed part is an error then, not a lost request later.
+They are checked when a server starts: an unknown version or a changed internal is an error then, not a lost request
+later.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any
 from gunicorn_handover import __version__
 
 SUPPORTED: dict[str, tuple[str, str]] = {
-    # distribution: (oldest supported, first unsupported); the tests run the oldest and the newest
+    # distribution: (oldest supported, first unsupported); the tests run with the oldest and the newest
     "gunicorn": ("26.2", "28"),
     "uvicorn": ("0.35", "0.55"),
     "uvicorn-worker": ("0.3", "0.5"),
 }
 
 CALLABLES: dict[str, tuple[str, ...]] = {
-    # what is called or overridden: the names of its parameters
+    # what is called or overridden: its parameter names
     "gunicorn.arbiter:Arbiter.__init__": ("self", "app"),
     "gunicorn.arbiter:Arbiter.setup": ("self", "app"),
     "gunicorn.arbiter:Arbiter.run": ("self",),
@@ -59,7 +60,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
 }
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    # method: the attributes that its code names
+    # method: attribute names that its code uses
     "gunicorn.arbiter:Arbiter.run": ("start", "manage_workers", "wait_for_signals", "murder_workers"),
     "gunicorn.arbiter:Arbiter.setup": ("cfg", "worker_class", "num_workers", "log"),
     "gunicorn.arbiter:Arbiter.spawn_worker": ("WORKERS", "LISTENERS", "worker_class", "pid"),
@@ -82,7 +83,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 
 PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
-    # checked in the worker: the master imports no parser, so that a reload can bring another version of it
+    # checked in the worker: the master imports no parser, so that a reload can replace its version
     name: {
         f"uvicorn.protocols.http.{name}_impl:{protocol}.__init__": ("cycle", "scope"),
         f"uvicorn.protocols.http.{name}_impl:{protocol}.shutdown": ("cycle", "response_complete", "transport"),
@@ -93,11 +94,11 @@ PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class UnsupportedError(RuntimeError):
-    """What is installed isn't what this package was made for. The message names part and fix."""
+    """An installed version isn't supported. The message names the part and the fix."""
 
 
 def versions() -> dict[str, str]:
-    """The versions of the distributions in SUPPORTED. Raises UnsupportedError when one isn't installed."""
+    """The installed versions of the distributions in SUPPORTED. Raises UnsupportedError if one is missing."""
     found = {}
     for name in SUPPORTED:
         try:
@@ -108,7 +109,7 @@ def versions() -> dict[str, str]:
 
 
 def check_master(http: str) -> None:
-    """Checks all that the master needs, and that the parser `http` could be imported. Raises UnsupportedError."""
+    """Checks what the master needs, and that the parser `http` is importable. Raises UnsupportedError."""
     for name, version in versions().items():
         oldest, unsupported = SUPPORTED[name]
         if not _release(oldest) <= _release(version) < _release(unsupported):
@@ -118,16 +119,16 @@ def check_master(http: str) -> None:
     for place, parameters in CALLABLES.items():
         found = tuple(inspect.signature(_resolve(place)).parameters)
         if found != parameters:
-            raise _changed(place, f"takes ({', '.join(found)}) and not ({', '.join(parameters)})")
+            raise _changed(place, f"takes ({', '.join(found)}) instead of ({', '.join(parameters)})")
     _check_attributes(ATTRIBUTES)
     if importlib.util.find_spec(http) is None:
         raise UnsupportedError(
-            f"The HTTP parser {http} is not installed. Install it, or name another in the setting handover_http."
+            f"The HTTP parser {http} is not installed. Install it, or set handover_http to another one."
         )
 
 
 def check_protocol(http: str) -> None:
-    """Checks the connections' side, in the worker. Raises ImportError or UnsupportedError."""
+    """Checks the protocol classes of the parser `http`, in the worker. Raises ImportError or UnsupportedError."""
     importlib.import_module(http)
     _check_attributes(PROTOCOLS[http])
 
@@ -137,7 +138,7 @@ def _check_attributes(expected: dict[str, tuple[str, ...]]) -> None:
         code = _resolve(place).__code__
         missing = set(names) - set(code.co_names)
         if missing:
-            raise _changed(place, f"no longer names {', '.join(sorted(missing))}")
+            raise _changed(place, f"no longer uses {', '.join(sorted(missing))}")
 
 
 def _resolve(place: str) -> Any:
@@ -147,13 +148,13 @@ def _resolve(place: str) -> Any:
         for name in path.split("."):
             found = getattr(found, name)
     except (ImportError, AttributeError):
-        raise _changed(place, "is gone") from None
+        raise _changed(place, "is missing") from None
     return found
 
 
 def _changed(place: str, how: str) -> UnsupportedError:
     known = ", ".join(_range(name) for name in SUPPORTED)
-    return UnsupportedError(f"{place} {how}, so gunicorn_handover {__version__} can't serve with it. Install {known}.")
+    return UnsupportedError(f"{place} {how}: gunicorn_handover {__version__} doesn't support it. Install {known}.")
 
 
 def _range(name: str) -> str:
@@ -162,7 +163,7 @@ def _range(name: str) -> str:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, without trailing zeros: 26.2.0rc1 is (26, 2)."""
+    """The numeric part of a version, without trailing zeros: 26.2.0rc1 is (26, 2)."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     numbers = [int(number) for number in match.group().split(".")] if match else []
     while numbers and numbers[-1] == 0:

@@ -1,4 +1,4 @@
-"""The server's start: Gunicorn's application with our defaults, our refusals, and our master."""
+"""Starts the server: Gunicorn's application with this package's defaults, refused settings and master."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.errors import ConfigError
 
-import gunicorn_handover.settings  # noqa: F401  makes our settings known to Gunicorn
+import gunicorn_handover.settings  # noqa: F401  registers our settings with Gunicorn
 from gunicorn_handover import environment, internals
 from gunicorn_handover.arbiter import HandoverArbiter
 from gunicorn_handover.notify import Notifier
 from gunicorn_handover.worker import HandoverWorker
 
 DEFAULTS: dict[str, Any] = {
-    # Gunicorn's setting: our default
+    # Gunicorn setting: default in this package
     "worker_class": "gunicorn_handover.worker.HandoverWorker",
     "logger_class": "gunicorn_handover.logs.HandoverLogger",
     "accesslog": "-",
@@ -24,20 +24,20 @@ DEFAULTS: dict[str, Any] = {
 }
 
 REFUSED: dict[str, str] = {
-    # a setting that must stay off: why, and what to do
+    # setting that must stay off: why, and the fix
     "preload_app": "A reload would not load new code. Leave it off.",
-    "reload": "It ends workers with requests on them. Leave it off and send HUP.",
-    "reuse_port": "A worker that goes would drop what is queued on its own socket. Leave it off.",
-    "daemon": "The service manager would lose the master. Leave it off.",
-    "dirty_workers": "They are not handed over. Leave it at 0.",
+    "reload": "It kills workers that are serving requests. Leave it off, and send HUP to reload.",
+    "reuse_port": "A worker that exits would drop the connections queued on its own socket. Leave it off.",
+    "daemon": "The service manager would lose track of the master. Leave it off.",
+    "dirty_workers": "A reload doesn't hand them over. Leave it at 0.",
 }
 
 
 class HandoverApplication(WSGIApplication):
-    """Loads the configuration, at start and at each reload."""
+    """Loads the configuration, at startup and at each reload."""
 
     def __init__(self, secrets: frozenset[str], notifier: Notifier) -> None:
-        """`secrets` are the names of variables that came as credentials."""
+        """`secrets` are the names of the variables that were set from credentials."""
         self._secrets = secrets
         self._notifier = notifier
         self._path_entry: str | None = None
@@ -56,14 +56,14 @@ class HandoverApplication(WSGIApplication):
         worker_class = self.cfg.worker_class
         if not (isinstance(worker_class, type) and issubclass(worker_class, HandoverWorker)):
             raise ConfigError(
-                f"The worker class {self.cfg.worker_class_str} can't be handed over. Leave worker_class unset."
+                f"worker_class is {self.cfg.worker_class_str}, which is not a HandoverWorker. Leave worker_class unset."
             )
-        # a credential wins over a plain variable of its name
+        # a credential takes precedence over a plain variable of the same name
         self.cfg.set("raw_env", [entry for entry in self.cfg.raw_env if entry.partition("=")[0] not in self._secrets])
 
     def chdir(self) -> None:
-        # Gunicorn adds one folder after another to sys.path; here the last one takes the place of the one before.
-        # The path stays as it is written: through a symbolic link, so that it leads to the release of the day.
+        # Gunicorn adds each new chdir to sys.path; here it replaces the previous one.
+        # The path isn't resolved: through its symbolic link it leads to the current release.
         os.chdir(self.cfg.chdir)
         if self._path_entry in sys.path:
             sys.path.remove(self._path_entry)
@@ -85,9 +85,9 @@ class HandoverApplication(WSGIApplication):
 
 
 def serve() -> None:
-    """Serves until told to stop. Ends by SystemExit: 0 after a stop, else not 0 with the reason in the log."""
+    """Serves until stopped. Raises SystemExit: 0 after a stop, otherwise non-zero with the reason in the log."""
     notifier = Notifier.from_environ()
-    # `python -m` puts the folder we started in on sys.path with its links resolved: that of today's release for ever
+    # `python -m` adds the working directory to sys.path with its links resolved, which would pin today's release
     if not sys.flags.safe_path and sys.path and sys.path[0] == os.getcwd():
         del sys.path[0]
     try:

@@ -1,7 +1,7 @@
-"""Logs: one JSON object a line (or plain text), access and error alike.
+"""Access and error logs: one JSON object per line, or plain text.
 
-The access log is written by what wraps the application, not through a logger: an application that configures
-logging for itself neither loses nor doubles it.
+The ASGI middleware writes the access log, not a logger: an application that configures logging itself neither loses
+nor duplicates it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
-"""The id of the request that the running task serves."""
+"""The id of the request that the current task serves."""
 
-_encode = json.JSONEncoder(default=str).encode  # json.dumps would make an encoder for each line
-_quote = json.encoder.encode_basestring_ascii  # a string as that has it
+_encode = json.JSONEncoder(default=str).encode  # json.dumps would create an encoder for each line
+_quote = json.encoder.encode_basestring_ascii  # the same encoding of a string
 
-MOST_AT_ONCE = 20  # access lines: a write of 8 kB at most, as a rule, which no other worker's comes in between
+MAX_BATCH = 20  # access lines per write: usually at most 8 kB, so that lines of other workers don't interleave
 _ACCESS = logging.makeLogRecord({"name": "access", "levelno": logging.INFO, "levelname": "INFO"}).__dict__
 
-# Uvicorn's and Gunicorn's own messages; the application's loggers are its own affair
+# Uvicorn's and Gunicorn's own messages; the application configures its loggers itself
 SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error")
 
 
 def _value(value: Any) -> str:
-    """A value as JSON has it."""
+    """A value as JSON."""
     kind = type(value)
     if kind is str:
         return _quote(value)
@@ -46,35 +46,35 @@ def _stamp(moment: float) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _second(moment: int) -> str:
-    """All lines of a second share it."""
+    """Cached, as many lines share a second."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
 def _access_record(created: float, fields: dict[str, Any]) -> logging.LogRecord:
-    # by no constructor: half of a line's cost would be what logging finds out about its caller
+    # without the constructor: half of a line's cost would be the caller's details, which it collects
     record = logging.LogRecord.__new__(logging.LogRecord)
     record.__dict__.update(_ACCESS, created=created, process=os.getpid(), access=fields)
     return record
 
 
 class LineFormatter(logging.Formatter):
-    """A line for a record, or for each access line that it stands for (`batch`)."""
+    """Formats a record as one line, or as one line for each access entry of its `batch`."""
 
     def format(self, record: logging.LogRecord) -> str:
         batch = getattr(record, "batch", None)
         return self.line(record) if batch is None else "\n".join([self.access(*entry) for entry in batch])
 
     def access(self, created: float, fields: dict[str, Any]) -> str:
-        """One access line."""
+        """Formats one access line."""
         return self.line(_access_record(created, fields))
 
     def line(self, record: logging.LogRecord) -> str:
-        """One record."""
+        """Formats one record."""
         return super().format(record)
 
 
 class JsonFormatter(LineFormatter):
-    """One JSON object for a record. The keys are in the README."""
+    """Formats a record as one JSON object."""
 
     def line(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -88,7 +88,7 @@ class JsonFormatter(LineFormatter):
         else:
             if identifier := request_id.get():
                 entry["request_id"] = identifier
-            # an application whose requests are traced says so of its records
+            # set by an application that traces its requests
             if trace := getattr(record, "trace_id", None):
                 entry["trace_id"] = trace
             entry["message"] = record.getMessage().rstrip("\n")
@@ -100,13 +100,13 @@ class JsonFormatter(LineFormatter):
         return _encode(entry)
 
     def access(self, created: float, fields: dict[str, Any]) -> str:
-        # the same line; an encoder for all that JSON knows would be a third of what a request costs here
+        # the same line as from `line`; a general encoder would be a third of this package's cost per request
         values = "".join([f', "{name}": {_value(value)}' for name, value in fields.items()])
         return f'{{"time": "{_stamp(created)}", "level": "info", "logger": "access"{values}, "pid": {os.getpid()}}}'
 
 
 class TextFormatter(LineFormatter):
-    """The same for people: `time [pid] [level] message`."""
+    """Plain text: `time [pid] [level] message`."""
 
     def line(self, record: logging.LogRecord) -> str:
         access = getattr(record, "access", None)
@@ -114,7 +114,7 @@ class TextFormatter(LineFormatter):
             message = super().line(record)
         else:
             fields = {name: "-" if value is None else str(value) for name, value in access.items()}
-            # a client chose these: nothing of theirs may break the line
+            # the client controls these: escape them, so that they can't break the line
             for name in ("client", "method", "path", "request_id"):
                 fields[name] = fields[name].encode("unicode_escape").decode()
             message = "{client} {method} {path} {protocol} {status} {bytes}B {duration_ms}ms {request_id}".format(
@@ -129,7 +129,7 @@ def formatter(style: str) -> logging.Formatter:
 
 
 class HandoverLogger(Logger):
-    """Gunicorn's logger with its own destinations (`errorlog`, `accesslog`, syslog) and our form."""
+    """Gunicorn's logger, with Gunicorn's destinations (`errorlog`, `accesslog`, syslog) and this package's format."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -138,11 +138,11 @@ class HandoverLogger(Logger):
             for handler in log.handlers:
                 if not isinstance(handler, logging.handlers.SysLogHandler):
                     handler.setFormatter(ours)
-        # kept, because an application that configures logging may empty or close what hangs on the loggers
+        # kept, as an application that configures logging may remove or close the loggers' handlers
         self._error_handlers: list[logging.Handler] = list(self.error_log.handlers)
         self._access_handlers: list[logging.Handler] = list(self.access_log.handlers)
         self._access_records: list[tuple[float, dict[str, Any]]] = []
-        # what an application logs without having configured logging
+        # for an application that logs without configuring logging
         last = logging.StreamHandler(sys.stderr)
         last.setLevel(logging.WARNING)
         last.setFormatter(ours)
@@ -150,23 +150,23 @@ class HandoverLogger(Logger):
 
     @property
     def logs_access(self) -> bool:
-        """Whether anybody reads the access log."""
+        """Whether the access log is enabled."""
         return bool(self._access_handlers)
 
     def access_line(self, fields: dict[str, Any]) -> None:
-        """Writes one access line; `fields` are the keys that the README lists.
+        """Writes one access line with `fields`.
 
-        What ends in the same turn of the event loop is written at once, for the sake of both ends: it wakes the
-        journal once.
+        Lines of requests that end in the same iteration of the event loop are written together: it saves writes here,
+        and wakes the journal only once.
         """
         self._access_records.append((time.time(), fields))
         if len(self._access_records) == 1:
             asyncio.get_running_loop().call_soon(self.write_access)
-        elif len(self._access_records) == MOST_AT_ONCE:
+        elif len(self._access_records) == MAX_BATCH:
             self.write_access()
 
     def write_access(self) -> None:
-        """Writes the access lines that wait for the end of the event loop's turn."""
+        """Writes the pending access lines."""
         records, self._access_records = self._access_records, []
         if not records:
             return
@@ -174,15 +174,15 @@ class HandoverLogger(Logger):
         batch.batch = records
         for handler in self._access_handlers:
             if isinstance(handler, logging.handlers.SysLogHandler):
-                # each message is a datagram of its own there
+                # syslog takes one message per datagram
                 for record in records:
                     handler.handle(_access_record(*record))
             else:
                 handler.handle(batch)
 
-    def claim(self) -> None:
-        """Takes the server's own loggers back after the application may have disabled or emptied them, and silences
-        Uvicorn's access log: ours takes its place."""
+    def restore_loggers(self) -> None:
+        """Restores the server's loggers, which the application may have disabled or emptied, and silences Uvicorn's
+        access log, which this one replaces."""
         for name in SERVER_LOGGERS:
             log = logging.getLogger(name)
             log.disabled = False

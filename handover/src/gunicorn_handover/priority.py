@@ -1,5 +1,5 @@
-"""Niceness and OOM score of a worker that boots, so that neither its import slows the requests that others serve nor
-its appetite for memory gets one of the others killed. Done by the master, from outside the worker."""
+"""Niceness and OOM score of a booting worker, set by the master: the boot must not slow requests that other workers
+serve, nor get one of them killed when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CAP_SYS_NICE = 1 << 23  # capabilities(7)
-OOM_BIAS = 500  # of 1000: the kernel's first choice, unless something far larger is about
+OOM_BIAS = 500  # of 1000: makes the worker the OOM killer's first choice, unless another process is far larger
 
 
 def niceness() -> int:
-    """This process's own."""
+    """The niceness of this process."""
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def may_return_to(nice: int) -> bool:
-    """Whether a process of ours that was made nicer may be brought back to `nice`: by the unit's LimitNICE=, or by
+def can_renice_to(nice: int) -> bool:
+    """Whether this process may lower a process's niceness back to `nice`: by the unit's LimitNICE= (RLIMIT_NICE), or by
     the capability CAP_SYS_NICE."""
     ceiling = resource.getrlimit(resource.RLIMIT_NICE)[0]
     return ceiling == resource.RLIM_INFINITY or 20 - ceiling <= nice or bool(_capabilities() & CAP_SYS_NICE)
@@ -35,8 +35,8 @@ def _capabilities() -> int:
 
 
 def renice(pid: int, nice: int) -> bool:
-    """Sets the niceness of all threads of `pid`: Linux keeps one for each. Returns whether it was permitted; a process
-    that has ended counts as done."""
+    """Sets the niceness of all threads of `pid`: in Linux it belongs to a thread. Returns whether it was permitted,
+    also true for a process that has exited."""
     permitted = True
     for thread in _threads(pid):
         try:
@@ -51,10 +51,9 @@ def renice(pid: int, nice: int) -> bool:
 def renice_session(pid: int, nice: int) -> bool:
     """Sets the niceness of the session that `pid` leads, where sessions are scheduled as groups.
 
-    sched(7): with autogroups, which is the kernel's default outside of cgroups' cpu controller, a process' own
-    niceness counts only against others of its session, and so not against nginx. Returns whether there is nothing left
-    to do: not while `pid` leads no session of its own yet, and not when the kernel, which takes such a change every
-    0.1 s, was asked too often.
+    With autogroups (sched(7)), the kernel's default outside the cgroup cpu controller, a process's own niceness counts
+    only against other processes of its session, so not against nginx. Returns whether it is done: false while `pid`
+    doesn't lead a session yet, and when the kernel, which accepts one change per 0.1 s, refuses another.
     """
     try:
         if os.getsid(pid) != pid:
@@ -64,7 +63,7 @@ def renice_session(pid: int, nice: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass  # it ended, or there are no such groups
+        pass  # the process has exited, or the kernel has no autogroups
     return True
 
 
@@ -73,9 +72,9 @@ def _threads(pid: int) -> Iterator[int]:
         yield from map(int, os.listdir(f"/proc/{pid}/task"))
 
 
-def waited(pid: int) -> float:
-    """Seconds that the main thread of `pid` was ready to run and had no processor (proc(5), schedstat); 0 when the
-    kernel doesn't say."""
+def cpu_wait(pid: int) -> float:
+    """Seconds that the main thread of `pid` has waited for a processor, ready to run (proc(5), schedstat); 0 if
+    unknown."""
     try:
         with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
             return int(file.read().split()[1]) / 1e9
@@ -84,7 +83,7 @@ def waited(pid: int) -> float:
 
 
 def oom_score(pid: int) -> int | None:
-    """The OOM score adjustment of `pid`, -1000 to 1000; None when it can't be read."""
+    """The OOM score adjustment of `pid`, -1000 to 1000; None if it can't be read."""
     try:
         with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
             return int(file.read())
@@ -93,14 +92,13 @@ def oom_score(pid: int) -> int | None:
 
 
 def set_oom_score(pid: int, score: int) -> None:
-    """Sets it, where that is permitted and the process lives."""
+    """Sets the OOM score adjustment of `pid`, if that is permitted and the process exists."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(max(-1000, min(1000, score))))
 
 
 def oom_kills() -> int | None:
-    """How many processes of this one's control group the kernel has killed for want of memory; None when it doesn't
-    say."""
+    """How many processes in this process's control group the OOM killer has killed; None if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)

@@ -1,10 +1,10 @@
-"""One reload, as a state machine that the master's loop moves on. Nothing here waits.
+"""One reload, as a state machine that the master's loop advances. No step blocks.
 
-trial    a forked child loads the new configuration; what breaks it can't break the master
-apply    the master loads it; what takes long gives way to signals, and begins again
-boot     new workers start up, held back from their first request
-retire   all are there: they are let in, the old ones told to go
-undo     something failed: the new ones are ended, then the old configuration is put back
+trial    a forked child loads the new configuration, where errors can't affect the master
+apply    the master loads it; a signal interrupts a long load, which is then restarted
+boot     new workers start up, but don't accept connections yet
+retire   all new workers are ready and accept connections; the old ones drain
+undo     a step failed: the new workers are killed, then the old configuration is restored
 """
 
 from __future__ import annotations
@@ -37,60 +37,62 @@ class Master(Protocol):
     num_workers: int
 
     def setup(self, app: Any) -> None:
-        """Makes the loaded configuration of `app` the master's own."""
+        """Applies the loaded configuration of `app` to the master."""
 
     def load_configuration(self) -> None:
-        """Loads the configuration anew into `app`. Raises, or exits, when it is bad."""
+        """Reloads the configuration into `app`. Raises, or exits, if it is invalid."""
 
     def try_configuration(self) -> None:
-        """Does what else a start would, in a child that ends afterwards. Raises when a start would fail."""
+        """Does the rest of what a start would do, in a child that exits afterwards. Raises if a start would fail."""
 
     def apply_configuration(self) -> None:
-        """Makes the configuration on disk the master's own. Raises, or exits, when it is bad."""
+        """Applies the configuration on disk to the master. Raises, or exits, if it is invalid."""
 
-    def giving_way(self, deadline: float) -> contextlib.AbstractContextManager[None]:
-        """Has what runs within it end by GaveWay when the master is needed elsewhere, and at `deadline` (monotonic)."""
+    def interruptible(self, deadline: float) -> contextlib.AbstractContextManager[None]:
+        """Raises LoadInterrupted in the block if the master must handle a signal or an exited worker, and at `deadline`
+        (monotonic seconds)."""
 
     def workers(self) -> list[Any]:
         """All workers, oldest first."""
 
-    def populated(self) -> bool:
-        """Whether all workers serve; what is missing is on its way."""
+    def ensure_workers(self) -> bool:
+        """Starts missing workers. Returns whether all workers are ready."""
 
-    def spawn(self, generation: int, *, gentle: bool) -> None:
-        """Forks a worker; a gentle one boots at the lowest priority. Raises OSError."""
+    def spawn(self, generation: int, *, low_priority: bool) -> None:
+        """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError."""
 
     def admit(self, worker: Any) -> None:
-        """Lets a worker that has started up accept connections; call it until it has."""
+        """Lets a worker that has started up accept connections. Call it until the worker is ready."""
 
     def retire(self, worker: Any) -> None:
-        """Tells a worker to drain and go, once."""
+        """Tells a worker to drain and exit, once."""
 
-    def condemn(self, worker: Any) -> None:
-        """Kills a worker, whose end is then no news."""
+    def kill(self, worker: Any) -> None:
+        """Kills a worker; its exit is then expected."""
 
 
 class Phase(enum.Enum):
-    """Where a reload is."""
+    """The phases of a reload, with the text for its progress."""
 
-    TRIAL = "trying the configuration"
+    TRIAL = "testing the configuration"
     APPLY = "loading the configuration"
     BOOT = "booting workers"
     RETIRE = "retiring the old workers"
-    UNDO = "ending the new workers"
+    UNDO = "killing the new workers"
 
 
-class GaveWay(BaseException):
-    """A configuration was being loaded, and the master is needed elsewhere. No error: it isn't the configuration's."""
+class LoadInterrupted(BaseException):
+    """Loading a configuration was interrupted. Not an Exception, as the configuration isn't at fault and must not catch
+    it."""
 
 
 class Trial:
-    """A forked child that loads the configuration and says how it went."""
+    """A forked child that loads the configuration and reports the result."""
 
     def __init__(self, master: Master) -> None:
         self._output = b""
         self._status: int | None = None
-        # a configuration may end the child with status 0 before it is loaded
+        # proof of success: a configuration may exit the child with status 0 before it is loaded
         self._token = os.urandom(16).hex().encode()
         reader, writer = os.pipe()
         sys.stdout.flush()
@@ -108,13 +110,13 @@ class Trial:
         os.set_blocking(reader, False)
         self._reader = reader
 
-    def reaped(self, status: int) -> None:
-        """Takes the child's wait status."""
+    def set_status(self, status: int) -> None:
+        """Records the child's wait status."""
         self._status = status
 
     @property
     def ended(self) -> bool:
-        """Whether the child has ended. Reads on what it prints: a full pipe would hold it up."""
+        """Whether the child has exited. Reads its output, as a full pipe would block it."""
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self._reader, 65536):
                 self._output = (self._output + chunk)[-65536:]
@@ -122,38 +124,38 @@ class Trial:
 
     @property
     def output(self) -> str:
-        """What the child printed."""
+        """The child's output."""
         return self._output.decode(errors="replace").strip()
 
     @property
     def failure(self) -> str | None:
-        """Why the configuration can't be loaded, in one line; None when it can."""
+        """Why the configuration can't be loaded, in one line; None if it can."""
         if self._status == 0 and self._output.endswith(self._token):
             return None
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        telling = [line for line in lines if _TELLING.match(line)]
+        errors = [line for line in lines if _ERROR_LINE.match(line)]
         if lines:
-            # which setting it is, Gunicorn says in a line of its own
+            # Gunicorn names the setting in a line of its own
             setting = [line for line in lines if line.startswith("Invalid value for ")]
-            return ": ".join([*setting[-1:], (telling or lines)[-1].removeprefix("Error: ")])
+            return ": ".join([*setting[-1:], (errors or lines)[-1].removeprefix("Error: ")])
         code = os.waitstatus_to_exitcode(self._status or 0)
         how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        return f"it ended with {how} before it was loaded, and said nothing"
+        return f"loading it ended with {how}, without output"
 
     def close(self) -> None:
-        """Ends the child, should it still run, and closes the pipe."""
+        """Kills the child if it still runs, and closes the pipe."""
         if self._status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         os.close(self._reader)
 
 
-# a line that names what is wrong, among those of a traceback: Gunicorn's own, or an exception's first
-_TELLING = re.compile(r"Error: |[A-Za-z_][\w.]*(Error|Exception|Exit|Warning)\b: ?\S")
+# in a traceback, the line that names the error: Gunicorn's own message, or an exception's first line
+_ERROR_LINE = re.compile(r"Error: |[A-Za-z_][\w.]*(Error|Exception|Exit|Warning)\b: ?\S")
 
 
 def _try_configuration(master: Master, output: int, token: bytes) -> None:
-    """Runs in the child, and ends it. Says the token when the configuration is one that a start would take, too."""
+    """Runs in the child, and exits it. Writes the token if a start would accept the configuration, too."""
     status = 1
     try:
         for number in master.SIGNALS:
@@ -178,7 +180,7 @@ def _try_configuration(master: Master, output: int, token: bytes) -> None:
 
 
 class Snapshot:
-    """What a configuration sets in the master, to be put back."""
+    """The master's state that a configuration changes, to be restored."""
 
     def __init__(self, master: Master) -> None:
         app = master.app
@@ -189,7 +191,7 @@ class Snapshot:
         self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def restore(self, master: Master) -> None:
-        """Puts all back and sets the master up with it."""
+        """Restores the state and sets up the master with it."""
         master.app.__dict__.clear()
         master.app.__dict__.update(self._app_attributes)
         os.environ.clear()
@@ -200,12 +202,12 @@ class Snapshot:
         master.num_workers = self.num_workers
 
     def close(self) -> None:
-        """Lets the old working directory go."""
+        """Closes the old working directory."""
         os.close(self._directory)
 
 
 class Reload:
-    """A reload under way. `step` is called again and again until `done`."""
+    """A reload in progress. Call `step` repeatedly until `done`."""
 
     def __init__(self, master: Master, number: int) -> None:
         self.number = number
@@ -214,12 +216,12 @@ class Reload:
         self.error: str | None = None
         self.done = False
         self.requested_at = time.time()
-        # compared with the callers' clocks: CLOCK_MONOTONIC is one for all processes
+        # callers compare it with their own clock: CLOCK_MONOTONIC is the same for all processes
         self.began = time.monotonic()
         self.previous = Snapshot(master)
         self._master = master
         self._applied = False
-        self._gave_way = False
+        self._interrupted = False
         self._deadline = self.began + master.cfg.handover_boot_timeout
         try:
             self.trial: Trial | None = Trial(master)
@@ -228,7 +230,7 @@ class Reload:
             raise
 
     def step(self) -> None:
-        """Moves on as far as it goes without waiting."""
+        """Advances as far as possible without blocking."""
         {
             Phase.TRIAL: self._try,
             Phase.APPLY: self._apply,
@@ -238,7 +240,7 @@ class Reload:
         }[self.phase]()
 
     def fail(self, error: str) -> None:
-        """Gives the reload up for the reason `error`. The first reason stays."""
+        """Fails the reload for the reason `error`. Only the first reason is kept."""
         if self.phase is Phase.UNDO:
             return
         self.error = error
@@ -247,17 +249,17 @@ class Reload:
         self._close_trial()
         for worker in self._new():
             if worker.board.state >= State.READY:
-                # it serves already, for want of an old one, and perhaps alone: it goes when it has a successor
-                worker.board.wear_out()
+                # it serves already, as no old worker was left, perhaps alone: replace it only once another is ready
+                worker.board.request_replacement()
             else:
-                self._master.condemn(worker)
+                self._master.kill(worker)
 
     def abandon(self) -> None:
-        """The master stops: leaves nothing behind that stopping would not end."""
+        """Ends what stopping the master would leave behind."""
         self._close_trial()
 
     def progress(self) -> str:
-        """Where it is, for people."""
+        """The current phase, as text."""
         if self.phase is Phase.BOOT:
             up = sum(worker.board.state >= State.STANDBY for worker in self._new())
             return f"{self.phase.value}, {up} of {self._master.num_workers} up"
@@ -289,19 +291,19 @@ class Reload:
         self.phase = Phase.APPLY
 
     def _apply(self) -> None:
-        if self._gave_way and not self._master.populated():
-            # to load now would keep a worker that has died from being made good
+        if self._interrupted and not self._master.ensure_workers():
+            # loading now would delay the replacement of a worker that has died
             if time.monotonic() > self._deadline:
                 self.fail("workers died while the configuration was loaded, and no new ones could be started")
             return
         self._applied = True
         try:
-            with self._master.giving_way(self._deadline):
+            with self._master.interruptible(self._deadline):
                 self._master.apply_configuration()
-        except GaveWay:
+        except LoadInterrupted:
             self.previous.restore(self._master)
             self._applied = False
-            self._gave_way = True
+            self._interrupted = True
             if time.monotonic() > self._deadline:
                 self.fail("the configuration took longer to load than handover_boot_timeout")
             return
@@ -313,11 +315,11 @@ class Reload:
     def _boot(self) -> None:
         master = self._master
         new = self._new()
-        booting = [worker for worker in new if worker.board.state < State.STANDBY and not worker.condemned]
+        booting = [worker for worker in new if worker.board.state < State.STANDBY and not worker.killed]
         standby = [worker for worker in new if worker.board.state is State.STANDBY]
         ready = [worker for worker in new if worker.board.state is State.READY]
-        nobody_serves = not any(worker.board.state is State.READY for worker in self._old())
-        if len(standby) + len(ready) >= master.num_workers or nobody_serves:
+        none_serving = not any(worker.board.state is State.READY for worker in self._old())
+        if len(standby) + len(ready) >= master.num_workers or none_serving:
             for worker in standby:
                 master.admit(worker)
         if len(ready) >= master.num_workers:
@@ -329,8 +331,8 @@ class Reload:
             missing = master.num_workers - len(standby) - len(ready) - len(booting)
             for _ in range(min(missing, master.cfg.handover_boot_at_once - len(booting))):
                 try:
-                    master.spawn(self.generation, gentle=True)
-                except Exception as error:  # a fork, or a hook of the configuration
+                    master.spawn(self.generation, low_priority=True)
+                except Exception as error:  # from fork, or from a hook of the configuration
                     self.fail(f"no worker could be started: {describe(error)}")
                     return
 
@@ -339,13 +341,13 @@ class Reload:
             self._finish()
 
     def _undo(self) -> None:
-        if any(worker.condemned for worker in self._new()):
+        if any(worker.killed for worker in self._new()):
             return
         try:
             if self._applied:
                 self.previous.restore(self._master)
         finally:
-            self._finish()  # whatever can't be put back, the old workers serve
+            self._finish()  # even if the restore fails, the old workers serve
 
     def _finish(self) -> None:
         self.previous.close()

@@ -1,6 +1,6 @@
-"""What this process may use of the machine: processors and memory, by the limits of its control groups too.
+"""The processors and memory that this process may use, including the limits of its control groups.
 
-A container or a unit with a quota sees all of the machine's processors and memory. Sources: cgroups(7), the kernel's
+A container, or a unit with a quota, sees all processors and memory of the machine. Sources: cgroups(7), the kernel's
 cgroup-v2 and cgroup-v1 documents, /proc/self/cgroup and mountinfo in proc(5).
 """
 
@@ -16,23 +16,23 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def cores(root: str = "/") -> int:
-    """The processors that this process can keep busy: those that it may run on (cpusets, affinity), or as many as its
-    CPU quota pays for when that is less. A part of one counts as one."""
+    """The number of processors that this process may use: those that it may run on (cpusets, affinity), or its CPU
+    quota, rounded up, if that is less."""
     available = len(os.sched_getaffinity(0))
     quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
     return max(1, min([available, *(math.ceil(quota) for quota in quotas)]))
 
 
 def memory_mb(root: str = "/") -> int:
-    """The memory that this process may use, in MiB: the machine's, or the limit of its control groups when that is
-    less. Raises OSError where there is no /proc."""
+    """The memory that this process may use, in MiB: the machine's, or the limit of its control groups if that is less.
+    Raises OSError without /proc."""
     names = ("memory.max", "memory.high", "memory.limit_in_bytes")
     limits = [_number(group / name) for group in _groups(root, "memory") for name in names]
     return min([_machine_memory(root), *(limit for limit in limits if limit is not None)]) // 2**20
 
 
 def _quota(group: Path) -> float | None:
-    """How many processors a group may keep busy; None for all."""
+    """A group's CPU quota as a number of processors; None if unlimited."""
     words = _text(group / "cpu.max").split()
     if not words:
         words = [_text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
@@ -51,9 +51,9 @@ def _machine_memory(root: str) -> int:
 
 
 def _groups(root: str, controller: str) -> Iterator[Path]:
-    """The folders of the control groups that this process is in, from its own to the topmost that can be seen.
+    """The folders of the control groups that this process is in, from its own up to the topmost visible one.
 
-    A limit holds for all below it. Version 2 and version 1 may be mounted side by side; whichever has the controller
+    A limit applies to all groups below it. Versions 1 and 2 may be mounted together; only the one with the controller
     has its files.
     """
     own: dict[str, PurePosixPath] = {}
@@ -71,7 +71,7 @@ def _groups(root: str, controller: str) -> Iterator[Path]:
             continue
         if path is None:
             continue
-        # a container may see its own group alone, as the mount's root, and be told the path that the machine has of it
+        # a container may see only its own group, as the mount's root, although its path is given from the host's root
         mounted, mount_point = (PurePosixPath(_unescaped(field)) for field in fields.split(" ")[3:5])
         inside = path.relative_to(mounted) if path.is_relative_to(mounted) else PurePosixPath()
         top = Path(root, str(mount_point).lstrip("/"))
@@ -95,7 +95,7 @@ def _number(path: Path) -> int | None:
 
 
 def _text(path: Path) -> str:
-    """The text of a file; empty when it isn't there or can't be read."""
+    """The text of a file; empty if it doesn't exist or can't be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,5 +1,5 @@
-"""The settings of this package. They are Gunicorn settings like any other: names in gunicorn.conf.py, read again at
-each reload. Importing this module makes them known to Gunicorn."""
+"""The settings of this package. They are ordinary Gunicorn settings: names in gunicorn.conf.py, read again at each
+reload. Importing this module registers them with Gunicorn."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gunicorn_handover import resources
 STATUS_VARIABLE = "GUNICORN_HANDOVER_STATUS"
 RELEASE_VARIABLE = "GUNICORN_HANDOVER_RELEASE_FILE"
 METRICS_VARIABLE = "GUNICORN_HANDOVER_METRICS"
-_PATH = re.compile(r"/[!-\"$-~]*")  # no blank, no fragment
+_PATH = re.compile(r"/[!-\"$-~]*")  # no space, no fragment
 _HOST = re.compile(r"[0-9A-Za-z_.:\[\]-]+")
 
 
 def _seconds(value: Any) -> float:
     seconds = float(value)
     if not 0 <= seconds < float("inf"):
-        raise ValueError(f"{value!r} is no number of seconds. Give one of 0 or more.")
+        raise ValueError(f"{value!r} is not a valid number of seconds. Set it to 0 or more.")
     return seconds
 
 
@@ -33,21 +33,21 @@ def _optional_seconds(value: Any) -> float | None:
 def _positive_seconds(value: Any) -> float:
     seconds = _seconds(value)
     if seconds == 0:
-        raise ValueError("0 seconds is no deadline. Give a number above 0.")
+        raise ValueError(f"{value!r} is not a valid timeout. Set it to more than 0 seconds.")
     return seconds
 
 
 def _at_least_one(value: Any) -> int:
     number = int(config.validate_pos_int(value))
     if number < 1:
-        raise ValueError(f"{value!r} is not 1 or more.")
+        raise ValueError(f"{value!r} is too low. Set it to 1 or more.")
     return number
 
 
 def _nice(value: Any) -> int:
     number = int(value)
     if not 0 <= number <= 19:
-        raise ValueError(f"{value!r} is no niceness. Give one of 0 (off) to 19.")
+        raise ValueError(f"{value!r} is not a valid niceness. Set it to 0 (off) to 19.")
     return number
 
 
@@ -57,8 +57,8 @@ def _paths(setting: str) -> Any:
         for entry in entries:
             if not isinstance(entry, str) or not _PATH.fullmatch(entry):
                 raise ValueError(
-                    f"{setting} has {entry!r}, which is no path. "
-                    "Write what follows the host in an address, percent-encoded: /readyz or /search?q=a%20b."
+                    f"{setting} contains {entry!r}, which is not a path. "
+                    "Write the path and query of a URL, percent-encoded: /readyz or /search?q=a%20b."
                 )
         return list(dict.fromkeys(entries))
 
@@ -68,7 +68,7 @@ def _paths(setting: str) -> Any:
 def _host(value: Any) -> str:
     if not isinstance(value, str) or not _HOST.fullmatch(value):
         raise ValueError(
-            f"handover_warmup_host is {value!r}, which is no Host header. Give a name such as example.com."
+            f"handover_warmup_host is {value!r}, which is not a valid Host header. Set a name such as example.com."
         )
     return value
 
@@ -76,7 +76,7 @@ def _host(value: Any) -> str:
 def _one_of(*choices: str) -> Any:
     def validate(value: Any) -> str:
         if value not in choices:
-            raise ValueError(f"{value!r} is none of {', '.join(choices)}.")
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}.")
         return str(value)
 
     return validate
@@ -85,18 +85,18 @@ def _one_of(*choices: str) -> Any:
 def _variables(value: Any) -> list[str]:
     entries = [value] if isinstance(value, str) else list(value or [])
     if not all(isinstance(entry, str) for entry in entries):
-        raise TypeError("raw_env holds something that is no string. Write each entry as NAME=value.")
+        raise TypeError("raw_env contains an entry that is not a string. Write each entry as NAME=value.")
     return entries
 
 
-# Gunicorn accepts 0, and then serves no request
+# Gunicorn accepts 0, and then serves no requests
 config.Workers.validator = staticmethod(_at_least_one)
-# Gunicorn's own strips blanks off the end, which belong to the value
+# Gunicorn's own validator strips trailing spaces, which are part of the value
 config.Env.validator = staticmethod(_variables)
 
 
 def _define(name: str, default: Any, validator: Callable[[Any], Any], description: str) -> None:
-    """Makes the setting known: Gunicorn registers every class derived from its Setting."""
+    """Registers a setting: Gunicorn registers every class derived from its Setting."""
     attributes = {
         "name": name,
         "section": "Handover",
@@ -111,88 +111,88 @@ _define(
     "handover_status_file",
     os.environ.get(STATUS_VARIABLE) or None,
     config.validate_string,
-    "Where the master keeps its status as JSON. No file when unset.",
+    "File to which the master writes its status as JSON. None if unset.",
 )
 _define(
     "handover_release_file",
     os.environ.get(RELEASE_VARIABLE) or None,
     config.validate_string,
-    "A JSON file whose `id` names the release; read for each worker.",
+    "JSON file whose `id` is the release's id; read when a worker starts.",
 )
 _define(
     "handover_metrics_directory",
     os.environ.get(METRICS_VARIABLE) or None,
     config.validate_string,
-    "Where prometheus_client keeps the metrics of all workers. Each counts for itself when unset.",
+    "Directory in which prometheus_client keeps the metrics of all workers. If unset, each worker has its own metrics.",
 )
 _define(
     "handover_boot_timeout",
     120.0,
     _positive_seconds,
-    "Seconds that a worker may take from its fork until its lifespan startup has ended.",
+    "Seconds from a worker's fork to the end of its lifespan startup, at most.",
 )
-# One alone keeps one processor to itself, and crowds all that serves onto the others. With one more than processors,
-# 2n+1 workers take two rounds, and one that waits for a file or another server leaves no processor idle.
+# A single boot would occupy one processor alone and crowd all serving workers onto the others. With one boot more than
+# processors, 2n+1 workers boot in two rounds, and a boot that waits for I/O leaves no processor idle.
 _define(
     "handover_boot_at_once",
     resources.cores() + 1,
     _at_least_one,
-    "How many workers boot at the same time. Default: one for each processor that the service may use, and one.",
+    "Number of workers that boot at the same time. Default: the processors that the service may use, plus one.",
 )
-_define("handover_boot_nice", 19, _nice, "Niceness of a worker that boots while others serve; 0 leaves it as it is.")
+_define("handover_boot_nice", 19, _nice, "Niceness of a worker that boots while others serve; 0 leaves it unchanged.")
 _define(
     "handover_idle_timeout",
     None,
     _optional_seconds,
-    "Seconds that a draining worker keeps a connection with no request on it. Unset: keepalive + 1.",
+    "Seconds that a draining worker keeps an idle connection open. If unset: keepalive + 1.",
 )
 _define(
     "handover_websocket_grace",
     0.0,
     _seconds,
-    "Seconds that WebSockets live on in a draining worker before they are closed with 1012.",
+    "Seconds that WebSockets stay open in a draining worker before they are closed with 1012.",
 )
 _define(
     "handover_websocket_spread",
     0.0,
     _seconds,
-    "Seconds over which a draining worker spreads the closes of its WebSockets; it ends within graceful_timeout.",
+    "Seconds over which a draining worker spreads the closing of its WebSockets, within graceful_timeout.",
 )
 _define(
     "handover_exit_timeout",
     5.0,
     _seconds,
-    "Seconds beyond graceful_timeout for the lifespan shutdown; then the worker is killed.",
+    "Seconds after graceful_timeout for the lifespan shutdown; then the worker is killed.",
 )
 _define(
     "handover_urgent_paths",
     [],
     _paths("handover_urgent_paths"),
-    "Paths, such as the health check's, that are answered before requests that wait for the processor.",
+    "Paths, such as the health check's, whose requests skip the queue in an overloaded worker.",
 )
 _define(
     "handover_warmup_paths",
     [],
     _paths("handover_warmup_paths"),
-    "Paths that a worker asks its own application for, by GET, before it accepts connections.",
+    "Paths that a worker requests from its own application, with GET, before it accepts connections.",
 )
 _define(
     "handover_warmup_timeout",
     10.0,
     _positive_seconds,
-    "Seconds that the warm-up of a worker may take in all.",
+    "Seconds that a worker's warm-up may take in total.",
 )
 _define(
     "handover_warmup_host",
     "localhost",
     _host,
-    "Host header of the warm-up's requests.",
+    "Host header of the warm-up requests.",
 )
 _define(
     "handover_warmup_required",
     False,
     config.validate_bool,
-    "Whether a worker whose warm-up fails has failed to boot.",
+    "Whether a failed warm-up makes the worker's boot fail.",
 )
 _define(
     "handover_http",
@@ -200,7 +200,5 @@ _define(
     _one_of("httptools", "h11"),
     "The HTTP parser. h11 is slower and answers some ambiguous requests twice.",
 )
-_define(
-    "handover_loop", "auto", _one_of("auto", "uvloop", "asyncio"), "The event loop; auto is uvloop where it imports."
-)
-_define("handover_log_format", "json", _one_of("json", "text"), "The form of the access and error logs.")
+_define("handover_loop", "auto", _one_of("auto", "uvloop", "asyncio"), "The event loop; auto is uvloop if installed.")
+_define("handover_log_format", "json", _one_of("json", "text"), "The format of the access and error logs.")

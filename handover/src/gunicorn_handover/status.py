@@ -1,4 +1,4 @@
-"""handover.json: what the master says of itself. The README documents the schema."""
+"""handover.json, the master's status. The README documents the schema."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SCHEMA = 1
 
 
 class StatusError(RuntimeError):
-    """The status can't be had. The message names the file and the fix."""
+    """The status can't be read. The message names the file and the fix."""
 
 
 class StatusFile:
-    """Written by the master, atomically, and only when something in it changed."""
+    """The file, which the master writes atomically, and only when its content changes."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class StatusFile:
         self._last = status
 
     def remove(self) -> None:
-        """Takes the file away, unless another master has replaced it."""
+        """Removes the file, unless another master has replaced it."""
         if self._path is None:
             return
         with contextlib.suppress(OSError, StatusError):
@@ -55,19 +55,19 @@ def read(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             status = json.load(file)
     except FileNotFoundError:
-        raise StatusError(f"{path} does not exist. Is the service running, with its status file there?") from None
+        raise StatusError(f"{path} does not exist. Start the service, or check handover_status_file.") from None
     except OSError as error:
         raise StatusError(f"{path} can't be read: {error.strerror}. Run this as a user who may read it.") from None
     except ValueError as error:
-        raise StatusError(f"{path} is no JSON: {error}. Restart the service that writes it.") from None
+        raise StatusError(f"{path} is not valid JSON: {error}. Restart the service that writes it.") from None
     if not isinstance(status, dict) or status.get("schema") != SCHEMA:
-        raise StatusError(f"{path} is not of schema {SCHEMA}. Use the gunicorn_handover that the service runs with.")
+        raise StatusError(f"{path} doesn't have schema {SCHEMA}. Use the gunicorn_handover that the service runs.")
     return status
 
 
 def versions() -> dict[str, str]:
-    """For the key `versions`."""
-    from gunicorn_handover import internals  # whoever only reads the file needs none of what this imports
+    """The value of the key `versions`."""
+    from gunicorn_handover import internals  # not at the top: the command `status` doesn't need its imports
 
     found = internals.versions()
     return {
@@ -80,25 +80,25 @@ def versions() -> dict[str, str]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process began, in clock ticks since boot (proc(5)); None when there is none. With the pid it names a
-    process beyond doubt."""
+    """The start time of the process in clock ticks since boot (proc(5)); None if it doesn't run. Together with the pid
+    it identifies a process uniquely."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None
-    # a zombie has ended
+    # a zombie has exited
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def is_alive(status: dict[str, Any]) -> bool:
-    """Whether the master that wrote `status` still runs."""
+    """Whether the master that wrote `status` is still running."""
     master = status["master"]
     return bool(start_ticks(master["pid"]) == master["start_ticks"])
 
 
 def rss_bytes(pid: int) -> int | None:
-    """The resident memory of a process, shared pages included; None when there is none."""
+    """The resident memory of a process, including shared pages; None if it doesn't run."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -107,7 +107,7 @@ def rss_bytes(pid: int) -> int | None:
 
 
 def release_id(path: str | None) -> str | None:
-    """The `id` in the release file at `path`; None when there is none to be read."""
+    """The `id` in the release file at `path`; None if it can't be read."""
     if not path:
         return None
     try:

@@ -1,5 +1,5 @@
-"""Turns for requests that begin: while more of them wait than the processor can carry, the event loop still comes round
-often enough to accept connections and to answer whether the worker is well."""
+"""Turns for starting requests: in an overloaded worker, the event loop still iterates often enough to accept
+connections and to answer health checks."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import asyncio
 import collections
 import time
 
-SLICE = 0.01  # seconds that the requests which begin in one round of the event loop may take
-MOST = 64  # that begin in one round
+SLICE = 0.01  # seconds that requests started in one iteration of the event loop may take
+MAX_BATCH = 64  # requests started in one iteration
 
 
 class Turns:
-    """Who may begin. Costs nothing but a look at the clock until a round has taken its time."""
+    """Decides which requests may start. Costs only a look at the clock until an iteration exceeds its slice."""
 
     def __init__(self) -> None:
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
-        self._began: float | None = None  # of this round
+        self._began: float | None = None  # start of this iteration
         self._batch = 1
 
-    async def come(self) -> None:
-        """Returns when it is the caller's turn, in the order of the calls."""
+    async def wait(self) -> None:
+        """Waits for the caller's turn, in the order of the calls."""
         if not self._waiting and not self._is_spent():
             return
         turn = asyncio.get_running_loop().create_future()
@@ -41,7 +41,7 @@ class Turns:
         if not self._waiting:
             self._batch = 1
             return
-        self._batch = max(1, self._batch // 2) if took >= SLICE else min(MOST, self._batch * 2)
+        self._batch = max(1, self._batch // 2) if took >= SLICE else min(MAX_BATCH, self._batch * 2)
         left = self._batch
         while self._waiting and left:
             turn = self._waiting.popleft()

@@ -1,7 +1,7 @@
-"""Requests that a worker makes to its own application before it is admitted, so that no client waits for what the
-first ones bring: imports, connections to a database, templates, schemas.
+"""Requests that a worker sends to its own application before it is admitted, so that no client waits for the work that
+the first requests cause: imports, database connections, templates, schemas.
 
-They are calls of the ASGI application, past the server: nothing counts them and no access line is written.
+They call the ASGI application directly: they aren't counted, and aren't in the access log.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from gunicorn_handover.asgi import EXTENSION
 from gunicorn_handover.logs import request_id
 
 AGENT = f"gunicorn-handover-warmup/{__version__}"
-ROUNDS = 9  # requests of each path: one takes most of the cost off, these the rest, for a few ms each
-AT_ONCE = 2  # requests of a path at a time after its first: a pool opens a second connection only then
-ROUNDS_SECONDS = 1.0  # no round after the first begins later than this
-LEAVE = 0.5  # seconds that a request has to end when its client has left, before it is cancelled
-TICK = 0.02  # seconds between two looks at whether to stop
+ROUNDS = 9  # requests of each path: the first has most of the cost, the others a few ms each
+CONCURRENCY = 2  # simultaneous requests of a path after its first: only then does a pool open a second connection
+ROUNDS_SECONDS = 1.0  # no round starts later than this, except the first
+DISCONNECT_GRACE = 0.5  # seconds between a request's disconnect and its cancellation
+TICK = 0.02  # seconds between two checks whether to stop
 
 
 @dataclass
-class Visit:
-    """What became of one path."""
+class PathResult:
+    """The result of one path."""
 
     path: str
     status: int | None = None
@@ -38,7 +38,7 @@ class Visit:
 
     @property
     def failed(self) -> bool:
-        """Whether the answer is none that warms what clients ask for."""
+        """Whether the path had an error, or no response below 400."""
         return bool(self.error) or self.status is None or self.status >= 400
 
     def __str__(self) -> str:
@@ -63,19 +63,19 @@ class Warmup:
         context: contextvars.Context,
         stop: Callable[[], bool],
     ) -> None:
-        """`timeout` bounds all of it in seconds; each request runs in a copy of `context`; `stop` is asked all the
-        time whether to leave off."""
+        """`timeout` limits the whole warm-up, in seconds; each request runs in a copy of `context`; the warm-up ends
+        when `stop`, which is polled, returns true."""
         self._paths = paths
         self._host = host
         self._timeout = timeout
         self._stop = stop
         self._context = context
-        # those under way, and those that ignore their cancellation: a loop alone does not keep a task
+        # running requests, and those that ignore cancellation: the event loop keeps only weak references to tasks
         self._requests: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def of(cls, cfg: Any, context: contextvars.Context, stop: Callable[[], bool]) -> Warmup:
-        """The one that the settings ask for."""
+    def from_config(cls, cfg: Any, context: contextvars.Context, stop: Callable[[], bool]) -> Warmup:
+        """The warm-up that the settings define."""
         return cls(
             cfg.handover_warmup_paths,
             host=cfg.handover_warmup_host,
@@ -84,60 +84,63 @@ class Warmup:
             stop=stop,
         )
 
-    async def report(self, application: Any, state: dict[str, Any], log: Any) -> str | None:
-        """As `run`, with a log line for each path. Returns what failed, in one line."""
-        visits = await self.run(application, state)
+    async def run_and_log(self, application: Any, state: dict[str, Any], log: Any) -> str | None:
+        """Calls `run` and logs a line for each path. Returns what failed, in one line; None if nothing did."""
+        results = await self.run(application, state)
         if self._stop():
             return None
-        for visit in visits:
-            (log.warning if visit.failed else log.info)("Warm-up: %s", visit)
-        failed = "; ".join(str(visit) for visit in visits if visit.failed)
+        for result in results:
+            (log.warning if result.failed else log.info)("Warm-up: %s", result)
+        failed = "; ".join(str(result) for result in results if result.failed)
         return f"warm-up failed: {failed}" if failed else None
 
-    async def run(self, application: Any, state: dict[str, Any]) -> list[Visit]:
-        """Visits all paths; returns what became of each. `state` is the lifespan's, as requests get it."""
+    async def run(self, application: Any, state: dict[str, Any]) -> list[PathResult]:
+        """Requests all paths and returns their results. `state` is the lifespan's, which requests get."""
         began = time.monotonic()
         deadline = began + self._timeout
-        visits = [Visit(path) for path in self._paths]
-        for number, visit in enumerate(visits):
-            # a path that hangs leaves the others their share
-            share = (deadline - time.monotonic()) / (len(visits) - number)
-            await self._request(application, state, visit, share)
+        results = [PathResult(path) for path in self._paths]
+        for number, result in enumerate(results):
+            # a path that hangs must leave time for the others
+            share = (deadline - time.monotonic()) / (len(results) - number)
+            await self._request(application, state, result, share)
             if self._stop():
-                return visits
-        for _ in range((ROUNDS - 1) // AT_ONCE):
-            for visit in visits:
+                return results
+        for _ in range((ROUNDS - 1) // CONCURRENCY):
+            for result in results:
                 left = min(deadline, began + ROUNDS_SECONDS) - time.monotonic()
-                if visit.failed or left <= 0:
+                if result.failed or left <= 0:
                     continue
                 await asyncio.gather(
-                    *(self._request(application, state, visit, deadline - time.monotonic()) for _ in range(AT_ONCE))
+                    *(
+                        self._request(application, state, result, deadline - time.monotonic())
+                        for _ in range(CONCURRENCY)
+                    )
                 )
                 if self._stop():
-                    return visits
-        return visits
+                    return results
+        return results
 
-    async def _request(self, application: Any, state: dict[str, Any], visit: Visit, seconds: float) -> None:
-        """One request, which takes `seconds` at most."""
+    async def _request(self, application: Any, state: dict[str, Any], result: PathResult, seconds: float) -> None:
+        """Makes one request, which may take `seconds`."""
         began = time.perf_counter()
-        client = Client(visit)
+        client = Client(result)
         task = asyncio.create_task(
-            client.request(application, scope(visit.path, self._host, state)), context=self._context.copy()
+            client.request(application, scope(result.path, self._host, state)), context=self._context.copy()
         )
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
-        leave = min(LEAVE, seconds / 4)
-        if not await self._ends(task, seconds - leave):
+        grace = min(DISCONNECT_GRACE, seconds / 4)
+        if not await self._wait(task, seconds - grace):
             if not client.answered:
-                visit.error = "did not end in time"
-            client.leave()
-            if not await self._ends(task, leave):
+                result.error = "timed out"
+            client.disconnect()
+            if not await self._wait(task, grace):
                 task.cancel()
                 await asyncio.wait({task}, timeout=TICK)
-        visit.milliseconds.append((time.perf_counter() - began) * 1000)
+        result.milliseconds.append((time.perf_counter() - began) * 1000)
 
-    async def _ends(self, task: asyncio.Task[None], seconds: float) -> bool:
-        """Waits for a task so many seconds at most, and no longer than until the worker must go; whether it ended."""
+    async def _wait(self, task: asyncio.Task[None], seconds: float) -> bool:
+        """Waits for a task, at most `seconds`, and only until `stop` returns true. Returns whether the task is done."""
         end = time.monotonic() + seconds
         while not task.done() and (left := end - time.monotonic()) > 0 and not self._stop():
             await asyncio.wait({task}, timeout=min(TICK, left))
@@ -145,57 +148,57 @@ class Warmup:
 
 
 class Client:
-    """The other end of one request."""
+    """The client side of one request."""
 
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-        self._asked = False
+    def __init__(self, result: PathResult) -> None:
+        self._result = result
+        self._request_sent = False
         self._status: int | None = None
-        self._over = asyncio.Event()  # the response is whole, or the client has left
+        self._finished = asyncio.Event()  # the response is complete, or the client has disconnected
         self.answered = False
 
-    def leave(self) -> None:
-        """Goes away, as a client does that waits no longer."""
-        self._over.set()
+    def disconnect(self) -> None:
+        """Disconnects, like a client that stops waiting."""
+        self._finished.set()
 
     async def request(self, application: Any, scope: dict[str, Any]) -> None:
-        """Runs the application for it, and notes the outcome."""
+        """Runs the application, and records the result."""
         request_id.set(uuid.uuid4().hex)
-        visit = self._visit
+        result = self._result
         try:
             await application(scope, self._receive, self._send)
         except asyncio.CancelledError:
-            visit.error = visit.error or "was cancelled"
+            result.error = result.error or "was cancelled"
             raise
         except BaseException as error:  # SystemExit would end the worker
             detail = " ".join(str(error).split())
-            visit.error = visit.error or f"raised {type(error).__name__}{': ' + detail if detail else ''}"
+            result.error = result.error or f"raised {type(error).__name__}{': ' + detail if detail else ''}"
         else:
-            if not self.answered and not self._over.is_set():
-                visit.error = visit.error or "sent no whole response"
+            if not self.answered and not self._finished.is_set():
+                result.error = result.error or "sent no complete response"
         finally:
             if self._status is not None:
-                visit.status = max(visit.status or 0, self._status)
+                result.status = max(result.status or 0, self._status)
 
     async def _receive(self) -> dict[str, Any]:
-        if not self._asked:
-            self._asked = True
+        if not self._request_sent:
+            self._request_sent = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        await self._over.wait()
+        await self._finished.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: dict[str, Any]) -> None:
-        # a server's send lets others run where a client is slow; a stream that waits for nothing must be cut, too
+        # a server's send yields while a client is slow; here too, or a stream that never waits couldn't be cancelled
         await asyncio.sleep(0)
         if message["type"] == "http.response.start":
             self._status = message["status"]
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.answered = True
-            self._over.set()
+            self._finished.set()
 
 
 def scope(path: str, host: str, state: dict[str, Any]) -> dict[str, Any]:
-    """A request as it comes through a proxy that terminates TLS, once its headers have been believed."""
+    """The scope of a request that came through a trusted proxy that terminates TLS."""
     raw, _, query = path.partition("?")
     return {
         "type": "http",

@@ -1,4 +1,4 @@
-"""The worker: Uvicorn in a process of Gunicorn's, which tells its master where it is."""
+"""The worker: Uvicorn in a Gunicorn worker process, which reports its state to the master."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State
 from gunicorn_handover.server import DrainingServer
 
-BOOT_ERROR = 3  # Gunicorn's exit code of a worker that could not boot
-GATE_TICK = 0.02  # seconds between two looks for the master's word
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-FORKS_END = 2.0  # seconds that what the application forked has after SIGTERM, at most
-CANCELLED = 0.25  # of handover_exit_timeout, for what is cancelled to end; the rest is the lifespan's and the forks'
-PULSE = 0.5  # seconds between two signs of life, at most
+BOOT_ERROR = 3  # Gunicorn's exit code of a worker that failed to boot
+ADMISSION_TICK = 0.02  # seconds between two checks whether the master has admitted the worker
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+FORKS_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL for processes that the application forked, at most
+CANCEL_SHARE = 0.25  # of handover_exit_timeout, for cancelled tasks; the rest is for the lifespan and forked processes
+HEARTBEAT = 0.5  # seconds between two heartbeats, at most
 
 
 class HandoverWorker(UvicornWorker):
-    """Made in the master before the fork; `init_process` and what it calls run in the worker."""
+    """Created in the master before the fork; `init_process` and what it calls run in the worker."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.board = Board()
-        # The master's notes. They are of no meaning in the worker.
+        # Used only by the master.
         self.generation = 0
         self.release: str | None = None
         self.since = time.time()
         self.forked_at = time.monotonic()
         self.retired_at: float | None = None
-        self.condemned = False
-        self.slowed = False
-        self.warming_since: tuple[float, float] | None = None  # and how long it had waited for a processor by then
-        self.session_nice: int | None = None  # that is still to be set
+        self.killed = False
+        self.low_priority = False
+        self.warming_since: tuple[float, float] | None = None  # and the seconds it had waited for a processor by then
+        self.pending_session_nice: int | None = None  # still to be set
         self.oom_score: int | None = None
 
         self.config.http = self.cfg.handover_http
-        # max_requests is watched here: a worker that has had its share goes when its successor is ready, not before
+        # max_requests is checked in _heartbeat instead: the worker is to exit only once its replacement is ready
         self.config.limit_max_requests = None
         self._max_requests = self.cfg.max_requests and self.max_requests
 
     def init_signals(self) -> None:
         super().init_signals()
-        # the master's words; a handler of no effect, as a program that the application starts would inherit SIG_IGN
+        # signals for the master; an empty handler, as programs that the application starts would inherit SIG_IGN
         for number in (signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def init_process(self) -> None:
         os.setsid()  # see priority.renice_session
-        settle()
+        pin_release()
         forks.isolate(self.sockets)
         try:
-            # Gunicorn's, past UvicornWorker's: some versions of that one set up an event loop in a way that some
+            # Gunicorn's method, not UvicornWorker's: some versions of that set up an event loop in a way that some
             # versions of Uvicorn refuse.
             Worker.init_process(self)
         except BaseException as error:
             if self.board.state >= State.READY:
                 raise
-            self.board.explain(describe(error))
+            self.board.record_failure(describe(error))
             if not isinstance(error, Exception):
                 raise
             self.log.exception("The application could not be started.")
@@ -88,42 +88,44 @@ class HandoverWorker(UvicornWorker):
         finally:
             self._close(runner)
         self.log.write_access()
-        forks.end(self.pid, min(FORKS_END, self.cfg.handover_exit_timeout / 2))
-        # nothing is served from here on: what the interpreter tidies up must not slow those that serve
-        if (nice := self.cfg.handover_boot_nice) and not self.board.stops and self.board.dismissed:
+        forks.terminate(self.pid, min(FORKS_TIMEOUT, self.cfg.handover_exit_timeout / 2))
+        # this worker serves nothing any more: the interpreter's cleanup must not slow those that do
+        if (nice := self.cfg.handover_boot_nice) and not self.board.service_stops and self.board.drain_reason:
             usual = priority.niceness()
-            if priority.may_return_to(usual):
+            if priority.can_renice_to(usual):
                 priority.renice(self.pid, nice)
             priority.renice_session(self.pid, nice)
-            if self.board.stops:  # said between the two
+            if self.board.service_stops:  # set in the meantime
                 priority.renice(self.pid, usual)
                 priority.renice_session(self.pid, 0)
 
     def _close(self, runner: asyncio.Runner) -> None:
-        """Ends what still runs in the loop, and the loop: not where a task ignores its cancellation, be it a request of
-        the warm-up's. The loop would wait for it, and the process until the master kills it."""
+        """Cancels the remaining tasks and closes the loop. If a task ignores its cancellation (also a warm-up request),
+        the loop stays open: closing it would wait for the task until the master kills the process."""
         loop = runner.get_loop()
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
-                if not task.cancelling():  # a second time would cut short what it tidies up
+                if not task.cancelling():  # a second cancellation would interrupt its cleanup
                     task.cancel()
-            loop.run_until_complete(asyncio.wait(tasks, timeout=self.cfg.handover_exit_timeout * CANCELLED))
-        if deaf := [task for task in tasks if not task.done()]:
-            self.log.warning("Worker (pid:%s) ends with %d tasks that ignore their cancellation", self.pid, len(deaf))
+            loop.run_until_complete(asyncio.wait(tasks, timeout=self.cfg.handover_exit_timeout * CANCEL_SHARE))
+        if uncancelled := [task for task in tasks if not task.done()]:
+            self.log.warning(
+                "Worker (pid:%s) exits with %d tasks that ignore their cancellation", self.pid, len(uncancelled)
+            )
         else:
             runner.close()
 
     async def _serve(self) -> None:
         internals.check_protocol(self.cfg.handover_http)
-        self.log.claim()
-        self._context = contextvars.copy_context()  # as requests have it, and the lifespan's task has not
+        self.log.restore_loggers()
+        self._context = contextvars.copy_context()  # the context of requests; the lifespan's task has another one
         config = self.config
         config.app = self.wsgi
         config.load()
         application = ServedApplication(
             config.loaded_app,
             gate=self._wait_for_admission,
-            explain=self.board.explain,
+            on_failure=self.board.record_failure,
             access_line=self.log.access_line if self.log.logs_access else None,
             urgent_paths=[path.partition("?")[0] for path in self.cfg.handover_urgent_paths],
         )
@@ -134,64 +136,64 @@ class HandoverWorker(UvicornWorker):
             application,
             on_ready=self._on_ready,
             on_drain=self._on_drain,
-            pulse=self._pulse,
-            pulse_interval=min(PULSE, self.cfg.timeout / 4) if self.cfg.timeout else PULSE,
+            heartbeat=self._heartbeat,
+            heartbeat_interval=min(HEARTBEAT, self.cfg.timeout / 4) if self.cfg.timeout else HEARTBEAT,
             graceful_timeout=self.cfg.graceful_timeout,
             idle_timeout=self.cfg.keepalive + 1 if idle_timeout is None else idle_timeout,
             websocket_grace=self.cfg.handover_websocket_grace,
             websocket_spread=self.cfg.handover_websocket_spread,
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._server.quit)
-        # uvloop takes care only of what is a socket, not of what wraps one
+        # uvloop accepts only sockets, not Gunicorn's wrappers
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:
             sys.exit(BOOT_ERROR)
 
     async def _wait_for_admission(self, application: Any, state: dict[str, Any]) -> str | None:
-        """Holds the lifespan's answer back, and so the first accept, until the worker is warm and the master says go.
-        Returns why it must never accept."""
+        """Delays the lifespan's reply, and so the first accept, until the worker is warmed up and the master admits it.
+        Returns why it must not accept at all; None if it may."""
         if self.cfg.handover_warmup_paths:
             self.board.state = State.WARMING
-            self.log.claim()
-            warm_up = warmup.Warmup.of(self.cfg, self._context, self._must_go)
-            failure = await warm_up.report(application, state, self.log)
-            if failure and self.cfg.handover_warmup_required and not self._must_go():
+            self.log.restore_loggers()
+            warm_up = warmup.Warmup.from_config(self.cfg, self._context, self._must_exit)
+            failure = await warm_up.run_and_log(application, state, self.log)
+            if failure and self.cfg.handover_warmup_required and not self._must_exit():
                 return failure
         self.board.state = State.STANDBY
-        while not self.board.admitted and not self._must_go():
-            await asyncio.sleep(GATE_TICK)
+        while not self.board.admitted and not self._must_exit():
+            await asyncio.sleep(ADMISSION_TICK)
         return None
 
-    def _must_go(self) -> bool:
-        return bool(self._server.should_exit or self.board.dismissed) or os.getppid() != self.ppid
+    def _must_exit(self) -> bool:
+        return bool(self._server.should_exit or self.board.drain_reason) or os.getppid() != self.ppid
 
     def _on_ready(self) -> None:
-        self.log.claim()
-        self._server.private_sockets = self.board.private
+        self.log.restore_loggers()
+        self._server.private_sockets = self.board.private_sockets
         self.board.state = State.READY
         self.log.info("Worker (pid:%s) is ready", self.pid)
 
     def _on_drain(self) -> None:
         self.board.state = State.DRAINING
 
-    def _pulse(self, requests: int) -> None:
+    def _heartbeat(self, requests: int) -> None:
         self.notify()
-        if self._max_requests and requests >= self._max_requests and not self.board.worn:
-            self.log.info("Worker (pid:%s) has served %d requests and asks for a successor", self.pid, requests)
-            self.board.wear_out()
-        if self.board.dismissed and not self._server.should_exit:
-            # the application has taken SIGTERM over
+        if self._max_requests and requests >= self._max_requests and not self.board.to_be_replaced:
+            self.log.info("Worker (pid:%s) has served %d requests and asks to be replaced", self.pid, requests)
+            self.board.request_replacement()
+        if self.board.drain_reason and not self._server.should_exit:
+            # the application has replaced the SIGTERM handler
             self._server.should_exit = True
         if os.getppid() != self.ppid and not self._server.should_exit:
-            self.log.warning("Worker (pid:%s) lost its master; draining", self.pid)
+            self.log.warning("The master of worker (pid:%s) has exited; draining", self.pid)
             self._server.should_exit = True
 
 
-def settle() -> None:
-    """Lets this process live in the release that the paths lead to now, whatever they lead to later.
+def pin_release() -> None:
+    """Resolves this process's import paths, so that it stays in the release that they lead to now.
 
-    The master's paths go through a symbolic link, so that a fork finds the release of the day. What a worker imports
-    or reads beside its code after the link has moved must still be its own release's.
+    The master's paths go through a symbolic link, so that each fork gets the current release. What a worker imports or
+    reads after the link has moved must still come from its own release.
     """
     sys.path[:] = [os.path.realpath(entry) if os.path.isabs(entry) else entry for entry in sys.path]
     for module in list(sys.modules.values()):
@@ -200,16 +202,16 @@ def settle() -> None:
             search[:] = [os.path.realpath(entry) for entry in search]
     for name in ("prefix", "exec_prefix"):
         setattr(sys, name, os.path.realpath(getattr(sys, name)))
-    # the program itself is a link out of the release, to the Python that this one stands for
+    # only the folder: the executable itself links out of the release's venv, to the base Python
     folder, name = os.path.split(sys.executable)
     sys.executable = os.path.join(os.path.realpath(folder), name)
-    # the fork brings the master's view of the disk, which may be that of another release
+    # the caches inherited from the master may describe another release
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """The factory of the setting `handover_loop`. Raises ImportError when uvloop is asked for and missing."""
+    """The loop factory for the setting `handover_loop`. Raises ImportError if uvloop is set but not installed."""
     if name != "asyncio":
         with contextlib.suppress(ImportError) if name == "auto" else contextlib.nullcontext():
             import uvloop
@@ -219,7 +221,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: why a boot failed, or a step of the master."""
+    """An error as one line."""
     if isinstance(error, SystemExit):
         return f"the application called sys.exit({error.code!r}) while it started"
     detail = " ".join(str(error).split())

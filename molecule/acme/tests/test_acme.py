@@ -1,4 +1,4 @@
-"""Certificates by ACME on two edges, from a real authority, and what happens when it can't be had."""
+"""ACME certificates on two edges, from a real authority, and an authority that can't be reached."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def host(name: str) -> Any:
 
 
 def served(edge: str, ca_file: pathlib.Path = ROOT, name: str = NAME) -> bytes:
-    """The certificate that a client gets, who trusts this authority."""
+    """The certificate that an edge presents to a client that trusts `ca_file`."""
     context = ssl.create_default_context(cafile=str(ca_file))
     with (
         socket.create_connection(("127.0.0.1", EDGES[edge]), PATIENCE) as plain,
@@ -44,14 +44,14 @@ def served(edge: str, ca_file: pathlib.Path = ROOT, name: str = NAME) -> bytes:
 
 
 def renew(edge: str) -> bytes:
-    """Have an edge obtain another certificate; that one, once clients get no other."""
+    """Make an edge obtain a new certificate; return it once the edge presents it."""
     with nginx.reloaded(host(edge)):
-        assert keep(edge, "--force")["trouble"] == ""
-    return present(edge)
+        assert run_timer_program(edge, "--force")["trouble"] == ""
+    return installed_certificate(edge)
 
 
-def present(edge: str) -> bytes:
-    """The certificate that an edge has, and serves."""
+def installed_certificate(edge: str) -> bytes:
+    """The certificate file of an edge, which it also presents."""
     chain = host(edge).file("/etc/ssl/baton/links/fullchain.pem").content_string
     found = ssl.PEM_cert_to_DER_cert(chain.partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
     assert served(edge) == found
@@ -59,7 +59,7 @@ def present(edge: str) -> bytes:
 
 
 def ask(client: str, address: str, path: str) -> tuple[int, str]:
-    """Status and text of what a host gets over plain HTTP."""
+    """Status and text of a host's request over plain HTTP."""
     code = (
         "import http.client,json; c=http.client.HTTPConnection('%s', timeout=600); "
         "c.request('GET', '/.well-known/%s', headers={'Host': '%s'}); a=c.getresponse(); "
@@ -69,27 +69,27 @@ def ask(client: str, address: str, path: str) -> tuple[int, str]:
     return status, text.strip()
 
 
-def keep(edge: str, *options: str) -> dict[str, Any]:
-    """Run what the timer runs; how it went."""
+def run_timer_program(edge: str, *options: str) -> dict[str, Any]:
+    """Run the timer's program; return the status that it wrote."""
     program = host(edge).check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/python")
     host(edge).run(
         f"{program} -I /usr/local/sbin/acme-certificate /etc/acme-certificate/links/settings.json {' '.join(options)}"
     )
-    said: dict[str, Any] = json.loads(host(edge).file(STATUS).content_string)
-    return said
+    status: dict[str, Any] = json.loads(host(edge).file(STATUS).content_string)
+    return status
 
 
-def test_one_certificate_serves_on_both_edges() -> None:
+def test_both_edges_serve_the_same_certificate() -> None:
     first, second = (served(edge) for edge in EDGES)
     assert first == second
-    # one of them alone asked the authority
+    # only one of them requested it from the authority
     lineages = [
         host(edge).check_output("ls -d /var/lib/acme-certificate/links/certbot-*/live/links || true") for edge in EDGES
     ]
     assert [bool(lineage) for lineage in lineages] == [True, False]
 
 
-def test_keys_and_credentials_are_root_s_alone() -> None:
+def test_keys_and_credentials_are_readable_only_by_root() -> None:
     for edge in EDGES:
         readable = "find /etc/acme-certificate /etc/ssl/baton /var/lib/acme-certificate/links -perm /044"
         names = host(edge).check_output(f"{readable} -type f").split()
@@ -103,7 +103,7 @@ def test_keys_and_credentials_are_root_s_alone() -> None:
     assert list(KEPT.glob("links/account-*/**/private_key.json"))
 
 
-def test_a_challenge_is_answered_whichever_edge_is_asked() -> None:
+def test_challenge_is_answered_by_every_edge() -> None:
     folder = "/var/lib/acme-certificate/links/challenges/.well-known/acme-challenge"
     host("web2").check_output(f"mkdir -p {folder} && echo answer > {folder}/token")
     for edge, address in ADDRESSES.items():
@@ -112,14 +112,14 @@ def test_a_challenge_is_answered_whichever_edge_is_asked() -> None:
     host("web2").check_output(f"rm {folder}/token")
 
 
-def test_the_certificate_is_handed_to_edges_alone() -> None:
+def test_certificate_is_served_only_to_edges() -> None:
     assert ask("ca1", ADDRESSES["web1"], "acme-certificate")[0] == 403
     status, text = ask("web2", ADDRESSES["web1"], "acme-certificate")
     assert status == 200
     assert "PRIVATE" not in text
 
 
-def test_the_timer_runs_twice_a_day_in_a_sandbox() -> None:
+def test_timer_runs_in_a_sandbox() -> None:
     timer = host("web1").check_output("systemctl show acme-links.timer -p ActiveState -p RandomizedDelayUSec")
     assert "ActiveState=active" in timer
     assert "RandomizedDelayUSec=12h" in timer
@@ -127,13 +127,13 @@ def test_the_timer_runs_twice_a_day_in_a_sandbox() -> None:
     assert float(judged.split(":")[1].split()[0]) < 3, judged
 
 
-def test_an_authority_that_is_down_leaves_the_certificate_and_is_told() -> None:
+def test_unreachable_authority_is_reported_and_keeps_certificate() -> None:
     before = served("web1")
-    # not stopped, as pebble forgets its accounts and its root
+    # pebble isn't stopped, as it would lose its accounts and its root
     host("web1").check_output("ip route add unreachable 10.213.88.31/32")
     try:
-        said = keep("web1", "--force")
-        assert "10.213.88.31" in said["trouble"]
+        status = run_timer_program("web1", "--force")
+        assert "10.213.88.31" in status["trouble"]
         assert served("web1") == before
         done = FLEET.play("playbooks/status.yml")
         assert done.status != 0
@@ -144,11 +144,11 @@ def test_an_authority_that_is_down_leaves_the_certificate_and_is_told() -> None:
 
 
 @pytest.mark.long
-def test_ten_renewals_under_load_lose_nothing() -> None:
+def test_renewals_under_load_lose_no_request() -> None:
     certificates = set()
     loads = [Load("fresh", share=4), Load("get", share=4), Load("post", "/echo", share=1, size=20000)]
     target = f"https://127.0.0.1:{EDGES['web1']}"
-    # nginx before 1.27.4 closes connections that clients keep for later when it reloads: none keeps one here
+    # nginx before 1.27.4 closes idle keep-alive connections when it reloads: no client keeps one here
     with Background(target, loads, rate=60, fewest=1000, host=NAME, ca_file=str(ROOT), idle_limit=0) as traffic:
         for _ in range(10):
             certificates.add(renew("web1"))
@@ -157,14 +157,14 @@ def test_ten_renewals_under_load_lose_nothing() -> None:
 
 
 @pytest.mark.long
-def test_a_lost_edge_stops_no_renewal() -> None:
+def test_lost_edge_does_not_stop_renewal() -> None:
     before = served("web2")
     host("web1").check_output("systemctl stop nginx")
     try:
-        # the other one asks as soon as its certificate is due
+        # the other edge requests a certificate as soon as its own is due
         assert renew("web2") != before
     finally:
         host("web1").check_output("systemctl start nginx")
     with nginx.reloaded(host("web1")):
-        assert keep("web1")["trouble"] == ""
-    assert present("web1") == present("web2")
+        assert run_timer_program("web1")["trouble"] == ""
+    assert installed_certificate("web1") == installed_certificate("web2")

@@ -1,4 +1,4 @@
-"""TLS sessions that go on at another edge, client certificates, and who the client is behind an edge's socket."""
+"""TLS session resumption at another edge, client certificates, and the client's identity behind an edge's socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FORGED = {
 
 
 def handshake(edge: str, version: str, *options: str) -> tuple[bool, str]:
-    """Whether an edge resumed a session, and the name of the key of the ticket that it gave (hexadecimal)."""
+    """Whether an edge resumed a session, and the name of its ticket's key (hexadecimal)."""
     done = subprocess.run(
         [
             *("openssl", "s_client", version, "-ign_eof", *options),
@@ -51,37 +51,37 @@ def handshake(edge: str, version: str, *options: str) -> tuple[bool, str]:
     return "\nReused, " in done.stdout, re.sub("[ -]", "", names[-1]) if names else ""
 
 
-def serving(edge: str) -> None:
-    """Clients get tickets of the present key."""
+def assert_current_key(edge: str) -> None:
+    """Assert that an edge issues tickets of its current key."""
     name = host(edge).check_output(f"head -c 16 {TICKETS}/current.key | od -An -v -tx1 | tr -d ' \\n'")
     assert handshake(edge, "-tls1_2")[1] == name
 
 
 def rotate(edge: str) -> None:
-    """Go on to the next period, as the timer does in time."""
+    """Rotate to the next period, as the timer does."""
     state = json.loads(host(edge).check_output(f"cat {TICKETS}/state.json"))
     with nginx.reloaded(host(edge)):
         host(edge).check_output(f"nginx-session-tickets rotate --at {(state['period'] + 2) * state['hours'] * 3600}")
-    serving(edge)
+    assert_current_key(edge)
 
 
 @pytest.fixture
 def _present_keys() -> Iterator[None]:
-    """Puts the edges back to the present period, by what the timer runs."""
+    """Restores the current period on the edges, with the timer's service."""
     for edge in EDGES:
         host(edge).check_output(f"cp -p {TICKETS}/state.json /root/state.json")
-        serving(edge)
+        assert_current_key(edge)
     yield
     for edge in EDGES:
         with nginx.reloaded(host(edge)):
             host(edge).check_output(f"mv /root/state.json {TICKETS}/ && rm {TICKETS}/current.key")
             host(edge).check_output("systemctl start nginx-session-tickets.service")
-        serving(edge)
+        assert_current_key(edge)
 
 
 @pytest.mark.usefixtures("_present_keys")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_a_session_goes_on_at_the_other_edge_until_two_rotations(version: str, tmp_path: pathlib.Path) -> None:
+def test_session_resumes_at_other_edge_until_two_rotations(version: str, tmp_path: pathlib.Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     assert handshake("web1", version, "-sess_out", first)[0] is False
     assert handshake("web2", version, "-sess_in", first)[0] is True
@@ -99,13 +99,13 @@ def test_a_session_goes_on_at_the_other_edge_until_two_rotations(version: str, t
         assert handshake(edge, version, "-sess_in", second)[0] is True
 
 
-def test_ticket_keys_are_root_s_and_their_unit_is_confined() -> None:
+def test_ticket_keys_belong_to_root_and_unit_is_confined() -> None:
     for edge in EDGES:
         assert host(edge).check_output(f"stat -c '%U %a' {TICKETS}") == "root 700"
         assert "ActiveState=active" in host(edge).check_output("systemctl show nginx-session-tickets.timer")
         judged = host(edge).check_output("systemd-analyze security --no-pager nginx-session-tickets.service")
         assert float(judged.splitlines()[-1].split(":")[1].split()[0]) < 3, judged
-        # what all keys, past ones too, follow from never leaves the controller, and what later ones do isn't told
+        # the secret of all keys never leaves the controller, and the secret of later keys is not logged
         secret = (INVENTORY / "tls/nginx/session-tickets.key").read_text().strip()
         state = host(edge).file(f"{TICKETS}/state.json").content_string
         assert secret not in state
@@ -114,7 +114,7 @@ def test_ticket_keys_are_root_s_and_their_unit_is_confined() -> None:
 
 
 def ask(edge: str, path: str, client: str = "", **headers: str) -> tuple[int, Any]:
-    """Status and, of a good one, what the application saw of a request with a client's certificate, or none."""
+    """Status of a request with or without a client certificate and, if 200, the request as the application saw it."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -132,7 +132,7 @@ def ask(edge: str, path: str, client: str = "", **headers: str) -> tuple[int, An
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_a_path_is_for_clients_with_a_certificate(edge: str) -> None:
+def test_protected_path_needs_client_certificate(edge: str) -> None:
     for path in ("/admin/a", "/%61dmin/a", "/admin/../whoami", "/admin/%2e%2e/whoami", "//admin/a"):
         assert ask(edge, path)[0] == 403, path
     assert ask(edge, "/admin/a", "mallory")[0] == 400
@@ -144,7 +144,7 @@ def test_a_path_is_for_clients_with_a_certificate(edge: str) -> None:
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_nobody_forges_a_certificate(edge: str) -> None:
+def test_client_certificate_headers_cannot_be_forged(edge: str) -> None:
     status, seen = ask(edge, "/whoami", **{"X-SSL-Client-Verify": "SUCCESS", "X-SSL-Client-S-DN": "CN=mallory"})
     assert status == 200
     assert seen["headers"]["x-ssl-client-verify"] == ["NONE"]
@@ -153,7 +153,7 @@ def test_nobody_forges_a_certificate(edge: str) -> None:
 
 @pytest.mark.parametrize("protocol", curl.PROTOCOLS)
 @pytest.mark.parametrize(("edge", "neighbour"), [("web1", "web2"), ("web2", "web1")])
-def test_a_client_is_who_it_is(edge: str, neighbour: str, protocol: str) -> None:
+def test_client_cannot_forge_its_identity(edge: str, neighbour: str, protocol: str) -> None:
     curl.install(host(neighbour))
     forged = [f"-H{name}: {value}" for name, value in FORGED.items()]
     seen = curl.seen(host(neighbour), NAME, ADDRESSES[edge], "/whoami", protocol, *forged)
@@ -164,11 +164,11 @@ def test_a_client_is_who_it_is(edge: str, neighbour: str, protocol: str) -> None
 
 @pytest.mark.parametrize("protocol", curl.PROTOCOLS)
 @pytest.mark.parametrize("edge", EDGES)
-def test_a_trusted_proxy_says_who_the_client_and_the_user_are(edge: str, protocol: str) -> None:
+def test_trusted_proxy_sets_client_and_user(edge: str, protocol: str) -> None:
     curl.install(host("ca1"))
     forged = [f"-H{name}: {value}" for name, value in FORGED.items() if "Forwarded" not in name]
-    said = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
-    seen = curl.seen(host("ca1"), NAME, ADDRESSES[edge], "/whoami", protocol, *forged, *said)
+    trusted = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
+    seen = curl.seen(host("ca1"), NAME, ADDRESSES[edge], "/whoami", protocol, *forged, *trusted)
     assert seen["client"] == CLIENT
     assert seen["headers"]["x-forwarded-user"] == ["alice"]
     assert "6.6.6.6" not in json.dumps(seen["headers"])

@@ -1,4 +1,4 @@
-"""A wildcard by DNS-01: certbot writes the record by RFC 2136 into a zone of BIND, where the authority reads it."""
+"""A wildcard certificate with DNS-01: certbot writes the record to BIND with RFC 2136, and the authority reads it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ zone "baton.test" {{ type master; file "/var/lib/bind/baton.test"; update-policy
 
 
 @pytest.mark.long
-def test_a_wildcard_by_rfc2136_on_both_edges() -> None:
+def test_wildcard_certificate_with_rfc2136() -> None:
     ca1 = host("ca1")
     ca1.check_output("apt-get -qq -y --no-install-recommends install bind9 >/dev/null")
     ca1.check_output(f"cat > /etc/bind/named.conf.local <<'END'\n{BIND}\nEND")
     ca1.check_output(f"cat > /var/lib/bind/baton.test <<'END'\n{ZONE}\nEND\nchown -R bind: /var/lib/bind")
     ca1.check_output("systemctl restart named")
-    # the authority begins anew with this DNS, and has forgotten the account
+    # the authority restarts with this DNS server, and loses the account
     FLEET.succeed("fleet/acme.yml", acme_authority="ca1", acme_dns="10.213.88.31:53")
     for edge in ("web1", "web2"):
         host(edge).check_output("rm -rf /var/lib/acme-certificate/links/certbot-*")

@@ -1,4 +1,4 @@
-"""The applications, each deployed once, by the first test that asks for it."""
+"""The applications. Each is deployed once, by the first test that uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .support import SOURCES, Application
 
 
 class Deployed(Application):
-    """An application and what its first deploy said."""
+    """An application, and the output of its first deploy."""
 
     def __init__(self, name: str, playbook: str = "site.yml") -> None:
         super().__init__(name)
@@ -30,16 +30,16 @@ def folder() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def stillborn(folder: pathlib.Path) -> Done:
-    """The first deploy of `plain`, of a version that can't boot."""
+def failed_first_deploy(folder: pathlib.Path) -> Done:
+    """The first deploy of `plain`, with a version that can't boot."""
     sources.plain(folder)
     return Application("plain").play("site.yml", app_version="broken")
 
 
 @pytest.fixture(scope="session")
-def plain(stillborn: Done) -> Deployed:
-    """A git repository with a requirements.txt; the hosts were brought into shape by the deploy that failed."""
-    assert stillborn.status != 0
+def plain(failed_first_deploy: Done) -> Deployed:
+    """A git repository with a requirements.txt; the failed deploy has provisioned the hosts."""
+    assert failed_first_deploy.status != 0
     return Deployed("plain", "playbooks/deploy.yml")
 
 
@@ -59,14 +59,14 @@ def member(folder: pathlib.Path) -> Deployed:
 
 @pytest.fixture(scope="session")
 def factory(folder: pathlib.Path) -> Deployed:
-    """A factory locked by Poetry, with much that is set for it."""
+    """A factory locked by Poetry, with many settings."""
     sources.factory(folder)
     return Deployed("factory")
 
 
 @pytest.fixture(scope="session")
 def compiled(folder: pathlib.Path) -> Deployed:
-    """An application that needs a compiler, built on hosts that have one."""
+    """An application whose packages are compiled on build hosts."""
     sources.compiled(folder)
     return Deployed("compiled")
 

@@ -1,4 +1,4 @@
-"""The sources of the applications, as their authors would keep them."""
+"""Generates the sources of the applications."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PLAIN_MAIN = """
 
 
 def plain(sources: pathlib.Path) -> None:
-    """A bare git repository with a requirements.txt, in versions that name themselves."""
+    """A bare git repository with a requirements.txt, and a tag for each version."""
     folder = sources / "plain"
     for version, lifespan, packages in (
         ("v1", "pass", "starlette==1.10.0\nidna==3.10\n"),
@@ -57,7 +57,7 @@ def plain(sources: pathlib.Path) -> None:
             main += '\n\n    def connect():\n        raise SystemExit("no ledger at ledger.example.org")\n'
         write(folder, {"main.py": main, "requirements.in": packages})
         locking = ["pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--no-annotate", "--no-header"]
-        # the first as many have it, the others with hashes
+        # the first without hashes, as is common, the others with hashes
         locking += ["requirements.in", "--output-file=requirements.txt"] + ["--generate-hashes"] * (version != "v1")
         run(tool("uv"), *locking, cwd=folder)
         commit(folder, version, tag=version)
@@ -115,7 +115,7 @@ FRAGILE_MAIN = """
     app = Starlette(routes=[Route("/", index), Route("/ready", ready)], lifespan=lifespan)
 """
 
-# version: what goes wrong in it, and where
+# version: replacements that make it fail
 FRAGILE = {
     "good": {},
     "better": {},
@@ -131,7 +131,7 @@ FRAGILE = {
 
 
 def fragile(sources: pathlib.Path) -> None:
-    """A bare git repository, in versions each of which fails in its own way."""
+    """A bare git repository with versions that fail in different ways."""
     folder = sources / "fragile"
     for version, changes in FRAGILE.items():
         main = FRAGILE_MAIN.replace("VERSION", version)
@@ -143,7 +143,7 @@ def fragile(sources: pathlib.Path) -> None:
 
 
 def workspace(sources: pathlib.Path) -> None:
-    """A uv workspace: a service with a src layout that needs a library beside it."""
+    """A uv workspace: a service with a src layout that depends on a library in the workspace."""
     folder = write(
         sources / "workspace",
         {
@@ -230,7 +230,7 @@ def workspace(sources: pathlib.Path) -> None:
 
 
 def factory(sources: pathlib.Path) -> None:
-    """A package locked by Poetry: an old server pinned, sources without wheels, files written beside the code."""
+    """A package locked by Poetry: it pins an old server, needs source distributions, and writes beside its code."""
     folder = write(
         sources / "factory",
         {
@@ -294,13 +294,13 @@ def factory(sources: pathlib.Path) -> None:
             "notes/secret.txt": "",
         },
     )
-    # as `poetry lock` wrote it: Poetry needs more of an index than some mirrors have
+    # a file written by `poetry lock`: Poetry needs features of an index that some mirrors lack
     shutil.copy(pathlib.Path(__file__).with_name("files") / "factory.poetry.lock", folder / "poetry.lock")
     commit(folder, "all")
 
 
 def compiled(sources: pathlib.Path) -> None:
-    """An application of which three packages are built in C: each build is another user's."""
+    """An application with three packages in C: each is built by a user of its own."""
     folder = write(
         sources / "compiled",
         {
@@ -317,9 +317,9 @@ def compiled(sources: pathlib.Path) -> None:
                 async def app(scope, receive, send):
                     if scope["type"] != "http":
                         raise RuntimeError("no lifespan here")
-                    said = {"psycopg2": psycopg2.__version__, "docopt": docopt.__version__}
-                    said |= {"netifaces": netifaces.version, "posix_ipc": posix_ipc.VERSION}
-                    body = json.dumps(said).encode()
+                    answer = {"psycopg2": psycopg2.__version__, "docopt": docopt.__version__}
+                    answer |= {"netifaces": netifaces.version, "posix_ipc": posix_ipc.VERSION}
+                    body = json.dumps(answer).encode()
                     headers = [(b"content-type", b"application/json")]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""What the tests share: the fleet, its applications, requests, and sources made here."""
+"""Shared helpers: the fleet, its applications, requests, and generated sources."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.playbooks import Done, Playbooks
 from tests.support.traffic import PATIENCE, Generator
 
 SCENARIO = pathlib.Path(__file__).parents[1]
-# the port of this machine that a host's 443 is published on
+# host: the local port on which its port 443 is published
 SOLO = {"solo1": 18311, "solo2": 18312}
 PYTHON = {"solo1": "3.11", "solo2": "3.13"}
-# the same folder each time: the controller's cache is keyed by a git source's address
+# always the same folder: the controller's cache is keyed by a git source's address
 SOURCES = (
     pathlib.Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", pathlib.Path.home() / ".cache/baton/applications"))
     / "sources"
@@ -33,7 +33,7 @@ def host(name: str) -> Any:
 
 
 def run(*words: str | pathlib.Path, cwd: pathlib.Path | None = None, **environment: str) -> str:
-    """Run a program to its good end; returns what it said."""
+    """Run a program that must succeed; return its output."""
     done = subprocess.run(
         words, cwd=cwd, env={**os.environ, **environment}, text=True, capture_output=True, check=False
     )
@@ -51,7 +51,7 @@ def write(folder: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
 
 
 def commit(folder: pathlib.Path, message: str, tag: str = "") -> None:
-    """Commit everything in a folder, always with the same identity and time: the same content is the same commit."""
+    """Commit everything in a folder with a fixed identity and time, so that the same content is the same commit."""
     if not (folder / ".git").exists():
         run("git", "init", "--quiet", "--initial-branch=main", cwd=folder)
     who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in _IDENTITY.items()}
@@ -65,52 +65,52 @@ _IDENTITY = {"NAME": "a", "EMAIL": "a@example.org", "DATE": "2026-01-01T00:00:00
 
 
 class Application(Playbooks):
-    """An application of this scenario, by the name that its inventory has."""
+    """An application of this scenario, named like its inventory."""
 
     def __init__(self, name: str) -> None:
         super().__init__(SCENARIO / "inventories" / name, {"APPLICATIONS": str(SOURCES)})
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The application's name."""
         return self.inventory.name
 
     @property
     def site(self) -> str:
-        """The name under which clients reach it."""
+        """Its server name."""
         return f"{self.name}.apps.test"
 
     @property
     def authority(self) -> pathlib.Path:
-        """The certificate that its clients trust."""
+        """The authority's certificate, which its clients trust."""
         return self.inventory / "tls/ca.pem"
 
     def deploy(self, **variables: object) -> Done:
-        """A deploy that has to end well."""
+        """A deploy that must succeed."""
         return self.succeed("playbooks/deploy.yml", **variables)
 
     def ask(self, name: str, path: str = "/", **headers: str) -> httpx.Response:
-        """What a host answers to a client that trusts only this application's authority."""
+        """A host's response to a client that trusts only this application's authority."""
         trust = ssl.create_default_context(cafile=str(self.authority))
         with httpx.Client(base_url=f"https://127.0.0.1:{SOLO[name]}", verify=trust, timeout=PATIENCE) as client:
             return client.get(path, headers={"Host": self.site, **headers}, extensions={"sni_hostname": self.site})
 
-    def says(self, name: str, path: str = "/") -> Any:
-        """The JSON that a host answers."""
+    def get_json(self, name: str, path: str = "/") -> Any:
+        """The JSON in a host's response."""
         answer = self.ask(name, path)
         assert answer.status_code == 200, f"{name} answers {answer.status_code}: {answer.text}"
         return answer.json()
 
     def status(self, name: str) -> Any:
-        """What the application's master says of itself."""
+        """The status of the application's master."""
         return json.loads(host(name).check_output(f"cat /run/baton/{self.name}/handover.json"))
 
     def workers(self, name: str) -> set[int]:
-        """The processes that serve, without those that only finish what they have."""
+        """The pids of the serving workers, without draining ones."""
         return {worker["pid"] for worker in self.status(name)["workers"] if worker["state"] == "ready"}
 
     def master(self, name: str) -> int:
-        """The service's main process."""
+        """The pid of the service's main process."""
         return int(host(name).check_output(f"systemctl show --value --property MainPID {self.name}.service"))
 
     def releases(self, name: str) -> list[str]:
@@ -119,19 +119,19 @@ class Application(Playbooks):
         return listed.split()
 
     def current(self, name: str) -> str:
-        """The release that serves."""
+        """The current release."""
         return str(host(name).check_output(f"basename $(readlink /opt/{self.name}/current)"))
 
     def release(self, name: str) -> Any:
-        """What the current release says of itself."""
+        """The metadata of the current release."""
         return json.loads(host(name).check_output(f"cat /opt/{self.name}/current/release.json"))
 
 
 class Traffic:
-    """Requests to an application on both hosts, from entering to leaving; afterwards `failed` says what went wrong."""
+    """Requests to an application on both hosts during a block; afterwards, `failed` counts the failures by cause."""
 
     def __init__(self, application: Application, rate: int = 40, path: str = "/", *, fewest: int = 60) -> None:
-        """`rate`: requests a second to each host; `fewest`: how many each must have been sent."""
+        """`rate`: requests per second to each host; `fewest`: requests that each host must get at least."""
         self._application = application
         self._rate = rate
         self._path = path

@@ -1,4 +1,4 @@
-"""A package that needs a compiler and headers, which are on the hosts set aside for that and nowhere else."""
+"""Packages that need a compiler and headers, which only the build hosts have."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from .support import SOLO, host
 
 
 @pytest.mark.parametrize("name", SOLO)
-def test_what_the_builder_made_is_served(compiled: Deployed, name: str) -> None:
-    said = compiled.says(name)
-    assert said["psycopg2"].startswith("2.9.10")
-    assert (said["netifaces"], said["posix_ipc"]) == ("0.11.0", "1.0.5")
+def test_packages_from_builder_are_served(compiled: Deployed, name: str) -> None:
+    answer = compiled.get_json(name)
+    assert answer["psycopg2"].startswith("2.9.10")
+    assert (answer["netifaces"], answer["posix_ipc"]) == ("0.11.0", "1.0.5")
 
 
 @pytest.mark.parametrize("name", SOLO)
-def test_what_needs_no_compiler_was_built_on_the_controller(compiled: Deployed, name: str) -> None:
-    assert compiled.says(name)["docopt"] == "0.6.2"
+def test_pure_python_package_is_built_on_controller(compiled: Deployed, name: str) -> None:
+    assert compiled.get_json(name)["docopt"] == "0.6.2"
 
 
-def test_each_kind_of_host_has_a_wheel_of_its_own(compiled: Deployed) -> None:
+def test_each_kind_of_host_has_its_own_wheel(compiled: Deployed) -> None:
     first, second = (compiled.release(name)["target"] for name in SOLO)
     assert first != second
 
 
 @pytest.mark.parametrize("name", SOLO)
-def test_the_headers_are_not_on_the_hosts_that_serve(compiled: Deployed, name: str) -> None:
+def test_app_servers_have_no_headers(compiled: Deployed, name: str) -> None:
     assert compiled.first.status == 0
     assert not host(name).package("libpq-dev").is_installed
 
 
-def test_built_once_for_good(compiled: Deployed) -> None:
-    """Only the controller's cache has the wheels: the builders aren't asked again."""
+def test_second_deploy_builds_nothing(compiled: Deployed) -> None:
+    """The wheels come from the controller's cache, without another build."""
     again = compiled.deploy()
     assert again.changed == [0, 0, 0, 0]
     assert "Build netifaces" not in again.words
 
 
-def test_without_a_host_to_build_on_the_message_names_the_package_and_the_settings(compiled: Deployed) -> None:
+def test_missing_builder_is_reported_with_settings(compiled: Deployed) -> None:
     before = {name: compiled.workers(name) for name in SOLO}
-    # of another version, so that none is built yet
+    # with another requirement and an empty cache, so that no wheel is built yet
     done = compiled.play(
         "playbooks/deploy.yml",
         app_release_builder=[],

@@ -19,38 +19,38 @@ from tests.support.program import load
 PROJECT = pathlib.Path(__file__).parents[3]
 fleet = load(PROJECT / "fleet/fleet.py", "fleet_of_images")
 SUITE = "trixie"
-# as in Kubernetes: nothing but the image's own user may be relied on
+# as confined as in Kubernetes
 CONFINED = ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"]
 CLIENTS = 20
 FEW = 5
 ENOUGH = 500  # answers before the stop
 SLOW = 5  # seconds, within graceful_timeout
-LIMIT = 300  # seconds that end a test which hangs; no assertion
-# a machine that stands still for some seconds must not look like clients that idle, or requests that never end
+LIMIT = 300  # seconds after which a hanging test fails
+# if the machine stalls for some seconds, clients must not look idle, nor requests endless
 PATIENT = "--env=GUNICORN_CMD_ARGS=--keep-alive=120 --graceful-timeout=120"
 
 
 @pytest.fixture(scope="session")
 def engine() -> Any:
-    """Podman as the fleet uses it."""
+    """The container engine, as the fleet uses it."""
     with fleet.alone():
         return fleet.Engine()
 
 
 @pytest.fixture(scope="session")
 def image(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image, built as the README says, but on the fleet's own Debian, as no registry may be reachable."""
+    """The image, built as in the README, but on the fleet's Debian image, as no registry may be reachable."""
     with fleet.alone():
         images = fleet.Images(engine)
         images.build_missing({SUITE})
     name = f"localhost/baton-test-links:{images.tag}"
     context = tmp_path_factory.mktemp("base")
-    # what Debian's Python lacks of python:3.13-slim
+    # python:3.13-slim has venv, Debian's Python doesn't
     (context / "Containerfile").write_text(
         f"FROM {images.name(SUITE)}\n"
         "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null\n"
     )
-    # no layers: nothing stays but what is removed in the end
+    # no layers, so that no cached images are left
     layers = [] if engine.name == "docker" else ["--layers=false"]
     options = ["--quiet", *layers, f"--label={fleet.LABEL}=image"]
     engine("build", *options, "-t", f"{name}-base", str(context))
@@ -62,7 +62,7 @@ def image(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 class Container:
-    """A container of the image, with its port on this machine's loopback, and its /tmp in a folder."""
+    """A container of the image, with its port published on loopback, and its /tmp in a local folder."""
 
     def __init__(self, engine: Any, image: str, folder: pathlib.Path, *options: str) -> None:
         self._engine = engine
@@ -73,25 +73,25 @@ class Container:
 
     @property
     def port(self) -> int:
-        """The port on this machine."""
+        """The local port."""
         return int(self._engine("port", self.id, "8000").rpartition(":")[2])
 
     def __call__(self, *command: str) -> str:
-        """What a command in it says."""
-        said: str = self._engine("exec", self.id, *command)
-        return said
+        """The output of a command in the container."""
+        output: str = self._engine("exec", self.id, *command)
+        return output
 
     def inspect(self, what: str) -> str:
-        """What the engine says of it."""
-        said: str = self._engine("inspect", "--format", f"{{{{{what}}}}}", self.id)
-        return said
+        """The result of `inspect` with a Go template expression."""
+        output: str = self._engine("inspect", "--format", f"{{{{{what}}}}}", self.id)
+        return output
 
     def wait_ready(self) -> int:
-        """The number of workers, when all of them serve."""
+        """Wait until all workers serve; return their number."""
         end = time.monotonic() + LIMIT
         states: list[str] = []
         while time.monotonic() < end:
-            # read here: a command in the container would take of its processor
+            # read locally: a command in the container would use its processor
             with contextlib.suppress(FileNotFoundError):
                 found = json.loads((self.folder / "handover.json").read_text())
                 states = [worker["state"] for worker in found["workers"]]
@@ -101,7 +101,7 @@ class Container:
         raise AssertionError(f"not ready: {states}\n" + "\n".join(self.logs()))
 
     def logs(self) -> list[str]:
-        """Its lines on stdout; those on stderr, where there must be none, come after a mark."""
+        """Its log lines; those on stderr, where there should be none, are prefixed."""
         done = subprocess.run(
             [self._engine.name, "logs", self.id],
             env=self._engine.environment,
@@ -114,7 +114,7 @@ class Container:
 
 @pytest.fixture
 def start(engine: Any, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Container]]:
-    """Starts containers, and removes them in the end."""
+    """Starts containers, and removes them at the end."""
     started: list[Container] = []
 
     def begin(*options: str) -> Container:
@@ -129,29 +129,29 @@ def start(engine: Any, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize(
     ("options", "workers"),
     [
-        # three quarters of 512 MiB have room for one worker of 200
+        # three quarters of 512 MiB are enough for one worker of 200
         (["--memory=512m"], 1),
         (["--memory=512m", "--env=WEB_CONCURRENCY=2"], 2),
     ],
     ids=["memory", "environment"],
 )
-def test_memory_bounds_the_workers_and_the_environment_has_the_last_word(
+def test_memory_or_environment_determines_workers(
     start: Callable[..., Container], options: list[str], workers: int
 ) -> None:
     assert start(*options).wait_ready() == workers
 
 
-def test_a_number_of_workers_that_is_none_ends_the_start(start: Callable[..., Container], engine: Any) -> None:
+def test_invalid_number_of_workers_fails_start(start: Callable[..., Container], engine: Any) -> None:
     container = start("--env=WEB_CONCURRENCY=many")
     assert engine("wait", container.id) == "1"
     assert container.logs() == [
-        "stderr: Error: WEB_CONCURRENCY is 'many', which is no number of workers. Give one of 1 or more."
+        "stderr: Error: WEB_CONCURRENCY is 'many'. Set it to a number of workers, 1 or more, or unset it."
     ]
 
 
 @dataclasses.dataclass
 class Count:
-    """Requests on connections that the server had accepted."""
+    """The results of requests on connections that the server had accepted."""
 
     sent: int = 0
     answered: int = 0
@@ -159,7 +159,7 @@ class Count:
 
 
 class Client:
-    """A proxy's connection to the container, kept alive until the server says that it closes it."""
+    """A proxy's connection to the container, kept alive until the server announces its close."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Count) -> None:
         self._reader = reader
@@ -172,7 +172,7 @@ class Client:
         return cls(*await asyncio.open_connection("127.0.0.1", port), count)
 
     async def ask(self, path: str) -> bool:
-        """Sends a request and reads the answer. Whether the connection stays open."""
+        """Sends a request and reads the response. Returns whether the connection stays open."""
         self._count.sent += 1
         try:
             self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -188,8 +188,8 @@ class Client:
 
 
 async def stop_under_load(container: Container, engine: Any) -> Count:
-    """Stops the container as Kubernetes does after preStop: nobody connects any more, and all go on with what they
-    have. A new connection in the very moment in which the last listener closes can't be saved by any server."""
+    """Stops the container as Kubernetes does after preStop: there are no new connections, and clients continue on
+    those that they have. No server can save a connection made at the moment when the last listener closes."""
     count = Count()
     draining = asyncio.Event()
 
@@ -199,7 +199,7 @@ async def stop_under_load(container: Container, engine: Any) -> Count:
         draining.set()
 
     async def quiet(client: Client) -> None:
-        """Has connected, and sends its first request during the drain."""
+        """A client that has connected, and sends its first request during the drain."""
         await draining.wait()
         await client.ask("/healthz")
 
@@ -214,16 +214,14 @@ async def stop_under_load(container: Container, engine: Any) -> Count:
         for client in clients[-FEW:]:
             tasks.create_task(client.ask(f"/api/slow?seconds={SLOW}"))
         await asyncio.sleep(0)
-        # off this loop, which goes on sending
+        # in a thread, as this event loop must continue to send
         await asyncio.to_thread(engine, "stop", "--time=200", container.id)
     return count
 
 
-def test_it_is_sized_by_its_quota_confined_and_loses_nothing_in_a_stop(
-    start: Callable[..., Container], engine: Any
-) -> None:
+def test_container_respects_quota_and_loses_no_request_at_stop(start: Callable[..., Container], engine: Any) -> None:
     container = start("--cpus=1", "--memory=2g", "--env=LINKS_DEMO_ENDPOINTS=true", PATIENT)
-    # 2n + 1 of the one processor of its quota, however many the machine has
+    # 2n + 1 with n = 1 from its quota, however many processors the machine has
     assert container.wait_ready() == 3
 
     assert len(list((container.folder / "metrics").glob("worker*.lock"))) == 3
@@ -238,7 +236,7 @@ def test_it_is_sized_by_its_quota_confined_and_loses_nothing_in_a_stop(
     assert container.inspect(".State.ExitCode") == "0"
     lines = container.logs()
     assert [line for line in lines if not line.startswith("{")] == []
-    # what the server says that it has answered
+    # the requests that the server has logged
     paths = [entry["path"] for entry in map(json.loads, lines) if entry["logger"] == "access"]
     assert len(paths) == count.answered
     assert paths.count("/api/slow") == FEW

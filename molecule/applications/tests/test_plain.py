@@ -1,4 +1,4 @@
-"""A requirements.txt application from a git repository: born dead, then deployed, then version after version."""
+"""An application from a git repository with a requirements.txt: a first deploy that fails, then several versions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.long
 TRACEBACK = ["Traceback", "main.py", "connect()", "no ledger at ledger.example.org"]
 
 
-def test_a_first_deploy_that_can_not_boot_says_why(stillborn: Done) -> None:
-    assert stillborn.status != 0
+def test_failed_first_deploy_reports_cause(failed_first_deploy: Done) -> None:
+    assert failed_first_deploy.status != 0
     for word in [*TRACEBACK, "Without a release, as before the change: solo1, solo2."]:
-        assert word in stillborn.words, stillborn.output
+        assert word in failed_first_deploy.words, failed_first_deploy.output
 
 
-@pytest.mark.usefixtures("stillborn")
-def test_it_leaves_nothing_half_done() -> None:
+@pytest.mark.usefixtures("failed_first_deploy")
+def test_failed_first_deploy_leaves_nothing() -> None:
     for name in SOLO:
         on = host(name)
         assert not on.file("/opt/plain/current").exists
@@ -33,12 +33,12 @@ def test_it_leaves_nothing_half_done() -> None:
 
 
 @pytest.mark.parametrize("name", SOLO)
-def test_the_first_version_is_served(plain: Deployed, name: str) -> None:
-    assert plain.says(name) == {
+def test_first_version_is_served(plain: Deployed, name: str) -> None:
+    assert plain.get_json(name) == {
         "version": "v1",
         "idna": "3.10",
         "greeting": "hello",
-        "client": plain.says(name)["client"],
+        "client": plain.get_json(name)["client"],
         "scheme": "https",
         "folder": f"/opt/plain/releases/{plain.current(name)}/src",
     }
@@ -46,18 +46,18 @@ def test_the_first_version_is_served(plain: Deployed, name: str) -> None:
     assert plain.release(name)["version"].startswith("v1 (")
 
 
-def test_another_version_takes_over_without_a_gap(plain: Deployed) -> None:
+def test_deploy_loses_no_request(plain: Deployed) -> None:
     before = {name: plain.workers(name) for name in SOLO}
     with Traffic(plain) as traffic:
         plain.deploy(app_version="v2")
     assert traffic.failed == {}
     assert traffic.sent > 100
     for name in SOLO:
-        assert (plain.says(name)["version"], plain.says(name)["idna"]) == ("v2", "3.11")
+        assert (plain.get_json(name)["version"], plain.get_json(name)["idna"]) == ("v2", "3.11")
         assert not before[name] & plain.workers(name)
 
 
-def test_a_version_whose_workers_die_leaves_the_one_before(plain: Deployed) -> None:
+def test_version_that_cannot_boot_keeps_current_release(plain: Deployed) -> None:
     before = {name: (plain.current(name), plain.master(name), plain.workers(name)) for name in SOLO}
     with Traffic(plain) as traffic:
         done = plain.play("playbooks/deploy.yml", app_version="broken")
@@ -68,18 +68,18 @@ def test_a_version_whose_workers_die_leaves_the_one_before(plain: Deployed) -> N
     assert {name: (plain.current(name), plain.master(name), plain.workers(name)) for name in SOLO} == before
 
 
-def test_old_releases_go_and_the_last_one_stays(plain: Deployed) -> None:
+def test_old_releases_are_pruned(plain: Deployed) -> None:
     served = {name: plain.current(name) for name in SOLO}
     plain.deploy(app_version="v3")
     for name in SOLO:
-        assert plain.says(name)["version"] == "v3"
+        assert plain.get_json(name)["version"] == "v3"
         kept = plain.releases(name)
         assert len(kept) == 2
         assert plain.current(name) in kept
         assert served[name] in kept
 
 
-def test_the_same_version_again_changes_nothing(plain: Deployed) -> None:
+def test_same_version_again_changes_nothing(plain: Deployed) -> None:
     before = {name: plain.workers(name) for name in SOLO}
     assert plain.deploy(app_version="v3").changed == [0, 0]
     assert {name: plain.workers(name) for name in SOLO} == before

@@ -1,4 +1,4 @@
-"""A published server: no source, no lock, more than a second to import."""
+"""A published server without source or lock, whose import takes more than a second."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .support import SOLO, Traffic
 pytestmark = pytest.mark.long
 
 
-def test_what_is_not_locked_is_said(published: Deployed) -> None:
+def test_missing_lock_causes_warning(published: Deployed) -> None:
     assert "not locked" in published.first.words
 
 
 @pytest.mark.parametrize("name", SOLO)
-def test_it_is_served(published: Deployed, name: str) -> None:
-    assert published.says(name, "/healthz")["versions"]["titiler"] == "2.4.0"
+def test_published_server_is_served(published: Deployed, name: str) -> None:
+    assert published.get_json(name, "/healthz")["versions"]["titiler"] == "2.4.0"
     assert published.release(name)["locked"] is False
 
 
-def test_restarting_it_loses_nothing_although_it_boots_slowly(published: Deployed) -> None:
+def test_restart_of_slow_server_loses_no_request(published: Deployed) -> None:
     before = {name: published.workers(name) for name in SOLO}
     with Traffic(published, rate=10, path="/healthz", fewest=20) as traffic:
         published.succeed("playbooks/restart.yml")
@@ -29,7 +29,7 @@ def test_restarting_it_loses_nothing_although_it_boots_slowly(published: Deploye
     assert not any(before[name] & published.workers(name) for name in SOLO)
 
 
-def test_a_python_that_can_not_be_had_is_named_and_nothing_changes(published: Deployed) -> None:
+def test_unavailable_python_is_reported_and_changes_nothing(published: Deployed) -> None:
     before = {name: published.workers(name) for name in SOLO}
     done = published.play("site.yml", python_runtime_version="3.12", python_runtime_mirror="http://127.0.0.1:9")
     assert done.status != 0
@@ -38,7 +38,7 @@ def test_a_python_that_can_not_be_had_is_named_and_nothing_changes(published: De
     assert {name: published.workers(name) for name in SOLO} == before
 
 
-def test_it_leaves_its_neighbours_alone(published: Deployed, plain: Deployed) -> None:
+def test_deploy_does_not_affect_other_application(published: Deployed, plain: Deployed) -> None:
     before = {name: (plain.current(name), plain.workers(name)) for name in SOLO}
     with Traffic(plain) as traffic:
         released = {name: published.current(name) for name in SOLO}

@@ -1,4 +1,4 @@
-"""Another Python than the distribution's, for one application, by uv from downloads that the operator keeps."""
+"""A Python other than the distribution's, for one application, installed by uv from the operator's mirror."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .support import SOLO, Traffic, host
 
 pytestmark = pytest.mark.long
 
-# Debian 12's own Python, packed as uv wants one: it finds its library beside itself, wherever it is moved.
+# Debian 12's Python, packed as uv expects: relocatable, with its library in the same tree.
 PACK = """
 set -e
 mkdir -p /srv/packed/python/bin /srv/packed/python/lib
@@ -44,7 +44,7 @@ LIST = {
 
 @pytest.fixture(scope="module")
 def changed(member: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
-    """Traffic during the deploy that gives `member` Python 3.11 on Debian 13, too, whose own is 3.13."""
+    """Traffic during the deploy that gives `member` Python 3.11 also on Debian 13, whose own is 3.13."""
     folder = tmp_path_factory.mktemp("uv")
     (folder / "uv.toml").write_text('python-downloads-json-url = "/srv/uv/list.json"\n')
     (folder / "list.json").write_text(json.dumps(LIST))
@@ -61,22 +61,22 @@ def changed(member: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.mark.parametrize("name", SOLO)
 @pytest.mark.usefixtures("changed")
-def test_it_serves_with_the_python_that_was_asked_for(member: Deployed, name: str) -> None:
+def test_application_runs_with_requested_python(member: Deployed, name: str) -> None:
     assert member.status(name)["versions"]["python"].startswith("3.11.")
-    assert member.says(name)["versions"]["orjson"] == "3.11.4"
+    assert member.get_json(name)["versions"]["orjson"] == "3.11.4"
 
 
 @pytest.mark.parametrize(("name", "home"), [("solo1", "/usr/bin/"), ("solo2", "/var/lib/baton/python/cpython-3.11")])
 @pytest.mark.usefixtures("changed")
-def test_it_comes_from_uv_only_where_the_distribution_has_another(member: Deployed, name: str, home: str) -> None:
+def test_uv_python_is_used_only_if_needed(member: Deployed, name: str, home: str) -> None:
     assert host(name).check_output(f"readlink -f /proc/{member.master(name)}/exe").startswith(home)
 
 
-def test_the_change_of_python_lost_nothing(changed: Traffic) -> None:
+def test_change_of_python_loses_no_request(changed: Traffic) -> None:
     assert changed.failed == {}
     assert changed.sent > 100
 
 
 @pytest.mark.usefixtures("changed")
-def test_a_second_run_finds_it_there(member: Deployed) -> None:
+def test_second_run_changes_nothing(member: Deployed) -> None:
     assert member.succeed("site.yml", python_runtime_version="3.11").changed == [0, 0]

@@ -1,4 +1,4 @@
-"""What the tests share: the edge as a client on this machine sees it."""
+"""Shared helpers: the fleet, and the edge as seen by a client on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ APP_SERVERS = ["app1", "app2"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run a test marked `hosts` on these hosts alone; testinfra itself runs every test on every host."""
+    """Run a test marked `hosts` only on these hosts; testinfra itself runs every test on every host."""
     elsewhere = [item for item in items if not _belongs(item)]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in elsewhere]
@@ -38,28 +38,28 @@ def _belongs(item: pytest.Item) -> bool:
 
 
 def other(name: str) -> Any:
-    """Another host of the fleet than the one that a test runs on."""
+    """A host of the fleet other than the one that a test runs on."""
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
 
 
 def status(name: str) -> Any:
-    """What the application's master on an app server says of itself, once no worker comes or goes."""
+    """The status of the application's master on an app server, once all its workers are ready."""
 
     def settled() -> Any:
-        said = json.loads(other(name).check_output("cat /run/baton/links/handover.json"))
-        return said if {worker["state"] for worker in said["workers"]} == {"ready"} else None
+        document = json.loads(other(name).check_output("cat /run/baton/links/handover.json"))
+        return document if {worker["state"] for worker in document["workers"]} == {"ready"} else None
 
-    return until(settled, f"{name} has workers that come or go")
+    return until(settled, f"{name} has workers that boot or drain")
 
 
 @pytest.fixture(scope="session")
 def trust() -> ssl.SSLContext:
-    """Trusts the demo's authority and nobody else."""
+    """Trusts only the demo's authority."""
     return ssl.create_default_context(cafile=str(INVENTORY / "tls/ca.pem"))
 
 
 class Edge:
-    """Asks the edge for pages, by the name that its certificate has."""
+    """Sends requests to the edge, with its certificate's name."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -85,6 +85,6 @@ class Edge:
 
 @pytest.fixture(scope="session")
 def edge(trust: ssl.SSLContext) -> Iterator[Edge]:
-    """Over HTTPS, as HTTP/1.1."""
+    """Over HTTPS with HTTP/1.1."""
     with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=PATIENCE) as client:
         yield Edge(client)

@@ -1,4 +1,4 @@
-"""Background processes and schedules of the reference application: Celery over Redis, a command at set times."""
+"""Background processes and schedules of the reference application: Celery with Redis, and a scheduled command."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ def state(name: str, unit: str) -> str:
     return str(other(name).run(f"systemctl is-active {unit}").stdout.strip())
 
 
-def test_workers_run_on_every_app_server_in_the_current_release() -> None:
+def test_workers_of_current_release_run_on_every_app_server() -> None:
     for name in APP_SERVERS:
         host = other(name)
         release = host.check_output("basename $(readlink /opt/links/current)")
         running = "systemctl list-units --plain --no-legend --state=active 'links-worker@*'"
-        told = host.check_output(running).splitlines()
-        (unit,) = [line.split()[0] for line in told]
+        result = host.check_output(running).splitlines()
+        (unit,) = [line.split()[0] for line in result]
         folder = host.check_output(f"readlink /proc/$(systemctl show -P MainPID {unit})/cwd")
         assert folder.startswith(f"/opt/links/releases/{release}/")
-        # as confined as the web processes
+        # the same threshold as for the web service
         host.check_output(f"systemd-analyze security --threshold=15 {unit}")
 
 
-def test_a_report_is_made_by_a_background_process(edge: Edge) -> None:
+def test_background_process_creates_report(edge: Edge) -> None:
     asked = edge("/api/reports", "POST")
     assert asked.status_code == 202, asked.text
     report = asked.json()["id"]
 
     def ended() -> dict[str, Any] | None:
-        told: dict[str, Any] = edge(f"/api/reports/{report}").json()
-        return told if told["state"] in ("done", "failed") else None
+        result: dict[str, Any] = edge(f"/api/reports/{report}").json()
+        return result if result["state"] in ("done", "failed") else None
 
-    told = until(ended, "there is no report")
-    assert told["state"] == "done", told
-    # the worker says so when it has told the queue
+    result = until(ended, "there is no report")
+    assert result["state"] == "done", result
+    # the worker logs it after it has reported to the queue
     words = rf"\[{report}\] succeeded in"
     look = f"journalctl --sync; journalctl --no-pager -u 'links-worker@*' --grep {shlex.quote(words)}"
     until(lambda: any(other(name).run(look).rc == 0 for name in APP_SERVERS), "the worker says nothing")
@@ -51,7 +51,7 @@ def test_a_report_is_made_by_a_background_process(edge: Edge) -> None:
     assert re.search(words, logs)
 
 
-def test_a_schedule_runs_on_the_first_app_server_and_can_be_suspended() -> None:
+def test_schedule_runs_on_first_app_server_and_can_be_suspended() -> None:
     timer = "links-nightly.timer"
     assert (state("app1", timer), state("app2", timer)) == ("active", "inactive")
     release = other("app1").check_output("basename $(readlink /opt/links/current)")
@@ -74,8 +74,8 @@ def timers() -> list[str]:
     return [state(name, "links-nightly.timer") for name in APP_SERVERS]
 
 
-def test_what_runs_on_one_host_alone_is_started_on_no_second_one() -> None:
-    """Seen while it runs, and where this run can't ask."""
+def test_single_host_process_is_not_started_on_second_host() -> None:
+    """Also when the run can't check the other host."""
     assert [other(name).check_output("cat /var/lib/baton/links/first-host") for name in APP_SERVERS] == ["app1"] * 2
     for limit, words in (
         ([], "app1 runs nightly, which must not run on app2 (hosts: first) at the same time."),
@@ -91,7 +91,7 @@ def test_what_runs_on_one_host_alone_is_started_on_no_second_one() -> None:
 
 
 @pytest.mark.long
-def test_it_moves_when_it_is_told_to_and_stays_there() -> None:
+def test_single_host_process_moves_with_first_host_setting() -> None:
     configure = ("playbooks/configure.yml", "-e", "deploy_bake_seconds=0", "-e")
     try:
         FLEET.succeed(*configure, "app_first_host=none")

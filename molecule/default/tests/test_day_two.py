@@ -1,4 +1,4 @@
-"""Day two: maintenance, draining, rolling reboots and upgrades, logs, commands in a release; mostly under traffic."""
+"""Operations: maintenance, draining, rolling reboots and upgrades, logs, commands; mostly under traffic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def playbook(name: str, *options: str) -> str:
     return FLEET.succeed(f"playbooks/{name}", *options).output
 
 
-def refused(name: str, *options: str) -> str:
+def refused_playbook(name: str, *options: str) -> str:
     done = FLEET.play(f"playbooks/{name}", *options)
     assert done.status != 0, done.output
     return done.words
@@ -35,14 +35,14 @@ def refused(name: str, *options: str) -> str:
 
 def drain(*servers: str, back: Sequence[str] = ()) -> dict[str, Any]:
     arguments = json.dumps({"site": "links", "drained": servers, "back": back})
-    told = FLEET.ad_hoc("edge1", "baton.web.drain", arguments, "--one-line").output.partition("=>")[2]
-    # the end of its line: what follows may be a warning
-    result: dict[str, Any] = json.loads(told.partition("\n")[0])
+    output = FLEET.ad_hoc("edge1", "baton.web.drain", arguments, "--one-line").output.partition("=>")[2]
+    # until the end of the line: a warning may follow
+    result: dict[str, Any] = json.loads(output.partition("\n")[0])
     return result
 
 
 def traffic(fewest: int = 200) -> Background:
-    """Requests of clients that keep no connection: nginx before 1.27.4 ends kept ones at a reload, without a word."""
+    """Requests without keep-alive: nginx before 1.27.4 closes kept connections at a reload without warning."""
     authority = str(INVENTORY / "tls/ca.pem")
     loads = [Load("get", "/healthz", expect="ok"), Load("get", "/readyz", expect='"schema":')]
     url = f"https://127.0.0.1:{PORT}"
@@ -54,7 +54,7 @@ def address(name: str) -> str:
 
 
 def started(host: Any) -> str:
-    """When a host's PID 1 began: another one after each reboot, also in a container."""
+    """The start time of a host's PID 1, which differs after each reboot, also in a container."""
     return str(host.check_output("cut -d' ' -f22 /proc/1/stat"))
 
 
@@ -63,7 +63,7 @@ def master(host: Any) -> int:
 
 
 def asked_from(host: Any, edge: str) -> str:
-    """The status line that a host of the fleet gets from the edge."""
+    """The status line of the edge's response to a host of the fleet."""
     request = f"GET /healthz HTTP/1.1\\r\\nHost: {NAME}\\r\\nConnection: close\\r\\n\\r\\n"
     program = (
         "import socket, ssl; "
@@ -73,7 +73,7 @@ def asked_from(host: Any, edge: str) -> str:
     return str(host.check_output(f'python3 -c "{program}"'))
 
 
-def test_maintenance_lets_running_requests_end_and_answers_new_ones_itself(host: Any, edge: Edge) -> None:
+def test_maintenance_finishes_running_requests_and_answers_new_ones(host: Any, edge: Edge) -> None:
     edge_address = host.ansible.get_variables()["fleet_address"]
     with traffic() as clients, concurrent.futures.ThreadPoolExecutor() as pool:
         slow = pool.submit(edge, "/api/slow?seconds=15")
@@ -85,7 +85,7 @@ def test_maintenance_lets_running_requests_end_and_answers_new_ones_itself(host:
         assert (data.status_code, data.headers["retry-after"]) == (503, "120")
         assert data.json()["retry_after"] == 120
         assert len({page.headers["x-request-id"], data.headers["x-request-id"]}) == 2
-        # the application's own answer to a challenge that it doesn't know
+        # the ACME path still reaches the application, which doesn't know the challenge
         assert edge("/.well-known/acme-challenge/x").status_code == 404
         assert edge("/.baton-maintenance/maintenance.html").status_code == 404
         assert asked_from(other("data1"), edge_address).split()[1] == "200"
@@ -101,7 +101,7 @@ def test_maintenance_lets_running_requests_end_and_answers_new_ones_itself(host:
     assert {line["upstream"] for line in lines if line["status"] == 503} == {""}
 
 
-def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, tmp_path: pathlib.Path) -> None:
+def test_maintenance_stays_on_after_provisioning(host: Any, tmp_path: pathlib.Path) -> None:
     site = tmp_path / "site.yml"
     site.write_text(f"""
 - hosts: all
@@ -124,11 +124,11 @@ def test_maintenance_is_kept_and_told_when_the_site_is_set_up_again(host: Any, t
 
 
 @pytest.mark.parametrize(("value", "words"), [(None, "The variable maintenance is missing"), ("soon", 'is "soon"')])
-def test_maintenance_asks_for_on_or_off(value: str | None, words: str) -> None:
-    assert words in refused("maintenance.yml", *(["-e", f"maintenance={value}"] if value else []))
+def test_maintenance_needs_on_or_off(value: str | None, words: str) -> None:
+    assert words in refused_playbook("maintenance.yml", *(["-e", f"maintenance={value}"] if value else []))
 
 
-def test_a_drained_server_gets_no_request_and_finishes_what_it_has(host: Any, edge: Edge) -> None:
+def test_drained_server_gets_no_new_request(host: Any, edge: Edge) -> None:
     first, second = address("app1"), address("app2")
     with traffic() as clients, concurrent.futures.ThreadPoolExecutor() as pool:
         slow = [pool.submit(edge, "/api/slow?seconds=6") for _ in range(4)]
@@ -145,47 +145,47 @@ def test_a_drained_server_gets_no_request_and_finishes_what_it_has(host: Any, ed
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
 
 
-def test_the_last_server_is_not_drained(host: Any) -> None:
+def test_last_server_is_not_drained(host: Any) -> None:
     before = host.check_output(f"sha256sum {CONFIGURATION}")
     assert "no server of the site links would be left" in drain(address("app1"), address("app2"))["msg"]
     assert host.check_output(f"sha256sum {CONFIGURATION}") == before
 
 
-def test_a_reboot_that_clients_would_notice_is_told_before_anything_is_touched() -> None:
+def test_reboot_with_interruption_needs_confirmation() -> None:
     before = [started(other(name)) for name in ("app1", "app2", "data1", "edge1")]
-    said = refused("reboot.yml")
-    assert "edge1 (the only edge)" in said
-    assert "data1 (the database server)" in said
-    assert "app1 (" not in said
-    assert "-e reboot_confirm=true" in said
+    output = refused_playbook("reboot.yml")
+    assert "edge1 (the only edge)" in output
+    assert "data1 (the database server)" in output
+    assert "app1 (" not in output
+    assert "-e reboot_confirm=true" in output
     playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
     assert [started(other(name)) for name in ("app1", "app2", "data1", "edge1")] == before
 
 
-def test_an_app_server_is_rebooted_without_losing_a_request(host: Any) -> None:
+def test_reboot_of_app_server_loses_no_request(host: Any) -> None:
     app1 = other("app1")
     before, release = started(app1), app1.check_output("readlink /opt/links/current")
     app1.check_output("touch /run/reboot-required")
     with traffic() as clients:
-        said = playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
+        output = playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")
     assert not clients.summary.failed, clients.summary
-    assert "app1 serves again" in said
-    assert "app2 serves again" not in said
+    assert "app1 serves again" in output
+    assert "app2 serves again" not in output
     assert started(app1) != before
     assert app1.check_output("readlink /opt/links/current") == release
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
 
 
-def test_an_app_server_that_does_not_come_back_is_left_out_and_the_lock_is_free(host: Any) -> None:
+def test_app_server_that_fails_after_reboot_stays_drained(host: Any) -> None:
     app1, app2 = other("app1"), other("app2")
     untouched = started(app2)
     units = "links.socket links.service"
     app1.check_output(f"systemctl disable {units}")
     with traffic() as clients:
-        said = refused("reboot.yml", "--limit", "app_servers", "-e", "reboot_ready_timeout=10")
+        output = refused_playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_ready_timeout=10")
     app1.check_output(f"systemctl enable --now {units}")
     assert not clients.summary.failed, clients.summary
-    assert "the deploy lock is released. app1 gets no requests from the edges." in said
+    assert "the deploy lock is released. app1 gets no requests from the edges." in output
     assert started(app2) == untouched
     assert not any(app.file("/var/lib/baton/links/lock.json").exists for app in (app1, app2))
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 0
@@ -193,7 +193,7 @@ def test_an_app_server_that_does_not_come_back_is_left_out_and_the_lock_is_free(
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1
 
 
-def test_the_operator_s_interrupt_ends_a_reboot_with_the_host_in_hand(host: Any) -> None:
+def test_interrupt_ends_reboot_after_current_host(host: Any) -> None:
     app1, app2 = other("app1"), other("app2")
     before, untouched = started(app1), started(app2)
     running = FLEET.start("playbooks/reboot.yml", "--limit", "app_servers")
@@ -202,11 +202,11 @@ def test_the_operator_s_interrupt_ends_a_reboot_with_the_host_in_hand(host: Any)
         if "Drain or restore app servers" in line:
             break
     running.send_signal(signal.SIGINT)
-    said = " ".join(running.stdout.read().split())
+    output = " ".join(running.stdout.read().split())
     assert running.wait() != 0
     assert (
         "Interrupted by the operator. app2 and the hosts after it stay unchanged, and the deploy lock is released"
-        in said
+        in output
     )
     assert started(app1) != before
     assert started(app2) == untouched
@@ -221,7 +221,7 @@ for version in 1 2; do
   printf 'Package: baton-probe\nVersion: %s\nArchitecture: all\nMaintainer: nobody\nDescription: probe\n' $version \
     > /srv/probe/$version/DEBIAN/control
 done
-# as an upgrade of Python does
+# replaces Python's executable, like an upgrade of Python
 cat > /srv/probe/2/DEBIAN/postinst <<'END'
 #!/bin/sh
 python=$(readlink -f /usr/bin/python3)
@@ -239,27 +239,27 @@ apt-get update -qq -o Dir::Etc::SourceList=/etc/apt/sources.list.d/baton-probe.l
 """
 
 
-def test_an_upgrade_reaches_the_running_application_without_losing_a_request() -> None:
+def test_upgrade_loses_no_request() -> None:
     app2 = other("app2")
     app2.check_output(PACKAGE)
     before = master(app2)
     with traffic() as clients:
-        said = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
+        output = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
         after = master(app2)
         again = playbook("upgrade_system.yml", "--limit", "app2", "-e", "upgrade_reboot=false")
     app2.check_output("rm -r /srv/probe /etc/apt/sources.list.d/baton-probe.list; dpkg --purge baton-probe")
     assert not clients.summary.failed, clients.summary
-    assert "baton-probe 1 -> 2" in said
+    assert "baton-probe 1 -> 2" in output
     assert after != before
     assert "(deleted)" not in app2.check_output(f"readlink /proc/{after}/exe")
     assert not re.search(r"changed=[1-9]", again)
 
 
-def test_logs_of_all_hosts_are_found_by_a_request_s_id(edge: Edge) -> None:
+def test_logs_of_all_hosts_are_found_by_request_id(edge: Edge) -> None:
     answers = [edge("/healthz") for _ in range(6)]
     ids = [answer.headers["x-request-id"] for answer in answers]
-    said = playbook("logs.yml", "-e", "since='2 min ago'", "-e", f"grep='{'|'.join(ids)}'")
-    lines = [line for line in said.splitlines() if re.match(r"app[12] \| \d{4}-\d\d-\d\d \d\d:\d\d", line)]
+    output = playbook("logs.yml", "-e", "since='2 min ago'", "-e", f"grep='{'|'.join(ids)}'")
+    lines = [line for line in output.splitlines() if re.match(r"app[12] \| \d{4}-\d\d-\d\d \d\d:\d\d", line)]
     assert [line.rpartition("[")[2].strip("]") for line in lines] == ids
     assert {line.split()[0] for line in lines} == {"app1", "app2"}
     assert all("GET /healthz 200" in line for line in lines)
@@ -284,11 +284,11 @@ def test_logs_can_be_followed(edge: Edge) -> None:
         (["follow=5", "--forks=1"], "Add --forks 2"),
     ],
 )
-def test_logs_say_what_they_can_not_do(options: list[str], words: str) -> None:
-    assert words in refused("logs.yml", "-e", *options)
+def test_invalid_log_options_are_refused(options: list[str], words: str) -> None:
+    assert words in refused_playbook("logs.yml", "-e", *options)
 
 
-def test_a_command_runs_as_the_service_would_and_its_secrets_are_in_no_process_list() -> None:
+def test_command_has_environment_of_service_without_listed_secrets() -> None:
     command = "id -un; pwd; python -c 'import links; print(5)'; touch /etc/x; printenv DATABASE_URL | wc -c; sleep 3"
     with concurrent.futures.ThreadPoolExecutor() as pool:
         done = pool.submit(playbook, "exec.yml", "-e", json.dumps({"command": command}))
@@ -296,16 +296,18 @@ def test_a_command_runs_as_the_service_would_and_its_secrets_are_in_no_process_l
         while not done.done():
             listed.append(other("app1").check_output("ps axww"))
             time.sleep(0.3)
-    said = done.result()
+    output = done.result()
     assert [listing for listing in listed if "sleep 3" in listing]
     assert not [listing for listing in listed if PASSWORD in listing]
-    assert "app1: exit code 0" in said
-    assert "app2" not in said.split("PLAY RECAP")[0]
+    assert "app1: exit code 0" in output
+    assert "app2" not in output.split("PLAY RECAP")[0]
     assert re.search(
-        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d\d$", said, re.MULTILINE
+        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d\d$", output, re.MULTILINE
     )
 
 
-def test_a_command_s_exit_code_is_told() -> None:
-    assert "Exit code 3 in release" in refused("exec.yml", "-e", json.dumps({"command": "exit 3"}), "--limit", "app2")
-    assert "Give the command with" in refused("exec.yml")
+def test_exit_code_of_command_is_reported() -> None:
+    assert "Exit code 3 in release" in refused_playbook(
+        "exec.yml", "-e", json.dumps({"command": "exit 3"}), "--limit", "app2"
+    )
+    assert "Give the command with" in refused_playbook("exec.yml")

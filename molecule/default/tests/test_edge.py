@@ -1,4 +1,4 @@
-"""The edge, as clients see it."""
+"""The edge from a client's point of view."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .conftest import APP_SERVERS, NAME, PORT, Edge, other
 pytestmark = pytest.mark.hosts("edge1")
 
 
-def test_the_application_answers_with_its_database_and_redis(edge: Edge) -> None:
+def test_application_reaches_database_and_redis(edge: Edge) -> None:
     assert edge("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "schema": "ok", "redis": "ok"}}
 
 
-def test_what_is_written_is_in_postgresql(edge: Edge) -> None:
+def test_links_are_stored_in_postgresql(edge: Edge) -> None:
     slug = edge("/api/links", "POST", json={"url": "https://example.org/kept"}).json()["slug"]
     query = f"SELECT url FROM links WHERE slug = '{slug}'"
     data = other("data1")
@@ -41,7 +41,7 @@ def test_what_is_written_is_in_postgresql(edge: Edge) -> None:
         {"X-Real-IP": "6.6.6.6"},
     ],
 )
-def test_a_client_can_not_forge_who_it_is(edge: Edge, forged: dict[str, str]) -> None:
+def test_client_cannot_forge_forwarded_headers(edge: Edge, forged: dict[str, str]) -> None:
     seen = edge("/api/whoami", headers=forged).json()
     assert seen["client"] not in ("6.6.6.6", "")
     assert seen["scheme"] == "https"
@@ -50,24 +50,24 @@ def test_a_client_can_not_forge_who_it_is(edge: Edge, forged: dict[str, str]) ->
     assert "evil.example" not in json.dumps(seen["headers"])
 
 
-def test_the_application_sees_the_client_and_not_the_edge(host: Any, edge: Edge) -> None:
+def test_application_sees_client_address(host: Any, edge: Edge) -> None:
     assert edge("/api/whoami").json()["client"] != host.ansible.get_variables()["fleet_address"]
 
 
-def test_plain_http_is_sent_to_https_with_path_and_query() -> None:
+def test_http_redirects_to_https() -> None:
     answer = httpx.get("http://127.0.0.1:18080/a/b?c=d", headers={"Host": NAME}, timeout=PATIENCE)
     assert answer.status_code == 308
     assert answer.headers["location"] == f"https://{NAME}:{PORT}/a/b?c=d"
 
 
-def test_http2_is_spoken(trust: ssl.SSLContext) -> None:
+def test_http2_is_supported(trust: ssl.SSLContext) -> None:
     with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, http2=True, timeout=PATIENCE) as client:
         answer = client.get("/healthz", headers={"Host": NAME}, extensions={"sni_hostname": NAME})
     assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
 
 
-def test_an_unknown_name_gets_no_certificate() -> None:
-    # of a client that would take any: one that checks names refuses whatever the server shows
+def test_unknown_name_gets_no_certificate() -> None:
+    # a client that accepts any certificate: one that checks names would refuse it itself
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -83,8 +83,8 @@ def test_an_unknown_name_gets_no_certificate() -> None:
         context.wrap_socket(plain, server_hostname="other.example")
 
 
-def test_an_unknown_name_gets_no_answer_over_http() -> None:
-    # the end of the connection, or its reset
+def test_unknown_name_gets_no_response_over_http() -> None:
+    # the connection is closed or reset
     with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
         httpx.get("http://127.0.0.1:18080/", headers={"Host": "other.example"}, timeout=PATIENCE)
 
@@ -98,17 +98,17 @@ def test_old_tls_is_refused() -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
         socket.create_connection(("127.0.0.1", PORT), PATIENCE) as plain,
-        # by the server: a client that can't speak it says NO_PROTOCOLS_AVAILABLE
+        # the server's alert: a client without the protocol raises NO_PROTOCOLS_AVAILABLE
         pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
     ):
         context.wrap_socket(plain, server_hostname=NAME)
 
 
-def test_a_body_over_the_limit_is_refused(edge: Edge) -> None:
+def test_large_body_is_refused(edge: Edge) -> None:
     assert edge("/api/links", "POST", content=b"x" * (10 * 2**20 + 1)).status_code == 413
 
 
-def test_an_answer_of_nginx_itself_has_an_id_that_is_in_its_log(host: Any, edge: Edge) -> None:
+def test_responses_of_nginx_have_logged_request_id(host: Any, edge: Edge) -> None:
     answers = [
         edge("/api/links", "POST", content=b"x" * (10 * 2**20 + 1)),
         edge("/.baton-maintenance/maintenance.html"),
@@ -120,23 +120,23 @@ def test_an_answer_of_nginx_itself_has_an_id_that_is_in_its_log(host: Any, edge:
 
 
 @pytest.mark.parametrize("name", ["", "maintenance.html", "maintenance.json"])
-def test_the_maintenance_page_is_not_reached_from_outside(edge: Edge, name: str) -> None:
+def test_maintenance_page_is_not_reachable_directly(edge: Edge, name: str) -> None:
     assert edge(f"/.baton-maintenance/{name}").status_code == 404
 
 
-def test_headers_over_the_limit_are_refused(edge: Edge) -> None:
+def test_large_headers_are_refused(edge: Edge) -> None:
     assert edge("/healthz", headers={"X-Long": "x" * 70000}).status_code in (400, 431)
 
 
-def test_websockets_pass(trust: ssl.SSLContext) -> None:
+def test_websockets_are_proxied(trust: ssl.SSLContext) -> None:
     plain = socket.create_connection(("127.0.0.1", PORT), PATIENCE)
     with connect(f"wss://{NAME}/api/echo", sock=plain, ssl=trust, server_hostname=NAME) as client:
         client.send("hello")
         assert client.recv(timeout=PATIENCE) == "hello"
 
 
-def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) -> None:
-    """Whichever worker of whichever host counts it, and whichever is asked for what came meanwhile."""
+def test_reload_loses_no_live_click(edge: Edge, trust: ssl.SSLContext) -> None:
+    """Whichever worker counts a click, and whichever worker the client reconnects to."""
     slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
     seen = []
 
@@ -148,7 +148,7 @@ def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) 
     def click(times: int) -> None:
         assert [edge(f"/{slug}").status_code for _ in range(times)] == [307] * times
 
-    def hear(client: ClientConnection, number: int) -> str:
+    def receive(client: ClientConnection, number: int) -> str:
         while True:
             event = json.loads(client.recv(timeout=PATIENCE))
             if event["slug"] == slug:
@@ -159,7 +159,7 @@ def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) 
 
     with watch("0-0") as client:
         click(3)
-        last = hear(client, 3)
+        last = receive(client, 3)
         for name in APP_SERVERS:
             other(name).check_output("systemctl reload links")
         with pytest.raises(ConnectionClosed) as closed:
@@ -168,11 +168,11 @@ def test_no_live_click_is_lost_over_a_reload(edge: Edge, trust: ssl.SSLContext) 
         assert closed.value.rcvd.code == 1012
     click(2)
     with watch(last) as client:
-        hear(client, 2)
+        receive(client, 2)
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_events_are_not_held_back(trust: ssl.SSLContext) -> None:
+def test_events_are_not_buffered(trust: ssl.SSLContext) -> None:
     with (
         httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=trust, timeout=PATIENCE) as client,
         client.stream(
@@ -183,13 +183,13 @@ def test_events_are_not_held_back(trust: ssl.SSLContext) -> None:
         assert "data:" in next(answer.iter_text())
 
 
-def test_each_request_is_a_json_line_without_its_query(host: Any, edge: Edge) -> None:
+def test_access_log_is_json_without_query(host: Any, edge: Edge) -> None:
     request_id = edge("/healthz?token=hidden").headers["x-request-id"]
     entry = nginx.logged(host, "links", [request_id])[request_id]
     assert (entry["path"], entry["status"], entry["upstream_status"]) == ("/healthz", 200, "200")
     assert "hidden" not in json.dumps(entry)
 
 
-def test_the_server_s_key_never_left_it(host: Any) -> None:
+def test_private_key_is_readable_only_by_root(host: Any) -> None:
     key = host.check_output("readlink -f /etc/ssl/baton/links/privkey.pem")
     assert host.check_output(f"stat -c '%U %a' {key}") == "root 600"

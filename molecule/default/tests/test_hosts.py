@@ -1,4 +1,4 @@
-"""The hosts are real, and in shape."""
+"""The hosts: their sandboxes and limits work as on real machines, and they are provisioned."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import pytest
 from .conftest import FLEET, other
 
 
-def test_the_system_runs_without_a_failed_unit(host: Any) -> None:
+def test_system_has_no_failed_unit(host: Any) -> None:
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"
 
 
-def test_the_sandbox_is_enforced_here(host: Any) -> None:
+def test_sandbox_is_enforced(host: Any) -> None:
     done = host.run("systemd-run -q --wait --collect --pipe -p ProtectSystem=strict touch /usr/x")
     assert done.rc != 0
     assert "Read-only" in done.stderr
 
 
-def test_memory_limits_are_enforced_here(host: Any) -> None:
+def test_memory_limits_are_enforced(host: Any) -> None:
     limited = "systemd-run -q --wait --collect --pipe -p MemoryMax=40M python3 -c 'bytearray(200*2**20)' || exit 3"
     assert host.run(limited).rc == 3
 
 
-def test_the_journal_is_bounded_and_kept(host: Any) -> None:
+def test_journal_is_limited_and_persistent(host: Any) -> None:
     settings = host.check_output("systemd-analyze cat-config systemd/journald.conf")
     assert "\nSystemMaxUse=" in settings
     assert "\nStorage=persistent" in settings
 
 
-def test_security_updates_come_by_themselves_without_a_reboot(host: Any) -> None:
+def test_security_updates_are_automatic_without_reboot(host: Any) -> None:
     settings = host.check_output("apt-config dump")
     assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
@@ -46,21 +46,21 @@ def test_security_updates_come_by_themselves_without_a_reboot(host: Any) -> None
         pytest.param("postgresql@17-main.service", 50, marks=pytest.mark.hosts("data1")),
     ],
 )
-def test_a_server_is_confined_from_the_first_deploy_on(host: Any, unit: str, threshold: int) -> None:
-    # ten times the exposure
+def test_server_is_confined_after_first_deploy(host: Any, unit: str, threshold: int) -> None:
+    # the threshold is ten times the exposure level
     host.check_output(f"systemd-analyze security --no-pager --threshold={threshold} {unit}")
-    # the process, too, which the package had started before its unit said so
+    # the running process as well, which the package started before the drop-in existed
     main = host.check_output(f"systemctl show --property MainPID --value {unit}")
     assert "NoNewPrivs:\t1" in host.check_output(f"cat /proc/{main}/status").splitlines()
 
 
 @pytest.mark.hosts("edge1")
-def test_nginx_is_reloaded_upgraded_and_its_logs_rotated_in_its_sandbox(host: Any) -> None:
+def test_nginx_reload_upgrade_and_log_rotation_work_in_sandbox(host: Any) -> None:
     script = """
         set -e
         wait_for() { timeout 600 sh -c "until $1; do sleep 0.1; done"; }
         systemctl reload nginx
-        # what the package does when it is upgraded
+        # what the package does at an upgrade
         old=$(cat /run/nginx.pid)
         kill -USR2 $old
         wait_for '[ -s /run/nginx.pid.oldbin ] && [ -s /run/nginx.pid ]'
@@ -79,44 +79,44 @@ def test_nginx_is_reloaded_upgraded_and_its_logs_rotated_in_its_sandbox(host: An
 @pytest.mark.hosts("data1")
 @pytest.mark.parametrize("port", [5432, 6380])
 @pytest.mark.parametrize(("source", "open_"), [("app1", True), ("app2", True), ("edge1", False)])
-def test_a_backing_service_is_reached_by_the_app_servers_alone(host: Any, source: str, open_: bool, port: int) -> None:
+def test_only_app_servers_reach_backing_services(host: Any, source: str, open_: bool, port: int) -> None:
     address = host.ansible.get_variables()["fleet_address"]
     assert reaches(other(source), address, port, open_) is open_
 
 
 @pytest.mark.hosts("data1")
-def test_redis_answers_with_the_password_alone_and_nobody_reconfigures_it(host: Any) -> None:
+def test_redis_needs_password_and_refuses_config(host: Any) -> None:
     password = host.ansible.get_variables()["test_redis_password"]
     program = "redis-cli -s /run/redis-links/redis.sock"
     assert host.run(f"{program} GET links").stdout.startswith("NOAUTH")
     login = f"REDISCLI_AUTH={password} {program} --user links"
     assert host.check_output(f"{login} PING") == "PONG"
     assert host.run(f"{login} CONFIG GET dir").stdout.startswith("NOPERM")
-    # the package's own Redis has no password
+    # the package's own instance, which has no password, is stopped
     assert host.run("systemctl is-active redis-server.service").stdout.strip() == "inactive"
 
 
 @pytest.mark.hosts("app1", "app2")
 @pytest.mark.parametrize(("source", "open_"), [("edge1", True), ("data1", False)])
-def test_the_application_is_reached_by_the_edge_alone(host: Any, source: str, open_: bool) -> None:
+def test_only_edge_reaches_application(host: Any, source: str, open_: bool) -> None:
     address = host.ansible.get_variables()["fleet_address"]
     assert reaches(other(source), address, 8000, open_) is open_
 
 
 def reaches(source: Any, address: str, port: int, expected: bool) -> bool:
-    """Whether a connection comes about: what is dropped never does, so that is soon believed."""
+    """Whether a connection succeeds; dropped packets get no answer, so a short timeout suffices if none is expected."""
     probe = f"timeout {600 if expected else 5} bash -c 'exec 3<>/dev/tcp/{address}/{port}'"
     return bool(source.run(probe).rc == 0)
 
 
 @pytest.mark.hosts("app1", "app2")
-def test_the_kernel_is_set_where_it_can_be_and_what_can_not_be_is_told(host: Any, tmp_path: pathlib.Path) -> None:
+def test_kernel_settings_are_applied_or_reported(host: Any, tmp_path: pathlib.Path) -> None:
     name = host.backend.get_pytest_id().removeprefix("ansible://")
     redirects = "cat /proc/sys/net/ipv[46]/conf/*/accept_redirects"
     # of each interface, over IPv4 and IPv6
     assert set(host.check_output(redirects).split()) == {"0"}
     assert len(host.check_output(redirects).split()) >= 8
-    # another value, which a sysctl of somebody's left, and one that a file of the operator's gives
+    # values from somebody's sysctl command, and one from a file of the operator
     host.check_output("sysctl -q -w net.core.somaxconn=128 net.ipv6.conf.eth0.accept_redirects=1")
     host.check_output("echo net.ipv4.tcp_syncookies=2 > /etc/sysctl.d/50-ours.conf")
     play = {
@@ -136,9 +136,9 @@ def test_the_kernel_is_set_where_it_can_be_and_what_can_not_be_is_told(host: Any
         "0",
     ]
     assert "net.ipv4.tcp_syncookies = 1 (is 2: /etc/sysctl.d/50-ours.conf says so)" in done.words
-    # in a container the kernel is the machine's
+    # in a container these settings are read-only
     assert re.search(r"kernel\.kptr_restrict = 1 \(is \d: Read-only file system\)", done.words)
     host.check_output("rm /etc/sysctl.d/50-ours.conf")
     assert FLEET.succeed(str(playbook)).changed == [0]
-    # at the next boot the file is read without an error
+    # at the next boot, the file is applied without an error
     host.check_output("systemctl restart systemd-sysctl.service")

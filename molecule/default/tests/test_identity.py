@@ -1,4 +1,4 @@
-"""Who the application takes a client for, behind an edge that reaches it over TCP; molecule/acme has sockets."""
+"""The client's identity in the application, behind an edge that uses TCP; molecule/acme tests Unix sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("protocol", curl.PROTOCOLS)
-def test_a_client_is_who_it_is(protocol: str) -> None:
+def test_client_cannot_forge_its_identity(protocol: str) -> None:
     client = other("app1")
     curl.install(client)
     forged = [f"-H{name}: {value}" for name, value in FORGED.items()]
@@ -37,15 +37,15 @@ def test_a_client_is_who_it_is(protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", curl.PROTOCOLS)
-def test_a_trusted_proxy_says_who_the_client_and_the_user_are(protocol: str) -> None:
+def test_trusted_proxy_sets_client_and_user(protocol: str) -> None:
     proxy = other("data1")
     curl.install(proxy)
     forged = [f"-H{name}: {value}" for name, value in FORGED.items() if "Forwarded" not in name]
-    said = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
-    seen = curl.seen(proxy, NAME, EDGE, "/api/whoami", protocol, *forged, *said)
+    trusted = [f"-HX-Forwarded-For: 6.6.6.6, {CLIENT}", "-HX-Forwarded-User: alice"]
+    seen = curl.seen(proxy, NAME, EDGE, "/api/whoami", protocol, *forged, *trusted)
     assert seen["client"] == CLIENT
     assert seen["headers"]["x-forwarded-for"] == [CLIENT]
     assert seen["headers"]["x-forwarded-user"] == ["alice"]
-    # what it wasn't declared to set
+    # headers that the proxy isn't declared to set
     assert "6.6.6.6" not in json.dumps(seen["headers"])
     assert "mallory" not in json.dumps(seen["headers"])

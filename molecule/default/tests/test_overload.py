@@ -1,4 +1,4 @@
-"""More requests than the application serves, and more connections than one client should have."""
+"""Overload: more requests than the workers take, and more connections than one client may have."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .conftest import APP_SERVERS, NAME, PORT, Edge, other, status
 
 pytestmark = pytest.mark.hosts("edge1")
 
-WORKER_REQUESTS, CONNECTIONS = 10, 150  # as the inventory says
-HELD = "/api/events?count=3600"  # answers at once, and takes its place as long as its client stays
+WORKER_REQUESTS, CONNECTIONS = 10, 150  # the inventory's settings
+HELD = "/api/events?count=3600"  # responds immediately, and occupies its slot until its client disconnects
 LONG = "BATON_TEST_LONG" in os.environ
 READERS = 500 if LONG else CONNECTIONS + 30
 UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-# requests that look like the handshake of a WebSocket
+# requests that resemble a WebSocket handshake
 FORGED = [
     ("GET", UPGRADE),
     ("GET", f"{UPGRADE}Sec-WebSocket-Key: none\r\n"),
@@ -36,7 +36,7 @@ FORGED = [
     ("GET", f"Upgrade: websocket 13 {KEY.split()[1]} upgrade,\r\nConnection: Upgrade\r\n"),
     ("POST", UPGRADE + KEY + "Content-Length: 0\r\n"),
 ]
-# on another host: the statuses of answers of the edge, each on a connection of its own
+# on another host: prints the statuses of the edge's responses, each on a new connection
 ASK = """
 import http.client, socket, ssl, sys
 context = ssl._create_unverified_context()
@@ -51,7 +51,7 @@ for path in paths:
 
 
 class Answer(NamedTuple):
-    """What a client got."""
+    """The head of a response."""
 
     status: int
     header: str
@@ -64,15 +64,15 @@ def workers(name: str) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _crowd_has_gone(host: Any) -> Iterator[None]:
-    """Ends when nginx has let the crowd's connections go: the next test's come from the same address."""
+    """Waits until nginx has closed the crowd's connections, as the next test's come from the same address."""
     before = nginx.sockets(host)
     yield
-    # with some that it keeps to the app servers
+    # it keeps some connections to the app servers
     until(lambda: nginx.sockets(host) < before + CONNECTIONS // 3, "connections of the crowd are left")
 
 
 class Crowd:
-    """Clients that each have a connection, and send their requests together."""
+    """Clients with a connection each, which send their requests at the same time."""
 
     def __init__(self, trust: ssl.SSLContext) -> None:
         self._trust = trust
@@ -81,7 +81,7 @@ class Crowd:
     async def connect(
         self, count: int, window: int | None = None
     ) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """Open so many connections; `window` are the bytes that the kernel and each reader take ahead."""
+        """Open `count` connections; `window` limits the bytes that the kernel and each reader buffer."""
         opened = []
         for _ in range(count):
             plain = socket.socket()
@@ -103,7 +103,7 @@ class Crowd:
         headers: str = "",
         method: str = "GET",
     ) -> Answer:
-        """Send a request and wait for the head of the answer."""
+        """Send a request and wait for the response's head."""
         reader, writer = connection
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: {NAME}\r\n{headers}\r\n".encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)).decode()
@@ -115,9 +115,7 @@ class Crowd:
             writer.transport.abort()
 
 
-def test_what_is_more_than_the_workers_take_is_turned_away_at_once(
-    host: Any, edge: Edge, trust: ssl.SSLContext
-) -> None:
+def test_surplus_requests_are_refused_immediately(host: Any, edge: Edge, trust: ssl.SSLContext) -> None:
     before = {name: workers(name) for name in APP_SERVERS}
     places = WORKER_REQUESTS * sum(map(len, before.values()))
     surplus = 20
@@ -129,7 +127,7 @@ def test_what_is_more_than_the_workers_take_is_turned_away_at_once(
             clients = await crowd.connect(places + surplus)
             (checker,) = await crowd.connect(1)
             answers = await asyncio.gather(*(crowd.ask(client, HELD) for client in clients))
-            # all places are taken now, and no request was queued; a deploy reloads in the same way
+            # all slots are taken now, and no request was queued; a deploy reloads in the same way
             held = [
                 not reader.at_eof()
                 for (reader, _), answer in zip(clients, answers, strict=True)
@@ -148,16 +146,16 @@ def test_what_is_more_than_the_workers_take_is_turned_away_at_once(
     assert held == [True] * places
     assert [answer.status for answer in health] == [200] * 5
     assert reload.rc == 0, reload.stderr
-    # nobody died of it, and all is as before
+    # no worker was killed or replaced
     assert workers(APP_SERVERS[1]) == before[APP_SERVERS[1]]
-    # as soon as the crowd's places are free
-    until(lambda: edge("/api/slow?seconds=0").status_code == 200, "there is no place")
+    # as soon as the crowd's slots are free
+    until(lambda: edge("/api/slow?seconds=0").status_code == 200, "there is no free slot")
     ids = [re.findall(r"\r\nx-request-id: (\S+)", answer.header)[0] for answer in turned_away]
     logged = nginx.logged(host, "links", ids).values()
     assert {(line["status"], line["upstream"]) for line in logged} == {(503, "links")}
 
 
-def test_one_client_s_connections_leave_room_for_strangers(host: Any, trust: ssl.SSLContext) -> None:
+def test_connection_limit_of_one_client_does_not_affect_others(host: Any, trust: ssl.SSLContext) -> None:
     address = host.ansible.get_variables()["fleet_address"]
 
     async def crowd_of_one() -> tuple[list[Answer], str]:
@@ -177,7 +175,7 @@ def test_one_client_s_connections_leave_room_for_strangers(host: Any, trust: ssl
     assert seen == "200"
 
 
-def test_what_only_looks_like_a_handshake_is_an_ordinary_request(trust: ssl.SSLContext) -> None:
+def test_incomplete_handshake_is_an_ordinary_request(trust: ssl.SSLContext) -> None:
     async def ask() -> list[int]:
         crowd = Crowd(trust)
         try:
@@ -190,19 +188,19 @@ def test_what_only_looks_like_a_handshake_is_an_ordinary_request(trust: ssl.SSLC
         finally:
             crowd.leave()
 
-    # the application has a WebSocket there and no page
+    # the application has only a WebSocket at this path
     assert asyncio.run(ask()) == [404] * len(FORGED) + [101]
 
 
-def test_clients_that_do_not_read_leave_room_for_strangers(host: Any, trust: ssl.SSLContext) -> None:
+def test_clients_that_do_not_read_do_not_affect_others(host: Any, trust: ssl.SSLContext) -> None:
     address = host.ansible.get_variables()["fleet_address"]
-    # lines of answers that were read whole
+    # log lines of responses that were read completely
     whole = f'"path":"/api/large","status":200,"bytes":{4 * 2**20}'
     count = f"grep -cF {shlex.quote(whole)} /var/log/nginx/links-access.log || true"
     before = host.check_output(count)
 
     async def patient(crowd: Crowd, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> Answer:
-        # the place of a reader is free again when the edge has all of the answer; on a busy machine that isn't at once
+        # a reader's slot is free again once the edge has the complete response, which takes time on a busy machine
         while (answer := await crowd.ask(client, "/api/large?megabytes=4")).status == 503:
             await client[0].readuntil(b"</html>\r\n")
         return answer
@@ -210,7 +208,7 @@ def test_clients_that_do_not_read_leave_room_for_strangers(host: Any, trust: ssl
     async def readers() -> tuple[list[Answer], str, str]:
         crowd = Crowd(trust)
         try:
-            # one after another, as nginx ends a connection that sends no request
+            # one after another, as nginx closes a connection that sends no request
             answers = [await patient(crowd, *await crowd.connect(1, window=4096)) for _ in range(READERS)]
             paths = " ".join(["/readyz", "'/api/slow?seconds=0'"] * 25)
             ask = f"python3 -c {shlex.quote(ASK)} {address} {NAME} {paths}"
@@ -221,21 +219,21 @@ def test_clients_that_do_not_read_leave_room_for_strangers(host: Any, trust: ssl
 
     answers, seen, after = asyncio.run(readers())
     statuses = [answer.status for answer in answers]
-    # those that come when the first have been cut off, as they didn't read for long, find a place
+    # later ones succeed once the first have been disconnected for not reading
     assert statuses[:CONNECTIONS] == [200] * CONNECTIONS
     assert set(statuses[CONNECTIONS:]) <= {200, 429}
     assert after == before
     assert seen.split() == ["200"] * 50
 
 
-def test_a_client_is_limited_by_its_network_and_not_by_what_addresses_it_takes_there(host: Any) -> None:
-    # data1 is a trusted proxy, so it says who the clients are; others each time, 0a is the byte of a line's end
+def test_rate_limit_applies_to_ipv6_network(host: Any) -> None:
+    # data1 is a trusted proxy, so it names the clients; random ones in each run; 0a is the byte of a newline
     site = f"2001:db8:{secrets.randbelow(0xFFFF):x}"
     same = [f"{site}:a::1", f"{site}:a::2", f"{site}:a:a0a::3", f"{site}:a:ffff:ffff:ffff:ffff"]
     others = [f"{site}:a0a::1", f"{site}:b::1", "198.51.100.10", "198.51.100.11"]
     address = host.ansible.get_variables()["fleet_address"]
     ask = f"curl -sSk -o /dev/null -w '%{{http_code}}:%header{{retry-after}} ' --resolve {NAME}:443:{address} https://{NAME}/api/limited"
     curl.install(other("data1"))
-    said = other("data1").check_output("; ".join(f"{ask} -H 'X-Forwarded-For: {one}'" for one in [*same, *others]))
-    # one a minute, and two ahead
-    assert said.split() == ["404:", "404:", "404:", "429:60", *["404:"] * len(others)]
+    output = other("data1").check_output("; ".join(f"{ask} -H 'X-Forwarded-For: {one}'" for one in [*same, *others]))
+    # one per minute, with a burst of two
+    assert output.split() == ["404:", "404:", "404:", "429:60", *["404:"] * len(others)]

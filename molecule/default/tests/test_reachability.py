@@ -1,4 +1,4 @@
-"""A host stays within reach: what can be reached from outside, and changes that would cut SSH."""
+"""Reachability: which ports can be reached from outside, and changes that would cut off SSH."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .conftest import FLEET, other
 
 LISTENER = "/usr/bin/python3 -m http.server --bind :: 8081"
 RULES = "nft list table inet baton"
-# the preflight isn't told of Ansible's connection, or it would refuse
+# hides Ansible's connection from the preflight, which would refuse the change
 BLIND = {"__host_firewall_ssh": {"stdout": ""}}
 PLAY = {
     "hosts": "all",
@@ -39,7 +39,7 @@ PLAY = {
 
 @pytest.mark.hosts("edge1")
 @pytest.mark.parametrize("protocol", ["IPv4", "IPv6"])
-def test_nothing_but_ssh_and_the_site_can_be_reached_from_outside(host: Any, protocol: str) -> None:
+def test_only_ssh_and_site_are_reachable(host: Any, protocol: str) -> None:
     scanner = other("data1")
     scanner.check_output(ports.INSTALL)
     target = host.ansible.get_variables()["fleet_address"]
@@ -47,17 +47,17 @@ def test_nothing_but_ssh_and_the_site_can_be_reached_from_outside(host: Any, pro
         for one in (host, scanner):
             one.check_output(ports.ENABLE_IPV6)
         target = host.check_output(ports.LINK_LOCAL) + "%eth0"
-    # one that no rule lets in
+    # a listener that no rule admits
     host.check_output(f"systemd-run -q --collect --unit=unasked {LISTENER}")
     host.check_output("timeout 60 sh -c 'until ss -Hltn | grep -q :8081; do sleep 0.1; done'")
     found = ports.read(scanner.check_output(ports.scan(target)))
     host.check_output("systemctl stop unasked.service")
-    # the others are dropped, not answered
+    # packets to all other ports are dropped, not rejected
     assert found == ports.Found(open=[22, 80, 443], closed=[], filtered=ports.NUMBER - 3)
 
 
 @pytest.mark.hosts("app1")
-def test_a_change_of_the_firewall_that_cuts_ssh_is_taken_back(host: Any, tmp_path: pathlib.Path) -> None:
+def test_firewall_change_that_cuts_ssh_is_reverted(host: Any, tmp_path: pathlib.Path) -> None:
     playbook = tmp_path / "firewall.yml"
     playbook.write_text(json.dumps([PLAY]))
     files = "cat /etc/nftables.conf /etc/nftables.d/*"
@@ -70,11 +70,11 @@ def test_a_change_of_the_firewall_that_cuts_ssh_is_taken_back(host: Any, tmp_pat
     assert "the host has restored the former one" in done.words
     assert "host_firewall_ssh_sources [192.0.2.1]" in done.words
     assert (host.check_output(RULES), host.check_output(files)) == before
-    # the other one of the same run keeps its change
+    # the other host of the same run keeps its change
     assert "failed: [app2]" not in done.output
     assert 'tcp dport 9 accept comment "more"' in other("app2").check_output(RULES)
     again = FLEET.succeed(str(playbook), locked=[], **BLIND)
-    # data1 and edge1 have no part in it
+    # data1 and edge1 aren't part of the play
     assert again.changed[1] == 1
     assert 'comment "more"' not in other("app2").check_output(RULES)
     for one in (host, other("app2")):
@@ -84,7 +84,7 @@ def test_a_change_of_the_firewall_that_cuts_ssh_is_taken_back(host: Any, tmp_pat
 
 
 @pytest.mark.hosts("app2")
-def test_ssh_takes_keys_alone_where_it_is_told_to(host: Any) -> None:
+def test_ssh_accepts_only_keys_if_configured(host: Any) -> None:
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes"
     # 255 is testinfra's own
     login = f"ssh {options} deploy@{{}} true || exit 1"

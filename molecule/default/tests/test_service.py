@@ -15,7 +15,7 @@ from .conftest import APP_SERVERS, Edge, status
 
 pytestmark = pytest.mark.hosts(*APP_SERVERS)
 PASSWORD = "not-a-secret-of-anybody"
-# on a host: says something to an address that clouds hand out credentials at, from outside and from inside of a unit
+# on a host: sends a datagram to the cloud metadata address, from outside and from inside a unit
 METADATA = """
 import pathlib, socket, subprocess, sys
 server, client = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
@@ -32,7 +32,7 @@ group = subprocess.run(["systemctl", "show", "-P", "ControlGroup", sys.argv[1]],
 places = [pathlib.Path("/sys/fs/cgroup", top) / group.strip().strip("/") for top in ("", "unified")]
 (place,) = [place for place in places if (place / "cgroup.controllers").exists()]
 (place / "cgroup.procs").write_text("0")
-# a socket is in the group that made it
+# a socket belongs to the group in which it was created
 print(say(socket.socket(type=socket.SOCK_DGRAM)))
 """
 
@@ -42,72 +42,72 @@ def name_of(host: Any) -> str:
 
 
 @pytest.mark.parametrize("unit", ["links.socket", "links.service"])
-def test_units_run_now_and_after_a_boot(host: Any, unit: str) -> None:
+def test_units_are_active_and_enabled(host: Any, unit: str) -> None:
     assert host.check_output(f"systemctl is-active {unit}") == "active"
     assert host.check_output(f"systemctl is-enabled {unit}") == "enabled"
 
 
 @pytest.mark.parametrize("unit", ["links.socket", "links.service", "links-bridge.service"])
-def test_systemd_finds_nothing_to_say_against_a_unit(host: Any, unit: str) -> None:
-    # the unit with a directive that systemd doesn't know shows that what it says of a unit is found
+def test_systemd_verifies_unit(host: Any, unit: str) -> None:
+    # an unknown directive in the unit shows that the test finds what systemd reports
     canary = f"/run/canary/{unit}"
     host.check_output(f"mkdir -p /run/canary && (systemctl cat {unit}; echo 'Canary=1') > {canary}")
     spoiled = host.run(f"systemd-analyze verify {canary}").stderr
     host.check_output("rm -r /run/canary")
     assert [line for line in spoiled.splitlines() if unit in line and "Canary" in line]
-    said = host.run(f"systemd-analyze verify {unit}")
-    assert [line for line in said.stderr.splitlines() + said.stdout.splitlines() if "links" in line] == []
+    output = host.run(f"systemd-analyze verify {unit}")
+    assert [line for line in output.stderr.splitlines() + output.stdout.splitlines() if "links" in line] == []
 
 
-def test_the_service_is_confined(host: Any) -> None:
+def test_service_is_confined(host: Any) -> None:
     host.check_output("systemd-analyze security --no-pager --threshold=15 links.service")
 
 
 @pytest.mark.parametrize("unit", ["links.service", "links-worker@*.service"])
-def test_the_application_does_not_reach_the_cloud_s_metadata(host: Any, unit: str) -> None:
+def test_application_cannot_reach_cloud_metadata(host: Any, unit: str) -> None:
     (name,) = host.check_output(f"systemctl list-units --plain --no-legend '{unit}' | cut -d' ' -f1").split()
     host.check_output("ip address replace 169.254.169.254/32 dev lo")
     try:
-        said = host.check_output(f"python3 -c {shlex.quote(METADATA)} {name}")
+        output = host.check_output(f"python3 -c {shlex.quote(METADATA)} {name}")
     finally:
         host.check_output("ip address del 169.254.169.254/32 dev lo")
-    assert said.split() == ["heard", "denied"]
+    assert output.split() == ["heard", "denied"]
 
 
-def test_it_listens_on_the_private_address_alone(host: Any) -> None:
+def test_service_listens_only_on_private_address(host: Any) -> None:
     address = host.ansible.get_variables()["fleet_address"]
     listening = host.check_output("ss -Hltn 'sport = :8000'").splitlines()
     assert [line.split()[3] for line in listening] == [f"{address}:8000"]
 
 
-def test_the_number_of_workers_follows_from_the_host(host: Any) -> None:
+def test_number_of_workers_depends_on_host(host: Any) -> None:
     cores = int(host.check_output("nproc"))
     megabytes = int(host.check_output("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
     workers = max(1, min(2 * cores + 1, int(megabytes * min(0.75, 0.85 / 2) / 200)))
     assert len(status(name_of(host))["workers"]) == workers
 
 
-def test_a_leak_leaves_the_host_some_memory(host: Any) -> None:
+def test_service_has_memory_limit(host: Any) -> None:
     total = 1024 * int(host.check_output("awk '/MemTotal/ {print $2}' /proc/meminfo"))
     limit = int(host.check_output("systemctl show -P MemoryMax links.service"))
     assert limit == pytest.approx(0.85 * total, rel=0.01)
 
 
-def test_every_worker_serves_the_current_release(host: Any) -> None:
+def test_all_workers_serve_current_release(host: Any) -> None:
     current = host.check_output("basename $(readlink /opt/links/current)")
     assert {worker["release"] for worker in status(name_of(host))["workers"]} == {current}
 
 
-def test_systemctl_status_says_it_in_a_line(host: Any) -> None:
+def test_systemctl_status_shows_ready_workers(host: Any) -> None:
     assert "workers ready" in host.check_output("systemctl show -p StatusText links.service")
 
 
-def test_a_release_belongs_to_root_and_can_not_be_written_by_the_service(host: Any) -> None:
+def test_release_belongs_to_root_and_is_read_only(host: Any) -> None:
     assert host.check_output("find /opt/links/releases ! -user root -o -perm /022 ! -type l") == ""
     assert host.run("runuser -u links -- touch /opt/links/current/src/x").rc != 0
 
 
-def test_secrets_are_root_s_alone(host: Any) -> None:
+def test_secrets_are_readable_only_by_root(host: Any) -> None:
     secret = host.file("/etc/links/secrets/DATABASE_URL.host.cred")
     assert (secret.user, secret.mode) == ("root", 0o600)
     assert host.check_output("ls /etc/links/secrets") == "DATABASE_URL.host.cred\nREDIS_URL.host.cred"
@@ -120,28 +120,28 @@ def test_secrets_are_root_s_alone(host: Any) -> None:
         "journalctl --sync; journalctl --no-pager --output=cat",
         "cat /etc/systemd/system/links*",
         "ps axww",
-        # background processes have secrets as variables, for their own user and root alone
+        # background processes have secrets as variables, readable only for their own user and root
         "runuser -u nobody -- ps axeww",
-        # not on disk either, where they are encrypted
+        # nor on disk, where they are encrypted
         "find /etc /opt/links /run/baton /var/lib -type f -exec cat {} + | tr -cd '[:print:]'",
     ],
 )
-def test_a_secret_is_nowhere_else(host: Any, place: str) -> None:
-    # looked for here: a command on the host that names it would itself stand in the journal
-    said = host.run(place).stdout
-    assert said
-    assert PASSWORD not in said
+def test_secret_is_nowhere_else(host: Any, place: str) -> None:
+    # search here: a command on the host that contains the secret would itself be in the journal
+    output = host.run(place).stdout
+    assert output
+    assert PASSWORD not in output
 
 
-def test_every_log_line_is_json_and_a_request_is_found_by_its_id(host: Any, edge: Edge) -> None:
+def test_log_lines_are_json_with_request_id(host: Any, edge: Edge) -> None:
     ids = {edge("/healthz?token=hidden").headers["x-request-id"] for _ in range(12)}
     asked = "journalctl --sync; journalctl -u links.service -o cat --no-pager _COMM=python | tail -n 2000"
     lines: list[str] = []
 
     def here() -> list[dict[str, Any]]:
-        """What this host logged of these requests; another may have had some."""
+        """This host's log entries for these requests; other hosts may have served some of them."""
         lines[:] = host.check_output(asked).splitlines()
-        # what `systemctl reload` printed for people isn't the application's
+        # the output of `systemctl reload` isn't the application's
         entries = [json.loads(line) for line in lines if not re.match(r"Reload \d+ done in ", line)]
         return [entry for entry in entries if entry["logger"] == "access" and entry["request_id"] in ids]
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL and Redis: encrypted, verified by the fleet's authority, and no others."""
+"""Connections to PostgreSQL and Redis: only encrypted ones, verified with the fleet's authority."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from .conftest import APP_SERVERS, FLEET, Edge, other
 
 CA = "/etc/links/services-ca.pem"
-# on an app server, with the application's own libraries: what the server says, or what is raised
+# on an app server, with the application's own libraries: prints the server's answer, or the exception
 CONNECT = """
 import asyncio, sys
 async def main(kind, url):
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.hosts("data1")
 
 @pytest.fixture
 def connect(host: Any) -> Any:
-    """Connects from an app server to this host by an address; gives what came of it."""
+    """Returns a function that connects from an app server to this host and returns the result."""
     variables = host.ansible.get_variables()
     passwords = {"postgresql": variables["test_database_password"], "redis": variables["test_redis_password"]}
 
@@ -48,24 +48,24 @@ def connect(host: Any) -> Any:
     return connect
 
 
-def test_a_plain_connection_is_refused(connect: Any) -> None:
+def test_plain_connection_is_refused(connect: Any) -> None:
     assert "no encryption" in connect("postgresql", ":5432/links?sslmode=disable")
-    # the port is closed, and the firewall drops what asks for it
+    # the port is closed, and the firewall drops packets to it
     assert connect("redis", ":6379/0") not in ("True", "")
 
 
 @pytest.mark.parametrize("source", APP_SERVERS)
-def test_the_authority_of_the_fleet_verifies_the_server(connect: Any, source: str) -> None:
+def test_server_certificate_verifies_with_fleet_authority(connect: Any, source: str) -> None:
     verified = f"sslmode=verify-full&sslrootcert={CA}"
     assert connect("postgresql", f":5432/links?{verified}", source) in ("TLSv1.2", "TLSv1.3")
     assert connect("redis", f":6380/0?ssl_ca_certs={CA}", source, scheme="rediss") == "True"
 
 
-def test_a_certificate_of_another_authority_or_host_is_refused(connect: Any) -> None:
+def test_other_authority_or_host_name_is_refused(connect: Any) -> None:
     app1 = other("app1")
     another = "/tmp/another-authority.pem"
     app1.check_output(f"openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -subj /CN=another -out {another}")
-    # a name that leads to the host, and that its certificate doesn't have
+    # a name that resolves to the host, but is not in its certificate
     address = app1.check_output("python3 -c 'import socket; print(socket.gethostbyname(\"data1\"))'")
     app1.check_output(f"grep -q another-name /etc/hosts || echo {address} another-name >> /etc/hosts")
     for ca, to, words in ((another, "", "certificate verify failed"), (CA, "another-name", "ostname mismatch")):
@@ -74,22 +74,22 @@ def test_a_certificate_of_another_authority_or_host_is_refused(connect: Any) -> 
 
 
 @pytest.mark.parametrize("service", ["-starttls postgres -connect data1:5432", "-connect data1:6380"])
-def test_an_old_protocol_is_refused(service: str) -> None:
+def test_old_tls_protocol_is_refused(service: str) -> None:
     old = f"openssl s_client -tls1_1 -cipher DEFAULT@SECLEVEL=0 {service} < /dev/null"
     assert "alert protocol version" in other("app1").run(old).stderr
 
 
-def test_the_application_connects_by_tls_alone(host: Any, edge: Edge) -> None:
+def test_application_uses_only_tls_connections(host: Any, edge: Edge) -> None:
     assert edge("/readyz").json()["checks"] == {"database": "ok", "schema": "ok", "redis": "ok"}
     query = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE datname = 'links'"
     assert host.check_output(f"runuser -u postgres -- psql -XqtA -c {shlex.quote(query)}") == "t"
-    # of the web and of Celery
+    # from the web and from Celery
     clients = host.check_output("ss -Hnt state established '( sport = :6380 )'").splitlines()
     assert len(clients) > 2
     assert host.check_output("ss -Hnt state established '( sport = :6379 )'") == ""
 
 
-def test_what_does_not_fit_ends_before_anything_is_touched() -> None:
+def test_urls_without_tls_are_refused() -> None:
     secrets = {
         "REDIS_URL": "redis://links:hidden@data1:6379/0",
         "DATABASE_URL": "postgresql://links:hidden@data1/links",
@@ -107,7 +107,7 @@ def test_what_does_not_fit_ends_before_anything_is_touched() -> None:
 
 
 @pytest.mark.long
-def test_a_renewed_certificate_is_served_without_a_restart(host: Any, edge: Edge) -> None:
+def test_renewed_certificate_is_served_without_restart(host: Any, edge: Edge) -> None:
     def served() -> list[str]:
         asked = ("-starttls postgres -connect 127.0.0.1:5432", "-connect 127.0.0.1:6380")
         ask = "openssl s_client {} < /dev/null 2> /dev/null | openssl x509 -noout -serial"

@@ -1,4 +1,4 @@
-"""What operators do: look, check, stop, reboot. Last, because it stops what the others look at."""
+"""Status, check mode, stops, reboots and memory leaks. Runs last, because it stops services that other tests need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.wait import until
 
 from .conftest import FLEET, Edge, other
 
-# on the edge: count the events of a stream, and leave a file once the first is there
+# on the edge: count the events of a stream, and create a file after the first one
 LISTEN = """
 import pathlib, sys, urllib.request
 seen = 0
@@ -25,7 +25,7 @@ for line in urllib.request.urlopen(sys.argv[1], timeout=600):
 print(seen)
 """
 
-# what an application may be wrong in
+# added to the application: a page that leaks memory
 LEAK = """
 import os
 LEAKED = []
@@ -34,7 +34,7 @@ async def leak() -> int:
     LEAKED.append(bytearray(os.urandom(1024)) * 1024 * 25)
     return os.getpid()
 """
-# on the edge: ask one worker, by one connection, until it goes; then who it was
+# on the edge: call the page on one connection, so of one worker, until that is killed; prints its pid
 GROW = """
 import http.client, sys
 connection = http.client.HTTPConnection(sys.argv[1], 8000, timeout=60)
@@ -48,17 +48,17 @@ except (OSError, http.client.HTTPException):
 
 
 def url(host: Any, path: str) -> str:
-    """A page of an app server, as the edge reaches it."""
+    """The URL of a page of an app server, for the edge."""
     return f"http://{host.ansible.get_variables()['fleet_address']}:8000{path}"
 
 
 @pytest.mark.hosts("edge1")
-def test_a_check_of_the_converged_fleet_reports_no_change() -> None:
+def test_check_mode_of_converged_fleet_reports_no_change() -> None:
     assert FLEET.succeed("site.yml", "--check", "--diff").changed == [0] * 4
 
 
 @pytest.mark.hosts("app1", "app2")
-def test_a_stop_lets_a_running_request_end(host: Any) -> None:
+def test_stop_finishes_running_request(host: Any) -> None:
     edge1 = other("edge1")
     edge1.check_output("rm -f /tmp/running")
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -72,7 +72,7 @@ def test_a_stop_lets_a_running_request_end(host: Any) -> None:
 
 @pytest.fixture
 def started_too_early() -> Iterator[None]:
-    """nginx without its sandbox, and a Redis that is older than its drop-in."""
+    """nginx started without its sandbox, and a Redis started before its drop-in was written."""
     edge1, data1 = other("edge1"), other("data1")
     nginx, redis = (f"/etc/systemd/system/{unit}.service.d/baton.conf" for unit in ("nginx", "redis-server@links"))
     edge1.check_output(
@@ -82,33 +82,33 @@ def started_too_early() -> Iterator[None]:
     data1.check_output(f"touch {redis}; systemctl daemon-reload")
     yield
     edge1.check_output("systemctl restart nginx")
-    # older than any start
+    # older than the service's start
     data1.check_output(f"touch -d @0 {redis}; systemctl daemon-reload")
 
 
 @pytest.mark.hosts("app1")
-def test_status_is_a_table_and_names_what_is_wrong(host: Any, request: pytest.FixtureRequest) -> None:
-    well = FLEET.succeed("playbooks/status.yml")
-    assert re.search(r"^app1 +[0-9a-f]{16} .* (\d+)/\1 .* ok", well.output, re.MULTILINE)
-    assert "was started before" not in well.words
+def test_status_reports_problems(host: Any, request: pytest.FixtureRequest) -> None:
+    healthy = FLEET.succeed("playbooks/status.yml")
+    assert re.search(r"^app1 +[0-9a-f]{16} .* (\d+)/\1 .* ok", healthy.output, re.MULTILINE)
+    assert "was started before" not in healthy.words
     request.getfixturevalue("started_too_early")
     host.check_output("systemctl stop links.socket links.service")
-    ill = FLEET.play("playbooks/status.yml")
+    failing = FLEET.play("playbooks/status.yml")
     host.check_output("systemctl start links.socket links.service")
-    assert ill.status != 0
-    assert "app1: the service is inactive" in ill.output
-    assert "edge1: nginx.service runs without its sandbox" in ill.words
-    assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in ill.words
+    assert failing.status != 0
+    assert "app1: the service is inactive" in failing.output
+    assert "edge1: nginx.service runs without its sandbox" in failing.words
+    assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in failing.words
 
 
 @pytest.mark.hosts("app1", "app2")
-def test_a_host_comes_back_from_a_reboot_serving(host: Any, edge: Edge) -> None:
+def test_host_serves_after_reboot(host: Any, edge: Edge) -> None:
     release = host.check_output("readlink /opt/links/current")
     before = host.check_output("cat /proc/1/stat").split()[21]
     host.run("systemctl reboot")
 
     def back() -> bool:
-        # never 255, which testinfra takes for an SSH failure of its own
+        # testinfra takes status 255 for an SSH failure
         try:
             state = host.run("systemctl is-active links.service; cut -d' ' -f22 /proc/1/stat").stdout.split()
         except RuntimeError:
@@ -117,21 +117,21 @@ def test_a_host_comes_back_from_a_reboot_serving(host: Any, edge: Edge) -> None:
 
     until(back, "it did not come back")
     assert host.check_output("readlink /opt/links/current") == release
-    # by the way that the edge takes, so through the firewall that was loaded at boot; and the edge still knows it
+    # from the edge, so through the firewall that was loaded at boot; and through the edge
     ask = f"import urllib.request as r; print(r.urlopen('{url(host, '/readyz')}', timeout=600).status)"
     assert other("edge1").check_output("python3 -c %s", ask) == "200"
     assert edge("/readyz").status_code == 200
 
 
 def ready(host: Any) -> tuple[int, set[int]]:
-    """The master, and its workers that serve."""
-    said = json.loads(host.check_output("cat /run/baton/links/handover.json"))
-    return said["master"]["pid"], {worker["pid"] for worker in said["workers"] if worker["state"] == "ready"}
+    """The pids of the master and of its serving workers."""
+    output = json.loads(host.check_output("cat /run/baton/links/handover.json"))
+    return output["master"]["pid"], {worker["pid"] for worker in output["workers"] if worker["state"] == "ready"}
 
 
 @pytest.fixture
 def leaking(host: Any) -> Iterator[None]:
-    """An application that leaks, in a unit that may take 250 MiB more than it has, instead of 85 % of the host."""
+    """An application that leaks, in a unit limited to 250 MiB more than it uses, instead of 85 % of the host."""
     main = "/opt/links/current/src/links/main.py"
     host.run_test(f"cp -p {main} /run/main.py && cat >> {main} <<'END'\n{LEAK}\nEND")
     host.check_output("systemctl restart links.service")
@@ -144,11 +144,13 @@ def leaking(host: Any) -> Iterator[None]:
 
 @pytest.mark.hosts("app1", "app2")
 @pytest.mark.usefixtures("leaking")
-def test_a_worker_that_leaks_goes_alone(host: Any, edge: Edge) -> None:
+def test_leaking_worker_is_killed_alone(host: Any, edge: Edge) -> None:
     master, before = ready(host)
-    said = other("edge1").check_output("python3 -c %s %s", GROW, host.ansible.get_variables()["fleet_address"]).split()
-    assert said.pop() == "gone"
-    (leaker,) = set(map(int, said))
+    output = (
+        other("edge1").check_output("python3 -c %s %s", GROW, host.ansible.get_variables()["fleet_address"]).split()
+    )
+    assert output.pop() == "gone"
+    (leaker,) = set(map(int, output))
 
     def replaced() -> bool:
         assert edge("/healthz").status_code == 200

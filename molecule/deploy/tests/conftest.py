@@ -9,7 +9,7 @@ from .shop import Fleet, Source
 
 @pytest.fixture(scope="session")
 def source() -> Source:
-    """What the fleet deploys."""
+    """The source that the fleet deploys."""
     return Source()
 
 

@@ -1,4 +1,4 @@
-"""The fleet of this scenario, what is deployed to it, and the traffic meanwhile."""
+"""The fleet of this scenario, the application's source, and traffic during changes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.support.traffic import PATIENCE, Background, Load
 SCENARIO = pathlib.Path(__file__).parents[1]
 APPLICATION = PROJECT / "tests/bench/application"
 APP_SERVERS = ["app1", "app2", "app3"]
-# the port of this machine that an edge's 443 is published on
+# edge: the local port on which its port 443 is published
 EDGES = {"edge1": 18711, "edge2": 18712}
 SITE = "shop.baton.test"
 SOURCE = (
     pathlib.Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", pathlib.Path.home() / ".cache/baton/deploy")) / "source"
 )
 LONG = "BATON_TEST_LONG" in os.environ
-# the slow kinds' own seconds are taken off their latency (`wait`)
+# `wait`: seconds that are subtracted from the latency of slow kinds
 MIX = [
     Load("get", share=12),
     Load("post", "/echo", share=6, size=2000),
@@ -41,7 +41,7 @@ MIX = [
     Load("h2", share=3),
 ]
 
-# nginx before 1.27.4 ends, at a reload, connections that clients keep for later, without a word in HTTP/1.1
+# nginx before 1.27.4 closes kept HTTP/1.1 connections at a reload without warning
 WITHOUT_REUSE = [
     Load("get", share=12),
     Load("post", "/echo", share=6, size=2000),
@@ -51,65 +51,65 @@ WITHOUT_REUSE = [
     Load("websocket", "/ws", share=1, wait=1.0),
 ]
 
-# tells of the environment, and of itself
+# pages about the environment, and about the worker
 GREETING = """
 async def greeting() -> str:
     return os.environ["GREETING"]
 async def identity() -> dict[str, int | str]:
-    await asyncio.sleep(0.05)  # those that ask at once are answered by several workers
+    await asyncio.sleep(0.05)  # concurrent requests are then answered by several workers
     return {"pid": os.getpid(), "number": NUMBER, "release": os.environ["RELEASE_ID"]}
 app.add_api_route("/greeting", greeting)
 app.add_api_route("/identity", identity)
 """
 
-# not while it is rehearsed; on a tmpfs of the host
+# on a tmpfs of the host
 GATE = "/run/shop-gate"
-# no release boots while the gate of its host is shut
+# no release boots while this file exists on its host, except in a rehearsal
 GATED = f"""
 import pathlib
 while pathlib.Path("{GATE}").exists() and "rehearsal" not in pathlib.Path("/proc/self/cgroup").read_text():
     time.sleep(0.05)
 """
 
-# hands out a job that no release before this one knows
-HANDS_OUT = """
+# enqueues a job that only this and later releases know
+ENQUEUE = """
 import json, urllib.request
-def hand_out() -> dict[str, int]:
+def enqueue() -> dict[str, int]:
     asked = urllib.request.Request(f"{os.environ['QUEUE']}/add", json.dumps({"task": f"task{NUMBER}"}).encode())
     with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.load(answer)
-app.add_api_route("/job", hand_out, methods=["POST"])
+app.add_api_route("/job", enqueue, methods=["POST"])
 """
 
-# asks an application who answers, until each of the processes has
-WHO = """
+# requests the worker's identity until each of the given pids has answered
+IDENTIFY = """
 import concurrent.futures, json, sys, urllib.request
 url, wanted = sys.argv[1], set(sys.argv[2:])
 def ask(_):
     with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)
-told = {}
+result = {}
 with concurrent.futures.ThreadPoolExecutor(8) as pool:
     for _ in range(100):
         for one in pool.map(ask, range(8)):
-            told[str(one.pop("pid"))] = one
-        if wanted <= told.keys():
+            result[str(one.pop("pid"))] = one
+        if wanted <= result.keys():
             break
-print(json.dumps(told))
+print(json.dumps(result))
 """
 
 BREAKAGE = {
     "import": 'raise RuntimeError("no ledger at ledger.example.org")',
-    # ready by its health page, and no good to those who need the rest of it
+    # its health page is fine, other pages aren't
     "answers": """
 @app.middleware("http")
 async def fail(request, call_next):
     if request.url.path == "/echo":
-        await request.body()  # an answer before the end of an upload would be a 502 of the edge's
+        await request.body()  # a response before the end of an upload would be a 502 from the edge
         raise RuntimeError("the ledger is empty")
     return await call_next(request)
 """,
-    # the canary is well
+    # only after the canary
     "answers in the second batch": """
 import socket
 from fastapi.responses import PlainTextResponse
@@ -120,7 +120,7 @@ async def fail(request, call_next):
         return PlainTextResponse("the ledger of app2 is empty", 500)
     return await call_next(request)
 """,
-    # well when rehearsed, dead in earnest, on one host
+    # its rehearsal succeeds, but its boot fails on one host
     "second batch": """
 import pathlib, socket
 if socket.gethostname().endswith("app2") and "rehearsal" not in pathlib.Path("/proc/self/cgroup").read_text():
@@ -130,18 +130,18 @@ if socket.gethostname().endswith("app2") and "rehearsal" not in pathlib.Path("/p
 
 
 def receipt() -> Any:
-    """The newest receipt, as every app server keeps it, too; people find the same in its page."""
+    """The newest receipt. Asserts that every app server has a copy, and that its page has the same content."""
     newest = max((SCENARIO / "inventory/receipts").glob("*.json"))
     text = newest.read_text()
     for name in APP_SERVERS:
         assert host(name).file(f"/var/lib/baton/shop/receipts/{newest.name}").content_string == text, name
-    told = json.loads(text)
+    result = json.loads(text)
     page = newest.with_suffix(".html").read_text()
     assert "<svg" in page
     for name in APP_SERVERS:
         assert name in page
-    assert told["deploy"]["release"] in page
-    return told
+    assert result["deploy"]["release"] in page
+    return result
 
 
 def host(name: str) -> Any:
@@ -158,14 +158,14 @@ class Source:
         self.number = 0
 
     def change(self, breakage: str = "", migration: str = "", requirement: str = "", jobs: str = "") -> int:
-        """Write another version, good unless something is given that breaks it. Returns its number.
+        """Write another version, a good one unless an argument breaks it. Return its number.
 
-        `jobs` is what its background processes do first.
+        `jobs` is code that its background processes run first.
         """
         self.number += 1
         text = (APPLICATION / "service.py").read_text()
         (SOURCE / "service.py").write_text(
-            f"{text}{GREETING}{HANDS_OUT}{GATED}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n"
+            f"{text}{GREETING}{ENQUEUE}{GATED}\nNUMBER = {self.number}\n{BREAKAGE.get(breakage, '')}\n"
         )
         text = (SCENARIO / "tests/application/jobs.py").read_text()
         (SOURCE / "jobs.py").write_text(text.replace("NUMBER = 0", f"{jobs}\nNUMBER = {self.number}"))
@@ -182,56 +182,56 @@ class Fleet(Playbooks):
         super().__init__(SCENARIO / "inventory", {"DEPLOY_SOURCE": str(SOURCE)})
 
     def deploy(self, **variables: object) -> Done:
-        """A deploy that has to end well."""
+        """A deploy that must succeed."""
         return self.succeed("playbooks/deploy.yml", **variables)
 
     def address(self, name: str) -> str:
-        """Where the edges reach a host."""
+        """The address at which the edges reach a host."""
         return str(host(name).ansible.get_variables()["fleet_address"])
 
     def current(self, name: str) -> str:
-        """The release that a host points to."""
+        """A host's current release."""
         return str(host(name).check_output("basename $(readlink /opt/shop/current)"))
 
     def status(self, name: str) -> Any:
-        """What the application's master says of itself."""
+        """The status of the application's master."""
         return json.loads(host(name).check_output("cat /run/baton/shop/handover.json"))
 
     def workers(self) -> dict[str, set[int]]:
-        """The processes that serve, by host; those that only finish what they have are left out."""
+        """The pids of the serving workers by host, without draining ones."""
         return {
             name: {worker["pid"] for worker in self.status(name)["workers"] if worker["state"] == "ready"}
             for name in APP_SERVERS
         }
 
     def masters(self) -> dict[str, int]:
-        """The process of the service, by host."""
+        """The masters' pids by host."""
         return {name: int(self.status(name)["master"]["pid"]) for name in APP_SERVERS}
 
     def greetings(self) -> set[str]:
-        """What the application has as GREETING in its environment, on all hosts."""
+        """The values of GREETING in the application's environment on all hosts."""
         ask = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
         url = "http://$(hostname -I | cut -d' ' -f1):8000/greeting"
         return {json.loads(host(name).check_output(f"python3 -c '{ask}' {url}")) for name in APP_SERVERS}
 
     def releases(self) -> dict[str, str]:
-        """What each host serves, which every one of its workers has to agree with."""
+        """The release that each host serves. Asserts that all of its workers serve it."""
         served = {}
         for name in APP_SERVERS:
-            told = host(name).check_output(
+            result = host(name).check_output(
                 "basename $(readlink /opt/shop/current); systemctl is-active shop.service shop-bridge.service; "
                 "cat /run/baton/shop/handover.json"
             )
-            current, *units, status = told.split("\n", 3)
+            current, *units, status = result.split("\n", 3)
             assert units == ["active", "inactive"], f"{name}: {units}"
-            said = json.loads(status)
-            workers = [worker for worker in said["workers"] if worker["state"] != "draining"]
-            assert len(workers) == said["workers_wanted"], name
+            status_document = json.loads(status)
+            workers = [worker for worker in status_document["workers"] if worker["state"] != "draining"]
+            assert len(workers) == status_document["workers_wanted"], name
             assert {(worker["state"], worker["release"]) for worker in workers} == {("ready", current)}, name
-            # and each of them says so itself
+            # each worker confirms it
             pids = [str(worker["pid"]) for worker in workers]
             url = f"http://{self.address(name)}:8000/identity"
-            answers = json.loads(host(name).check_output(shlex.join(["python3", "-c", WHO, url, *pids])))
+            answers = json.loads(host(name).check_output(shlex.join(["python3", "-c", IDENTIFY, url, *pids])))
             assert set(answers) == set(pids), name
             assert {answer["release"] for answer in answers.values()} == {current}, name
             assert len({answer["number"] for answer in answers.values()}) == 1, name
@@ -239,7 +239,7 @@ class Fleet(Playbooks):
         return served
 
     def release(self) -> str:
-        """The one release that the whole fleet serves."""
+        """The release that the whole fleet serves."""
         (release,) = set(self.releases().values())
         return release
 
@@ -247,8 +247,8 @@ class Fleet(Playbooks):
     def traffic(
         self, loads: list[Load] | None = None, rate: float = 30, idle_limit: float = 1.0, fewest: int = 100
     ) -> Iterator[Traffic]:
-        """Requests to both edges, from entering to leaving. `idle_limit`: 0 for a new connection each time; `fewest`:
-        requests that each edge must have been sent."""
+        """Requests to both edges during a block. `idle_limit`: 0 for a new connection each time; `fewest`: requests
+        that each edge must get at least."""
         authority = str(SCENARIO / "inventory/tls/ca.pem")
         traffic = Traffic()
         with contextlib.ExitStack() as stack:
@@ -275,7 +275,7 @@ class Fleet(Playbooks):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[dict[str, dict[str, int]]]:
-        """On each app server, the number of checks for a worker that accepts requests, and of those that found none."""
+        """During a block, checks on each app server for a worker that accepts requests: their number, and the gaps."""
         end = "/run/shop-watched"
         found: dict[str, dict[str, int]] = {}
         script = (SCENARIO / "tests/on_host/watch.py").read_text()
@@ -290,8 +290,8 @@ class Fleet(Playbooks):
             found |= {name: json.loads(looking.result()) for name, looking in watching.items()}
 
     @contextlib.contextmanager
-    def shut(self, name: str) -> Iterator[None]:
-        """No new worker of a host boots before the end of the block."""
+    def boots_held(self, name: str) -> Iterator[None]:
+        """Prevents new workers of a host from booting during a block."""
         host(name).check_output(f"touch {GATE}")
         try:
             yield
@@ -299,23 +299,23 @@ class Fleet(Playbooks):
             host(name).check_output(f"rm {GATE}")
 
     def boots(self, name: str, release: str) -> bool:
-        """Whether a host boots another release than this one."""
+        """Whether a host is booting another release than this one."""
         booting = [worker for worker in self.status(name)["workers"] if worker["state"] == "booting"]
         return any(worker["release"] != release for worker in booting)
 
     def answered(self, since: dict[str, int]) -> list[dict[str, Any]]:
-        """What the edges have logged behind these lines."""
+        """The edges' log entries after these line numbers."""
         log = "/var/log/nginx/shop-access.log"
         text = "".join(host(name).check_output(f"tail -n +{line + 1} {log}") + "\n" for name, line in since.items())
         return [json.loads(line) for line in text.splitlines() if line]
 
     def logged(self) -> dict[str, int]:
-        """How many lines the edges have logged."""
+        """The number of lines in each edge's log."""
         return {name: int(host(name).check_output("wc -l < /var/log/nginx/shop-access.log")) for name in EDGES}
 
 
 class Traffic:
-    """The fate of all requests, once the block has ended."""
+    """The results of all requests, once the block has ended."""
 
     def __init__(self) -> None:
         self.sent = 0

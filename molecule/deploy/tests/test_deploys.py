@@ -1,4 +1,4 @@
-"""Good changes, one after another, under constant load: nobody notices."""
+"""Good changes, one after another, under constant load: no request is lost."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tests.support.journal import rehearsal
 
 from .shop import APP_SERVERS, EDGES, LONG, WITHOUT_REUSE, Fleet, Source, host, receipt
 
-# no bake: what is shown here is that the handovers lose nothing
+# no bake, which these tests don't need
 QUICK = {"deploy_bake_seconds": 0}
 
 
-def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> None:
+def test_changes_lose_no_request(fleet: Fleet, source: Source) -> None:
     served = [fleet.release()]
     with fleet.traffic(fewest=500) as traffic, fleet.watched() as watched:
         for number in range(10 if LONG else 2):
             source.change()
-            # a dependency more, as any that the server isn't made of, is no reason for a bridge
+            # an additional dependency that the server doesn't use needs no bridge
             more = [] if number else ["colorama==0.4.6"]
             fleet.deploy(app_release_extra_requirements=more, **QUICK)
             served.append(fleet.release())
             assert served[-1] != served[-2]
             (_, first), *others = (rehearsal(host(name), "shop", served[-1]) for name in APP_SERVERS)
             assert all(first <= began for began, _ in others)
-        told = receipt()
-        assert (told["deploy"]["result"], told["deploy"]["release"]) == ("deployed", served[-1])
-        assert {outcome["way"] for outcome in told["hosts"].values()} == {"reload"}
-        assert told["windows"]["during"]["requests"] > 50
-        assert told["windows"]["during"]["failures"] == 0
+        result = receipt()
+        assert (result["deploy"]["result"], result["deploy"]["release"]) == ("deployed", served[-1])
+        assert {outcome["way"] for outcome in result["hosts"].values()} == {"reload"}
+        assert result["windows"]["during"]["requests"] > 50
+        assert result["windows"]["during"]["failures"] == 0
         for _ in range(5 if LONG else 1):
             fleet.succeed("playbooks/rollback.yml", **QUICK)
             assert fleet.release() == served[-2]
@@ -51,13 +51,13 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
         fleet.succeed("playbooks/configure.yml", **turned, **QUICK)
         for name in APP_SERVERS:
             assert host(name).check_output("ls /etc/shop/secrets") == "SIGNING_KEY.host.cred"
-        # by bridge, with the inventory's own settings again, but for the secret
+        # by bridge, with the inventory's other settings again
         assert {outcome["way"] for outcome in receipt()["hosts"].values()} == {"bridge"}
         assert not set(fleet.masters().values()) & set(masters.values())
         assert fleet.greetings() == {"hello"}
         fleet.succeed("playbooks/configure.yml", **QUICK)
     assert traffic.failed == {}, traffic.failures
-    # some worker always accepted requests; how long requests took is the benchmark's
+    # at any time a worker accepted requests; the benchmark measures latency
     assert set(watched) == set(APP_SERVERS)
     for name, seen in watched.items():
         assert (seen["checks"] > 0, seen["gaps"]) == (True, 0), (name, seen)
@@ -65,7 +65,7 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
 
 
 @pytest.mark.long
-def test_another_gunicorn_and_uvicorn_lose_nothing(fleet: Fleet, source: Source) -> None:
+def test_change_of_gunicorn_and_uvicorn_loses_no_request(fleet: Fleet, source: Source) -> None:
     older = {"gunicorn": "26.2.0", "uvicorn": "0.53.0"}
     ours = {name: fleet.status("app1")["versions"][name] for name in older}
     assert not set(older.values()) & set(ours.values())
@@ -86,7 +86,7 @@ def test_another_gunicorn_and_uvicorn_lose_nothing(fleet: Fleet, source: Source)
 
 
 @pytest.mark.long
-def test_reloads_of_nginx_lose_nothing(fleet: Fleet) -> None:
+def test_nginx_reloads_lose_no_request(fleet: Fleet) -> None:
     with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
         for _ in range(3):
             for name in EDGES:
@@ -95,7 +95,7 @@ def test_reloads_of_nginx_lose_nothing(fleet: Fleet) -> None:
 
 
 @pytest.mark.long
-def test_draining_loses_nothing_and_is_not_done_in_vain(fleet: Fleet, source: Source) -> None:
+def test_draining_loses_no_request_and_skips_unchanged_hosts(fleet: Fleet, source: Source) -> None:
     source.change()
     with fleet.traffic(WITHOUT_REUSE, idle_limit=0) as traffic:
         fleet.deploy(deploy_drain=True, **QUICK)
@@ -108,13 +108,13 @@ def test_draining_loses_nothing_and_is_not_done_in_vain(fleet: Fleet, source: So
 
 
 def edges() -> dict[str, tuple[str, set[int]]]:
-    """Each edge's upstream servers, and the processes of its nginx, which a reload replaces."""
+    """Each edge's upstream servers, and its nginx workers, which a reload replaces."""
     look = "grep -E '^ *server .*:8000' /etc/nginx/sites-enabled/shop.conf"
     return {name: (host(name).check_output(look), nginx.workers(host(name))) for name in EDGES}
 
 
-def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
-    fleet.deploy()  # hosts that were bare when site.yml began have no place yet for its first modules
+def test_unchanged_release_is_not_deployed_again(fleet: Fleet) -> None:
+    fleet.deploy()  # fills the module cache, which bare hosts don't have yet for the first modules of site.yml
     before = (fleet.workers(), modules())
     assert set(fleet.deploy().changed) == {0}
     assert (fleet.workers(), modules()) == before
@@ -122,7 +122,7 @@ def test_what_runs_already_is_not_deployed_again(fleet: Fleet) -> None:
 
 
 def modules() -> dict[str, str]:
-    """What a host keeps of Baton's modules, each with its inode: one that is sent again is another file."""
+    """The modules in a host's cache with their inodes: a module that is sent again is a new file."""
     look = "find /var/cache/baton/modules -type f -printf '%i %f\\n' | sort"
     return {name: host(name).check_output(look) for name in APP_SERVERS}
 
@@ -131,39 +131,39 @@ def modules() -> dict[str, str]:
     "playbook",
     ["deploy", *(pytest.param(name, marks=pytest.mark.long) for name in ("rollback", "restart", "configure"))],
 )
-def test_a_check_tells_what_would_happen_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
+def test_check_mode_shows_changes_and_changes_nothing(fleet: Fleet, source: Source, playbook: str) -> None:
     source.change()
     for name in APP_SERVERS:
         host(name).check_output("find /var/cache/baton/modules -type f -delete")
     before = (fleet.releases(), fleet.workers(), files())
-    told = fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
+    result = fleet.succeed(f"playbooks/{playbook}.yml", "--check", "--diff")
     assert (fleet.releases(), fleet.workers(), files()) == before
     if playbook in ("deploy", "rollback"):
         (serving,) = set(before[0].values())
         for name in APP_SERVERS:
-            assert f"changed: [{name}]" in told.output, told.output
-        assert told.output.count(f"-{serving}") == len(APP_SERVERS), told.output
+            assert f"changed: [{name}]" in result.output, result.output
+        assert result.output.count(f"-{serving}") == len(APP_SERVERS), result.output
 
 
 def files() -> dict[str, str]:
-    """Each file of the application on a host with its time, so that a change of any shows."""
+    """The application's files on a host with their times, so that any change shows."""
     script = "find /opt/shop/releases -maxdepth 1 -printf '%p %T@\\n'; "
-    # who wants to know a lock's holder holds it for a moment
+    # without lock files, which are also touched to read the lock's holder
     script += "find /etc/shop /var/lib/baton/shop /var/cache/baton -type f ! -name '*.lock' -printf '%p %T@\\n'"
     return {name: host(name).check_output(f"{{ {script}; }} | sort") for name in APP_SERVERS}
 
 
-def test_history_and_status_tell_it(fleet: Fleet) -> None:
-    told = fleet.succeed("playbooks/history.yml").output
+def test_history_lists_changes(fleet: Fleet) -> None:
+    result = fleet.succeed("playbooks/history.yml").output
     for word in ("deploy", "rollback", "configure", fleet.release()):
-        assert word in told
+        assert word in result
     assert fleet.play("playbooks/status.yml").status == 0
 
 
-def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Source) -> None:
+def test_interrupt_reverts_change(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
-    # nobody would wait for the end of that
+    # longer than the test
     running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=3600)
     assert running.stdout is not None
     lines = []
@@ -180,11 +180,11 @@ def test_the_operator_s_interrupt_puts_everything_back(fleet: Fleet, source: Sou
     assert fleet.releases() == before
 
 
-def test_an_app_server_that_joins_gets_no_request_before_it_serves(fleet: Fleet) -> None:
+def test_new_app_server_gets_no_request_before_it_serves(fleet: Fleet) -> None:
     server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
     for name in EDGES:
         assert fleet.ad_hoc(name, "baton.web.drain", server).status == 0
-    # app3 as a host that is new
+    # make app3 look like a new host
     host("app3").check_output(
         "systemctl disable --now shop.socket shop.service && "
         "rm -rf /opt/shop /etc/shop /run/shop /run/baton/shop /var/lib/shop /var/lib/baton/shop "

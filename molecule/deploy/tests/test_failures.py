@@ -1,4 +1,4 @@
-"""Bad releases, dying hosts, killed controllers: one release is served, and only a bad one loses requests: its own."""
+"""Bad releases, crashing hosts, killed controllers: the fleet serves one release, and loses no request to another."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.wait import until
 from .shop import APP_SERVERS, EDGES, LONG, Fleet, Source, host, receipt
 
 BAD = {
-    # what is changed, what the message has to say
+    # what is changed, and words in the message
     "build": ({"requirement": "baton-no-such-package==1.0"}, "baton-no-such-package"),
     "migration": ({"migration": "raise SystemExit('the column is in use')"}, "the column is in use"),
     "rehearsal": ({"breakage": "import"}, "no ledger at ledger.example.org"),
     "second batch": ({"breakage": "second batch"}, "app2 has no ledger"),
 }
-# the step and the hosts that the summary has to name, and what it has to advise; a build fails before there is a change
+# step, hosts and advice that the summary must contain; a build fails before the change starts
 SUMMARY = {
     "build": ("", "", "baton-no-such-package"),
     "migration": ("migration", "app1", "Fix the migration, then deploy again."),
@@ -35,14 +35,14 @@ SUMMARY = {
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.long if kind == "build" else ()) for kind in BAD]
 )
-def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> None:
+def test_bad_release_changes_nothing(fleet: Fleet, source: Source, kind: str) -> None:
     before = fleet.releases()
     change, cause = BAD[kind]
     source.change(**change)
     with fleet.traffic() as traffic:
         done = fleet.play("playbooks/deploy.yml", deploy_batches=[1, 2], deploy_bake_seconds=1)
     assert done.status != 0
-    # a batch of which one fails isn't watched first
+    # a batch with a failed host isn't baked
     assert done.output.count("Judge the batch") == (1 if kind == "second batch" else 0), done.output
     assert cause in done.words, done.output
     step, at, remedy = SUMMARY[kind]
@@ -52,38 +52,38 @@ def test_a_bad_release_goes_nowhere(fleet: Fleet, source: Source, kind: str) -> 
     assert remedy in done.words
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
-    unlocked(fleet)
+    assert_unlocked(fleet)
 
 
-def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, source: Source) -> None:
+def test_canary_with_errors_is_reverted(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change(breakage="answers")
     logged = fleet.logged()
     with fleet.traffic() as traffic:
-        # nobody would wait for the end of that
+        # longer than the test
         done = fleet.play("playbooks/deploy.yml", deploy_bake_seconds=3600)
     assert done.status != 0
     assert "answered 5xx" in done.words, done.output
     assert "/echo" in done.words
-    # its own bad answers, and nothing else
+    # only its own bad responses
     assert set(traffic.failed) == {"HTTP 500"}, traffic.failures
-    # an answer is logged when it has been sent
+    # a response is logged after it has been sent
     until(
         lambda: sum(line["status"] == 500 for line in fleet.answered(logged)) == traffic.failed["HTTP 500"],
-        "the edges have logged other answers than their clients had",
+        "the edges have logged other responses than their clients got",
     )
     bad = [line for line in fleet.answered(logged) if line["status"] == 500]
     assert {line["upstream"] for line in bad} == {f"{fleet.address('app1')}:8000"}
     assert fleet.releases() == before
-    told = receipt()
-    assert told["deploy"]["result"] == "reverted"
-    # an old worker may answer what it had when the way back is done
-    during = told["windows"]["during"]
+    result = receipt()
+    assert result["deploy"]["result"] == "reverted"
+    # a worker of the bad release may still answer its requests after the revert
+    during = result["windows"]["during"]
     assert during["failures"] == sum(during["since"] <= line["msec"] < during["until"] for line in bad) > 0
-    assert [name for name, outcome in told["hosts"].items() if outcome["reverted"]] == ["app1"]
-    unlocked(fleet)
+    assert [name for name, outcome in result["hosts"].items() if outcome["reverted"]] == ["app1"]
+    assert_unlocked(fleet)
     if LONG:
-        # its own failures of a moment ago are no excuse for it
+        # its own recent failures don't count as the baseline
         with fleet.traffic():
             again = fleet.play("playbooks/deploy.yml", deploy_bake_seconds=3600)
         assert "answered 5xx" in again.words, again.output
@@ -91,7 +91,7 @@ def test_a_canary_that_answers_badly_is_stopped_and_put_back(fleet: Fleet, sourc
 
 
 @pytest.mark.long
-def test_a_batch_that_answers_badly_is_put_back_with_those_before_it(fleet: Fleet, source: Source) -> None:
+def test_batch_with_errors_reverts_all_batches(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change(breakage="answers in the second batch")
     with fleet.traffic() as traffic:
@@ -100,14 +100,14 @@ def test_a_batch_that_answers_badly_is_put_back_with_those_before_it(fleet: Flee
     assert "answered 5xx" in done.words, done.output
     assert set(traffic.failed) == {"HTTP 500"}, traffic.failures
     assert fleet.releases() == before
-    unlocked(fleet)
+    assert_unlocked(fleet)
 
 
 @pytest.mark.long
-def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, source: Source) -> None:
+def test_full_disk_while_staging_changes_nothing(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
-    # where archives are put; it has them only while a release is staged
+    # the folder for archives, which is used only while a release is staged
     upload = "/var/lib/baton/shop/upload"
     host("app3").check_output(f"mkdir -p {upload} && mount -t tmpfs -o size=64k tmpfs {upload}")
     try:
@@ -120,15 +120,15 @@ def test_a_full_disk_stops_a_deploy_before_anything_is_switched(fleet: Fleet, so
     assert "free" in done.words, done.output
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before
-    unlocked(fleet)
+    assert_unlocked(fleet)
 
 
 @pytest.mark.long
-def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet, source: Source) -> None:
+def test_full_disk_at_activation_reverts_all_hosts(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
     state = "/var/lib/baton/shop"
-    # the same, with little room
+    # a copy of the state folder on a small tmpfs
     host("app3").check_output(
         f"mkdir /mnt/little && mount -t tmpfs -o size=200m,mode=0755 tmpfs /mnt/little"
         f" && cp -a {state}/. /mnt/little && mount --bind /mnt/little {state}"
@@ -136,7 +136,7 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
     try:
         with fleet.traffic() as traffic:
             running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=3)
-            until(lambda: fleet.current("app1") != before["app1"], "the canary has not been switched")
+            until(lambda: fleet.current("app1") != before["app1"], "the canary has not been activated")
             host("app3").run(f"head -c 300M /dev/zero > {state}/filled")
             done = fleet.finish(running)
     finally:
@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_when_a_host_is_to_switch_puts_all_back(fleet: Fleet
 
 
 @pytest.mark.long
-def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: Fleet, source: Source) -> None:
+def test_failed_drain_prevents_activation_of_batch(fleet: Fleet, source: Source) -> None:
     before, masters, workers = fleet.releases(), fleet.masters(), fleet.workers()
     source.change()
     broken = "/etc/nginx/conf.d/broken.conf"
@@ -160,7 +160,7 @@ def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: 
     try:
         done = fleet.play("playbooks/deploy.yml", deploy_drain=True, deploy_batches=[2, 1], deploy_bake_seconds=0)
     finally:
-        # what nginx runs is as new as its files again
+        # reload, so that nginx runs its current files
         host("edge2").check_output(f"rm {broken} && systemctl reload nginx")
     assert done.status != 0
     assert "handover: nginx refuses its configuration, which is left as it was" in done.words, done.output
@@ -170,12 +170,12 @@ def test_where_an_edge_does_not_drain_nobody_of_the_batch_is_handed_over(fleet: 
 
 
 @pytest.mark.long
-def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source: Source) -> None:
+def test_host_lost_during_rollout_reverts_to_one_release(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
     running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
-    until(lambda: fleet.current("app1") != before["app1"], "the canary has not been switched")
-    with away("app3"):
+    until(lambda: fleet.current("app1") != before["app1"], "the canary has not been activated")
+    with unreachable("app3"):
         done = fleet.finish(running)
     assert done.status != 0
     assert "app3" in done.words
@@ -185,32 +185,32 @@ def test_a_host_that_dies_in_the_middle_leaves_one_release(fleet: Fleet, source:
 
 
 @pytest.mark.long
-def test_a_host_that_is_lost_after_its_handover_is_told(fleet: Fleet, source: Source) -> None:
+def test_host_lost_after_activation_is_reported(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
     with contextlib.ExitStack() as held:
-        held.enter_context(fleet.shut("app3"))
+        held.enter_context(fleet.boots_held("app3"))
         running = fleet.start("playbooks/deploy.yml", deploy_batches=[1, 1, 1], deploy_bake_seconds=1)
         until(lambda: fleet.boots("app3", before["app3"]), "the last host does not boot the release")
-        with away("app1"):
+        with unreachable("app1"):
             held.close()
             done = fleet.finish(running)
     assert done.status != 0
     assert "app1 was activated but no longer serves: what it serves is unknown" in done.words, done.output
     assert fleet.release() not in before.values()
-    # the lock that it has kept is a dead run's
+    # the lost host still has the lock of that run, which has ended
     workers = fleet.workers()
     fleet.deploy()
     assert fleet.workers() == workers
 
 
 @pytest.mark.long
-def test_an_edge_that_is_down_and_left_out_is_no_obstacle(fleet: Fleet, source: Source, tmp_path: pathlib.Path) -> None:
+def test_excluded_unreachable_edge_does_not_stop_deploy(fleet: Fleet, source: Source, tmp_path: pathlib.Path) -> None:
     before = fleet.releases()
     source.change()
     known = tmp_path / "addresses"
     known.write_text(f"edge2 private_address={fleet.address('edge2')}\n")
-    with away("edge2"):
+    with unreachable("edge2"):
         words = ["-i", str(known), "--limit", "all:!edge2"]
         done = fleet.succeed("playbooks/deploy.yml", *words, deploy_drain=True, deploy_bake_seconds=1)
     assert "edge2 can't be reached" in done.words
@@ -220,15 +220,15 @@ def test_an_edge_that_is_down_and_left_out_is_no_obstacle(fleet: Fleet, source: 
 
 
 @pytest.mark.long
-def test_who_was_drained_by_a_killed_run_is_put_back_by_the_next(fleet: Fleet, source: Source) -> None:
+def test_next_run_restores_server_drained_by_killed_run(fleet: Fleet, source: Source) -> None:
     before = fleet.releases()
     source.change()
-    with fleet.shut("app1"):
+    with fleet.boots_held("app1"):
         running = fleet.start("playbooks/deploy.yml", deploy_drain=True, deploy_bake_seconds=0)
         until(lambda: fleet.boots("app1", before["app1"]), "the canary does not boot the release")
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
-    until(lambda: settled(fleet), "not settled")
+    until(lambda: settled(fleet), "a handover is still in progress")
     assert drained() == list(EDGES)
     fleet.deploy(deploy_drain=True, deploy_bake_seconds=0)
     assert not drained()
@@ -236,19 +236,19 @@ def test_who_was_drained_by_a_killed_run_is_put_back_by_the_next(fleet: Fleet, s
 
 
 def drained() -> list[str]:
-    """The edges that have an app server drained."""
+    """The edges that have drained an app server."""
     site = "/etc/nginx/sites-enabled/shop.conf"
     return [name for name in EDGES if host(name).run(f"grep -q ' down;' {site}").rc == 0]
 
 
 @contextlib.contextmanager
-def away(name: str) -> Iterator[None]:
-    """A host that can't be reached by SSH, and goes on serving."""
+def unreachable(name: str) -> Iterator[None]:
+    """During a block, a host can't be reached by SSH, but continues to serve."""
 
     def on_it(script: str) -> None:
         subprocess.run(["podman", "exec", f"baton-deploy-{name}", "sh", "-c", script], check=True)
 
-    # and the sessions that are open, which the service leaves alone
+    # also the open sessions, which stopping the service doesn't end
     on_it("systemctl stop ssh; pkill sshd")
     try:
         yield
@@ -256,7 +256,7 @@ def away(name: str) -> Iterator[None]:
         on_it("systemctl start ssh")
 
 
-# plays of a deploy, the phases that a death can strike; the last one holds at the gate of the canary
+# plays of a deploy in which the controller is killed; in the last one the canary is held while it boots
 PHASES = [
     *("Build the artifact", "Stage", "Migrate", "Rehearse on the first host", "Rehearse on the next hosts"),
     *("Roll out to the other hosts", "Finish", "Activate the first batch"),
@@ -265,57 +265,55 @@ PHASES = [
 
 @pytest.mark.parametrize("workers_too", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("phase", [*(pytest.param(name, marks=pytest.mark.long) for name in PHASES[:-1]), PHASES[-1]])
-def test_a_killed_controller_leaves_old_or_new_and_a_rerun_converges(
-    fleet: Fleet, source: Source, phase: str, workers_too: bool
-) -> None:
+def test_rerun_converges_after_killed_controller(fleet: Fleet, source: Source, phase: str, workers_too: bool) -> None:
     before = fleet.releases()
     source.change()
     with fleet.traffic() as traffic, contextlib.ExitStack() as held:
         if phase == PHASES[-1]:
-            held.enter_context(fleet.shut("app1"))
+            held.enter_context(fleet.boots_held("app1"))
         running = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=1)
         assert running.stdout is not None
-        said = []
+        output_lines = []
         for line in running.stdout:
-            said.append(line)
-            if begins(phase, line):
+            output_lines.append(line)
+            if is_start_of(phase, line):
                 break
         if phase == PHASES[-1]:
             until(lambda: fleet.boots("app1", before["app1"]), "the canary does not boot the release")
-        # its workers lead sessions of their own, and go with it or live on for a task
+        # Ansible's workers have sessions of their own, and may outlive it for the duration of a task
         workers = descendants(running.pid)
         for pid in [running.pid, *(workers if workers_too else [])]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        said += running.stdout.readlines()
+        output_lines += running.stdout.readlines()
         running.wait()
-        struck = [name for line in said for name in PHASES if begins(name, line)]
-        assert struck[-1:] == [phase], said[-20:]
+        struck = [name for line in output_lines for name in PHASES if is_start_of(name, line)]
+        assert struck[-1:] == [phase], output_lines[-20:]
         held.close()
-        until(lambda: not any(map(works, workers)), "a worker lives on")
-        until(lambda: not begun(fleet), "what had been sent to a host runs on")
-        # what was begun on a host comes to its end there
-        until(lambda: settled(fleet), "not settled")
+        until(lambda: not any(map(is_ansible, workers)), "one of Ansible's workers is still running")
+        until(lambda: not module_runs(fleet), "a module is still running on a host")
+        # an activation that has started on a host is completed there
+        until(lambda: settled(fleet), "a handover is still in progress")
         middle = fleet.releases()
         done = fleet.deploy(deploy_bake_seconds=1)
         new = fleet.release()
         assert new not in before.values(), done.output
         for name in APP_SERVERS:
             assert middle[name] in (before[name], new)
-        # what had been begun there came to its end
+        # the activation that had started was completed
         assert (middle["app1"] == new) is (phase in PHASES[-3:]), middle
     assert traffic.failed == {}, traffic.failures
     again = fleet.succeed("site.yml")
     assert set(again.changed) == {0}, again.output
 
 
-def begins(play: str, line: str) -> bool:
-    """Whether a line of a run's output says that a play begins."""
+def is_start_of(play: str, line: str) -> bool:
+    """Whether a line of a run's output is the start of a play."""
     return line.rstrip() == play or line.startswith(f"{play}: ")
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has begun, and theirs."""
+    """The descendants of a process."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], text=True, capture_output=True, check=True).stdout
     parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
     found = [pid]
@@ -324,9 +322,9 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def works(pid: int) -> bool:
-    """Whether a process is one of Ansible's, or sends a command to a host and waits for its end; the connections that
-    are left to later runs are neither."""
+def is_ansible(pid: int) -> bool:
+    """Whether a process is one of Ansible's, or an SSH command in progress; not a persistent connection that is kept
+    for later runs."""
     try:
         words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -334,22 +332,22 @@ def works(pid: int) -> bool:
     return b"ansible-playbook" in words or words.startswith((b"ssh\0", b"sshpass\0"))
 
 
-def begun(fleet: Fleet) -> bool:
-    """Whether a module runs on an app server. Asked by the connection of the killed run, behind what that had sent."""
-    # which reads it from its standard input
+def module_runs(fleet: Fleet) -> bool:
+    """Whether a module runs on an app server. The check uses the killed run's connection, after what that had sent."""
+    # Python reads a module from its standard input
     look = "pgrep -u root -xf /usr/bin/python3 || true"
-    told = fleet.ad_hoc("app_servers", "ansible.builtin.raw", look).check_status()
-    return bool(re.search(r"^\d+\s*$", told.output, re.MULTILINE))
+    result = fleet.ad_hoc("app_servers", "ansible.builtin.raw", look).check_status()
+    return bool(re.search(r"^\d+\s*$", result.output, re.MULTILINE))
 
 
 def settled(fleet: Fleet) -> bool:
-    """Whether no handover is under way on any host."""
+    """Whether no handover is in progress on any host."""
     free = "flock --nonblock /var/lib/baton/shop/activation.lock true"
     return all(host(name).run(free).rc == 0 and not fleet.status(name)["reload_under_way"] for name in APP_SERVERS)
 
 
 @pytest.mark.long
-def test_a_second_deploy_is_told_who_is_at_it(fleet: Fleet, source: Source) -> None:
+def test_concurrent_deploy_is_refused(fleet: Fleet, source: Source) -> None:
     source.change()
     first = fleet.start("playbooks/deploy.yml", deploy_bake_seconds=8)
     until(lambda: host("app1").file("/var/lib/baton/shop/lock.json").exists, "there is no lock")
@@ -359,11 +357,11 @@ def test_a_second_deploy_is_told_who_is_at_it(fleet: Fleet, source: Source) -> N
     assert second.status != 0
     assert "deploy_lock_wait" in second.words, second.output
     fleet.release()
-    unlocked(fleet)
+    assert_unlocked(fleet)
 
 
-def unlocked(fleet: Fleet) -> None:
-    """A failed deploy leaves no lock behind."""
+def assert_unlocked(fleet: Fleet) -> None:
+    """Assert that no host is locked."""
     for name in APP_SERVERS:
         assert not host(name).file("/var/lib/baton/shop/lock.json").exists
     assert fleet.play("playbooks/unlock.yml").status == 0

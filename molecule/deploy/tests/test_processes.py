@@ -1,4 +1,4 @@
-"""Background processes through changes of the fleet: each job runs once, in a release that knows it."""
+"""Background processes during changes of the fleet: each job runs once, in a release that knows its task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROCESSES = {
         "count": 3,
         "settle_seconds": 1,
         "memory_max": "200M",
-        # not settle_seconds: how soon it works depends on the machine
+        # not only settle_seconds: the time until it works depends on the machine
         "check": "python jobs.py check",
     },
     "beat": {
@@ -38,7 +38,7 @@ PROCESSES = {
 }
 QUICK: dict[str, Any] = {"deploy_bake_seconds": 0, "deploy_batches": [1, "100%"], "app_processes": PROCESSES}
 ON_QUEUE = "edge1"
-# well when rehearsed, dead in earnest, on one host
+# its rehearsal succeeds, but it crashes on one host
 CRASH = """
 import pathlib
 rehearsed = pathlib.Path(os.environ["STATE_DIRECTORY"], "rehearsed-" + os.environ["RELEASE_ID"])
@@ -51,13 +51,13 @@ DEAD = "if sys.argv[1] == 'work': raise SystemExit('no broker at broker.example.
 
 
 def report() -> Any:
-    """What became of all jobs so far."""
+    """The queue's report on all jobs so far."""
     ask = "import urllib.request; print(urllib.request.urlopen('http://10.213.87.11:8900').read().decode())"
     return json.loads(host(ON_QUEUE).check_output(f'python3 -c "{ask}"'))
 
 
 def running(name: str, process: str = "worker") -> dict[str, str]:
-    """The process of each unit that runs on a host and hasn't been told to stop, with its release."""
+    """The active units of a process type on a host: `unit:pid`, and the release."""
     look = (
         f"for unit in $(systemctl list-units --plain --no-legend --state=active 'shop-{process}@*' | cut -d' ' -f1); "
         "do "
@@ -71,8 +71,8 @@ def workers() -> dict[str, dict[str, str]]:
     return {name: running(name) for name in APP_SERVERS}
 
 
-def all_of(release: str) -> None:
-    """Every process is of a release, as many as there are to be, and started at boot."""
+def assert_all_run(release: str) -> None:
+    """Assert that all processes are of a release, in the right number, and enabled at boot."""
     for name, found in workers().items():
         assert len(found) == 3, (name, found)
         assert set(found.values()) == {release}, (name, found)
@@ -85,29 +85,29 @@ def all_of(release: str) -> None:
     assert not beats["app3"], beats
 
 
-def handed_out_and_beaten() -> set[int]:
-    """The versions that have handed out a job of their own, and whose one of a kind has said that it is there."""
-    told = report()
-    return {number for number in told["ticked"] if f"task{number}" in told["tasks"]}
+def active_versions() -> set[int]:
+    """The versions that have enqueued a job of their own, and whose beat has reported."""
+    result = report()
+    return {number for number in result["ticked"] if f"task{number}" in result["tasks"]}
 
 
-def the_receipt_tells(before: dict[str, dict[str, str]]) -> None:
-    """Of the last change: which workers came and went on each host, and that none of the old ones was killed."""
+def assert_receipt_lists_workers(before: dict[str, dict[str, str]]) -> None:
+    """Assert that the newest receipt has the old and new workers of each host, and that no old one was killed."""
     newest = max((SCENARIO / "inventory/receipts").glob("*.json"))
     now = workers()
     for name, about in json.loads(newest.read_text())["hosts"].items():
-        told = about["processes"]["worker"]
+        result = about["processes"]["worker"]
         old, new = ({int(one.partition(":")[2]) for one in found[name]} for found in (before, now))
-        assert {one["pid"] for one in told["old"]} == old, (told, old)
-        assert set(told["new"]) == new, (told, new)
-        assert {one["state"] for one in told["old"]} <= {"drained", "draining"}, told
+        assert {one["pid"] for one in result["old"]} == old, (result, old)
+        assert set(result["new"]) == new, (result, new)
+        assert {one["state"] for one in result["old"]} <= {"drained", "draining"}, result
 
 
 class Clients:
-    """Clients that have jobs handed out, at both edges, from entering to leaving."""
+    """Clients at both edges that make the application enqueue jobs during a block."""
 
     def __init__(self) -> None:
-        self.handed_out: list[int] = []
+        self.enqueued: list[int] = []
         self.failures: list[str] = []
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=[port]) for port in EDGES.values()]
@@ -121,11 +121,11 @@ class Clients:
                 connection.sock = context.wrap_socket(plain, server_hostname=SITE)
                 connection.request("POST", "/job", headers={"Host": SITE})
                 answer = connection.getresponse()
-                said = answer.read()
+                body = answer.read()
                 if answer.status == 200:
-                    self.handed_out.append(json.loads(said)["id"])
+                    self.enqueued.append(json.loads(body)["id"])
                 else:
-                    self.failures.append(f"{answer.status} {said[:200]!r}")
+                    self.failures.append(f"{answer.status} {body[:200]!r}")
                 connection.close()
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(repr(error))
@@ -146,7 +146,7 @@ pytestmark = pytest.mark.usefixtures("processes")
 
 @pytest.fixture(scope="module")
 def processes(fleet: Fleet) -> Iterator[None]:
-    """The fleet with a queue and what works on it; afterwards nothing of both is left."""
+    """The fleet with a queue and background processes; removes both at the end."""
     script = (SCENARIO / "tests/on_host/job_queue.py").read_text()
     host(ON_QUEUE).run_test(f"cat > /root/job_queue.py <<'END'\n{script}\nEND")
     begin = "systemd-run --unit=job-queue --collect python3 /root/job_queue.py 10.213.87.11 8900"
@@ -159,7 +159,7 @@ def processes(fleet: Fleet) -> Iterator[None]:
     )
     try:
         fleet.succeed("playbooks/configure.yml", **QUICK)
-        all_of(fleet.release())
+        assert_all_run(fleet.release())
         yield
     finally:
         fleet.play("playbooks/configure.yml", deploy_bake_seconds=0)
@@ -172,7 +172,7 @@ def processes(fleet: Fleet) -> Iterator[None]:
         )
 
 
-def test_each_job_runs_once_and_in_a_release_that_knows_it(fleet: Fleet, source: Source) -> None:
+def test_jobs_run_once_in_a_release_that_knows_them(fleet: Fleet, source: Source) -> None:
     served, numbers = [fleet.release()], []
     before = workers()
     with Clients() as clients, fleet.traffic() as traffic:
@@ -180,47 +180,47 @@ def test_each_job_runs_once_and_in_a_release_that_knows_it(fleet: Fleet, source:
             numbers.append(source.change())
             fleet.deploy(**QUICK)
             served.append(fleet.release())
-            all_of(served[-1])
-            until(lambda: handed_out_and_beaten() >= set(numbers), "a release has no job or no beat of its own")
+            assert_all_run(served[-1])
+            until(lambda: active_versions() >= set(numbers), "a release has no job or no beat of its own")
             if len(served) == 2:
-                the_receipt_tells(before)
-        # by its name: of one that a killed controller left serving, the history doesn't say that it served well
+                assert_receipt_lists_workers(before)
+        # by its id: the history may not have an entry for a release whose controller was killed
         fleet.succeed("playbooks/rollback.yml", rollback_to=served[-2], **QUICK)
         assert fleet.release() == served[-2]
-        all_of(served[-2])
+        assert_all_run(served[-2])
         if LONG:
             again = workers()
             environment = {"GREETING": "hello", "QUEUE": "http://10.213.87.11:8900", "MORE": "1"}
             fleet.succeed("playbooks/configure.yml", app_config_environment=environment, **QUICK)
-            all_of(served[-2])
+            assert_all_run(served[-2])
             for name in APP_SERVERS:
                 assert not again[name].keys() & workers()[name].keys()
                 assert not again[name].keys() & before[name].keys()
-    until(lambda: report()["done"] >= len(clients.handed_out), "jobs are left")
-    told = report()
+    until(lambda: report()["done"] >= len(clients.enqueued), "jobs are left")
+    result = report()
     assert clients.failures == []
     assert traffic.failed == {}, traffic.failures
-    assert told["added"] == len(clients.handed_out) > 0
-    assert (told["missing"], told["twice"], told["unknown"]) == ([], [], [])
-    # each release handed out jobs of its own
-    assert {f"task{number}" for number in numbers} <= set(told["tasks"])
+    assert result["added"] == len(clients.enqueued) > 0
+    assert (result["missing"], result["twice"], result["unknown"]) == ([], [], [])
+    # each release enqueued jobs of its own
+    assert {f"task{number}" for number in numbers} <= set(result["tasks"])
     until(lambda: report()["beats"], "nobody says that it is the one of its kind")
-    told = report()
-    assert (told["most_beats"], len(told["beats"])) == (1, 1)
+    result = report()
+    assert (result["most_beats"], len(result["beats"])) == (1, 1)
 
 
 @pytest.mark.long
-def test_what_runs_already_stays(fleet: Fleet) -> None:
+def test_unchanged_processes_keep_running(fleet: Fleet) -> None:
     fleet.succeed("playbooks/configure.yml", **QUICK)
     before = workers()
     assert set(fleet.deploy(**QUICK).changed) == {0}
     assert workers() == before
 
 
-def test_status_and_logs_tell_of_them(fleet: Fleet) -> None:
-    told = fleet.succeed("playbooks/status.yml", app_processes=PROCESSES)
-    assert "worker" in told.output
-    assert "beat" in told.output
+def test_status_and_logs_show_processes(fleet: Fleet) -> None:
+    result = fleet.succeed("playbooks/status.yml", app_processes=PROCESSES)
+    assert "worker" in result.output
+    assert "beat" in result.output
     logged = fleet.succeed(
         "playbooks/logs.yml", process="worker", lines=5000, since="1 hour ago", app_processes=PROCESSES
     )
@@ -232,7 +232,7 @@ def test_status_and_logs_tell_of_them(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("where", [pytest.param("rehearsal", marks=pytest.mark.long), "processes"])
-def test_a_worker_that_crashes_at_its_start_goes_nowhere(
+def test_worker_that_crashes_at_start_is_reverted(
     fleet: Fleet,
     source: Source,
     where: str,
@@ -251,23 +251,23 @@ def test_a_worker_that_crashes_at_its_start_goes_nowhere(
     assert traffic.failed == {}, traffic.failures
     assert fleet.releases() == before[0]
     after = workers()
-    # where none was replaced, the same ones work on; elsewhere those of the same release do
+    # app2's workers were not replaced; the other hosts have workers of the same release again
     assert after["app2"] == before[1]["app2"]
     for name in APP_SERVERS:
         assert sorted(after[name].values()) == sorted(before[1][name].values()), name
     if where == "rehearsal":
         assert after == before[1]
     until(lambda: not report()["missing"], "jobs are left")
-    told = report()
-    assert (told["twice"], told["unknown"], told["most_beats"]) == ([], [], 1)
+    result = report()
+    assert (result["twice"], result["unknown"], result["most_beats"]) == ([], [], 1)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("begun", range(1, 10))
-def test_a_controller_that_dies_leaves_old_or_new_ones(
+@pytest.mark.parametrize("started", range(1, 10))
+def test_killed_controller_leaves_one_release_per_host(
     fleet: Fleet,
     source: Source,
-    begun: int,
+    started: int,
 ) -> None:
     old = fleet.release()
     source.change()
@@ -276,8 +276,10 @@ def test_a_controller_that_dies_leaves_old_or_new_ones(
     for line in deploy.stdout:
         if "Activate the background processes" in line:
             break
-    # as soon as so many workers of the new release run
-    until(lambda: sum(release != old for found in workers().values() for release in found.values()) >= begun, "too few")
+    # as soon as `started` workers of the new release run
+    until(
+        lambda: sum(release != old for found in workers().values() for release in found.values()) >= started, "too few"
+    )
     assert deploy.poll() is None, "it ended before"
     os.killpg(deploy.pid, signal.SIGKILL)
     deploy.communicate()
@@ -288,5 +290,5 @@ def test_a_controller_that_dies_leaves_old_or_new_ones(
     fleet.deploy(**QUICK)
     new = fleet.release()
     assert new != old
-    all_of(new)
+    assert_all_run(new)
     assert report()["most_beats"] == 1

@@ -1,4 +1,4 @@
-"""A team that keeps its inventory in a repository of its own uses the installed collection, not this checkout."""
+"""The installed collection, used by a team with an inventory in a repository of its own, instead of this checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .shop import SCENARIO, SOURCE, Fleet, Source
 
 @pytest.fixture
 def team(fleet: Fleet, tmp_path: pathlib.Path) -> pathlib.Path:
-    """Its repository, with the inventory of the fleet, which serves already."""
+    """The team's repository, with the inventory of the fleet, which serves already."""
     assert fleet.release()
     here = tmp_path / "team"
     here.mkdir()
@@ -27,13 +27,13 @@ def team(fleet: Fleet, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def play(team: pathlib.Path, playbook: str) -> subprocess.CompletedProcess[str]:
-    """A playbook that has to end well."""
+    """Run a playbook that must succeed."""
     done = collection.run(team, "ansible-playbook", f"baton.web.{playbook}", DEPLOY_SOURCE=str(SOURCE))
     assert done.returncode == 0, f"{playbook}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
     return done
 
 
-# tests/unit/test_collection.py installs the packed collection, and loads what is in it
+# tests/unit/test_collection.py installs the packed collection and loads its content
 @pytest.mark.long
 def test_a_team_provisions_deploys_and_rolls_back_with_the_installed_collection(
     team: pathlib.Path, fleet: Fleet, source: Source
@@ -47,11 +47,11 @@ def test_a_team_provisions_deploys_and_rolls_back_with_the_installed_collection(
     after = fleet.release()
     assert after != before
 
-    told = play(team, "status").stdout
-    assert after in told
-    assert str(PROJECT) not in told
+    status = play(team, "status").stdout
+    assert after in status
+    assert str(PROJECT) not in status
 
     play(team, "rollback")
     assert fleet.release() == before
-    # its own folder has what is made of an inventory
+    # generated files are in the team's own folder
     assert len(list((team / "inventory/receipts").glob("*.html"))) == 3

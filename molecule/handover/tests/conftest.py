@@ -1,4 +1,4 @@
-"""What the tests find on the hosts."""
+"""Fixtures that prepare the hosts."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pytest
 
 from tests.support.playbooks import Playbooks
 
-from .support import FLEET, FOLDER, INVENTORY, SCENARIO, act, at_once, both, host
+from .support import FLEET, FOLDER, INVENTORY, SCENARIO, act, both, host, in_parallel
 
-# the same release under other names; both can be held as they boot
+# copies of the release under other ids; both can be held while they boot
 COPY, SECOND = "c" * 16, "d" * 16
 
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared() -> None:
-    """Puts act.py on the hosts, and beside it activate just as Ansible would send it."""
+    """Copies act.py to the hosts, and the module activate as Ansible sends it."""
     temporary = "/tmp/baton-handover"
     copied = f"src={SCENARIO}/tests/on_host/ dest={FOLDER}/ mode=0700"
     FLEET.ad_hoc("fleet", "ansible.builtin.copy", copied).check_status()
-    # check mode: nothing happens, and what was sent stays
+    # check mode changes nothing, and keeps the files that were sent
     keeping = Playbooks(INVENTORY, {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_PIPELINING": "0"})
     options = ["--check", "-e", f"ansible_remote_tmp={temporary}"]
     keeping.ad_hoc("fleet", "baton.web.activate", "name=bench", *options).check_status()
-    at_once(
+    in_parallel(
         lambda name: host(name).check_output(
             f"cd {temporary}/*/ && python3 AnsiballZ_activate.py explode && rm -rf {FOLDER}/module && "
             f"cp -r . {FOLDER}/module && rm -rf {temporary}"
@@ -34,7 +34,7 @@ def prepared() -> None:
 
 @pytest.fixture(autouse=True)
 def alone(request: pytest.FixtureRequest, good: str) -> Iterator[None]:
-    """Has a test that fails leave the hosts as it found them."""
+    """Restores the hosts after a failed test."""
     failed = request.session.testsfailed
     yield
     if request.session.testsfailed > failed:
@@ -43,7 +43,7 @@ def alone(request: pytest.FixtureRequest, good: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def good(prepared: None) -> str:  # noqa: ARG001
-    """The release that is deployed; copies of it are there too."""
+    """The deployed release; the hosts also get copies of it."""
     for release in (COPY, SECOND):
         both("copy", release=release)
     return str(act("bookworm", "state")["current"])

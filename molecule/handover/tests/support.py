@@ -1,4 +1,4 @@
-"""What the tests share: the hosts, what is done on them, and the traffic that counts every request meanwhile."""
+"""Shared helpers: the hosts, commands on them, and traffic that counts every request."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SCENARIO = pathlib.Path(__file__).parents[1]
 INVENTORY = SCENARIO / "inventory"
 FLEET = Playbooks(INVENTORY)
 NAME = "handover.baton.test"
-# the port of this machine that a host's 443 is published on
+# host: the local port on which its port 443 is published
 PORTS = {"bookworm": 18411, "trixie": 18412}
 # `make test-long` sets it
 LONG = os.environ.get("BATON_TEST_LONG", "") != ""
 # on the hosts
 FOLDER = "/root/handover"
-# where a handover can be caught, in the order in which it gets there: by reload, and by bridge
-BY_RELOAD = ["not begun", "booting", "booted"]
+# the phases in which a handover can be held, in order: of a reload, and of a bridge
+BY_RELOAD = ["not started", "booting", "booted"]
 BY_BRIDGE = ["bridge booting", "bridge serving", "restarting"]
 
-# Shares of a mix in which everything that a client can do is under way at any time
+# a mix in which every kind of request is in progress at any time
 MIX = (
     "get,path=/,share=10",
     "post,path=/echo,share=5,size=20000,expect=20000",
@@ -54,36 +54,36 @@ def host(name: str) -> Any:
 
 
 def act(name: str, command: str, **given: object) -> Any:
-    """Do on one host what a command of on_host/act.py does."""
+    """Run a command of on_host/act.py on one host; return its result."""
     words = [shlex.quote(f"{key}={json.dumps(value)}") for key, value in given.items()]
     done = host(name).run(f"python3 {FOLDER}/act.py {command} {' '.join(words)}")
-    # said in one line, which no shortened representation of the result would show
+    # the last line of stderr first, as pytest shortens long messages
     assert done.rc == 0, f"{command} on {name}: {done.stderr.strip().rpartition(chr(10))[2]}\n{done.stderr}"
     return json.loads(done.stdout)
 
 
 def both(command: str, **given: object) -> dict[str, Any]:
-    """Do it on both hosts at once."""
-    return at_once(lambda name: act(name, command, **given))
+    """Run a command of on_host/act.py on both hosts at the same time."""
+    return in_parallel(lambda name: act(name, command, **given))
 
 
-def at_once(do: Callable[[str], Any]) -> dict[str, Any]:
-    """Call for both hosts at once."""
+def in_parallel(do: Callable[[str], Any]) -> dict[str, Any]:
+    """Call a function for both hosts at the same time."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return dict(zip(PORTS, pool.map(do, PORTS), strict=True))
 
 
 def crash(name: str) -> None:
-    """Cut a host off its power and give it back; waits until it has booted."""
+    """Power a host off and on; wait until it has booted."""
     command = [sys.executable, str(PROJECT / "fleet/fleet.py"), "crash", str(INVENTORY), name]
     subprocess.run(command, check=True)
 
 
 class Traffic:
-    """Requests to both hosts, from entering to leaving; `summaries` then tells the fate of each."""
+    """Requests to both hosts during a block; afterwards, `summaries` has each host's results."""
 
     def __init__(self, loads: Sequence[str] = MIX, *, fewest: int, rate: float = 25, idle_limit: float = 1.0) -> None:
-        """`fewest`: requests that each host must have been sent. `rate`: requests a second to each.
+        """`fewest`: requests that each host must get at least. `rate`: requests per second to each host.
         `idle_limit`: 0 for a new connection each time."""
         self._fewest = fewest
         self._loads = loads
@@ -115,8 +115,8 @@ class Traffic:
             generator.kill()
 
     def end(self) -> None:
-        """Sends no more when some more are answered, and waits for the last answers. Raises TrafficError when the
-        traffic was none."""
+        """Stops after some more responses, and waits for the last ones. Raises TrafficError if the traffic proves
+        nothing."""
         for generator in self._running.values():
             generator.settle()
             generator.wait_for(sent=self._fewest)
@@ -128,7 +128,7 @@ class Traffic:
 
     @property
     def failed(self) -> dict[str, int]:
-        """What went wrong on either host, by its cause, and how often."""
+        """The number of failures by host and cause."""
         found: dict[str, int] = {}
         for name, summary in self.summaries.items():
             for cause, count in summary["failed"].items():
@@ -137,16 +137,16 @@ class Traffic:
 
     @property
     def failures(self) -> list[str]:
-        """The first failures, one by one."""
+        """Descriptions of the first failures."""
         return [f"{name}: {failure}" for name, summary in self.summaries.items() for failure in summary["failures"]]
 
     def failed_on(self, name: str) -> int:
-        """How many requests to one host failed."""
+        """The number of failed requests to one host."""
         return sum(self.summaries[name]["failed"].values())
 
     @property
     def codes(self) -> dict[str, int]:
-        """How WebSockets were closed, and how often."""
+        """The number of WebSockets by close code."""
         found: dict[str, int] = {}
         for summary in self.summaries.values():
             for code, count in summary["close_codes"].items():
@@ -155,5 +155,5 @@ class Traffic:
 
     @property
     def sent(self) -> int:
-        """All requests."""
+        """The number of requests to both hosts."""
         return sum(int(summary["sent"]) for summary in self.summaries.values())

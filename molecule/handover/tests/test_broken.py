@@ -1,4 +1,4 @@
-"""Releases and settings that can't serve: nothing changes, and whoever asked is told why."""
+"""Releases and settings that can't serve: nothing changes, and the caller gets the reason."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .conftest import COPY
 from .support import PORTS, Traffic, both
 
 BROKEN = "b" * 16
-# seconds that a worker may boot: for a release that hangs, and as the inventory has it
+# boot timeouts in seconds: for a release that hangs, and the inventory's
 SHORT, LONG_ENOUGH = 5, 120
 CASES = {
-    # what is wrong: what the journal and the caller are told
+    # case: words in the journal and in the caller's message
     "syntax error": "SyntaxError",
     "missing dependency": "No module named 'no_such_package'",
     "lifespan exception": "no database",
@@ -27,13 +27,13 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def traffic(good: str) -> Iterator[Traffic]:  # noqa: ARG001
-    """One run of traffic through all of this; the last test looks at what came of it."""
+    """One run of traffic during all tests of this module; the last test checks its results."""
     with Traffic(fewest=500, rate=15) as running:
         yield running
 
 
-def refused(reason: str, before: dict[str, Any], answers: dict[str, Any]) -> None:
-    """Asserts that nothing changed and that the reason was given."""
+def assert_unchanged(reason: str, before: dict[str, Any], answers: dict[str, Any]) -> None:
+    """Assert that nothing changed and that the reason was reported."""
     after = both("state")
     for name in PORTS:
         (answer,) = answers[name]
@@ -44,19 +44,19 @@ def refused(reason: str, before: dict[str, Any], answers: dict[str, Any]) -> Non
 
 @pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize("case", CASES)
-def test_a_broken_release_changes_nothing(good: str, case: str) -> None:
+def test_broken_release_changes_nothing(good: str, case: str) -> None:
     both("copy", release=BROKEN, broken=case)
     before = both("state")
     if case == "lifespan hang":
         both("limit_boots", seconds=SHORT)
-    both("spoil", case=case, release=BROKEN)
+    both("corrupt", case=case, release=BROKEN)
     answers = both("reload")
-    both("mend", release=good)
-    refused(CASES[case], before, answers)
+    both("restore", release=good)
+    assert_unchanged(CASES[case], before, answers)
     answers = both("activate", release=BROKEN)
     if case == "lifespan hang":
         both("limit_boots", seconds=LONG_ENOUGH)
-    refused(CASES[case], before, answers)
+    assert_unchanged(CASES[case], before, answers)
     for name in PORTS:
         (answer,) = answers[name]
         assert CASES[case] in answer["msg"]
@@ -64,32 +64,32 @@ def test_a_broken_release_changes_nothing(good: str, case: str) -> None:
 
 
 @pytest.mark.usefixtures("traffic")
-def test_a_broken_configuration_changes_nothing(good: str) -> None:
-    case, reason = "bad configuration", "spoiled"
+def test_broken_configuration_changes_nothing(good: str) -> None:
+    case, reason = "bad configuration", "corrupted"
     before = both("state")
-    both("spoil", case=case)
+    both("corrupt", case=case)
     answers = both("reload")
-    refused(reason, before, answers)
+    assert_unchanged(reason, before, answers)
     answers = both("activate")
-    refused(reason, before, answers)
+    assert_unchanged(reason, before, answers)
     for name in PORTS:
         assert reason in answers[name][0]["msg"]
-    # the module has put back what served; the file is whole again
+    # the module has reverted the change, so the file is valid again
     assert all(done[0]["rc"] == 0 for done in both("reload").values())
-    both("mend", release=good)
+    both("restore", release=good)
 
 
 @pytest.mark.usefixtures("traffic")
-def test_a_pointer_to_nowhere_changes_nothing(good: str) -> None:
+def test_dangling_current_changes_nothing(good: str) -> None:
     before = both("state")
-    both("spoil", case="missing", release="nowhere")
+    both("corrupt", case="missing", release="nowhere")
     answers = both("reload")
-    both("mend", release=good)
-    refused("venv/bin/python: No such file or directory", before, answers)
+    both("restore", release=good)
+    assert_unchanged("venv/bin/python: No such file or directory", before, answers)
 
 
 @pytest.mark.usefixtures("traffic")
-def test_a_release_that_is_not_there_is_refused() -> None:
+def test_missing_release_is_refused() -> None:
     before = both("state")
     answers = both("activate", release="nowhere")
     for name in PORTS:
@@ -99,13 +99,13 @@ def test_a_release_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("traffic")
-def test_the_next_good_release_takes_over(good: str) -> None:
+def test_next_good_release_is_activated(good: str) -> None:
     for release in (COPY, good):
         for name, (answer,) in both("activate", release=release).items():
             assert (name, answer["rc"], answer.get("way")) == (name, 0, "reload"), answer
         assert {state["current"] for state in both("state").values()} == {release}
 
 
-def test_and_no_request_failed_in_all_this(traffic: Traffic) -> None:
+def test_no_request_failed_in_this_module(traffic: Traffic) -> None:
     traffic.end()
     assert traffic.failed == {}, traffic.failures

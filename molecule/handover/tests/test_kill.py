@@ -1,6 +1,6 @@
-"""SIGKILL to whatever takes part: only what the victim held is lost, and what is left is old or new.
+"""SIGKILL to every process of a handover: only the killed process's connections are lost, and one release serves.
 
-A handover is brought to a phase and held there, so that the blow strikes in it on a machine of any speed.
+A handover is held in a phase, so that the kill happens in that phase on a machine of any speed.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import pytest
 
 from .conftest import COPY, SECOND
-from .support import BY_BRIDGE, BY_RELOAD, LONG, PORTS, Traffic, at_once, both, crash
+from .support import BY_BRIDGE, BY_RELOAD, LONG, PORTS, Traffic, both, crash, in_parallel
 
-# short requests: what a victim holds is then a handful
+# short requests, so that a killed process has only a few
 SHORT = ("get,path=/,share=6", "post,path=/echo,share=3,size=20000,expect=20000", "fresh,path=/,share=3,wait=0.3")
 ROUNDS = 17 if LONG else 1  # through all phases, on each of the two hosts
 
 
-def test_a_worker_that_dies_is_replaced_and_no_other(good: str) -> None:  # noqa: ARG001
+def test_only_killed_worker_is_replaced(good: str) -> None:  # noqa: ARG001
     with Traffic(SHORT, fewest=50) as traffic:
         killed = both("kill_worker")
     for name in PORTS:
@@ -24,7 +24,7 @@ def test_a_worker_that_dies_is_replaced_and_no_other(good: str) -> None:  # noqa
         assert traffic.failed_on(name) <= killed[name]["held"], traffic.failures
 
 
-def test_a_killed_master_is_back_by_one_restart_and_what_waited_is_answered(good: str) -> None:  # noqa: ARG001
+def test_killed_master_is_restarted_once_and_queued_request_is_answered(good: str) -> None:  # noqa: ARG001
     with Traffic(SHORT, fewest=50) as traffic:
         killed = both("kill_master")
     for name in PORTS:
@@ -33,7 +33,7 @@ def test_a_killed_master_is_back_by_one_restart_and_what_waited_is_answered(good
         assert traffic.failed_on(name) <= killed[name]["held"], traffic.failures
 
 
-def test_a_booting_worker_takes_nothing_with_it(good: str) -> None:  # noqa: ARG001
+def test_killed_booting_worker_changes_nothing(good: str) -> None:  # noqa: ARG001
     with Traffic(fewest=75) as traffic:
         killed = both("kill_booting", release=COPY)
         good_again = both("reload")
@@ -45,7 +45,7 @@ def test_a_booting_worker_takes_nothing_with_it(good: str) -> None:  # noqa: ARG
         assert good_again[name][0]["rc"] == 0
 
 
-def test_a_bridge_that_is_killed_as_it_boots_changes_nothing(good: str) -> None:
+def test_killed_booting_bridge_changes_nothing(good: str) -> None:
     with Traffic(fewest=75) as traffic:
         before = both("state")
         killed = both("kill_bridge", release=COPY, where="bridge booting")
@@ -57,11 +57,11 @@ def test_a_bridge_that_is_killed_as_it_boots_changes_nothing(good: str) -> None:
         assert killed[name]["rc"] != 0
         assert f"Release {good} serves, as before." in killed[name]["msg"]
         assert after[name] == before[name]
-        # the secret was put back with the rest
+        # the secret was reverted, too
         assert good_again[name][0]["way"] == "none"
 
 
-def test_a_bridge_that_is_killed_while_it_serves_loses_only_what_it_holds(good: str) -> None:
+def test_killed_serving_bridge_loses_only_its_connections(good: str) -> None:
     with Traffic(SHORT, fewest=50) as traffic:
         killed = both("kill_bridge", release=COPY, where="restarting")
         after = both("state")
@@ -73,7 +73,7 @@ def test_a_bridge_that_is_killed_while_it_serves_loses_only_what_it_holds(good: 
         assert after[name]["served"] == [COPY]
 
 
-def test_a_handover_comes_to_its_end_without_its_caller(good: str) -> None:
+def test_handover_completes_without_its_caller(good: str) -> None:
     phases = [*BY_RELOAD, *BY_BRIDGE]
     both("activate", release=COPY)
     with Traffic(fewest=75) as traffic:
@@ -83,15 +83,15 @@ def test_a_handover_comes_to_its_end_without_its_caller(good: str) -> None:
     for name in PORTS:
         assert [attempt["phase"] for attempt in tries[name]] == phases * ROUNDS
         for attempt in tries[name]:
-            # one release, which the pointer and the record agree on, and no bridge left
+            # one release, the same as in `current` and in the record, and no bridge left
             assert attempt["served"] == [attempt["current"]], attempt
             assert attempt["record"] == attempt["current"], attempt
-            # what was begun is done; what was let run on before the blow may have been
-            if attempt["phase"] != "not begun" or not attempt["round"]:
-                assert (attempt["current"] == attempt["wanted"]) is (attempt["phase"] != "not begun"), attempt
+            # a started handover is completed; in later rounds it ran on for a moment before the kill
+            if attempt["phase"] != "not started" or not attempt["round"]:
+                assert (attempt["current"] == attempt["wanted"]) is (attempt["phase"] != "not started"), attempt
 
 
-def test_the_end_of_its_login_does_not_end_a_handover(good: str) -> None:
+def test_handover_survives_end_of_login(good: str) -> None:
     after = both("kill_login", release=COPY)
     assert {state["current"] for state in after.values()} == {COPY}
     assert {tuple(state["served"]) for state in after.values()} == {(COPY,)}
@@ -99,7 +99,7 @@ def test_the_end_of_its_login_does_not_end_a_handover(good: str) -> None:
 
 
 @pytest.mark.parametrize("phase", [*BY_RELOAD, *BY_BRIDGE] if LONG else ["bridge serving"])
-def test_when_all_of_a_handover_is_killed_the_next_one_converges(good: str, phase: str) -> None:
+def test_next_handover_converges_after_killed_one(good: str, phase: str) -> None:
     with Traffic(fewest=75) as traffic:
         killed = both("kill_everything", release=COPY, where=phase)
         converged = both("activate", release=COPY)
@@ -113,14 +113,14 @@ def test_when_all_of_a_handover_is_killed_the_next_one_converges(good: str, phas
 
 
 @pytest.mark.parametrize("phase", [*BY_RELOAD, *BY_BRIDGE] if LONG else ["booted"])
-def test_a_host_that_loses_power_comes_back_with_old_or_new(good: str, phase: str) -> None:
-    begun = both("begin", release=COPY, where=phase)
-    at_once(crash)
+def test_host_serves_one_release_after_power_loss(good: str, phase: str) -> None:
+    started = both("begin", release=COPY, where=phase)
+    in_parallel(crash)
     after = both("state")
     again = both("activate", release=good)
     end = both("state")
     for name in PORTS:
-        assert begun[name]["phase"] == phase
+        assert started[name]["phase"] == phase
         assert after[name]["served"] in ([good], [COPY])
         assert after[name]["served"] == [after[name]["current"]]
         assert again[name][0]["rc"] == 0, again[name]

@@ -1,4 +1,4 @@
-"""What must not lose a request, under everything that a client can do, on both hosts at once."""
+"""Operations that must not lose a request, under every kind of request, on both hosts at the same time."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pytest
 from tests.support import nginx
 
 from .conftest import COPY
-from .support import FLEET, LONG, PORTS, SCENARIO, Traffic, act, at_once, both, host
+from .support import FLEET, LONG, PORTS, SCENARIO, Traffic, act, both, host, in_parallel
 
 RELOADS, BRIDGES = (100, 20) if LONG else (8, 2)
 
 
-def test_reloads_and_bridges_lose_nothing(good: str) -> None:
+def test_reloads_and_bridges_lose_no_request(good: str) -> None:
     with Traffic(fewest=500) as traffic:
         reloads = both("reload", count=RELOADS)
-        # another release each time, by way of Baton's own module
+        # another release each time, with the module activate
         turns = [both("activate", release=release) for release in (COPY, good)]
         bridges = both("activate", bridge=True, count=BRIDGES)
     assert traffic.failed == {}, traffic.failures
     for name in PORTS:
         assert [done["rc"] for done in reloads[name]] == [0] * RELOADS, reloads[name]
-        # none of the workers of before, and as many
+        # all workers are new, and as many as before
         assert [(done["kept"], done["ready"]) for done in reloads[name]] == [([], 2)] * RELOADS
         assert [turn[name][0]["way"] for turn in turns] == ["reload", "reload"]
         assert [done["way"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
 
 
-def test_a_restart_and_another_size_lose_nothing() -> None:
+def test_restart_and_resize_lose_no_request() -> None:
     with Traffic(fewest=100) as traffic:
         sizes = both("resize", up=1, down=1)
         restarts = both("restart")
@@ -40,18 +40,18 @@ def test_a_restart_and_another_size_lose_nothing() -> None:
         assert restarts[name] == {"rc": 0, "ready": 2}
 
 
-def test_workers_that_have_had_their_share_of_requests_go_without_a_loss() -> None:
+def test_max_requests_loses_no_request() -> None:
     set_up = both("recycle", requests=150)
     before = {name: state["pids"] for name, state in both("state").items()}
     with Traffic(fewest=150) as traffic:
-        at_once(lambda name: act(name, "wait_until_recycled", pids=before[name]))
+        in_parallel(lambda name: act(name, "wait_until_recycled", pids=before[name]))
     put_back = both("recycle", requests=0)
     assert {done["rc"] for done in (*set_up.values(), *put_back.values())} == {0}
     assert traffic.failed == {}, traffic.failures
 
 
-# What nginx allows in a reload: before 1.27.4 it closes a connection that a client kept for later, without a word of
-# warning in HTTP/1.1. A client that sends on one at that moment has to send again; here none keeps one.
+# Without keep-alive: before 1.27.4, nginx closes kept HTTP/1.1 connections at a reload without warning, and a client
+# that sends a request at that moment must retry it.
 WITHOUT_REUSE = (
     "get,path=/,share=6",
     "post,path=/echo,share=4,size=20000,expect=20000",
@@ -66,11 +66,11 @@ def serial(name: str) -> Any:
     return host(name).check_output("openssl x509 -noout -serial -in /etc/ssl/baton/bench/fullchain.pem")
 
 
-def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
+def test_new_certificate_and_nginx_reloads_lose_no_request() -> None:
     before = {name: serial(name) for name in PORTS}
     with Traffic(WITHOUT_REUSE, fewest=100, idle_limit=0) as traffic:
         for _ in range(20 if LONG else 3):
-            at_once(lambda name: nginx.reload(host(name)))
+            in_parallel(lambda name: nginx.reload(host(name)))
         FLEET.succeed(f"{SCENARIO}/certificate.yml")
     assert traffic.failed == {}, traffic.failures
     assert set(traffic.codes) == {"1000"}
@@ -79,7 +79,7 @@ def test_another_certificate_and_reloads_of_nginx_lose_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", PORTS)
-def test_a_configuration_that_nginx_refuses_changes_nothing(name: str) -> None:
+def test_invalid_nginx_configuration_changes_nothing(name: str) -> None:
     on = host(name)
     nginx.settle(on)
     workers = nginx.workers(on)

@@ -1,4 +1,4 @@
-"""The package's own tests where its Python is another than the controller's: on Debian 13, with Python 3.13."""
+"""The package's own tests with a Python other than the controller's: Python 3.13, on Debian 13."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .support import FLEET, FOLDER, host
 
 pytestmark = pytest.mark.long
 
-# of the lock, what only linters need
+# packages of the lock that only linters need
 LINTERS = ("mypy", "mypyc", "ruff", "librt", "hypothesis/extra")
 
 
 def installed(lock: str, folder: pathlib.Path) -> pathlib.Path:
-    """An archive of the package, its tests and what they need on Python 3.13, made here: a host has no index."""
+    """An archive of the package, its tests and their dependencies for Python 3.13, as hosts have no package index."""
     site = folder / "site"
     command = [str(tool("uv")), "pip", "install", "--quiet", "--no-deps"]
     command += ["--target", str(site), "--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_36"]
@@ -32,7 +32,7 @@ def installed(lock: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("lock", ["requirements-test.txt", "requirements-test-oldest.txt"])
-def test_the_package_on_python_3_13(lock: str, tmp_path: pathlib.Path) -> None:
+def test_package_on_python_3_13(lock: str, tmp_path: pathlib.Path) -> None:
     place, on = f"{FOLDER}/package", host("trixie")
     on.check_output(f"rm -rf {place} && mkdir {place} && python3 -m venv --without-pip {place}/venv")
     archive = installed(lock, tmp_path)

@@ -1,4 +1,4 @@
-"""The hostile application: its source is written here, and it is deployed once, by the first test that asks for it."""
+"""The hostile application: its source is generated here, and the first test that uses it deploys it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.playbooks import Playbooks
 
 SCENARIO = pathlib.Path(__file__).parents[1]
 HOSTS = ("bookworm", "trixie")
-# the same folder each time: the controller's cache is keyed by a source's address
+# always the same folder: the controller's cache is keyed by a source's address
 SOURCE = (
     pathlib.Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", pathlib.Path.home() / ".cache/baton/hostile"))
     / "source"
@@ -40,20 +40,20 @@ def host(name: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Hostile(Playbooks):
-    """The application as it is deployed, and the folder that it is deployed from."""
+    """The deployed application, and the folder of its source."""
 
     source: pathlib.Path = SOURCE
 
 
 @pytest.fixture(scope="session")
 def hostile() -> Hostile:
-    """On both hosts, served."""
+    """The application, served by both hosts."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     SOURCE.mkdir(parents=True)
     (SOURCE / "main.py").write_text(_MAIN.lstrip())
     (SOURCE / "requirements.txt").write_text("fastapi==0.165.0\n")
     for name in HOSTS:
-        # as strict as a host's root may be: what the application is to read needs a mode of its own
+        # a strict umask for root: files for the application need an explicit mode
         host(name).check_output(
             "printf 'Defaults umask=0077,umask_override\n' > /etc/sudoers.d/umask && chmod 0440 /etc/sudoers.d/umask"
         )

@@ -1,4 +1,4 @@
-"""What a process of the application reaches for on its host."""
+"""What a process of the application can access on its host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize(
     "path", ["/run/hostile/web.sock", "/run/hostile/new", "/opt/hostile/current", "/etc/hostile/x"]
 )
-def test_no_link_can_be_put_where_root_acts(hostile: Hostile, name: str, path: str) -> None:
+def test_application_cannot_place_links_for_root(hostile: Hostile, name: str, path: str) -> None:
     assert hostile.source.is_dir()
     shadow = host(name).check_output("stat -c '%U %a' /etc/shadow")
     assert host(name).run(f"runuser -u hostile -- ln -sfn /etc/shadow {path}").rc != 0
@@ -21,7 +21,7 @@ def test_no_link_can_be_put_where_root_acts(hostile: Hostile, name: str, path: s
     assert host(name).check_output("stat -c '%U %F' /run/hostile/web.sock") == "hostile socket"
 
 
-def test_who_may_read_what(hostile: Hostile, name: str) -> None:
+def test_file_permissions(hostile: Hostile, name: str) -> None:
     assert hostile.source.is_dir()
     for path in ("/opt/hostile/releases", "/etc/hostile/gunicorn.conf.py", "/var/lib/baton/hostile/history.jsonl"):
         assert host(name).run(f"runuser -u nobody -- test -r {path}").rc == 1, path

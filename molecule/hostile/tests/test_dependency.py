@@ -1,4 +1,4 @@
-"""A package whose files Python runs as it starts: they are never run by root."""
+"""Packages with files that Python executes at startup: root never executes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MARKER = "/var/tmp/baton-marker"
 STARTUP = f"import os; os.geteuid() or open({MARKER!r}, 'a').write('root')"
 
 
-def test_a_venv_that_is_taken_over_runs_nothing_as_root(hostile: Hostile) -> None:
+def test_startup_files_of_venv_are_not_run_by_root(hostile: Hostile) -> None:
     main = pathlib.Path(hostile.source, "main.py")
     before = main.read_text()
     for name in HOSTS:
-        # as a package of the application would have brought it
+        # like files of an installed package
         site = host(name).check_output("ls -d /opt/hostile/current/venv/lib/python3*/site-packages")
         for file in ("evil.pth", "sitecustomize.py"):
             host(name).check_output(f'printf "%s\\n" "{STARTUP}" > {site}/{file} && chmod 0644 {site}/{file}')

@@ -1,4 +1,4 @@
-"""What an application does as it is imported, before it is a release: it has the service's sandbox, and bounds."""
+"""The import check of a release: it runs in the service's sandbox, with limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .conftest import HOSTS, SCENARIO, Hostile, host
 ARCHIVE = "/var/tmp/imports.pyz"
 SECRET = "changethis-hostile-secret"  # of the scenario's inventory
 APP = "\nasync def app(scope, receive, send): ...\n"
-# ends when somebody ends it, whatever it is told before
+# a daemon that ignores signals until it is killed
 DAEMON = """
 import os, signal, time
 if os.fork() == 0:
@@ -36,7 +36,7 @@ os.wait()
 
 @pytest.fixture(scope="module")
 def archive(hostile: Hostile) -> None:
-    """The modules that import, on both hosts, as one file."""
+    """The modules of the import check, as one file on both hosts."""
     assert hostile.source.is_dir()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
@@ -56,10 +56,10 @@ def archive(hostile: Hostile) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """How it went."""
+    """The result of an import."""
 
     message: str
-    memory: int  # KiB, of who had it imported
+    memory: int  # KiB, of the process that ran the check
     left: list[str]
 
 
@@ -67,7 +67,7 @@ def imported(name: str, text: str, timeout: int = 60) -> Imported:
     """Import an application on a host."""
     words = f"printf %s {shlex.quote(text)} | python3 {ARCHIVE} {timeout}"
     found = Imported(**json.loads(host(name).check_output(words)))
-    # whatever it did, nothing of it is left, and who waited for it has kept little
+    # no process is left, and the caller has used little memory
     assert found.left == []
     assert found.memory < 100 * 1024
     return found
@@ -75,11 +75,11 @@ def imported(name: str, text: str, timeout: int = 60) -> Imported:
 
 @pytest.fixture(params=HOSTS)
 def name(request: pytest.FixtureRequest, archive: None) -> str:  # noqa: ARG001
-    """A host that can import."""
+    """A host with the archive."""
     return str(request.param)
 
 
-def test_it_is_imported_in_the_services_sandbox(name: str) -> None:
+def test_import_runs_in_sandbox_of_service(name: str) -> None:
     text = """
 import json, os, pathlib
 def may(path):
@@ -101,17 +101,17 @@ raise SystemExit(3)
 """
     found = imported(name, text)
     assert "\n{" in found.message, found.message
-    told: Any = json.JSONDecoder().raw_decode(found.message.partition("\n")[2])[0]
+    result: Any = json.JSONDecoder().raw_decode(found.message.partition("\n")[2])[0]
     uid, gid = (int(host(name).check_output(f"id {option} hostile")) for option in ("-u", "-g"))
     groups = sorted(map(int, host(name).check_output("id -G hostile").split()))
-    assert [told["identity"][:2], sorted(told["identity"][2])] == [[uid, gid], groups]
-    assert told["status"] == ["1", 0, "2"]
-    assert set(told["may"]) <= {"/var/tmp", "/var/lib/hostile", "/dev/shm"}  # private, its own, and a private one
-    assert "/var/lib/hostile" in told["may"]
-    assert told["secret"] == "***"
+    assert [result["identity"][:2], sorted(result["identity"][2])] == [[uid, gid], groups]
+    assert result["status"] == ["1", 0, "2"]
+    assert set(result["may"]) <= {"/var/tmp", "/var/lib/hostile", "/dev/shm"}  # private, its own, and a private one
+    assert "/var/lib/hostile" in result["may"]
+    assert result["secret"] == "***"
 
 
-def test_a_daemon_that_it_starts_ends_with_it(name: str) -> None:
+def test_daemon_started_by_import_is_killed(name: str) -> None:
     assert imported(name, DAEMON + APP).message == ""
 
 
@@ -125,7 +125,7 @@ def test_a_daemon_that_it_starts_ends_with_it(name: str) -> None:
     ],
     ids=["stops itself", "closes its output and hangs", "hangs with a daemon", "prints without end"],
 )
-def test_one_that_does_not_end_is_ended(name: str, text: str) -> None:
+def test_hanging_import_is_killed(name: str, text: str) -> None:
     found = imported(name, text + APP, timeout=2)
     assert "took longer than 2 s" in found.message
     assert not {"\x1b", "\0"} & set(found.message)
@@ -144,7 +144,7 @@ def test_one_that_does_not_end_is_ended(name: str, text: str) -> None:
     ],
     ids=["memory", "tasks", "output"],
 )
-def test_one_that_takes_too_much_is_ended_by_its_own_bounds(name: str, text: str, says: str) -> None:
+def test_import_that_exceeds_limits_is_killed(name: str, text: str, says: str) -> None:
     before = host(name).check_output("systemctl show hostile.service --property=MainPID,NRestarts")
     found = imported(name, text + APP)
     assert "can't be imported as user hostile" in found.message
@@ -152,7 +152,7 @@ def test_one_that_takes_too_much_is_ended_by_its_own_bounds(name: str, text: str
     assert host(name).check_output("systemctl show hostile.service --property=MainPID,NRestarts") == before
 
 
-def test_a_deploy_without_a_rehearsal_tells_why_it_can_not_be_imported(hostile: Hostile) -> None:
+def test_failed_import_is_reported_without_rehearsal(hostile: Hostile) -> None:
     before = [host(one).check_output("readlink /opt/hostile/current; ls /opt/hostile/releases") for one in HOSTS]
     main = hostile.source / "main.py"
     kept = main.read_text()
@@ -168,7 +168,7 @@ def test_a_deploy_without_a_rehearsal_tells_why_it_can_not_be_imported(hostile: 
     assert after == before
 
 
-def test_of_a_command_that_prints_much_the_end_is_shown(hostile: Hostile) -> None:
+def test_long_output_of_command_is_truncated(hostile: Hostile) -> None:
     command = "yes | head -c 50M; echo the end"
     done = hostile.succeed("playbooks/exec.yml", "--limit", HOSTS[0], command=command)
     assert "before the last 1024 KiB is left out" in done.words

@@ -1,4 +1,4 @@
-"""What anybody on a host, or the application, writes is shown as what it is, and ends nothing."""
+"""Untrusted log lines and status files, from the application or other users, are displayed safely."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .conftest import HOSTS, Hostile, host
 
 README = PROJECT / "README.md"
 APP = "hostile"
-# however long the tests before it took, and however much was logged
+# enough for the time and the log lines of earlier tests
 ALL = ("-e", "since='3 hours ago'", "-e", "lines=5000")
 STATUS = f"/run/baton/{APP}/handover.json"
 SECRET = "changethis-hostile-secret"  # of the scenario's inventory
 
-# as nobody: lines in the application's name, by the journal's own protocol
+# as user nobody: lines in the application's name, in the journal's native protocol
 FORGE = f"""
 import socket
 def send(*fields):
@@ -36,7 +36,7 @@ for message in (*messages, "forged \\x1b]52;c;x\\x07"):
 send("MESSAGE=forged", "PRIORITY=abc")
 send("MESSAGE=forged", "MESSAGE=twice")
 """
-# as the application itself, in a unit of its name
+# as the application itself, in one of its units
 SAY = """
 import json
 for message in ({"message": {"nested": 1}}, {"message": 7}, {"message": "hid\\x1b[8mden \\u202edesrever", "level": []}):
@@ -48,7 +48,7 @@ print("{" * 20000)
 
 @pytest.fixture
 def status_file() -> Iterator[Any]:
-    """Puts something in the place of the status, and the status back."""
+    """Returns a function that replaces the status file; restores it afterwards."""
     name = HOSTS[0]
     kept = str(host(name).check_output(f"cat {STATUS}"))
 
@@ -60,20 +60,20 @@ def status_file() -> Iterator[Any]:
     host(name).run_expect([0], f"rm -f {STATUS}; printf %s {shlex.quote(kept)} >{STATUS}; chown {APP} {STATUS}")
 
 
-def test_nobody_ends_the_log_or_writes_lines_as_the_application(hostile: Hostile) -> None:
+def test_forged_journal_entries_are_ignored(hostile: Hostile) -> None:
     for name in HOSTS:
         forge = f"python3 -c {shlex.quote(FORGE)}"
         host(name).run_expect([0], f"setpriv --reuid=65534 --regid=65534 --clear-groups {forge}")
-        # there it is
+        # the lines are in the journal
         assert "forged" in host(name).check_output(f"journalctl --sync; journalctl --no-pager -o cat -t {APP}")
     done = hostile.succeed("playbooks/logs.yml", *ALL)
     assert "forged" not in done.output
     assert "Application startup complete" in done.output
 
 
-def test_lines_of_the_application_are_shown_whatever_they_are(hostile: Hostile) -> None:
+def test_invalid_log_lines_are_shown_escaped(hostile: Hostile) -> None:
     for name in HOSTS:
-        unit = f"{APP}-migration@said.service"
+        unit = f"{APP}-migration@script.service"
         run = f"systemd-run --wait --quiet --unit={unit} --property=SyslogIdentifier={APP}"
         host(name).run_expect([0], f"{run} python3 -c {shlex.quote(SAY)} && journalctl --sync")
     done = hostile.succeed("playbooks/logs.yml", *ALL)
@@ -82,7 +82,7 @@ def test_lines_of_the_application_are_shown_whatever_they_are(hostile: Hostile) 
     assert not {"\x1b", "\u202e"} & set(done.output)
 
 
-def test_since_is_in_the_operators_time_zone(hostile: Hostile) -> None:
+def test_since_uses_operators_time_zone(hostile: Hostile) -> None:
     zone = "Pacific/Auckland"
     then = datetime.datetime.now(zoneinfo.ZoneInfo(zone)) - datetime.timedelta(hours=3)
     there = Hostile(hostile.inventory, {**hostile.environment, "TZ": zone})
@@ -99,13 +99,13 @@ def test_since_is_in_the_operators_time_zone(hostile: Hostile) -> None:
     "playbook",
     ["logs", "exec", *(pytest.param(name, marks=pytest.mark.long) for name in ("history", "maintenance", "unlock"))],
 )
-def test_a_command_of_every_day_runs_as_the_readme_has_it(hostile: Hostile, playbook: str) -> None:
+def test_readme_commands_run(hostile: Hostile, playbook: str) -> None:
     (line,) = re.findall(rf"^ansible-playbook (playbooks/{playbook}\.yml.*)$", README.read_text(), re.MULTILINE)
     command, *options = shlex.split(line, comments=True)
     hostile.succeed(command, *options, "--check")
 
 
-def test_a_value_that_would_be_cut_runs_nothing(hostile: Hostile) -> None:
+def test_unquoted_command_is_refused(hostile: Hostile) -> None:
     done = hostile.play("playbooks/exec.yml", "-e", "command=echo hello world")
     assert done.status != 0
     assert "-e \"command='two words'\"" in done.words
@@ -128,7 +128,7 @@ def test_a_value_that_would_be_cut_runs_nothing(hostile: Hostile) -> None:
         f"ln -s /dev/zero {STATUS}",
     ],
 )
-def test_a_status_that_is_none_is_told_as_such(hostile: Hostile, status_file: Any, content: str) -> None:
+def test_invalid_status_file_is_reported(hostile: Hostile, status_file: Any, content: str) -> None:
     name = status_file(content)
     done = hostile.play("playbooks/status.yml", "--limit", name)
     assert done.status != 0
@@ -137,15 +137,15 @@ def test_a_status_that_is_none_is_told_as_such(hostile: Hostile, status_file: An
     assert not {"\x1b", "\u202e"} & set(done.output)
 
 
-def test_secrets_that_the_application_prints_are_left_out(hostile: Hostile) -> None:
-    said = f"echo key {SECRET}; echo part {SECRET[:10]}...; echo \"{{'KEY': '...{SECRET[-9:]}'}}\""
-    done = hostile.succeed("playbooks/exec.yml", "-e", json.dumps({"command": said}))
+def test_printed_secrets_are_masked(hostile: Hostile) -> None:
+    script = f"echo key {SECRET}; echo part {SECRET[:10]}...; echo \"{{'KEY': '...{SECRET[-9:]}'}}\""
+    done = hostile.succeed("playbooks/exec.yml", "-e", json.dumps({"command": script}))
     assert "key ***" in done.output
     assert "part ***..." in done.output
     assert "{'KEY': '...***'}" in done.output
     for name in HOSTS:
         unit = f"{APP}-migration@secret.service"
-        say = f"systemd-run --wait --quiet --unit={unit} sh -c {shlex.quote(said)}"
+        say = f"systemd-run --wait --quiet --unit={unit} sh -c {shlex.quote(script)}"
         host(name).run_expect([0], f"{say} && journalctl --sync")
     done = hostile.succeed("playbooks/logs.yml", *ALL)
     assert "key ***" in done.output
@@ -154,6 +154,6 @@ def test_secrets_that_the_application_prints_are_left_out(hostile: Hostile) -> N
 
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.usefixtures("hostile")
-def test_the_access_log_is_its_readers_alone_from_the_start(name: str) -> None:
+def test_access_log_has_restricted_permissions(name: str) -> None:
     log = host(name).file(f"/var/log/nginx/{APP}-access.log")
     assert (log.user, log.group, log.mode) == ("www-data", "adm", 0o640)

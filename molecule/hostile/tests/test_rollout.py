@@ -1,4 +1,4 @@
-"""An application that migrates its database as it starts, and bears few requests; a rollback that fails at first."""
+"""An application that migrates its database at startup and limits requests; a rollback that fails at first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.journal import rehearsal
 
 from .conftest import HOSTS, Hostile, host
 
-# logs as Alembic does; has had all requests that it bears of Baton, which come from one address
+# logs like Alembic, and answers 429, as if Baton's requests, which come from one address, exceeded its limit
 MAIN = """
 import contextlib
 import time
@@ -40,21 +40,19 @@ CHECKS = "grep -c baton-check /var/log/nginx/hostile-access.log"
 
 
 def current(name: str) -> str:
-    """The release that a host serves."""
+    """A host's current release."""
     return str(host(name).check_output("basename $(readlink /opt/hostile/current)"))
 
 
 @pytest.fixture(scope="module")
 def before(hostile: Hostile) -> Iterator[str]:
-    """The release that served before these tests, and whose source is put back after them."""
+    """The release before these tests; its source is restored after them."""
     source = (hostile.source / "main.py").read_text()
     yield current(HOSTS[0])
     (hostile.source / "main.py").write_text(source)
 
 
-def test_who_migrates_at_the_start_is_booted_alone_first_and_a_limit_of_requests_is_no_failure(
-    hostile: Hostile, before: str
-) -> None:
+def test_migrating_application_is_rehearsed_on_one_host_first(hostile: Hostile, before: str) -> None:
     (hostile.source / "main.py").write_text(MAIN)
     asked = {name: int(host(name).run(CHECKS).stdout) for name in HOSTS}
     done = hostile.succeed("playbooks/deploy.yml", deploy_bake_seconds=3)
@@ -68,22 +66,24 @@ def test_who_migrates_at_the_start_is_booted_alone_first_and_a_limit_of_requests
     assert "limited (429)" in hostile.succeed("playbooks/status.yml").words
 
 
-def test_a_rollback_that_failed_goes_to_the_same_release_when_it_is_asked_again(hostile: Hostile, before: str) -> None:
+def test_repeated_rollback_has_same_target(hostile: Hostile, before: str) -> None:
     release = current(HOSTS[0])
     with broken_setting(HOSTS[1]):
         done = hostile.play("playbooks/rollback.yml", deploy_bake_seconds=0)
     assert done.status != 0
     assert f"{HOSTS[1]}, rehearsal: Release {before} failed its rehearsal" in done.words
     assert [current(name) for name in HOSTS] == [release] * 2
-    told = [json.loads(host(name).check_output("tail -n 1 /var/lib/baton/hostile/history.jsonl")) for name in HOSTS]
-    assert [(line["kind"], line["release"]) for line in told] == [("rollback", before)] * 2
+    last_lines = [
+        json.loads(host(name).check_output("tail -n 1 /var/lib/baton/hostile/history.jsonl")) for name in HOSTS
+    ]
+    assert [(line["kind"], line["release"]) for line in last_lines] == [("rollback", before)] * 2
     hostile.succeed("playbooks/rollback.yml", deploy_bake_seconds=0)
     assert [current(name) for name in HOSTS] == [before] * 2
 
 
 @contextlib.contextmanager
 def broken_setting(name: str) -> Iterator[None]:
-    """A file of settings that no release can start with; the way back restores it."""
+    """Break gunicorn.conf.py during a block."""
     file = "/etc/hostile/gunicorn.conf.py"
     host(name).check_output(f"echo '1 / 0' >> {file}")
     try:

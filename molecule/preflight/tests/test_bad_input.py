@@ -1,4 +1,4 @@
-"""Bad input: what a person reads, and that no host was touched."""
+"""Bad input: the message, and that no host was changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GOOD: dict[str, Any] = {
     "app_module": "links.main:app",
     "nginx_site_server_names": ["links.baton.test"],
 }
-# another case of what one of the others shows
+# similar to another case
 LONG = pytest.mark.long
 FINGERPRINT = (
     "(dpkg-query -W; getent passwd; systemctl list-unit-files --no-legend; "
@@ -67,11 +67,11 @@ def untouched() -> Iterator[None]:
     assert fingerprints() == before
 
 
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode != 0, done.stdout
-    said = " ".join((done.stdout + done.stderr).split())
+    output = " ".join((done.stdout + done.stderr).split())
     for word in words:
-        assert word in said, done.stdout + done.stderr
+        assert word in output, done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("untouched")
@@ -148,21 +148,23 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_fix(
+def test_invalid_setting_is_reported_with_fix(
     tmp_path: pathlib.Path, changed: dict[str, Any], words: list[str]
 ) -> None:
     variables = {name: value for name, value in (GOOD | changed).items() if value is not None}
-    refused(site(tmp_path, variables), *words)
+    assert_refused(site(tmp_path, variables), *words)
 
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(
     "playbook", ["deploy", "rollback", *(pytest.param(name, marks=LONG) for name in ("configure", "restart"))]
 )
-def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbook: str) -> None:
+def test_unprovisioned_hosts_are_reported(tmp_path: pathlib.Path, playbook: str) -> None:
     done = site(tmp_path, GOOD, playbook=f"playbooks/{playbook}.yml")
     for name in ("web1", "web2"):
-        refused(done, f"{name} has not been set up for links yet. Run site.yml first, or exclude the host with --limit")
+        assert_refused(
+            done, f"{name} has not been set up for links yet. Run site.yml first, or exclude the host with --limit"
+        )
 
 
 @pytest.mark.usefixtures("untouched")
@@ -177,62 +179,62 @@ def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbo
         pytest.param("history", {"history_line": 5}, ["Did you mean history_lines?"], marks=LONG),
     ],
 )
-def test_a_slip_on_the_command_line_is_told_by_every_playbook(
+def test_misspelled_variable_is_reported_by_every_playbook(
     tmp_path: pathlib.Path, playbook: str, changed: dict[str, Any], words: list[str]
 ) -> None:
-    refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
+    assert_refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
 
 
 @pytest.mark.usefixtures("untouched")
-def test_more_connections_than_the_database_takes(tmp_path: pathlib.Path) -> None:
+def test_too_many_database_connections_are_refused(tmp_path: pathlib.Path) -> None:
     database = tmp_path / "database.yml"
     database.write_text("postgresql_servers: {hosts: {web2: }}\n")
     settings = {"app_service_workers": 8, "app_database_connections": 5}
     done = site(tmp_path, GOOD | settings, "-i", str(database))
-    refused(done, "web2: links may open 160 connections", "2 x 8 workers with 5 each", "max_connections: 100")
-    # the settings alone say so: no host has been asked
+    assert_refused(done, "web2: links may open 160 connections", "2 x 8 workers with 5 each", "max_connections: 100")
+    # known from the settings alone: no host was contacted
     assert "Gather the facts" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_git_ref_that_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_missing_git_ref_is_reported(tmp_path: pathlib.Path) -> None:
     repository = tmp_path / "repository"
     subprocess.run(["git", "init", "-q", "-b", "main", str(repository)], check=True)
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", "-C", str(repository), *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     done = site(tmp_path, GOOD | {"app_source": f"file://{repository}", "app_version": "v9"})
-    refused(done, "no branch, tag or commit 'v9'", "Correct app_version")
+    assert_refused(done, "no branch, tag or commit 'v9'", "Correct app_version")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_project_that_excludes_the_hosts_python(tmp_path: pathlib.Path) -> None:
+def test_unsupported_python_is_reported(tmp_path: pathlib.Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.99"\n')
     (project / "main.py").write_text("app = None\n")
     done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
-    refused(done, "3.99", "3.11")
+    assert_refused(done, "3.99", "3.11")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_lock_with_a_package_too_old(tmp_path: pathlib.Path) -> None:
+def test_lock_with_old_package_is_refused(tmp_path: pathlib.Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "requirements.txt").write_text("starlette==0.47.3\n")
     (project / "main.py").write_text("app = None\n")
     done = site(tmp_path, GOOD | {"app_source": str(project), "app_module": "main:app"})
-    refused(done, "requirements.txt (read on the controller) has starlette 0.47.3", "Lock starlette>=1.3.1")
+    assert_refused(done, "requirements.txt (read on the controller) has starlette 0.47.3", "Lock starlette>=1.3.1")
     assert "Reach every host" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")
-def test_an_unreachable_host_is_named_with_its_address(tmp_path: pathlib.Path) -> None:
+def test_unreachable_host_is_reported_with_address(tmp_path: pathlib.Path) -> None:
     ghost = tmp_path / "ghost.yml"
     ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
-    refused(site(tmp_path, GOOD, "-i", str(ghost)), "ghost (127.0.0.1:1", "can't be reached", "ssh", "--limit")
+    assert_refused(site(tmp_path, GOOD, "-i", str(ghost)), "ghost (127.0.0.1:1", "can't be reached", "ssh", "--limit")
 
 
-def test_a_port_that_another_program_has(tmp_path: pathlib.Path) -> None:
+def test_port_in_use_is_reported(tmp_path: pathlib.Path) -> None:
     web2 = host("web2")
     web2.check_output("systemd-run -q --collect --unit=squatter python3 -m http.server 443")
     until(lambda: web2.check_output("ss -Hltn 'sport = :443'"), "the port isn't taken")
@@ -242,10 +244,10 @@ def test_a_port_that_another_program_has(tmp_path: pathlib.Path) -> None:
         assert fingerprints() == before
     finally:
         web2.check_output("systemctl stop squatter.service")
-    refused(done, "web2: port 80 or 443 is in use by python3", "Stop and disable that program")
+    assert_refused(done, "web2: port 80 or 443 is in use by python3", "Stop and disable that program")
 
 
-def test_a_system_that_is_not_supported(tmp_path: pathlib.Path) -> None:
+def test_unsupported_system_is_refused(tmp_path: pathlib.Path) -> None:
     web1 = host("web1")
     web1.check_output("cp -L /etc/os-release /run/os-release.good; readlink -f /etc/os-release > /run/os-release.path")
     web1.check_output(
@@ -260,11 +262,11 @@ def test_a_system_that_is_not_supported(tmp_path: pathlib.Path) -> None:
         web1.check_output(
             "cat /run/os-release.good > $(cat /run/os-release.path); cat /run/debian_version > /etc/debian_version"
         )
-    refused(done, "web1 runs Debian 10", "Debian 12, Debian 13")
+    assert_refused(done, "web1 runs Debian 10", "Debian 12, Debian 13")
 
 
 def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool = False) -> dict[str, str]:
-    """Settings for a certificate made for the occasion."""
+    """Settings for a provided certificate that is generated here."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -302,14 +304,14 @@ def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: boo
         (["links.baton.test"], 30, True, ["key"]),
     ],
 )
-def test_a_certificate_that_does_not_fit(
+def test_invalid_certificate_is_refused(
     tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool, words: list[str]
 ) -> None:
-    refused(site(tmp_path, GOOD | provided(tmp_path, names, days, other_key)), "web1", *words)
+    assert_refused(site(tmp_path, GOOD | provided(tmp_path, names, days, other_key)), "web1", *words)
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_controller_without_the_collections(tmp_path: pathlib.Path) -> None:
+def test_missing_collections_are_reported(tmp_path: pathlib.Path) -> None:
     bare = tmp_path / "bare"
     uv = str(pathlib.Path(sys.executable).with_name("uv"))
     core = next(
@@ -320,25 +322,27 @@ def test_a_controller_without_the_collections(tmp_path: pathlib.Path) -> None:
     done = site(tmp_path, GOOD, program=str(bare / "bin/ansible-playbook"))
     with contextlib.suppress(OSError):
         (tmp_path / "variables.json").unlink()
-    refused(done, "This controller can't deploy", "community.crypto", "make setup")
+    assert_refused(done, "This controller can't deploy", "community.crypto", "make setup")
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_host_on_which_sudo_fails_ends_the_run_for_all_before_anything_is_touched(tmp_path: pathlib.Path) -> None:
+def test_failing_sudo_ends_run_before_changes(tmp_path: pathlib.Path) -> None:
     sudo = "sh -c 'echo sudo: sorry, you must have a tty to run sudo >&2; exit 1' --"
     mine = "{{ %s if inventory_hostname == 'web1' else 'sudo' }}"
     done = site(tmp_path, {**GOOD, "ansible_become_exe": mine % json.dumps(sudo)})
-    refused(done, "web1 (127.0.0.1:22211, user deploy) was reached, but can't be managed", "requiretty", "--limit")
+    assert_refused(
+        done, "web1 (127.0.0.1:22211, user deploy) was reached, but can't be managed", "requiretty", "--limit"
+    )
     assert "Build" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_host_whose_key_is_unknown_says_how_to_get_to_know_it(tmp_path: pathlib.Path) -> None:
+def test_unknown_host_key_is_reported_with_fix(tmp_path: pathlib.Path) -> None:
     strict = "-o StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/null -o ControlPath=none"
     mine = "{{ %s if inventory_hostname == 'web1' else %s }}"
     other = strict.replace("=yes", "=no") + " -o LogLevel=ERROR"
     done = site(tmp_path, {**GOOD, "ansible_ssh_common_args": mine % (json.dumps(strict), json.dumps(other))})
-    refused(
+    assert_refused(
         done,
         "web1 (127.0.0.1:22211, user deploy) can't be reached",
         "Host key verification failed",
@@ -349,7 +353,7 @@ def test_a_host_whose_key_is_unknown_says_how_to_get_to_know_it(tmp_path: pathli
 
 @pytest.fixture
 def taken() -> Iterator[None]:
-    """On web1 somebody logs in as `alice`, and has a service and a folder."""
+    """A user `alice` on web1, and a folder and unit of another service."""
     web1 = host("web1")
     web1.check_output(
         "useradd --create-home --shell /bin/bash --comment 'Alice of sales' alice && mkdir /opt/reports && "
@@ -371,7 +375,7 @@ def taken() -> Iterator[None]:
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",
 )
-def test_what_others_made_on_a_host_is_not_taken_over(
+def test_foreign_users_and_units_are_not_taken_over(
     tmp_path: pathlib.Path, changed: dict[str, Any], words: list[str]
 ) -> None:
-    refused(site(tmp_path, {**GOOD, **changed}), *words)
+    assert_refused(site(tmp_path, {**GOOD, **changed}), *words)

@@ -1,6 +1,6 @@
-"""Remember the last click.
+"""Store the time of the last click.
 
-Only adds: a column that may be NULL is no work for the database, and code that doesn't know it goes on.
+Only adds: a nullable column costs the database no work, and code that doesn't know it still works.
 """
 
 import sqlalchemy as sa

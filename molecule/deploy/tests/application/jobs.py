@@ -1,6 +1,6 @@
-"""The application's processes beside web: `jobs.py work` runs jobs of a queue, `jobs.py beat` is one of a kind.
+"""The application's background processes: `jobs.py work` runs jobs of a queue, `jobs.py beat` may run only once.
 
-`jobs.py check` fails until the worker of its own instance has asked for a job.
+`jobs.py check` fails until the worker of its own instance has requested a job.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import threading
 import urllib.request
 from typing import Any
 
-NUMBER = 0  # of the release; each knows one task more than the one before
+NUMBER = 0  # of the release; each release knows one task more than the previous one
 # such as 3-1
 INSTANCE = pathlib.Path("/proc/self/cgroup").read_text().rpartition("@")[2].strip().removesuffix(".service")
 WHO = f"{socket.gethostname()} {INSTANCE}"
 STOPPING = threading.Event()
 
 
-def ask(verb: str, **said: object) -> Any:
-    request = urllib.request.Request(f"{os.environ['QUEUE']}/{verb}", json.dumps(said).encode())
+def ask(verb: str, **fields: object) -> Any:
+    request = urllib.request.Request(f"{os.environ['QUEUE']}/{verb}", json.dumps(fields).encode())
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
 
 def work() -> None:
-    """Run jobs until told to stop; the one that runs then is run to its end."""
+    """Run jobs until told to stop; finish the running one."""
     known = {f"task{number}" for number in range(1, NUMBER + 1)}
     while not STOPPING.is_set():
         job = ask("take", worker=WHO)
@@ -38,13 +38,13 @@ def work() -> None:
         elif job["task"] not in known:
             ask("done", id=job["id"], known=False)
         else:
-            # as long as the job takes, told to stop or not
+            # the full duration of the job, even when told to stop
             threading.Event().wait(job["seconds"])
             ask("done", id=job["id"], known=True)
 
 
 def beat() -> None:
-    """Say that it is there until told to stop, and take a moment to end."""
+    """Report that it runs until told to stop, then take a moment to exit."""
     ask("beat", who=WHO, **{"is": "began"})
     while not STOPPING.wait(0.1):
         ask("beat", who=WHO, **{"is": "there", "number": NUMBER})
@@ -53,7 +53,7 @@ def beat() -> None:
 
 
 def check() -> None:
-    """Whether the worker works."""
+    """Check that the worker has requested a job."""
     with urllib.request.urlopen(os.environ["QUEUE"], timeout=60) as answer:
         if WHO not in json.load(answer)["workers"]:
             raise SystemExit(f"{WHO} has not asked for a job")

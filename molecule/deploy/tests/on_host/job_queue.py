@@ -1,12 +1,12 @@
-"""A queue of jobs that remembers what became of each: over HTTP, in memory, with nothing but Python.
+"""A job queue over HTTP that records what happens to each job: in memory, with only the standard library.
 
 job_queue.py ADDRESS PORT
 
-POST /add {task}          a job is handed out; answers with its id
+POST /add {task}          enqueue a job; returns its id
 POST /take {worker}       the oldest waiting job and how long it takes, or an empty object
-POST /done {id, known}    it was run to its end, or refused as its task isn't known
-POST /beat {who, is}      one of a kind says that it `began`, that it is `there` (and its version), or that it `ended`
-GET /report               what became of all jobs
+POST /done {id, known}    a job was completed, or refused because its task isn't known
+POST /beat {who, is}      a single process reports that it `began`, is `there` (with its version), or `ended`
+GET /report               the results of all jobs
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any
 
-# seconds that jobs take, in turn: most are short, some last longer than an activation
+# seconds that jobs take, in turn: most are short, some longer than an activation
 LENGTHS = [0.05, 0.1, 0.2, 0.05, 0.1, 0.05, 0.1, 0.2, 0.1, 4.0]
 
 
@@ -31,39 +31,39 @@ class Jobs:
         self.done: collections.Counter[int] = collections.Counter()
         self.unknown: list[str] = []
         self.workers: set[str] = set()
-        self.beats: list[str] = []  # that are there
-        self.ticked: set[int] = set()  # the versions of those that said that they are there
+        self.beats: list[str] = []  # running ones
+        self.ticked: set[int] = set()  # versions that have reported `there`
         self.most_beats = 0
 
-    def add(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def add(self, request: dict[str, Any]) -> dict[str, Any]:
         number = len(self.tasks) + 1
-        self.tasks[number] = asked["task"]
-        self.waiting.append({"id": number, "task": asked["task"], "seconds": LENGTHS[number % len(LENGTHS)]})
+        self.tasks[number] = request["task"]
+        self.waiting.append({"id": number, "task": request["task"], "seconds": LENGTHS[number % len(LENGTHS)]})
         return {"id": number}
 
-    def take(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.workers.add(asked["worker"])
+    def take(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.workers.add(request["worker"])
         if not self.waiting:
             return {}
         job = self.waiting.popleft()
         self.taken[job["id"]] += 1
         return job
 
-    def finish(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["known"]:
-            self.done[asked["id"]] += 1
+    def finish(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["known"]:
+            self.done[request["id"]] += 1
         else:
-            self.unknown.append(self.tasks[asked["id"]])
+            self.unknown.append(self.tasks[request["id"]])
         return {}
 
-    def beat(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["is"] == "began":
-            self.beats.append(asked["who"])
+    def beat(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["is"] == "began":
+            self.beats.append(request["who"])
             self.most_beats = max(self.most_beats, len(self.beats))
-        elif asked["is"] == "ended":
-            self.beats.remove(asked["who"])
+        elif request["is"] == "ended":
+            self.beats.remove(request["who"])
         else:
-            self.ticked.add(asked["number"])
+            self.ticked.add(request["number"])
         return {}
 
     def report(self) -> dict[str, Any]:
@@ -87,16 +87,16 @@ VERBS = {"/add": JOBS.add, "/take": JOBS.take, "/done": JOBS.finish, "/beat": JO
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with JOBS.lock:
-            self._answer(VERBS[self.path](asked))
+            self._answer(VERBS[self.path](request))
 
     def do_GET(self) -> None:
         with JOBS.lock:
             self._answer(JOBS.report())
 
-    def _answer(self, said: dict[str, Any]) -> None:
-        body = json.dumps(said).encode()
+    def _answer(self, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -106,7 +106,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128  # of connections that wait; with the default of 5 the kernel drops some of a burst
+    request_queue_size = 128  # with the default of 5 the kernel drops some connections of a burst
 
 
 if __name__ == "__main__":

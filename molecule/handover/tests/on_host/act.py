@@ -1,8 +1,8 @@
-"""What the tests do on a host, measured there; the host has only Python. Prints one JSON document.
+"""Commands that the tests run on a host, which has only the standard library. Prints one JSON document.
 
-python3 act.py COMMAND [NAME=VALUE ...]      the commands are the functions at the end; a value is JSON
+python3 act.py COMMAND [NAME=VALUE ...]      the commands are the functions at the end; values are JSON
 
-activate is run as Ansible runs it: what Ansible would send lies beside this, in `module`.
+The module activate runs as Ansible runs it: the files that Ansible sends are beside this one, in `module`.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ HERE = pathlib.Path(__file__).resolve().parent
 OPT, ETC, RUN, STATE = (pathlib.Path(parent, APP) for parent in ("/opt", "/etc", "/run", "/var/lib/baton"))
 STATUS = pathlib.Path("/run/baton", APP)
 SERVICE, BRIDGE = f"{APP}.service", f"{APP}-bridge.service"
-# no release that has this at its end boots while the gate is shut; on a tmpfs, so a host that lost its power has none
+# a release with GATED appended doesn't boot while this file exists; on a tmpfs, so it is gone after a crash
 GATE = pathlib.Path("/run/handover-gate")
 GATED = f"import pathlib\nwhile pathlib.Path({str(GATE)!r}).exists():\n    time.sleep(0.01)\n"
-LONGEST = 600.0  # seconds until something that should happen counts as not happening
+TIMEOUT = 600.0  # seconds until a wait fails
 
 Json = dict[str, Any]
 
 
-# Looking
+# Queries
 
 
 def wait(condition: Callable[[], Any], what: str, tick: float = 0.01) -> Any:
-    """What the condition returns as soon as that is true."""
-    end = time.monotonic() + LONGEST
+    """Wait until `condition` returns a true value, and return it."""
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         if found := condition():
             return found
         time.sleep(tick)
-    raise TimeoutError(f"not within {LONGEST:.0f} s: {what}")
+    raise TimeoutError(f"not within {TIMEOUT:.0f} s: {what}")
 
 
 def status(name: str = "handover") -> Json:
-    """What a master says of itself; empty when it says nothing."""
+    """A master's status; empty without a status file."""
     try:
-        said: Json = json.loads((STATUS / f"{name}.json").read_text())
+        document: Json = json.loads((STATUS / f"{name}.json").read_text())
     except FileNotFoundError:
         return {}
-    return said
+    return document
 
 
 def pids(state: str = "ready") -> list[int]:
@@ -66,14 +66,15 @@ def pids(state: str = "ready") -> list[int]:
 
 
 def all_ready(name: str = "handover", master: int | None = None) -> list[int]:
-    """The workers of a master, the service's unless given, when all that are wanted are there and no other."""
-    said = status(name)
-    # there is none between a master's end and the next one's beginning
-    if not said or said["master"]["pid"] != (master or main_pid(SERVICE)):
+    """The pids of a master's workers (by default the service's) if all wanted ones are ready and there are no others;
+    otherwise an empty list."""
+    document = status(name)
+    # between two masters there is no status
+    if not document or document["master"]["pid"] != (master or main_pid(SERVICE)):
         return []
-    if [worker["state"] for worker in said["workers"]] != ["ready"] * said["workers_wanted"]:
+    if [worker["state"] for worker in document["workers"]] != ["ready"] * document["workers_wanted"]:
         return []
-    return [worker["pid"] for worker in said["workers"]]
+    return [worker["pid"] for worker in document["workers"]]
 
 
 def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
@@ -89,7 +90,7 @@ def current() -> str:
 
 
 def releases_served() -> list[str]:
-    """By every process that takes requests, of the service or of a bridge."""
+    """The releases of all processes that accept requests, of the service and of a bridge."""
     found = {worker["release"] for worker in status().get("workers", []) if worker["state"] == "ready"}
     if systemctl("is-active", BRIDGE).stdout.strip() != "inactive":
         found |= {f"bridge: {worker['release']}" for worker in status("bridge").get("workers", [])}
@@ -97,9 +98,9 @@ def releases_served() -> list[str]:
 
 
 def answer() -> None:
-    """Has a request to the socket answered well."""
+    """Send a request to the socket; raise BadStatusLine unless it is answered with 200."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(LONGEST)
+        connection.settimeout(TIMEOUT)
         connection.connect(str(RUN / "web.sock"))
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head = connection.recv(100)
@@ -108,42 +109,42 @@ def answer() -> None:
 
 
 def connections(holders: list[int]) -> int:
-    """How many connections to the socket these processes have accepted."""
+    """The number of connections to the socket that these processes have accepted."""
     listed = subprocess.run(["ss", "-Hxnp", "state", "established"], check=True, capture_output=True, text=True).stdout
     taken = [line for line in listed.splitlines() if f"{RUN}/web.sock" in line]
     return sum(any(f"pid={holder}," in line for holder in holders) for line in taken)
 
 
 def phase(master: int) -> str:
-    """Where a handover is, as the host shows it; `master`: the service's process before it."""
-    said, bridge = status(), main_pid(BRIDGE)
+    """The phase of a handover; `master`: the service's main process before it."""
+    document, bridge = status(), main_pid(BRIDGE)
     if bridge:
-        # all of its workers: one that comes to a gate that is shut once more would never boot, nor the bridge
+        # all of its workers must be ready: one that meets a closed gate again would never boot
         if not all_ready("bridge", bridge):
             return "bridge booting"
         return "bridge serving" if main_pid(SERVICE) == master else "restarting"
-    if under_way := said.get("reload_under_way"):
+    if under_way := document.get("reload_under_way"):
         return "booting" if pids("booting") else under_way["progress"]
     if current() == recorded():
-        return "not begun"
+        return "not started"
     return "booted" if releases_served() == [current()] else "pointed"
 
 
 def recorded() -> str:
-    """The release of the last activation that came to its end."""
+    """The release of the last completed activation."""
     noted: str = json.loads((STATE / "active.json").read_text())["processes"]["web"]["release"]
     return noted
 
 
-# Doing
+# Actions
 
 
-def hold(pid: int) -> list[int]:
-    """Holds a process still, and all that it began, which it names, itself first."""
+def stop_tree(pid: int) -> list[int]:
+    """Stop a process and its descendants with SIGSTOP; return their pids, its own first."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
     wait(lambda: _process_state(pid) in "TZX", f"the stop of {pid}")
-    return [pid, *(held for child in children(pid) for held in hold(child))]
+    return [pid, *(held for child in children(pid) for held in stop_tree(child))]
 
 
 def _process_state(pid: int) -> str:
@@ -153,21 +154,21 @@ def _process_state(pid: int) -> str:
         return "X"
 
 
-def let_go(held: list[int]) -> None:
+def resume(held: list[int]) -> None:
     for pid in held:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
 
-def strike(victim: int) -> int:
-    """SIGKILL to a process and, by its end, to all that it began: how many connections they had. They are held still
-    while these are counted; else one more could come, and be lost, between the count and the blow."""
-    held = connections(hold(victim))
-    os.kill(victim, signal.SIGKILL)
+def kill_counted(pid: int) -> int:
+    """SIGKILL a process, which also ends its children, and return the number of their connections. They are stopped
+    while these are counted: otherwise another connection could arrive, and be lost, after the count."""
+    held = connections(stop_tree(pid))
+    os.kill(pid, signal.SIGKILL)
     return held
 
 
-def point(release: str) -> None:
+def set_current(release: str) -> None:
     scratch = OPT / ".current.test"
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(f"releases/{release}")
@@ -175,20 +176,20 @@ def point(release: str) -> None:
 
 
 def module(**options: Any) -> list[str]:
-    """The command line of activate."""
-    arguments = {"name": APP, "health_path": "/", "health_listen": f"{RUN}/web.sock", "timeout": LONGEST, **options}
+    """The command line of the module activate with these options."""
+    arguments = {"name": APP, "health_path": "/", "health_listen": f"{RUN}/web.sock", "timeout": TIMEOUT, **options}
     (HERE / "module/debug_dir/args").write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
     return [sys.executable, str(HERE / "module/AnsiballZ_activate.py"), "execute"]
 
 
-def said(output: str) -> Json:
+def parse_output(output: str) -> Json:
     found: Json = json.loads(output)
     return found
 
 
 @contextlib.contextmanager
-def another_secret() -> Iterator[None]:
-    """A change that only a bridge can carry."""
+def changed_secret() -> Iterator[None]:
+    """Change a secret, which needs a bridge."""
     (ETC / "secrets/BENCH_TURN").write_text(str(time.time_ns()))
     yield
 
@@ -201,7 +202,7 @@ def children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def gate() -> Iterator[None]:
-    """Shut until the end of the block."""
+    """Close the gate during a block."""
     GATE.touch()
     try:
         yield
@@ -209,8 +210,8 @@ def gate() -> Iterator[None]:
         GATE.unlink(missing_ok=True)
 
 
-class Held:
-    """A handover to a gated release that is brought to a phase and held there, by the gate or by holding it still."""
+class HeldHandover:
+    """A handover to a gated release, held in a phase by the gate or with SIGSTOP."""
 
     def __init__(self, release: str, where: str) -> None:
         self.master = main_pid(SERVICE)
@@ -218,7 +219,7 @@ class Held:
         by_bridge = where in ("bridge booting", "bridge serving", "restarting")
         GATE.touch()
         words = ["sh", "-c", 'kill -STOP $$ && exec "$@"', "sh"]
-        with another_secret() if by_bridge else contextlib.nullcontext():
+        with changed_secret() if by_bridge else contextlib.nullcontext():
             words += module(release=release)
         self.caller = subprocess.Popen(
             words,
@@ -229,42 +230,42 @@ class Held:
             start_new_session=True,
         )
         wait(lambda: _process_state(self.caller.pid) == "T", "the handover's start")
-        if where == "not begun":
+        if where == "not started":
             return
-        let_go([self.caller.pid])
+        resume([self.caller.pid])
         self._wait(lambda: main_pid(BRIDGE) if by_bridge else pids("booting"), "new workers")
         if where in ("booting", "bridge booting"):
             return
-        # its own process, which its caller's end leaves alone
+        # the handover's own process, which outlives its caller
         (own,) = children(self.caller.pid)
-        self._held = hold(own)
+        self._held = stop_tree(own)
         GATE.unlink()
         done = "bridge serving" if by_bridge else "booted"
         self._wait(lambda: phase(self.master) == done, done)
         if where == "restarting":
             GATE.touch()
-            let_go(self._held)
+            resume(self._held)
             self._held = []
             self._wait(lambda: main_pid(SERVICE) not in (0, self.master), "the service's restart")
 
     def _wait(self, condition: Callable[[], Any], what: str) -> None:
-        """Waits for what happens before the handover ends, else fails."""
+        """Wait for a condition; raise RuntimeError if the handover ends before."""
         if wait(lambda: condition() or self.caller.poll() is not None, what) is True and not condition():
             raise RuntimeError(f"it ended before {what}: {self.caller.communicate()[0]}")
 
-    def family(self) -> list[int]:
-        """All its processes, held still."""
-        self._held = hold(self.caller.pid)
+    def stop_all(self) -> list[int]:
+        """Stop all processes of the handover; return their pids."""
+        self._held = stop_tree(self.caller.pid)
         return self._held
 
-    def let_go(self) -> None:
-        """Lets it go on, as far as it lives."""
+    def resume(self) -> None:
+        """Open the gate, and continue the stopped processes."""
         GATE.unlink(missing_ok=True)
-        let_go(self._held)
+        resume(self._held)
 
 
-def undisturbed() -> None:
-    """Waits until no handover is under way."""
+def wait_for_handover() -> None:
+    """Wait until no handover is in progress."""
     with (STATE / "activation.lock").open("a") as lock:
         wait(lambda: _free(lock), "the end of the handover", 0.05)
 
@@ -278,7 +279,7 @@ def _free(lock: Any) -> bool:
 
 
 BROKEN: dict[str, str] = {
-    # what is put behind the application's own code
+    # case: code that is appended to the application's
     "syntax error": "def (",
     "missing dependency": "import no_such_package",
     "exit at import": "raise SystemExit(0)",
@@ -294,7 +295,7 @@ BROKEN: dict[str, str] = {
 
 
 def copy(release: str, broken: str = "") -> Json:
-    """A release like the current one, under another name, and perhaps broken."""
+    """Copy the current release under another id, optionally broken."""
     source, target = OPT / "releases" / current(), OPT / "releases" / release
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run(["cp", "-a", source, target], check=True)
@@ -309,8 +310,8 @@ def copy(release: str, broken: str = "") -> Json:
 
 
 def state() -> Json:
-    """Who serves, when all is quiet."""
-    undisturbed()
+    """The serving processes and releases, once no handover is in progress."""
+    wait_for_handover()
     ready = wait(all_ready, "all workers")
     return {
         "pids": ready,
@@ -322,7 +323,7 @@ def state() -> Json:
 
 
 def reload(count: int = 1) -> list[Json]:
-    """`systemctl reload`, again and again."""
+    """Run `systemctl reload` `count` times."""
     done = []
     for _ in range(count):
         since = time.time()
@@ -342,9 +343,9 @@ def reload(count: int = 1) -> list[Json]:
 
 
 def _journal(since: float) -> str:
-    # journald reads what is said to it later than systemd tells of a unit's end
+    # journald may read messages only after systemd has reported a unit's end
     subprocess.run(["journalctl", "--sync"], check=True)
-    # and what systemd says of a unit, a child of its own too, whose unit journald may look for when it is gone
+    # also systemd's own messages about a unit, and those of a child whose unit journald couldn't determine any more
     wanted = " + ".join(f"_SYSTEMD_UNIT={unit} + _UID=0 UNIT={unit}" for unit in (SERVICE, BRIDGE)).split()
     words = ["journalctl", f"--since=@{since:.3f}", "-o", "cat", "--no-pager", *wanted]
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -352,29 +353,29 @@ def _journal(since: float) -> str:
 
 
 def activate(release: str = "", bridge: bool = False, count: int = 1, **options: Any) -> list[Json]:
-    """activate, again and again; each time with another secret when it is to go by bridge."""
+    """Run the module activate `count` times; with `bridge`, change a secret each time."""
     answers = []
     for _ in range(count):
         since = time.time()
-        with another_secret() if bridge else contextlib.nullcontext():
+        with changed_secret() if bridge else contextlib.nullcontext():
             done = subprocess.run(module(release=release, **options), check=False, capture_output=True, text=True)
-        answers.append({"rc": done.returncode, **said(done.stdout), "journal": _journal(since)})
+        answers.append({"rc": done.returncode, **parse_output(done.stdout), "journal": _journal(since)})
     return answers
 
 
 def recover(release: str) -> Json:
-    """Lets go what a test that failed has held, and puts its release in the place of what serves."""
+    """Continue what a failed test has stopped, and activate the release."""
     GATE.unlink(missing_ok=True)
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if str(HERE / "module") in (folder / "cmdline").read_text(errors="replace"):
-                let_go([int(folder.name), *children(int(folder.name))])
-    undisturbed()
+                resume([int(folder.name), *children(int(folder.name))])
+    wait_for_handover()
     return activate(release=release)[0]
 
 
 def limit_boots(seconds: int) -> Json:
-    """Sets, for the next reload, how long a worker may boot."""
+    """Set the boot timeout for the next reload."""
     _configure("handover_boot_timeout", seconds)
     return {}
 
@@ -384,29 +385,29 @@ def _configure(setting: str, value: int) -> None:
     file.write_text(re.sub(rf"(?m)^{setting} = \d+$", f"{setting} = {value}", file.read_text()))
 
 
-def spoil(case: str, release: str = "") -> Json:
-    """Lets what a reload would read be bad, without telling anybody."""
+def corrupt(case: str, release: str = "") -> Json:
+    """Break what a reload reads: the configuration, or the current release."""
     if case == "bad configuration":
         with (ETC / "gunicorn.conf.py").open("a") as file:
-            file.write("raise ValueError('spoiled')\n")
+            file.write("raise ValueError('corrupted')\n")
     else:
-        point(release)
+        set_current(release)
     return {}
 
 
-def mend(release: str) -> Json:
-    """Takes `spoil` back."""
+def restore(release: str) -> Json:
+    """Undo `corrupt`."""
     file = ETC / "gunicorn.conf.py"
     text = file.read_text()
-    file.write_text(text.replace("raise ValueError('spoiled')\n", ""))
-    point(release)
+    file.write_text(text.replace("raise ValueError('corrupted')\n", ""))
+    set_current(release)
     return {}
 
 
 def kill_worker() -> Json:
-    """SIGKILL to one that serves: what it held, who takes its place, and who has stayed."""
+    """SIGKILL a serving worker; report its connections, and the workers afterwards."""
     before, master, generation = wait(all_ready, "all workers"), main_pid(SERVICE), status()["generation"]
-    held = strike(before[0])
+    held = kill_counted(before[0])
     after = wait(lambda: before[0] not in all_ready() and all_ready(), "all workers")
     return {
         "held": held,
@@ -418,11 +419,11 @@ def kill_worker() -> Json:
 
 
 def kill_master() -> Json:
-    """SIGKILL to the master: how often systemd then started it, for a request that came meanwhile to be answered."""
+    """SIGKILL the master; report how often systemd restarted it. A request in between must be answered."""
     workers = wait(all_ready, "all workers")
     before, started = main_pid(SERVICE), restarts()
-    held = strike(before)
-    # one that the dying workers could still take proves nothing
+    held = kill_counted(before)
+    # a request that an old worker could still accept would prove nothing
     wait(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers), "the end of the workers")
     answer()
     wait(lambda: main_pid(SERVICE) != before and all_ready(), "all workers")
@@ -431,72 +432,72 @@ def kill_master() -> Json:
 
 
 def restarts() -> int:
-    """How often systemd has started the service again by itself."""
+    """The number of automatic restarts of the service."""
     return int(systemctl("show", "--property=NRestarts", "--value", SERVICE).stdout)
 
 
 def kill_booting(release: str) -> Json:
-    """SIGKILL to a worker that boots in a reload, of a gated release, and can't have booted before."""
+    """SIGKILL a worker that boots during a reload; the gate keeps it from becoming ready before."""
     before, back = wait(all_ready, "all workers"), current()
     with gate():
-        point(release)
+        set_current(release)
         reloading = subprocess.Popen(["systemctl", "reload", SERVICE], stderr=subprocess.DEVNULL)
         os.kill(wait(lambda: pids("booting"), "a booting worker")[0], signal.SIGKILL)
-        ended = reloading.wait(LONGEST)
-        point(back)
+        ended = reloading.wait(TIMEOUT)
+        set_current(back)
     return {"rc": ended, "before": before, "after": pids(), "error": status()["reload"]["error"]}
 
 
 def kill_bridge(release: str, where: str) -> Json:
-    """SIGKILL to the bridge, in a phase of the handover."""
-    handover = Held(release, where)
+    """SIGKILL the bridge in a phase of the handover."""
+    handover = HeldHandover(release, where)
     found = phase(handover.master)
-    held = strike(main_pid(BRIDGE))
-    handover.let_go()
-    output = handover.caller.communicate(timeout=LONGEST)[0]
-    return {"phase": found, "held": held, **said(output), "rc": handover.caller.returncode}
+    held = kill_counted(main_pid(BRIDGE))
+    handover.resume()
+    output = handover.caller.communicate(timeout=TIMEOUT)[0]
+    return {"phase": found, "held": held, **parse_output(output), "rc": handover.caller.returncode}
 
 
 def kill_callers(releases: list[str], phases: list[str], rounds: int, seed: int) -> list[Json]:
-    """SIGKILL to activate and all that belongs to its caller, in each phase of a change of release. What is left then.
-    In all rounds but the first, so long after the phase as chance will have it."""
+    """SIGKILL the module activate and its caller's processes in each phase of a handover; report the state afterwards.
+    In all rounds but the first, the kill follows a random time after the phase."""
     chance = random.Random(seed)
     tries = []
     for number in range(rounds):
         for where in phases:
             wanted = releases[(releases.index(current()) + 1) % len(releases)]
-            handover = Held(wanted, where)
+            handover = HeldHandover(wanted, where)
             found = phase(handover.master)
             if number:
-                handover.let_go()
-                let_go([handover.caller.pid])
-                time.sleep(chance.uniform(0, 1.5))  # the subject: any moment
+                handover.resume()
+                resume([handover.caller.pid])
+                time.sleep(chance.uniform(0, 1.5))  # the kill may happen at any time
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(handover.caller.pid, signal.SIGKILL)
             handover.caller.communicate()
-            handover.let_go()
+            handover.resume()
             answer()
             tries.append({"round": number, "phase": found, "wanted": wanted, **state()})
     return tries
 
 
 def kill_everything(release: str, where: str) -> Json:
-    """SIGKILL to the handover itself, in a phase: its caller, its own process, all of them."""
-    handover = Held(release, where)
-    family = handover.family()
+    """SIGKILL all processes of a handover in a phase: its caller and its own processes."""
+    handover = HeldHandover(release, where)
+    family = handover.stop_all()
     found = phase(handover.master)
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     handover.caller.communicate()
-    handover.let_go()
+    handover.resume()
     answer()
     wait(lambda: not systemctl("list-jobs", "--no-legend").stdout.strip(), "systemd's jobs")
     return {"phase": found}
 
 
 def kill_login(release: str) -> Json:
-    """The end of the login that a handover came from while it is under way, as logind's KillUserProcesses= does it."""
+    """End the login session of a handover's caller during the handover, like logind's KillUserProcesses=."""
     login = "login-of-test.service"
     words = ["systemd-run", "--quiet", "--no-block", f"--unit={login}", "--property=SendSIGHUP=yes"]
     with gate():
@@ -509,12 +510,12 @@ def kill_login(release: str) -> Json:
 
 
 def begin(release: str, where: str) -> Json:
-    """A handover that is left in a phase, for the end of the host."""
-    return {"phase": phase(Held(release, where).master)}
+    """Start a handover and leave it held in a phase, for a crash of the host."""
+    return {"phase": phase(HeldHandover(release, where).master)}
 
 
 def resize(up: int, down: int) -> Json:
-    """Sends TTIN and TTOU; the number of workers after each."""
+    """Send TTIN and TTOU; report the number of workers after each."""
     counts = []
     for number, times in ((signal.SIGTTIN, up), (signal.SIGTTOU, down)):
         for _ in range(times):
@@ -529,28 +530,28 @@ def _of_size(wanted: int) -> list[int]:
 
 
 def restart() -> Json:
-    """`systemctl restart`: a stop and a start, with the socket open all the while."""
+    """Run `systemctl restart`: a stop and a start, with the socket open throughout."""
     wait(all_ready, "all workers")
     done = systemctl("restart", SERVICE)
     return {"rc": done.returncode, "ready": len(wait(all_ready, "all workers"))}
 
 
 def recycle(requests: int) -> Json:
-    """Sets max_requests and reloads."""
+    """Set max_requests and reload."""
     _configure("max_requests", requests)
     return {"rc": systemctl("reload", SERVICE).returncode}
 
 
 def wait_until_recycled(pids: list[int]) -> Json:
-    """Until other workers serve than these."""
-    wait(lambda: all_ready() and not set(all_ready()) & set(pids), "successors")
+    """Wait until these workers have been replaced."""
+    wait(lambda: all_ready() and not set(all_ready()) & set(pids), "new workers")
     return {}
 
 
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(copy, state, reload, activate, recover, limit_boots, spoil, mend),
+        *(copy, state, reload, activate, recover, limit_boots, corrupt, restore),
         *(kill_worker, kill_master, kill_booting, kill_bridge, kill_callers, kill_everything, kill_login, begin),
         *(resize, restart, recycle, wait_until_recycled),
     )

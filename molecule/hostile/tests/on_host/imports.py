@@ -1,6 +1,6 @@
-"""Import an application on a host, as a deploy does, and say how it went. The host has only Python.
+"""Runs the import check of a deploy on a host, which has only the standard library.
 
-python3 ARCHIVE TIMEOUT < main.py     prints JSON: message (empty for a good end), memory (KiB), processes left
+python3 ARCHIVE TIMEOUT < main.py     prints JSON: message (empty on success), memory (KiB), processes left
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from module_utils.host.command import BatonError  # type: ignore[import-not-foun
 from module_utils.release import import_check  # type: ignore[import-not-found]
 
 APP = "hostile"
-# room for what is good, and no room to take much from the machine that all hosts are on
+# enough for a good application, and low limits as all hosts share one machine
 BOUNDS = "[Service]\nMemoryMax=256M\nTasksMax=100\n"
 
 
 def left() -> list[str]:
-    """The processes of imports that have ended."""
+    """The pids of processes that imports have left behind."""
     return [path.parent.name for path in pathlib.Path("/proc").glob("[0-9]*/cgroup") if "baton-import" in _read(path)]
 
 
@@ -33,7 +33,7 @@ def _read(path: pathlib.Path) -> str:
 
 
 def main() -> None:
-    """Import it from a folder beside the releases, with what the current one has installed."""
+    """Import it from a folder beside the releases, with the current release's environment."""
     current = pathlib.Path("/opt", APP, "current").resolve()
     described = json.loads((current / "release.json").read_text())
     folder = current.with_name(".import")

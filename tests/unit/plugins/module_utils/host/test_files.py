@@ -9,6 +9,8 @@ import pwd
 from typing import Any
 
 import pytest
+from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.baton.web.plugins.module_utils.host import files
 
 OWNER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
@@ -104,17 +106,21 @@ def test_what_is_not_wanted_goes(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_purge_leaves_what_is_wanted_too(tmp_path: pathlib.Path) -> None:
+def test_a_purge_leaves_what_may_stay(tmp_path: pathlib.Path) -> None:
     for name in ("A", "B", ".hidden"):
         (tmp_path / "secrets").mkdir(exist_ok=True)
         (tmp_path / "secrets" / name).write_text("s")
     items = [
-        wanted(tmp_path / "secrets", state="directory", mode=0o700, purge=True),
+        wanted(tmp_path / "secrets", state="directory", mode=0o700, keep=[str(tmp_path / "secrets/A")]),
         wanted(tmp_path / "secrets/A", content="s", mode=0o600),
     ]
     apply(*items)
     assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["A"]
     assert apply(*items) == []
+    apply(wanted(tmp_path / "secrets", state="directory", mode=0o700))
+    assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["A"]
+    apply(wanted(tmp_path / "secrets", state="directory", mode=0o700, keep=[]))
+    assert list((tmp_path / "secrets").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -128,3 +134,15 @@ def test_what_can_not_be_done_is_said(tmp_path: pathlib.Path, given: dict[str, s
     path = tmp_path / given.pop("path", "file")
     with pytest.raises(files.FilesError, match=says):
         apply(wanted(path, **given))
+
+
+def test_the_host_s_log_has_no_whole_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        basic.AnsibleModule, "log", lambda _, message, log_args=None: said.append(f"{message}{log_args}")
+    )
+    with patch_module_args({"content": "whole file"}):
+        module = files.unlogged(basic.AnsibleModule)({"content": {"type": "str"}})
+        basic.AnsibleModule({"content": {"type": "str"}})
+    assert module.params["content"] == "whole file"
+    assert ["whole file" in one for one in said] == [False, True]

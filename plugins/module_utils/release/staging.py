@@ -230,10 +230,8 @@ class _Stage:
         served = {one.name: one.version for one in components if one.part != "server"}
         served.update({one.name: one.version for one in components if one.part == "server"})
         allowed = self.wanted.allow_old_packages
-        warnings = floors.check(
-            served, allowed, f"The release {self.wanted.identity}, as it was installed on this host,"
-        )
-        warnings += self._check_venv()
+        where = f"The release {self.wanted.identity}, as it was installed on this host,"
+        warnings = [*floors.check(served, allowed, where).values(), *self._check_venv()]
         if state_dir is not None:
             make_state(artifact.get("state_links", []), state_dir, owner)
         if check is not None:

@@ -70,7 +70,7 @@ def test_what_is_allowed_by_name_is_warned_of_and_nothing_else_is_allowed() -> N
         floors.check(packages, ["Python_Multipart"], "uv.lock")
     assert "0.0.9" not in str(failure.value)
     told = floors.check(packages, ["Python_Multipart", "starlette"], "uv.lock")
-    assert [warning.partition(", older")[0] for warning in told] == [
+    assert [warning.partition(", older")[0] for warning in told.values()] == [
         "uv.lock has python-multipart 0.0.9", "uv.lock has starlette 0.47.3"
     ]  # fmt: skip
 

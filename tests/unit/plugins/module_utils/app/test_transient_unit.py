@@ -39,8 +39,8 @@ def test_it_has_the_user_the_sandbox_and_the_secrets_and_not_what_makes_a_server
         "Environment=PYTHONUNBUFFERED=1",
         "LoadCredential=TOKEN:/etc/links/secrets/TOKEN",
         "ProtectSystem=strict",
-        "ReadOnlyPaths=-/run/baton/links",
         "LogExtraFields=A=100%",
+        "ReadOnlyPaths=-/run/baton",
     ]
 
 

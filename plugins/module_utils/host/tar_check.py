@@ -1,12 +1,19 @@
-"""What an archive of others may hold: nothing that would be unpacked elsewhere, by its path or through a link.
+"""What an archive of others may hold: nothing that would be unpacked elsewhere, by its path or through a link, and no
+more than there is room for.
 
 Debian 12's tarfile has no filter, and those of newer ones refuse links to an application's state.
 """
 
 from __future__ import annotations
 
+import sys
 import tarfile
 from pathlib import PurePosixPath
+from typing import IO, Any
+
+from . import disk
+
+HEADER_BYTES = 2**20  # of one member: its names, and where it has holes
 
 
 class TarCheck:
@@ -40,3 +47,41 @@ class TarCheck:
     def _leads_out(self, path: PurePosixPath) -> bool:
         # `..` behind a link is not where the path's text says
         return path.is_absolute() or ".." in path.parts or not self._links.isdisjoint((path, *path.parents))
+
+
+class BoundedTar(tarfile.TarFile):
+    """An archive of others that is read no further than what there is an allowance for. Raises TooLargeError.
+
+    Of a few MiB, compressed, it could make any number of members, each of any size, and their headers stay in memory.
+    """
+
+    def __init__(self, name: Any, mode: Any, fileobj: Any, *, allowance: disk.Allowance, **options: Any) -> None:
+        self._allowance = allowance
+        super().__init__(name, mode, _Source(fileobj), **options)
+
+    def next(self) -> tarfile.TarInfo | None:
+        """The next member."""
+        known = self.firstmember is not None  # which is read when the archive is opened, and told when it is asked for
+        self.fileobj.left = HEADER_BYTES
+        member = super().next()
+        self.fileobj.left = sys.maxsize
+        if member is not None and not known:
+            self._allowance.take(member.size)
+        return member
+
+
+class _Source:
+    """A file of which only so many bytes are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.left = file, 0
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        # a header is read at once, however long it says that it is
+        if self.left < 0:
+            raise disk.TooLargeError(f"has a header of more than {HEADER_BYTES >> 10} KiB")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import sandbox
+from . import disk, sandbox
 from .command import BatonError, CommandError, run
-from .tar_check import TarCheck
+from .tar_check import BoundedTar, TarCheck
 
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
@@ -33,6 +33,8 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
     destination.mkdir(parents=True)
     try:
         _unpack(path, destination)
+    except disk.TooLargeError as error:
+        raise CommandError(["tar"], 1, f"{path.name} {error}") from None
     except ARCHIVE_ERRORS as error:
         raise CommandError(["tar"], 1, f"{path.name} can't be unpacked ({error or type(error).__name__})") from None
     marker = destination / "subdirectory"
@@ -45,11 +47,14 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
 
 
 def _unpack(path: Path, destination: Path) -> None:
+    allowance = disk.Allowance(destination)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                allowance.take(entry.file_size)  # no more than that is written of it
             archive.extractall(destination)
         return
-    with tarfile.open(path) as packed:
+    with path.open("rb") as file, BoundedTar.open(fileobj=file, allowance=allowance) as packed:
         check = TarCheck()
         for member in packed.getmembers():
             if why := check.why_not(member):

@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 import pathlib
+import re
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +22,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import artifact
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
-from ansible_collections.baton.web.plugins.module_utils.host import credential
+from ansible_collections.baton.web.plugins.module_utils.host import credential, disk
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
 from cyclonedx.schema import SchemaVersion
@@ -368,12 +372,12 @@ def test_a_reserve_stays_free_on_the_disk(
     (packed,) = built["wheels"].values()
     # all on one disk: archives as uploaded, what they unpack to, and the wheels once more to install from
     needed = sum(int(built["source"][key]) + int(packed[key]) for key in ("upload_bytes", "unpacked_bytes"))
-    needed += int(packed["upload_bytes"]) + staging.RESERVE_BYTES
+    needed += int(packed["upload_bytes"]) + disk.RESERVE_BYTES
     real = os.statvfs(places.releases.parent)
     fields = [*real]
     fields[1], fields[4] = 1, needed - missing  # f_frsize, f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
-    assert staging.RESERVE_BYTES == 100 * 2**20
+    assert disk.RESERVE_BYTES == 100 * 2**20
     asked = staging.StageRequest.parse(built, HERE, places.upload)
     if not refused:
         assert not staging.query(places, asked)["staged"]
@@ -405,27 +409,64 @@ def test_one_other_byte_of_a_wheel_is_refused_by_what_installs_it(
     places: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path, part: str
 ) -> None:
     """Also when the archive around it is what was announced."""
-    asked = uploaded(places, project("pack"))
-    archive = asked.wheels_archive if part == "wheels" else asked.source_archive
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path / "open")
-    wheel = next((tmp_path / "open/wheels").glob("idna-*.whl" if part == "wheels" else "*.whl"))
-    content = bytearray(wheel.read_bytes())
-    # the time of the first file in it: a zip that is as good as before
-    content[10] ^= 1
-    wheel.write_bytes(content)
-    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
-        for path in sorted((tmp_path / "open").iterdir()):
-            packed.add(path, path.name)
-    changed = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
-    asked = (
-        dataclasses.replace(asked, packed={**asked.packed, **changed})
-        if part == "wheels"
-        else dataclasses.replace(asked, source={**asked.source, **changed})
-    )
+
+    def other_time(folder: pathlib.Path) -> None:
+        wheel = next((folder / "wheels").glob("idna-*.whl" if part == "wheels" else "*.whl"))
+        content = bytearray(wheel.read_bytes())
+        # of the first file in it: a zip that is as good as before
+        content[10] ^= 1
+        wheel.write_bytes(content)
+
+    asked = repacked(uploaded(places, project("pack")), part, tmp_path / "open", other_time)
     with pytest.raises(BatonError, match=r"(?s)can't be installed: .*Hash mismatch"):
         staging.stage(places, asked, None, None, "")
     assert there(places) == []
+
+
+def test_a_wheel_that_holds_more_than_it_says_ends_early_and_leaves_nothing(
+    places: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    """A zip names the size of a file twice, and its deflated content may go on after that."""
+
+    def larger(folder: pathlib.Path) -> None:
+        wheel = next((folder / "wheels").glob("idna-*.whl"))
+        known = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+        piece = deflate.compress(bytes(2**26)) + deflate.flush(zlib.Z_FULL_FLUSH)
+        content = piece * 64 + deflate.flush()  # 4 GiB
+        # zipfile writes what it is given: stored, and called deflated afterwards
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.writestr("idna/zeros", content)
+        data = bytearray(wheel.read_bytes())
+        for signature, name, method in ((b"PK\3\4", 30, 8), (b"PK\1\2", 46, 10)):
+            found = next(one.start() for one in re.finditer(re.escape(signature), data)
+                         if data[one.start() + name:].startswith(b"idna/zeros"))  # fmt: skip
+            data[found + method : found + method + 2] = struct.pack("<H", zipfile.ZIP_DEFLATED)
+        wheel.write_bytes(data)
+        listed = folder / "venv.txt"
+        listed.write_text(listed.read_text().replace(known, hashlib.sha256(data).hexdigest()))
+
+    asked = repacked(uploaded(places, build()), "wheels", tmp_path / "open", larger)
+    with pytest.raises(BatonError, match=r"(?s)can't be installed: .*File too large"):
+        staging.stage(places, asked, None, None, "")
+    assert there(places) == []
+
+
+def repacked(
+    asked: staging.StageRequest, part: str, folder: pathlib.Path, change: Callable[[pathlib.Path], None]
+) -> staging.StageRequest:
+    """The request with another content of an uploaded archive, as if it had been announced so."""
+    archive = asked.wheels_archive if part == "wheels" else asked.source_archive
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder)
+    change(folder)
+    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
+        for path in sorted(folder.iterdir()):
+            packed.add(path, path.name)
+    changed = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    if part == "wheels":
+        return dataclasses.replace(asked, packed={**asked.packed, **changed})
+    return dataclasses.replace(asked, source={**asked.source, **changed})
 
 
 def test_the_bill_of_materials_says_what_is_installed(

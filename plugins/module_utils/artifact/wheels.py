@@ -179,7 +179,7 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
 
 def _compile(lines: Sequence[str], asked: Sequence[str], what: str, tools: Tools) -> str:
     """What uv makes of some requirements. It has all that the operator has configured."""
-    requirements.refuse_variables(lines, f"{what[0].upper()}{what[1:]}")
+    requirements.refuse_controller(lines, f"{what[0].upper()}{what[1:]}")
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
         return ask_index([*_COMPILE, *asked, "requirements.in"], Path(scratch), what, tools)

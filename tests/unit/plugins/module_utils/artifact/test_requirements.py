@@ -49,6 +49,9 @@ def read(folder: pathlib.Path, text: str | bytes, **others: str) -> requirements
         # what uv would replace by the operator's own
         ("a @ https://elsewhere/${HOME}/a.whl", "a variable of the controller"),
         ("-e git+https://elsewhere/${GITHUB_TOKEN}#egg=a", "a variable of the controller"),
+        # what only the operator may read
+        ("a @ git+file:///home/operator/private", "a git repository on the controller"),
+        ("-e git+FILE:/home/operator/private#egg=a", "a git repository on the controller"),
         # what a terminal obeys
         ("a==1\x1b[2J", "has control characters"),
         ("a==1 # \x00", "has control characters|a NUL"),

@@ -31,12 +31,14 @@ def test_a_host_that_cannot_be_reached_is_a_refusal_and_ends_nothing(tmp_path: p
 def test_who_waits_can_be_interrupted(tmp_path: pathlib.Path) -> None:
     app = Application(str(tmp_path / "shop"))
     app.state.mkdir(parents=True)
-    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 360_000)
+    # a holder on a host that may say anything
+    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere\x1b[2J", ""), "deploy v3", 360_000)
     runner, playbook = playbooks(tmp_path, guarded=True, name=app.name, wait=360_000)
     running = runner.start(playbook)
     assert running.stdout is not None
     for line in running.stdout:
         if "waiting up to 360000 s" in line:
+            assert line.endswith("for ann@elsewhere\\x1b[2J (deploy v3)\n")
             break
     running.send_signal(signal.SIGINT)
     # it ends long before its time, or not within this test's

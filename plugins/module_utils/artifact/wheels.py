@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from ..app import bom
 from ..host import atomic_file, disk, untrusted
 from ..host.command import BatonError, CommandError, run, without_credentials
-from ..host.tar_check import BoundedTar
+from ..host.tar_check import bounded_tar
 from ..host.wheel_build import ARCHIVE_ERRORS, BUILD_ENVIRONMENT, unpack_sdist
 from . import lockfile, requirements, source_tree
 from .download import Remote, fetch_all, sha256_of
@@ -298,8 +298,7 @@ def _compiles(path: Path) -> bool:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
         else:
-            allowance = disk.Allowance(path.parent)
-            with path.open("rb") as file, BoundedTar.open(fileobj=file, allowance=allowance) as packed:
+            with bounded_tar(path, disk.Allowance(path.parent)) as packed:
                 names = packed.getnames()
     except ARCHIVE_ERRORS:
         return False

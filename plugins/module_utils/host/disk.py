@@ -30,7 +30,7 @@ class Allowance:
 
     def take(self, size: int) -> None:
         """Count a file of so many bytes. Raises TooLargeError."""
-        self._left -= size
+        self._left -= max(0, size)  # of a damaged archive it may be less
         self._files -= 1
         if self._left < 0:
             raise TooLargeError(f"has more than the {self._most >> 20} MiB that there is room for")

@@ -6,9 +6,11 @@ Debian 12's tarfile has no filter, and those of newer ones refuse links to an ap
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tarfile
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from . import disk
@@ -49,11 +51,19 @@ class TarCheck:
         return path.is_absolute() or ".." in path.parts or not self._links.isdisjoint((path, *path.parents))
 
 
-class BoundedTar(tarfile.TarFile):
+@contextlib.contextmanager
+def bounded_tar(path: Path, allowance: disk.Allowance) -> Iterator[tarfile.TarFile]:
     """An archive of others that is read no further than what there is an allowance for. Raises TooLargeError.
 
     Of a few MiB, compressed, it could make any number of members, each of any size, and their headers stay in memory.
     """
+    with path.open("rb") as file, _BoundedTar.open(fileobj=file, allowance=allowance) as packed:  # type: ignore[call-overload]
+        yield packed
+
+
+class _BoundedTar(tarfile.TarFile):
+    fileobj: Any  # a _Source
+    firstmember: tarfile.TarInfo | None
 
     def __init__(self, name: Any, mode: Any, fileobj: Any, *, allowance: disk.Allowance, **options: Any) -> None:
         self._allowance = allowance
@@ -77,10 +87,10 @@ class _Source:
         self._file, self.left = file, 0
 
     def read(self, size: int) -> bytes:
-        self.left -= size
-        # a header is read at once, however long it says that it is
-        if self.left < 0:
+        # a header is read at once, however long it says that it is; one of less than nothing would be all that there is
+        if not 0 <= size <= self.left:
             raise disk.TooLargeError(f"has a header of more than {HEADER_BYTES >> 10} KiB")
+        self.left -= size
         return self._file.read(size)
 
     def __getattr__(self, name: str) -> Any:

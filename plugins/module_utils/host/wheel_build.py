@@ -15,7 +15,7 @@ from typing import Any
 
 from . import disk, sandbox
 from .command import BatonError, CommandError, run
-from .tar_check import BoundedTar, TarCheck
+from .tar_check import TarCheck, bounded_tar
 
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
@@ -54,7 +54,7 @@ def _unpack(path: Path, destination: Path) -> None:
                 allowance.take(entry.file_size)  # no more than that is written of it
             archive.extractall(destination)
         return
-    with path.open("rb") as file, BoundedTar.open(fileobj=file, allowance=allowance) as packed:
+    with bounded_tar(path, allowance) as packed:
         check = TarCheck()
         for member in packed.getmembers():
             if why := check.why_not(member):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.host import facts
+from ansible_collections.baton.web.plugins.module_utils.host import facts, resources
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n'
 UBUNTU = 'NAME="Ubuntu"\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\nID=ubuntu\n'
@@ -41,7 +42,18 @@ def test_they_are_what_ansible_says_of_the_same_host(tmp_path: pathlib.Path) -> 
         assert ours[name] == said[f"ansible_{name}"], name
     assert ours["python"]["version"].items() <= said["ansible_python"]["version"].items()
     assert ours["default_ipv4"].get("address") == said["ansible_default_ipv4"].get("address")
-    assert ours["processor_vcpus"] == said["ansible_processor_nproc"]
+    # which knows nothing of quotas
+    assert 1 <= ours["processor_vcpus"] <= said["ansible_processor_nproc"]
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1)])
+def test_a_host_that_is_a_container_has_the_processors_that_its_quota_pays_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(resources, "_groups", lambda _root, _controller: [tmp_path])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert facts.gather(packages=False)["processor_vcpus"] == cores
 
 
 @pytest.mark.parametrize(

@@ -239,8 +239,11 @@ ZEROS, GIB = bytes(2**24), 2**30
         ([(header(0) * 1000, 2)], "has more than 1500 files"),
         ([(header(GIB, tarfile.XHDTYPE), 1), (ZEROS, 64)], "has a header of more than 1024 KiB"),
         ([(header(GIB, tarfile.GNUTYPE_LONGNAME), 1), (ZEROS, 64)], "has a header of more than 1024 KiB"),
+        ([(header(-GIB, tarfile.XHDTYPE), 1), (ZEROS, 64)], "has a header of more than 1024 KiB"),
+        # back to where it was, without an end; a newer Python refuses it
+        ([(header(0) * 2 + header(-1024), 1)], "has more than 1500 files|can't be unpacked"),
     ],
-    ids=["one-large-file", "many-large-files", "many-files", "attributes", "name"],
+    ids=["one-large-file", "many-large-files", "many-files", "attributes", "name", "no-attributes", "backwards"],
 )
 def test_a_small_archive_of_a_large_package_ends_early_and_leaves_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, suffix: str, blocks: list[tuple[bytes, int]], says: str

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from ..host import untrusted
 from ..host.command import BatonError, CommandError, without_credentials
+from ..host.wheel_build import folder_in
 from . import requirements, source, source_tree, staleness
 from .requirements import Pin
 from .targets import Target
@@ -509,15 +510,14 @@ class _Reader:
         folder = scratch / f"git{len(addresses)}"
         commit = fetch_git(match[1], url, folder, self.tools)
         subdirectory = re.search(r"subdirectory=([^&]+)", fragment)
-        root = Path(os.path.realpath(folder))
         inside = subdirectory[1] if subdirectory else "."
-        project = Path(os.path.realpath(root / inside))
-        if not project.is_relative_to(root):
+        project = folder_in(folder, inside)
+        if project is None:
             raise BatonError(
-                f"The requirement {match[1]} is in {inside!r} of its repository, which leads out of it.",
+                f"The requirement {match[1]} is in {inside!r} of its repository, which is no folder of it.",
                 "Correct its subdirectory, and lock the application again.",
             )
-        place = project.as_uri()
+        place = project.resolve().as_uri()
         bare = url[: -len(ref) - 1] if (ref := source.classify(url, "", []).ref) else url
         addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
         return f"{match[1]} @ {place}{match[3]}"

@@ -416,7 +416,7 @@ def test_a_git_dependency_is_in_its_repository(
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
         run("git", *words, cwd=repository)
     root = write("app", {"requirements.txt": f"lib @ git+{rotated('lib', 'TOKEN')}#subdirectory={place}\nsix\n"})
-    with pytest.raises(BatonError, match="of its repository, which leads out of it"):
+    with pytest.raises(BatonError, match="of its repository, which is no folder of it"):
         resolve(root, tools)
 
 

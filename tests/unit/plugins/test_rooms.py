@@ -75,3 +75,10 @@ def test_rooms_depend_on_one_another_one_way_only() -> None:
     }
     assert graph["host"] == set()
     assert list(graphlib.TopologicalSorter(graph).static_order())  # a cycle raises
+
+
+def test_what_an_action_tells_goes_past_no_filter() -> None:
+    """The callback makes printable what results say; what an action prints itself it doesn't see."""
+    files = [*PLUGINS.glob("action/*.py"), *PLUGINS.glob("filter/*.py"), *PLUGINS.glob("module_utils/*/*.py")]
+    prints = {f"{path.parent.name}/{path.name}" for path in files if "Display" in path.read_text()}
+    assert prints == {"controller/action.py"}

@@ -17,8 +17,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def cores(root: str = "/") -> int:
     """The processors that this process can keep busy: those that it may run on (cpusets, affinity), or as many as its
-    CPU quota pays for when that is less. A part of one counts as one.
-    """
+    CPU quota pays for when that is less. A part of one counts as one."""
     available = len(os.sched_getaffinity(0))
     quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
     return max(1, min([available, *(math.ceil(quota) for quota in quotas)]))
@@ -26,8 +25,7 @@ def cores(root: str = "/") -> int:
 
 def memory_mb(root: str = "/") -> int:
     """The memory that this process may use, in MiB: the machine's, or the limit of its control groups when that is
-    less. Raises OSError where there is no /proc.
-    """
+    less. Raises OSError where there is no /proc."""
     names = ("memory.max", "memory.high", "memory.limit_in_bytes")
     limits = [_number(group / name) for group in _groups(root, "memory") for name in names]
     return min([_machine_memory(root), *(limit for limit in limits if limit is not None)]) // 2**20

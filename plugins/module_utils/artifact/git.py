@@ -17,6 +17,7 @@ _KEPT = (
     *("GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
     *("GIT_SSL_CERT", "GIT_SSL_KEY", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
 )
+_PIECE = 2**12  # bytes of a line that are read at once: a name in a tree may have any length
 # neither a program that a repository's own configuration names, nor a hook
 _OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never")
 
@@ -44,9 +45,12 @@ def check_size(bare: Path, commit: str, destination: Path) -> None:
     variables = {name: value for name, value in {**os.environ, **_environment()}.items() if value is not None}
     with subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as listing:
         try:
-            for line in cast(IO[bytes], listing.stdout):
-                size = line.partition(b"\t")[0].split()[-1]
-                allowance.take(int(size) if size.isdigit() else 0)  # none of a submodule
+            begins = True
+            while line := cast(IO[bytes], listing.stdout).readline(_PIECE):
+                if begins:
+                    size = line.partition(b"\t")[0].split()[-1]
+                    allowance.take(int(size) if size.isdigit() else 0)  # none of a submodule
+                begins = line.endswith(b"\n")
         finally:
             listing.kill()
 

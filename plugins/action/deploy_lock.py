@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible.utils.display import Display
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache, run
 
 POLL = 2  # seconds between two looks while waiting
@@ -40,6 +39,6 @@ class ActionModule(module_cache.CachedModuleAction):
                 return result | answer
             if not told:
                 host = variables["inventory_hostname"]
-                Display().display(f"  {host}: waiting up to {wait} s for {holder['who']} ({holder['reason']})")
+                action.tell(f"  {host}: waiting up to {wait} s for {holder['who']} ({holder['reason']})")
                 told = True
             time.sleep(min(POLL, left))

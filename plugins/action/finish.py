@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.utils.display import Display
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, outcome
-from ansible_collections.baton.web.plugins.module_utils.controller import module_cache
+from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
 
 class ActionModule(module_cache.CachedModuleAction):
@@ -27,5 +26,5 @@ class ActionModule(module_cache.CachedModuleAction):
             trouble = f"what it serves is unknown ({why})" if self._task.args.get("serves") else ""
             answer = {"changed": False, "removed": [], "trouble": trouble, "left": [words]}
         for words in answer["left"]:
-            Display().warning(f"{self._task.delegate_to or variables['inventory_hostname']}: {words}")
+            action.warn(f"{self._task.delegate_to or variables['inventory_hostname']}: {words}")
         return result | answer

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible.utils.display import Display
 from ansible_collections.baton.web.plugins.module_utils.app import journal
-from ansible_collections.baton.web.plugins.module_utils.controller import module_cache
+from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
 DEFAULT = "10 min ago"
 POLL = 3  # seconds that a call waits on the host for something new
@@ -35,7 +34,7 @@ class ActionModule(module_cache.CachedModuleAction):
             if not isinstance(found.get("entries"), list):
                 return result | found
             for _, line in journal.prefixed(host, found["entries"], width):
-                Display().display(line)
+                action.tell(line)
             options["since"] = str(found.get("position") or options["since"])
         return result | {"changed": False, "entries": [], "position": options["since"]}
 

@@ -6,9 +6,8 @@ import pathlib
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.baton.web.plugins.module_utils.change import receipt
-from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
+from ansible_collections.baton.web.plugins.module_utils.controller import action, receipt_page
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 
 
@@ -61,7 +60,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 removed = receipt.keep(document, receipt_page.page(document), directory, options["keep"])
             except BatonError as error:
                 # the change has ended, well or badly, and a failure here would keep its end from being told
-                Display().warning(str(error))
+                action.warn(str(error))
                 return result | {"changed": False}
         return result | {
             "changed": True,

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.baton.web.plugins.module_utils.edge import limits
+
 # The widest ranges that can be one operator's or one CDN's: anything wider trusts strangers.
 WIDEST = {4: 8, 6: 16}
 LOCAL = ipaddress.IPv6Network("fc00::/7")
@@ -24,7 +26,7 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
     sentences = []
     for text in map(str, networks):
         try:
-            network = _network(text)
+            network = limits.network(text)
         except ValueError:
             sentences.append(_why_no_network(text))
             continue
@@ -34,20 +36,13 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
     return sentences
 
 
-def _network(text: str, *, strict: bool = True) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """As the ipaddress module reads it, but for a zone: an interface belongs to one host, and no server takes it."""
-    if "%" in text:
-        raise ValueError(text)
-    return ipaddress.ip_network(text, strict=strict)
-
-
 def _is_local(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     return isinstance(network, ipaddress.IPv6Network) and LOCAL.supernet_of(network)
 
 
 def _why_no_network(text: str) -> str:
     try:
-        whole = _network(text, strict=False)
+        whole = limits.network(text, strict=False)
     except ValueError:
         return f'"{text}" is not an address or a network such as 203.0.113.0/24.'
     return f"{text} has bits set beyond its prefix: write {whole}, or the address alone."

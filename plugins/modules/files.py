@@ -37,10 +37,10 @@ options:
         description: Command that accepts the file with exit status 0; C(%s) is the path of a temporary copy.
         type: str
         default: ""
-      purge:
-        description: Whether to remove other files from the directory.
-        type: bool
-        default: false
+      keep:
+        description: Paths of the files that may stay in the directory; others are removed. Without it, none is.
+        type: list
+        elements: path
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -64,16 +64,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.host import files
 
 
-class Module(AnsibleModule):  # type: ignore[misc]
-    """One that doesn't write whole files into the host's log."""
-
-    def _log_invocation(self) -> None:
-        self.log("Invoked")
-
-
 def main() -> None:
     """Parse, call, exit."""
-    module = Module(
+    module = files.unlogged(AnsibleModule)(
         argument_spec={
             "files": {
                 "type": "list",
@@ -83,7 +76,7 @@ def main() -> None:
                     **files.OPTIONS,
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
-                    "purge": {"type": "bool", "default": False},
+                    "keep": {"type": "list", "elements": "path"},
                 },
             }
         },

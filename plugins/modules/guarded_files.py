@@ -91,16 +91,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.host import files, guard
 
 
-class Module(AnsibleModule):  # type: ignore[misc]
-    """One that doesn't write whole files into the host's log."""
-
-    def _log_invocation(self) -> None:
-        self.log("Invoked")
-
-
 def main() -> None:
     """Parse, call, exit."""
-    module = Module(
+    module = files.unlogged(AnsibleModule)(
         argument_spec={
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "confirmed"], "default": "present"},

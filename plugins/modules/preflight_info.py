@@ -70,10 +70,17 @@ glibc: {description: Version of the C library., returned: success, type: str, sa
 """
 
 import platform
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import ownership
 from ansible_collections.baton.web.plugins.module_utils.host import preflight
+
+
+def _rows(**options: dict[str, str]) -> dict[str, Any]:
+    """A list of dictionaries, each of which has all of these options."""
+    required = {name: {**option, "required": True} for name, option in options.items()}
+    return {"type": "list", "elements": "dict", "default": [], "options": required}
 
 
 def main() -> None:
@@ -81,34 +88,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "host": {"type": "str", "required": True},
-            "directories": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "str", "required": True},
-                    "megabytes": {"type": "int", "required": True},
-                },
-            },
-            "ports": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "port": {"type": "int", "required": True},
-                    "for": {"type": "str", "required": True},
-                    "allowed": {"type": "list", "elements": "str", "required": True},
-                },
-            },
-            "calendars": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "setting": {"type": "str", "required": True},
-                    "calendar": {"type": "str", "required": True},
-                },
-            },
+            "directories": _rows(path={"type": "str"}, megabytes={"type": "int"}),
+            "ports": _rows(
+                **{"port": {"type": "int"}, "for": {"type": "str"}, "allowed": {"type": "list", "elements": "str"}}
+            ),
+            "calendars": _rows(setting={"type": "str"}, calendar={"type": "str"}),
             "application": {
                 "type": "dict",
                 "options": {

@@ -85,7 +85,8 @@ def credentials(directory: str | None) -> dict[str, str]:
 
 def export_credentials(environ: MutableMapping[str, str]) -> frozenset[str]:
     """Adds the credentials to `environ`, replacing variables of the same names, and returns their names. Raises as
-    `credentials` does."""
+    `credentials` does.
+    """
     found = credentials(environ.get("CREDENTIALS_DIRECTORY"))
     environ.update(found)
     return frozenset(found)

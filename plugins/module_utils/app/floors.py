@@ -74,8 +74,8 @@ def old(packages: Mapping[str, str]) -> dict[str, Floor]:
     return found
 
 
-def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> list[str]:
-    """Refuse packages that are too old, unless they are allowed by name. Returns warnings of those.
+def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> dict[str, str]:
+    """Refuse packages that are too old, unless they are allowed by name. Returns warnings by what they warn of.
 
     `where` begins the message: who has them.
     """
@@ -95,4 +95,4 @@ def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> li
             f"{where} has {'; '.join(told[name] for name in refused)}.",
             f"Lock {wanted}, or deploy it anyway with {SETTING}: [{', '.join(refused)}].",
         )
-    return [f"{where} has {told[name]}. It is deployed anyway ({SETTING})." for name in found]
+    return {said: f"{where} has {said}. It is deployed anyway ({SETTING})." for said in told.values()}

@@ -42,7 +42,7 @@ def command(app: layout.Application, position: str, grep: str = "", process: str
     asked += [f"--grep={grep}"] if grep else []
     # who wrote a line is its unit, which the kernel knows; an identifier anybody may use
     units = [unit.replace("@.", "@*.") for unit in _units(app, process) if unit.endswith(".service")]
-    return [*asked, *(f"--unit={unit}" for unit in dict.fromkeys(units))]
+    return [*asked, *systemd.matches(*systemd.logged(units))]
 
 
 def _units(app: layout.Application, process: str) -> Sequence[str]:

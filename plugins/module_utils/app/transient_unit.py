@@ -10,9 +10,9 @@ from . import layout
 # What makes the service a server: of no use to a command, or its own.
 _LEFT_OUT = {"Type", "NotifyAccess", "Sockets", "Restart", "RestartSec", "KillMode"}
 _LEFT_OUT |= {"TimeoutStartSec", "TimeoutStopSec"}
-_SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_")
-# of the master that serves
-_STATUS = "ReadWritePaths=-/run/baton/"
+_SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_", "ReadWritePaths=-/run/baton/")
+# the status is of the master that serves
+_ADDED = "ReadOnlyPaths=-/run/baton"
 MOST = 2**20  # bytes of what a command prints that are kept
 
 
@@ -27,8 +27,8 @@ def properties(unit: str) -> list[str]:
             continue
         if name not in _LEFT_OUT and not name.startswith("Exec"):
             line = line.replace("%%", "%")  # properties given by hand have no specifiers
-            found.append(line.replace("ReadWritePaths", "ReadOnlyPaths") if line.startswith(_STATUS) else line)
-    return found
+            found.append(line)
+    return [*found, _ADDED]
 
 
 def invocation(app: layout.Application, release: str, command: str, timeout: int) -> list[str]:

@@ -109,6 +109,7 @@ class _Build:
         self.subdir = source_tree.inside(request.app_source_subdir, "app_source_subdir")
         self.clock = Stopwatch()
         self.warnings: list[str] = []
+        self.old: set[str] = set()  # packages that were warned of
 
     def run(self) -> dict[str, Any]:
         request = self.request
@@ -401,10 +402,10 @@ class _Build:
 
     def _check_floors(self, served: Mapping[str, str], where: str) -> None:
         """Refuse what the web processes would be too old with."""
-        for warning in floors.check(served, self.request.allow_old_packages, f"{where} (read on the controller)"):
-            # of one target as of the next; and what the lock said the wheels say again
-            if not any(warning.partition(" has ")[2] == known.partition(" has ")[2] for known in self.warnings):
-                self.warnings.append(warning)
+        found = floors.check(served, self.request.allow_old_packages, f"{where} (read on the controller)")
+        # of one target as of the next; and what the lock said the wheels say again
+        self.warnings += [warning for old, warning in found.items() if old not in self.old]
+        self.old.update(found)
 
     def _handover(self, digest: str) -> wheels.Wheel:
         sdist = wheels.pack_project(self.scratch / "handover", "", wheels.OWN_PACKAGE, digest, self.tools)

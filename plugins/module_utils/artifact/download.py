@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from ..host import untrusted
+from ..host import disk, untrusted
 from ..host.command import BatonError, without_credentials
 from .toolchain import Tools
 
@@ -144,14 +144,17 @@ def _copy(url: str, part: Path, tools: Tools, context: ssl.SSLContext) -> None:
     if authorization:
         request.add_unredirected_header("Authorization", authorization)
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-    deadline, left = time.monotonic() + _PATIENCE, _LARGEST
+    deadline, left = time.monotonic() + _PATIENCE, min(_LARGEST, disk.room(part.parent))
     with opener.open(request, timeout=60) as answer, part.open("wb") as file:
         # not `copyfileobj`, which waits for a whole chunk however slowly it comes
         while chunk := answer.read1(_CHUNK):
             file.write(chunk)
             left -= len(chunk)
             if left < 0 or time.monotonic() > deadline:
-                raise OSError(f"it is larger than {_LARGEST >> 30} GiB, or takes longer than {_PATIENCE / 60:.0f} min")
+                raise OSError(
+                    f"it is larger than {_LARGEST >> 30} GiB or than the room on the disk of {part.parent}, or takes "
+                    f"longer than {_PATIENCE / 60:.0f} min"
+                )
 
 
 def _fetch(remote: Remote, tools: Tools, context: ssl.SSLContext) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, cast
 
+from ..host import disk
 from ..host.command import BatonError, CommandError, run
 
 # What a user may say about access to servers. All else (GIT_DIR, GIT_WORK_TREE, GIT_INDEX_FILE, as in a hook) would
@@ -14,6 +17,7 @@ _KEPT = (
     *("GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
     *("GIT_SSL_CERT", "GIT_SSL_KEY", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
 )
+_PIECE = 2**12  # bytes of a line that are read at once: a name in a tree may have any length
 # neither a program that a repository's own configuration names, nor a hook
 _OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never")
 
@@ -25,10 +29,30 @@ def git(
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run git, in a folder where one is given; returns what it prints. Raises CommandError."""
-    given = {name: None for name in os.environ if name.startswith("GIT_") and name not in _KEPT}
     where: list[str | Path] = ["-C", folder] if folder is not None else []
-    own = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    return run(["git", *_OPTIONS, *options, *where, *words], env={**given, **own, **(environment or {})})
+    return run(["git", *_OPTIONS, *options, *where, *words], env={**_environment(), **(environment or {})})
+
+
+def _environment() -> dict[str, str | None]:
+    given = {name: None for name in os.environ if name.startswith("GIT_") and name not in _KEPT}
+    return {**given, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+
+
+def check_size(bare: Path, commit: str, destination: Path) -> None:
+    """Refuse a commit that there is no room for: of a few objects a million files can be made. Raises TooLargeError."""
+    allowance = disk.Allowance(destination)
+    words = ["git", *_OPTIONS, f"--git-dir={bare}", "ls-tree", "-r", "--long", "--full-tree", commit]
+    variables = {name: value for name, value in {**os.environ, **_environment()}.items() if value is not None}
+    with subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as listing:
+        try:
+            begins = True
+            while line := cast(IO[bytes], listing.stdout).readline(_PIECE):
+                if begins:
+                    size = line.partition(b"\t")[0].split()[-1]
+                    allowance.take(int(size) if size.isdigit() else 0)  # none of a submodule
+                begins = line.endswith(b"\n")
+        finally:
+            listing.kill()
 
 
 def repository(folder: str | Path) -> Path | None:

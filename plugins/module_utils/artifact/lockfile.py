@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,11 +15,13 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ..host import untrusted
 from ..host.command import BatonError, CommandError, without_credentials
+from ..host.wheel_build import folder_in
 from . import requirements, source, source_tree, staleness
 from .requirements import Pin
 from .targets import Target
-from .toolchain import Tools, file_digest, key_of, read_toml
+from .toolchain import Tools, file_digest, key_of, parse_toml, read_toml
 
 # The oldest Python of a supported host: unlocked requirements are resolved for it and what is newer.
 OLDEST_MINOR = 11
@@ -140,6 +143,21 @@ def read_pyproject(folder: Path) -> dict[str, Any]:
     """A project's pyproject.toml, or nothing."""
     path = folder / "pyproject.toml"
     return read_toml(path, path.name) if path.is_file() else {}
+
+
+def asked_of_uv(project: Mapping[str, Any]) -> Iterable[str]:
+    """All that a pyproject.toml may have uv put variables into, or fetch by git, whatever else is wrong with it."""
+    table, own = (untrusted.mapping(project.get(name)) for name in ("project", "tool"))
+    left: list[Any] = [project.get("build-system"), project.get("dependency-groups"), own.get("uv")]
+    left += [table.get("dependencies"), table.get("optional-dependencies")]
+    while left:  # it may be nested deeper than a function calls itself
+        one = left.pop()
+        if isinstance(one, dict):
+            left += [f"git+{value}" if name == "git" else value for name, value in one.items()]
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, str):
+            yield one
 
 
 def is_package(project: dict[str, Any]) -> bool:
@@ -451,6 +469,7 @@ class _Reader:
             addresses: dict[str, str] = {}
             lines = [self._checked_out(line, Path(scratch), addresses) for line in lines]
             if any(str(self.root) in text for text in [*lines, *inputs]):
+                self._refuse_controller()
                 # a build writes into the project's folder
                 copy = Path(scratch, "source")
                 source_tree.duplicate(self.root, copy)
@@ -474,6 +493,14 @@ class _Reader:
                 text = text.replace(place, address)
             return text
 
+    def _refuse_controller(self) -> None:
+        """Of a folder uv reads the projects in it, too, as far as one names another."""
+        for name in source_tree.walk(self.root):
+            if os.path.basename(name) == "pyproject.toml":
+                with contextlib.suppress(ValueError):  # of a test's file, say: uv can't read it either
+                    project = parse_toml((self.root / name).read_text(encoding="utf-8"))
+                    requirements.refuse_controller(asked_of_uv(project), name)
+
     def _checked_out(self, line: str, scratch: Path, addresses: dict[str, str]) -> str:
         """A git requirement as a folder: with the operator's access to it, which a build must not have."""
         match = re.match(r"(\S+)\s*@\s*(git\+[^\s;]+)(.*)", line)
@@ -483,15 +510,14 @@ class _Reader:
         folder = scratch / f"git{len(addresses)}"
         commit = fetch_git(match[1], url, folder, self.tools)
         subdirectory = re.search(r"subdirectory=([^&]+)", fragment)
-        root = Path(os.path.realpath(folder))
         inside = subdirectory[1] if subdirectory else "."
-        project = Path(os.path.realpath(root / inside))
-        if not project.is_relative_to(root):
+        project = folder_in(folder, inside)
+        if project is None:
             raise BatonError(
-                f"The requirement {match[1]} is in {inside!r} of its repository, which leads out of it.",
+                f"The requirement {match[1]} is in {inside!r} of its repository, which is no folder of it.",
                 "Correct its subdirectory, and lock the application again.",
             )
-        place = project.as_uri()
+        place = project.resolve().as_uri()
         bare = url[: -len(ref) - 1] if (ref := source.classify(url, "", []).ref) else url
         addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
         return f"{match[1]} @ {place}{match[3]}"

@@ -19,6 +19,7 @@ from ..host.command import BatonError
 # What is read of requirements: a file's bytes, how many files, the characters of a line and, of those, without hashes
 _LARGEST, _MOST_FILES = 2**22, 100
 _LONGEST, _LONGEST_REQUIREMENT = 2**18, 4096
+_OWN_REPOSITORY = re.compile(r"git\+(file:|[./~])", re.IGNORECASE)
 _SHOWN = 100  # characters of a line that is wrong
 # Where packages come from is the controller's business, not a project's.
 _INDEX_OPTIONS = (
@@ -199,7 +200,7 @@ def _read_line(
         return
     if option in ("-e", "--editable"):
         text = text[len(option) :].lstrip(" \t=")
-    refuse_variables([text], str(path))
+    refuse_controller([text], str(path))
     local = local_path(text)
     if local is not None:
         # pip takes them relative to where it is called, which is the project's root or the file's folder
@@ -240,13 +241,20 @@ def _read_line(
     found.lines.append(text)
 
 
-def refuse_variables(lines: Iterable[str], where: str) -> None:
-    """Refuse requirements in which uv would put variables of the controller, tokens among them. Raises BatonError."""
+def refuse_controller(lines: Iterable[str], where: str) -> None:
+    """Refuse requirements that name what is the operator's: variables, tokens among them, which uv would put in, and
+    repositories on the controller. Raises BatonError.
+    """
     for line in lines:
         if "${" in line:
             raise BatonError(
                 f"{where} asks for {_shown(line)}, which names a variable of the controller.",
                 "Write the address without it; credentials belong into ~/.netrc, or to git's own helpers.",
+            )
+        if _OWN_REPOSITORY.search(line):
+            raise BatonError(
+                f"{where} asks for {_shown(line)}, which names a git repository on the controller.",
+                "Write the address of the server that has it, or put it into the source and name its folder.",
             )
 
 

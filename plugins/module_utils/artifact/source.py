@@ -14,9 +14,10 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from ..host import disk
 from ..host.command import BatonError, CommandError, find_file, without_credentials
 from . import source_tree
-from .git import git, repository
+from .git import check_size, git, repository
 
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
@@ -227,6 +228,10 @@ def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
     if not (bare / "HEAD").exists():
         git("init", "--quiet", "--bare", bare)
     commit = _commit(source, bare)
+    try:
+        check_size(bare, commit, destination)
+    except disk.TooLargeError as error:
+        raise BatonError(f"{source} {error}.", "Leave out of the repository what isn't of the application.") from None
     # an index of its own: two runs may share the clone
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         index = {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_LFS_SKIP_SMUDGE": "0"}

@@ -25,8 +25,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from ..app import bom
-from ..host import atomic_file, untrusted
+from ..host import atomic_file, disk, untrusted
 from ..host.command import BatonError, CommandError, run, without_credentials
+from ..host.tar_check import bounded_tar
 from ..host.wheel_build import ARCHIVE_ERRORS, BUILD_ENVIRONMENT, unpack_sdist
 from . import lockfile, requirements, source_tree
 from .download import Remote, fetch_all, sha256_of
@@ -178,7 +179,7 @@ def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[
 
 def _compile(lines: Sequence[str], asked: Sequence[str], what: str, tools: Tools) -> str:
     """What uv makes of some requirements. It has all that the operator has configured."""
-    requirements.refuse_variables(lines, f"{what[0].upper()}{what[1:]}")
+    requirements.refuse_controller(lines, f"{what[0].upper()}{what[1:]}")
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
         return ask_index([*_COMPILE, *asked, "requirements.in"], Path(scratch), what, tools)
@@ -297,7 +298,7 @@ def _compiles(path: Path) -> bool:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
         else:
-            with tarfile.open(path) as packed:
+            with bounded_tar(path, disk.Allowance(path.parent)) as packed:
                 names = packed.getnames()
     except ARCHIVE_ERRORS:
         return False

@@ -8,8 +8,10 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.utils.display import Display
 
 from ..change import outcome
+from ..host import untrusted
 from . import reachability
 from .module_cache import CachedModuleAction
 
@@ -19,6 +21,16 @@ INTERRUPTED = {"failed": True, "msg": outcome.INTERRUPTED}
 def interrupted() -> bool:
     """Whether the operator has pressed Ctrl-C (see the callback baton.web.run)."""
     return os.path.exists(os.environ.get("BATON_INTERRUPTED", ""))
+
+
+def tell(words: str) -> None:
+    """Print a text that a host may have had a part in, past the callback: with nothing in it that a terminal obeys."""
+    Display().display(untrusted.printable(words))
+
+
+def warn(words: str) -> None:
+    """The same as a warning."""
+    Display().warning(untrusted.printable(words))
 
 
 def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:

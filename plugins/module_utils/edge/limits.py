@@ -96,9 +96,19 @@ def addresses(given: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(one for one in given if _is_network(one)))
 
 
+def network(text: str, *, strict: bool = True) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """As the ipaddress module reads it, but for a zone: an interface belongs to one host, and no server takes it.
+
+    Raises ValueError.
+    """
+    if "%" in text:
+        raise ValueError(text)
+    return ipaddress.ip_network(text, strict=strict)
+
+
 def _is_network(text: str) -> bool:
     try:
-        ipaddress.ip_network(text, strict=False)
+        network(text, strict=False)
     except ValueError:
         return False
     return True

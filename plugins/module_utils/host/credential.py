@@ -19,6 +19,11 @@ def name(path: pathlib.Path) -> str:
     return path.name.partition(".")[0]
 
 
+def place(folder: str, token: str, key: str) -> pathlib.Path:
+    """A credential's file; `key` is by which it is encrypted, in systemd-creds' words, or none for a plain one."""
+    return pathlib.Path(folder, token if key == "none" else f"{token}.{key}{SUFFIX}")
+
+
 def read(path: pathlib.Path) -> bytes:
     """The content of a credential's file, decrypted if need be. Raises CredentialError and OSError."""
     content = path.read_bytes()

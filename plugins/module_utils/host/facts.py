@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from . import resources  # that of gunicorn_handover, by a link
+
 # Connecting a datagram socket sends nothing: the kernel only chooses the route. Ansible asks it for the same address.
 ELSEWHERE = ("8.8.8.8", 53)
 RENAMED = {"container-other": "container"}  # systemd's name and Ansible's
@@ -31,7 +33,7 @@ def gather(*, packages: bool) -> dict[str, Any]:
         **({"packages": installed_packages(), "package_lists_age": package_lists_age()} if packages else {}),
         "nameservers": nameservers(),
         **postgresql(),
-        "processor_vcpus": len(os.sched_getaffinity(0)),
+        "processor_vcpus": resources.cores(),  # of a container, those that its quota pays for
         "python": {
             "version": {"major": sys.version_info[0], "minor": sys.version_info[1], "micro": sys.version_info[2]}
         },

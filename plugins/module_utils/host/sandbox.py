@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import disk
+
 # where the folder is that it may write, and the one that it may only read
 WRITABLE, READABLE = Path("/tmp/work"), Path("/tmp/input")
 
@@ -15,6 +17,7 @@ BOUNDS = (
     "MemoryMax=75%",
     "MemorySwapMax=0",
     "OOMScoreAdjust=500",
+    f"LimitFSIZE={disk.LARGEST}",
 )
 # of systemd, for whoever the user is
 CONFINED = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import os
 import pathlib
 import re
@@ -23,6 +24,9 @@ READING_LIMIT = 60.0
 STOPPED, SUCCEEDED = "9d1aaa27d60140bd96365438aad20286", "7ad2d189f7e94e70a38c781354912448"
 # the fields in which systemd, and others of root's, name the unit that they speak of (systemd.journal-fields(7))
 _OF_UNIT = ("UNIT", "OBJECT_SYSTEMD_UNIT", "COREDUMP_UNIT")
+# units that one question to the journal names, and characters of a unit's name (systemd.unit(5)): they are the words of
+# a command
+MOST_UNITS, LONGEST_NAME = 1000, 255
 # seconds for journald to take in what was said to it
 SYNC_LIMIT = 5.0
 
@@ -153,7 +157,7 @@ def _journal(unit: str | None, since: float, *asking: str) -> list[str]:
     # hold it up for ever
     with contextlib.suppress(subprocess.TimeoutExpired):
         _ask("journalctl", "--sync", timeout=SYNC_LIMIT)
-    of_unit = _matches(unit) if unit else []
+    of_unit = matches(unit) if unit else []
     asked = ("journalctl", *of_unit, f"--since=@{since:.3f}", "--no-pager", *asking)
     try:
         said = _ask(*asked, timeout=READING_LIMIT).stdout
@@ -162,13 +166,30 @@ def _journal(unit: str | None, since: float, *asking: str) -> list[str]:
     return said.splitlines()
 
 
-def _matches(unit: str) -> list[str]:
-    """What a unit's processes said, and what root's said of it, as journalctl takes it.
+def matches(*units: str) -> list[str]:
+    """What units' processes said, and what root's said of them, as journalctl takes it.
 
     Its own `--unit` takes fewer of the latter: of a program that can't be executed (systemd.exec(5)) systemd's own
     child says why, which is often gone, and with it the unit that it was of, before journald looks.
     """
-    return [f"_SYSTEMD_UNIT={unit}", *(word for field in _OF_UNIT for word in ("+", "_UID=0", f"{field}={unit}"))]
+    words = [f"_SYSTEMD_UNIT={unit}" for unit in units]
+    for field in _OF_UNIT:
+        words += ["+", "_UID=0", *(f"{field}={unit}" for unit in units)]
+    return words
+
+
+def logged(names: Sequence[str]) -> list[str]:
+    """The units that the journal knows by these names, which may have a `*`, after the names themselves.
+
+    `matches` takes no patterns. Those that the kernel has named come first: the other field is anybody's to write.
+    """
+    found = [*names]
+    for field in ("_SYSTEMD_UNIT", "UNIT"):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            known = _ask("journalctl", f"--field={field}", timeout=READING_LIMIT).stdout.split()
+            short = [unit for unit in known if len(unit) <= LONGEST_NAME]
+            found += [unit for unit in short if any(fnmatch.fnmatchcase(unit, name) for name in names)]
+    return list(dict.fromkeys(found))[:MOST_UNITS]
 
 
 def journal_text(message: Any) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import sandbox
+from . import disk, sandbox
 from .command import BatonError, CommandError, run
-from .tar_check import TarCheck
+from .tar_check import TarCheck, bounded_tar
 
 # 1980, the oldest time that a zip can hold: the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
@@ -33,23 +33,31 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
     destination.mkdir(parents=True)
     try:
         _unpack(path, destination)
+    except disk.TooLargeError as error:
+        raise CommandError(["tar"], 1, f"{path.name} {error}") from None
     except ARCHIVE_ERRORS as error:
         raise CommandError(["tar"], 1, f"{path.name} can't be unpacked ({error or type(error).__name__})") from None
     marker = destination / "subdirectory"
     # of a package it may be a link to what only root reads, and would be told
     if marker.is_file() and not marker.is_symlink():
         with marker.open(encoding="utf-8", errors="replace") as file:
-            return _inside(destination, file.read(_LONGEST), path.name)
+            subdirectory = file.read(_LONGEST)
+        if project := folder_in(destination / "source", subdirectory):
+            return project
+        raise CommandError(["tar"], 1, f"{path.name} is to be built in {subdirectory!r}, which is no folder of it")
     folders = [entry for entry in destination.iterdir() if entry.is_dir() and not entry.is_symlink()]
     return folders[0] if len(folders) == 1 else destination
 
 
 def _unpack(path: Path, destination: Path) -> None:
+    allowance = disk.Allowance(destination)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                allowance.take(entry.file_size)  # no more than that is written of it
             archive.extractall(destination)
         return
-    with tarfile.open(path) as packed:
+    with bounded_tar(path, allowance) as packed:
         check = TarCheck()
         for member in packed.getmembers():
             if why := check.why_not(member):
@@ -59,14 +67,14 @@ def _unpack(path: Path, destination: Path) -> None:
         packed.extractall(destination)
 
 
-def _inside(destination: Path, subdirectory: str, name: str) -> Path:
-    """The folder of a source that is built: of the archive, wherever links in it lead."""
-    project = destination / "source" / subdirectory
+def folder_in(root: Path, subdirectory: str) -> Path | None:
+    """A folder of a source, wherever links in it lead; None for what is no folder of it."""
+    folder = root / subdirectory
     # a name may be too long, a link lead to itself
     with contextlib.suppress(OSError, RuntimeError, ValueError):
-        if project.is_dir() and project.resolve().is_relative_to(destination.resolve() / "source"):
-            return project
-    raise CommandError(["tar"], 1, f"{name} is to be built in {subdirectory!r}, which is no folder of it")
+        if folder.is_dir() and folder.resolve().is_relative_to(root.parent.resolve() / root.name):
+            return folder
+    return None
 
 
 def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequence[str]) -> list[dict[str, Any]]:

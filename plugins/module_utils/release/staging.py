@@ -25,15 +25,13 @@ from typing import Any
 
 from ..app import bom, floors
 from ..change.version import VERSION
-from ..host import atomic_file, sandbox, untrusted
+from ..host import atomic_file, disk, sandbox, untrusted
 from ..host.command import BatonError, CommandError, make_folder, run
 from ..host.stopwatch import Stopwatch
 from ..host.tar_check import TarCheck
 from .import_check import ImportCheck, check_import
 from .store import STAGING, ReleaseStore, check_identity, complete, in_use, locked, read_release, remove, sweep
 
-# What stays free on a disk that we write to: a full one breaks more than a deploy.
-RESERVE_BYTES = 100 * 1024 * 1024
 # Memory that a process may have which compiles sources.
 COMPILE_BYTES = 2**31
 
@@ -153,12 +151,12 @@ def _check_disk(places: ReleaseStore, wanted: StageRequest, needs_wheels: bool) 
         known = needs.get(device, (there, 0))
         needs[device] = (known[0], known[1] + amount)
     for there, amount in needs.values():
-        status = os.statvfs(there)
-        free = status.f_bavail * status.f_frsize
-        if free < amount + RESERVE_BYTES:
+        missing = amount - disk.room(there)
+        if missing > 0:
+            needed = amount + disk.RESERVE_BYTES
             raise BatonError(
-                f"The release {wanted.identity} needs {_mib(amount + RESERVE_BYTES)} on the disk of {there}, "
-                f"which has {_mib(free)} free.",
+                f"The release {wanted.identity} needs {_mib(needed)} on the disk of {there}, "
+                f"which has {_mib(needed - missing)} free.",
                 "Make room there, or keep fewer releases (app_releases_keep).",
             )
 
@@ -230,10 +228,8 @@ class _Stage:
         served = {one.name: one.version for one in components if one.part != "server"}
         served.update({one.name: one.version for one in components if one.part == "server"})
         allowed = self.wanted.allow_old_packages
-        warnings = floors.check(
-            served, allowed, f"The release {self.wanted.identity}, as it was installed on this host,"
-        )
-        warnings += self._check_venv()
+        where = f"The release {self.wanted.identity}, as it was installed on this host,"
+        warnings = [*floors.check(served, allowed, where).values(), *self._check_venv()]
         if state_dir is not None:
             make_state(artifact.get("state_links", []), state_dir, owner)
         if check is not None:
@@ -290,7 +286,10 @@ class _Stage:
             "NO_COLOR": "1",
             "VIRTUAL_ENV": "",
         }
-        return run([self.places.uv, *words], cwd=self.staging, env=environment)
+        # a wheel may hold more than it says, by which the disk was judged; uv is to tell of it, not to be killed
+        most = int(self.wanted.source["unpacked_bytes"]) + int(self.wanted.packed["unpacked_bytes"])
+        bounded = ["env", "--ignore-signal=XFSZ", "prlimit", f"--fsize={most}"]
+        return run([*bounded, self.places.uv, *words], cwd=self.staging, env=environment)
 
     def _pip_install(self, listed: Path, found_in: Path, *words: str | Path) -> None:
         if not listed.read_text(encoding="utf-8").strip():

@@ -13,19 +13,19 @@ from ansible_collections.baton.web.plugins.module_utils.host import credential
 
 def test_secrets_are_readable_only_by_root_and_others_are_removed(load_role: Callable[[str], Any]) -> None:
     files = load_role("app_config").value(
-        "__app_config_secret_files",
+        "__app_config_purged_folders + __app_config_secret_files",
         app_name="links",
         app_config_secrets={"TOKEN": "a\nb", "PIN": 12},
         app_config_migration_secrets={"ADMIN": "x"},
     )
     assert [(item["path"], item["mode"], item.get("content")) for item in files] == [
         ("/etc/links/secrets", "0700", None),
+        ("/etc/links/migration-secrets", "0700", None),
         ("/etc/links/secrets/TOKEN", "0600", "a\nb"),
         ("/etc/links/secrets/PIN", "0600", "12"),
-        ("/etc/links/migration-secrets", "0700", None),
         ("/etc/links/migration-secrets/ADMIN", "0600", "x"),
     ]
-    assert [item["path"] for item in files if item.get("purge")] == [item["path"] for item in files if "state" in item]
+    assert [item["keep"] for item in files[:2]] == [[item["path"] for item in files[2:]]] * 2
 
 
 @pytest.mark.parametrize("key", ["host", "tpm2", "host+tpm2"])
@@ -149,7 +149,11 @@ def test_secrets_are_purged_only_after_the_units_changed(load_role: Callable[[st
     given = {"app_name": "links", "app_config_secrets": {"TOKEN": "a"}}
     written = role.templar(**given).template(write["baton.web.files"]["files"])
     assert [item["path"] for item in written if "content" in item] == ["/etc/links/secrets/TOKEN"]
-    assert not any(item.get("purge") for item in written)
+    assert not any("keep" in item for item in written)
+    (purge,) = role.load("tasks/purge.yml")
+    purged = role.templar(**given).template(purge["baton.web.files"]["files"])
+    assert [sorted(item) for item in purged] == [["keep", "mode", "path", "state"]] * 2  # and no secret
+    assert purged[0]["keep"] == ["/etc/links/secrets/TOKEN"]
     configure = yaml.safe_load((role.path.parents[1] / "playbooks/phases/rollout.yml").read_text())
     (block,) = next(play for play in configure if play["name"] == "Configure")["tasks"]
     called = [task["ansible.builtin.include_role"] for task in block["block"]]

@@ -145,10 +145,11 @@ def test_compare_has_the_options_of_main_and_changes_nothing(role: str) -> None:
             assert (task["check_mode"], task["diff"], task["changed_when"]) == (True, False, False), task["name"]
         else:
             assert task["ansible.builtin.import_tasks"] == "version.yml"
-    # it must compare everything that `configure` writes
+    # it must compare everything that the role writes or removes
+    written_or_purged = [task for name in ("configure", "purge") for task in read(role, f"tasks/{name}.yml") or []]
     compared, written = (
         set(re.findall(r"__\w+", " ".join(task["baton.web.files"]["files"] for task in listed if MODULE in task)))
-        for listed in (tasks, read(role, "tasks/configure.yml") if tasks else [])
+        for listed in (tasks, written_or_purged if tasks else [])
     )
     assert compared == written
 

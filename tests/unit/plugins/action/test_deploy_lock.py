@@ -31,12 +31,14 @@ def test_unreachable_host_is_a_failure_that_the_play_survives(tmp_path: pathlib.
 def test_waiting_for_the_lock_can_be_interrupted(tmp_path: pathlib.Path) -> None:
     app = Application(str(tmp_path / "shop"))
     app.state.mkdir(parents=True)
-    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere", ""), "deploy v3", 360_000)
+    # a holder on a host that may say anything
+    deploy_lock.take(app, deploy_lock.Run("a", "ann@elsewhere\x1b[2J", ""), "deploy v3", 360_000)
     runner, playbook = playbooks(tmp_path, guarded=True, name=app.name, wait=360_000)
     running = runner.start(playbook)
     assert running.stdout is not None
     for line in running.stdout:
         if "waiting up to 360000 s" in line:
+            assert line.endswith("for ann@elsewhere\\x1b[2J (deploy v3)\n")
             break
     running.send_signal(signal.SIGINT)
     # the lock is held for far longer than this test may take

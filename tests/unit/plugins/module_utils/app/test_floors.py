@@ -70,7 +70,7 @@ def test_only_packages_allowed_by_name_are_downgraded_to_warnings() -> None:
         floors.check(packages, ["Python_Multipart"], "uv.lock")
     assert "0.0.9" not in str(failure.value)
     warnings = floors.check(packages, ["Python_Multipart", "starlette"], "uv.lock")
-    assert [warning.partition(", older")[0] for warning in warnings] == [
+    assert [warning.partition(", older")[0] for warning in warnings.values()] == [
         "uv.lock has python-multipart 0.0.9", "uv.lock has starlette 0.47.3"
     ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import journal, layout
-from ansible_collections.baton.web.plugins.module_utils.host import untrusted
+from ansible_collections.baton.web.plugins.module_utils.host import systemd, untrusted
 
 from tests.support.program import write_script
 
@@ -145,11 +145,40 @@ def test_start_is_a_moment_or_a_cursor() -> None:
     assert re.fullmatch(r"@\d+\.\d{6}", journal.start("1 hour ago"))
 
 
-def test_entries_are_selected_by_unit() -> None:
-    command = journal.command(layout.Application("links"), "@1")
-    assert "--unit=links.service" in command
-    assert "--unit=links-migration@*.service" in command
-    assert not [word for word in command if "IDENTIFIER" in word]
+@pytest.fixture(autouse=True)
+def known(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A journalctl with units in both fields, and without entries. Returns the folder of its answers."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "_SYSTEMD_UNIT").write_text("links.service\nlinks-worker@aaaa-1.service\nlinks-worker@a/b.socket\n")
+    (folder / "UNIT").write_text("links-worker@bbbb-1.service\nlinks-worker@aaaa-1.service\nlinks-worker.service\n")
+    write_script(folder / "journalctl", f'[ "${{1#--field=}}" = "$1" ] || exec cat {folder}/${{1#--field=}}')
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+def test_entries_are_selected_by_unit_as_in_messages() -> None:
+    """journalctl's `--unit` sometimes omits the reason why a program can't be executed."""
+    asked = " ".join(journal.command(layout.Application("links"), "@1"))
+    assert " _SYSTEMD_UNIT=links.service _SYSTEMD_UNIT=links-bridge.service " in asked
+    assert " + _UID=0 UNIT=links.service UNIT=links-bridge.service " in asked
+    assert "IDENTIFIER" not in asked
+    assert "--unit" not in asked
+
+
+def test_instances_are_read_from_the_journal(tmp_path: pathlib.Path, known: pathlib.Path) -> None:
+    app = layout.Application("links", str(tmp_path))
+    app.process_settings.parent.mkdir(parents=True)
+    app.process_settings.write_text(json.dumps(PROCESSES))
+    # the second never wrote an entry itself
+    assert {"links-worker@aaaa-1.service", "links-worker@bbbb-1.service"} < units(app, "worker")
+    # an empty selection would select the whole journal
+    assert "links-beat@*.service" in units(app, "beat")
+    # names that anyone can write neither exceed a command line's limit nor displace the kernel's
+    (known / "UNIT").write_text("".join(f"links-worker@{number}{'x' * 300}.service\n" for number in range(9000)))
+    assert len(units(app, "worker")) == 3
+    (known / "UNIT").write_text("".join(f"links-worker@{number}.service\n" for number in range(9000)))
+    assert len(units(app, "worker")) == systemd.MOST_UNITS
 
 
 PROCESSES = {
@@ -159,7 +188,8 @@ PROCESSES = {
 
 
 def units(app: layout.Application, process: str = "") -> set[str]:
-    return {word.partition("=")[2] for word in journal.command(app, "@1", "", process) if word.startswith("--unit")}
+    words = journal.command(app, "@1", "", process)
+    return {word.partition("=")[2] for word in words if word.startswith("_SYSTEMD_UNIT=")}
 
 
 def test_process_type_selects_its_units(tmp_path: pathlib.Path) -> None:
@@ -167,7 +197,8 @@ def test_process_type_selects_its_units(tmp_path: pathlib.Path) -> None:
     app.process_settings.parent.mkdir(parents=True)
     app.process_settings.write_text(json.dumps(PROCESSES))
     worker = {"links-worker@*.service", "links-worker-check@*.service"}
-    assert units(app, "worker") == worker
+    assert worker <= units(app, "worker")
+    assert not [unit for unit in units(app, "worker") if not unit.startswith(("links-worker@", "links-worker-check@"))]
     web = units(app, "web")
     assert {"links.service", "links-bridge.service", "links-rehearsal@*.service"} <= web
     # not those of another application whose name is links-worker

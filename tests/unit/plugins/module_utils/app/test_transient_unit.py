@@ -39,8 +39,8 @@ def test_properties_are_those_of_the_service_except_what_makes_a_server() -> Non
         "Environment=PYTHONUNBUFFERED=1",
         "LoadCredential=TOKEN:/etc/links/secrets/TOKEN",
         "ProtectSystem=strict",
-        "ReadOnlyPaths=-/run/baton/links",
         "LogExtraFields=A=100%",
+        "ReadOnlyPaths=-/run/baton",
     ]
 
 

@@ -16,6 +16,7 @@ from ansible_collections.baton.web.plugins.module_utils.artifact import requirem
 from ansible_collections.baton.web.plugins.module_utils.artifact.download import Remote, fetch_all
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
 from ansible_collections.baton.web.plugins.module_utils.artifact.toolchain import Tools
+from ansible_collections.baton.web.plugins.module_utils.host import disk
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 
 CONTENT = b"a file"
@@ -85,6 +86,13 @@ def test_netrc_over_plain_http_is_only_used_for_an_index(tmp_path: pathlib.Path)
         fetch_all([Remote(f"http://127.0.0.1:{port}/a.whl") for port in (index, other)], tools)
         assert at_index == ["Basic dXNlcjpzZWNyZXQ="]
         assert elsewhere == [""]
+
+
+def test_download_must_fit_on_the_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "RESERVE_BYTES", 2**60)
+    with server() as (port, _), pytest.raises(BatonError, match=r"a\.whl can't be fetched .*than the room on the disk"):
+        fetch_all([Remote(f"http://127.0.0.1:{port}/a.whl")], Tools(tmp_path / "cache"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

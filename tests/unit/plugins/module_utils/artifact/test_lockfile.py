@@ -407,14 +407,14 @@ def test_locks_of_other_tools_are_named_with_the_alternative(
 
 @pytest.mark.parametrize("subdirectory", ["..", "../../elsewhere", "/etc", "out"])
 def test_git_dependency_outside_its_repository_is_refused(
-    write: Write, run: Text, tools: Tools, subdirectory: str
+    write: Write, run: Text, tools: Tools, rotated: Callable[[str, str], str], subdirectory: str
 ) -> None:
     repository = write("lib", {"setup.py": "from setuptools import setup\nsetup(name='lib', version='1')\n"})
     (repository / "out").symlink_to("/etc")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
         run("git", *words, cwd=repository)
-    root = write("app", {"requirements.txt": f"lib @ git+file://{repository}#subdirectory={subdirectory}\nsix\n"})
-    with pytest.raises(BatonError, match="of its repository, which leads out of it"):
+    root = write("app", {"requirements.txt": f"lib @ git+{rotated('lib', 'TOKEN')}#subdirectory={subdirectory}\nsix\n"})
+    with pytest.raises(BatonError, match="of its repository, which is no folder of it"):
         resolve(root, tools)
 
 
@@ -434,8 +434,8 @@ def test_git_dependency_is_fetched_with_the_operators_access(
     assert locked.locals == []
 
 
-def test_unreadable_git_dependency_is_named(write: Write, tmp_path: pathlib.Path, tools: Tools) -> None:
-    root = write("app", {"requirements.txt": f"lib @ git+file://{tmp_path}/nowhere@v1\nsix\n"})
+def test_unreadable_git_dependency_is_named(write: Write, tools: Tools, rotated: Callable[[str, str], str]) -> None:
+    root = write("app", {"requirements.txt": f"lib @ git+{rotated('nowhere', 'TOKEN')}@v1\nsix\n"})
     with pytest.raises(BatonError, match=r"lib, which the application needs from .*nowhere@v1") as caught:
         resolve(root, tools)
     assert "app_source" not in caught.value.fix
@@ -449,3 +449,43 @@ def test_requirements_cannot_read_outside_the_source(line: str, write: Write, to
     with pytest.raises(BatonError, match="leads out of the source") as caught:
         resolve(root, tools)
     assert "BEGIN KEY" not in str(caught.value)
+
+
+VARIABLE, REPOSITORY = "a variable of the controller", "a git repository on the controller"
+
+
+@pytest.mark.parametrize(
+    ("rest", "why"),
+    [
+        ('dependencies = ["lib @ https://elsewhere/${UV_DEFAULT_INDEX}/lib-1-py3-none-any.whl"]', VARIABLE),
+        ('optional-dependencies.some = ["lib @ https://elsewhere/${HOME}/lib-1-py3-none-any.whl"]', VARIABLE),
+        ('[dependency-groups]\nsome = ["lib @ https://elsewhere/${HOME}/lib-1-py3-none-any.whl"]', VARIABLE),
+        ('[build-system]\nrequires = ["lib @ https://elsewhere/${HOME}/lib-1-py3-none-any.whl"]', VARIABLE),
+        ('[tool.uv]\noverride-dependencies = ["idna @ https://elsewhere/${HOME}/idna-1-py3-none-any.whl"]', VARIABLE),
+        ('dependencies = ["lib @ git+file:///REPOSITORY"]', REPOSITORY),
+        ('dependencies = ["lib"]\n[tool.uv.sources]\nlib = { git = "file:///REPOSITORY" }', REPOSITORY),
+        ('dependencies = ["lib"]\n[tool.uv.sources]\nlib = [{ git = "file:///REPOSITORY", branch = "x" }]', REPOSITORY),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "lib/"])
+def test_unlocked_project_cannot_name_variables_or_repositories_of_the_controller(
+    write: Write, run: Text, tools: Tools, monkeypatch: pytest.MonkeyPatch, rest: str, why: str, place: str
+) -> None:
+    private = write("private", {"setup.py": "from setuptools import setup\nsetup(name='lib', version='1')\n"})
+    for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
+        run("git", *words, cwd=private)
+    start = '[project]\nname = "demo"\nversion = "1"\nrequires-python = ">=3.11"\n'
+    files = {"pyproject.toml": f"{start}dynamic = []\n", "broken/pyproject.toml": "{{ cookiecutter.name }} ${HOME}"}
+    root = write("app", {**files, f"{place}pyproject.toml": start + rest.replace("/REPOSITORY", str(private))})
+    monkeypatch.setattr(Tools, "ask_with_builds", lambda *_: pytest.fail("uv was asked"))
+    with pytest.raises(BatonError, match=rf"^{place}pyproject\.toml asks for .*{why}"):
+        resolve(root, tools)
+
+
+def test_deeply_nested_requirements_are_found() -> None:
+    project: Any = "lib @ git+file:///private"
+    for _ in range(100_000):
+        project = {"some": project}
+    assert list(lockfile.asked_of_uv({"tool": {"uv": project}})) == ["lib @ git+file:///private"]
+    # values of other types
+    assert list(lockfile.asked_of_uv({"tool": 1, "project": {"dependencies": [["lib"], 2]}})) == ["lib"]

@@ -134,7 +134,11 @@ def test_lock_is_not_read_through_a_link_out_of_the_source(write: Write, tmp_pat
 
 
 def test_package_with_a_url_is_checked_by_its_wheel(
-    write: Write, make_request: Callable[..., artifact.Request], tools: Tools, run: Callable[..., str]
+    write: Write,
+    make_request: Callable[..., artifact.Request],
+    tools: Tools,
+    run: Callable[..., str],
+    rotated: Callable[[str, str], str],
 ) -> None:
     package = write("starlette", {
         "pyproject.toml": '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
@@ -144,7 +148,8 @@ def test_package_with_a_url_is_checked_by_its_wheel(
     run("git", "init", "--quiet", cwd=package)
     run("git", "add", ".", cwd=package)
     run("git", "commit", "--quiet", "-m", "x", cwd=package)
-    lines = f"starlette @ git+{package.as_uri()}@{run('git', 'rev-parse', 'HEAD', cwd=package).strip()}\n"
+    commit = run("git", "rev-parse", "HEAD", cwd=package).strip()
+    lines = f"starlette @ git+{rotated('starlette', 'TOKEN')}@{commit}\n"
     source = write("app", {"main.py": "async def app(scope, receive, send): ...\n", "requirements.txt": lines})
     assert problems(source) == []
     with pytest.raises(BatonError, match=r"^The wheels for py3\.11-.* has starlette 0\.1, older than 1\.3\.1"):

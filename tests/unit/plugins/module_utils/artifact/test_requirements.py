@@ -49,6 +49,9 @@ def read(folder: pathlib.Path, text: str | bytes, **others: str) -> requirements
         # variables that uv would replace by those of the operator
         ("a @ https://elsewhere/${HOME}/a.whl", "a variable of the controller"),
         ("-e git+https://elsewhere/${GITHUB_TOKEN}#egg=a", "a variable of the controller"),
+        # repositories that only the operator may read
+        ("a @ git+file:///home/operator/private", "a git repository on the controller"),
+        ("-e git+FILE:/home/operator/private#egg=a", "a git repository on the controller"),
         # what controls a terminal
         ("a==1\x1b[2J", "has control characters"),
         ("a==1 # \x00", "has control characters|a NUL"),

@@ -274,3 +274,26 @@ def test_files_that_only_the_build_knows_are_not_checked(tmp_path: pathlib.Path,
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
     assert source.missing(values, ["/nonexistent"]) == []
+
+
+def test_small_repository_with_a_huge_commit_fails_early_and_leaves_nothing(
+    write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
+) -> None:
+    """Trees may name the same tree and the same file again and again: 10^8 files of 16 MiB each, in seven objects."""
+    repository = write("repo", {"main.py": ""})
+    _commit(run, repository)
+    names = "for name in $(seq 100); do"
+    script = f"""
+        object=$(head -c {2**24} /dev/zero | git hash-object -w --stdin); kind="100644 blob"
+        for level in 1 2 3 4; do
+            object=$({names} printf '%s %s\\t%s\\n' "$kind" $object $name; done | git mktree); kind="040000 tree"
+        done
+        git update-ref HEAD $(git commit-tree -m bomb $object)
+    """
+    run("sh", "-ec", script, cwd=repository)
+    with pytest.raises(
+        BatonError, match=r"/repo has more than the \d+ MiB that there is room for\. Leave out"
+    ) as failure:
+        source.fetch(source.classify(f"git+file://{repository}", "", []), tmp_path / "copy", tools.cache)
+    assert list((tmp_path / "copy").iterdir()) == []
+    assert "app_release_exclude" not in str(failure.value)  # by which it would be left out too late

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.host import facts
+from ansible_collections.baton.web.plugins.module_utils.host import facts, resources
 
 from tests.support.program import write_script
 
@@ -43,7 +44,18 @@ def test_facts_equal_ansibles_on_the_same_host(tmp_path: pathlib.Path) -> None:
         assert ours[name] == expected[f"ansible_{name}"], name
     assert ours["python"]["version"].items() <= expected["ansible_python"]["version"].items()
     assert ours["default_ipv4"].get("address") == expected["ansible_default_ipv4"].get("address")
-    assert ours["processor_vcpus"] == expected["ansible_processor_nproc"]
+    # which knows nothing of quotas
+    assert 1 <= ours["processor_vcpus"] <= expected["ansible_processor_nproc"]
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1)])
+def test_processors_of_a_container_respect_its_cpu_quota(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(resources, "_groups", lambda _root, _controller: [tmp_path])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert facts.gather(packages=False)["processor_vcpus"] == cores
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pwd
 from typing import Any
 
 import pytest
+from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.baton.web.plugins.module_utils.host import files
 
 OWNER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
@@ -109,12 +111,16 @@ def test_purge_keeps_listed_files(tmp_path: pathlib.Path) -> None:
         (tmp_path / "secrets").mkdir(exist_ok=True)
         (tmp_path / "secrets" / name).write_text("s")
     items = [
-        desired(tmp_path / "secrets", state="directory", mode=0o700, purge=True),
+        desired(tmp_path / "secrets", state="directory", mode=0o700, keep=[str(tmp_path / "secrets/A")]),
         desired(tmp_path / "secrets/A", content="s", mode=0o600),
     ]
     apply(*items)
     assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["A"]
     assert apply(*items) == []
+    apply(desired(tmp_path / "secrets", state="directory", mode=0o700))
+    assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["A"]
+    apply(desired(tmp_path / "secrets", state="directory", mode=0o700, keep=[]))
+    assert list((tmp_path / "secrets").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -128,3 +134,15 @@ def test_errors_are_reported(tmp_path: pathlib.Path, given: dict[str, str], mess
     path = tmp_path / given.pop("path", "file")
     with pytest.raises(files.FilesError, match=message):
         apply(desired(path, **given))
+
+
+def test_whole_files_are_not_logged_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        basic.AnsibleModule, "log", lambda _, message, log_args=None: said.append(f"{message}{log_args}")
+    )
+    with patch_module_args({"content": "whole file"}):
+        module = files.unlogged(basic.AnsibleModule)({"content": {"type": "str"}})
+        basic.AnsibleModule({"content": {"type": "str"}})
+    assert module.params["content"] == "whole file"
+    assert ["whole file" in one for one in said] == [False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import copy
 import gzip
 import io
 import lzma
@@ -16,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.host import wheel_build
+from ansible_collections.baton.web.plugins.module_utils.host import disk, wheel_build
 from ansible_collections.baton.web.plugins.module_utils.host.command import CommandError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,3 +210,81 @@ def test_encrypted_archive_is_refused(tmp_path: pathlib.Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CommandError, match=r"can't be unpacked .*encrypted"):
         wheel_build.unpack_sdist(path, tmp_path / "unpacked")
+
+
+def bomb(folder: pathlib.Path, suffix: str, *blocks: tuple[bytes, int]) -> pathlib.Path:
+    """A small archive of a few blocks, each so many times."""
+    path = folder / f"thing-1.0{suffix}"
+    with path.open("wb") as file:
+        for block, count in blocks:
+            file.write(COMPRESS[suffix](block) * count)
+    return path
+
+
+def header(size: int, kind: bytes = tarfile.REGTYPE, name: str = "thing-1.0/zeros") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+ZEROS, GIB = bytes(2**24), 2**30
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize(
+    ("blocks", "says"),
+    [
+        ([(header(10 * GIB), 1), (ZEROS, 640)], r"has more than the \d+ MiB that there is room for"),
+        ([(header(len(ZEROS)) + ZEROS, 640)], r"has more than the \d+ MiB that there is room for"),
+        ([(header(0) * 1000, 2)], "has more than 1500 files"),
+        ([(header(GIB, tarfile.XHDTYPE), 1), (ZEROS, 64)], "has a header of more than 1024 KiB"),
+        ([(header(GIB, tarfile.GNUTYPE_LONGNAME), 1), (ZEROS, 64)], "has a header of more than 1024 KiB"),
+        ([(header(-GIB, tarfile.XHDTYPE), 1), (ZEROS, 64)], "has a header of more than 1024 KiB"),
+        # back to where it was, without an end; a newer Python refuses it
+        ([(header(0) * 2 + header(-1024), 1)], "has more than 1500 files|can't be unpacked"),
+    ],
+    ids=["one-large-file", "many-large-files", "many-files", "attributes", "name", "no-attributes", "backwards"],
+)
+def test_small_archive_of_a_huge_package_fails_early_and_leaves_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, suffix: str, blocks: list[tuple[bytes, int]], says: str
+) -> None:
+    monkeypatch.setattr(disk, "LARGEST", 2**27)
+    monkeypatch.setattr(disk, "MOST_FILES", 1500)
+    path = bomb(tmp_path, suffix, *blocks)
+    assert path.stat().st_size < 2**24
+    with pytest.raises(CommandError, match=says):
+        wheel_build.unpack_sdist(path, tmp_path / "unpacked")
+    assert list((tmp_path / "unpacked").iterdir()) == []
+
+
+def test_sparse_map_counts_as_a_header(tmp_path: pathlib.Path) -> None:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("thing-1.0/zeros")
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+        content = b"4000000\n" + b"1\n" * 8_000_000
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    path = bomb(tmp_path, ".tar.gz", (plain.getvalue(), 1))
+    with pytest.raises(CommandError, match="has a header of more than 1024 KiB"):
+        wheel_build.unpack_sdist(path, tmp_path / "unpacked")
+
+
+def test_zip_files_that_share_their_bytes_are_counted(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "thing-1.0.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("thing-1.0/0", ZEROS)
+        for number in range(1, 640):
+            again = copy.copy(archive.filelist[0])
+            again.filename = again.orig_filename = f"thing-1.0/{number}"
+            archive.filelist.append(again)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(CommandError, match=r"thing-1\.0\.zip has more than the \d+ MiB that there is room for"):
+        wheel_build.unpack_sdist(path, tmp_path / "unpacked")
+    assert list((tmp_path / "unpacked").iterdir()) == []
+
+
+def test_package_must_fit_on_the_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "RESERVE_BYTES", 2**60)
+    with pytest.raises(CommandError, match="has more than the 0 MiB that there is room for"):
+        wheel_build.unpack_sdist(pack(tmp_path, ("thing-1.0/setup.py", "file", "x")), tmp_path / "unpacked")

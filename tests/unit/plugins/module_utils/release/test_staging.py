@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 import pathlib
+import re
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +22,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import artifact
 from ansible_collections.baton.web.plugins.module_utils.artifact.targets import Target
-from ansible_collections.baton.web.plugins.module_utils.host import credential
+from ansible_collections.baton.web.plugins.module_utils.host import credential, disk
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
 from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
 from cyclonedx.schema import SchemaVersion
@@ -379,12 +383,12 @@ def test_reserve_of_disk_space_stays_free(
     (packed,) = built["wheels"].values()
     # on one disk: uploaded archives, their contents, and the wheels once more for the installation
     needed = sum(int(built["source"][key]) + int(packed[key]) for key in ("upload_bytes", "unpacked_bytes"))
-    needed += int(packed["upload_bytes"]) + staging.RESERVE_BYTES
+    needed += int(packed["upload_bytes"]) + disk.RESERVE_BYTES
     real = os.statvfs(release_store.releases.parent)
     fields = [*real]
     fields[1], fields[4] = 1, needed - missing  # f_frsize, f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
-    assert staging.RESERVE_BYTES == 100 * 2**20
+    assert disk.RESERVE_BYTES == 100 * 2**20
     request = staging.StageRequest.parse(built, HERE, release_store.upload)
     if not refused:
         assert not staging.query(release_store, request)["staged"]
@@ -416,27 +420,64 @@ def test_wheel_with_a_changed_byte_is_refused_by_the_installer(
     release_store: store.ReleaseStore, project: Callable[[str], dict[str, Any]], tmp_path: pathlib.Path, part: str
 ) -> None:
     """Even if the archive around it matches its hash."""
-    request = upload(release_store, project("pack"))
-    archive = request.wheels_archive if part == "wheels" else request.source_archive
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path / "open")
-    wheel = next((tmp_path / "open/wheels").glob("idna-*.whl" if part == "wheels" else "*.whl"))
-    content = bytearray(wheel.read_bytes())
-    # the time of the first file in it, so that the zip stays valid
-    content[10] ^= 1
-    wheel.write_bytes(content)
-    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
-        for path in sorted((tmp_path / "open").iterdir()):
-            packed.add(path, path.name)
-    changed = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
-    request = (
-        dataclasses.replace(request, packed={**request.packed, **changed})
-        if part == "wheels"
-        else dataclasses.replace(request, source={**request.source, **changed})
-    )
+
+    def change_time(folder: pathlib.Path) -> None:
+        wheel = next((folder / "wheels").glob("idna-*.whl" if part == "wheels" else "*.whl"))
+        content = bytearray(wheel.read_bytes())
+        # the time of the first file in it, so that the zip stays valid
+        content[10] ^= 1
+        wheel.write_bytes(content)
+
+    request = repacked(upload(release_store, project("pack")), part, tmp_path / "open", change_time)
     with pytest.raises(BatonError, match=r"(?s)can't be installed: .*Hash mismatch"):
         staging.stage(release_store, request, None, None, "")
     assert staged(release_store) == []
+
+
+def test_wheel_larger_than_declared_fails_early_and_leaves_nothing(
+    release_store: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    """A zip declares the size of a file twice; its deflated content may continue after that."""
+
+    def larger(folder: pathlib.Path) -> None:
+        wheel = next((folder / "wheels").glob("idna-*.whl"))
+        known = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+        piece = deflate.compress(bytes(2**26)) + deflate.flush(zlib.Z_FULL_FLUSH)
+        content = piece * 64 + deflate.flush()  # 4 GiB
+        # zipfile would compress the content again: it is stored, and declared as deflated afterwards
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.writestr("idna/zeros", content)
+        data = bytearray(wheel.read_bytes())
+        for signature, name, method in ((b"PK\3\4", 30, 8), (b"PK\1\2", 46, 10)):
+            found = next(one.start() for one in re.finditer(re.escape(signature), data)
+                         if data[one.start() + name:].startswith(b"idna/zeros"))  # fmt: skip
+            data[found + method : found + method + 2] = struct.pack("<H", zipfile.ZIP_DEFLATED)
+        wheel.write_bytes(data)
+        listed = folder / "venv.txt"
+        listed.write_text(listed.read_text().replace(known, hashlib.sha256(data).hexdigest()))
+
+    request = repacked(upload(release_store, build()), "wheels", tmp_path / "open", larger)
+    with pytest.raises(BatonError, match=r"(?s)can't be installed: .*File too large"):
+        staging.stage(release_store, request, None, None, "")
+    assert staged(release_store) == []
+
+
+def repacked(
+    request: staging.StageRequest, part: str, folder: pathlib.Path, change: Callable[[pathlib.Path], None]
+) -> staging.StageRequest:
+    """The request with changed content of an uploaded archive, and the hash of that content."""
+    archive = request.wheels_archive if part == "wheels" else request.source_archive
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder)
+    change(folder)
+    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
+        for path in sorted(folder.iterdir()):
+            packed.add(path, path.name)
+    changed = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    if part == "wheels":
+        return dataclasses.replace(request, packed={**request.packed, **changed})
+    return dataclasses.replace(request, source={**request.source, **changed})
 
 
 def test_bill_of_materials_lists_what_is_installed(

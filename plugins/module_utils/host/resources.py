@@ -1,0 +1,1 @@
+../../../handover/src/gunicorn_handover/resources.py

@@ -1,0 +1,83 @@
+"""Answers of a compromised host: they are no settings, no templates and no terminal control sequences."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from tests.support.playbooks import PROJECT, Playbooks
+from tests.support.program import write_script
+
+TEXT = "{{ 7 * 7 }}\x1b]52;c;eA==\x07"
+ESCAPED = r"{{ 7 * 7 }}\x1b]52;c;eA==\x07"
+
+
+@pytest.fixture(params=["ansible.cfg", "inventories/example/ansible.cfg"])
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {
+        "ANSIBLE_CONFIG": str(PROJECT / request.param),
+        "ANSIBLE_COLLECTIONS_PATH": str(PROJECT / "collections"),
+    }
+
+
+@pytest.fixture
+def compromised(tmp_path: pathlib.Path) -> str:
+    """Variables of a host that gives the same answer to every module."""
+    facts = {
+        "app_source": "/theirs",
+        "distribution": TEXT,
+        "distribution_version": TEXT,
+        "distribution_major_version": TEXT,
+        "clock": 0,
+    }
+    answer = {"changed": False, "msg": TEXT, "warnings": [TEXT], "ansible_facts": {**facts, "ansible_port": 23}}
+    python = write_script(tmp_path / "python", f"cat > /dev/null\ncat {tmp_path}/answer")
+    (tmp_path / "answer").write_text(json.dumps(answer))
+    return f"ansible_connection=local ansible_python_interpreter={python} app_source=ours ansible_port=22"
+
+
+def test_host_answers_replace_no_setting_and_are_not_templated(
+    tmp_path: pathlib.Path, environment: dict[str, str], compromised: str
+) -> None:
+    name = "{{ ansible_facts.distribution }}"
+    tasks = [
+        {"baton.web.host_facts": {}},
+        {"ansible.builtin.command": "true", "register": "said"},
+        {"ansible.builtin.set_fact": {"noted": f"{name} {{{{ said.msg }}}}", "listed": ["{{ said.msg }}"]}},
+        {"ansible.builtin.debug": {"msg": "{{ app_source }}:{{ ansible_port }}"}},
+        {"ansible.builtin.debug": {"msg": "{{ [noted, hostvars.app1.noted, listed | first, said | to_json] | join }}"}},
+        {"ansible.builtin.assert": {"that": "said.msg == ''", "fail_msg": f"{name} {{{{ noted }}}}"}},
+    ]
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=compromised, environment=environment)
+    done = runner.play(playbook)
+    assert "ours:22" in done.output.splitlines()
+    assert f"failed: [app1] {ESCAPED} {ESCAPED} {ESCAPED}" in done.output
+    assert "49" not in done.output
+    assert not {"\x1b", "\x07"} & set(done.output)
+
+
+def test_preflight_treats_host_facts_as_text(
+    tmp_path: pathlib.Path, environment: dict[str, str], compromised: str
+) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/main.py").write_text("")
+    runner, _ = Playbooks.written(tmp_path, host=compromised, environment=environment)
+    names = {"app_name": "shop", "app_module": "main:app", "nginx_site_server_names": ["shop.example.org"]}
+    runner.inventory.write_text(f"[app_servers]\n{runner.inventory.read_text()}".replace("=ours", "=./ours"))
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/all.json").write_text(json.dumps(names))
+    done = runner.play("playbooks/phases/preflight.yml", baton_provision=True)
+    assert f"failed: [app1] app1 runs {ESCAPED} {ESCAPED}, which Baton doesn't support." in done.words
+    assert "49" not in done.output
+    assert not {"\x1b", "\x07"} & set(done.output)
+
+
+def test_injected_facts_are_refused(tmp_path: pathlib.Path) -> None:
+    tasks = [{"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/settings/check.yml")}]
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, environment={"ANSIBLE_INJECT_FACT_VARS": "true"})
+    assert (
+        "Put `inject_facts_as_vars = False` into the section [defaults] of your ansible.cfg"
+        in runner.play(playbook).words
+    )

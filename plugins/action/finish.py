@@ -23,7 +23,7 @@ class ActionModule(module_cache.CachedModuleAction):
             answer = {"msg": str(error)}
         if "left" not in answer:
             why = outcome.failure(answer)
-            words = f"The change could not be finished here ({why}). {deploy_lock.LEFT}"
+            words = f"The change could not be finished here ({why}). {deploy_lock.STALE_LOCK_REMEDY}"
             trouble = f"what it serves is unknown ({why})" if self._task.args.get("serves") else ""
             answer = {"changed": False, "removed": [], "trouble": trouble, "left": [words]}
         for words in answer["left"]:

@@ -238,7 +238,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._print_task_banner_once(result.task)
         host, words = result.host.get_name(), "\n".join([text.strip(), *details])
         if "\n" in words:
-            first = self._told.setdefault((result.task._uuid, outcome.alike(host, words)), host)
+            first = self._told.setdefault((result.task._uuid, outcome.normalized(host, words)), host)
             words = words if first == host else f"the same as on {first}"
         self._display.display(f"{how}: [{host}] {words}", color=constants.COLOR_ERROR, stderr=False)
 

@@ -67,7 +67,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-way:
+method:
   description: Strategy that was used; C(stop) if nothing served before the transaction that was undone.
   returned: success
   type: str
@@ -81,8 +81,9 @@ previous: {description: Previous release., returned: success, type: str}
 started: {description: Start of the handover; seconds since the epoch., returned: after a handover, type: float}
 processes:
   description: >-
-    For each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), the
-    C(pids) of both, when the old ones were C(told) to stop (seconds since the epoch), and the duration in C(seconds).
+    For each background process type that changed, C(method), the units C(started) and C(stopped) (which drain), the
+    C(pids) of both, C(stop_requested) (when the old ones were asked to stop; seconds since the epoch), and the
+    duration in C(seconds).
   returned: success
   type: dict
 seconds: {description: Duration of the handover., returned: success, type: float}
@@ -118,7 +119,7 @@ def main() -> None:
     if module.check_mode and options["state"] == "rehearsed":
         module.exit_json(changed=False, rehearsed=False)
     if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
-        module.exit_json(changed=True, way="unknown", **_step(layout.current(app), options["release"]))
+        module.exit_json(changed=True, method="unknown", **_step(layout.current(app), options["release"]))
     health = health_check.Health.of(options)
     began, clock = time.time(), time.monotonic()
     try:
@@ -131,12 +132,12 @@ def main() -> None:
                 deploy_lock.extend(app, options["transaction"], needed=options["state"] == "active")
             before = layout.current(app)
             if options["state"] == "reverted":
-                way = detached.run_detached(
+                method = detached.run_detached(
                     lambda: activation.revert(app, options["transaction"], options["timeout"], health)
                 )
                 module.exit_json(
-                    changed=way != "none",
-                    way=way,
+                    changed=method != "none",
+                    method=method,
                     release=layout.current(app),
                     previous=before,
                     seconds=round(time.monotonic() - clock, 3),
@@ -155,9 +156,9 @@ def main() -> None:
                 transaction=options["transaction"],
                 part=options["part"],
             )
-            result = {"way": change.way, "processes": change.results(), **_step(before, release)}
-            if change.way == "none" or module.check_mode:
-                module.exit_json(changed=change.way != "none", **result)
+            result = {"method": change.method, "processes": change.results(), **_step(before, release)}
+            if change.method == "none" or module.check_mode:
+                module.exit_json(changed=change.method != "none", **result)
             result["processes"] = detached.run_detached(change.execute)
     except (layout.ActivationError, rehearsal.RehearsalError, deploy_lock.LockedError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))

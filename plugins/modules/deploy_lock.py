@@ -84,7 +84,7 @@ def main() -> None:
     if module.check_mode:
         alive = before is not None and not before.is_dead(options["dead"], time.time())
         if before is not None and alive:
-            module.warn(f"{app.name} is being changed by {before.words()}.")
+            module.warn(f"{app.name} is being changed by {before.description()}.")
         # what is alive is refused without force
         changed = options["state"] == "absent" and before is not None and (options["force"] or not alive)
         module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
@@ -94,7 +94,7 @@ def main() -> None:
                 app, deploy_lock.Run(**options["run"]), options["reason"], options["seconds"], options["dead"]
             )
             if before is not None:
-                module.warn(f"The lock of {before.words()} is taken over: that run shows no sign of life.")
+                module.warn(f"The lock of {before.description()} is taken over: that run shows no sign of life.")
         elif options["state"] == "released":
             deploy_lock.release(app, options["run"]["token"])
         else:
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def _told(app: Application, state: str) -> dict[str, Any]:
-    return {"history": history.told(app, history.read(app))} if state == "held" else {}
+    return {"history": history.summary(app, history.read(app))} if state == "held" else {}
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main() -> None:
             "app_foreign_units": ownership.foreign_units(app.name),
             "app_before_web": _has_before_web(app),
             "app_runs": running.names(app),
-            "app_first_host": running.noted_host(app),
+            "app_first_host": running.recorded_first_host(app),
         }
     module.exit_json(changed=False, ansible_facts=found)
 

@@ -30,7 +30,7 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
             assert all(first <= began for began, _ in others)
         told = receipt()
         assert (told["deploy"]["result"], told["deploy"]["release"]) == ("deployed", served[-1])
-        assert {outcome["way"] for outcome in told["hosts"].values()} == {"reload"}
+        assert {outcome["method"] for outcome in told["hosts"].values()} == {"reload"}
         assert told["windows"]["during"]["requests"] > 50
         assert told["windows"]["during"]["failures"] == 0
         for _ in range(5 if LONG else 1):
@@ -52,7 +52,7 @@ def test_no_change_of_any_kind_loses_a_request(fleet: Fleet, source: Source) -> 
         for name in APP_SERVERS:
             assert host(name).check_output("ls /etc/shop/secrets") == "SIGNING_KEY.host.cred"
         # by bridge, with the inventory's own settings again, but for the secret
-        assert {outcome["way"] for outcome in receipt()["hosts"].values()} == {"bridge"}
+        assert {outcome["method"] for outcome in receipt()["hosts"].values()} == {"bridge"}
         assert not set(fleet.masters().values()) & set(masters.values())
         assert fleet.greetings() == {"hello"}
         fleet.succeed("playbooks/configure.yml", **QUICK)

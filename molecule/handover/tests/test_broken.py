@@ -102,7 +102,7 @@ def test_a_release_that_is_not_there_is_refused() -> None:
 def test_the_next_good_release_takes_over(good: str) -> None:
     for release in (COPY, good):
         for name, (answer,) in both("activate", release=release).items():
-            assert (name, answer["rc"], answer.get("way")) == (name, 0, "reload"), answer
+            assert (name, answer["rc"], answer.get("method")) == (name, 0, "reload"), answer
         assert {state["current"] for state in both("state").values()} == {release}
 
 

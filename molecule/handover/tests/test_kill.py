@@ -58,7 +58,7 @@ def test_a_bridge_that_is_killed_as_it_boots_changes_nothing(good: str) -> None:
         assert f"Release {good} serves, as before." in killed[name]["msg"]
         assert after[name] == before[name]
         # the secret was put back with the rest
-        assert good_again[name][0]["way"] == "none"
+        assert good_again[name][0]["method"] == "none"
 
 
 def test_a_bridge_that_is_killed_while_it_serves_loses_only_what_it_holds(good: str) -> None:

@@ -26,8 +26,8 @@ def test_reloads_and_bridges_lose_nothing(good: str) -> None:
         assert [done["rc"] for done in reloads[name]] == [0] * RELOADS, reloads[name]
         # none of the workers of before, and as many
         assert [(done["kept"], done["ready"]) for done in reloads[name]] == [([], 2)] * RELOADS
-        assert [turn[name][0]["way"] for turn in turns] == ["reload", "reload"]
-        assert [done["way"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
+        assert [turn[name][0]["method"] for turn in turns] == ["reload", "reload"]
+        assert [done["method"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
 
 
 def test_a_restart_and_another_size_lose_nothing() -> None:

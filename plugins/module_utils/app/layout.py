@@ -192,7 +192,7 @@ class Application:
 
     def _activated(self) -> set[str]:
         """The names of the background process types and schedules that were activated here, and may run."""
-        names = set(untrusted.mapping(noted(self.record).get("processes"))) - {WEB}
+        names = set(untrusted.mapping(read_json_or_empty(self.record).get("processes"))) - {WEB}
         with contextlib.suppress(OSError):
             names |= {path.name.split("-")[0] for path in self.instances.iterdir() if not path.name.startswith(".")}
         return {name for name in names if PROCESS_NAME.fullmatch(name)}
@@ -228,7 +228,7 @@ class Application:
 def _reading(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """What a file of settings says by name; nothing where there is none. What is wrong in it raises ActivationError."""
     try:
-        told = read_note(path) if path.exists() else {}
+        told = read_json(path) if path.exists() else {}
         if not all(PROCESS_NAME.fullmatch(name) for name in told):
             raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
         yield told
@@ -266,15 +266,15 @@ def release_at(link: pathlib.Path) -> str | None:
     return None
 
 
-def read_note(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """What Baton itself noted in a file, which a full disk may have cut. Raises OSError, or ValueError."""
     return untrusted.parse_object(untrusted.read(path))
 
 
-def noted(path: pathlib.Path) -> dict[str, Any]:
-    """As `read_note`; empty where the file can't be read."""
+def read_json_or_empty(path: pathlib.Path) -> dict[str, Any]:
+    """As `read_json`; empty where the file can't be read."""
     with contextlib.suppress(OSError, ValueError):
-        return read_note(path)
+        return read_json(path)
     return {}
 
 
@@ -286,11 +286,11 @@ def served(app: Application) -> list[str]:
 def served_in(record: pathlib.Path) -> list[str]:
     """The releases that ever took over, by the record of the last activation."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return untrusted.texts(read_note(record)["served"])
+        return untrusted.texts(read_json(record)["served"])
     return []
 
 
-def switch_current(app: Application, release: str | None) -> None:
+def set_current(app: Application, release: str | None) -> None:
     """Let `current` lead to a release, in one step that no reader can see half done."""
     if release == current(app):
         return  # a way back needs no room on the disk

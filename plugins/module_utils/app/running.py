@@ -33,7 +33,7 @@ def names(app: layout.Application) -> list[str]:
     ]
 
 
-def noted_host(app: layout.Application) -> str:
+def recorded_first_host(app: layout.Application) -> str:
     """The host that `hosts: first` stood for when the last change ended well; empty where nothing is noted."""
     try:
         said = untrusted.read(app.first_host, 1000).decode(errors="replace").strip()
@@ -42,7 +42,7 @@ def noted_host(app: layout.Application) -> str:
     return said if _HOST.fullmatch(said) else ""
 
 
-def note_host(app: layout.Application, name: str) -> None:
+def record_first_host(app: layout.Application, name: str) -> None:
     """Note the host that `hosts: first` stands for; an empty name for none. Raises OSError."""
     if name:
         atomic_file.write(app.first_host, f"{name}\n")

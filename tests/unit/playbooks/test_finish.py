@@ -17,7 +17,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import systemd
 from tests.support.playbooks import PROJECT, Done, Playbooks
 
 RUN = {"token": "a", "who": "ann@laptop", "process": ""}
-SWITCHED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
+SWITCHED = {"changed": True, "method": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
             "previous": "r1", "release": "r2"}  # fmt: skip
 UNTOUCHED = {"changed": False, "release": "r1", "previous": "r1"}
 PHASE = {"id": "handover", "name": "Activate the first batch", "started": 1764072000.0, "seconds": 9.0}
@@ -99,8 +99,8 @@ def test_the_receipt_says_how_old_background_processes_ended(
 ) -> None:
     """By the journal of each host, of units of the application; one that can't be asked hides nothing."""
     old, new = (f"{fleet.apps[0].name}-worker@{generation}-1.service" for generation in (1, 2))
-    worker = {"way": "overlap", "started": [new], "stopped": [old], "seconds": 5.0}
-    worker |= {"told": 1764072001.0, "pids": {old: 401, new: 517}}
+    worker = {"method": "overlap", "started": [new], "stopped": [old], "seconds": 5.0}
+    worker |= {"stop_requested": 1764072001.0, "pids": {old: 401, new: 517}}
     for name, script in {
         "systemctl": "exit 0",
         "journalctl": f'[ "$1" = --sync ] || cat {tmp_path}/journal',
@@ -114,7 +114,7 @@ def test_the_receipt_says_how_old_background_processes_ended(
     done = fleet.finish(app_service_processes={"changed": True, "processes": {"worker": worker}})
     assert "401 -> 517" in done.output
     assert ("1 drained in 4.3 s" in done.words) is (says == "how")
-    assert done.words.count("1 whose end is not known") == (1 if says == "how" else 2)
+    assert done.words.count("1 ended in an unknown state") == (1 if says == "how" else 2)
     assert fleet.results == [["restarted"]] * 2
 
 
@@ -139,16 +139,16 @@ def test_a_receipt_that_cannot_be_written_hides_nothing_and_keeps_no_lock(fleet:
 
 def test_the_host_of_what_runs_alone_is_noted_where_the_change_ended_well(fleet: Fleet) -> None:
     assert fleet.finish("--check", app_service_activated=UNTOUCHED).changed == [1, 1]
-    assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
+    assert [running.recorded_first_host(app) for app in fleet.apps] == ["", ""]
     fleet.finish(baton_outcome={"failure": TROUBLE})
-    assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
+    assert [running.recorded_first_host(app) for app in fleet.apps] == ["", ""]
     assert fleet.finish(app_service_activated=UNTOUCHED).changed == [1, 1]
-    assert [running.noted_host(app) for app in fleet.apps] == ["app1", "app1"]
+    assert [running.recorded_first_host(app) for app in fleet.apps] == ["app1", "app1"]
 
 
 def test_where_nothing_happened_nothing_is_written(fleet: Fleet) -> None:
     for app in fleet.apps:
-        running.note_host(app, "app1")
+        running.record_first_host(app, "app1")
     done = fleet.finish(app_service_activated=UNTOUCHED)
     assert (done.status, done.changed) == (0, [0, 0]), done.output
     assert fleet.written == [[], []]

@@ -57,7 +57,7 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    layout.switch_current(application, "aaaa")
+    layout.set_current(application, "aaaa")
     return application
 
 
@@ -112,7 +112,7 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: layout.Applicat
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "way"),
+    ("path", "text", "method"),
     [
         ("etc/links/environment", 'A="2"', "reload"),
         ("etc/links/gunicorn.conf.py", "workers = 3", "reload"),
@@ -128,13 +128,13 @@ def test_a_new_release_of_the_same_server_goes_by_reload(served: layout.Applicat
         ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),
     ],
 )
-def test_what_changed_decides_the_way(served: layout.Application, path: str, text: str, way: str) -> None:
+def test_what_changed_decides_the_way(served: layout.Application, path: str, text: str, method: str) -> None:
     change(served, path, text)
-    assert digests.choose(served, digests.digests(served, "aaaa")) == way
+    assert digests.choose(served, digests.digests(served, "aaaa")) == method
 
 
 @pytest.mark.parametrize(
-    ("about", "way"),
+    ("about", "method"),
     [
         ({"python": "3.12.1", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.2", "fastapi": "0.165.0"}}, "bridge"),
@@ -147,10 +147,10 @@ def test_what_changed_decides_the_way(served: layout.Application, path: str, tex
     ],
 )
 def test_a_server_that_the_master_holds_in_memory_goes_by_bridge(
-    served: layout.Application, about: dict[str, Any], way: str
+    served: layout.Application, about: dict[str, Any], method: str
 ) -> None:
     (served.release("bbbb") / "release.json").write_text(json.dumps({"id": "bbbb", **about}))
-    assert digests.choose(served, digests.digests(served, "bbbb")) == way
+    assert digests.choose(served, digests.digests(served, "bbbb")) == method
 
 
 def test_another_launcher_of_the_same_version_goes_by_bridge(served: layout.Application) -> None:
@@ -185,7 +185,7 @@ def test_a_module_that_the_master_imported_goes_by_bridge_when_it_changed(served
 
 
 @pytest.mark.parametrize(
-    ("held", "there", "way"),
+    ("held", "there", "method"),
     [
         ({"a.pth": "import a"}, {"a.pth": "import a"}, "reload"),
         ({}, {"a.py": "more that only a worker imports"}, "reload"),
@@ -195,7 +195,7 @@ def test_a_module_that_the_master_imported_goes_by_bridge_when_it_changed(served
     ],
 )
 def test_what_python_executes_only_when_it_starts_goes_by_bridge_when_it_changed(
-    served: layout.Application, held: dict[str, str], there: dict[str, str], way: str
+    served: layout.Application, held: dict[str, str], there: dict[str, str], method: str
 ) -> None:
     said = server_status.read(served, served.service)
     startup = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held.items()}
@@ -205,7 +205,7 @@ def test_what_python_executes_only_when_it_starts_goes_by_bridge_when_it_changed
     folder.mkdir(parents=True)
     for name, text in there.items():
         (folder / name).write_text(text)
-    assert digests.choose(served, digests.digests(served, "bbbb")) == way
+    assert digests.choose(served, digests.digests(served, "bbbb")) == method
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"fingerprint": {"python": []}, "workers": []}'])
@@ -217,7 +217,7 @@ def test_a_master_that_does_not_say_what_it_holds_goes_by_bridge(served: layout.
 def test_what_a_master_claims_to_hold_is_not_read_blindly(served: layout.Application) -> None:
     said = json.loads(served.status_file(served.service).read_text())
     said["fingerprint"]["files"] = {"/dev/zero": "0"}
-    assert digests.outdated(served, "aaaa", said)
+    assert digests.master_outdated(served, "aaaa", said)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "not a mapping", "workers of another kind", "bytes"])
@@ -375,7 +375,7 @@ def test_without_a_record_nothing_is_assumed_of_the_master(served: layout.Applic
 
 
 def test_a_pointer_moved_by_hand_is_noticed(served: layout.Application) -> None:
-    layout.switch_current(served, "bbbb")
+    layout.set_current(served, "bbbb")
     assert digests.choose(served, digests.digests(served, "aaaa")) == "reload"
 
 
@@ -392,7 +392,7 @@ def test_an_incomplete_release_is_refused(app: layout.Application) -> None:
 
 def test_the_pointer_moves_without_a_moment_in_between(app: layout.Application) -> None:
     inode = os.lstat(app.current).st_ino
-    layout.switch_current(app, "bbbb")
+    layout.set_current(app, "bbbb")
     assert layout.current(app) == "bbbb"
     assert os.lstat(app.current).st_ino != inode  # renamed over, not rewritten
     assert os.readlink(app.current) == "releases/bbbb"
@@ -473,7 +473,7 @@ def test_work_that_is_killed_itself_is_no_success() -> None:
 def test_only_one_handover_at_a_time(app: layout.Application) -> None:
     with (
         detached.exclusive(app, 1),
-        pytest.raises(layout.ActivationError, match="Another handover of links is under way"),
+        pytest.raises(layout.ActivationError, match="Another activation of links is running"),
         detached.exclusive(app, 0),
     ):
         pass
@@ -482,8 +482,8 @@ def test_only_one_handover_at_a_time(app: layout.Application) -> None:
 
 
 def test_workers_are_renewed_on_demand_alone(served: layout.Application) -> None:
-    assert activation.Activation(served, "aaaa", 1).way == "none"
-    assert activation.Activation(served, "aaaa", 1, renew=True).way == "reload"
+    assert activation.Activation(served, "aaaa", 1).method == "none"
+    assert activation.Activation(served, "aaaa", 1, renew=True).method == "reload"
 
 
 def test_the_configuration_that_served_can_be_put_back(app: layout.Application) -> None:
@@ -579,8 +579,8 @@ def test_the_answer_of_the_work_reaches_the_caller() -> None:
 @pytest.fixture
 def switching(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
     """The same, on a host whose units do what they are told."""
-    for way in ("_reload", "_bridge"):
-        monkeypatch.setattr(handover.Handover, way, lambda change: says(served, change.wanted.release))
+    for method in ("_reload", "_bridge"):
+        monkeypatch.setattr(handover.Handover, method, lambda change: says(served, change.wanted.release))
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     keep(served)
@@ -667,7 +667,7 @@ def test_a_full_disk_does_not_turn_a_way_back_round(
     activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     with monkeypatch.context() as full:
         full_for_the_record(switching, full)
-        with pytest.raises(layout.ActivationError, match="aaaa serves again, which could not be recorded"):
+        with pytest.raises(layout.ActivationError, match="aaaa serves again, but this could not be recorded"):
             activation.revert(switching, "one", 1)
     assert layout.current(switching) == "aaaa"
     assert server_status.read(switching, switching.service)["workers"][0]["release"] == "aaaa"
@@ -680,7 +680,7 @@ def test_what_can_not_be_put_back_is_told_in_words(
     activation.Activation(switching, "bbbb", 1, transaction="one").execute()
     change(switching, "etc/links/environment", 'A="2"')
 
-    monkeypatch.setattr(snapshot, "_put_back", fill)
+    monkeypatch.setattr(snapshot, "_restore_file", fill)
     with pytest.raises(layout.ActivationError, match=r"could not be restored: .*No space left"):
         activation.revert(switching, "one", 1)
 
@@ -691,7 +691,7 @@ def test_what_a_failed_first_release_leaves_behind_is_told(
     first = activation.Activation(switching, "bbbb", 1)
     first.before = None
     monkeypatch.setattr(activation, "_stop_all", fill)
-    told = first._put_back()
+    told = first._revert()
     assert told.startswith("This host had no release before, and the started units could not be removed: ")
     assert "No space left" in told
 
@@ -766,7 +766,7 @@ def test_undoing_a_first_release_leaves_nothing_served(
     told: list[tuple[str, ...]] = []
     monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: told.append(words))
     monkeypatch.setattr(systemd, "is_active", lambda _: False)
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     activation.Activation(app, "aaaa", 1, transaction="one").execute()
     assert activation.revert(app, "one", 1) == "stop"
     assert layout.current(app) is None
@@ -775,7 +775,7 @@ def test_undoing_a_first_release_leaves_nothing_served(
 
 
 @pytest.mark.parametrize(
-    ("mapped", "way"),
+    ("mapped", "method"),
     [
         ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3", "none"),
         ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", "bridge"),
@@ -787,13 +787,13 @@ def test_undoing_a_first_release_leaves_nothing_served(
     ],
 )
 def test_a_library_that_an_upgrade_replaced_is_left_by_bridge(
-    served: layout.Application, mapped: str, way: str
+    served: layout.Application, mapped: str, method: str
 ) -> None:
     said = server_status.read(served, served.service)
     change(served, "run/baton/links/handover.json", json.dumps({**said, "master": {"pid": 77}}))
     served.path("proc/77").mkdir(parents=True)
     change(served, "proc/77/maps", mapped + "\n")
-    assert digests.choose(served, digests.digests(served, "aaaa")) == way
+    assert digests.choose(served, digests.digests(served, "aaaa")) == method
 
 
 def test_a_status_is_read_from_no_link_of_the_application_s(served: layout.Application) -> None:
@@ -842,8 +842,8 @@ def old(served: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.A
             taken.append(about.st_ino)
 
     monkeypatch.setattr(os, "fchown", fchown)
-    for way in ("_bridge", "_reload"):
-        monkeypatch.setattr(handover.Handover, way, lambda *_: None)
+    for method in ("_bridge", "_reload"):
+        monkeypatch.setattr(handover.Handover, method, lambda *_: None)
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     served.__dict__["taken"] = taken
     return served
@@ -855,7 +855,7 @@ def test_the_socket_s_folder_becomes_root_s_with_the_unit_that_keeps_its_status_
     assert server_status.read(old, old.service)["workers"], "the master of before says what it holds"
     change(old, "etc/systemd/system/links.service", "[Service]\n")
     handover = activation.Activation(old, "aaaa", 1)
-    assert handover.way == "bridge"
+    assert handover.method == "bridge"
     handover.execute()
     assert old.__dict__["taken"] == [old.socket_folder.stat().st_ino]
     assert not (old.socket_folder / "handover.json").exists()
@@ -896,14 +896,14 @@ class Second:
         self, _app: layout.Application, _process: layout.ProcessType, release: str, _timeout: float, *, renew: bool
     ) -> None:
         assert not renew
-        self.way, self.wanted = "replace", digests.Digests(release, "", "", "")
+        self.method, self.wanted = "replace", digests.Digests(release, "", "", "")
 
     def execute(self) -> None:
         self.asked.append(f"execute {self.wanted.release}")
         if self.fails:
             raise layout.ActivationError("links-worker@1.service ended at once")
 
-    def put_back(self) -> None:
+    def revert(self) -> None:
         self.asked.append(f"put back {self.wanted.release}")
 
     def unproven(self) -> str:
@@ -913,7 +913,7 @@ class Second:
         return ""
 
     def result(self) -> dict[str, Any]:
-        return {"way": self.way}
+        return {"method": self.method}
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -947,7 +947,7 @@ def test_what_the_master_says_names_the_operator_s_settings() -> None:
     expected = (
         "not ready after 60 s (app_service_boot_timeout); warm-up hung (app_service_warmup_timeout), handover_http"
     )
-    assert activation.in_operator_s_words(said) == expected
+    assert activation.with_setting_names(said) == expected
 
 
 def test_what_a_killed_writer_left_among_the_secrets_is_no_secret(served: layout.Application) -> None:
@@ -957,4 +957,4 @@ def test_what_a_killed_writer_left_among_the_secrets_is_no_secret(served: layout
     (left / "TOKEN").write_text("half")
     assert digests.digests(served, "aaaa") == before
     assert not [name for name in snapshot.configuration(served, served.root) if ".baton" in name]
-    assert activation.Activation(served, "aaaa", 1).way == "none"
+    assert activation.Activation(served, "aaaa", 1).method == "none"

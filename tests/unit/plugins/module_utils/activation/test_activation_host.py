@@ -61,7 +61,7 @@ def activate(host: Host, release: str, **how: Any) -> str:
     """Activate a release; returns the way."""
     change = activation.Activation(host.app, release, how.pop("timeout", TIMEOUT), host.health, **how)
     change.execute()
-    way: str = change.way
+    way: str = change.method
     return way
 
 
@@ -650,9 +650,9 @@ def test_a_host_is_ready_when_all_its_workers_serve_what_is_current(host: Host) 
     systemd.change("reload", SERVICE, TIMEOUT)
     assert server_status.unready(host.app, host.health).startswith("/health answers 404")
     assert server_status.unready(host.app, None) == ""
-    layout.switch_current(host.app, "bbbb")
+    layout.set_current(host.app, "bbbb")
     assert "serves release aaaa, not bbbb" in server_status.unready(host.app, None)
     systemd.change("stop", SERVICE, TIMEOUT)
     assert server_status.unready(host.app, None) == f"{SERVICE} doesn't run"
-    layout.switch_current(host.app, None)
+    layout.set_current(host.app, None)
     assert server_status.unready(host.app, None) == "no release has been activated"

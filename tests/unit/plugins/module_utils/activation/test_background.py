@@ -96,7 +96,7 @@ def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> layout.Appli
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x")
     application.path(WANTS).mkdir(parents=True)
-    layout.switch_current(application, "aaaa")
+    layout.set_current(application, "aaaa")
     monkeypatch.setattr(digests, "choose", lambda app, new: "none" if digests.recorded(app) == new else "reload")
     for name in ("_prove", "_end_bridge", "_reload"):
         monkeypatch.setattr(handover.Handover, name, lambda *_: None)
@@ -138,7 +138,7 @@ def test_the_first_ones_are_started_and_enabled(app: layout.Application, units: 
     said = activate(app, "aaaa")
     assert units.active() == {"worker@1-1": "aaaa", "worker@1-2": "aaaa"}
     assert boots(app) == {"worker@1-1", "worker@1-2"}
-    assert said["worker"]["way"] == "start"
+    assert said["worker"]["method"] == "start"
     assert said["worker"]["started"] == ["links-worker@1-1.service", "links-worker@1-2.service"]
 
 
@@ -177,7 +177,7 @@ def test_the_processes_that_came_and_went_are_told(app: layout.Application, unit
     old, new = "links-worker@1-1.service", "links-worker@2-1.service"
     assert said["pids"] == {new: units.pids[new], old: units.pids[old]}
     assert len({*said["pids"].values()}) == 2
-    assert began <= said["told"] <= time.time()
+    assert began <= said["stop_requested"] <= time.time()
 
 
 def test_how_old_processes_ended_is_asked_of_systemd(
@@ -303,7 +303,7 @@ def test_one_that_is_not_to_run_here_any_more_is_stopped(app: layout.Application
     activate(app, "aaaa")
     declare(app, worker={}, **({"beat": {"count": 0}} if declared else {}))
     said = activate(app, "aaaa")
-    assert said["beat"]["way"] == "stop"
+    assert said["beat"]["method"] == "stop"
     assert units.active().keys() == {"worker@1-1", "worker@1-2"}
     assert boots(app) == {"worker@1-1", "worker@1-2"}
     assert app.path("etc/systemd/system/links-beat@.service").exists() == declared
@@ -374,7 +374,7 @@ def test_undoing_a_transaction_brings_back_a_type_that_it_took_out(app: layout.A
 
 
 def test_undoing_the_first_release_ends_all(app: layout.Application, units: Units) -> None:
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     declare(app, worker={})
     activate(app, "bbbb", part="before_web", transaction="t1")
     assert units.active()
@@ -476,7 +476,7 @@ def ticking(units: Units) -> set[str]:
 
 
 def test_a_timer_runs_once_its_release_is_current(app: layout.Application, timers: Units) -> None:
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     schedule(app, cleanup=True, report=False)
     said = activate(app, "bbbb")
     assert timers.log == ["restart cleanup.timer in bbbb"]
@@ -498,7 +498,7 @@ def test_a_timer_that_is_not_to_run_here_any_more_ends(app: layout.Application, 
     schedule(app, cleanup=True)
     activate(app, "aaaa")
     schedule(app, **({"cleanup": False} if declared else {}))
-    assert activate(app, "aaaa")["cleanup"]["way"] == "stop"
+    assert activate(app, "aaaa")["cleanup"]["method"] == "stop"
     assert ticking(timers) == set()
     assert boots(app) == set()
     assert app.path("etc/systemd/system/links-cleanup.service").exists() == declared

@@ -60,15 +60,15 @@ def test_settings_that_cannot_be_read_are_told_of_elsewhere(app: layout.Applicat
 
 
 def test_a_note_is_read_as_it_was_written(app: layout.Application) -> None:
-    assert running.noted_host(app) == ""
-    running.note_host(app, "app1.example.org")
-    assert running.noted_host(app) == "app1.example.org"
-    running.note_host(app, "")
-    assert running.noted_host(app) == ""
-    running.note_host(app, "")
+    assert running.recorded_first_host(app) == ""
+    running.record_first_host(app, "app1.example.org")
+    assert running.recorded_first_host(app) == "app1.example.org"
+    running.record_first_host(app, "")
+    assert running.recorded_first_host(app) == ""
+    running.record_first_host(app, "")
 
 
 @pytest.mark.parametrize("said", ["", "-x", "a b", "x" * 300, "{{ x }}", "a\nb"])
 def test_a_note_that_is_no_host_is_none(app: layout.Application, said: str) -> None:
     app.first_host.write_text(said)
-    assert running.noted_host(app) == ""
+    assert running.recorded_first_host(app) == ""

@@ -34,7 +34,7 @@ def done(release: str, result: str = "deployed", kind: str = "deploy", **more: A
 
 
 def test_lines_are_kept_in_order_and_bounded(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MOST", 3)
+    monkeypatch.setattr(history, "MAX_LINES", 3)
     for number in range(5):
         history.append(app, {"number": number})
     assert [entry["number"] for entry in history.read(app)] == [2, 3, 4]
@@ -70,7 +70,7 @@ def test_a_line_gets_its_version_and_a_short_reason(app: Application) -> None:
     first, second = history.read(app)
     assert first["version"] == "b.0"
     assert first["reason"].endswith("boom ...")
-    assert len(first["reason"]) <= history.LONGEST
+    assert len(first["reason"]) <= history.MAX_REASON
     assert second["version"] == "7.0"
 
 
@@ -126,7 +126,7 @@ def test_a_second_rollback_goes_further_back_instead_of_returning(app: Applicati
         history.append(app, done(release))
     history.append(app, done("cccc", "rolled back", "rollback", previous="dddd"))
     assert choice(app, "cccc") == ["bbbb", "aaaa"]
-    assert why_not(app, "cccc") == {"dddd": "it was rolled back from"}
+    assert why_not(app, "cccc") == {"dddd": "a rollback replaced it"}
     history.append(app, done("aaaa", "rolled back", "rollback", previous="cccc"))
     assert choice(app, "aaaa") == []
     history.append(app, done("dddd"))
@@ -146,7 +146,7 @@ def test_a_change_that_was_killed_before_it_was_noted_doesn_t_count_as_good(app:
     assert choice(app, "dddd") == ["cccc", "bbbb", "aaaa"]
     # a rollback to bbbb
     assert choice(app, "bbbb") == ["aaaa", "dddd"]
-    assert why_not(app, "bbbb") == {"cccc": "it came after the current one"}
+    assert why_not(app, "bbbb") == {"cccc": "it is newer than the current one"}
 
 
 def test_what_never_served_or_is_gone_is_no_candidate(app: Application) -> None:
@@ -173,7 +173,7 @@ def test_a_blocking_migration_that_began_is_known_of_when_nobody_told_its_end() 
     assert history.blocking(entries, "aaaa", "aaaa") == []
     assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
     # that it began says nothing about how good the release is
-    assert history.judged(entries, ["aaaa"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it never served here"}
+    assert history.rank_releases(entries, ["aaaa"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it never served here"}
 
 
 def test_a_beginning_is_told_only_while_its_end_is_unknown() -> None:
@@ -193,7 +193,7 @@ def found(
 ) -> dict[str, Any]:
     others = [release for release in releases if release not in (current, *candidates)]
     told = [{"release": one, "version": f"{one[0]}.0", "why_not": ""} for one in candidates]
-    told += [{"release": one, "version": "", "why_not": "it was rolled back from"} for one in others]
+    told += [{"release": one, "version": "", "why_not": "a rollback replaced it"} for one in others]
     result = {"current": current, "candidates": list(candidates), "releases": list(releases), "blocking": {}}
     return {**result, "rollback_candidates": told, **more}
 
@@ -216,7 +216,7 @@ def test_without_a_common_release_there_is_a_way_out() -> None:
     told = history.rollback({"app1": found("dddd", "cccc"), "app2": found("dddd", "bbbb")}, "", force=False)
     assert told["release"] == ""
     assert "playbooks/deploy.yml" in told["problem"]
-    assert "cccc (c.0); aaaa (it was rolled back from)" in told["problem"]
+    assert "cccc (c.0); aaaa (a rollback replaced it)" in told["problem"]
 
 
 def test_a_named_release_has_to_be_complete_everywhere() -> None:
@@ -234,8 +234,8 @@ def test_a_blocking_migration_is_crossed_by_force_alone() -> None:
 
 
 def test_one_change_of_many_hosts_is_a_line() -> None:
-    row = done("bbbb", when=10.0, who="ann@laptop", way="reload", seconds=2.0)
-    other = {**row, "way": "bridge", "seconds": 4.5}
+    row = done("bbbb", when=10.0, who="ann@laptop", method="reload", seconds=2.0)
+    other = {**row, "method": "bridge", "seconds": 4.5}
     later = done("cccc", "reverted", when=20.0, reason="app1, handover: boom")
     text = history.table({"app1": [row, later], "app2": [other, later]})
     lines = text.splitlines()
@@ -243,7 +243,7 @@ def test_one_change_of_many_hosts_is_a_line() -> None:
     assert "reload, bridge" in lines[2]
     assert "4.5 s" in lines[2]
     assert lines[2].endswith("app1, app2")
-    assert lines[-1] == "The last failure: app1, handover: boom"
+    assert lines[-1] == "Last failure: app1, handover: boom"
 
 
 def test_an_empty_history_is_said_to_be_empty() -> None:
@@ -319,7 +319,7 @@ def test_what_a_killed_rollback_left_behind_is_not_gone_back_to(app: Application
     history.append(app, done("cccc", previous="aaaa"))
     took_over(app, "cccc", "aaaa", "bbbb")
     assert choice(app, "cccc") == ["aaaa"]
-    assert why_not(app, "cccc") == {"bbbb": "it was rolled back from", "dddd": "it never served here"}
+    assert why_not(app, "cccc") == {"bbbb": "a rollback replaced it", "dddd": "it never served here"}
 
 
 def test_one_that_was_rolled_back_from_and_put_there_again_by_a_killed_deploy_is_one_again(app: Application) -> None:
@@ -397,7 +397,7 @@ def test_a_line_names_the_version_of_baton(app: Application) -> None:
 
 
 def test_the_bounds_are_what_the_docs_say() -> None:
-    assert (history.MOST, history.SIZE, history.LONGEST) == (500, 16 * 1024 * 1024, 300)
+    assert (history.MAX_LINES, history.SIZE, history.MAX_REASON) == (500, 16 * 1024 * 1024, 300)
 
 
 def test_a_line_of_no_release_gets_no_version_and_an_unknown_one_an_empty_one(app: Application) -> None:
@@ -438,7 +438,7 @@ def test_a_line_is_what_its_readers_take_it_for(app: Application) -> None:
         "token",
         "migrations",
         "reason",
-        "way",
+        "method",
         "serves",
     )
     lines = [
@@ -470,7 +470,7 @@ def test_what_a_host_tells(app: Application) -> None:
         done("dddd", when=3.0),
         done("cccc", "failed", when=4.0),
     ]
-    told = history.told(app, entries)
+    told = history.summary(app, entries)
     assert told == {
         "current": "dddd",
         "candidates": ["cccc", "bbbb", "aaaa"],
@@ -493,7 +493,7 @@ def test_nowhere_to_go_back_to_is_told_as_none(tmp_path: pathlib.Path) -> None:
     app.release(".staging").mkdir()
     (app.release(".staging") / "release.json").write_text("{}")
     app.current.symlink_to("releases/aaaa")
-    told = history.told(app, [])
+    told = history.summary(app, [])
     assert (told["rollback_to"], told["candidates"], told["releases"]) == (None, [], ["aaaa"])
 
 
@@ -501,37 +501,39 @@ def test_a_rollback_to_what_was_rolled_back_from_leaves_what_is_below_it() -> No
     releases = ["aaaa", "bbbb", "cccc"]
     entries = [done(one) for one in releases]
     entries.append(done("aaaa", "rolled back", "rollback", previous="cccc"))
-    found = history.judged(entries, [], releases, "aaaa")
-    assert found == {"bbbb": "it was rolled back from", "cccc": "it was rolled back from"}
+    found = history.rank_releases(entries, [], releases, "aaaa")
+    assert found == {"bbbb": "a rollback replaced it", "cccc": "a rollback replaced it"}
     # forward again, by its name: only what was below is still to be gone back to
     entries.append(done("cccc", "rolled back", "rollback", previous="aaaa"))
-    found = history.judged(entries, [], releases, "cccc")
-    assert found == {"aaaa": "", "bbbb": "it was rolled back from"}
+    found = history.rank_releases(entries, [], releases, "cccc")
+    assert found == {"aaaa": "", "bbbb": "a rollback replaced it"}
 
 
 def test_a_rollback_to_what_only_the_host_knows_of_takes_away_what_it_leaves() -> None:
     entries = [done("bbbb"), done("aaaa", "rolled back", "rollback", previous="bbbb")]
-    assert history.judged(entries, ["aaaa", "bbbb"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it was rolled back from"}
+    assert history.rank_releases(entries, ["aaaa", "bbbb"], ["aaaa", "bbbb"], "aaaa") == {
+        "bbbb": "a rollback replaced it"
+    }
 
 
 def test_lines_that_agree_are_one_with_the_longest_time_and_the_ways_of_all() -> None:
-    row = {**done("bbbb", when=10.0, way="reload"), "seconds": 2.0, "who": "ann@laptop"}
+    row = {**done("bbbb", when=10.0, method="reload"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {
         "app1": [row],
-        "app2": [{**row, "way": "none", "seconds": 1.0}],
-        "app3": [{**row, "way": "bridge", "seconds": 3.0}],
-        "app4": [{**row, "way": "reload"}, {**done("cccc", when=11.0), "way": None}],
+        "app2": [{**row, "method": "none", "seconds": 1.0}],
+        "app3": [{**row, "method": "bridge", "seconds": 3.0}],
+        "app4": [{**row, "method": "reload"}, {**done("cccc", when=11.0), "method": None}],
     }
     newest, oldest = history.merged(hosts)
-    assert (newest["hosts"], newest["ways"], newest["seconds"]) == (["app4"], [], 0.0)
+    assert (newest["hosts"], newest["methods"], newest["seconds"]) == (["app4"], [], 0.0)
     assert oldest["hosts"] == ["app1", "app2", "app3", "app4"]
-    assert (oldest["ways"], oldest["seconds"]) == (["reload", "bridge"], 3.0)
+    assert (oldest["methods"], oldest["seconds"]) == (["reload", "bridge"], 3.0)
     other = [{**row, name: "another"} for name in ("token", "kind", "release", "result", "reason")]
     assert len(history.merged({"app1": [row, *other]})) == 6
 
 
 def test_the_table_of_a_fleet() -> None:
-    row = {**done("bbbb", when=1764072000.0, way="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
+    row = {**done("bbbb", when=1764072000.0, method="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {f"app{number}": [row] for number in range(1, 5)}
     header, line = history.table(hosts).splitlines()
     assert header.split("  ")[0] == "WHEN (UTC)"
@@ -554,7 +556,7 @@ def test_the_table_shows_the_newest_and_as_many_as_asked_for() -> None:
     assert len(history.table({"app1": rows}, 3).splitlines()) == 1 + 3
     # the failure that is told of is the newest one
     rows = [done("aaaa", "failed", when=float(number), reason=f"reason {number}") for number in range(3)]
-    assert history.table({"app1": rows}).endswith("\n\nThe last failure: reason 2")
+    assert history.table({"app1": rows}).endswith("\n\nLast failure: reason 2")
 
 
 def test_a_fleet_without_a_current_release_goes_to_one_that_all_have() -> None:
@@ -572,17 +574,14 @@ def test_what_a_rollback_answers_in_full() -> None:
     assert history.rollback(hosts, "", force=False) == {
         "release": "",
         "version": "",
-        "problem": "Going back to bbbb crosses the blocking migration of cccc, dddd: the database isn't what that "
-        "release expects any more. Undo the migration first, then: -e rollback_force=true",
+        "problem": "A rollback to bbbb crosses the blocking migration of cccc, dddd: that release no longer fits the "
+        "database. Undo the migration first, then add -e rollback_force=true.",
     }
     unnamed = found("dddd", "bbbb")
     unnamed["rollback_candidates"] = [{"release": "bbbb", "version": "", "why_not": ""}]
     assert history.rollback({"app1": unnamed}, "", force=False) == {"release": "bbbb", "version": "", "problem": ""}
     told = history.rollback({"app1": {**unnamed, "releases": []}}, "eeee", force=False)["problem"]
-    assert (
-        told
-        == "The release eeee is not complete on app1. Besides the current one are on every host: bbbb (it served well)."
-    )
+    assert told == "Release eeee is not complete on app1. Other complete releases on every host: bbbb (it served well)."
     bare = {**unnamed, "rollback_candidates": []}
     told = history.rollback({"app1": bare, "app2": bare}, "eeee", force=False)["problem"]
-    assert told == "The release eeee is not complete on app1, app2. Besides the current one are on every host: none."
+    assert told == "Release eeee is not complete on app1, app2. Other complete releases on every host: none."

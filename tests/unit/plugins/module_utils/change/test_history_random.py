@@ -18,13 +18,13 @@ class Host:
     """A host that does what the playbooks do, and remembers more than they may know."""
 
     entries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    took_over: list[str] = dataclasses.field(default_factory=list)
+    served_here: list[str] = dataclasses.field(default_factory=list)
     served_well: set[str] = dataclasses.field(default_factory=set)
     current: str | None = None
 
     def judged(self, entries: list[dict[str, Any]] | None = None) -> dict[str, str]:
         lines = self.entries if entries is None else entries
-        found: dict[str, str] = history.judged(lines, self.took_over, RELEASES, self.current)
+        found: dict[str, str] = history.rank_releases(lines, self.served_here, RELEASES, self.current)
         return found
 
     def choice(self) -> list[str]:
@@ -44,7 +44,7 @@ class Host:
             self.served_well.add(release)
         if serves == release:
             self.current = release
-            self.took_over = [release, *(one for one in self.took_over if one != release)]
+            self.served_here = [release, *(one for one in self.served_here if one != release)]
 
     def renew(self, kind: str, end: str) -> None:
         """A restart or a change of settings."""

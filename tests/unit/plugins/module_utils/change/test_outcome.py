@@ -9,8 +9,8 @@ from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 HOSTS = ["app1", "app2", "app3"]
 # what every host that can be reached is asked when something failed
-ASKED = {"revert": {"changed": False, "way": "none", "release": "aaaa"}}
-SWITCHED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
+ASKED = {"revert": {"changed": False, "method": "none", "release": "aaaa"}}
+SWITCHED = {"changed": True, "method": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
 PARTS = ("outcome", "rehearsal", "activation", "processes", "ends", "revert", "traffic", "finish")
@@ -87,7 +87,7 @@ def test_who_goes_with_the_first_host_is_rehearsed_after_it(variables: dict[str,
     ("variables", "later"),
     [
         ({"app1": {"activation": SWITCHED}}, ["app2", "app3"]),
-        ({"app1": {"activation": {"changed": False, "way": "none"}}}, ["app2", "app3"]),
+        ({"app1": {"activation": {"changed": False, "method": "none"}}}, ["app2", "app3"]),
         ({"app1": {"activation": {"skipped": True}}}, []),
         ({"app1": {"activation": {"failed": True}, **TROUBLE}}, []),
         # one that is handed over much later would not have been well
@@ -118,18 +118,18 @@ def test_who_was_handed_over_is_who_changed() -> None:
 
 WORKERS = {
     "worker": {
-        "way": "overlap",
+        "method": "overlap",
         "started": ["shop-worker@2-1.service"],
         "stopped": [],
         "seconds": 5.2,
         "pids": {"shop-worker@2-1.service": 402},
     }
 }
-STARTED = {"way": "overlap", "started": 1, "stopped": 0, "seconds": 5.2, "new": [402], "old": []}
+STARTED = {"method": "overlap", "started": 1, "stopped": 0, "seconds": 5.2, "new": [402], "old": []}
 
 
 def test_a_change_of_background_processes_alone_is_a_change() -> None:
-    unchanged = {"changed": False, "way": "none", "release": "aaaa", "previous": "aaaa"}
+    unchanged = {"changed": False, "method": "none", "release": "aaaa", "previous": "aaaa"}
     found = results(
         app1={"activation": unchanged, "processes": {"changed": True, "processes": WORKERS}},
         app2={"activation": unchanged, "processes": {"changed": False, "processes": {}}},
@@ -144,7 +144,13 @@ def test_a_change_of_background_processes_alone_is_a_change() -> None:
 
 def test_the_processes_of_both_parts_are_told_whatever_a_host_says() -> None:
     beat = {
-        "beat": {"way": "replace", "started": ["b1"], "stopped": ["b0"], "seconds": "6", "pids": {"b0": 7, "b1": "8"}}
+        "beat": {
+            "method": "replace",
+            "started": ["b1"],
+            "stopped": ["b0"],
+            "seconds": "6",
+            "pids": {"b0": 7, "b1": "8"},
+        }
     }
     found = results(
         app1={"activation": {**SWITCHED, "processes": beat}, "processes": {"changed": True, "processes": WORKERS}},
@@ -157,18 +163,22 @@ def test_the_processes_of_both_parts_are_told_whatever_a_host_says() -> None:
     told = outcome.hosts(found)
     assert list(told["app1"]["processes"]) == ["worker", "beat"]
     unknown = {"pid": 7, "state": "", "seconds": 0.0}
-    stopped = {"way": "replace", "started": 1, "stopped": 1, "seconds": 0.0, "new": [0], "old": [unknown]}
+    stopped = {"method": "replace", "started": 1, "stopped": 1, "seconds": 0.0, "new": [0], "old": [unknown]}
     assert told["app1"]["processes"]["beat"] == stopped
-    nothing = {"way": "", "started": 0, "stopped": 0, "seconds": 0.0, "new": [], "old": []}
+    nothing = {"method": "", "started": 0, "stopped": 0, "seconds": 0.0, "new": [], "old": []}
     assert told["app2"]["processes"] == {"worker": nothing}
 
 
 def test_the_ends_of_old_processes_are_told() -> None:
     first, second = (f"shop-worker@1-{number}.service" for number in (1, 2))
-    stopped = {"way": "overlap", "started": [], "stopped": [first, second], "pids": {first: 4, second: 5}}
-    processes = {"worker": {**stopped, "told": 1764072000.5}, "new": WORKERS["worker"], "odd": {"stopped": "x"}}
+    stopped = {"method": "overlap", "started": [], "stopped": [first, second], "pids": {first: 4, second: 5}}
+    processes = {
+        "worker": {**stopped, "stop_requested": 1764072000.5},
+        "new": WORKERS["worker"],
+        "odd": {"stopped": "x"},
+    }
     result = results(app1={"processes": {"changed": True, "processes": processes}})["app1"]
-    assert outcome.stopped_processes(result) == {"worker": {"stopped": [first, second], "told": 1764072000.5}}
+    assert outcome.stopped_processes(result) == {"worker": {"stopped": [first, second], "stop_requested": 1764072000.5}}
     ends = {first: {"state": "drained", "seconds": 4.3}, second: {"state": "killed", "seconds": 30.0}}
     told = outcome.processes({**result, "ends": {"ends": ends}})
     assert told["worker"]["old"] == [
@@ -189,14 +199,14 @@ def test_each_host_s_end_is_told() -> None:
     variables = results(
         app1={
             "activation": SWITCHED,
-            "revert": {"changed": True, "way": "reload", "release": "aaaa"},
+            "revert": {"changed": True, "method": "reload", "release": "aaaa"},
         },
         app2={"activation": {"failed": True}, "revert": {"changed": False, "release": "aaaa"}},
         app3={"activation": SWITCHED, "revert": {"unreachable": True}},
     )
     told = outcome.hosts(variables)
     assert told["app1"] == {
-        "way": "reload",
+        "method": "reload",
         "seconds": 3.2,
         "started": 5.0,
         "previous": "aaaa",
@@ -205,7 +215,7 @@ def test_each_host_s_end_is_told() -> None:
         "processes": {},
         "problem": "",
     }
-    assert (told["app2"]["way"], told["app2"]["release"], told["app2"]["reverted"]) == ("none", "aaaa", False)
+    assert (told["app2"]["method"], told["app2"]["release"], told["app2"]["reverted"]) == ("none", "aaaa", False)
     assert "unknown" in told["app3"]["problem"]
 
 
@@ -294,8 +304,8 @@ def test_a_good_change_is_told_as_such() -> None:
     assert end["summary"] == ""
     assert end["deploy"]["result"] == "deployed"
     assert (end["deploy"]["who"], end["deploy"]["where"], end["deploy"]["previous"]) == ("ann", "laptop", "aaaa")
-    assert end["entries"]["app1"]["way"] == "reload"
-    assert end["entries"]["app2"]["way"] == "none"
+    assert end["entries"]["app1"]["method"] == "reload"
+    assert end["entries"]["app2"]["method"] == "none"
 
 
 def test_a_change_that_had_nothing_to_do_has_nothing_to_tell() -> None:
@@ -344,7 +354,7 @@ def test_a_blocking_migration_that_the_release_before_has_to_live_with_is_told(
 def test_hosts_that_serve_different_releases_are_told_as_such() -> None:
     # the canary of a run that was killed has the new release, and this run has left it there
     variables = results(
-        app1={"revert": {"changed": False, "way": "none", "release": "bbbb"}},
+        app1={"revert": {"changed": False, "method": "none", "release": "bbbb"}},
         app2={**ASKED, "failure": {"step": "handover", "message": "boom"}},
         app3=ASKED,
     )
@@ -437,7 +447,7 @@ def test_what_an_application_said_without_an_end_is_read_to_its_end(word: str) -
     """Work that grows with the square of the length would take hours here."""
     said = word * (1_000_000 // len(word))
     assert outcome.advice(said) == []
-    assert outcome.alike("app1", said)
+    assert outcome.normalized("app1", said)
     assert outcome.advice(f"{said}\nsh: 1: celry: not found")
 
 

@@ -241,8 +241,8 @@ def test_any_status_of_an_application_can_be_looked_at(said: dict[str, Any], app
     assert isinstance(status.fleet_problems({"app1": told}), list)
     master = server_status.read(application, application.service)
     assert isinstance(server_status.unproven(master, "aaaa", 0) if master else "", str)
-    assert digests.replaced(application, master) == set()
-    assert isinstance(digests.outdated(application, "aaaa", master), bool)
+    assert digests.replaced_system_files(application, master) == set()
+    assert isinstance(digests.master_outdated(application, "aaaa", master), bool)
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, '{"workers": ' + "[" * 30_000, "\ud800", '{"workers": []'])
@@ -271,7 +271,7 @@ def test_any_note_of_a_host_can_be_read(line: str, application: layout.Applicati
         (application.state / name).write_bytes(line.encode(errors="replace") + b"\n")
     entries = history.read(application)
     assert isinstance(history.table({"app1": entries, "app2": [*entries, line]}), str)  # type: ignore[list-item]
-    assert history.told(application, entries)["current"] == "aaaa"
+    assert history.summary(application, entries)["current"] == "aaaa"
     assert deploy_lock.as_dict(deploy_lock.read(application)) is None
     assert layout.served(application) == []
 
@@ -286,7 +286,9 @@ EDGES = st.fixed_dictionaries(
     {"windows": VALUES | st.fixed_dictionaries({"before": OBJECTS, "during": OBJECTS})},
     optional={"timeline": VALUES | OBJECTS, "skipped_lines": VALUES, "msg": VALUES, "failed": VALUES},
 )
-ACTIVATED = st.fixed_dictionaries({}, optional={"seconds": VALUES, "started": VALUES, "way": VALUES, "release": VALUES})
+ACTIVATED = st.fixed_dictionaries(
+    {}, optional={"seconds": VALUES, "started": VALUES, "method": VALUES, "release": VALUES}
+)
 
 
 @some
@@ -337,4 +339,4 @@ def test_what_a_process_maps_may_have_any_name(application: layout.Application) 
     maps.write_bytes(
         b"7f00-7f01 r-xp 0000 08:01 1 /var/lib/links/\xff\n7f01-7f02 r-xp 0 08:01 2 /usr/lib/x.so (deleted)\n"
     )
-    assert digests.replaced(application, {"master": {"pid": 77}}) == {"/usr/lib/x.so"}
+    assert digests.replaced_system_files(application, {"master": {"pid": 77}}) == {"/usr/lib/x.so"}

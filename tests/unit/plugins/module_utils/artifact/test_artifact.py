@@ -91,7 +91,7 @@ def test_another_token_makes_no_other_release_and_hosts_get_none(
         {"files": [{"path": "a.ini", "content": "x"}]},
         {"state_links": [{"path": "data"}]},
         {"salt": "3.13"},
-        {"wishes": lockfile.ResolveOptions(extra_requirements=("six",))},
+        {"options": lockfile.ResolveOptions(extra_requirements=("six",))},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -231,7 +231,7 @@ def test_of_a_wheel_s_description_no_more_is_read_than_fits(tmp_path: pathlib.Pa
 
 def test_a_module_that_is_not_there(write: Write, wanted: Wanted, tools: Tools) -> None:
     app = write("app", {"service/main.py": MAIN, "requirements.txt": ""})
-    with pytest.raises(BatonError, match=r"servce\.main.*There is: service\.main"):
+    with pytest.raises(BatonError, match=r"servce\.main.*Similar modules: service\.main"):
         artifact.build(wanted(app, app_module="servce.main:app"), tools)
 
 
@@ -240,7 +240,7 @@ def test_a_published_package_has_its_module_in_a_wheel(wanted: Wanted, tools: To
     built = artifact.build(request, tools)
     assert built["release"]["version"] == "3.10"
     assert built["warnings"]
-    with pytest.raises(BatonError, match=r"idna\.coer.*There is: idna\.core"):
+    with pytest.raises(BatonError, match=r"idna\.coer.*Similar modules: idna\.core"):
         artifact.build(dataclasses.replace(request, app_module="idna.coer:encode"), tools)
 
 

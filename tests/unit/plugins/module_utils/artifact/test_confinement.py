@@ -119,7 +119,7 @@ def test_a_build_gets_nothing_of_the_operators(
         assert not found["others"]
         assert "confined by bubblewrap" in own.confinement.report()
     else:
-        assert "unconfined, as " in own.confinement.report()
+        assert "unconfined, because " in own.confinement.report()
     assert "OPERATOR_TOKEN" in os.environ
 
 
@@ -161,7 +161,7 @@ def test_what_a_build_says_it_needs_is_no_line_for_uv_to_obey(
 ) -> None:
     files = by_backend(key)
     files["pyproject.toml"] = files["pyproject.toml"].replace("[]", json.dumps([line.format(key)]))
-    with pytest.raises(BatonError, match="asks for what is no requirement") as ended:
+    with pytest.raises(BatonError, match="has an invalid requirement") as ended:
         artifact.build(wanted(write("app", files)), tools)
     assert "PRIVATE" not in str(ended.value)
 
@@ -212,7 +212,7 @@ def test_a_run_says_what_ran_here_and_whether_it_was_confined(
 
     off = told(False)  # what YAML makes of off
     assert "[WARNING]" in off
-    assert "but unconfined, as app_release_build_confinement is off: app_release_build_command." in off
+    assert "but unconfined, because app_release_build_confinement is off: app_release_build_command." in off
     if Confinement().works:
         assert "confined by bubblewrap: app_release_build_command." in told("required")
         assert "[WARNING]" not in told("auto")
@@ -257,4 +257,4 @@ def test_why_nothing_can_be_confined_is_said(tmp_path: pathlib.Path, monkeypatch
     used = Confinement()
     assert used.obstacle == "bubblewrap doesn't work here: bwrap: setting up uid map: Permission denied"
     assert used.run(["echo", "x"], what="a build", cwd=tmp_path, environment={}, writable=[]) == "x\n"
-    assert used.report().endswith("Permission denied: a build. Install bubblewrap on the controller, and it is.")
+    assert used.report().endswith("Permission denied: a build. Install bubblewrap on the controller to confine it.")

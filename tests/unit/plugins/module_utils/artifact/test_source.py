@@ -61,11 +61,11 @@ def test_a_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.
     [
         ("", "", "empty"),
         ("./nowhere", "", "not a folder"),
-        ("app", "", "could be a published package"),
-        ("datasette>1", "2", "both say which version"),
+        ("app", "", "could also be a published package"),
+        ("datasette>1", "2", "both give a version"),
         ("ftp://x/y", "", "neither a git URL"),
         ("git+https://h/a.git@v1", "v2", "names 'v1'"),
-        ("two words", "", "no folder, no git URL and no package"),
+        ("two words", "", "neither a folder nor a git URL nor a package"),
     ],
 )
 def test_what_could_be_two_things_or_none_is_refused(
@@ -154,7 +154,7 @@ def test_who_names_a_user_alone_has_the_token_from_a_helper_of_their_own(
 
 
 def test_a_token_that_makes_the_url_unreadable_is_told_without_it(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(BatonError, match=r"https://git.example.org/x' can't be read as a URL") as caught:
+    with pytest.raises(BatonError, match=r"https://git.example.org/x' is not a valid URL") as caught:
         source.fetch(source.Source("git", "https://me:TO[KEN@git.example.org/x"), tmp_path / "x", tmp_path / "cache")
     assert "KEN" not in str(caught.value)
 
@@ -243,7 +243,7 @@ def test_git_errors_name_the_cause(
     ("given", "says"),
     [
         ({"app_source": "./nowhere"}, "app_source './nowhere' is not a folder"),
-        ({"app_source_subdir": "nope"}, "app/nope is no folder"),
+        ({"app_source_subdir": "nope"}, "app/nope is not a folder"),
         ({"app_source_subdir": "../elsewhere"}, "leads out of the source"),
         ({"app_release_lock": "locks/uv.lock"}, "app/locks/uv.lock or "),
         ({"app_release_import_paths": ["lib", "nope"]}, "app_release_import_paths: "),
@@ -256,7 +256,7 @@ def test_what_the_controller_sees_at_once_is_told_at_once(
 ) -> None:
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
-    (sentence,) = source.missing(values, [str(tmp_path)])
+    (sentence,) = source.problems(values, [str(tmp_path)])
     assert says in sentence
 
 
@@ -274,4 +274,4 @@ def test_what_the_controller_sees_at_once_is_told_at_once(
 def test_what_only_the_build_can_tell_is_left_to_it(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
-    assert source.missing(values, ["/nonexistent"]) == []
+    assert source.problems(values, ["/nonexistent"]) == []

@@ -72,5 +72,5 @@ class ActionModule(module_cache.CachedModuleAction):
             answer = self._execute_module(module_args=question, task_vars=variables)
         except AnsibleError as error:
             return "", " ".join(str(error).split()).rstrip(".")
-        words = reachability.said(answer) or str(answer.get("why") or answer.get("msg") or "")
+        words = reachability.unexpected_output(answer) or str(answer.get("why") or answer.get("msg") or "")
         return str(answer.get("outcome") or ""), " ".join(words.split()).rstrip(".")

@@ -8,4 +8,4 @@ from ansible_collections.baton.web.plugins.module_utils.controller import action
 class ActionModule(action.Step):
     """Begins nothing after a Ctrl-C, and fails where a host can't be reached."""
 
-    heeds_interrupt = True
+    interruptible = True

@@ -81,7 +81,7 @@ def test_what_runs_on_one_host_alone_is_started_on_no_second_one() -> None:
         ([], "app1 runs nightly, which must not run on app2 (hosts: first) at the same time."),
         (
             ["--limit", "app2"],
-            "nightly (hosts: first) may run on app1, which this run doesn't ask. Run this without --limit",
+            "nightly (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
         ),
     ):
         done = FLEET.play("playbooks/configure.yml", "-e", "app_first_host=app2", *limit)

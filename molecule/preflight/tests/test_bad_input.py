@@ -86,7 +86,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
         (
             {"app_service_helth_path": "/"},
-            ["app_service_helth_path is no setting", "Did you mean app_service_health_path?"],
+            ["app_service_helth_path is not a setting", "Did you mean app_service_health_path?"],
         ),
         ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
         pytest.param(
@@ -169,7 +169,7 @@ def test_hosts_that_were_never_set_up_are_told_so(tmp_path: pathlib.Path, playbo
 @pytest.mark.parametrize(
     ("playbook", "changed", "words"),
     [
-        ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is no setting", "Did you mean rollback_to?"]),
+        ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is not a setting", "Did you mean rollback_to?"]),
         pytest.param("upgrade_system", {"upgrade_rebot": False}, ["Did you mean upgrade_reboot?"], marks=LONG),
         ("reboot", {"reboot_confirm": "yess"}, ['reboot_confirm is "yess". Say true or false']),
         pytest.param("exec", {"command": "true", "exec_host": "all"}, ["Did you mean exec_hosts?"], marks=LONG),

@@ -34,7 +34,7 @@ def test_a_host_asks_of_app_servers_alone_and_only_where_something_is_for_one_ho
     processes: dict[str, Any], first: str, read: list[str]
 ) -> None:
     variables = Variables()
-    assert first_host.chosen(variables, SERVERS, processes, {}) == first
+    assert first_host.choose(variables, SERVERS, processes, {}) == first
     assert variables.read == read
 
 

@@ -40,10 +40,10 @@ def test_a_connection(said: str, fix: str) -> None:
     [
         ("Missing sudo password", "with -K"),
         ("sudo: a password is required", "with -K"),
-        ("Incorrect sudo password", "ann's right password"),
+        ("Incorrect sudo password", "ann's correct password"),
         ("sudo: sorry, you must have a tty to run sudo", "Defaults:ann !requiretty"),
         ("ann is not in the sudoers file.", "Let ann use sudo"),
-        ("Authorized uses only", "neither it nor the login says anything by itself"),
+        ("Authorized uses only", "neither sudo nor the login prints anything"),
     ],
 )
 def test_sudo(said: str, fix: str) -> None:
@@ -59,4 +59,4 @@ def test_a_host_of_which_the_inventory_says_only_the_name() -> None:
 
 
 def test_a_module_that_has_answered_said_nothing_else() -> None:
-    assert reachability.said({"failed": True, "msg": "no"}) == ""
+    assert reachability.unexpected_output({"failed": True, "msg": "no"}) == ""

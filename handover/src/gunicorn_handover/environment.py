@@ -1,8 +1,8 @@
-r"""The service's environment: a file of plain variables, and systemd's credentials for secrets.
+r"""The service's environment: a file with plain variables, and systemd credentials for secrets.
 
 The file is a systemd `EnvironmentFile=` restricted to lines of the form `NAME="value"`, in which `\`, `"`, `$` and
-a backtick are escaped by a backslash, comment lines (`#`) and blank ones. So systemd and this module read the same.
-gunicorn.conf.py reads it anew at each reload, which is how a HUP carries a changed variable:
+backticks are escaped with a backslash, comment lines (`#`) and blank lines, so that systemd and this module read the
+same values. gunicorn.conf.py reads it again on each reload, so a HUP applies changed variables:
 
     from gunicorn_handover import environment
     raw_env = environment.raw_env("/etc/links/environment")
@@ -21,17 +21,17 @@ _UNESCAPE = re.compile(r'\\(["\\$`])')
 
 
 class EnvironmentFileError(ValueError):
-    """The environment can't be read. The message names place and fix, and never shows a value."""
+    """The environment can't be read. The message names the place and the fix, and never contains a value."""
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The variables of the file at `path`. Raises OSError, or EnvironmentFileError for a line out of form."""
+    """Return the variables of the file at `path`. Raises OSError, and EnvironmentFileError for an invalid line."""
     try:
-        # newline="\n": a lone carriage return belongs to a value, as systemd sees it
+        # newline="\n": for systemd, a lone carriage return is part of a value
         with open(path, encoding="utf-8", newline="\n") as file:
             lines = file.read().split("\n")
     except UnicodeDecodeError as error:
-        raise EnvironmentFileError(f"{os.fspath(path)} is not UTF-8. Write it anew in UTF-8.") from error
+        raise EnvironmentFileError(f"{os.fspath(path)} is not UTF-8. Convert it to UTF-8.") from error
     variables = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -47,23 +47,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def line(name: str, value: str) -> str:
-    """The line that `read` reads as `name` and `value`. Raises EnvironmentFileError for what no line can hold."""
+    """Return the line for a variable. Raises EnvironmentFileError for what a line can't represent."""
     if not NAME.fullmatch(name):
-        raise EnvironmentFileError(f"{name!r} is no name for a variable. Use letters, digits and underscores.")
+        raise EnvironmentFileError(f"{name!r} is not a valid variable name. Use letters, digits and underscores.")
     if "\n" in value or "\0" in value:
         raise EnvironmentFileError(f"The value of {name} has a line break or a NUL. Pass it as a secret instead.")
     return f'{name}="' + _ESCAPE.sub(r"\\\g<0>", value) + '"'
 
 
 def raw_env(path: str | os.PathLike[str]) -> list[str]:
-    """The file at `path` as Gunicorn's `raw_env` setting wants it. Raises as `read` does."""
+    """Return the file's variables in the form of Gunicorn's setting `raw_env`. Raises as `read` does."""
     return [f"{name}={value}" for name, value in read(path).items()]
 
 
 def credentials(directory: str | None) -> dict[str, str]:
-    """The files in systemd's `$CREDENTIALS_DIRECTORY` whose names could be variables', less one final line break.
+    """Return the credentials in systemd's `$CREDENTIALS_DIRECTORY` whose names are valid for variables.
 
-    Raises OSError, or EnvironmentFileError for a credential that no variable can hold.
+    Removes one final line break. Raises OSError, and EnvironmentFileError for a credential that contains a NUL.
     """
     if not directory:
         return {}
@@ -76,15 +76,15 @@ def credentials(directory: str | None) -> dict[str, str]:
                 content = file.read()
             if b"\0" in content:
                 raise EnvironmentFileError(
-                    f"The credential {entry.name} has a NUL, which no variable can hold. "
-                    "Name it with a dot or a dash and let the application read the file."
+                    f"The credential {entry.name} has a NUL, which a variable can't contain. "
+                    "Use a name with a dot or a dash, and let the application read the file."
                 )
             found[entry.name] = os.fsdecode(content.removesuffix(b"\n"))
     return found
 
 
 def export_credentials(environ: MutableMapping[str, str]) -> frozenset[str]:
-    """Puts the credentials into `environ`, over what is there, and returns their names. Raises as `credentials`."""
+    """Set the credentials in `environ`, overriding existing variables. Returns their names. Raises as `credentials`."""
     found = credentials(environ.get("CREDENTIALS_DIRECTORY"))
     environ.update(found)
     return frozenset(found)

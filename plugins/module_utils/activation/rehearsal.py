@@ -188,7 +188,7 @@ def rehearse(
         if wanted is not None and needed(app, wanted):
             trial = Rehearsal(app, wanted)
             trial.execute(timeout, health)
-            rehearsed, migrates = True, systemd.said(trial.service, started, MIGRATION)
+            rehearsed, migrates = True, systemd.first_match(trial.service, started, MIGRATION)
         if wanted is not None:
             rehearsed = _rehearse_background(app, wanted, timeout) or rehearsed
     return {"rehearsed": rehearsed, "seconds": round(time.monotonic() - began, 3), "migrates": migrates}

@@ -1,6 +1,6 @@
-"""What an archive of others may hold: nothing that would be unpacked elsewhere, by its path or through a link.
+"""Check an untrusted archive for members that would be unpacked outside of its folder, by path or through a link.
 
-Debian 12's tarfile has no filter, and those of newer ones refuse links to an application's state.
+Debian 12's tarfile has no filters, and those of newer versions refuse links to an application's state folder.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 
 
 class TarCheck:
-    """Looks at the members of an archive in their order, before any of them is unpacked.
+    """Checks an archive's members in order, before any of them is unpacked.
 
-    A symlink itself may lead anywhere; nothing may go through one.
+    A symlink may point anywhere, but no member's path may lead through one.
     """
 
     def __init__(self) -> None:
@@ -20,14 +20,13 @@ class TarCheck:
         self._links: set[PurePosixPath] = set()
 
     def why_not(self, member: tarfile.TarInfo) -> str:
-        """Why a member may not be unpacked, to be read after the archive's name; empty where it may."""
+        """Return why a member must not be unpacked, to follow the archive's name in a message; empty if it may."""
         if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-            return f"has {member.name}, which is no file, folder or link"
+            return f"has {member.name}, which is a special file"
         path, target = PurePosixPath(member.name), PurePosixPath(member.linkname)
         if self._leads_out(path):
             return f"has a path that leads out of it: {member.name}"
-        # to any other file than one that was unpacked from here it would give away that file's content and rights, and
-        # to a symlink it would be one under another name
+        # a hard link to a file outside of the archive would expose that file, and one to a symlink is a symlink
         if member.islnk() and (self._leads_out(target) or target not in self._files):
             return f"has a path that leads out of it: {member.name} -> {member.linkname}"
         if member.issym():
@@ -38,5 +37,5 @@ class TarCheck:
         return ""
 
     def _leads_out(self, path: PurePosixPath) -> bool:
-        # `..` behind a link is not where the path's text says
+        # `..` after a link leads elsewhere than the path says
         return path.is_absolute() or ".." in path.parts or not self._links.isdisjoint((path, *path.parents))

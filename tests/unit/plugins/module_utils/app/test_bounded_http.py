@@ -66,7 +66,7 @@ ENDLESS = {
 def test_an_answer_without_an_end_is_none(what: str) -> None:
     with answering(ENDLESS[what]) as page:
         said = health_check.check(page)
-    assert said.startswith("does not answer: ")
+    assert said.startswith("does not respond: ")
     assert "timed out" not in said  # it was the size that ended it
 
 
@@ -82,7 +82,7 @@ TRICKLES = {
 @pytest.mark.parametrize("what", TRICKLES)
 def test_an_answer_that_comes_byte_by_byte_has_one_time_for_all_of_it(what: str) -> None:
     with answering(TRICKLES[what], pause=0.05) as page:
-        assert health_check.check(page) == "does not answer: timed out"
+        assert health_check.check(page) == "does not respond: timed out"
 
 
 def test_an_endless_body_is_read_no_further_than_it_is_shown() -> None:
@@ -98,7 +98,7 @@ def test_a_page_s_words_are_cut_and_nothing_that_a_terminal_obeys() -> None:
         assert health_check.check(page) == "answers 500: \\x1b]0;title\\x07\N{REPLACEMENT CHARACTER}\\x00"
     with answering([b"\x1b[2J" * 10000 + b"\r\n\r\n"]) as page:
         said = health_check.check(page)
-        assert said.startswith("does not answer: ")
+        assert said.startswith("does not respond: ")
         assert len(said) < 1000
         assert "\x1b" not in said
 

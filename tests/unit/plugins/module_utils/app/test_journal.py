@@ -51,7 +51,7 @@ ACCESS = {
 )
 def test_a_line_is_written_for_people(message: object, priority: int, line: str) -> None:
     said = journal.entry(found(message, priority))
-    assert journal.written(said) == f"2026-01-01 12:00:00.250Z {line}"
+    assert journal.formatted(said) == f"2026-01-01 12:00:00.250Z {line}"
 
 
 def test_hosts_are_merged_by_time_and_the_newest_lines_are_kept() -> None:
@@ -96,7 +96,7 @@ def test_what_a_client_asked_for_tells_the_terminal_nothing() -> None:
         "path": "/\x1b]52;c;eA==\x07\r\x9b2J",
         "status": 404,
     }
-    assert journal.written(said).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
+    assert journal.formatted(said).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
     assert untrusted.printable("a\tb\r\n\x1b[1;31mc\x1b[0m") == "a\tb\nc"
 
 

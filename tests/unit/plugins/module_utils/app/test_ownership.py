@@ -91,7 +91,7 @@ def test_an_account_that_logs_in_keeps_its_home_and_shell(tmp_path: pathlib.Path
     make(tmp_path, "var/lib/baton/links")
     user = getpass.getuser()
     (sentence,) = told(tmp_path, "links", user)
-    assert f"user {user} is there with the home {pwd.getpwnam(user).pw_dir}" in sentence
+    assert f"user {user} exists with the home {pwd.getpwnam(user).pw_dir}" in sentence
     assert "Choose another app_account_user" in sentence
     assert told(tmp_path, "links", user, f"user {user}") == []
 

@@ -142,8 +142,8 @@ def test_without_a_time_before_slowness_is_not_judged() -> None:
 def test_a_quiet_site_is_said_to_be_quiet() -> None:
     found = verdict(during(3), GOOD_BEFORE)
     assert (found["ok"], found["quiet"]) == (True, True)
-    assert found["message"] == "edge1: only 3 requests to app1 in 10 s, too few to judge."
-    assert verdict([])["message"] == "edge1: only 0 requests to app1 in 10 s, too few to judge."
+    assert found["message"] == "edge1: only 3 requests to app1 in 10 s, too few to evaluate."
+    assert verdict([])["message"] == "edge1: only 0 requests to app1 in 10 s, too few to evaluate."
 
 
 def test_active_checks_are_judged_but_make_no_site_busy() -> None:
@@ -296,7 +296,7 @@ def test_a_site_that_is_asked_too_often_is_asked_less(edge: Any, clock: Clock, t
     checkers = clock.at_pause = Checkers()
     found = watch(log, 0.03, clock, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/limited", 6))
     assert found["ok"]
-    assert "3 of 6 active checks were answered, 3 refused as too many (429)" in found["message"]
+    assert "3 of 6 active checks were answered, 3 were rejected by a rate limit (429)" in found["message"]
     # the first three are answered; then the pause doubles each time
     assert [checker._pause for checker in checkers.seen] == [0.03 / 6 * 2**3]
 
@@ -325,7 +325,7 @@ def test_an_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:
     # it ends long before its time, or not within this test's
     found = watch(write(tmp_path / "log", []), 36000, time, bake.Checks("127.0.0.1:1", "x", "/health", 360_000))
     assert not found["ok"]
-    assert "active checks got no answer, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
+    assert "active checks got no response, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
 
 
 def test_a_single_check_without_an_answer_is_bad_when_there_was_no_other() -> None:
@@ -374,7 +374,7 @@ def test_what_is_bad_unless_told_otherwise() -> None:
         min_requests=20,
         settle_seconds=2.0,
     )
-    assert (bake.POLL, bake.CHECK_TIMEOUT, bake.SURE) == (0.2, 5.0, 4.0)
+    assert (bake.POLL, bake.CHECK_TIMEOUT, bake.SIGNIFICANCE) == (0.2, 5.0, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -406,15 +406,15 @@ def test_a_quiet_site_tells_of_the_checks_in_full() -> None:
     quiet = judge(during(1))
     told = quiet.verdict(NOON + 10, ["it hangs"], 9, limited=3)["message"]
     assert told == (
-        "edge1: only 1 request to app1 in 10 s, too few to judge; 5 of 9 active checks were answered, "
-        "3 refused as too many (429)."
+        "edge1: only 1 request to app1 in 10 s, too few to evaluate; 5 of 9 active checks were answered, "
+        "3 were rejected by a rate limit (429)."
     )
     assert quiet.verdict(NOON + 10, [], 9)["message"].endswith("; 9 of 9 active checks were answered.")
 
 
 def test_checks_that_got_no_answer_are_counted_in_words() -> None:
     quiet = judge()
-    assert quiet.unanswered(["a", "b", "c"], 5, False) == "3 of 5 active checks got no answer, the last one c"
+    assert quiet.unanswered(["a", "b", "c"], 5, False) == "3 of 5 active checks got no response, the last one c"
     assert quiet.unanswered(["a", "b", "c"], 6, True) == ""  # a half is not most
     assert quiet.unanswered(["a", "b"], 3, False) == ""  # too early to say
     assert quiet.unanswered(["a", "b"], 3, True) != ""

@@ -90,7 +90,7 @@ def test_encrypted_secrets_are_left_out_of_what_is_shown(tmp_path: pathlib.Path,
     # a process that was started earlier has it
     host_key.unlink()
     told = masking.masked("links", "it said hunter2-and-more", str(tmp_path))
-    assert told.startswith("[left out, as secrets in it can't be told: ")
+    assert told.startswith("[not shown: a secret can't be decrypted on this host")
     assert "hunter2" not in told
     assert masking.masked("links", "", str(tmp_path)) == ""
 

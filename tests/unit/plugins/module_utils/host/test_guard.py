@@ -36,7 +36,7 @@ class Host:
     def begin(self, token: str = "one", *, apply: str = ":", reconnects: bool = False) -> None:
         """As the module does when something has to change."""
         change = guard.Change("echo the rules of before", apply, f"cat > {self.root}/loaded", 60)
-        with self.guard.alone():
+        with self.guard.exclusive():
             self.guard.change(token, change, self.wanted, self.write, reconnects=reconnects)
 
     def write(self) -> None:
@@ -138,7 +138,7 @@ def test_the_next_change_waits_for_the_end_of_one_whose_controller_may_be_alive(
     end: Callable[[], object] = (lambda: host.guard.confirm("one")) if confirmed else host.script
     timer = threading.Timer(0.1, end)
     timer.start()
-    with host.guard.alone():
+    with host.guard.exclusive():
         assert host.is_as_before() is not confirmed
         assert host.left() == []
     timer.join()
@@ -149,7 +149,7 @@ def test_one_that_nothing_ends_is_taken_back_by_the_next(host: Host) -> None:
     armed = host.guard.folder / "armed"
     # its timer was stopped by hand
     armed.write_text(json.dumps({**json.loads(armed.read_text()), "seconds": 0}))
-    with host.guard.alone():
+    with host.guard.exclusive():
         assert host.is_as_before()
 
 
@@ -160,7 +160,7 @@ def test_an_undo_that_failed_is_not_taken_for_one(host: Host) -> None:
     kept = saved.read_bytes()
     saved.unlink()
     assert host.script() == 1
-    assert host.guard.confirm("one") == ("pending", "what was there before is being put back")
+    assert host.guard.confirm("one") == ("pending", "the previous configuration is being restored")
     # mended, and started again
     saved.write_bytes(kept)
     saved.chmod(0o640)
@@ -177,7 +177,7 @@ def test_an_undo_that_finds_nothing_to_do_beside_an_armed_change_is_not_taken_fo
 
 @pytest.mark.parametrize(("command", "answer"), [("", True), ("true", True), ("false", False), ("exit 3", False)])
 def test_files_are_in_force_where_their_command_says_so(command: str, answer: bool) -> None:
-    assert guard.in_force(command) is answer
+    assert guard.is_applied(command) is answer
 
 
 def test_without_a_timer_nothing_is_touched(host: Host) -> None:
@@ -189,7 +189,7 @@ def test_without_a_timer_nothing_is_touched(host: Host) -> None:
 
 
 def test_files_that_cannot_be_put_into_force_are_put_back_at_once(host: Host) -> None:
-    with pytest.raises(guard.GuardError, match=r"line 3: no\. What was there before is back\."):
+    with pytest.raises(guard.GuardError, match=r"line 3: no\. The previous configuration has been restored\."):
         host.begin(apply="echo line 3: no >&2; false")
     assert host.is_as_before()
     assert host.left() == []

@@ -32,7 +32,7 @@ def has(root: pathlib.Path, name: str) -> str:
 
 def apply(root: pathlib.Path, settings: dict[str, str], dry: bool = False) -> tuple[list[str], list[str]]:
     done = kernel_settings.apply(settings, OWN, dry=dry, root=str(root))
-    return list(done.changed), [one.words() for one in done.unmet]
+    return list(done.changed), [one.description() for one in done.unmet]
 
 
 def test_what_differs_is_set_once(root: pathlib.Path) -> None:
@@ -99,7 +99,7 @@ def test_what_the_kernel_makes_something_else_of_is_told(root: pathlib.Path) -> 
     changed, told = apply(root, {"comm": "a-name-that-is-too-long"})
     name.write_text(before)
     assert changed == []
-    assert told == [f"comm = a-name-that-is-too-long (is {before.strip()}: the kernel made a-name-that-is- of it)"]
+    assert told == [f"comm = a-name-that-is-too-long (is {before.strip()}: the kernel changed it to a-name-that-is-)"]
 
 
 def test_a_file_that_says_the_same_is_no_news(root: pathlib.Path) -> None:

@@ -88,7 +88,7 @@ def test_of_a_line_of_any_length_the_beginning_is_told(journal: pathlib.Path) ->
     journal.write_text("Running upgrade  -> " + "x" * 10**6)
     told = f"Running upgrade  -> {'x' * 10**6}"[: command.LONGEST]
     assert systemd.tail("links.service", 0) == told
-    assert systemd.said("links.service", 0, "upgrade") == told
+    assert systemd.first_match("links.service", 0, "upgrade") == told
     journal.write_text(line(json.dumps({"message": "m" * 10**5, "exception": "e" * 10**5})))
     assert systemd.ending("links.service", 0).log == f"{'m' * command.LONGEST}\n{'e' * command.LONGEST}"
 

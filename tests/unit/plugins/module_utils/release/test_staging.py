@@ -118,7 +118,7 @@ def test_a_change_of_code_takes_the_venv_over(places: store.ReleaseStore, build:
         f"{second['id']}-src.tar.gz"
     ]
     result = stage(places, second)
-    assert "venv taken over" in result["seconds"]
+    assert "venv reused" in result["seconds"]
     one, two = (next((places.releases / built["id"]).rglob("idna/core.py")) for built in (first, second))
     assert one.stat().st_ino == two.stat().st_ino
     folder = places.releases / second["id"]
@@ -195,7 +195,7 @@ def test_a_project_is_replaced_and_none_of_its_files_stays(
         # the command works from wherever the release is
         assert "exec" in (venv / "bin/hello").read_text().splitlines()[1]
         assert not (tmp_path / "marker").exists()
-    assert "venv taken over" in result["seconds"]
+    assert "venv reused" in result["seconds"]
 
 
 def test_a_record_names_files_of_its_venv_alone(tmp_path: pathlib.Path) -> None:
@@ -347,7 +347,7 @@ def test_wheels_for_a_newer_glibc_are_refused(
 
 def test_a_host_without_uv_is_told_the_role(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     bare = dataclasses.replace(places, uv=pathlib.Path("/nowhere/uv"))
-    with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
+    with pytest.raises(BatonError, match=r"uv is missing at /nowhere/uv.*python_runtime"):
         stage(bare, build())
     assert there(bare) == []
 
@@ -385,7 +385,7 @@ def test_a_reserve_stays_free_on_the_disk(
 def test_a_damaged_upload_is_named(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     asked = uploaded(places, build())
     asked.source_archive.write_bytes(asked.source_archive.read_bytes()[:100])
-    with pytest.raises(BatonError, match=r"-src\.tar\.gz on this host isn't what the controller made"):
+    with pytest.raises(BatonError, match=r"-src\.tar\.gz on this host differs from the controller's"):
         staging.stage(places, asked, None, None, "")
     assert there(places) == []
 
@@ -395,7 +395,7 @@ def test_one_other_byte_of_an_archive_is_refused(places: store.ReleaseStore, bui
     content = bytearray(asked.wheels_archive.read_bytes())
     content[len(content) // 2] ^= 1
     asked.wheels_archive.write_bytes(content)
-    with pytest.raises(BatonError, match=r"wheels-.*\.tar on this host isn't what the controller made: its hash is "):
+    with pytest.raises(BatonError, match=r"wheels-.*\.tar on this host differs from the controller's: its hash is "):
         staging.stage(places, asked, None, None, "")
     assert there(places) == []
 
@@ -456,7 +456,7 @@ def test_the_bill_of_materials_says_what_is_installed(
     # the venv of the same wheels is taken over, and what is known of them with it
     other = project("other")
     again = stage(places, other)
-    assert "venv taken over" in again["seconds"]
+    assert "venv reused" in again["seconds"]
     second = (pathlib.Path(again["release_path"]) / "bom.cdx.json").read_text()
     assert second == pathlib.Path(other["boms"][again["release"]["target"]]).read_text()
     assert second != text
@@ -542,7 +542,7 @@ def test_an_archive_has_neither_devices_nor_hard_links(tmp_path: pathlib.Path, k
         entry = tarfile.TarInfo("src/odd")
         entry.type, entry.linkname, entry.devmajor, entry.devminor = kind, linked, 1, 3
         packed.addfile(entry)
-    with pytest.raises(BatonError, match=r"bad\.tar has the entry src/odd"):
+    with pytest.raises(BatonError, match=r"bad\.tar has the unexpected entry src/odd"):
         staging.unpack(tmp_path / "bad.tar", tmp_path / "out")
     assert not os.path.lexists(tmp_path / "out/src/odd")
 

@@ -126,9 +126,9 @@ def main() -> None:
         if options["state"] == "rehearsed":
             module.exit_json(changed=False, **_rehearse(module, app, health))
         with detached.exclusive(app, options["timeout"]):
-            # a check takes no lock, and changes nothing that one would be for
+            # check mode takes no lock
             if options["transaction"] and not module.check_mode:
-                # the way back is also for a run that has lost it
+                # a revert is also allowed for a run that has lost the lock
                 deploy_lock.extend(app, options["transaction"], needed=options["state"] == "active")
             before = layout.current(app)
             if options["state"] == "reverted":
@@ -174,7 +174,7 @@ def _rehearse(module: AnsibleModule, app: layout.Application, health: health_che
 
 
 def _step(before: str | None, release: str) -> dict[str, Any]:
-    """From what to what, for the result."""
+    """Return the result's keys about the change of release."""
     diff = {"before": f"{before or 'no release'}\n", "after": f"{release}\n"}
     return {"release": release, "previous": before, "diff": diff}
 

@@ -65,7 +65,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import files
 
 
 class Module(AnsibleModule):  # type: ignore[misc]
-    """One that doesn't write whole files into the host's log."""
+    """Module that doesn't write whole files into the host's log."""
 
     def _log_invocation(self) -> None:
         self.log("Invoked")

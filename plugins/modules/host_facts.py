@@ -62,7 +62,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import facts
 
 
 def _has_before_web(app: layout.Application) -> bool:
-    """Whether the host has process types that follow a release before the web processes do."""
+    """Whether the host has process types that are activated before the web processes."""
     try:
         return any(process.part == "before_web" for process in app.processes)
     except layout.ActivationError:
@@ -78,7 +78,7 @@ def main() -> None:
     found = facts.gather(packages=module.params["packages"])
     if module.params["application"]:
         app = layout.Application(module.params["application"])
-        # site.yml has set a host up for the application when it has made the folder of its releases
+        # a host is set up for the application once site.yml has created the releases' folder
         found |= {
             "app_release": layout.current(app) or "",
             "app_prepared": app.releases.is_dir(),

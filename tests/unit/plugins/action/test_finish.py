@@ -97,13 +97,13 @@ def test_a_lock_that_stays_is_told_with_what_to_do(app: Application) -> None:
     (app.state / "lock.lock").mkdir()
     done = finish(app, run=RUN, keep=1, entry=ENTRY)
     assert done.changed == [1], done.output
-    assert f"app1: The deploy lock below {app.state} can't be given back" in done.words
+    assert f"app1: The deploy lock below {app.state} can't be released" in done.words
     assert "playbooks/unlock.yml" in done.words
     assert results(app) == ["deployed"]
 
 
 @pytest.mark.parametrize(
-    ("serves", "trouble"), [("r2", "release r3 was put there since"), ("r3", "shop.service doesn't run")]
+    ("serves", "trouble"), [("r2", "release r3 has been activated since"), ("r3", "shop.service doesn't run")]
 )
 def test_a_host_that_does_not_serve_any_more_is_told(app: Application, serves: str, trouble: str) -> None:
     done = finish(app, "-v", run=RUN, serves=serves)

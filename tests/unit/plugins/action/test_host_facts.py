@@ -113,7 +113,7 @@ def test_a_host_gives_an_address_and_nothing_else_to_the_settings_of_others(
             "no",
             True,
         ),
-        ({"ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}}, "it gave no answer", True),
+        ({"ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}}, "it didn't answer", True),
     ],
 )
 def test_a_host_without_an_answer_stays_in_the_play_and_says_why(

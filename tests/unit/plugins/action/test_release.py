@@ -131,7 +131,7 @@ def test_a_disk_without_room_is_said_before_anything_is_uploaded(host: Host, bui
     built["source"]["upload_bytes"] = 1 << 60
     done = host.stage(built)
     assert "app1" in done.words
-    assert "MiB free. Make room there" in done.words, done.output
+    assert "MiB free. Free disk space there" in done.words, done.output
     assert host.exchanges == ["module"]
     assert not host.upload.exists()
 

@@ -147,7 +147,7 @@ def test_a_drained_server_gets_no_request_and_finishes_what_it_has(host: Any, ed
 
 def test_the_last_server_is_not_drained(host: Any) -> None:
     before = host.check_output(f"sha256sum {CONFIGURATION}")
-    assert "no server of the site links would be left" in drain(address("app1"), address("app2"))["msg"]
+    assert "no server of the site links would remain" in drain(address("app1"), address("app2"))["msg"]
     assert host.check_output(f"sha256sum {CONFIGURATION}") == before
 
 

@@ -121,7 +121,7 @@ def test_the_lock_of_a_run_that_was_killed_on_this_controller_is_taken_over_at_o
     done = fleet.finish(second)
     assert done.status == 0, done.output
     # as its process is gone, and not because the lock has expired
-    assert "that run shows no sign of life" in done.words
+    assert "that run is no longer active" in done.words
     assert "expired" not in done.words
     assert not any(locked(name) for name in APP_SERVERS)
 

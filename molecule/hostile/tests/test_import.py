@@ -171,6 +171,6 @@ def test_a_deploy_without_a_rehearsal_tells_why_it_can_not_be_imported(hostile: 
 def test_of_a_command_that_prints_much_the_end_is_shown(hostile: Hostile) -> None:
     command = "yes | head -c 50M; echo the end"
     done = hostile.succeed("playbooks/exec.yml", "--limit", HOSTS[0], command=command)
-    assert "before the last 1024 KiB is left out" in done.words
+    assert "output before the last 1024 KiB is omitted" in done.words
     assert "the end" in done.output
     assert len(done.output) < 5 * 2**20

@@ -363,7 +363,7 @@ def taken() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"app_account_user": "alice"}, ["web1: user alice is there with the home /home/alice", "app_account_adopt"]),
+        ({"app_account_user": "alice"}, ["web1: user alice exists with the home /home/alice", "app_account_adopt"]),
         ({"app_name": "reports"}, ["web1: /opt/reports is there", "web1: reports.service is a unit"]),
         ({"app_name": "systemd-timesyncd"}, ["belongs to the system or to another service"]),
         pytest.param({"app_account_user": "sudo"}, ["belongs to the system"], marks=LONG),

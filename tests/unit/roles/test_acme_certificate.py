@@ -167,7 +167,7 @@ def test_what_certbot_obtained_serves_with_its_key(alone: Host) -> None:
             "Error creating new order :: too many certificates",
         ),
         ("a\x1b[31mred", "a [31mred"),
-        ("", "certbot failed without a word"),
+        ("", "certbot failed without a message"),
     ],
 )
 def test_a_failure_leaves_what_serves_and_says_why(alone: Host, words: str, cause: str) -> None:
@@ -194,7 +194,7 @@ def test_what_the_web_server_refuses_is_taken_back(alone: Host) -> None:
     alone.run()
     alone.certbot_obtains(second)
     alone.program("systemctl", 'case $1 in reload) echo "no" >&2; exit 1 ;; esac')
-    assert "nginx.service refuses the new certificate" in alone.run()["trouble"]
+    assert "nginx.service rejects the new certificate" in alone.run()["trouble"]
     assert alone.serves == first[0]
     # it is tried again, not forgotten
     alone.program("systemctl", "exit 0")
@@ -239,7 +239,7 @@ def test_one_host_obtains_and_the_other_takes_it_from_there(
         Host(tmp_path / name, own, (FIRST, SECOND), port) for name, own in (("first", FIRST), ("second", SECOND))
     )
     # nothing is there yet, and the first one is
-    assert second.run()["trouble"] == f"{FIRST}, which is to obtain it, has none yet"
+    assert second.run()["trouble"] == f"{FIRST}, which has to obtain it, doesn't have it yet"
     chain, key = issue(*NAMES)
     first.certbot_obtains((chain, key))
     assert first.run()["trouble"] == ""

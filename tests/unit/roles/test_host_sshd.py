@@ -68,7 +68,9 @@ def test_without_a_key_nothing_is_found(
     # the second look of a run is left out
     assert role.refusals(host_sshd_enabled=True, __host_sshd_keys={"skipped": True}) == []
     (refusal,) = role.refusals(host_sshd_enabled=True, **given)
-    assert refusal.startswith("edge1: with host_sshd_enabled no way in would remain for deploy")
+    assert refusal.startswith(
+        "edge1: with host_sshd_enabled, deploy, the user that Ansible connects as, could no longer log in"
+    )
     assert "~/.ssh/authorized_keys" in refusal
     assert "ssh-copy-id" in refusal
 

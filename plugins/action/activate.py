@@ -1,4 +1,4 @@
-"""Action of the module activate: begins nothing after a Ctrl-C, and fails where a host can't be reached."""
+"""Action of the module activate: begins nothing after a Ctrl-C, and makes an unreachable host a failure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class ActionModule(module_cache.CachedModuleAction):
     """Runs the module once."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result and `ended`, the time by this controller's clock, as the logs' windows need it."""
+        """Return the module's result, with `ended` by this controller's clock, which the logs' windows need."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         state = self._task.args.get("state")
         if state == "reverted":
-            # a host that can't be asked is told of as such
+            # not by action.execute: the playbook handles unreachable hosts in a revert
             result.update(self._execute_module(task_vars=task_vars))
             result["ended"] = time.time()
         elif action.interrupted():

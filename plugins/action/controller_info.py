@@ -1,4 +1,4 @@
-"""Action controller_info: looks at the controller from within Ansible itself, in a tenth of a module's time."""
+"""Action controller_info: checks the controller in Ansible's own process, in a tenth of a module's time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ansible_collections.baton.web.plugins.module_utils.controller import prereq
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Checks it."""
+    """Checks the controller's tools."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the collections found, or what is missing."""
+        """Return the installed collections, or fail with what is missing."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
             {

@@ -1,6 +1,6 @@
-"""Action of the module deploy_lock: waits, and knows whether a holder that began on this controller is still alive.
+"""Action of the module deploy_lock: waits for the lock, and checks whether a holder on this controller is alive.
 
-A host that can't be reached is a failure, so that what was locked elsewhere is given back.
+An unreachable host is a failure, so that the playbook releases the locks of the other hosts.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache, run
 
-POLL = 2  # seconds between two looks while waiting
+POLL = 2  # seconds between two attempts
 
 
 class ActionModule(module_cache.CachedModuleAction):
-    """Runs the module until it isn't refused any more, or the time for waiting is over."""
+    """Runs the module until it gets the lock, or until the time for waiting is over."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's last result."""
@@ -22,7 +22,7 @@ class ActionModule(module_cache.CachedModuleAction):
         result: dict[str, Any] = super().run(tmp, variables)
         options = dict(self._task.args)
         wait = int(options.get("wait") or 0)
-        deadline, told = time.monotonic() + wait, False
+        deadline, shown = time.monotonic() + wait, False
         while True:
             if options.get("state") == "held" and action.interrupted():
                 result.update(action.INTERRUPTED)
@@ -37,8 +37,8 @@ class ActionModule(module_cache.CachedModuleAction):
             left = deadline - time.monotonic()
             if left <= 0:
                 return result | answer
-            if not told:
+            if not shown:
                 host = variables["inventory_hostname"]
                 action.tell(f"  {host}: waiting up to {wait} s for {holder['who']} ({holder['reason']})")
-                told = True
+                shown = True
             time.sleep(min(POLL, left))

@@ -1,4 +1,4 @@
-"""Action of the module edge_log_info: a bake is watched in pieces, and a Ctrl-C is heeded after each of them."""
+"""Action of the module edge_log_info: runs a bake in pieces, and checks for a Ctrl-C after each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
 PIECE = 10.0  # seconds, at most
-CHECKS = 3  # active checks in each, at least: of fewer nothing can be told
+CHECKS = 3  # minimum of active checks in each; fewer prove nothing
 
 
 def pieces(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The module's arguments, once for each time that it is to be run."""
+    """Yield the module's arguments for each piece of the bake."""
     seconds = float(arguments.get("bake_seconds") or 0)
     number = max(1, math.ceil(seconds / PIECE))
     for _ in range(number):
@@ -24,10 +24,10 @@ def pieces(arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 class ActionModule(module_cache.CachedModuleAction):
-    """Fails where an edge can't be reached, and when the operator asks to stop while it watches."""
+    """Fails if an edge can't be reached, and after a Ctrl-C."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's last result, whose verdict is that of the whole bake."""
+        """Return the module's last result; its verdict applies to the whole bake."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         answer: dict[str, Any] = {}
         for piece in pieces(self._task.args):

@@ -1,4 +1,4 @@
-"""Action of the module guarded_files: confirms a change over a new connection, or says why that couldn't be made."""
+"""Action of the module guarded_files: confirms a change over a new connection, or reports why none could be made."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GRACE = 30.0  # seconds after the undo in which a host may become reachable agai
 
 
 class ActionModule(module_cache.CachedModuleAction):
-    """Fails where the change wasn't confirmed, with what the host did then."""
+    """Fails if the change wasn't confirmed, with what the host did."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        # a local one is no new one, whatever the variables of the operator's own login say
+        # a local connection can't be renewed, even if the operator's own login has SSH_CONNECTION
         reconnects = self._connection.transport != "local"
         arguments = {**self._task.args, "token": uuid.uuid4().hex, "reconnects": reconnects}
         answer = action.execute(self, variables, arguments)
@@ -43,34 +43,34 @@ class ActionModule(module_cache.CachedModuleAction):
         return result | answer
 
     def _unconfirmed(self, variables: dict[str, Any], name: str, token: str, seconds: float) -> str:
-        """Why the change wasn't confirmed, and what has become of it; empty where it was."""
+        """Confirm the change. Returns why that failed and what the host did; empty if it is confirmed."""
         question = {"name": name, "token": token, "state": "confirmed"}
         until = time.monotonic() + seconds + GRACE
         why = ""
         while time.monotonic() < until:
-            outcome, said = self._ask(variables, question)
+            outcome, reason = self._confirm(variables, question)
             if outcome == "confirmed":
                 return ""
-            # what ssh says tells more than what the host says of its own part
-            why = (said or why) if not outcome else (why or said)
+            # an error of ssh says more than the host's reason
+            why = (reason or why) if not outcome else (why or reason)
             if outcome in ("undone", "unknown"):
                 return (
                     f"after the change of the {name} configuration no new connection could be made within "
                     f"{seconds:.0f} s, so the host has restored the former one. "
-                    f"The reason: {why or 'no connection succeeded in that time'}."
+                    f"Cause: {why or 'no connection succeeded in that time'}."
                 )
             time.sleep(POLL)
         return (
-            f"after the change of the {name} configuration no new connection could be made, and none can be made yet, "
-            f"although the host restores the former one by itself after {seconds:.0f} s. The reason: {why}."
+            f"after the change of the {name} configuration no new connection could be made, and still can't be, "
+            f"although the host restores the former one by itself after {seconds:.0f} s. Cause: {why}."
         )
 
-    def _ask(self, variables: dict[str, Any], question: dict[str, Any]) -> tuple[str, str]:
-        """What the host says over a new connection (nothing where there is none), and why not."""
+    def _confirm(self, variables: dict[str, Any], question: dict[str, Any]) -> tuple[str, str]:
+        """Try over a new connection. Returns the host's outcome, empty without a connection, and the reason."""
         try:
             self._connection.reset()
             answer = self._execute_module(module_args=question, task_vars=variables)
         except AnsibleError as error:
             return "", " ".join(str(error).split()).rstrip(".")
-        words = reachability.said(answer) or str(answer.get("why") or answer.get("msg") or "")
-        return str(answer.get("outcome") or ""), " ".join(words.split()).rstrip(".")
+        reason = reachability.unexpected_output(answer) or str(answer.get("why") or answer.get("msg") or "")
+        return str(answer.get("outcome") or ""), " ".join(reason.split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""Action of modules that are a step of a change which isn't begun after a Ctrl-C (see meta/runtime.yml)."""
+"""Action of modules that are a step of a change that must not begin after a Ctrl-C (see meta/runtime.yml)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from ansible_collections.baton.web.plugins.module_utils.controller import action
 
 
 class ActionModule(action.Step):
-    """Begins nothing after a Ctrl-C, and fails where a host can't be reached."""
+    """Begins nothing after a Ctrl-C, and makes an unreachable host a failure."""
 
-    heeds_interrupt = True
+    interruptible = True

@@ -1,4 +1,4 @@
-"""Action of the module logs_info: prints what is new as it comes, which a module can't."""
+"""Action of the module logs_info: prints new entries as they arrive, which a module can't."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.baton.web.plugins.module_utils.app import journal
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
 DEFAULT = "10 min ago"
-POLL = 3  # seconds that a call waits on the host for something new
+POLL = 3  # seconds that a call waits on the host for new entries
 
 
 class ActionModule(module_cache.CachedModuleAction):

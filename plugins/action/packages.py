@@ -1,4 +1,4 @@
-"""Action packages: installs by ansible.builtin.apt, and reads apt's lists anew only where that is of use."""
+"""Action packages: installs with ansible.builtin.apt, and updates apt's lists only if necessary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-LISTS_LAST = 86400  # seconds
-# a source that doesn't answer costs this twice for each of its addresses; another program may hold apt's lock
+LISTS_MAX_AGE = 86400  # seconds
+# a source that doesn't respond costs each timeout twice for each of its addresses; another program may hold apt's lock
 REFRESH = (
     "apt-get -o Acquire::Retries=1 -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 "
     "-o DPkg::Lock::Timeout=300 update"
@@ -24,10 +24,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _, options = self.validate_argument_spec({"name": {"type": "list", "elements": "str", "default": []}})
         variables = task_vars or {}
         names = options["name"]
-        # the facts are of the host that the task is for, not of the one that it is delegated to
+        # with delegation, the facts are not those of the delegated host
         delegated = bool(self._task.delegate_to)
         age = 0 if delegated else variables.get("ansible_facts", {}).get("package_lists_age")
-        outdated = not names or age is None or age > LISTS_LAST
+        outdated = not names or age is None or age > LISTS_MAX_AGE
         troubles = self._refresh(variables) if outdated and not self._task.check_mode else None
         if not names:
             return result | {"changed": False} | _warnings(troubles)
@@ -36,11 +36,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             troubles = self._refresh(variables)
             answer = self._install(names, variables)
         if answer.get("failed") and self._task.check_mode and "No package matching" in str(answer.get("msg")):
-            # a check reads no lists
+            # check mode doesn't update the lists
             return result | {"changed": True}
         if answer.get("failed"):
             host = self._task.delegate_to or variables["inventory_hostname"]
-            unread = f" These lists of packages could not be read: {'; '.join(troubles)}." if troubles else ""
+            unread = f" These package lists could not be updated: {'; '.join(troubles)}." if troubles else ""
             answer["msg"] = (
                 f"{host}: apt can't install {', '.join(names)}: {str(answer.get('msg', '')).rstrip('.')}.{unread} "
                 "Fix the host's sources (/etc/apt/sources.list.d) or its network, then run this again."
@@ -62,25 +62,25 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return troubled(f"{answer.get('stdout', '')}\n{answer.get('stderr', '')}\n{answer.get('module_stderr', '')}")
 
 
-def troubled(said: str) -> list[str]:
-    """The sources that apt could not read, each with its reason, from what it said of an update."""
+def troubled(output: str) -> list[str]:
+    """Return the sources that apt could not read, each with the reason, from the output of an update."""
     found = [
         line.partition(": ")[2].strip()
-        for line in said.splitlines()
+        for line in output.splitlines()
         if re.match(r"[EW]: ", line) and "Some index files failed" not in line
     ]
     return list(dict.fromkeys(found))
 
 
-def errors(said: str) -> str:
-    """The errors that apt tells of."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def errors(output: str) -> str:
+    """Return the errors in apt's output."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return " ".join([line for line in lines if line.startswith("E:")] or lines[-3:])
 
 
 def _warnings(troubles: list[str] | None, answer: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Of sources that could not be read; one that nothing was missing from."""
+    """Return a warning about unreadable sources, unless the installation failed, which reports them itself."""
     if not troubles or (answer or {}).get("failed"):
         return {}
-    told = f"A source of packages can't be read: {'; '.join(troubles)}. The required packages are available anyway."
-    return {"warnings": [*(answer or {}).get("warnings", []), told]}
+    warning = f"A package source can't be read: {'; '.join(troubles)}. The required packages are available anyway."
+    return {"warnings": [*(answer or {}).get("warnings", []), warning]}

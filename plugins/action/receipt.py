@@ -1,4 +1,4 @@
-"""Action receipt: writes on the controller from within Ansible itself, in a tenth of a module's time."""
+"""Action receipt: writes the receipt in Ansible's own process, in a tenth of a module's time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ansible_collections.baton.web.plugins.module_utils.host.command import Bato
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Composes and keeps it."""
+    """Composes and writes the receipt."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the receipt and where it is kept."""
+        """Return the receipt and the paths of its files."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(
             {
@@ -59,7 +59,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             try:
                 removed = receipt.keep(document, receipt_page.page(document), directory, options["keep"])
             except BatonError as error:
-                # the change has ended, well or badly, and a failure here would keep its end from being told
+                # the change has already ended; a failure here would hide its result
                 action.warn(str(error))
                 return result | {"changed": False}
         return result | {

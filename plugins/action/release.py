@@ -1,4 +1,4 @@
-"""Action of the module release: uploads the archives that a host lacks for a release, and no others."""
+"""Action of the module release: uploads only the archives that a host lacks for a release."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 
-NO_ARCHIVE = "That isn't an archive of this release, and was not sent. Check that host."
-SMALL = 256 * 1024  # what is sent before the host has asked for it, which saves two of three round trips
-PIECE = 16 * 1024 * 1024  # what an archive takes of the controller's memory, for each host
+NO_ARCHIVE = "That is not an archive of this release, so it was not sent. Check that host."
+SMALL = 256 * 1024  # bytes; smaller sources are sent unconditionally, which saves two of three round trips
+PIECE = 16 * 1024 * 1024  # bytes of an archive in the controller's memory, per host
 
 
 class ActionModule(module_cache.CachedModuleAction):
-    """Runs the module, and once more when it asks for archives."""
+    """Runs the module, and again after uploading the archives that it requests."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's last result."""
@@ -26,7 +26,7 @@ class ActionModule(module_cache.CachedModuleAction):
         if "archives_dir" in answer:
             for item in answer["uploads"]:
                 if item["src"] not in self._archives():
-                    # the host's word, which must not open any file of this controller
+                    # untrusted: a host must not be able to read other files of the controller
                     return result | {"failed": True, "msg": f"{item['src']} was requested. {NO_ARCHIVE}"}
                 try:
                     trouble = self._upload(item["src"], item["dest"])
@@ -45,17 +45,17 @@ class ActionModule(module_cache.CachedModuleAction):
                 return {}
             return {"source": base64.b64encode(source.read_bytes()).decode()}
         except OSError:
-            return {}  # a host that has the release needs none
+            return {}  # a host that has the release doesn't need the source
 
     def _archives(self) -> set[str]:
         artifact = self._task.args["artifact"]
         return {str(archive["path"]) for archive in (artifact["source"], *artifact["wheels"].values())}
 
     def _upload(self, source: str, destination: str) -> str:
-        """Write a file on the host as the task's user. Returns why that failed; its folder is gone then.
+        """Write a file on the host as the task's user. Returns why that failed; then its folder is removed.
 
-        Straight into a folder of that user, by the connection's input: a temporary folder of the user who logs in takes
-        four round trips instead of one, its disk would have to be checked too, and it stays when the task is killed.
+        Sends the content through the connection's input straight to the destination. A temporary folder of the login
+        user would take four round trips instead of one, may be on another disk, and would remain if the task is killed.
         """
         folder, file = shlex.quote(posixpath.dirname(destination)), shlex.quote(destination)
         sent = 0
@@ -64,11 +64,12 @@ class ActionModule(module_cache.CachedModuleAction):
                 sent, redirection = sent + len(piece), ">>" if sent else ">"
                 done = self._low_level_execute_command(
                     f"umask 077; cat {redirection} {file}; "
-                    # the input ends early when the controller is killed; it is read to its end when the disk is full
+                    # the size is checked because the input ends early if the controller is killed; if the disk is full,
+                    # the rest of the input must still be read
                     f'test "$(stat -c %s {file})" = {sent} || {{ rm -rf {folder}; cat > /dev/null; exit 1; }}',
                     in_data=piece,
                 )
                 if done["rc"] != 0:
-                    reason = done["stderr"].strip() or "it came incomplete"
+                    reason = done["stderr"].strip() or "the transfer was incomplete"
                     return f"{destination} can't be written on this host ({reason}). Check its disk, then deploy again."
         return ""

@@ -1,4 +1,4 @@
-"""Action of the module state_files: reads the controller's files, of any kind, and sends them along."""
+"""Action of the module state_files: reads files on the controller, including binary ones, and sends them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 from ansible_collections.baton.web.plugins.module_utils.host import command
 
-LARGEST = 16 * 1024 * 1024  # bytes; they go along with the module
+LARGEST = 16 * 1024 * 1024  # bytes; files are sent as arguments of the module
 
 
 class ActionModule(module_cache.CachedModuleAction):
-    """Fails where a file isn't there, or is too large."""
+    """Fails if a file doesn't exist or is too large."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
@@ -23,7 +23,7 @@ class ActionModule(module_cache.CachedModuleAction):
             entry = dict(item)
             if source := entry.pop("src", None):
                 found = command.find_file(source, arguments["base_dirs"])
-                why = "is no file on the controller" if found is None else "is larger than 16 MiB"
+                why = "is not a file on the controller" if found is None else "is larger than 16 MiB"
                 if found is None or found.stat().st_size > LARGEST:
                     return result | {"failed": True, "msg": f"app_config_state_files: {source} {why}. Correct src."}
                 entry["encoded"] = base64.b64encode(found.read_bytes()).decode()

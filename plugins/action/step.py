@@ -6,4 +6,4 @@ from ansible_collections.baton.web.plugins.module_utils.controller import action
 
 
 class ActionModule(action.Step):
-    """Fails where a host can't be reached, so that the failure can be rescued."""
+    """Makes an unreachable host a failure, which can be rescued."""

@@ -1,4 +1,4 @@
-"""Action of the module wait_ready: a host that can't be reached isn't ready yet, as after a reboot."""
+"""Action of the module wait_ready: an unreachable host isn't ready yet, for example after a reboot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POLL = 1  # seconds between two tries
 
 
 class ActionModule(module_cache.CachedModuleAction):
-    """Fails where the host can't be reached in the time that it has."""
+    """Fails if the host can't be reached within the timeout."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""

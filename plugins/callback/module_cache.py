@@ -1,4 +1,4 @@
-"""Keeps what Ansible would otherwise do anew in every run, and for every task."""
+"""Cache packed modules between runs, and load what every task needs only once."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ DOCUMENTATION = r"""
 name: module_cache
 author: Baton contributors (!UNKNOWN)
 type: aggregate
-short_description: Keeps packed modules from one run to the next, and loads once what every task needs
+short_description: Caches packed modules between runs, and loads once what every task needs
 description:
-  - Ansible packs a module with all that it imports when a run first needs it, which takes 0.3 s of a processor, and
-    forgets it at the run's end. Those of Ansible itself and of this project are kept in
-    C($XDG_CACHE_HOME/baton/packed), below a digest of all that goes into them.
-  - Ansible reads a file of variables anew for each task and host, unless it has read it before for another purpose;
-    filters are loaded anew for each, unless they were before.
-  - What is kept lies where Ansible looks for it. Where it doesn't look there, or the cache can't be used, it does
-    everything itself, as it would without this.
+  - Ansible packs a module with everything that it imports when a run first needs it, which takes 0.3 s of processor
+    time, and discards it at the end of the run. This callback keeps the packed modules of Ansible and of this
+    collection in C($XDG_CACHE_HOME/baton/packed), below a digest of their input.
+  - Ansible reads variable files and loads filters again for each task and host, unless they were loaded before it
+    forks. This callback loads them first.
+  - Cached files are placed where Ansible looks for them. If that fails, Ansible works as without this callback.
 """
 
 import contextlib
@@ -36,14 +35,14 @@ PROJECT = pathlib.Path(__file__).parents[2]
 
 from ansible_collections.baton.web.plugins.module_utils.artifact import toolchain
 
-# of those of collections nobody knows here when they change
+# modules of other collections aren't cached, because `sources` doesn't include their files
 OWN = ("ansible_collections.baton.web.", "ansible.modules.")
-PART = "-part"  # what isn't whole yet, in Ansible's words and here
-KEPT = 3  # digests: of one controller's checkouts, or before and after an upgrade
+PART = "-part"  # suffix of incomplete files, Ansible's and this callback's
+KEPT = 3  # number of digests, for several checkouts, or before and after an upgrade
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Gives the run what earlier ones have packed, and keeps what this one packs."""
+    """Provides the modules that earlier runs packed, and caches those of this run."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -54,35 +53,35 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._kept: pathlib.Path | None = None
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Load what every task needs, and hand over what is packed already."""
-        # as Ansible reads it, with one difference: what is read is kept
+        """Load what every task needs, and provide the cached modules."""
+        # as Ansible reads them, but cached
         for variables in sorted(PROJECT.glob("playbooks/vars/*.yml")):
             playbook._loader.load_from_file(str(variables), cache="all", unsafe=True, trusted_as_template=True)
         with contextlib.suppress(OSError):
             self._kept = kept()
             lend(self._kept, packed())
-        # each task runs in a fork of this process, which would load them for itself
+        # otherwise the fork of each task would load them
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
-        # a fork whose collector looks through what was loaded before copies all of it
+        # otherwise the garbage collector of each fork would touch, and so copy, all memory
         os.register_at_fork(after_in_child=gc.freeze)
 
     def v2_playbook_on_stats(self, _stats: Any) -> None:
-        """Keep what is new."""
+        """Cache new modules."""
         with contextlib.suppress(OSError):
-            # what was changed meanwhile was packed before or after
+            # not if sources changed during the run: then it is unknown which version was packed
             if self._kept is not None and self._kept == kept():
                 keep(packed(), self._kept)
                 prune(self._kept)
 
 
 def packed() -> pathlib.Path:
-    """Where Ansible has the modules that it packed in this run."""
+    """Return Ansible's folder of modules that were packed in this run."""
     return pathlib.Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache")
 
 
 def kept() -> pathlib.Path:
-    """Where they are kept for as long as nothing changes that goes into them."""
+    """Return the cache folder for the current sources."""
     hasher = hashlib.sha256(sys.version.encode())
     for path in sources():
         about = path.stat()
@@ -92,14 +91,14 @@ def kept() -> pathlib.Path:
 
 
 def sources() -> Iterator[pathlib.Path]:
-    """The modules and what they import, the project's and Ansible's, and what packs them."""
+    """Yield the files of modules, of their imports, and of the code that packs them: the project's and Ansible's."""
     for root in (PROJECT / "plugins", pathlib.Path(ansible.__file__).parent):
         for folder in ("modules", "module_utils", "executor", "_internal/_ansiballz"):
             yield from sorted((root / folder).rglob("*.py"))
 
 
 def lend(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Let the run find what is kept; Ansible packs anew what a link doesn't lead to any more."""
+    """Link cached modules into Ansible's folder. Ansible packs a module again if its link is dangling."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in source.glob("*"):
         if not path.name.endswith(PART):
@@ -107,10 +106,10 @@ def lend(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def keep(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy what was packed and isn't kept yet; none is ever seen half there."""
+    """Copy packed modules that aren't cached yet, atomically."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in source.glob("*"):
-        # beside them are Ansible's locks and unfinished ones
+        # the folder also has Ansible's locks and incomplete files
         if path.name.startswith(OWN) and path.suffix != ".lock" and not path.name.endswith(PART):
             place = target / path.name
             if not place.exists():
@@ -123,7 +122,7 @@ def keep(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def prune(used: pathlib.Path) -> None:
-    """Remove what hasn't been used for the longest time."""
+    """Remove the least recently used digests."""
     os.utime(used)
     for old in sorted(used.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Ansible's output, for people: plays with their seconds, a line for each task, what changed, failures as messages."""
+"""Compact stdout callback: plays with durations, a line for each task, changes, and failures as messages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ DOCUMENTATION = r"""
 name: output
 author: Baton contributors (!UNKNOWN)
 type: stdout
-short_description: Plays with their seconds, a line for each task, what changed below it, and a failure as its message
+short_description: Compact output with the duration of each play, a line for each task, changes and failures
 description:
-  - Shows plays with the seconds they took, tasks as they begin, and the hosts on which something changed or failed. A
-    play in batches names the hosts of each; one of C(all:!all), which isn't due, is left out. Text of C(debug) and the
-    message of a failure are printed as they were written, and a long one that several hosts have in common once. The
-    seconds of the whole run come last.
-  - Whatever hosts say, no terminal obeys it; control characters, and those that turn the direction of writing, are
-    spelled out.
-  - With C(-v) everything is printed as `default` does. For the plain one set C(ANSIBLE_STDOUT_CALLBACK=default).
+  - Prints plays with their durations in seconds, tasks as they begin, and the hosts on which something changed or
+    failed. A play in batches names the hosts of each; a play on C(all:!all), which isn't due, is omitted. Text of
+    C(debug) and messages of failures keep their line breaks, and a long message that several hosts have in common is
+    printed once. The duration of the whole run comes last.
+  - Escapes control characters, and characters that change the direction of text, in everything that hosts print.
+  - With C(-v) it prints the same as `default`, which you can also select with C(ANSIBLE_STDOUT_CALLBACK=default).
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -30,21 +29,21 @@ from ansible.plugins.callback.default import CallbackModule as Default
 from ansible_collections.baton.web.plugins.module_utils.change import outcome
 from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
-# tasks that only lead to others, and those that are named when they have something to say
+# tasks that only include others, and those whose banner is printed only together with their output
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
 SILENT |= {"debug", "fail", "set_fact"}
-# what `hosts` of a play that isn't due is made to be
+# `hosts` of a play that isn't due
 NOBODY = ["all:!all"]
-# hosts of a batch that are named one by one
-NAMED = 5
+# maximum number of a batch's hosts that are listed
+MAX_NAMES = 5
 
 
 class _Coloured(str):
-    """A text whose colours are ours."""
+    """A text that contains the callback's own colours."""
 
 
 class _Display:
-    """Ansible's display, which is given nothing that a terminal would obey."""
+    """Wrapper of Ansible's display that escapes control characters."""
 
     def __init__(self, display: Any) -> None:
         self._display = display
@@ -70,19 +69,19 @@ class _Display:
         self._display._error(_clean(error), *given, **options)
 
 
-def _clean(said: Any) -> Any:
-    """What is said, with every text in it printable."""
-    if isinstance(said, str):
-        return said if isinstance(said, _Coloured) else untrusted.printable(said)
-    if isinstance(said, dict):
-        return {key: _clean(one) for key, one in said.items()}
-    if isinstance(said, list | tuple):
-        return type(said)([_clean(one) for one in said])
-    if dataclasses.is_dataclass(said) and not isinstance(said, type):
+def _clean(found: Any) -> Any:
+    """Return a value with all strings in it made printable."""
+    if isinstance(found, str):
+        return found if isinstance(found, _Coloured) else untrusted.printable(found)
+    if isinstance(found, dict):
+        return {key: _clean(one) for key, one in found.items()}
+    if isinstance(found, list | tuple):
+        return type(found)([_clean(one) for one in found])
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
         return dataclasses.replace(
-            said, **{one.name: _clean(getattr(said, one.name)) for one in dataclasses.fields(said) if one.init}
+            found, **{one.name: _clean(getattr(found, one.name)) for one in dataclasses.fields(found) if one.init}
         )
-    return said
+    return found
 
 
 class CallbackModule(Default):  # type: ignore[misc]
@@ -95,14 +94,14 @@ class CallbackModule(Default):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._display: Any = _Display(self._display)
-        # long failures of a task, by what is alike in them, with the host that had it first
-        self._told: dict[tuple[str, str], str] = {}
+        # the first host with each long failure, by task and normalized message
+        self._shown: dict[tuple[str, str], str] = {}
         self._began = time.monotonic()
-        # of the play that runs; None when there is nothing to tell of it
+        # start of the current play; None if the play isn't printed
         self._play_began: float | None = None
 
     def get_option(self, option: str, hostvars: Any = None) -> Any:
-        """Show what went well, too, when asked for everything."""
+        """Return an option; with -v, also show tasks without changes."""
         return (option == "display_ok_hosts" and self._verbose()) or super().get_option(option, hostvars)
 
     def _task_start(self, task: Any, prefix: str | None = None) -> None:
@@ -118,7 +117,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._last_task_banner = task._uuid
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Print the play's name, and of a batch its hosts."""
+        """Print the play's name, and the hosts of a batch."""
         if self._verbose():
             super().v2_playbook_on_play_start(play)
             return
@@ -134,7 +133,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._display.display(f"\n{play.get_name().strip()}{batch}{mode}", color=constants.COLOR_HIGHLIGHT)
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        """Say that a play is of no host."""
+        """Print that a play has no hosts."""
         if self._verbose():
             super().v2_playbook_on_no_hosts_matched()
         elif self._play_began is not None:
@@ -142,14 +141,14 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._display.display("  (no hosts)")
 
     def v2_playbook_on_no_hosts_remaining(self) -> None:
-        """Say why a play ends early."""
+        """Print why a play ends early."""
         if self._verbose():
             super().v2_playbook_on_no_hosts_remaining()
         else:
             self._display.display("No host is left to continue with.", color=constants.COLOR_ERROR)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Print each host's counts, and how long everything took."""
+        """Print each host's counts, and the duration of the run."""
         if self._verbose():
             super().v2_playbook_on_stats(stats)
             return
@@ -157,23 +156,23 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._display.display("\nPLAY RECAP", color=constants.COLOR_HIGHLIGHT)
         width = max(map(len, stats.processed), default=0)
         for host in sorted(stats.processed):
-            told = stats.summarize(host)
-            # the words that Ansible's own output has, as programs look for them; its other ones tell people nothing
+            found = stats.summarize(host)
+            # the most important counts, in the format of Ansible's own output, which other programs parse
             counts = {"ok": "ok", "changed": "changed", "unreachable": "unreachable", "failed": "failures"}
-            words = " ".join(f"{f'{word}={told[key]}':<{len(word) + 5}}" for word, key in counts.items())
-            bad = told["failures"] or told["unreachable"]
-            color = constants.COLOR_CHANGED if told["changed"] else constants.COLOR_OK
+            words = " ".join(f"{f'{word}={found[key]}':<{len(word) + 5}}" for word, key in counts.items())
+            bad = found["failures"] or found["unreachable"]
+            color = constants.COLOR_CHANGED if found["changed"] else constants.COLOR_OK
             line = f"{host:<{width}} : {words}".rstrip()
             self._display.display(line, color=constants.COLOR_ERROR if bad else color)
         self._display.display(f"\n{time.monotonic() - self._began:.1f} s in total")
 
     def v2_playbook_on_include(self, included_file: Any) -> None:
-        """Leave out what only leads to other tasks."""
+        """Omit includes of other tasks."""
         if self._verbose():
             super().v2_playbook_on_include(included_file)
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """Print the text of a debug task as it is, and otherwise what changed."""
+        """Print the text of a debug task unchanged, and otherwise what changed."""
         text = result.result.get("msg")
         if isinstance(result.task, TaskInclude) and not self._verbose():
             return
@@ -182,7 +181,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._display.display(text)
         else:
             if not result.result.get("changed") and not self.get_option("display_ok_hosts"):
-                # the result isn't shown, but what it warns of is
+                # print the warnings of a result that isn't printed
                 self._handle_warnings_and_exception(result)
             if isinstance(notice := result.result.get("notice"), str):
                 self._print_task_banner_once(result.task)
@@ -190,7 +189,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             super().v2_runner_on_ok(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Print why a task failed, as it was written."""
+        """Print why a task failed, with its line breaks."""
         text = result.result.get("msg")
         if self._verbose() or not isinstance(text, str) or "results" in result.result:
             super().v2_runner_on_failed(result, ignore_errors)
@@ -200,7 +199,7 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._display.display("...ignoring", color=constants.COLOR_SKIP)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        """Print why an item of a loop failed, as it was written, or leave it to the playbook as a host that is down."""
+        """Print why an item of a loop failed; an unreachable host that the playbook handles isn't printed."""
         if result.result.get("unreachable") and result.task.ignore_unreachable and not self._verbose():
             return
         text = result.result.get("msg")
@@ -210,14 +209,14 @@ class CallbackModule(Default):  # type: ignore[misc]
             self._failed(result, text)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        """Print why, or leave it to the playbook to say so, where it takes that on itself."""
+        """Print why a host is unreachable, unless the playbook handles it (ignore_unreachable)."""
         if self._verbose():
             super().v2_runner_on_unreachable(result)
         elif not result.task.ignore_unreachable:
             self._failed(result, str(result.result.get("msg", "")), "unreachable")
 
     def v2_runner_retry(self, result: Any) -> None:
-        """Say that a task waits for something: that isn't there yet, and nothing has failed."""
+        """Print that a task is waiting; a retry is not a failure."""
         if self._verbose():
             super().v2_runner_retry(result)
             return
@@ -225,7 +224,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._display.display(f"not yet: [{result.host.get_name()}] tries left: {left}", color=constants.COLOR_DEBUG)
 
     def _handle_exception(self, result: Any, use_stderr: bool = False) -> None:
-        """Leave out where in a playbook it went wrong: the message is printed, and some failures are expected."""
+        """Omit the location in the playbook: the message is printed, and some failures are expected."""
         if self._verbose():
             super()._handle_exception(result, use_stderr)
         else:
@@ -238,7 +237,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._print_task_banner_once(result.task)
         host, words = result.host.get_name(), "\n".join([text.strip(), *details])
         if "\n" in words:
-            first = self._told.setdefault((result.task._uuid, outcome.alike(host, words)), host)
+            first = self._shown.setdefault((result.task._uuid, outcome.normalized(host, words)), host)
             words = words if first == host else f"the same as on {first}"
         self._display.display(f"{how}: [{host}] {words}", color=constants.COLOR_ERROR, stderr=False)
 
@@ -251,10 +250,10 @@ class CallbackModule(Default):  # type: ignore[misc]
 
     @staticmethod
     def _batch(play: Any) -> str:
-        # no callback is told the hosts
+        # callbacks don't get the hosts of a batch
         names = play.get_variable_manager().get_vars(play=play, include_hostvars=False)["ansible_play_batch"]
-        more = len(names) - NAMED
-        return ", ".join(names) if more <= 0 else f"{', '.join(names[:NAMED])} and {more} more"
+        more = len(names) - MAX_NAMES
+        return ", ".join(names) if more <= 0 else f"{', '.join(names[:MAX_NAMES])} and {more} more"
 
     def _print_task_banner_once(self, task: Any) -> None:
         if self._last_task_banner != task._uuid:

@@ -1,4 +1,4 @@
-"""What a run knows of itself: who it is, how long its plays took, and whether the operator asked it to stop."""
+"""Provide a run's identity, the durations of its plays, and the handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ DOCUMENTATION = r"""
 name: run
 author: Baton contributors (!UNKNOWN)
 type: aggregate
-short_description: Lets a run know who it is and how long its plays took, and turns Ctrl-C into a way back
+short_description: Provides a run's identity and the durations of its plays, and makes Ctrl-C revert the change
 description:
-  - Tasks find it in the environment of the controller. E(BATON_RUN) is who runs, as M(baton.web.deploy_lock) takes it;
-    E(BATON_PHASES) is a JSON list of the plays so far, each with C(id) (the play's variable
-    C(baton_phase), or empty), C(name), C(started) and C(seconds);
-    E(BATON_INTERRUPTED) is a path, where a file is after a Ctrl-C.
-  - In a play with the variable C(baton_defer_interrupt) the first Ctrl-C ends nothing. The step that runs comes to its
-    end, and the playbook reverts as it does after a failure. The second one ends Ansible as usual.
-  - Ends a run whose C(-e key=value) Ansible has cut at a blank, before anything is asked or done.
+  - Tasks find the values in the controller's environment. E(BATON_RUN) is the run's identity in the format of the
+    option O(baton.web.deploy_lock#module:run); E(BATON_PHASES) is a JSON list of the plays so far, each with C(id) (the
+    play's variable C(baton_phase), or empty), C(name), C(started) and C(seconds); E(BATON_INTERRUPTED) is the path of
+    a file that exists after a Ctrl-C.
+  - In a play with the variable C(baton_defer_interrupt) the first Ctrl-C doesn't end the run. The current step
+    finishes, and the playbook reverts as after a failure. The second Ctrl-C ends Ansible as usual.
   - In a play that also has the variable C(baton_commit_phase) it is too late to revert, and the first Ctrl-C only says
     so.
+  - Ends a run if Ansible has cut the value of a C(-e key=value) at a space, before anything else happens.
 """
 
 import json
@@ -45,13 +45,13 @@ Press Ctrl-C again to stop immediately; the deploy lock then remains.
 """
 
 
-# what an operator writes words into, which may hold a `=`, too
+# variables with free text, which may contain a `=`
 FREE_TEXT = ("command", "grep", "since")
 WRONG_OPTIONS = 5  # Ansible's own exit code for them
 
 
 def cut(given: str) -> str:
-    """Which variable of an `-e key=value` Ansible takes up to a blank alone; empty when it takes all that was given."""
+    """Return the variable of an `-e key=value` whose value Ansible cuts at a space; empty if it cuts none."""
     if given.startswith(("@", "/", ".", "[", "{")):
         return ""
     last, quoted = "", False
@@ -66,7 +66,7 @@ def cut(given: str) -> str:
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Workers are forked from this process for each task, so they see what it puts into its environment."""
+    """Sets environment variables, which the processes that Ansible forks for each task inherit."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -81,10 +81,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._warned = False
 
     def v2_playbook_on_start(self, _playbook: Any) -> None:
-        """Begin anew with each playbook: one process may be given several, and each is a change of its own."""
+        """Reset everything: each playbook of a command is a separate run."""
         for given in context.CLIARGS.get("extra_vars") or ():
             if given and (name := cut(str(given))):
-                # no value: it may be a secret
+                # without the value, which may be a secret
                 self._display.error(
                     f"Ansible cuts the value of -e {name}=... at its first space, and drops or misreads the rest. "
                     f'Quote the value again: -e "{name}=\'two words\'", or use JSON: -e \'{{"{name}": "two words"}}\'.'
@@ -96,28 +96,28 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         me = {"token": uuid.uuid4().hex, "who": run.who(), "process": run.identity(os.getpid())}
         os.environ["BATON_RUN"] = json.dumps(me)
         os.environ.pop("BATON_PHASES", None)
-        # not a variable, which a task that runs already would not see
+        # a file, because a running task wouldn't see a changed variable
         interrupted = pathlib.Path(constants.DEFAULT_LOCAL_TMP, "interrupted")
         interrupted.unlink(missing_ok=True)
         os.environ["BATON_INTERRUPTED"] = str(interrupted)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Note when it began, and take Ctrl-C over or give it back."""
+        """Record the start of the play, and install or remove the handler of Ctrl-C."""
         now = time.time()
         variables = play.get_vars()
-        known_by = {"id": str(variables.get("baton_phase", "")), "name": play.get_name().strip()}
+        phase = {"id": str(variables.get("baton_phase", "")), "name": play.get_name().strip()}
         if self._phases:
             self._phases[-1]["seconds"] += round(now - self._began, 1)
         # the batches of a play are one phase
-        if not self._phases or not known_by.items() <= self._phases[-1].items():
-            self._phases.append({**known_by, "started": now, "seconds": 0.0})
+        if not self._phases or not phase.items() <= self._phases[-1].items():
+            self._phases.append({**phase, "started": now, "seconds": 0.0})
         self._began = now
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
         self._ending = bool(variables.get("baton_commit_phase"))
         self._guard(bool(variables.get("baton_defer_interrupt")))
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        """Forget a play that is of no host."""
+        """Remove a play without hosts."""
         self._phases.pop()
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
 
@@ -135,5 +135,5 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._warned = True
         if not self._ending:
             pathlib.Path(os.environ["BATON_INTERRUPTED"]).touch()
-        # not by Ansible's display, whose lock this may have interrupted
+        # without Ansible's display: the interrupted code may hold its lock
         os.write(2, (TOO_LATE if self._ending else WORDS).encode())

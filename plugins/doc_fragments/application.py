@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Of the action group C(baton.web.app)."""
+    """Options of the action group C(baton.web.app)."""
 
     DOCUMENTATION = r"""
 options:

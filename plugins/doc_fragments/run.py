@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Whose lock it is."""
+    """The run that holds the deploy lock."""
 
     DOCUMENTATION = r"""
 options:

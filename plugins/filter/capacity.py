@@ -1,4 +1,4 @@
-"""Ansible filters about what hosts and database must carry while one release follows another."""
+"""Ansible filters about the capacity that a change needs on hosts and databases."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def problems(
     database_servers: Sequence[str],
     provision: bool = False,
 ) -> list[str]:
-    """A sentence for each host that can't carry it, as far as settings and facts are known by now.
+    """Return a sentence for each host with too little capacity, as far as settings and facts are known.
 
-    `provision`: whether the run brings the database servers the inventory's settings.
+    `provision`: whether this run applies the inventory's settings to the database servers.
     """
     about = hostvars[app_servers[0]]
-    first = first_host.chosen(
+    first = first_host.choose(
         hostvars, app_servers, *(about.get(name) for name in ("app_processes", "app_schedules", "app_first_host"))
     )
     servers = [_server(host, hostvars[host], first=host == first) for host in app_servers]
@@ -44,7 +44,7 @@ def _server(host: str, variables: Mapping[str, Any], *, first: bool) -> capacity
     facts = variables.get("ansible_facts") or {}
     processes, schedules = variables.get("app_processes") or {}, variables.get("app_schedules") or {}
     name = str(variables.get("app_name", ""))
-    # what can't be is told of by the role; as many processes as cores are none while the host isn't known
+    # the role reports invalid settings; `count: cores` is 0 while the host's facts aren't known
     if process_settings.problems(processes, name):
         processes = {}
     if schedule_settings.problems(schedules, name, processes):
@@ -52,7 +52,7 @@ def _server(host: str, variables: Mapping[str, Any], *, first: bool) -> capacity
     cores = int(facts.get("processor_vcpus") or 0)
     due = schedule_settings.on_host(schedules, first=first)
     memory = int(facts.get("memtotal_mb") or 0)
-    # an amount of the operator's own is what they want
+    # only a percentage is checked: an absolute limit is the operator's choice
     share = str(variables.get("app_service_memory_max", _default("app_service_memory_max", _spec("app_service"))))
     share = share if re.fullmatch(r"[0-9]+(\.[0-9]+)?%", share) else ""
     return capacity.Server(
@@ -73,7 +73,7 @@ def _spec(role: str) -> Mapping[str, Any]:
 
 
 def _number(variables: Mapping[str, Any], name: str, spec: Mapping[str, Any]) -> int | None:
-    """A setting that is a whole number, or its default; None when it is something else, which is told elsewhere."""
+    """Return a setting, or its default, as an int; None if it isn't a whole number, which another check reports."""
     value = variables.get(name, _default(name, spec))
     try:
         return int(value)

@@ -1,4 +1,4 @@
-"""Ansible filters about the files that systemd hands to a unit as credentials."""
+"""Ansible filters for the files that systemd passes to units as credentials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import credential
 
 
 def files(secrets: Mapping[str, Any], folder: str, key: str) -> list[dict[str, str]]:
-    """The files of secrets in a folder, as the module files takes them; `key` is by which they are encrypted."""
+    """Return the files of secrets in a folder, for the module `files`. `key`: that which encrypts them, or "none"."""
     return [
         {"path": str(credential.place(folder, token, key)), "content": str(value), "mode": "0600"}
         for token, value in secrets.items()
@@ -17,7 +17,7 @@ def files(secrets: Mapping[str, Any], folder: str, key: str) -> list[dict[str, s
 
 
 def directive(token: str, folder: str, key: str) -> str:
-    """The line of a unit that loads the secret from there."""
+    """Return the unit's directive that loads the secret from its file."""
     return credential.property_of(credential.place(folder, token, key))
 
 

@@ -1,4 +1,4 @@
-"""Ansible filters that judge what an edge is told about its clients."""
+"""Ansible filters that validate an edge's settings about clients: networks, HSTS, certificate authorities."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from ansible_collections.baton.web.plugins.module_utils.edge import limits
 
-# The widest ranges that can be one operator's or one CDN's: anything wider trusts strangers.
+# The widest prefixes, by IP version, that can belong to one operator or CDN; wider ones contain foreign addresses.
 WIDEST = {4: 8, 6: 16}
 LOCAL = ipaddress.IPv6Network("fc00::/7")
-# What hstspreload.org asks for.
+# Seconds; required by hstspreload.org.
 PRELOAD_MAX_AGE = 31536000
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[str]:
-    """Sentences about texts that are no address and no network in CIDR notation.
+    """Return sentences about values that are neither an address nor a network in CIDR notation.
 
-    Without `strangers`, ranges too wide to be anybody's own are wrong as well.
+    Without `strangers`, networks too wide to belong to one operator are invalid too.
     """
     sentences = []
     for text in map(str, networks):
@@ -49,7 +49,7 @@ def _why_no_network(text: str) -> str:
 
 
 def wrong_hsts(max_age: int, *, subdomains: bool, preload: bool) -> list[str]:
-    """Sentences about Strict-Transport-Security that the browsers' preload list would refuse; `max_age` in seconds."""
+    """Return sentences about HSTS settings that the browsers' preload list would refuse; `max_age` in seconds."""
     if not preload:
         return []
     sentences = []
@@ -61,14 +61,14 @@ def wrong_hsts(max_age: int, *, subdomains: bool, preload: bool) -> list[str]:
 
 
 def wrong_authorities(text: str) -> list[str]:
-    """Sentences about a file (PEM) that is to hold the authorities of client certificates."""
+    """Return sentences about a PEM file that should contain the authorities of client certificates."""
     from cryptography import x509
 
     if "PRIVATE KEY-----" in text:
-        return ["it holds a private key, which no server needs."]
+        return ["it contains a private key, which no server needs."]
     found = CERTIFICATE.findall(text)
     if not found:
-        return ['it holds no "-----BEGIN CERTIFICATE-----" block.']
+        return ['it contains no "-----BEGIN CERTIFICATE-----" block.']
     sentences = []
     for number, block in enumerate(found, 1):
         try:
@@ -81,7 +81,7 @@ def wrong_authorities(text: str) -> list[str]:
         if not is_authority:
             sentences.append(f"{name} isn't a certificate authority (basicConstraints CA:TRUE).")
         elif certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
-            sentences.append(f"{name} has ended at {certificate.not_valid_after_utc:%Y-%m-%d}.")
+            sentences.append(f"{name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.")
     return sentences
 
 
@@ -95,7 +95,7 @@ def _is_authority(certificate: Any) -> bool:
 
 
 def proxy_networks(proxies: Sequence[str], presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The networks of proxies, each once, where a name stands for those of a preset."""
+    """Return the networks of proxies without duplicates, with names of presets replaced by their networks."""
     named = [presets[proxy]["networks"] if proxy in presets else [proxy] for proxy in proxies]
     return list(dict.fromkeys(network for networks in named for network in networks))
 

@@ -1,4 +1,4 @@
-"""Ansible filters about what must run on one host alone."""
+"""Ansible filters about process types and schedules with `hosts: first`, which must run on one host only."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 
 def _hosts(hostvars: Any, names: Iterable[str]) -> dict[str, first_host.Host]:
-    """What these hosts say of themselves, whether or not this run has asked them."""
+    """Return what is known of these hosts, including those that this run hasn't asked."""
     found = {}
     for name in names:
-        # as they are kept: they hold no templates, and a host's variables are dear to ask for
+        # raw: these variables contain no templates, and templating a host's variables is slow
         variables = hostvars.raw_get(name) if hasattr(hostvars, "raw_get") else hostvars[name]
         facts = untrusted.mapping(untrusted.mapping(variables).get("ansible_facts"))
-        asked, noted, runs = "app_runs" in facts, facts.get("app_first_host"), facts.get("app_runs")
-        found[name] = first_host.Host(asked, untrusted.text(noted), untrusted.texts(runs))
+        asked, recorded, runs = "app_runs" in facts, facts.get("app_first_host"), facts.get("app_runs")
+        found[name] = first_host.Host(asked, untrusted.text(recorded), untrusted.texts(runs))
     return found
 
 
-def chosen(hostvars: Any, servers: Sequence[str], processes: Any, schedules: Any, wanted: str | None = None) -> str:
-    """The app server that `hosts: first` stands for; empty for none."""
-    alone = first_host.alone(processes, schedules)
-    # each host asks this: most applications have nothing of the kind, and no variables are read for them
-    return first_host.chosen(servers, _hosts(hostvars, servers if alone else ()), alone, wanted or "")
+def choose(hostvars: Any, servers: Sequence[str], processes: Any, schedules: Any, wanted: str | None = None) -> str:
+    """Return the app server for `hosts: first`; empty for none."""
+    names = first_host.on_first_host(processes, schedules)
+    # evaluated for every host: read no variables for the many applications that don't use `hosts: first`
+    return first_host.choose(servers, _hosts(hostvars, servers if names else ()), names, wanted or "")
 
 
 def problems(
     hostvars: Any, application: str, servers: Sequence[str], processes: Any, schedules: Any, wanted: str = ""
 ) -> list[str]:
-    """Why what must run on one host alone could run on two, with the fix."""
-    alone = first_host.alone(processes, schedules)
-    return first_host.problems(application, servers, _hosts(hostvars, hostvars if alone else ()), alone, wanted)
+    """Return why something that must run on one host only could run on two, with the fix."""
+    names = first_host.on_first_host(processes, schedules)
+    return first_host.problems(application, servers, _hosts(hostvars, hostvars if names else ()), names, wanted)
 
 
 class FilterModule:
@@ -41,4 +41,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
-        return {"first_host": chosen, "first_host_problems": problems}
+        return {"first_host": choose, "first_host_problems": problems}

@@ -9,7 +9,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import servic
 
 
 def firewall_rules(services: Sequence[Mapping[str, Any]], clients: Sequence[str]) -> list[dict[str, Any]]:
-    """Rules as the role host_firewall takes them, which let these addresses reach the services."""
+    """Return rules for the role host_firewall that let these addresses reach the services."""
     return [
         {
             "ports": list(service["ports"].values()),
@@ -21,7 +21,7 @@ def firewall_rules(services: Sequence[Mapping[str, Any]], clients: Sequence[str]
 
 
 def needed_ports(services: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The ports as preflight_info takes them, each with the unit that may hold it already."""
+    """Return the ports for preflight_info, each with the unit that may already listen on it."""
     return [
         {"port": port, "for": service["name"], "allowed": [service["listener"]]}
         for service in services
@@ -36,9 +36,9 @@ def address_problems(
     tls: str,
     ca_file: str,
 ) -> list[str]:
-    """Sentences about an application's addresses of the services on these hosts, as far as they are known by now.
+    """Return sentences about wrong addresses of these hosts' services, as far as they are known.
 
-    `addresses` are its settings and secrets; the hosts have what preflight noted, `baton_services_noted`.
+    `addresses`: the application's settings and secrets. Preflight sets the hosts' variable `baton_services_noted`.
     """
     services = []
     found = []

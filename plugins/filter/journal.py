@@ -1,4 +1,4 @@
-"""Ansible filter that turns the results of logs_info into lines for people."""
+"""Ansible filter that turns the results of logs_info into text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ansible filters about the limits of a site: what one client, and all of them together, may take."""
+"""Ansible filters about a site's limits on requests and connections, per client and in total."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ansible_collections.baton.web.plugins.filter import settings
 from ansible_collections.baton.web.plugins.module_utils.app import workers
 from ansible_collections.baton.web.plugins.module_utils.edge import limits
 
-# the settings that say how many there are
+# the settings that determine the number of workers
 _WORKER_SETTINGS = ("workers", "workload", "worker_memory_mb", "memory_percent")
 
 
 def worker_count(facts: Mapping[str, Any], given: Mapping[str, Any]) -> int:
-    """The workers of a host with these facts; `given` are the settings of app_service, without that prefix."""
+    """Return the number of workers of a host. `given`: settings of app_service without the role's prefix."""
     found: int = workers.count(
         int(facts["processor_vcpus"]),
         int(facts["memtotal_mb"]),
@@ -27,7 +27,7 @@ def worker_count(facts: Mapping[str, Any], given: Mapping[str, Any]) -> int:
 
 
 def worker_counts(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """The workers of each of these hosts; 0 where the host isn't known."""
+    """Return the number of workers of each host; 0 if its facts aren't known."""
     return [_of_host(hostvars[host]) for host in hosts]
 
 
@@ -35,17 +35,17 @@ def _of_host(variables: Mapping[str, Any]) -> int:
     options = settings.argument_specs()["app_service"]["argument_specs"]["main"]["options"]
     names = {name: f"app_service_{name}" for name in _WORKER_SETTINGS}
     given = {name: variables.get(full, options[full]["default"]) for name, full in names.items()}
-    # what the application's environment says comes first, as in gunicorn.conf.py
+    # the application's environment takes precedence, as in gunicorn.conf.py
     with contextlib.suppress(AnsibleError, KeyError, ValueError, TypeError):
         return max(1, int((variables.get("app_config_environment") or {})["WEB_CONCURRENCY"]))
     with contextlib.suppress(KeyError, ValueError, TypeError, ZeroDivisionError):
-        # a number is known before the host is
+        # an explicit number needs no facts
         return int(given["workers"]) or worker_count(variables["ansible_facts"], given)
     return 0
 
 
 def upstream_workers(upstreams: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
-    """The workers behind each upstream, of those that are known."""
+    """Return the number of workers of each upstream, without unknown ones."""
     return {upstream: count for upstream, count in zip(upstreams, counts, strict=True) if count}
 
 

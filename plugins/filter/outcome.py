@@ -1,4 +1,4 @@
-"""Ansible filters about the whole fleet: its app servers, and how changes of it go and went."""
+"""Ansible filters about fleet-wide changes: outcomes, history, rollback, upstreams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ansible filters that look for settings that nothing reads, or whose values can't be."""
+"""Ansible filters that find unknown and invalid settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
 @functools.cache
 def argument_specs() -> Mapping[str, Any]:
-    """The argument specs of the roles by name. Read once: an expression asks for them several times."""
+    """Return the roles' argument specs by role. Cached, because one expression calls this several times."""
     return {
         path.parents[1].name: yaml_load(path.read_text(encoding="utf-8"))
         for path in sorted(PROJECT.glob("roles/*/meta/argument_specs.yml"))
@@ -26,15 +26,15 @@ def argument_specs() -> Mapping[str, Any]:
 
 @functools.cache
 def playbook_specs() -> Mapping[str, Any]:
-    """The argument specs of the playbooks' own settings."""
+    """Return the argument specs of the playbooks' settings."""
     specs: Mapping[str, Any] = yaml_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text(encoding="utf-8"))
     return specs
 
 
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences about variables of the hosts that look like settings and are none, or that the playbooks set.
+    """Return sentences about the hosts' variables that look like settings but are unknown or set by the playbooks.
 
-    Only their names are looked at.
+    Only checks their names.
     """
     options = {role: settings.options_of(spec) for role, spec in argument_specs().items()}
     variables = {host: list(hostvars[host]) for host in hostvars}
@@ -45,14 +45,14 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
-    """Sentences about values that can't be, of these hosts, which are named where not all of them have the value."""
+    """Return sentences about invalid values on these hosts, with the hosts unless all of them have the value."""
     options = settings.playbook_settings(playbook_specs())
     specs = [{"argument_specs": {"main": {"options": options}}}, *argument_specs().values()]
     found: dict[str, list[str]] = {}
     for host in hosts:
-        # texts as they were written: what a template says may need what a filter can't be given
-        told = settings.wrong(hostvars[host], options) + settings.not_texts(hostvars.raw_get(host), specs)
-        for sentence in dict.fromkeys(told):
+        # strings untemplated: their templates may need variables that a filter doesn't have
+        problems = settings.invalid(hostvars[host], options) + settings.unquoted(hostvars.raw_get(host), specs)
+        for sentence in dict.fromkeys(problems):
             found.setdefault(sentence, []).append(host)
     return [
         sentence if len(having) == len(hosts) else f"{', '.join(having)}: {sentence}"
@@ -60,7 +60,7 @@ def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
     ]
 
 
-# the settings that say where a source is, and what is in it
+# the settings that define the source
 SOURCE = (
     *("app_source", "app_version", "app_source_subdir", "app_release_files", "app_release_lock"),
     *("app_release_working_directory", "app_release_import_paths", "app_release_build_command"),
@@ -69,11 +69,11 @@ SOURCE = (
 
 
 def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
-    """Sentences about the application's source, as far as this controller sees at once."""
+    """Return sentences about the application's source, as far as the controller can check it quickly."""
     given = {name: values[name] for name in SOURCE if name in values}
     if "app_source" not in given:
         return []
-    found: list[str] = source.missing(given, bases) or old_packages.at_once(given, bases)
+    found: list[str] = source.problems(given, bases) or old_packages.problems(given, bases)
     return found
 
 
@@ -90,7 +90,7 @@ class FilterModule:
             "process_types": process_settings.on_host,
             "process_variables": settings.process_variables,
             "reserved_variables": settings.reserved_variables,
-            "schedule_calendars": schedule_settings.of_preflight,
+            "schedule_calendars": schedule_settings.for_preflight,
             "schedule_plan": schedule_settings.for_activation,
             "schedule_problems": schedule_settings.problems,
             "schedules": schedule_settings.on_host,

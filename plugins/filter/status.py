@@ -1,4 +1,4 @@
-"""Ansible filters that turn the results of status_info into words for people."""
+"""Ansible filters that turn the results of status_info into text."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-way:
+method:
   description: Strategy that was used; C(stop) if nothing served before the transaction that was undone.
   returned: success
   type: str
@@ -81,8 +81,9 @@ previous: {description: Previous release., returned: success, type: str}
 started: {description: Start of the handover; seconds since the epoch., returned: after a handover, type: float}
 processes:
   description: >-
-    For each background process type that changed, C(way), the units C(started) and C(stopped) (which drain), the
-    C(pids) of both, when the old ones were C(told) to stop (seconds since the epoch), and the duration in C(seconds).
+    For each background process type that changed, C(method), the units C(started) and C(stopped) (which drain), the
+    C(pids) of both, C(stop_requested) (when the old ones were asked to stop; seconds since the epoch), and the
+    duration in C(seconds).
   returned: success
   type: dict
 seconds: {description: Duration of the handover., returned: success, type: float}
@@ -118,25 +119,25 @@ def main() -> None:
     if module.check_mode and options["state"] == "rehearsed":
         module.exit_json(changed=False, rehearsed=False)
     if module.check_mode and options["release"] and not (app.release(options["release"]) / "release.json").exists():
-        module.exit_json(changed=True, way="unknown", **_step(layout.current(app), options["release"]))
+        module.exit_json(changed=True, method="unknown", **_step(layout.current(app), options["release"]))
     health = health_check.Health.of(options)
     began, clock = time.time(), time.monotonic()
     try:
         if options["state"] == "rehearsed":
             module.exit_json(changed=False, **_rehearse(module, app, health))
         with detached.exclusive(app, options["timeout"]):
-            # a check takes no lock, and changes nothing that one would be for
+            # check mode takes no lock
             if options["transaction"] and not module.check_mode:
-                # the way back is also for a run that has lost it
+                # a revert is also allowed for a run that has lost the lock
                 deploy_lock.extend(app, options["transaction"], needed=options["state"] == "active")
             before = layout.current(app)
             if options["state"] == "reverted":
-                way = detached.run_detached(
+                method = detached.run_detached(
                     lambda: activation.revert(app, options["transaction"], options["timeout"], health)
                 )
                 module.exit_json(
-                    changed=way != "none",
-                    way=way,
+                    changed=method != "none",
+                    method=method,
                     release=layout.current(app),
                     previous=before,
                     seconds=round(time.monotonic() - clock, 3),
@@ -155,9 +156,9 @@ def main() -> None:
                 transaction=options["transaction"],
                 part=options["part"],
             )
-            result = {"way": change.way, "processes": change.results(), **_step(before, release)}
-            if change.way == "none" or module.check_mode:
-                module.exit_json(changed=change.way != "none", **result)
+            result = {"method": change.method, "processes": change.results(), **_step(before, release)}
+            if change.method == "none" or module.check_mode:
+                module.exit_json(changed=change.method != "none", **result)
             result["processes"] = detached.run_detached(change.execute)
     except (layout.ActivationError, rehearsal.RehearsalError, deploy_lock.LockedError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))
@@ -173,7 +174,7 @@ def _rehearse(module: AnsibleModule, app: layout.Application, health: health_che
 
 
 def _step(before: str | None, release: str) -> dict[str, Any]:
-    """From what to what, for the result."""
+    """Return the result's keys about the change of release."""
     diff = {"before": f"{before or 'no release'}\n", "after": f"{release}\n"}
     return {"release": release, "previous": before, "diff": diff}
 

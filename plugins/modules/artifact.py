@@ -327,12 +327,12 @@ def main() -> None:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     for warning in result["warnings"]:
         module.warn(warning)
-    told = {}
+    notice = {}
     if result["ran_on_controller"] and (module.check_mode or not result["confined"]):
         module.warn(result["ran_on_controller"])
     elif result["ran_on_controller"]:
-        told["notice"] = result["ran_on_controller"]
-    module.exit_json(changed=False, artifact=result, **told)
+        notice["notice"] = result["ran_on_controller"]
+    module.exit_json(changed=False, artifact=result, **notice)
 
 
 if __name__ == "__main__":

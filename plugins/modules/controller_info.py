@@ -42,4 +42,4 @@ installed:
   type: dict
 """
 
-# plugins/action/controller_info.py does it; this is its documentation
+# implemented by plugins/action/controller_info.py; this file is only its documentation

@@ -84,17 +84,17 @@ def main() -> None:
     if module.check_mode:
         alive = before is not None and not before.is_dead(options["dead"], time.time())
         if before is not None and alive:
-            module.warn(f"{app.name} is being changed by {before.words()}.")
-        # what is alive is refused without force
+            module.warn(f"{app.name} is being changed by {before.description()}.")
+        # without force, a lock that may be alive isn't removed
         changed = options["state"] == "absent" and before is not None and (options["force"] or not alive)
-        module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
+        module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_history(app, options["state"]))
     try:
         if options["state"] == "held":
             before = deploy_lock.take(
                 app, deploy_lock.Run(**options["run"]), options["reason"], options["seconds"], options["dead"]
             )
             if before is not None:
-                module.warn(f"The lock of {before.words()} is taken over: that run shows no sign of life.")
+                module.warn(f"Replaced the lock of {before.description()}: that run is no longer active.")
         elif options["state"] == "released":
             deploy_lock.release(app, options["run"]["token"])
         else:
@@ -104,11 +104,11 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"The deploy lock below {app.state} can't be changed: {error}", holder=None)
     changed = options["state"] == "absent" and before is not None
-    module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_told(app, options["state"]))
+    module.exit_json(changed=changed, holder=deploy_lock.as_dict(before), **_history(app, options["state"]))
 
 
-def _told(app: Application, state: str) -> dict[str, Any]:
-    return {"history": history.told(app, history.read(app))} if state == "held" else {}
+def _history(app: Application, state: str) -> dict[str, Any]:
+    return {"history": history.summary(app, history.read(app))} if state == "held" else {}
 
 
 if __name__ == "__main__":

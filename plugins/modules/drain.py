@@ -55,7 +55,7 @@ from ansible_collections.baton.web.plugins.module_utils.edge import upstream
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 SITES = pathlib.Path("/etc/nginx/sites-enabled")
-LOADED = pathlib.Path("/run/nginx.loaded")  # its time is that of the last configuration that nginx read
+LOADED = pathlib.Path("/run/nginx.loaded")  # its mtime is that of the last configuration that nginx loaded
 
 
 def main() -> None:
@@ -101,20 +101,20 @@ def _shown(text: str, site: str) -> str:
 
 
 def _load(module: AnsibleModule, site: str, file: pathlib.Path, before: str, after: str) -> None:
-    """Let nginx read the file, or leave everything as it was."""
+    """Write the file and reload nginx, or restore the previous file. Raises UpstreamError."""
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder, file.name)
         scratch.write_text(after, encoding="utf-8")
-        status, _, said = module.run_command(["/usr/local/sbin/nginx-test-site", site, str(scratch)])
+        status, _, errors = module.run_command(["/usr/local/sbin/nginx-test-site", site, str(scratch)])
         if status:
-            raise upstream.UpstreamError(f"nginx refuses its configuration, which is left as it was: {said.strip()}")
+            raise upstream.UpstreamError(f"nginx rejects the new configuration, so it wasn't changed: {errors.strip()}")
         module.atomic_move(str(scratch), str(file))
     workers = upstream.workers()
     try:
         systemd.change("reload", "nginx.service", 60)
     except systemd.UnitError as error:
         file.write_text(before, encoding="utf-8")
-        raise upstream.UpstreamError(f"nginx can't be reloaded; its file is put back: {error}") from None
+        raise upstream.UpstreamError(f"nginx can't be reloaded; its previous file was restored: {error}") from None
     upstream.wait_until_replaced(workers, 30)
 
 

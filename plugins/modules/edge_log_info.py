@@ -131,7 +131,7 @@ from ansible_collections.baton.web.plugins.module_utils.edge import access_log, 
 
 
 def judged(options: Mapping[str, Any], windows: Mapping[str, access_log.Window], now: float) -> dict[str, Any]:
-    """The verdict of a bake."""
+    """Run a bake and return its verdict."""
     limits = bake.Limits(**{field: options[field] for field in bake.Limits.__dataclass_fields__})
     named = bake.Named(options["edge"], options["upstream_names"] or options["upstreams"])
     before = None

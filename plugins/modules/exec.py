@@ -64,7 +64,7 @@ def main() -> None:
     seconds = round(time.monotonic() - started, 3)
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}
     if status != 0:
-        cut = f" It was ended after {options['timeout']} s." if seconds >= options["timeout"] else ""
+        cut = f" It was stopped after {options['timeout']} s." if seconds >= options["timeout"] else ""
         words = [f"Exit code {status} in release {release}.{cut}", output.rstrip(), *outcome.advice(output)]
         module.fail_json(msg="\n".join(filter(None, words)), **result)
     module.exit_json(**result)

@@ -25,7 +25,7 @@ options:
     description: >-
       Entry for C(/var/lib/baton/<name>/history.jsonl), which has a line of JSON for each of the last 500 changes.
       Without it, the module adds none. Keys are C(kind), C(release), C(version), C(previous), C(who), C(when),
-      C(seconds), C(way), C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
+      C(seconds), C(method), C(result), C(reason), C(migrations), C(token). Baton adds its version, C(baton).
     type: dict
   first_host:
     description: >-
@@ -86,7 +86,7 @@ def main() -> None:
             "keep": {"type": "int"},
             "entry": {"type": "dict"},
             "first_host": {"type": "str"},
-            # no secret, but too long for the host's log
+            # not secret, but too long for the host's log
             "receipt": {"type": "str", "no_log": True},
             "receipt_name": {"type": "str"},
         },
@@ -99,25 +99,29 @@ def main() -> None:
     removed: list[str] = []
     left = []
     written = False
-    # first, as it may be what gives a full disk the room for the rest
+    # first, because it may free the disk space that the rest needs
     holder = deploy_lock.read(app)
     prunes = options["keep"] is not None
     if prunes and options["run"] and holder is not None and holder.token != options["run"]["token"]:
-        left.append(f"{app.name} is being changed by {holder.words()} by now, so no old release is removed here.")
+        left.append(f"{app.name} is now being changed by {holder.description()}, so no old release is removed here.")
     elif prunes:
         try:
             removed = store.prune(places, options["keep"], dry=module.check_mode)["removed"]
         except (OSError, BatonError) as error:
             left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
-    # what is to be written, what is lost where it can't be, and the fix
+    # function that writes, message if it fails, and the fix
     writes: list[tuple[Callable[[], object], str, str]] = []
     if options["entry"]:
         lost = f"The history below {app.state} lacks this change"
         writes.append((lambda: history.append(app, options["entry"]), lost, "Check that disk."))
-    if options["first_host"] is not None and options["first_host"] != running.noted_host(app):
+    if options["first_host"] is not None and options["first_host"] != running.recorded_first_host(app):
         lost = f"{app.first_host} can't be written"
         writes.append(
-            (lambda: running.note_host(app, options["first_host"]), lost, "Check that disk, then run this again.")
+            (
+                lambda: running.record_first_host(app, options["first_host"]),
+                lost,
+                "Check that disk, then run this again.",
+            )
         )
     if options["receipt"]:
         lost = f"The receipt is not kept below {app.state}"
@@ -134,12 +138,12 @@ def main() -> None:
         if options["run"] and not module.check_mode:
             deploy_lock.release(app, options["run"]["token"])
     except OSError as error:
-        left.append(f"The deploy lock below {app.state} can't be given back ({error}). {deploy_lock.LEFT}")
+        left.append(f"The deploy lock below {app.state} can't be released ({error}). {deploy_lock.STALE_LOCK_REMEDY}")
     trouble = ""
     if options["serves"]:
         serving = current(app)
         replaced = serving not in (None, options["serves"])
-        trouble = f"release {serving} was put there since" if replaced else unready(app, None)
+        trouble = f"release {serving} has been activated since" if replaced else unready(app, None)
     before = "".join(f"{places.releases / identity}\n" for identity in removed)
     module.exit_json(
         changed=bool(removed) or written,

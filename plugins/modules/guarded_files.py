@@ -97,7 +97,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "confirmed"], "default": "present"},
-            # it names the change, and opens nothing
+            # an identifier, not a secret
             "token": {"type": "str", "required": True, "no_log": False},
             "reconnects": {"type": "bool", "default": True},
             "files": {"type": "list", "elements": "dict", "default": [], "options": files.OPTIONS},
@@ -119,7 +119,7 @@ def main() -> None:
         if module.check_mode:
             changed, differences = _needed(module, wanted)
         else:
-            with guarded.alone():
+            with guarded.exclusive():
                 changed, differences = _needed(module, wanted)
                 if changed:
                     _change(module, guarded, wanted)
@@ -136,9 +136,9 @@ def _apply(module: AnsibleModule, wanted: Sequence[files.DesiredFile], *, dry: b
 
 
 def _needed(module: AnsibleModule, wanted: Sequence[files.DesiredFile]) -> tuple[bool, list[dict[str, str]]]:
-    """Whether anything has to change, and what in the files."""
+    """Return whether anything has to change, and the differences of the files."""
     differences = _apply(module, wanted, dry=True)
-    return bool(differences) or not guard.in_force(module.params["in_force"]), differences
+    return bool(differences) or not guard.is_applied(module.params["in_force"]), differences
 
 
 def _change(module: AnsibleModule, guarded: guard.Guard, wanted: Sequence[files.DesiredFile]) -> None:

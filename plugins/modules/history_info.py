@@ -69,7 +69,7 @@ def main() -> None:
     options = module.params
     app = layout.Application(options["name"])
     entries = history.read(app)
-    module.exit_json(changed=False, entries=entries[-options["lines"] :], **history.told(app, entries))
+    module.exit_json(changed=False, entries=entries[-options["lines"] :], **history.summary(app, entries))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import facts
 
 
 def _has_before_web(app: layout.Application) -> bool:
-    """Whether the host has process types that follow a release before the web processes do."""
+    """Whether the host has process types that are activated before the web processes."""
     try:
         return any(process.part == "before_web" for process in app.processes)
     except layout.ActivationError:
@@ -78,14 +78,14 @@ def main() -> None:
     found = facts.gather(packages=module.params["packages"])
     if module.params["application"]:
         app = layout.Application(module.params["application"])
-        # site.yml has set a host up for the application when it has made the folder of its releases
+        # a host is set up for the application once site.yml has created the releases' folder
         found |= {
             "app_release": layout.current(app) or "",
             "app_prepared": app.releases.is_dir(),
             "app_foreign_units": ownership.foreign_units(app.name),
             "app_before_web": _has_before_web(app),
             "app_runs": running.names(app),
-            "app_first_host": running.noted_host(app),
+            "app_first_host": running.recorded_first_host(app),
         }
     module.exit_json(changed=False, ansible_facts=found)
 

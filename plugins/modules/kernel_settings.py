@@ -66,9 +66,9 @@ def main() -> None:
     settings = {kernel_settings.normal(name): str(value) for name, value in module.params["settings"].items()}
     done = kernel_settings.apply(settings, module.params["path"], dry=module.check_mode)
     if done.unmet:
-        # with the host's name, as Ansible shows what several hosts say alike once
-        words = "; ".join(one.words() for one in done.unmet)
-        module.warn(f"{platform.node()}: kernel settings that don't hold: {words}.")
+        # with the host's name, because Ansible shows equal warnings of several hosts only once
+        unmet = "; ".join(one.description() for one in done.unmet)
+        module.warn(f"{platform.node()}: kernel settings that could not be applied: {unmet}.")
     before, after = (
         "".join(f"{name} = {values[which]}\n" for name, values in done.changed.items()) for which in (0, 1)
     )

@@ -38,4 +38,4 @@ stdout:
   type: str
 """
 
-# plugins/action/packages.py does it; this is its documentation
+# implemented by plugins/action/packages.py; this file is only its documentation

@@ -8,8 +8,8 @@ module: process_ends_info
 short_description: Report how background processes of an application ended
 version_added: 0.2.0
 description:
-  - Reads from systemd and its journal how instances of background processes ended after they were told to stop. Changes
-    nothing.
+  - Reads from systemd and its journal how instances of background processes ended after they were asked to stop.
+    Changes nothing.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
@@ -32,7 +32,7 @@ EXAMPLES = r"""
 RETURN = r"""
 ends:
   description: >-
-    By unit, C(state) and C(seconds) since it was told to stop. C(draining) means that it finishes its job, C(drained)
+    By unit, C(state) and C(seconds) since it was asked to stop. C(draining) means that it finishes its job, C(drained)
     that it has ended, C(killed) that it didn't end within its stop_timeout, C(failed) that it ended with an error, and
     C(unknown) that the journal has no information.
   returned: success
@@ -58,9 +58,11 @@ def main() -> None:
     )
     app = layout.Application(module.params["name"])
     found: dict[str, dict[str, Any]] = {}
-    for told in module.params["stopped"].values():
-        about = untrusted.mapping(told)
-        found |= background.ends(app, untrusted.texts(about.get("stopped")), untrusted.moment(about.get("told")))
+    for process in module.params["stopped"].values():
+        about = untrusted.mapping(process)
+        found |= background.ends(
+            app, untrusted.texts(about.get("stopped")), untrusted.moment(about.get("stop_requested"))
+        )
     module.exit_json(changed=False, ends=found)
 
 

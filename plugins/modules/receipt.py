@@ -89,4 +89,4 @@ removed:
   elements: str
 """
 
-# plugins/action/receipt.py does it; this is its documentation
+# implemented by plugins/action/receipt.py; this file is only its documentation

@@ -167,7 +167,7 @@ def _stage(module: AnsibleModule, places: store.ReleaseStore, wanted: staging.St
     }
     if not parameters["archives_dir"]:
         if not module.check_mode:
-            # what a run uploaded that was killed
+            # uploads of a killed run
             shutil.rmtree(places.upload, ignore_errors=True)
         found = staging.query(places, wanted)
         if found["staged"]:
@@ -225,7 +225,7 @@ def main() -> None:
             "target": {"type": "dict", "required": True, "options": target},
             "allow_old_packages": {"type": "list", "elements": "str", "default": []},
             "archives_dir": {"type": "path"},
-            # not secret, but nothing for a log
+            # not secret, but too long for a log
             "source": {"type": "str", "no_log": True},
             "uv": {"type": "path", "default": "/var/lib/baton/bin/uv"},
             "python": {"type": "path", "default": "/usr/bin/python3"},
@@ -255,7 +255,7 @@ def main() -> None:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     except CommandError as error:
         module.fail_json(
-            msg=f"A command failed on this host: {error} See whether uv and Python are what the role installed."
+            msg=f"A command failed on this host: {error} Check that uv and Python are those that the role installed."
         )
     finally:
         if "archives_dir" not in result:

@@ -44,7 +44,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import detach
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
 
-TIMEOUT = 60  # seconds to wait for an activation that is under way
+TIMEOUT = 60  # seconds to wait for a running activation
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     try:
         known = {one.name: one for one in app.processes if one.strategy == layout.TIMER and one.declared}
         if wanted not in known:
-            names = ", ".join(known) or "none: app_schedules names them"
+            names = ", ".join(known) or "none (app_schedules is empty)"
             module.fail_json(msg=f"{app.name} has no scheduled command {wanted!r} here. It has {names}.")
         schedule = known[wanted]
         mark = app.suspended(wanted)

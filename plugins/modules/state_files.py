@@ -84,7 +84,7 @@ def main() -> None:
         folder = pathlib.Path(options["directory"])
         paths = state_files.apply(folder, options["user"], wanted, dry=module.check_mode)
     except (state_files.StateFilesError, ValueError) as error:
-        module.fail_json(msg=f"app_config_state_files: {error}. Correct the entry, or see to that folder.")
+        module.fail_json(msg=f"app_config_state_files: {error}. Correct the entry or the state folder.")
     module.exit_json(changed=bool(paths), paths=paths)
 
 

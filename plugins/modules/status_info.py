@@ -109,8 +109,8 @@ def main() -> None:
     found["service_certificates"] = {path: status.certificate(path) for path in options["service_certificates"]}
     if options["site"]:
         found |= status.edge(options["site"])
-    told = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}
-    module.exit_json(changed=False, **told, **found)
+    messages = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}
+    module.exit_json(changed=False, **messages, **found)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def main() -> None:
                 "type": "dict",
                 "options": {
                     "name": {"type": "str", "required": True},
-                    # it names the run, and opens nothing
+                    # an identifier, not a secret
                     "token": {"type": "str", "required": True, "no_log": False},
                 },
             },
@@ -98,7 +98,7 @@ def main() -> None:
     while instance and systemd.systemctl(*others).stdout.strip():
         if time.time() > deadline:
             module.fail_json(
-                msg=f"{unit} can't begin: {template}@ still runs for another instance. Stop that, or wait."
+                msg=f"{unit} can't start: another instance of {template}@ is still running. Stop it, or wait."
             )
         time.sleep(0.5)
     if module.params["history"]:
@@ -106,13 +106,16 @@ def main() -> None:
         try:
             history.append(app, module.params["history"]["entry"])
         except OSError as error:
-            module.fail_json(msg=f"{unit} didn't begin, as the history below {app.state} can't be written: {error}")
+            module.fail_json(
+                msg=f"{unit} wasn't started, because the history below {app.state} can't be written: {error}. Check "
+                "that disk."
+            )
     application = module.params["application"]
     started = time.time()
     try:
         systemd.change("start", unit, module.params["timeout"])
     except systemd.UnitError as error:
-        module.fail_json(msg=masking.masked(application, f"{unit} failed. What it logged last:\n{error}"))
+        module.fail_json(msg=masking.masked(application, f"{unit} failed. It logged last:\n{error}"))
     log = masking.masked(application, systemd.tail(unit, started))
     module.exit_json(changed=True, log=log, seconds=round(time.time() - started, 3))
 

@@ -53,7 +53,7 @@ def main() -> None:
         done = upgrades.simulate()
         if done.returncode:
             module.fail_json(
-                msg=f"apt can't say what it would upgrade: {done.stderr.strip()} Put apt in order on this host "
+                msg=f"apt can't determine the upgrades: {done.stderr.strip()} Repair apt on this host "
                 "(`apt-get --fix-broken install`, `dpkg --configure -a`) and run this again."
             )
         found |= upgrades.pending(done.stdout)

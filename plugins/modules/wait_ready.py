@@ -70,12 +70,12 @@ def main() -> None:
             break
         if seconds > options["timeout"]:
             module.fail_json(msg=f"The host doesn't serve after {options['timeout']} s: {why}.")
-        # a page that isn't well is asked ever less often
+        # request an unhealthy page less and less often
         pause = min(2 * pause, health_check.LONGEST_PAUSE)
         time.sleep(pause)
-    said = server_status.read(app, app.service) if app else {}
+    status = server_status.read(app, app.service) if app else {}
     release = layout.current(app) if app else None
-    module.exit_json(changed=False, release=release or "", workers=len(said.get("workers", [])), seconds=seconds)
+    module.exit_json(changed=False, release=release or "", workers=len(status.get("workers", [])), seconds=seconds)
 
 
 if __name__ == "__main__":

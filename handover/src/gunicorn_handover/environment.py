@@ -1,4 +1,4 @@
-r"""The service's environment: a file of plain variables, and systemd's credentials for secrets.
+r"""The service's environment: a file with plain variables, and systemd credentials for secrets.
 
 The file is a systemd `EnvironmentFile=` restricted to lines of the form `NAME="value"`, in which `\`, `"`, `$` and
 a backtick are escaped by a backslash, comment lines (`#`) and blank lines. systemd and this module read it alike.
@@ -25,7 +25,7 @@ class EnvironmentFileError(ValueError):
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The variables in the file at `path`. Raises OSError, or EnvironmentFileError for an invalid line."""
+    """Return the variables in the file at `path`. Raises OSError, and EnvironmentFileError for an invalid line."""
     try:
         # newline="\n": a lone carriage return is part of a value, as in systemd
         with open(path, encoding="utf-8", newline="\n") as file:

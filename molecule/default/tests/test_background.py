@@ -81,7 +81,7 @@ def test_single_host_process_is_not_started_on_second_host() -> None:
         ([], "app1 runs nightly, which must not run on app2 (hosts: first) at the same time."),
         (
             ["--limit", "app2"],
-            "nightly (hosts: first) may run on app1, which this run doesn't ask. Run this without --limit",
+            "nightly (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
         ),
     ):
         done = FLEET.play("playbooks/configure.yml", "-e", "app_first_host=app2", *limit)

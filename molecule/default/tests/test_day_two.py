@@ -147,7 +147,7 @@ def test_drained_server_gets_no_new_request(host: Any, edge: Edge) -> None:
 
 def test_last_server_is_not_drained(host: Any) -> None:
     before = host.check_output(f"sha256sum {CONFIGURATION}")
-    assert "no server of the site links would be left" in drain(address("app1"), address("app2"))["msg"]
+    assert "no server of the site links would remain" in drain(address("app1"), address("app2"))["msg"]
     assert host.check_output(f"sha256sum {CONFIGURATION}") == before
 
 

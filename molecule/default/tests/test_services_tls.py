@@ -98,7 +98,7 @@ def test_urls_without_tls_are_refused() -> None:
     assert done.status != 0
     for words in (
         "REDIS_URL: Redis isn't at redis://…:6379 with backing_services_tls: required. Give rediss://…:6380.",
-        "DATABASE_URL: TLS is required, and nothing says that PostgreSQL is to be verified.",
+        "DATABASE_URL: TLS is required, but the address doesn't say whether to verify PostgreSQL.",
         "sslrootcert={{ services_ca_file }}",
     ):
         assert words in done.words

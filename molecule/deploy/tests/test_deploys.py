@@ -30,7 +30,7 @@ def test_changes_lose_no_request(fleet: Fleet, source: Source) -> None:
             assert all(first <= began for began, _ in others)
         result = receipt()
         assert (result["deploy"]["result"], result["deploy"]["release"]) == ("deployed", served[-1])
-        assert {outcome["way"] for outcome in result["hosts"].values()} == {"reload"}
+        assert {outcome["method"] for outcome in result["hosts"].values()} == {"reload"}
         assert result["windows"]["during"]["requests"] > 50
         assert result["windows"]["during"]["failures"] == 0
         for _ in range(5 if LONG else 1):
@@ -52,7 +52,7 @@ def test_changes_lose_no_request(fleet: Fleet, source: Source) -> None:
         for name in APP_SERVERS:
             assert host(name).check_output("ls /etc/shop/secrets") == "SIGNING_KEY.host.cred"
         # by bridge, with the inventory's other settings again
-        assert {outcome["way"] for outcome in receipt()["hosts"].values()} == {"bridge"}
+        assert {outcome["method"] for outcome in receipt()["hosts"].values()} == {"bridge"}
         assert not set(fleet.masters().values()) & set(masters.values())
         assert fleet.greetings() == {"hello"}
         fleet.succeed("playbooks/configure.yml", **QUICK)

@@ -163,7 +163,7 @@ def test_failed_drain_prevents_activation_of_batch(fleet: Fleet, source: Source)
         # reload, so that nginx runs its current files
         host("edge2").check_output(f"rm {broken} && systemctl reload nginx")
     assert done.status != 0
-    assert "handover: nginx refuses its configuration, which is left as it was" in done.words, done.output
+    assert "handover: nginx rejects the new configuration, so it wasn't changed" in done.words, done.output
     assert "nothing was activated there" in done.words
     assert (fleet.releases(), fleet.masters(), fleet.workers()) == (before, masters, workers)
     assert not drained()

@@ -121,7 +121,7 @@ def test_lock_of_killed_local_run_is_taken_over_immediately(fleet: Fleet, waits:
     done = fleet.finish(second)
     assert done.status == 0, done.output
     # because its process has ended, not because the lock has expired
-    assert "that run shows no sign of life" in done.words
+    assert "that run is no longer active" in done.words
     assert "expired" not in done.words
     assert not any(locked(name) for name in APP_SERVERS)
 

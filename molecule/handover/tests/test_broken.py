@@ -102,7 +102,7 @@ def test_missing_release_is_refused() -> None:
 def test_next_good_release_is_activated(good: str) -> None:
     for release in (COPY, good):
         for name, (answer,) in both("activate", release=release).items():
-            assert (name, answer["rc"], answer.get("way")) == (name, 0, "reload"), answer
+            assert (name, answer["rc"], answer.get("method")) == (name, 0, "reload"), answer
         assert {state["current"] for state in both("state").values()} == {release}
 
 

@@ -58,7 +58,7 @@ def test_killed_booting_bridge_changes_nothing(good: str) -> None:
         assert f"Release {good} serves, as before." in killed[name]["msg"]
         assert after[name] == before[name]
         # the secret was reverted, too
-        assert good_again[name][0]["way"] == "none"
+        assert good_again[name][0]["method"] == "none"
 
 
 def test_killed_serving_bridge_loses_only_its_connections(good: str) -> None:

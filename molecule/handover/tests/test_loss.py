@@ -26,8 +26,8 @@ def test_reloads_and_bridges_lose_no_request(good: str) -> None:
         assert [done["rc"] for done in reloads[name]] == [0] * RELOADS, reloads[name]
         # all workers are new, and as many as before
         assert [(done["kept"], done["ready"]) for done in reloads[name]] == [([], 2)] * RELOADS
-        assert [turn[name][0]["way"] for turn in turns] == ["reload", "reload"]
-        assert [done["way"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
+        assert [turn[name][0]["method"] for turn in turns] == ["reload", "reload"]
+        assert [done["method"] for done in bridges[name]] == ["bridge"] * BRIDGES, bridges[name]
 
 
 def test_restart_and_resize_lose_no_request() -> None:

@@ -171,6 +171,6 @@ def test_failed_import_is_reported_without_rehearsal(hostile: Hostile) -> None:
 def test_long_output_of_command_is_truncated(hostile: Hostile) -> None:
     command = "yes | head -c 50M; echo the end"
     done = hostile.succeed("playbooks/exec.yml", "--limit", HOSTS[0], command=command)
-    assert "before the last 1024 KiB is left out" in done.words
+    assert "output before the last 1024 KiB is omitted" in done.words
     assert "the end" in done.output
     assert len(done.output) < 5 * 2**20

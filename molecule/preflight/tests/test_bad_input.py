@@ -86,7 +86,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
         (
             {"app_service_helth_path": "/"},
-            ["app_service_helth_path is no setting", "Did you mean app_service_health_path?"],
+            ["app_service_helth_path is not a setting", "Did you mean app_service_health_path?"],
         ),
         ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
         pytest.param(
@@ -171,7 +171,7 @@ def test_unprovisioned_hosts_are_reported(tmp_path: pathlib.Path, playbook: str)
 @pytest.mark.parametrize(
     ("playbook", "changed", "words"),
     [
-        ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is no setting", "Did you mean rollback_to?"]),
+        ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is not a setting", "Did you mean rollback_to?"]),
         pytest.param("upgrade_system", {"upgrade_rebot": False}, ["Did you mean upgrade_reboot?"], marks=LONG),
         ("reboot", {"reboot_confirm": "yess"}, ['reboot_confirm is "yess". Say true or false']),
         pytest.param("exec", {"command": "true", "exec_host": "all"}, ["Did you mean exec_hosts?"], marks=LONG),
@@ -367,7 +367,7 @@ def taken() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"app_account_user": "alice"}, ["web1: user alice is there with the home /home/alice", "app_account_adopt"]),
+        ({"app_account_user": "alice"}, ["web1: user alice exists with the home /home/alice", "app_account_adopt"]),
         ({"app_name": "reports"}, ["web1: /opt/reports is there", "web1: reports.service is a unit"]),
         ({"app_name": "systemd-timesyncd"}, ["belongs to the system or to another service"]),
         pytest.param({"app_account_user": "sudo"}, ["belongs to the system"], marks=LONG),

@@ -1,4 +1,4 @@
-"""Activating a release on a host: rehearsal, handover, proof, and the way back.
+"""Activation of a release on a host: rehearsal, handover, proof and revert.
 
 Runs on: host.
 """

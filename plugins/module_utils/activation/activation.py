@@ -1,6 +1,6 @@
-"""Activating a release on one host: its process types follow one after another, or all of them go back.
+"""Activate a release on one host: replace the processes of each type in order, or revert all of them.
 
-How the processes of a type follow, and how that is proven, is for its strategy: see `handover`.
+A strategy replaces the processes of one type and proves the result: see `handover`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ..app.layout import WEB, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
 from . import background, digests, snapshot
 from .background import STOP_MARGIN, Background
-from .digests import Way
+from .digests import Method
 from .handover import Handover
 from .schedule import Schedule
 
 
 class ProcessChange(Protocol):
-    """How the processes of a type follow those of another release, and come back: what a strategy has to know."""
+    """Strategy that replaces the processes of one type with those of another release."""
 
-    way: Way  # what is to be done; "none" when nothing is
+    method: Method  # "none" if nothing has to change
     wanted: digests.Digests
 
     def __init__(
@@ -38,35 +38,38 @@ class ProcessChange(Protocol):
     ) -> None: ...
 
     def execute(self) -> None:
-        """Let the release's processes run, with a proof. Raises ActivationError, UnitError, OSError."""
+        """Start the release's processes and prove them. Raises ActivationError, UnitError, OSError."""
 
-    def put_back(self) -> None:
-        """Let the previous ones run, which are `wanted` by now, whatever has been done. Raises as `execute` does."""
+    def revert(self) -> None:
+        """Restore the previous processes, which `wanted` describes by now. Raises the errors of `execute`.
+
+        Works at whatever point `execute` failed.
+        """
 
     def unproven(self) -> str:
-        """Why they don't prove that they are of the wanted release; empty when they do."""
+        """Return why the processes aren't proven to run the wanted release; empty if they are."""
 
     def refusal(self, began: float) -> str:
-        """The processes' own word for a failure after a moment of the monotonic clock; empty when there is none."""
+        """Return the failure that the processes reported since `began` (monotonic clock); empty if none."""
 
     def result(self) -> dict[str, Any]:
-        """What was done, for people; empty when the activation's own result says it."""
+        """Return what was done, for the module's result; empty if the activation's own result covers it."""
 
 
-# by the name that the layout has for it
+# by the strategy's name in `layout`
 STRATEGIES: dict[str, type[ProcessChange]] = {
     "handover": Handover,
     **dict.fromkeys(layout.STRATEGIES, Background),
     layout.TIMER: Schedule,
 }
-# what a host does to an activation: a unit that doesn't start, a disk that is full or broken
+# failures of the host: a unit that doesn't start, a disk that is full or broken
 FAILURES = (systemd.UnitError, OSError, subprocess.SubprocessError)
 
 
-def take_socket_folder(app: Application) -> None:
-    """Make the socket's folder root's on a host where it was the application's, unless its unit still writes there.
+def own_socket_folder(app: Application) -> None:
+    """Give the socket's folder to root if the application owned it, unless the unit still writes its status there.
 
-    Not before the units that keep their status elsewhere have taken over: the others could no longer be reloaded.
+    Called only after the units that write their status elsewhere serve; older ones could no longer be reloaded.
     """
     if f"GUNICORN_HANDOVER_STATUS=/run/{app.name}/".encode() in digests.content(
         app.path("etc/systemd/system", app.service)
@@ -75,7 +78,7 @@ def take_socket_folder(app: Application) -> None:
     try:
         folder = os.open(app.socket_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        return  # the application listens elsewhere
+        return  # the application listens at another address
     try:
         if os.fstat(folder).st_uid != os.geteuid():
             os.fchown(folder, 0, 0)
@@ -88,7 +91,7 @@ def take_socket_folder(app: Application) -> None:
 
 
 class Activation:
-    """One change from what serves to a release, with the way back."""
+    """One change on one host from the current release to another, which reverts itself if it fails."""
 
     def __init__(
         self,
@@ -103,10 +106,12 @@ class Activation:
         served_before: Sequence[str] | None = None,
         part: str = "all",
     ) -> None:
-        """`transaction` names the change of the fleet that this one is a part of: `revert` can undo it by that, with a
-        change that leads `back`, to what had been `served_before`.
+        """Compare what runs with the release and choose each type's method; `execute` makes the change.
 
-        `part`: the process types that follow, all or those of that part. `current` moves with the web processes.
+        `timeout`: seconds that one step may take. `renew`: replace every process although nothing changed.
+        `transaction`: token of the fleet-wide change; `revert` undoes the change by this token. `back`: this activation
+        is such a revert. `served_before`: releases that had served, latest first; by default as recorded.
+        `part`: replace all process types, or only those of this part. `current` moves with the web processes.
         """
         self.app = app
         self.timeout = timeout
@@ -116,8 +121,8 @@ class Activation:
         self.served_before = layout.served(app) if served_before is None else served_before
         self.release = release
         self.before = layout.current(app)
-        # by the names of the process types, in the order in which the release reaches them. Those before the web
-        # processes know the jobs that the new ones hand out; on the way back no such job may be handed out any more
+        # in activation order: types before `web` understand the jobs that the new web processes enqueue. A revert
+        # replaces `web` first, so that nothing enqueues such jobs any more
         processes = [process for process in app.processes if part in ("all", process.part)]
         if back:
             processes.sort(key=lambda process: process.name != WEB)
@@ -127,15 +132,15 @@ class Activation:
         }
 
     @property
-    def way(self) -> Way:
-        """How the web processes follow; that of the first type which changes, when they stay as they are."""
-        ways = [change.way for _, change in sorted(self.changes.items(), key=lambda item: item[0] != WEB)]
-        return next((way for way in ways if way != "none"), "none")
+    def method(self) -> Method:
+        """The method of the web processes; if they don't change, that of the first type that does."""
+        methods = [change.method for _, change in sorted(self.changes.items(), key=lambda item: item[0] != WEB)]
+        return next((method for method in methods if method != "none"), "none")
 
     def execute(self) -> dict[str, dict[str, Any]]:
-        """Hand over, or put back what was; returns `results`. Raises ActivationError."""
-        if self.way == "none":
-            take_socket_folder(self.app)
+        """Replace the processes, or revert and raise ActivationError. Returns `results`."""
+        if self.method == "none":
+            own_socket_folder(self.app)
             return self.results()
         started, began = time.time(), time.monotonic()
         try:
@@ -144,34 +149,34 @@ class Activation:
             if self.release != self.before:
                 layout.sync_filesystem(self.app.release(self.release))
             if WEB in self.changes:
-                layout.switch_current(self.app, self.release)
+                layout.set_current(self.app, self.release)
             for change in self.changes.values():
                 change.execute()
             if WEB in self.changes:
                 self._check_health()
-                take_socket_folder(self.app)
+                own_socket_folder(self.app)
             if not self.back:
-                self._remember()
-        # whatever it is: what was begun goes back
+                self._record()
+        # any error at all: what was begun has to be reverted
         except Exception as error:
-            raise ActivationError(f"{self._cause(error, started, began)}\n{self._put_back()}") from None
+            raise ActivationError(f"{self._cause(error, started, began)}\n{self._revert()}") from None
         if self.back:
-            # what is left behind is no better for a disk that is full
+            # the previous release serves already: a full disk is no reason to undo that
             try:
-                self._remember()
+                self._record()
             except FAILURES as error:
                 raise ActivationError(
-                    f"Release {self.release} serves again, which could not be recorded: {error}. "
+                    f"Release {self.release} serves again, but this could not be recorded: {error}. "
                     "Check that disk, then run this again."
                 ) from None
         return self.results()
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """What was done to the process types whose changes have more to say than the way of the web processes."""
+        """Return what was done, by process type, for the types whose strategy reports more than the method."""
         return {
             name: result
             for name, change in self.changes.items()
-            if change.way != "none" and (result := change.result())
+            if change.method != "none" and (result := change.result())
         }
 
     def _check_health(self) -> None:
@@ -182,21 +187,21 @@ class Activation:
             raise ActivationError(f"{self.health.path} {why}.")
 
     def _cause(self, error: Exception, started: float, began: float) -> str:
-        said = str(error) or systemd.tail(self.app.service, started)
+        cause = str(error) or systemd.tail(self.app.service, started)
         if not isinstance(error, (*FAILURES, ActivationError)):
-            said = "".join(traceback.format_exception(error)).strip()
+            cause = "".join(traceback.format_exception(error)).strip()
         if isinstance(error, OSError):
-            said = f"{said}. Check that disk, then run this again."
+            cause = f"{cause}. Check that disk, then run this again."
         for change in self.changes.values():
             if refusal := change.refusal(began):
-                said = f"{refusal}. It logged last:\n{said}"
-        return f"Release {self.release} could not be activated ({self.way}): {in_operator_s_words(said)}"
+                cause = f"{refusal}. It logged last:\n{cause}"
+        return f"Release {self.release} could not be activated ({self.method}): {with_setting_names(cause)}"
 
-    def _put_back(self) -> str:
-        """Let what served before serve again; says in a sentence what serves now."""
+    def _revert(self) -> str:
+        """Restore the previous release and configuration. Returns a sentence on what serves now."""
         app, before = self.app, self.before
         try:
-            layout.switch_current(app, before)  # first, as it needs no room on the disk
+            layout.set_current(app, before)  # first: it needs no disk space
             if before is not None:
                 for change in self.changes.values():
                     change.wanted = dataclasses.replace(change.wanted, release=before)
@@ -206,7 +211,7 @@ class Activation:
                 _stop_all(app, self.timeout)
                 return "This host has no release, as before."
             for change in reversed(self.changes.values()):
-                change.put_back()
+                change.revert()
         except (*FAILURES, ActivationError) as error:
             if before is None:
                 return f"This host had no release before, and the started units could not be removed: {error}"
@@ -215,56 +220,56 @@ class Activation:
             return f"Release {before} serves, as before, but its settings could not be restored: {error}"
         return f"Release {before} serves, as before."
 
-    def _remember(self) -> None:
-        """Note what serves now, and keep its configuration; a full disk fails before either is changed."""
+    def _record(self) -> None:
+        """Record what serves now, and keep a copy of its configuration. On a full disk, neither is changed."""
         declared = {process.name for process in self.app.processes if process.declared}
         wanted = {**digests.all_recorded(self.app), **{name: change.wanted for name, change in self.changes.items()}}
         processes = {name: dataclasses.asdict(one) for name, one in wanted.items() if name in declared}
         if WEB not in self.changes:
-            self._remember_background(processes)
+            self._record_background(processes)
             return
-        known = [self.release, *(release for release in self.served_before if release != self.release)]
+        served = [self.release, *(release for release in self.served_before if release != self.release)]
         record = {
             "processes": processes,
-            "way": self.way,
+            "method": self.method,
             "since": time.time(),
-            # those that are pruned don't count any more
-            "served": [release for release in known if self.app.release(release).exists()],
+            # without releases that have been pruned
+            "served": [release for release in served if self.app.release(release).exists()],
         }
         text = json.dumps(record, indent=1) + "\n"
         with atomic_file.replacing(self.app.record, text, mode=0o600), snapshot.replaced_folder(self.app.kept) as kept:
             snapshot.keep(self.app, kept)
             layout.sync_filesystem(self.app.record.parent)
 
-    def _remember_background(self, processes: dict[str, Any]) -> None:
-        """Note the background processes alone: the rest of the configuration is not known to serve yet."""
-        note = {**layout.noted(self.app.record), "processes": processes}
-        note.pop("digests", None)  # of a record from before there were process types
-        with atomic_file.replacing(self.app.record, json.dumps(note, indent=1) + "\n", mode=0o600):
+    def _record_background(self, processes: dict[str, Any]) -> None:
+        """Record only the background processes: the rest of the configuration isn't known to serve yet."""
+        record = {**layout.read_json_or_empty(self.app.record), "processes": processes}
+        record.pop("digests", None)  # records of versions without process types have it
+        with atomic_file.replacing(self.app.record, json.dumps(record, indent=1) + "\n", mode=0o600):
             if self.app.kept.exists():
                 with snapshot.replaced_folder(self.app.kept) as kept:
                     snapshot.keep(self.app, kept, "before_web")
                     layout.sync_filesystem(self.app.record.parent)
 
 
-def in_operator_s_words(said: str) -> str:
-    """What the master said, with the setting that the operator knows."""
-    return re.sub(r"\bhandover_(boot_timeout|warmup_\w+)", r"app_service_\1", said)
+def with_setting_names(message: str) -> str:
+    """Return a message of the master with the role's names for settings instead of Gunicorn's."""
+    return re.sub(r"\bhandover_(boot_timeout|warmup_\w+)", r"app_service_\1", message)
 
 
-def revert(app: Application, transaction: str, timeout: float, health: Health | None = None) -> Way:
-    """Let what served here before a transaction serve again, configuration and release, by the same gated way.
+def revert(app: Application, transaction: str, timeout: float, health: Health | None = None) -> Method:
+    """Restore the release and configuration that served here before a transaction, by a proven activation.
 
-    Harmless on a host that the transaction has not switched: configuration that was written there and never
-    activated goes back too. Returns the way that it took. Raises ActivationError.
+    On a host where the transaction activated nothing, only restores configuration that was written and never
+    activated. Returns the method that was used. Raises ActivationError.
     """
     try:
-        noted = snapshot.last(app)
-        if noted.get("transaction") == transaction:
-            release: str | None = noted["release"]
+        before = snapshot.last(app)
+        if before.get("transaction") == transaction:
+            release: str | None = before["release"]
             snapshot.restore(app, app.before / "kept")
         else:
-            noted, release = {}, layout.current(app)
+            before, release = {}, layout.current(app)
             snapshot.restore(app, app.kept)
         systemd.systemctl("daemon-reload")
         if release is None:
@@ -277,20 +282,20 @@ def revert(app: Application, transaction: str, timeout: float, health: Health | 
         raise ActivationError(
             f"The previous release could not be restored: {error}. Check that disk, then run this again."
         ) from None
-    # one that was put back has not served: a rollback may not choose it, nor may it push out those that have
-    activation = Activation(app, release, timeout, health, back=True, served_before=noted.get("served"))
+    # the reverted release is left out of `served`, so that a rollback can't choose it
+    activation = Activation(app, release, timeout, health, back=True, served_before=before.get("served"))
     activation.execute()
-    return activation.way
+    return activation.method
 
 
 def _stop_all(app: Application, timeout: float) -> None:
-    """Let nothing be served, as before the first release."""
+    """Stop all units and remove `current` and the record, as before the first release."""
     units = [unit for process in app.processes for unit in process.running]
-    patience = max(timeout, *(process.stop_timeout + STOP_MARGIN for process in app.processes))
-    systemd.systemctl("stop", *units, timeout=patience)
+    stop_timeout = max(timeout, *(process.stop_timeout + STOP_MARGIN for process in app.processes))
+    systemd.systemctl("stop", *units, timeout=stop_timeout)
     for process in app.processes:
-        background.forget(app, process.name)
-    layout.switch_current(app, None)
+        background.remove_instances(app, process.name)
+    layout.set_current(app, None)
     if app.record.exists():
         app.record.unlink()
         atomic_file.sync_folder(app.record.parent)

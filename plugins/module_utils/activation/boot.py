@@ -1,6 +1,6 @@
-"""Which of an application's units are started at boot.
+"""Enable and disable an application's units at boot.
 
-By symlinks of our own, as systemctl can't disable a unit whose file has gone already.
+Manages the symlinks itself, because systemctl can't disable a unit whose file no longer exists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..host import atomic_file
 
 
 def enable(app: Application, units: Iterable[str], file: str) -> None:
-    """Have units started at boot, all of which have one unit file. Raises OSError."""
+    """Enable units, which are all instances of one unit file. Raises OSError."""
     app.started_at_boot.mkdir(exist_ok=True)
     for unit in units:
         link = app.started_at_boot / unit
@@ -22,7 +22,7 @@ def enable(app: Application, units: Iterable[str], file: str) -> None:
 
 
 def disable(app: Application, units: Iterable[str]) -> None:
-    """Have units started at boot no more. Raises OSError."""
+    """Disable units. Raises OSError."""
     if not app.started_at_boot.exists():
         return
     for unit in units:

@@ -1,4 +1,4 @@
-"""What decides how a change reaches the processes, and the strategy that follows from it."""
+"""Digests of everything that a process has loaded; their comparison determines the method of a handover."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..app import server_status
-from ..app.layout import Application, ProcessType, current, describe, read_note
+from ..app.layout import Application, ProcessType, current, describe, read_json
 from ..host import systemd, untrusted
 
-Way = Literal["none", "start", "reload", "bridge", "reopen", "overlap", "replace", "stop"]
-# The master has these in memory: a HUP goes on with the versions that it was started with. Others of the server's
-# packages (the parsers, the loop, WebSockets) only a worker imports, from its own release.
+Method = Literal["none", "start", "reload", "bridge", "reopen", "overlap", "replace", "stop"]
+# The master imports these: after a HUP it still has the versions that it was started with. The server's other packages
+# (parsers, event loop, WebSockets) are imported only by workers, from their own release.
 MASTER_PACKAGES = ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker", "click", "packaging", "setproctitle")
-# What systemd itself goes by, and reads anew by a daemon-reload: no process holds it.
-SYSTEMD_S_OWN = (
+# Directives that only systemd reads: a daemon-reload applies them, and no process depends on them.
+SYSTEMD_DIRECTIVES = (
     *("Description", "Documentation", "WantedBy", "ExecReload", "Restart", "RestartSec", "OOMPolicy", "KillMode"),
     *("TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec", "MemoryMax"),
 )
-# Where the distribution, or python_runtime, puts what the master runs on.
+# Where the distribution and python_runtime install what the master loads.
 SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
-CODE_SIZE = 2**27
-MODULES = 20000
+MAX_CODE_SIZE = 2**27  # bytes of a file
+MAX_MODULES = 20000
 
 
 @dataclasses.dataclass(frozen=True)
 class Digests:
-    """What decides how a change reaches the processes of a type; each but the release's id a hash."""
+    """What the processes of a type depend on, grouped by how a change of it is applied. All but `release` are hashes.
+
+    A change of `reload` needs a reload, of `restart` a new master, of `socket` a new socket.
+    """
 
     release: str
-    reload: str  # gunicorn.conf.py, environment, and the units' files, be it a comment in one
-    restart: str  # Python, the server's packages, import paths, what a process has of its unit, secrets
-    socket: str  # what a socket has of its unit
+    reload: str  # gunicorn.conf.py, environment, and the unit files including their comments
+    restart: str  # Python, the server's packages, import paths, the unit's directives for the process, secrets
+    socket: str  # the socket unit's directives
 
 
 def _digest(*parts: bytes) -> str:
@@ -48,27 +51,28 @@ def _digest(*parts: bytes) -> str:
 
 
 def content(path: pathlib.Path) -> bytes:
+    """Return a file's content; empty if it doesn't exist."""
     return path.read_bytes() if path.exists() else b""
 
 
 def _environment(etc: pathlib.Path) -> bytes:
-    """The environment and the authority that it names, which a process may read when it starts and never again."""
+    """Return the environment and the CA file that it names, which a process may read only when it starts."""
     return content(etc / "environment") + content(etc / "services-ca.pem")
 
 
 def digests(app: Application, release: str) -> Digests:
-    """What would run if the release were activated with the files as they are now."""
+    """Return the digests of the web processes if the release were activated with the current files."""
     described = describe(app, release)
     etc, units = app.path("etc", app.name), app.path("etc/systemd/system")
     secrets = _secrets(app)
     server = {name: described["packages"].get(name) for name in MASTER_PACKAGES}
-    # the one whose content may change under the same version: it lists the hash of each of its files
+    # the one package whose content may change under the same version; RECORD has the hash of each file
     launcher = [
         line
         for path in app.release(release).glob("server/gunicorn_handover-*.dist-info/RECORD")
         for line in path.read_bytes().splitlines()
-        # its modules alone: what the installer adds (times, and a command whose first line names the release's own
-        # folder) differs from one installation to the next, and no process holds it
+        # only modules: what the installer adds (times, and a command whose first line contains the release's path)
+        # differs between installations, and no process loads it
         if line.startswith(b"gunicorn_handover/")
     ]
     service, listener = (content(units / unit) for unit in (app.service, app.socket))
@@ -76,19 +80,19 @@ def digests(app: Application, release: str) -> Digests:
         release=release,
         reload=_digest(content(etc / "gunicorn.conf.py"), _environment(etc), service, listener),
         restart=_digest(
-            # a reload adds import paths, and takes none away
+            # a reload can add import paths, but not remove any
             json.dumps([described["python"], server, described.get("import_paths")], sort_keys=True).encode(),
             *launcher,
-            *_held(service),
+            *_process_directives(service),
             *secrets,
         ),
-        socket=_digest(*_held(listener)),
+        socket=_digest(*_process_directives(listener)),
     )
 
 
 def _secrets(app: Application) -> list[bytes]:
-    """The names of the application's secrets, each with a digest of its content."""
-    salt = content(app.path("etc/machine-id"))  # a hash of a short secret alone could be guessed
+    """Return the names of the application's secrets, each with a digest of its content."""
+    salt = content(app.path("etc/machine-id"))  # without a salt, a short secret could be guessed from its hash
     return [
         part
         for file in sorted(app.path("etc", app.name, "secrets").glob("[!.]*"))
@@ -97,28 +101,28 @@ def _secrets(app: Application) -> list[bytes]:
 
 
 def background(app: Application, process: ProcessType, release: str) -> Digests:
-    """What background processes of a type would be if the release were activated with the files as they are now."""
+    """Return the digests of a type's background processes if the release were activated with the current files."""
     describe(app, release)
     units = [content(app.path("etc/systemd/system", unit)) for unit in process.templates]
     settings = json.dumps(dataclasses.asdict(process), sort_keys=True).encode()
     environment = _environment(app.path("etc", app.name))
-    # they hold all of it from their start on
+    # a background process can't reload: it keeps all of this from its start
     return Digests(
         release=release, reload=_digest(settings, *units), restart=_digest(environment, *_secrets(app)), socket=""
     )
 
 
 def scheduled(app: Application, process: ProcessType, release: str) -> Digests:
-    """What the timer of a scheduled command would be: the command reads all else when it starts."""
+    """Return the digests of a schedule's timer; the command reads everything else when it starts."""
     describe(app, release)
     units = [content(app.path("etc/systemd/system", unit)) for unit in process.templates]
     return Digests(release=release, reload=_digest(*units), restart="", socket="")
 
 
-def _held(unit: bytes) -> list[bytes]:
-    """The lines of a unit that its process or socket was made by: neither comments nor what is systemd's own."""
+def _process_directives(unit: bytes) -> list[bytes]:
+    """Return the lines of a unit that its process or socket depends on: no comments, no SYSTEMD_DIRECTIVES."""
     lines = [line.strip() for line in unit.replace(b"\\\n", b" ").splitlines()]
-    names = [name.encode() for name in SYSTEMD_S_OWN]
+    names = [name.encode() for name in SYSTEMD_DIRECTIVES]
     return [
         line
         for line in lines
@@ -127,36 +131,36 @@ def _held(unit: bytes) -> list[bytes]:
 
 
 def recorded(app: Application, process: str = "web") -> Digests | None:
-    """What the last activation left running of a process type; None when there was none or its record is unreadable."""
+    """Return the digests of a type as of its last activation; None if there was none or the record is unreadable."""
     return all_recorded(app).get(process)
 
 
 def all_recorded(app: Application) -> dict[str, Digests]:
-    """What the last activations left running, by process type; none where the record is unreadable."""
+    """Return the digests as of the last activations, by process type; empty if the record is unreadable."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        noted = read_note(app.record)
-        # before there were process types, a record was of the web processes
-        processes = noted["processes"] if "processes" in noted else {"web": noted["digests"]}
+        record = read_json(app.record)
+        # records of versions without process types have `digests`, those of the web processes
+        processes = record["processes"] if "processes" in record else {"web": record["digests"]}
         return {name: Digests(**about) for name, about in processes.items()}
     return {}
 
 
-def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
-    """Whether a master holds in memory what is different in the release, so that a HUP would go on with the old.
+def master_outdated(app: Application, release: str, status: Mapping[str, Any]) -> bool:
+    """Whether a master has loaded files that differ in the release, so that a HUP would keep the old ones.
 
-    True as well when it doesn't say what it holds.
+    `status`: what the master reports (see `server_status`). True as well if it doesn't report what it has loaded.
     """
     with contextlib.suppress(KeyError, TypeError, AttributeError):
-        held, root = said["fingerprint"], app.release(release)
+        loaded, root = status["fingerprint"], app.release(release)
         python = os.path.realpath(root / "venv/bin/python")
-        if (python, _sha256(python)) != (held["python"]["executable"], held["python"]["executable_sha256"]):
+        if (python, _sha256(python)) != (loaded["python"]["executable"], loaded["python"]["executable_sha256"]):
             return True
         # names are relative to the release, or absolute
-        files = held["files"].items()
-        if len(files) > MODULES or any(_sha256(root / name) != digest for name, digest in files):
+        files = loaded["files"].items()
+        if len(files) > MAX_MODULES or any(_sha256(root / name) != digest for name, digest in files):
             return True
-        # what Python executes when it starts, a worker of another release would lack
-        startup = held.get("startup", {}).items()
+        # Python executes .pth files only when it starts: a worker forked later would lack another release's
+        startup = loaded.get("startup", {}).items()
         return any(
             {path.name: _sha256(path) for path in (root / name).glob("*.pth")} != found for name, found in startup
         )
@@ -164,29 +168,29 @@ def outdated(app: Application, release: str, said: Mapping[str, Any]) -> bool:
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:
-    """The digest of a regular file of a size that code has; empty for anything else.
+    """Return the digest of a regular file up to MAX_CODE_SIZE; empty for anything else.
 
-    The list of files is the word of a process that isn't ours to trust.
+    The path comes from the application's own process, which is untrusted.
     """
-    with contextlib.suppress(OSError, ValueError):  # a name may hold a NUL
-        return hashlib.sha256(untrusted.read(path, CODE_SIZE, follow=True)).hexdigest()
+    with contextlib.suppress(OSError, ValueError):  # a name may contain a NUL
+        return hashlib.sha256(untrusted.read(path, MAX_CODE_SIZE, follow=True)).hexdigest()
     return ""
 
 
-def replaced(app: Application, said: Mapping[str, Any]) -> set[str]:
-    """The system's files, such as Python and its libraries, that an upgrade replaced under the running master."""
-    pid = said.get("master", {}).get("pid")
+def replaced_system_files(app: Application, status: Mapping[str, Any]) -> set[str]:
+    """Return system files, such as Python and its libraries, that an upgrade replaced while the master runs."""
+    pid = status.get("master", {}).get("pid")
     with contextlib.suppress(OSError):
-        maps = app.path("proc", str(pid), "maps").read_text(errors="replace")  # a file may have any name
+        maps = app.path("proc", str(pid), "maps").read_text(errors="replace")  # file names may have any bytes
         lines = [line.split(maxsplit=5) for line in maps.splitlines()]
-        gone = [line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].endswith(" (deleted)")]
-        # not those of a release that was pruned: they are no newer in another one
-        return {path.removesuffix(" (deleted)") for path in gone if path.startswith(SYSTEM_FILES)}
+        deleted = [line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].endswith(" (deleted)")]
+        # files of a pruned release are no reason for a new master
+        return {path.removesuffix(" (deleted)") for path in deleted if path.startswith(SYSTEM_FILES)}
     return set()
 
 
-def choose(app: Application, wanted: Digests) -> Way:
-    """How to get from what runs to what is wanted."""
+def choose(app: Application, wanted: Digests) -> Method:
+    """Choose the method that gets the web processes from what runs to what is wanted."""
     if not systemd.is_active(app.service):
         return "start"
     before = recorded(app)
@@ -194,10 +198,14 @@ def choose(app: Application, wanted: Digests) -> Way:
         return "bridge"
     if before.socket != wanted.socket:
         return "reopen"
-    said = server_status.read(app, app.service)
-    if before.restart != wanted.restart or outdated(app, wanted.release, said) or replaced(app, said):
+    status = server_status.read(app, app.service)
+    if (
+        before.restart != wanted.restart
+        or master_outdated(app, wanted.release, status)
+        or replaced_system_files(app, status)
+    ):
         return "bridge"
-    serving = {worker["release"] for worker in said["workers"]}
+    serving = {worker["release"] for worker in status["workers"]}
     if before != wanted or current(app) != wanted.release or serving - {wanted.release}:
         return "reload"
     return "start" if systemd.is_active(app.bridge) else "none"

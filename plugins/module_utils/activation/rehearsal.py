@@ -1,8 +1,8 @@
-"""Booting a release completely beside what serves, before anything live is touched.
+"""Boot a release completely next to the running one, before anything live is touched.
 
 The unit `<app>-rehearsal@<release>.service` is the web service with one worker on a scratch socket: same user,
-environment, secrets, sandbox and limits. What it tests is what an activation would bring: the release, and the
-configuration as it is on disk now.
+environment, secrets, sandbox and limits. It tests what an activation would start: the release with the configuration
+that is on disk now.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..app import health_check, layout
 from ..host import systemd
 from . import activation, background, detached, digests
 
-PATIENCE = 15.0  # seconds that a booted application has to become well
-BUSY = 3  # times its limit that a boot gets at most, where the host is busy
-# in the master's words
+HEALTH_SECONDS = 15.0  # time limit for a booted application to become healthy
+MAX_BUSY_FACTOR = 3  # on a busy host, a boot gets at most this many times its limit
+# log messages of the master
 KILLED = "was killed by SIGKILL (out of memory?)"
-NOT_FOR_MEMORY = f"{KILLED}: no"
+NOT_OUT_OF_MEMORY = f"{KILLED}: no"
 LATE = "(handover_boot_timeout)"
-# what Alembic and Django log of a migration, and SQLAlchemy of its statements
+# log messages of Alembic's and Django's migrations, and of SQLAlchemy's statements
 MIGRATION = r"Running (upgrade|stamp_revision) .*->|Applying \S+\.\.\.|\b(CREATE|ALTER|DROP) TABLE\b"
 WAITED = re.compile(r"not ready after \S+ s " + re.escape(LATE) + r" and \d+ s more for the \d+ s that it waited .*")
 
 
 class RehearsalError(Exception):
-    """The release can't boot, or isn't well. The message says why, and that nothing has changed."""
+    """The release can't boot or isn't healthy. The message says why, and that nothing has changed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rehearsal:
-    """The units of one release's rehearsal."""
+    """The rehearsal of one release."""
 
     app: layout.Application
     release: str
@@ -53,24 +53,26 @@ class Rehearsal:
         return self.app.path("run", f"{self.app.name}-rehearsal-{self.release}.sock")
 
     def execute(self, timeout: float, health: health_check.Health | None = None) -> None:
-        """Boot the release, ask for the page on the scratch socket, and end it. Raises RehearsalError."""
+        """Boot the release, check its health on the scratch socket, and stop it. Raises RehearsalError."""
         layout.describe(self.app, self.release)
-        clear(self.app)  # what a killed rehearsal left
+        clear(self.app)  # left-overs of a killed rehearsal
         started = time.time()
         try:
-            cause = self._boot(timeout, started) or self._ask(health, max(5, timeout - (time.time() - started)))
+            cause = self._boot(timeout, started) or self._check_health(
+                health, max(5, timeout - (time.time() - started))
+            )
             log = systemd.ending(self.service, started).log if cause else ""
         except BaseException:
             clear(self.app)
             raise
-        # how long a good one takes to end is nobody's business
+        # after a success there is no need to wait for the stop
         clear(self.app, wait=bool(cause))
         if cause:
-            said = f" It logged last:\n{activation.in_operator_s_words(log)}" if log else ""
-            raise _failed(self.app, self.release, f"{cause}.{said}")
+            logged = f" It logged last:\n{activation.with_setting_names(log)}" if log else ""
+            raise _failure(self.app, self.release, f"{cause}.{logged}")
 
     def _boot(self, timeout: float, started: float) -> str:
-        """Why it doesn't boot; empty when it does."""
+        """Boot the release. Returns why it doesn't boot; empty if it does."""
         start = self._start(timeout, started)
         if not isinstance(start, subprocess.CompletedProcess):
             return start
@@ -80,43 +82,43 @@ class Rehearsal:
         late = f"it was not ready after {time.time() - started:.0f} s (app_service_boot_timeout)"
         if LATE in ending.log:
             waited = WAITED.search(ending.log)
-            return f"it was {activation.in_operator_s_words(waited[0])}" if waited else late
-        # systemd hears of it too late where the master ends at once, and nothing at all from cgroup v1
-        if ending.result == "oom-kill" or (KILLED in ending.log and NOT_FOR_MEMORY not in ending.log):
+            return f"it was {activation.with_setting_names(waited[0])}" if waited else late
+        # systemd learns of it too late if the master ends immediately, and never with cgroup v1
+        if ending.result == "oom-kill" or (KILLED in ending.log and NOT_OUT_OF_MEMORY not in ending.log):
             return self._out_of_memory()
         if KILLED in ending.log:
-            return "it was killed (SIGKILL), and not by the kernel for want of memory: something on the host ends it"
+            return "it was killed (SIGKILL), but not for lack of memory: something else on the host kills it"
         if ending.result == "timeout":
             return late
         return "it did not boot" if ending.log else f"it could not be started: {start.stderr.strip()}"
 
     def _start(self, timeout: float, started: float) -> subprocess.CompletedProcess[str] | str:
-        """Start the unit, and wait for it; or why it was given up.
+        """Start the unit and wait for it. Returns systemctl's result, or why it was killed.
 
-        A rehearsal is the last to get a processor: what it waits for one doesn't count, `BUSY` times the limit at most,
-        and when it has waited for a while it is the last no longer.
+        A rehearsal runs at the lowest CPU priority. The time that it waits for a processor doesn't count, up to
+        MAX_BUSY_FACTOR times the limit; after 1 s of waiting it gets normal priority.
         """
-        patience, took, waited = timeout / 4, 0.0, 0.0
-        while patience > 0:
+        remaining, took, waited = timeout / 4, 0.0, 0.0
+        while remaining > 0:
             try:
-                # where it is starting already, this waits for the same end
-                return systemd.systemctl("start", self.service, timeout=patience)
+                # if the unit is starting already, this joins the same job
+                return systemd.systemctl("start", self.service, timeout=remaining)
             except subprocess.TimeoutExpired:
-                waited = self._waited()
+                waited = self._cpu_wait()
                 took = time.time() - started
                 if waited >= 1:
-                    self._hurry()
-                patience = min(timeout + waited, BUSY * timeout) - took
-                # never quite on time
-                patience = patience if patience > timeout / 100 else 0
-        # what hangs would not hear a gentle word
+                    self._raise_priority()
+                remaining = min(timeout + waited, MAX_BUSY_FACTOR * timeout) - took
+                # the timeout above is never exact
+                remaining = remaining if remaining > timeout / 100 else 0
+        # a process that hangs may not handle SIGTERM
         systemd.systemctl("kill", "--signal=KILL", self.service)
         late = f"it was not ready after {timeout:.0f} s (app_service_rehearsal_timeout)"
         more = f" and {took - timeout:.0f} s more for the {waited:.0f} s that it waited for a processor"
         return f"{late}{more}: the host is busy" if waited >= 1 else late
 
-    def _waited(self) -> float:
-        """Seconds that its processes were ready to run and had no processor; 0 where the kernel doesn't say."""
+    def _cpu_wait(self) -> float:
+        """Return the seconds that its processes waited for a processor; 0 if the kernel doesn't report it."""
         waited = 0.0
         for pid in self._processes():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -124,9 +126,9 @@ class Rehearsal:
                 waited += int(self.app.path("proc", pid, "schedstat").read_text().split()[1]) / 1e9
         return waited
 
-    def _hurry(self) -> None:
-        """Let it have its share: on a host with no idle moment the nicest process gets next to nothing."""
-        # systemd's own way to say so would outlast the unit
+    def _raise_priority(self) -> None:
+        """Give it normal CPU priority: on a host that is never idle, the lowest priority gets almost no CPU time."""
+        # `systemctl set-property` would outlast the unit
         for file, share in (("cpu.weight", "100"), ("cpu.shares", "1024")):
             for group in self._groups():
                 with contextlib.suppress(OSError):
@@ -138,7 +140,7 @@ class Rehearsal:
                     os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
 
     def _groups(self) -> list[pathlib.Path]:
-        """The folders of its control group: one, or with cgroup v1 one for each controller."""
+        """Return the folders of its control group: one, or with cgroup v1 one per controller."""
         group = systemd.properties(self.service, "ControlGroup").get("ControlGroup", "").strip("/")
         mounts = [self.app.path("sys/fs/cgroup"), *self.app.path("sys/fs/cgroup").glob("*/")]
         return [mount / group for mount in mounts if group and (mount / group).is_dir()]
@@ -146,7 +148,7 @@ class Rehearsal:
     def _processes(self) -> list[str]:
         with contextlib.suppress(OSError):
             for group in self._groups():
-                return (group / "cgroup.procs").read_text().split()  # all of them have the same
+                return (group / "cgroup.procs").read_text().split()  # the same in each controller
         return []
 
     def _out_of_memory(self) -> str:
@@ -155,15 +157,17 @@ class Rehearsal:
             return "it was killed, as the kernel does when the host runs out of memory"
         return f"it ran out of memory: MemoryMax is {int(limit) >> 20} MiB (app_service_memory_max)"
 
-    def _ask(self, health: health_check.Health | None, patience: float) -> str:
-        """Why the application isn't well; empty when it is, or when there is no page to ask for."""
+    def _check_health(self, health: health_check.Health | None, patience: float) -> str:
+        """Return why the application isn't healthy; empty if it is, or if it has no health page."""
         if health is None:
             return ""
-        why = health_check.wait_healthy(dataclasses.replace(health, listen=str(self.listen)), min(patience, PATIENCE))
+        why = health_check.wait_healthy(
+            dataclasses.replace(health, listen=str(self.listen)), min(patience, HEALTH_SECONDS)
+        )
         return f"it booted, but {health.path} {why}" if why else ""
 
 
-def _failed(app: layout.Application, release: str, cause: str) -> RehearsalError:
+def _failure(app: layout.Application, release: str, cause: str) -> RehearsalError:
     serving = layout.current(app)
     remains = f"Release {serving} still serves" if serving else "Nothing is served here yet"
     return RehearsalError(f"Release {release} failed its rehearsal: {cause}\nNothing has changed. {remains}.")
@@ -172,10 +176,10 @@ def _failed(app: layout.Application, release: str, cause: str) -> RehearsalError
 def rehearse(
     app: layout.Application, release: str, timeout: float, health: health_check.Health | None = None
 ) -> dict[str, Any]:
-    """Rehearse a release, the current one when none is named, unless it serves already as it is.
+    """Rehearse a release, by default the current one, unless it already serves with the configuration on disk.
 
-    Returns `rehearsed`, whether it was booted, `seconds`, and `migrates`, what it logged of a migration as it booted.
-    Raises ActivationError and RehearsalError.
+    Returns `rehearsed` (whether it was booted), `seconds`, and `migrates` (a log line about a migration during the
+    boot). Raises ActivationError and RehearsalError.
     """
     began, started = time.monotonic(), time.time()
     rehearsed, migrates = False, ""
@@ -184,15 +188,15 @@ def rehearse(
         if wanted is not None and needed(app, wanted):
             trial = Rehearsal(app, wanted)
             trial.execute(timeout, health)
-            rehearsed, migrates = True, systemd.said(trial.service, started, MIGRATION)
+            rehearsed, migrates = True, systemd.first_match(trial.service, started, MIGRATION)
         if wanted is not None:
             rehearsed = _rehearse_background(app, wanted, timeout) or rehearsed
     return {"rehearsed": rehearsed, "seconds": round(time.monotonic() - began, 3), "migrates": migrates}
 
 
 def _rehearse_background(app: layout.Application, release: str, timeout: float) -> bool:
-    """Start one process of each type that may run beside those of another release; whether any was started."""
-    # of a release to go back to it would take jobs that this one doesn't know; it has proven itself before
+    """Start one process of each type that may overlap with other releases' processes. Returns whether any started."""
+    # an older release's process would take jobs of the current one that it doesn't understand; it was proven before
     if release != layout.current(app) and release in layout.served(app):
         return False
     rehearsed = False
@@ -200,22 +204,22 @@ def _rehearse_background(app: layout.Application, release: str, timeout: float) 
         if process.strategy != "overlap" or not process.count:
             continue
         trial = background.Background(app, process, release, timeout)
-        if trial.way == "none":
+        if trial.method == "none":
             continue
         try:
             trial.rehearse()
         except (*activation.FAILURES, layout.ActivationError) as error:
-            raise _failed(app, release, f"{process.name} (app_processes): {error}") from None
+            raise _failure(app, release, f"{process.name} (app_processes): {error}") from None
         rehearsed = True
     return rehearsed
 
 
 def migration_warning(app: layout.Application, line: str) -> str:
-    """What to say of an application that migrates its database when it starts."""
+    """Return the warning about an application that migrates its database when it starts."""
     return (
-        f"{app.name} migrates its database as it starts; it logged: {line!r}. Each worker of each host does that, "
-        "several at once. One host was rehearsed before the others, so that this time only one process did it. Use "
-        "app_service_migration_command, which runs once per deploy, before any process boots."
+        f"{app.name} migrates its database as it starts; it logged: {line!r}. Each worker on each host does this, "
+        "several at the same time. This time only one process did, because one host was rehearsed before the others. "
+        "Use app_service_migration_command, which runs once per deploy, before any process boots."
     )
 
 
@@ -225,6 +229,6 @@ def needed(app: layout.Application, release: str) -> bool:
 
 
 def clear(app: layout.Application, *, wait: bool = True) -> None:
-    """End every rehearsal of the application, of whatever release; or have systemd do so."""
+    """Stop all rehearsals of the application, of any release; without `wait`, return before they have stopped."""
     units = [f"{app.name}-rehearsal@*.{kind}" for kind in ("service", "socket")]
     systemd.systemctl("stop", *([] if wait else ["--no-block"]), *units, timeout=60)

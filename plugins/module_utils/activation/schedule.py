@@ -1,6 +1,6 @@
-"""How a scheduled command of one release follows that of another: its timer runs once the release is current.
+"""Replace a scheduled command of one release with that of another: its timer starts once the release is current.
 
-The command starts in the release that is current then, and ends in it, even if another one becomes current in between.
+Each run starts in the release that is current at that time and finishes in it, even if another one becomes current.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from typing import Any
 from ..app.layout import Application, ProcessType
 from ..host import systemd
 from . import background, boot, digests
-from .digests import Way
+from .digests import Method
 
 
 class Schedule:
-    """The change of one scheduled command to a release, and back."""
+    """Replacement of one scheduled command."""
 
     def __init__(
         self, app: Application, process: ProcessType, release: str, timeout: float, *, renew: bool = False
     ) -> None:
-        """`timeout`: seconds that a start of the timer may take. `renew` changes nothing: nothing of it runs on."""
+        """Choose the method. `timeout`: seconds for the timer's start. `renew`: ignored, no process keeps running."""
         del renew
         self.app = app
         self.process = process
         self.timeout = timeout
         self.wanted = digests.scheduled(app, process, release)
         self.begun = False
-        self.way: Way = self._choose()
+        self.method: Method = self._choose()
 
     @property
     def timer(self) -> str:
-        """The unit that starts the command."""
+        """The timer unit."""
         return self.process.running[0]
 
     def _runs(self) -> bool:
-        """Whether the timer is to run: here, and not suspended."""
+        """Whether the timer should run on this host: declared for it and not suspended."""
         return bool(self.process.count) and not self.app.suspended(self.process.name).exists()
 
-    def _choose(self) -> Way:
+    def _choose(self) -> Method:
         runs = systemd.is_active(self.timer)
         if not self._runs():
             return "stop" if runs or not self.process.declared else "none"
@@ -46,21 +46,21 @@ class Schedule:
         return "none" if runs and as_wanted else "start"
 
     def execute(self) -> None:
-        """Let the timer run, or end, as the settings have it. Raises UnitError, OSError."""
-        if self.way != "none":
+        """Start, restart or stop the timer as the settings require. Raises UnitError, OSError."""
+        if self.method != "none":
             self.begun = True
-            self._follow()
+            self._apply()
 
-    def put_back(self) -> None:
-        """Let the timer be as before. Raises UnitError, OSError."""
+    def revert(self) -> None:
+        """Restore the timer's previous state. Raises UnitError, OSError."""
         if not self.begun:
             return
         self.process = self.app.as_declared(self.process)
-        self._follow()
+        self._apply()
 
-    def _follow(self) -> None:
+    def _apply(self) -> None:
         if self._runs():
-            # a timer that runs goes on with the times that it was started with
+            # a running timer keeps the schedule that it was started with
             systemd.change("restart", self.timer, self.timeout)
             boot.enable(self.app, [self.timer], self.timer)
         else:
@@ -70,14 +70,19 @@ class Schedule:
             background.remove(self.app, self.process)
 
     def unproven(self) -> str:
-        """Why the timer isn't as it should be; empty when it is."""
+        """Return why the timer isn't in the wanted state; empty if it is."""
         return f"{self.timer} doesn't run" if self._runs() and not systemd.is_active(self.timer) else ""
 
     def refusal(self, _began: float) -> str:
-        """Empty: a timer reports no reason."""
+        """Return nothing: a timer reports no reason."""
         return ""
 
     def result(self) -> dict[str, Any]:
-        """What was done, for people and for the receipt."""
+        """Return what was done, for the module's result and the receipt."""
         runs = self._runs()
-        return {"way": self.way, "started": [self.timer] * runs, "stopped": [self.timer] * (not runs), "seconds": 0.0}
+        return {
+            "method": self.method,
+            "started": [self.timer] * runs,
+            "stopped": [self.timer] * (not runs),
+            "seconds": 0.0,
+        }

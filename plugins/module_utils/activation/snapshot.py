@@ -1,4 +1,4 @@
-"""Copies of an application's configuration on its host: kept when it serves, and put back when a change fails."""
+"""Copies of an application's configuration on its host: kept while it serves, and restored when a change fails."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..app.layout import WEB, Application, current, read_note, served, sync_filesystem
+from ..app.layout import WEB, Application, current, read_json, served, sync_filesystem
 from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 
 
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
-    """The files, below a root, that decide how the service runs: name from the root to path."""
+    """Return the files below a root that configure the application: path by name relative to the root."""
     settings = (
         *("gunicorn.conf.py", "environment", "services-ca.pem"),
         *("processes.json", "schedules.json", "secrets/*", "migration-secrets/*"),
     )
-    # a copy may have types that the host's settings have no more
+    # a copy may have process types that are no longer in the host's settings
     processes = (*app.processes, *Application(app.name, root).processes)
     units = dict.fromkeys(unit for process in processes for unit in (*process.running, *process.templates))
     units[app.migration] = None
     patterns = (*(f"etc/{app.name}/{name}" for name in settings), *(f"etc/systemd/system/{unit}" for unit in units))
     found = (path for pattern in patterns for path in pathlib.Path(root).glob(pattern))
-    # hidden is what a killed writer left
+    # hidden files are left-overs of a killed writer
     return {str(path.relative_to(root)): path for path in found if path.is_file() and not path.name.startswith(".")}
 
 
 def background_files(app: Application, part: str | None = None) -> set[str]:
-    """The names of the files that are of background processes and scheduled commands alone, or of those of a part."""
+    """Return the names of the files that only background processes and schedules use, or only those of a part."""
     found = {f"etc/{app.name}/processes.json"} | (set() if part else {f"etc/{app.name}/schedules.json"})
     for process in app.processes:
         if process.name != WEB and part in (None, process.part):
@@ -43,13 +43,13 @@ def background_files(app: Application, part: str | None = None) -> set[str]:
 
 
 def migration_files(app: Application, names: Iterable[str]) -> set[str]:
-    """Those of a configuration's files that are of the migration alone: no process that serves has them."""
+    """Return those of a configuration's files that only the migration uses."""
     unit, secrets = f"etc/systemd/system/{app.migration}", f"etc/{app.name}/migration-secrets/"
     return {name for name in names if name == unit or name.startswith(secrets)}
 
 
 def keep(app: Application, folder: pathlib.Path, part: str | None = None) -> None:
-    """Keep a copy of the configuration as it is now; or of a part's background processes alone, the rest as kept."""
+    """Copy the current configuration to a folder; with `part`, only its processes' files, and the rest from `kept`."""
     files = configuration(app, app.root)
     if part:
         theirs = background_files(app, part)
@@ -62,7 +62,7 @@ def keep(app: Application, folder: pathlib.Path, part: str | None = None) -> Non
 
 
 def snapshot(app: Application, transaction: str) -> None:
-    """Keep what serves now, once a transaction: its first change here calls this before it changes anything."""
+    """Keep what serves now, once per transaction: its first activation here calls this before it changes anything."""
     if last(app).get("transaction") == transaction:
         return
     with replaced_folder(app.before) as scratch:
@@ -74,16 +74,16 @@ def snapshot(app: Application, transaction: str) -> None:
 
 
 def last(app: Application) -> dict[str, Any]:
-    """What `snapshot` noted last; empty when there is none or it is unreadable."""
+    """Return the description of the last snapshot; empty if there is none or it is unreadable."""
     with contextlib.suppress(OSError, untrusted.UntrustedError):
         _complete(app.before)
-        return read_note(app.before / "before.json")
+        return read_json(app.before / "before.json")
     return {}
 
 
 @contextlib.contextmanager
 def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A fresh folder that takes the place of another one when it is complete."""
+    """Yield an empty folder, which replaces `folder` when the block ends without an error."""
     scratch, old = folder.with_name(f"{folder.name}.new"), _complete(folder)
     for leftover in (scratch, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -91,7 +91,7 @@ def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield scratch
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(scratch, ignore_errors=True)  # the disk may be full
         raise
     if folder.exists():
         folder.rename(old)
@@ -101,7 +101,7 @@ def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _complete(folder: pathlib.Path) -> pathlib.Path:
-    """Undo a replacement that ended between its two renames; returns where the old folder is meanwhile."""
+    """Undo a replacement that was killed between its two renames. Returns the path of the old folder meanwhile."""
     old = folder.with_name(f"{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)
@@ -109,26 +109,26 @@ def _complete(folder: pathlib.Path) -> pathlib.Path:
 
 
 def restore(app: Application, kept: pathlib.Path) -> None:
-    """Put a kept configuration back, when there is one."""
+    """Restore a kept configuration; do nothing if there is none."""
     _complete(kept)
     wanted = configuration(app, str(kept))
     if not wanted:
         return
     for name, path in wanted.items():
-        # what is as it was needs no room on a disk that may be full
-        if not _alike(path, app.path(name)):
-            _put_back(path, app.path(name))
-    # last: until its units are back, what starts looks for the new files
+        # don't write identical files: the disk may be full
+        if not _identical(path, app.path(name)):
+            _restore_file(path, app.path(name))
+    # last: until the old units are restored, a starting unit needs the new files
     found = configuration(app, app.root)
     unwanted = found.keys() - wanted.keys()
-    if not migration_files(app, wanted):  # a copy of before 0.2.0 has nothing of the migration
+    if not migration_files(app, wanted):  # copies made before 0.2.0 lack the migration's files
         unwanted -= migration_files(app, unwanted)
     for name in unwanted:
         found[name].unlink()
         atomic_file.sync_folder(found[name].parent)
 
 
-def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
+def _identical(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Whether two files have the same content, owner and mode."""
     if not other.exists():
         return False
@@ -137,7 +137,7 @@ def _alike(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy a file with its owner and mode into a folder that isn't in its place yet, and is synced as a whole."""
+    """Copy a file with its owner and mode, without a sync: the caller syncs the whole folder."""
     make_folder(target.parent, 0o700)
     about = source.stat()
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -146,8 +146,8 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         os.fchmod(file.fileno(), stat.S_IMODE(about.st_mode))
 
 
-def _put_back(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Put a kept file in its place, with its owner and mode, in one step."""
+def _restore_file(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Restore a kept file atomically, with its owner and mode."""
     make_folder(target.parent)
     about = source.stat()
     owner, mode = (about.st_uid, about.st_gid), stat.S_IMODE(about.st_mode)

@@ -1,4 +1,4 @@
-"""One application on a host: where its files and units are, its health, its server's status, its logs.
+"""One application on a host: paths and units, health, server status, logs, secrets.
 
 Runs on: both.
 """

@@ -1,7 +1,7 @@
-"""The bill of materials of a release, as CycloneDX 1.6 says it in JSON (https://cyclonedx.org/docs/1.6/json/).
+"""The bill of materials of a release, in CycloneDX 1.6 JSON (https://cyclonedx.org/docs/1.6/json/).
 
-The controller writes it beside the artifact, a host into the release's folder. The same release on the same kind of
-host has the same text.
+The controller writes it beside the artifact, and a host into the release's folder. The same release for the same
+target has the same text.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _PART = "baton:part"
 
 @dataclass(frozen=True, order=True)
 class Component:
-    """A package of a release. `part` is where it is: venv, project (the source's own, in the venv), or server."""
+    """A package of a release."""
 
     name: str
     version: str
-    part: str
-    sha256: str = ""  # of its wheel; empty where that isn't known
+    part: str  # venv, project (a package of the source itself, in the venv), or server
+    sha256: str = ""  # of its wheel; empty if unknown
 
     @property
     def purl(self) -> str:
-        """Its package URL (https://github.com/package-url/purl-spec)."""
+        """The package URL (https://github.com/package-url/purl-spec)."""
         version = f"@{quote(self.version, safe='')}" if self.version else ""
         return f"pkg:pypi/{quote(self.name, safe='')}{version}"
 
 
 def document(release: Mapping[str, Any], target: str, components: Iterable[Component], baton: str) -> str:
-    """The text of a bill of materials. `release` is what its release.json says, `baton` the version that made it."""
-    # a package may be in the venv and in the server's overlay: what is the same stands there once
+    """Return the text of a bill of materials. `release`: the content of release.json. `baton`: Baton's version."""
+    # the same package in the venv and in the server's overlay is listed once
     parts: dict[tuple[str, str], list[str]] = {}
     chosen: dict[tuple[str, str], Component] = {}
     for one in sorted(components):
@@ -85,10 +85,10 @@ def document(release: Mapping[str, Any], target: str, components: Iterable[Compo
 
 
 def hashes(path: Path) -> dict[tuple[str, str], str]:
-    """The wheels' hashes in a bill of materials, by part and name."""
+    """Return the wheels' hashes in a bill of materials, by part and name."""
     found = {}
     for one in untrusted.parse_object(untrusted.read(path))["components"]:
-        for said in one["properties"]:
-            if said["name"] == _PART and "hashes" in one:
-                found[str(said["value"]), str(one["name"])] = str(one["hashes"][0]["content"])
+        for item in one["properties"]:
+            if item["name"] == _PART and "hashes" in one:
+                found[str(item["value"]), str(one["name"])] = str(one["hashes"][0]["content"])
     return found

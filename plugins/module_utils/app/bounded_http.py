@@ -1,4 +1,4 @@
-"""One request to what may answer anything: never, a byte at a time, or without an end."""
+"""One HTTP request to an untrusted server, bounded in time and size."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import Any
 from ..host import untrusted
 from . import retry_after
 
-MOST = 256 * 1024  # bytes that are read of an answer, with its status line, headers and chunks' sizes
-SHOWN = 300  # characters of a body, or of what was wrong with an answer
+MOST = 256 * 1024  # bytes of a response that are read, including status line, headers and chunk sizes
+SHOWN = 300  # characters of a body or of an error
 
 
 class NoAnswerError(Exception):
-    """There was no answer that can be read, in time. The message says why."""
+    """There was no valid response in time. The message says why."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a request."""
+    """A response."""
 
     status: int
-    body: str  # its beginning, with nothing that a terminal would obey
-    retry_after: float  # seconds; 0 when it doesn't say
+    body: str  # its beginning, without control characters
+    retry_after: float  # seconds; 0 without the header
 
 
 class _Bounded(io.RawIOBase):
-    """What comes from a socket until a time (of the monotonic clock), at most `MOST` bytes. Raises OSError beyond."""
+    """Reader of a socket until a time (monotonic clock) and of at most `MOST` bytes; raises OSError beyond."""
 
     def __init__(self, connected: socket.socket, deadline: float) -> None:
         self._socket, self._deadline, self._left = connected, deadline, MOST
-        # by it the socket stays open when http.client closes its own, before the body is read
+        # keeps the socket open when http.client closes its own reader before the body is read
         self._kept = connected.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -48,7 +48,7 @@ class _Bounded(io.RawIOBase):
         if time_left <= 0:
             raise TimeoutError("timed out")
         if not self._left:
-            raise OSError(f"it says more than {MOST >> 10} KiB")
+            raise OSError(f"the response is larger than {MOST >> 10} KiB")
         self._socket.settimeout(time_left)
         count: int = self._kept.readinto(memoryview(buffer)[: self._left]) or 0
         self._left -= count
@@ -67,9 +67,9 @@ class _Response(http.client.HTTPResponse):
 
 
 def get(connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str], timeout: float) -> Answer:
-    """Ask for a page, and close the connection; no redirect is followed. Raises NoAnswerError.
+    """Request a page without following redirects, and close the connection. Raises NoAnswerError.
 
-    `timeout`: seconds from the connection on to the last byte that is read. That of a socket is for each byte.
+    `timeout`: seconds from the connection to the last byte that is read; a socket's timeout would apply to each byte.
     """
     try:
         if connection.sock is None:
@@ -79,7 +79,7 @@ def get(connection: http.client.HTTPConnection, path: str, headers: Mapping[str,
         connection.request("GET", path, headers={**headers, "Connection": "close"})
         with connection.getresponse() as answer:
             if answer.status < http.HTTPStatus.OK:
-                raise ValueError(f"its answer {answer.status} is not a final one")
+                raise ValueError(f"its status {answer.status} is not a final one")
             body = untrusted.printable(answer.read(SHOWN).decode(errors="replace"))
             return Answer(answer.status, body, retry_after.seconds(answer.getheader("Retry-After")))
     except (OSError, http.client.HTTPException, ValueError) as error:

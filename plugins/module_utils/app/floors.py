@@ -1,6 +1,6 @@
-"""The oldest versions of packages with which applications are served: older ones are broken or vulnerable.
+"""Minimum versions of packages that applications are served with: older ones are broken or vulnerable.
 
-An application's own old server is no matter here: the web processes have the one of the release's overlay.
+An application's own old server package doesn't matter: the web processes use the one in the release's overlay.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from ..host.command import BatonError
 
-_SERVER = "reloads and stops without a lost request are made and tested for it and newer"
+_SERVER = "reloads and stops without lost requests are only tested with it and newer versions"
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The oldest version, and what is wrong with older ones."""
+    """A minimum version, and what is wrong with older ones."""
 
     version: str
     why: str
@@ -24,16 +24,14 @@ class Floor:
 
 FLOORS = {
     "gunicorn": Floor("26.2", _SERVER),
-    "h11": Floor(
-        "0.16", "older ones accept malformed chunked bodies, which lets requests be smuggled (CVE-2025-43859)"
-    ),
+    "h11": Floor("0.16", "older ones accept malformed chunked bodies, which allows request smuggling (CVE-2025-43859)"),
     "httptools": Floor("0.8", _SERVER),
     "python-multipart": Floor(
-        "0.0.31", "in older ones one form's header names, or its negative length, keep a worker busy or fill its memory"
+        "0.0.31", "in older ones a form's header names or negative length can block a worker or fill its memory"
     ),
     "starlette": Floor(
         "1.3.1",
-        "older ones ignore the limits of URL-encoded forms, so that one request can take a worker's time and memory "
+        "older ones ignore the limits of URL-encoded forms, so one request can use up a worker's time and memory "
         "(CVE-2026-54283)",
     ),
     "uvicorn": Floor("0.35", _SERVER),
@@ -49,7 +47,7 @@ _VERSION = re.compile(
 
 
 def order(version: str) -> tuple[int, tuple[int, ...], bool] | None:
-    """By what versions are compared: epoch, release, whether it is final; None for what is no version (PEP 440)."""
+    """Return a sort key for a version: epoch, release, whether it is final (PEP 440); None for an invalid version."""
     found = _VERSION.match(version.strip()[:100])
     if found is None:
         return None
@@ -60,12 +58,12 @@ def order(version: str) -> tuple[int, tuple[int, ...], bool] | None:
 
 
 def normal(name: str) -> str:
-    """A package's name as indexes compare it (PEP 503)."""
+    """Return the normalized name of a package (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def old(packages: Mapping[str, str]) -> dict[str, Floor]:
-    """Those of the packages, by name with their versions, that are older than they may be."""
+    """Return the packages that are too old, with their minimums. `packages`: versions by name."""
     found = {}
     for name, floor in FLOORS.items():
         version, oldest = order(packages.get(name, "")), order(floor.version)
@@ -75,9 +73,9 @@ def old(packages: Mapping[str, str]) -> dict[str, Floor]:
 
 
 def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> dict[str, str]:
-    """Refuse packages that are too old, unless they are allowed by name. Returns warnings by what they warn of.
+    """Raise BatonError for packages that are too old. Returns warnings about `allowed` ones, by package.
 
-    `where` begins the message: who has them.
+    `where`: what has the packages, the subject of the messages.
     """
     names = {normal(name) for name in allowed}
     unknown = sorted(names - FLOORS.keys())
@@ -87,12 +85,12 @@ def check(packages: Mapping[str, str], allowed: Iterable[str], where: str) -> di
             f"Name some of {', '.join(sorted(FLOORS))}, or remove it.",
         )
     found = old(packages)
-    told = {name: f"{name} {packages[name]}, older than {floor.version}: {floor.why}" for name, floor in found.items()}
+    texts = {name: f"{name} {packages[name]}, older than {floor.version}: {floor.why}" for name, floor in found.items()}
     refused = [name for name in found if name not in names]
     if refused:
         wanted = ", ".join(f"{name}>={found[name].version}" for name in refused)
         raise BatonError(
-            f"{where} has {'; '.join(told[name] for name in refused)}.",
+            f"{where} has {'; '.join(texts[name] for name in refused)}.",
             f"Lock {wanted}, or deploy it anyway with {SETTING}: [{', '.join(refused)}].",
         )
-    return {said: f"{where} has {said}. It is deployed anyway ({SETTING})." for said in told.values()}
+    return {text: f"{where} has {text}. It is deployed anyway ({SETTING})." for text in texts.values()}

@@ -1,4 +1,4 @@
-"""Asking an application's health page as the edge would."""
+"""Check an application's health page with requests like those of the edge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from . import bounded_http
 
-# the page, as modules take it
+# module options that describe the page
 OPTIONS: dict[str, dict[str, Any]] = {
     "health_path": {"type": "str", "default": ""},
     "health_host": {"type": "str", "default": "localhost"},
 }
 LISTEN_OPTIONS: dict[str, dict[str, Any]] = {**OPTIONS, "health_listen": {"type": "str", "default": ""}}
-# seconds between two requests for the health page: the first time, and when it has not been well for a while
+# seconds between two requests: initially, and at most after repeated failures
 PAUSE, LONGEST_PAUSE = 0.25, 2.0
 
 
@@ -33,7 +33,7 @@ class Health:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Health | None:
-        """The page that a module's options name; None when they name none."""
+        """Return the page of a module's options; None if they name none."""
         if not options["health_path"]:
             return None
         return cls(options["health_path"], options.get("health_listen", ""), options["health_host"])
@@ -53,15 +53,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a page was found to be."""
+    """The result of one request."""
 
-    why: str = ""  # it isn't well; empty when it is
-    limited: bool = False  # it is asked too often (429): it serves, and doesn't say how well
-    wait: float = 0.0  # seconds until it wants to be asked again; 0 when it doesn't say
+    why: str = ""  # why the page isn't healthy; empty if it is
+    limited: bool = False  # status 429: the application serves, but its health is unknown
+    wait: float = 0.0  # seconds of Retry-After; 0 without it
 
 
 def answer_of(health: Health) -> Answer:
-    """Ask for the page once. The request looks like one from the edge."""
+    """Request the page once, with the edge's headers."""
     if health.listen.startswith("/"):
         connection: http.client.HTTPConnection = _UnixConnection(health.listen, health.timeout)
     else:
@@ -77,7 +77,7 @@ def answer_of(health: Health) -> Answer:
     try:
         answer = bounded_http.get(connection, health.path, headers, health.timeout)
     except bounded_http.NoAnswerError as error:
-        return Answer(f"does not answer: {error}")
+        return Answer(f"does not respond: {error}")
     if answer.status < 400:
         return Answer()
     limited = answer.status == http.HTTPStatus.TOO_MANY_REQUESTS
@@ -85,18 +85,18 @@ def answer_of(health: Health) -> Answer:
 
 
 def check(health: Health) -> str:
-    """Why the page isn't well, asked once; empty when it is, or is asked too often to say."""
+    """Request the page once. Returns why it isn't healthy; empty if it is, or if it responds with 429."""
     answer = answer_of(health)
     return "" if answer.limited else answer.why
 
 
-def wait_healthy(health: Health, patience: float) -> str:
-    """Ask for the page, ever less often, until it is well; `patience` seconds at most. Returns why it isn't.
+def wait_healthy(health: Health, timeout: float) -> str:
+    """Request the page at increasing intervals until it is healthy, for at most `timeout` seconds.
 
-    One that is asked too often is left alone for as long as it says; when that is too long, it serves, and that is all
-    there is to know.
+    Returns why it isn't healthy. After a 429, waits for Retry-After; if that is too long, the page counts as healthy,
+    because the application serves.
     """
-    deadline, pause = time.monotonic() + patience, PAUSE
+    deadline, pause = time.monotonic() + timeout, PAUSE
     while True:
         answer = answer_of(health)
         left = deadline - time.monotonic()

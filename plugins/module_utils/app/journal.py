@@ -1,4 +1,4 @@
-"""What an application logged, read from a host's journal and written for people."""
+"""Read an application's log entries from a host's journal, and format them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from ..host.untrusted import printable
 from . import layout
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-LONGEST = 2**20  # bytes of an entry of the journal; a longer one is left out
+LONGEST = 2**20  # bytes of a journal entry; longer ones are skipped
 _PRIORITIES = ("critical", "critical", "critical", "error", "warning", "info", "info", "debug")
-# what is shown of a JSON line besides its level and message
+# keys of a JSON line that are shown, besides level and message
 _SHOWN = ("method", "path", "status", "duration_ms", "request_id", "exception", "stack")
-# `time [pid] [level] message`, as app_service_log_format: text writes it
+# `time [pid] [level] message`, the format of app_service_log_format: text
 _TEXT = re.compile(r"^\S+Z \[\d+\] \[(\w+)\] ")
 
 
 class JournalError(Exception):
-    """The journal can't be read so. The message says why, with the fix."""
+    """The journal can't be read. The message has cause and fix."""
 
 
 def command(app: layout.Application, position: str, grep: str = "", process: str = "") -> list[str]:
-    """How to ask the journal: `position` is a time as journalctl takes it, or a cursor to read on after.
+    """Return the journalctl command. `position`: a time for journalctl, or a cursor to continue after.
 
-    `process`: the one type whose lines are wanted; empty for all that the application's units wrote. Raises
-    JournalError.
+    `process`: a process type; empty for all units of the application. Raises JournalError.
     """
     start = f"--after-cursor={position}" if position.startswith("s=") else f"--since={position}"
     asked = ["journalctl", "--no-pager", "--quiet", "--all", "--output=json", "--output-fields=MESSAGE,PRIORITY", start]
-    # what is said meanwhile is for the next time: who talks without end must not be listened to without end
-    begins = float(position[1:]) if position.startswith("@") else 0.0  # later than now where clocks differ
+    # end now: a process that logs continuously must not keep this from ending
+    begins = float(position[1:]) if position.startswith("@") else 0.0  # later than now if clocks differ
     asked.append(f"--until=@{max(time.time(), begins + 1):.6f}")
     asked += [f"--grep={grep}"] if grep else []
-    # who wrote a line is its unit, which the kernel knows; an identifier anybody may use
+    # by unit, which comes from the kernel; any process can use any identifier
     units = [unit.replace("@.", "@*.") for unit in _units(app, process) if unit.endswith(".service")]
     return [*asked, *systemd.matches(*systemd.logged(units))]
 
@@ -68,35 +67,35 @@ def read(
     process: str = "",
     mask: Callable[[str], str] = lambda text: text,
 ) -> tuple[list[dict[str, Any]], str]:
-    """The newest entries since a position, the oldest first, and the position after them. Raises JournalError.
+    """Return the newest entries since a position, the oldest first, and the position after them. Raises JournalError.
 
-    `mask` is given each text that is returned.
+    `mask`: applied to each text.
     """
     now = f"@{time.time():.6f}"
     kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=lines)
     last = ""
     asked, pipe = command(app, position, grep, process), subprocess.PIPE
     with subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as journal:
-        output, errors = cast(IO[bytes], journal.stdout), cast(IO[bytes], journal.stderr)  # there are pipes
+        output, errors = cast(IO[bytes], journal.stdout), cast(IO[bytes], journal.stderr)  # both are pipes
         for line in _lines(output):
             try:
                 found = untrusted.parse_object(line)
             except untrusted.UntrustedError:
                 continue
             last = untrusted.text(found.get("__CURSOR")) or last
-            said = entry(found)
-            if LEVELS.index(said["level"]) >= LEVELS.index(level):
-                kept.append(said)
+            parsed = entry(found)
+            if LEVELS.index(parsed["level"]) >= LEVELS.index(level):
+                kept.append(parsed)
         words = errors.read().decode(errors="replace").strip()
-    # 1 with no words: nothing matched
+    # status 1 without a message: nothing matched
     if journal.returncode and words:
         raise JournalError(f"The journal can't be read: {words}. `grep` is a Perl-compatible regular expression.")
-    masked = [{key: mask(one) if isinstance(one, str) else one for key, one in said.items()} for said in kept]
+    masked = [{key: mask(one) if isinstance(one, str) else one for key, one in item.items()} for item in kept]
     return masked, last or (position if position.startswith("s=") else now)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a stream, without those that are too long."""
+    """Yield the lines of a stream, except those that are too long."""
     whole = True
     while line := stream.readline(LONGEST):
         ends = line.endswith(b"\n")
@@ -106,68 +105,68 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def entry(found: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of the journal: time (seconds since the epoch), level, message, and what is shown of a JSON line."""
+    """Return a journal entry: time (seconds since the epoch), level, message, and selected keys of a JSON line."""
     message = untrusted.text(systemd.journal_text(found.get("MESSAGE")))
     priority = untrusted.text(found.get("PRIORITY"))
     level = _PRIORITIES[int(priority) if re.fullmatch("[0-7]", priority) else 6]
     stamp = untrusted.text(found.get("__REALTIME_TIMESTAMP"))
     moment = int(stamp) / 1e6 if re.fullmatch("[0-9]{1,18}", stamp) else 0.0
-    said: dict[str, Any] = {"time": moment, "level": level, "message": message}
+    result: dict[str, Any] = {"time": moment, "level": level, "message": message}
     if message.startswith("{"):
         try:
             parsed = untrusted.parse_object(message)
         except untrusted.UntrustedError:
-            return said
-        said |= {key: _said(parsed[key]) for key in _SHOWN if parsed.get(key) not in (None, "")}
-        said["message"] = _said(parsed.get("message", ""))
-        said["level"] = untrusted.text(parsed.get("level"))
+            return result
+        result |= {key: _scalar(parsed[key]) for key in _SHOWN if parsed.get(key) not in (None, "")}
+        result["message"] = _scalar(parsed.get("message", ""))
+        result["level"] = untrusted.text(parsed.get("level"))
     elif text := _TEXT.match(message):
-        said["level"] = text[1]
-        said["message"] = message[text.end() :]
-    said["level"] = said["level"] if said["level"] in LEVELS else level
-    return said
+        result["level"] = text[1]
+        result["message"] = message[text.end() :]
+    result["level"] = result["level"] if result["level"] in LEVELS else level
+    return result
 
 
-def _said(value: Any) -> str | int | float:
-    """A text or a number as it is, anything else as JSON."""
+def _scalar(value: Any) -> str | int | float:
+    """Return strings and numbers unchanged, anything else as JSON."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
-def written(said: Mapping[str, Any]) -> str:
-    """An entry for people: time (UTC), level, message or request, request id; an exception below it."""
-    told = {key: str(value) for key, value in said.items() if _is_told(value)}
-    words = [told["message"]] if told.get("message") else []
-    if "status" in told and "path" in told:
-        words += [told.get("method", ""), told["path"], told["status"]]
-        words += [f"{told['duration_ms']} ms"] if "duration_ms" in told else []
-    if told.get("request_id"):
-        words.append(f"[{told['request_id']}]")
-    below = [told[key] for key in ("exception", "stack") if told.get(key)]
+def formatted(found: Mapping[str, Any]) -> str:
+    """Format an entry: time (UTC), level, message or request, request id; an exception on the lines below."""
+    texts = {key: str(value) for key, value in found.items() if _is_scalar(value)}
+    words = [texts["message"]] if texts.get("message") else []
+    if "status" in texts and "path" in texts:
+        words += [texts.get("method", ""), texts["path"], texts["status"]]
+        words += [f"{texts['duration_ms']} ms"] if "duration_ms" in texts else []
+    if texts.get("request_id"):
+        words.append(f"[{texts['request_id']}]")
+    below = [texts[key] for key in ("exception", "stack") if texts.get(key)]
     text = printable("\n".join([" ".join(words), *below])).replace("\n", "\n    ")
-    level = told["level"] if told.get("level") in LEVELS else "info"
-    return f"{utc(untrusted.moment(said.get('time')))} {level:<8} {text}".rstrip()
+    level = texts["level"] if texts.get("level") in LEVELS else "info"
+    return f"{utc(untrusted.moment(found.get('time')))} {level:<8} {text}".rstrip()
 
 
-def _is_told(value: Any) -> bool:
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def utc(moment: float) -> str:
-    """A time for people, with its zone."""
+    """Format a time (seconds since the epoch) in UTC."""
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 
 def prefixed(host: str, entries: Iterable[Mapping[str, Any]], width: int = 0) -> Iterator[tuple[float, str]]:
-    """A host's entries, each with its time and the host's name before it."""
-    for said in entries:
-        if isinstance(said, Mapping):
-            yield untrusted.moment(said.get("time")), f"{host:<{width}} | {written(said)}"
+    """Yield a host's entries: the time, and the line with the host's name as prefix."""
+    for found in entries:
+        if isinstance(found, Mapping):
+            yield untrusted.moment(found.get("time")), f"{host:<{width}} | {formatted(found)}"
 
 
 def merged(found: Mapping[str, Sequence[Mapping[str, Any]]], lines: int) -> str:
-    """The newest entries of all hosts in the order of their time; `found` is each host's entries."""
+    """Format the newest entries of all hosts by time. `found`: each host's entries."""
     width = max(map(len, found), default=0)
     every = [line for host, entries in found.items() for line in prefixed(host, untrusted.objects(entries), width)]
     return "\n".join(text for _, text in sorted(every, key=lambda line: line[0])[-lines:])
@@ -185,16 +184,16 @@ _CLOCK = re.compile(r"(?:(\d{4}-\d\d-\d\d)[ T]?)?(?:(\d\d?):(\d\d)(?::(\d\d)(?:\
 
 
 def start(words: str) -> str:
-    """Where each host is to begin to read: a moment, or the position that it returned before. Raises JournalError."""
+    """Return the start for `read`: a time, or the position that a host returned before. Raises JournalError."""
     return words if words.startswith("s=") else f"@{moment(words):.6f}"
 
 
 def moment(words: str, now: datetime.datetime | None = None) -> float:
-    """The time that an operator means, in seconds since the epoch: in the operator's own time zone, unless it says one.
+    """Parse a time into seconds since the epoch; in the controller's time zone, unless it names one.
 
-    Every host is then given the same moment, whatever its own zone. Raises JournalError.
+    The controller parses it, so that all hosts get the same time regardless of their zones. Raises JournalError.
     """
-    zone = now.tzinfo if now else None  # None: the system's, whose offset that day may be another than now's
+    zone = now.tzinfo if now else None  # None: the system's zone, whose offset on that day may differ from now's
     now = now or datetime.datetime.now().astimezone()
     asked = " ".join(words.split())
     try:
@@ -219,6 +218,6 @@ def moment(words: str, now: datetime.datetime | None = None) -> float:
     except (ValueError, OverflowError, KeyError):
         pass
     raise JournalError(
-        f'since is "{printable(words)}", which is not a time. Write one such as "10 min ago", "today", "12:30", '
+        f'since is "{printable(words)}", which is not a time. Write a time such as "10 min ago", "today", "12:30", '
         f'"2026-01-31 12:00" (in your own time zone, {now.tzname()}) or "2026-01-31 12:00 UTC".'
     )

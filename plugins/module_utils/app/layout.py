@@ -1,4 +1,4 @@
-"""Where an application's files and units are on a host: the only model of it."""
+"""The paths and units of an application on a host, defined only here."""
 
 from __future__ import annotations
 
@@ -13,68 +13,67 @@ from typing import Any
 
 from ..host import atomic_file, untrusted
 
-WEB = "web"  # the name of the type of what serves requests
+WEB = "web"  # the process type that serves requests
 STRATEGIES = ("overlap", "replace")  # of background processes
-TIMER = "timer"  # the strategy of a scheduled command
+TIMER = "timer"  # strategy of a scheduled command
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class ActivationError(Exception):
-    """The release doesn't serve. The message says why, and what serves instead."""
+    """A release can't be activated. The message says why, and what serves instead."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessType:
-    """One kind of process of an application, by the units that run it."""
+    """A process type of an application, and its units."""
 
     name: str
-    strategy: str  # how one release's processes follow another's: see activation
-    running: tuple[str, ...]  # the units that run it; a pattern where there are any number of them
-    templates: tuple[str, ...] = ()  # further unit files that are of it
-    part: str = "web"  # of an activation in two parts, the one in which it follows: before_web, or web
-    # of background processes: how many there are on this host; seconds that they have to stay up to be proven, and
-    # that they have to end; whether a command tells that they work
-    count: int = 0
-    settle_seconds: float = 0
-    stop_timeout: float = 0
-    check: bool = False
-    declared: bool = True  # false for one that is no longer in the settings
+    strategy: str  # how an activation replaces its processes: see activation
+    running: tuple[str, ...]  # the units that run it; a pattern if there are several instances
+    templates: tuple[str, ...] = ()  # its other unit files
+    part: str = "web"  # part of the activation that replaces it: before_web or web
+    # only for background processes:
+    count: int = 0  # processes on this host
+    settle_seconds: float = 0  # seconds that they must stay up to be proven
+    stop_timeout: float = 0  # seconds that they have to stop
+    check: bool = False  # whether a command checks that they work
+    declared: bool = True  # false if it is no longer in the settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Application:
-    """Where an application keeps its files on a host."""
+    """An application on a host."""
 
     name: str
     root: str = "/"
 
     def path(self, *parts: str) -> pathlib.Path:
-        """A path below the host's root."""
+        """Return a path below the host's root."""
         return pathlib.Path(self.root, *parts)
 
     @property
     def current(self) -> pathlib.Path:
-        """The symlink to the release that serves."""
+        """The symlink to the current release."""
         return self.path("opt", self.name, "current")
 
     @property
     def state(self) -> pathlib.Path:
-        """What Baton itself remembers of the application on this host."""
+        """Baton's own data on the application."""
         return self.path("var/lib/baton", self.name)
 
     @property
     def record(self) -> pathlib.Path:
-        """What the last activation left running."""
+        """The record of the last activation."""
         return self.state / "active.json"
 
     @property
     def kept(self) -> pathlib.Path:
-        """A copy of the configuration that is known to serve."""
+        """A copy of the configuration of the last activation, which is known to serve."""
         return self.state / "kept"
 
     @property
     def before(self) -> pathlib.Path:
-        """What served before the last transaction changed anything here."""
+        """The snapshot that the last transaction took before it changed anything."""
         return self.state / "before"
 
     @property
@@ -83,53 +82,53 @@ class Application:
         return self.path("opt", self.name, "releases")
 
     def release(self, release: str) -> pathlib.Path:
-        """The folder of a release."""
+        """Return the folder of a release."""
         return self.releases / release
 
     @property
     def socket_folder(self) -> pathlib.Path:
-        """Where the socket is: root's, so that nobody can put a link in the place of what systemd and root open."""
+        """The folder of the socket. Root owns it, so that nobody can replace what systemd and root open by a link."""
         return self.path("run", self.name)
 
     def status_file(self, unit: str) -> pathlib.Path:
-        """Where the master of a unit keeps its status, in a folder of the application's own."""
+        """Return the status file of a unit's master, in a folder that the application owns."""
         name = "bridge.json" if unit == self.bridge else "handover.json"
-        here, there = self.path("run/baton", self.name, name), self.socket_folder / name
-        # a master that was started before the status had a folder of its own keeps it beside the socket
-        return there if _modified(there) > _modified(here) else here
+        path, old_path = self.path("run/baton", self.name, name), self.socket_folder / name
+        # masters of earlier versions write their status beside the socket
+        return old_path if _modified(old_path) > _modified(path) else path
 
     @property
     def instances(self) -> pathlib.Path:
-        """The folder of a symlink for each instance of a background process, to the release that it runs."""
+        """The folder of symlinks from each instance of a background process to its release."""
         return self.path("opt", self.name, "processes")
 
     @property
     def process_settings(self) -> pathlib.Path:
-        """What the settings say of the background processes on this host."""
+        """The settings of the background processes on this host."""
         return self.path("etc", self.name, "processes.json")
 
     @property
     def started_at_boot(self) -> pathlib.Path:
-        """The folder of symlinks to units that are started at boot."""
+        """The folder of symlinks to units that start at boot."""
         return self.path("etc/systemd/system/multi-user.target.wants")
 
     @property
     def schedule_settings(self) -> pathlib.Path:
-        """What the settings say of the scheduled commands on this host."""
+        """The settings of the scheduled commands on this host."""
         return self.path("etc", self.name, "schedules.json")
 
     @property
     def first_host(self) -> pathlib.Path:
-        """The name of the host that `hosts: first` stood for when the last change ended well."""
+        """The file with the name of the host of `hosts: first` as of the last successful change."""
         return self.state / "first-host"
 
     def suspended(self, schedule: str) -> pathlib.Path:
-        """The mark of a scheduled command that an operator has suspended."""
+        """Return the file that marks a scheduled command as suspended by an operator."""
         return self.state / "suspended" / schedule
 
     @property
     def processes(self) -> tuple[ProcessType, ...]:
-        """Its process types, in the order in which a release reaches them. Raises ActivationError."""
+        """Its process types in activation order. Raises ActivationError."""
         rehearsal = (f"{self.name}-rehearsal@.service", f"{self.name}-rehearsal@.socket")
         web = ProcessType(WEB, "handover", (self.socket, self.service, self.bridge), rehearsal)
         activated = self._activated()
@@ -139,14 +138,14 @@ class Application:
         return (*first, web, *(process for process in background if process not in first), *schedules)
 
     def as_declared(self, process: ProcessType) -> ProcessType:
-        """A process type as the settings have it by now, which may be no longer. Raises ActivationError."""
+        """Return a process type as declared now; `declared` is false if it no longer is. Raises ActivationError."""
         found = (one for one in self.processes if one.name == process.name)
         return next(found, dataclasses.replace(process, count=0, declared=False))
 
     def _schedules(self, activated: set[str]) -> list[ProcessType]:
-        """Those of the settings, and those that were activated and are no longer in them."""
-        with _reading(self.schedule_settings) as told:
-            runs = {name: bool(about["runs"]) for name, about in told.items()}
+        """Return the declared schedules, and activated ones that are no longer declared."""
+        with _reading(self.schedule_settings) as settings:
+            runs = {name: bool(about["runs"]) for name, about in settings.items()}
         units = (self.path("etc/systemd/system"), self.started_at_boot)
         gone = [
             name
@@ -166,14 +165,14 @@ class Application:
         ]
 
     def _background(self, activated: set[str]) -> list[ProcessType]:
-        """Those of the settings, and those that were activated and are no longer in them."""
+        """Return the declared background process types, and activated ones that are no longer declared."""
 
         def of_type(name: str, **about: Any) -> ProcessType:
             templates = (f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service")
             return ProcessType(name=name, running=(f"{self.name}-{name}@*.service",), templates=templates, **about)
 
-        with _reading(self.process_settings) as told:
-            if not all(about["strategy"] in STRATEGIES for about in told.values()):
+        with _reading(self.process_settings) as settings:
+            if not all(about["strategy"] in STRATEGIES for about in settings.values()):
                 raise ValueError(f"a strategy is none of {', '.join(STRATEGIES)}")
             found = [
                 of_type(
@@ -185,14 +184,14 @@ class Application:
                     stop_timeout=float(about["stop_timeout"]),
                     check=bool(about["check"]),
                 )
-                for name, about in told.items()
+                for name, about in settings.items()
             ]
-        gone = sorted(activated - set(told))
+        gone = sorted(activated - set(settings))
         return found + [of_type(name, strategy="overlap", declared=False) for name in gone]
 
     def _activated(self) -> set[str]:
-        """The names of the background process types and schedules that were activated here, and may run."""
-        names = set(untrusted.mapping(noted(self.record).get("processes"))) - {WEB}
+        """Return the names of background process types and schedules that were activated here and may run."""
+        names = set(untrusted.mapping(read_json_or_empty(self.record).get("processes"))) - {WEB}
         with contextlib.suppress(OSError):
             names |= {path.name.split("-")[0] for path in self.instances.iterdir() if not path.name.startswith(".")}
         return {name for name in names if PROCESS_NAME.fullmatch(name)}
@@ -215,7 +214,7 @@ class Application:
 
     @property
     def bridge(self) -> str:
-        """The unit that serves while the service restarts."""
+        """The unit that serves while the service restarts in a bridge."""
         return f"{self.name}-bridge.service"
 
     @property
@@ -226,12 +225,12 @@ class Application:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """What a file of settings says by name; nothing where there is none. What is wrong in it raises ActivationError."""
+    """Yield a settings file's content by name; empty if it doesn't exist. Errors in the block raise ActivationError."""
     try:
-        told = read_note(path) if path.exists() else {}
-        if not all(PROCESS_NAME.fullmatch(name) for name in told):
+        settings = read_json(path) if path.exists() else {}
+        if not all(PROCESS_NAME.fullmatch(name) for name in settings):
             raise ValueError(f"a name is not {PROCESS_NAME.pattern}")
-        yield told
+        yield settings
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ActivationError(
             f"{path} can't be read ({error!r}). Run playbooks/configure.yml, which writes it."
@@ -245,55 +244,55 @@ def _modified(path: pathlib.Path) -> float:
 
 
 def describe(app: Application, release: str) -> dict[str, Any]:
-    """The release.json of a release. Raises ActivationError when it isn't one."""
+    """Return the release.json of a release. Raises ActivationError if the release isn't complete."""
     try:
         return untrusted.parse_object(untrusted.read(app.release(release) / "release.json"))
     except (FileNotFoundError, untrusted.UntrustedError):
         raise ActivationError(
-            f"{app.release(release)} is not a complete release. Deploy it again; that stages it again."
+            f"{app.release(release)} is not a complete release. Deploy it again, which stages it again."
         ) from None
 
 
 def current(app: Application) -> str | None:
-    """The id of the release that `current` points to; None when it points to none."""
+    """Return the id of the current release; None if there is none."""
     return release_at(app.current)
 
 
 def release_at(link: pathlib.Path) -> str | None:
-    """The id of the release that a link points to; None when it is none."""
+    """Return the id of the release that a symlink points to; None if it is not a symlink."""
     with contextlib.suppress(OSError):
         return os.path.basename(os.readlink(link)) or None
     return None
 
 
-def read_note(path: pathlib.Path) -> dict[str, Any]:
-    """What Baton itself noted in a file, which a full disk may have cut. Raises OSError, or ValueError."""
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON file that Baton wrote, and which may be damaged. Raises OSError and ValueError."""
     return untrusted.parse_object(untrusted.read(path))
 
 
-def noted(path: pathlib.Path) -> dict[str, Any]:
-    """As `read_note`; empty where the file can't be read."""
+def read_json_or_empty(path: pathlib.Path) -> dict[str, Any]:
+    """Read like `read_json`; return an empty dict if the file can't be read."""
     with contextlib.suppress(OSError, ValueError):
-        return read_note(path)
+        return read_json(path)
     return {}
 
 
 def served(app: Application) -> list[str]:
-    """The releases that ever took over here, the last one first."""
+    """Return the releases that were ever activated successfully here, the latest first."""
     return served_in(app.record)
 
 
 def served_in(record: pathlib.Path) -> list[str]:
-    """The releases that ever took over, by the record of the last activation."""
+    """Return the releases that were ever activated successfully, from the record of the last activation."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return untrusted.texts(read_note(record)["served"])
+        return untrusted.texts(read_json(record)["served"])
     return []
 
 
-def switch_current(app: Application, release: str | None) -> None:
-    """Let `current` lead to a release, in one step that no reader can see half done."""
+def set_current(app: Application, release: str | None) -> None:
+    """Point `current` to a release, or remove it for None, atomically."""
     if release == current(app):
-        return  # a way back needs no room on the disk
+        return  # a revert must not need disk space
     if release is None:
         app.current.unlink(missing_ok=True)
     else:
@@ -305,5 +304,5 @@ def switch_current(app: Application, release: str | None) -> None:
 
 
 def sync_filesystem(path: pathlib.Path) -> None:
-    """Have everything on the path's filesystem written out: a pointer to files not on the disk is no release."""
+    """Sync the path's file system, so that a release is on the disk before a symlink points to it."""
     subprocess.run(["sync", "--file-system", path], check=True, stdin=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""Leaving an application's secrets out of what it logged, before that goes to the operator, a receipt or a CI's log."""
+"""Mask an application's secrets in its output, before it reaches the operator, a receipt or a CI log."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 from ..host import credential, untrusted
 
-SHORT = 4  # characters; masking shorter values would make the text unreadable, and guessable ones plain
-PART = 8  # characters of a value's beginning or end that give it away: libraries print long values shortened
+SHORT = 4  # characters; masking shorter values would make texts unreadable and reveal guessable values
+PART = 8  # characters of a value's beginning or end that are masked too: libraries print long values shortened
 MASK = "***"
 
 
 def without(text: str, values: Iterable[str]) -> str:
-    """The text without these values, and without what is left of them where they were shortened."""
+    """Return a text with these values masked, including shortened ones."""
     wanted = sorted({value for value in values if len(value) >= SHORT}, key=len, reverse=True)
     for value in wanted:
         for form in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]):
@@ -32,7 +32,7 @@ def without(text: str, values: Iterable[str]) -> str:
 
 
 def _telling(value: str) -> tuple[int, int]:
-    """How many characters of a value's beginning, and of its end, give it away: an address is no secret."""
+    """Return how many characters of a value's beginning and of its end reveal it. A URL's host isn't secret."""
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(value)
         if parts.scheme and parts.netloc:
@@ -45,29 +45,29 @@ def _telling(value: str) -> tuple[int, int]:
 
 
 def _without_part(text: str, value: str, least: int) -> str:
-    """The text without the beginnings of a value that have at least so many characters."""
-    start, told, place = value[:least], [], 0
+    """Return the text with beginnings of a value masked that have at least `least` characters."""
+    start, parts, place = value[:least], [], 0
     while (found := text.find(start, place)) >= 0:
         end = found + least
         while end < len(text) and end - found < len(value) and text[end] == value[end - found]:
             end += 1
-        told += [text[place:found], MASK]
+        parts += [text[place:found], MASK]
         place = end
-    return "".join([*told, text[place:]])
+    return "".join([*parts, text[place:]])
 
 
 def masked(application: str, text: str, root: str = "/") -> str:
-    """The text without the values of the application's secrets, and without the passwords of those that are URLs."""
+    """Return a text with the application's secrets masked, including passwords in secrets that are URLs."""
     return mask_of(application, root)(text)
 
 
 def mask_of(application: str, root: str = "/") -> Callable[[str], str]:
-    """What leaves the application's secrets out of a text; they are read once."""
+    """Return a function that masks the application's secrets, which are read once."""
     return mask_of_folders(pathlib.Path(root, "etc", application, name) for name in ("secrets", "migration-secrets"))
 
 
 def mask_of_folders(folders: Iterable[str | pathlib.Path]) -> Callable[[str], str]:
-    """What leaves the secrets of some folders, one a file, out of a text; '' names no folder."""
+    """Return a function that masks the secrets in some folders, one per file; ignores ''."""
     values = set()
     for folder in folders:
         for path in pathlib.Path(folder).glob("*") if folder else ():
@@ -75,14 +75,15 @@ def mask_of_folders(folders: Iterable[str | pathlib.Path]) -> Callable[[str], st
                 with contextlib.suppress(OSError, UnicodeDecodeError):
                     values |= set(_forms(credential.read(path).decode().strip()))
             except credential.CredentialError as error:
-                # a process that started earlier may have it, and have said it
-                why = f"[left out, as secrets in it can't be told: {error}. Run playbooks/configure.yml.]"
+                # a process that started earlier may have the secret, and have printed it
+                why = f"[not shown: a secret can't be decrypted on this host, so it can't be masked ({error}). Run "
+                why += "playbooks/configure.yml, which encrypts the secrets again.]"
                 return lambda text: why if text else ""
     return lambda text: without(text, values)
 
 
 def _forms(value: str) -> Iterator[str]:
-    """A value, and what an application reads out of it: lines, the texts of JSON, the password of a URL."""
+    """Yield a value and the parts that an application may print: lines, strings in JSON, the password of a URL."""
     yield value
     yield from (line.strip() for line in value.splitlines())
     if value.startswith(("{", "[")):

@@ -1,7 +1,7 @@
-"""What an application would take on a host although others made it: users, groups, units, folders and files.
+"""Find users, groups, units, folders and files that an application would use although others created them.
 
-Baton's mark is the folder in which it remembers the application, /var/lib/baton/NAME: site.yml makes it before anything
-else. Where it is, what has the application's name is Baton's. A user has a mark of its own, its comment. Runs on hosts.
+The marker of an application that Baton created is the folder /var/lib/baton/NAME, which site.yml creates before
+anything else. A user's marker is its comment. Runs on hosts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNIT_FOLDERS = (
     *("etc/systemd/system", "run/systemd/system", "run/systemd/transient", "run/systemd/generator.late"),
     *("usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"),
 )
-COMMENT = "The application {name}"  # of the user, as the role app_account writes it
+COMMENT = "The application {name}"  # of the user; the role app_account writes the same
 
 
 def problems(
@@ -32,15 +32,15 @@ def problems(
     edge: bool = False,
     root: str = "/",
 ) -> list[str]:
-    """A sentence for each thing that somebody else made, with what to do. What `adopt` names is taken all the same."""
+    """Return a sentence with the fix for each thing that somebody else created, except those in `adopt`."""
     here = pathlib.Path(root)
     found: list[tuple[str, str]] = []
     if server:
         found += _account(name, user)
         if (here / "var/lib" / name).is_symlink():
             return [
-                f"{host}: /var/lib/{name} is a link, and systemd doesn't accept links as state folders. Mount the "
-                "folder that it leads to there instead (`mount --bind`, with an entry in /etc/fstab)."
+                f"{host}: /var/lib/{name} is a link, which systemd doesn't accept as a state folder. Mount the "
+                "link's target there instead (`mount --bind`, with an entry in /etc/fstab)."
             ]
         if not _is_marked(here, name):
             found += _files(here, name)
@@ -54,7 +54,7 @@ def problems(
         if thing not in adopt:
             other = "app_account_user" if thing.startswith(("user ", "group ")) else "app_name"
             sentences.append(
-                f"{host}: {thing} {what}. Choose another {other}, remove it, or have Baton take it over: "
+                f"{host}: {thing} {what}. Choose another {other}, remove it, or let Baton use it: "
                 f'app_account_adopt: ["{thing}"].'
             )
     return sentences
@@ -73,20 +73,20 @@ def _account(name: str, user: str) -> Iterator[tuple[str, str]]:
             grp.getgrnam(user)
         except KeyError:
             return
-        yield f"group {user}", "is there, and the application's processes would be in it"
+        yield f"group {user}", "exists, and the application's processes would be members of it"
         return
     if known.pw_gecos.split(",")[0] != COMMENT.format(name=name):
-        what = f'is there with the home {known.pw_dir}, the shell {known.pw_shell} and the comment "{known.pw_gecos}"'
+        what = f'exists with the home {known.pw_dir}, the shell {known.pw_shell} and the comment "{known.pw_gecos}"'
         yield f"user {user}", f"{what}, and Baton didn't create it"
 
 
 def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
     for folder in ("etc", "opt", "var/lib", "run"):
         if os.path.lexists(root / folder / name):
-            yield f"/{folder}/{name}", "is there, and Baton didn't create it"
+            yield f"/{folder}/{name}", "exists, and Baton didn't create it"
     for place in ("etc/tmpfiles.d", "usr/lib/tmpfiles.d"):
         if os.path.lexists(root / place / f"{name}.conf"):
-            yield f"/{place}/{name}.conf", "is there, and Baton didn't create it"
+            yield f"/{place}/{name}.conf", "exists, and Baton didn't create it"
     for unit in _unit_files(root, name):
         for place in UNIT_FOLDERS[:2]:
             if os.path.lexists(root / place / unit):
@@ -96,12 +96,12 @@ def _files(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
 def _unit_files(root: pathlib.Path, name: str) -> tuple[str, ...]:
     try:
         return layout.Application(name, str(root)).unit_files
-    except layout.ActivationError:  # its folder is reported anyway
+    except layout.ActivationError:  # the folder is reported anyway
         return ()
 
 
 def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
-    """Units that a package brings, which ours would hide."""
+    """Yield units of packages, which the application's units would hide."""
     for unit in _unit_files(root, name):
         for place in UNIT_FOLDERS[2:]:
             if os.path.lexists(root / place / unit):
@@ -112,11 +112,11 @@ def _shipped(root: pathlib.Path, name: str) -> Iterator[tuple[str, str]]:
 
 
 def foreign_units(name: str, root: str = "/") -> list[str]:
-    """The units `<name>-…` that aren't the application's: a process type or a schedule would take their place."""
+    """Return units `<name>-…` that aren't the application's, which a process type or schedule would replace."""
     found = set()
     for place in UNIT_FOLDERS:
         for path in (pathlib.Path(root) / place).glob(f"{glob.escape(name)}-*"):
-            # what Baton writes runs what is in the application's folder, or says whose it is
+            # Baton's units run programs in the application's folder, or have a fixed description
             if path.suffix in (".service", ".timer") and not any(mark in _content(path) for mark in _marks(name)):
                 found.add(path.name)
     return sorted(found)
@@ -129,5 +129,5 @@ def _marks(name: str) -> tuple[bytes, bytes]:
 def _content(path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # a link that leads nowhere masks a unit
+    except OSError:  # such as a dangling link, which masks a unit
         return b""

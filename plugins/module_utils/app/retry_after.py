@@ -1,4 +1,4 @@
-"""When who answered that it is asked too often (429) wants to be asked again."""
+"""Parse the header Retry-After."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import contextlib
 import email.utils
 import time
 
-LONGEST = 86400.0  # seconds; nobody waits longer, and the kernel couldn't wait for some of what can be written
+LONGEST = 86400.0  # seconds; longer times are of no use, and too long ones can't be passed to the kernel
 
 
 def seconds(header: str | None) -> float:
-    """Of a Retry-After, which holds seconds or a date; 0 for none, for the past, and for what makes no sense.
+    """Return the seconds of a Retry-After, which has seconds or a date; at most `LONGEST`.
 
-    A longer time than `LONGEST` is that.
+    0 without the header, for a date in the past, and for an invalid value.
     """
     with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError):
         if header and header.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""What a master says of itself and its workers, and what of that proves that they serve a release."""
+"""The status that a master writes about itself and its workers, and the proof that they serve a release."""
 
 from __future__ import annotations
 
@@ -11,62 +11,65 @@ from ..host import systemd, untrusted
 from .health_check import Health, check
 from .layout import Application, current
 
-STATUS_SIZE = 2**22
-MOST_PROCESSES = 2**22  # the kernel gives no larger number to a process
+STATUS_SIZE = 2**22  # bytes
+MAX_PID = 2**22  # the kernel's maximum
 
 
 def read(app: Application, unit: str) -> dict[str, Any]:
-    """What a unit's master says of itself; empty when it says nothing, or what no master would."""
+    """Return the status of a unit's master, in the expected types; empty if there is none or it is invalid."""
     with contextlib.suppress(OSError, untrusted.UntrustedError):
-        said = untrusted.parse_object(untrusted.read(app.status_file(unit), STATUS_SIZE))
-        workers, master = said.get("workers", []), untrusted.mapping(said.get("master"))
+        status = untrusted.parse_object(untrusted.read(app.status_file(unit), STATUS_SIZE))
+        workers, master = status.get("workers", []), untrusted.mapping(status.get("master"))
         if isinstance(workers, list) and all(map(_is_worker, workers)):
             return {
-                **said,
+                **status,
                 "master": {"pid": untrusted.whole_number(master.get("pid"))},
                 "workers": workers,
-                "workers_wanted": untrusted.whole_number(said.get("workers_wanted")),
-                "reload": _reload(untrusted.mapping(said.get("reload"))),
+                "workers_wanted": untrusted.whole_number(status.get("workers_wanted")),
+                "reload": _reload(untrusted.mapping(status.get("reload"))),
                 "versions": {
-                    name: untrusted.text(one) for name, one in untrusted.mapping(said.get("versions")).items()
+                    name: untrusted.text(one) for name, one in untrusted.mapping(status.get("versions")).items()
                 },
             }
     return {}
 
 
-def _reload(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of the last reload; empty when there was none."""
-    if not told:
+def _reload(reload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of the last reload in the expected types; empty if there was none."""
+    if not reload:
         return {}
-    words = {key: untrusted.text(told.get(key)) for key in ("outcome", "error")}
-    return {**words, "began_monotonic": untrusted.number(told.get("began_monotonic"))}
+    texts = {key: untrusted.text(reload.get(key)) for key in ("outcome", "error")}
+    return {**texts, "began_monotonic": untrusted.number(reload.get("began_monotonic"))}
 
 
-def _is_worker(told: Any) -> bool:
-    if not isinstance(told, dict) or "release" not in told or not isinstance(told.get("state"), str):
+def _is_worker(worker: Any) -> bool:
+    if not isinstance(worker, dict) or "release" not in worker or not isinstance(worker.get("state"), str):
         return False
-    return isinstance(told["release"], str | None) and 0 < untrusted.whole_number(told.get("pid")) < MOST_PROCESSES
+    return isinstance(worker["release"], str | None) and 0 < untrusted.whole_number(worker.get("pid")) < MAX_PID
 
 
-def unproven(said: Mapping[str, Any], release: str, master: int) -> str:
-    """Why a master's status doesn't prove that every worker serves the release; empty when it does."""
-    if said.get("master", {}).get("pid") != master:
+def unproven(status: Mapping[str, Any], release: str, master: int) -> str:
+    """Return why a master's status doesn't prove that every worker serves the release; empty if it does.
+
+    `master`: pid of the unit's main process, by systemd.
+    """
+    if status.get("master", {}).get("pid") != master:
         return "the master hasn't written its status"
-    workers = [worker for worker in said["workers"] if worker["state"] != "draining"]
-    if len(workers) < said["workers_wanted"]:
-        return f"{len(workers)} of {said['workers_wanted']} workers serve"
+    workers = [worker for worker in status["workers"] if worker["state"] != "draining"]
+    if len(workers) < status["workers_wanted"]:
+        return f"{len(workers)} of {status['workers_wanted']} workers serve"
     for worker in workers:
         if worker["state"] != "ready":
             return f"worker {worker['pid']} is {worker['state']}"
         if worker["release"] != release:
             return f"worker {worker['pid']} serves release {worker['release']}, not {release}"
         if not pathlib.Path(f"/proc/{worker['pid']}").exists():
-            return f"worker {worker['pid']} is gone"
+            return f"worker {worker['pid']} no longer exists"
     return ""
 
 
 def unready(app: Application, health: Health | None) -> str:
-    """Why the application doesn't serve its current release with every worker; empty when it does."""
+    """Return why the application doesn't serve its current release with every worker; empty if it does."""
     release = current(app)
     if release is None:
         return "no release has been activated"

@@ -1,6 +1,6 @@
-"""Putting files into an application's state folder, where they aren't there yet. Runs on hosts.
+"""Create missing files in an application's state folder. Runs on hosts.
 
-The folder is the application's own, so all of it is done as its user: root would follow the links that are there.
+The application owns the folder, so this runs as its user: root would follow the application's links.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..host import atomic_file, untrusted
 
 
 class StateFilesError(Exception):
-    """A file can't be put there. The message says which and why."""
+    """A file can't be created. The message says which and why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StateFile:
-    """A file that is to be there before the application is."""
+    """A file that must exist before the application starts."""
 
     path: str  # below the state folder
     content: bytes
@@ -30,19 +30,19 @@ class StateFile:
 
 
 def apply(folder: Path, user: str, wanted: Sequence[StateFile], *, dry: bool) -> list[str]:
-    """Make those that aren't there, with the folders on the way; returns their paths. Raises StateFilesError."""
+    """Create the missing files with their folders. Returns their paths. Raises StateFilesError."""
     try:
         account = pwd.getpwnam(user)
     except KeyError:
         if dry:
             return [str(folder / item.path) for item in wanted]
-        raise StateFilesError(f"the user {user} isn't there") from None
+        raise StateFilesError(f"the user {user} doesn't exist") from None
     made: list[str] = _as_user(account, lambda: [path for item in wanted if (path := _put(folder, item, dry))])
     return made
 
 
 def _put(folder: Path, item: StateFile, dry: bool) -> str:
-    """The file's path where it was made, or would be; empty where something of that name is there."""
+    """Create a file. Returns its path, also in a dry run; empty if the path already exists."""
     path = folder / item.path
     parts = PurePosixPath(item.path).parts
     if not parts or ".." in parts or PurePosixPath(item.path).is_absolute():
@@ -66,35 +66,36 @@ def _put(folder: Path, item: StateFile, dry: bool) -> str:
 
 
 def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[str]:
-    """What the work returns, done in a child that is the user for good."""
+    """Do the work in a child process that drops its privileges to the user. Returns its result."""
     if os.geteuid() == account.pw_uid:
-        return _told(work)
+        return _with_paths(work)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        answer: dict[str, Any] = {"failure": "it ended without a message"}
+        result: dict[str, Any] = {"failure": "it ended without a message"}
         try:
             os.setgroups([])
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
             os.umask(0o027)
-            answer = {"made": _told(work)}
+            result = {"made": _with_paths(work)}
         except (StateFilesError, OSError) as error:
-            answer = {"failure": str(error)}
+            result = {"failure": str(error)}
         finally:
             with os.fdopen(writing, "w") as pipe:
-                pipe.write(json.dumps(answer))
+                pipe.write(json.dumps(result))
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a message"}')
+        outcome = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a message"}')
     os.waitpid(child, 0)
-    if "failure" in said:
-        raise StateFilesError(untrusted.text(said["failure"]))
-    return untrusted.texts(said["made"])
+    if "failure" in outcome:
+        raise StateFilesError(untrusted.text(outcome["failure"]))
+    return untrusted.texts(outcome["made"])
 
 
-def _told(work: Callable[[], list[str]]) -> list[str]:
+def _with_paths(work: Callable[[], list[str]]) -> list[str]:
+    """Do the work; convert OSError to a StateFilesError that names the path."""
     try:
         return work()
     except OSError as error:

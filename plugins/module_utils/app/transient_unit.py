@@ -1,4 +1,4 @@
-"""Running a command as the service would: its user, sandbox, limits, environment and secrets, in a unit of its own."""
+"""Run a command with the service's user, sandbox, limits, environment and secrets, in a transient unit."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from ..host import bounded
 from . import layout
 
-# What makes the service a server: of no use to a command, or its own.
+# Directives and variables that are only for a server, not for a command.
 _LEFT_OUT = {"Type", "NotifyAccess", "Sockets", "Restart", "RestartSec", "KillMode"}
 _LEFT_OUT |= {"TimeoutStartSec", "TimeoutStopSec"}
 _SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_", "ReadWritePaths=-/run/baton/")
-# the status is of the master that serves
+# only the master may write its status
 _ADDED = "ReadOnlyPaths=-/run/baton"
-MOST = 2**20  # bytes of what a command prints that are kept
+MOST = 2**20  # bytes of a command's output that are kept
 
 
 def properties(unit: str) -> list[str]:
-    """The properties for a command, from the text of the service's unit file."""
+    """Return the properties for a command, from the text of the service's unit file."""
     section, found = "", []
     for line in unit.replace("\\\n", " ").splitlines():
         if line.startswith("["):
@@ -26,13 +26,13 @@ def properties(unit: str) -> list[str]:
         if section != "[Service]" or not separator or line.startswith(("#", ";", *_SERVERS_OWN)):
             continue
         if name not in _LEFT_OUT and not name.startswith("Exec"):
-            line = line.replace("%%", "%")  # properties given by hand have no specifiers
+            line = line.replace("%%", "%")  # systemd-run's properties have no specifiers
             found.append(line)
     return [*found, _ADDED]
 
 
 def invocation(app: layout.Application, release: str, command: str, timeout: int) -> list[str]:
-    """How systemd runs a shell command in a release. Secrets stay in the files that it reads."""
+    """Return the systemd-run command for a shell command in a release. It contains no secrets, only their files."""
     folder = app.release(release)
     unit = app.path("etc/systemd/system", app.service).read_text(encoding="utf-8")
     given = [
@@ -45,12 +45,12 @@ def invocation(app: layout.Application, release: str, command: str, timeout: int
         *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--description=A command in {app.name}"),
         *(f"--property={line}" for line in given),
         *(str(folder / "venv/bin/python"), str(app.path("opt", app.name, "release-exec")), str(folder)),
-        command.replace("$", "$$"),  # which is for the shell, not for systemd
+        command.replace("$", "$$"),  # otherwise systemd would expand variables
     ]
 
 
 def run(argv: Sequence[str], timeout: float) -> tuple[int | None, str]:
-    """Run it to its end: its exit status, None where it took too long, and the last `MOST` bytes that it printed."""
+    """Run a command. Returns its exit status, None after a timeout, and the last `MOST` bytes of its output."""
     done = bounded.run(argv, timeout=timeout, output=MOST, together=True)
-    left_out = f"[what it printed before the last {MOST // 1024} KiB is left out]\n" if done.cut else ""
-    return done.status, left_out + done.output.decode(errors="replace")
+    omitted = f"[output before the last {MOST // 1024} KiB is omitted]\n" if done.cut else ""
+    return done.status, omitted + done.output.decode(errors="replace")

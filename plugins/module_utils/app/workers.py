@@ -1,19 +1,19 @@
-"""How many workers an app server runs."""
+"""The number of workers of an app server."""
 
 from __future__ import annotations
 
-# of processes, while one release follows another
+# generations of processes during a change
 GENERATIONS = 2
-# of a host's memory that the web unit may take by default (app_service_memory_max)
+# share of the host's memory that the web unit may use by default (app_service_memory_max)
 SHARE = 0.85
 
 
 def count(
     cores: int, memory_mb: int, *, workers: int, workload: str, worker_memory_mb: int, memory_percent: int
 ) -> int:
-    """The number as the settings say it or, with 0 workers, as the host's cores are of use and its memory has room.
+    """Return the number in the settings or, for 0, as many as the host's cores and memory allow.
 
-    There is room for their share of the memory and, while a release follows another, for two generations in the unit's.
+    The workers get their share of the memory, and during a change two generations fit into the unit's memory limit.
     """
     if workers:
         return workers
@@ -23,8 +23,8 @@ def count(
 
 
 def at_change(workers: int) -> int:
-    """The most workers that are there at once: the old ones serve until all new ones are ready.
+    """Return the maximum number of concurrent workers: old ones serve until all new ones are ready.
 
-    A rehearsal's one has ended before.
+    A rehearsal's worker isn't counted, because it stops before.
     """
     return GENERATIONS * workers

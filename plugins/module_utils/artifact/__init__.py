@@ -1,4 +1,4 @@
-"""Building an artifact: the source, its locked requirements, and wheels for every target.
+"""Build of an artifact: the source, its locked requirements, and wheels for every target.
 
 Runs on: controller.
 """

@@ -1,4 +1,4 @@
-"""Building an artifact on the controller: the source, its locked requirements, and wheels for every target."""
+"""Build an artifact on the controller: the source, its locked requirements, and wheels for every target."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .requirements import Pin
 from .targets import Target
 from .toolchain import Tools, cache_folder, key_of
 
-# Raised when the same input has to give another release, because we lay it out differently.
+# Increase it when the layout of a release changes, so that the same input gets another id.
 _LAYOUT = 1
 _BUILD_COMMAND_TIMEOUT = 3600
 _VERSION_VARIABLES = (
@@ -37,16 +37,16 @@ _VERSION_VARIABLES = (
     "POETRY_DYNAMIC_VERSIONING_BYPASS",
     "UV_DYNAMIC_VERSIONING_BYPASS",
 )
-# what the wheel of gunicorn_handover is made of; its tests and locks are not in the collection's archive
+# the input of gunicorn_handover's wheel; its tests and locks are not in the collection's archive
 _HANDOVER_PARTS = frozenset({"LICENSE", "README.md", "pyproject.toml", "src"})
 _KEPT_ARTIFACTS = 10
 _KEPT_SETS = 30
-_GENERATED_BYTES = 2**30  # of files that a build adds to a source
+_GENERATED_BYTES = 2**30  # limit for files that a build adds to a source
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a playbook asks for; the names are those of the module's options."""
+    """The input of a build; the fields correspond to the module's options."""
 
     app_name: str
     app_source: str
@@ -57,7 +57,7 @@ class Request:
     server_lock: Path
     handover_source: Path
     base_dirs: Sequence[str]
-    wishes: lockfile.ResolveOptions
+    options: lockfile.ResolveOptions
     import_paths: Sequence[str] = ()
     working_directory: str = ""
     build_command: Sequence[str] = ()
@@ -73,17 +73,17 @@ class Request:
 
 
 def build(request: Request, tools: Tools) -> dict[str, Any]:
-    """Build what is missing of the artifact; returns what the release role needs to know."""
+    """Build the parts of the artifact that the cache lacks. Returns the module's result. Raises BatonError."""
     if not request.targets:
         raise BatonError(
-            "There is no app server to build for.", "Put hosts into the app servers' group, or lift --limit."
+            "There is no app server to build for.", "Add hosts to the group app_servers, or run this without --limit."
         )
     asgi.split(request.app_module)
     scratch = Path(tempfile.mkdtemp(prefix="baton-artifact-"))
     try:
-        told = replace(tools, build_environment=_version_environment(request.app_version))
-        built = _Build(request, told, scratch).run()
-        # what is told of a build that came from the cache would be wrong: it is told when it runs
+        tools = replace(tools, build_environment=_version_environment(request.app_version))
+        built = _Build(request, tools, scratch).run()
+        # only builds of this run are reported, not those from the cache
         ran = tools.confinement.report()
         return {**built, "ran_on_controller": ran, "confined": bool(ran) and tools.confinement.works}
     finally:
@@ -91,12 +91,12 @@ def build(request: Request, tools: Tools) -> dict[str, Any]:
 
 
 def _version_environment(version: str) -> dict[str, str]:
-    """Build tools that ask git for the version find none in a copy of the source: they are told."""
+    """Return variables with the version for build tools that read it from git, which a copy of the source lacks."""
     try:
-        told = str(Version(version.removeprefix("v")))
+        version = str(Version(version.removeprefix("v")))
     except InvalidVersion:
-        told = "0.0.0"
-    return dict.fromkeys(_VERSION_VARIABLES, told)
+        version = "0.0.0"
+    return dict.fromkeys(_VERSION_VARIABLES, version)
 
 
 class _Build:
@@ -105,7 +105,7 @@ class _Build:
         self.tools = tools
         self.scratch = scratch
         self.tree = scratch / "src"
-        self.plain = self.tree  # what projects' wheels are built from
+        self.plain = self.tree  # the source that projects' wheels are built from
         self.subdir = source_tree.inside(request.app_source_subdir, "app_source_subdir")
         self.clock = Stopwatch()
         self.warnings: list[str] = []
@@ -122,7 +122,7 @@ class _Build:
         self.clock.mark("prepare")
 
         wanted = origin.where if origin.kind == "package" else ""
-        locked = lockfile.resolve(self.tree, self.subdir, wanted, request.wishes, self.tools, request.targets)
+        locked = lockfile.resolve(self.tree, self.subdir, wanted, request.options, self.tools, request.targets)
         lockfile.check_python(locked, request.targets)
         self.warnings += locked.warnings
         self.clock.mark("lock")
@@ -131,7 +131,7 @@ class _Build:
         targets = sorted({target.key: target for target in request.targets}.values())
         pinned = {target.key: self._pinned(locked, server_pins, target) for target in targets}
         for app_pins, overlay in pinned.values():
-            # of what has an address instead of a version it is known when its wheel is there
+            # the versions of packages with a URL are only known from their wheels
             served = {pin.name: pin.version for pin in (*app_pins, *overlay.pins)}
             self._check_floors(served, locked.path or "The application")
         self.clock.mark("floors")
@@ -218,15 +218,15 @@ class _Build:
         request = self.request
         links = [source_tree.inside(str(entry["path"]), "app_release_state_links") for entry in request.state_links]
         if not all(links):
-            raise BatonError("app_release_state_links has an entry without a path.", "Name a path of the source.")
-        # nothing is read, written or run before it is known that no link leads out
+            raise BatonError("app_release_state_links has an entry without a path.", "Add a path of the source.")
+        # check that no link leads out of the source before anything is read, written or run
         source_tree.check(self.tree, links, request.excluded)
         if request.build_command:
             self._run_build_command()
             source_tree.exclude(self.tree, source_tree.NEVER)
             source_tree.check(self.tree, links, request.excluded)
         if request.excluded or links or request.files:
-            # links, added and left-out files are the release's: a project's wheel is built from the source as it is
+            # these changes are for the release only: a project's wheel is built from the original source
             self.plain = self.scratch / "plain"
             source_tree.duplicate(self.tree, self.plain)
             source_tree.without_links_out(self.plain)
@@ -249,7 +249,7 @@ class _Build:
         content, origin = entry.get("content"), entry.get("src")
         if not path or (content is None) == (origin is None):
             raise BatonError(
-                f"The entry {path!r} of app_release_files is not complete.", "Give path, and one of content and src."
+                f"The entry {path!r} of app_release_files is incomplete.", "Give path, and either content or src."
             )
         if origin is not None:
             found = find_file(str(origin), self.request.base_dirs)
@@ -269,7 +269,7 @@ class _Build:
         place.chmod(0o755 if int(str(entry.get("mode") or "0644"), 8) & 0o100 else 0o644)
 
     def _run_build_command(self) -> None:
-        """Run the build command in the copy of the source, once for the same source."""
+        """Run the build command in the copy of the source, or restore its cached result for the same source."""
         request = self.request
         words, environment = list(request.build_command), dict(request.build_environment)
         key = key_of("build", source_tree.digest(self.tree), self.subdir, words, environment)
@@ -288,20 +288,20 @@ class _Build:
                 cwd=self.tree / self.subdir,
                 environment=environment,
                 writable=[self.tree],
-                network=True,  # a front end's packages are fetched here
+                network=True,  # a front-end build fetches packages
                 timeout=_BUILD_COMMAND_TIMEOUT,
             )
         except CommandError as error:
             seen = (
-                "It sees the system's programs, but neither a home nor what is installed in one "
-                "(app_release_build_confinement: off lifts that)."
+                "It sees the system's programs, but no home and no programs installed there "
+                "(app_release_build_confinement: off removes this restriction)."
                 if confinement.works
                 else "It runs with an empty home."
             )
             raise BatonError(
                 f"app_release_build_command failed: {error.last_lines()}.",
-                f"Run it in a fresh copy of the source, install on the controller what it needs, and put the variables "
-                f"that it needs into app_release_build_environment. {seen}",
+                f"Try it in a fresh copy of the source, install the programs that it needs on the controller, and put "
+                f"the variables that it needs into app_release_build_environment. {seen}",
             ) from None
         part = kept.with_name(f".{kept.name}.{os.getpid()}")
         with tarfile.open(part, "w") as packing:
@@ -312,8 +312,8 @@ class _Build:
         name, _ = asgi.split(self.request.app_module)
         project = self.tree / self.subdir
         paths = []
-        # a src folder that is itself a package is imported as `src.…`; its inside on the path would hide
-        # modules of the standard library that have the same names
+        # a src folder that is itself a package is imported as `src.…`; as an import path it could hide modules of the
+        # standard library with the same names
         inner = project / "src"
         if inner.is_dir() and not (inner / "__init__.py").exists() and name.partition(".")[0] != "src":
             paths.append(os.path.join("src", self.subdir, "src"))
@@ -328,18 +328,18 @@ class _Build:
         return os.path.join("src", clean).rstrip("/")
 
     def _folder(self, path: str, what: str) -> str:
-        """A folder of the source: relative to its top, or else to the project's folder."""
+        """Return a folder's path in the source; `path` is relative to its top or to the project's folder."""
         tried = {os.path.normpath(place) for place in (path, os.path.join(self.subdir, path))}
         found = [source_tree.inside(place, what) for place in sorted(tried) if (self.tree / place).is_dir()]
         if len(found) > 1:
             raise BatonError(
-                f"{what}: {path!r} is two folders of the source: {' and '.join(found)}.",
-                "Write it from the top of the source; leave the other one out with app_release_exclude if need be.",
+                f"{what}: {path!r} is ambiguous, it matches two folders of the source: {' and '.join(found)}.",
+                "Give the path from the top of the source; if necessary, exclude the other with app_release_exclude.",
             )
         if not found:
             raise BatonError(
-                f"{what}: {path!r} is no folder of the source (looked at {' and '.join(sorted(tried))}).",
-                "Write it from the top of the source, or from the project's folder in it.",
+                f"{what}: {path!r} is not a folder of the source (searched {' and '.join(sorted(tried))}).",
+                "Give the path from the top of the source, or from the project's folder in it.",
             )
         return found[0]
 
@@ -358,7 +358,7 @@ class _Build:
         handover = request.handover_source
         if not (handover / "pyproject.toml").is_file():
             raise BatonError(
-                f"{handover} holds no Python project.", "Set app_release_handover_source to the folder handover/."
+                f"{handover} contains no Python project.", "Set app_release_handover_source to the folder handover/."
             )
         copy = self.scratch / "handover"
         source_tree.copy(handover, copy)
@@ -396,14 +396,14 @@ class _Build:
     def _pinned(
         locked: lockfile.Locked, server: Sequence[Pin], target: Target
     ) -> tuple[list[Pin], server_versions.Overlay]:
-        """What the application and the server's overlay have on a target."""
+        """Return the pins of the application and of the server's overlay for a target."""
         app_pins = lockfile.for_target(locked.pins, target)
         return app_pins, server_versions.decide(lockfile.for_target(server, target), app_pins)
 
     def _check_floors(self, served: Mapping[str, str], where: str) -> None:
-        """Refuse what the web processes would be too old with."""
+        """Raise BatonError for packages of the web processes that are too old; collects warnings for allowed ones."""
         found = floors.check(served, self.request.allow_old_packages, f"{where} (read on the controller)")
-        # of one target as of the next; and what the lock said the wheels say again
+        # the same warning may come from several targets, and from both lock and wheels
         self.warnings += [warning for old, warning in found.items() if old not in self.old]
         self.old.update(found)
 
@@ -432,7 +432,7 @@ class _Build:
             tools.index_url,
             tools.extra_index_urls,
         )
-        known = wheels.remembered_set(key, tools)
+        known = wheels.cached_set(key, tools)
         if known is not None:
             return known
         ours = wheels.collect(overlay.pins, target, tools, host_builds=host_builds)
@@ -441,16 +441,16 @@ class _Build:
         if venv.unbuilt or ours.unbuilt:
             return [*venv.unbuilt, *ours.unbuilt]
         for pin in venv.replaced:
-            # the web service has ours anyway; the application's other processes get it, too, as nothing else fits
+            # the web service uses Baton's version anyway; no other fits for the application's other processes
             venv.wheels.append(mine[pin.name])
             self.warnings.append(
                 f"{pin.name} {pin.version} has no wheel for {target.key}: the application gets "
-                f"{mine[pin.name].version}, with which it is served, instead."
+                f"{mine[pin.name].version} instead, the server's version."
             )
         return wheels.pack_set(target, venv.wheels, [*ours.wheels, handover], tools, key)
 
     def _projects(self, locked: lockfile.Locked, digest: str) -> list[wheels.Wheel]:
-        """Wheels of the local projects: for their metadata and entry points, and of members for their code."""
+        """Return wheels of the local projects, for their metadata and entry points, and for workspace members' code."""
         found = []
         for path in locked.locals:
             if path == self.subdir and not self.request.project_wheel:
@@ -477,12 +477,12 @@ class _Build:
             where = path or "the project"
             raise BatonError(
                 f"A wheel of {where} can't be built on the controller: {error.last_lines()}.",
-                "Correct its [build-system], or set app_release_project_wheel to false when it needs no installation; "
-                "a file of app_release_files that the build needs has `build: true`.",
+                "Correct its [build-system], or set app_release_project_wheel to false if it needs no installation. "
+                "If the build needs a file of app_release_files, set `build: true` for it.",
             ) from None
 
     def _add_generated(self, wheel: wheels.Wheel) -> None:
-        """Files that a build makes inside a package (a version module, say): the source is what is imported."""
+        """Add files that a build generates in a package, such as a version module, to the source, which is imported."""
         roots = [self.tree / path.removeprefix("src").lstrip("/") for path in self._import_paths()]
         left = _GENERATED_BYTES
         with wheels.opened(wheel.path) as archive:
@@ -492,16 +492,16 @@ class _Build:
                 if name.endswith("/") or re.search(r"\.(dist-info|data)$", top) or "/" not in name:
                     continue
                 root = next((root for root in roots if (root / top).is_dir()), None)
-                # the build's word: it may name what is not inside
+                # the build is untrusted: a name may lead out of the source
                 clean = source_tree.inside(name, f"the wheel {wheel.path.name}")
                 if root is None or os.path.lexists(root / clean):
                     continue
-                left -= entry.file_size  # no more than that is read of it
+                left -= entry.file_size  # zipfile reads at most this many bytes
                 if left < 0:
                     raise BatonError(
-                        f"The build of {wheel.name} has made more than {_GENERATED_BYTES >> 20} MiB of files that the "
-                        "source doesn't have.",
-                        "Have it make less, or set app_release_project_wheel to false.",
+                        f"The build of {wheel.name} generated more than {_GENERATED_BYTES >> 20} MiB of files that "
+                        "aren't in the source.",
+                        "Reduce them, or set app_release_project_wheel to false.",
                     )
                 inside = str((root / clean).relative_to(self.tree))
                 place = source_tree.place(self.tree, inside, f"the wheel {wheel.path.name}")
@@ -516,7 +516,7 @@ class _Build:
                 f"No wheel of {', '.join(names)} fits {first.target.key}, and the controller can't build "
                 f"{first.sdist.name} as pure Python: {first.reason}.",
                 "Set app_release_builder to one host for each kind of app server (or app_release_build: host"
-                " to use the app servers), and app_release_build_packages to the headers it needs.",
+                " to use the app servers), and app_release_build_packages to the headers that the build needs.",
             )
         kinds = sorted({one.target for one in unbuilt})
         jobs = [wheels.pack_job([one for one in unbuilt if one.target == kind], self.tools) for kind in kinds]
@@ -533,13 +533,16 @@ class _Build:
     def _archive(
         self, identity: str, release: dict[str, Any], projects: list[wheels.Wheel]
     ) -> tuple[str, str, int, str]:
-        """Pack the source and the projects' wheels once; the time in it is that of the first build."""
+        """Pack the source and the projects' wheels, or reuse the cached archive, whose time is that of its build.
+
+        Returns the path, the time of creation, the unpacked bytes and the SHA-256.
+        """
         place = self.tools.folder("artifacts", self.request.app_name)
         archive, notes = place / f"{identity}-src.tar.gz", place / f"{identity}.json"
         if archive.is_file() and notes.is_file():
             known = json.loads(notes.read_text(encoding="utf-8"))
             os.utime(archive)
-            # those of an older Baton have no hash
+            # notes of older versions have no hash
             sha256 = str(known.get("sha256") or sha256_of(archive))
             return str(archive), str(known["created"]), int(known["unpacked_bytes"]), sha256
         now = int(time.time())
@@ -561,7 +564,7 @@ class _Build:
     def _boms(
         self, release: dict[str, Any], sets: Iterable[wheels.WheelSet], projects: list[wheels.Wheel]
     ) -> dict[str, str]:
-        """Write the bills of materials beside the archive; returns their paths by target."""
+        """Write the bills of materials beside the archive. Returns their paths by target."""
         place = self.tools.folder("artifacts", self.request.app_name)
         local = [bom.Component(wheel.name, wheel.version, "project", wheel.sha256) for wheel in projects]
         paths = {}
@@ -573,7 +576,7 @@ class _Build:
         return paths
 
     def _prune(self) -> None:
-        """Old archives are cheap to make again."""
+        """Remove old archives from the cache; they can be built again quickly."""
         artifacts = self.tools.folder("artifacts", self.request.app_name)
         _keep_newest(artifacts, "*-src.tar.gz", _KEPT_ARTIFACTS)
         for path in artifacts.glob(f"*{bom.SUFFIX}"):
@@ -584,7 +587,7 @@ class _Build:
 
 
 def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Of what a build command leaves: no caches, and nothing that would wait or ask a device when it is read."""
+    """Filter the result of a build command: no caches, and no special files, which could block when read."""
     plain = entry.isfile() or entry.isdir() or entry.issym() or entry.islnk()
     return entry if plain and Path(entry.name).name not in source_tree.NEVER else None
 
@@ -596,8 +599,8 @@ def _keep_newest(folder: Path, pattern: str, count: int) -> None:
 
 
 def build_from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Build from the options of the module."""
-    wishes = lockfile.ResolveOptions(
+    """Build an artifact from the module's options. Returns the module's result. Raises BatonError."""
+    options = lockfile.ResolveOptions(
         lock=parameters["lock"],
         extras=tuple(parameters["extras"]),
         groups=tuple(parameters["groups"]),
@@ -617,7 +620,7 @@ def build_from_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         server_lock=Path(parameters["server_lock"]),
         handover_source=Path(parameters["handover_source"]),
         base_dirs=parameters["base_dirs"],
-        wishes=wishes,
+        options=options,
         import_paths=parameters["import_paths"],
         working_directory=parameters["working_directory"],
         build_command=parameters["build_command"],

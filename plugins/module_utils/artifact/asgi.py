@@ -1,4 +1,4 @@
-"""Whether app_module can be what it says: an import string, checked without importing anything."""
+"""Validate app_module, an import string, without importing anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 def split(module: str) -> tuple[str, str]:
-    """('pkg.main', 'create_app()') of 'pkg.main:create_app()'."""
+    """Split an import string: 'pkg.main:create_app()' into ('pkg.main', 'create_app()'). Raises BatonError."""
     name, colon, attribute = module.strip().partition(":")
     fix = "Write app_module as `package.module:name`, `package.module:object.name` or `package.module:factory()`."
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
@@ -26,7 +26,9 @@ def split(module: str) -> tuple[str, str]:
     try:
         expression = ast.parse(attribute.strip(), mode="eval").body
     except SyntaxError:
-        raise BatonError(f"The part of app_module {module!r} after the colon is no name and no call.", fix) from None
+        raise BatonError(
+            f"The part of app_module {module!r} after the colon is neither a name nor a call.", fix
+        ) from None
     if isinstance(expression, ast.Call):
         try:
             for value in [*expression.args, *(keyword.value for keyword in expression.keywords)]:
@@ -37,12 +39,12 @@ def split(module: str) -> tuple[str, str]:
     while isinstance(expression, ast.Attribute):
         expression = expression.value
     if not isinstance(expression, ast.Name):
-        raise BatonError(f"The part of app_module {module!r} after the colon is no name and no call.", fix)
+        raise BatonError(f"The part of app_module {module!r} after the colon is neither a name nor a call.", fix)
     return name, attribute.strip()
 
 
 def modules_of(root: Path) -> list[str]:
-    """Dotted names of the modules under an import root; folders without __init__ count, as Python has them."""
+    """Return the dotted names of the modules below an import root, including those in namespace packages."""
     if not root.is_dir():
         return []
     names = set()
@@ -52,7 +54,7 @@ def modules_of(root: Path) -> list[str]:
 
 
 def check(module: str, roots: Sequence[Path], tree_root: Path, wheel_modules: Iterable[str]) -> None:
-    """Refuse a module that is neither in the import paths nor in a wheel."""
+    """Raise BatonError for a module that is neither in the import paths nor in a wheel."""
     name, _ = split(module)
     shown = []
     for root in roots:
@@ -69,9 +71,9 @@ def check(module: str, roots: Sequence[Path], tree_root: Path, wheel_modules: It
     near = difflib.get_close_matches(name, sorted(own | known), n=_SHOWN, cutoff=0.6)
     last = name.rpartition(".")[2]
     near += [found for found in sorted(own) if found.rpartition(".")[2] == last and found not in near][:_SHOWN]
-    hint = f" There is: {', '.join(near[:_SHOWN])}." if near else ""
+    hint = f" Similar modules: {', '.join(near[:_SHOWN])}." if near else ""
     looked = f"{', '.join(shown)} of the source and the wheels" if shown else "the wheels"
     raise BatonError(
-        f"app_module names the module {name}, which is not there (looked in {looked}).{hint}",
+        f"app_module names the module {name}, which doesn't exist (searched {looked}).{hint}",
         "Correct app_module, app_source_subdir or app_release_import_paths.",
     )

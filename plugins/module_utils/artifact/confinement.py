@@ -1,8 +1,8 @@
-"""Running the code of a source or a package on the controller. Needs no host.
+"""Run code of a source or a package on the controller, confined if possible.
 
-A build backend, a build command, or a tool that starts one, gets a clean environment and an empty home of its own,
-always. Where bubblewrap works it also sees nothing but the system's programs and the folders that it is given: no home,
-no agent's socket, no other process.
+A build backend, a build command, or a tool that starts one, always gets a clean environment and its own empty home. If
+bubblewrap works, it also sees only the system's programs and the folders that it is given: no home, no agent's socket,
+no other process.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from urllib.parse import urlsplit
 from ..host.command import BatonError, CommandError, run
 
 AUTO, REQUIRED, OFF = "auto", "required", "off"
-# All that is handed on of the operator's environment: where programs are, the language, the way to the network.
+# The only variables that are passed on from the operator's environment: programs, locale, network access.
 _KEPT = (
     *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS"),
 )
-# What uv needs to find packages, for uv alone
+# Variables with uv's index settings, passed on only to uv
 _INDEX = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|INDEX_STRATEGY|INSECURE_HOST|NATIVE_TLS"
     r"|SYSTEM_CERTS|HTTP_TIMEOUT|INDEX_\w+_(USERNAME|PASSWORD))"
@@ -45,14 +45,14 @@ _SYSTEM = (
 
 @dataclass
 class Confinement:
-    """How code of others is run on this controller, and what was."""
+    """How untrusted code runs on this controller, and what has run."""
 
     setting: str = AUTO
     ran: list[str] = field(default_factory=list)
 
     @cached_property
     def obstacle(self) -> str:
-        """Why nothing can be confined here; '' where it can."""
+        """Return why bubblewrap can't be used here; '' if it can."""
         if self.setting == OFF:
             return "app_release_build_confinement is off"
         program = shutil.which("bwrap")
@@ -67,7 +67,7 @@ class Confinement:
 
     @property
     def works(self) -> bool:
-        """Whether what runs is confined."""
+        """Whether code runs confined."""
         return not self.obstacle
 
     def run(
@@ -83,14 +83,14 @@ class Confinement:
         network: bool = False,
         timeout: float = 900,
     ) -> str:
-        """Run a command; returns what it prints. `what` is what is run, for people; '' for what is Baton's own.
+        """Run a command and return its output. `what`: a description for messages; '' for Baton's own code.
 
-        `index` gives it what uv needs to find packages: the controller's settings, and of ~/.netrc the lines of
-        those indexes.
+        `index`: give it what uv needs to find packages, which is the controller's settings and the lines of ~/.netrc
+        for those indexes. Raises BatonError and CommandError.
         """
         if self.setting == REQUIRED and self.obstacle:
             raise BatonError(
-                f"{what or 'A build'} would run on the controller unconfined, as {self.obstacle}.",
+                f"{what or 'A build'} would run on the controller unconfined, because {self.obstacle}.",
                 "Install bubblewrap, set app_release_build to host or builder for packages that hosts can build, or "
                 "set app_release_build_confinement to auto.",
             )
@@ -111,18 +111,18 @@ class Confinement:
             return run([*before, *argv], cwd=cwd, env={**dict.fromkeys(os.environ), **given}, timeout=timeout)
 
     def report(self) -> str:
-        """What ran, and how, in one sentence; '' when nothing did."""
+        """Return a sentence on what ran and whether it was confined; '' if nothing ran."""
         if not self.ran:
             return ""
         how, then = "confined by bubblewrap", ""
         if not self.works:
-            how = f"with an empty home, but unconfined, as {self.obstacle}"
-            then = "" if self.setting == OFF else " Install bubblewrap on the controller, and it is."
+            how = f"with an empty home, but unconfined, because {self.obstacle}"
+            then = "" if self.setting == OFF else " Install bubblewrap on the controller to confine it."
         return f"Code of the source or of its packages ran on the controller, {how}: {', '.join(self.ran)}.{then}"
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """The operator's environment without what is theirs."""
+    """Return an environment with few variables of the operator's, and with folders below `home`."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     folders = {"HOME": home, "TMPDIR": home / "tmp", "XDG_CACHE_HOME": home / "cache"}
     (home / "tmp").mkdir(exist_ok=True)
@@ -132,7 +132,7 @@ def clean_environment(home: Path) -> dict[str, str]:
 def _bubblewrap(
     program: str, home: Path, cwd: Path, writable: Sequence[Path], readable: Sequence[Path], *, network: bool
 ) -> list[str]:
-    """What comes before a command: the environment stays out of it, as others can read a command's words."""
+    """Return the words to put before a command. They contain no variables: other users can read command lines."""
     words = [program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     if network:
         words.append("--share-net")
@@ -148,17 +148,17 @@ def _bubblewrap(
 
 
 def _own_programs() -> list[Path]:
-    """This Python and uv, wherever they are: in a home, as a rule."""
+    """Return the paths of this Python and of uv, which are usually below a home."""
     folders = [Path(sys.prefix), Path(sys.base_prefix)]
     uv = shutil.which("uv")
     paths = [*folders, *((Path(uv), Path(os.path.realpath(uv))) if uv else ())]
     home = Path.home().resolve()
-    # never a whole home, if somebody has a Python there
+    # never a whole home, even if it is Python's prefix
     return [path for path in paths if path.resolve() != home and path.resolve() not in home.parents]
 
 
 def _index_settings(home: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[Path]]:
-    """The variables by which uv finds packages, and the files and folders that they name."""
+    """Return the variables with uv's index settings, and the files and folders that they name."""
     given = {name: value for name, value in os.environ.items() if _INDEX.fullmatch(name)}
     places: list[Path] = []
     folders = [Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser(), Path("/etc")]

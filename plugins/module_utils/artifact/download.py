@@ -1,4 +1,4 @@
-"""Fetching files of a package index: several at once, verified, kept by content."""
+"""Fetch files of a package index: several at once, verified by hash, cached by content."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .toolchain import Tools
 _THREADS = 8
 _TRIES = 3
 _CHUNK = 1 << 20
-_LONGEST_NAME = 200  # bytes; a file system takes 255, and a name of ours is longer while the file is fetched
-# bytes and seconds of a file at most: the largest wheels have a few GiB
-_LARGEST, _PATIENCE = 2**34, 3600.0
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and the temporary name is longer
+# limits of a file in bytes and seconds; the largest wheels have a few GiB
+_LARGEST, _TIMEOUT = 2**34, 3600.0
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file somewhere, with the hash it must have ('' when nobody says)."""
+    """A file at a URL, with its expected hash ('' if unknown)."""
 
     url: str
     sha256: str = ""
 
     @property
     def filename(self) -> str:
-        """The name of the file. Raises BatonError for one that would be elsewhere than in a folder of its own."""
+        """The name of the file. Raises BatonError for a name that is unsafe as a file in a folder."""
         try:
             name = unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
         except ValueError:
@@ -48,12 +48,12 @@ class Remote:
         too_long = len(name.encode(errors="replace")) > _LONGEST_NAME
         if name in ("", ".", "..") or "/" in name or "\n" in name or too_long or untrusted.printable(name) != name:
             shown = without_credentials(self.url[:200])
-            raise BatonError(f"The address {shown!r} ends with no name of a file.", "Correct it where it is locked.")
+            raise BatonError(f"The URL {shown!r} doesn't end with a valid file name.", "Correct it in the lock.")
         return name
 
 
 def fetch_all(remotes: Iterable[Remote], tools: Tools) -> dict[Remote, Path]:
-    """Bring files into the cache."""
+    """Fetch the files that the cache lacks. Returns the path of each. Raises BatonError."""
     wanted = list(dict.fromkeys(remotes))
     found: dict[Remote, Path] = {}
     missing = []
@@ -72,7 +72,7 @@ def fetch_all(remotes: Iterable[Remote], tools: Tools) -> dict[Remote, Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -84,7 +84,7 @@ def _place(remote: Remote, tools: Tools) -> Path:
 
 def _tls() -> ssl.SSLContext:
     context = ssl.create_default_context()
-    # the names other tools know for a company's own authority
+    # the variables that other tools read for a company's own authority
     for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"):
         if os.path.isfile(os.environ.get(name, "")):
             context.load_verify_locations(os.environ[name])
@@ -92,7 +92,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _credentials(url: str, tools: Tools) -> tuple[str, str]:
-    """(url without credentials, Authorization header), from the URL, the index settings or ~/.netrc."""
+    """Return the URL without credentials, and the Authorization header from the URL, index settings or ~/.netrc."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
@@ -108,10 +108,10 @@ def _credentials(url: str, tools: Tools) -> tuple[str, str]:
         known += [word.partition("=")[2] if "=http" in word else word for word in os.environ.get(variable, "").split()]
     for candidate in (url, *known):
         other = urlsplit(candidate)
-        # an index's own server alone, and as it is asked itself: any lock can name another port, or plain HTTP
+        # only for an index's own scheme, host and port: a lock can name another port, or plain HTTP
         if _server(other) == _server(parts) and other.username:
             return bare, _basic(unquote(other.username), unquote(other.password or ""))
-    # a lock can name plain HTTP, on which everybody between would read them
+    # a lock can name plain HTTP, over which credentials could be read on the network
     trusted = parts.scheme == "https" or any(_server(urlsplit(one)) == _server(parts) for one in known)
     try:
         entry = netrc.netrc().authenticators(host) if host and trusted else None
@@ -135,7 +135,7 @@ def _host_of(url: str) -> str:
 
 
 def _copy(url: str, part: Path, tools: Tools, context: ssl.SSLContext) -> None:
-    """Fetch a file. Raises OSError, HTTPException, ValueError."""
+    """Fetch a file to `part`. Raises OSError, HTTPException, ValueError."""
     url, authorization = _credentials(url, tools)
     if url.startswith("file:"):
         shutil.copyfile(unquote(urlsplit(url).path), part)
@@ -144,16 +144,16 @@ def _copy(url: str, part: Path, tools: Tools, context: ssl.SSLContext) -> None:
     if authorization:
         request.add_unredirected_header("Authorization", authorization)
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-    deadline, left = time.monotonic() + _PATIENCE, min(_LARGEST, disk.room(part.parent))
+    deadline, left = time.monotonic() + _TIMEOUT, min(_LARGEST, disk.room(part.parent))
     with opener.open(request, timeout=60) as answer, part.open("wb") as file:
-        # not `copyfileobj`, which waits for a whole chunk however slowly it comes
+        # `copyfileobj` would wait for a whole chunk, without a limit in time
         while chunk := answer.read1(_CHUNK):
             file.write(chunk)
             left -= len(chunk)
             if left < 0 or time.monotonic() > deadline:
                 raise OSError(
                     f"it is larger than {_LARGEST >> 30} GiB or than the room on the disk of {part.parent}, or takes "
-                    f"longer than {_PATIENCE / 60:.0f} min"
+                    f"longer than {_TIMEOUT / 60:.0f} min"
                 )
 
 
@@ -165,7 +165,7 @@ def _fetch(remote: Remote, tools: Tools, context: ssl.SSLContext) -> Path:
         try:
             _copy(remote.url, part, tools, context)
             break
-        # an address may be none, an answer anything
+        # the URL may be invalid, and the response anything
         except (OSError, http.client.HTTPException, ValueError) as error:
             part.unlink(missing_ok=True)
             final = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429
@@ -179,8 +179,8 @@ def _fetch(remote: Remote, tools: Tools, context: ssl.SSLContext) -> Path:
     if remote.sha256 and found != remote.sha256:
         part.unlink()
         raise BatonError(
-            f"{remote.filename} has the hash {found}, not {remote.sha256} as the index says.",
-            "Fetch again; if it stays so, the index or a proxy changes files.",
+            f"{remote.filename} has the hash {found}, but the index lists {remote.sha256}.",
+            "Run this again; if the error remains, the index or a proxy changes files.",
         )
     part.replace(place)
     return place

@@ -1,4 +1,4 @@
-"""Asking git on the controller, as nobody who calls us and no repository can change what it is asked. Needs no host."""
+"""Run git on the controller, unaffected by the caller's environment and by a repository's own configuration."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import IO, cast
 from ..host import disk
 from ..host.command import BatonError, CommandError, run
 
-# What a user may say about access to servers. All else (GIT_DIR, GIT_WORK_TREE, GIT_INDEX_FILE, as in a hook) would
-# have git speak of another repository than the one that it is asked about.
+# The user's settings for access to servers. Others (GIT_DIR, GIT_WORK_TREE, GIT_INDEX_FILE, which hooks set) would
+# redirect git to another repository.
 _KEPT = (
     *("GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
     *("GIT_SSL_CERT", "GIT_SSL_KEY", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"),
 )
 _PIECE = 2**12  # bytes of a line that are read at once: a name in a tree may have any length
-# neither a program that a repository's own configuration names, nor a hook
+# run no program from a repository's configuration, and no hook
 _OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never")
 
 
@@ -28,7 +28,7 @@ def git(
     options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run git, in a folder where one is given; returns what it prints. Raises CommandError."""
+    """Run git, in `folder` if given, and return its output. Raises CommandError."""
     where: list[str | Path] = ["-C", folder] if folder is not None else []
     return run(["git", *_OPTIONS, *options, *where, *words], env={**_environment(), **(environment or {})})
 
@@ -39,7 +39,7 @@ def _environment() -> dict[str, str | None]:
 
 
 def check_size(bare: Path, commit: str, destination: Path) -> None:
-    """Refuse a commit that there is no room for: of a few objects a million files can be made. Raises TooLargeError."""
+    """Raise TooLargeError for a commit that is too large: a few objects can expand to millions of files."""
     allowance = disk.Allowance(destination)
     words = ["git", *_OPTIONS, f"--git-dir={bare}", "ls-tree", "-r", "--long", "--full-tree", commit]
     variables = {name: value for name, value in {**os.environ, **_environment()}.items() if value is not None}
@@ -49,14 +49,14 @@ def check_size(bare: Path, commit: str, destination: Path) -> None:
             while line := cast(IO[bytes], listing.stdout).readline(_PIECE):
                 if begins:
                     size = line.partition(b"\t")[0].split()[-1]
-                    allowance.take(int(size) if size.isdigit() else 0)  # none of a submodule
+                    allowance.take(int(size) if size.isdigit() else 0)  # a submodule has no size
                 begins = line.endswith(b"\n")
         finally:
             listing.kill()
 
 
 def repository(folder: str | Path) -> Path | None:
-    """The top of the checkout that a folder is in; None outside one. Raises BatonError when git can't tell."""
+    """Return the top of the checkout that contains a folder; None outside one. Raises BatonError if git fails."""
     try:
         return Path(git("rev-parse", "--show-toplevel", folder=folder).rstrip("\n"))
     except CommandError as error:
@@ -64,14 +64,14 @@ def repository(folder: str | Path) -> Path | None:
         if "not a git repository" in said or "must be run in a work tree" in said:
             return None
         if error.status is None and not any((place / ".git").exists() for place in _upwards(folder)):
-            return None  # no git on this controller, and none is needed
-        fix = "See to that repository, or give a folder that is in none."
+            return None  # git isn't installed, and isn't needed
+        fix = "Repair that repository, or use a folder outside of any repository."
         if "dubious ownership" in said:
             fix = (
-                f"It belongs to another user. If you trust it, say so: `git config --global --add safe.directory "
-                f"{Path(folder).resolve()}`; or have it belong to who runs the playbook."
+                f"It belongs to another user. If you trust it, run `git config --global --add safe.directory "
+                f"{Path(folder).resolve()}`, or change its owner to the user who runs the playbook."
             )
-        first = next((line for line in said.splitlines() if line.strip()), "it said nothing").rstrip(".")
+        first = next((line for line in said.splitlines() if line.strip()), "it printed no message").rstrip(".")
         raise BatonError(f"git can't read {folder}: {first}.", fix) from None
 
 

@@ -1,4 +1,4 @@
-"""From a project's lock, of whatever kind, to requirements that hold on every target."""
+"""Read a project's lock, of any supported kind, into requirements for all targets."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .requirements import Pin
 from .targets import Target
 from .toolchain import Tools, file_digest, key_of, parse_toml, read_toml
 
-# The oldest Python of a supported host: unlocked requirements are resolved for it and what is newer.
+# The oldest Python (3.x) of a supported host: unlocked requirements are resolved for it and newer versions.
 OLDEST_MINOR = 11
 _NEWEST_MINOR = 30
 _TREE = "@SOURCE@"
-# Poetry's own command refuses a project that excludes the controller's Python; what counts is the hosts' Python.
+# Poetry's own command refuses a project that excludes the controller's Python, but only the hosts' Python matters.
 _POETRY_EXPORT = """
 import json, pathlib, sys
 from cleo.io.buffered_io import BufferedIO
@@ -52,7 +52,7 @@ exporter.only_groups(groups).with_extras(extras).with_urls(False)
 exporter.export("requirements.txt", folder, output)
 print("# stale" if stale else "#", output.fetch_output(), sep="\\n")
 """
-# Locks of other tools, and how they are written as one that is read here.
+# Locks of other tools, and the command that converts them.
 _OTHERS = {
     "Pipfile.lock": "pipenv requirements --hash > requirements.txt",
     "pdm.lock": "pdm export --prod -o requirements.txt",
@@ -60,13 +60,13 @@ _OTHERS = {
     "Pipfile": "pipenv lock && pipenv requirements --hash > requirements.txt",
     "environment.yml": "pip list --format=freeze > requirements.txt",
 }
-# What a project may say its requirements in, when nothing is locked.
+# Files that declare a project's requirements if nothing is locked.
 _UNLOCKED = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
 @dataclass(frozen=True)
 class ResolveOptions:
-    """The settings that say what to install beside, or instead of, what the lock says."""
+    """The settings that add to or override the lock."""
 
     lock: str = ""
     extras: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class ResolveOptions:
 
 @dataclass
 class Locked:
-    """Requirements that hold on every target, and the local projects that belong to them."""
+    """Requirements for all targets, and the local projects that belong to them."""
 
     kind: str
     path: str
@@ -91,12 +91,15 @@ class Locked:
     requires_python: list[tuple[str, str]] = field(default_factory=list)
 
     def universal(self) -> list[str]:
-        """Lines that enter the release's id, which a new token doesn't change."""
+        """Return the lines for the release's id, without credentials, so that a new token doesn't change the id."""
         return sorted({without_credentials(pin.line()) for pin in self.pins})
 
 
 def find(root: Path, subdir: str, override: str) -> tuple[str, Path] | None:
-    """(kind, path) of the lock: in the project's folder, then in its parents up to the source's root."""
+    """Return kind and path of the lock, searched in the project's folder, then in its parents up to the root.
+
+    `override`: app_release_lock. Returns None if there is none. Raises BatonError.
+    """
     project = root / subdir
     if override:
         for candidate in (project / override, root / override):
@@ -120,9 +123,9 @@ def find(root: Path, subdir: str, override: str) -> tuple[str, Path] | None:
 
 
 def _other_locks(folder: Path) -> list[str]:
-    """What to do about locks of other tools, which would be passed over in silence."""
+    """Return sentences about locks of other tools, which would otherwise be silently ignored."""
     return [
-        f"{name} is not read: write it as requirements with `{command}`, and commit that."
+        f"{name} is not supported: convert it to requirements with `{command}`, and commit the result."
         for name, command in _OTHERS.items()
         if (folder / name).is_file()
     ]
@@ -131,8 +134,8 @@ def _other_locks(folder: Path) -> list[str]:
 def _kind(path: Path) -> str:
     if path.name in _OTHERS:
         raise BatonError(
-            f"{path.name} (app_release_lock) is a lock that Baton doesn't read.",
-            f"Write it as requirements with `{_OTHERS[path.name]}`, commit that, and name it instead.",
+            f"{path.name} (app_release_lock) is a lock that Baton doesn't support.",
+            f"Convert it to requirements with `{_OTHERS[path.name]}`, commit the result, and name it instead.",
         )
     if path.name in ("uv.lock", "poetry.lock"):
         return path.name
@@ -140,17 +143,17 @@ def _kind(path: Path) -> str:
 
 
 def read_pyproject(folder: Path) -> dict[str, Any]:
-    """A project's pyproject.toml, or nothing."""
+    """Return the content of a project's pyproject.toml; empty if there is none."""
     path = folder / "pyproject.toml"
     return read_toml(path, path.name) if path.is_file() else {}
 
 
 def asked_of_uv(project: Mapping[str, Any]) -> Iterable[str]:
-    """All that a pyproject.toml may have uv put variables into, or fetch by git, whatever else is wrong with it."""
+    """Yield all strings of a pyproject.toml in which uv would insert variables, or which it would fetch with git."""
     table, own = (untrusted.mapping(project.get(name)) for name in ("project", "tool"))
     left: list[Any] = [project.get("build-system"), project.get("dependency-groups"), own.get("uv")]
     left += [table.get("dependencies"), table.get("optional-dependencies")]
-    while left:  # it may be nested deeper than a function calls itself
+    while left:  # it may be nested deeper than the recursion limit
         one = left.pop()
         if isinstance(one, dict):
             left += [f"git+{value}" if name == "git" else value for name, value in one.items()]
@@ -161,7 +164,7 @@ def asked_of_uv(project: Mapping[str, Any]) -> Iterable[str]:
 
 
 def is_package(project: dict[str, Any]) -> bool:
-    """Whether a project says how it is built, and wants to be."""
+    """Whether a project has a build system and isn't marked as no package (uv, Poetry)."""
     tool = project.get("tool", {})
     return (
         "build-system" in project
@@ -171,24 +174,24 @@ def is_package(project: dict[str, Any]) -> bool:
 
 
 def resolve(
-    root: Path, subdir: str, requirement: str, wishes: ResolveOptions, tools: Tools, targets: Sequence[Target]
+    root: Path, subdir: str, requirement: str, options: ResolveOptions, tools: Tools, targets: Sequence[Target]
 ) -> Locked:
-    """Make out everything the application needs. `requirement` is set for a published package."""
-    reader = _Reader(root, subdir, wishes, tools, targets)
-    if requirement and not wishes.lock:
+    """Return everything that the application needs. `requirement`: set for a published package. Raises BatonError."""
+    reader = _Reader(root, subdir, options, tools, targets)
+    if requirement and not options.lock:
         locked = reader.compile_package(requirement)
     else:
-        locked = reader.read(find(root, subdir, wishes.lock))
+        locked = reader.read(find(root, subdir, options.lock))
         if requirement:
             reader.add(locked, [requirement])
-    if wishes.extra_requirements and locked.kind in ("uv.lock", "poetry.lock", "requirements.txt"):
-        reader.add(locked, list(wishes.extra_requirements))
+    if options.extra_requirements and locked.kind in ("uv.lock", "poetry.lock", "requirements.txt"):
+        reader.add(locked, list(options.extra_requirements))
     locked.locals = sorted(dict.fromkeys(locked.locals))
     return locked
 
 
 def check_python(locked: Locked, targets: Iterable[Target]) -> None:
-    """Refuse targets that the project or its lock excludes."""
+    """Raise BatonError for targets that the project or its lock excludes."""
     for target in targets:
         for where, specifier in locked.requires_python:
             try:
@@ -197,7 +200,7 @@ def check_python(locked: Locked, targets: Iterable[Target]) -> None:
                 allowed = _poetry_allows(specifier, target, where)
             if not allowed:
                 raise BatonError(
-                    f"{where} asks for Python {specifier}, but there are app servers with Python {target.python_full}.",
+                    f"{where} requires Python {specifier}, but there are app servers with Python {target.python_full}.",
                     f"Set python_runtime_version to one that {specifier} allows, or lock the application for "
                     f"{target.python}.",
                 )
@@ -209,19 +212,21 @@ def _poetry_allows(specifier: str, target: Target, where: str) -> bool:
     try:
         constraint = parse_constraint(specifier)
     except (ValueError, RecursionError):
-        raise BatonError(f"{where} asks for Python {specifier[:100]!r}, which is no version.", "Correct it.") from None
+        raise BatonError(
+            f"{where} requires Python {specifier[:100]!r}, which is not a version constraint.", "Correct it."
+        ) from None
     patches = (0, 99) if target.patch is None else (target.patch,)
     return any(constraint.allows(Version.parse(f"{target.python}.{patch}")) for patch in patches)
 
 
 class _Reader:
     def __init__(
-        self, root: Path, subdir: str, wishes: ResolveOptions, tools: Tools, targets: Sequence[Target]
+        self, root: Path, subdir: str, options: ResolveOptions, tools: Tools, targets: Sequence[Target]
     ) -> None:
         self.root = root
         self.subdir = subdir
         self.project = root / subdir
-        self.wishes = wishes
+        self.options = options
         self.tools = tools
         self.targets = targets
         self.stale = ""
@@ -236,7 +241,7 @@ class _Reader:
                     f"{self.subdir or 'The source'} has no uv.lock, poetry.lock, requirements.txt or pyproject.toml.",
                     others[0],
                 )
-            if not self.wishes.extra_requirements:
+            if not self.options.extra_requirements:
                 raise BatonError(
                     f"No lock and no project was found in {self.subdir or 'the source'}: no uv.lock, poetry.lock, "
                     "requirements.txt or pyproject.toml.",
@@ -269,7 +274,7 @@ class _Reader:
         name = self._name(path)
         parsed = read_toml(path, name)
         self._refuse_stale(name, staleness.of_uv_lock(parsed, path.parent, name, self.root), "uv lock")
-        # whatever stays in the wrong place, uv itself finds the workspace a project belongs to
+        # called in the project's folder: uv finds the workspace that it belongs to
         words = [
             self.tools.uv,
             "export",
@@ -280,8 +285,8 @@ class _Reader:
             "--no-header",
             "--no-annotate",
         ]
-        words += [f"--extra={extra}" for extra in self.wishes.extras]
-        words += [f"--group={group}" for group in self.wishes.groups]
+        words += [f"--extra={extra}" for extra in self.options.extras]
+        words += [f"--group={group}" for group in self.options.groups]
         try:
             text = self._read_confined(words, self.project, self.tools.uv_environment)
         except CommandError as error:
@@ -296,7 +301,7 @@ class _Reader:
         return locked
 
     def _read_confined(self, words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str]) -> str:
-        """Run a tool that reads a lock. It obeys what a source configures, and needs neither network nor a home."""
+        """Run a tool that reads a lock, confined: it obeys the source's configuration, and needs no network or home."""
         return self.tools.confinement.run(
             words, what="", cwd=cwd, environment=environment, writable=[], readable=[self.root]
         )
@@ -304,35 +309,35 @@ class _Reader:
     def _refuse_stale(self, name: str, found: str, command: str) -> None:
         if not found:
             return
-        if not self.wishes.allow_stale:
+        if not self.options.allow_stale:
             raise BatonError(
                 f"{name} is stale: {found}.",
-                f"Run `{command}` and commit the file, or set app_release_allow_stale_lock to deploy what it has.",
+                f"Run `{command}` and commit the file, or set app_release_allow_stale_lock to deploy the stale lock.",
             )
-        self.stale = f"{name} is stale, and deployed as it is (app_release_allow_stale_lock): {found}."
+        self.stale = f"{name} is stale and deployed anyway (app_release_allow_stale_lock): {found}."
 
     def _poetry(self, path: Path) -> Locked:
         folder = path.parent
-        wishes = self.wishes
-        chosen = json.dumps({"extras": wishes.extras, "groups": wishes.groups, "allow_stale": wishes.allow_stale})
+        options = self.options
+        chosen = json.dumps({"extras": options.extras, "groups": options.groups, "allow_stale": options.allow_stale})
         name = self._name(path)
         if not (folder / "pyproject.toml").is_file():
             raise BatonError(
                 f"{name} has no pyproject.toml beside it, which Poetry needs to read it.",
-                "Add that to the source, or name another lock (app_release_lock).",
+                "Add pyproject.toml to the source, or name another lock (app_release_lock).",
             )
         wanted = read_toml(path, name).get("metadata", {}).get("python-versions")
         read_toml(folder / "pyproject.toml", self._name(folder / "pyproject.toml"))
         inputs = file_digest([path, folder / "pyproject.toml"], self.root)
 
         def export() -> str:
-            # isolated: it would import modules of the source in place of Poetry's
+            # -I: otherwise it would import modules of the source instead of Poetry's
             words: list[str | Path] = [self.tools.python, "-I", "-c", _POETRY_EXPORT, folder, chosen]
             environment = {"POETRY_VIRTUALENVS_CREATE": "false", "NO_COLOR": "1"}
             return self._read_confined(words, folder, environment)
 
         try:
-            text = self._remember(["poetry", chosen, inputs], export)
+            text = self._cached(["poetry", chosen, inputs], export)
         except CommandError as error:
             if error.last_lines() == "stale":
                 self._refuse_stale(name, "pyproject.toml changed since poetry.lock was made", "poetry lock")
@@ -350,9 +355,7 @@ class _Reader:
     def _from_text(self, kind: str, path: Path, text: str, folder: Path) -> Locked:
         found = requirements.read_text(text, root=folder, name=path.name)
         if found.loose:
-            raise BatonError(
-                f"{self._name(path)} leaves {found.loose[0]!r} without a version.", "Lock the project again."
-            )
+            raise BatonError(f"{self._name(path)} has {found.loose[0]!r} without a version.", "Lock the project again.")
         return Locked(kind, self._name(path), found.pins, self._relative(found.locals))
 
     def _requirements(self, path: Path) -> Locked:
@@ -370,7 +373,7 @@ class _Reader:
         except BatonError as error:
             if found.loose or found.locals:
                 raise
-            # what pip installs line by line can contradict itself and still work
+            # requirements that conflict may still work if pip installs them line by line
             locked = Locked("requirements.txt", name, found.pins)
             locked.warnings.append(f"{name} is installed line by line: {error.cause}")
             return locked
@@ -381,8 +384,8 @@ class _Reader:
         if not locked.locked:
             some = ", ".join(added[:5]) + (" …" if len(added) > 5 else "")
             locked.warnings.append(
-                f"{name} doesn't lock everything ({some}): the rest was resolved now, for this controller. "
-                "`uv pip compile --universal --generate-hashes` writes one that does."
+                f"{name} doesn't lock everything ({some}): the rest was resolved now, for this controller only. "
+                "`uv pip compile --universal --generate-hashes` writes a complete lock."
             )
         return locked
 
@@ -390,12 +393,12 @@ class _Reader:
         return any(target.holds(pin.marker) for target in self.targets)
 
     def _pyproject(self, path: Path) -> Locked:
-        words = [f"--extra={extra}" for extra in self.wishes.extras]
-        words += [f"--group={path}:{group}" for group in self.wishes.groups]
+        words = [f"--extra={extra}" for extra in self.options.extras]
+        words += [f"--group={path}:{group}" for group in self.options.groups]
         return self._compile("pyproject.toml", self._name(path), [], [], [str(path), *words])
 
     def compile_package(self, requirement: str) -> Locked:
-        """A published package with all it needs."""
+        """Resolve a published package with its dependencies."""
         return self._compile("package", without_credentials(requirement), [requirement], [])
 
     # -- resolving ---------------------------------------------------------------------------------------
@@ -404,21 +407,21 @@ class _Reader:
         self, kind: str, name: str, lines: list[str], constraints: list[str], words: Sequence[str] = ()
     ) -> Locked:
         text = self._run_compile(
-            [*lines, *self.wishes.extra_requirements], [*constraints, *self.wishes.constraints], words, name
+            [*lines, *self.options.extra_requirements], [*constraints, *self.options.constraints], words, name
         )
         found = requirements.read_text(text, root=self.root, name="resolved")
         locked = Locked(kind, name, found.pins, self._relative(found.locals), locked=False)
         locked.warnings.append(
-            f"{name or 'The application'} is not locked: its dependencies were resolved now, for this controller. "
-            "A lock (uv.lock, poetry.lock, hashed requirements.txt) makes every controller install the same: "
+            f"{name or 'The application'} is not locked: its dependencies were resolved now, for this controller only. "
+            "With a lock (uv.lock, poetry.lock, hashed requirements.txt) every controller installs the same versions: "
             "`uv lock` in the project writes one."
         )
         return locked
 
     def add(self, locked: Locked, extra: list[str]) -> None:
-        """Resolve more requirements on top of a lock, changing nothing in it."""
+        """Resolve additional requirements without changing the lock's versions."""
         bounds = [pin.line(hashes=False) for pin in locked.pins if not pin.url]
-        text = self._run_compile(extra, [*bounds, *self.wishes.constraints], (), "app_release_extra_requirements")
+        text = self._run_compile(extra, [*bounds, *self.options.constraints], (), "app_release_extra_requirements")
         present = {pin.name for pin in locked.pins}
         locked.pins += [pin for pin in requirements.read_text(text, root=self.root).pins if pin.name not in present]
 
@@ -430,9 +433,9 @@ class _Reader:
             "compile",
             shown,
             bounds,
-            self.wishes.exclude_newer,
+            self.options.exclude_newer,
             file_digest(projects, self.root),
-            # with another token they have the same packages
+            # another token doesn't change an index's packages
             without_credentials(self.tools.index_url),
             [without_credentials(url) for url in self.tools.extra_index_urls],
         ]
@@ -443,7 +446,7 @@ class _Reader:
                 return self._compile_for(floor, lines, constraints, words)
 
             try:
-                return self._remember([*parts, floor], compile_for)
+                return self._cached([*parts, floor], compile_for)
             except CommandError as error:
                 failures.append(error)
         raise BatonError(
@@ -453,7 +456,7 @@ class _Reader:
         )
 
     def _floors(self) -> list[int]:
-        # first what the project says, so that the result doesn't depend on which hosts there are
+        # the project's own minimum first, so that the result doesn't depend on the hosts
         project = read_pyproject(self.project).get("project", {})
         wanted = str(project.get("requires-python", ""))
         minors = [
@@ -464,13 +467,13 @@ class _Reader:
 
     def _compile_for(self, floor: int, lines: list[str], constraints: list[str], words: Sequence[str]) -> str:
         with tempfile.TemporaryDirectory(prefix="baton-resolve-") as scratch:
-            # a folder of its own: uv reads its configuration, indexes among it, from where it is called
+            # in an empty folder: uv reads its configuration, including indexes, from the working directory
             inputs = list(words)
             addresses: dict[str, str] = {}
             lines = [self._checked_out(line, Path(scratch), addresses) for line in lines]
             if any(str(self.root) in text for text in [*lines, *inputs]):
                 self._refuse_controller()
-                # a build writes into the project's folder
+                # in a copy: a build writes into the project's folder
                 copy = Path(scratch, "source")
                 source_tree.duplicate(self.root, copy)
                 lines, inputs = ([text.replace(str(self.root), str(copy)) for text in some] for some in (lines, inputs))
@@ -481,28 +484,31 @@ class _Reader:
             if constraints:
                 (Path(scratch) / "constraints.txt").write_text("\n".join(constraints) + "\n")
                 inputs += ["--constraint", "constraints.txt"]
-            if self.wishes.exclude_newer:
-                inputs.append(f"--exclude-newer={self.wishes.exclude_newer}")
+            if self.options.exclude_newer:
+                inputs.append(f"--exclude-newer={self.options.exclude_newer}")
             argv = [
                 *(self.tools.uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header"),
                 *("--no-annotate", f"--python-version=3.{floor}", f"--python={self.tools.python}", *inputs),
             ]
-            what = "what resolving the requirements had to build"
+            what = "builds for resolving the requirements"
             text = self.tools.ask_with_builds(argv, Path(scratch), what)
             for place, address in addresses.items():
                 text = text.replace(place, address)
             return text
 
     def _refuse_controller(self) -> None:
-        """Of a folder uv reads the projects in it, too, as far as one names another."""
+        """Refuse such requirements in all projects of the source: uv reads those that another one names."""
         for name in source_tree.walk(self.root):
             if os.path.basename(name) == "pyproject.toml":
-                with contextlib.suppress(ValueError):  # of a test's file, say: uv can't read it either
+                with contextlib.suppress(ValueError):  # for example a test's fixture, which uv can't read either
                     project = parse_toml((self.root / name).read_text(encoding="utf-8"))
                     requirements.refuse_controller(asked_of_uv(project), name)
 
     def _checked_out(self, line: str, scratch: Path, addresses: dict[str, str]) -> str:
-        """A git requirement as a folder: with the operator's access to it, which a build must not have."""
+        """Check out a git requirement with the operator's credentials, which a build must not get.
+
+        Returns the requirement with a local path; `addresses` gets the URL for that path.
+        """
         match = re.match(r"(\S+)\s*@\s*(git\+[^\s;]+)(.*)", line)
         if match is None:
             return line
@@ -514,21 +520,21 @@ class _Reader:
         project = folder_in(folder, inside)
         if project is None:
             raise BatonError(
-                f"The requirement {match[1]} is in {inside!r} of its repository, which is no folder of it.",
-                "Correct its subdirectory, and lock the application again.",
+                f"The subdirectory {inside!r} of the requirement {match[1]} is no folder of its repository.",
+                "Correct the subdirectory, and lock the application again.",
             )
         place = project.resolve().as_uri()
         bare = url[: -len(ref) - 1] if (ref := source.classify(url, "", []).ref) else url
         addresses[place] = f"{bare}@{commit}" + (f"#{fragment}" if fragment else "")
         return f"{match[1]} @ {place}{match[3]}"
 
-    def _remember(self, parts: list[Any], make: Callable[[], str]) -> str:
-        """What was resolved once, wherever the source lies."""
+    def _cached(self, parts: list[Any], make: Callable[[], str]) -> str:
+        """Return a cached resolution, which is independent of the source's path."""
 
-        def anywhere() -> str:
+        def without_root() -> str:
             return str(make()).replace(str(self.root), _TREE)
 
-        text = self.tools.remembered("resolved", f"{key_of(parts)}.txt", anywhere, refresh=self.wishes.refresh)
+        text = self.tools.cached("resolved", f"{key_of(parts)}.txt", without_root, refresh=self.options.refresh)
         return text.replace(_TREE, str(self.root))
 
     # -- paths -------------------------------------------------------------------------------------------
@@ -545,7 +551,7 @@ class _Reader:
             if relative.startswith(".."):
                 raise BatonError(
                     f"The requirement {place} leads out of the source.",
-                    "Set app_source to the folder that holds both, and app_source_subdir to the project.",
+                    "Set app_source to the folder that contains both, and app_source_subdir to the project.",
                 )
             if not os.path.exists(real):
                 raise BatonError(
@@ -557,23 +563,23 @@ class _Reader:
 
 
 def fetch_git(name: str, url: str, folder: Path, tools: Tools) -> str:
-    """Fetch a git dependency; returns the commit."""
+    """Fetch a git dependency into a folder. Returns the commit. Raises BatonError."""
     try:
         return source.fetch(source.classify(url, "", []), folder, tools.cache)
     except BatonError as error:
         raise BatonError(
             f"{name}, which the application needs from {url}, can't be fetched: {error.cause}",
-            "Give whoever runs the playbook access to that repository, or correct the requirement and lock again.",
+            "Give the user who runs the playbook access to that repository, or correct the requirement and lock again.",
         ) from None
 
 
 def package_name(requirement: str) -> str:
-    """The name in a requirement."""
+    """Return the normalized package name of a requirement."""
     return canonicalize_name(Requirement(requirement).name)
 
 
 def for_target(pins: Iterable[Pin], target: Target) -> list[Pin]:
-    """The pins that hold on a target, one a package, without markers."""
+    """Return the pins for a target, one per package, without markers. Raises BatonError for conflicting pins."""
     chosen: dict[str, Pin] = {}
     for pin in sorted(pins):
         if not target.holds(pin.marker):
@@ -581,7 +587,7 @@ def for_target(pins: Iterable[Pin], target: Target) -> list[Pin]:
         known = chosen.get(pin.name)
         if known is not None and (known.version, known.url) != (pin.version, pin.url):
             if target.patch is None:
-                # the marker tells patch releases apart and we don't know which: believe in a newer one
+                # the marker depends on Python's patch release, which is unknown: assume a recent one
                 pin = max(known, pin, key=lambda one: re.findall(r"\d+", one.version))
             else:
                 raise BatonError(

@@ -1,7 +1,7 @@
-"""Packages in a lock that are older than they may be, told before anything is resolved, fetched or asked.
+"""Find packages in a lock that are too old, before anything is resolved or fetched.
 
-A quick look at the locks that are there. It refuses only what is certain to be installed; what it doesn't see is
-found when the artifact is built.
+A quick check of existing locks. It only refuses what is certain to be installed; the build of the artifact finds the
+rest.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from .server_versions import SUPPORTED
 from .targets import Target
 from .toolchain import read_toml
 
-# bytes: what is read of a lock at once
+# bytes of a lock; larger ones are only checked by the build
 _LARGEST = 2**22
 _ANY_HOST = [Target(minor, "x86_64", (2, 36)) for minor in range(lockfile.OLDEST_MINOR, lockfile.OLDEST_MINOR + 5)]
 
 
-def at_once(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
-    """What a folder's lock has that is too old, by the settings of these names; nothing where that isn't certain."""
+def problems(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
+    """Return a sentence about too old packages in a folder's lock; empty if there are none or it is uncertain.
+
+    `values`: the settings by name.
+    """
     given = values.get(floors.SETTING) or []
-    allowed = given.split(",") if isinstance(given, str) else [str(name) for name in given]  # as Ansible reads a list
+    allowed = given.split(",") if isinstance(given, str) else [str(name) for name in given]  # as Ansible parses lists
     try:
         name, found = _read(values, list(bases))
     except (BatonError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        name, found = "", {}  # that is told where it is read in full
-    # of a fork for other hosts each version is old; the server's packages are replaced where they are
+        name, found = "", {}  # the build reports it
+    # several versions for different targets: only the newest counts. Too old server packages are replaced
     versions = {
         package: max(several, key=lambda version: floors.order(version) or (0, (), False))
         for package, several in found.items()
@@ -47,7 +50,7 @@ def at_once(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
 
 
 def _read(values: Mapping[str, Any], bases: list[str]) -> tuple[str, dict[str, set[str]]]:
-    """The lock's name, and the versions that it has of each package with a floor."""
+    """Return the lock's name, and its versions of each package in FLOORS."""
     origin = source.classify(str(values.get("app_source") or ""), str(values.get("app_version") or ""), bases)
     if origin.kind != "folder" or values.get("app_release_build_command") or values.get("app_release_files"):
         return "", {}
@@ -85,7 +88,7 @@ def _poetry(path: Path, _project: Path, _root: Path) -> Iterator[tuple[str, str]
 
 
 def _uv(path: Path, project: Path, _root: Path) -> Iterator[tuple[str, str]]:
-    """What the project leads to in uv's graph, without groups and extras that nothing asks for."""
+    """Yield the project's dependencies in uv.lock, without groups and without extras that nothing requires."""
     packages: list[dict[str, Any]] = read_toml(path, path.name)["package"]
     named: dict[str, list[dict[str, Any]]] = {}
     for package in packages:
@@ -102,7 +105,7 @@ def _uv(path: Path, project: Path, _root: Path) -> Iterator[tuple[str, str]]:
         if (id(package), extra) in seen:
             continue
         seen.add((id(package), extra))
-        with contextlib.suppress(KeyError):  # a project has no version where a build makes it
+        with contextlib.suppress(KeyError):  # a dynamic version isn't in the lock
             yield package["name"], str(package["version"])
         needed = package.get("optional-dependencies", {}).get(extra, []) if extra else package.get("dependencies", [])
         for one in needed:

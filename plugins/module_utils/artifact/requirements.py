@@ -1,4 +1,4 @@
-"""Requirements files: read with their includes, told apart into pins, loose ones and local projects, written again."""
+"""Read requirements files with their includes into pins, unpinned requirements and local projects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from packaging.utils import canonicalize_name
 from ..host import untrusted
 from ..host.command import BatonError
 
-# What is read of requirements: a file's bytes, how many files, the characters of a line and, of those, without hashes
-_LARGEST, _MOST_FILES = 2**22, 100
+# Limits: bytes of a file, number of files, characters of a line and of its requirement without hashes
+_LARGEST, _MAX_FILES = 2**22, 100
 _LONGEST, _LONGEST_REQUIREMENT = 2**18, 4096
 _OWN_REPOSITORY = re.compile(r"git\+(file:|[./~])", re.IGNORECASE)
-_SHOWN = 100  # characters of a line that is wrong
-# Where packages come from is the controller's business, not a project's.
+_SHOWN = 100  # characters of a line in a message
+# Ignored: the controller's settings decide where packages come from, not the project's.
 _INDEX_OPTIONS = (
     "-i",
     "--index-url",
@@ -41,7 +41,7 @@ _INDEX_OPTIONS = (
 
 @dataclass(frozen=True, order=True)
 class Pin:
-    """One package at one version (or at one address), under a marker."""
+    """One package with its version or URL, and an environment marker."""
 
     name: str
     version: str = ""
@@ -50,7 +50,7 @@ class Pin:
     hashes: tuple[str, ...] = field(default=(), compare=False)
 
     def line(self, *, marker: bool = True, hashes: bool = True) -> str:
-        """The pin as a line of a requirements file."""
+        """Return the pin as a line of a requirements file."""
         text = f"{self.name} @ {self.url}" if self.url else f"{self.name}=={self.version}"
         if marker and self.marker:
             text += f" ; {self.marker}"
@@ -61,7 +61,7 @@ class Pin:
 
 @dataclass
 class Requirements:
-    """What a requirements file and its includes ask for."""
+    """The content of a requirements file and its includes."""
 
     lines: list[str] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
@@ -73,11 +73,12 @@ class Requirements:
 
     @property
     def hashed(self) -> bool:
+        """Whether everything is pinned with hashes, or by URL."""
         return bool(self.pins) and all(pin.hashes or pin.url for pin in self.pins) and not self.loose
 
 
 def logical_lines(text: str) -> Iterable[str]:
-    """Lines with continuations joined and comments dropped, as pip reads them."""
+    """Yield lines like pip: continuations joined, comments removed."""
     joined = re.sub(r"\\\r?\n", " ", text)
     for line in joined.splitlines():
         stripped = re.sub(r"(^|\s)#.*$", "", line).strip()
@@ -97,7 +98,7 @@ def _as_pin(requirement: Requirement, hashes: tuple[str, ...]) -> Pin | None:
 
 
 def local_path(text: str) -> tuple[str, str] | None:
-    """(path, extras) when a requirement names a folder or file: ./x, ../x[a], /x, file:x, `.`."""
+    """Return path and extras of a requirement that names a folder or file: ./x, ../x[a], /x, file:x, `.`."""
     path, extras = text.split(" ; ")[0].strip(), ""
     if path.endswith("]") and (start := path.find("[", path.rfind("]", 0, -1) + 1)) >= 0:
         path, extras = path[:start], path[start:]
@@ -110,13 +111,13 @@ def local_path(text: str) -> tuple[str, str] | None:
 
 
 def _path_of(url: str) -> str:
-    """The path in a file's URL. Raises BatonError."""
+    """Return the path of a file URL. Raises BatonError."""
     try:
         path = unquote(urlsplit(url).path)
     except ValueError as error:
-        raise BatonError(f"The requirement {_shown(url)} is no URL ({error}).", "Correct it.") from None
+        raise BatonError(f"The requirement {_shown(url)} is not a valid URL ({error}).", "Correct it.") from None
     if "\n" in path:
-        # it would be written as two lines
+        # it would become two lines
         raise BatonError(f"The requirement {_shown(url)} has a line break in its path.", "Correct it.")
     return path
 
@@ -126,14 +127,17 @@ def _shown(line: str) -> str:
 
 
 def read(path: Path, *, root: Path | None = None, within: Path | None = None) -> Requirements:
-    """Read a requirements file with what it includes, which must be within a folder where one is given."""
+    """Read a requirements file with its includes, which must be inside the folder `within`, if given.
+
+    `root`: the project's folder, which local paths may be relative to. Raises BatonError.
+    """
     found = Requirements(within=within)
     _read_into(found, path, root or path.parent, constraints=False, seen=set())
     return found
 
 
 def read_text(text: str, *, root: Path, name: str = "requirements") -> Requirements:
-    """Read requirements that were exported or resolved; local paths are relative to `root`."""
+    """Read exported or resolved requirements; local paths are relative to `root`. Raises BatonError."""
     found = Requirements()
     for line in logical_lines(text):
         _read_line(found, line, root / name, root, constraints=False, seen=set())
@@ -141,19 +145,19 @@ def read_text(text: str, *, root: Path, name: str = "requirements") -> Requireme
 
 
 def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool, seen: set[tuple[Path, bool]]) -> None:
-    # not `resolve`, which raises for a link to itself
+    # not Path.resolve, which raises for a link to itself
     place, within = Path(os.path.realpath(path)), Path(os.path.realpath(found.within)) if found.within else None
-    # by where it is: files in two folders that include each other make longer paths in each round
+    # compare resolved paths: files that include each other across folders build ever longer relative paths
     if (place, constraints) in seen:
         return
     seen.add((place, constraints))
     if within is not None and not place.is_relative_to(within):
         raise BatonError(
             f"The requirements include {os.path.relpath(place, within)}, which leads out of the source.",
-            "Put that file into the source, or set app_source to the folder that holds both.",
+            "Put that file into the source, or set app_source to the folder that contains both.",
         )
-    if len(seen) > _MOST_FILES:
-        raise BatonError(f"The requirements include more than {_MOST_FILES} files.", "Write them as fewer files.")
+    if len(seen) > _MAX_FILES:
+        raise BatonError(f"The requirements include more than {_MAX_FILES} files.", "Merge some of them.")
     try:
         text = decode(untrusted.read(place, _LARGEST))
     except OSError as error:
@@ -172,7 +176,7 @@ def _read_into(found: Requirements, path: Path, root: Path, *, constraints: bool
 
 
 def decode(data: bytes) -> str:
-    """Text as pip reads it: by its byte order mark, else UTF-8. Raises UnicodeDecodeError."""
+    """Decode text like pip: by its byte order mark, otherwise as UTF-8. Raises UnicodeDecodeError."""
     marks = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
     for mark, encoding in (*marks, (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
         if data.startswith(mark):
@@ -188,7 +192,7 @@ def _read_line(
     text, hashes = _split_hashes(line)
     why = "is too long" if len(line) > _LONGEST or len(text) > _LONGEST_REQUIREMENT else ""
     if not all(re.fullmatch(r"[a-z0-9_]+:[0-9a-fA-F]{1,128}", value) for value in hashes):
-        why = "has a hash that is none"
+        why = "has an invalid hash"
     if why or untrusted.printable(line) != line:
         raise BatonError(f"The line {_shown(line)} in {path} {why or 'has control characters'}.", "Correct the line.")
     option = re.split(r"[\s=]", line, maxsplit=1)[0]
@@ -203,7 +207,7 @@ def _read_line(
     refuse_controller([text], str(path))
     local = local_path(text)
     if local is not None:
-        # pip takes them relative to where it is called, which is the project's root or the file's folder
+        # pip resolves paths from its working directory, which is the project's root or the file's folder
         places = [Path(local[0])] if local[0].startswith("/") else [path.parent / local[0], root / local[0]]
         where = next((place for place in places if os.path.exists(place)), places[0])
         found.locals.append((where, local[1]))
@@ -216,7 +220,7 @@ def _read_line(
     try:
         requirement = Requirement(text)
         scheme = urlsplit(requirement.url or "").scheme
-    except (ValueError, RecursionError) as error:  # InvalidRequirement is one; parentheses may be nested
+    except (ValueError, RecursionError) as error:  # InvalidRequirement; nested parentheses
         cause = next(iter(str(error).splitlines()), "")
         raise BatonError(
             f"The line {_shown(line)} in {path} is not a requirement ({cause[: 2 * _SHOWN]}).", "Correct the line."
@@ -230,7 +234,7 @@ def _read_line(
         return
     if requirement.url and scheme not in ("http", "https") and not scheme.startswith(("git+", "hg+", "svn+", "bzr+")):
         raise BatonError(
-            f"The line {_shown(line)} in {path} has an address that is none of https, http, git and file.",
+            f"The line {_shown(line)} in {path} has a URL whose scheme is none of https, http, git and file.",
             "Correct the line.",
         )
     pin = _as_pin(requirement, hashes)
@@ -242,14 +246,15 @@ def _read_line(
 
 
 def refuse_controller(lines: Iterable[str], where: str) -> None:
-    """Refuse requirements that name what is the operator's: variables, tokens among them, which uv would put in, and
-    repositories on the controller. Raises BatonError.
+    """Raise BatonError for requirements that name the controller's variables or git repositories.
+
+    uv would insert the variables, which may be secret, and read repositories that only the operator may read.
     """
     for line in lines:
         if "${" in line:
             raise BatonError(
-                f"{where} asks for {_shown(line)}, which names a variable of the controller.",
-                "Write the address without it; credentials belong into ~/.netrc, or to git's own helpers.",
+                f"The requirement {_shown(line)} ({where}) names an environment variable of the controller.",
+                "Write the URL without it; put credentials into ~/.netrc or git's credential helper.",
             )
         if _OWN_REPOSITORY.search(line):
             raise BatonError(

@@ -1,4 +1,4 @@
-"""What the web service runs with: which versions are supported, and when the application's own are used."""
+"""The supported versions of the server's packages, and when the application's own versions are used."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from packaging.specifiers import SpecifierSet
 from ..app.floors import FLOORS
 from .requirements import Pin
 
-# The one place that says which versions of the server's packages the handover is made and tested for.
-# The oldest are those of app/floors. An application's own pin is used when it lies inside; else the release's overlay
-# carries ours (roles/app_release/files/server-requirements.txt), for the web service alone.
+# The versions of the server's packages that the handover is tested with; the lower bounds come from app/floors. An
+# application's own pin is used if it is in the range; otherwise the release's overlay contains Baton's version
+# (roles/app_release/files/server-requirements.txt), for the web service only.
 SUPPORTED = {
     "gunicorn": f">={FLOORS['gunicorn'].version},<28",
     "uvicorn": f">={FLOORS['uvicorn'].version},<0.55",
@@ -27,14 +27,14 @@ SUPPORTED = {
 
 @dataclass(frozen=True)
 class Overlay:
-    """The packages that the overlay carries on one target, and why."""
+    """The packages that the overlay contains on one target, and the reason for each package."""
 
     pins: list[Pin]
     reasons: dict[str, str]
 
 
 def decide(server: Iterable[Pin], application: Iterable[Pin]) -> Overlay:
-    """Compare the server's lock with the application's, both for one target."""
+    """Return the overlay for the server's and the application's pins, both for one target."""
     own = {pin.name: pin for pin in application}
     pins, reasons = [], {}
     for pin in server:

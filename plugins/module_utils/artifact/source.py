@@ -1,4 +1,4 @@
-"""Where an application comes from: a folder, a git repository at a ref, or a package of the index."""
+"""The source of an application: a folder, a git repository at a ref, or a package of an index."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _CREDENTIALS = (
 
 @dataclass(frozen=True)
 class Source:
-    """A source made out from app_source and app_version, before anything of it is read."""
+    """A source as parsed from app_source and app_version, before anything of it is read."""
 
     kind: str  # folder, git or package
-    where: str  # path, URL or requirement; with the credentials, which git needs
+    where: str  # path, URL or requirement, including credentials, which git needs
     ref: str = ""
-    within: str = ""  # the folder of a repository that is meant, when it isn't all of it
+    within: str = ""  # subfolder of a repository; '' for all of it
 
     def __str__(self) -> str:
         shown = os.path.join(without_credentials(self.where), self.within).rstrip("/")
@@ -42,7 +42,7 @@ class Source:
 
 
 def classify(source: str, version: str, bases: Iterable[str]) -> Source:
-    """Tell the kinds apart; refuse what could be two things."""
+    """Parse app_source and app_version. `bases`: folders for relative paths. Raises BatonError if it is ambiguous."""
     source, version = source.strip(), version.strip()
     if not source:
         raise BatonError("app_source is empty.", "Give a folder, a git URL, or the name of a published package.")
@@ -55,13 +55,16 @@ def classify(source: str, version: str, bases: Iterable[str]) -> Source:
         )
     folders = _folders(source, bases)
     if len({os.path.realpath(folder) for folder in folders}) > 1:
-        raise BatonError(f"app_source {source!r} is two folders: {' and '.join(folders)}.", "Give an absolute path.")
+        raise BatonError(
+            f"app_source {source!r} is ambiguous, there are two such folders: {' and '.join(folders)}.",
+            "Give an absolute path.",
+        )
     looks_like_path = source.startswith((".", "/", "~")) or ("/" in source and "@" not in source)
     if looks_like_path:
         if not folders:
             tried = ", ".join(str(Path(base) / os.path.expanduser(source)) for base in bases) or source
             raise BatonError(
-                f"app_source {source!r} is not a folder (looked at {tried}).",
+                f"app_source {source!r} is not a folder (searched {tried}).",
                 "Correct the path; it is relative to the inventory's or the playbook's folder.",
             )
         return _folder_source(folders[0], version)
@@ -71,18 +74,18 @@ def classify(source: str, version: str, bases: Iterable[str]) -> Source:
         if folders:
             return _folder_source(folders[0], version)
         raise BatonError(
-            f"app_source {source!r} is no folder, no git URL and no package name.",
+            f"app_source {source!r} is neither a folder nor a git URL nor a package name.",
             "Give one of these; write a folder as ./name.",
         ) from None
     if folders:
         raise BatonError(
-            f"app_source {source!r} is a folder ({folders[0]}) and could be a published package.",
+            f"app_source {source!r} is a folder ({folders[0]}) and could also be a published package.",
             f"Write ./{source} for the folder, or '{source}>=0' for the package.",
         )
     if version:
         if requirement.specifier or requirement.url:
             raise BatonError(
-                f"app_source {source!r} and app_version {version!r} both say which version.",
+                f"app_source {source!r} and app_version {version!r} both give a version.",
                 "Give the version in one of them.",
             )
         extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
@@ -105,7 +108,7 @@ def _git_source(source: str, version: str) -> Source:
     if fragment:
         raise BatonError(f"app_source {source!r} has a part after '#'.", "Give a subfolder as app_source_subdir.")
     ref = version
-    # an @ before the path belongs to a user, not to a ref
+    # an @ before the path separates a user, not a ref
     at = re.fullmatch(r"((?:\w+://[^/]*/|[^/]*:(?!//)).*)@([^@:]+)", url) if source.startswith("git+") else None
     if at:
         if version and at[2] != version:
@@ -129,7 +132,7 @@ def _folder_source(folder: str, version: str) -> Source:
 
 
 def _repository(folder: str) -> tuple[str, str] | None:
-    """The git repository that knows a folder, and the folder's path in it."""
+    """Return the git repository that tracks a folder, and the folder's path in it; None if there is none."""
     top = repository(folder)
     if top is None:
         return None
@@ -138,10 +141,10 @@ def _repository(folder: str) -> tuple[str, str] | None:
     return (str(top), "" if within == "." else within) if known or within == "." else None
 
 
-def missing(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
-    """What is wrong with a source as far as this controller sees without fetching or reading it, a sentence each.
+def problems(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
+    """Return sentences about problems of a source that the controller can see without fetching it.
 
-    `values` are the settings by name; of a folder it is known what is in it.
+    `values`: the settings by name. The content is checked only for a folder.
     """
     bases = list(bases)
 
@@ -162,8 +165,8 @@ def missing(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
     if found.kind != "folder":
         return sentences
     if not (root / subdir).is_dir():
-        return [*sentences, f"app_source_subdir: {root / subdir} is no folder. Correct it."]
-    # a build command may make what isn't there yet
+        return [*sentences, f"app_source_subdir: {root / subdir} is not a folder. Correct it."]
+    # a build command may create the missing paths
     if not values.get("app_release_build_command"):
         places = [("app_release_lock", value("app_release_lock"))]
         places.append(("app_release_working_directory", value("app_release_working_directory")))
@@ -171,7 +174,7 @@ def missing(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
         for name, path in places:
             tried = list(dict.fromkeys([root / path, root / subdir / path]))
             if path and not any(place.exists() for place in tried) and not _is_added(path, values):
-                sentences.append(f"{name}: {' or '.join(map(str, tried))} isn't there. Correct the path.")
+                sentences.append(f"{name}: {' or '.join(map(str, tried))} doesn't exist. Correct the path.")
     return sentences
 
 
@@ -183,16 +186,16 @@ def _is_added(path: str, values: Mapping[str, Any]) -> bool:
 
 
 def fetch(source: Source, destination: Path, cache: Path) -> str:
-    """Put the application's files into an empty folder; returns what they are a copy of (a commit, or '')."""
+    """Copy the application's files into an empty folder. Returns the commit; '' if there is none. Raises BatonError."""
     destination.mkdir(parents=True, exist_ok=True)
     if source.kind == "git" and source.within:
         whole = destination.with_name(f"{destination.name}-whole")
         whole.mkdir(parents=True)
         commit = _fetch_git(source, whole, cache)
         found = whole / source.within
-        # a link there would have the release made in the folder that it leads to
+        # a link would lead the build to another folder
         if not found.is_dir() or found.resolve() != whole.resolve() / source.within:
-            raise BatonError(f"{source} is no folder there.", "Correct app_source or app_version.")
+            raise BatonError(f"{source} is not a folder at that version.", "Correct app_source or app_version.")
         destination.rmdir()
         found.rename(destination)
         return commit
@@ -203,18 +206,21 @@ def fetch(source: Source, destination: Path, cache: Path) -> str:
             source_tree.copy(Path(source.where), destination)
         except OSError as error:
             raise BatonError(
-                f"The source {source.where} can't be read ({error}).", "Make it readable for whoever runs the playbook."
+                f"The source {source.where} can't be read ({error}).",
+                "Make it readable for the user who runs the playbook.",
             ) from None
         if not any(source_tree.walk(destination)):
-            raise BatonError(f"The source {source.where} has no file that git doesn't ignore.", "Correct app_source.")
+            raise BatonError(
+                f"The source {source.where} has no files, or git ignores all of them.", "Correct app_source."
+            )
     return ""
 
 
 def describe(folder: Path) -> str:
-    """The commit a folder is at, with + when it was changed since; '' outside git. For people, not for the id."""
+    """Return a folder's commit for messages, with + if it has uncommitted changes; '' outside git."""
     try:
         commit = git("describe", "--always", "--exclude=*", folder=folder).strip()
-        # unlike `--dirty`, it has no filter of the repository's run over the files
+        # unlike `--dirty`, this doesn't run the repository's filters on the files
         changed = git("ls-files", "--modified", "--deleted", "--others", "--exclude-standard", folder=folder)
         staged = git("diff-index", "--cached", "--name-only", "HEAD", folder=folder)
     except CommandError:
@@ -223,7 +229,7 @@ def describe(folder: Path) -> str:
 
 
 def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
-    # a new token is no reason to fetch everything again
+    # without credentials, so that a new token doesn't fetch everything again
     bare = cache / "git" / f"{hashlib.sha256(without_credentials(source.where).encode()).hexdigest()[:16]}.git"
     if not (bare / "HEAD").exists():
         git("init", "--quiet", "--bare", bare)
@@ -232,7 +238,7 @@ def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
         check_size(bare, commit, destination)
     except disk.TooLargeError as error:
         raise BatonError(f"{source} {error}.", "Leave out of the repository what isn't of the application.") from None
-    # an index of its own: two runs may share the clone
+    # a separate index: two runs may share the clone
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         index = {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_LFS_SKIP_SMUDGE": "0"}
         places = [f"--git-dir={bare}", f"--work-tree={destination}"]
@@ -243,16 +249,17 @@ def _fetch_git(source: Source, destination: Path, cache: Path) -> str:
 
 
 def _access(url: str) -> tuple[str, list[str], dict[str, str]]:
-    """A URL without its credentials, and git's options and environment, by which git has them for that server.
+    """Return a URL without its credentials, and options and environment that pass them to git for that server.
 
-    All users of a machine can read the words of a command while it runs.
+    Other users of a machine can read command lines, so the URL itself must not contain them.
     """
     environment = {"GIT_TERMINAL_PROMPT": "0"}
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise BatonError(
-            f"app_source {url!r} can't be read as a URL.", "Correct it; in a token, write signs as %5B is one for [."
+            f"app_source {url!r} is not a valid URL.",
+            "Correct it; percent-encode special characters in a token, such as %5B for [.",
         ) from None
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return url, [], environment
@@ -260,11 +267,11 @@ def _access(url: str) -> tuple[str, list[str], dict[str, str]]:
     username, colon, password = who.partition(":")
     there = urllib.parse.urlunsplit(parts._replace(netloc=server))
     credential = f"credential.{parts.scheme}://{server}"
-    # no rule of the user's own, such as one that takes ssh for https, fits a URL with a token either
+    # override the user's insteadOf rules, such as one from https to ssh, which don't fit a URL with a token
     options = ["-c", f"url.{there}.insteadOf={there}"] if "=" not in there else []
     if not colon:
         return there, [*options, "-c", f"{credential}.username={urllib.parse.unquote(username)}"], environment
-    # the first one has git forget the user's own helpers for that server
+    # the empty one resets the user's own helpers for that server
     options += ["-c", f"{credential}.helper=", "-c", f"{credential}.helper={_CREDENTIALS}"]
     environment["BATON_GIT_USERNAME"] = urllib.parse.unquote(username)
     environment["BATON_GIT_PASSWORD"] = urllib.parse.unquote(password)
@@ -293,7 +300,7 @@ def _commit(source: Source, bare: Path) -> str:
     except CommandError as error:
         raise BatonError(
             f"The git source {source.where} can't be read: {error.last_lines(3)}.",
-            "Correct app_source, or give whoever runs the playbook access to it.",
+            "Correct app_source, or give the user who runs the playbook access to it.",
         ) from None
     names = {
         name: commit for commit, _, name in (line.partition("\t") for line in listed.splitlines()) if name in wanted
@@ -326,7 +333,7 @@ def _commit(source: Source, bare: Path) -> str:
         if error.output:
             raise BatonError(
                 f"{source} can't be fetched: {error.last_lines(3)}.",
-                "Give app_version as a branch, a tag or a commit that the server hands out.",
+                "Set app_version to a branch, a tag or a commit that the server allows to fetch.",
             ) from None
     raise BatonError(f"{source.where} has no branch, tag or commit {ref!r}.", "Correct app_version.")
 
@@ -345,7 +352,7 @@ def _checkout_with_submodules(source: Source, bare: Path, commit: str, destinati
     except CommandError as error:
         raise BatonError(
             f"A submodule of {source} can't be fetched: {error.last_lines(3)}.",
-            "Give whoever runs the playbook access to it, or leave it out of the repository.",
+            "Give the user who runs the playbook access to it, or remove it from the repository.",
         ) from None
     for name in source_tree.walk(clone):
         if not os.path.lexists(destination / name):

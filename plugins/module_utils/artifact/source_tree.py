@@ -1,4 +1,4 @@
-"""A folder of source files: listed, copied, hashed and packed the same way every time."""
+"""List, copy, hash and pack a folder of source files reproducibly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from ..host.command import BatonError, CommandError
 from .git import git, repository
 
-# Never part of an application, whatever a repository says.
+# Never part of an application, even if the repository tracks them.
 NEVER = frozenset({".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules"})
-# Not part of one where no git says what is.
+# Not part of an application outside of git, which would ignore them.
 NEVER_WITHOUT_GIT = frozenset(
     {
         "venv",
@@ -36,7 +36,7 @@ NEVER_WITHOUT_GIT = frozenset(
 
 
 def walk(root: Path, never: frozenset[str] = NEVER) -> Iterator[str]:
-    """Relative paths of files and symlinks under a folder, sorted."""
+    """Return the relative paths of files and symlinks below a folder, sorted."""
     found = []
     for folder, folders, files in os.walk(root):
         here = os.path.relpath(folder, root)
@@ -48,14 +48,14 @@ def walk(root: Path, never: frozenset[str] = NEVER) -> Iterator[str]:
 
 
 def tracked(folder: Path) -> list[str] | None:
-    """Files of a git checkout that aren't ignored; None when the folder isn't in one. Raises BatonError."""
+    """Return a git checkout's files that aren't ignored; None if the folder isn't in one. Raises BatonError."""
     top = repository(folder)
     if top is None:
         return None
     if top.resolve() != folder.resolve():
         try:
             git("check-ignore", "--quiet", str(folder.resolve()), folder=top)
-            return None  # an ignored folder inside a checkout: git knows nothing of what is in it
+            return None  # an ignored folder inside a checkout, whose content git doesn't track
         except CommandError:
             pass
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", ".")
@@ -63,7 +63,7 @@ def tracked(folder: Path) -> list[str] | None:
     for name in filter(None, git(*words, folder=folder).split("\0")):
         path = folder / name
         if _below_link(folder, name):
-            continue  # git still knows files of a folder in whose place a link is now
+            continue  # git still lists files of a folder that a link has replaced
         if path.is_dir() and not path.is_symlink():
             # a submodule, or a checkout inside the checkout
             if not (path / ".git").exists():
@@ -82,9 +82,9 @@ def _below_link(root: Path, name: str) -> bool:
 
 
 def place(root: Path, name: str, what: str) -> Path:
-    """Where a name is in a tree, with the folders on the way made. Refuses to go through a link, wherever it leads.
+    """Return the path of a name in a tree, and create its parent folders. Raises BatonError for a link among them.
 
-    `root` is a tree of ours, in which nothing else writes meanwhile.
+    `root`: a tree that no other process writes to at the same time.
     """
     here = root
     for part in PurePosixPath(name).parts[:-1]:
@@ -93,7 +93,7 @@ def place(root: Path, name: str, what: str) -> Path:
             shown = here.relative_to(root)
             raise BatonError(
                 f"{what}: {name} is below {shown}, which is a link to {os.readlink(here)}.",
-                f"Name the folder itself, or leave {shown} out with app_release_exclude.",
+                f"Name the folder itself, or exclude {shown} with app_release_exclude.",
             )
         if here.exists() and not here.is_dir():
             raise BatonError(f"{what}: {name} is below {here.relative_to(root)}, which is a file.", "Correct the path.")
@@ -102,7 +102,7 @@ def place(root: Path, name: str, what: str) -> Path:
 
 
 def copy(folder: Path, destination: Path) -> None:
-    """Copy what belongs to the application."""
+    """Copy the application's files."""
     names = tracked(folder)
     destination.mkdir(parents=True, exist_ok=True)
     for name in walk(folder, NEVER | NEVER_WITHOUT_GIT) if names is None else names:
@@ -118,12 +118,12 @@ def _copy_one(source: Path, target: Path) -> None:
 
 
 def duplicate(tree: Path, destination: Path) -> None:
-    """Copy a tree as it is, for a tool that writes into the folder it works in."""
+    """Copy a whole tree, for a tool that writes into its working directory."""
     shutil.copytree(tree, destination, symlinks=True, ignore=_ignore_special)
 
 
 def _ignore_special(folder: str, names: list[str]) -> list[str]:
-    """A pipe would be read to its end, which never comes."""
+    """Return the special files: copying a pipe would block forever."""
     modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
     return [
         name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
@@ -131,7 +131,7 @@ def _ignore_special(folder: str, names: list[str]) -> list[str]:
 
 
 def exclude(tree: Path, patterns: Iterable[str]) -> list[str]:
-    """Remove what matches; a pattern with no slash matches a name at any depth, one ending in a slash a folder."""
+    """Remove files that match a pattern. Returns their names. A pattern without a slash matches at any depth."""
     patterns = list(patterns)
     removed = []
     for name in list(walk(tree, frozenset())):
@@ -155,7 +155,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def inside(path: str, what: str) -> str:
-    """A path that stays inside the source, normalised; refused when it doesn't."""
+    """Return a normalized path inside the source. Raises BatonError if it leads out of it."""
     clean = os.path.normpath(path) if path else "."
     if os.path.isabs(clean) or clean == ".." or clean.startswith("../"):
         raise BatonError(f"{what}: {path!r} leads out of the source.", "Give a path relative to the source's folder.")
@@ -163,11 +163,11 @@ def inside(path: str, what: str) -> str:
 
 
 def check(tree: Path, replaced: Iterable[str] = (), left_out: Iterable[str] = ()) -> None:
-    """Refuse what can't be in a release: links that lead out of the source, where on a host they would lead anywhere;
-    pipes, sockets and devices; and the pointers that git-lfs leaves in place of files.
+    """Raise BatonError for files that can't be in a release.
 
-    Names that are `replaced`, with what is below them, and patterns that are `left_out` are passed over. What a link
-    leads to is asked of the kernel: its text may go through other links.
+    These are links that lead out of the source, whose target on a host would be arbitrary; pipes, sockets and devices;
+    and git-lfs pointers. Ignores names in `replaced`, everything below them, and names that match patterns in
+    `left_out`. Links are resolved completely, because they may lead through other links.
     """
     root = os.path.realpath(tree)
     known, patterns = [PurePosixPath(name) for name in replaced], list(left_out)
@@ -183,25 +183,23 @@ def check(tree: Path, replaced: Iterable[str] = (), left_out: Iterable[str] = ()
             if os.path.isabs(text) or os.path.commonpath([root, os.path.realpath(path)]) != root:
                 raise BatonError(
                     f"The source has a symlink that leads out of it: {name} -> {text}.",
-                    "Leave it out with app_release_exclude, or make it with app_release_state_links.",
+                    "Exclude it with app_release_exclude, or create it with app_release_state_links.",
                 )
         elif not path.is_file():
-            raise BatonError(
-                f"The source has {name}, which is no file, folder or link.", "Leave it out with app_release_exclude."
-            )
+            raise BatonError(f"The source has {name}, which is a special file.", "Exclude it with app_release_exclude.")
         elif path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
             pointers.append(name)
     if pointers:
         more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
         raise BatonError(
-            f"The source has pointers of git-lfs in place of {', '.join(pointers[:3])}{more}.",
-            "Run `git lfs install` and `git lfs pull` in a checkout on the controller, and name that as app_source; "
-            "or leave them out with app_release_exclude.",
+            f"The source has git-lfs pointers instead of the files {', '.join(pointers[:3])}{more}.",
+            "Run `git lfs install` and `git lfs pull` in a checkout on the controller, and set app_source to it; "
+            "or exclude the files with app_release_exclude.",
         )
 
 
 def without_links_out(tree: Path) -> None:
-    """Remove the links that lead out of a tree, for a program that would follow them."""
+    """Remove links that lead out of a tree, for a program that would follow them."""
     root = os.path.realpath(tree)
     for name in walk(tree):
         path = tree / name
@@ -213,7 +211,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 
 
 def digest(tree: Path) -> str:
-    """A hash over paths, kinds, modes and bytes."""
+    """Return a hash of all paths, types, executable bits and contents."""
     total = hashlib.sha256()
     for name in walk(tree):
         path = tree / name
@@ -224,19 +222,19 @@ def digest(tree: Path) -> str:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 kind, length = "exec" if status.st_mode & stat.S_IXUSR else "file", status.st_size
-                content = hashlib.file_digest(file, "sha256").digest()  # it may be larger than the memory
+                content = hashlib.file_digest(file, "sha256").digest()  # not read at once: it may be very large
         total.update(f"{kind} {length} {name}\0".encode(errors="surrogateescape"))
         total.update(content)
     return total.hexdigest()
 
 
 def size(tree: Path) -> int:
-    """Bytes on a disk of 4 KiB blocks."""
+    """Return the bytes that a tree takes on a disk with blocks of 4 KiB."""
     return sum(4096 * -(-(tree / name).lstat().st_size // 4096) for name in walk(tree))
 
 
 def pack(destination: Path, folders: dict[str, Path], texts: dict[str, str], mtime: int) -> None:
-    """Write a .tar.gz of folders and small texts; the same content and time give the same bytes."""
+    """Write a .tar.gz of folders and small texts. The same content and time give the same bytes."""
     part = destination.with_name(f".{destination.name}.{os.getpid()}")
     with (
         part.open("wb") as raw,

@@ -1,7 +1,7 @@
-"""Whether a lock still says what the project asks for. Needs no host.
+"""Whether a lock is up to date with its project's requirements.
 
-Compared is what uv.lock keeps of each project's own requirements: uv itself would call a lock stale, too, that was made
-with another index than the controller's. Markers, which uv writes in another way, are left out.
+Compares with the copy of each project's requirements in uv.lock. `uv lock --check` isn't used: it also fails for a lock
+that was made with another index than the controller's. Ignores markers, which uv normalizes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from packaging.utils import canonicalize_name
 
 from .toolchain import read_toml
 
-# what a lock says of one requirement, without its marker
+# a requirement without its marker: name, extras, specifier
 _Asked = tuple[str, frozenset[str], str]
 
 
 def of_uv_lock(lock: Mapping[str, Any], folder: Path, name: str, root: Path) -> str:
-    """What differs first between uv.lock and the projects that are locked in it, in words; '' when nothing does."""
+    """Return the first difference between uv.lock and the projects that it locks, as text; '' if there is none."""
     for package in lock.get("package", []):
         source = package.get("source", {})
         place = source.get("editable", source.get("virtual", source.get("directory")))
@@ -35,15 +35,15 @@ def of_uv_lock(lock: Mapping[str, Any], folder: Path, name: str, root: Path) -> 
             found = _of_bounds(lock.get("manifest", {}), project)
         if found:
             return (
-                f"{shown} asks for {found[0]}, which {name} doesn't know"
+                f"{shown} requires {found[0]}, which {name} doesn't have"
                 if found[1]
-                else f"it has {found[0]}, which {shown} no longer asks for"
+                else f"it has {found[0]}, which {shown} no longer requires"
             )
     return ""
 
 
 def _of_bounds(manifest: Mapping[str, Any], project: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """What is to hold whatever asks for a package: constraints and overrides."""
+    """Return the first difference between constraints and overrides of the lock and the project."""
     asked = project.get("tool", {}).get("uv", {})
     for kind in ("constraint", "override"):
         wanted = {one for line in asked.get(f"{kind}-dependencies", []) if (one := _of_line(line, set())) is not None}
@@ -75,7 +75,7 @@ def _of_project(package: Mapping[str, Any], project: Mapping[str, Any]) -> tuple
         known = {_of_entry(entry, elsewhere) for entry in entries}
         own = canonicalize_name(str(package.get("name", "")))
         for one in sorted(wanted - known, key=str):
-            if one[0] != own:  # an extra of its own, which uv puts as what is in it
+            if one[0] != own:  # uv expands the project's own extras
                 return _shown(one), True
         for one in sorted(known - wanted, key=str):
             if one[0] != own and len(wanted) == len(lines):

@@ -1,4 +1,4 @@
-"""What a wheel must fit: the Python, architecture and C library of an app server."""
+"""Targets of wheels: the Python version, architecture and C library of app servers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from ..host.command import BatonError
 
-# The oldest C library a manylinux wheel can ask for, and the names from before PEP 600.
+# The oldest glibc (2.x) that a manylinux wheel can require, and tag names from before PEP 600.
 _OLDEST_GLIBC = {"x86_64": 5, "i686": 5}
 _LEGACY_NAMES = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
-# Stands for "the newest patch release" where only 3.x is known.
+# Stands for the newest patch release if only 3.x is known.
 _ANY_PATCH = 99
 
 
@@ -38,7 +38,7 @@ class Target:
         architecture = str(raw.get("architecture", ""))
         if python is None or glibc is None or not architecture:
             raise BatonError(
-                f"The target {dict(raw)} is not complete.",
+                f"The target {dict(raw)} is incomplete.",
                 'Give each target as {python: "3.11", architecture: x86_64, glibc: "2.36"}, the versions quoted.',
             )
         return cls(
@@ -50,7 +50,7 @@ class Target:
 
     @property
     def key(self) -> str:
-        """The name of this kind of host; patch releases of Python share their wheels."""
+        """The name of this target; patch releases of Python share their wheels."""
         return f"py3.{self.minor}-{self.architecture}-glibc{self.glibc[0]}.{self.glibc[1]}"
 
     @property
@@ -65,24 +65,24 @@ class Target:
         return (_ANY_PATCH, 0) if self.patch is None else (self.patch,)
 
     def allows(self, requires_python: str) -> bool:
-        """Whether a requires-python lets this Python in (some patch release of it, when unknown)."""
+        """Whether a requires-python allows this Python (or any patch release of it, if unknown)."""
         allowed = SpecifierSet(requires_python)
         return any(allowed.contains(f"3.{self.minor}.{patch}", prereleases=True) for patch in self._patches())
 
     def holds(self, marker: str) -> bool:
-        """Whether an environment marker is true on this target (for some patch release, when unknown).
+        """Whether an environment marker is true on this target (or for any patch release of it, if unknown).
 
-        Raises BatonError for one that compares what can't be compared.
+        Raises BatonError for an invalid marker.
         """
         if not marker:
             return True
         try:
             parsed = Marker(marker)
             return any(parsed.evaluate(self._environment(patch)) for patch in self._patches())
-        except (ValueError, KeyError, RecursionError) as error:  # an invalid one, and what an evaluation raises
+        except (ValueError, KeyError, RecursionError) as error:  # of parsing and of evaluation
             cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise BatonError(
-                f"The environment marker {marker[:100]!r} has no answer ({cause}).",
+                f"The environment marker {marker[:100]!r} can't be evaluated ({cause}).",
                 "Correct it where the application's requirements have it, or lock the application again.",
             ) from None
 
@@ -121,7 +121,7 @@ class Target:
         return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
 
     def rank(self, filename: str) -> int | None:
-        """How well a wheel fits (0 is best), or None when it doesn't."""
+        """Return how well a wheel fits (0 is best); None if it doesn't."""
         try:
             tags = parse_wheel_filename(filename)[3]
         except InvalidWheelFilename:

@@ -1,4 +1,4 @@
-"""The controller's own tools: uv, poetry, its Python, its cache."""
+"""The controller's tools for builds: uv, its Python, its cache, and a TOML reader."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from .confinement import Confinement
 
 
 def cache_folder(setting: str = "") -> Path:
-    """Where the controller keeps what it fetched and built."""
+    """Return the controller's cache of downloads and builds."""
     if setting:
         return Path(setting).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baton"
 
 
 def _find(name: str) -> str:
-    # beside the Python that runs this: the project's venv is seldom on PATH
+    # beside the running Python first: the project's venv is rarely on PATH
     beside = Path(sys.executable).parent / name
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
     if not found:
-        raise BatonError(f"{name} is missing on the controller.", "Run `make setup`, and Ansible from that venv.")
+        raise BatonError(
+            f"{name} is missing on the controller.", "Run `make setup`, and run Ansible from the venv that it makes."
+        )
     return found
 
 
 @dataclass
 class Tools:
-    """What the artifact is built with."""
+    """The tools and settings of a build."""
 
     cache: Path
     index_url: str = ""
@@ -54,17 +56,17 @@ class Tools:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The controller's configuration decides where packages come from; these settings go before it."""
+        """Variables for uv, which take precedence over the controller's configuration."""
         return {**self.build_environment, **self.uv_environment, **self.index_environment}
 
     @property
     def uv_environment(self) -> dict[str, str]:
-        """How uv behaves, whatever is configured."""
+        """Variables with uv's fixed behaviour."""
         return {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 
     @property
     def index_environment(self) -> dict[str, str]:
-        """Where packages come from, as far as the inventory says so."""
+        """Variables with the inventory's package indexes."""
         env = {}
         if self.index_url:
             env["UV_DEFAULT_INDEX"] = self.index_url
@@ -73,25 +75,25 @@ class Tools:
         return env
 
     def ask_with_builds(self, argv: Sequence[str | Path], cwd: Path, what: str) -> str:
-        """Have uv resolve something for which it may have to build: with network, and a cache of its own."""
+        """Run uv for a resolution that may need builds: confined, with network and a separate cache."""
         return self.confinement.run(
             argv, what=what, cwd=cwd, environment=self.environment, writable=[cwd], index=True, network=True,
         )  # fmt: skip
 
     def folder(self, *parts: str) -> Path:
-        """A folder of the cache, made when missing (and private: an index's address may hold a password)."""
+        """Return a folder of the cache; creates it with mode 0700, because index URLs may contain passwords."""
         path = self.cache.joinpath(*parts)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BatonError(
-                f"The cache folder {path} can't be made ({error.strerror}).",
-                "Set app_release_cache_dir to a folder that whoever runs the playbook may write.",
+                f"The cache folder {path} can't be created ({error.strerror}).",
+                "Set app_release_cache_dir to a folder that the user who runs the playbook can write to.",
             ) from None
         return path
 
-    def remembered(self, folder: str, name: str, make: Callable[[], str], *, refresh: bool = False) -> str:
-        """What was made once stays, so that a second run finds the same and is quick."""
+    def cached(self, folder: str, name: str, make: Callable[[], str], *, refresh: bool = False) -> str:
+        """Return a text from the cache, or make and cache it, so that a second run gets the same text quickly."""
         path = self.folder(folder) / name
         if path.is_file() and not refresh:
             os.utime(path)
@@ -102,25 +104,25 @@ class Tools:
 
 
 def key_of(*parts: object) -> str:
-    """A hash over anything JSON can hold."""
+    """Return a hash of values that JSON can represent."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(paths: Iterable[Path], root: Path) -> list[tuple[str, str]]:
-    """Relative names and hashes of files."""
+    """Return the relative names and hashes of files."""
     return sorted((os.path.relpath(path, root), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Read TOML 1.1, which uv writes; the standard library knows 1.0 and is much quicker. May raise ValueError."""
+    """Parse TOML 1.1, which uv writes; tries the standard library's faster parser of 1.0 first. Raises ValueError."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         pass
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    # not above: a controller that lacks it is told so by preflight, and what runs before that needs this module
+        raise ValueError("it is nested too deeply") from None
+    # imported late: preflight, which reports a missing package, already imports this module
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -131,8 +133,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     return found
 
 
-_LARGEST = 2**24  # bytes of a TOML file of a source
-# What is read of such a file, where it is there: tables by their keys (`*`: whatever the key), lists of one kind.
+_LARGEST = 2**24  # bytes of a source's TOML file
+# The expected types of the keys that are read: tables by key (`*`: any key), lists with the type of their entries.
 _REQUIREMENTS, _ENTRIES = [object], [{"extras": [str]}]
 _SHAPES: dict[str, Any] = {
     "pyproject.toml": {
@@ -157,26 +159,26 @@ _SHAPES: dict[str, Any] = {
 
 
 def malformed(found: Any, file: str) -> str:
-    """What of a TOML file isn't of the kind that it has to be, by the file's name; empty where all is."""
+    """Return which value of a TOML file has the wrong type; empty if none has. `file`: the file's name."""
     return _unlike(found, _SHAPES.get(file, {}), "")
 
 
 def _unlike(found: Any, shape: Any, where: str) -> str:
     if isinstance(shape, type):
-        return "" if isinstance(found, shape) else f"{where} is no text"
+        return "" if isinstance(found, shape) else f"{where} is not a string"
     if isinstance(shape, list):
         if not isinstance(found, list):
-            return f"{where} is no list"
+            return f"{where} is not a list"
         return next((why for one in found if (why := _unlike(one, shape[0], f"an entry of {where}"))), "")
     if not isinstance(found, dict):
-        return f"{where} is no table"
+        return f"{where} is not a table"
     inner = ((key, shape.get(key, shape.get("*"))) for key in found)
     asked = ((key, one) for key, one in inner if one is not None)
     return next((why for key, one in asked if (why := _unlike(found[key], one, f"{where}.{key}".lstrip(".")))), "")
 
 
 def read_toml(path: Path, name: str) -> dict[str, Any]:
-    """Read a TOML file of a source, which people know by this name. Raises BatonError, also for one of another kind."""
+    """Read a source's TOML file and check its structure. `name`: its name in messages. Raises BatonError."""
     try:
         found = parse_toml(untrusted.read(path, _LARGEST, follow=True).decode())
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Wheels for every target: found in the index, built where there are none, packed into sets."""
+"""Wheels for every target: found in the index, built if there are none, packed into sets."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from .requirements import Pin
 from .targets import Target
 from .toolchain import Tools, key_of, parse_toml, read_toml
 
-# Our own: its build is no stranger's.
+# Baton's own package, whose build is trusted.
 OWN_PACKAGE = "gunicorn-handover"
 
-# The controller builds only what is pure Python, whatever compilers it has: else a deploy would work on
-# one controller and not on the next, or bring what fits the controller's C library and not the host's.
+# The controller builds only pure Python, even if it has compilers: otherwise a deploy would depend on the controller,
+# or install code that fits the controller's C library and not the host's.
 _NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "F77", "CARGO", "RUSTC", "LD"), "/bin/false")
 _BUILD_TIMEOUT = 900
 _COMPILE = ("pip", "compile", "--quiet", "--universal", "--no-header", "--no-annotate")
@@ -57,7 +57,7 @@ class Wheel:
         try:
             parse_wheel_filename(self.path.name)
         except ValueError:
-            raise BatonError(f"{self.path.name} is no name of a wheel.", "Lock another version of it.") from None
+            raise BatonError(f"{self.path.name} is not a valid wheel name.", "Lock another version of it.") from None
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class Wheel:
         return str(parse_wheel_filename(self.path.name)[1])
 
     def line(self) -> str:
-        """The wheel as a line of a requirements file."""
+        """Return the wheel as a line of a requirements file."""
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
 
 
@@ -84,7 +84,7 @@ class Sdist:
 
 @dataclass(frozen=True)
 class Unbuilt:
-    """A package that must be built by a host, and what the controller's attempt said."""
+    """A package that a host must build, and why the controller couldn't."""
 
     sdist: Sdist
     target: Target
@@ -107,7 +107,7 @@ class WheelSet:
     modules: list[str] = field(default_factory=list)
 
     def components(self) -> list[bom.Component]:
-        """The wheels, for the bill of materials."""
+        """Return the wheels for the bill of materials."""
         parts = {"venv": self.venv, "server": self.server}
         return [
             bom.Component(name, version, part, self.hashes[part][name])
@@ -122,7 +122,7 @@ def _no_builds() -> list[Unbuilt]:
 
 @dataclass
 class Collected:
-    """Wheels found or built, and what is left for a host to build."""
+    """Wheels that were found or built, and packages that a host must build."""
 
     wheels: list[Wheel] = field(default_factory=list)
     unbuilt: list[Unbuilt] = field(default_factory=_no_builds)
@@ -132,7 +132,11 @@ class Collected:
 def collect(
     pins: Sequence[Pin], target: Target, tools: Tools, *, host_builds: bool, replaceable: Iterable[str] = ()
 ) -> Collected:
-    """A wheel for each pin on a target. Replaceable packages aren't built: those without a wheel are `replaced`."""
+    """Return a wheel for each pin on a target. Raises BatonError.
+
+    `host_builds`: whether hosts can build what the controller can't. `replaceable`: packages that aren't built; those
+    without a wheel are `replaced`.
+    """
     collected = Collected()
     chosen: list[tuple[Pin, Remote]] = []
     sdists: list[tuple[Pin, Remote]] = []
@@ -159,27 +163,27 @@ def collect(
 
 
 def _index(pins: Sequence[Pin], target: Target, tools: Tools) -> dict[str, dict[str, Any]]:
-    """What the index has for each pin, asked through uv so that its configuration counts."""
+    """Return the index's files for each pin, queried with uv, so that uv's configuration applies."""
     if not pins:
         return {}
     lines = [pin.line(marker=False, hashes=False) for pin in pins]
     key = key_of(lines, target.minor, tools.index_url, tools.extra_index_urls)
     asked = ["--no-deps", "--format=pylock.toml", f"--python-version={target.python}"]
-    what = "the metadata of packages that have no wheel"
+    what = "builds for the metadata of packages without a wheel"
     try:
-        found = parse_toml(tools.remembered("index", f"{key}.toml", lambda: _compile(lines, asked, what, tools)))
+        found = parse_toml(tools.cached("index", f"{key}.toml", lambda: _compile(lines, asked, what, tools)))
     except CommandError as error:
         raise BatonError(
             f"The index doesn't have all locked packages for Python {target.python}: {error.last_lines()}.",
-            "Check that app_release_index_url (or the controller's own setting) names the index that has them, "
+            "Check that app_release_index_url (or the controller's uv settings) names the index that has them, "
             "or lock the application again.",
         ) from None
     return {canonicalize_name(package["name"]): package for package in found.get("packages", [])}
 
 
 def _compile(lines: Sequence[str], asked: Sequence[str], what: str, tools: Tools) -> str:
-    """What uv makes of some requirements. It has all that the operator has configured."""
-    requirements.refuse_controller(lines, f"{what[0].upper()}{what[1:]}")
+    """Resolve requirements with uv and the operator's configuration."""
+    requirements.refuse_controller(lines, what)
     with tempfile.TemporaryDirectory(prefix="baton-index-") as scratch:
         Path(scratch, "requirements.in").write_text("\n".join(lines) + "\n")
         return ask_index([*_COMPILE, *asked, "requirements.in"], Path(scratch), what, tools)
@@ -210,8 +214,8 @@ def _choose(
         return None, False
     if offered and not allowed:
         raise BatonError(
-            f"No file of {pin.name} {pin.version} in the index has a hash that the lock knows.",
-            "Lock the application again, or name the index it was locked from (app_release_index_url).",
+            f"No file of {pin.name} {pin.version} in the index has a hash of the lock.",
+            "Lock the application again, or set app_release_index_url to the index that it was locked with.",
         )
     raise BatonError(
         f"{pin.name} {pin.version} has neither a wheel for {target.key} nor a source distribution.",
@@ -250,7 +254,7 @@ def _git_sdist(pin: Pin, tools: Tools) -> Sdist:
 
 
 def pack_project(folder: Path, subdir: str, name: str, key: str, tools: Tools) -> Sdist:
-    """Pack a project's whole source (a build may read its parents), to be built here or by a host."""
+    """Pack a project's whole source for a build; the whole, because a build may read parent folders."""
     place = tools.folder("projects", key) / f"{name or 'project'}.tar.gz"
     if not place.is_file():
         source_tree.pack(
@@ -260,7 +264,7 @@ def pack_project(folder: Path, subdir: str, name: str, key: str, tools: Tools) -
 
 
 def built_folder(key: str, target: Target | None, tools: Tools) -> Path:
-    """Where a built wheel is kept: for one target, or for all when it is pure."""
+    """Return the cache folder of a built wheel: of one target, or of all targets for a pure wheel (None)."""
     return tools.folder("built", key, target.key if target else "any")
 
 
@@ -283,8 +287,8 @@ def _build_or_leave(sdist: Sdist, target: Target, tools: Tools, collected: Colle
         except (CommandError, BatonError) as error:
             if isinstance(error, BatonError) and not host_builds:
                 raise
-            said = error.last_lines() if isinstance(error, CommandError) else error.cause
-            collected.unbuilt.append(Unbuilt(sdist, target, said))
+            reason = error.last_lines() if isinstance(error, CommandError) else error.cause
+            collected.unbuilt.append(Unbuilt(sdist, target, reason))
             return
         if target.rank(wheel.path.name) is None:
             raise BatonError(f"{wheel.path.name} doesn't fit {target.key}.", "Lock another version of it.")
@@ -292,7 +296,7 @@ def _build_or_leave(sdist: Sdist, target: Target, tools: Tools, collected: Colle
 
 
 def _compiles(path: Path) -> bool:
-    """Whether a source distribution brings files for a compiler."""
+    """Whether a source distribution contains files for a compiler."""
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
@@ -306,9 +310,9 @@ def _compiles(path: Path) -> bool:
 
 
 def build_pure(sdist: Sdist, tools: Tools) -> Wheel:
-    """Build a wheel on the controller; CommandError when it doesn't come out pure.
+    """Build a wheel on the controller. Raises BatonError, and CommandError if it fails or isn't pure Python.
 
-    What the build needs is there before it starts: it has no network, and nobody's tokens.
+    The build's requirements are fetched first: the build itself has no network and no credentials.
     """
     with tempfile.TemporaryDirectory(prefix="baton-build-") as folder:
         scratch = Path(folder)
@@ -330,17 +334,17 @@ def _build(sdist: Sdist, project: Path, scratch: Path, needed: Sequence[str], to
     out = scratch / "out"
     words: list[str | Path] = [tools.uv, "build", "--wheel", f"--python={tools.python}", f"--out-dir={out}", project]
     _run_build(sdist, scratch, words, needed, tools)
-    # what a build leaves may be a link or a pipe, which we would follow or wait for
+    # a build's output may be a link or a pipe
     built = next((path for path in sorted(out.glob("*.whl")) if stat.S_ISREG(path.lstat().st_mode)), None)
     if built is None or out.is_symlink():
-        raise CommandError(["uv", "build"], 0, "the build made no wheel")
+        raise CommandError(["uv", "build"], 0, "the build produced no wheel")
     if not built.name.endswith("-none-any.whl"):
         raise CommandError(["uv", "build"], 0, f"the wheel is for one platform only: {built.name}")
     return built
 
 
 def _run_build(sdist: Sdist, scratch: Path, words: Sequence[str | Path], needed: Sequence[str], tools: Tools) -> str:
-    """Run what starts a package's build backend, with wheels of these requirements and no index."""
+    """Run a command that starts a package's build backend, with wheels of its requirements and without an index."""
     environment = {**tools.build_environment, **tools.uv_environment, **_NO_COMPILER, **BUILD_ENVIRONMENT}
     here = controller()
     if here is not None:
@@ -363,7 +367,7 @@ def _run_build(sdist: Sdist, scratch: Path, words: Sequence[str | Path], needed:
 
 
 def controller() -> Target | None:
-    """What the controller is, to find wheels that its builds need; None where it isn't Linux with glibc."""
+    """Return the controller's own target, for the requirements of its builds; None if it isn't Linux with glibc."""
     try:
         known = re.fullmatch(r"glibc (\d+)\.(\d+)", os.confstr("CS_GNU_LIBC_VERSION") or "")
     except (ValueError, OSError):
@@ -375,7 +379,7 @@ def controller() -> Target | None:
 
 
 def build_requirements(sdist: Sdist, target: Target, tools: Tools) -> list[Wheel]:
-    """Wheels of everything that building a package needs, for a host that has no index."""
+    """Return wheels of everything that a package's build needs, for a host without an index. Raises BatonError."""
     with tempfile.TemporaryDirectory(prefix="baton-build-") as scratch:
         project = unpack_sdist(sdist.path, Path(scratch) / "source")
         declared = _declared_requirements(project)
@@ -389,28 +393,28 @@ def _declared_requirements(project: Path) -> list[str]:
         system = read_toml(pyproject, pyproject.name) if pyproject.is_file() else {}
     except BatonError as error:
         raise CommandError(["uv", "build"], 1, error.cause) from None
-    # PEP 518: without a build-system it is setuptools
+    # PEP 518: setuptools is the default
     wanted = system.get("build-system", {}).get("requires", ["setuptools>=40.8", "wheel"])
     try:
-        # as a line of a file it could as well name a file to read, or an index to ask
+        # parsed, because a line of a requirements file could also name a file or an index
         return [str(Requirement(line)) for line in wanted]
     except (InvalidRequirement, TypeError, RecursionError) as error:
-        raise CommandError(["uv", "build"], 1, f"its build-system asks for what is no requirement: {error}") from None
+        raise CommandError(["uv", "build"], 1, f"its build-system has an invalid requirement: {error}") from None
 
 
 def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) -> list[Wheel]:
-    """Wheels of build requirements and what those need, as they were resolved the first time."""
+    """Return wheels of build requirements and their dependencies, as resolved the first time."""
     if not wanted:
         return []
     index = [without_credentials(url) for url in (tools.index_url, *tools.extra_index_urls)]
     key = key_of(sorted(wanted), target.python, index)
-    asked, what = ["--generate-hashes", f"--python-version={target.python}"], f"what {name} needs to be built"
+    asked, what = ["--generate-hashes", f"--python-version={target.python}"], f"builds for {name}'s build requirements"
     try:
-        text = tools.remembered("resolved", f"build-{key}.txt", lambda: _compile(wanted, asked, what, tools))
+        text = tools.cached("resolved", f"build-{key}.txt", lambda: _compile(wanted, asked, what, tools))
     except CommandError as error:
         raise BatonError(
-            f"What {name} needs to be built can't be resolved: {error.last_lines()}.",
-            "Lock a version of it that has a wheel, or one that builds with today's tools.",
+            f"The build requirements of {name} can't be resolved: {error.last_lines()}.",
+            "Lock a version of it that has a wheel, or one that builds with current tools.",
         ) from None
     pins = requirements.read_text(text, root=tools.folder("resolved")).pins
     needed = [replace(pin, marker="") for pin in pins if target.holds(pin.marker)]
@@ -418,17 +422,17 @@ def _wheels_for(name: str, wanted: Sequence[str], target: Target, tools: Tools) 
     if collected.unbuilt:
         first = collected.unbuilt[0]
         raise BatonError(
-            f"{name} needs {first.sdist.name} to be built, which has no wheel for {target.key} either.",
+            f"The build of {name} needs {first.sdist.name}, which has no wheel for {target.key} either.",
             f"Lock a version of {name} that has a wheel.",
         )
     return collected.wheels
 
 
 def ask_index(words: Sequence[str], cwd: Path, what: str, tools: Tools) -> str:
-    """Have uv resolve pins or build requirements.
+    """Run uv to resolve pins or build requirements. Raises CommandError.
 
-    First so that it builds nothing, with all that the operator has configured; only if something has no metadata
-    without a build, confined, with what is needed to find packages.
+    Runs first without builds and with the operator's whole configuration. Only if a package has no metadata without a
+    build, runs again confined, with just the index settings.
     """
     argv = [tools.uv, *words, f"--python={tools.python}"]
     try:
@@ -454,16 +458,16 @@ with DefaultIsolatedEnv(installer="uv") as isolated:
 
 
 def _asked_requirements(sdist: Sdist, project: Path, scratch: Path, declared: Sequence[str], tools: Tools) -> list[str]:
-    """What the build itself asks for beside what it declares (setup_requires, say), if it can be asked here."""
+    """Return requirements that the build backend reports beside the declared ones, such as setup_requires."""
     try:
-        said = json.loads(_run_build(sdist, scratch, [tools.python, "-I", "-c", _ASK, project], declared, tools))
-        return sorted(str(Requirement(line)) for line in said)
+        output = json.loads(_run_build(sdist, scratch, [tools.python, "-I", "-c", _ASK, project], declared, tools))
+        return sorted(str(Requirement(line)) for line in output)
     except (CommandError, BatonError, ValueError, TypeError, RecursionError):
-        return []  # a stranger's code: what it says counts, how it fails doesn't
+        return []  # untrusted code, which may fail in any way
 
 
 def pack_job(unbuilt: Sequence[Unbuilt], tools: Tools) -> dict[str, Any]:
-    """What a host needs to build packages of one target, and where their wheels are to go afterwards."""
+    """Pack what a host needs to build packages for one target. Returns the job with the folders for the results."""
     target = unbuilt[0].target
     sdists = sorted({one.sdist.key: one.sdist for one in unbuilt}.values(), key=lambda sdist: sdist.key)
     needed: dict[str, Wheel] = {}
@@ -489,7 +493,7 @@ def pack_job(unbuilt: Sequence[Unbuilt], tools: Tools) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A wheel, to be read within the block: whatever is wrong with it is a BatonError."""
+    """Open a wheel; errors of reading it within the block become BatonError."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -500,29 +504,28 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def metadata(path: Path) -> tuple[str, list[str]]:
-    """(Requires-Python, names of the files) of a wheel."""
+    """Return Requires-Python and the file names of a wheel. Raises BatonError."""
     with opened(path) as archive:
         names = archive.namelist()
         inside = next((name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)), "")
         if not inside:
-            raise BatonError(f"{path.name} is no wheel: it has no metadata.", "Lock another version of it.")
+            raise BatonError(f"{path.name} is not a wheel: it has no metadata.", "Lock another version of it.")
         with archive.open(inside) as file:
-            # the headers come first, and what follows may be larger than the memory
+            # the headers come first; the rest may be very large
             message = email.parser.HeaderParser().parsestr(file.read(untrusted.SIZE).decode(errors="replace"))
     return str(message.get("Requires-Python") or ""), names
 
 
-def pack_set(
-    target: Target, venv: Sequence[Wheel], server: Sequence[Wheel], tools: Tools, remember_as: str
-) -> WheelSet:
-    """Pack wheels with the two lists that say which goes where."""
+def pack_set(target: Target, venv: Sequence[Wheel], server: Sequence[Wheel], tools: Tools, set_key: str) -> WheelSet:
+    """Pack wheels with two lists: those of the venv and those of the server's overlay. Raises BatonError."""
     for wheel in [*venv, *server]:
         requires, _ = metadata(wheel.path)
         if requires and not _allows(target, requires):
             raise BatonError(
-                f"{wheel.name} {wheel.version} asks for Python {requires}, but there are app servers with Python "
+                f"{wheel.name} {wheel.version} requires Python {requires}, but there are app servers with Python "
                 f"{target.python_full}.",
-                f"Lock the application for {target.python}, or set python_runtime_version to what {requires} allows.",
+                f"Lock the application for {target.python}, or set python_runtime_version to one that {requires} "
+                "allows.",
             )
     lists = {
         "venv.txt": "".join(f"{wheel.line()}\n" for wheel in sorted(venv, key=lambda one: one.name)),
@@ -534,7 +537,7 @@ def pack_set(
     unpacked = 0
     for wheel in [*venv, *server]:
         with opened(wheel.path) as zipped:
-            # twice the sources: they are compiled, too
+            # sources count twice, because they are compiled
             unpacked += sum(
                 (4096 * -(-entry.file_size // 4096)) * (2 if entry.filename.endswith(".py") else 1)
                 for entry in zipped.infolist()
@@ -567,17 +570,17 @@ def pack_set(
         },
         modules=_modules([*venv, *server]),
     )
-    atomic_file.write(tools.folder("sets") / f"{remember_as}.json", json.dumps(packed.__dict__))
+    atomic_file.write(tools.folder("sets") / f"{set_key}.json", json.dumps(packed.__dict__))
     return packed
 
 
-def remembered_set(key: str, tools: Tools) -> WheelSet | None:
-    """The set that these requirements had last time, if it is still there."""
+def cached_set(key: str, tools: Tools) -> WheelSet | None:
+    """Return the cached set for these requirements; None if there is none."""
     path = tools.folder("sets") / f"{key}.json"
     if not path.is_file():
         return None
     found = WheelSet(**json.loads(path.read_text(encoding="utf-8")))
-    # one of an older Baton has no hash
+    # sets of older versions have no hash
     if not found.sha256 or not Path(found.archive).is_file():
         return None
     os.utime(found.archive)
@@ -588,11 +591,11 @@ def _allows(target: Target, requires: str) -> bool:
     try:
         return target.allows(requires)
     except ValueError:
-        return True  # nothing a standard tool could read either
+        return True  # invalid; pip ignores it too
 
 
 def _modules(wheels: Iterable[Wheel]) -> list[str]:
-    """Dotted names of the modules that wheels bring."""
+    """Return the dotted names of the modules in wheels."""
     names: set[str] = set()
     for wheel in wheels:
         for path in metadata(wheel.path)[1]:
@@ -601,7 +604,7 @@ def _modules(wheels: Iterable[Wheel]) -> list[str]:
 
 
 def module_names(path: str) -> list[str]:
-    """The module that a file is, or nothing."""
+    """Return the dotted name of the module that a file defines, in a list; empty if it defines none."""
     match = re.fullmatch(r"((?:[^/.]+/)*)([^/.]+)(?:\.py|\.[^/]*\.so|\.so)", path)
     if match is None or ".dist-info/" in path:
         return []

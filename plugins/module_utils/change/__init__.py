@@ -1,4 +1,4 @@
-"""One change of the fleet: the deploy lock, the outcome of each host, history and receipts.
+"""One fleet-wide change: the deploy lock, the outcome of each host, history, receipts and status.
 
 Runs on: both.
 """

@@ -1,7 +1,7 @@
-"""The deploy lock of an application on one host: one change of the fleet at a time, and a word on who is at it.
+"""The deploy lock of an application on one host: one fleet-wide change at a time, and who makes it.
 
-The lock is a file with its holder. It expires when its holder shows no sign of life for so long; the steps of a change
-extend it. A holder that died on the controller from which one now asks is known to be dead at once (see `run`).
+The lock is a file that names its holder. It expires unless the steps of the change extend it. A run on the holder's
+controller sees immediately if the holder is dead (see `controller.run`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from ..app.layout import Application
 from ..host import atomic_file, untrusted
 from ..host.command import make_folder
 
-# what to do where a change has ended and its lock has not
-LEFT = "The next change from this controller takes the lock over; for another controller run playbooks/unlock.yml here."
-# a Run, as modules take it
+# the fix if a change ended but its lock remains
+STALE_LOCK_REMEDY = (
+    "The next change from this controller replaces the lock; for changes from other controllers, run "
+    "playbooks/unlock.yml here."
+)
+# module options that describe a Run
 RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "token": {"type": "str", "required": True, "no_log": False},
     "who": {"type": "str", "required": True},
@@ -30,7 +33,7 @@ RUN_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class LockedError(Exception):
-    """Somebody else is at it, or may have been. The message says who, since when, and what to do."""
+    """Another run holds the lock, or may have held it. The message says who, since when, and what to do."""
 
     def __init__(self, holder: Holder | None, message: str) -> None:
         self.holder = holder
@@ -43,12 +46,12 @@ class Run:
 
     token: str
     who: str  # user@controller
-    process: str  # `run.identity` of it
+    process: str  # see `controller.run.identity`
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who changes the application. Times are in seconds since the epoch, by this host's clock."""
+    """Who holds the lock. Times are in seconds since the epoch, by this host's clock."""
 
     token: str
     who: str
@@ -56,47 +59,46 @@ class Holder:
     reason: str
     since: float
     expires: float
-    seconds: float  # that a sign of life is good for
+    seconds: float  # validity of the lock after each extension
 
-    def words(self) -> str:
-        """For people."""
+    def description(self) -> str:
+        """Return who, since when and why, for messages."""
         return f"{self.who} since {clock(self.since)} ({self.reason})"
 
     def is_dead(self, dead: str, now: float) -> bool:
-        """Whether it shows no sign of life, or is the one that is known to be dead by its token."""
+        """Whether the lock has expired, or its token is that of a run known to be dead."""
         return self.expires <= now or self.token == dead
 
 
 def clock(moment: float) -> str:
-    """A time for people, in UTC."""
+    """Format a time (seconds since the epoch) in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def read(app: Application) -> Holder | None:
-    """Who holds the lock; None when nobody does, or its file makes no sense."""
+    """Return the holder of the lock; None if there is none or the file is invalid."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        said: dict[str, Any] = untrusted.parse_object(untrusted.read(_path(app)))
-        texts = {key: untrusted.text(said.pop(key)) for key in ("token", "who", "process", "reason")}
-        return Holder(**texts, **{key: untrusted.moment(one) for key, one in said.items()})  # type: ignore[arg-type]
+        fields: dict[str, Any] = untrusted.parse_object(untrusted.read(_path(app)))
+        texts = {key: untrusted.text(fields.pop(key)) for key in ("token", "who", "process", "reason")}
+        return Holder(**texts, **{key: untrusted.moment(one) for key, one in fields.items()})  # type: ignore[arg-type]
     return None
 
 
 def take(app: Application, run: Run, reason: str, seconds: float, dead: str = "") -> Holder | None:
-    """Take the lock, or extend one's own; it expires `seconds` from now. `dead`: token of a holder known to be dead.
+    """Take the lock, or extend it if this run holds it. `dead`: token of a holder that is known to be dead.
 
-    Returns the holder from whom it was taken over because it was dead, if any. Raises LockedError.
+    It expires in `seconds`. Returns the dead holder that was replaced, if any. Raises LockedError.
     """
     make_folder(app.state)
-    with _alone(app):
+    with _exclusive(app):
         now, holder = time.time(), read(app)
         own = holder is not None and holder.token == run.token
         if holder is not None and not own and not holder.is_dead(dead, now):
             raise LockedError(
                 holder,
-                f"{app.name} is being changed by {holder.words()}. "
-                "Wait for it (-e deploy_lock_wait=600 does). If that run is dead, its lock expires "
-                f"{clock(holder.expires)}; when you know that it is, playbooks/unlock.yml -e unlock_force=true "
-                "removes it now.",
+                f"{app.name} is being changed by {holder.description()}. "
+                "Wait for that run, for example with -e deploy_lock_wait=600. If it is dead, its lock expires at "
+                f"{clock(holder.expires)}; to remove the lock now, run playbooks/unlock.yml -e unlock_force=true.",
             )
         since = holder.since if holder is not None and own else now
         _write(app, Holder(run.token, run.who, run.process, reason, since, now + seconds, seconds))
@@ -104,34 +106,34 @@ def take(app: Application, run: Run, reason: str, seconds: float, dead: str = ""
 
 
 def extend(app: Application, token: str, *, needed: bool = True) -> None:
-    """Show a sign of life. Raises LockedError when the lock is another's by now, or, where it is `needed`, nobody's:
-    then another run may have had it meanwhile, and ended.
+    """Extend the lock. Raises LockedError if another run holds it by now, or if it is `needed` and nobody holds it.
 
-    A disk that takes no sign of life is no reason to stop.
+    In the latter case another run may have held it in between. An error of the disk is ignored: it is no reason to
+    stop the change.
     """
-    with contextlib.suppress(OSError), _alone(app):
+    with contextlib.suppress(OSError), _exclusive(app):
         holder = read(app)
         if holder is not None and holder.token != token:
             raise LockedError(
                 holder,
-                f"This run has lost its lock: {app.name} is being changed by {holder.words()}. "
-                "Nothing more is done here; see what that run ends with (playbooks/status.yml).",
+                f"This run has lost its lock: {app.name} is being changed by {holder.description()}. "
+                "This run stops here. Wait for the other run, then check its result with playbooks/status.yml.",
             )
         if holder is None and needed:
             raise LockedError(
                 None,
                 f"This run has lost its lock on {app.name}: it expired or was removed, and another run may have been "
-                "here since. Nothing more is done here; see playbooks/history.yml, then run this again.",
+                "here since. This run stops here; check playbooks/history.yml, then run this again.",
             )
         if holder is not None:
             _write(app, dataclasses.replace(holder, expires=max(holder.expires, time.time() + holder.seconds)))
 
 
 def release(app: Application, token: str) -> bool:
-    """Give one's own lock back; says whether there was one."""
+    """Release the lock if this run holds it. Returns whether it did."""
     if not _path(app).exists():
         return False
-    with _alone(app):
+    with _exclusive(app):
         holder = read(app)
         if holder is None or holder.token != token:
             return False
@@ -140,24 +142,24 @@ def release(app: Application, token: str) -> bool:
 
 
 def remove(app: Application, *, force: bool, dead: str = "") -> Holder | None:
-    """Remove anybody's lock; returns its holder. Raises LockedError for one that may be alive, unless forced."""
+    """Remove the lock, whoever holds it. Returns the holder. Raises LockedError if it may be alive, unless forced."""
     if not _path(app).exists():
         return None
-    with _alone(app):
+    with _exclusive(app):
         holder = read(app)
         if holder is not None and not force and not holder.is_dead(dead, time.time()):
             raise LockedError(
                 holder,
-                f"{app.name} is being changed by {holder.words()}, and that run may be alive: its lock expires "
-                f"{clock(holder.expires)}. When you know that it is dead: -e unlock_force=true",
+                f"{app.name} is being changed by {holder.description()}, and that run may be alive: its lock expires "
+                f"at {clock(holder.expires)}. If you know that it is dead, add -e unlock_force=true.",
             )
         _path(app).unlink(missing_ok=True)
         return holder
 
 
 def as_dict(holder: Holder | None) -> dict[str, Any] | None:
-    """For a module's result: its fields, and `words`."""
-    return None if holder is None else {**dataclasses.asdict(holder), "words": holder.words()}
+    """Return a holder for a module's result: its fields and `description`."""
+    return None if holder is None else {**dataclasses.asdict(holder), "description": holder.description()}
 
 
 def _path(app: Application) -> pathlib.Path:
@@ -165,7 +167,7 @@ def _path(app: Application) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _alone(app: Application) -> Iterator[None]:
+def _exclusive(app: Application) -> Iterator[None]:
     with (app.state / "lock.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

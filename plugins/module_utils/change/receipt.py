@@ -1,4 +1,4 @@
-"""What a deploy proves of itself: the edges' answers added up, what became of each host, and where it is kept."""
+"""The receipt of a change: the edges' counts added up, each host's outcome, and the files that keep it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ..host.command import BatonError
 from .table import aligned
 from .version import VERSION
 
-FORMAT = 1  # of the document
+FORMAT = 1  # version of the document's format
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
-LATENCY = "[0-9]{1,11}"  # milliseconds, as a bin is named
-FAR = 7 * 86400.0  # seconds from a change's beginning beyond which no request has to do with it
-MOST_POINTS = 2000  # of an edge's timeline; access_log has fewer
-# what became of an old background process, and what it is told as, with the longest time that it took
+LATENCY = "[0-9]{1,11}"  # name of a bin, in milliseconds
+FAR = 7 * 86400.0  # times further from a change's beginning, in seconds, are invalid
+MAX_POINTS = 2000  # of an edge's timeline; access_log writes fewer
+# state of an old background process, and its text with the longest duration
 ENDS = {
     "drained": "drained in {} s",
     "killed": "killed after {} s",
     "failed": "ended with an error after {} s",
     "draining": "still draining after {} s",
-    "unknown": "whose end is not known",
+    "unknown": "ended in an unknown state",
 }
-MOST_PROCESSES = 100  # of a type, on a host
-GAVE_UP = 0.01  # share of clients that went away; more is worth a word
+MAX_PROCESSES = 100  # of a type, on a host
+GAVE_UP = 0.01  # share of clients that disconnected; a larger one is reported
 _STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -43,7 +43,7 @@ def compose(
     hosts: Mapping[str, Mapping[str, Any]],
     phases: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The receipt. `edges` are results of edge_log_info, failed ones too; `hosts` may be results of activate."""
+    """Return the receipt. `edges`: results of edge_log_info, including failed ones; `hosts`: see `outcome.hosts`."""
     started = float(deploy["started"])
     read = {name: _edge(edge, started) for name, edge in edges.items() if "windows" in edge}
     ended = float(deploy.get("ended") or started + float(deploy.get("seconds") or 0))
@@ -71,22 +71,22 @@ def compose(
     return document
 
 
-def _edge(said: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """An edge's result as the receipt takes it: each key of the type that is added up, whatever the host says.
+def _edge(result: Mapping[str, Any], started: float) -> dict[str, Any]:
+    """Return an edge's untrusted result with every key in the expected type.
 
-    `started`: when the change began; a time far from that is none.
+    `started`: when the change began; times further than FAR from it are replaced.
     """
-    timeline = untrusted.mapping(said.get("timeline"))
+    timeline = untrusted.mapping(result.get("timeline"))
     points = untrusted.mapping(timeline.get("points")).items()
     near = ((second, untrusted.mapping(one)) for second, one in points if _is_second(second, started))
     return {
         "windows": {
-            name: _counts(untrusted.mapping(one), started) for name, one in untrusted.mapping(said["windows"]).items()
+            name: _counts(untrusted.mapping(one), started) for name, one in untrusted.mapping(result["windows"]).items()
         },
-        "skipped_lines": untrusted.whole_number(said.get("skipped_lines")),
+        "skipped_lines": untrusted.whole_number(result.get("skipped_lines")),
         "timeline": {
             "step": min(max(1, untrusted.whole_number(timeline.get("step"))), int(FAR)),
-            "points": {second: _counts(one, started) for second, one in itertools.islice(near, MOST_POINTS)},
+            "points": {second: _counts(one, started) for second, one in itertools.islice(near, MAX_POINTS)},
         }
         if timeline
         else {},
@@ -94,36 +94,36 @@ def _edge(said: Mapping[str, Any], started: float) -> dict[str, Any]:
 
 
 def _is_second(name: str, started: float) -> bool:
-    # ten digits: those of this century, and none of other scripts
+    # at most ten ASCII digits, which is enough for this century
     return re.fullmatch("[0-9]{1,10}", name) is not None and abs(int(name) - started) <= FAR
 
 
-def _counts(said: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """A window, or a point of a timeline."""
-    statuses, bins = (untrusted.mapping(said.get(key)).items() for key in ("statuses", "histogram"))
-    times = {key: untrusted.moment(said.get(key)) for key in ("since", "until")}
+def _counts(counts: Mapping[str, Any], started: float) -> dict[str, Any]:
+    """Return the untrusted counts of a window, or of a point of a timeline, in the expected types."""
+    statuses, bins = (untrusted.mapping(counts.get(key)).items() for key in ("statuses", "histogram"))
+    times = {key: untrusted.moment(counts.get(key)) for key in ("since", "until")}
     return {
         **{key: moment if abs(moment - started) <= FAR else started for key, moment in times.items()},
-        **{key: untrusted.whole_number(said.get(key)) for key in COUNTS},
-        "complete": bool(said.get("complete", True)),
+        **{key: untrusted.whole_number(counts.get(key)) for key in COUNTS},
+        "complete": bool(counts.get("complete", True)),
         "statuses": {str(status): untrusted.whole_number(count) for status, count in statuses},
         "histogram": {name: untrusted.whole_number(count) for name, count in bins if re.fullmatch(LATENCY, name)},
-        "max_ms": None if said.get("max_ms") is None else untrusted.number(said["max_ms"]),
+        "max_ms": None if counts.get("max_ms") is None else untrusted.number(counts["max_ms"]),
         "failing": [
             {
                 "status": untrusted.whole_number(one.get("status")),
                 "path": untrusted.text(one.get("path")),
                 "count": untrusted.whole_number(one.get("count")),
             }
-            for one in untrusted.objects(said.get("failing"))
+            for one in untrusted.objects(counts.get("failing"))
         ],
     }
 
 
 def _why(name: str, failed: Mapping[str, Any]) -> str:
-    """Why a host's result is a failure."""
-    said = _first_line(failed.get("msg")).removeprefix(f"{name}: ")
-    return said or ("unreachable" if failed.get("unreachable") else "no answer")
+    """Return why a host's result is a failure."""
+    message = _first_line(failed.get("msg")).removeprefix(f"{name}: ")
+    return message or ("unreachable" if failed.get("unreachable") else "no answer")
 
 
 def _first_line(text: Any) -> str:
@@ -131,7 +131,7 @@ def _first_line(text: Any) -> str:
 
 
 def _windows(edges: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Each window of all edges together."""
+    """Return each window, added up over all edges."""
     names = dict.fromkeys(name for edge in edges for name in edge)
     return {name: _window([edge[name] for edge in edges if name in edge]) for name in names}
 
@@ -166,7 +166,7 @@ def _latencies(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _timeline(edges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All edges' points; where their steps differ, the longest is everyone's."""
+    """Return the points of all edges, added up, with the longest of their steps."""
     step = max((int(edge["step"]) for edge in edges), default=1)
     points: dict[int, list[Mapping[str, Any]]] = {}
     for edge in edges:
@@ -183,7 +183,7 @@ def _timeline(edges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
     failed = bool(host.get("failed") or host.get("unreachable"))
     return {
-        "way": str(host.get("way") or ""),
+        "method": str(host.get("method") or ""),
         "seconds": round(untrusted.number(host.get("seconds")), 1),
         "previous": str(host.get("previous") or ""),
         "release": str(host.get("release") or ""),
@@ -191,11 +191,11 @@ def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
         "started": untrusted.moment(host.get("started")) or None,
         "processes": {
             untrusted.text(name): {
-                "way": untrusted.text(one.get("way")),
+                "method": untrusted.text(one.get("method")),
                 **{key: untrusted.whole_number(one.get(key)) for key in ("started", "stopped")},
                 "seconds": round(untrusted.number(one.get("seconds")), 1),
-                "new": [untrusted.whole_number(pid) for pid in _some(one.get("new"))],
-                "old": [_old(about) for about in _some(one.get("old")) if isinstance(about, Mapping)],
+                "new": [untrusted.whole_number(pid) for pid in _limited(one.get("new"))],
+                "old": [_old(about) for about in _limited(one.get("old")) if isinstance(about, Mapping)],
             }
             for name, one in untrusted.mapping(host.get("processes")).items()
             if isinstance(one, Mapping)
@@ -204,22 +204,22 @@ def _host(name: str, host: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _some(found: Any) -> list[Any]:
-    return found[:MOST_PROCESSES] if isinstance(found, list) else []
+def _limited(found: Any) -> list[Any]:
+    return found[:MAX_PROCESSES] if isinstance(found, list) else []
 
 
-def _old(said: Mapping[str, Any]) -> dict[str, Any]:
-    """A background process of the previous release."""
-    state = untrusted.text(said.get("state"))
+def _old(process: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a background process of the previous release, in the expected types."""
+    state = untrusted.text(process.get("state"))
     return {
-        "pid": untrusted.whole_number(said.get("pid")),
+        "pid": untrusted.whole_number(process.get("pid")),
         "state": state if state in ENDS else "unknown",
-        "seconds": round(untrusted.number(said.get("seconds")), 1),
+        "seconds": round(untrusted.number(process.get("seconds")), 1),
     }
 
 
 def _phases(phases: Sequence[Mapping[str, Any]], started: float, ended: float) -> list[dict[str, Any]]:
-    """Phases with their beginnings; one that doesn't say begins when the one before has ended. The last still runs."""
+    """Return the phases with their beginnings, by default the end of the previous one. The last one still runs."""
     listed: list[dict[str, Any]] = []
     at = started
     for phase in phases:
@@ -232,29 +232,32 @@ def _phases(phases: Sequence[Mapping[str, Any]], started: float, ended: float) -
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """What became of the requests that ended meanwhile, in a sentence. What never reached an edge is in no log."""
+    """Return a sentence on the requests during the change, as far as they reached an edge."""
     during = document["windows"].get("during")
     if during is None:
-        return "No edge's log could be read, so what became of requests meanwhile is not known."
+        return "No edge's log could be read, so it is unknown whether requests failed during the change."
     requests, failures = during["requests"], during["failures"]
     if not requests:
-        return "No request ended meanwhile, so nothing is proven about them."
+        return "No request ended during the change, so it proves nothing about requests."
     before = document["windows"].get("before")
     if before and not before["requests"]:
         before = None
-    left = _left(during, before)
+    gave_up = _gave_up(during, before)
     if not failures:
-        return f"None of the {_requests(requests)} that the edges logged meanwhile failed{left}."
+        return f"None of the {_requests(requests)} that the edges logged during the change failed{gave_up}."
     most = during["failing"][0]
     known = f"; before, {_share(before['failures'], before['requests'])}" if before else ""
     return (
-        f"{failures:,} of the {_requests(requests)} that the edges logged meanwhile failed "
-        f"({_share(failures, requests)}{known}), most often {most['status']} on {most['path']}{left}."
+        f"{failures:,} of the {_requests(requests)} that the edges logged during the change failed "
+        f"({_share(failures, requests)}{known}), most often {most['status']} on {most['path']}{gave_up}."
     )
 
 
-def _left(during: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
-    """That many more clients than before went away without an answer: no failure in the log, but one for them."""
+def _gave_up(during: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+    """Return a clause on clients that disconnected without an answer, if many more did than before the change.
+
+    The log doesn't count these as failures, but for the clients they are.
+    """
     share = during["client_closed"] / during["requests"]
     usual = before["client_closed"] / before["requests"] if before else 0.0
     if share <= GAVE_UP or share <= 2 * usual:
@@ -271,34 +274,34 @@ def _share(part: int, whole: int) -> str:
 
 
 def _notes(document: Mapping[str, Any], read: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a reader must know to believe the figures, each a sentence."""
+    """Return sentences that qualify the figures."""
     notes = []
     if document["deploy"]["reason"]:
         notes.append(document["deploy"]["reason"])
     for name, edge in document["edges"].items():
         if not edge["read"]:
-            notes.append(f"The log of {name} could not be read ({edge['why'].rstrip('.')}); its requests are missing.")
+            notes.append(f"The log of {name} could not be read ({edge['why'].rstrip('.')}): its requests are missing.")
     for name, edge in read.items():
         short = [window for window, found in edge["windows"].items() if not found.get("complete", True)]
         if short:
             notes.append(f"The logs of {name} don't reach back to the beginning of: {', '.join(short)}.")
         if edge.get("skipped_lines"):
-            notes.append(f"{edge['skipped_lines']:,} lines in the log of {name} could not be understood.")
+            notes.append(f"{edge['skipped_lines']:,} lines in the log of {name} could not be parsed.")
     during = document["windows"].get("during", {})
     for key, words in (
-        ("rescued", "were answered by a second server after a first one had failed"),
-        ("client_closed", "ended because the client went away (499), which is no failure of the server's"),
-        ("surplus", "more were turned away (503) as the servers had all the requests that they take at once"),
+        ("rescued", "were answered by another server after the first one had failed"),
+        ("client_closed", "ended because the client disconnected (499); these don't count as failures"),
+        ("surplus", "more were rejected (503) because the servers had reached their limit of concurrent requests"),
         ("websockets", "were WebSockets that ended; these have no latency"),
         ("checks", "more were the deploy's own active checks, and are not counted"),
     ):
         if during.get(key):
-            notes.append(f"Meanwhile {during[key]:,} {words}.")
+            notes.append(f"During the change {during[key]:,} {words}.")
     return notes
 
 
 def title(document: Mapping[str, Any]) -> str:
-    """What it was, how it ended, when and by whom, in a line."""
+    """Return one line: the change, its result, when and by whom."""
     deploy = document["deploy"]
     what = " ".join(filter(None, (deploy["application"], deploy["version"])))
     release = f" ({deploy['release']})" if deploy["release"] else ""
@@ -307,18 +310,18 @@ def title(document: Mapping[str, Any]) -> str:
 
 
 def by(deploy: Mapping[str, Any]) -> str:
-    """Who did it, where, and with which version of Baton."""
+    """Return who made the change, on which controller, and with which version of Baton."""
     words = (("by", deploy["who"]), ("on", deploy["where"]), ("with Baton", deploy.get("baton")))
     return " ".join(f"{word} {what}" for word, what in words if what)
 
 
 def utc(moment: float) -> str:
-    """A time for people."""
+    """Format a time (seconds since the epoch) in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def duration(milliseconds: float | None) -> str:
-    """A latency for people."""
+    """Format a latency."""
     if milliseconds is None:
         return "-"
     if milliseconds < 1:
@@ -327,35 +330,35 @@ def duration(milliseconds: float | None) -> str:
 
 
 def outcome(host: Mapping[str, Any]) -> str:
-    """What became of a host."""
+    """Return a host's outcome as text."""
     if host["error"]:
         return f"failed{', reverted' if host['reverted'] else ''}: {host['error']}"
     if host["reverted"]:
         return f"reverted to {host['release'] or 'nothing'}"
     if not host["release"]:
         return "not reached"
-    if host["way"] in ("", "none") or host["previous"] == host["release"]:
-        return f"serves {host['release']}{', as before' if host['way'] in ('', 'none') else ', anew'}"
+    if host["method"] in ("", "none") or host["previous"] == host["release"]:
+        return f"serves {host['release']}{', unchanged' if host['method'] in ('', 'none') else ', processes replaced'}"
     return f"{host['previous'] or 'nothing'} -> {host['release']}"
 
 
 def ended(process: Mapping[str, Any]) -> str:
-    """What became of the old ones of a background process type: `2 drained in 4.1 s, 1 killed after 30.0 s`."""
-    said = []
+    """Return how a type's old background processes ended: `2 drained in 4.1 s, 1 killed after 30.0 s`."""
+    parts = []
     for state, words in ENDS.items():
         if times := [one["seconds"] for one in process["old"] if one["state"] == state]:
-            said.append(f"{len(times)} {words.format(f'{max(times):.1f}')}")
-    return ", ".join(said) or "-"
+            parts.append(f"{len(times)} {words.format(f'{max(times):.1f}')}")
+    return ", ".join(parts) or "-"
 
 
 def pids(process: Mapping[str, Any]) -> str:
-    """The pids of the old and of the new ones of a background process type: `401 402 -> 517 518`."""
+    """Return the pids of a type's old and new background processes: `401 402 -> 517 518`."""
     lists = ([one["pid"] for one in process["old"]], process["new"])
     return " -> ".join(" ".join(map(str, filter(None, found))) or "-" for found in lists)
 
 
 def text(document: Mapping[str, Any]) -> str:
-    """The receipt for a terminal."""
+    """Format the receipt for a terminal."""
     lines = [title(document), document["headline"]]
     if document["windows"]:
         rows: list[tuple[str, ...]] = [("", "SECONDS", "REQUESTS", "FAILED", "P50", "P99", "MAX")]
@@ -371,17 +374,17 @@ def text(document: Mapping[str, Any]) -> str:
         ]
         lines += ["", aligned(rows, left=1)]
     if document["hosts"]:
-        rows = [("HOST", "OUTCOME", "BY", "SECONDS")]
+        rows = [("HOST", "OUTCOME", "METHOD", "SECONDS")]
         rows += [
-            (name, outcome(host), host["way"] or "-", f"{host['seconds']:.1f}" if host["seconds"] else "-")
+            (name, outcome(host), host["method"] or "-", f"{host['seconds']:.1f}" if host["seconds"] else "-")
             for name, host in document["hosts"].items()
         ]
         lines += ["", aligned(rows, left=3)]
     if any(host["processes"] for host in document["hosts"].values()):
-        rows = [("HOST", "PROCESSES", "BY", "PIDS", "THE OLD ONES", "STARTED", "STOPPED", "SECONDS")]
+        rows = [("HOST", "PROCESSES", "METHOD", "PIDS", "OLD PROCESSES", "STARTED", "STOPPED", "SECONDS")]
         rows += [
             (
-                *(host, name, one["way"], pids(one), ended(one)),
+                *(host, name, one["method"], pids(one), ended(one)),
                 *(str(one["started"]), str(one["stopped"]), f"{one['seconds']:.1f}"),
             )
             for host, about in document["hosts"].items()
@@ -395,42 +398,45 @@ def text(document: Mapping[str, Any]) -> str:
 
 
 def name_of(document: Mapping[str, Any]) -> str:
-    """What a receipt's files are called, without their endings; in order of time."""
+    """Return the name of a receipt's files without the suffix; names sort by time."""
     deploy = document["deploy"]
     moment = time.strftime(_STAMP, time.gmtime(deploy["started"]))
     return f"{moment}-{_plain(deploy['application'])}-{_plain(deploy['release'] or deploy['kind'] or deploy['result'])}"
 
 
 def _plain(word: str) -> str:
-    """A word that is safe in a file's name, and has no dash at which the name is taken apart."""
+    """Return a word that is safe in a file name and has no dash, which separates the parts of the name."""
     return re.sub(r"[^A-Za-z0-9._]", "_", word)
 
 
 def paths(document: Mapping[str, Any], directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Where a receipt is kept, by kind."""
+    """Return the paths of a receipt's files, by kind."""
     return {kind: directory / f"{name_of(document)}.{kind}" for kind in ("json", "html")}
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    """The receipt as its file holds it."""
+    """Return the receipt as the content of its file."""
     return json.dumps(document, indent=1) + "\n"
 
 
 def keep(document: Mapping[str, Any], page: str, directory: pathlib.Path, count: int) -> list[pathlib.Path]:
-    """Write the receipt and its page, and remove the application's oldest ones. Returns those that were removed."""
+    """Write the receipt and its page, and remove the application's oldest ones beyond `count`.
+
+    Returns the removed files. Raises BatonError.
+    """
     files = paths(document, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         atomic_file.write(files["json"], as_json(document))
         atomic_file.write(files["html"], page)
-        there = list(directory.iterdir())
+        present = list(directory.iterdir())
     except OSError as error:
         raise BatonError(
             f"The receipt can't be written to {directory} ({error.strerror}).",
-            "The deploy itself is not affected; make the directory writable.",
+            "This doesn't affect the change itself. Make the directory writable.",
         ) from None
     of_application = re.compile(rf"\d{{8}}T\d{{6}}Z-{re.escape(_plain(document['deploy']['application']))}-[^-]+")
-    names = sorted({path.stem for path in there if of_application.fullmatch(path.stem)})
+    names = sorted({path.stem for path in present if of_application.fullmatch(path.stem)})
     removed = []
     for old in names[: max(0, len(names) - count)]:
         for kind in files:

@@ -1,4 +1,4 @@
-"""What a host can say about the application: read here, judged apart."""
+"""The status of hosts and applications: the functions that read it on a host, and those that evaluate it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..host.untrusted import printable
 from . import deploy_lock, history
 from .table import aligned
 
-# of a certificate's lifetime: with less left it should have been replaced
+# share of a certificate's lifetime: with less left it should have been renewed
 EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
-# the health page refused to be asked so often, which says that it serves
+# a rate limit on the health page proves that the application serves
 LIMITED = "limited (429)"
-WELL = ("", "ok", LIMITED)
+HEALTHY = ("", "ok", LIMITED)
 COUNTS = ("wanted", "running", "draining", "restarts", "memory_mb")  # of background processes
 PROCESS_COLUMNS = ("HOST", "PROCESS", "RELEASE", "RUNNING", "DRAINING", "RESTARTS", "MEMORY")
 SCHEDULE_COLUMNS = ("HOST", "SCHEDULE", "NEXT RUN", "LAST RUN", "RESULT")
@@ -35,15 +35,15 @@ COLUMNS = (
 
 
 def serving(app: layout.Application, health: health_check.Health | None) -> dict[str, Any]:
-    """The application on an app server. Keys are those of status_info's RETURN."""
+    """Return the application's status on an app server. Keys are those of status_info's RETURN."""
     release = layout.current(app)
     described: dict[str, Any] = {}
     if release is not None:
         with contextlib.suppress(layout.ActivationError, ValueError):
             described = layout.describe(app, release)
-    said = server_status.read(app, app.service)
-    workers = said.get("workers", [])
-    versions, packages = said.get("versions", {}), untrusted.mapping(described.get("packages"))
+    status = server_status.read(app, app.service)
+    workers = status.get("workers", [])
+    versions, packages = status.get("versions", {}), untrusted.mapping(described.get("packages"))
     return {
         "release": release,
         "version": described.get("version", ""),
@@ -57,8 +57,8 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
             {key: worker.get(key) for key in ("pid", "state", "release")} | {"memory_mb": memory_mb(worker["pid"])}
             for worker in workers
         ],
-        "workers_wanted": said.get("workers_wanted", 0),
-        "last_reload": said.get("reload") or {},
+        "workers_wanted": status.get("workers_wanted", 0),
+        "last_reload": status.get("reload") or {},
         "processes": processes(app),
         "schedules": schedules(app),
         "health": _health(health_check.answer_of(health)) if health else "",
@@ -70,17 +70,17 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
 
 
 def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
-    """The background processes by type: how many run, of which releases, and what they take."""
+    """Return the background processes by type: how many run, of which releases, with how much memory."""
     found = {}
     for process in app.processes:
         if process.strategy not in layout.STRATEGIES:
             continue
         known = background.instances(app, process.name)
-        running = [one for one in known if one.works]
+        running = [one for one in known if one.running]
         found[process.name] = {
             "wanted": process.count,
             "running": sum(one.state == "active" for one in running),
-            "draining": sum(one.drains for one in known),
+            "draining": sum(one.draining for one in known),
             "killed": [one.unit for one in known if one.state == "failed" and one.result == "timeout"],
             "restarts": sum(one.restarts for one in running),
             "memory_mb": sum(one.memory for one in known) // 2**20,
@@ -90,21 +90,21 @@ def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
 
 
 def schedules(app: layout.Application) -> dict[str, dict[str, Any]]:
-    """The scheduled commands by name: whether they are due here, when next, and how the last run ended."""
+    """Return the scheduled commands by name: whether the timer runs, the next run, and the last result."""
     found = {}
     for process in app.processes:
         if process.strategy != layout.TIMER or not process.count:
             continue
         timer, service = process.templates
-        told = systemd.properties(timer, "ActiveState", "NextElapseUSecRealtime", "LastTriggerUSec")
+        due = systemd.properties(timer, "ActiveState", "NextElapseUSecRealtime", "LastTriggerUSec")
         ran = systemd.properties(service, "ActiveState", "Result", "ExecMainStatus", "ExecMainExitTimestamp")
         found[process.name] = {
             "suspended": app.suspended(process.name).exists(),
-            "due": told.get("ActiveState") == "active",
+            "due": due.get("ActiveState") == "active",
             "running": ran.get("ActiveState") in ("activating", "active"),
             "result": ran.get("Result", ""),
-            "next": told.get("NextElapseUSecRealtime", ""),
-            "last": ran.get("ExecMainExitTimestamp", "") or told.get("LastTriggerUSec", ""),
+            "next": due.get("NextElapseUSecRealtime", ""),
+            "last": ran.get("ExecMainExitTimestamp", "") or due.get("LastTriggerUSec", ""),
         }
     return found
 
@@ -114,9 +114,9 @@ def _health(answer: health_check.Answer) -> str:
 
 
 def drift(app: layout.Application) -> list[str]:
-    """The files that decide how the service runs and aren't what was last handed over to."""
+    """Return the configuration files that differ from those of the last activation."""
     found, kept = (snapshot.configuration(app, str(root)) for root in (app.root, app.kept))
-    # the units beside the service's own change nothing that runs
+    # units of rehearsal and bridge don't affect running processes
     units = f"etc/systemd/system/{app.name}-"
     theirs = snapshot.background_files(app)
     names = {*found, *kept}
@@ -130,12 +130,12 @@ def _bytes(files: Mapping[str, pathlib.Path], name: str) -> bytes | None:
 
 
 def _since(app: layout.Application) -> float | None:
-    """When `current` was pointed where it points, in seconds since the epoch."""
+    """Return when `current` was last changed, in seconds since the epoch."""
     return os.lstat(app.current).st_mtime if app.current.is_symlink() else None
 
 
 def memory_mb(pid: int) -> int:
-    """Resident memory of a process in MiB; 0 when it is gone."""
+    """Return the resident memory of a process in MiB; 0 if the process no longer exists."""
     try:
         pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
@@ -144,7 +144,7 @@ def memory_mb(pid: int) -> int:
 
 
 def certificate(path: str) -> dict[str, float | None]:
-    """When a PEM certificate begins and ends, in seconds since the epoch; None when it can't be read."""
+    """Return the validity of a PEM certificate, in seconds since the epoch; None if it can't be read."""
     command = ["openssl", "x509", "-noout", "-startdate", "-enddate", "-in", path]
     done = subprocess.run(command, check=False, text=True, capture_output=True)
     if done.returncode:
@@ -154,7 +154,7 @@ def certificate(path: str) -> dict[str, float | None]:
 
 
 def _acme(site: str, root: str) -> dict[str, Any]:
-    """How the last renewal by ACME ended; nothing where the certificate is from elsewhere."""
+    """Return how the last renewal by ACME ended; empty if the certificate isn't from ACME."""
     with contextlib.suppress(OSError, untrusted.UntrustedError):
         path = pathlib.Path(root, "var/lib/acme-certificate", site, "status.json")
         return {"acme": untrusted.parse_object(untrusted.read(path))}
@@ -162,16 +162,16 @@ def _acme(site: str, root: str) -> dict[str, Any]:
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
-    """What an edge says of a site. Keys are those of status_info's RETURN."""
-    said: dict[str, Any] = {"maintenance": pathlib.Path(root, "var/lib/nginx-site", site, "maintenance").exists()}
+    """Return a site's status on an edge. Keys are those of status_info's RETURN."""
+    found: dict[str, Any] = {"maintenance": pathlib.Path(root, "var/lib/nginx-site", site, "maintenance").exists()}
     with contextlib.suppress(OSError, upstream.UpstreamError):
         text = pathlib.Path(root, "etc/nginx/sites-enabled", f"{site}.conf").read_text(encoding="utf-8")
-        said["drained"] = [server for server, down in upstream.servers(text, site).items() if down]
-    return said | _acme(site, root)
+        found["drained"] = [server for server, down in upstream.servers(text, site).items() if down]
+    return found | _acme(site, root)
 
 
-def _told(host: Mapping[str, Any]) -> dict[str, Any]:
-    """A host's result as the controller takes it: each key of the type that is read, whatever the host says."""
+def _typed(host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a host's untrusted result with every key in the expected type."""
     found = dict(host)
     for key in ("problems", "notices", "settings_differ", "site_differs", "drained"):
         found[key] = untrusted.texts(host.get(key))
@@ -188,8 +188,8 @@ def _told(host: Mapping[str, Any]) -> dict[str, Any]:
                 {"state": untrusted.text(one.get("state")), "memory_mb": untrusted.whole_number(one.get("memory_mb"))}
                 for one in untrusted.objects(app.get("workers"))
             ],
-            "processes": {name: _told_process(about) for name, about in _mappings(app.get("processes"))},
-            "schedules": {name: _told_schedule(about) for name, about in _mappings(app.get("schedules"))},
+            "processes": {name: _typed_process(about) for name, about in _mappings(app.get("processes"))},
+            "schedules": {name: _typed_schedule(about) for name, about in _mappings(app.get("schedules"))},
             "drift": untrusted.texts(app.get("drift")),
             "lock": untrusted.mapping(app.get("lock")),
             "last_change": untrusted.mapping(app.get("last_change")),
@@ -201,12 +201,12 @@ def _mappings(found: Any) -> list[tuple[str, Mapping[str, Any]]]:
     return [(untrusted.text(name), untrusted.mapping(about)) for name, about in untrusted.mapping(found).items()]
 
 
-def _told_process(about: Mapping[str, Any]) -> dict[str, Any]:
+def _typed_process(about: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: untrusted.whole_number(about.get(key)) for key in COUNTS}
     return {**counts, **{key: untrusted.texts(about.get(key)) for key in ("releases", "killed")}}
 
 
-def _told_schedule(about: Mapping[str, Any]) -> dict[str, Any]:
+def _typed_schedule(about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: about.get(key) is True for key in ("suspended", "due", "running")},
         **{key: untrusted.text(about.get(key)) for key in ("result", "next", "last")},
@@ -214,24 +214,24 @@ def _told_schedule(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problems(host: str, found: Mapping[str, Any]) -> list[str]:
-    """What is wrong on a host, each a sentence."""
+    """Return the problems of a host, each a sentence with the fix."""
     wrong = []
     if (app := found.get("application")) is not None:
         ready = [worker for worker in app["workers"] if worker["state"] == "ready"]
         if app["release"] is None:
             wrong.append(f"{host}: no release has been activated; deploy one.")
         elif app["service"] not in ("active", "reloading"):
-            wrong.append(f"{host}: the service is {app['service']}; see `journalctl -u` of it.")
+            wrong.append(f"{host}: the service is {app['service']}; see playbooks/logs.yml.")
         elif len(ready) < app["workers_wanted"] or not ready:
             wrong.append(f"{host}: {len(ready)} of {app['workers_wanted']} workers are ready.")
         stray = sorted({str(worker["release"]) for worker in ready} - {str(app["release"])})
         if stray:
             wrong.append(f"{host}: workers still serve {', '.join(stray)}; run playbooks/restart.yml.")
         if app["bridge"]:
-            wrong.append(f"{host}: the bridge still runs, so a handover was cut short; deploy again.")
+            wrong.append(f"{host}: the bridge still runs, so a handover was interrupted; deploy again.")
         if app["last_reload"].get("outcome") == "failed":
             wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
-        if app["health"] not in WELL:
+        if app["health"] not in HEALTHY:
             wrong.append(f"{host}: the health page {app['health']}")
         for name, one in app["processes"].items():
             if one["running"] < one["wanted"]:
@@ -240,12 +240,12 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
                 )
             elif one["running"] > one["wanted"]:
                 wrong.append(
-                    f"{host}: {one['running']} {name} run instead of {one['wanted']}, so a change was cut short; "
+                    f"{host}: {one['running']} {name} run instead of {one['wanted']}, so a change was interrupted; "
                     "deploy again."
                 )
             wrong += [
-                f"{host}: {unit} hadn't ended its job when its stop_timeout was over and was killed; raise it in "
-                f"app_processes.{name}. `systemctl reset-failed {unit}` there clears this."
+                f"{host}: {unit} didn't finish its job within its stop_timeout and was killed; raise stop_timeout in "
+                f"app_processes.{name}. `systemctl reset-failed {unit}` on the host clears this message."
                 for unit in one["killed"]
             ]
             if stray := sorted(set(one["releases"]) - {str(app["release"])}):
@@ -258,12 +258,12 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
                 )
             if not one["due"] and not one["suspended"] and app["release"] is not None:
                 wrong.append(f"{host}: the timer of {name} doesn't run; deploy again.")
-        # a change that is under way may have written them and not handed over yet
+        # a running change may have written the files and not activated them yet
         if app["drift"] and not app["lock"]:
             wrong.append(
                 f"{host}: {', '.join(app['drift'])} changed since the last handover; run playbooks/configure.yml."
             )
-        # nor has the bridge, which is about to end, what the service is started with
+        # nor does a bridge that is about to end have the new directives
         if not app["lock"]:
             wrong += [sentence for one in app["behind"] for sentence in _behind(host, one, of_application=True)]
     if "certificate_expires" in found:
@@ -272,14 +272,14 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         wrong += _expiry(host, f"the certificate {path}", about)
     if (acme := found.get("acme", {})).get("trouble"):
         names = ", ".join(untrusted.texts(acme.get("names")))
-        meanwhile = "the previous one still serves" if acme.get("issued") is True else "no trusted one serves"
+        meanwhile = "the previous one is still in use" if acme.get("issued") is True else "no trusted one is in use"
         wrong.append(
             f"{host}: no new certificate for {names} from {untrusted.text(acme.get('directory'))}, "
             f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
-            f"{untrusted.text(acme['trouble'])}; {meanwhile}, and it is tried again twice a day."
+            f"{untrusted.text(acme['trouble'])}; {meanwhile}, and the host tries again twice a day."
         )
     wrong += [
-        f"{host}: {server} is drained and gets no request; if no work on it is under way, run site.yml."
+        f"{host}: {server} is drained and gets no requests; if nobody works on it, run site.yml."
         for server in found.get("drained", [])
     ]
     wrong += [sentence for one in found.get("behind", []) for sentence in _behind(host, one)]
@@ -288,18 +288,18 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def _expiry(host: str, which: str, about: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a certificate, of which `about` is what `certificate` said."""
+    """Return the problems of a certificate, from the result of `certificate`."""
     expires = about["certificate_expires"]
     if expires is None:
         return [f"{host}: {which} can't be read."]
     if (left := expires - time.time()) >= (expires - about["certificate_begins"]) * EXPIRY_WARNING:
         return []
-    ends = f"ends in {_days(left)}" if left > 0 else "has ended"
+    ends = f"expires in {_days(left)}" if left > 0 else "has expired"
     return [f"{host}: {which} {ends}; run site.yml to renew it."]
 
 
 def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> list[str]:
-    """What a process lacks of its unit that it is to have: `about` is one of `daemons.behind`."""
+    """Return what a process lacks of its current unit. `about`: an entry of `daemons.behind`."""
     unit = about["unit"]
     start = f"`systemctl restart {unit}`, which interrupts it,"
     wrong = []
@@ -309,72 +309,74 @@ def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False
         )
     if about["unconfined"]:
         wrong.append(
-            f"{host}: {unit} runs without its sandbox, as it was started before that was set up; {start} confines it."
+            f"{host}: {unit} runs without its sandbox, because it was started before the sandbox was set up; {start} "
+            "fixes this."
         )
     elif about["newer"] and of_application:
-        # of the units themselves the activation knows what a process holds
+        # changes of the unit files themselves are detected by the activation
         wrong.append(
-            f"{host}: {unit} was started before {', '.join(about['newer'])} was written, and may run without what that "
-            f"says; {start} brings it. Say it in app_service_directives, and a change brings it without a gap."
+            f"{host}: {unit} was started before {', '.join(about['newer'])} was written, and may run without its "
+            f"directives; {start} applies them. Put them into app_service_directives instead: then a change applies "
+            "them without a gap."
         )
     return wrong
 
 
 def notices(found: Mapping[str, Any]) -> list[str]:
-    """What is worth knowing of a host, and no fault: each a sentence without the host's name."""
+    """Return notices about a host that are no problems: sentences without the host's name."""
     return [
-        f"{one['unit']} was started before {', '.join(one['newer'])} was written; what is new in it counts for the "
-        f"process from its next start (`systemctl restart {one['unit']}`)."
+        f"{one['unit']} was started before {', '.join(one['newer'])} was written; the change applies at its next start "
+        f"(`systemctl restart {one['unit']}`)."
         for one in found.get("behind", [])
         if one["newer"] and not one["unconfined"]
     ]
 
 
 def fleet_problems(found: Mapping[str, Mapping[str, Any]], nameless: Sequence[str] = ()) -> list[str]:
-    """What is wrong with the fleet as a whole: `found` is each host's result, with what differs from the inventory.
+    """Return the problems of the hosts and of the fleet as a whole. `found`: each host's result.
 
-    `nameless` are the hosts without whose address nobody knows what the inventory means.
+    `nameless`: unreachable hosts whose address is needed to compare the other hosts with the inventory.
     """
     wrong = []
-    found = {name: _told(host) for name, host in found.items()}
+    found = {name: _typed(host) for name, host in found.items()}
     for name, host in found.items():
         wrong += [*host.get("problems", []), *differences(name, host)]
     if nameless:
         wrong.append(
-            f"Nothing was compared with the inventory: {', '.join(nameless)} can't be reached, and the other hosts' "
-            "settings have the address. Set private_address for it in the inventory."
+            f"The hosts were not compared with the inventory: {', '.join(nameless)} can't be reached, and the settings "
+            "of other hosts contain its address. Set private_address for it in the inventory."
         )
     releases = {host["application"]["release"] for host in found.values() if host.get("application")}
     if len(releases - {None}) > 1:
         wrong.append(f"The app servers serve different releases: {', '.join(sorted(releases - {None}))}; deploy again.")
     if len({host["maintenance"] for host in found.values() if "maintenance" in host}) > 1:
         edges = [name for name, host in found.items() if host.get("maintenance")]
-        wrong.append(f"Maintenance is on on {', '.join(edges)} alone; run playbooks/maintenance.yml for all edges.")
+        wrong.append(f"Maintenance is on only on {', '.join(edges)}; run playbooks/maintenance.yml for all edges.")
     return wrong
 
 
 def differences(name: str, host: Mapping[str, Any]) -> list[str]:
-    """What on a host isn't as the inventory says, unless that follows from what is told of it anyway."""
+    """Return what differs on a host from the inventory, unless another message already covers it."""
     app = host.get("application") or {}
     settings = set(host.get("settings_differ", [])) - set(app.get("drift", []))
-    # a change that is under way is about to write them
+    # a running change is about to write them
     wanted = [(settings if not app.get("lock") else set(), "playbooks/configure.yml")]
-    # a drained server is marked in the site's file; site.yml, which is said of it, writes the whole file
+    # a drained server is marked in the site's file; the message about it already suggests site.yml
     wanted.append((set(host.get("site_differs", [])) if not host.get("drained") else set(), "site.yml"))
-    told = [
+    messages = [
         f"{name}: {', '.join(sorted(paths))} differ{'s' if len(paths) == 1 else ''} from the inventory; run {remedy}."
         for paths, remedy in wanted
         if paths
     ]
     if host.get("incomparable"):
-        told.append(f"{name}: it can't be compared with the inventory: {host['incomparable']}")
-    return told
+        messages.append(f"{name}: it can't be compared with the inventory: {host['incomparable']}")
+    return messages
 
 
 def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> str:
-    """Each host's result as a line of a table for people."""
+    """Format each host's result as a row of a table."""
     now = time.time() if now is None else now
-    found = {name: _told(host) for name, host in found.items()}
+    found = {name: _typed(host) for name, host in found.items()}
     rows: list[Sequence[str]] = [COLUMNS]
     for name, host in found.items():
         app = host.get("application")
@@ -387,7 +389,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
             continue
         ready = sum(worker["state"] == "ready" for worker in app["workers"])
         memory = sum(worker["memory_mb"] for worker in app["workers"])
-        health = app["health"] if app["health"] in WELL else "FAILS"
+        health = app["health"] if app["health"] in HEALTHY else "FAILS"
         rows.append(
             (
                 name,
@@ -408,7 +410,7 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
 
 
 def _process_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The background processes, a line for each host and type; empty where there are none."""
+    """Format the background processes, a row per host and type; empty if there are none."""
     rows: list[Sequence[str]] = [
         (
             *(host, name, ", ".join(one["releases"]) or "-", f"{one['running']}/{one['wanted']}"),
@@ -422,7 +424,7 @@ def _process_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _schedule_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The scheduled commands, a line for each host and command; empty where there are none."""
+    """Format the scheduled commands, a row per host and command; empty if there are none."""
     rows: list[Sequence[str]] = [
         (
             *(host, name, "suspended" if one["suspended"] else "running" if one["running"] else one["next"] or "-"),
@@ -435,12 +437,12 @@ def _schedule_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _days(seconds: float) -> str:
-    """A time in days, or in hours below two days, which short-lived certificates count in."""
+    """Format a duration in days, or in hours below two days, for short-lived certificates."""
     return f"{seconds / DAY:.0f} days" if seconds >= 2 * DAY else f"{max(seconds, 0) / 3600:.0f} hours"
 
 
 def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
-    """Who changes the fleet, how its last change ended, what else is worth knowing: sentences with their hosts."""
+    """Return notes with their hosts: who holds the lock, how the last change ended, and notices."""
     hosts: dict[str, list[str]] = {}
     for name, host in found.items():
         app = host.get("application") or {}
@@ -448,10 +450,8 @@ def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
             hosts.setdefault(sentence, []).append(name)
         if lock := app.get("lock"):
             expires = untrusted.moment(lock.get("expires"))
-            ends = "has expired" if expires <= now else f"ends {deploy_lock.clock(expires)}"
-            hosts.setdefault(
-                f"locked by {untrusted.text(lock.get('words'))}; without a sign of life the lock {ends}.", []
-            ).append(name)
+            ends = "has expired" if expires <= now else f"expires at {deploy_lock.clock(expires)} unless it is extended"
+            hosts.setdefault(f"locked by {untrusted.text(lock.get('description'))}; the lock {ends}.", []).append(name)
         if change := app.get("last_change"):
             hosts.setdefault(_ending(change, now), []).append(name)
     return [f"{', '.join(names)}: {words}" for words, names in hosts.items()]
@@ -461,14 +461,14 @@ def _ending(change: Mapping[str, Any], now: float) -> str:
     what = " ".join(str(change[key]) for key in ("kind", "version") if change.get(key))
     with_baton = f"with Baton {change['baton']} " if change.get("baton") else ""
     words = (
-        f"last change: {what} ({change.get('release') or 'no release'}) by {change.get('who') or 'somebody'} "
+        f"last change: {what} ({change.get('release') or 'no release'}) by {change.get('who') or 'unknown'} "
         f"{with_baton}{ago(now - untrusted.moment(change.get('when')))} ago, {change.get('result')}"
     )
     return f"{words}: {change['reason']}" if change.get("reason") else f"{words}."
 
 
 def ago(seconds: float) -> str:
-    """A length of time in its largest whole unit, such as 3 h."""
+    """Format a duration in its largest whole unit, such as 3 h."""
     for size, unit in ((DAY, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> str:
-    """Rows of equally many cells as lines of columns; the first `left` columns hold words, the others figures.
+    """Format rows of equal length as aligned columns.
 
-    Without `left` all columns hold words.
+    The first `left` columns (by default all) are aligned left, the others right, for numbers.
     """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    words = len(widths) if left is None else left
+    left = len(widths) if left is None else left
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < words else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

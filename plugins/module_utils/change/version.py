@@ -1,5 +1,5 @@
-"""Baton's version, as it is noted with each change."""
+"""Baton's version, which is recorded with each change."""
 
 from __future__ import annotations
 
-VERSION = "0.2.0"  # galaxy.yml and pyproject.toml have the same
+VERSION = "0.2.0"  # same as in galaxy.yml and pyproject.toml

@@ -1,4 +1,4 @@
-"""The run of a playbook: settings, prerequisites, reaching hosts, and the cache of modules.
+"""The controller's side of a run: settings, prerequisites, reachability of hosts, and the cache of modules.
 
 Runs on: controller.
 """

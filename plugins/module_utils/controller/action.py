@@ -1,4 +1,4 @@
-"""What the actions of a change's steps share, on the controller: Ctrl-C, and hosts that can't be reached or managed."""
+"""Common code of the action plugins for the steps of a change: Ctrl-C, and hosts that can't be reached or managed."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ def interrupted() -> bool:
 
 
 def tell(words: str) -> None:
-    """Print a text that a host may have had a part in, past the callback: with nothing in it that a terminal obeys."""
+    """Print a text that may contain parts from a host, with control characters escaped; the callback doesn't see it."""
     Display().display(untrusted.printable(words))
 
 
 def warn(words: str) -> None:
-    """The same as a warning."""
+    """Print such a text as a warning."""
     Display().warning(untrusted.printable(words))
 
 
 def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Run the action's module, with the task's arguments or others. A host without an answer is a failure.
+    """Run the action's module, by default with the task's arguments. An unreachable host is a failure.
 
-    A failure is rescued, and the change undone. Ansible leaves out of the play whom it takes for unreachable (with a
-    task that is delegated, the host that it was done for) and whose sudo refuses, past any `failed_when` and rescue.
-    The result has `lost` where no connection leads to the host, and `refused` where its user may not do what the task
-    needs; with the task's argument `optional` a lost host is a warning, and the result has `unreached`.
+    A failure can be rescued, so that the change is reverted. Ansible itself removes an unreachable host (for a
+    delegated task, the host that it was run for) and one whose sudo fails from the play, regardless of `failed_when`
+    and rescue. The result has `lost` if the connection failed, and `refused` if its user lacks permission. With the
+    task's argument `optional`, a lost host is a warning, and the result has `unreached`.
     """
     host = action._task.delegate_to or variables["inventory_hostname"]
     known = variables.get("hostvars", {}).get(host) or variables
     try:
         result: dict[str, Any] = action._execute_module(module_args=arguments, task_vars=variables)
     except AnsibleConnectionFailure as error:
-        told = f"{host} {reachability.lost(error, known)}"
+        message = f"{host} {reachability.lost(error, known)}"
         if boolean(action._task.args.get("optional", False)):
-            return {"changed": False, "unreached": True, "warnings": [f"{told} The run goes on without it."]}
-        return {"failed": True, "lost": True, "msg": told}
+            return {"changed": False, "unreached": True, "warnings": [f"{message} The run goes on without it."]}
+        return {"failed": True, "lost": True, "msg": message}
     except AnsibleError as error:
         return {"failed": True, "refused": True, "msg": f"{host} {reachability.unmanaged(str(error), known)}"}
-    words = reachability.said(result)
-    if words and "Traceback" not in words:
-        result["msg"] = f"{host} {reachability.unmanaged(words, known)}"
+    output = reachability.unexpected_output(result)
+    if output and "Traceback" not in output:
+        result["msg"] = f"{host} {reachability.unmanaged(output, known)}"
     return result
 
 
 class Step(CachedModuleAction):
-    """Runs the module of the action's name once."""
+    """Action that runs the module of the same name."""
 
-    heeds_interrupt = False  # whether it is one that nobody begins after a Ctrl-C
+    interruptible = False  # whether the step must not begin after a Ctrl-C
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(INTERRUPTED if self.heeds_interrupt and interrupted() else execute(self, task_vars or {}))
+        result.update(INTERRUPTED if self.interruptible and interrupted() else execute(self, task_vars or {}))
         return result

@@ -1,4 +1,4 @@
-"""Whether hosts and database carry an application while one release follows another, and both are there."""
+"""Whether hosts and database have the capacity for two releases of an application at once, as during a change."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any
 
 from ..app import workers
 
-# PostgreSQL keeps so many for superusers (superuser_reserved_connections), which an application isn't
-RESERVED_CONNECTIONS = 3
+RESERVED_CONNECTIONS = 3  # for superusers: PostgreSQL's default of superuser_reserved_connections
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
 
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """An app server, as far as it is known: 0 for what isn't."""
+    """An app server; 0 for values that aren't known."""
 
     name: str
     workers: int
     worker_memory_mb: int
     memory_mb: int
-    web_memory_mb: int  # that the workers may take, where that is a share of the host's
-    connections: int  # of one worker
-    processes: Mapping[str, Mapping[str, Any]]  # of process_settings.on_host
+    web_memory_mb: int  # memory limit of the workers, if it is a share of the host's memory
+    connections: int  # database connections of one worker
+    processes: Mapping[str, Mapping[str, Any]]  # result of process_settings.on_host
     schedules: int
 
 
 def memory_problem(server: Server) -> str:
-    """Why a host's memory doesn't carry two generations of an application; empty when it does, or isn't known."""
+    """Return why a host has too little memory for two generations of an application; empty if it has enough.
+
+    Also empty if the host's memory or the number of its workers isn't known.
+    """
     own = workers.at_change(server.workers) * server.worker_memory_mb
     others = {name: one for name, one in _bounded(server).items() if one[0]}
     rest = server.memory_mb - sum(count * size for count, size in others.values())
@@ -37,26 +39,26 @@ def memory_problem(server: Server) -> str:
     if not server.memory_mb or not server.workers or own <= room:
         return ""
     parts = [
-        f"{server.workers} workers of {server.worker_memory_mb} MiB (app_service_worker_memory_mb), and as many again "
-        "while new ones take over",
+        f"{server.workers} workers of {server.worker_memory_mb} MiB (app_service_worker_memory_mb), twice during a "
+        "handover",
         *(f"{count} {name} processes of {size} MiB (its memory_max)" for name, (count, size) in others.items()),
     ]
     fewer = room // workers.at_change(1) // max(1, server.worker_memory_mb)
-    ways = [
+    fixes = [
         f"Run fewer workers (app_service_workers: {fewer})" if fewer > 0 else "Run fewer processes on it",
-        "set app_service_worker_memory_mb to what a worker takes (playbooks/status.yml shows it)",
-        *(["have process types replace one another (strategy: replace), or lower their memory_max"] if others else []),
+        "set app_service_worker_memory_mb to what a worker needs (playbooks/status.yml shows it)",
+        *(["set strategy: replace for process types, or lower their memory_max"] if others else []),
     ]
-    share = f", of which its workers may take {server.web_memory_mb} (app_service_memory_max)"
+    share = f", of which the workers may use {server.web_memory_mb} (app_service_memory_max)"
     has = f"The host has {server.memory_mb} MiB{share if server.web_memory_mb else ''}"
     return (
         f"{server.name}: a change needs up to {own + server.memory_mb - rest} MiB of memory: {'; '.join(parts)}. "
-        f"{has}. {', '.join(ways)}, or use a larger host."
+        f"{has}. {', '.join(fixes)}, or use a larger host."
     )
 
 
 def _bounded(server: Server) -> dict[str, tuple[int, int]]:
-    """The background processes at a change whose memory is bounded: how many, and MiB of each."""
+    """Return the background process types with a memory limit: the number during a change, and MiB of each."""
     return {
         name: (_at_change(one), size)
         for name, one in server.processes.items()
@@ -65,7 +67,7 @@ def _bounded(server: Server) -> dict[str, tuple[int, int]]:
 
 
 def megabytes(limit: str, of: int) -> int:
-    """A limit as systemd writes it in whole MiB, `of` those that a share is of; 0 for none."""
+    """Return a systemd memory limit in whole MiB; 0 for none. `of`: MiB that a percentage refers to."""
     if limit in ("", "infinity"):
         return 0
     if limit.endswith("%"):
@@ -75,35 +77,36 @@ def megabytes(limit: str, of: int) -> int:
 
 
 def _at_change(process: Mapping[str, Any]) -> int:
-    """How many processes of a type are there while a release follows another; a rehearsed one is gone by then."""
+    """Return how many processes of a type run during a change, when the rehearsed one has already stopped."""
     return int(process["count"]) * (workers.GENERATIONS if process["strategy"] == "overlap" else 1)
 
 
 def connection_problem(application: str, servers: Sequence[Server], host: str, limit: int, running: int = 0) -> str:
-    """Why a database server takes fewer connections than the application may open at a change; empty when it doesn't.
+    """Return why a database server allows too few connections for a change; empty if it allows enough.
 
-    `limit` is its max_connections as the inventory has it, `running` as the running server has it; 0 where that isn't
-    known or won't stay. What isn't known of the app servers isn't counted.
+    `limit`: max_connections in the inventory. `running`: that of the running server; 0 if it isn't known or is about
+    to change. Unknown values of app servers aren't counted.
     """
     parts = _connections(servers)
     needed = sum(count for _, count in parts)
     if needed <= min(limit, running or limit) - RESERVED_CONNECTIONS:
         return ""
     if needed <= limit - RESERVED_CONNECTIONS:
-        number, setting, way = running, "max_connections of the running server", "Run site.yml, which restarts it"
+        number, setting, fix = running, "max_connections of the running server", "Run site.yml, which restarts it"
     else:
         number, setting = limit, "postgresql_server_max_connections"
-        way = f"Raise postgresql_server_max_connections to {needed + RESERVED_CONNECTIONS} (site.yml restarts it)"
+        fix = f"Raise postgresql_server_max_connections to {needed + RESERVED_CONNECTIONS} (site.yml restarts it)"
     return (
-        f"{host}: {application} may open {needed} connections to PostgreSQL while one release follows another: "
-        f"{'; '.join(words for words, _ in parts)}. It takes {max(0, number - RESERVED_CONNECTIONS)} "
-        f"({setting}: {number}, {RESERVED_CONNECTIONS} of them kept for superusers). {way}, lower the application's "
-        "pools and app_database_connections, or run fewer workers (app_service_workers) or processes (app_processes)."
+        f"{host}: {application} may open {needed} connections to PostgreSQL during a change: "
+        f"{'; '.join(words for words, _ in parts)}. The server allows {max(0, number - RESERVED_CONNECTIONS)} "
+        f"({setting}: {number}, {RESERVED_CONNECTIONS} of them reserved for superusers). {fix}, lower the "
+        "application's pools and app_database_connections, or run fewer workers (app_service_workers) or processes "
+        "(app_processes)."
     )
 
 
 def _connections(servers: Sequence[Server]) -> list[tuple[str, int]]:
-    """What may open connections at a change, in words with its hosts, and how many."""
+    """Return what may open connections during a change, as text with the hosts, and how many."""
     found: dict[str, list[tuple[str, int]]] = {}
     for server in servers:
         web = f"{workers.GENERATIONS} x {server.workers} workers with {server.connections} each"
@@ -116,6 +119,6 @@ def _connections(servers: Sequence[Server]) -> list[tuple[str, int]]:
             if count:
                 found.setdefault(words, []).append((server.name, count))
     return [
-        (f"{words} on {', '.join(name for name, _ in having)}", sum(count for _, count in having))
-        for words, having in found.items()
+        (f"{words} on {', '.join(name for name, _ in hosts)}", sum(count for _, count in hosts))
+        for words, hosts in found.items()
     ]

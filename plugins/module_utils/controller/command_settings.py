@@ -1,4 +1,4 @@
-"""What the settings of process types and schedules have in common: names, a command, and what a unit is given."""
+"""The checks that settings of process types and of schedules share: names, commands, and a unit's options."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from typing import Any
 
 from . import settings
 
-# what the application's other units are called by
+# suffixes of the application's other units
 RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
 _NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-# systemd.resource-control(5): bytes, with a binary suffix or none, a share of the host's memory, or no limit
+# systemd.resource-control(5): bytes, with or without a binary suffix, a percentage of the host's memory, or no limit
 _MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is right, and the fix."""
+"""A function that returns whether a value is valid, and the fix."""
 
 
 def whole_number(value: Any) -> int | None:
-    """A whole number above 0, be it written as a text; None for anything else."""
+    """Return a whole number above 0, also from a string; None for anything else."""
     if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
         return None
     return int(str(value))
 
 
 def is_line(value: Any) -> bool:
+    """Whether a value is a string of one line."""
     return isinstance(value, str) and not re.search(r"[\r\n\0]", value.strip())
 
 
 def is_memory(value: Any) -> bool:
+    """Whether a value is valid for MemoryMax, or empty."""
     return value == "" or (not isinstance(value, bool) and _MEMORY.fullmatch(str(value)) is not None)
 
 
-ONE_LINE: Rule = (is_line, "Give one line of text; what takes several belongs into a script of the application.")
-SECONDS: Rule = (lambda value: whole_number(value) is not None, "Give whole seconds, above 0.")
+ONE_LINE: Rule = (is_line, "Give one line of text; put longer commands into a script of the application.")
+SECONDS: Rule = (lambda value: whole_number(value) is not None, "Give a whole number of seconds above 0.")
 MEMORY: Rule = (is_memory, "Give a value for systemd's MemoryMax, such as 512M, 2G or 25%; omit it for no limit.")
 
 
@@ -48,38 +50,38 @@ def _no_problem(_where: str, _command: str) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of unit with a command: its settings with their defaults, and what each of them may be."""
+    """A kind of unit with a command: its settings, their defaults and valid values."""
 
     name: str
-    needs: str  # what a mapping of settings must have, for a message
+    needs: str  # the required settings, for a message
     defaults: Mapping[str, Any]
     choices: Mapping[str, Sequence[str]]
     rules: Mapping[str, Rule]
-    command: Callable[[str, str], Iterator[str]] = _no_problem  # sentences about a command of one line
+    command: Callable[[str, str], Iterator[str]] = _no_problem  # yields the problems of a one-line command
 
 
-def of_name(setting: str, kind: str, name: Any, units: Iterable[str], others: set[str]) -> list[str]:
-    """Why a name can't be that of a process type or schedule, whose units are given; at most one sentence."""
+def name_problems(setting: str, kind: str, name: Any, units: Iterable[str], others: set[str]) -> list[str]:
+    """Return why a name is invalid for a process type or schedule with these units; at most one sentence."""
     if name in RESERVED:
         return [
-            f"{setting}.{name}: {name} is a name of Baton's own. Call the {kind} otherwise"
-            + (", and set up the web processes by app_service_*." if name == "web" else ".")
+            f"{setting}.{name}: Baton uses the name {name} itself. Give the {kind} another name"
+            + (", and configure the web processes with app_service_*." if name == "web" else ".")
         ]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return [
             f"{setting} has a {kind} called {shown(name)}. Use at most 32 lower-case letters, digits and "
-            '"_", a letter first.'
+            '"_", beginning with a letter.'
         ]
     return [
-        f"{setting}.{name}: the host has a unit {unit} that Baton didn't write. Call the {kind} otherwise, "
+        f"{setting}.{name}: the host has a unit {unit} that Baton didn't write. Give the {kind} another name, "
         "or remove that unit."
         for unit in units
         if unit in others
     ][:1]
 
 
-def of_settings(kind: Kind, where: str, given: Any, secrets: set[str]) -> Iterator[str]:
-    """A sentence for each setting of one unit that can't be; `secrets` are the names of the application's."""
+def setting_problems(kind: Kind, where: str, given: Any, secrets: set[str]) -> Iterator[str]:
+    """Yield a sentence for each invalid setting of one unit. `secrets`: names of the application's secrets."""
     if not isinstance(given, Mapping):
         yield f"{where} is {shown(given)}. Give a mapping with {kind.needs}."
         return
@@ -87,7 +89,7 @@ def of_settings(kind: Kind, where: str, given: Any, secrets: set[str]) -> Iterat
         if key not in kind.defaults:
             near = difflib.get_close_matches(str(key), kind.defaults, 1)
             fix = f"Did you mean {near[0]}?" if near else f"Use {', '.join(kind.defaults)}."
-            yield f"{where}.{key} is no setting of a {kind.name}. {fix}"
+            yield f"{where}.{key} is not a setting of a {kind.name}. {fix}"
     if not str(given.get("command") or "").strip():
         yield f"{where}.command is missing or empty. Give the command that runs in the release."
     elif is_line(given["command"]):
@@ -100,25 +102,26 @@ def of_settings(kind: Kind, where: str, given: Any, secrets: set[str]) -> Iterat
     for key, choices in kind.choices.items():
         if key in given and given[key] not in choices:
             yield f"{where}.{key} is {shown(given[key])}. Give {', '.join(choices[:-1])} or {choices[-1]}."
-    yield from _of_environment(f"{where}.environment", given.get("environment", {}), secrets)
+    yield from _environment_problems(f"{where}.environment", given.get("environment", {}), secrets)
 
 
-def _of_environment(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
+def _environment_problems(where: str, given: Any, secrets: set[str]) -> Iterator[str]:
     if not isinstance(given, Mapping):
         yield f"{where} is {shown(given)}. Give a mapping of names to values."
         return
     for name, value in given.items():
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-            yield f'{where} has {shown(name)}, which is no name of a variable. Use letters, digits and "_".'
+            yield f'{where} has {shown(name)}, which is not a valid variable name. Use letters, digits and "_".'
         elif settings.reserved_variables([name]):
-            yield f"{where}.{name} can't be set: the units set it for each release. Take it out."
+            yield f"{where}.{name} can't be set: the units set it for each release. Remove it."
         elif name in secrets:
-            yield f"{where}.{name} is among app_config_secrets, too, which would win. Keep one of them."
+            yield f"{where}.{name} is also in app_config_secrets, which would override it. Remove one of them."
         elif isinstance(value, float):
-            yield f"{where}.{name} is a number with a point, of which YAML may drop a digit. Write it in quotes."
+            yield f"{where}.{name} is a decimal number, of which YAML may drop digits. Write it in quotes."
         elif not isinstance(value, str | int) or re.search(r"[\r\n\0]", str(value)):
-            yield f"{where}.{name} is no text of one line. Write one, in quotes."
+            yield f"{where}.{name} is not a text of one line. Write one, in quotes."
 
 
 def shown(value: Any) -> str:
+    """Format a value for a message."""
     return json.dumps(value, default=str, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""Which app server `hosts: first` stands for, of process types and schedules that must never run on two hosts at once.
+"""Choose the app server for process types and schedules with `hosts: first`, which must never run on two hosts at once.
 
-It is the first of the group when nothing runs yet. From then on it is the host that runs them, which every app server
-notes, for as long as it is in the group: whatever the order of the inventory, or of a run with --limit. Another one is
-an operator's to choose (`app_first_host`), and is refused while they run, or may run, elsewhere.
+It is the first of the group while nothing runs yet. From then on it is the host that runs them, which every app server
+records, as long as it is in the group: regardless of the inventory's order and of --limit. The operator can choose
+another one (`app_first_host`), which is refused while they run, or may run, on another host.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 
 from . import process_settings, schedule_settings
 
-NONE = "none"  # of app_first_host: they run nowhere
+NONE = "none"  # value of app_first_host: they run on no host
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a host says of itself, where this run has asked it."""
+    """What is known of a host."""
 
-    asked: bool = False
-    noted: str = ""  # the host that `hosts: first` stood for when the last change ended well
-    runs: Sequence[str] = field(default_factory=list)  # its process types and schedules that have not stopped
+    asked: bool = False  # whether this run has read it from the host
+    recorded: str = ""  # the first host as of the last successful change
+    runs: Sequence[str] = field(default_factory=list)  # its process types and schedules that haven't stopped
 
 
-def alone(processes: Any, schedules: Any) -> dict[str, str]:
-    """The process types and schedules with `hosts: first`, each with its units, without `<app>-`.
+def on_first_host(processes: Any, schedules: Any) -> dict[str, str]:
+    """Return the process types and schedules with `hosts: first`, each with its units without the prefix `<app>-`.
 
-    Nothing has checked the settings.
+    The settings may be invalid.
     """
     found = {}
     for given, defaults, units in (
@@ -41,27 +41,27 @@ def alone(processes: Any, schedules: Any) -> dict[str, str]:
     return found
 
 
-def chosen(servers: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str, str], wanted: str = "") -> str:
-    """The one of the app servers; empty for none. `names` are those of `alone`, `wanted` the operator's choice."""
+def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str, str], wanted: str = "") -> str:
+    """Return the first host; empty for none. `names`: see `on_first_host`. `wanted`: the operator's choice."""
     if not names:
         return ""
     if wanted:
         return "" if wanted == NONE else wanted
     running = [server for server in servers if _running(hosts.get(server, Host()), names)]
-    noted = [host for host in _known(servers, hosts) if host in servers]
-    return next(iter([*running, *noted, *servers]), "")
+    recorded = [host for host in _recorded(servers, hosts) if host in servers]
+    return next(iter([*running, *recorded, *servers]), "")
 
 
 def problems(
     application: str, servers: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str, str], wanted: str = ""
 ) -> list[str]:
-    """Why what must run on one host alone could run on two, a sentence or more for each cause, with the fix."""
+    """Return why something that must run on one host only could run on two, with the fix."""
     if wanted not in ("", NONE, *servers):
         return [
-            f'app_first_host is "{wanted}", which is no host of app_servers. Name one of {", ".join(servers)}, or '
-            f"{NONE} to have what runs on one host alone stopped."
+            f'app_first_host is "{wanted}", which is not a host of app_servers. Name one of {", ".join(servers)}, or '
+            f"{NONE} to stop everything with hosts: first."
         ]
-    first = chosen(servers, hosts, names, wanted)
+    first = choose(servers, hosts, names, wanted)
     if not names or not first:
         return []
     running = {name: _running(host, names) for name, host in hosts.items()}
@@ -72,35 +72,35 @@ def problems(
         they = f"{host} runs {which}, which must not run on {first} (hosts: first) at the same time"
         if host in servers:
             found.append(
-                f"{they}. Have no host run it first, by playbooks/configure.yml -e app_first_host={NONE}; then run "
+                f"{they}. Stop it first with playbooks/configure.yml -e app_first_host={NONE}; then run "
                 f"playbooks/configure.yml -e app_first_host={first}."
             )
         else:
             found.append(
                 f"{they}, and is no longer in app_servers. Stop it there: {_stop(application, names, theirs)}."
             )
-    known = _known(servers, hosts)
-    # nothing is started where nothing is asked, and what runs on one of them already has been looked at above
+    known = _recorded(servers, hosts)
+    # this run starts nothing on hosts that it hasn't asked, and running processes have been checked above
     if not hosts.get(first, Host()).asked or any(running.get(server) for server in servers):
         return found
     for host in known or servers:
         if host == first or hosts.get(host, Host()).asked:
             continue
-        they = f"{', '.join(names)} (hosts: first) may run on {host}, which this run doesn't ask"
+        they = f"{', '.join(names)} (hosts: first) may run on {host}, which this run doesn't check"
         if host in servers:
-            found.append(f"{they}. Run this without --limit; or take {host} out of app_servers when it is lost.")
+            found.append(f"{they}. Run this without --limit, or remove {host} from app_servers if it is lost.")
         elif not wanted:
             stop = _stop(application, names, names)
             found.append(
-                f"{they}, as it is no longer in the inventory. Make sure that it is off, or stop them there: {stop}. "
-                f"Then say so, by playbooks/configure.yml -e app_first_host={first}."
+                f"{they}, because it is no longer in the inventory. Make sure that it is off, or stop them there: "
+                f"{stop}. Then run playbooks/configure.yml -e app_first_host={first}."
             )
     return found
 
 
-def _known(servers: Sequence[str], hosts: Mapping[str, Host]) -> list[str]:
-    """The hosts that app servers have noted."""
-    return list(dict.fromkeys(noted for server in servers if (noted := hosts.get(server, Host()).noted)))
+def _recorded(servers: Sequence[str], hosts: Mapping[str, Host]) -> list[str]:
+    """Return the hosts that the app servers have recorded as first host."""
+    return list(dict.fromkeys(name for server in servers if (name := hosts.get(server, Host()).recorded)))
 
 
 def _running(host: Host, names: Mapping[str, str]) -> list[str]:

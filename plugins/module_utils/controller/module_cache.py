@@ -1,7 +1,7 @@
-"""Modules are sent to a host once, and compiled there once, for as long as they don't change.
+"""Send each module to a host, and compile it there, only once until it changes.
 
-Ansible sends a module with all that it imports for each task, some 180 kB, which the host then compiles in 0.2 s of a
-processor. Of a deploy that is 1.1 MB for each host; so it is 0.1 MB.
+For each task, Ansible sends a module with everything that it imports, about 180 kB, which the host compiles in 0.2 s of
+processor time. This reduces a deploy from 1.1 MB to 0.1 MB for each host.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ansible.plugins.action import ActionBase
 
 from . import module_cache_host
 
-BEGIN = b"\nzip_data='"  # of Ansible's script: an argument of the call that stands at its end
+BEGIN = b"\nzip_data='"  # in Ansible's script: an argument of the call at its end
 CALL = b'\nif __name__ == "__main__":\n'
-# as Ansible does before it imports anything: the working directory may be the home of the user who logs in
+# like Ansible, import nothing from the working directory: it may be the login user's home
 NOT_FROM_HERE = b"\nimport sys\n\nsys.path = [path for path in sys.path if path not in ('', '.')]\n"
 
 
 class CachedModuleAction(ActionBase):  # type: ignore[misc]
-    """Runs modules from the host's cache, and sends those that aren't there.
+    """Action that runs modules from the host's cache, and sends those that it lacks.
 
-    Overrides what ActionBase has for itself alone; of a script that isn't as it is known here, nothing is changed.
+    Overrides private methods of ActionBase. A script of an unknown form isn't changed.
     """
 
     _sends = False
-    began = 0.0  # when the module's last run did, by this controller's clock
+    began = 0.0  # start of the module's last run, by this controller's clock; seconds since the epoch
 
     def _execute_module(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         self._sends, self.began = False, time.time()
@@ -44,20 +44,20 @@ class CachedModuleAction(ActionBase):  # type: ignore[misc]
 
     def _configure_module(self, module_name: str, module_args: Any, task_vars: Any) -> tuple[Any, str]:
         built, path = super()._configure_module(module_name, module_args, task_vars)
-        # a check writes nothing
+        # check mode writes nothing
         if self._has_cache() and not (self._sends and self._task.check_mode):
             script = cached(module_name, built.b_module_data, sends=self._sends)
             built = dataclasses.replace(built, b_module_data=script)
         return built, path
 
     def _has_cache(self) -> bool:
-        """Whether the module runs as root, whose cache it is, and on another machine than this one."""
+        """Whether the module runs as root, who owns the cache, and on another machine than this one."""
         user = self.get_become_option("become_user") if self._connection.become else self._get_remote_user()
         return bool(user == "root" and self._connection.transport != "local")
 
 
 def cached(module: str, script: bytes, *, sends: bool) -> bytes:
-    """Ansible's script with its module in it, as one that keeps that; or without it, as one that runs what is kept."""
+    """Return Ansible's script changed to store the module that it contains, or to run the stored one instead."""
     head, begin, rest = script.rpartition(BEGIN)
     packed, end, tail = rest.partition(b"'")
     before, call, arguments = head.rpartition(CALL)
@@ -70,7 +70,7 @@ def cached(module: str, script: bytes, *, sends: bool) -> bytes:
 
 
 def digest(packed: bytes) -> str:
-    """Of what is in an archive: its own bytes tell the time at which a controller packed it."""
+    """Return a digest of an archive's content, which unlike its bytes doesn't depend on the time of packing."""
     hasher = hashlib.sha256()
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(packed))) as archive:
         for name in sorted(archive.namelist()):

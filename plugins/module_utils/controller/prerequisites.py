@@ -1,4 +1,4 @@
-"""What the controller must have before a playbook runs."""
+"""Checks of the controller's tools before a playbook runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETUP = f"run `make setup` in a checkout of Baton, elsewhere `pip install --requ
 
 
 def installed_collections(roots: Sequence[str]) -> dict[str, str]:
-    """Name and version of the collections below the given folders; the first folder that has one wins."""
+    """Return name and version of the collections below the given folders; the first folder takes precedence."""
     found: dict[str, str] = {}
     for root in roots:
         for manifest in sorted(pathlib.Path(root).expanduser().glob("ansible_collections/*/*/MANIFEST.json")):
@@ -32,15 +32,15 @@ def problems(
     installed: Mapping[str, str],
     program_folder: str | None = None,
 ) -> list[str]:
-    """What is missing, each a sentence with its fix.
+    """Return a sentence with the fix for each missing prerequisite.
 
-    `wanted` are entries of requirements.yml whose version is of the form `>=X.Y.Z` or absent.
+    `wanted`: entries of requirements.yml, whose version has the form `>=X.Y.Z` or is absent.
     """
     found = []
     if _numbers(ansible_version) < MINIMUM_ANSIBLE:
         least = ".".join(map(str, MINIMUM_ANSIBLE))
         found.append(
-            f"ansible-core {ansible_version} runs this playbook, and {least} or newer is needed: "
+            f"This playbook needs ansible-core {least} or newer, and {ansible_version} runs it: "
             f"{SETUP}, and use that environment's ansible-playbook."
         )
     lacking = []

@@ -1,4 +1,4 @@
-"""The settings of an application's process types beside `web` (`app_processes`): what can't be, and a host's share."""
+"""The settings of an application's background process types (`app_processes`): validation, and those of one host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .command_settings import ONE_LINE, SECONDS, Kind, Rule, of_name, of_settings, shown, whole_number
+from .command_settings import ONE_LINE, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
 
 DEFAULTS: dict[str, Any] = {
     "command": "",
@@ -30,14 +30,14 @@ CHOICES = {
     "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
 }
 CORES = "cores"
-_OPERATOR = re.compile("[;&|()]+")  # but of redirections
+_OPERATOR = re.compile("[;&|()]+")  # a shell's operators except redirections
 _KEYWORDS = ("if", "for", "while", "until", "case", "{", "!")
 
 
 def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: int) -> dict[str, dict[str, Any]]:
-    """Each type with all its settings as one host has them; `count` is 0 where it doesn't run there.
+    """Return each type with all its settings for one host; `count` is 0 if it doesn't run there.
 
-    `processes` has no `problems`. `first` says whether the host is the first of the app servers.
+    `processes`: valid settings (see `problems`). `first`: whether the host is the one of `hosts: first`.
     """
     found = {}
     for name, given in processes.items():
@@ -54,40 +54,43 @@ def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: i
 
 
 def executed(command: str) -> str:
-    """The command so that its own process gets the stop signal: a shell would end by it, and the rest be killed."""
+    """Return the command with `exec`, so that it gets the stop signal itself.
+
+    Otherwise the shell would end on the signal, and systemd would kill the command.
+    """
     words = _words(command) or []
     return command.strip() if "exec" in words else f"exec {command.strip()}"
 
 
 def _words(command: str) -> list[str] | None:
-    """The words and operators of a shell's line; None where a quote isn't closed."""
+    """Return the words and operators of a shell command; None if a quote isn't closed."""
     try:
         return list(shlex.shlex(command, posix=True, punctuation_chars=True))
     except ValueError:
         return None
 
 
-def _of_command(where: str, command: str) -> Iterator[str]:
+def _command_problems(where: str, command: str) -> Iterator[str]:
     words = _words(command)
     if words is None:
-        yield f"{where} is {shown(command)}, in which a quote isn't closed. Close it."
+        yield f"{where} is {shown(command)}, in which a quote isn't closed. Close the quote."
     elif "exec" not in words and (words[0] in _KEYWORDS or any(_OPERATOR.fullmatch(word) for word in words)):
         yield (
-            f"{where} is {shown(command)}, of which the shell would get the stop signal, and the rest be killed. Say "
-            "`exec` before the command that is to run and be told to stop."
+            f"{where} is {shown(command)}: the shell would get the stop signal, and the command would be killed. Write "
+            "`exec` before the command that should get the signal."
         )
     elif "exec" not in words and re.match("[A-Za-z_][A-Za-z0-9_]*=", words[0]):
-        yield f"{where} is {shown(command)}, and sets a variable. Set it in `environment` of the process type."
+        yield f"{where} is {shown(command)}, which sets a variable. Set it in `environment` of the process type."
 
 
 def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What an activation must know of each type of `on_host`, as /etc/<app>/processes.json has it."""
+    """Return the content of /etc/<app>/processes.json, from the result of `on_host`."""
     keys = ("count", "strategy", "order", "settle_seconds", "stop_timeout")
     return {name: {key: one[key] for key in keys} | {"check": bool(one["check"])} for name, one in processes.items()}
 
 
 def has_before_web(hosts: Iterable[Any]) -> bool:
-    """Whether a release reaches one of these hosts' types before the web processes; `hosts` are their settings."""
+    """Whether any process type has `order: before_web`. `hosts`: each host's `app_processes`, possibly invalid."""
     return any(
         isinstance(one, Mapping) and one.get("order", DEFAULTS["order"]) == "before_web"
         for processes in hosts
@@ -97,17 +100,17 @@ def has_before_web(hosts: Iterable[Any]) -> bool:
 
 
 def longest_stop(processes: Any) -> int:
-    """Seconds that an activation may wait for the processes of a type to end; nothing has checked the settings."""
+    """Return the longest stop_timeout, in seconds. The settings may be invalid."""
     given = [one for one in processes.values() if isinstance(one, Mapping)] if isinstance(processes, Mapping) else []
     waits = [whole_number(one.get("stop_timeout", DEFAULTS["stop_timeout"])) for one in given]
     return max((seconds or 0 for seconds in waits), default=0)
 
 
 def problems(processes: Any, application: str, secrets: Iterable[str] = (), others: Iterable[str] = ()) -> list[str]:
-    """A sentence for each setting that can't be, with the fix.
+    """Return a sentence with the fix for each invalid setting.
 
-    `secrets` are the names of the application's secrets, `others` the host's units of the application's name that
-    Baton didn't write.
+    `secrets`: names of the application's secrets. `others`: units on the host with the application's name as prefix
+    that Baton didn't write.
     """
     if not isinstance(processes, Mapping):
         return [
@@ -116,8 +119,8 @@ def problems(processes: Any, application: str, secrets: Iterable[str] = (), othe
         ]
     found: list[str] = []
     for name, given in processes.items():
-        wrong = of_name("app_processes", KIND.name, name, _units(application, name), set(others))
-        found += wrong or of_settings(KIND, f"app_processes.{name}", given, set(secrets))
+        wrong = name_problems("app_processes", KIND.name, name, _units(application, name), set(others))
+        found += wrong or setting_problems(KIND, f"app_processes.{name}", given, set(secrets))
     return found
 
 
@@ -129,7 +132,7 @@ _RULES: dict[str, Rule] = {
     "check": ONE_LINE,
     "count": (
         lambda value: value == CORES or whole_number(value) is not None,
-        f"Give a number above 0, or {CORES} for as many as the host has; take the type out to have none.",
+        f"Give a number above 0, or {CORES} for one per processor core; to run none, remove the type.",
     ),
     "stop_timeout": SECONDS,
     "settle_seconds": SECONDS,
@@ -138,4 +141,4 @@ _RULES: dict[str, Rule] = {
         "Give a whole number, 0 for none.",
     ),
 }
-KIND = Kind("process type", "`command` at least", DEFAULTS, CHOICES, _RULES, _of_command)
+KIND = Kind("process type", "`command` at least", DEFAULTS, CHOICES, _RULES, _command_problems)

@@ -1,4 +1,4 @@
-"""The receipt as a page for a browser: what receipt_page.html.j2 is filled with."""
+"""Render the receipt as an HTML page with receipt_page.html.j2."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import jinja2
 
 from ..change import receipt
 
-WIDTH, LEFT, RIGHT = 1000, 58, 12  # of the chart, and of its margins
+WIDTH, LEFT, RIGHT = 1000, 58, 12  # width of the chart and of its margins, in px
 LATENCY_HEIGHT, REQUESTS_HEIGHT, GAP = 210, 84, 26
-ROW = 16  # of a marker's name
+ROW = 16  # height of a marker's name
 GRID = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 1_000_000)  # ms
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)  # seconds
-NEAR = 70  # markers that are closer have their names below each other
+NEAR = 70  # px; names of closer markers are placed below each other
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The whole page."""
+    """Return the HTML page."""
     deploy = document["deploy"]
     return _template().render(
         document,
@@ -48,24 +48,24 @@ def _template() -> jinja2.Template:
 
 
 def _cards(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """A figure, what it is, and whether that is good or bad."""
+    """Return the cards: a figure, its label, and the CSS class `good`, `bad` or empty."""
     cards = [(f"{document['deploy']['seconds']:.1f} s", "from beginning to end", "")]
     during, before = (document["windows"].get(name) for name in ("during", "before"))
     if during is not None:
         failures = during["failures"]
         compared = f"; {receipt.duration(before['p99_ms'])} before" if before else ""
         cards = [
-            (f"{during['requests']:,}", "requests meanwhile", ""),
+            (f"{during['requests']:,}", "requests during the change", ""),
             (f"{failures:,}", "of them failed (5xx)", "bad" if failures else "good" if during["requests"] else ""),
             (receipt.duration(during["p99_ms"]), f"99 % answered within{compared}", ""),
-            (receipt.duration(during["max_ms"]), "the slowest answer", ""),
+            (receipt.duration(during["max_ms"]), "slowest response", ""),
             *cards,
         ]
     return cards
 
 
 class Chart:
-    """Latency above requests, by time; when each host was handed over, and the phases."""
+    """Chart of latency and requests over time, with markers for each host's handover, and the phases."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
@@ -83,23 +83,23 @@ class Chart:
         )
         self.rows = self._marker_rows()
         self.top = (ROW + 8 if document["phases"] else 0) + ROW * (max(self.rows, default=-1) + 1) + 8
-        self.base = self.top + LATENCY_HEIGHT  # of the latencies
-        self.floor = self.base + GAP + REQUESTS_HEIGHT  # of the requests
+        self.base = self.top + LATENCY_HEIGHT  # zero line of the latencies
+        self.floor = self.base + GAP + REQUESTS_HEIGHT  # zero line of the requests
         self.height = self.floor + 24
 
     def x(self, moment: float) -> float:
-        """Where a moment stands."""
+        """Return the x coordinate of a time."""
         part: float = (moment - self.since) / (self.until - self.since)
         return LEFT + part * (WIDTH - LEFT - RIGHT)
 
     def y(self, milliseconds: float) -> float:
-        """Where a latency stands; each tenfold is as high as the next."""
+        """Return the y coordinate of a latency, on a logarithmic scale."""
         part: float = math.log10(max(milliseconds, 1)) / math.log10(self.highest)
         return self.base - LATENCY_HEIGHT * part
 
     def _marker_rows(self) -> list[int]:
         rows: list[int] = []
-        ends: list[float] = []  # of each row's last name
+        ends: list[float] = []  # where each row's last name ends
         for moment, name in self.markers:
             at = self.x(moment)
             row = next((row for row, end in enumerate(ends) if end < at), len(ends))
@@ -108,7 +108,7 @@ class Chart:
         return rows
 
     def drawn(self) -> dict[str, Any]:
-        """Where everything is that the template draws."""
+        """Return the coordinates of everything that the template draws."""
         most = max(point["requests"] for point in self.points.values())
         return {
             "width": WIDTH,
@@ -200,7 +200,7 @@ class Chart:
         for second, point in self.points.items():
             if point[key] is None:
                 continue
-            # a time without requests is a gap, and a second alone between two such a dash
+            # seconds without requests are gaps; a single point between two gaps is drawn as a dash
             joined = last is not None and second - last <= self.step
             at = f"{self._middle(second):.1f},{self.y(point[key]):.1f}"
             path.append(f"L{at}" if joined else f"M{at}h.1")
@@ -212,7 +212,7 @@ class Chart:
         found = []
         for (moment, name), row in zip(self.markers, self.rows, strict=True):
             host = self.document["hosts"][name]
-            words = f"{name}, {receipt.utc(moment)}: {receipt.outcome(host)} ({host['way'] or 'no handover'})"
+            words = f"{name}, {receipt.utc(moment)}: {receipt.outcome(host)} ({host['method'] or 'no handover'})"
             found.append({"x": self.x(moment), "y": first + ROW * row, "name": name, "words": words})
         return found
 

@@ -1,4 +1,4 @@
-"""A run of a playbook, told from all others: on its controller one can see whether it still lives."""
+"""The identity of a playbook run, by which its controller can check whether it is still alive."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import platform
 
 
 def who() -> str:
-    """User and controller, for people."""
+    """Return user and controller, for messages."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a number without a name
+    except (KeyError, OSError):  # a container may run as a uid without a name
         user = str(os.getuid())
     return f"{user}@{platform.node()}"
 
 
 def identity(pid: int) -> str:
-    """Which process of which system a run is; empty where that can't be told."""
+    """Return the identity of a process: boot, pid namespace, pid and start time; empty if it can't be determined."""
     with contextlib.suppress(OSError):
         return f"{_system()} {pid} {_stat(pid)[1]}"
     return ""
 
 
 def ended(process: str) -> bool:
-    """Whether a run is known to have ended: `process` is its identity. Nothing is known of another controller's."""
+    """Whether the run with this identity is known to have ended; False for runs of other controllers."""
     with contextlib.suppress(OSError, ValueError):
         boot, namespace, pid, started = process.split()
         if f"{boot} {namespace}" != _system():
@@ -36,20 +36,20 @@ def ended(process: str) -> bool:
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # another user's
+            pass  # another user's process
         state, since = _stat(int(pid))
         return since != started or state in "ZX"
     return False
 
 
 def _system() -> str:
-    """This boot and this namespace of processes: containers of one machine have the boot in common."""
+    """Return boot id and pid namespace; containers of one machine share the boot id."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State of a process, and when it started, in ticks since the boot."""
-    # its name, in brackets, may hold anything
+    """Return a process's state, and its start in clock ticks since boot (proc(5))."""
+    # the name, in parentheses, may contain any characters
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return fields[0], fields[19]

@@ -1,11 +1,11 @@
-"""The settings of an application's scheduled commands (`app_schedules`): what can't be, and a host's share."""
+"""The settings of an application's scheduled commands (`app_schedules`): validation, and those of one host."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .command_settings import SECONDS, Kind, Rule, is_line, of_name, of_settings, shown
+from .command_settings import SECONDS, Kind, Rule, is_line, name_problems, setting_problems, shown
 
 DEFAULTS: dict[str, Any] = {
     "command": "",
@@ -19,14 +19,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 def calendars(given: Any) -> list[str]:
-    """The times of a schedule, of which there may be several."""
+    """Return the calendar expressions of a schedule, given as one or as a list."""
     return [str(one).strip() for one in given] if isinstance(given, list | tuple) else [str(given).strip()]
 
 
 def on_host(schedules: Mapping[str, Mapping[str, Any]], *, first: bool) -> dict[str, dict[str, Any]]:
-    """Each command with all its settings as one host has them; `runs` says whether it runs there.
+    """Return each command with all its settings for one host; `runs` is whether it runs there.
 
-    `schedules` has no `problems`. `first` says whether the host is the first of the app servers.
+    `schedules`: valid settings (see `problems`). `first`: whether the host is the one of `hosts: first`.
     """
     found = {}
     for name, given in schedules.items():
@@ -42,12 +42,12 @@ def on_host(schedules: Mapping[str, Mapping[str, Any]], *, first: bool) -> dict[
 
 
 def for_activation(schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What an activation must know of each command of `on_host`, as /etc/<app>/schedules.json has it."""
+    """Return the content of /etc/<app>/schedules.json, from the result of `on_host`."""
     return {name: {"runs": one["runs"]} for name, one in schedules.items()}
 
 
-def of_preflight(schedules: Any) -> list[dict[str, str]]:
-    """The times that a host is to parse, each with the setting; nothing has checked the settings."""
+def for_preflight(schedules: Any) -> list[dict[str, str]]:
+    """Return the calendar expressions that a host must check, each with the setting. The settings may be invalid."""
     found = []
     if isinstance(schedules, Mapping):
         for name, given in schedules.items():
@@ -62,10 +62,10 @@ def of_preflight(schedules: Any) -> list[dict[str, str]]:
 def problems(
     schedules: Any, application: str, processes: Any, secrets: Iterable[str] = (), others: Iterable[str] = ()
 ) -> list[str]:
-    """A sentence for each setting that can't be, with the fix.
+    """Return a sentence with the fix for each invalid setting. Only hosts can check calendar expressions.
 
-    `processes` are the application's process types, `secrets` the names of its secrets, `others` the host's units of
-    its name that Baton didn't write. Whether a calendar is one, a host says.
+    `processes`: the application's process types. `secrets`: names of its secrets. `others`: units on the host with the
+    application's name as prefix that Baton didn't write.
     """
     if not isinstance(schedules, Mapping):
         return [
@@ -75,20 +75,20 @@ def problems(
     found: list[str] = []
     types = set(processes) if isinstance(processes, Mapping) else set()
     for name, given in schedules.items():
-        wrong = _of_name(name, application, types, set(others))
-        found += wrong or of_settings(KIND, f"app_schedules.{name}", _with_calendar(given), set(secrets))
+        wrong = _name_problems(name, application, types, set(others))
+        found += wrong or setting_problems(KIND, f"app_schedules.{name}", _with_calendar(given), set(secrets))
     return found
 
 
-def _of_name(name: Any, application: str, types: set[str], others: set[str]) -> list[str]:
+def _name_problems(name: Any, application: str, types: set[str], others: set[str]) -> list[str]:
     units = (f"{application}-{name}.service", f"{application}-{name}.timer")
     if name in types:
-        return [f"app_schedules.{name}: app_processes has a type of that name. Call one of them otherwise."]
-    return of_name("app_schedules", KIND.name, name, units, others)
+        return [f"app_schedules.{name}: app_processes has a type with the same name. Rename one of them."]
+    return name_problems("app_schedules", KIND.name, name, units, others)
 
 
 def _with_calendar(given: Any) -> Any:
-    """The settings of a schedule, which has to have a calendar, so that one that is missing is told of."""
+    """Return a schedule's settings with an empty calendar if it is missing, so that the check reports it."""
     return {"calendar": "", **given} if isinstance(given, Mapping) else given
 
 
@@ -100,8 +100,8 @@ def _is_calendar(value: Any) -> bool:
 _RULES: dict[str, Rule] = {
     "calendar": (
         _is_calendar,
-        'Give when it runs as systemd.time(7) writes it, such as "*-*-* 03:00" or "Mon..Fri 08..18:00/15", or a list '
-        "of such.",
+        'Give a calendar expression of systemd.time(7), such as "*-*-* 03:00" or "Mon..Fri 08..18:00/15", or a list '
+        "of them.",
     ),
     "timeout": SECONDS,
     "catch_up": (lambda value: isinstance(value, bool), "Give true or false."),

@@ -1,4 +1,4 @@
-"""Settings that nothing reads: a name with a slip in it would otherwise be passed over in silence."""
+"""Find unknown and invalid settings: Ansible would silently ignore a misspelled variable."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-# what an argument spec can't say: the least of a number, where that isn't 0
-LEAST = {
+# minimums of numbers other than 0, which argument specs can't express
+MINIMUMS = {
     "app_port": 1,
-    "deploy_lock_seconds": 60,  # what expires before a step of a change has ended would lock nothing
+    "deploy_lock_seconds": 60,  # a lock that expires before a step has ended would be useless
     "exec_timeout": 1,
     "history_lines": 1,
 }
-CLOSE = 0.85
+SIMILARITY = 0.85  # of difflib, above which a name is taken for a misspelled setting
 _AT_START = re.compile(
     "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
 )
@@ -28,7 +28,7 @@ _RESERVED = re.compile(
     "LISTEN_(PID|FDS|FDNAMES)|NOTIFY_SOCKET|MAINPID|CREDENTIALS_DIRECTORY|RUNTIME_DIRECTORY|STATE_DIRECTORY|"
     "INVOCATION_ID|JOURNAL_STREAM"
 )
-# roles' settings of texts for which a number says the same
+# settings of type str for which a number is valid too
 NUMBERS_OR_TEXTS = (
     "app_service_memory_max",
     "nginx_server_worker_processes",
@@ -36,8 +36,8 @@ NUMBERS_OR_TEXTS = (
     "nginx_site_client_rate",
     "nginx_site_response_header_size",
 )
-# what to say in the inventory for a role's option that the playbooks set
-INSTEAD = {
+# what to set in the inventory instead of a role's option that the playbooks set
+REPLACEMENTS = {
     "app_config_group": "app_account_user",
     "app_config_user": "app_account_user",
     "app_release_import_user": "app_account_user",
@@ -62,14 +62,15 @@ INSTEAD = {
 
 
 def options_of(specs: Mapping[str, Any]) -> set[str]:
-    """The names in a role's argument specs, of all entry points."""
+    """Return the option names in a role's argument specs, of all entry points."""
     return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
 
 
 def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings in the playbooks' argument specs.
+    """Return the settings in the playbooks' argument specs.
 
-    Without the words that one playbook takes with -e, such as `lines`: elsewhere they are an operator's own variables.
+    Without names that a playbook takes with -e and that have no prefix, such as `lines`: in an inventory these are the
+    operator's own variables.
     """
     return {
         name: option
@@ -79,11 +80,11 @@ def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def wrong(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for each setting of the playbooks whose value can't be; roles check their own options.
+def invalid(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each invalid setting of the playbooks; roles check their own options.
 
-    `values` are a host's variables, `options` those of `playbook_settings`. Texts are for `not_texts`: what a template
-    says may need what isn't known yet.
+    `values`: a host's variables. `options`: the result of `playbook_settings`. Strings are checked by `unquoted`,
+    because a template may need variables that aren't known yet.
     """
     sentences = []
     for name, option in options.items():
@@ -102,14 +103,14 @@ def _is_right(name: str, value: Any, option: Mapping[str, Any]) -> bool:
     checked = result.validated_parameters[name]
     if option["type"] not in ("int", "float"):
         return True
-    # true is 1 to Python, and "inf" a number
-    return not isinstance(value, bool) and math.isfinite(checked) and checked >= LEAST.get(name, 0)
+    # Python accepts true as 1, and "inf" as a number
+    return not isinstance(value, bool) and math.isfinite(checked) and checked >= MINIMUMS.get(name, 0)
 
 
 def _is_right_list(value: Any, option: Mapping[str, Any]) -> bool:
-    # what isn't a text in a list of texts is for `not_texts`
+    # `unquoted` checks the items of lists of strings
     is_item = (lambda _: True) if option["elements"] == "str" else _is_batch
-    # an empty one is the default
+    # an empty list means the default
     return not value or (isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_item, value)))
 
 
@@ -120,28 +121,28 @@ def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
         return f"{name} is {shown}. Give a list of texts, such as {name}: [one, another], {where}."
     if option["type"] == "list":
         return (
-            f"{name} is {shown}. Give a list of numbers of hosts or shares of them, "
+            f"{name} is {shown}. Give a list of numbers or percentages of hosts, "
             f'such as {name}: [1, "25%", "100%"]; on the command line -e \'{{"{name}": [1, "100%"]}}\'.'
         )
     if option["type"] in ("int", "float"):
         whole = "whole " if option["type"] == "int" else ""
-        return f"{name} is {value}, and must be a {whole}number, {LEAST.get(name, 0)} or more. Correct it {where}."
+        return f"{name} is {value} and must be a {whole}number of at least {MINIMUMS.get(name, 0)}. Correct it {where}."
     choices = [f"`{choice}`" for choice in option.get("choices", ())] or ["true", "false"]
-    return f"{name} is {shown}. Say {' or '.join(choices)}, {where}."
+    return f"{name} is {shown}. Set it to {' or '.join(choices)}, {where}."
 
 
 def process_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that a process, its interpreter or its C library reads when it starts, and never again."""
+    """Return the variables that a process, its interpreter or its C library reads only when it starts."""
     return {name: value for name, value in environment.items() if _AT_START.fullmatch(name)}
 
 
 def reserved_variables(names: Iterable[str]) -> list[str]:
-    """Those that the units set for each release, or that the server takes for its own; each once."""
+    """Return the names of variables that the units or the server set themselves, without duplicates."""
     return [name for name in dict.fromkeys(names) if _RESERVED.fullmatch(str(name))]
 
 
 def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """The settings that are texts or lists of such, of the playbooks and of roles' argument specs: their two types."""
+    """Return the settings that are strings or lists of strings, with the types of the setting and of its elements."""
     options = {
         name: (str(option["type"]), str(option.get("elements", "")))
         for spec in specs
@@ -151,10 +152,10 @@ def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     return {name: types for name, types in options.items() if types[0] in ("str", "path") or types[1] == "str"}
 
 
-def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each setting that is to be a text and that YAML has made something else of, without quotes.
+def unquoted(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each string setting that YAML parsed as another type because it lacks quotes.
 
-    A version 1.10 is then 1.1, a commit 0123456 an octal number, and what Ansible makes a text of it again is another.
+    A version 1.10 becomes 1.1, a commit 0123456 an octal number, and Ansible converts these to another string.
     """
     wanted = texts(specs)
     sentences = []
@@ -164,10 +165,10 @@ def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> 
         listed = value if elements == "str" and isinstance(value, list) else [value] if kind in ("str", "path") else []
         for item in listed:
             natural = isinstance(item, int) and not isinstance(item, bool) and name in NUMBERS_OR_TEXTS
-            # anything else is for the roles' own checks, or not to be told here
+            # other types are left to the roles' checks
             if isinstance(item, bool | int | float | datetime.date | None) and not natural:
                 sentences.append(
-                    f"{name} is {json.dumps(item, default=str)}, which YAML has made of a text without quotes. "
+                    f"{name} is {json.dumps(item, default=str)}, because YAML doesn't parse it as text without quotes. "
                     f'Write it in quotes: {name}: "...".'
                 )
     return sentences
@@ -176,21 +177,21 @@ def not_texts(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> 
 def overruled(
     variables: Mapping[str, Iterable[str]], wired: Iterable[str], options: Mapping[str, set[str]]
 ) -> list[str]:
-    """A sentence for each variable of the hosts that would be passed over, as the playbooks set this option of a role.
+    """Return a sentence for each variable of the hosts that has no effect because the playbooks set this role option.
 
-    `wired` are the names that the playbooks set.
+    `wired`: the names that the playbooks set.
     """
     sentences = []
     for name in sorted(set(wired).intersection(set().union(*options.values()), set().union(*variables.values()))):
         hosts = [host for host, names in variables.items() if name in set(names)]
         where = _where(hosts, variables)
-        instead = f"Set {INSTEAD[name]} in its place." if name in INSTEAD else "Take it out of the inventory."
+        instead = f"Set {REPLACEMENTS[name]} instead." if name in REPLACEMENTS else "Remove it from the inventory."
         sentences.append(f"{name}{where} is set by the playbooks (playbooks/vars/wiring.yml). {instead}")
     return sentences
 
 
 def _where(hosts: Sequence[str], variables: Mapping[str, Iterable[str]]) -> str:
-    """The hosts that have it, unless all do."""
+    """Return the hosts that have a variable, in parentheses; empty if all have it."""
     return "" if len(hosts) == len(variables) else f" ({', '.join(hosts)})"
 
 
@@ -201,12 +202,12 @@ def _is_batch(value: Any) -> bool:
 def problems(
     variables: Mapping[str, Iterable[str]], options: Mapping[str, set[str]], playbooks: Iterable[str]
 ) -> list[str]:
-    """A sentence for each variable of the hosts that looks like a setting and is none.
+    """Return a sentence for each variable of the hosts that looks like a setting but is unknown.
 
-    `variables` are the names that each host has, `options` those of the roles, `playbooks` the playbooks' own. A name
-    with a role's prefix belongs to that role; another one is only told when it is a slip away from a setting.
+    `variables`: the names that each host has. `options`: those of the roles. `playbooks`: those of the playbooks. A
+    name with a role's prefix must be an option of that role; others are reported only if they resemble a setting.
     """
-    # and what roles have without their prefix
+    # including roles' options without the role's prefix
     own = set(playbooks).union(
         *({name for name in names if not name.startswith(f"{role}_")} for role, names in options.items())
     )
@@ -219,18 +220,18 @@ def problems(
     sentences = []
     for name in sorted(hosts):
         role = next((role for role in options if name.startswith(f"{role}_")), None)
-        near = difflib.get_close_matches(name, sorted(options[role] if role else own), 1, CLOSE)
+        near = difflib.get_close_matches(name, sorted(options[role] if role else own), 1, SIMILARITY)
         if not near and not role:
             continue
         if not role and name == f"{near[0]}s":
             continue
         where = _where(hosts[name], variables)
-        said = f"{name}{where} is no setting"
-        said += f" of the role {role}" if role else ""
+        problem = f"{name}{where} is not a setting"
+        problem += f" of the role {role}" if role else ""
         fix = (
             f"Did you mean {near[0]}?"
             if near
-            else f"roles/{role}/README.md lists them; call a variable of your own otherwise."
+            else f"roles/{role}/README.md lists its settings; give your own variables another prefix."
         )
-        sentences.append(f"{said}. {fix}")
+        sentences.append(f"{problem}. {fix}")
     return sentences

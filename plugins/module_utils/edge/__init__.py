@@ -1,4 +1,4 @@
-"""What nginx knows of an application: its access log and the servers behind it.
+"""The edge's data on an application: nginx's access log, limits, and the upstream servers.
 
 Runs on: both.
 """

@@ -1,12 +1,12 @@
-"""What an edge's access log (nginx, format `baton_json`) says of a time.
+"""Read time windows of an edge's access log (nginx, format `baton_json`).
 
-A line is written when its request ends, and `msec` is that moment; nginx's workers write side by side, so that the
-lines are only nearly in order. A huge log is read where the time stands in it, not from its beginning.
+nginx writes a line when the request ends, at the time `msec`; its workers write concurrently, so the lines are only
+almost in order. A large log is searched by bisection, not read from its beginning.
 
-The latency of a request is what its client waited for the first byte of the answer because of the application: for
-each server that was asked, nginx's `upstream_header_time` or, where no header came, the time until nginx gave it up or
-the client went away. `request_time` would charge the application with slow clients, large downloads and event streams,
-which last for hours. A WebSocket (101) has no latency here.
+The latency of a request is the time that its client waited for the first byte of the response because of the
+application: for each upstream server, `upstream_header_time` or, if there was no header, the time until nginx gave up
+or the client disconnected. `request_time` would include slow clients, large downloads and event streams, which last
+for hours. A WebSocket (101) has no latency here.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from typing import Any, BinaryIO, NamedTuple
 from ..host import untrusted
 from . import histogram
 
-SLACK = 5.0  # seconds that a line may stand too late in the log
-CHUNK = 256 * 1024  # bytes; a bisection ends here, and the rest is read
-LONGEST = 1024 * 1024  # bytes of a line; what is longer is none of nginx's
-POINTS = 900  # of a timeline, at most
-REMEMBERED = 1000  # pairs of status and path that are counted
-CHECK_AGENT = "baton-check"  # the user agent of our own requests
+SLACK = 5.0  # seconds by which lines may be out of order
+CHUNK = 256 * 1024  # bytes at which the bisection ends; the rest is read
+LONGEST = 1024 * 1024  # bytes of a line; nginx writes no longer ones
+POINTS = 900  # maximum of a timeline
+MAX_FAILING = 1000  # pairs of status and path that are counted
+CHECK_AGENT = "baton-check"  # user agent of Baton's own requests
 SWITCHED, CLIENT_CLOSED, UNAVAILABLE = 101, 499, 503
 _TIME = re.compile(rb'"msec":(\d+(?:\.\d+)?)[,}]')
-_BETWEEN = re.compile(r", | : ")  # servers asked in turn; after an internal redirect
-_SERVER = re.compile(r"[:,]")  # in the address of a server, or between two; in no name of a group
+_BETWEEN = re.compile(r", | : ")  # separators of servers tried in turn, and of internal redirects
+_SERVER = re.compile(r"[:,]")  # occurs in servers' addresses and between them, but not in an upstream's name
 
 
 class Attempt(NamedTuple):
-    """One server that was asked for a request."""
+    """One upstream server that nginx passed a request to."""
 
     address: str
-    status: int  # 0 when it didn't answer
+    status: int  # 0 if it didn't respond
     wait: int | None  # ms
 
 
@@ -50,17 +50,17 @@ class Entry(NamedTuple):
 
     ended: float
     began: float
-    answered: float  # when the first byte of the answer came
+    answered: float  # time of the response's first byte
     status: int
     path: str
     is_check: bool
     attempts: tuple[Attempt, ...]
-    is_surplus: bool = False  # more than the servers take at once; the edge answered it itself, with 503
+    is_surplus: bool = False  # beyond the servers' limit of concurrent requests; the edge answered it with 503
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A time, in seconds since the epoch: `since` belongs to it, `until` doesn't."""
+    """A span of time in seconds since the epoch, including `since` and excluding `until`."""
 
     since: float
     until: float
@@ -70,11 +70,11 @@ class Window:
 
 
 def parse(line: bytes) -> Entry | None:
-    """What a line says; None when it isn't one of nginx's."""
+    """Parse a line; None if it isn't one of nginx's."""
     try:
-        # a path or a user agent may hold any bytes
+        # a path or a user agent may contain any bytes
         raw = untrusted.parse_object(line, LONGEST)
-        # where every server has as many requests as it takes, nginx logs the group's name: no server was asked
+        # if all servers are at their limit, nginx logs the upstream's name instead of a server
         is_surplus = raw["status"] == UNAVAILABLE and bool(raw["upstream"]) and not _SERVER.search(raw["upstream"])
         addresses, statuses, headers, responses = (
             _BETWEEN.split(raw[key]) if raw[key] and not is_surplus else []
@@ -113,7 +113,7 @@ def _milliseconds(seconds: str | None) -> int | None:
 
 
 class Tally:
-    """Requests, counted. With `upstreams`, those alone for which one of these servers was asked, and what these did."""
+    """Counts of requests; with `upstreams`, only of those passed to these servers, and only their attempts."""
 
     def __init__(self, upstreams: Collection[str] = ()) -> None:
         self.upstreams = frozenset(upstreams)
@@ -125,18 +125,18 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        """Requests that reached the application, or should have."""
+        """The number of requests that reached the application, or should have."""
         return self.counts["requests"]
 
     def add(self, entry: Entry, latency: bool = True) -> bool:
-        """Count a request; False when it isn't the application's, or not of these servers."""
+        """Count a request. Returns whether it is the application's, and of these servers."""
         if entry.is_surplus:
-            # counted, but against neither a release nor a server: the edge rejected it
+            # the edge rejected it, so it says nothing about a release or a server
             self.counts["surplus"] += 1
             return False
         asked = self._asked(entry)
         if not asked and (self.upstreams or entry.status < 500):
-            # redirects to HTTPS and what else nginx answers by itself
+            # redirects to HTTPS and other responses of nginx itself
             self.counts["by_edge"] += not entry.attempts
             return False
         self.counts["requests"] += 1
@@ -146,16 +146,16 @@ class Tally:
         failed = [one for one in asked if one.status >= 500]
         if entry.status >= 500 and (failed or not self.upstreams or asked[-1] is entry.attempts[-1]):
             self.counts["failures"] += 1
-            self._remember(entry.status, entry.path)
+            self._count_failing(entry.status, entry.path)
         elif entry.status < 500 and failed:
             self.counts["rescued"] += 1
-            self._remember(failed[0].status, entry.path)
+            self._count_failing(failed[0].status, entry.path)
         if latency:
             self.time(entry)
         return True
 
     def time(self, entry: Entry) -> None:
-        """Count a request's latency alone."""
+        """Count only a request's latency."""
         waits = [one.wait for one in self._asked(entry) if one.wait is not None]
         if waits and entry.status != SWITCHED:
             wait = sum(waits)
@@ -167,12 +167,12 @@ class Tally:
             return entry.attempts
         return [one for one in entry.attempts if one.address in self.upstreams]
 
-    def _remember(self, status: int, path: str) -> None:
-        if (status, path) in self.failing or len(self.failing) < REMEMBERED:
+    def _count_failing(self, status: int, path: str) -> None:
+        if (status, path) in self.failing or len(self.failing) < MAX_FAILING:
             self.failing[status, path] += 1
 
     def result(self) -> dict[str, Any]:
-        """The counts, as edge_log_info returns them."""
+        """Return the counts, as in edge_log_info's RETURN."""
         names = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
         return {
             **{name: self.counts[name] for name in names},
@@ -187,10 +187,10 @@ class Tally:
 
 
 class Log:
-    """An access log, and the one that was rotated before it. Read from a time to the end, and on from there later."""
+    """An access log with its last rotated file, read from a time to the end, and continued in later calls."""
 
     def __init__(self, path: str, since: float) -> None:
-        """Raises OSError when the log can't be read."""
+        """Open the log at a time. Raises OSError."""
         self.path = path
         self.skipped = 0  # lines that aren't nginx's
         self._files: list[_File] = []
@@ -216,14 +216,14 @@ class Log:
             file.handle.close()
 
     def reaches(self, since: float) -> bool:
-        """Whether nothing from that time on has been rotated out of reach."""
+        """Whether the log's files cover everything since a time."""
         if self.oldest is not None and self.oldest <= since:
             return True
         read = {file.handle.name for file in self._files}
         return not [name for name in glob.glob(f"{glob.escape(self.path)}.*") if name not in read]
 
     def entries(self, window: Window) -> Iterator[Entry]:
-        """What ended within the window, of what hasn't been read yet."""
+        """Yield the requests that ended within the window, as far as they haven't been read yet."""
         self._open_new()
         for file in self._files:
             for line in file.lines():
@@ -239,7 +239,7 @@ class Log:
                     yield entry
 
     def _open_new(self) -> None:
-        """Go on in the new file after a rotation; nginx may still write to the old one."""
+        """Open the new file after a rotation; nginx may still write to the old one."""
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self.path).st_ino not in {file.inode for file in self._files}:
                 self._files.append(_File(self.path))
@@ -252,16 +252,16 @@ class _File:
         self.position = 0
 
     def first(self) -> float | None:
-        """The time of the first line that has one."""
+        """Return the time of the first line that has one."""
         found = self._dated(0, self._size())
         return found[0] if found else None
 
     def seek(self, since: float) -> None:
-        """Go to where nothing before is as late as that."""
+        """Move to a position before which all lines are earlier than a time."""
         size = self._size()
         low, high = 0, size
         step = CHUNK
-        while step < size:  # what is wanted is mostly near the end
+        while step < size:  # the position is mostly near the end
             found = self._dated(size - step, high)
             if found and found[0] < since:
                 low = found[1]
@@ -278,7 +278,7 @@ class _File:
         self.position = low
 
     def lines(self) -> Iterator[bytes]:
-        """Whole lines from where the last call ended to the end."""
+        """Yield complete lines from where the last call ended."""
         size = self._size()
         if size < self.position:  # truncated
             self.position = 0
@@ -286,7 +286,7 @@ class _File:
         while self.position < size:
             line = self.handle.readline(LONGEST)
             if not line.endswith(b"\n") and len(line) < LONGEST:
-                return  # nginx still writes it
+                return  # nginx is still writing it
             self.position += len(line)
             yield line
 
@@ -294,7 +294,7 @@ class _File:
         return os.fstat(self.handle.fileno()).st_size
 
     def _dated(self, start: int, end: int) -> tuple[float, int] | None:
-        """Time and end of the first line with a time that begins between these; `start` may be within a line."""
+        """Return time and end of the first line with a time that begins in this range; `start` may be within a line."""
         self.handle.seek(start)
         position = start
         if start:
@@ -314,7 +314,7 @@ def _time(line: bytes) -> float | None:
 def summarize(
     path: str, windows: Mapping[str, Window], upstreams: Collection[str] = (), timeline: bool = False
 ) -> dict[str, Any]:
-    """Each window's counts, and the timeline of all of them. Keys are those of edge_log_info's RETURN."""
+    """Return the counts of each window, and a timeline of all. Keys as in edge_log_info's RETURN. Raises OSError."""
     tallies = {name: Tally(upstreams) for name in windows}
     complete = dict.fromkeys(windows, True)
     spans = _spans(list(windows.values()))
@@ -326,7 +326,7 @@ def summarize(
             for entry in log.entries(span):
                 for name, window in windows.items():
                     if entry.ended in window:
-                        # the first byte of an event stream may have come long before
+                        # an event stream's first byte may have been long before
                         _count(tallies[name], entry, latency=entry.answered in window)
                 if timeline:
                     _place(points, entry, span, step, upstreams)
@@ -362,7 +362,7 @@ def _count(tally: Tally, entry: Entry, latency: bool) -> None:
 
 
 def _place(points: dict[int, Tally], entry: Entry, span: Window, step: int, upstreams: Collection[str]) -> None:
-    """Count a request in the second in which it ended, and its latency in that of its answer."""
+    """Count a request at the time when it ended, and its latency at the time of its response."""
     if entry.is_check:
         return
 
@@ -380,7 +380,7 @@ def _place(points: dict[int, Tally], entry: Entry, span: Window, step: int, upst
 
 
 def _spans(windows: Sequence[Window]) -> list[Window]:
-    """The windows with those that touch or overlap made one."""
+    """Return the windows with adjacent and overlapping ones merged."""
     spans: list[Window] = []
     for window in sorted(windows, key=lambda one: one.since):
         if spans and window.since <= spans[-1].until:

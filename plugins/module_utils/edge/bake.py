@@ -1,8 +1,8 @@
-"""Judging a release by how the edge's log says that it serves: while requests come in, against the time before.
+"""The bake: evaluate a release by the edge's access log while requests arrive, compared with the time before.
 
-A verdict must be right about a bad release within a second, and must not condemn a good one for chance, for what its
-site has always done, or because its workers are cold for a moment. So a count has to exceed what is allowed by more
-than chance explains, and latency is judged only of requests that began after a while.
+It must detect a bad release within a second, and must not fail a good one because of chance, of failures that the site
+had before, or of workers that are cold for a moment. So a count must exceed its limit by a statistically significant
+margin, and latency only counts for requests that began after a settling time.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ..app import bounded_http
 from . import histogram
 from .access_log import CHECK_AGENT, Entry, Log, Tally, Window
 
-POLL = 0.2  # seconds between two looks at the log
+POLL = 0.2  # seconds between two evaluations
 CHECK_TIMEOUT = 5.0  # seconds
-SURE = 4.0  # standard deviations; a bake is looked at again and again, and each look may err
+SIGNIFICANCE = 4.0  # standard deviations; high, because each of the many evaluations of a bake may err
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is bad."""
+    """The limits that a good release doesn't exceed."""
 
-    max_failed_percent: float = 1.0  # beyond the share that failed before
+    max_failed_percent: float = 1.0  # in addition to the share that failed before
     min_failed: int = 3
-    max_p99_factor: float = 3.0  # times the p99 before
-    p99_floor_ms: float = 200.0  # no p99 below is bad
-    min_requests: int = 20  # with fewer the site is quiet
-    settle_seconds: float = 2.0  # no request that began sooner counts for the latency
+    max_p99_factor: float = 3.0  # relative to the p99 before
+    p99_floor_ms: float = 200.0  # a lower p99 is always good
+    min_requests: int = 20  # a site with fewer requests is quiet
+    settle_seconds: float = 2.0  # the latency of requests that began earlier doesn't count
 
 
 @dataclasses.dataclass(frozen=True)
 class Checks:
-    """Requests of our own, to the edge itself."""
+    """Active checks: Baton's own requests to the edge."""
 
     address: str  # ADDRESS:PORT
     host: str
@@ -50,29 +50,29 @@ class Checks:
 
 
 class LimitedError(Exception):
-    """The site is asked too often (429)."""
+    """The site responded with 429, too many requests."""
 
     def __init__(self, wait: float) -> None:
-        """`wait`: seconds until it wants to be asked again; 0 when it doesn't say."""
+        """`wait`: seconds of Retry-After; 0 if there is none."""
         self.wait = wait
         super().__init__()
 
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """How a verdict's sentence names the edge and the servers that are judged."""
+    """The names of the edge and of the evaluated servers in messages."""
 
     edge: str
     servers: Sequence[str]
 
     @property
     def to(self) -> str:
-        """Whom the requests went to."""
+        """A clause with the servers, empty for all."""
         return f" to {' and '.join(self.servers)}" if self.servers else ""
 
 
 class Judge:
-    """Counts the requests of a bake and says what they prove."""
+    """Counts the requests of a bake and evaluates them."""
 
     def __init__(
         self, named: Named, since: float, before: Tally | None, limits: Limits, upstreams: Sequence[str] = ()
@@ -82,14 +82,14 @@ class Judge:
         self.limits = limits
         self.all = Tally(upstreams)
         self.settled = Tally(upstreams)
-        self.ours = 0  # of all, those that were active checks
+        self.ours = 0  # active checks among all requests
         self.failed_before, self.p99_before = None, None
         if before is not None and before.requests:
             self.failed_before = _failed(before) / before.requests
             self.p99_before = histogram.percentile(before.histogram, 99)
 
     def add(self, entry: Entry) -> None:
-        """Count a request, unless it began before the bake, and was the old release's, or nginx alone answered it."""
+        """Count a request, unless it began before the bake (in the old release) or nginx answered it itself."""
         if entry.began < self.since or not entry.attempts:
             return
         if self.all.add(entry):
@@ -98,7 +98,7 @@ class Judge:
             self.settled.add(entry)
 
     def failing(self) -> str:
-        """That too many requests failed; empty when they didn't."""
+        """Return a message if too many requests failed; otherwise empty."""
         failed, requests = _failed(self.all), self.all.requests
         allowed = (self.failed_before or 0) + self.limits.max_failed_percent / 100
         if failed < self.limits.min_failed or not _beyond(failed, requests, allowed):
@@ -113,7 +113,7 @@ class Judge:
         )
 
     def slow(self) -> str:
-        """That too many requests were slow; empty when they weren't, or when it isn't known how it was before."""
+        """Return a message if too many requests were slow; otherwise empty, also without a baseline."""
         if self.p99_before is None:
             return ""
         limit = max(self.limits.p99_floor_ms, self.p99_before * self.limits.max_p99_factor)
@@ -128,17 +128,18 @@ class Judge:
         )
 
     def unanswered(self, refused: Sequence[str], checked: int, over: bool) -> str:
-        """That most of our own requests got no answer at all; empty when they did, or when it is too early to say."""
+        """Return a message if most active checks got no response; otherwise empty, also if it is too early to say."""
         if 2 * len(refused) <= checked or (len(refused) < self.limits.min_failed and not over):
             return ""
-        return f"{len(refused)} of {checked} active checks got no answer, the last one {refused[-1]}"
+        return f"{len(refused)} of {checked} active checks got no response, the last one {refused[-1]}"
 
     def verdict(
         self, now: float, refused: Sequence[str] = (), checked: int = 0, over: bool = True, limited: int = 0
     ) -> dict[str, Any]:
-        """Whether the release may stay, and why.
+        """Return the result of the bake so far. Keys as in edge_log_info's RETURN.
 
-        `refused`: why active checks got no answer; `over`: no more come; `limited`: how many were too many (429).
+        `refused`: errors of active checks without a response. `over`: whether the bake has ended. `limited`: number of
+        active checks that got 429.
         """
         real = self.all.requests - self.ours
         quiet = real < self.limits.min_requests
@@ -157,29 +158,29 @@ class Judge:
         words = f"{real} request{'s' * (real != 1)}{self.named.to} in {now - self.since:.0f} s"
         if quiet:
             checks = f"; {checked - refused - limited} of {checked} active checks were answered" if checked else ""
-            checks += f", {limited} refused as too many (429)" if limited else ""
-            return f"only {words}, too few to judge{checks}"
+            checks += f", {limited} were rejected by a rate limit (429)" if limited else ""
+            return f"only {words}, too few to evaluate{checks}"
         p99 = histogram.percentile(self.all.histogram, 99)
         return f"{words}, {_failed(self.all)} answered 5xx, p99 {'unknown' if p99 is None else f'{p99} ms'}"
 
 
 def _failed(tally: Tally) -> int:
-    """Failures, and those that only a second server saved."""
+    """Return the number of failures, including those that another server's response hid from the client."""
     return tally.counts["failures"] + tally.counts["rescued"]
 
 
 def _beyond(count: int, total: int, share: float) -> bool:
-    """Whether a count is more than a share of all, and by more than chance explains."""
+    """Whether a count significantly exceeds a share of all."""
     expected = total * share
-    return count > expected + SURE * math.sqrt(expected)
+    return count > expected + SIGNIFICANCE * math.sqrt(expected)
 
 
 def baseline(path: str, before: Window, upstreams: Sequence[str], limits: Limits) -> Tally:
-    """How the same servers answered before or, where they were asked too little to know, how all did."""
+    """Return the counts of the same servers before the bake, or of all servers if there are too few requests."""
     same, every = Tally(upstreams), Tally()
     with Log(path, before.since) as log:
         for entry in log.entries(before):
-            # as in a bake, what nginx answered by itself (maintenance, too large a body) is no release's
+            # as in a bake, without nginx's own responses (maintenance, body too large)
             if entry.attempts:
                 same.add(entry)
                 every.add(entry)
@@ -187,9 +188,9 @@ def baseline(path: str, before: Window, upstreams: Sequence[str], limits: Limits
 
 
 class Checker(threading.Thread):
-    """Asks the edge every so often, and less often when that is too much for the site.
+    """Thread that sends active checks to the edge at intervals, which it doubles after a 429.
 
-    Its requests are judged as lines of the log; here only those without an answer, and those that were too many.
+    The log has their responses; this only records checks without a response and those that got 429.
     """
 
     def __init__(self, checks: Checks, seconds: float) -> None:
@@ -202,14 +203,14 @@ class Checker(threading.Thread):
         self.limited = 0
 
     def run(self) -> None:
-        """Ask until all were asked or the bake is over."""
+        """Send checks until all are sent or the bake has ended."""
         due = time.monotonic()
         for _ in range(self._checks.count):
             why, wait = "", 0.0
             try:
                 why = ask(self._checks)
             except LimitedError as limit:
-                # a bake is no reason to press on
+                # slow down instead of using up the site's limit
                 self._pause *= 2
                 wait = limit.wait
                 self.limited += not self.stopped.is_set()
@@ -224,9 +225,9 @@ class Checker(threading.Thread):
 
 
 def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
-    """Why the edge gives no answer to a request; empty when it gives one. Raises LimitedError for a 429."""
+    """Send one check. Returns why there was no response; empty if there was one. Raises LimitedError for a 429."""
     address, _, port = checks.address.rpartition(":")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without reading any authority
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without loading authorities
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
@@ -251,7 +252,7 @@ def watch(
     checks: Checks | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
-    """Judge for so many seconds, or until the release is bad. Returns the verdict."""
+    """Evaluate requests for `seconds`, or until the release is bad. Returns the verdict."""
     started = time.monotonic()
     checker = Checker(checks, seconds) if checks else None
     if checker:
@@ -264,7 +265,7 @@ def watch(
             refused, asked = (list(checker.refused), checker.asked) if checker else ([], 0)
             verdict = judge.verdict(clock(), refused, asked, left <= 0, checker.limited if checker else 0)
             if checker and not verdict["quiet"]:
-                checker.stopped.set()  # those that come by themselves say more
+                checker.stopped.set()  # real requests prove more
             if left <= 0 or not verdict["ok"]:
                 return {**verdict, "seconds": round(time.monotonic() - started, 1)}
             time.sleep(min(POLL, left))

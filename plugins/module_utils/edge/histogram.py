@@ -1,4 +1,4 @@
-"""Latencies, counted in bins: small to send, exact to add up, and good to 3 % when read."""
+"""Histograms of latencies: small to transfer, exact to merge, and accurate to 3 %."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 
-FINE = 20  # up to here each millisecond, which is all that nginx tells, has a bin of its own
-_STEP = math.log(1.05)
+FINE = 20  # ms; up to here each millisecond, nginx's resolution, has its own bin
+_STEP = math.log(1.05)  # width of the other bins
 
 
 @functools.cache
 def bin_of(milliseconds: int) -> int:
-    """The bin of a latency, named for the latency in its middle."""
+    """Return the bin of a latency, which is the latency in its middle in ms."""
     if milliseconds <= FINE:
         return max(0, milliseconds)
     return round(math.exp(round(math.log(milliseconds) / _STEP) * _STEP))
 
 
 def merge(parts: Iterable[Mapping[int, int] | Mapping[str, int]]) -> dict[int, int]:
-    """All of them together; the bins' names are strings where they came as JSON."""
+    """Return the sum of histograms; keys may be strings, as in JSON."""
     total: collections.Counter[int] = collections.Counter()
     for part in parts:
         for name, count in part.items():
@@ -29,7 +29,7 @@ def merge(parts: Iterable[Mapping[int, int] | Mapping[str, int]]) -> dict[int, i
 
 
 def percentile(histogram: Mapping[int, int], percent: float) -> int | None:
-    """The latency that so many percent don't exceed; None when nothing was counted."""
+    """Return a percentile in ms; None for an empty histogram."""
     rank = math.ceil(sum(histogram.values()) * percent / 100)
     seen = 0
     for milliseconds in sorted(histogram):
@@ -40,7 +40,7 @@ def percentile(histogram: Mapping[int, int], percent: float) -> int | None:
 
 
 def summary(histogram: Mapping[int, int], longest: int | None) -> dict[str, int | None]:
-    """Percentiles and the longest latency; a bin's name may lie a little above what is in it, a percentile doesn't."""
+    """Return p50, p99 and the longest latency in ms. Percentiles are limited to the longest, which bins may exceed."""
     found = {f"p{percent}_ms": percentile(histogram, percent) for percent in (50, 99)}
     limited = {
         name: value if value is None or longest is None else min(value, longest) for name, value in found.items()
@@ -49,5 +49,5 @@ def summary(histogram: Mapping[int, int], longest: int | None) -> dict[str, int 
 
 
 def above(histogram: Mapping[int, int], milliseconds: float) -> int:
-    """How many took longer."""
+    """Return how many latencies are above a value."""
     return sum(count for name, count in histogram.items() if name > milliseconds)

@@ -1,4 +1,4 @@
-"""The servers behind a site of nginx: which of them get requests, and which connections are still open to them."""
+"""The upstream servers of a site: which of them get requests, and which connections to them are open."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 _SERVER = re.compile(r"^( *server (\S+) max_fails=0(?: max_conns=\d+)?)( down)?;$", re.MULTILINE)
-# the same servers, for what the limit of requests at once doesn't count, and for the health page
+# suffixes of upstreams with the same servers: for requests without the limit of concurrency, and for the health page
 OTHERS = (".uncounted", ".health")
 _CONNECTION = re.compile(r"\s(?P<local>\S+:\d+)\s+(?P<peer>\S+:\d+)\s+users:\((?P<users>.*)\)")
-LEAVING = "shutting down"  # in the title of a worker process of an older configuration
+SHUTTING_DOWN = "shutting down"  # in the title of a worker process of an older configuration
 
 
 class UpstreamError(Exception):
-    """The servers can't be marked so. The message says why, with the fix."""
+    """The servers can't be drained or enabled. The message has cause and fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +32,28 @@ class Connection:
 
 
 def addresses(hosts: Iterable[str], known: Mapping[str, Mapping[str, Any]], port: int) -> list[str]:
-    """App servers as nginx names them, in its configuration and in its log; `known` are the hosts' variables."""
+    """Return app servers' addresses as in nginx's configuration and log. `known`: the hosts' variables."""
     return [f"{known[host]['baton_address']}:{port}" for host in hosts]
 
 
 def servers(text: str, site: str) -> dict[str, bool]:
-    """The servers of a site's upstream in its configuration file, each with whether it is drained."""
+    """Return the servers of a site's upstream in its configuration file, and whether each is drained."""
     return {address: bool(down) for _, address, down in _SERVER.findall(_block(text, site))}
 
 
 def marked(text: str, site: str, drained: Collection[str], back: Collection[str]) -> str:
-    """The configuration file with these servers drained and those back; who isn't named stays. Raises UpstreamError."""
+    """Return the file with servers `drained`, and servers `back` enabled; others stay. Raises UpstreamError."""
     known = servers(text, site)
     if unknown := sorted({*drained, *back} - set(known)):
         raise UpstreamError(
-            f"{', '.join(unknown)} can't be drained or put back: the site {site} sends requests to "
-            f"{', '.join(known)} alone. Run site.yml when the inventory has changed since."
+            f"{', '.join(unknown)} can't be drained or enabled: the site {site} only has the servers "
+            f"{', '.join(known)}. If the inventory has changed, run site.yml."
         )
     down = {server for server, was in known.items() if was and server not in back} | set(drained)
     if drained and not set(known) - down:
         raise UpstreamError(
-            f"{', '.join(drained)} can't be drained: no server of the site {site} would be left to answer. "
-            "Leave at least one in; playbooks/status.yml says which are drained."
+            f"{', '.join(drained)} can't be drained: no server of the site {site} would remain. "
+            "Keep at least one; playbooks/status.yml shows which are drained."
         )
     for name in (site, *(f"{site}{other}" for other in OTHERS)):
         if block := _found(text, name):
@@ -75,7 +75,7 @@ def _found(text: str, upstream: str) -> str:
 
 
 def peers(addresses: Collection[str]) -> set[str]:
-    """Servers as they stand in a list of connections: names become addresses."""
+    """Return servers as in a list of connections, with names resolved to addresses."""
     found = set(addresses)
     for address in addresses:
         host, _, port = address.rpartition(":")
@@ -86,18 +86,18 @@ def peers(addresses: Collection[str]) -> set[str]:
 
 
 def workers() -> dict[int, bool]:
-    """Nginx's worker processes by pid, each with whether it belongs to an older configuration."""
+    """Return nginx's worker processes by pid, and whether each is shutting down."""
     found = {}
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             title = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if title.startswith("nginx: worker process"):
-                found[int(process.name)] = LEAVING in title
+                found[int(process.name)] = SHUTTING_DOWN in title
     return found
 
 
 def connections() -> list[Connection]:
-    """The open TCP connections of nginx's processes."""
+    """Return the open TCP connections of nginx's processes."""
     listing = subprocess.run(
         ["ss", "-Htnp", "state", "established"], check=True, text=True, capture_output=True, stdin=subprocess.DEVNULL
     )
@@ -112,33 +112,36 @@ def _parse(listing: str) -> Iterator[Connection]:
 
 
 def busy(open_: Collection[Connection], old: Collection[int], known: set[str], drained: set[str]) -> int:
-    """How many requests the drained servers may still have to answer.
+    """Return how many requests the drained servers may still have to answer.
 
-    Those that are on their way to one, and those which a worker process of the older configuration has not passed on
-    yet, such as an upload that it is still receiving: it might choose a drained server.
+    These are requests that were passed to one, and requests that a worker process of the older configuration hasn't
+    passed on yet, such as an upload that it is still receiving: it might choose a drained server.
     """
-    under_way = sum(connection.peer in drained for connection in open_)
+    running = sum(connection.peer in drained for connection in open_)
     of_old = [connection for connection in open_ if connection.pid in old]
     passed_on = sum(connection.peer in known for connection in of_old)
-    return under_way + max(0, len(of_old) - 2 * passed_on)
+    return running + max(0, len(of_old) - 2 * passed_on)
 
 
 def wait_until_replaced(before: Mapping[int, bool], timeout: float) -> None:
-    """Wait until the worker processes from before a reload accept no more. Raises UpstreamError."""
+    """Wait until the worker processes from before a reload no longer accept connections. Raises UpstreamError."""
     deadline = time.monotonic() + timeout
-    serving = {pid for pid, leaving in before.items() if not leaving}
-    while any(not leaving for pid, leaving in workers().items() if pid in serving):
+    serving = {pid for pid, shutting_down in before.items() if not shutting_down}
+    while any(not shutting_down for pid, shutting_down in workers().items() if pid in serving):
         if time.monotonic() > deadline:
-            raise UpstreamError(f"nginx's old worker processes still serve {timeout:.0f} s after the reload.")
+            raise UpstreamError(
+                f"nginx's old worker processes still accept connections {timeout:.0f} s after the reload. See "
+                "`journalctl -u nginx` on this edge."
+            )
         time.sleep(0.02)
 
 
 def wait_until_idle(known: Collection[str], drained: Collection[str], timeout: float) -> int:
-    """Wait until the drained servers have nothing more to answer; how many requests they have after `timeout`."""
+    """Wait until the drained servers have no requests. Returns how many they still have after `timeout` seconds."""
     all_of_them, those = peers(known), peers(drained)
     deadline = time.monotonic() + timeout
     while True:
-        old = {pid for pid, leaving in workers().items() if leaving}
+        old = {pid for pid, shutting_down in workers().items() if shutting_down}
         left = busy(connections(), old, all_of_them, those)
         if not left or time.monotonic() > deadline:
             return left

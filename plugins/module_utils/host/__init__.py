@@ -1,4 +1,4 @@
-"""What any host and the controller have in common: commands, files, systemd, and reading what others wrote.
+"""Code that doesn't depend on an application: commands, files, systemd, facts, and reading untrusted input.
 
 Runs on: both.
 """

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also through a loss of power: the only writer of what must not be cut."""
+"""Write files atomically and durably, so that a loss of power leaves the old or the new file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import time
 from collections.abc import Iterator
 
 SUFFIX = ".baton"
-LEFT = 3600.0  # seconds after which nobody writes any more what lies beside a file
+STALE_SECONDS = 3600.0  # age at which a temporary folder is a left-over of a killed writer
 
 
 @contextlib.contextmanager
 def replacing(
     path: pathlib.Path, content: str | bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None
 ) -> Iterator[pathlib.Path]:
-    """Write the content beside the file; it takes the file's place when the block ends, unless that raises.
+    """Write a copy, which replaces the file when the block ends without an error. Raises OSError.
 
-    Yields the copy, which has the file's name: some programs that check a file go by it. The copy is in a folder for
-    its owner alone, so that the content is at no time readable for more than it is to be, and hidden, as programs read
-    whole folders. Several may write one file at the same moment. `mode`: as the umask says when there is none. Raises
-    OSError.
+    Yields the copy. It has the file's name, which some validators need, in a hidden folder that only the owner can
+    read: so the content is never readable by others, and programs that read the whole folder don't see it. Several
+    processes may write the same file at once. `mode`: by default as the umask allows.
     """
     sweep(path.parent, path.name)
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name[:200]}.", suffix=SUFFIX, dir=path.parent))
@@ -47,13 +46,13 @@ def replacing(
 def write(
     path: pathlib.Path, content: str | bytes, *, mode: int | None = None, owner: tuple[int, int] | None = None
 ) -> None:
-    """Write a file so that a reader sees the old or the new, as `replacing` does. Raises OSError."""
+    """Write a file atomically; options as in `replacing`. Raises OSError."""
     with replacing(path, content, mode=mode, owner=owner):
         pass
 
 
-def sweep(folder: pathlib.Path, name: str = "", age: float = LEFT) -> None:
-    """Remove what writers of a file, or of any in the folder, left there when they were killed `age` seconds ago."""
+def sweep(folder: pathlib.Path, name: str = "", age: float = STALE_SECONDS) -> None:
+    """Remove temporary folders older than `age` seconds of killed writers of a file, by default of any file."""
     for left in folder.glob(f".*{SUFFIX}"):
         if not left.name.startswith(f".{name}") or left.is_symlink():
             continue
@@ -63,7 +62,7 @@ def sweep(folder: pathlib.Path, name: str = "", age: float = LEFT) -> None:
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Have the names in a folder on the disk. Raises OSError."""
+    """Sync a folder's entries to the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Running a command whose output is not to be trusted: bounded in time and size, whatever it leaves running."""
+"""Run a command with untrusted output: bounded in time and size, regardless of processes that it leaves running."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-_CHUNK = 64 * 1024  # bytes, what a pipe holds on Linux
-_POLL = 0.05  # seconds between two looks at a command that has closed nothing and says nothing
-# seconds to read what a command has left in the pipe when it has ended: a child of its own may hold it, and write on
+_CHUNK = 64 * 1024  # bytes; size of a pipe on Linux
+_POLL = 0.05  # seconds between two checks of a silent command
+# seconds to read the pipe after the command has ended: its child processes may keep it open and continue to write
 _DRAIN = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """How a command ended, and the end of what it said."""
+    """The result of a command, with the end of its output."""
 
-    status: int | None  # None: killed, as it took too long
+    status: int | None  # None: killed after the timeout
     output: bytes
-    errors: bytes  # empty where they were asked for together
-    cut: bool  # whether it printed more than is kept of its standard output
+    errors: bytes  # empty with `together`
+    cut: bool  # whether the beginning of its standard output is missing
 
 
 class _Tail:
@@ -44,7 +44,7 @@ class _Tail:
         del self._kept[: -self._most]
 
     def content(self) -> bytes:
-        """From the beginning of a line, where there is one."""
+        """Return the last bytes, from the beginning of a line if possible."""
         self._cut()
         kept = bytes(self._kept)
         return kept.partition(b"\n")[2] or kept if self.cut else kept
@@ -60,11 +60,11 @@ def run(
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Done:
-    """Run a command for at most `timeout` seconds, and keep the last bytes of what it prints.
+    """Run a command for at most `timeout` seconds, and keep the last bytes of its output.
 
-    `output` and `errors` are how many of each; `together` has it print both into one. It is over when the command has
-    ended, though a child that it left behind may hold its pipes open, and goes on when it has closed them itself.
-    Raises OSError when it can't be started.
+    `output`, `errors`: how many bytes of each. `together`: combine both. Returns when the command has ended, even if
+    child processes keep its pipes open, and waits for it even if it has closed them. Raises OSError if it can't be
+    started.
     """
     deadline, ended = time.monotonic() + timeout, False
     with (
@@ -78,8 +78,8 @@ def run(
         ) as process,
         selectors.DefaultSelector() as waiting,
     ):
-        said, complained = _Tail(output), _Tail(errors)
-        for stream, tail in ((process.stdout, said), (process.stderr, complained)):
+        stdout, stderr = _Tail(output), _Tail(errors)
+        for stream, tail in ((process.stdout, stdout), (process.stderr, stderr)):
             if stream is not None:
                 os.set_blocking(stream.fileno(), False)
                 waiting.register(stream, selectors.EVENT_READ, tail)
@@ -98,11 +98,11 @@ def run(
             status = process.poll()
             if status is None:
                 process.kill()
-        return Done(status, said.content(), complained.content(), said.cut)
+        return Done(status, stdout.content(), stderr.content(), stdout.cut)
 
 
 def _take(waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-    """Read what a stream has; stop to wait for one that has ended."""
+    """Read from a stream, or unregister it at its end."""
     stream: IO[bytes] = key.fileobj  # type: ignore[assignment]  # as it was registered
     with contextlib.suppress(BlockingIOError):
         if chunk := os.read(stream.fileno(), _CHUNK):

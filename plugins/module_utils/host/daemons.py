@@ -1,4 +1,4 @@
-"""What a running process lacks of its unit's files, because it was started before they were as they are now."""
+"""Find units whose process was started before their unit files were changed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from typing import Any
 
 from . import systemd
 
-SHOWN = ("Id", "MainPID", "NeedDaemonReload", "NoNewPrivileges", "DropInPaths", "ExecMainStartTimestamp")
+PROPERTIES = ("Id", "MainPID", "NeedDaemonReload", "NoNewPrivileges", "DropInPaths", "ExecMainStartTimestamp")
 
 
 def behind(patterns: Sequence[str], root: str = "/") -> list[dict[str, Any]]:
-    """The running units of these patterns of which that is true.
+    """Return the running units of these patterns whose process is older than its unit files.
 
-    Keys: `unit`; `unread` (systemd hasn't read its files since they were changed); `unconfined` (the process lacks the
-    sandbox that the unit has); `newer` (the drop-ins that were written since the process was started).
+    Keys: `unit`; `unread` (systemd hasn't read changed files yet); `unconfined` (the process lacks the unit's sandbox);
+    `newer` (drop-ins that were written after the process was started).
     """
     found = []
-    for told in systemd.properties_of_all(*patterns, names=SHOWN, options=["--timestamp=us+utc"]) if patterns else []:
-        pid = told.get("MainPID", "0")
+    options = ["--timestamp=us+utc"]
+    for unit in systemd.properties_of_all(*patterns, names=PROPERTIES, options=options) if patterns else []:
+        pid = unit.get("MainPID", "0")
         if pid == "0":
             continue
         about = {
-            "unit": told.get("Id", ""),
-            "unread": told.get("NeedDaemonReload") == "yes",
-            "unconfined": told.get("NoNewPrivileges") == "yes" and _may_gain_privileges(pid, root),
-            "newer": _newer(shlex.split(told.get("DropInPaths", "")), told.get("ExecMainStartTimestamp", ""), root),
+            "unit": unit.get("Id", ""),
+            "unread": unit.get("NeedDaemonReload") == "yes",
+            "unconfined": unit.get("NoNewPrivileges") == "yes" and _may_gain_privileges(pid, root),
+            "newer": _newer(shlex.split(unit.get("DropInPaths", "")), unit.get("ExecMainStartTimestamp", ""), root),
         }
         if about["unread"] or about["unconfined"] or about["newer"]:
             found.append(about)
@@ -39,7 +40,7 @@ def behind(patterns: Sequence[str], root: str = "/") -> list[dict[str, Any]]:
 
 
 def _may_gain_privileges(pid: str, root: str) -> bool:
-    """Whether a process lacks what every sandbox begins with; False when it is gone."""
+    """Whether a process lacks NoNewPrivileges, which every sandbox sets; False if the process no longer exists."""
     with contextlib.suppress(OSError):
         status = pathlib.Path(root, "proc", pid, "status").read_text(encoding="utf-8", errors="replace")
         return re.search(r"^NoNewPrivs:\s*0$", status, re.MULTILINE) is not None
@@ -47,10 +48,10 @@ def _may_gain_privileges(pid: str, root: str) -> bool:
 
 
 def _newer(files: Sequence[str], started: str, root: str) -> list[str]:
-    """The files that were written after a moment, as systemd tells it."""
+    """Return the files that were written after a time in systemd's format."""
     with contextlib.suppress(ValueError):
         moment = datetime.datetime.strptime(started, "%a %Y-%m-%d %H:%M:%S.%f UTC").replace(tzinfo=datetime.UTC)
-        # of `systemctl set-property` nothing waits for a start
+        # `systemctl set-property` applies its drop-ins immediately
         kept = [file for file in files if "/system.control/" not in file]
         return [file for file in kept if _modified(os.path.join(root, file.lstrip("/"))) > moment.timestamp()]
     return []

@@ -1,4 +1,4 @@
-"""What the roles must know of a host, by the names that Ansible's own facts have, at a fraction of their cost."""
+"""The facts that roles need, with the names of Ansible's own facts, at a fraction of their cost."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import resources  # that of gunicorn_handover, by a link
+from . import resources  # a link to gunicorn_handover's module
 
-# Connecting a datagram socket sends nothing: the kernel only chooses the route. Ansible asks it for the same address.
-ELSEWHERE = ("8.8.8.8", 53)
-RENAMED = {"container-other": "container"}  # systemd's name and Ansible's
+# Connecting a datagram socket sends nothing: the kernel only chooses the route. Ansible uses the same address.
+PROBE_ADDRESS = ("8.8.8.8", 53)
+RENAMED = {"container-other": "container"}  # systemd's name to Ansible's
 
 
 def gather(*, packages: bool) -> dict[str, Any]:
-    """All of them, of this host; the installed packages only when asked for."""
+    """Return all facts of this host; the installed packages only with `packages`."""
     return {
         "architecture": platform.machine(),
         "clock": time.time(),
@@ -33,7 +33,7 @@ def gather(*, packages: bool) -> dict[str, Any]:
         **({"packages": installed_packages(), "package_lists_age": package_lists_age()} if packages else {}),
         "nameservers": nameservers(),
         **postgresql(),
-        "processor_vcpus": resources.cores(),  # of a container, those that its quota pays for
+        "processor_vcpus": resources.cores(),  # respects the CPU quota of a container
         "python": {
             "version": {"major": sys.version_info[0], "minor": sys.version_info[1], "micro": sys.version_info[2]}
         },
@@ -43,21 +43,21 @@ def gather(*, packages: bool) -> dict[str, Any]:
 
 
 def default_ipv4() -> dict[str, str]:
-    """The address from which the host reaches others; empty when it reaches nobody."""
+    """Return the source address of the default route; empty if there is none."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(ELSEWHERE)
+        probe.connect(PROBE_ADDRESS)
         return {"address": probe.getsockname()[0]}
     return {}
 
 
 def distribution(root: str = "/") -> dict[str, str]:
-    """Name and version of the operating system, such as Debian 12.5 or Ubuntu 24.04."""
-    said = os_release(root)
+    """Return name and version of the operating system, such as Debian 12.5 or Ubuntu 24.04."""
+    release = os_release(root)
     known = {"debian": "Debian", "ubuntu": "Ubuntu"}
-    name = known.get(said.get("ID", ""), said.get("NAME", "Linux").split()[0])
-    version = said.get("VERSION_ID", "")
+    name = known.get(release.get("ID", ""), release.get("NAME", "Linux").split()[0])
+    version = release.get("VERSION_ID", "")
     with contextlib.suppress(OSError):
-        # Debian says its point release there alone
+        # only this file has Debian's point release
         point = pathlib.Path(root, "etc/debian_version").read_text(encoding="utf-8").strip()
         if name == "Debian" and point.startswith(f"{version}."):
             version = point
@@ -65,12 +65,12 @@ def distribution(root: str = "/") -> dict[str, str]:
         "distribution": name,
         "distribution_version": version,
         "distribution_major_version": version.split(".")[0],
-        "distribution_release": said.get("VERSION_CODENAME", ""),
+        "distribution_release": release.get("VERSION_CODENAME", ""),
     }
 
 
 def os_release(root: str = "/") -> Mapping[str, str]:
-    """The fields of /etc/os-release."""
+    """Return the fields of /etc/os-release."""
     found = {}
     with contextlib.suppress(OSError):
         for line in pathlib.Path(root, "etc/os-release").read_text(encoding="utf-8").splitlines():
@@ -81,7 +81,7 @@ def os_release(root: str = "/") -> Mapping[str, str]:
 
 
 def memory(root: str = "/") -> int:
-    """The host's memory in MiB."""
+    """Return the host's memory in MiB."""
     for line in pathlib.Path(root, "proc/meminfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) // 1024
@@ -89,15 +89,15 @@ def memory(root: str = "/") -> int:
 
 
 def installed_packages(root: str = "/") -> list[str]:
-    """The names of the installed packages, with which roles need not ask apt.
+    """Return the names of the installed packages, which saves roles a call of apt.
 
-    Ansible's package_facts has a mapping from them to versions, which nobody reads: each look at a host's variables
-    would copy it, for hundreds of packages and every host.
+    Unlike Ansible's package_facts without versions: Ansible copies a host's facts on each access, for hundreds of
+    packages on every host.
     """
     found = set()
     with contextlib.suppress(OSError):
         for paragraph in pathlib.Path(root, "var/lib/dpkg/status").read_text(encoding="utf-8").split("\n\n"):
-            # the long fields come later
+            # not the long fields, which come later
             fields = dict(line.partition(": ")[::2] for line in paragraph.split("\n", 12)[:12])
             if fields.get("Status", "").endswith(" ok installed"):
                 found.add(fields["Package"])
@@ -105,10 +105,10 @@ def installed_packages(root: str = "/") -> list[str]:
 
 
 def package_lists_age(root: str = "/") -> float | None:
-    """Seconds since apt's lists of packages were read; None where there are none."""
+    """Return the seconds since apt's package lists were updated; None if there are none."""
     lists = pathlib.Path(root, "var/lib/apt/lists")
     with contextlib.suppress(OSError):
-        # kept by apt for each list that it has read, also of a source that has nothing new
+        # apt also updates these times if a list has not changed
         times = [path.stat().st_mtime for path in (lists, lists / "partial")]
         if any(
             path.name.endswith(("Packages", "Packages.lz4", "Packages.xz", "Packages.gz")) for path in lists.iterdir()
@@ -118,7 +118,7 @@ def package_lists_age(root: str = "/") -> float | None:
 
 
 def nameservers(root: str = "/") -> list[str]:
-    """The servers that programs ask for names."""
+    """Return the name servers in /etc/resolv.conf."""
     found = []
     with contextlib.suppress(OSError):
         for line in pathlib.Path(root, "etc/resolv.conf").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -129,9 +129,9 @@ def nameservers(root: str = "/") -> list[str]:
 
 
 def postgresql(root: str = "/") -> dict[str, int]:
-    """How many connections the PostgreSQL that runs here takes, or ran last; nothing where there is none.
+    """Return max_connections of the PostgreSQL server as of its last start; empty if there is none.
 
-    The server notes it beside its data when it starts; of several the least counts.
+    The server records it in its control file; of several servers, the lowest counts.
     """
     found = []
     for data in pathlib.Path(root, "var/lib/postgresql").glob("*/main"):
@@ -151,14 +151,14 @@ def postgresql(root: str = "/") -> dict[str, int]:
 
 
 def service_manager() -> str:
-    """What runs the host's services: systemd, or the name of process 1."""
+    """Return the service manager: systemd, or the name of process 1."""
     if os.path.isdir("/run/systemd/system"):
         return "systemd"
     return pathlib.Path("/proc/1/comm").read_text(encoding="utf-8").strip()
 
 
 def virtualization() -> dict[str, str]:
-    """Whether the host is a guest, and of what, as systemd finds out."""
+    """Return whether the host is virtualized, and how, from systemd-detect-virt."""
     kind = ""
     with contextlib.suppress(OSError):
         done = subprocess.run(["systemd-detect-virt"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Waiting for the lock of a file."""
+"""Wait for a file lock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAUSE = 0.2  # seconds between two tries
 
 
 def taken_within(file: IO[str], seconds: float) -> bool:
-    """Lock an open file for this process and those that it forks; whether that could be had in so many seconds."""
+    """Lock an open file for this process and its forks. Returns whether that was possible within `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(BlockingIOError):

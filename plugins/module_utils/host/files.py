@@ -1,4 +1,4 @@
-"""Putting several files and directories on a host at once: what Ansible's file, copy and template do one by one."""
+"""Write several files and directories at once, which Ansible's file, copy and template do one by one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from . import atomic_file, credential
 from .command import make_folder
 
 State = Literal["file", "directory", "absent"]
-# Why a scratch file isn't fit to be the file; empty when it is.
+# Returns why a temporary file isn't valid; empty if it is.
 Validate = Callable[[str, pathlib.Path], str]
-# An item of a module's option `files`, as an argument spec has it; what else a module takes of a DesiredFile it adds.
+# Argument spec of an item of a module's option `files`; modules add further fields of DesiredFile.
 OPTIONS: dict[str, dict[str, Any]] = {
     "path": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["file", "directory", "absent"], "default": "file"},
@@ -30,12 +30,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class FilesError(Exception):
-    """Something can't be put where it is wanted. The message says what and why."""
+    """A path can't be written. The message says which and why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DesiredFile:
-    """One path as it is to be."""
+    """The wanted state of one path."""
 
     path: pathlib.Path
     state: State = "file"
@@ -43,17 +43,17 @@ class DesiredFile:
     owner: str = "root"
     group: str = "root"
     mode: int = 0o644
-    validate: str = ""  # a command; %s is the scratch file
-    keep: Sequence[str] | None = None  # the only files that a directory may hold; None for any
+    validate: str = ""  # a command; %s is the temporary file
+    keep: Sequence[str] | None = None  # paths that stay in a directory, all others are removed; None to keep all
 
 
 def unlogged(module: type[Any]) -> type[Any]:
-    """The class AnsibleModule as one that doesn't write whole files into the host's log."""
+    """Return a subclass of AnsibleModule that doesn't write whole files into the host's log."""
     return type(module.__name__, (module,), {"_log_invocation": lambda self: self.log("Invoked")})
 
 
 def desired(items: Iterable[Mapping[str, Any]]) -> list[DesiredFile]:
-    """What a module's option `files` asks for. Raises FilesError."""
+    """Parse a module's option `files`. Raises FilesError."""
     return [_desired(item) for item in items]
 
 
@@ -62,23 +62,23 @@ def _desired(item: Mapping[str, Any]) -> DesiredFile:
     try:
         return DesiredFile(**{**item, "path": pathlib.Path(item["path"]), "mode": int(mode, 8)})
     except ValueError:
-        raise FilesError(f"{item['path']}: the mode {mode} isn't octal, as 0644 is.") from None
+        raise FilesError(f"{item['path']}: the mode {mode} isn't octal, such as 0644.") from None
 
 
 def validation(run: Callable[[list[str]], tuple[int, str, str]]) -> Validate:
-    """How a file's command validates it; `run` returns status, output and errors, as a module's run_command does."""
+    """Return a function that validates a file with its command. `run`: a module's run_command."""
 
     def validate(command: str, scratch: pathlib.Path) -> str:
         status, out, err = run([word.replace("%s", str(scratch)) for word in shlex.split(command)])
-        return (err or out).strip() or f"{command} says so" if status else ""
+        return (err or out).strip() or f"`{command}` failed without a message" if status else ""
 
     return validate
 
 
 def apply(wanted: Sequence[DesiredFile], validate: Validate, *, dry: bool) -> list[dict[str, Any]]:
-    """Let each path be as it is wanted, in order; returns the differences, as Ansible shows them. Raises FilesError.
+    """Bring each path into its wanted state, in order. Returns the differences in Ansible's format. Raises FilesError.
 
-    A `dry` run changes nothing. What it would need and isn't there yet, it takes for granted.
+    `dry`: change nothing, and assume that missing prerequisites such as users will exist.
     """
     differences = []
     for item in wanted:
@@ -96,10 +96,10 @@ def apply(wanted: Sequence[DesiredFile], validate: Validate, *, dry: bool) -> li
 def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, Any]]:
     if item.state == "absent":
         return _remove(item.path, dry)
-    # a directory may be a link to one, on a larger disk, say
+    # a directory may be a link, for example to a larger disk
     before = _about(item.path, follow=item.state == "directory")
     if before and before["state"] != item.state:
-        raise FilesError(f"{item.path} is a {before['state']}, and is to be a {item.state}. Move it away.")
+        raise FilesError(f"{item.path} is a {before['state']} instead of a {item.state}. Move it away.")
     after = {"state": item.state, "owner": item.owner, "group": item.group, "mode": f"{item.mode:04o}"}
     is_file = item.state == "file"
     known = _content(item.path) if is_file and before else b""
@@ -114,7 +114,7 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
         owner = _owner(item)
         if is_file:
             if before and known == content:
-                content = item.path.read_bytes()  # its rights alone; another encryption would count as another secret
+                content = item.path.read_bytes()  # only owner or mode change; a new encryption would be a new secret
             elif item.path.suffix == credential.SUFFIX:
                 content = credential.encrypted(item.path, content)
             _write(item, content, owner, validate)
@@ -124,9 +124,9 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
 
 
 def _content(path: pathlib.Path) -> bytes | None:
-    """What a file holds, decrypted where it is encrypted, as no two encryptions of one content are alike.
+    """Return a file's content, decrypted to compare it, because each encryption of the same content differs.
 
-    None where it can't be decrypted, as on a host that has lost its key.
+    None if it can't be decrypted, for example because the host lost its key.
     """
     try:
         return credential.read(path)
@@ -135,7 +135,7 @@ def _content(path: pathlib.Path) -> bytes | None:
 
 
 def _about(path: pathlib.Path, *, follow: bool = False) -> dict[str, str]:
-    """What a path is now, or what it leads to; empty when it isn't there."""
+    """Return type, owner, group and mode of a path; empty if it doesn't exist."""
     try:
         found = path.stat(follow_symlinks=follow)
     except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +157,7 @@ def _name(of: Callable[[int], Any], number: int) -> str:
 
 
 def _owner(item: DesiredFile) -> tuple[int, int]:
-    """The numbers of owner and group."""
+    """Return uid and gid."""
     try:
         return pwd.getpwnam(item.owner).pw_uid, grp.getgrnam(item.group).gr_gid
     except KeyError as error:
@@ -171,10 +171,10 @@ def _directory(item: DesiredFile, owner: tuple[int, int]) -> None:
 
 
 def _write(item: DesiredFile, content: bytes, owner: tuple[int, int], validate: Validate) -> None:
-    """In one step that no reader sees half done, and at no time readable for more than it is to be."""
+    """Write a file atomically; it is never readable by more users than its mode allows."""
     with atomic_file.replacing(item.path, content, mode=item.mode, owner=owner) as copy:
         if item.validate and (why := validate(item.validate, copy)):
-            raise FilesError(f"{item.path} would not be valid, and is left as it was: {why}")
+            raise FilesError(f"{item.path} would not be valid, so it wasn't changed: {why}")
 
 
 def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:
@@ -191,7 +191,7 @@ def _remove(path: pathlib.Path, dry: bool) -> list[dict[str, Any]]:
 
 def _purge(folder: pathlib.Path, keep: set[pathlib.Path], dry: bool) -> list[dict[str, Any]]:
     if not dry:
-        # what a killed run left may hold what is purged
+        # left-overs of a killed run may contain purged content
         atomic_file.sweep(folder, age=0)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [shown for path in found if path not in keep and not path.is_dir() for shown in _remove(path, dry)]

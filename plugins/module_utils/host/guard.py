@@ -1,7 +1,8 @@
-"""Changes that a host takes back by itself unless a new connection confirms them: what could lock everybody out.
+"""Changes that could lock everybody out: the host reverts them unless a new connection confirms them.
 
-What was there is kept in a folder, with a script that puts it back. A timer runs the script while the host is up, a
-unit that is there only as long runs it at the next boot. A lock keeps script, change and confirmation apart.
+The previous files are kept in a folder with a script that restores them. A timer runs the script while the host is up,
+and a unit that exists only during the change runs it at the next boot. A lock serializes script, change and
+confirmation.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from .command import make_folder
 from .files import DesiredFile
 
 State = Literal["confirmed", "undone", "pending", "unknown"]
-GRACE = 30.0  # seconds that an undo may take beyond its time
-PAUSE = 0.2  # seconds between two looks
+GRACE = 30.0  # seconds after the deadline within which the undo must have ended
+PAUSE = 0.2  # seconds between two checks
 
 _SCRIPT = """\
 #!/bin/sh
-# Puts back what was there before a change that no new connection has confirmed. Made by baton.web.guarded_files.
+# Restores the state before a change that no new connection has confirmed. Written by baton.web.guarded_files.
 exec 9> {folder}.ending || exit 1
 flock 9
 cd {folder} 2> /dev/null || exit 0
@@ -42,7 +43,7 @@ restore() {{
 }}
 {files}
 sync
-# after a reboot nothing of the change is in the memory of anything
+# after a reboot nothing of the change is loaded
 if [ -e {marker} ]; then
   ( {undo}
   ) < before || failed=1
@@ -51,12 +52,12 @@ fi
 mv undoing {folder}.undone
 rm -f {unit} {link} {marker}
 rm -rf {folder}
-echo 'No new connection has confirmed the change of the {name} configuration: what was there before is back.'
+echo 'No new connection has confirmed the change of the {name} configuration: the previous one has been restored.'
 """
 
 _UNIT = """\
 [Unit]
-Description=Put back the former {name} configuration, as a reboot left its change unconfirmed
+Description=Restore the previous {name} configuration after a reboot during an unconfirmed change
 DefaultDependencies=no
 RequiresMountsFor={paths}
 After=local-fs.target
@@ -72,24 +73,24 @@ WantedBy=sysinit.target
 
 
 class GuardError(Exception):
-    """A change can't be guarded, or was taken back at once. The message says why."""
+    """A change can't be guarded, or was reverted immediately. The message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What a change needs besides its files; the commands are a shell's, run as root."""
+    """The shell commands of a change, which run as root."""
 
-    before: str  # prints what is in force, for `undo`
-    apply: str  # puts the files into force
-    undo: str  # puts what `before` printed, its standard input, and the former files into force
-    seconds: int  # within which a new connection has to confirm it
+    before: str  # prints the active configuration, for `undo`
+    apply: str  # applies the new files
+    undo: str  # applies the previous files and the output of `before`, its standard input
+    seconds: int  # time limit for the confirmation by a new connection
 
 
 class Guard:
-    """The one change of this name that may be waiting for its confirmation on this host."""
+    """The change of this name on this host; only one can wait for its confirmation at a time."""
 
     def __init__(self, name: str, root: str = "/") -> None:
-        """`root` is another folder in tests alone."""
+        """`root` is only another folder in tests."""
         top = pathlib.Path(root)
         self.name = name
         self.folder = top / "var/lib/baton-undo" / name
@@ -102,18 +103,19 @@ class Guard:
         return self.folder.with_name(f"{self.name}.{kind}")
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let no other process begin a change of this name, and wait for the end of one that was begun.
+    def exclusive(self) -> Iterator[None]:
+        """Prevent other changes of this name, and wait for the end of one that is running. Raises GuardError.
 
-        One that nothing ends, as its timer was stopped by hand, is undone.
+        Undoes a change that never ends because its timer was stopped.
         """
         make_folder(self.folder.parent, 0o700)
         with self._beside("lock").open("w") as lock:
             if not file_lock.taken_within(lock, 600):
                 raise GuardError(
-                    f"Another run has been changing {self.name} for ten minutes. Look for it, then try again."
+                    f"Another run has been changing the {self.name} configuration for ten minutes. Find and end it, "
+                    "then run this again."
                 )
-            deadline = time.monotonic() + float(self._told("armed").get("seconds", 0)) + GRACE
+            deadline = time.monotonic() + float(self._read("armed").get("seconds", 0)) + GRACE
             while not self._has_ended():
                 if time.monotonic() > deadline:
                     self.undo()
@@ -121,17 +123,17 @@ class Guard:
             yield
 
     def _has_ended(self) -> bool:
-        """Whether no change waits for its end; then nothing is left of any."""
+        """Whether no change is waiting; then also removes left-overs of killed ones."""
         with self._ending():
             if (self.folder / "armed").exists() or (self.folder / "undoing").exists():
                 return False
-            # of an arming that was killed before anything was touched, or of a confirmation that was
-            self._forget()
+            # left-overs of a change that was killed before it began, or during its confirmation
+            self._clean_up()
             return True
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
-        """Let no other process make, confirm or take back a change meanwhile; the script takes the same lock."""
+        """Prevent that another process makes, confirms or undoes a change; the script takes the same lock."""
         with self._beside("ending").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -139,18 +141,20 @@ class Guard:
     def change(
         self, token: str, change: Change, files: Sequence[DesiredFile], write: Callable[[], object], *, reconnects: bool
     ) -> None:
-        """Change the files by `write` and put them into force, to be confirmed by `token`.
+        """Change the files with `write` and apply them; `confirm` with `token` must follow.
 
-        Without `reconnects` there is no connection that could be cut, and any confirmation will do. Raises GuardError
-        and what `write` raises, with nothing touched or all put back.
+        `reconnects`: whether the confirmation must come over a new connection; false if there is no connection that
+        could be cut. Raises GuardError and the errors of `write`, with nothing changed or everything restored.
         """
         with self._ending():
             self._arm(token, change, files, reconnects=reconnects)
             try:
                 write()
                 done = _shell(change.apply, change.seconds)
-                wrong = (done.stderr or done.stdout).strip().rstrip(".") or "it said nothing" if done.returncode else ""
-                failure: Exception | None = GuardError(f"{wrong}. What was there before is back.") if wrong else None
+                output = (done.stderr or done.stdout).strip().rstrip(".") or "it failed without a message"
+                failure: Exception | None = None
+                if done.returncode:
+                    failure = GuardError(f"{output}. The previous configuration has been restored.")
             except Exception as error:
                 failure = error
         if failure:
@@ -158,20 +162,20 @@ class Guard:
             raise failure
 
     def _arm(self, token: str, change: Change, files: Sequence[DesiredFile], *, reconnects: bool) -> None:
-        """Keep what is there and start the timer. Raises GuardError, with nothing touched."""
+        """Keep the previous files and start the timer. Raises GuardError, with nothing changed."""
         saved = self.folder / "saved"
         make_folder(saved, 0o700)
         lines = []
         for number, path in enumerate(file.path for file in files if file.state != "directory"):
             if path.exists():
-                # owner, mode and all, as the script copies it back
+                # with owner and mode, for the script
                 subprocess.run(["cp", "-a", str(path), str(saved / str(number))], check=True, capture_output=True)
                 lines.append(f"restore saved/{number} {shlex.quote(str(path))}")
             else:
                 lines.append(f"rm -f {shlex.quote(str(path))} || failed=1")
         before = _shell(change.before)
         if before.returncode:
-            raise GuardError(f"What is in force can't be read: {before.stderr.strip()}")
+            raise GuardError(f"The active configuration can't be read: {before.stderr.strip()}")
         (self.folder / "before").write_text(before.stdout)
         places = {"folder": self.folder, "unit": self._unit, "link": self._link, "marker": self._marker}
         script = _SCRIPT.format(name=self.name, token=token, files="\n".join(lines), undo=change.undo.strip(), **places)
@@ -190,11 +194,11 @@ class Guard:
         run += ["--service-type=oneshot", "/bin/sh", str(self.folder / "undo")]
         started = subprocess.run(run, check=False, text=True, capture_output=True, stdin=subprocess.DEVNULL)
         if started.returncode:
-            self._forget()
-            raise GuardError(f"No timer can be started that would take it back: {started.stderr.strip()}")
+            self._clean_up()
+            raise GuardError(f"The timer that would undo the change can't be started: {started.stderr.strip()}")
 
     def undo(self) -> None:
-        """Put back what was there, now. Raises GuardError."""
+        """Restore the previous configuration now. Raises GuardError."""
         done = subprocess.run(
             ["/bin/sh", str(self.folder / "undo")],
             check=False,
@@ -204,35 +208,35 @@ class Guard:
         )
         if done.returncode or self.folder.exists():
             raise GuardError(
-                f"What was there before can't be put back: {done.stderr.strip() or 'no reason is known'}. "
-                f"Run /bin/sh {self.folder}/undo on the host when that is mended."
+                f"The previous configuration can't be restored: {done.stderr.strip() or 'no reason is known'}. "
+                f"After fixing the cause, run /bin/sh {self.folder}/undo on the host."
             )
         self._stop()
 
     def confirm(self, token: str) -> tuple[State, str]:
-        """Keep the change, if a new connection is used; how it has ended, or why it waits."""
+        """Keep the change, if this is a new connection. Returns its state, and why it is pending."""
         with self._ending():
             return self._confirm(token)
 
     def _confirm(self, token: str) -> tuple[State, str]:
-        told = self._told("armed")
-        if told.get("token") == token:
-            if told["connection"] and told["connection"] == connection():
-                return "pending", "the connection is still the one that was there before the change"
+        armed = self._read("armed")
+        if armed.get("token") == token:
+            if armed["connection"] and armed["connection"] == connection():
+                return "pending", "the connection is still the same as before the change"
             (self.folder / "armed").rename(self._beside("confirmed"))
-            self._forget()
+            self._clean_up()
             return "confirmed", ""
-        if self._told("undoing").get("token") == token:
-            return "pending", "what was there before is being put back"
-        # an answer may have been lost on its way
+        if self._read("undoing").get("token") == token:
+            return "pending", "the previous configuration is being restored"
+        # the response to an earlier call may have been lost
         endings: tuple[State, ...] = ("confirmed", "undone")
         return next((end for end in endings if _read(self._beside(end)).get("token") == token), "unknown"), ""
 
-    def _told(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str) -> dict[str, Any]:
         return _read(self.folder / name)
 
-    def _forget(self) -> None:
-        """Leave nothing of a change that has ended, or that never began."""
+    def _clean_up(self) -> None:
+        """Remove all files of a change that has ended or never began."""
         if self.folder.exists():
             self._stop()
             for path in (self._link, self._unit, self._marker):
@@ -240,20 +244,20 @@ class Guard:
             shutil.rmtree(self.folder)
 
     def _stop(self) -> None:
-        # the script finds nothing to do where it runs all the same
+        # if the script runs nevertheless, it finds nothing to do
         with contextlib.suppress(subprocess.TimeoutExpired):
             systemd.systemctl("stop", f"{self.timed}.timer")
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        told: dict[str, Any] = json.loads(path.read_text())
-        return told
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
     return {}
 
 
-def in_force(command: str) -> bool:
-    """Whether a command says that the files are in force as they are; without one they are."""
+def is_applied(command: str) -> bool:
+    """Whether the files are applied, by the status of a command; true without a command."""
     return not command or _shell(command).returncode == 0
 
 
@@ -270,9 +274,9 @@ def _shell(command: str, timeout: float | None = None) -> subprocess.CompletedPr
 
 
 def connection(proc: str = "/proc", pid: int | None = None) -> str:
-    """The SSH connection over which this process was started, as sshd writes SSH_CONNECTION; empty where none was.
+    """Return the SSH connection of this process, in the format of SSH_CONNECTION; empty if there is none.
 
-    sudo drops the variable, so it is asked of the processes that started this one.
+    sudo drops the variable, so it is read from the parent processes.
     """
     pid = pid or os.getpid()
     while pid > 1:

@@ -1,4 +1,4 @@
-"""Kernel settings (sysctl): what the files of a host say of them together, and what its kernel takes."""
+"""Kernel settings (sysctl): resolve those of all configuration files together, and apply them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-# sysctl.d(5): of files with one name the first counts; all that count are read by their names
+# sysctl.d(5): of files with the same name, the first folder's counts; files are read in order of their names
 FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d")
 
 
 class Line(NamedTuple):
-    """An assignment of a file; without a value it takes the names out of what patterns say."""
+    """An assignment in a file; one without a value excludes its names from patterns."""
 
     pattern: str
     value: str | None
@@ -25,31 +25,32 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Unmet:
-    """A setting that the kernel doesn't have as it is wanted."""
+    """A setting that could not be applied."""
 
     name: str
     wanted: str
-    has: str  # empty where the kernel has no such setting
+    has: str  # the current value; empty if the kernel has no such setting
     why: str
 
-    def words(self) -> str:
-        """For people."""
+    def description(self) -> str:
+        """Return the setting, its current value and the reason, for messages."""
         return f"{self.name} = {self.wanted} ({f'is {self.has}: ' if self.has else ''}{self.why})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
-    """What became of the settings."""
+    """The result of applying settings."""
 
     changed: dict[str, tuple[str, str]]  # former and new value by name
     unmet: list[Unmet]
 
 
 def apply(settings: Mapping[str, str], path: str, *, dry: bool, root: str = "/") -> Applied:
-    """Let the kernel have the settings that the file at `path` holds, or is going to hold.
+    """Apply the settings of the file at `path`, which may not be written yet.
 
-    `*` in a name stands for whatever is there, such as each network interface. As at boot, files with a later name win,
-    and a name wins over a pattern: what another file says so holds, and is not touched. A `dry` run writes nothing.
+    `*` in a name matches all existing names, such as each network interface. As at boot, files with a later name take
+    precedence, and names over patterns; settings of other files that take precedence aren't changed. `dry`: write
+    nothing.
     """
     lines = list(_lines(settings, path, root))
     changed: dict[str, tuple[str, str]] = {}
@@ -65,7 +66,7 @@ def apply(settings: Mapping[str, str], path: str, *, dry: bool, root: str = "/")
         try:
             has = place.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
-            # of an interface that has gone, or of a protocol that this kernel doesn't speak
+            # of a removed interface, or of a protocol that this kernel doesn't support
             if name in settings and not _switched_off(name, root):
                 unmet.append(Unmet(name, wanted, "", "this kernel has no such setting"))
             continue
@@ -83,16 +84,16 @@ def apply(settings: Mapping[str, str], path: str, *, dry: bool, root: str = "/")
 
 
 def _set(place: pathlib.Path, value: str, *, dry: bool) -> str:
-    """Why the kernel doesn't take the value; empty when it does, or in a dry run would be asked to."""
+    """Set a value. Returns why the kernel doesn't accept it; empty if it does; in a dry run checks only permission."""
     if dry:
-        return "" if os.access(place, os.W_OK) else "the kernel doesn't let it be set here"
+        return "" if os.access(place, os.W_OK) else "it can't be changed on this host"
     try:
         with open(os.open(place, os.O_WRONLY), "w", encoding="utf-8") as file:
             file.write(f"{value}\n")
         has = place.read_text(encoding="utf-8").strip()
     except OSError as error:
         return _reason(error)
-    return "" if _same(has, value) else f"the kernel made {has} of it"
+    return "" if _same(has, value) else f"the kernel changed it to {has}"
 
 
 def _reason(error: OSError) -> str:
@@ -100,7 +101,7 @@ def _reason(error: OSError) -> str:
 
 
 def _lines(settings: Mapping[str, str], path: str, root: str) -> Iterator[Line]:
-    """What all files say, in the order in which systemd-sysctl reads them; of the one at `path`, what it is to say."""
+    """Yield the assignments of all files in systemd-sysctl's order, with `settings` as the content of `path`."""
     files = {}
     for folder in reversed(FOLDERS):
         files.update({file.name: file for file in pathlib.Path(root, folder).glob("*.conf")})
@@ -119,19 +120,19 @@ def _lines(settings: Mapping[str, str], path: str, root: str) -> Iterator[Line]:
 
 
 def _effective(name: str, lines: list[Line]) -> Line:
-    """Which line holds: the last that has the name itself, otherwise the last whose pattern it matches."""
+    """Return the line that applies: the last with the name itself, otherwise the last whose pattern matches it."""
     exact = [line for line in lines if line.pattern == name]
     return (exact or [line for line in lines if line.value is not None and _matches(name, line.pattern)])[-1]
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Part by part: a star doesn't reach over a separator."""
+    """Match part by part: a star doesn't match separators."""
     parts, patterns = (_swapped(text).split("/") for text in (name, pattern))
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 def _names(settings: Mapping[str, str], root: str) -> list[str]:
-    """The names that the settings mean on this host, each once."""
+    """Return the names that the settings refer to on this host, without duplicates."""
     sys = pathlib.Path(root, "proc/sys")
     found: dict[str, None] = {}
     for pattern in settings:
@@ -148,13 +149,13 @@ def _wanted(name: str, settings: Mapping[str, str]) -> str:
 
 
 def normal(name: str) -> str:
-    """A name as sysctl(8) prints it: parts separated by dots, and dots of an interface's name written as slashes."""
+    """Return a name in the form of sysctl(8): parts separated by dots, and dots in an interface's name as slashes."""
     first = next((character for character in name if character in "./"), ".")
     return name if first == "." else _swapped(name)
 
 
 def _swapped(text: str) -> str:
-    """The path below /proc/sys of a name, and the name of such a path."""
+    """Convert a name to its path below /proc/sys, or such a path to its name."""
     return text.translate(str.maketrans("./", "/."))
 
 
@@ -163,10 +164,10 @@ def _place(name: str, root: str) -> pathlib.Path:
 
 
 def _switched_off(name: str, root: str) -> bool:
-    """Whether it belongs to IPv6 on a host that was booted without."""
+    """Whether the setting is of IPv6 on a host that was booted without it."""
     return name.startswith("net.ipv6.") and not pathlib.Path(root, "proc/sys/net/ipv6").exists()
 
 
 def _same(one: str, other: str) -> bool:
-    """Several numbers are printed with tabs between them."""
+    """Whether two values are the same; the kernel separates several numbers with tabs."""
     return one.split() == other.split()

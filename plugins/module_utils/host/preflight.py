@@ -1,4 +1,4 @@
-"""What a host must have before anything on it is changed: disk, memory, free ports."""
+"""Checks of a host before anything on it is changed: disk space, free ports, calendar expressions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 def existing(path: str) -> str:
-    """The path itself, or its nearest parent that exists: the file system on which it would be made."""
+    """Return the path or its nearest existing parent, which is on the file system where it would be created."""
     here = pathlib.Path(path)
     while not here.exists():
         here = here.parent
@@ -24,18 +24,18 @@ def existing(path: str) -> str:
 
 
 def disk_problems(host: str, directories: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Sentences about folders with less room (MiB) than asked for."""
+    """Yield sentences about folders with too little free space (MiB)."""
     for entry in directories:
         free = shutil.disk_usage(existing(entry["path"])).free // 2**20
         if free < entry["megabytes"]:
             yield (
-                f"{host}: {entry['path']} has {free} MiB free, and {entry['megabytes']} MiB are needed. "
+                f"{host}: {entry['path']} has {free} MiB free, but {entry['megabytes']} MiB are needed. "
                 "Free some space, or give the host a larger disk."
             )
 
 
 def port_problems(host: str, ports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Sentences about TCP ports that somebody else listens on."""
+    """Yield sentences about TCP ports that other programs listen on."""
     wanted = {int(entry["port"]): entry for entry in ports}
     for port, owner in sorted(listeners(set(wanted))):
         entry = wanted[port]
@@ -47,21 +47,21 @@ def port_problems(host: str, ports: Sequence[Mapping[str, Any]]) -> Iterator[str
 
 
 def calendar_problems(host: str, calendars: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Sentences about times of schedules that this host's systemd doesn't understand."""
+    """Yield sentences about schedules' calendar expressions that this host's systemd doesn't accept."""
     for entry in calendars:
         asked = ["systemd-analyze", "calendar", "--", entry["calendar"]]
         done = subprocess.run(asked, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
-            said = done.stderr.strip().splitlines() or ["no reason given"]
+            errors = done.stderr.strip().splitlines() or ["no reason given"]
             yield (
-                f'{host}: {entry["setting"]} is "{entry["calendar"]}", which systemd doesn\'t understand ({said[-1]}). '
-                'Write it as systemd.time(7) does, such as "*-*-* 03:00" or "Mon..Fri 08..18:00/15"; '
-                "`systemd-analyze calendar` shows when that is."
+                f'{host}: {entry["setting"]} is "{entry["calendar"]}", which systemd doesn\'t accept ({errors[-1]}). '
+                'Write an expression of systemd.time(7), such as "*-*-* 03:00" or "Mon..Fri 08..18:00/15"; '
+                "`systemd-analyze calendar` tests it."
             )
 
 
 def listeners(ports: set[int]) -> set[tuple[int, str]]:
-    """Who listens on these TCP ports: (port, unit or command), read from /proc and systemd."""
+    """Return the listeners on these TCP ports as (port, unit or command), from /proc and systemd."""
     inodes: dict[str, int] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not os.path.exists(table):
@@ -88,7 +88,7 @@ def listeners(ports: set[int]) -> set[tuple[int, str]]:
 
 
 def socket_units() -> dict[int, str]:
-    """Socket units by the TCP port that they listen on."""
+    """Return socket units by the TCP port that they listen on."""
     listing = subprocess.run(
         ["systemctl", "list-sockets", "--no-legend", "--plain", "--full"], capture_output=True, text=True, check=False
     )
@@ -103,17 +103,17 @@ def socket_units() -> dict[int, str]:
 
 
 def _unit(pid: str) -> str:
-    """The systemd unit of a process, or its command when it has none."""
+    """Return the systemd unit of a process, or its command if it has none."""
     try:
         for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text(errors="replace").splitlines():
             unit = line.rsplit("/", 1)[-1]
             if unit.endswith(".service"):
                 return unit
-        return pathlib.Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()  # a process names itself
+        return pathlib.Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return f"process {pid}"
 
 
 def glibc() -> str:
-    """Version of the C library, such as 2.36: it decides which wheels run here."""
+    """Return the version of the C library, such as 2.36, which determines the wheels that run here."""
     return platform.libc_ver()[1]

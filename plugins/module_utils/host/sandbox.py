@@ -1,4 +1,4 @@
-"""Running code of packages on a host: in a transient unit with a user of its own, no network, and little to see."""
+"""Run packages' code on a host confined: in a transient unit with a dynamic user, without network."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from . import disk
 
-# where the folder is that it may write, and the one that it may only read
+# paths inside the sandbox of the writable and of the read-only folder
 WRITABLE, READABLE = Path("/tmp/work"), Path("/tmp/input")
 
-# what code that is run once may take of a host at most: one that wants more must not take it from what serves
+# limits of code that runs once, so that it can't starve running services
 BOUNDS = (
     "TasksMax=1024",
     "MemoryMax=75%",
@@ -19,7 +19,7 @@ BOUNDS = (
     "OOMScoreAdjust=500",
     f"LimitFSIZE={disk.LARGEST}",
 )
-# of systemd, for whoever the user is
+# sandbox properties for any user
 CONFINED = (
     "PrivateTmp=yes",
     "PrivateDevices=yes",
@@ -41,16 +41,16 @@ _PROPERTIES = (*BOUNDS, *CONFINED, "DynamicUser=yes", "PrivateNetwork=yes", "UMa
 
 
 def available() -> bool:
-    """Whether there is something to take away, and systemd to do so."""
+    """Whether this runs as root on a host with systemd."""
     return os.geteuid() == 0 and os.path.isdir("/run/systemd/system")
 
 
 def invocation(
     environment: Mapping[str, str], *, timeout: int, writable: Path | None = None, readable: Path | None = None
 ) -> list[str]:
-    """What comes before a command that is to run so, for `timeout` seconds at most.
+    """Return the words to put before a command that runs confined for at most `timeout` seconds.
 
-    The two folders are seen at WRITABLE and READABLE, by whoever may read and write them outside.
+    The two folders are mounted at WRITABLE and READABLE; their modes still apply.
     """
     properties = [*_PROPERTIES, f"RuntimeMaxSec={timeout}"]
     if writable is not None:

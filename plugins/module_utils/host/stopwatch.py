@@ -1,4 +1,4 @@
-"""Where the time went, for those who want it short."""
+"""Measure the durations of steps."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 
 
 class Stopwatch:
-    """The seconds of steps, by their names, in the order in which they ended."""
+    """The durations of steps in seconds, by name, in order."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
 
     def mark(self, name: str) -> None:
-        """Say that a step has ended: the next one begins now."""
+        """End a step; the next one begins now."""
         now = time.monotonic()
         self.seconds[name] = round(now - self._last, 3)
         self._last = now

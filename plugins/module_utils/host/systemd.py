@@ -1,4 +1,4 @@
-"""The few words that Baton exchanges with systemd and its journal."""
+"""Calls of systemctl, and queries of the journal."""
 
 from __future__ import annotations
 
@@ -16,47 +16,46 @@ from typing import Any
 from . import bounded, untrusted
 from .command import LONGEST
 
-# bytes that are kept of what systemctl or journalctl says: a line of a journal may be hundreds of megabytes long
+# bytes of systemctl's or journalctl's output that are kept: a line of a journal may have hundreds of megabytes
 MOST = 2**22
-# seconds to read a journal: a unit that never stops talking has no last line
+# seconds to read a journal: a unit may log continuously
 READING_LIMIT = 60.0
-# systemd's MESSAGE_IDs: a unit has stopped; it has ended well (sd-messages.h)
+# systemd's MESSAGE_IDs: a unit has stopped; it was deactivated successfully (sd-messages.h)
 STOPPED, SUCCEEDED = "9d1aaa27d60140bd96365438aad20286", "7ad2d189f7e94e70a38c781354912448"
-# the fields in which systemd, and others of root's, name the unit that they speak of (systemd.journal-fields(7))
+# fields in which systemd and other processes of root name the unit that a message is about (systemd.journal-fields(7))
 _OF_UNIT = ("UNIT", "OBJECT_SYSTEMD_UNIT", "COREDUMP_UNIT")
-# units that one question to the journal names, and characters of a unit's name (systemd.unit(5)): they are the words of
-# a command
+# limits of a journalctl command: units, and characters of a unit's name (systemd.unit(5))
 MOST_UNITS, LONGEST_NAME = 1000, 255
-# seconds for journald to take in what was said to it
+# seconds for journald to write pending messages
 SYNC_LIMIT = 5.0
 
 
 class UnitError(Exception):
-    """A unit didn't do what it was told; the message holds the last lines that it logged."""
+    """A unit's job failed; the message has the last lines of its log."""
 
 
 def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-    """Run systemctl; `timeout` in seconds bounds the call, not the unit's own job, which goes on."""
-    return _ask("systemctl", *arguments, timeout=timeout)
+    """Run systemctl. `timeout`: seconds for the call; the unit's job continues after it. Raises TimeoutExpired."""
+    return _run("systemctl", *arguments, timeout=timeout)
 
 
-def _ask(*words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+def _run(*words: str, timeout: float) -> subprocess.CompletedProcess[str]:
     done = bounded.run(words, timeout=timeout, output=MOST)
     # an application may log any bytes
-    said, complained = (part.decode(errors="replace") for part in (done.output, done.errors))
+    output, errors = (part.decode(errors="replace") for part in (done.output, done.errors))
     if done.status is None:
-        raise subprocess.TimeoutExpired(words, timeout, said)
-    return subprocess.CompletedProcess(words, done.status, said, complained)
+        raise subprocess.TimeoutExpired(words, timeout, output)
+    return subprocess.CompletedProcess(words, done.status, output, errors)
 
 
 def properties(unit: str, *names: str) -> dict[str, str]:
-    """Properties of a unit, all of them or those named."""
+    """Return properties of a unit, by default all."""
     wanted = [f"--property={','.join(names)}"] if names else []
     return _properties(systemctl("show", unit, *wanted).stdout)
 
 
 def properties_of_all(*patterns: str, names: Sequence[str], options: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The named properties of each unit in systemd's memory whose name matches one of the patterns."""
+    """Return the named properties of each loaded unit whose name matches one of the patterns."""
     shown = systemctl("show", *patterns, "--all", f"--property={','.join(names)}", *options).stdout
     return [found for block in shown.split("\n\n") if (found := _properties(block))]
 
@@ -66,15 +65,15 @@ def _properties(shown: str) -> dict[str, str]:
 
 
 def is_active(unit: str) -> bool:
-    """Whether the unit serves: active, or reloading."""
+    """Whether the unit is active or reloading."""
     return properties(unit, "ActiveState").get("ActiveState") in ("active", "reloading")
 
 
 def leave_login(scope: str) -> None:
-    """Move this process from the login session that it belongs to into a scope of its own.
+    """Move this process from its login session into its own scope.
 
-    logind may be set to kill a session's processes when it ends, as it does when a connection breaks. Does nothing
-    where there is no systemd.
+    logind may be configured to kill a session's processes when it ends, for example when a connection breaks. Does
+    nothing without systemd.
     """
     pid = str(os.getpid())
     call = ["busctl", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"]
@@ -83,7 +82,7 @@ def leave_login(scope: str) -> None:
     with contextlib.suppress(OSError):
         done = subprocess.run(call, check=False, capture_output=True, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 5
-        # the call only puts the job into systemd's queue
+        # the call only queues the job
         while done.returncode == 0 and scope not in _cgroup() and time.monotonic() < deadline:
             time.sleep(0.01)
 
@@ -93,7 +92,7 @@ def _cgroup() -> str:
 
 
 def change(verb: str, unit: str, timeout: float) -> None:
-    """Start, stop, reload or restart a unit and wait for it. Raises UnitError with what it logged meanwhile."""
+    """Start, stop, reload or restart a unit and wait for it. Raises UnitError with the unit's log."""
     since = time.time()
     try:
         done = systemctl(verb, unit, timeout=timeout)
@@ -104,34 +103,36 @@ def change(verb: str, unit: str, timeout: float) -> None:
 
 
 def tail(unit: str, since: float, lines: int = 25) -> str:
-    """The last lines that a unit logged since a time (seconds since the epoch), errors first where they are JSON."""
+    """Return the last lines that a unit logged since a time (seconds since the epoch), with JSON lines' messages."""
     return "\n".join(_last(_journal(unit, since, "--output=cat", "--lines=1000"), lines))
 
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How a unit ended: systemd's word for it (`exit-code`, `oom-kill` …; empty for a good end), and its last lines."""
+    """How a unit ended: systemd's result (`exit-code`, `oom-kill` …; empty for success), and its last log lines."""
 
     result: str
     log: str
 
 
 def ending(unit: str, since: float, lines: int = 25) -> Ending:
-    """How a unit ended after a time, from the journal: it remembers when systemd has already forgotten the unit."""
+    """Return how a unit ended since a time, from the journal, because systemd may have unloaded the unit already."""
     entries = []
     for line in _journal(unit, since, "--output=json", "--lines=1000"):
         with contextlib.suppress(untrusted.UntrustedError):
             entries.append(untrusted.parse_object(line))
-    # an application may write any field that begins with no underscore
+    # an application can set any field without a leading underscore, so check _PID
     results = [untrusted.text(one.get("UNIT_RESULT")) for one in entries if one.get("_PID") == "1"]
-    said = [line for one in entries if one.get("_PID") != "1" for line in journal_text(one.get("MESSAGE")).splitlines()]
-    return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(said, lines)))
+    logged = [
+        line for one in entries if one.get("_PID") != "1" for line in journal_text(one.get("MESSAGE")).splitlines()
+    ]
+    return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(logged, lines)))
 
 
 def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
-    """How and when units ended after a time (seconds since the epoch): systemd's word, as in `Ending`, and the time.
+    """Return how and when units ended since a time (seconds since the epoch): result as in `Ending`, and the time.
 
-    By the journal, where systemd alone says so: it forgets an instance as soon as that has ended well.
+    From systemd's messages in the journal, because systemd unloads an instance as soon as it has ended successfully.
     """
     found: dict[str, tuple[str, float]] = {}
     fields = "UNIT,UNIT_RESULT,MESSAGE_ID"
@@ -146,31 +147,31 @@ def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
     return found
 
 
-def said(unit: str, since: float, pattern: str) -> str:
-    """The first line that a unit logged since a time and that matches a regular expression; empty for none."""
+def first_match(unit: str, since: float, pattern: str) -> str:
+    """Return the first line that a unit logged since a time and that matches a regular expression; empty if none."""
     return next(map(_plain, _journal(unit, since, "--output=cat", f"--grep={pattern}")), "")[:LONGEST]
 
 
-def _journal(unit: str | None, since: float, *asking: str) -> list[str]:
-    """What the journal holds since a time, of a unit or as asked, with all that was said before the question."""
-    # journald reads what is said to it later than systemd tells of a unit's end; a unit that never stops talking could
-    # hold it up for ever
+def _journal(unit: str | None, since: float, *options: str) -> list[str]:
+    """Return the journal's lines since a time, of a unit or by options, including messages that are still pending."""
+    # journald may process a unit's messages after systemd reports its end; a unit that logs continuously could block
+    # the sync forever
     with contextlib.suppress(subprocess.TimeoutExpired):
-        _ask("journalctl", "--sync", timeout=SYNC_LIMIT)
+        _run("journalctl", "--sync", timeout=SYNC_LIMIT)
     of_unit = matches(unit) if unit else []
-    asked = ("journalctl", *of_unit, f"--since=@{since:.3f}", "--no-pager", *asking)
+    words = ("journalctl", *of_unit, f"--since=@{since:.3f}", "--no-pager", *options)
     try:
-        said = _ask(*asked, timeout=READING_LIMIT).stdout
+        output = _run(*words, timeout=READING_LIMIT).stdout
     except subprocess.TimeoutExpired as error:
-        said = str(error.output)
-    return said.splitlines()
+        output = str(error.output)
+    return output.splitlines()
 
 
 def matches(*units: str) -> list[str]:
-    """What units' processes said, and what root's said of them, as journalctl takes it.
+    """Return journalctl matches for messages of units' processes, and of root's processes about the units.
 
-    Its own `--unit` takes fewer of the latter: of a program that can't be executed (systemd.exec(5)) systemd's own
-    child says why, which is often gone, and with it the unit that it was of, before journald looks.
+    journalctl's own `--unit` matches fewer: if a program can't be executed (systemd.exec(5)), systemd's child logs the
+    reason, and has often ended before journald can determine its unit.
     """
     words = [f"_SYSTEMD_UNIT={unit}" for unit in units]
     for field in _OF_UNIT:
@@ -179,21 +180,21 @@ def matches(*units: str) -> list[str]:
 
 
 def logged(names: Sequence[str]) -> list[str]:
-    """The units that the journal knows by these names, which may have a `*`, after the names themselves.
+    """Return these names, and the journal's units that match them as patterns with `*`, which `matches` doesn't take.
 
-    `matches` takes no patterns. Those that the kernel has named come first: the other field is anybody's to write.
+    Units recorded by the kernel come first, as anyone can write the field UNIT.
     """
     found = [*names]
     for field in ("_SYSTEMD_UNIT", "UNIT"):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            known = _ask("journalctl", f"--field={field}", timeout=READING_LIMIT).stdout.split()
+            known = _run("journalctl", f"--field={field}", timeout=READING_LIMIT).stdout.split()
             short = [unit for unit in known if len(unit) <= LONGEST_NAME]
             found += [unit for unit in short if any(fnmatch.fnmatchcase(unit, name) for name in names)]
     return list(dict.fromkeys(found))[:MOST_UNITS]
 
 
 def journal_text(message: Any) -> str:
-    """A field of the journal's JSON: a list of bytes where they are no UTF-8, and of values where it has many."""
+    """Return a field of the journal's JSON as text: it may be a list of bytes (not UTF-8) or of several values."""
     if not isinstance(message, list):
         return untrusted.text(message, longest=untrusted.SIZE)
     if all(isinstance(one, int) and 0 <= one < 256 for one in message):
@@ -202,7 +203,7 @@ def journal_text(message: Any) -> str:
 
 
 def _plain(line: str) -> str:
-    """The message of a JSON log line with its exception, or the line itself."""
+    """Return a JSON log line's message and exception, or the line itself."""
     if line.startswith("{"):
         with contextlib.suppress(untrusted.UntrustedError):
             entry = untrusted.parse_object(line)
@@ -210,13 +211,13 @@ def _plain(line: str) -> str:
     return line
 
 
-# a line of the access log, in either form of handover_log_format
+# a line of the access log, in both formats of handover_log_format
 _ACCESS = re.compile(
     r'\{.*"logger": ?"access"|\S+Z \[\d+\] \[info\] \S+ \S+ \S+ (HTTP|websocket)\S* \S+ \S+B \S+ms ', re.IGNORECASE
 )
 
 
-def _last(said: Sequence[str], lines: int) -> list[str]:
-    """The last of what an application said, without the requests that it was asked, which are often our own."""
-    words = [_plain(line) for line in said if not _ACCESS.match(line)]
-    return [line[:LONGEST] for line in "\n".join(words).splitlines() if line.strip()][-lines:]
+def _last(logged: Sequence[str], lines: int) -> list[str]:
+    """Return the last lines of an application's log, without its access log, which mostly has Baton's requests."""
+    plain = [_plain(line) for line in logged if not _ACCESS.match(line)]
+    return [line[:LONGEST] for line in "\n".join(plain).splitlines() if line.strip()][-lines:]

@@ -1,7 +1,7 @@
-"""What an archive of others may hold: nothing that would be unpacked elsewhere, by its path or through a link, and no
-more than there is room for.
+"""Check an untrusted archive for members that would be unpacked outside of its folder, by path or through a link, and
+for its size.
 
-Debian 12's tarfile has no filter, and those of newer ones refuse links to an application's state.
+Debian 12's tarfile has no filters, and those of newer versions refuse links to an application's state folder.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from . import disk
 
-HEADER_BYTES = 2**20  # of one member: its names, and where it has holes
+HEADER_BYTES = 2**20  # limit of one member's header: its names and its sparse map
 
 
 class TarCheck:
-    """Looks at the members of an archive in their order, before any of them is unpacked.
+    """Checks an archive's members in order, before any of them is unpacked.
 
-    A symlink itself may lead anywhere; nothing may go through one.
+    A symlink may point anywhere, but no member's path may lead through one.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,13 @@ class TarCheck:
         self._links: set[PurePosixPath] = set()
 
     def why_not(self, member: tarfile.TarInfo) -> str:
-        """Why a member may not be unpacked, to be read after the archive's name; empty where it may."""
+        """Return why a member must not be unpacked, to follow the archive's name in a message; empty if it may."""
         if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-            return f"has {member.name}, which is no file, folder or link"
+            return f"has {member.name}, which is a special file"
         path, target = PurePosixPath(member.name), PurePosixPath(member.linkname)
         if self._leads_out(path):
             return f"has a path that leads out of it: {member.name}"
-        # to any other file than one that was unpacked from here it would give away that file's content and rights, and
-        # to a symlink it would be one under another name
+        # a hard link to a file outside of the archive would expose that file, and one to a symlink is a symlink
         if member.islnk() and (self._leads_out(target) or target not in self._files):
             return f"has a path that leads out of it: {member.name} -> {member.linkname}"
         if member.issym():
@@ -47,15 +46,15 @@ class TarCheck:
         return ""
 
     def _leads_out(self, path: PurePosixPath) -> bool:
-        # `..` behind a link is not where the path's text says
+        # `..` after a link leads elsewhere than the path says
         return path.is_absolute() or ".." in path.parts or not self._links.isdisjoint((path, *path.parents))
 
 
 @contextlib.contextmanager
 def bounded_tar(path: Path, allowance: disk.Allowance) -> Iterator[tarfile.TarFile]:
-    """An archive of others that is read no further than what there is an allowance for. Raises TooLargeError.
+    """Open an untrusted archive, which is read only within the allowance. Raises TooLargeError.
 
-    Of a few MiB, compressed, it could make any number of members, each of any size, and their headers stay in memory.
+    A few compressed MiB can hold any number of members of any size, and tarfile keeps their headers in memory.
     """
     with path.open("rb") as file, _BoundedTar.open(fileobj=file, allowance=allowance) as packed:  # type: ignore[call-overload]
         yield packed
@@ -70,8 +69,10 @@ class _BoundedTar(tarfile.TarFile):
         super().__init__(name, mode, _Source(fileobj), **options)
 
     def next(self) -> tarfile.TarInfo | None:
-        """The next member."""
-        known = self.firstmember is not None  # which is read when the archive is opened, and told when it is asked for
+        """Return the next member."""
+        known = (
+            self.firstmember is not None
+        )  # read on opening, and returned by the first call
         self.fileobj.left = HEADER_BYTES
         member = super().next()
         self.fileobj.left = sys.maxsize
@@ -81,7 +82,7 @@ class _BoundedTar(tarfile.TarFile):
 
 
 class _Source:
-    """A file of which only so many bytes are read."""
+    """File that is read up to a limit."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.left = file, 0

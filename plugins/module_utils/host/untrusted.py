@@ -1,8 +1,7 @@
-"""Text that an application, a client, a package or a host wrote: read here, bounded in size, depth and type.
+"""Read input of applications, clients, packages and hosts, bounded in size, depth and type.
 
-All JSON of others goes through `parse`, all files that others may write through `read`, and what a terminal is given
-through `printable`. What comes out holds no number that isn't one, no half of a character, and nothing that is nested
-so deeply that it ends whoever walks through it.
+`parse` reads untrusted JSON, `read` files that others can write, and `printable` escapes text for a terminal. Results
+contain no infinite numbers, no lone surrogates, and no nesting so deep that it would overflow a recursion.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ from typing import Any
 SIZE = 2**22  # characters of JSON
 DEPTH = 32
 LARGEST = 2**63  # of whole numbers
-LATEST = 250_000_000_000  # seconds since the epoch that a calendar has; in the year 9892
-TEXT = 64 * 1024  # characters of one text that is kept
+LATEST = 250_000_000_000  # seconds since the epoch that datetime can represent; in the year 9892
+TEXT = 64 * 1024  # characters of a string that are kept
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\r(?=\n)")  # and the line ends of Windows
-# besides control characters: those that turn the direction of writing or end a line, halves of characters, tags
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\r(?=\n)")  # and Windows' line ends
+# control characters, bidirectional and line-ending characters, surrogates, tags
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[]}]', re.DOTALL)
 
 
 class UntrustedError(ValueError):
-    """The text isn't what it should be, or more than is read. The message says why."""
+    """The input is invalid or too large. The message says why."""
 
 
 def parse(text: str | bytes, size: int = SIZE, depth: int = DEPTH) -> Any:
-    """What JSON says. Raises UntrustedError for what is no JSON, too large, too deep, or says something twice.
+    """Parse JSON. Raises UntrustedError if it is invalid, too large, too deep, or has duplicate keys.
 
-    A number that isn't finite, or that has more than 64 bits, is its text: no field of ours holds such a one.
+    Numbers that aren't finite, or with more than 64 bits, are returned as strings: no field of Baton's has such values.
     """
     if len(text) > size:
         raise UntrustedError(f"it is larger than {size} characters")
@@ -58,14 +57,14 @@ def parse(text: str | bytes, size: int = SIZE, depth: int = DEPTH) -> Any:
     except UntrustedError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UntrustedError(f"it is no JSON: {error}") from None
+        raise UntrustedError(f"it is not valid JSON: {error}") from None
 
 
 def parse_object(text: str | bytes, size: int = SIZE, depth: int = DEPTH) -> dict[str, Any]:
-    """As `parse`, for what must be an object."""
+    """Parse a JSON object. Raises UntrustedError."""
     found = parse(text, size, depth)
     if not isinstance(found, dict):
-        raise UntrustedError("it is no object")
+        raise UntrustedError("it is not an object")
     return found
 
 
@@ -84,12 +83,12 @@ def _deeper(text: str, most: int) -> bool:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise UntrustedError("it says something twice")
+        raise UntrustedError("it has duplicate keys")
     return found
 
 
 def _integer(digits: str) -> int | str:
-    # an int of thousands of digits can't even be made
+    # Python refuses to convert thousands of digits
     return digits if len(digits) > 20 or abs(int(digits)) >= LARGEST else int(digits)
 
 
@@ -98,67 +97,67 @@ def _finite(digits: str) -> float | str:
 
 
 def _whole(found: Any) -> Any:
-    """The value without halves of characters, which can't be written anywhere."""
+    """Return the value with lone surrogates replaced, which can't be encoded."""
     if isinstance(found, str):
-        return _HALF.sub("\ufffd", found)
+        return _SURROGATE.sub("\ufffd", found)
     if isinstance(found, list):
         return [_whole(one) for one in found]
     if isinstance(found, dict):
-        return {_HALF.sub("\ufffd", key): _whole(one) for key, one in found.items()}
+        return {_SURROGATE.sub("\ufffd", key): _whole(one) for key, one in found.items()}
     return found
 
 
 def text(found: Any, longest: int = TEXT) -> str:
-    """A text, cut where it is too long; of a number its digits; empty for anything else."""
+    """Return a string, truncated if too long; a number as a string; empty for anything else."""
     if isinstance(found, int | float) and not isinstance(found, bool):
         return str(found)
     return found[:longest] if isinstance(found, str) else ""
 
 
 def number(found: Any, default: float = 0.0) -> float:
-    """A finite number; the default for anything else."""
+    """Return a finite number; the default for anything else."""
     if isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found):
         return float(found)
     return default
 
 
 def whole_number(found: Any, default: int = 0) -> int:
-    """A whole number of at most 64 bits; the default for anything else."""
+    """Return a whole number of at most 64 bits; the default for anything else."""
     if isinstance(found, int) and not isinstance(found, bool) and abs(found) < LARGEST:
         return found
     return default
 
 
 def moment(found: Any) -> float:
-    """A time in seconds since the epoch that a calendar has; 0 for anything else."""
+    """Return a time in seconds since the epoch that datetime can represent; 0 for anything else."""
     return time if 0 <= (time := number(found)) < LATEST else 0.0
 
 
 def mapping(found: Any) -> Mapping[str, Any]:
-    """An object; an empty one for anything else."""
+    """Return a mapping; an empty one for anything else."""
     return found if isinstance(found, Mapping) else {}
 
 
 def objects(found: Any) -> list[Mapping[str, Any]]:
-    """The objects of a list; none for anything else."""
+    """Return the mappings in a list; empty for anything else."""
     return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list | tuple) else []
 
 
 def texts(found: Any) -> list[str]:
-    """The texts of a list; none for anything else."""
+    """Return the strings in a list; empty for anything else."""
     return [one for one in found if isinstance(one, str)] if isinstance(found, list | tuple) else []
 
 
 def read(path: str | os.PathLike[str], size: int = SIZE, *, follow: bool = False) -> bytes:
-    """A regular file of at most so many bytes. Raises OSError for anything else.
+    """Read a regular file of at most `size` bytes, and no symlink unless `follow`. Raises OSError for anything else.
 
-    Where others may write, there could be a pipe that never says anything, or a link to what has no end or isn't theirs
-    to show; and of a device it can be too much to be opened.
+    Where others can write, there could be a pipe that blocks, a link to an endless or secret file, or a device, which
+    must not even be opened.
     """
     found = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError(f"{path} is no file")
+            raise OSError(f"{path} is not a regular file")
         with open(f"/proc/self/fd/{found}", "rb") as file:
             content = file.read(size + 1)
     finally:
@@ -168,11 +167,11 @@ def read(path: str | os.PathLike[str], size: int = SIZE, *, follow: bool = False
     return content
 
 
-def printable(said: str) -> str:
-    """The text without colours, and with what else a terminal would obey, or hide, spelled out."""
-    return _CONTROL.sub(_spelled, _COLOURS.sub("", said))
+def printable(text: str) -> str:
+    """Return a text without colours, and with other control and invisible characters escaped."""
+    return _CONTROL.sub(_escaped, _COLOURS.sub("", text))
 
 
-def _spelled(found: re.Match[str]) -> str:
+def _escaped(found: re.Match[str]) -> str:
     point = ord(found[0])
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"

@@ -1,4 +1,4 @@
-"""What a host's upkeep takes: packages to upgrade, whether a reboot is due, how long one lasts."""
+"""A host's pending upgrades, whether a reboot is required, and how long the last boot took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BOOT = ("FirmwareTimestampMonotonic", "UserspaceTimestampMonotonic", "FinishTim
 
 
 def reboot_required(root: str = "/") -> list[str]:
-    """The packages for which the distribution wants a reboot; empty when it wants none."""
+    """Return the packages that require a reboot; empty if none is required."""
     for folder in ("run", "var/run"):
         flag = pathlib.Path(root, folder, "reboot-required")
         if flag.exists():
@@ -24,16 +24,16 @@ def reboot_required(root: str = "/") -> list[str]:
 
 
 def boot_seconds(properties: Mapping[str, str], container: bool) -> float:
-    """How long the last boot took, by the manager's properties (in microseconds of the kernel's clock)."""
+    """Return how long the last boot took in seconds, from systemd's properties (microseconds, kernel's clock)."""
     firmware, userspace, finish = (int(properties.get(name) or 0) for name in _BOOT)
     if not finish:
         return 0.0
-    # a container's clock is the machine's: it began long before
+    # a container shares the machine's clock, which began long before
     return round((finish - userspace if container else finish + firmware) / 1e6, 1)
 
 
 def pending(listing: str) -> dict[str, Any]:
-    """What `apt-get --simulate dist-upgrade` would do. Keys are those of upkeep's RETURN."""
+    """Parse the output of `apt-get --simulate dist-upgrade`. Keys as in upkeep's RETURN."""
     found = {upgrade["name"]: upgrade for upgrade in _UPGRADE.finditer(listing)}
     return {
         "upgrades": [
@@ -45,7 +45,7 @@ def pending(listing: str) -> dict[str, Any]:
 
 
 def boot() -> float:
-    """How long this host's last boot took, in seconds."""
+    """Return how long this host's last boot took, in seconds."""
     shown = subprocess.run(
         ["systemctl", "show", f"--property={','.join(_BOOT)}"], check=False, text=True, capture_output=True
     )
@@ -55,7 +55,7 @@ def boot() -> float:
 
 
 def simulate() -> subprocess.CompletedProcess[str]:
-    """Ask apt what an upgrade of everything would do."""
+    """Simulate an upgrade of all packages."""
     return subprocess.run(
         ["apt-get", "--simulate", "--quiet", "dist-upgrade"],
         check=False,

@@ -1,4 +1,4 @@
-"""Building wheels on a host that has a compiler but no package index: the standard library alone."""
+"""Build wheels on a host that has a compiler but no package index."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from . import disk, sandbox
 from .command import BatonError, CommandError, run
 from .tar_check import TarCheck, bounded_tar
 
-# 1980, the oldest time that a zip can hold: the same input gives the same wheel.
+# A fixed time, 1980, the oldest that zip can represent, so that the same input gives the same wheel.
 BUILD_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
 _TIMEOUT = 3600
 _LONGEST = 4096  # characters of a path
-# what reading an archive of others may raise: damaged, cut, encrypted, of a kind that isn't known, names that are none
+# what reading an untrusted archive may raise: if it is damaged, truncated, encrypted, or has invalid names
 ARCHIVE_ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, RuntimeError, ValueError),
@@ -29,7 +29,7 @@ ARCHIVE_ERRORS = (
 
 
 def unpack_sdist(path: Path, destination: Path) -> Path:
-    """Unpack a source distribution (or a project packed by us); returns the folder to build. Raises CommandError."""
+    """Unpack a source distribution or a project packed by Baton. Returns the folder to build. Raises CommandError."""
     destination.mkdir(parents=True)
     try:
         _unpack(path, destination)
@@ -38,13 +38,13 @@ def unpack_sdist(path: Path, destination: Path) -> Path:
     except ARCHIVE_ERRORS as error:
         raise CommandError(["tar"], 1, f"{path.name} can't be unpacked ({error or type(error).__name__})") from None
     marker = destination / "subdirectory"
-    # of a package it may be a link to what only root reads, and would be told
+    # in a package it may be a link to a file that only root can read
     if marker.is_file() and not marker.is_symlink():
         with marker.open(encoding="utf-8", errors="replace") as file:
             subdirectory = file.read(_LONGEST)
         if project := folder_in(destination / "source", subdirectory):
             return project
-        raise CommandError(["tar"], 1, f"{path.name} is to be built in {subdirectory!r}, which is no folder of it")
+        raise CommandError(["tar"], 1, f"{path.name} has no folder {subdirectory!r} to build")
     folders = [entry for entry in destination.iterdir() if entry.is_dir() and not entry.is_symlink()]
     return folders[0] if len(folders) == 1 else destination
 
@@ -62,15 +62,15 @@ def _unpack(path: Path, destination: Path) -> None:
         for member in packed.getmembers():
             if why := check.why_not(member):
                 raise CommandError(["tar"], 1, f"{path.name} {why}")
-            # neither another owner nor a set-user-ID bit, which root would give them
+            # no other owner and no set-user-ID bit, which root would apply
             member.mode, member.uid, member.gid, member.uname, member.gname = member.mode & 0o777, 0, 0, "", ""
         packed.extractall(destination)
 
 
 def folder_in(root: Path, subdirectory: str) -> Path | None:
-    """A folder of a source, wherever links in it lead; None for what is no folder of it."""
+    """Return a subfolder of a source; None if it isn't a folder or leads out of the source."""
     folder = root / subdirectory
-    # a name may be too long, a link lead to itself
+    # a name may be too long, and a link may point to itself
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         if folder.is_dir() and folder.resolve().is_relative_to(root.parent.resolve() / root.name):
             return folder
@@ -78,16 +78,16 @@ def folder_in(root: Path, subdirectory: str) -> Path | None:
 
 
 def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequence[str]) -> list[dict[str, Any]]:
-    """Build every package of a job; returns the wheels with the key of what each was built from."""
+    """Build every package of a job. Returns the wheels with the keys of their sources. Raises BatonError."""
     if not uv.is_file():
-        raise BatonError(f"uv is not at {uv} on this host.", "Apply the role python_runtime to it, too.")
+        raise BatonError(f"uv is missing at {uv} on this host.", "Apply the role python_runtime to this host too.")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, mode=0o700)
     with tarfile.open(job) as packed:
         packed.extractall(out)
     sdist = Path()
     try:
-        # all of them before anything of them runs
+        # unpack all of them before any of their code runs
         builds = []
         for folder in sorted((out / "sdists").iterdir()):
             sdist = next(folder.iterdir())
@@ -102,16 +102,16 @@ def build(job: Path, out: Path, uv: Path, python: Path, system_packages: Sequenc
         raise BatonError(
             f"{sdist.name} can't be built here with {', '.join(system_packages) or 'no system packages'}: "
             f"{error.last_lines()}.",
-            "If it misses a header, a library or a program, add the package that has it to app_release_build_packages; "
+            "If a header, a library or a program is missing, add its package to app_release_build_packages; "
             "otherwise lock a version of it that has a wheel.",
         ) from None
 
 
 def _built(place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> Path:
-    """Build one, as a user of its own where root does it: others' code, which sees no other build."""
+    """Build one package, confined with its own dynamic user if possible: the code is untrusted."""
     confined = sandbox.available()
     inside, found_in = (sandbox.WRITABLE, sandbox.READABLE) if confined else (place, wheels)
-    # all of it in the build's own folder: the next one is another user, who could not write what this one has made
+    # everything in the build's own folder: the next build's user couldn't write to this one's files
     environment = {
         **BUILD_ENVIRONMENT,
         "HOME": str(inside),
@@ -125,7 +125,7 @@ def _built(place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> 
     }
     before = []
     if confined:
-        # for a user who has no name yet; nobody else gets through the folder above
+        # for the dynamic user; the parent folder keeps other users out
         run(["chmod", "--recursive", "a+rwX", place])
         before = sandbox.invocation(environment, timeout=_TIMEOUT, writable=place, readable=wheels)
     run(
@@ -134,9 +134,9 @@ def _built(place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> 
         env=environment,
         timeout=_TIMEOUT,
     )  # fmt: skip
-    # what a build leaves may be a link or a pipe, which root would follow or wait for
+    # a build's output may be a link or a pipe
     built = place.resolve() / "built"
     for wheel in sorted(built.glob("*.whl")):
         if wheel.resolve() == wheel and stat.S_ISREG(wheel.lstat().st_mode):
             return wheel
-    raise CommandError(["uv", "build"], 0, "it left no wheel")
+    raise CommandError(["uv", "build"], 0, "it produced no wheel")

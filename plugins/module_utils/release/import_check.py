@@ -17,20 +17,20 @@ from ..app import environment, masking, transient_unit
 from ..host import bounded, credential, sandbox, systemd, untrusted
 from ..host.command import BatonError
 
-PRINTED = 64 * 1024  # bytes of what the import prints that are kept
-LINES, LONGEST = 8, 1000  # the last lines of that which are told, and the characters of one
-LEEWAY = 30.0  # seconds for systemd to start the import and to end it
+OUTPUT_BYTES = 64 * 1024  # bytes of the import's output that are kept
+LINES, LONGEST = 8, 1000  # lines of the output that a message contains, and characters of a line
+LEEWAY = 30.0  # seconds for systemd to start and end the import
 
 
 @dataclass(frozen=True)
 class ImportCheck:
-    """Under whom and with what environment the application is imported once."""
+    """The user and environment of a test import of the application."""
 
     user: str
     environment_file: str = ""
     credentials_dir: str = ""
     timeout: float = 120
-    unit_file: str = ""  # of the service, whose sandbox and limits the import has; where there is none, Baton's own
+    unit_file: str = ""  # the service's, for its sandbox and limits; if it doesn't exist, defaults apply
 
 
 _IMPORT = """
@@ -53,24 +53,24 @@ os.write(told, sys.argv[3].encode())  # an application may end with status 0 as 
 os._exit(0)  # threads that an import started must not hold us up
 """
 
-# by systemd's word for how a unit ended, where the application said nothing
+# by systemd's Result=, if the application printed nothing
 _REASONS = {
     "oom-kill": "it ran out of memory (MemoryMax)",
-    "signal": "a signal ended it, as the kernel's does when the memory that it may have is used up",
+    "signal": "a signal ended it, perhaps the kernel's because it exceeded its memory limit",
     "core-dump": "it crashed",
 }
 
 
 def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) -> None:
-    """Import the application as its service would: user, sandbox, limits, paths, environment and secrets.
+    """Import the application with the service's user, sandbox, limits, paths, environment and secrets.
 
-    In a unit of its own, of which no process is left at its end. Raises BatonError.
+    Runs in a transient unit, which leaves no process behind. Raises BatonError.
     """
     module = str(artifact["module"]).partition(":")[0]
     unit, token, started = f"baton-import-{os.getpid()}.service", uuid.uuid4().hex, time.monotonic()
     since = time.time()
     argv = _invocation(folder, artifact, check, unit, token)
-    done = bounded.run(argv, timeout=check.timeout + LEEWAY, output=PRINTED, together=True)
+    done = bounded.run(argv, timeout=check.timeout + LEEWAY, output=OUTPUT_BYTES, together=True)
     output = done.output.decode(errors="replace")
     if done.status == 0 and token in output:
         return
@@ -82,11 +82,11 @@ def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) 
     if late:
         raise BatonError(
             f"Importing {module} took longer than {check.timeout:.0f} s as user {check.user}. {shown}".rstrip() + ".",
-            "Correct what it waits for (a service that is away?), or raise app_release_import_timeout.",
+            "Check what it waits for, such as a service that doesn't answer, or raise app_release_import_timeout.",
         )
     if not shown:
         ending = systemd.ending(unit, since)
-        # systemd itself says there what it could not do for the unit
+        # the log has systemd's own errors about the unit
         shown = f"{_REASONS.get(ending.result) or ending.log or f'it ended with exit status {done.status}'}."
     raise BatonError(
         f"{artifact['module']} can't be imported as user {check.user}:\n{shown}\n",
@@ -95,12 +95,12 @@ def check_import(folder: Path, artifact: Mapping[str, Any], check: ImportCheck) 
 
 
 def _invocation(folder: Path, artifact: Mapping[str, Any], check: ImportCheck, unit: str, token: str) -> list[str]:
-    """How systemd runs the import."""
+    """Return the command that runs the import."""
     try:
         account = pwd.getpwnam(check.user)
     except KeyError:
         raise BatonError(
-            f"The user {check.user!r} is not on this host.", "Create it first (role app_account)."
+            f"The user {check.user!r} doesn't exist on this host.", "Create it first (role app_account)."
         ) from None
     module, _, attribute = str(artifact["module"]).partition(":")
     paths = [folder / "server", *(folder / path for path in artifact["import_paths"])]
@@ -117,7 +117,7 @@ def _invocation(folder: Path, artifact: Mapping[str, Any], check: ImportCheck, u
         f"User={check.user}",
         f"Group={account.pw_gid}",
         f"WorkingDirectory={folder / str(artifact['working_directory'])}",
-        # of what hangs nothing is to be had, and of what it left behind neither
+        # kill immediately: neither a hanging import nor its left-over processes need to shut down cleanly
         f"RuntimeMaxSec={check.timeout:g}",
         "KillMode=control-group",
         "KillSignal=SIGKILL",
@@ -134,11 +134,11 @@ def _invocation(folder: Path, artifact: Mapping[str, Any], check: ImportCheck, u
 
 
 def _confinement(check: ImportCheck) -> list[str]:
-    """The properties of the service's unit; where there is none yet, Baton's own. Secrets stay in their files."""
+    """Return the properties of the service's unit, or defaults if there is none yet. Secrets stay in their files."""
     found: list[str] = []
     try:
         if check.environment_file and os.path.exists(check.environment_file):
-            environment.read(check.environment_file)  # systemd would only leave out what it can't read
+            environment.read(check.environment_file)  # raises for lines that systemd would silently ignore
             found.append(f"EnvironmentFile={check.environment_file}")
         if check.unit_file and os.path.exists(check.unit_file):
             return [*transient_unit.properties(Path(check.unit_file).read_text(encoding="utf-8")), *found]
@@ -149,7 +149,7 @@ def _confinement(check: ImportCheck) -> list[str]:
 
 
 def _last_lines(output: str, check: ImportCheck) -> str:
-    """The last of what it said, without secrets, and with nothing that a terminal would obey."""
-    told = untrusted.printable(masking.mask_of_folders([check.credentials_dir])(output))
-    lines = [line[-LONGEST:] for line in told.splitlines() if line.strip()]
+    """Return the last lines of the output, without secrets and control characters."""
+    text = untrusted.printable(masking.mask_of_folders([check.credentials_dir])(output))
+    lines = [line[-LONGEST:] for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-LINES:])

@@ -1,6 +1,6 @@
-"""Releases on a host: staged whole or not at all, never half; removed only when nothing lives on them.
+"""Stage releases on a host atomically.
 
-Everything here runs on app servers: the standard library alone.
+Runs on app servers: standard library only.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from ..host.tar_check import TarCheck
 from .import_check import ImportCheck, check_import
 from .store import STAGING, ReleaseStore, check_identity, complete, in_use, locked, read_release, remove, sweep
 
-# Memory that a process may have which compiles sources.
+# Memory limit of the process that compiles sources.
 COMPILE_BYTES = 2**31
 
 
 @dataclass(frozen=True)
 class StageRequest:
-    """The release that an artifact describes."""
+    """The release to stage, from an artifact."""
 
     identity: str
     target: str
@@ -57,14 +57,14 @@ class StageRequest:
         archives: Path,
         allow_old_packages: Sequence[str] = (),
     ) -> StageRequest:
-        """Read what artifact returned, for one kind of host."""
+        """Parse the result of the module artifact for one target. Raises BatonError."""
         python = ".".join(str(target.get("python", "")).split(".")[:2])
         key = f"py{python}-{target.get('architecture')}-glibc{target.get('glibc')}"
         sets = artifact.get("wheels") or {}
         if not artifact.get("id") or key not in sets:
             raise BatonError(
                 f"The artifact has no wheels for {key}; it has {', '.join(sorted(sets)) or 'none'}.",
-                "Give this host's Python, architecture and C library among app_release_targets.",
+                "Add this host's Python, architecture and C library to app_release_targets.",
             )
         check_identity(str(artifact["id"]))
         return cls(
@@ -80,15 +80,15 @@ class StageRequest:
 
 
 def fits(release: Mapping[str, Any], folder: Path, wanted: StageRequest) -> bool:
-    """Whether a staged release is what is wanted and its Python still there (a distribution may have moved on)."""
+    """Whether a staged release is for the wanted target and its Python still exists (upgrades may remove it)."""
     return release.get("target") == wanted.target and (folder / "venv" / "bin" / "python").exists()
 
 
 def base_of(places: ReleaseStore, wanted: StageRequest) -> Path | None:
-    """A release with the same wheels, whose venv can be taken over."""
+    """Return a release with the same wheels, whose venv can be reused; None if there is none."""
     for identity, release in complete(places).items():
         folder = places.releases / identity
-        # a release of an older Baton has no bill of materials, and so no hashes of what its venv is made of
+        # releases of older versions have no bill of materials, and so no hashes of their packages
         known = (folder / bom.FILE).is_file()
         if known and release.get("wheels") == wanted.wheels and fits(release, folder, wanted):
             return folder
@@ -96,7 +96,7 @@ def base_of(places: ReleaseStore, wanted: StageRequest) -> Path | None:
 
 
 def query(places: ReleaseStore, wanted: StageRequest) -> dict[str, Any]:
-    """What a host needs to be sent for a release; refuses when the disk hasn't the room."""
+    """Return which archives a host needs for a release. Raises BatonError if the disk lacks space."""
     release = read_release(places.releases / wanted.identity)
     staged = release is not None and fits(release, places.releases / wanted.identity, wanted)
     needs_wheels = not staged and base_of(places, wanted) is None
@@ -111,10 +111,11 @@ def query(places: ReleaseStore, wanted: StageRequest) -> dict[str, Any]:
 
 
 def check_python(places: ReleaseStore, wanted: StageRequest) -> str:
-    """The full version of the host's Python; refuses one that the wheels weren't chosen for."""
+    """Return the full version of the host's Python. Raises BatonError if it doesn't fit the wheels."""
     if not os.access(places.uv, os.X_OK):
         raise BatonError(
-            f"uv is not at {places.uv} on this host.", "Apply the role python_runtime first, or correct app_release_uv."
+            f"uv is missing at {places.uv} on this host.",
+            "Apply the role python_runtime first, or correct app_release_uv.",
         )
     try:
         version = run([places.python, "-I", "-c", "import platform; print(platform.python_version())"]).strip()
@@ -133,7 +134,7 @@ def check_python(places: ReleaseStore, wanted: StageRequest) -> str:
                 raise BatonError(
                     f"This host has Python {minor} on {platform.machine()} with glibc {glibc}, "
                     f"but the wheels are for {wanted.target}.",
-                    "Correct app_release_target for it, so that the artifact brings its wheels.",
+                    "Correct app_release_target for this host, so that the artifact contains its wheels.",
                 )
     return version
 
@@ -141,7 +142,7 @@ def check_python(places: ReleaseStore, wanted: StageRequest) -> str:
 def _check_disk(places: ReleaseStore, wanted: StageRequest, needs_wheels: bool) -> None:
     upload, unpacked = int(wanted.source["upload_bytes"]), int(wanted.source["unpacked_bytes"])
     if needs_wheels:
-        # the wheels lie there twice for a while: uploaded, and unpacked to be installed from
+        # the wheels are there twice temporarily: uploaded, and unpacked for the installation
         upload += int(wanted.packed["upload_bytes"])
         unpacked += int(wanted.packed["unpacked_bytes"]) + int(wanted.packed["upload_bytes"])
     needs: dict[int, tuple[Path, int]] = {}
@@ -157,7 +158,7 @@ def _check_disk(places: ReleaseStore, wanted: StageRequest, needs_wheels: bool) 
             raise BatonError(
                 f"The release {wanted.identity} needs {_mib(needed)} on the disk of {there}, "
                 f"which has {_mib(needed - missing)} free.",
-                "Make room there, or keep fewer releases (app_releases_keep).",
+                "Free disk space there, or keep fewer releases (app_releases_keep).",
             )
 
 
@@ -174,7 +175,11 @@ def _mib(amount: int) -> str:
 def stage(
     places: ReleaseStore, wanted: StageRequest, check: ImportCheck | None, state_dir: Path | None, owner: str
 ) -> dict[str, Any]:
-    """Make a release: everything in a hidden folder beside, release.json last, then one rename."""
+    """Stage a release in a hidden folder, and rename it when it is complete.
+
+    `check`: test import; None for none. `state_dir`, `owner`: folder and owner of state links. Returns the module's
+    result. Raises BatonError.
+    """
     old_umask = os.umask(0o022)
     try:
         with locked(places):
@@ -187,7 +192,7 @@ def stage(
             if final.exists():
                 if wanted.identity in in_use(places):
                     raise BatonError(
-                        f"The release {wanted.identity} is here for another Python, and a process runs from it.",
+                        f"The release {wanted.identity} exists for another Python, and a process runs from it.",
                         "Stop that process, or change the application so that it gets a new id.",
                     )
                 remove(places, final)
@@ -207,7 +212,7 @@ class _Stage:
         self.staging = staging
         self.wheels = staging / ".wheels"
         self.clock = Stopwatch()
-        self.hashes: dict[tuple[str, str], str] = {}  # of the wheels that were verified, by part and name
+        self.hashes: dict[tuple[str, str], str] = {}  # of the verified wheels, by part and name
 
     def run(self, final: Path, check: ImportCheck | None, state_dir: Path | None, owner: str) -> dict[str, Any]:
         version = check_python(self.places, self.wanted)
@@ -218,8 +223,8 @@ class _Stage:
         (self.staging / ".artifact" / "src").rename(self.staging / "src")
         self.clock.mark("unpack")
         base = base_of(self.places, self.wanted)
-        packages = self._install() if base is None else self._take_over(base)
-        self.clock.mark("venv" if base is None else "venv taken over")
+        packages = self._install() if base is None else self._reuse(base)
+        self.clock.mark("venv" if base is None else "venv reused")
         projects = self._install_projects()
         self.clock.mark("projects")
         self._compile("src", *(("venv/lib", "server") if base is None or projects else ()))
@@ -238,7 +243,7 @@ class _Stage:
         for name in (".artifact", ".uv-cache"):
             shutil.rmtree(self.staging / name, ignore_errors=True)
         for name in ("venv/.lock", "server/.lock"):
-            (self.staging / name).unlink(missing_ok=True)  # uv's, and writable by everybody
+            (self.staging / name).unlink(missing_ok=True)  # uv's, which are world-writable
         release = {
             **artifact,
             "python": version,
@@ -254,7 +259,7 @@ class _Stage:
         (self.staging / bom.FILE).write_text(materials, encoding="utf-8")
         text = json.dumps(release, indent=2, sort_keys=True) + "\n"
         (self.staging / "release.json").write_text(text, encoding="utf-8")
-        # all of it is on the disk before its name is: a host that loses power has the release or hasn't
+        # sync before the rename: after a loss of power the release is complete or absent
         run(["sync", "--file-system", self.staging])
         self.staging.rename(final)
         atomic_file.sync_folder(self.places.releases)
@@ -271,14 +276,14 @@ class _Stage:
         artifact = untrusted.parse_object(untrusted.read(self.staging / ".artifact" / "artifact.json"))
         if artifact.get("id") != self.wanted.identity:
             raise BatonError(
-                f"{self.wanted.source_archive} holds the release {artifact.get('id')}, not {self.wanted.identity}.",
+                f"{self.wanted.source_archive} contains the release {artifact.get('id')}, not {self.wanted.identity}.",
                 "Upload the archive again.",
             )
         return artifact
 
     def _uv(self, *words: str | Path) -> str:
         environment = {
-            "UV_CACHE_DIR": str(self.staging / ".uv-cache"),  # on the releases' disk: files are linked, not copied
+            "UV_CACHE_DIR": str(self.staging / ".uv-cache"),  # on the releases' disk, for hard links
             "UV_NO_CONFIG": "1",
             "UV_OFFLINE": "1",
             "UV_PYTHON_DOWNLOADS": "never",
@@ -311,29 +316,29 @@ class _Stage:
         except CommandError as error:
             raise BatonError(
                 f"The wheels of {self.wanted.target} can't be installed: {error.last_lines()}.",
-                "Check that app_release_target describes this host, and that its disk has room.",
+                "Check that app_release_target describes this host, and that its disk has free space.",
             ) from None
 
     def _install(self) -> dict[str, dict[str, str]]:
         verify(self.wanted.wheels_archive, str(self.wanted.packed["sha256"]))
         unpack(self.wanted.wheels_archive, self.wheels)
-        self.wanted.wheels_archive.unlink(missing_ok=True)  # which may be as large as what becomes of it
+        self.wanted.wheels_archive.unlink(missing_ok=True)  # now, because it may be large
         self._install_into_new("venv", self.wheels / "venv.txt", self.wheels / "wheels")
         (self.staging / "server").mkdir()
         self._pip_install(
             self.wheels / "server.txt", self.wheels / "wheels", f"--python={self.places.python}", "--target=server"
         )
-        # commands there would name this folder by the path it has now; the server is started as a module
+        # scripts would contain the path of the staging folder; the server is started as a module
         shutil.rmtree(self.staging / "server" / "bin", ignore_errors=True)
         packages = {name: self._listed(name, self.wheels / f"{name}.txt") for name in ("venv", "server")}
         shutil.rmtree(self.wheels)
         return packages
 
     def _install_into_new(self, name: str, listed: Path, found_in: Path) -> set[Path]:
-        """Install into a venv that nothing is in yet; returns the files that it has without a package.
+        """Install into a new venv. Returns the files of the empty venv.
 
-        uv asks a venv's interpreter before it installs, and that runs what packages have put there (.pth files,
-        sitecustomize), here as root. So uv never gets to see a venv with packages.
+        uv runs a venv's interpreter before it installs, and that executes code of installed packages (.pth files,
+        sitecustomize) as root. Therefore uv must never run on a venv with packages.
         """
         venv = self.staging / name
         self._uv("venv", "--quiet", "--no-project", "--relocatable", f"--python={self.places.python}", name)
@@ -341,8 +346,8 @@ class _Stage:
         self._pip_install(listed, found_in, f"--python={name}/bin/python")
         return bare
 
-    def _take_over(self, base: Path) -> dict[str, dict[str, str]]:
-        """The same wheels are installed already: link them, without the project that was installed from the source."""
+    def _reuse(self, base: Path) -> dict[str, dict[str, str]]:
+        """Link the packages of a release with the same wheels, without the project's own package."""
         release = read_release(base) or {}
         left_out = installed_files(base / "venv", release.get("projects", {}))
         link_tree(base / "venv", self.staging / "venv", left_out)
@@ -362,7 +367,7 @@ class _Stage:
         return projects
 
     def _listed(self, part: str, path: Path) -> dict[str, str]:
-        """The versions in a list of wheels by name; uv has held each wheel against its hash."""
+        """Return the versions in a list of wheels, by name; uv has verified the wheels' hashes."""
         found = {}
         for line in path.read_text(encoding="utf-8").splitlines():
             name, _, rest = line.partition("==")
@@ -373,7 +378,7 @@ class _Stage:
     def _components(
         self, packages: Mapping[str, Mapping[str, str]], projects: Mapping[str, str]
     ) -> list[bom.Component]:
-        """What is installed, whatever the lists say; a hash has what they name."""
+        """Return the packages that are really installed, with hashes for those in the lists."""
         found = []
         folders = {"venv": site_packages(self.staging / "venv"), "server": self.staging / "server"}
         for place, folder in folders.items():
@@ -386,18 +391,18 @@ class _Stage:
         return found
 
     def _compile(self, *folders: str) -> None:
-        # Workers can't write here. Without -S this would run the .pth files of the packages, as root.
-        # Files that aren't for this Python (templates, old tests) fail quietly.
-        # What takes more memory than any honest source is compiled when it is imported, by its user.
+        # Compiled now, because workers can't write here. -S: otherwise this would run packages' .pth files as root.
+        # Errors in files that aren't for this Python (templates, old tests) are ignored.
+        # A source that exceeds the memory limit is compiled by the worker that imports it.
         command: list[str | Path] = ["prlimit", f"--as={COMPILE_BYTES}", self.places.python]
         command += ["-I", "-S", "-m", "compileall", "-qq"]
-        # to start the others takes longer than what a source alone takes
+        # for a source alone, starting more processes takes longer than it saves
         parallel = ["-j", "0"] if len(folders) > 1 else []
         with contextlib.suppress(CommandError):
             run([*command, *parallel, *folders], cwd=self.staging)
 
     def _check_venv(self) -> list[str]:
-        """Whether the packages fit together, which uv asks the venv's interpreter."""
+        """Return warnings about incompatible packages, from `uv pip check`, which runs the venv's interpreter."""
         environment = {"UV_NO_CONFIG": "1", "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
         release = self.staging
         confined: list[str] = []
@@ -405,7 +410,7 @@ class _Stage:
             release = sandbox.READABLE
             confined = sandbox.invocation(environment, timeout=60, readable=self.staging)
         elif os.geteuid() == 0:
-            return []  # it would run as root what packages have put into the venv
+            return []  # without a sandbox, it would run packages' code as root
         words: list[str | Path] = [
             self.places.uv,
             "pip",
@@ -417,26 +422,26 @@ class _Stage:
         try:
             run([*confined, *words], env=environment)
         except CommandError as error:
-            return [f"The locked packages don't fit together: {error.last_lines(6)}"] if error.last_lines() else []
+            return [f"The locked packages are incompatible: {error.last_lines(6)}"] if error.last_lines() else []
         return []
 
 
 def site_packages(venv: Path) -> Path:
-    """Where a venv has its packages."""
+    """Return a venv's site-packages folder."""
     return next((venv / "lib").glob("python*/site-packages"))
 
 
 def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
-    """The files that some packages have in a venv, by their own records, relative to it.
+    """Return the files of some packages in a venv, relative to it, from the packages' RECORD files.
 
-    A record is its package's word: it is only used to leave files of that venv out of a copy.
+    A RECORD is untrusted: it must only be used to omit files from a copy.
     """
     site = site_packages(venv)
     names = {floors.normal(name) for name in projects}
     found = set()
     for record in site.glob("*.dist-info/RECORD"):
         if floors.normal(record.parent.name.partition("-")[0]) in names:
-            # a package's word: a file that is too large or no table names nothing
+            # untrusted: ignore a file that is too large or isn't CSV
             rows: list[list[str]] = []
             with contextlib.suppress(OSError, csv.Error):
                 rows = list(csv.reader(untrusted.read(record).decode(errors="replace").replace("\0", "").splitlines()))
@@ -444,7 +449,7 @@ def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
                 if row:
                     path = Path(os.path.normpath(site / row[0]))
                     found.add(path)
-                    # what was compiled of it stands in no record; a name may be too long to be one
+                    # compiled files aren't in RECORD; a name may be too long for the file system
                     with contextlib.suppress(OSError):
                         if path.is_relative_to(venv):
                             found.update(path.parent.glob(f"__pycache__/{glob.escape(path.stem)}.*.pyc"))
@@ -452,9 +457,9 @@ def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
 
 
 def link_tree(source: Path, destination: Path, left_out: Container[Path] = frozenset()) -> None:
-    """Link the files of a tree into another one, with the folders that they need; names that are taken are replaced.
+    """Hard-link the files of a tree into another one; existing files are replaced. Raises BatonError.
 
-    No file is written into afterwards: uv replaces files.
+    This is safe because nothing writes into the files afterwards: uv replaces files.
     """
     root = os.path.realpath(destination)
     for folder, folders, names in os.walk(source):
@@ -467,7 +472,7 @@ def link_tree(source: Path, destination: Path, left_out: Container[Path] = froze
         target.mkdir(parents=True, exist_ok=True)
         if not f"{os.path.realpath(target)}/".startswith(f"{root}/"):
             raise BatonError(
-                f"A package has put a link at {inside} that leads out of the release.", "Look into what is locked."
+                f"A package contains a link at {inside} that leads out of the release.", "Check the locked packages."
             )
         for name in wanted:
             if os.path.lexists(target / name):
@@ -484,17 +489,17 @@ def _link(source: str, destination: str) -> str:
 
 
 def installed(folder: Path) -> set[tuple[str, str]]:
-    """Names and versions of the packages in a folder, as their metadata's folders are called."""
+    """Return names and versions of the packages in a folder, from the names of their .dist-info folders."""
     found = set()
     for path in folder.glob("*.dist-info"):
-        # a package's word, as a name may be anything
+        # untrusted: a name may contain any characters
         name, _, version = untrusted.printable(path.name).removesuffix(".dist-info").partition("-")
         found.add((floors.normal(name), version))
     return found
 
 
 def verify(archive: Path, sha256: str) -> None:
-    """Refuse an archive that isn't the one that the controller made."""
+    """Raise BatonError if an archive doesn't have the hash of the controller's."""
     try:
         with archive.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
@@ -504,25 +509,23 @@ def verify(archive: Path, sha256: str) -> None:
         ) from None
     if found != sha256:
         raise BatonError(
-            f"{archive} on this host isn't what the controller made: its hash is {found[:12]}…, not {sha256[:12]}….",
-            "Deploy again. If it stays so, remove the file of that name from the controller's cache "
-            "(app_release_cache_dir), and look into who can write on this host's disk.",
+            f"{archive} on this host differs from the controller's: its hash is {found[:12]}…, not {sha256[:12]}….",
+            "Deploy again. If the error remains, remove the file with that name from the controller's cache "
+            "(app_release_cache_dir), and check who can write to this host's disk.",
         )
 
 
 def unpack(archive: Path, destination: Path) -> None:
-    """Unpack an archive of ours; a name that leads out of the folder is refused all the same."""
+    """Unpack an archive that Baton made. Raises BatonError, also for a name that leads out of the folder."""
     destination.mkdir(parents=True)
     try:
         with tarfile.open(archive) as packed:
-            # state links are absolute on purpose: the `data` filter of newer Pythons would refuse them
+            # not the `data` filter: it refuses absolute links, which state links are
             packed.extraction_filter = staticmethod(lambda member, _path: member)
             check = TarCheck()
             for member in packed:
                 if member.islnk() or check.why_not(member):
-                    raise BatonError(
-                        f"{archive.name} has the entry {member.name}, which doesn't belong into it.", "Upload it again."
-                    )
+                    raise BatonError(f"{archive.name} has the unexpected entry {member.name}.", "Upload it again.")
                 packed.extract(member, destination)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise BatonError(
@@ -531,7 +534,7 @@ def unpack(archive: Path, destination: Path) -> None:
 
 
 def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) -> None:
-    """Folders that the source's symlinks lead to."""
+    """Create the folders that state links refer to, as their owner. Raises BatonError."""
     identity: dict[str, Any] = {}
     if owner and os.geteuid() == 0:
         account = pwd.getpwnam(owner)
@@ -542,7 +545,7 @@ def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) 
     for entry in links:
         target = state_dir / str(entry["target"])
         folder = target if entry.get("directory", True) else target.parent
-        # by the owner: root would follow the links that the application may have there
+        # as the owner: root would follow links that the application may have placed there
         made = subprocess.run(
             ["mkdir", "--parents", "--mode=0750", folder],
             check=False,
@@ -553,4 +556,7 @@ def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) 
             **identity,
         )
         if made.returncode:
-            raise BatonError(f"{folder} can't be made as {owner or 'this user'} ({made.stderr.strip()}).", "See to it.")
+            raise BatonError(
+                f"{folder} can't be created as {owner or 'this user'} ({made.stderr.strip()}).",
+                "Correct owner and mode of the folders above it.",
+            )

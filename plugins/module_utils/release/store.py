@@ -1,4 +1,4 @@
-"""The releases on a host: listed, locked, swept and pruned."""
+"""List, lock, clean up and prune the releases on a host."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _LOCK_WAIT = 600
 
 @dataclass(frozen=True)
 class ReleaseStore:
-    """Where an application's releases are on this host."""
+    """The paths of an application's releases on this host."""
 
     releases: Path
     current: Path
     state: Path
-    uv: Path = Path()  # these two to stage
+    uv: Path = Path()  # uv and python are only needed for staging
     python: Path = Path()
 
     @property
     def upload(self) -> Path:
-        """Where archives are uploaded to, for each run in a folder of its own that goes when the run ends."""
+        """The folder of uploads; each run has its own subfolder, which is removed when the run ends."""
         return self.state / "upload"
 
 
 def read_release(folder: Path) -> dict[str, Any] | None:
-    """The release.json of a complete release; None for anything else."""
+    """Return the release.json of a complete release; None for anything else."""
     try:
         found = untrusted.parse_object(untrusted.read(folder / "release.json"))
     except (OSError, untrusted.UntrustedError):
@@ -46,7 +46,7 @@ def read_release(folder: Path) -> dict[str, Any] | None:
 
 
 def complete(places: ReleaseStore) -> dict[str, dict[str, Any]]:
-    """The complete releases by id, the newest first."""
+    """Return the complete releases by id, the newest first."""
     found = {}
     if places.releases.is_dir():
         for folder in places.releases.iterdir():
@@ -58,14 +58,14 @@ def complete(places: ReleaseStore) -> dict[str, dict[str, Any]]:
 
 
 def current(places: ReleaseStore) -> str | None:
-    """The id that `current` leads to."""
+    """Return the id of the current release."""
     return layout.release_at(places.current)
 
 
 def in_use(places: ReleaseStore) -> set[str]:
-    """Releases that a living process runs from: its program, libraries, working directory or open files.
+    """Return releases that a process uses: for its program, libraries, working directory or open files.
 
-    And those that background processes are to run when they start again.
+    Includes those that background processes use when they restart.
     """
     root = os.path.realpath(places.releases) + "/"
     used = set()
@@ -91,46 +91,46 @@ def in_use(places: ReleaseStore) -> set[str]:
 
 
 def check_identity(identity: str) -> None:
-    """An id becomes a folder's name."""
+    """Raise BatonError for an id that isn't safe as a folder's name."""
     if not _IDENTITY.fullmatch(identity):
-        raise BatonError(f"{identity!r} can't be the id of a release.", "Give the id that artifact returned.")
+        raise BatonError(f"{identity!r} is not a valid id of a release.", "Give the id that artifact returned.")
 
 
 @contextlib.contextmanager
 def locked(places: ReleaseStore) -> Iterator[None]:
-    """One at a time writes to the releases."""
+    """Hold the lock for writing to the releases. Raises BatonError."""
     make_folder(places.state)
     with (places.state / "releases.lock").open("w") as file:
         if not file_lock.taken_within(file, _LOCK_WAIT):
             raise BatonError(
-                "Another run stages or prunes releases here for very long.",
-                f"See who holds {file.name} (fuser), and end it.",
+                f"Another run has been staging or pruning releases on this host for over {_LOCK_WAIT // 60} min.",
+                f"Find the process that holds {file.name} (fuser), and end it.",
             )
         yield
 
 
 def sweep(places: ReleaseStore) -> list[str]:
-    """Remove what an interrupted run left: hidden folders, and folders that were never complete.
+    """Remove left-overs of interrupted runs: hidden folders and incomplete releases. Returns their names.
 
-    A folder that a process lives on stays.
+    Keeps releases that a process uses.
     """
     removed = []
     if places.releases.is_dir():
         for folder in sorted(places.releases.iterdir()):
             if folder.is_symlink() or not folder.is_dir():
                 continue
-            half_made = not folder.name.startswith(".") and not (folder / "release.json").exists()
+            incomplete = not folder.name.startswith(".") and not (folder / "release.json").exists()
             if folder.name.startswith((STAGING, _REMOVING)):
                 shutil.rmtree(folder)
                 removed.append(folder.name)
-            elif half_made and folder.name != current(places) and folder.name not in in_use(places):
+            elif incomplete and folder.name != current(places) and folder.name not in in_use(places):
                 remove(places, folder)
                 removed.append(folder.name)
     return removed
 
 
 def remove(places: ReleaseStore, folder: Path) -> None:
-    """Away in one step, so that nobody takes a half-removed release for a release."""
+    """Remove a release: rename it first, so that it is never visible half removed."""
     hidden = places.releases / f"{_REMOVING}{folder.name}"
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -138,20 +138,22 @@ def remove(places: ReleaseStore, folder: Path) -> None:
 
 
 def prune(places: ReleaseStore, keep: int, *, dry: bool) -> dict[str, Any]:
-    """Keep so many old releases beside the current one; never touch one that something lives on."""
+    """Remove old releases except the newest `keep`, the current one, and those that a process uses.
+
+    `dry`: only report. Returns the module's result.
+    """
     guard = contextlib.nullcontext() if dry else locked(places)
     with guard:
         serving = current(places)
-        # beside what serves, the newest so many. Those that could serve go before those that only were to: one that
-        # failed must not push out what there is to go back to
+        # releases that have served are kept first: a failed one must not displace the target of a rollback
         before = layout.served_in(places.state / "active.json")
         order = [identity for identity in complete(places) if identity != serving]
         order.sort(key=lambda identity: before.index(identity) if identity in before else len(before))
-        spared = in_use(places)
-        doomed = [identity for identity in order[keep:] if identity not in spared]
+        used = in_use(places)
+        removed = [identity for identity in order[keep:] if identity not in used]
         if not dry:
             sweep(places)
-            for identity in doomed:
+            for identity in removed:
                 remove(places, places.releases / identity)
-        kept = [identity for identity in order if identity not in doomed]
-        return {"changed": bool(doomed), "removed": doomed, "kept": kept, "current": serving}
+        kept = [identity for identity in order if identity not in removed]
+        return {"changed": bool(removed), "removed": removed, "kept": kept, "current": serving}

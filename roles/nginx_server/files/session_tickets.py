@@ -1,14 +1,14 @@
 #!/usr/bin/python3
-"""Keys of nginx's TLS session tickets, the same on all edges without a word between them.
+"""Keys of nginx's TLS session tickets, which are the same on all edges without communication between them.
 
-    begin HOURS          on the controller: reads the secret, prints what a host begins with (JSON)
-    install [--dry-run]  on a host: reads that, and takes it unless what is there follows from the same secret
-    rotate               on a host, by a timer: goes on to the present period, and reloads nginx
+    begin HOURS          on the controller: reads the secret, prints the initial state for hosts (JSON)
+    install [--dry-run]  on a host: reads that state, and uses it unless the present one derives from the same secret
+    rotate               on a host, by a timer: advances to the current period, and reloads nginx
 
-Time is cut into periods of HOURS, counted from 1970. Each period has a state, the hash of the one before, and the key
-follows from the state. A host keeps the state of the last period only and forgets it with the next, so a stolen disk
-doesn't say which keys older traffic had. nginx encrypts by the present key, and takes tickets of the last period and of
-the next, which is that of an edge whose timer was quicker.
+Time is divided into periods of HOURS, counted from 1970. Each period has a state, the hash of the previous state, and
+the key derives from the state. A host keeps only the last period's state and replaces it with the next one, so a stolen
+disk doesn't reveal the keys of older traffic. nginx encrypts with the current key, and also accepts tickets of the last
+and of the next period; the latter come from edges whose timer was earlier.
 """
 
 from __future__ import annotations
@@ -31,48 +31,48 @@ NAMES = ("previous.key", "current.key", "next.key")
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What the keys of a period and of all later ones follow from."""
+    """The state from which the keys of a period and of all later ones derive."""
 
-    chain: str  # names the secret and the length of a period, and tells nothing of the secret
+    chain: str  # identifies secret and length of a period, without revealing the secret
     hours: int
     period: int
     secret: str  # hexadecimal
 
     @classmethod
     def first(cls, secret: bytes, hours: int) -> State:
-        """That of the period 0."""
+        """Return the state of period 0."""
         root = _derive(secret, f"period of {hours} hours")
         return cls(_derive(root, "chain").hex()[:16], hours, 0, root.hex())
 
     @classmethod
     def read(cls, text: str) -> State:
-        """What `text` says. Raises ValueError."""
+        """Parse a state. Raises ValueError."""
         data = json.loads(text)
         try:
             state = cls(str(data["chain"]), int(data["hours"]), int(data["period"]), str(data["secret"]))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no state: {error}") from None
+            raise ValueError(f"not a valid state: {error}") from None
         if state.hours < 1 or len(bytes.fromhex(state.secret)) != hashlib.sha256().digest_size:
-            raise ValueError("no state")
+            raise ValueError("not a valid state")
         return state
 
     def text(self) -> str:
-        """Itself as `read` takes it."""
+        """Return the state in the format of `read`."""
         return json.dumps(dataclasses.asdict(self)) + "\n"
 
     def at(self, period: int) -> State:
-        """That of a later period; an earlier one can't be had, and this one stays."""
+        """Return the state of a later period; itself for an earlier one, which can't be derived."""
         secret = bytes.fromhex(self.secret)
         for _ in range(self.period, period):
             secret = hashlib.sha256(b"next period" + secret).digest()
         return dataclasses.replace(self, period=max(self.period, period), secret=secret.hex())
 
     def last_period(self, now: float) -> int:
-        """The number of the period before the one that `now` is in."""
+        """Return the number of the period before that of `now` (seconds since 1970)."""
         return int(now) // (self.hours * 3600) - 1
 
     def key(self) -> bytes:
-        """The 80 bytes that nginx reads: a name, a key for HMAC-SHA256, a key for AES-256."""
+        """Return the 80 bytes that nginx reads: a name, a key for HMAC-SHA256, a key for AES-256."""
         secret = bytes.fromhex(self.secret)
         return _derive(secret, "name")[:16] + _derive(secret, "hmac") + _derive(secret, "aes")
 
@@ -82,15 +82,15 @@ def _derive(secret: bytes, purpose: str) -> bytes:
 
 
 def begin(secret: bytes, hours: int, now: float) -> State:
-    """What a host begins with: the state of the last period."""
+    """Return the initial state for hosts, that of the last period."""
     state = State.first(secret, hours)
     return state.at(state.last_period(now))
 
 
 def install(wanted: State, folder: pathlib.Path, *, dry: bool) -> bool:
-    """Take a state unless the host has one of the same secret; whether that is a change."""
+    """Install a state unless the host has one of the same secret. Returns whether anything changes."""
     present = _present(folder)
-    # one that is ahead is of a clock that was wrong: the other edges would never meet it
+    # a state that is too far ahead comes from a wrong clock: the other edges would never have its keys
     if present is not None and present.chain == wanted.chain and present.period <= wanted.period + 1:
         if _written(folder, present):
             return False
@@ -102,7 +102,7 @@ def install(wanted: State, folder: pathlib.Path, *, dry: bool) -> bool:
 
 
 def rotate(folder: pathlib.Path, now: float) -> None:
-    """Go on to the present period. Raises ValueError or OSError where there is no state."""
+    """Advance to the current period. Raises ValueError or OSError if there is no state."""
     present = State.read((folder / "state.json").read_text())
     state = present.at(present.last_period(now))
     if state != present or not _written(folder, state):
@@ -110,7 +110,7 @@ def rotate(folder: pathlib.Path, now: float) -> None:
 
 
 def is_newer(folder: pathlib.Path, loaded: pathlib.Path) -> bool:
-    """Whether nginx hasn't read the keys yet."""
+    """Whether nginx hasn't loaded the keys yet."""
     try:
         read = loaded.stat().st_mtime
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def _written(folder: pathlib.Path, state: State) -> bool:
 
 
 def _keep(folder: pathlib.Path, state: State) -> None:
-    """The keys first: with a state alone, a run that was killed would leave none."""
+    """Write keys and state; the state last, so that a killed run can't leave a state without keys."""
     for name, content in (*_keys(state).items(), ("state.json", state.text().encode())):
         scratch = folder / f".{name}"
         scratch.unlink(missing_ok=True)
@@ -149,12 +149,12 @@ def _keep(folder: pathlib.Path, state: State) -> None:
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the action of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("begin").add_argument("hours", type=int)
     actions.add_parser("install").add_argument("--dry-run", action="store_true")
-    actions.add_parser("rotate").add_argument("--at", type=float, help="as if it were then (seconds since 1970)")
+    actions.add_parser("rotate").add_argument("--at", type=float, help="use this time (seconds since 1970)")
     given = parser.parse_args()
     if given.action == "begin":
         print(begin(sys.stdin.buffer.read(), given.hours, time.time()).text(), end="")

@@ -1,12 +1,12 @@
-"""Keeps a site's certificate from an ACME authority: acme-certificate SETTINGS [--force].
+"""Obtain and renew a site's certificate from an ACME authority: acme-certificate SETTINGS [--force].
 
-Several hosts may serve the site. One obtains the certificate: the first of them that answers. The others take it from
-whichever has a newer one, encrypted with a key that all of them have. certbot talks to the authority and says when a
-certificate is due; this program puts what it obtained where the web server reads it, with its key in one step, and has
-the server reload. What the server doesn't accept is taken back. A failure leaves what is served, and is written to
-status.json for the operator.
+Several hosts may serve the site. The first of them that answers obtains the certificate. The others copy the newest one
+from any host, encrypted with a key that all of them have. certbot talks to the authority and decides when a certificate
+is due; this program installs certificate and key atomically where the web server reads them, and reloads the server.
+If the server rejects them, the previous ones are restored. After a failure the served certificate stays, and
+status.json has the error for the operator.
 
-Runs as root in the environment of certbot, which brings `cryptography`.
+Runs as root in certbot's venv, which includes `cryptography`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from cryptography.hazmat.primitives import serialization
 ANSWER_SECONDS = 5.0
 BUNDLE_BYTES = 256 * 1024
 CAUSE_CHARACTERS = 600
-# of the lifetime: what is left when another host's certificate is due, and when the first host evidently can't
+# remaining share of the lifetime: when to renew a certificate of another host, and when not to wait for the first host
 DUE, URGENT = 1 / 3, 1 / 4
-# Boulder's type of the problem, and Pebble's words
+# Boulder's problem type, and Pebble's message
 UNKNOWN_ACCOUNT = re.compile(r"accountDoesNotExist|Account \S+ not found")
 NOISE = re.compile(
     r"^(Saving debug log|Ask for help|See the logfile|Hint: |Some challenges have failed|Certbot failed to authent"
@@ -50,12 +50,12 @@ NOISE = re.compile(
 
 
 class AcmeError(Exception):
-    """What went wrong, in one sentence for the operator."""
+    """An error, in one sentence for the operator."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the role wrote. Addresses are those by which the hosts reach each other, in the order of precedence."""
+    """The settings that the role wrote. Addresses are those at which hosts reach each other, in order of precedence."""
 
     name: str
     names: tuple[str, ...]
@@ -75,28 +75,28 @@ class Settings:
 
     @classmethod
     def read(cls, path: str) -> Settings:
-        """From a JSON file with a key for each field."""
+        """Read a JSON file with a key for each field."""
         found: dict[str, Any] = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         return cls(**{**found, "names": tuple(found["names"]), "addresses": tuple(found["addresses"])})
 
     @property
     def link(self) -> pathlib.Path:
-        """What the web server reads its files through."""
+        """The link through which the web server reads its files."""
         return pathlib.Path(self.certificates, self.name)
 
     @property
     def lineage(self) -> pathlib.Path:
-        """Where certbot keeps the newest certificate that it obtained from this directory."""
+        """The folder of certbot's newest certificate from this directory."""
         return pathlib.Path(self.lineages, "live", self.name)
 
     @property
     def peers(self) -> list[str]:
-        """The other hosts."""
+        """The addresses of the other hosts."""
         return [address for address in self.addresses if address != self.own_address]
 
     @property
     def before(self) -> list[str]:
-        """The other hosts that obtain rather than this one."""
+        """The addresses of hosts with precedence over this one."""
         if self.own_address not in self.addresses:
             return []
         return list(self.addresses[: self.addresses.index(self.own_address)])
@@ -104,30 +104,30 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A certificate with its chain, and its key, as PEM."""
+    """A certificate with its chain, and its key, in PEM."""
 
     chain: str
     key: str
 
     @property
     def certificate(self) -> x509.Certificate:
-        """The server's own, the first of the chain."""
+        """The server's certificate, the first of the chain."""
         return x509.load_pem_x509_certificates(self.chain.encode())[0]
 
     @property
     def left(self) -> float:
-        """The part of its lifetime that is left; not above 0 when it has ended."""
+        """The remaining share of its lifetime; 0 or less if it has expired."""
         found = self.certificate
         whole = (found.not_valid_after_utc - found.not_valid_before_utc).total_seconds()
         return (found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).total_seconds() / max(whole, 1)
 
     @property
     def digest(self) -> str:
-        """Names its folder."""
+        """A digest for the name of its folder."""
         return hashlib.sha256(self.chain.encode()).hexdigest()[:16]
 
     def covers(self, names: tuple[str, ...]) -> bool:
-        """Whether it was made for exactly these names."""
+        """Whether it is for exactly these names."""
         try:
             found = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
@@ -135,10 +135,10 @@ class Pair:
         return {name.lower() for name in found.get_values_for_type(x509.DNSName)} == {name.lower() for name in names}
 
     def check(self) -> Pair:
-        """Itself, when both can be read and belong together.
+        """Return itself, if both can be parsed and belong together.
 
         Raises:
-            AcmeError: they don't.
+            AcmeError: they can't, or don't.
         """
         try:
             public = serialization.load_pem_private_key(self.key.encode(), None).public_key()
@@ -152,7 +152,7 @@ class Pair:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> Pair | None:
-        """What a folder holds; None when it holds nothing that is usable."""
+        """Read certificate and key from a folder; None if they are missing or invalid."""
         try:
             return cls(*((folder / file).read_text() for file in ("fullchain.pem", "privkey.pem"))).check()
         except (OSError, ValueError, AcmeError):
@@ -160,13 +160,13 @@ class Pair:
 
 
 def served(settings: Settings) -> Pair | None:
-    """The certificate from this directory that the web server reads; None while it is from elsewhere."""
+    """Return the web server's certificate if it is from this directory; otherwise None."""
     origin = settings.link / "directory"
     return Pair.read(settings.link) if origin.exists() and origin.read_text() == settings.directory else None
 
 
 def write(path: pathlib.Path, text: str, mode: int) -> None:
-    """Replace a file in one step."""
+    """Replace a file atomically."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as scratch:
         os.fchmod(scratch.fileno(), mode)
         scratch.write(text)
@@ -176,7 +176,7 @@ def write(path: pathlib.Path, text: str, mode: int) -> None:
 
 
 def point(settings: Settings, target: str) -> None:
-    """Have the web server's path lead to another folder, in one step."""
+    """Point the web server's link to another folder, atomically."""
     scratch = settings.link.with_name(f".{settings.name}-link")
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(target)
@@ -184,10 +184,10 @@ def point(settings: Settings, target: str) -> None:
 
 
 def deploy(settings: Settings, pair: Pair) -> None:
-    """Serve a certificate.
+    """Install a certificate and reload the web server.
 
     Raises:
-        AcmeError: the web server refuses it, and goes on with what it had.
+        AcmeError: the web server rejects it and keeps the previous one.
     """
     folder = settings.link.with_name(f".{settings.name}-acme-{pair.digest}")
     previous = os.readlink(settings.link) if settings.link.is_symlink() else ""
@@ -205,16 +205,16 @@ def deploy(settings: Settings, pair: Pair) -> None:
             shutil.rmtree(folder)
         raise
     for old in settings.link.parent.glob(f".{settings.name}-*"):
-        # of this certificate alone, whose name may begin another's
+        # only folders of this certificate, whose name may be a prefix of another's
         suffix = old.name.removeprefix(f".{settings.name}-")
         if old.name != folder.name and re.fullmatch(r"(acme-)?[0-9a-f]{16}|self-signed", suffix):
             shutil.rmtree(old)
 
 
 def reload(settings: Settings, folder: str) -> None:
-    """Have the web server read what it is pointed to, unless it has: a run may have ended between the two.
+    """Reload the web server, unless it has loaded this folder; an earlier run may have been killed before the reload.
 
-    The unit's reload tests the configuration before anything changes.
+    The unit's reload tests the configuration first.
 
     Raises:
         AcmeError: the reload failed.
@@ -226,12 +226,12 @@ def reload(settings: Settings, folder: str) -> None:
     if unit and subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False).returncode == 0:
         done = subprocess.run(["systemctl", "reload", unit], check=False, text=True, capture_output=True)
         if done.returncode:
-            raise AcmeError(f"{unit} refuses the new certificate (see `journalctl -u {unit}`): {done.stderr.strip()}")
+            raise AcmeError(f"{unit} rejects the new certificate (see `journalctl -u {unit}`): {done.stderr.strip()}")
     write(loaded, folder, 0o644)
 
 
 def publish(settings: Settings, pair: Pair) -> None:
-    """Lay the certificate and its key out for the other hosts, encrypted."""
+    """Provide certificate and key to the other hosts, encrypted."""
     path = pathlib.Path(settings.state, "bundle")
     if not settings.peers:
         path.unlink(missing_ok=True)
@@ -242,7 +242,7 @@ def publish(settings: Settings, pair: Pair) -> None:
 
 
 def unpack(settings: Settings, bundle: bytes) -> Pair | None:
-    """What another host laid out; None when it is not what a host of ours wrote."""
+    """Decrypt another host's certificate and key; None if no host with the same key and directory wrote them."""
     try:
         found = json.loads(Fernet(settings.sharing_key).decrypt(bundle))
         pair = Pair(str(found["chain"]), str(found["key"])).check()
@@ -252,7 +252,7 @@ def unpack(settings: Settings, bundle: bytes) -> Pair | None:
 
 
 def ask(settings: Settings, address: str) -> tuple[bool, Pair | None]:
-    """Whether another host answers, and the certificate that it has."""
+    """Return whether another host answers, and its certificate."""
     host = next((name for name in settings.names if not name.startswith("*")), settings.names[0].replace("*", "any"))
     url = f"http://{address}:{settings.port}/.well-known/acme-certificate"
     request = urllib.request.Request(url, headers={"Host": host})
@@ -267,46 +267,46 @@ def ask(settings: Settings, address: str) -> tuple[bool, Pair | None]:
 
 
 def newer(one: Pair, other: Pair | None) -> bool:
-    """Whether a certificate is to replace another."""
+    """Whether a certificate should replace another one."""
     return other is None or one.certificate.not_valid_before_utc > other.certificate.not_valid_before_utc
 
 
 def obtain(settings: Settings, force: bool) -> Pair:
-    """The newest certificate of certbot's, which asks the authority for one when that is due.
+    """Return certbot's newest certificate; certbot requests one from the authority if it is due.
 
     Raises:
-        AcmeError: with the authority's words.
+        AcmeError: with the authority's message.
     """
     issued = pathlib.Path(settings.lineages, "profile")
     words = [settings.certbot, "certonly", "--config", settings.options]
-    # certbot itself keeps a certificate of another profile until it is due
+    # certbot doesn't replace a certificate of another profile before it is due
     if force or (issued.exists() and issued.read_text() != settings.profile):
         words.append("--force-renewal")
-    # read by the owner alone, as keys are in it
+    # only the owner may read it, because it contains keys
     pathlib.Path(settings.lineages).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": settings.lineages, "LC_ALL": "C.UTF-8"}
-    status, said = run(words, environment | settings.environment)
-    if status and UNKNOWN_ACCOUNT.search(said):
-        # a staging authority forgets, and accounts can be deactivated: another one is as good
+    status, output = run(words, environment | settings.environment)
+    if status and UNKNOWN_ACCOUNT.search(output):
+        # staging authorities delete accounts, and accounts can be deactivated: register another one
         shutil.rmtree(pathlib.Path(settings.lineages, "accounts"), ignore_errors=True)
-        status, said = run(words, environment | settings.environment)
+        status, output = run(words, environment | settings.environment)
     if status:
-        raise AcmeError(cause(said))
+        raise AcmeError(cause(output))
     if (pair := Pair.read(settings.lineage)) is None:
-        raise AcmeError("certbot ended well, but left no certificate that can be read")
+        raise AcmeError("certbot succeeded, but left no valid certificate")
     write(issued, settings.profile, 0o600)
     return pair
 
 
 def run(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """The exit status of a command, and what it said, which goes to the journal too."""
+    """Run a command. Returns its exit status and output, which is also printed to the journal."""
     done = subprocess.run(words, check=False, text=True, capture_output=True, env=environment, errors="replace")
     print(done.stdout, done.stderr, sep="\n", flush=True)
     return done.returncode, f"{done.stdout}\n{done.stderr}"
 
 
 def cause(output: str) -> str:
-    """What certbot says of a failure, without what is said each time."""
+    """Return the cause of a failure from certbot's output, without its standard phrases."""
     lines = [line.strip() for line in output.splitlines()]
     problems, domain, kind = [], "", ""
     for line in lines:
@@ -317,16 +317,16 @@ def cause(output: str) -> str:
             kind = value.strip()
         elif label == "Detail":
             problems.append(f"{domain} ({kind}): {value.strip()}")
-    said = problems or [line for line in lines if line and not NOISE.match(line) and not set(line) <= {"-", " "}]
-    text = "".join(character if character.isprintable() else " " for character in "; ".join(said))
-    return text[:CAUSE_CHARACTERS] or "certbot failed without a word"
+    causes = problems or [line for line in lines if line and not NOISE.match(line) and not set(line) <= {"-", " "}]
+    text = "".join(character if character.isprintable() else " " for character in "; ".join(causes))
+    return text[:CAUSE_CHARACTERS] or "certbot failed without a message"
 
 
 def keep(settings: Settings, force: bool) -> Pair | None:
-    """Bring what is served up to date; None while another host is to obtain the first one.
+    """Update the served certificate. Returns it; None while another host has to obtain the first one.
 
     Raises:
-        AcmeError: nothing newer is to be had, and what there is serves on.
+        AcmeError: no newer one could be obtained; the current one stays.
     """
     here = served(settings)
     if here is not None and not here.covers(settings.names):
@@ -335,11 +335,11 @@ def keep(settings: Settings, force: bool) -> Pair | None:
     for _, there in answers.values():
         if there is not None and there.covers(settings.names) and there.left > 0 and newer(there, here):
             here = there
-    # also one that the web server refused, or that a run which was cut off left there
+    # may be one that the web server rejected, or that an interrupted run obtained
     own = Pair.read(settings.lineage)
     if own is not None and own.covers(settings.names) and own.left > 0 and newer(own, here):
         here = own
-    # certbot knows when its own is due; it doesn't know of one that came from another host
+    # certbot decides when its own certificate is due, but doesn't know one that was copied from another host
     mine = here is None or (own is not None and own.chain == here.chain)
     first = not any(answers[address][0] for address in settings.before)
     if here is not None:
@@ -356,28 +356,28 @@ def keep(settings: Settings, force: bool) -> Pair | None:
 
 
 @contextlib.contextmanager
-def alone(settings: Settings) -> Iterator[None]:
-    """Wait for another run of the same certificate."""
+def exclusive(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the certificate; waits for another run."""
     with pathlib.Path(settings.state, "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def main() -> int:
-    """Run once; 1 when the certificate is not as it should be."""
+    """Run once. Returns 1 if the certificate could not be updated."""
     parser = argparse.ArgumentParser(prog="acme-certificate", description="Keep a certificate from an ACME authority.")
-    parser.add_argument("settings", help="what the role wrote, a JSON file")
+    parser.add_argument("settings", help="JSON file that the role wrote")
     parser.add_argument("--force", action="store_true", help="obtain a new one now")
     given = parser.parse_args()
     settings = Settings.read(given.settings)
-    # what all may read says so itself
+    # modes of secret files are set explicitly
     os.umask(0o022)
-    with alone(settings):
+    with exclusive(settings):
         trouble, pair = "", None
         try:
             pair = keep(settings, given.force)
             if pair is None:
-                trouble = f"{settings.before[0]}, which is to obtain it, has none yet"
+                trouble = f"{settings.before[0]}, which has to obtain it, doesn't have it yet"
         except (AcmeError, OSError) as error:
             trouble = str(error)
         status = {

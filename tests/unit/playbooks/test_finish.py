@@ -18,7 +18,7 @@ from tests.support.playbooks import PROJECT, Done, Playbooks
 from tests.support.program import write_script
 
 RUN = {"token": "a", "who": "ann@laptop", "process": ""}
-ACTIVATED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
+ACTIVATED = {"changed": True, "method": "reload", "seconds": 1.2, "started": 1764072009.0, "ended": 1764072010.0,
             "previous": "r1", "release": "r2"}  # fmt: skip
 UNTOUCHED = {"changed": False, "release": "r1", "previous": "r1"}
 PHASE = {"id": "handover", "name": "Activate the first batch", "started": 1764072000.0, "seconds": 9.0}
@@ -100,8 +100,8 @@ def test_receipt_shows_how_old_background_processes_ended(
 ) -> None:
     """It is read from each host's journal; an unreadable journal hides nothing else."""
     old, new = (f"{fleet.apps[0].name}-worker@{generation}-1.service" for generation in (1, 2))
-    worker = {"way": "overlap", "started": [new], "stopped": [old], "seconds": 5.0}
-    worker |= {"told": 1764072001.0, "pids": {old: 401, new: 517}}
+    worker = {"method": "overlap", "started": [new], "stopped": [old], "seconds": 5.0}
+    worker |= {"stop_requested": 1764072001.0, "pids": {old: 401, new: 517}}
     for name, script in {
         "systemctl": "exit 0",
         "journalctl": f'[ "$1" = --sync ] || cat {tmp_path}/journal',
@@ -113,7 +113,7 @@ def test_receipt_shows_how_old_background_processes_ended(
     done = fleet.finish(app_service_processes={"changed": True, "processes": {"worker": worker}})
     assert "401 -> 517" in done.output
     assert ("1 drained in 4.3 s" in done.words) is (journal == "readable")
-    assert done.words.count("1 whose end is not known") == (1 if journal == "readable" else 2)
+    assert done.words.count("1 ended in an unknown state") == (1 if journal == "readable" else 2)
     assert fleet.results == [["restarted"]] * 2
 
 
@@ -138,16 +138,16 @@ def test_unwritable_receipt_hides_no_failure_and_keeps_no_lock(fleet: Fleet, bro
 
 def test_host_of_exclusive_processes_is_noted_after_a_successful_change(fleet: Fleet) -> None:
     assert fleet.finish("--check", app_service_activated=UNTOUCHED).changed == [1, 1]
-    assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
+    assert [running.recorded_first_host(app) for app in fleet.apps] == ["", ""]
     fleet.finish(baton_outcome={"failure": FAILURE})
-    assert [running.noted_host(app) for app in fleet.apps] == ["", ""]
+    assert [running.recorded_first_host(app) for app in fleet.apps] == ["", ""]
     assert fleet.finish(app_service_activated=UNTOUCHED).changed == [1, 1]
-    assert [running.noted_host(app) for app in fleet.apps] == ["app1", "app1"]
+    assert [running.recorded_first_host(app) for app in fleet.apps] == ["app1", "app1"]
 
 
 def test_nothing_is_written_when_nothing_changed(fleet: Fleet) -> None:
     for app in fleet.apps:
-        running.note_host(app, "app1")
+        running.record_first_host(app, "app1")
     done = fleet.finish(app_service_activated=UNTOUCHED)
     assert (done.status, done.changed) == (0, [0, 0]), done.output
     assert fleet.receipts == [[], []]

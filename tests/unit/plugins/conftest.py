@@ -134,7 +134,7 @@ def make_request(handover: pathlib.Path) -> Callable[..., artifact.Request]:
             server_lock=SERVER_LOCK,
             handover_source=handover,
             base_dirs=["/"],
-            wishes=lockfile.ResolveOptions(),
+            options=lockfile.ResolveOptions(),
             state_dir="/var/lib/demo",
         )
         return dataclasses.replace(request, **changes)

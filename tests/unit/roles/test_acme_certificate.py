@@ -165,7 +165,7 @@ def test_obtained_certificate_serves_with_its_key(alone: Host) -> None:
             "Error creating new order :: too many certificates",
         ),
         ("a\x1b[31mred", "a [31mred"),
-        ("", "certbot failed without a word"),
+        ("", "certbot failed without a message"),
     ],
 )
 def test_failure_keeps_the_serving_certificate_and_reports_the_cause(alone: Host, words: str, cause: str) -> None:
@@ -192,7 +192,7 @@ def test_certificate_that_nginx_refuses_is_reverted(alone: Host) -> None:
     alone.run()
     alone.certbot_obtains(second)
     alone.program("systemctl", 'case $1 in reload) echo "no" >&2; exit 1 ;; esac')
-    assert "nginx.service refuses the new certificate" in alone.run()["trouble"]
+    assert "nginx.service rejects the new certificate" in alone.run()["trouble"]
     assert alone.serves == first[0]
     # the next run tries again
     alone.program("systemctl", "exit 0")
@@ -233,7 +233,7 @@ def test_one_host_obtains_and_the_other_copies(tmp_path: pathlib.Path, serve_bun
         Host(tmp_path / name, own, (FIRST, SECOND), port) for name, own in (("first", FIRST), ("second", SECOND))
     )
     # the first host answers, but has no certificate yet
-    assert second.run()["trouble"] == f"{FIRST}, which is to obtain it, has none yet"
+    assert second.run()["trouble"] == f"{FIRST}, which has to obtain it, doesn't have it yet"
     chain, key = issue(*NAMES)
     first.certbot_obtains((chain, key))
     assert first.run()["trouble"] == ""

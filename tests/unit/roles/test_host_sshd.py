@@ -65,7 +65,9 @@ def test_missing_keys_are_refused(load_role: Callable[[str], Any], tmp_path: pat
     # the second search of a run is skipped
     assert role.refusals(host_sshd_enabled=True, __host_sshd_keys={"skipped": True}) == []
     (refusal,) = role.refusals(host_sshd_enabled=True, **given)
-    assert refusal.startswith("edge1: with host_sshd_enabled no way in would remain for deploy")
+    assert refusal.startswith(
+        "edge1: with host_sshd_enabled, deploy, the user that Ansible connects as, could no longer log in"
+    )
     assert "~/.ssh/authorized_keys" in refusal
     assert "ssh-copy-id" in refusal
 

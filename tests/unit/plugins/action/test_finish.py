@@ -97,13 +97,13 @@ def test_lock_that_cannot_be_released_is_reported_with_the_fix(app: Application)
     (app.state / "lock.lock").mkdir()
     done = finish(app, run=RUN, keep=1, entry=ENTRY)
     assert done.changed == [1], done.output
-    assert f"app1: The deploy lock below {app.state} can't be given back" in done.words
+    assert f"app1: The deploy lock below {app.state} can't be released" in done.words
     assert "playbooks/unlock.yml" in done.words
     assert results(app) == ["deployed"]
 
 
 @pytest.mark.parametrize(
-    ("serves", "problem"), [("r2", "release r3 was put there since"), ("r3", "shop.service doesn't run")]
+    ("serves", "problem"), [("r2", "release r3 has been activated since"), ("r3", "shop.service doesn't run")]
 )
 def test_host_that_no_longer_serves_the_release_is_reported(app: Application, serves: str, problem: str) -> None:
     done = finish(app, "-v", run=RUN, serves=serves)

@@ -71,7 +71,7 @@ def test_change_that_blocks_ssh_is_reported_with_host_cause_and_fix(monkeypatch:
     assert fleet.result == {
         "failed": True,
         "msg": "app1: after the change of the firewall configuration no new connection could be made within 60 s, so "
-        "the host has restored the former one. The reason: ssh: connect to host app1 port 22: Connection timed out. "
+        "the host has restored the former one. Cause: ssh: connect to host app1 port 22: Connection timed out. "
         "Do this.",
     }
 
@@ -79,7 +79,7 @@ def test_change_that_blocks_ssh_is_reported_with_host_cause_and_fix(monkeypatch:
 def test_host_that_stays_unreachable_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.monotonic", iter(range(100)).__next__)
     fleet = Fleet(monkeypatch, {"changed": True}, TIMED_OUT)
-    assert "none can be made yet" in fleet.result["msg"]
+    assert "and still can't be" in fleet.result["msg"]
 
 
 def test_host_lost_during_the_change_is_reported_as_reverting(monkeypatch: pytest.MonkeyPatch) -> None:

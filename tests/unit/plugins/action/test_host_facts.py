@@ -113,7 +113,7 @@ def test_only_a_valid_ipv4_address_of_a_host_is_used(
             "no",
             True,
         ),
-        ({"ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}}, "it gave no answer", True),
+        ({"ansible_facts": {"discovered_interpreter_python": "/usr/bin/python3"}}, "it didn't answer", True),
     ],
 )
 def test_host_without_an_answer_stays_in_the_play_with_a_failure(

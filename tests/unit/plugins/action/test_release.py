@@ -127,7 +127,7 @@ def test_full_disk_is_reported_before_the_upload(host: Host, build: Build) -> No
     built["source"]["upload_bytes"] = 1 << 60
     done = host.stage(built)
     assert "app1" in done.words
-    assert "MiB free. Make room there" in done.words, done.output
+    assert "MiB free. Free disk space there" in done.words, done.output
     assert host.exchanges == ["module"]
     assert not host.upload.exists()
 

@@ -53,8 +53,8 @@ def test_sufficient_capacity_causes_no_message(settings: dict[str, Any]) -> None
 def test_memory_of_two_generations_is_reported_with_figures_and_fixes() -> None:
     (message,) = fleet(app_service_workers=4, app_service_worker_memory_mb=600)
     assert message.startswith(
-        "app1: a change needs up to 4800 MiB of memory: 4 workers of 600 MiB (app_service_worker_memory_mb), and as "
-        "many again while new ones take over. The host has 4096 MiB, of which its workers may take 3481 "
+        "app1: a change needs up to 4800 MiB of memory: 4 workers of 600 MiB (app_service_worker_memory_mb), twice "
+        "during a handover. The host has 4096 MiB, of which the workers may use 3481 "
         "(app_service_memory_max). Run fewer workers (app_service_workers: 2), "
     )
     assert message.endswith("or use a larger host.")
@@ -113,10 +113,10 @@ def test_connections_of_two_generations_are_reported_with_figures_and_fixes() ->
     }
     (message,) = fleet(database={"postgresql_server_max_connections": 91}, **settings)
     assert message == (
-        "data1: links may open 89 connections to PostgreSQL while one release follows another: 2 x 4 workers with 5 "
+        "data1: links may open 89 connections to PostgreSQL during a change: 2 x 4 workers with 5 "
         "each (app_database_connections) on app1, app2; 4 worker processes with 2 each (its database_connections) on "
-        "app1; 1 of scheduled commands on app1. It takes 88 (postgresql_server_max_connections: 91, 3 of them kept "
-        "for superusers). Raise postgresql_server_max_connections to 92 (site.yml restarts it), lower the "
+        "app1; 1 of scheduled commands on app1. The server allows 88 (postgresql_server_max_connections: 91, 3 of them "
+        "reserved for superusers). Raise postgresql_server_max_connections to 92 (site.yml restarts it), lower the "
         "application's pools and app_database_connections, or run fewer workers (app_service_workers) or processes "
         "(app_processes)."
     )
@@ -133,7 +133,7 @@ def test_explicit_settings_are_checked_before_the_host_is_known() -> None:
 def test_running_server_counts_until_it_is_restarted() -> None:
     settings: dict[str, Any] = {"app_service_workers": 4, "app_database_connections": 5}
     (message,) = fleet(database=running(42), **settings)
-    assert "It takes 39 (max_connections of the running server: 42" in message
+    assert "The server allows 39 (max_connections of the running server: 42" in message
     assert "Run site.yml, which restarts it" in message
     assert fleet(database=running(43), **settings) == []
     # the limit that site.yml would apply

@@ -34,7 +34,7 @@ def test_app_servers_are_read_only_if_a_process_runs_on_one_host(
     processes: dict[str, Any], first: str, read: list[str]
 ) -> None:
     variables = Variables()
-    assert first_host.chosen(variables, SERVERS, processes, {}) == first
+    assert first_host.choose(variables, SERVERS, processes, {}) == first
     assert variables.read == read
 
 

@@ -57,7 +57,7 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    layout.switch_current(application, "aaaa")
+    layout.set_current(application, "aaaa")
     return application
 
 
@@ -112,7 +112,7 @@ def test_new_release_with_the_same_server_is_reloaded(activated: layout.Applicat
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "way"),
+    ("path", "text", "method"),
     [
         ("etc/links/environment", 'A="2"', "reload"),
         ("etc/links/gunicorn.conf.py", "workers = 3", "reload"),
@@ -128,13 +128,13 @@ def test_new_release_with_the_same_server_is_reloaded(activated: layout.Applicat
         ("etc/systemd/system/links.socket", "[Socket]\nBacklog=1", "reopen"),
     ],
 )
-def test_changed_file_determines_the_way(activated: layout.Application, path: str, text: str, way: str) -> None:
+def test_changed_file_determines_the_way(activated: layout.Application, path: str, text: str, method: str) -> None:
     change(activated, path, text)
-    assert digests.choose(activated, digests.digests(activated, "aaaa")) == way
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == method
 
 
 @pytest.mark.parametrize(
-    ("metadata", "way"),
+    ("metadata", "method"),
     [
         ({"python": "3.12.1", "packages": {"gunicorn": "27.0.1", "fastapi": "0.165.0"}}, "bridge"),
         ({"python": "3.11.2", "packages": {"gunicorn": "27.0.2", "fastapi": "0.165.0"}}, "bridge"),
@@ -147,10 +147,10 @@ def test_changed_file_determines_the_way(activated: layout.Application, path: st
     ],
 )
 def test_changed_package_of_the_master_needs_a_bridge(
-    activated: layout.Application, metadata: dict[str, Any], way: str
+    activated: layout.Application, metadata: dict[str, Any], method: str
 ) -> None:
     (activated.release("bbbb") / "release.json").write_text(json.dumps({"id": "bbbb", **metadata}))
-    assert digests.choose(activated, digests.digests(activated, "bbbb")) == way
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == method
 
 
 def test_changed_launcher_of_the_same_version_needs_a_bridge(activated: layout.Application) -> None:
@@ -185,7 +185,7 @@ def test_changed_module_of_the_master_needs_a_bridge(activated: layout.Applicati
 
 
 @pytest.mark.parametrize(
-    ("loaded", "installed", "way"),
+    ("loaded", "installed", "method"),
     [
         ({"a.pth": "import a"}, {"a.pth": "import a"}, "reload"),
         ({}, {"a.py": "only a worker imports it"}, "reload"),
@@ -195,7 +195,7 @@ def test_changed_module_of_the_master_needs_a_bridge(activated: layout.Applicati
     ],
 )
 def test_changed_pth_file_needs_a_bridge(
-    activated: layout.Application, loaded: dict[str, str], installed: dict[str, str], way: str
+    activated: layout.Application, loaded: dict[str, str], installed: dict[str, str], method: str
 ) -> None:
     reported = server_status.read(activated, activated.service)
     startup = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in loaded.items()}
@@ -205,7 +205,7 @@ def test_changed_pth_file_needs_a_bridge(
     folder.mkdir(parents=True)
     for name, text in installed.items():
         (folder / name).write_text(text)
-    assert digests.choose(activated, digests.digests(activated, "bbbb")) == way
+    assert digests.choose(activated, digests.digests(activated, "bbbb")) == method
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"fingerprint": {"python": []}, "workers": []}'])
@@ -217,7 +217,7 @@ def test_master_without_a_fingerprint_needs_a_bridge(activated: layout.Applicati
 def test_files_that_the_master_claims_are_not_read_blindly(activated: layout.Application) -> None:
     reported = json.loads(activated.status_file(activated.service).read_text())
     reported["fingerprint"]["files"] = {"/dev/zero": "0"}
-    assert digests.outdated(activated, "aaaa", reported)
+    assert digests.master_outdated(activated, "aaaa", reported)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "not a mapping", "workers of another kind", "bytes"])
@@ -373,7 +373,7 @@ def test_missing_record_needs_a_bridge(activated: layout.Application) -> None:
 
 
 def test_symlink_moved_by_hand_is_noticed(activated: layout.Application) -> None:
-    layout.switch_current(activated, "bbbb")
+    layout.set_current(activated, "bbbb")
     assert digests.choose(activated, digests.digests(activated, "aaaa")) == "reload"
 
 
@@ -390,7 +390,7 @@ def test_incomplete_release_is_refused(app: layout.Application) -> None:
 
 def test_symlink_is_replaced_atomically(app: layout.Application) -> None:
     inode = os.lstat(app.current).st_ino
-    layout.switch_current(app, "bbbb")
+    layout.set_current(app, "bbbb")
     assert layout.current(app) == "bbbb"
     assert os.lstat(app.current).st_ino != inode  # replaced by a rename
     assert os.readlink(app.current) == "releases/bbbb"
@@ -471,7 +471,7 @@ def test_killed_work_is_a_failure() -> None:
 def test_only_one_handover_runs_at_a_time(app: layout.Application) -> None:
     with (
         detached.exclusive(app, 1),
-        pytest.raises(layout.ActivationError, match="Another handover of links is under way"),
+        pytest.raises(layout.ActivationError, match="Another activation of links is running"),
         detached.exclusive(app, 0),
     ):
         pass
@@ -480,8 +480,8 @@ def test_only_one_handover_runs_at_a_time(app: layout.Application) -> None:
 
 
 def test_workers_are_renewed_only_on_request(activated: layout.Application) -> None:
-    assert activation.Activation(activated, "aaaa", 1).way == "none"
-    assert activation.Activation(activated, "aaaa", 1, renew=True).way == "reload"
+    assert activation.Activation(activated, "aaaa", 1).method == "none"
+    assert activation.Activation(activated, "aaaa", 1, renew=True).method == "reload"
 
 
 def test_kept_configuration_can_be_restored(app: layout.Application) -> None:
@@ -581,8 +581,8 @@ def test_result_of_detached_work_reaches_the_caller() -> None:
 @pytest.fixture
 def working(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
     """The same host, with units that do what they should."""
-    for way in ("_reload", "_bridge"):
-        monkeypatch.setattr(handover.Handover, way, lambda change: write_status(activated, change.wanted.release))
+    for method in ("_reload", "_bridge"):
+        monkeypatch.setattr(handover.Handover, method, lambda change: write_status(activated, change.wanted.release))
     monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     keep(activated)
@@ -667,7 +667,7 @@ def test_full_disk_does_not_undo_a_revert(working: layout.Application, monkeypat
     activation.Activation(working, "bbbb", 1, transaction="one").execute()
     with monkeypatch.context() as full:
         fill_disk_before_the_record(working, full)
-        with pytest.raises(layout.ActivationError, match="aaaa serves again, which could not be recorded"):
+        with pytest.raises(layout.ActivationError, match="aaaa serves again, but this could not be recorded"):
             activation.revert(working, "one", 1)
     assert layout.current(working) == "aaaa"
     assert server_status.read(working, working.service)["workers"][0]["release"] == "aaaa"
@@ -678,7 +678,7 @@ def test_failed_restore_is_reported_as_text(working: layout.Application, monkeyp
     activation.Activation(working, "bbbb", 1, transaction="one").execute()
     change(working, "etc/links/environment", 'A="2"')
 
-    monkeypatch.setattr(snapshot, "_put_back", fail_disk_full)
+    monkeypatch.setattr(snapshot, "_restore_file", fail_disk_full)
     with pytest.raises(layout.ActivationError, match=r"could not be restored: .*No space left"):
         activation.revert(working, "one", 1)
 
@@ -689,7 +689,7 @@ def test_failed_cleanup_of_a_first_release_is_reported(
     first = activation.Activation(working, "bbbb", 1)
     first.before = None
     monkeypatch.setattr(activation, "_stop_all", fail_disk_full)
-    message = first._put_back()
+    message = first._revert()
     assert message.startswith("This host had no release before, and the started units could not be removed: ")
     assert "No space left" in message
 
@@ -762,7 +762,7 @@ def test_revert_of_a_first_release_stops_everything(app: layout.Application, mon
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: calls.append(words))
     monkeypatch.setattr(systemd, "is_active", lambda _: False)
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     activation.Activation(app, "aaaa", 1, transaction="one").execute()
     assert activation.revert(app, "one", 1) == "stop"
     assert layout.current(app) is None
@@ -771,7 +771,7 @@ def test_revert_of_a_first_release_stops_everything(app: layout.Application, mon
 
 
 @pytest.mark.parametrize(
-    ("mapped", "way"),
+    ("mapped", "method"),
     [
         ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3", "none"),
         ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", "bridge"),
@@ -782,12 +782,12 @@ def test_revert_of_a_first_release_stops_everything(app: layout.Application, mon
         ("7f00-7f01 r-xp 00000000 00:00 0", "none"),
     ],
 )
-def test_replaced_system_library_needs_a_bridge(activated: layout.Application, mapped: str, way: str) -> None:
+def test_replaced_system_library_needs_a_bridge(activated: layout.Application, mapped: str, method: str) -> None:
     reported = server_status.read(activated, activated.service)
     change(activated, "run/baton/links/handover.json", json.dumps({**reported, "master": {"pid": 77}}))
     activated.path("proc/77").mkdir(parents=True)
     change(activated, "proc/77/maps", mapped + "\n")
-    assert digests.choose(activated, digests.digests(activated, "aaaa")) == way
+    assert digests.choose(activated, digests.digests(activated, "aaaa")) == method
 
 
 def test_status_is_not_read_through_a_link(activated: layout.Application) -> None:
@@ -836,8 +836,8 @@ def legacy(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> la
             taken.append(status.st_ino)
 
     monkeypatch.setattr(os, "fchown", fchown)
-    for way in ("_bridge", "_reload"):
-        monkeypatch.setattr(handover.Handover, way, lambda *_: None)
+    for method in ("_bridge", "_reload"):
+        monkeypatch.setattr(handover.Handover, method, lambda *_: None)
     monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     activated.__dict__["taken"] = taken
     return activated
@@ -849,7 +849,7 @@ def test_root_takes_over_the_socket_folder_once_the_status_is_elsewhere(
     assert server_status.read(legacy, legacy.service)["workers"], "the old master reports its modules"
     change(legacy, "etc/systemd/system/links.service", "[Service]\n")
     handover = activation.Activation(legacy, "aaaa", 1)
-    assert handover.way == "bridge"
+    assert handover.method == "bridge"
     handover.execute()
     assert legacy.__dict__["taken"] == [legacy.socket_folder.stat().st_ino]
     assert not (legacy.socket_folder / "handover.json").exists()
@@ -892,14 +892,14 @@ class FakeStrategy:
         self, _app: layout.Application, _process: layout.ProcessType, release: str, _timeout: float, *, renew: bool
     ) -> None:
         assert not renew
-        self.way, self.wanted = "replace", digests.Digests(release, "", "", "")
+        self.method, self.wanted = "replace", digests.Digests(release, "", "", "")
 
     def execute(self) -> None:
         self.calls.append(f"execute {self.wanted.release}")
         if self.fails:
             raise layout.ActivationError("links-worker@1.service ended at once")
 
-    def put_back(self) -> None:
+    def revert(self) -> None:
         self.calls.append(f"put back {self.wanted.release}")
 
     def unproven(self) -> str:
@@ -909,7 +909,7 @@ class FakeStrategy:
         return ""
 
     def result(self) -> dict[str, Any]:
-        return {"way": self.way}
+        return {"method": self.method}
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -943,7 +943,7 @@ def test_masters_reason_is_translated_to_the_roles_settings() -> None:
     expected = (
         "not ready after 60 s (app_service_boot_timeout); warm-up hung (app_service_warmup_timeout), handover_http"
     )
-    assert activation.in_operator_s_words(reported) == expected
+    assert activation.with_setting_names(reported) == expected
 
 
 def test_leftovers_of_a_killed_writer_are_no_secrets(activated: layout.Application) -> None:
@@ -953,4 +953,4 @@ def test_leftovers_of_a_killed_writer_are_no_secrets(activated: layout.Applicati
     (leftover / "TOKEN").write_text("half")
     assert digests.digests(activated, "aaaa") == before
     assert not [name for name in snapshot.configuration(activated, activated.root) if ".baton" in name]
-    assert activation.Activation(activated, "aaaa", 1).way == "none"
+    assert activation.Activation(activated, "aaaa", 1).method == "none"

@@ -57,11 +57,11 @@ def host(fresh: Host, clock: Clock) -> Host:
 
 
 def activate(host: Host, release: str, **options: Any) -> str:
-    """Activate a release; return the way."""
+    """Activate a release; return the method."""
     change = activation.Activation(host.app, release, options.pop("timeout", TIMEOUT), host.health, **options)
     change.execute()
-    way: str = change.way
-    return way
+    method: str = change.method
+    return method
 
 
 def activate_and_fail(host: Host, release: str, **options: Any) -> str:
@@ -106,16 +106,16 @@ CHANGES = {
 }
 
 
-def change(host: Host, way: str) -> None:
-    """Change the configuration so that the next activation takes this way."""
-    for path, text in CHANGES[way].items():
+def change(host: Host, method: str) -> None:
+    """Change the configuration so that the next activation takes this method."""
+    for path, text in CHANGES[method].items():
         host.write(path, text, mode=0o600)
-    if way == "bridge":
+    if method == "bridge":
         host.write("etc/systemd/system/links.service", "[Service]\nNice=5\n")
     host.load()
 
 
-# -- the order of each way ---------------------------------------------------------------------------------
+# -- the order of each method ---------------------------------------------------------------------------------
 
 
 def test_start_proves_the_release_and_requests_the_page(fresh: Host) -> None:
@@ -275,13 +275,13 @@ def test_proof_is_awaited_up_to_its_bound(host: Host, clock: Clock, timeout: flo
     assert bound <= host.count(f"prove {SERVICE}") <= bound + 5
 
 
-@pytest.mark.parametrize("way", ["reload", "bridge"])
-def test_late_proof_is_accepted(host: Host, way: str) -> None:
-    change(host, way)
+@pytest.mark.parametrize("method", ["reload", "bridge"])
+def test_late_proof_is_accepted(host: Host, method: str) -> None:
+    change(host, method)
     host.behave("bbbb", status="none", proves_after=4)
-    assert activate(host, "bbbb") == way
+    assert activate(host, "bbbb") == method
     assert host.count(f"prove {SERVICE}") == 4
-    assert host.count(f"prove {BRIDGE}") == (4 if way == "bridge" else 0)
+    assert host.count(f"prove {BRIDGE}") == (4 if method == "bridge" else 0)
     assert serving(host) == "bbbb"
 
 
@@ -324,10 +324,10 @@ def test_bridge_runs_until_the_service_is_proven(host: Host) -> None:
 # -- the health page ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["start", "reload", "bridge", "reopen"])
+@pytest.mark.parametrize("method", ["start", "reload", "bridge", "reopen"])
 @pytest.mark.parametrize("status", [400, 503])
-def test_failing_page_is_retried_to_its_bound_and_reverted(fresh: Host, clock: Clock, way: str, status: int) -> None:
-    if way == "start":
+def test_failing_page_is_retried_to_its_bound_and_reverted(fresh: Host, clock: Clock, method: str, status: int) -> None:
+    if method == "start":
         fresh.behave("aaaa", statuses=[status])
         message = activate_and_fail(fresh, "aaaa")
         assert message.endswith("\nThis host has no release, as before.")
@@ -341,22 +341,22 @@ def test_failing_page_is_retried_to_its_bound_and_reverted(fresh: Host, clock: C
         before, record = fresh.files(), fresh.app.record.read_bytes()
         fresh.forget()
         clock.pauses.clear()
-        change(fresh, way)
+        change(fresh, method)
         fresh.behave("bbbb", statuses=[status])
         message = activate_and_fail(fresh, "bbbb")
         assert_unchanged(fresh, before, record)
         release = "bbbb"
-    assert f"could not be activated ({way}): /health answers {status}: " in message
+    assert f"could not be activated ({method}): /health answers {status}: " in message
     # each pause advances the clock by at least a second, so 15 s allow ten requests
     assert clock.pauses[:5] == [0.25, 0.5, 1.0, 2.0, 2.0]
     assert fresh.count(page_request(release)) == 10
 
 
-@pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
-def test_page_that_recovers_is_accepted(host: Host, way: str) -> None:
-    change(host, way)
+@pytest.mark.parametrize("method", ["reload", "bridge", "reopen"])
+def test_page_that_recovers_is_accepted(host: Host, method: str) -> None:
+    change(host, method)
     host.behave("bbbb", statuses=[503, 404, 502, 399])
-    assert activate(host, "bbbb") == way
+    assert activate(host, "bbbb") == method
     assert host.count(page_request("bbbb")) == 4
     assert serving(host) == "bbbb"
 
@@ -402,13 +402,13 @@ PHASES = [
 ]
 
 
-@pytest.mark.parametrize(("way", "order"), PHASES, ids=[f"{way}: {order}" for way, order in PHASES])
-def test_failed_command_keeps_the_previous_release_serving(host: Host, way: str, order: str) -> None:
+@pytest.mark.parametrize(("method", "order"), PHASES, ids=[f"{method}: {order}" for method, order in PHASES])
+def test_failed_command_keeps_the_previous_release_serving(host: Host, method: str, order: str) -> None:
     before, record = host.files(), host.app.record.read_bytes()
-    change(host, way)
+    change(host, method)
     host.fail(order)
     message = activate_and_fail(host, "bbbb", transaction="one")
-    assert message.startswith(f"Release bbbb could not be activated ({way}): ")
+    assert message.startswith(f"Release bbbb could not be activated ({method}): ")
     assert message.endswith("\nRelease aaaa serves, as before.")
     assert "what the unit logged" in message
     assert_unchanged(host, before, record)
@@ -424,13 +424,13 @@ def test_first_release_that_cannot_start_leaves_nothing(fresh: Host, order: str)
     assert fresh.listener is None
 
 
-@pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
-def test_release_that_does_not_boot_reports_the_cause(host: Host, way: str) -> None:
+@pytest.mark.parametrize("method", ["reload", "bridge", "reopen"])
+def test_release_that_does_not_boot_reports_the_cause(host: Host, method: str) -> None:
     before, record = host.files(), host.app.record.read_bytes()
-    change(host, way)
+    change(host, method)
     host.behave("bbbb", boot="fails")
     message = activate_and_fail(host, "bbbb")
-    if way == "reload":
+    if method == "reload":
         assert "the worker could not import missing. It logged last:\nwhat the unit logged" in message
     assert message.endswith("\nRelease aaaa serves, as before.")
     assert_unchanged(host, before, record)
@@ -525,15 +525,15 @@ def test_unproven_revert_is_reported_as_failed(host: Host) -> None:
     assert "\nRelease aaaa could not be restored: " in activate_and_fail(host, "bbbb")
 
 
-@pytest.mark.parametrize("way", ["reload", "bridge", "reopen"])
-def test_revert_restores_owner_and_mode_of_every_file(host: Host, way: str) -> None:
+@pytest.mark.parametrize("method", ["reload", "bridge", "reopen"])
+def test_revert_restores_owner_and_mode_of_every_file(host: Host, method: str) -> None:
     before = host.files()
-    change(host, way)
+    change(host, method)
     activate(host, "bbbb", transaction="one")
     change(host, "reload")
     activate(host, "cccc", transaction="one")
     host.forget()
-    assert activation.revert(host.app, "one", TIMEOUT, host.health) == way
+    assert activation.revert(host.app, "one", TIMEOUT, host.health) == method
     assert host.files() == before
     assert serving(host) == "aaaa"
     assert host.events[0] == "daemon-reload"
@@ -649,9 +649,9 @@ def test_host_is_ready_when_all_workers_serve_the_current_release(host: Host) ->
     systemd.change("reload", SERVICE, TIMEOUT)
     assert server_status.unready(host.app, host.health).startswith("/health answers 404")
     assert server_status.unready(host.app, None) == ""
-    layout.switch_current(host.app, "bbbb")
+    layout.set_current(host.app, "bbbb")
     assert "serves release aaaa, not bbbb" in server_status.unready(host.app, None)
     systemd.change("stop", SERVICE, TIMEOUT)
     assert server_status.unready(host.app, None) == f"{SERVICE} doesn't run"
-    layout.switch_current(host.app, None)
+    layout.set_current(host.app, None)
     assert server_status.unready(host.app, None) == "no release has been activated"

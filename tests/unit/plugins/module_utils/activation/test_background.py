@@ -96,7 +96,7 @@ def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> layout.Appli
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x")
     application.path(WANTS).mkdir(parents=True)
-    layout.switch_current(application, "aaaa")
+    layout.set_current(application, "aaaa")
     monkeypatch.setattr(digests, "choose", lambda app, new: "none" if digests.recorded(app) == new else "reload")
     for name in ("_prove", "_end_bridge", "_reload"):
         monkeypatch.setattr(handover.Handover, name, lambda *_: None)
@@ -138,7 +138,7 @@ def test_first_processes_are_started_and_enabled(app: layout.Application, units:
     changed = activate(app, "aaaa")
     assert units.active() == {"worker@1-1": "aaaa", "worker@1-2": "aaaa"}
     assert enabled(app) == {"worker@1-1", "worker@1-2"}
-    assert changed["worker"]["way"] == "start"
+    assert changed["worker"]["method"] == "start"
     assert changed["worker"]["started"] == ["links-worker@1-1.service", "links-worker@1-2.service"]
 
 
@@ -177,7 +177,7 @@ def test_started_and_stopped_processes_are_reported(app: layout.Application, uni
     old, new = "links-worker@1-1.service", "links-worker@2-1.service"
     assert changed["pids"] == {new: units.pids[new], old: units.pids[old]}
     assert len({*changed["pids"].values()}) == 2
-    assert began <= changed["told"] <= time.time()
+    assert began <= changed["stop_requested"] <= time.time()
 
 
 def test_end_of_old_processes_is_read_from_systemd(
@@ -305,7 +305,7 @@ def test_process_that_no_longer_runs_here_is_stopped(app: layout.Application, un
     activate(app, "aaaa")
     declare(app, worker={}, **({"beat": {"count": 0}} if declared else {}))
     changed = activate(app, "aaaa")
-    assert changed["beat"]["way"] == "stop"
+    assert changed["beat"]["method"] == "stop"
     assert units.active().keys() == {"worker@1-1", "worker@1-2"}
     assert enabled(app) == {"worker@1-1", "worker@1-2"}
     assert app.path("etc/systemd/system/links-beat@.service").exists() == declared
@@ -376,7 +376,7 @@ def test_revert_restores_a_removed_type(app: layout.Application, units: Units) -
 
 
 def test_revert_of_the_first_release_stops_all(app: layout.Application, units: Units) -> None:
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     declare(app, worker={})
     activate(app, "bbbb", part="before_web", transaction="t1")
     assert units.active()
@@ -478,7 +478,7 @@ def active_timers(units: Units) -> set[str]:
 
 
 def test_timer_starts_once_its_release_is_current(app: layout.Application, timers: Units) -> None:
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     schedule(app, cleanup=True, report=False)
     changed = activate(app, "bbbb")
     assert timers.log == ["restart cleanup.timer in bbbb"]
@@ -500,7 +500,7 @@ def test_timer_that_no_longer_runs_here_is_stopped(app: layout.Application, time
     schedule(app, cleanup=True)
     activate(app, "aaaa")
     schedule(app, **({"cleanup": False} if declared else {}))
-    assert activate(app, "aaaa")["cleanup"]["way"] == "stop"
+    assert activate(app, "aaaa")["cleanup"]["method"] == "stop"
     assert active_timers(timers) == set()
     assert enabled(app) == set()
     assert app.path("etc/systemd/system/links-cleanup.service").exists() == declared

@@ -127,7 +127,7 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("as it serves")
     application.state.mkdir(parents=True)
-    layout.switch_current(application, "aaaa")
+    layout.set_current(application, "aaaa")
     with snapshot.replaced_folder(application.kept) as scratch:
         snapshot.keep(application, scratch)
     return application
@@ -176,7 +176,7 @@ def test_state_file_is_durable(tmp_path: pathlib.Path, recorded: Recorder) -> No
 
 @pytest.mark.parametrize("to", ["bbbb", None])
 def test_symlink_is_durable(app: layout.Application, recorded: Recorder, to: str | None) -> None:
-    layout.switch_current(app, to)
+    layout.set_current(app, to)
     recorded.check(app.current)
 
 

@@ -29,7 +29,7 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
         metadata = {"id": release, "python": "3.11.2"}
         (application.release(release) / "release.json").write_text(json.dumps(metadata))
     (tmp_path / "run").mkdir()
-    layout.switch_current(application, "aaaa")
+    layout.set_current(application, "aaaa")
     return application
 
 
@@ -126,7 +126,7 @@ def test_failed_boot_reports_the_log_and_the_current_release(
 
 def test_failed_boot_before_the_first_release(app: layout.Application, failing: Any) -> None:
     failing("exit-code", "no")
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     assert failure(app).endswith("Nothing has changed. Nothing is served here yet.")
 
 
@@ -150,7 +150,7 @@ def test_missing_unit_is_reported(app: layout.Application, failing: Any) -> None
             "exit-code",
             f"Worker {rehearsal.KILLED}: no, by the kernel's count",
             "104857600",
-            "it was killed (SIGKILL), and not by the kernel for want of memory",
+            "it was killed (SIGKILL), but not for lack of memory",
         ),
         ("oom-kill", "", "infinity", "as the kernel does when the host runs out of memory"),
         ("timeout", "", "infinity", "it was not ready after 0 s (app_service_boot_timeout)"),

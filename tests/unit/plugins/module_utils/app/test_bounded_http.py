@@ -66,7 +66,7 @@ ENDLESS = {
 def test_endless_answer_is_no_answer(what: str) -> None:
     with serve(ENDLESS[what]) as page:
         problem = health_check.check(page)
-    assert problem.startswith("does not answer: ")
+    assert problem.startswith("does not respond: ")
     assert "timed out" not in problem  # the size limit ended it
 
 
@@ -82,7 +82,7 @@ TRICKLES = {
 @pytest.mark.parametrize("what", TRICKLES)
 def test_trickling_answer_shares_one_timeout(what: str) -> None:
     with serve(TRICKLES[what], pause=0.05) as page:
-        assert health_check.check(page) == "does not answer: timed out"
+        assert health_check.check(page) == "does not respond: timed out"
 
 
 def test_endless_body_is_read_only_as_far_as_shown() -> None:
@@ -98,7 +98,7 @@ def test_shown_answer_is_cut_and_free_of_control_characters() -> None:
         assert health_check.check(page) == "answers 500: \\x1b]0;title\\x07\N{REPLACEMENT CHARACTER}\\x00"
     with serve([b"\x1b[2J" * 10000 + b"\r\n\r\n"]) as page:
         problem = health_check.check(page)
-        assert problem.startswith("does not answer: ")
+        assert problem.startswith("does not respond: ")
         assert len(problem) < 1000
         assert "\x1b" not in problem
 

@@ -53,7 +53,7 @@ ACCESS = {
 )
 def test_entry_is_formatted(message: object, priority: int, line: str) -> None:
     entry = journal.entry(record(message, priority))
-    assert journal.written(entry) == f"2026-01-01 12:00:00.250Z {line}"
+    assert journal.formatted(entry) == f"2026-01-01 12:00:00.250Z {line}"
 
 
 def test_hosts_are_merged_by_time_and_the_newest_lines_are_kept() -> None:
@@ -98,7 +98,7 @@ def test_control_characters_of_a_requested_path_are_escaped() -> None:
         "path": "/\x1b]52;c;eA==\x07\r\x9b2J",
         "status": 404,
     }
-    assert journal.written(entry).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
+    assert journal.formatted(entry).endswith(r"GET /\x1b]52;c;eA==\x07\x0d\x9b2J 404")
     assert untrusted.printable("a\tb\r\n\x1b[1;31mc\x1b[0m") == "a\tb\nc"
 
 

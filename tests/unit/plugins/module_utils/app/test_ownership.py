@@ -91,7 +91,7 @@ def test_login_account_is_refused_as_service_user(tmp_path: pathlib.Path) -> Non
     make(tmp_path, "var/lib/baton/links")
     user = getpass.getuser()
     (sentence,) = problems(tmp_path, "links", user)
-    assert f"user {user} is there with the home {pwd.getpwnam(user).pw_dir}" in sentence
+    assert f"user {user} exists with the home {pwd.getpwnam(user).pw_dir}" in sentence
     assert "Choose another app_account_user" in sentence
     assert problems(tmp_path, "links", user, f"user {user}") == []
 

@@ -62,15 +62,15 @@ def test_invalid_settings_are_ignored(app: layout.Application) -> None:
 
 
 def test_noted_host_round_trips(app: layout.Application) -> None:
-    assert running.noted_host(app) == ""
-    running.note_host(app, "app1.example.org")
-    assert running.noted_host(app) == "app1.example.org"
-    running.note_host(app, "")
-    assert running.noted_host(app) == ""
-    running.note_host(app, "")
+    assert running.recorded_first_host(app) == ""
+    running.record_first_host(app, "app1.example.org")
+    assert running.recorded_first_host(app) == "app1.example.org"
+    running.record_first_host(app, "")
+    assert running.recorded_first_host(app) == ""
+    running.record_first_host(app, "")
 
 
 @pytest.mark.parametrize("note", ["", "-x", "a b", "x" * 300, "{{ x }}", "a\nb"])
 def test_invalid_note_is_no_host(app: layout.Application, note: str) -> None:
     app.first_host.write_text(note)
-    assert running.noted_host(app) == ""
+    assert running.recorded_first_host(app) == ""

@@ -91,7 +91,7 @@ def test_other_git_token_does_not_change_the_id_and_hosts_get_none(
         {"files": [{"path": "a.ini", "content": "x"}]},
         {"state_links": [{"path": "data"}]},
         {"salt": "3.13"},
-        {"wishes": lockfile.ResolveOptions(extra_requirements=("six",))},
+        {"options": lockfile.ResolveOptions(extra_requirements=("six",))},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -235,7 +235,7 @@ def test_only_the_start_of_large_wheel_metadata_is_read(tmp_path: pathlib.Path) 
 
 def test_missing_module_is_reported_with_suggestions(write: Write, make_request: MakeRequest, tools: Tools) -> None:
     app = write("app", {"service/main.py": MAIN, "requirements.txt": ""})
-    with pytest.raises(BatonError, match=r"servce\.main.*There is: service\.main"):
+    with pytest.raises(BatonError, match=r"servce\.main.*Similar modules: service\.main"):
         artifact.build(make_request(app, app_module="servce.main:app"), tools)
 
 
@@ -244,7 +244,7 @@ def test_published_package_has_its_module_in_a_wheel(make_request: MakeRequest, 
     built = artifact.build(request, tools)
     assert built["release"]["version"] == "3.10"
     assert built["warnings"]
-    with pytest.raises(BatonError, match=r"idna\.coer.*There is: idna\.core"):
+    with pytest.raises(BatonError, match=r"idna\.coer.*Similar modules: idna\.core"):
         artifact.build(dataclasses.replace(request, app_module="idna.coer:encode"), tools)
 
 

@@ -38,7 +38,7 @@ def test_module_is_found_in_an_import_path_or_a_wheel(write: Write) -> None:
 
 def test_misspelt_module_is_reported_with_suggestions(write: Write) -> None:
     root = write("a", {"src/pkg/main.py": "", "src/pkg/__init__.py": ""})
-    with pytest.raises(BatonError, match=r"pkg\.mian.*looked in src, \. of the source.*pkg\.main"):
+    with pytest.raises(BatonError, match=r"pkg\.mian.*searched src, \. of the source.*pkg\.main"):
         asgi.check("pkg.mian:app", [root / "src", root], root, [])
-    with pytest.raises(BatonError, match=r"There is: pkg\.main"):
+    with pytest.raises(BatonError, match=r"Similar modules: pkg\.main"):
         asgi.check("main:app", [root / "src"], root, [])

@@ -120,7 +120,7 @@ def test_build_cannot_reach_the_operators_secrets(
         assert not found["others"]
         assert "confined by bubblewrap" in own.confinement.report()
     else:
-        assert "unconfined, as " in own.confinement.report()
+        assert "unconfined, because " in own.confinement.report()
     assert "OPERATOR_TOKEN" in os.environ
 
 
@@ -162,7 +162,7 @@ def test_build_requirement_cannot_be_an_option_of_uv(
 ) -> None:
     files = by_backend(key)
     files["pyproject.toml"] = files["pyproject.toml"].replace("[]", json.dumps([line.format(key)]))
-    with pytest.raises(BatonError, match="asks for what is no requirement") as caught:
+    with pytest.raises(BatonError, match="has an invalid requirement") as caught:
         artifact.build(make_request(write("app", files)), tools)
     assert "PRIVATE" not in str(caught.value)
 
@@ -215,7 +215,7 @@ def test_run_reports_what_ran_and_whether_it_was_confined(
 
     off = output(False)  # YAML reads `off` as false
     assert "[WARNING]" in off
-    assert "but unconfined, as app_release_build_confinement is off: app_release_build_command." in off
+    assert "but unconfined, because app_release_build_confinement is off: app_release_build_command." in off
     if Confinement().works:
         assert "confined by bubblewrap: app_release_build_command." in output("required")
         assert "[WARNING]" not in output("auto")
@@ -258,4 +258,4 @@ def test_reason_for_missing_confinement_is_reported(tmp_path: pathlib.Path, monk
     used = Confinement()
     assert used.obstacle == "bubblewrap doesn't work here: bwrap: setting up uid map: Permission denied"
     assert used.run(["echo", "x"], what="a build", cwd=tmp_path, environment={}, writable=[]) == "x\n"
-    assert used.report().endswith("Permission denied: a build. Install bubblewrap on the controller, and it is.")
+    assert used.report().endswith("Permission denied: a build. Install bubblewrap on the controller to confine it.")

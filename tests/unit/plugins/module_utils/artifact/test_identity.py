@@ -113,7 +113,7 @@ def identity(given: Input, how: Circumstances | None = None, targets: tuple[Targ
             server_lock=root / "server.txt",
             handover_source=handover,
             base_dirs=["/"],
-            wishes=lockfile.ResolveOptions(),
+            options=lockfile.ResolveOptions(),
             state_dir="/var/lib/demo",
         )
         with pytest.MonkeyPatch.context() as patch:

@@ -312,12 +312,12 @@ UV_LOCK = (
     ("old", "new", "message"),
     [
         ("", "", ""),
-        ("idna>=3", "idna>=3.5", r"pyproject\.toml asks for idna>=3\.5"),
-        ("anyio[trio]", "anyio", r"asks for anyio<5,>=4"),
-        ('"idna>=3"', '"idna>=3", "httpx"', "asks for httpx"),
-        ('"idna>=3", ', "", r"has idna>=3, which pyproject\.toml no longer asks for"),
-        ('pg = ["Six_Two"]', 'pg = ["Six_Two", "h2"]', "asks for h2"),
-        ('dev = ["iniconfig"]', 'dev = ["iniconfig>=2"]', "asks for iniconfig>=2"),
+        ("idna>=3", "idna>=3.5", r"pyproject\.toml requires idna>=3\.5"),
+        ("anyio[trio]", "anyio", r"requires anyio<5,>=4"),
+        ('"idna>=3"', '"idna>=3", "httpx"', "requires httpx"),
+        ('"idna>=3", ', "", r"has idna>=3, which pyproject\.toml no longer requires"),
+        ('pg = ["Six_Two"]', 'pg = ["Six_Two", "h2"]', "requires h2"),
+        ('dev = ["iniconfig"]', 'dev = ["iniconfig>=2"]', "requires iniconfig>=2"),
         (">=4,<5", "<5, >=4", ""),
         ('"demo"', '"Demo"', ""),
     ],
@@ -330,7 +330,7 @@ def test_stale_uv_lock_is_refused(old: str, new: str, message: str, write: Write
         return
     with pytest.raises(BatonError, match=f"^uv.lock is stale: .*{message}.*`uv lock`.*app_release_allow_stale_lock"):
         resolve(root, tools)
-    assert "is stale, and deployed as it is" in resolve(root, tools, allow_stale=True).warnings[0]
+    assert "is stale and deployed anyway" in resolve(root, tools, allow_stale=True).warnings[0]
 
 
 def test_changed_constraints_make_a_lock_stale(write: Write, run: Text, pyproject: Text, tools: Tools) -> None:
@@ -340,7 +340,7 @@ def test_changed_constraints_make_a_lock_stale(write: Write, run: Text, pyprojec
     root = write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=bounds)})
     run("uv", "lock", "-q", cwd=root)
     assert not resolve(root, tools).warnings
-    for old, new, message in (("idna<4", "idna<3.9", "asks for idna<3.9"), ("override-", "no-", "has six")):
+    for old, new, message in (("idna<4", "idna<3.9", "requires idna<3.9"), ("override-", "no-", "has six")):
         changed = bounds.replace(old, new).replace("no-dependencies", "override-dependencies = []\n#")
         write("app", {"pyproject.toml": pyproject("demo", ["idna"], build=False, rest=changed)})
         with pytest.raises(BatonError, match=f"is stale: .*{message}"):
@@ -360,7 +360,7 @@ def test_changed_workspace_member_makes_a_lock_stale(write: Write, run: Text, py
     run("uv", "lock", "-q", cwd=root)
     assert not resolve(root, tools, "apps/api").warnings
     (root / "libs/core/pyproject.toml").write_text(pyproject("core", ["six"]))
-    with pytest.raises(BatonError, match=r"libs/core/pyproject\.toml asks for six, which uv\.lock doesn't know"):
+    with pytest.raises(BatonError, match=r"libs/core/pyproject\.toml requires six, which uv\.lock doesn't have"):
         resolve(root, tools, "apps/api")
 
 
@@ -377,7 +377,7 @@ def test_stale_poetry_lock_can_be_allowed(write: Write, tools: Tools) -> None:
     for _ in range(2):  # the second time from the cache
         allowed = resolve(root, tools, allow_stale=True)
         assert set(names(allowed)) == {"idna"}
-        assert "deployed as it is" in allowed.warnings[0]
+        assert "deployed anyway" in allowed.warnings[0]
 
 
 def test_encoding_of_requirements_is_detected(write: Write, tools: Tools) -> None:
@@ -397,9 +397,9 @@ def test_locks_of_other_tools_are_named_with_the_alternative(
     name: str, command: str, write: Write, pyproject: Text, tools: Tools
 ) -> None:
     root = write("app", {name: "{}"})
-    with pytest.raises(BatonError, match=f"{name} is not read.*{command}"):
+    with pytest.raises(BatonError, match=f"{name} is not supported.*{command}"):
         resolve(root, tools)
-    with pytest.raises(BatonError, match=f"{name} .*doesn't read.*{command}"):
+    with pytest.raises(BatonError, match=f"{name} .*doesn't support.*{command}"):
         resolve(root, tools, lock=name)
     write("app", {"pyproject.toml": pyproject("demo", ["idna==3.10"], build=False)})
     assert [one for one in resolve(root, tools).warnings if name in one and command in one]
@@ -414,7 +414,7 @@ def test_git_dependency_outside_its_repository_is_refused(
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "first")):
         run("git", *words, cwd=repository)
     root = write("app", {"requirements.txt": f"lib @ git+{rotated('lib', 'TOKEN')}#subdirectory={subdirectory}\nsix\n"})
-    with pytest.raises(BatonError, match="of its repository, which is no folder of it"):
+    with pytest.raises(BatonError, match="is no folder of its repository"):
         resolve(root, tools)
 
 

@@ -17,7 +17,7 @@ REASON = "(read on the controller) has starlette 0.47.3, older than 1.3.1: "
 
 
 def problems(source: pathlib.Path, **values: Any) -> list[str]:
-    return old_packages.at_once({"app_source": str(source), **values}, ["/"])
+    return old_packages.problems({"app_source": str(source), **values}, ["/"])
 
 
 @pytest.fixture(params=["uv.lock", "requirements.txt"])

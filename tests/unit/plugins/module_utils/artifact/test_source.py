@@ -63,11 +63,11 @@ def test_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.Pa
     [
         ("", "", "empty"),
         ("./nowhere", "", "not a folder"),
-        ("app", "", "could be a published package"),
-        ("datasette>1", "2", "both say which version"),
+        ("app", "", "could also be a published package"),
+        ("datasette>1", "2", "both give a version"),
         ("ftp://x/y", "", "neither a git URL"),
         ("git+https://h/a.git@v1", "v2", "names 'v1'"),
-        ("two words", "", "no folder, no git URL and no package"),
+        ("two words", "", "neither a folder nor a git URL nor a package"),
     ],
 )
 def test_ambiguous_or_invalid_source_is_refused(
@@ -155,7 +155,7 @@ def test_url_with_only_a_user_uses_the_users_credential_helper(
 
 
 def test_url_with_an_invalid_token_is_reported_without_it(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(BatonError, match=r"https://git.example.org/x' can't be read as a URL") as caught:
+    with pytest.raises(BatonError, match=r"https://git.example.org/x' is not a valid URL") as caught:
         source.fetch(source.Source("git", "https://me:TO[KEN@git.example.org/x"), tmp_path / "x", tmp_path / "cache")
     assert "KEN" not in str(caught.value)
 
@@ -242,7 +242,7 @@ def test_git_errors_name_the_cause(
     ("given", "message"),
     [
         ({"app_source": "./nowhere"}, "app_source './nowhere' is not a folder"),
-        ({"app_source_subdir": "nope"}, "app/nope is no folder"),
+        ({"app_source_subdir": "nope"}, "app/nope is not a folder"),
         ({"app_source_subdir": "../elsewhere"}, "leads out of the source"),
         ({"app_release_lock": "locks/uv.lock"}, "app/locks/uv.lock or "),
         ({"app_release_import_paths": ["lib", "nope"]}, "app_release_import_paths: "),
@@ -255,7 +255,7 @@ def test_missing_files_are_reported_before_the_build(
 ) -> None:
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
-    (sentence,) = source.missing(values, [str(tmp_path)])
+    (sentence,) = source.problems(values, [str(tmp_path)])
     assert message in sentence
 
 
@@ -273,7 +273,7 @@ def test_missing_files_are_reported_before_the_build(
 def test_files_that_only_the_build_knows_are_not_checked(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
-    assert source.missing(values, ["/nonexistent"]) == []
+    assert source.problems(values, ["/nonexistent"]) == []
 
 
 def test_small_repository_with_a_huge_commit_fails_early_and_leaves_nothing(

@@ -58,5 +58,5 @@ def test_requires_python() -> None:
 
 @pytest.mark.parametrize("raw", [{"python": "3", "architecture": "x86_64", "glibc": "2.36"}, {"python": "3.11"}])
 def test_incomplete_target_is_refused(raw: dict[str, str]) -> None:
-    with pytest.raises(BatonError, match="not complete"):
+    with pytest.raises(BatonError, match="incomplete"):
         Target.parse(raw)

@@ -27,16 +27,16 @@ def test_file_that_no_parser_accepts_is_reported(tmp_path: pathlib.Path, content
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("pyproject.toml", "tool = []", "tool is no table"),
-        ("pyproject.toml", "tool.uv = 1", "tool.uv is no table"),
-        ("pyproject.toml", "tool.uv.dev-dependencies = {}", "tool.uv.dev-dependencies is no list"),
-        ("pyproject.toml", "project.dynamic = [[]]", "an entry of project.dynamic is no text"),
-        ("pyproject.toml", "dependency-groups.dev = 'a'", "dependency-groups.dev is no list"),
-        ("pyproject.toml", "build-system.requires = 'a'", "build-system.requires is no list"),
-        ("uv.lock", "package = 1", "package is no list"),
-        ("uv.lock", "package = ['a']", "an entry of package is no table"),
-        ("uv.lock", "[[package]]\nsource = 'a'", "an entry of package.source is no table"),
-        ("poetry.lock", "metadata = []", "metadata is no table"),
+        ("pyproject.toml", "tool = []", "tool is not a table"),
+        ("pyproject.toml", "tool.uv = 1", "tool.uv is not a table"),
+        ("pyproject.toml", "tool.uv.dev-dependencies = {}", "tool.uv.dev-dependencies is not a list"),
+        ("pyproject.toml", "project.dynamic = [[]]", "an entry of project.dynamic is not a string"),
+        ("pyproject.toml", "dependency-groups.dev = 'a'", "dependency-groups.dev is not a list"),
+        ("pyproject.toml", "build-system.requires = 'a'", "build-system.requires is not a list"),
+        ("uv.lock", "package = 1", "package is not a list"),
+        ("uv.lock", "package = ['a']", "an entry of package is not a table"),
+        ("uv.lock", "[[package]]\nsource = 'a'", "an entry of package.source is not a table"),
+        ("poetry.lock", "metadata = []", "metadata is not a table"),
     ],
 )
 def test_value_of_a_wrong_type_is_named(tmp_path: pathlib.Path, file: str, content: str, reason: str) -> None:

@@ -166,7 +166,7 @@ def test_times_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert deploy_lock.clock(1764072000.0) == "2025-11-25 12:00:00 UTC"
         holder = deploy_lock.Holder("a", "ann@laptop", "", "deploy v2", 1764072000.0, 1764072900.0, 900.0)
-        assert holder.words() == "ann@laptop since 2025-11-25 12:00:00 UTC (deploy v2)"
+        assert holder.description() == "ann@laptop since 2025-11-25 12:00:00 UTC (deploy v2)"
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -185,7 +185,7 @@ def test_holder_round_trips_through_the_file(app: Application, monkeypatch: pyte
         "since": 1000.0,
         "expires": 1900.0,
         "seconds": 900.0,
-        "words": "ann@laptop since 1970-01-01 00:16:40 UTC (deploy v2)",
+        "description": "ann@laptop since 1970-01-01 00:16:40 UTC (deploy v2)",
     }
     assert deploy_lock.as_dict(None) is None
     # a lock that is taken over starts anew; an extended one keeps its start

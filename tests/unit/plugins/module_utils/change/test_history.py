@@ -34,7 +34,7 @@ def make_entry(release: str, result: str = "deployed", kind: str = "deploy", **m
 
 
 def test_entries_are_kept_in_order_and_limited_in_number(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MOST", 3)
+    monkeypatch.setattr(history, "MAX_LINES", 3)
     for number in range(5):
         history.append(app, {"number": number})
     assert [entry["number"] for entry in history.read(app)] == [2, 3, 4]
@@ -70,7 +70,7 @@ def test_entry_gets_its_version_and_a_short_reason(app: Application) -> None:
     first, second = history.read(app)
     assert first["version"] == "b.0"
     assert first["reason"].endswith("boom ...")
-    assert len(first["reason"]) <= history.LONGEST
+    assert len(first["reason"]) <= history.MAX_REASON
     assert second["version"] == "7.0"
 
 
@@ -126,7 +126,7 @@ def test_second_rollback_goes_further_back(app: Application) -> None:
         history.append(app, make_entry(release))
     history.append(app, make_entry("cccc", "rolled back", "rollback", previous="dddd"))
     assert allowed(app, "cccc") == ["bbbb", "aaaa"]
-    assert rejected(app, "cccc") == {"dddd": "it was rolled back from"}
+    assert rejected(app, "cccc") == {"dddd": "a rollback replaced it"}
     history.append(app, make_entry("aaaa", "rolled back", "rollback", previous="cccc"))
     assert allowed(app, "aaaa") == []
     history.append(app, make_entry("dddd"))
@@ -146,7 +146,7 @@ def test_unrecorded_change_of_a_killed_run_does_not_count_as_good(app: Applicati
     assert allowed(app, "dddd") == ["cccc", "bbbb", "aaaa"]
     # a rollback to bbbb
     assert allowed(app, "bbbb") == ["aaaa", "dddd"]
-    assert rejected(app, "bbbb") == {"cccc": "it came after the current one"}
+    assert rejected(app, "bbbb") == {"cccc": "it is newer than the current one"}
 
 
 def test_unused_or_incomplete_release_is_no_candidate(app: Application) -> None:
@@ -178,7 +178,7 @@ def test_begun_blocking_migration_counts_although_its_end_is_unknown() -> None:
     assert history.blocking(entries, "aaaa", "aaaa") == []
     assert history.blocking(entries, "bbbb", "aaaa") == ["bbbb"]
     # that it began says nothing about the release's quality
-    assert history.judged(entries, ["aaaa"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it never served here"}
+    assert history.rank_releases(entries, ["aaaa"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it never served here"}
 
 
 def test_begun_migration_is_shown_only_while_its_end_is_unknown() -> None:
@@ -198,7 +198,7 @@ def host(
 ) -> dict[str, Any]:
     others = [release for release in releases if release not in (current, *candidates)]
     listed = [{"release": one, "version": f"{one[0]}.0", "why_not": ""} for one in candidates]
-    listed += [{"release": one, "version": "", "why_not": "it was rolled back from"} for one in others]
+    listed += [{"release": one, "version": "", "why_not": "a rollback replaced it"} for one in others]
     result = {"current": current, "candidates": list(candidates), "releases": list(releases), "blocking": {}}
     return {**result, "rollback_candidates": listed, **more}
 
@@ -221,7 +221,7 @@ def test_fleet_without_a_common_release_is_told_the_alternatives() -> None:
     result = history.rollback({"app1": host("dddd", "cccc"), "app2": host("dddd", "bbbb")}, "", force=False)
     assert result["release"] == ""
     assert "playbooks/deploy.yml" in result["problem"]
-    assert "cccc (c.0); aaaa (it was rolled back from)" in result["problem"]
+    assert "cccc (c.0); aaaa (a rollback replaced it)" in result["problem"]
 
 
 def test_named_release_must_be_complete_on_every_host() -> None:
@@ -239,8 +239,8 @@ def test_blocking_migration_is_crossed_only_by_force() -> None:
 
 
 def test_one_change_of_several_hosts_is_one_row() -> None:
-    row = make_entry("bbbb", when=10.0, who="ann@laptop", way="reload", seconds=2.0)
-    other = {**row, "way": "bridge", "seconds": 4.5}
+    row = make_entry("bbbb", when=10.0, who="ann@laptop", method="reload", seconds=2.0)
+    other = {**row, "method": "bridge", "seconds": 4.5}
     later = make_entry("cccc", "reverted", when=20.0, reason="app1, handover: boom")
     text = history.table({"app1": [row, later], "app2": [other, later]})
     lines = text.splitlines()
@@ -248,7 +248,7 @@ def test_one_change_of_several_hosts_is_one_row() -> None:
     assert "reload, bridge" in lines[2]
     assert "4.5 s" in lines[2]
     assert lines[2].endswith("app1, app2")
-    assert lines[-1] == "The last failure: app1, handover: boom"
+    assert lines[-1] == "Last failure: app1, handover: boom"
 
 
 def test_empty_history_has_a_message() -> None:
@@ -324,7 +324,7 @@ def test_release_left_by_a_killed_rollback_is_no_candidate(app: Application) -> 
     history.append(app, make_entry("cccc", previous="aaaa"))
     record(app, "cccc", "aaaa", "bbbb")
     assert allowed(app, "cccc") == ["aaaa"]
-    assert rejected(app, "cccc") == {"bbbb": "it was rolled back from", "dddd": "it never served here"}
+    assert rejected(app, "cccc") == {"bbbb": "a rollback replaced it", "dddd": "it never served here"}
 
 
 def test_rolled_back_release_is_a_candidate_after_a_killed_redeploy(app: Application) -> None:
@@ -402,7 +402,7 @@ def test_entry_has_the_version_of_baton(app: Application) -> None:
 
 
 def test_limits_match_the_docs() -> None:
-    assert (history.MOST, history.SIZE, history.LONGEST) == (500, 16 * 1024 * 1024, 300)
+    assert (history.MAX_LINES, history.SIZE, history.MAX_REASON) == (500, 16 * 1024 * 1024, 300)
 
 
 def test_entry_without_a_release_has_no_version(app: Application) -> None:
@@ -443,7 +443,7 @@ def test_invalid_fields_are_replaced_or_dropped(app: Application) -> None:
         "token",
         "migrations",
         "reason",
-        "way",
+        "method",
         "serves",
     )
     lines = [
@@ -475,7 +475,7 @@ def test_report_of_a_host(app: Application) -> None:
         make_entry("dddd", when=3.0),
         make_entry("cccc", "failed", when=4.0),
     ]
-    report = history.told(app, entries)
+    report = history.summary(app, entries)
     assert report == {
         "current": "dddd",
         "candidates": ["cccc", "bbbb", "aaaa"],
@@ -498,7 +498,7 @@ def test_report_of_a_host_without_candidates(tmp_path: pathlib.Path) -> None:
     app.release(".staging").mkdir()
     (app.release(".staging") / "release.json").write_text("{}")
     app.current.symlink_to("releases/aaaa")
-    report = history.told(app, [])
+    report = history.summary(app, [])
     assert (report["rollback_to"], report["candidates"], report["releases"]) == (None, [], ["aaaa"])
 
 
@@ -506,37 +506,39 @@ def test_rollback_to_a_release_that_was_rolled_back_from() -> None:
     releases = ["aaaa", "bbbb", "cccc"]
     entries = [make_entry(release) for release in releases]
     entries.append(make_entry("aaaa", "rolled back", "rollback", previous="cccc"))
-    host = history.judged(entries, [], releases, "aaaa")
-    assert host == {"bbbb": "it was rolled back from", "cccc": "it was rolled back from"}
+    host = history.rank_releases(entries, [], releases, "aaaa")
+    assert host == {"bbbb": "a rollback replaced it", "cccc": "a rollback replaced it"}
     # forward again by name: only the releases below it are candidates
     entries.append(make_entry("cccc", "rolled back", "rollback", previous="aaaa"))
-    host = history.judged(entries, [], releases, "cccc")
-    assert host == {"aaaa": "", "bbbb": "it was rolled back from"}
+    host = history.rank_releases(entries, [], releases, "cccc")
+    assert host == {"aaaa": "", "bbbb": "a rollback replaced it"}
 
 
 def test_rollback_to_a_release_of_the_record_disqualifies_the_one_it_leaves() -> None:
     entries = [make_entry("bbbb"), make_entry("aaaa", "rolled back", "rollback", previous="bbbb")]
-    assert history.judged(entries, ["aaaa", "bbbb"], ["aaaa", "bbbb"], "aaaa") == {"bbbb": "it was rolled back from"}
+    assert history.rank_releases(entries, ["aaaa", "bbbb"], ["aaaa", "bbbb"], "aaaa") == {
+        "bbbb": "a rollback replaced it"
+    }
 
 
 def test_equal_rows_are_merged_with_all_ways_and_the_longest_time() -> None:
-    row = {**make_entry("bbbb", when=10.0, way="reload"), "seconds": 2.0, "who": "ann@laptop"}
+    row = {**make_entry("bbbb", when=10.0, method="reload"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {
         "app1": [row],
-        "app2": [{**row, "way": "none", "seconds": 1.0}],
-        "app3": [{**row, "way": "bridge", "seconds": 3.0}],
-        "app4": [{**row, "way": "reload"}, {**make_entry("cccc", when=11.0), "way": None}],
+        "app2": [{**row, "method": "none", "seconds": 1.0}],
+        "app3": [{**row, "method": "bridge", "seconds": 3.0}],
+        "app4": [{**row, "method": "reload"}, {**make_entry("cccc", when=11.0), "method": None}],
     }
     newest, oldest = history.merged(hosts)
-    assert (newest["hosts"], newest["ways"], newest["seconds"]) == (["app4"], [], 0.0)
+    assert (newest["hosts"], newest["methods"], newest["seconds"]) == (["app4"], [], 0.0)
     assert oldest["hosts"] == ["app1", "app2", "app3", "app4"]
-    assert (oldest["ways"], oldest["seconds"]) == (["reload", "bridge"], 3.0)
+    assert (oldest["methods"], oldest["seconds"]) == (["reload", "bridge"], 3.0)
     other = [{**row, name: "another"} for name in ("token", "kind", "release", "result", "reason")]
     assert len(history.merged({"app1": [row, *other]})) == 6
 
 
 def test_table_of_a_fleet() -> None:
-    row = {**make_entry("bbbb", when=1764072000.0, way="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
+    row = {**make_entry("bbbb", when=1764072000.0, method="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {f"app{number}": [row] for number in range(1, 5)}
     header, line = history.table(hosts).splitlines()
     assert header.split("  ")[0] == "WHEN (UTC)"
@@ -559,7 +561,7 @@ def test_table_shows_the_newest_rows_up_to_a_limit() -> None:
     assert len(history.table({"app1": rows}, 3).splitlines()) == 1 + 3
     # the failure that is shown is the newest
     rows = [make_entry("aaaa", "failed", when=float(number), reason=f"reason {number}") for number in range(3)]
-    assert history.table({"app1": rows}).endswith("\n\nThe last failure: reason 2")
+    assert history.table({"app1": rows}).endswith("\n\nLast failure: reason 2")
 
 
 def test_fleet_without_a_current_release_uses_a_common_one() -> None:
@@ -577,17 +579,16 @@ def test_rollback_messages_in_full() -> None:
     assert history.rollback(hosts, "", force=False) == {
         "release": "",
         "version": "",
-        "problem": "Going back to bbbb crosses the blocking migration of cccc, dddd: the database isn't what that "
-        "release expects any more. Undo the migration first, then: -e rollback_force=true",
+        "problem": "A rollback to bbbb crosses the blocking migration of cccc, dddd: that release no longer fits the "
+        "database. Undo the migration first, then add -e rollback_force=true.",
     }
     unnamed = host("dddd", "bbbb")
     unnamed["rollback_candidates"] = [{"release": "bbbb", "version": "", "why_not": ""}]
     assert history.rollback({"app1": unnamed}, "", force=False) == {"release": "bbbb", "version": "", "problem": ""}
     problem = history.rollback({"app1": {**unnamed, "releases": []}}, "eeee", force=False)["problem"]
     assert (
-        problem
-        == "The release eeee is not complete on app1. Besides the current one are on every host: bbbb (it served well)."
+        problem == "Release eeee is not complete on app1. Other complete releases on every host: bbbb (it served well)."
     )
     bare = {**unnamed, "rollback_candidates": []}
     problem = history.rollback({"app1": bare, "app2": bare}, "eeee", force=False)["problem"]
-    assert problem == "The release eeee is not complete on app1, app2. Besides the current one are on every host: none."
+    assert problem == "Release eeee is not complete on app1, app2. Other complete releases on every host: none."

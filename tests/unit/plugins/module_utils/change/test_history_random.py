@@ -24,7 +24,7 @@ class Host:
 
     def judged(self, entries: list[dict[str, Any]] | None = None) -> dict[str, str]:
         lines = self.entries if entries is None else entries
-        found: dict[str, str] = history.judged(lines, self.served_here, RELEASES, self.current)
+        found: dict[str, str] = history.rank_releases(lines, self.served_here, RELEASES, self.current)
         return found
 
     def choice(self) -> list[str]:

@@ -9,8 +9,8 @@ from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 HOSTS = ["app1", "app2", "app3"]
 # every reachable host reports this if something failed
-UNTOUCHED = {"revert": {"changed": False, "way": "none", "release": "aaaa"}}
-ACTIVATED = {"changed": True, "way": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
+UNTOUCHED = {"revert": {"changed": False, "method": "none", "release": "aaaa"}}
+ACTIVATED = {"changed": True, "method": "reload", "seconds": 3.2, "started": 5.0, "previous": "aaaa", "release": "bbbb"}
 
 
 PARTS = ("outcome", "rehearsal", "activation", "processes", "ends", "revert", "traffic", "finish")
@@ -87,7 +87,7 @@ def test_rest_of_the_first_batch_is_rehearsed_after_the_first_host(variables: di
     ("variables", "later"),
     [
         ({"app1": {"activation": ACTIVATED}}, ["app2", "app3"]),
-        ({"app1": {"activation": {"changed": False, "way": "none"}}}, ["app2", "app3"]),
+        ({"app1": {"activation": {"changed": False, "method": "none"}}}, ["app2", "app3"]),
         ({"app1": {"activation": {"skipped": True}}}, []),
         ({"app1": {"activation": {"failed": True}, **FAILED}}, []),
         # a host of a later batch failed its rehearsal
@@ -118,18 +118,18 @@ def test_activated_hosts_are_those_that_changed() -> None:
 
 WORKERS = {
     "worker": {
-        "way": "overlap",
+        "method": "overlap",
         "started": ["shop-worker@2-1.service"],
         "stopped": [],
         "seconds": 5.2,
         "pids": {"shop-worker@2-1.service": 402},
     }
 }
-STARTED = {"way": "overlap", "started": 1, "stopped": 0, "seconds": 5.2, "new": [402], "old": []}
+STARTED = {"method": "overlap", "started": 1, "stopped": 0, "seconds": 5.2, "new": [402], "old": []}
 
 
 def test_change_of_background_processes_alone_is_a_change() -> None:
-    unchanged = {"changed": False, "way": "none", "release": "aaaa", "previous": "aaaa"}
+    unchanged = {"changed": False, "method": "none", "release": "aaaa", "previous": "aaaa"}
     found = results(
         app1={"activation": unchanged, "processes": {"changed": True, "processes": WORKERS}},
         app2={"activation": unchanged, "processes": {"changed": False, "processes": {}}},
@@ -144,7 +144,13 @@ def test_change_of_background_processes_alone_is_a_change() -> None:
 
 def test_processes_of_both_parts_are_listed_whatever_a_host_reports() -> None:
     beat = {
-        "beat": {"way": "replace", "started": ["b1"], "stopped": ["b0"], "seconds": "6", "pids": {"b0": 7, "b1": "8"}}
+        "beat": {
+            "method": "replace",
+            "started": ["b1"],
+            "stopped": ["b0"],
+            "seconds": "6",
+            "pids": {"b0": 7, "b1": "8"},
+        }
     }
     found = results(
         app1={"activation": {**ACTIVATED, "processes": beat}, "processes": {"changed": True, "processes": WORKERS}},
@@ -157,18 +163,22 @@ def test_processes_of_both_parts_are_listed_whatever_a_host_reports() -> None:
     hosts = outcome.hosts(found)
     assert list(hosts["app1"]["processes"]) == ["worker", "beat"]
     unknown = {"pid": 7, "state": "", "seconds": 0.0}
-    stopped = {"way": "replace", "started": 1, "stopped": 1, "seconds": 0.0, "new": [0], "old": [unknown]}
+    stopped = {"method": "replace", "started": 1, "stopped": 1, "seconds": 0.0, "new": [0], "old": [unknown]}
     assert hosts["app1"]["processes"]["beat"] == stopped
-    nothing = {"way": "", "started": 0, "stopped": 0, "seconds": 0.0, "new": [], "old": []}
+    nothing = {"method": "", "started": 0, "stopped": 0, "seconds": 0.0, "new": [], "old": []}
     assert hosts["app2"]["processes"] == {"worker": nothing}
 
 
 def test_ends_of_old_processes_are_listed() -> None:
     first, second = (f"shop-worker@1-{number}.service" for number in (1, 2))
-    stopped = {"way": "overlap", "started": [], "stopped": [first, second], "pids": {first: 4, second: 5}}
-    processes = {"worker": {**stopped, "told": 1764072000.5}, "new": WORKERS["worker"], "odd": {"stopped": "x"}}
+    stopped = {"method": "overlap", "started": [], "stopped": [first, second], "pids": {first: 4, second: 5}}
+    processes = {
+        "worker": {**stopped, "stop_requested": 1764072000.5},
+        "new": WORKERS["worker"],
+        "odd": {"stopped": "x"},
+    }
     result = results(app1={"processes": {"changed": True, "processes": processes}})["app1"]
-    assert outcome.stopped_processes(result) == {"worker": {"stopped": [first, second], "told": 1764072000.5}}
+    assert outcome.stopped_processes(result) == {"worker": {"stopped": [first, second], "stop_requested": 1764072000.5}}
     ends = {first: {"state": "drained", "seconds": 4.3}, second: {"state": "killed", "seconds": 30.0}}
     listed = outcome.processes({**result, "ends": {"ends": ends}})
     assert listed["worker"]["old"] == [
@@ -189,14 +199,14 @@ def test_outcome_of_each_host_is_listed() -> None:
     variables = results(
         app1={
             "activation": ACTIVATED,
-            "revert": {"changed": True, "way": "reload", "release": "aaaa"},
+            "revert": {"changed": True, "method": "reload", "release": "aaaa"},
         },
         app2={"activation": {"failed": True}, "revert": {"changed": False, "release": "aaaa"}},
         app3={"activation": ACTIVATED, "revert": {"unreachable": True}},
     )
     hosts = outcome.hosts(variables)
     assert hosts["app1"] == {
-        "way": "reload",
+        "method": "reload",
         "seconds": 3.2,
         "started": 5.0,
         "previous": "aaaa",
@@ -205,7 +215,7 @@ def test_outcome_of_each_host_is_listed() -> None:
         "processes": {},
         "problem": "",
     }
-    assert (hosts["app2"]["way"], hosts["app2"]["release"], hosts["app2"]["reverted"]) == ("none", "aaaa", False)
+    assert (hosts["app2"]["method"], hosts["app2"]["release"], hosts["app2"]["reverted"]) == ("none", "aaaa", False)
     assert "unknown" in hosts["app3"]["problem"]
 
 
@@ -300,8 +310,8 @@ def test_conclusion_of_a_good_change() -> None:
     assert end["summary"] == ""
     assert end["deploy"]["result"] == "deployed"
     assert (end["deploy"]["who"], end["deploy"]["where"], end["deploy"]["previous"]) == ("ann", "laptop", "aaaa")
-    assert end["entries"]["app1"]["way"] == "reload"
-    assert end["entries"]["app2"]["way"] == "none"
+    assert end["entries"]["app1"]["method"] == "reload"
+    assert end["entries"]["app2"]["method"] == "none"
 
 
 def test_change_without_effect_did_not_happen() -> None:
@@ -350,7 +360,7 @@ def test_blocking_migration_is_mentioned_if_the_previous_release_still_serves(
 def test_hosts_with_different_releases_are_listed() -> None:
     # the canary of a killed run has the new release, and this run didn't touch it
     variables = results(
-        app1={"revert": {"changed": False, "way": "none", "release": "bbbb"}},
+        app1={"revert": {"changed": False, "method": "none", "release": "bbbb"}},
         app2={**UNTOUCHED, "failure": {"step": "handover", "message": "boom"}},
         app3=UNTOUCHED,
     )
@@ -443,7 +453,7 @@ def test_long_output_is_processed_in_linear_time(word: str) -> None:
     """Quadratic time would mean hours here."""
     output = word * (1_000_000 // len(word))
     assert outcome.advice(output) == []
-    assert outcome.alike("app1", output)
+    assert outcome.normalized("app1", output)
     assert outcome.advice(f"{output}\nsh: 1: celry: not found")
 
 

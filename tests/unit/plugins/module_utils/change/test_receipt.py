@@ -20,7 +20,7 @@ from tests.support.access_log import NOON, OTHER, line, write
 OLD, NEW = "1f0e99a2c4d58b71", "9b44c0d2e7a1335f"
 DEPLOY = {"application": "links", "kind": "deploy", "result": "deployed", "release": NEW, "previous": OLD,
           "version": "1.4.2", "who": "ada", "where": "laptop", "started": NOON, "ended": NOON + 20.4}  # fmt: skip
-HOST = {"way": "reload", "seconds": 1.84, "previous": OLD, "release": NEW, "started": NOON + 9}
+HOST = {"method": "reload", "seconds": 1.84, "previous": OLD, "release": NEW, "started": NOON + 9}
 PHASES = [{"name": "stage", "seconds": 4.2}, {"name": "roll", "seconds": 9.1}]
 WINDOWS = {
     "before": access_log.Window(NOON - 60, NOON),
@@ -92,7 +92,7 @@ def test_number_of_points_is_limited() -> None:
     points = {str(int(NOON) + second): POINT for second in range(100_000)}
     for step in (1, 2**62):
         answer = {"windows": windows, "timeline": {"step": step, "points": points}}
-        assert len(compose({"edge1": answer})["timeline"]["points"]) <= receipt.MOST_POINTS
+        assert len(compose({"edge1": answer})["timeline"]["points"]) <= receipt.MAX_POINTS
 
 
 # messages
@@ -100,7 +100,7 @@ def test_number_of_points_is_limited() -> None:
 
 def test_headline_without_failures(edge: Any) -> None:
     assert compose({"edge1": edge(*spread(4120, NOON, 20))})["headline"] == (
-        "None of the 4,120 requests that the edges logged meanwhile failed."
+        "None of the 4,120 requests that the edges logged during the change failed."
     )
 
 
@@ -109,7 +109,7 @@ def test_headline_names_failures_and_the_rate_before(edge: Any) -> None:
         *spread(999, NOON - 60, 60), line(NOON - 1, 500), *spread(363, NOON, 20), *spread(37, NOON + 9, 1, status=500)
     )
     assert compose({"edge1": answers})["headline"] == (
-        "37 of the 400 requests that the edges logged meanwhile failed (9.25 %; before, 0.10 %), "
+        "37 of the 400 requests that the edges logged during the change failed (9.25 %; before, 0.10 %), "
         "most often 500 on /api/links."
     )
 
@@ -119,7 +119,8 @@ def test_headline_mentions_clients_that_gave_up(edge: Any) -> None:
     before, during = spread(995, NOON - 60, 60), spread(720, NOON, 20)
     gave_up = compose({"edge1": edge(*before, *usual, *during, *many)})["headline"]
     assert gave_up == (
-        "None of the 800 requests that the edges logged meanwhile failed, but 80 clients (10.0 %) gave up waiting."
+        "None of the 800 requests that the edges logged during the change failed, but 80 clients (10.0 %) gave up "
+        "waiting."
     )
     assert "gave up" not in compose({"edge1": edge(*before, *usual, *during, *many[:4])})["headline"]
     usual = [line(NOON - 30, 499)] * 120
@@ -128,9 +129,9 @@ def test_headline_mentions_clients_that_gave_up(edge: Any) -> None:
 
 def test_headline_without_traffic_claims_nothing(edge: Any) -> None:
     document = compose({"edge1": edge()})
-    assert document["headline"] == "No request ended meanwhile, so nothing is proven about them."
+    assert document["headline"] == "No request ended during the change, so it proves nothing about requests."
     assert receipt.text(document)
-    assert "No request ended meanwhile" in receipt_page.page(document)
+    assert "No request ended during the change" in receipt_page.page(document)
 
 
 def test_unreadable_edge_is_named(edge: Any) -> None:
@@ -141,10 +142,10 @@ def test_unreadable_edge_is_named(edge: Any) -> None:
     }
     document = compose(edges)
     assert (
-        "The log of edge2 could not be read (the access log can't be read); its requests are missing."
+        "The log of edge2 could not be read (the access log can't be read): its requests are missing."
         in (document["notes"])
     )
-    assert "The log of edge3 could not be read (unreachable); its requests are missing." in document["notes"]
+    assert "The log of edge3 could not be read (unreachable): its requests are missing." in document["notes"]
     assert document["windows"]["during"]["requests"] == 10
     document = compose({name: edges[name] for name in ("edge2", "edge3")})
     assert document["headline"].startswith("No edge's log could be read")
@@ -158,8 +159,8 @@ def test_restrictions_of_the_figures_are_noted(edge: Any) -> None:
     answers["skipped_lines"] = 2
     notes = "\n".join(compose({"edge1": answers})["notes"])
     assert "The logs of edge1 don't reach back to the beginning of: before." in notes
-    assert "2 lines in the log of edge1 could not be understood." in notes
-    assert "1 ended because the client went away (499)" in notes
+    assert "2 lines in the log of edge1 could not be parsed." in notes
+    assert "1 ended because the client disconnected (499)" in notes
     assert "1 were WebSockets that ended" in notes
     assert "1 more were the deploy's own active checks" in notes
 
@@ -168,9 +169,9 @@ def test_restrictions_of_the_figures_are_noted(edge: Any) -> None:
     ("host", "words"),
     [
         (HOST, f"{OLD} -> {NEW}"),
-        ({**HOST, "previous": None, "way": "start"}, f"nothing -> {NEW}"),
-        ({**HOST, "release": OLD, "way": "none"}, f"serves {OLD}, as before"),
-        ({**HOST, "release": OLD}, f"serves {OLD}, anew"),
+        ({**HOST, "previous": None, "method": "start"}, f"nothing -> {NEW}"),
+        ({**HOST, "release": OLD, "method": "none"}, f"serves {OLD}, unchanged"),
+        ({**HOST, "release": OLD}, f"serves {OLD}, processes replaced"),
         ({**HOST, "reverted": True, "release": OLD}, f"reverted to {OLD}"),
         (
             {"failed": True, "msg": "Release x could not be activated.\nlog"},
@@ -190,14 +191,14 @@ def test_text_is_a_table(edge: Any) -> None:
     answers = edge(*spread(1200, NOON - 60, 60), *spread(400, NOON, 20, wait=0.012), *spread(9, NOON + 20, 9, wait=0))
     assert receipt.text(compose({"edge1": answers})).splitlines() == [
         f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC by ada on laptop with Baton {VERSION}",
-        "None of the 400 requests that the edges logged meanwhile failed.",
+        "None of the 400 requests that the edges logged during the change failed.",
         "",
         "        SECONDS  REQUESTS  FAILED     P50     P99     MAX",
         "before       60     1,200       0    5 ms    5 ms    5 ms",
         "during       20       400       0   12 ms   12 ms   12 ms",
         "after        10         9       0  < 1 ms  < 1 ms  < 1 ms",
         "",
-        "HOST  OUTCOME                               BY      SECONDS",
+        "HOST  OUTCOME                               METHOD  SECONDS",
         f"app1  {OLD} -> {NEW}  reload      1.8",
         "",
         "Phases: stage 4.2 s, roll 9.1 s",
@@ -206,7 +207,7 @@ def test_text_is_a_table(edge: Any) -> None:
 
 WORKER = {
     "worker": {
-        "way": "overlap",
+        "method": "overlap",
         "started": 2,
         "stopped": 3,
         "seconds": 5.24,
@@ -228,8 +229,8 @@ COUNTED = ("STARTED", "STOPPED", "SECONDS")
     [
         ([{"pid": 4, "state": "draining", "seconds": 12.0}], "1 still draining after 12.0 s"),
         ([{"pid": 4, "state": "failed", "seconds": 1}], "1 ended with an error after 1.0 s"),
-        ([{"pid": 4, "state": "\x1b[31mwell"}], "1 whose end is not known"),
-        ([{}] * 10**4, "100 whose end is not known"),
+        ([{"pid": 4, "state": "\x1b[31mwell"}], "1 ended in an unknown state"),
+        ([{}] * 10**4, "100 ended in an unknown state"),
         (["x", None, 7], "-"),
         ({"pid": 4}, "-"),
         ([], "-"),
@@ -245,8 +246,8 @@ def test_ends_of_old_processes_are_shown_whatever_a_host_reports(old: Any, words
 def test_background_processes_are_shown_by_host_and_type() -> None:
     document = compose({}, {"app1": {**HOST, "processes": WORKER}, "app2": HOST})
     lines = receipt.text(document).splitlines()
-    (table,) = [number for number, line in enumerate(lines) if line.startswith("HOST  PROCESSES  BY ")]
-    assert re.split("  +", lines[table]) == [*("HOST", "PROCESSES", "BY", "PIDS", "THE OLD ONES"), *COUNTED]
+    (table,) = [number for number, line in enumerate(lines) if line.startswith("HOST  PROCESSES  METHOD ")]
+    assert re.split("  +", lines[table]) == [*("HOST", "PROCESSES", "METHOD", "PIDS", "OLD PROCESSES"), *COUNTED]
     ends = "2 drained in 4.1 s, 1 killed after 30.0 s"
     counts = ["2", "3", "5.2"]
     assert re.split("  +", lines[table + 1]) == ["app1", "worker", "overlap", "401 402 403 -> 517 518", ends, *counts]
@@ -327,7 +328,7 @@ def test_untrusted_text_is_escaped_in_the_page(edge: Any) -> None:
     document = compose(
         {"edge1": edge(line(NOON + 1, 500, path=path)), hostile: {"failed": True, "msg": hostile}},
         {
-            hostile: {**HOST, "way": hostile, "previous": hostile, "processes": {hostile: {"way": hostile}}},
+            hostile: {**HOST, "method": hostile, "previous": hostile, "processes": {hostile: {"method": hostile}}},
             "app2": {"failed": True, "msg": hostile},
         },
         **dict.fromkeys(("application", "result", "release", "version", "who", "where", "reason", "kind"), hostile),
@@ -392,5 +393,5 @@ def test_only_the_oldest_receipts_of_the_application_are_removed(tmp_path: pathl
 
 def test_directory_that_cannot_be_written_is_reported_with_the_fix(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BatonError, match=r"can't be written to .*make the directory writable"):
+    with pytest.raises(BatonError, match=r"can't be written to .*Make the directory writable"):
         keep(tmp_path / "file" / "receipts", 50)

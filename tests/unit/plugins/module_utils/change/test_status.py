@@ -55,7 +55,7 @@ def outdated_unit(**changed: Any) -> dict[str, Any]:
 
 
 def test_outdated_units_are_no_problem_during_a_change() -> None:
-    host = app_server(behind=[outdated_unit(unread=True, unconfined=True)], lock={"words": "ann"})
+    host = app_server(behind=[outdated_unit(unread=True, unconfined=True)], lock={"description": "ann"})
     assert status.problems("app1", host) == []
 
 
@@ -127,11 +127,11 @@ def test_rate_limited_health_page_is_no_problem() -> None:
             {"processes": {"worker": background(running=1)}},
             "1 of 2 worker run; see playbooks/logs.yml -e process=worker",
         ),
-        ({"processes": {"worker": background(running=3)}}, "3 worker run instead of 2, so a change was cut short"),
+        ({"processes": {"worker": background(running=3)}}, "3 worker run instead of 2, so a change was interrupted"),
         ({"processes": {"worker": background(releases=["bbbb"])}}, "worker still runs bbbb; deploy again"),
         (
             {"processes": {"worker": background(killed=["links-worker@1-2.service"])}},
-            "links-worker@1-2.service hadn't ended its job when its stop_timeout was over and was killed",
+            "links-worker@1-2.service didn't finish its job within its stop_timeout and was killed",
         ),
         ({"schedules": {"cleanup": scheduled(result="exit-code")}}, "the last run of cleanup failed (exit-code, Fri"),
         ({"schedules": {"cleanup": scheduled(due=False)}}, "the timer of cleanup doesn't run; deploy again"),
@@ -139,7 +139,7 @@ def test_rate_limited_health_page_is_no_problem() -> None:
         ({"behind": [outdated_unit(unconfined=True, newer=["/x"])]}, "links.service runs without its sandbox"),
         (
             {"behind": [outdated_unit(newer=["/x.conf"])]},
-            "before /x.conf was written, and may run without what that says",
+            "before /x.conf was written, and may run without its",
         ),
     ],
 )
@@ -154,11 +154,11 @@ def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, A
     ("lifetime", "left", "words"),
     [
         (90, 23, ""),
-        (90, 22, "ends in 22 days; run site.yml"),
+        (90, 22, "expires in 22 days; run site.yml"),
         (6, 1.6, ""),
-        (6, 1.4, "ends in 34 hours"),
-        (365, 80, "ends in 80 days"),
-        (90, -1, "has ended"),
+        (6, 1.4, "expires in 34 hours"),
+        (365, 80, "expires in 80 days"),
+        (90, -1, "has expired"),
     ],
 )
 def test_certificate_is_a_problem_in_the_last_quarter_of_its_lifetime(lifetime: float, left: float, words: str) -> None:
@@ -184,7 +184,7 @@ def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pat
     report = {"directory": "https://ca.example/dir", "names": ["links.example"], "when": time.time() - 7300}
     (folder / "status.json").write_text(json.dumps(report | {"trouble": "too many certificates", "issued": True}))
     (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
-    for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "still serves"):
+    for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "is still in use"):
         assert words in message
     (folder / "status.json").write_text(json.dumps(report | {"trouble": ""}))
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
@@ -239,7 +239,7 @@ def test_maintenance_is_shown_and_is_no_problem(tmp_path: pathlib.Path) -> None:
 
 def test_maintenance_on_only_some_edges_is_a_problem() -> None:
     (sentence,) = status.fleet_problems({"edge1": {"maintenance": True}, "edge2": {"maintenance": False}})
-    assert "on edge1 alone" in sentence
+    assert "only on edge1" in sentence
 
 
 def test_drained_server_is_a_problem(tmp_path: pathlib.Path) -> None:
@@ -250,7 +250,7 @@ def test_drained_server_is_a_problem(tmp_path: pathlib.Path) -> None:
     assert "a:1 is drained" in sentence
 
 
-LOCK = {"words": "ann@laptop since noon (deploy v2)", "expires": 1000.0}
+LOCK = {"description": "ann@laptop since noon (deploy v2)", "expires": 1000.0}
 CHANGE = {"kind": "deploy", "version": "1.2", "release": "aaaa", "who": "ann@laptop", "when": 10.0}
 
 
@@ -262,7 +262,7 @@ def test_lock_is_noted_once_for_all_hosts() -> None:
     fleet = {"app1": app_server(lock=LOCK), "app2": app_server(lock=LOCK), "app3": app_server()}
     assert status.notes(fleet, 900.0) == [
         "app1, app2: locked by ann@laptop since noon (deploy v2); "
-        "without a sign of life the lock ends 1970-01-01 00:16:40 UTC."
+        "the lock expires at 1970-01-01 00:16:40 UTC unless it is extended."
     ]
     assert status.notes(fleet, 1000.0)[0].endswith("the lock has expired.")
     assert status.fleet_problems({name: {**host, "problems": []} for name, host in fleet.items()}) == []
@@ -352,5 +352,5 @@ def test_host_that_cannot_be_compared_is_reported_with_the_cause() -> None:
 
 def test_hosts_that_were_not_compared_are_named() -> None:
     (sentence,) = status.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
-    assert "Nothing was compared with the inventory: edge1, edge2" in sentence
+    assert "The hosts were not compared with the inventory: edge1, edge2" in sentence
     assert "private_address" in sentence

@@ -17,14 +17,14 @@ RUNS = Host(asked=True, runs=["worker", "beat", "nightly"])
 
 
 def noted(host: str, runs: Host = IDLE) -> Host:
-    return Host(asked=True, noted=host, runs=runs.runs)
+    return Host(asked=True, recorded=host, runs=runs.runs)
 
 
 def decide(
     servers: list[str], hosts: dict[str, Host], wanted: str = "", names: dict[str, str] = NAMES
 ) -> tuple[str, list[str]]:
     return (
-        first_host.chosen(servers, hosts, names, wanted),
+        first_host.choose(servers, hosts, names, wanted),
         first_host.problems("links", servers, hosts, names, wanted),
     )
 
@@ -59,14 +59,14 @@ def test_process_stays_on_its_host_or_starts_on_the_first(
 @pytest.mark.parametrize(
     ("servers", "hosts", "wanted", "words"),
     [
-        (SERVERS, dict.fromkeys(SERVERS, IDLE), "app9", 'app_first_host is "app9", which is no host of app_servers.'),
+        (SERVERS, dict.fromkeys(SERVERS, IDLE), "app9", 'app_first_host is "app9", which is not a host of'),
         # the operator moves it
         (
             SERVERS,
             {"app1": RUNS, "app2": IDLE, "app3": IDLE},
             "app2",
-            "app1 runs beat, nightly, which must not run on app2 (hosts: first) at the same time. Have no host run it "
-            "first, by playbooks/configure.yml -e app_first_host=none; then run playbooks/configure.yml -e "
+            "app1 runs beat, nightly, which must not run on app2 (hosts: first) at the same time. Stop it "
+            "first with playbooks/configure.yml -e app_first_host=none; then run playbooks/configure.yml -e "
             "app_first_host=app2.",
         ),
         # it is still draining
@@ -92,16 +92,16 @@ def test_process_stays_on_its_host_or_starts_on_the_first(
             ["app2", "app3"],
             {"app2": noted("app1"), "app3": noted("app1")},
             "",
-            "may run on app1, which this run doesn't ask, as it is no longer in the inventory. Make sure that it is "
-            "off, or stop them there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
-            "'links-nightly.service'`. Then say so, by playbooks/configure.yml -e app_first_host=app2.",
+            "may run on app1, which this run doesn't check, because it is no longer in the inventory. Make sure that "
+            "it is off, or stop them there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
+            "'links-nightly.service'`. Then run playbooks/configure.yml -e app_first_host=app2.",
         ),
         # only a new host, before all others, is set up
         (
             ["app0", "app1"],
             {"app0": IDLE, "app1": LIMITED},
             "",
-            "may run on app1, which this run doesn't ask. Run this",
+            "may run on app1, which this run doesn't check. Run this",
         ),
     ],
 )
@@ -134,13 +134,13 @@ def test_no_host_is_chosen_if_no_process_needs_one() -> None:
 
 @pytest.mark.parametrize("settings", [None, "x", ["x"], {"x": None, "y": "z"}])
 def test_invalid_settings_are_ignored(settings: Any) -> None:
-    assert first_host.alone(settings, settings) == {}
+    assert first_host.on_first_host(settings, settings) == {}
 
 
 def test_processes_of_one_host_follow_from_the_settings() -> None:
     processes = {"worker": {}, "beat": {"hosts": "first"}}
     schedules = {"nightly": {}, "everywhere": {"hosts": "all"}}
-    assert first_host.alone(processes, schedules) == NAMES
+    assert first_host.on_first_host(processes, schedules) == NAMES
 
 
 def test_invalid_facts_of_hosts_are_ignored() -> None:
@@ -150,6 +150,6 @@ def test_invalid_facts_of_hosts_are_ignored() -> None:
         "app3": {"ansible_facts": {"app_runs": "beat", "app_first_host": ["app1"]}},
     }
     processes = {"beat": {"hosts": "first"}}
-    assert filters.chosen(hostvars, SERVERS, processes, {}) == "app2"
+    assert filters.choose(hostvars, SERVERS, processes, {}) == "app2"
     assert filters.problems(hostvars, "links", SERVERS, processes, {}, "app3") != []
-    assert filters.chosen(hostvars, SERVERS, {}, {}) == ""
+    assert filters.choose(hostvars, SERVERS, {}, {}) == ""

@@ -40,10 +40,10 @@ def test_lost_connection_names_the_fix(message: str, fix: str) -> None:
     [
         ("Missing sudo password", "with -K"),
         ("sudo: a password is required", "with -K"),
-        ("Incorrect sudo password", "ann's right password"),
+        ("Incorrect sudo password", "ann's correct password"),
         ("sudo: sorry, you must have a tty to run sudo", "Defaults:ann !requiretty"),
         ("ann is not in the sudoers file.", "Let ann use sudo"),
-        ("Authorized uses only", "neither it nor the login says anything by itself"),
+        ("Authorized uses only", "neither sudo nor the login prints anything"),
     ],
 )
 def test_failed_sudo_names_the_fix(message: str, fix: str) -> None:
@@ -59,4 +59,4 @@ def test_inventory_name_is_the_default_address() -> None:
 
 
 def test_module_result_is_no_connection_error() -> None:
-    assert reachability.said({"failed": True, "msg": "no"}) == ""
+    assert reachability.unexpected_output({"failed": True, "msg": "no"}) == ""

@@ -56,9 +56,9 @@ def test_valid_addresses_are_accepted(tls: str, address: object) -> None:
         ("required", "rediss://:hidden@10.0.0.31/0", ["isn't at rediss://…:6379", "Give rediss://…:6380."]),
         ("offered", "redis://:hidden@data1:6380/0", ["redis://…:6379 or rediss://…:6380"]),
         ("offered", "postgresql://:hidden@data1:5433/links", ["isn't at postgresql://…:5433"]),
-        ("required", "postgresql://:hidden@data1/links", ["PostgreSQL is to be verified", "sslmode=verify-full"]),
-        ("required", "postgresql://:hidden@data1/links?sslmode=prefer", ["PostgreSQL is to be verified"]),
-        ("required", "postgresql+psycopg://:hidden@data1/links?sslmode=disable", ["PostgreSQL is to be verified"]),
+        ("required", "postgresql://:hidden@data1/links", ["whether to verify PostgreSQL", "sslmode=verify-full"]),
+        ("required", "postgresql://:hidden@data1/links?sslmode=prefer", ["whether to verify PostgreSQL"]),
+        ("required", "postgresql+psycopg://:hidden@data1/links?sslmode=disable", ["whether to verify PostgreSQL"]),
         ("disabled", VERIFIED, [CA, "offered or required"]),
     ],
 )

@@ -24,8 +24,8 @@ INVENTORIES = sorted(
     ("name", "words"),
     [
         ("app_service_helth_path", "of the role app_service. Did you mean app_service_health_path?"),
-        ("nginx_site_colour", "of the role nginx_site. roles/nginx_site/README.md lists them"),
-        ("app_verison", "app_verison is no setting. Did you mean app_version?"),
+        ("nginx_site_colour", "of the role nginx_site. roles/nginx_site/README.md lists its settings"),
+        ("app_verison", "app_verison is not a setting. Did you mean app_version?"),
         ("app_soruce", "Did you mean app_source?"),
         # a role's setting without the role's prefix
         ("app_proceses", "Did you mean app_processes?"),
@@ -46,44 +46,48 @@ def test_operators_own_variables_are_ignored(name: str) -> None:
 
 def test_hosts_are_named_if_not_all_have_the_setting() -> None:
     (sentence,) = settings.problems({"web1": ["app_prot"], "web2": []}, OPTIONS, PLAYBOOKS)
-    assert sentence.startswith("app_prot (web1) is no setting.")
+    assert sentence.startswith("app_prot (web1) is not a setting.")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("app_migrations", "Blocking", 'app_migrations is "Blocking". Say `expand` or `blocking`, in the inventory'),
+        (
+            "app_migrations",
+            "Blocking",
+            'app_migrations is "Blocking". Set it to `expand` or `blocking`, in the inventory',
+        ),
         ("deploy_batches", "[1, 2]", 'deploy_batches is "[1, 2]". Give a list'),
         ("deploy_batches", [0, "100%"], 'deploy_batches is [0, "100%"]. Give a list'),
         ("deploy_batches", {"1": 1}, "Give a list"),
-        ("backing_services_tls", True, "Say `disabled` or `offered` or `required`"),
+        ("backing_services_tls", True, "Set it to `disabled` or `offered` or `required`"),
         ("backing_services_tls_names", "db.internal", "Give a list of texts, such as backing_services_tls_names: ["),
-        ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten, and must be a number, 0 or more"),
-        ("deploy_lock_wait", -1, "deploy_lock_wait is -1, and must be a whole number, 0 or more"),
-        ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0, and must be a whole number, 60 or more"),
-        ("app_releases_keep", 2.5, "app_releases_keep is 2.5, and must be a whole number"),
-        ("app_port", "http", "app_port is http, and must be a whole number"),
-        ("deploy_drain", "yess", 'deploy_drain is "yess". Say true or false'),
-        ("deploy_bake_seconds", -1, "must be a number, 0 or more"),
+        ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten and must be a number of at least 0"),
+        ("deploy_lock_wait", -1, "deploy_lock_wait is -1 and must be a whole number of at least 0"),
+        ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0 and must be a whole number of at least 60"),
+        ("app_releases_keep", 2.5, "app_releases_keep is 2.5 and must be a whole number"),
+        ("app_port", "http", "app_port is http and must be a whole number"),
+        ("deploy_drain", "yess", 'deploy_drain is "yess". Set it to true or false'),
+        ("deploy_bake_seconds", -1, "must be a number of at least 0"),
         ("deploy_bake_max_p99_factor", "nan", "must be a number"),
         ("deploy_bake_max_p99_factor", "inf", "must be a number"),
         ("deploy_lock_wait", True, "must be a whole number"),
-        ("deploy_drain", None, "deploy_drain is null. Say true or false"),
-        ("exec_timeout", 0, "exec_timeout is 0, and must be a whole number, 1 or more"),
-        ("rollback_force", "", 'rollback_force is "". Say true or false'),
+        ("deploy_drain", None, "deploy_drain is null. Set it to true or false"),
+        ("exec_timeout", 0, "exec_timeout is 0 and must be a whole number of at least 1"),
+        ("rollback_force", "", 'rollback_force is "". Set it to true or false'),
     ],
 )
 def test_invalid_value_is_reported_with_its_fix(name: str, value: object, words: str) -> None:
-    (sentence,) = settings.wrong({name: value}, PLAYBOOKS)
+    (sentence,) = settings.invalid({name: value}, PLAYBOOKS)
     assert words in sentence
 
 
 def test_values_of_an_inventory_or_a_command_line_are_valid() -> None:
     given = {"deploy_batches": [1, "2", "25%"], "deploy_bake_seconds": "0", "deploy_bake_max_failed_percent": 0.5}
-    assert settings.wrong({**given, "app_migrations": "blocking", "app_releases_keep": 3}, PLAYBOOKS) == []
-    assert settings.wrong({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}, PLAYBOOKS) == []
-    assert settings.wrong({"deploy_batches": []}, PLAYBOOKS) == []  # the default
-    assert settings.wrong({"backing_services_tls_names": ["db.internal", "1.10"]}, PLAYBOOKS) == []
+    assert settings.invalid({**given, "app_migrations": "blocking", "app_releases_keep": 3}, PLAYBOOKS) == []
+    assert settings.invalid({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}, PLAYBOOKS) == []
+    assert settings.invalid({"deploy_batches": []}, PLAYBOOKS) == []  # the default
+    assert settings.invalid({"backing_services_tls_names": ["db.internal", "1.10"]}, PLAYBOOKS) == []
 
 
 WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
@@ -95,15 +99,15 @@ def test_settings_that_the_playbooks_set_are_refused() -> None:
     )
     assert messages == [
         "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). "
-        "Set host_firewall_extra_rules in its place.",
-        "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Take it out of the inventory.",
+        "Set host_firewall_extra_rules instead.",
+        "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Remove it from the inventory.",
     ]
 
 
 def test_suggested_replacements_are_settings_that_the_playbooks_leave_alone() -> None:
     known = set(PLAYBOOKS).union(*OPTIONS.values())
-    assert set(settings.INSTEAD) <= set(WIRED) & known
-    assert set(settings.INSTEAD.values()) <= known - set(WIRED)
+    assert set(settings.REPLACEMENTS) <= set(WIRED) & known
+    assert set(settings.REPLACEMENTS.values()) <= known - set(WIRED)
 
 
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
@@ -174,7 +178,7 @@ SPECS = [
     ],
 )
 def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, name: str) -> None:
-    (sentence,) = settings.not_texts(yaml.safe_load(text), [SETTINGS, *SPECS])
+    (sentence,) = settings.unquoted(yaml.safe_load(text), [SETTINGS, *SPECS])
     assert sentence.startswith(f"{name} is ")
     assert f'{name}: "..."' in sentence
 
@@ -192,7 +196,7 @@ def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, nam
     ],
 )
 def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
-    assert settings.not_texts(yaml.safe_load(text), [SETTINGS, *SPECS]) == []
+    assert settings.unquoted(yaml.safe_load(text), [SETTINGS, *SPECS]) == []
 
 
 def test_variables_that_the_units_set_are_reserved() -> None:

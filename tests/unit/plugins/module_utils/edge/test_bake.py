@@ -139,8 +139,8 @@ def test_latency_is_not_evaluated_without_a_baseline() -> None:
 def test_quiet_site_is_reported_as_quiet() -> None:
     found = verdict(during(3), GOOD_BEFORE)
     assert (found["ok"], found["quiet"]) == (True, True)
-    assert found["message"] == "edge1: only 3 requests to app1 in 10 s, too few to judge."
-    assert verdict([])["message"] == "edge1: only 0 requests to app1 in 10 s, too few to judge."
+    assert found["message"] == "edge1: only 3 requests to app1 in 10 s, too few to evaluate."
+    assert verdict([])["message"] == "edge1: only 0 requests to app1 in 10 s, too few to evaluate."
 
 
 def test_active_checks_count_for_failures_but_not_as_traffic() -> None:
@@ -283,7 +283,7 @@ def test_rate_limited_checks_become_less_frequent(edge: Any, clock: Clock, tmp_p
     checkers = clock.at_pause = Checkers()
     found = watch(log, 0.03, clock, bake.Checks(f"127.0.0.1:{edge.server_port}", "x", "/limited", 6))
     assert found["ok"]
-    assert "3 of 6 active checks were answered, 3 refused as too many (429)" in found["message"]
+    assert "3 of 6 active checks were answered, 3 were rejected by a rate limit (429)" in found["message"]
     # the first three are answered; after that, the pause doubles each time
     assert [checker._pause for checker in checkers.seen] == [0.03 / 6 * 2**3]
 
@@ -312,7 +312,7 @@ def test_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:
     # the bake is far longer than this test may take
     found = watch(write(tmp_path / "log", []), 36000, time, bake.Checks("127.0.0.1:1", "x", "/health", 360_000))
     assert not found["ok"]
-    assert "active checks got no answer, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
+    assert "active checks got no response, the last one 127.0.0.1:1 for x/health: [Errno 111]" in found["message"]
 
 
 def test_single_unanswered_check_is_bad_if_there_was_no_other() -> None:
@@ -361,7 +361,7 @@ def test_default_limits() -> None:
         min_requests=20,
         settle_seconds=2.0,
     )
-    assert (bake.POLL, bake.CHECK_TIMEOUT, bake.SURE) == (0.2, 5.0, 4.0)
+    assert (bake.POLL, bake.CHECK_TIMEOUT, bake.SIGNIFICANCE) == (0.2, 5.0, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -393,15 +393,15 @@ def test_message_of_a_quiet_site_includes_the_checks() -> None:
     quiet = judge(during(1))
     message = quiet.verdict(NOON + 10, ["it hangs"], 9, limited=3)["message"]
     assert message == (
-        "edge1: only 1 request to app1 in 10 s, too few to judge; 5 of 9 active checks were answered, "
-        "3 refused as too many (429)."
+        "edge1: only 1 request to app1 in 10 s, too few to evaluate; 5 of 9 active checks were answered, "
+        "3 were rejected by a rate limit (429)."
     )
     assert quiet.verdict(NOON + 10, [], 9)["message"].endswith("; 9 of 9 active checks were answered.")
 
 
 def test_message_about_unanswered_checks() -> None:
     quiet = judge()
-    assert quiet.unanswered(["a", "b", "c"], 5, False) == "3 of 5 active checks got no answer, the last one c"
+    assert quiet.unanswered(["a", "b", "c"], 5, False) == "3 of 5 active checks got no response, the last one c"
     assert quiet.unanswered(["a", "b", "c"], 6, True) == ""  # half of them isn't a majority
     assert quiet.unanswered(["a", "b"], 3, False) == ""  # too early to decide
     assert quiet.unanswered(["a", "b"], 3, True) != ""

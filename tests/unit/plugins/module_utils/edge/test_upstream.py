@@ -52,8 +52,12 @@ def test_all_servers_are_restored() -> None:
 @pytest.mark.parametrize(
     ("site", "drained", "words"),
     [
-        ("links", [A, C], "no server of the site links would be left"),
-        ("links", ["10.0.0.99:8000"], "10.0.0.99:8000 can't be drained or put back: the site links sends requests to"),
+        ("links", [A, C], "no server of the site links would remain"),
+        (
+            "links",
+            ["10.0.0.99:8000"],
+            "10.0.0.99:8000 can't be drained or enabled: the site links only has the servers",
+        ),
         ("nothing", [], "The site nothing has no upstream"),
     ],
 )

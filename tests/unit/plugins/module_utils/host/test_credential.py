@@ -92,7 +92,7 @@ def test_encrypted_secrets_are_masked_in_messages(tmp_path: pathlib.Path, host_k
     # a process that was started earlier still has the secret
     host_key.unlink()
     text = masking.masked("links", "it said hunter2-and-more", str(tmp_path))
-    assert text.startswith("[left out, as secrets in it can't be told: ")
+    assert text.startswith("[not shown: a secret can't be decrypted on this host")
     assert "hunter2" not in text
     assert masking.masked("links", "", str(tmp_path)) == ""
 

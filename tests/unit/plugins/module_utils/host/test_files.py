@@ -66,7 +66,7 @@ def test_difference_is_shown(tmp_path: pathlib.Path) -> None:
 def test_invalid_content_leaves_the_file_unchanged(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "limits.conf"
     apply(desired(file, content="good\n", validate="check %s"))
-    with pytest.raises(files.FilesError, match=r"limits\.conf would not be valid, and is left as it was: no good"):
+    with pytest.raises(files.FilesError, match=r"limits\.conf would not be valid, so it wasn't changed: no good"):
         apply(desired(file, content="bad\n", validate="check %s"))
     assert file.read_text() == "good\n"
     assert list(tmp_path.iterdir()) == [file]
@@ -84,7 +84,7 @@ def test_link_is_not_written_through(tmp_path: pathlib.Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     (tmp_path / "link").symlink_to(elsewhere)
-    with pytest.raises(files.FilesError, match="is a link, and is to be a file"):
+    with pytest.raises(files.FilesError, match="is a link instead of a file"):
         apply(desired(tmp_path / "link", content="yours"))
     assert elsewhere.read_text() == "mine"
 

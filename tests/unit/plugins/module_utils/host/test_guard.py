@@ -37,7 +37,7 @@ class Host:
     def begin(self, token: str = "one", *, apply: str = ":", reconnects: bool = False) -> None:
         """Start a change, as the module does."""
         change = guard.Change("echo the previous rules", apply, f"cat > {self.root}/loaded", 60)
-        with self.guard.alone():
+        with self.guard.exclusive():
             self.guard.change(token, change, self.wanted, self.write, reconnects=reconnects)
 
     def write(self) -> None:
@@ -139,7 +139,7 @@ def test_next_change_waits_for_a_pending_one(host: Host, confirmed: bool) -> Non
     end: Callable[[], object] = (lambda: host.guard.confirm("one")) if confirmed else host.script
     timer = threading.Timer(0.1, end)
     timer.start()
-    with host.guard.alone():
+    with host.guard.exclusive():
         assert host.is_reverted() is not confirmed
         assert host.leftovers() == []
     timer.join()
@@ -150,7 +150,7 @@ def test_abandoned_change_is_reverted_by_the_next(host: Host) -> None:
     armed = host.guard.folder / "armed"
     # the timer was stopped manually
     armed.write_text(json.dumps({**json.loads(armed.read_text()), "seconds": 0}))
-    with host.guard.alone():
+    with host.guard.exclusive():
         assert host.is_reverted()
 
 
@@ -161,7 +161,7 @@ def test_failed_revert_is_reported_as_pending(host: Host) -> None:
     kept = saved.read_bytes()
     saved.unlink()
     assert host.script() == 1
-    assert host.guard.confirm("one") == ("pending", "what was there before is being put back")
+    assert host.guard.confirm("one") == ("pending", "the previous configuration is being restored")
     # repaired and started again
     saved.write_bytes(kept)
     saved.chmod(0o640)
@@ -178,7 +178,7 @@ def test_script_that_reverts_nothing_is_an_error(host: Host) -> None:
 
 @pytest.mark.parametrize(("command", "answer"), [("", True), ("true", True), ("false", False), ("exit 3", False)])
 def test_in_force_is_the_exit_status_of_the_command(command: str, answer: bool) -> None:
-    assert guard.in_force(command) is answer
+    assert guard.is_applied(command) is answer
 
 
 def test_nothing_is_changed_without_a_timer(host: Host) -> None:
@@ -190,7 +190,7 @@ def test_nothing_is_changed_without_a_timer(host: Host) -> None:
 
 
 def test_files_are_restored_if_they_cannot_be_applied(host: Host) -> None:
-    with pytest.raises(guard.GuardError, match=r"line 3: no\. What was there before is back\."):
+    with pytest.raises(guard.GuardError, match=r"line 3: no\. The previous configuration has been restored\."):
         host.begin(apply="echo line 3: no >&2; false")
     assert host.is_reverted()
     assert host.leftovers() == []

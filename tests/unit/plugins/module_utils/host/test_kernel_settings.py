@@ -32,7 +32,7 @@ def value(root: pathlib.Path, name: str) -> str:
 
 def apply(root: pathlib.Path, settings: dict[str, str], dry: bool = False) -> tuple[list[str], list[str]]:
     done = kernel_settings.apply(settings, OWN, dry=dry, root=str(root))
-    return list(done.changed), [one.words() for one in done.unmet]
+    return list(done.changed), [one.description() for one in done.unmet]
 
 
 def test_differing_settings_are_set_once(root: pathlib.Path) -> None:
@@ -101,7 +101,7 @@ def test_value_that_the_kernel_changes_is_reported(root: pathlib.Path) -> None:
     changed, unmet = apply(root, {"comm": "a-name-that-is-too-long"})
     name.write_text(before)
     assert changed == []
-    assert unmet == [f"comm = a-name-that-is-too-long (is {before.strip()}: the kernel made a-name-that-is- of it)"]
+    assert unmet == [f"comm = a-name-that-is-too-long (is {before.strip()}: the kernel changed it to a-name-that-is-)"]
 
 
 def test_file_with_the_same_value_is_not_reported(root: pathlib.Path) -> None:

@@ -85,7 +85,7 @@ def test_long_line_is_cut_at_its_end(journal: pathlib.Path) -> None:
     journal.write_text("Running upgrade  -> " + "x" * 10**6)
     expected = f"Running upgrade  -> {'x' * 10**6}"[: command.LONGEST]
     assert systemd.tail("links.service", 0) == expected
-    assert systemd.said("links.service", 0, "upgrade") == expected
+    assert systemd.first_match("links.service", 0, "upgrade") == expected
     journal.write_text(line(json.dumps({"message": "m" * 10**5, "exception": "e" * 10**5})))
     assert systemd.ending("links.service", 0).log == f"{'m' * command.LONGEST}\n{'e' * command.LONGEST}"
 

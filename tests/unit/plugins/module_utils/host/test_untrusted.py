@@ -120,7 +120,7 @@ def test_long_text_is_accepted_up_to_the_size_limit() -> None:
     assert untrusted.parse(json.dumps({"a": "[{" * 10_000 + '\\"'})) == {"a": "[{" * 10_000 + '\\"'}
     with pytest.raises(untrusted.UntrustedError, match="larger"):
         untrusted.parse('"' + "a" * 100 + '"', size=100)
-    with pytest.raises(untrusted.UntrustedError, match="no object"):
+    with pytest.raises(untrusted.UntrustedError, match="not an object"):
         untrusted.parse_object("[]")
 
 
@@ -148,7 +148,7 @@ def test_only_regular_files_of_limited_size_are_read(tmp_path: pathlib.Path) -> 
     assert untrusted.read(good, 5) == b"12345"
     assert untrusted.read(link, 5, follow=True) == b"12345"
     for path in (pipe, link, tmp_path, pathlib.Path("/dev/zero")):
-        with pytest.raises(OSError, match=r"no file|symbolic|directory"):
+        with pytest.raises(OSError, match=r"not a regular file|symbolic|directory"):
             untrusted.read(path)
     with pytest.raises(OSError, match="larger than 4 bytes"):
         untrusted.read(good, 4)
@@ -245,8 +245,8 @@ def test_any_status_of_an_application_can_be_evaluated(
     assert isinstance(status.fleet_problems({"app1": parsed}), list)
     master = server_status.read(application, application.service)
     assert isinstance(server_status.unproven(master, "aaaa", 0) if master else "", str)
-    assert digests.replaced(application, master) == set()
-    assert isinstance(digests.outdated(application, "aaaa", master), bool)
+    assert digests.replaced_system_files(application, master) == set()
+    assert isinstance(digests.master_outdated(application, "aaaa", master), bool)
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, '{"workers": ' + "[" * 30_000, "\ud800", '{"workers": []'])
@@ -275,7 +275,7 @@ def test_any_record_on_a_host_can_be_read(line: str, application: layout.Applica
         (application.state / name).write_bytes(line.encode(errors="replace") + b"\n")
     entries = history.read(application)
     assert isinstance(history.table({"app1": entries, "app2": [*entries, line]}), str)  # type: ignore[list-item]
-    assert history.told(application, entries)["current"] == "aaaa"
+    assert history.summary(application, entries)["current"] == "aaaa"
     assert deploy_lock.as_dict(deploy_lock.read(application)) is None
     assert layout.served(application) == []
 
@@ -290,7 +290,9 @@ EDGES = st.fixed_dictionaries(
     {"windows": VALUES | st.fixed_dictionaries({"before": OBJECTS, "during": OBJECTS})},
     optional={"timeline": VALUES | OBJECTS, "skipped_lines": VALUES, "msg": VALUES, "failed": VALUES},
 )
-ACTIVATED = st.fixed_dictionaries({}, optional={"seconds": VALUES, "started": VALUES, "way": VALUES, "release": VALUES})
+ACTIVATED = st.fixed_dictionaries(
+    {}, optional={"seconds": VALUES, "started": VALUES, "method": VALUES, "release": VALUES}
+)
 
 
 @fewer_examples
@@ -341,4 +343,4 @@ def test_mapped_files_may_have_any_name(application: layout.Application) -> None
     maps.write_bytes(
         b"7f00-7f01 r-xp 0000 08:01 1 /var/lib/links/\xff\n7f01-7f02 r-xp 0 08:01 2 /usr/lib/x.so (deleted)\n"
     )
-    assert digests.replaced(application, {"master": {"pid": 77}}) == {"/usr/lib/x.so"}
+    assert digests.replaced_system_files(application, {"master": {"pid": 77}}) == {"/usr/lib/x.so"}

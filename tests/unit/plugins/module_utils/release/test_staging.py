@@ -124,7 +124,7 @@ def test_change_of_code_reuses_the_venv(release_store: store.ReleaseStore, build
         f"{second['id']}-src.tar.gz"
     ]
     result = stage(release_store, second)
-    assert "venv taken over" in result["seconds"]
+    assert "venv reused" in result["seconds"]
     one, two = (next((release_store.releases / built["id"]).rglob("idna/core.py")) for built in (first, second))
     assert one.stat().st_ino == two.stat().st_ino
     folder = release_store.releases / second["id"]
@@ -201,7 +201,7 @@ def test_files_of_a_replaced_project_are_removed(
         # the command works wherever the release is
         assert "exec" in (venv / "bin/hello").read_text().splitlines()[1]
         assert not (tmp_path / "marker").exists()
-    assert "venv taken over" in result["seconds"]
+    assert "venv reused" in result["seconds"]
 
 
 def test_files_outside_the_venv_are_ignored_in_a_record(tmp_path: pathlib.Path) -> None:
@@ -356,7 +356,7 @@ def test_wheels_for_a_newer_glibc_are_refused(
 
 def test_missing_uv_is_reported_with_the_role(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     bare = dataclasses.replace(release_store, uv=pathlib.Path("/nowhere/uv"))
-    with pytest.raises(BatonError, match=r"uv is not at /nowhere/uv.*python_runtime"):
+    with pytest.raises(BatonError, match=r"uv is missing at /nowhere/uv.*python_runtime"):
         stage(bare, build())
     assert staged(bare) == []
 
@@ -400,7 +400,7 @@ def test_reserve_of_disk_space_stays_free(
 def test_truncated_upload_is_named(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     request = upload(release_store, build())
     request.source_archive.write_bytes(request.source_archive.read_bytes()[:100])
-    with pytest.raises(BatonError, match=r"-src\.tar\.gz on this host isn't what the controller made"):
+    with pytest.raises(BatonError, match=r"-src\.tar\.gz on this host differs from the controller's"):
         staging.stage(release_store, request, None, None, "")
     assert staged(release_store) == []
 
@@ -410,7 +410,7 @@ def test_archive_with_a_changed_byte_is_refused(release_store: store.ReleaseStor
     content = bytearray(request.wheels_archive.read_bytes())
     content[len(content) // 2] ^= 1
     request.wheels_archive.write_bytes(content)
-    with pytest.raises(BatonError, match=r"wheels-.*\.tar on this host isn't what the controller made: its hash is "):
+    with pytest.raises(BatonError, match=r"wheels-.*\.tar on this host differs from the controller's: its hash is "):
         staging.stage(release_store, request, None, None, "")
     assert staged(release_store) == []
 
@@ -508,7 +508,7 @@ def test_bill_of_materials_lists_what_is_installed(
     # a reused venv keeps what is known about its wheels
     other = project("other")
     again = stage(release_store, other)
-    assert "venv taken over" in again["seconds"]
+    assert "venv reused" in again["seconds"]
     second = (pathlib.Path(again["release_path"]) / "bom.cdx.json").read_text()
     assert second == pathlib.Path(other["boms"][again["release"]["target"]]).read_text()
     assert second != text
@@ -594,7 +594,7 @@ def test_archive_has_no_devices_or_hard_links(tmp_path: pathlib.Path, kind: byte
         entry = tarfile.TarInfo("src/odd")
         entry.type, entry.linkname, entry.devmajor, entry.devminor = kind, linked, 1, 3
         packed.addfile(entry)
-    with pytest.raises(BatonError, match=r"bad\.tar has the entry src/odd"):
+    with pytest.raises(BatonError, match=r"bad\.tar has the unexpected entry src/odd"):
         staging.unpack(tmp_path / "bad.tar", tmp_path / "out")
     assert not os.path.lexists(tmp_path / "out/src/odd")
 

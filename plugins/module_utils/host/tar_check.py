@@ -70,9 +70,7 @@ class _BoundedTar(tarfile.TarFile):
 
     def next(self) -> tarfile.TarInfo | None:
         """Return the next member."""
-        known = (
-            self.firstmember is not None
-        )  # read on opening, and returned by the first call
+        known = self.firstmember is not None  # read on opening, and returned by the first call
         self.fileobj.left = HEADER_BYTES
         member = super().next()
         self.fileobj.left = sys.maxsize

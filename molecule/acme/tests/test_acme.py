@@ -137,7 +137,10 @@ def test_an_authority_that_is_down_leaves_the_certificate_and_is_told() -> None:
         assert served("web1") == before
         done = FLEET.play("playbooks/status.yml")
         assert done.status != 0
-        for words in (f"no new certificate for {NAME}, www.{NAME} from https://10.213.88.31:14000/dir", "is still in use"):
+        for words in (
+            f"no new certificate for {NAME}, www.{NAME} from https://10.213.88.31:14000/dir",
+            "is still in use",
+        ):
             assert words in done.words
     finally:
         host("web1").check_output("ip route del unreachable 10.213.88.31/32")

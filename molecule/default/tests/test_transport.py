@@ -25,6 +25,7 @@ SERVER = "/etc/ssl/baton-transport/links-server"
 def issue(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[str, str]:
     """A certificate of the fleet's own authority with its key, on a host."""
     authority = x509.load_pem_x509_certificate((INVENTORY / "tls/ca.pem").read_bytes())
+    authority_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     authority_key = serialization.load_pem_private_key((INVENTORY / "tls/ca.key").read_bytes(), None)
     assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -38,6 +39,7 @@ def issue(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[st
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name)]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )

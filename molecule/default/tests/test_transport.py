@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.traffic import Background, Load
 
@@ -57,7 +58,7 @@ def test_an_app_server_answers_its_edges_alone(host: Any) -> None:
     assert asked_by_tls(host) == ANSWERED
     assert "200" not in asked_by_tls(host, ())
     # the authority's, for something else, or for an edge of another application
-    usages = x509.ExtendedKeyUsageOID
+    usages = ExtendedKeyUsageOID
     for name, usage in (
         ("links.edges.baton.internal", usages.SERVER_AUTH),
         ("shop.edges.baton.internal", usages.CLIENT_AUTH),
@@ -70,7 +71,7 @@ def test_an_app_server_answers_its_edges_alone(host: Any) -> None:
 @pytest.fixture
 def impostor(host: Any) -> Iterator[None]:
     """An app server that has a certificate of the authority, which is for something else."""
-    files = issue(host, "shop.app-servers.baton.internal", x509.ExtendedKeyUsageOID.SERVER_AUTH)
+    files = issue(host, "shop.app-servers.baton.internal", ExtendedKeyUsageOID.SERVER_AUTH)
     port = "/etc/nginx/streams-enabled/links.conf"
     changes = [f"s|{SERVER}/{file}.pem|{path}|" for file, path in zip(("fullchain", "privkey"), files, strict=True)]
     host.check_output(f"cp -p {port} /run/links.conf && sed -i '{'; '.join(changes)}' {port} && systemctl reload nginx")

@@ -37,7 +37,10 @@ ansible_facts:
     for it), C(app_before_web) (whether a release reaches process types before the web processes),
     C(app_runs) (the process types beside web and the schedules that have not stopped), C(app_first_host) (the host
     that ran C(hosts: first) at the end of the last successful change, or empty),
-    C(app_foreign_units) (units of its name that Baton didn't write), C(architecture), C(clock) (seconds since the
+    C(app_foreign_units) (units of its name that Baton didn't write), C(app_transport) (how requests reach it: C(sends)
+    says how the host's site sends them, C(tls), C(plain) or empty without a site; C(takes_tls) whether the host accepts
+    them by TLS; C(takes_plain) whether its firewall lets plain ones in; C(trusted) the addresses that the application
+    believes what they say of the client), C(architecture), C(clock) (seconds since the
     epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative if it is behind; set by the
     action), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
     C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages) (names, sorted)
@@ -57,7 +60,7 @@ asked:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership, running
+from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership, running, transport
 from ansible_collections.baton.web.plugins.module_utils.host import facts
 
 
@@ -86,6 +89,7 @@ def main() -> None:
             "app_before_web": _has_before_web(app),
             "app_runs": running.names(app),
             "app_first_host": running.recorded_first_host(app),
+            "app_transport": transport.of_host(app),
         }
     module.exit_json(changed=False, ansible_facts=found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,23 @@ FLEET = Playbooks(INVENTORY)
 NAME = "links.baton.test"
 PORT = 18443
 APP_SERVERS = ["app1", "app2"]
+# on the edge: ask an app server for a page by TLS; prints the protocol and the status, or what came in their place
+ASK = """
+import socket, ssl, sys
+address, name, ca, *pair = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+if pair:
+    context.load_cert_chain(*pair)
+try:
+    plain = socket.create_connection((address, 8443), 60)
+    with context.wrap_socket(plain, server_hostname=name) as tls:
+        tls.sendall(b"GET /readyz HTTP/1.1\\r\\nHost: links.baton.test\\r\\nConnection: close\\r\\n\\r\\n")
+        print(tls.version(), tls.recv(12).decode() or "closed")
+except OSError as error:
+    print(type(error).__name__, error)
+"""
+APP_NAME = "links.app-servers.baton.internal"
+EDGE_CERTIFICATE = tuple(f"/etc/ssl/baton-transport/links-client/{file}.pem" for file in ("fullchain", "privkey"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,6 +58,12 @@ def _belongs(item: pytest.Item) -> bool:
 def other(name: str) -> Any:
     """A host of the fleet other than the one that a test runs on."""
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
+
+
+def asked_by_tls(host: Any, certificate: tuple[str, ...] = EDGE_CERTIFICATE, name: str = APP_NAME) -> str:
+    """What an app server answers to the edge, which has a client certificate or none."""
+    words = [host.ansible.get_variables()["fleet_address"], name, "/etc/nginx/upstream-ca/links.pem", *certificate]
+    return str(other("edge1").check_output(f"python3 -Ic {shlex.quote(ASK)} {shlex.join(words)}"))
 
 
 def status(name: str) -> Any:

@@ -50,7 +50,7 @@ def traffic(fewest: int = 200) -> Background:
 
 
 def address(name: str) -> str:
-    return f"{other(name).ansible.get_variables()['fleet_address']}:8000"
+    return f"{other(name).ansible.get_variables()['fleet_address']}:8443"
 
 
 def started(host: Any) -> str:

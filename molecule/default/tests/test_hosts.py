@@ -97,10 +97,12 @@ def test_redis_needs_password_and_refuses_config(host: Any) -> None:
 
 
 @pytest.mark.hosts("app1", "app2")
-@pytest.mark.parametrize(("source", "open_"), [("edge1", True), ("data1", False)])
-def test_only_edge_reaches_application(host: Any, source: str, open_: bool) -> None:
+@pytest.mark.parametrize(
+    ("source", "port", "open_"), [("edge1", 8443, True), ("edge1", 8000, False), ("data1", 8443, False)]
+)
+def test_only_edge_reaches_application(host: Any, source: str, port: int, open_: bool) -> None:
     address = host.ansible.get_variables()["fleet_address"]
-    assert reaches(other(source), address, 8000, open_) is open_
+    assert reaches(other(source), address, port, open_) is open_
 
 
 def reaches(source: Any, address: str, port: int, expected: bool) -> bool:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.traffic import Background, Load
 
-from .conftest import INVENTORY, NAME, PORT, Edge, other
+from .conftest import INVENTORY, NAME, PORT, Edge
 
-# on the edge: request two pages of an app server on kept connections, until the server closes them; create a file when
+# on an app server: request two of its pages on kept connections, until the server closes them; create a file when
 # all have been answered once. Prints the last response for each page.
 KEEP = """
 import http.client, json, pathlib, sys, time
@@ -39,7 +39,7 @@ print(json.dumps(sorted(set(last))))
 # both Debian releases in `make test-long`
 @pytest.mark.hosts(*(("app1", "app2") if os.environ.get("BATON_TEST_LONG") else ("app2",)))
 def test_draining_worker_is_not_ready_only_on_kept_connections(host: Any, edge: Edge) -> None:
-    edge1, address = other("edge1"), host.ansible.get_variables()["fleet_address"]
+    address = host.ansible.get_variables()["fleet_address"]
     options: dict[str, Any] = {
         "host": NAME,
         "ca_file": str(INVENTORY / "tls/ca.pem"),
@@ -47,7 +47,7 @@ def test_draining_worker_is_not_ready_only_on_kept_connections(host: Any, edge: 
         "fewest": 100,
         "duration": 3600.0,
     }
-    edge1.check_output("rm -f /tmp/kept")
+    host.check_output("rm -f /tmp/kept")
     states: set[str] = set()
     ended = threading.Event()
 
@@ -62,8 +62,8 @@ def test_draining_worker_is_not_ready_only_on_kept_connections(host: Any, edge: 
     ):
         asking = pool.submit(ask)
         try:
-            kept = pool.submit(edge1.run, "timeout 1800 python3 -c %s %s %s", KEEP, address, NAME)
-            edge1.check_output("timeout 60 sh -c 'until test -e /tmp/kept; do sleep 0.1; done'")
+            kept = pool.submit(host.run, "timeout 1800 python3 -c %s %s %s", KEEP, address, NAME)
+            host.check_output("timeout 60 sh -c 'until test -e /tmp/kept; do sleep 0.1; done'")
             host.check_output("systemctl reload links.service")
             last = kept.result()
             host.check_output("systemctl reload links.service")

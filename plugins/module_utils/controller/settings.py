@@ -15,6 +15,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 # minimums of numbers other than 0, which argument specs can't express
 MINIMUMS = {
     "app_port": 1,
+    "app_servers_tls_port": 1,
     "deploy_lock_seconds": 60,  # a lock that expires before a step has ended would be useless
     "exec_timeout": 1,
     "history_lines": 1,
@@ -52,8 +53,11 @@ REPLACEMENTS = {
     "host_firewall_rules": "host_firewall_extra_rules",
     "nginx_site_backend_keepalive": "app_service_keepalive",
     "nginx_site_health_path": "app_service_health_path",
+    "nginx_site_upstream_tls_name": "app_servers_tls",
     "nginx_site_workers": "app_service_workers",
     "nginx_site_proxy_protocol": "nginx_server_proxy_protocol",
+    "nginx_tls_port_listen": "app_servers_tls_port",
+    "nginx_tls_port_state": "app_servers_tls",
     "postgresql_server_tls": "backing_services_tls",
     "redis_server_tls": "backing_services_tls",
     "tls_certificate_acme_port": "nginx_site_http_port",

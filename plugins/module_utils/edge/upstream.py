@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 _SERVER = re.compile(r"^( *server (\S+) max_fails=0(?: max_conns=\d+)?)( down)?;$", re.MULTILINE)
@@ -117,10 +117,14 @@ def busy(open_: Collection[Connection], old: Collection[int], known: set[str], d
     These are requests that were passed to one, and requests that a worker process of the older configuration hasn't
     passed on yet, such as an upload that it is still receiving: it might choose a drained server.
     """
-    running = sum(connection.peer in drained for connection in open_)
+    return sum(connection.peer in drained for connection in open_) + unsent(open_, old, known)
+
+
+def unsent(open_: Collection[Connection], old: Collection[int], known: set[str]) -> int:
+    """Return how many requests the worker processes of the older configuration may still have to forward."""
     of_old = [connection for connection in open_ if connection.pid in old]
     passed_on = sum(connection.peer in known for connection in of_old)
-    return running + max(0, len(of_old) - 2 * passed_on)
+    return max(0, len(of_old) - 2 * passed_on)
 
 
 def wait_until_replaced(before: Mapping[int, bool], timeout: float) -> None:
@@ -139,10 +143,21 @@ def wait_until_replaced(before: Mapping[int, bool], timeout: float) -> None:
 def wait_until_idle(known: Collection[str], drained: Collection[str], timeout: float) -> int:
     """Wait until the drained servers have no requests. Returns how many they still have after `timeout` seconds."""
     all_of_them, those = peers(known), peers(drained)
+    return _wait_until_none(lambda open_, old: busy(open_, old, all_of_them, those), timeout)
+
+
+def wait_until_passed_on(known: Collection[str], timeout: float) -> int:
+    """Wait until the former worker processes have no request left to pass on; how many they have after `timeout`."""
+    all_of_them = peers(known)
+    return _wait_until_none(lambda open_, old: unsent(open_, old, all_of_them), timeout)
+
+
+def _wait_until_none(count: Callable[[list[Connection], set[int]], int], timeout: float) -> int:
+    """Wait until a number of requests, by the connections and the former worker processes, is 0; what it is then."""
     deadline = time.monotonic() + timeout
     while True:
         old = {pid for pid, shutting_down in workers().items() if shutting_down}
-        left = busy(connections(), old, all_of_them, those)
+        left = count(connections(), old)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.1)

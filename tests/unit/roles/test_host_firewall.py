@@ -50,6 +50,20 @@ def test_rules_file_is_valid_on_its_own(load_role: Callable[[str], Any]) -> None
     assert text.count("{") == text.count("}")
 
 
+def test_rule_for_local_users_rejects_other_local_users(
+    load_role: Callable[[str], Any],
+) -> None:
+    rule = {"port": 8000, "local_users": ["root", "www-data"], "comment": "nginx"}
+    text = load_role("host_firewall").render("etc/nftables.d/rules.nft.j2", host_firewall_rules=[rule])
+    assert " accept" not in text.replace("policy accept", "")
+    assert 'oif lo tcp dport { 8000 } meta skuid != { root, www-data } reject comment "nginx"' in text
+    assert text.count("{") == text.count("}")
+    refused = load_role("host_firewall").refusals(
+        "tasks/preflight_rules.yml", host_firewall_rules=[{**rule, "local_users": ["a b"]}]
+    )
+    assert "local_users as names" in refused[0]
+
+
 def test_only_batons_table_is_replaced(load_role: Callable[[str], Any]) -> None:
     role = load_role("host_firewall")
     text = role.render("etc/nftables.conf.j2")

@@ -50,6 +50,13 @@ def test_unknown_server_names_get_no_answer(main: Callable[..., str]) -> None:
     assert "return 444;" in text
 
 
+@pytest.mark.parametrize(("site", "listens"), [("", False), ("/etc/nginx/sites-enabled/shop.conf", True)])
+def test_a_host_without_a_site_need_not_listen_for_any(main: Callable[..., str], site: str, listens: bool) -> None:
+    text = main(nginx_server_catch_all=False, __nginx_server_sites={"stdout": site})
+    assert ("listen " in text) is listens
+    assert text.count("{") == text.count("}")
+
+
 @pytest.mark.parametrize("ipv6", [True, False])
 def test_ipv6_can_be_disabled(main: Callable[..., str], ipv6: bool) -> None:
     assert ("[::]:443" in main(nginx_server_ipv6=ipv6)) is ipv6

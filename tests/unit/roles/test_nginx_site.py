@@ -175,6 +175,59 @@ def test_several_upstreams_share_the_load(site: Callable[..., str]) -> None:
     assert block.index("least_conn") < block.index("keepalive")
 
 
+TLS: dict[str, Any] = {
+    "nginx_site_upstreams": ["10.0.0.21:8443", "10.0.0.22:8443"],
+    "nginx_site_upstream_tls_name": "app.internal",
+    "nginx_site_upstream_ca_source": "/nonexistent/ca.pem",
+    "nginx_site_upstream_certificate": "/etc/ssl/edge/fullchain.pem",
+    "nginx_site_upstream_certificate_key": "/etc/ssl/edge/privkey.pem",
+    # every way to the upstreams
+    "nginx_site_health_path": "/readyz",
+    "nginx_site_unlimited_paths": ["/metrics"],
+    "nginx_site_streaming_paths": ["/events"],
+    "nginx_site_workers": {"10.0.0.21:8443": 2},
+}
+
+
+def test_every_request_goes_to_upstreams_that_are_verified(site: Callable[..., str]) -> None:
+    text = site(**TLS)
+    schemes = re.findall(r"proxy_pass (\w+)://", text)
+    assert len(schemes) > 3
+    assert set(schemes) == {"https"}
+    assert re.findall(r"proxy_ssl_(verify|name|certificate) (.*);", text) == [
+        ("name", "app.internal"),
+        ("verify", "on"),
+        ("certificate", "/etc/ssl/edge/fullchain.pem"),
+    ]
+    assert "proxy_ssl_trusted_certificate /etc/nginx/upstream-ca/short-links.pem;" in text
+    plain = site(**{**TLS, "nginx_site_upstream_tls_name": ""})
+    assert set(re.findall(r"proxy_pass (\w+)://", plain)) == {"http"}
+    assert "proxy_ssl" not in plain
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"nginx_site_upstream_tls_name": "app internal"},
+        {"nginx_site_upstream_ca_source": ""},
+        {"nginx_site_upstream_certificate": "edge.pem"},
+        {"nginx_site_upstream_certificate_key": ""},
+    ],
+    ids=str,
+)
+def test_tls_to_upstreams_that_could_not_be_verified_is_refused(
+    refusals: Callable[..., list[str]], given: dict[str, Any]
+) -> None:
+    assert refusals(**TLS) == []
+    (message,) = refusals(**{**TLS, **given})
+    assert "short-links can't connect to its upstreams by TLS" in message
+
+
+def test_verification_can_not_be_switched_off_by_the_way(refusals: Callable[..., list[str]]) -> None:
+    (message,) = refusals(nginx_site_directives={"proxy_ssl_verify": "off"})
+    assert "proxy_ssl_verify is written by the role (nginx_site_upstream_tls_name)" in message
+
+
 def test_server_marked_down_gets_no_requests(site: Callable[..., str]) -> None:
     text = site(nginx_site_upstreams=["10.0.0.21:8000", "10.0.0.22:8000"], nginx_site_down=["10.0.0.22:8000"])
     # the same format as marks of a drain

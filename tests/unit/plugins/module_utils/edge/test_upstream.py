@@ -97,6 +97,20 @@ def test_drained_server_is_idle_when_no_request_can_reach_it(open_: list[Connect
     assert upstream.busy(open_, {12}, {A, B, C}, {A}) == requests
 
 
+@pytest.mark.parametrize(
+    ("open_", "requests"),
+    [
+        ([], 0),
+        ([Connection(12, CLIENT), Connection(12, A)], 0),  # an answer or a WebSocket, which goes on
+        ([Connection(12, CLIENT)], 1),  # an upload that is yet to go to one of them
+        ([Connection(12, CLIENT), Connection(12, A), Connection(12, CLIENT)], 1),
+        ([Connection(13, CLIENT)], 0),  # the new configuration's
+    ],
+)
+def test_what_a_former_worker_is_still_receiving_is_yet_to_be_passed_on(open_: list[Connection], requests: int) -> None:
+    assert upstream.unsent(open_, {12}, {A, B, C}) == requests
+
+
 def test_all_upstreams_of_a_site_are_marked() -> None:
     limited = SITE.replace("max_fails=0", "max_fails=0 max_conns=250")
     servers = limited[limited.index("upstream links") : limited.index("server {")]

@@ -1,0 +1,170 @@
+"""From the edge to the app servers: TLS between ends that know each other, and nothing plain."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from tests.support.traffic import Background, Load
+
+from .conftest import APP_NAME, APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, asked_by_tls, other
+
+ANSWERED = "TLSv1.3 HTTP/1.1 200"
+SERVICE = "/etc/ssl/baton-services/postgresql"
+SERVER = "/etc/ssl/baton-transport/links-server"
+
+
+def issue(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[str, str]:
+    """A certificate of the fleet's own authority with its key, on a host."""
+    authority = x509.load_pem_x509_certificate((INVENTORY / "tls/ca.pem").read_bytes())
+    authority_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    authority_key = serialization.load_pem_private_key((INVENTORY / "tls/ca.key").read_bytes(), None)
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name)]), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files = "/run/another.pem", "/run/another.key"
+    for file, content in zip(files, (certificate.public_bytes(pem), private), strict=True):
+        host.check_output("printf %s %s > " + file, "%s", content.decode())
+    return files
+
+
+@pytest.mark.hosts("app1", "app2")
+def test_an_app_server_answers_its_edges_alone(host: Any) -> None:
+    edge1 = other("edge1")
+    assert asked_by_tls(host) == ANSWERED
+    assert "200" not in asked_by_tls(host, ())
+    # the authority's, for something else, or for an edge of another application
+    usages = ExtendedKeyUsageOID
+    for name, usage in (
+        ("links.edges.baton.internal", usages.SERVER_AUTH),
+        ("shop.edges.baton.internal", usages.CLIENT_AUTH),
+    ):
+        assert "200" not in asked_by_tls(host, issue(edge1, name, usage))
+    assert asked_by_tls(host, issue(edge1, "links.edges.baton.internal", usages.CLIENT_AUTH)) == ANSWERED
+    assert "ostname mismatch" in asked_by_tls(host, name="data1")
+
+
+@pytest.fixture
+def impostor(host: Any) -> Iterator[None]:
+    """An app server that has a certificate of the authority, which is for something else."""
+    files = issue(host, "shop.app-servers.baton.internal", ExtendedKeyUsageOID.SERVER_AUTH)
+    port = "/etc/nginx/streams-enabled/links.conf"
+    changes = [f"s|{SERVER}/{file}.pem|{path}|" for file, path in zip(("fullchain", "privkey"), files, strict=True)]
+    host.check_output(f"cp -p {port} /run/links.conf && sed -i '{'; '.join(changes)}' {port} && systemctl reload nginx")
+    yield
+    host.check_output(f"cp -p /run/links.conf {port} && systemctl reload nginx")
+
+
+@pytest.mark.hosts("app1")
+@pytest.mark.usefixtures("impostor")
+def test_an_edge_sends_nothing_to_who_is_no_app_server(host: Any, edge: Edge) -> None:
+    assert "ostname mismatch" in asked_by_tls(host)
+    # the other one answers
+    assert {edge("/healthz").status_code for _ in range(8)} == {200}
+    error = f'upstream SSL certificate does not match "{APP_NAME}"'
+    other("edge1").check_output(f"grep -qF {shlex.quote(error)} /var/log/nginx/error.log")
+
+
+@pytest.mark.hosts("app1", "app2")
+def test_nothing_plain_comes_from_another_host(host: Any, edge: Edge) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    assert edge("/readyz").status_code == 200
+    clients = host.check_output("ss -Hnt state established '( sport = :8000 )'").splitlines()
+    assert {line.split()[-1].rpartition(":")[0] for line in clients} <= {address}
+    # on the host itself nginx and root alone, as the application believes what they say of the client
+    probe = f"bash -c 'exec 3<>/dev/tcp/{address}/8000'"
+    assert host.run(f"timeout 60 {probe}").rc == 0
+    for user, admitted in (("www-data", True), ("nobody", False)):
+        assert (host.run(f"runuser -u {user} -- timeout 60 {probe}").rc == 0) is admitted
+
+
+@pytest.mark.hosts("edge1")
+def test_a_step_that_is_left_out_ends_before_anything_is_touched() -> None:
+    for playbook, setting, words in (
+        (
+            "site.yml",
+            "disabled",
+            "edge1 still sends requests by TLS. Set app_servers_tls: offered and run site.yml first",
+        ),
+        ("playbooks/configure.yml", "offered", "edge1 sends requests by TLS. Run site.yml, which changes that"),
+    ):
+        done = FLEET.play(playbook, "-e", json.dumps({"app_servers_tls": setting}))
+        assert done.status != 0
+        assert words in done.words, done.output
+        assert not any(done.changed)
+
+
+def clients(edge: Edge) -> Background:
+    """Requests that show whom the application takes the client for, streams and WebSockets."""
+    client = f'"client":"{edge("/api/whoami").json()["client"]}"'
+    loads = [
+        Load("get", "/api/whoami", share=4, expect=client),
+        Load("get", "/api/whoami", share=4, expect='"scheme":"https"'),
+        Load("sse", "/api/events?count=5", share=1),
+        Load("websocket", "/api/echo", share=1, wait=5),
+    ]
+    options: dict[str, Any] = {"host": NAME, "ca_file": str(INVENTORY / "tls/ca.pem"), "idle_limit": 0}
+    return Background(f"https://127.0.0.1:{PORT}", loads, rate=20, fewest=200, duration=7200, **options)
+
+
+@pytest.mark.long
+@pytest.mark.hosts("edge1")
+def test_a_fleet_that_serves_goes_back_to_plain_and_over_to_tls(edge: Edge) -> None:
+    ports = []
+    with clients(edge) as traffic:
+        for setting in ("offered", "disabled", "offered", "required"):
+            assert FLEET.succeed("site.yml", "-e", f"app_servers_tls={setting}").status == 0
+            again = FLEET.succeed("site.yml", "-e", f"app_servers_tls={setting}")
+            assert again.changed == [0] * 4, again.output
+            addresses = [other(name).ansible.get_variables()["fleet_address"] for name in APP_SERVERS]
+            ports.append(
+                [
+                    other("edge1").run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'").rc == 0
+                    for address in addresses
+                    for port in (8000, 8443)
+                ]
+            )
+    assert not traffic.summary.failed, traffic.summary
+    assert ports == [[True, True] * 2, [True, False] * 2, [True, True] * 2, [False, True] * 2]
+
+
+@pytest.mark.long
+@pytest.mark.hosts("edge1")
+def test_renewed_certificates_end_no_connection(edge: Edge) -> None:
+    def serials() -> list[str]:
+        files = [("edge1", "links-client"), *((name, "links-server") for name in APP_SERVERS)]
+        ask = "openssl x509 -noout -serial -in /etc/ssl/baton-transport/{}/fullchain.pem"
+        return [other(name).check_output(ask.format(folder)) for name, folder in files]
+
+    before = serials()
+    with clients(edge) as traffic:
+        for name in ("edge1", *APP_SERVERS):
+            other(name).check_output("rm /etc/ssl/baton-transport/*/fullchain.pem")
+        FLEET.succeed("site.yml")
+    assert not traffic.summary.failed, traffic.summary
+    assert not set(before) & set(serials())
+    assert FLEET.succeed("site.yml").changed == [0] * 4

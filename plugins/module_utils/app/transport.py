@@ -1,0 +1,36 @@
+"""How requests get from the edges to an application, plain or by TLS, as far as one host shows it.
+
+What it shows is written by site.yml, and by the last activation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import re
+from typing import Any
+
+from .layout import Application
+
+# of the firewall's rule for the plain port, as playbooks/vars/wiring.yml writes it
+PLAIN_RULE = '"application, from the edge"'
+_TRUSTED = re.compile(r'^forwarded_allow_ips = "(.*)"$', re.MULTILINE)
+
+
+def of_host(app: Application) -> dict[str, Any]:
+    """What the host shows: how its site sends requests, which connections it takes, and whom the application trusts."""
+    site = _text(app.path("etc/nginx/sites-enabled", f"{app.name}.conf"))
+    # of the configuration that serves, which is not yet the one in /etc while a change is under way
+    trusted = _TRUSTED.search(_text(app.kept / "etc" / app.name / "gunicorn.conf.py"))
+    return {
+        "sends": "" if not site else "tls" if re.search(r"^ *proxy_ssl_name ", site, re.MULTILINE) else "plain",
+        "takes_tls": app.path("etc/nginx/streams-enabled", f"{app.name}.conf").exists(),
+        "takes_plain": PLAIN_RULE in _text(app.path("etc/nftables.d", f"{app.name}.nft")),
+        "trusted": trusted[1].split(",") if trusted else [],
+    }
+
+
+def _text(path: pathlib.Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""

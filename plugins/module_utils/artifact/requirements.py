@@ -258,8 +258,8 @@ def refuse_controller(lines: Iterable[str], where: str) -> None:
             )
         if _OWN_REPOSITORY.search(line):
             raise BatonError(
-                f"{where} asks for {_shown(line)}, which names a git repository on the controller.",
-                "Write the address of the server that has it, or put it into the source and name its folder.",
+                f"The requirement {_shown(line)} ({where}) names a git repository on the controller.",
+                "Write the URL of a git server, or add the project to the source and name its folder.",
             )
 
 

@@ -246,7 +246,7 @@ def test_page_that_trickles_times_out() -> None:
 
         threading.Thread(target=drip, daemon=True).start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith("does not answer")
+        assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith("does not respond")
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -413,7 +413,7 @@ def test_ready_worker_of_the_release_is_proof() -> None:
         (make_status(workers_wanted=2), "1 of 2 workers serve"),
         (make_status(worker={"state": "booting"}), "is booting"),
         (make_status(worker={"release": "aaaa"}), "serves release aaaa, not bbbb"),
-        (make_status(worker={"pid": 2**22 + 1}), "is gone"),
+        (make_status(worker={"pid": 2**22 + 1}), "no longer exists"),
     ],
 )
 def test_other_status_is_no_proof(status: dict[str, Any], words: str) -> None:

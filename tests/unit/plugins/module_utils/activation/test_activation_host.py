@@ -241,7 +241,7 @@ NO_PROOF = {
     "booting": "is booting",
     "too few": "2 of 3 workers serve",
     "another release": "serves release 0000, not bbbb",
-    "dead worker": "is gone",
+    "dead worker": "no longer exists",
 }
 
 

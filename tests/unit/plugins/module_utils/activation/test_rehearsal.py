@@ -256,4 +256,4 @@ def test_failing_page_is_reported_with_its_body(app: layout.Application, page: d
 
 @pytest.mark.usefixtures("calls")
 def test_page_without_an_answer_is_reported(app: layout.Application) -> None:
-    assert "it booted, but /readyz does not answer" in failure(app, READY)
+    assert "it booted, but /readyz does not respond" in failure(app, READY)

@@ -451,7 +451,7 @@ def test_requirements_cannot_read_outside_the_source(line: str, write: Write, to
     assert "BEGIN KEY" not in str(caught.value)
 
 
-VARIABLE, REPOSITORY = "a variable of the controller", "a git repository on the controller"
+VARIABLE, REPOSITORY = "an environment variable of the controller", "a git repository on the controller"
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ def test_unlocked_project_cannot_name_variables_or_repositories_of_the_controlle
     files = {"pyproject.toml": f"{start}dynamic = []\n", "broken/pyproject.toml": "{{ cookiecutter.name }} ${HOME}"}
     root = write("app", {**files, f"{place}pyproject.toml": start + rest.replace("/REPOSITORY", str(private))})
     monkeypatch.setattr(Tools, "ask_with_builds", lambda *_: pytest.fail("uv was asked"))
-    with pytest.raises(BatonError, match=rf"^{place}pyproject\.toml asks for .*{why}"):
+    with pytest.raises(BatonError, match=rf"^The requirement .* \({place}pyproject\.toml\) names {why}"):
         resolve(root, tools)
 
 

@@ -105,7 +105,7 @@ def test_included_file_must_be_a_regular_file_of_limited_size(tmp_path: pathlib.
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name, reason in (
-        ("pipe", "is no file"),
+        ("pipe", "is not a regular file"),
         ("sparse", "is larger than"),
         ("loop", "can't be read"),
         (".", "no file"),

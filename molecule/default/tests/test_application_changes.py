@@ -1,0 +1,184 @@
+"""The whole reference application through deploys and a rollback: live clicks, jobs and metrics."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import websockets
+
+from tests.support.playbooks import PROJECT
+from tests.support.wait import until
+
+from .conftest import APP_SERVERS, FLEET, INVENTORY, NAME, Edge, other
+
+LONG = "BATON_TEST_LONG" in os.environ
+DEPLOYS = 5 if LONG else 1
+WEBSOCKETS, STREAMS = (2000, 50) if LONG else (100, 10)
+CLICK_RATE = 1 if LONG else 2
+JOB_RATE = 15 if LONG else 2
+FEWEST_JOBS = 3000 if LONG else 50
+# one in a hundred takes longer than a deploy waits for
+JOB_SECONDS = [0.05, 0.1, 0.2, 0.4, 0.1] * 20 + [8]
+FOLDER = "/root/live-clients"
+# exits with 1 if no worker has logged a job that it doesn't know since a time
+UNREGISTERED = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'unregistered task'"
+# each version has a job of its own, which no earlier one knows, and its web processes hand out no other
+JOBS = """
+for _number in range(1, VERSION + 1):
+    @app.task(name=f"links.jobs.version{_number}")
+    def version(job: int, seconds: float, number: int = _number) -> None:
+        import redis
+
+        time.sleep(seconds)
+        with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
+            client.rpush("test:ran", f"{job} {number}")
+"""
+ROUTE = """
+@app.post("/api/jobs")
+async def ask_for_job(request: Request, seconds: float) -> dict[str, int]:
+    queue = await reports._queue(request.app)
+    job = await request.app.state.shared.redis.incr("test:asked")
+    await asyncio.to_thread(queue.send_task, f"links.jobs.version{VERSION}", args=[job, seconds])
+    return {"id": job}
+"""
+
+pytestmark = pytest.mark.hosts("edge1")
+
+
+@dataclasses.dataclass
+class Source:
+    """A copy of the reference application that tests change."""
+
+    folder: pathlib.Path
+    version: int = 0
+
+    def change(self) -> None:
+        """Add a job that no earlier version knows."""
+        self.version += 1
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(PROJECT / "app", self.folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        for module, code in (("jobs", JOBS), ("main", ROUTE)):
+            with (self.folder / f"links/{module}.py").open("a") as file:
+                file.write(code.replace("VERSION", str(self.version)))
+
+
+def current(name: str) -> str:
+    return str(other(name).check_output("basename $(readlink /opt/links/current)"))
+
+
+def redis(command: str) -> list[str]:
+    password = other("data1").ansible.get_variables()["test_redis_password"]
+    program = f"REDISCLI_AUTH={password} redis-cli -s /run/redis-links/redis.sock --user links"
+    return list(other("data1").check_output(f"{program} {command}").split("\n"))
+
+
+def clicks_counted() -> int:
+    """The clicks that the counters of all workers of all hosts have."""
+    total = 0
+    for name in APP_SERVERS:
+        variables = other(name).ansible.get_variables()
+        ask = f"""
+import urllib.request
+headers = {{"Authorization": "Bearer {variables["test_metrics_token"]}"}}
+request = urllib.request.Request("http://{variables["fleet_address"]}:8000/metrics", headers=headers)
+print(urllib.request.urlopen(request, timeout=60).read().decode())
+"""
+        page = other(name).check_output(shlex.join(["python3", "-c", ask]))
+        series = r'^links_requests_total{method="GET",route="/{slug}",status="307"} (\S+)$'
+        total += sum(int(float(count)) for count in re.findall(series, page, re.MULTILINE))
+    return total
+
+
+@contextlib.contextmanager
+def clients(folder: pathlib.Path, slug: str) -> Iterator[concurrent.futures.Future[Any]]:
+    """Clients of all kinds, from all streams being open to the last event; then their report."""
+    data1 = other("data1")
+    specification = {
+        "address": other("edge1").ansible.get_variables()["fleet_address"],
+        "name": NAME,
+        "ca_file": f"{FOLDER}/ca.pem",
+        "slug": slug,
+        "websockets": WEBSOCKETS,
+        "streams": STREAMS,
+        "click_rate": CLICK_RATE,
+        "job_rate": JOB_RATE,
+        "job_seconds": JOB_SECONDS,
+    }
+    archive = folder / "live-clients.tar"
+    (folder / "specification.json").write_text(json.dumps(specification))
+    with tarfile.open(archive, "w") as tar:
+        tar.add(pathlib.Path(__file__).parent / "on_host/live_clients.py", "live_clients.py")
+        tar.add(INVENTORY / "tls/ca.pem", "ca.pem")
+        tar.add(folder / "specification.json", "specification.json")
+        tar.add(pathlib.Path(websockets.__file__).parent, "websockets")
+    data1.check_output(f"rm -rf {FOLDER}; mkdir {FOLDER}")
+    FLEET.ad_hoc("data1", "unarchive", f"src={archive} dest={FOLDER}", "--become").check_status()
+    run = f"ulimit -n 8192; python3 {FOLDER}/live_clients.py {FOLDER}/specification.json {FOLDER}"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        running = pool.submit(data1.run, run)
+        try:
+            until(lambda: running.done() or data1.file(f"{FOLDER}/open").exists, "not all clients are connected")
+            yield pool.submit(lambda: json.loads(running.result().stdout or running.result().stderr))
+        finally:
+            data1.check_output(f"touch {FOLDER}/end")
+
+
+def test_changes_lose_no_event_job_or_count(edge: Edge, tmp_path: pathlib.Path) -> None:
+    original = current("app1")
+    source = Source(tmp_path / "links")
+    options: dict[str, Any] = {"app_source": str(source.folder), "deploy_bake_seconds": 0}
+    if LONG:
+        worker = "celery -A links.jobs worker --concurrency 4 --without-gossip --without-mingle"
+        options["app_processes"] = {"worker": {"command": worker, "count": 2, "stop_timeout": 60}}
+    slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
+    redis("DEL test:asked test:ran")
+    begin = int(time.time())
+    try:
+        source.change()
+        FLEET.succeed("playbooks/deploy.yml", **options)
+        before = clicks_counted()
+        served = []
+        with clients(tmp_path, slug) as report:
+            for _ in range(DEPLOYS):
+                source.change()
+                FLEET.succeed("playbooks/deploy.yml", **options)
+                served.append(current("app1"))
+            until(lambda: int(redis("GET test:asked")[0]) >= FEWEST_JOBS, "too few jobs")
+            if LONG:
+                FLEET.succeed("playbooks/rollback.yml", rollback_to=served[-2], **options)
+                assert {current(name) for name in APP_SERVERS} == {served[-2]}
+        summary = report.result()
+        counted = clicks_counted() - before
+        until(lambda: int(redis("LLEN test:ran")[0]) >= len(summary["jobs"]), "jobs are missing")
+        unregistered = {name: other(name).run(UNREGISTERED, str(begin)).rc for name in APP_SERVERS}
+    finally:
+        FLEET.succeed("playbooks/rollback.yml", rollback_to=original, deploy_bake_seconds=0)
+    assert summary["failures"] == {}
+    # each client had each event, once and in order
+    assert summary["sequences"] == [WEBSOCKETS + STREAMS], summary
+    assert (summary["repeated"], summary["gaps"]) == (0, 0)
+    assert summary["events"] >= summary["clicks"] > 0
+    # the last workers may still be closing theirs, a few at a time
+    assert summary["closed"]["WebSocket 1012"] > 0, summary["closed"]
+    assert summary["closed"].keys() <= {"WebSocket 1012", "stream"}, summary["closed"]
+    assert counted == summary["clicks"]
+    assert edge(f"/api/links/{slug}").json()["clicks"] == summary["clicks"]
+    # each job ran once, in a release that knows it
+    ran = collections.Counter(line.split()[0] for line in redis("LRANGE test:ran 0 -1"))
+    assert ran == collections.Counter(map(str, summary["jobs"]))
+    assert len(ran) >= FEWEST_JOBS
+    assert set(unregistered.values()) == {1}, unregistered

@@ -1,4 +1,4 @@
-"""Ansible filters about the connection from the edges to the app servers, plain or by TLS."""
+"""Ansible filters for the connection from the edges to the app servers, plain or with TLS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import transp
 
 
 def known(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The fact app_transport of those hosts that have been asked, with the release that each has."""
+    """Return the fact app_transport and the release of each host whose facts were gathered."""
     facts = {host: hostvars[host].get("ansible_facts") or {} for host in hosts}
     return {
         host: {**about["app_transport"], "release": about.get("app_release", "")}
@@ -21,7 +21,7 @@ def known(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> di
 def problems(
     hostvars: Mapping[str, Mapping[str, Any]], app_servers: Sequence[str], load_balancers: Sequence[str], tls: str
 ) -> list[str]:
-    """Sentences about a change of app_servers_tls that would leave out a step."""
+    """Return messages about a change of app_servers_tls that would skip a step."""
     hosts = known(hostvars, [*app_servers, *load_balancers])
     addresses = {host: hostvars[host].get("baton_address", "") for host in hosts}
     found: list[str] = transport.problems(hosts, addresses, app_servers, load_balancers, tls)
@@ -31,7 +31,7 @@ def problems(
 def setting_problems(
     hostvars: Mapping[str, Mapping[str, Any]], app_servers: Sequence[str], load_balancers: Sequence[str]
 ) -> list[str]:
-    """Sentences about values of app_servers_tls that can't be."""
+    """Return messages about invalid values of app_servers_tls."""
     values = {host: hostvars[host].get("app_servers_tls", "disabled") for host in [*app_servers, *load_balancers]}
     found: list[str] = transport.static_problems(values, load_balancers)
     return found

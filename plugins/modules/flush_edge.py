@@ -1,16 +1,16 @@
 #!/usr/bin/python
-"""Ansible module: wait until an edge has passed on what it received under an older configuration."""
+"""Ansible module: wait until an edge has forwarded the requests that it received under an older configuration."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: flush_edge
-short_description: Wait until an edge has passed on the requests that it received under an older configuration
+short_description: Wait until an edge has forwarded the requests that it received under an older configuration
 version_added: 0.2.0
 description:
-  - Reloads nginx, so that every worker process from before the reload accepts no more connections. Waits until these
-    have passed on the requests that they were receiving, such as uploads, or until I(timeout). Requests that wait for
-    their answer, WebSockets and streams go on.
+  - Reloads nginx, so that worker processes from before the reload accept no more connections. Waits until these have
+    forwarded the requests that they were receiving, such as uploads, or until I(timeout). Requests that wait for their
+    response, WebSockets and streams continue.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
@@ -26,13 +26,13 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Wait until nothing goes to the former port any more
+- name: Wait until no request is sent to the former port
   baton.web.flush_edge:
     servers: ["10.0.0.21:8000", "10.0.0.21:8443"]
 """
 
 RETURN = r"""
-remaining: {description: Requests that remain to be passed on after the wait., returned: success, type: int}
+remaining: {description: Requests that haven't been forwarded after the wait., returned: success, type: int}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -60,8 +60,8 @@ def other(name: str) -> Any:
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
 
 
-def asked_by_tls(host: Any, certificate: tuple[str, ...] = EDGE_CERTIFICATE, name: str = APP_NAME) -> str:
-    """What an app server answers to the edge, which has a client certificate or none."""
+def request_over_tls(host: Any, certificate: tuple[str, ...] = EDGE_CERTIFICATE, name: str = APP_NAME) -> str:
+    """Return an app server's response to the edge, with a client certificate or without one."""
     words = [host.ansible.get_variables()["fleet_address"], name, "/etc/nginx/upstream-ca/links.pem", *certificate]
     return str(other("edge1").check_output(f"python3 -Ic {shlex.quote(ASK)} {shlex.join(words)}"))
 

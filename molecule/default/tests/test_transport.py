@@ -1,4 +1,4 @@
-"""From the edge to the app servers: TLS between ends that know each other, and nothing plain."""
+"""From the edge to the app servers: mutual TLS, and no plain connections."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.traffic import Background, Load
 
-from .conftest import APP_NAME, APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, asked_by_tls, other
+from .conftest import APP_NAME, APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, other, request_over_tls
 
-ANSWERED = "TLSv1.3 HTTP/1.1 200"
+OK_RESPONSE = "TLSv1.3 HTTP/1.1 200"
 SERVICE = "/etc/ssl/baton-services/postgresql"
 SERVER = "/etc/ssl/baton-transport/links-server"
 
 
 def issue(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[str, str]:
-    """A certificate of the fleet's own authority with its key, on a host."""
+    """Write a certificate of the local authority and its key to a host; return their paths."""
     authority = x509.load_pem_x509_certificate((INVENTORY / "tls/ca.pem").read_bytes())
     authority_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     authority_key = serialization.load_pem_private_key((INVENTORY / "tls/ca.key").read_bytes(), None)
@@ -53,24 +53,24 @@ def issue(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[st
 
 
 @pytest.mark.hosts("app1", "app2")
-def test_an_app_server_answers_its_edges_alone(host: Any) -> None:
+def test_app_server_only_accepts_its_edges(host: Any) -> None:
     edge1 = other("edge1")
-    assert asked_by_tls(host) == ANSWERED
-    assert "200" not in asked_by_tls(host, ())
-    # the authority's, for something else, or for an edge of another application
+    assert request_over_tls(host) == OK_RESPONSE
+    assert "200" not in request_over_tls(host, ())
+    # certificates of the authority for another purpose, and for an edge of another application
     usages = ExtendedKeyUsageOID
     for name, usage in (
         ("links.edges.baton.internal", usages.SERVER_AUTH),
         ("shop.edges.baton.internal", usages.CLIENT_AUTH),
     ):
-        assert "200" not in asked_by_tls(host, issue(edge1, name, usage))
-    assert asked_by_tls(host, issue(edge1, "links.edges.baton.internal", usages.CLIENT_AUTH)) == ANSWERED
-    assert "ostname mismatch" in asked_by_tls(host, name="data1")
+        assert "200" not in request_over_tls(host, issue(edge1, name, usage))
+    assert request_over_tls(host, issue(edge1, "links.edges.baton.internal", usages.CLIENT_AUTH)) == OK_RESPONSE
+    assert "ostname mismatch" in request_over_tls(host, name="data1")
 
 
 @pytest.fixture
 def impostor(host: Any) -> Iterator[None]:
-    """An app server that has a certificate of the authority, which is for something else."""
+    """An app server whose certificate was signed by the authority for another purpose."""
     files = issue(host, "shop.app-servers.baton.internal", ExtendedKeyUsageOID.SERVER_AUTH)
     port = "/etc/nginx/streams-enabled/links.conf"
     changes = [f"s|{SERVER}/{file}.pem|{path}|" for file, path in zip(("fullchain", "privkey"), files, strict=True)]
@@ -81,21 +81,21 @@ def impostor(host: Any) -> Iterator[None]:
 
 @pytest.mark.hosts("app1")
 @pytest.mark.usefixtures("impostor")
-def test_an_edge_sends_nothing_to_who_is_no_app_server(host: Any, edge: Edge) -> None:
-    assert "ostname mismatch" in asked_by_tls(host)
-    # the other one answers
+def test_edge_sends_nothing_to_an_impostor(host: Any, edge: Edge) -> None:
+    assert "ostname mismatch" in request_over_tls(host)
+    # the other app server responds
     assert {edge("/healthz").status_code for _ in range(8)} == {200}
     error = f'upstream SSL certificate does not match "{APP_NAME}"'
     other("edge1").check_output(f"grep -qF {shlex.quote(error)} /var/log/nginx/error.log")
 
 
 @pytest.mark.hosts("app1", "app2")
-def test_nothing_plain_comes_from_another_host(host: Any, edge: Edge) -> None:
+def test_plain_connections_come_only_from_the_host_itself(host: Any, edge: Edge) -> None:
     address = host.ansible.get_variables()["fleet_address"]
     assert edge("/readyz").status_code == 200
     clients = host.check_output("ss -Hnt state established '( sport = :8000 )'").splitlines()
     assert {line.split()[-1].rpartition(":")[0] for line in clients} <= {address}
-    # on the host itself nginx and root alone, as the application believes what they say of the client
+    # on the host only nginx and root are admitted, because the application trusts their headers
     probe = f"bash -c 'exec 3<>/dev/tcp/{address}/8000'"
     assert host.run(f"timeout 60 {probe}").rc == 0
     for user, admitted in (("www-data", True), ("nobody", False)):
@@ -103,7 +103,7 @@ def test_nothing_plain_comes_from_another_host(host: Any, edge: Edge) -> None:
 
 
 @pytest.mark.hosts("edge1")
-def test_a_step_that_is_left_out_ends_before_anything_is_touched() -> None:
+def test_skipped_step_is_refused_before_any_change() -> None:
     for playbook, setting, words in (
         (
             "site.yml",
@@ -119,7 +119,7 @@ def test_a_step_that_is_left_out_ends_before_anything_is_touched() -> None:
 
 
 def clients(edge: Edge) -> Background:
-    """Requests that show whom the application takes the client for, streams and WebSockets."""
+    """Requests that check the client address and scheme seen by the application, streams and WebSockets."""
     client = f'"client":"{edge("/api/whoami").json()["client"]}"'
     loads = [
         Load("get", "/api/whoami", share=4, expect=client),
@@ -133,7 +133,7 @@ def clients(edge: Edge) -> Background:
 
 @pytest.mark.long
 @pytest.mark.hosts("edge1")
-def test_a_fleet_that_serves_goes_back_to_plain_and_over_to_tls(edge: Edge) -> None:
+def test_serving_fleet_changes_to_plain_and_back_to_tls(edge: Edge) -> None:
     ports = []
     with clients(edge) as traffic:
         for setting in ("offered", "disabled", "offered", "required"):
@@ -154,7 +154,7 @@ def test_a_fleet_that_serves_goes_back_to_plain_and_over_to_tls(edge: Edge) -> N
 
 @pytest.mark.long
 @pytest.mark.hosts("edge1")
-def test_renewed_certificates_end_no_connection(edge: Edge) -> None:
+def test_renewal_ends_no_connection(edge: Edge) -> None:
     def serials() -> list[str]:
         files = [("edge1", "links-client"), *((name, "links-server") for name in APP_SERVERS)]
         ask = "openssl x509 -noout -serial -in /etc/ssl/baton-transport/{}/fullchain.pem"

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.wait import until
 
-from .conftest import FLEET, Edge, asked_by_tls, other
+from .conftest import FLEET, Edge, other, request_over_tls
 
 # on the edge: count the events of a stream, and create a file after the first one
 LISTEN = """
@@ -117,7 +117,7 @@ def test_host_serves_after_reboot(host: Any, edge: Edge) -> None:
     until(back, "it did not come back")
     assert host.check_output("readlink /opt/links/current") == release
     # from the edge, so through the firewall that was loaded at boot; and through the edge
-    until(lambda: asked_by_tls(host) == "TLSv1.3 HTTP/1.1 200", "it doesn't serve")
+    until(lambda: request_over_tls(host) == "TLSv1.3 HTTP/1.1 200", "it doesn't serve")
     assert edge("/readyz").status_code == 200
 
 

@@ -1,6 +1,6 @@
-"""How requests get from the edges to an application, plain or by TLS, as far as one host shows it.
+"""How requests get from the edges to an application, plain or with TLS, according to the files on one host.
 
-What it shows is written by site.yml, and by the last activation.
+site.yml and the last activation write these files.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from .layout import Application
 
-# of the firewall's rule for the plain port, as playbooks/vars/wiring.yml writes it
+# comment of the firewall's rule for the plain port in playbooks/vars/wiring.yml
 PLAIN_RULE = '"application, from the edge"'
 _TRUSTED = re.compile(r'^forwarded_allow_ips = "(.*)"$', re.MULTILINE)
 
 
 def of_host(app: Application) -> dict[str, Any]:
-    """What the host shows: how its site sends requests, which connections it takes, and whom the application trusts."""
+    """Return how the host's site sends requests, which connections it accepts, and which addresses the application trusts."""
     site = _text(app.path("etc/nginx/sites-enabled", f"{app.name}.conf"))
-    # of the configuration that serves, which is not yet the one in /etc while a change is under way
+    # the active configuration: during a change, the one in /etc is newer
     trusted = _TRUSTED.search(_text(app.kept / "etc" / app.name / "gunicorn.conf.py"))
     return {
         "sends": "" if not site else "tls" if re.search(r"^ *proxy_ssl_name ", site, re.MULTILINE) else "plain",

@@ -1,7 +1,7 @@
-"""Changing the connection from the edges to the app servers between plain and TLS, so that no request is lost.
+"""Change the connection from the edges to the app servers between plain and TLS without losing a request.
 
-Edges send by TLS only when every app server takes it and trusts the address that it then comes from, its own. A port is
-closed only when no edge sends to it any more.
+Edges use TLS only if every app server accepts it and trusts the address that requests then come from, its own. A port
+is closed only after no edge uses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SETTING = "app_servers_tls"
 
 
 def static_problems(values: Mapping[str, str], load_balancers: Sequence[str]) -> list[str]:
-    """A sentence for a setting that can't be, by the values that app servers and edges have."""
+    """Return messages about invalid values of the setting; `values` are those of all app servers and edges."""
     if len(set(values.values())) > 1:
         shown = ", ".join(f"{host} {value}" for host, value in values.items())
         return [f"{SETTING} differs between the hosts ({shown}). Set it for all of them."]
@@ -32,10 +32,10 @@ def problems(
     load_balancers: Sequence[str],
     tls: str,
 ) -> list[str]:
-    """A sentence for each host on which a step of the change from one setting to another would be left out.
+    """Return messages about hosts on which the change from one setting to another would skip a step.
 
-    `known` are the hosts of the run, each with the fact app_transport and its app_release, `addresses` what others
-    reach them by.
+    `known`: the hosts of the run, each with the fact app_transport and its app_release. `addresses`: those at which
+    other hosts reach them.
     """
     moving = differing(known, load_balancers, tls)
     closing = [host for host in app_servers if tls == "disabled" and known.get(host, {}).get("takes_tls")]
@@ -65,7 +65,7 @@ def problems(
 
 
 def differing(known: Mapping[str, Mapping[str, Any]], load_balancers: Sequence[str], tls: str) -> list[str]:
-    """The edges that don't send requests as the setting says; those without a site send none."""
+    """Return the edges that don't send requests as the setting demands; edges without a site send none."""
     wanted = "tls" if tls == "required" else "plain"
     return [edge for edge in load_balancers if known.get(edge, {}).get("sends", "") not in ("", wanted)]
 
@@ -73,7 +73,7 @@ def differing(known: Mapping[str, Mapping[str, Any]], load_balancers: Sequence[s
 def is_plain_open(known: Mapping[str, Mapping[str, Any]], host: str, load_balancers: Sequence[str]) -> bool:
     """Whether an app server's plain port stays open although TLS is required, until this run has changed the edges.
 
-    Where an edge isn't known the port stays as it is.
+    If the facts of an edge are missing, the port stays as it is.
     """
     if is_moving(known, load_balancers):
         return True

@@ -147,13 +147,13 @@ def wait_until_idle(known: Collection[str], drained: Collection[str], timeout: f
 
 
 def wait_until_passed_on(known: Collection[str], timeout: float) -> int:
-    """Wait until the former worker processes have no request left to pass on; how many they have after `timeout`."""
+    """Wait until the former worker processes have forwarded their requests; return how many are left in the end."""
     all_of_them = peers(known)
     return _wait_until_none(lambda open_, old: unsent(open_, old, all_of_them), timeout)
 
 
 def _wait_until_none(count: Callable[[list[Connection], set[int]], int], timeout: float) -> int:
-    """Wait until a number of requests, by the connections and the former worker processes, is 0; what it is then."""
+    """Wait until `count`, given the connections and the former worker processes, is 0; return its last value."""
     deadline = time.monotonic() + timeout
     while True:
         old = {pid for pid, shutting_down in workers().items() if shutting_down}

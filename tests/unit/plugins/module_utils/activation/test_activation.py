@@ -246,7 +246,9 @@ def test_page_that_trickles_times_out() -> None:
 
         threading.Thread(target=drip, daemon=True).start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith("does not respond")
+        assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith(
+            "does not respond"
+        )
 
 
 class Page(http.server.BaseHTTPRequestHandler):

@@ -18,7 +18,7 @@ _TRUSTED = re.compile(r'^forwarded_allow_ips = "(.*)"$', re.MULTILINE)
 
 
 def of_host(app: Application) -> dict[str, Any]:
-    """Return how the host's site sends requests, which connections it accepts, and which addresses the application trusts."""
+    """Return how the host's site sends requests, which connections it accepts, and whom the application trusts."""
     site = _text(app.path("etc/nginx/sites-enabled", f"{app.name}.conf"))
     # the active configuration: during a change, the one in /etc is newer
     trusted = _TRUSTED.search(_text(app.kept / "etc" / app.name / "gunicorn.conf.py"))

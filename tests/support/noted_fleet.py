@@ -29,13 +29,6 @@ FACTS_MODULE = "baton.web.host_facts"
 # what activate answers
 SWITCHED = {"changed": True, "way": "reload", "seconds": 1.2, "started": 1764072009.0, "previous": "r1"}
 SWITCHED |= {"release": "r2"}
-ARTIFACT = {
-    "id": "r2",
-    "complete": True,
-    "source": {"path": "/nowhere/r2-src.tar.gz"},
-    "wheels": {},
-    "release": {"version": "v2"},
-}
 
 
 class NotedFleet:
@@ -46,14 +39,16 @@ class NotedFleet:
         self.folder = folder
         self._rules: list[dict[str, Any]] = []
         hosts = [host for members in groups.values() for host in members]
-        about = {host: {"baton_address": f"10.0.0.{number}"} for number, host in enumerate(dict.fromkeys(hosts), 1)}
+        about = {
+            host: {"baton_address": f"10.0.0.{number}", "private_address": f"10.0.0.{number}"}
+            for number, host in enumerate(dict.fromkeys(hosts), 1)
+        }
         given: dict[str, Any] = {
             "ansible_connection": "noted",
             "ansible_pipelining": True,
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_become": False,
             "app_name": "links",
-            "app_release_built": {"artifact": ARTIFACT},
             "nginx_site_server_names": ["links.example.org"],
         }
         children = {name: {"hosts": {host: {} for host in members}} for name, members in groups.items()}
@@ -115,6 +110,8 @@ def _words(module: str, told: dict[str, Any]) -> list[str]:
             return [told["entry"]["result"]] if told.get("entry") else []
         case "release":
             return [told["artifact"]["id"]]
+        case "command":
+            return ["shutdown"] * ("shutdown" in str(told.get("command")))
         case "files":
             return [told["files"][0]["path"]]
-    return [told[name] for name in ("state", "command", "name") if isinstance(told.get(name), str)][:1]
+    return [told[name] for name in ("state", "name") if told.get(name)][:1]

@@ -16,6 +16,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import rehear
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
+from tests.support.little_host import Clock
+
 READY = health_check.Health("/readyz", "", "links.example.org")
 Calls = list[tuple[str, ...]]
 
@@ -87,9 +89,17 @@ def page(app: layout.Application) -> Iterator[dict[str, Any]]:
             return ""
 
     with _UnixServer(str(rehearsal.Rehearsal(app, "bbbb").listen), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield answers
         server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of who asks for the page."""
+    stands = Clock()
+    monkeypatch.setattr(health_check, "time", stands)
+    return stands
 
 
 def failure(app: layout.Application, health: health_check.Health | None = None, timeout: float = 1) -> str:
@@ -178,9 +188,13 @@ def test_systemd_s_word_names_the_cause(
 def test_one_that_hangs_is_killed_and_cleared(
     app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         calls.append(arguments)
         if arguments[0] == "start":
+            now[0] += timeout
             raise subprocess.TimeoutExpired("systemctl", timeout)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
@@ -261,3 +275,59 @@ def test_a_page_that_is_not_well_is_told_with_its_body(
 @pytest.mark.usefixtures("calls")
 def test_a_page_that_never_answers_is_told(app: layout.Application) -> None:
     assert "it booted, but /readyz does not answer" in failure(app, READY)
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(("timeout", "patience"), [(1, 5), (9, 9), (60, 15)])
+def test_page_has_what_is_left_of_the_time_but_five_seconds_and_fifteen_at_most(
+    app: layout.Application, clock: Clock, monkeypatch: pytest.MonkeyPatch, timeout: float, patience: float
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    assert "does not answer" in failure(app, READY, timeout)
+    # each pause takes a second at least
+    assert clock.slept == pytest.approx(patience, abs=1)
+
+
+@pytest.mark.usefixtures("calls")
+def test_page_that_gets_well_is_well(app: layout.Application, page: dict[str, Any], clock: Clock) -> None:
+    page.update(status=503)
+    real = clock.sleep
+
+    def sleep(seconds: float) -> None:
+        real(seconds)
+        page.update(status=204)
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    rehearsal.Rehearsal(app, "bbbb").execute(1, READY)
+
+
+def test_interrupted_rehearsal_is_cleared(
+    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(health_check, "wait_healthy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsal.Rehearsal(app, "bbbb").execute(1, READY)
+    assert calls[-1] == CLEARED
+
+
+@pytest.mark.parametrize("waits", [0.01, 0.5])
+def test_boot_that_waited_for_a_second_gets_its_share_of_both_kinds_of_groups(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float
+) -> None:
+    starting(app, monkeypatch, waits=waits, needs=12)
+    for group, file in (("system.slice/links", "cpu.weight"), ("cpu/system.slice/links", "cpu.shares")):
+        path = app.path("sys/fs/cgroup", group, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("10")
+    if waits == 0.01:
+        failure(app, timeout=10)
+    else:
+        rehearsal.Rehearsal(app, "bbbb").execute(10)
+    found = [
+        app.path("sys/fs/cgroup", path).read_text()
+        for path in ("system.slice/links/cpu.weight", "cpu/system.slice/links/cpu.shares")
+    ]
+    assert found == (["10", "10"] if waits == 0.01 else ["100", "1024"])

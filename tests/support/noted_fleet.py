@@ -51,7 +51,7 @@ class NotedFleet:
             "app_name": "links",
             "nginx_site_server_names": ["links.example.org"],
         }
-        children = {name: {"hosts": {host: {} for host in members}} for name, members in groups.items()}
+        children: dict[str, Any] = {name: {"hosts": {host: {} for host in members}} for name, members in groups.items()}
         inventory = {"all": {"hosts": about, "children": children, "vars": given | variables}}
         (folder / "hosts.yml").write_text(json.dumps(inventory))
 

@@ -60,7 +60,8 @@ class Connection(ConnectionBase):  # type: ignore[misc]
             ):
                 if rule["answer"] is None:
                     raise AnsibleConnectionFailure(f"{host} closed the connection.")
-                return {"changed": False} | rule["answer"]
+                answer: dict[str, Any] = {"changed": False} | rule["answer"]
+                return answer
         return {"changed": False}
 
     def put_file(self, in_path: str, out_path: str) -> None:

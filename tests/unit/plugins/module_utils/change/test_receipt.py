@@ -470,6 +470,10 @@ def test_document_holds_what_its_readers_look_for() -> None:
     assert document["format"] == 1
     assert document["deploy"] == {
         **{key: DEPLOY[key] for key in ("application", "kind", "release", "previous", "version", "who", "where")},
-        "reason": "", "result": "deployed", "baton": VERSION, "started": NOON, "seconds": 20.4,
+        "reason": "",
+        "result": "deployed",
+        "baton": VERSION,
+        "started": NOON,
+        "seconds": 20.4,
     }
     assert receipt.title(document).startswith(f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC")

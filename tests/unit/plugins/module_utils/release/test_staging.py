@@ -639,60 +639,6 @@ def test_state_folders_are_made(tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "state/db/app.sqlite").exists()
 
 
-# what is kept
-
-
-def test_half_made_release_that_is_current_is_not_swept(five: store.ReleaseStore) -> None:
-    (five.releases / "r2/release.json").unlink()
-    assert store.sweep(five) == []
-    assert (five.releases / "r2/src").is_dir()
-
-
-def test_release_of_a_background_process_is_kept(five: store.ReleaseStore) -> None:
-    """Also while the process isn't there, as between two restarts."""
-    instances = five.releases.parent / "processes"
-    instances.mkdir()
-    (instances / "worker-1-1").symlink_to(five.releases / "r1")
-    assert store.in_use(five) == {"r1"}
-    store.prune(five, 0, dry=False)
-    assert there(five) == ["r1", "r2"]
-
-
-def test_only_whole_folders_of_their_name_are_releases(five: store.ReleaseStore) -> None:
-    (five.releases / "link").symlink_to("r1")
-    (five.releases / "r5").rename(five.releases / "r6")
-    (five.releases / "r4/release.json").write_text("{")
-    assert list(store.complete(five)) == ["r3", "r2", "r1"]
-    # neither is anybody's to remove
-    assert store.prune(five, 0, dry=True)["removed"] == ["r3", "r1"]
-
-
-def test_release_is_gone_from_sight_before_it_is_removed(
-    five: store.ReleaseStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-    monkeypatch.setattr(store.shutil, "rmtree", lambda *_, **__: seen.append(there(five)))
-    store.remove(five, five.releases / "r1")
-    assert seen[-1] == [".removing-r1", "r2", "r3", "r4", "r5"]
-    monkeypatch.undo()
-    assert store.sweep(five) == [".removing-r1"]
-
-
-def test_prune_in_check_mode_neither_waits_nor_removes(five: store.ReleaseStore) -> None:
-    (five.releases / ".staging-x").mkdir()
-    with store.locked(five):
-        told = store.prune(five, 0, dry=True)
-    assert (told["changed"], told["kept"], told["current"]) == (True, [], "r2")
-    assert ".staging-x" in there(five)
-
-
-@pytest.mark.parametrize("identity", ["", ".hidden", "../etc", "a/b", "a\n"])
-def test_identity_becomes_no_other_folder(identity: str) -> None:
-    store.check_identity("0123456789abcdef")
-    with pytest.raises(BatonError, match="can't be the id of a release"):
-        store.check_identity(identity)
-
-
 def test_failed_staging_leaves_the_umask_and_the_lock(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
     asked = uploaded(places, build())
     asked.source_archive.write_bytes(b"")

@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError
@@ -100,8 +101,8 @@ def test_release_that_a_process_lives_on_is_kept(five: store.ReleaseStore, what:
     (folder / "sleep").chmod(0o755)
     program = str(folder / "sleep") if what == "program" else "sleep"
     with (folder / "sleep").open() as file:
-        given = {"cwd": {"cwd": folder}, "open": {"stdin": file}, "program": {}}[what]
-        process = subprocess.Popen([program, "60"], **given)  # type: ignore[call-overload]
+        given: dict[str, dict[str, Any]] = {"cwd": {"cwd": folder}, "open": {"stdin": file}, "program": {}}
+        process = subprocess.Popen([program, "60"], **given[what])
     try:
         assert store.in_use(five) == {"r1"}
         assert store.prune(five, 0, dry=False)["removed"] == ["r5", "r4", "r3"]

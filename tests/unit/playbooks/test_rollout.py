@@ -50,33 +50,34 @@ def rollout(fleet: NotedFleet, kind: str, *options: str, **more: Any) -> Done:
 
 
 def test_deploy_runs_its_steps_in_order(fleet: Callable[..., NotedFleet]) -> None:
-    """Each batch is drained, activated, restored and baked before the next; the migration runs once."""
+    """Each batch is drained, activated, restored and baked on every edge before the next; the migration runs once."""
     three = fleet(
         ["app1", "app2", "app3"],
-        ["edge1"],
+        ["edge1", "edge2"],
         deploy_batches=[1, "100%"],
         deploy_drain=True,
         app_service_migration_command="migrate",
     )
     rollout(three, "deploy").check_status()
+    first, rest = "10.0.0.1:8000", "10.0.0.2:8000 10.0.0.3:8000"
     assert three.steps == [
         *(f"app{number} deploy_lock held" for number in (1, 2, 3)),
         *(f"app{number} release r2" for number in (1, 2, 3)),
         "app1 unit links-migration@r2.service",
         "app1 rehearse r2",
-        "edge1 drain 10.0.0.1:8000",
+        *(f"{edge} drain {first}" for edge in ("edge1", "edge2")),
         "app1 activate active r2",
         # the next batch is rehearsed while the first is activated
         "app2 activate rehearsed r2",
         "app3 activate rehearsed r2",
-        "edge1 drain restore 10.0.0.1:8000",
-        "edge1 edge_log_info bake 10.0.0.1:8000",
-        "edge1 drain 10.0.0.2:8000 10.0.0.3:8000",
+        *(f"{edge} drain restore {first}" for edge in ("edge1", "edge2")),
+        *(f"{edge} edge_log_info bake {first}" for edge in ("edge1", "edge2")),
+        *(f"{edge} drain {rest}" for edge in ("edge1", "edge2")),
         "app2 activate active r2",
         "app3 activate active r2",
-        "edge1 drain restore 10.0.0.2:8000 10.0.0.3:8000",
-        "edge1 edge_log_info bake 10.0.0.2:8000 10.0.0.3:8000",
-        "edge1 edge_log_info",
+        *(f"{edge} drain restore {rest}" for edge in ("edge1", "edge2")),
+        *(f"{edge} edge_log_info bake {rest}" for edge in ("edge1", "edge2")),
+        *("edge1 edge_log_info", "edge2 edge_log_info"),
         *(f"app{number} finish deployed" for number in (1, 2, 3)),
     ]
     for one in three.arguments("baton.web.finish"):

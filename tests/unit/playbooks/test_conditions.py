@@ -161,6 +161,20 @@ def test_interrupt_waits_for_the_step_wherever_a_change_is_under_way() -> None:
     ]
 
 
+def test_plays_that_act_on_hosts_are_roots_and_gather_no_facts_of_their_own() -> None:
+    """All that roles need of a host is asked once, by host_facts; what is only checked on the controller needs no root."""
+    files = sorted([*(PROJECT / "playbooks").glob("*.yml"), *(PROJECT / "playbooks/phases").glob("*.yml")])
+    found = [play for path in files for play in plays(str(path.relative_to(PROJECT / "playbooks")))]
+    assert len(found) > 30
+    assert [play["name"] for play in found if play.get("gather_facts") is not False] == []
+    assert [play["name"] for play in found if play.get("become") is not True] == [
+        "Build the artifact",
+        "Check the controller and the inventory",
+        "Validate the input of the roles that run the application",
+        "Validate settings and release",
+    ]
+
+
 def test_site_locks_before_it_provisions_and_checks_before_all() -> None:
     steps = yaml.safe_load((PROJECT / "playbooks/site.yml").read_text())
     assert [step["ansible.builtin.import_playbook"].removeprefix("phases/") for step in steps] == [

@@ -605,6 +605,7 @@ def test_type_whose_change_has_not_begun_is_left_alone_on_the_way_back(app: layo
     (process,) = [one for one in app.processes if one.name == "worker"]
     change = background.Background(app, process, "bbbb", 9)
     assert change.way == "overlap"
+    declare(app, worker={"count": 3})
     change.put_back()
     assert (units.log, units.active()) == ([], {"worker@1-1": "aaaa", "worker@1-2": "aaaa"})
 

@@ -162,7 +162,7 @@ def test_interrupt_waits_for_the_step_wherever_a_change_is_under_way() -> None:
 
 
 def test_plays_that_act_on_hosts_are_roots_and_gather_no_facts_of_their_own() -> None:
-    """All that roles need of a host is asked once, by host_facts; what is only checked on the controller needs no root."""
+    """What roles need of a host is asked once, by host_facts; what is only checked on the controller needs no root."""
     files = sorted([*(PROJECT / "playbooks").glob("*.yml"), *(PROJECT / "playbooks/phases").glob("*.yml")])
     found = [play for path in files for play in plays(str(path.relative_to(PROJECT / "playbooks")))]
     assert len(found) > 30

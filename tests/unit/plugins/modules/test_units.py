@@ -100,7 +100,8 @@ def test_unit_in_check_mode_is_not_started(host: Host) -> None:
 
 
 def test_unit_waits_for_another_instance_and_gives_up_in_time(host: Host) -> None:
-    host.program("systemctl", '#!/bin/sh\necho "$*" >> told; echo links-migration@r1.service activating\n')
+    told = host.root / "told"
+    host.program("systemctl", f'#!/bin/sh\necho "$*" >> {told}; echo links-migration@r1.service activating\n')
     failed = modules.run(unit, name=MIGRATION, application="links", timeout=0)
     assert "links-migration@ still runs for another instance" in failed["msg"]
     assert host.told == []

@@ -42,6 +42,8 @@ def test_upgrade_takes_one_drained_host_after_another(fleet: NotedFleet) -> None
     fleet.answer("baton.web.upkeep", UPKEEP | {"upgrades": ["openssl"], "reboot_required": "kernel"}, "app1")
     fleet.answer("baton.web.upkeep", UPKEEP | {"upgrades": ["openssl"]}, "app2")
     fleet.play("upgrade_system.yml").check_status()
+    # the package lists are read anew before they are asked what there is
+    assert fleet.steps[:4] == ["app1 command", "app2 command", "edge1 command", "app1 upkeep"]
     assert steps(fleet) == [
         *("app1 upkeep", "app2 upkeep", "edge1 upkeep"),
         *("app1 wait_ready links", "app2 wait_ready links"),

@@ -256,3 +256,24 @@ def test_status_compares_what_a_host_has_with_the_inventory(
     includes = [task["ansible.builtin.include_role"] for task in due(tasks, templar(host, FLEET, **given))]
     assert [one["name"].removeprefix("baton.web.") for one in includes] == compared
     assert {one["tasks_from"] for one in includes} <= {"compare"}
+
+
+@pytest.mark.parametrize(("file", "verb"), [("reboot.yml", "Reboot"), ("upgrade_system.yml", "Upgrade")])
+@pytest.mark.parametrize(
+    ("is_due", "spare", "steps"),
+    [
+        (True, True, ["Drain the host", "{verb} the host", "Restore the host"]),
+        # drained, nobody would answer for it
+        (True, False, ["{verb} the host"]),
+        (False, True, []),
+    ],
+)
+def test_host_that_is_due_is_drained_where_others_answer_for_it(
+    file: str, verb: str, is_due: bool, spare: bool, steps: list[str]
+) -> None:
+    servers, others = [play for play in load(file) if play.get("serial") == 1]
+    variables = templar("app1", FLEET, baton_due=is_due, baton_has_spare=spare)
+    found = [task["name"] for task in due(servers["tasks"], variables)]
+    assert found == ["Stop if a host was lost", *(step.format(verb=verb) for step in steps)]
+    found = [task["name"] for task in due(others["tasks"], variables)]
+    assert found == ["Stop if a host was lost", *([f"{verb} the host"] if is_due else [])]

@@ -1034,3 +1034,31 @@ def test_file_of_a_size_that_no_code_has_is_not_read(
         )
         said["fingerprint"]["files"] = {"module.py": hashlib.sha256(content).hexdigest()}
         assert digests.outdated(served, "aaaa", said) is outdated
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_folder_of_the_socket_becomes_roots_and_nothing_else_does(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: pathlib.Path
+) -> None:
+    """Not what the application may have put in its place."""
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: owned.append((user, group)))
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if os.getuid() else 1)
+    place = tmp_path / "elsewhere" if kind == "link" else app.socket_folder
+    if kind == "file":
+        place.write_text("mine")
+        place.chmod(0o640)
+    else:
+        place.mkdir(mode=0o700)
+        for name in ("handover.json", "bridge.json", "web.sock"):
+            (place / name).touch()
+    if kind == "link":
+        app.socket_folder.symlink_to(place)
+    activation.take_socket_folder(app)
+    mode = stat.S_IMODE(place.stat().st_mode)
+    if kind == "folder":
+        assert (owned, mode) == ([(0, 0)], 0o755)
+        assert [path.name for path in place.iterdir()] == ["web.sock"]
+    else:
+        assert (owned, mode) == ([], {"file": 0o640, "link": 0o700}[kind])
+        assert kind == "file" or len(list(place.iterdir())) == 3

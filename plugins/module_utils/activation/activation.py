@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..app import health_check, layout
+from ..app import health_check, layout, masking
 from ..app.health_check import Health
 from ..app.layout import WEB, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
@@ -154,7 +154,9 @@ class Activation:
                 self._remember()
         # whatever it is: what was begun goes back
         except Exception as error:
-            raise ActivationError(f"{self._cause(error, started, began)}\n{self._put_back()}") from None
+            # its secrets go with it, and what failed may have logged them
+            cause = masking.masked(self.app.name, self._cause(error, started, began), root=self.app.root)
+            raise ActivationError(f"{cause}\n{self._put_back()}") from None
         if self.back:
             # what is left behind is no better for a disk that is full
             try:

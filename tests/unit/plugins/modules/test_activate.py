@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.baton.web.plugins.module_utils.activation import rehearsal
 from ansible_collections.baton.web.plugins.module_utils.app import layout, masking
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock
 from ansible_collections.baton.web.plugins.modules import activate, rehearse
@@ -83,10 +84,10 @@ def test_lock_of_another_run_stops_both_ways(host: Host) -> None:
 
 def test_failure_leaves_secrets_out(host: Host) -> None:
     host.write("etc/links/secrets/TOKEN", "s3cret-value", mode=0o400)
-    host.fail("start links-bridge.service", "no such user: s3cret-value")
+    host.program("journalctl", "#!/bin/sh\necho the password s3cret-value is wrong\n")
+    host.fail("start links-bridge.service")
     failed = run(host, release="bbbb")
-    assert "Release bbbb could not be activated (bridge)" in failed["msg"]
-    assert "s3cret-value" not in failed["msg"]
+    assert "Release bbbb could not be activated (bridge): the password *** is wrong" in failed["msg"]
     assert host.ask()["release"] == "aaaa"
 
 
@@ -98,3 +99,19 @@ def test_host_without_a_release_needs_one_to_be_named(host: Host) -> None:
 def test_rehearsal_in_check_mode_boots_nothing(host: Host) -> None:
     told = modules.run(rehearse, check=True, name="links", release="bbbb")
     assert (told["changed"], told["rehearsed"], host.events) == (False, False, [])
+
+
+def test_rehearsal_tells_of_a_migration_without_its_secrets(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    host.write("etc/links/secrets/TOKEN", "s3cret-value", mode=0o400)
+
+    def rehearsed(_app: Any, *options: Any) -> dict[str, Any]:
+        asked.append(options)
+        return {"rehearsed": True, "seconds": 1.0, "migrates": "Running upgrade  -> 1a2b, s3cret-value"}
+
+    monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
+    told = run(host, release="bbbb", state="rehearsed")
+    assert (told["changed"], told["rehearsed"], told["release"]) == (False, True, "aaaa")
+    assert told["migrates"] == "Running upgrade  -> 1a2b, ***"
+    assert modules.run(rehearse, name="links", release="bbbb")["migrates"] == told["migrates"]
+    assert asked == [("bbbb", 30, host.health), ("bbbb", 90, None)]

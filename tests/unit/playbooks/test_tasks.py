@@ -147,3 +147,13 @@ def test_each_rollout_phase_has_an_id_and_one_rescue() -> None:
     assert len(rescues) > 7
     for (only,) in rescues:
         assert only["ansible.builtin.import_tasks"].endswith("record_failure.yml")
+
+
+def test_what_is_told_of_the_fleet_is_told_once_and_of_a_host_by_each() -> None:
+    told = [
+        (where, task.get("run_once") is True, "inventory_hostname" in str(task))
+        for where, task in found([path for path in FILES if "playbooks" in path.parts])
+        if "ansible.builtin.debug" in task
+    ]
+    assert len(told) > 8
+    assert [where for where, once, of_a_host in told if once == of_a_host] == []

@@ -954,3 +954,107 @@ def test_leftovers_of_a_killed_writer_are_no_secrets(activated: layout.Applicati
     assert digests.digests(activated, "aaaa") == before
     assert not [name for name in snapshot.configuration(activated, activated.root) if ".baton" in name]
     assert activation.Activation(activated, "aaaa", 1).method == "none"
+
+
+@pytest.mark.parametrize(
+    ("package", "held"),
+    [
+        *((name, True) for name in ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker")),
+        *((name, True) for name in ("click", "packaging", "setproctitle")),
+        # a worker imports these, from its own release
+        *((name, False) for name in ("h11", "httptools", "uvloop", "websockets", "idna")),
+    ],
+)
+def test_package_is_held_in_memory_by_the_master_or_by_its_workers(
+    served: layout.Application, package: str, held: bool
+) -> None:
+    def digest(version: str) -> str:
+        file = served.release("aaaa") / "release.json"
+        described = json.loads(file.read_text())
+        described["packages"] = {**described.get("packages", {}), package: version}
+        file.write_text(json.dumps(described))
+        found: str = digests.digests(served, "aaaa").restart
+        return found
+
+    assert (digest("1.0") != digest("1.1")) is held
+
+
+@pytest.mark.parametrize(
+    ("line", "held"),
+    [
+        *((f"{name}=x", False) for name in ("Description", "Documentation", "ExecReload", "Restart", "RestartSec")),
+        *((f"{name}=x", False) for name in ("OOMPolicy", "KillMode", "TimeoutStartSec", "TimeoutStopSec")),
+        *((f"{name}=x", False) for name in ("TimeoutAbortSec", "MemoryMax", "WantedBy")),
+        ("# a comment", False),
+        ("; another", False),
+        ("", False),
+        *((f"{name}=x", True) for name in ("ExecStart", "User", "Environment", "LimitNOFILE", "ProtectSystem")),
+        ("Nice = 5", True),
+    ],
+)
+def test_directive_is_systemd_s_own_or_what_a_process_was_started_with(
+    served: layout.Application, line: str, held: bool
+) -> None:
+    unit = served.path("etc/systemd/system", served.service)
+    unit.write_text("[Service]\n")
+    before = digests.digests(served, "aaaa")
+    unit.write_text(f"[Service]\n{line}\n")
+    after = digests.digests(served, "aaaa")
+    assert (before.restart != after.restart) is held
+    # systemd reads it anew all the same
+    assert before.reload != after.reload
+    assert before.socket == after.socket
+
+
+@pytest.mark.parametrize(("number", "outdated"), [(20_000, False), (20_001, True)])
+def test_master_that_claims_to_hold_more_than_an_application_has_is_not_believed(
+    served: layout.Application, number: int, outdated: bool
+) -> None:
+    said = json.loads(served.status_file(served.service).read_text())
+    # files that aren't there have no digest
+    said["fingerprint"]["files"] = {f"{one}.py": "" for one in range(number)}
+    assert digests.outdated(served, "aaaa", said) is outdated
+
+
+def test_file_of_a_size_that_no_code_has_is_not_read(
+    served: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert digests.CODE_SIZE == 128 * 2**20
+    monkeypatch.setattr(digests, "CODE_SIZE", 10)
+    file = served.release("aaaa") / "module.py"
+    said = json.loads(served.status_file(served.service).read_text())
+    for content, outdated in ((b"0123456789", False), (b"0123456789+", True)):
+        file.write_bytes(content)
+        said["fingerprint"]["python"]["executable_sha256"] = digests._sha256(
+            said["fingerprint"]["python"]["executable"]
+        )
+        said["fingerprint"]["files"] = {"module.py": hashlib.sha256(content).hexdigest()}
+        assert digests.outdated(served, "aaaa", said) is outdated
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_folder_of_the_socket_becomes_roots_and_nothing_else_does(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: pathlib.Path
+) -> None:
+    """Not what the application may have put in its place."""
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: owned.append((user, group)))
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if os.getuid() else 1)
+    place = tmp_path / "elsewhere" if kind == "link" else app.socket_folder
+    if kind == "file":
+        place.write_text("mine")
+        place.chmod(0o640)
+    else:
+        place.mkdir(mode=0o700)
+        for name in ("handover.json", "bridge.json", "web.sock"):
+            (place / name).touch()
+    if kind == "link":
+        app.socket_folder.symlink_to(place)
+    activation.take_socket_folder(app)
+    mode = stat.S_IMODE(place.stat().st_mode)
+    if kind == "folder":
+        assert (owned, mode) == ([(0, 0)], 0o755)
+        assert [path.name for path in place.iterdir()] == ["web.sock"]
+    else:
+        assert (owned, mode) == ([], {"file": 0o640, "link": 0o700}[kind])
+        assert kind == "file" or len(list(place.iterdir())) == 3

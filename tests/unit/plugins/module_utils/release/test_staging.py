@@ -696,3 +696,39 @@ def test_state_folders_are_created(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "state/uploads/a").is_dir()
     assert (tmp_path / "state/db").is_dir()
     assert not (tmp_path / "state/db/app.sqlite").exists()
+
+
+def test_failed_staging_leaves_the_umask_and_the_lock(places: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    asked = uploaded(places, build())
+    asked.source_archive.write_bytes(b"")
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(BatonError, match="isn't what the controller made"):
+            staging.stage(places, asked, None, None, "")
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    with store.locked(places):
+        assert there(places) == []
+
+
+def test_state_folders_are_for_their_owner_and_group(tmp_path: pathlib.Path) -> None:
+    staging.make_state([{"target": "a/b"}], tmp_path / "state", getpass.getuser())
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "state/a", tmp_path / "state/a/b")] == [0o750] * 2
+    (tmp_path / "file").touch()
+    with pytest.raises(BatonError, match=r"file/x can't be made as"):
+        staging.make_state([{"target": "x"}], tmp_path / "file", "")
+
+
+def test_links_of_a_tree_stay_links_and_take_the_place_of_files(tmp_path: pathlib.Path) -> None:
+    source, destination = tmp_path / "source", tmp_path / "destination"
+    (source / "lib").mkdir(parents=True)
+    (source / "lib/module.py").write_text("new")
+    (source / "lib64").symlink_to("lib")
+    (source / "lib/left.py").touch()
+    (destination / "lib").mkdir(parents=True)
+    (destination / "lib/module.py").write_text("old")
+    staging.link_tree(source, destination, {pathlib.Path("lib/left.py")})
+    assert (destination / "lib64").readlink() == pathlib.Path("lib")
+    assert (destination / "lib/module.py").samefile(source / "lib/module.py")
+    assert sorted(path.name for path in (destination / "lib").iterdir()) == ["module.py"]

@@ -1,9 +1,9 @@
-"""What the roles bring to a host: the files, whose they are and who may read them, and what their templates become.
+"""The files that the roles write, with owners and modes, and the rendered templates.
 
-tests/unit/roles/rendered has it, without comments, for a test to compare. A pull request that changes a template shows
-there what that means to a host.
+A test compares them with those in tests/unit/roles/rendered, without comments. The diff of a change to a template shows
+its effect on a host there.
 
-    .venv/bin/python -m tests.support.rendered      # writes it anew
+    .venv/bin/python -m tests.support.rendered      # writes them again
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from tests.unit.roles.conftest import ROLES, Role
 
 FOLDER = ROLES.parent / "tests/unit/roles/rendered"
-ABOUT_NGINX = {"rc": 0, "stderr": "nginx version: nginx/1.22.1\nbuilt with OpenSSL 3.0.15 3 Sep 2024"}
-# what has no default, or is asked of the host
+NGINX_VERSION = {"rc": 0, "stderr": "nginx version: nginx/1.22.1\nbuilt with OpenSSL 3.0.15 3 Sep 2024"}
+# variables that have no default or come from the host
 LEAST: dict[str, Any] = {
     "app_name": "links",
     "app_service_credentials": ["TOKEN"],
@@ -36,11 +36,11 @@ LEAST: dict[str, Any] = {
     "redis_server_name": "links",
     "tls_certificate_name": "links",
     "tls_certificate_names": ["links.example.org"],
-    "__nginx_server_about": ABOUT_NGINX,
-    "__nginx_site_about": ABOUT_NGINX,
+    "__nginx_server_about": NGINX_VERSION,
+    "__nginx_site_about": NGINX_VERSION,
 }
 SERVERS = ["10.0.0.1:8000", "10.0.0.2:8000"]
-# and most of what can be set
+# most optional variables as well
 MOST: dict[str, Any] = LEAST | {
     "app_service_listen": "10.0.0.1:8000",
     "app_service_forwarded_allow_ips": ["10.0.0.9"],
@@ -99,11 +99,11 @@ MOST: dict[str, Any] = LEAST | {
     "__redis_server_loader_read": {"content": "bG9hZGVyCg=="},
 }
 COMMENTS = ("#", "//")
-DIGEST = re.compile(r"\b[0-9a-f]{16}\b")  # of a lock file, which changes with each version in it
+DIGEST = re.compile(r"\b[0-9a-f]{16}\b")  # of a lock file; it changes with each version there
 
 
 def texts() -> dict[str, str]:
-    """The lines by path below FOLDER; `most` has those that differ from the defaults'."""
+    """The texts by path below FOLDER. `most` contains only those that differ from `least`."""
     least, most = (dict([*_templates(given), *_files(given)]) for given in (LEAST, MOST))
     found = {f"least/{path}": text for path, text in least.items()}
     return found | {f"most/{path}": text for path, text in most.items() if text != least[path]}
@@ -115,38 +115,38 @@ def _roles(given: Mapping[str, Any]) -> Iterator[tuple[Role, dict[str, Any]]]:
         role, variables = Role(path.parts[-3]), dict(given)
         if role.name == "app_service":
             variables["__app_service_unit"] = role.value("__app_service_units", **given)[0]
-            for kind, all_of_it in (("process", "processes"), ("schedule", "schedules")):
-                ((name, one),) = role.value(f"__app_service_{all_of_it}", **given).items()
-                variables[f"__app_service_{kind}"] = {"key": name, "value": one}
+            for kind, plural in (("process", "processes"), ("schedule", "schedules")):
+                ((name, value),) = role.value(f"__app_service_{plural}", **given).items()
+                variables[f"__app_service_{kind}"] = {"key": name, "value": value}
         yield role, variables
 
 
 def _templates(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for role, variables in _roles(given):
         for path in sorted(role.path.glob("templates/**/*.j2")):
-            # one with this sign is a part of others
+            # included by other templates
             if not path.name.startswith("_"):
                 template = path.relative_to(role.path / "templates")
                 lines = role.render(str(template), **variables).splitlines()
-                told = [line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith(COMMENTS)]
-                yield f"{role.name}/{template.with_suffix('.txt')}", _joined(told)
+                code = [line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith(COMMENTS)]
+                yield f"{role.name}/{template.with_suffix('.txt')}", _joined(code)
 
 
 def _files(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the module files is told, but for the content."""
+    """The arguments of the module files, without the content."""
     for role, variables in _roles(given):
         lines = []
-        # compare.yml has those of configure.yml (test_contracts.py)
+        # compare.yml has the same as configure.yml (test_contracts.py)
         for path in sorted({*role.path.glob("tasks/*.yml")} - {role.path / "tasks/compare.yml"}):
             for task in _tasks(role.load(f"tasks/{path.name}")):
                 if "baton.web.files" in task:
                     more = {"ansible_search_path": [str(role.path)], **task.get("vars", {})}
                     listed = role.templar(**variables, **more).template(task["baton.web.files"]["files"])
-                    for one in listed:
-                        told = sorted(
-                            f"{name}={value}" for name, value in one.items() if name not in ("path", "content")
+                    for item in listed:
+                        options = sorted(
+                            f"{name}={value}" for name, value in item.items() if name not in ("path", "content")
                         )
-                        lines.append(" ".join([f"{path.stem}:", one["path"], *told]))
+                        lines.append(" ".join([f"{path.stem}:", item["path"], *options]))
         yield f"{role.name}/files.txt", _joined(lines)
 
 
@@ -161,12 +161,12 @@ def _joined(lines: list[str]) -> str:
 
 
 def written() -> dict[str, str]:
-    """What was written last."""
+    """The texts in FOLDER."""
     return {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.rglob("*.txt")}
 
 
 def main() -> None:
-    """Write it."""
+    """Write the texts to FOLDER."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     for path, text in texts().items():
         file = FOLDER / path

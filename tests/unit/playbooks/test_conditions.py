@@ -1,4 +1,4 @@
-"""For whom the parts of the playbooks are: which roles a host gets, and whom a failure or an interrupt stops."""
+"""The conditions of the playbooks: the roles that each host gets, and the hosts that a failure or interrupt stops."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def load(file: str) -> Any:
 
 
 def templar(host: str, groups: dict[str, list[str]], **given: Any) -> Templar:
-    """The variables of a host of a fleet, as a play has them."""
-    about = {
+    """The variables of a host, as a play has them."""
+    facts = {
         "inventory_hostname": host,
         "app_name": "links",
         "groups": {**groups, "all": sorted({name for members in groups.values() for name in members})},
@@ -38,26 +38,26 @@ def templar(host: str, groups: dict[str, list[str]], **given: Any) -> Templar:
         "baton_address": "10.0.0.1",
         "ansible_check_mode": False,
     }
-    return Templar(loader=LOADER, variables={**load("vars/topology.yml"), **about, **given})
+    return Templar(loader=LOADER, variables={**load("vars/topology.yml"), **facts, **given})
 
 
 def due(tasks: list[dict[str, Any]], variables: Templar) -> Iterator[dict[str, Any]]:
-    """The tasks that are for a host, in order."""
+    """The tasks that run on a host, in order."""
     for task in tasks:
         conditions = task.get("when", [])
         listed = conditions if isinstance(conditions, list) else [conditions]
-        if all(variables.evaluate_conditional(trust_as_template(str(one))) for one in listed):
+        if all(variables.evaluate_conditional(trust_as_template(str(condition))) for condition in listed):
             yield from due(task["block"], variables) if "block" in task else [task]
 
 
 def roles(host: str, groups: dict[str, list[str]], **given: Any) -> list[str]:
-    """What a host is set up with, in order."""
+    """The roles that provision a host, in order."""
     variables = templar(host, groups, baton_interrupted=False, **given)
     (play,) = load("phases/provision.yml")
     found = []
     for task in due(play["tasks"], variables):
         include = task.get("ansible.builtin.include_role")
-        # of the host's services, each by its row
+        # once for each row of the host's services
         for row in variables.template(task["loop"]) if "loop" in task else [None]:
             name = templar(host, groups, baton_service=row).template(include["name"]) if include else task["name"]
             found.append(f"{name.removeprefix('baton.web.')} {(include or {}).get('tasks_from', '')}".rstrip())
@@ -69,7 +69,7 @@ SERVER, EDGE = ["python_runtime", "app_account"], ["nginx_server", "tls_certific
 
 
 @pytest.mark.parametrize(
-    ("host", "groups", "wanted"),
+    ("host", "groups", "expected"),
     [
         ("app1", FLEET, [*EVERYWHERE, *SERVER]),
         ("edge1", FLEET, [*EVERYWHERE, *EDGE]),
@@ -79,16 +79,16 @@ SERVER, EDGE = ["python_runtime", "app_account"], ["nginx_server", "tls_certific
     ],
 )
 def test_host_is_provisioned_with_the_roles_of_its_groups(
-    host: str, groups: dict[str, list[str]], wanted: list[str]
+    host: str, groups: dict[str, list[str]], expected: list[str]
 ) -> None:
-    assert roles(host, groups) == wanted
+    assert roles(host, groups) == expected
 
 
-def test_certificates_are_there_before_what_needs_them() -> None:
+def test_certificates_are_provided_before_the_services_that_need_them() -> None:
     given = {"tls_certificate_method": "acme", "backing_services_tls": "required"}
     certificates = "Provide the certificates of the backing services"
     assert roles("data1", FLEET, **given) == [*EVERYWHERE, certificates, "postgresql_server", "redis_server"]
-    # an authority's is obtained by the site that answers for it
+    # obtained after the site, which answers the authority's challenge
     assert roles("edge1", FLEET, **given) == [*EVERYWHERE, *EDGE, "tls_certificate obtain"]
     assert roles("app1", FLEET, **given) == [*EVERYWHERE, *SERVER]
 
@@ -104,7 +104,7 @@ def test_interrupt_stops_the_provisioning_between_two_roles() -> None:
 
 
 def plays(file: str) -> list[dict[str, Any]]:
-    """The plays of a playbook that have hosts."""
+    """The plays of a playbook, without imports."""
     return [play for play in yaml.safe_load((PROJECT / "playbooks" / file).read_text()) if "hosts" in play]
 
 
@@ -116,7 +116,7 @@ def plays(file: str) -> list[dict[str, Any]]:
     ],
 )
 def test_first_failure_ends_the_run_for_all_hosts(file: str) -> None:
-    # one asks all hosts, so that all that can't be reached are told at once
+    # this one connects to all hosts, so that all unreachable ones are reported at once
     assert [play["name"] for play in plays(file) if play.get("any_errors_fatal") is not True] == (
         ["Reach every host"] if file == "phases/preflight.yml" else []
     )
@@ -124,17 +124,17 @@ def test_first_failure_ends_the_run_for_all_hosts(file: str) -> None:
 
 @pytest.mark.parametrize("file", ["phases/rollout.yml", "phases/processes.yml"])
 def test_failure_of_the_rollout_is_left_to_its_rescue(file: str) -> None:
-    """Which notes it, so that all hosts are reverted; a host that failed would be left out of that."""
+    """The rescue records it, and all hosts are reverted; Ansible would exclude the failed host from that."""
     assert [play["name"] for play in plays(file) if "any_errors_fatal" in play] == []
 
 
-def test_hosts_are_interrupted_one_after_another() -> None:
+def test_hosts_are_changed_one_after_another() -> None:
     for file, number in (("reboot.yml", 2), ("upgrade_system.yml", 2), ("exec.yml", 1)):
         assert [play.get("serial") for play in plays(file) if "serial" in play] == [1] * number, file
 
 
-def test_interrupt_waits_for_the_step_wherever_a_change_is_under_way() -> None:
-    """The callback baton.web.run takes Ctrl-C over in these plays: half of a change would stay otherwise."""
+def test_interrupt_is_deferred_in_plays_that_change_hosts() -> None:
+    """The callback baton.web.run handles Ctrl-C in these plays; otherwise a partial change would remain."""
     pipeline = [f"phases/{name}.yml" for name in ("lock", "provision", "rollout", "processes")]
     assert [
         play["name"]
@@ -144,13 +144,13 @@ def test_interrupt_waits_for_the_step_wherever_a_change_is_under_way() -> None:
     ] == []
     late = [play["name"] for file in pipeline for play in plays(file) if play["vars"].get("baton_commit_phase")]
     assert late == ["Finish"]
-    touching = [
+    upkeep = [
         play["name"]
         for file in ("reboot.yml", "upgrade_system.yml")
         for play in plays(file)
         if (play.get("vars") or {}).get("baton_defer_interrupt") is True
     ]
-    assert touching == [
+    assert upkeep == [
         *(
             "Lock the app servers",
             "Reboot the app servers, one after another",
@@ -161,8 +161,8 @@ def test_interrupt_waits_for_the_step_wherever_a_change_is_under_way() -> None:
     ]
 
 
-def test_plays_that_act_on_hosts_are_roots_and_gather_no_facts_of_their_own() -> None:
-    """What roles need of a host is asked once, by host_facts; what is only checked on the controller needs no root."""
+def test_plays_on_hosts_run_as_root_and_gather_no_facts() -> None:
+    """Roles get their facts from host_facts; checks on the controller need no root."""
     files = sorted([*(PROJECT / "playbooks").glob("*.yml"), *(PROJECT / "playbooks/phases").glob("*.yml")])
     found = [play for path in files for play in plays(str(path.relative_to(PROJECT / "playbooks")))]
     assert len(found) > 30
@@ -175,7 +175,7 @@ def test_plays_that_act_on_hosts_are_roots_and_gather_no_facts_of_their_own() ->
     ]
 
 
-def test_site_locks_before_it_provisions_and_checks_before_all() -> None:
+def test_order_of_the_phases_of_site() -> None:
     steps = yaml.safe_load((PROJECT / "playbooks/site.yml").read_text())
     assert [step["ansible.builtin.import_playbook"].removeprefix("phases/") for step in steps] == [
         *("preflight.yml", "preflight_hosts.yml", "artifact.yml", "lock.yml", "provision.yml", "rollout.yml")
@@ -185,12 +185,12 @@ def test_site_locks_before_it_provisions_and_checks_before_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("playbook", "wanted"),
+    ("playbook", "expected"),
     [
         ("deploy", {"configure": False, "stage": True, "restart_workers": False}),
         ("configure", {"configure": True, "stage": False, "restart_workers": False}),
         ("restart", {"configure": False, "stage": False, "restart_workers": True}),
-        # chosen under the lock
+        # selected while the lock is held
         (
             "rollback",
             {
@@ -202,29 +202,29 @@ def test_site_locks_before_it_provisions_and_checks_before_all() -> None:
         ),
     ],
 )
-def test_playbook_says_what_its_change_is(playbook: str, wanted: dict[str, Any]) -> None:
+def test_playbook_declares_its_change(playbook: str, expected: dict[str, Any]) -> None:
     first, *_, last = yaml.safe_load((PROJECT / f"playbooks/{playbook}.yml").read_text())
     assert first["ansible.builtin.import_playbook"] == "phases/preflight.yml"
-    # what goes on with what is there needs nothing of the inventory's releases and settings
+    # the others don't use the inventory's release and settings
     assert first.get("vars", {}).get("baton_validate_inputs", True) is (playbook in ("deploy", "configure"))
-    assert last["vars"]["baton_change"] == {"kind": playbook, **wanted}
+    assert last["vars"]["baton_change"] == {"kind": playbook, **expected}
 
 
-@pytest.mark.parametrize("switched", ["on", "off"])
-def test_maintenance_is_switched_on_the_edges(switched: str) -> None:
+@pytest.mark.parametrize("state", ["on", "off"])
+def test_maintenance_is_switched_on_the_edges(state: str) -> None:
     (play,) = load("maintenance.yml")
-    for host, wanted in (("edge1", True), ("app1", False)):
-        variables = templar(host, FLEET, maintenance=switched, app_name="links")
+    for host, expected in (("edge1", True), ("app1", False)):
+        variables = templar(host, FLEET, maintenance=state, app_name="links")
         include = [task for task in due(play["tasks"], variables) if "ansible.builtin.include_role" in task]
-        assert bool(include) is wanted
+        assert bool(include) is expected
         for task in include:
-            assert variables.template(task["vars"]["nginx_site_maintenance"]) is (switched == "on")
+            assert variables.template(task["vars"]["nginx_site_maintenance"]) is (state == "on")
     tasks = LOADER.load_from_file(str(PROJECT / "roles/nginx_site/tasks/maintenance.yml"), trusted_as_template=True)
-    found = [task["name"] for task in due(tasks, templar("edge1", FLEET, nginx_site_maintenance=switched == "on"))]
-    assert found[2:] == [f"Maintenance | Switch maintenance {switched}"]
+    found = [task["name"] for task in due(tasks, templar("edge1", FLEET, nginx_site_maintenance=state == "on"))]
+    assert found[2:] == [f"Maintenance | Switch maintenance {state}"]
 
 
-def test_scheduled_command_runs_where_it_is_to_run() -> None:
+def test_scheduled_command_runs_only_on_its_host() -> None:
     (play,) = load("schedule.yml")
 
     def units(action: str, runs: bool) -> int:
@@ -240,22 +240,20 @@ def test_scheduled_command_runs_where_it_is_to_run() -> None:
     ("host", "status", "compared"),
     [
         ("app1", {"problems": [], "application": {"release": "r1"}}, ["app_config", "app_service"]),
-        # nothing has been configured there yet
+        # not configured yet
         ("app1", {"problems": [], "application": {"release": ""}}, []),
         ("edge1", {"problems": [], "application": {}}, ["nginx_site"]),
-        # it gave no answer
+        # unreachable
         ("edge1", {"unreachable": True}, []),
     ],
 )
-def test_status_compares_what_a_host_has_with_the_inventory(
-    host: str, status: dict[str, Any], compared: list[str]
-) -> None:
+def test_status_compares_a_host_with_the_inventory(host: str, status: dict[str, Any], compared: list[str]) -> None:
     (play,) = load("status.yml")
     given = {"__baton_status": status, "__baton_facts": {}, "baton_unresolved_hosts": [], "baton_problems": []}
     tasks = [task for task in play["tasks"] if task["name"].startswith("Compare")]
     includes = [task["ansible.builtin.include_role"] for task in due(tasks, templar(host, FLEET, **given))]
-    assert [one["name"].removeprefix("baton.web.") for one in includes] == compared
-    assert {one["tasks_from"] for one in includes} <= {"compare"}
+    assert [include["name"].removeprefix("baton.web.") for include in includes] == compared
+    assert {include["tasks_from"] for include in includes} <= {"compare"}
 
 
 @pytest.mark.parametrize(("file", "verb"), [("reboot.yml", "Reboot"), ("upgrade_system.yml", "Upgrade")])
@@ -263,12 +261,12 @@ def test_status_compares_what_a_host_has_with_the_inventory(
     ("is_due", "spare", "steps"),
     [
         (True, True, ["Drain the host", "{verb} the host", "Restore the host"]),
-        # drained, nobody would answer for it
+        # no other host would serve
         (True, False, ["{verb} the host"]),
         (False, True, []),
     ],
 )
-def test_host_that_is_due_is_drained_where_others_answer_for_it(
+def test_host_that_is_due_is_drained_if_others_can_serve(
     file: str, verb: str, is_due: bool, spare: bool, steps: list[str]
 ) -> None:
     servers, others = [play for play in load(file) if play.get("serial") == 1]

@@ -149,11 +149,11 @@ def test_each_rollout_phase_has_an_id_and_one_rescue() -> None:
         assert only["ansible.builtin.import_tasks"].endswith("record_failure.yml")
 
 
-def test_what_is_told_of_the_fleet_is_told_once_and_of_a_host_by_each() -> None:
-    told = [
+def test_messages_about_the_fleet_are_shown_once_and_those_about_a_host_for_each() -> None:
+    messages = [
         (where, task.get("run_once") is True, "inventory_hostname" in str(task))
         for where, task in found([path for path in FILES if "playbooks" in path.parts])
         if "ansible.builtin.debug" in task
     ]
-    assert len(told) > 8
-    assert [where for where, once, of_a_host in told if once == of_a_host] == []
+    assert len(messages) > 8
+    assert [where for where, once, about_a_host in messages if once == about_a_host] == []

@@ -1,4 +1,4 @@
-"""What the playbooks work out for a host of a fleet, from the inventory and from what was found."""
+"""The variables that the playbooks compute for a host, from the inventory and from results of earlier tasks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ LOADER.set_basedir(str(PROJECT))
 
 
 def value(name: str, host: str = "app1", groups: dict[str, list[str]] = FLEET, /, **given: Any) -> Any:
-    """A variable as a host of the fleet has it."""
+    """The value of a variable on a host."""
     variables: dict[str, Any] = {}
     for file in FILES:
         path = str(PROJECT / f"playbooks/vars/{file}.yml")
         variables |= LOADER.load_from_file(path, trusted_as_template=True)
     hosts = list(dict.fromkeys(name for members in groups.values() for name in members))
-    about: dict[str, Any] = {"app_release": "r1"}
+    facts: dict[str, Any] = {"app_release": "r1"}
     hostvars = {
-        one: {"baton_address": f"10.0.0.{number}", "ansible_facts": about} for number, one in enumerate(hosts, 1)
+        member: {"baton_address": f"10.0.0.{number}", "ansible_facts": facts} for number, member in enumerate(hosts, 1)
     }
-    for one, more in given.pop("known", {}).items():
-        hostvars[one] = hostvars[one] | more
+    for member, more in given.pop("known", {}).items():
+        hostvars[member] = hostvars[member] | more
     variables |= {
         "app_name": "links",
         "inventory_hostname": host,
@@ -51,9 +51,6 @@ def value(name: str, host: str = "app1", groups: dict[str, list[str]] = FLEET, /
     return Templar(loader=LOADER, variables=variables).template(trust_as_template("{{ " + name + " }}"))
 
 
-# who listens where, and who is let in
-
-
 def test_application_behind_load_balancers_listens_on_the_private_network() -> None:
     assert value("app_service_listen") == "10.0.0.1:8000"
     assert value("app_service_forwarded_allow_ips") == ["10.0.0.4", "10.0.0.5"]
@@ -61,7 +58,7 @@ def test_application_behind_load_balancers_listens_on_the_private_network() -> N
     assert value("app_service_listen", app_port=9000) == "10.0.0.1:9000"
 
 
-def test_application_beside_its_edge_listens_on_a_socket() -> None:
+def test_application_on_its_edge_listens_on_a_socket() -> None:
     assert value("app_service_listen", "app1", ALONE) == "/run/links/web.sock"
     assert value("app_service_forwarded_allow_ips", "app1", ALONE) == ["*"]
     assert value("nginx_site_upstreams", "app1", ALONE) == ["unix:/run/links/web.sock"]
@@ -77,7 +74,9 @@ def test_application_beside_its_edge_listens_on_a_socket() -> None:
         ("app1", ALONE, [("web", [80, 443], None)]),
     ],
 )
-def test_firewall_opens_what_a_host_is_for(host: str, groups: dict[str, list[str]], ports: list[Any]) -> None:
+def test_firewall_opens_the_ports_of_the_hosts_groups(
+    host: str, groups: dict[str, list[str]], ports: list[Any]
+) -> None:
     rules = value("host_firewall_rules", host, groups)
     assert [(rule["comment"], rule.get("port", rule.get("ports")), rule.get("sources")) for rule in rules] == ports
 
@@ -86,7 +85,7 @@ def test_new_app_server_gets_no_request_before_it_serves() -> None:
     new = {"app3": {"ansible_facts": {"app_release": ""}}}
     assert value("baton_new_app_servers", known=new) == ["app3"]
     assert value("nginx_site_down", "edge1", known=new) == ["10.0.0.3:8000"]
-    # one that wasn't asked is not taken for new, and where all are new there is nobody else to answer
+    # a host without facts doesn't count as new; if all hosts are new, none is left out
     assert value("baton_new_app_servers", known={"app3": {"ansible_facts": {}}}) == []
     assert value("baton_new_app_servers", known=dict.fromkeys(FLEET["app_servers"], new["app3"])) == []
 
@@ -102,21 +101,18 @@ def test_units_of_a_host_are_those_of_its_groups() -> None:
     ("tls", "ports"),
     [("disabled", {"redis": 6379}), ("offered", {"redis": 6379, "rediss": 6380}), ("required", {"rediss": 6380})],
 )
-def test_services_are_reached_by_the_ports_that_are_open(tls: str, ports: dict[str, int]) -> None:
+def test_ports_of_a_service_depend_on_tls(tls: str, ports: dict[str, int]) -> None:
     (redis,) = value("baton_host_services", "data1", backing_services_tls=tls)
     assert redis["ports"] == ports
     certificates = value("baton_host_certificates", "data1", backing_services_tls=tls)
     assert certificates == ([] if tls == "disabled" else ["/etc/ssl/baton-services/redis-links"])
 
 
-def test_hosts_whose_address_is_missing_are_told() -> None:
+def test_hosts_without_an_address_are_listed() -> None:
     known = {name: {"baton_address": "10.0.0.1"} for name in ("app1", "app3", "edge2")}
     assert sorted(value("baton_unresolved_hosts", hostvars=known)) == ["app2", "edge1"]
-    # nobody else has to know the address of who is alone
+    # a single host doesn't need an address
     assert value("baton_unresolved_hosts", "app1", ALONE, hostvars={}) == []
-
-
-# what an interruption costs
 
 
 @pytest.mark.parametrize(
@@ -130,7 +126,7 @@ def test_hosts_whose_address_is_missing_are_told() -> None:
         ("app1", FLEET | {"app_servers": ["app1"]}, False, ["the only app server"]),
     ],
 )
-def test_interruption_of_a_host_without_a_spare_is_told(
+def test_interruption_by_a_host_without_a_spare_is_reported(
     host: str, groups: dict[str, list[str]], spare: bool, reasons: list[str]
 ) -> None:
     assert (value("baton_has_spare", host, groups), value("baton_interruptions", host, groups)) == (spare, reasons)
@@ -150,17 +146,14 @@ def test_interruption_of_a_host_without_a_spare_is_told(
         (["openssl"], "", False, True, False),
     ],
 )
-def test_host_is_due_for_what_it_lacks(
+def test_upgrade_and_reboot_are_due(
     upgrades: list[str], reboot: str, reboots: bool, upgrade_due: bool, reboot_due: bool
 ) -> None:
     found = {"__baton_upkeep": {"upgrades": upgrades, "reboot_required": reboot}, "upgrade_reboot": reboots}
     assert value("baton_upgrade_due", **found) is upgrade_due
     assert value("baton_reboot_due", reboot_only_if_required=True, **found) is reboot_due
-    # without that wish all are rebooted
+    # by default all are rebooted
     assert value("baton_reboot_due", **found) is True
-
-
-# a rollout
 
 
 DRAIN = {"deploy_drain": True}
@@ -171,16 +164,16 @@ DRAIN = {"deploy_drain": True}
     [
         ({}, True, False, False),
         (DRAIN, True, True, True),
-        # who serves already what it is to is not drained, but what a killed run drained is restored
+        # a server that doesn't change isn't drained, but restored in case a killed run drained it
         (DRAIN, False, False, True),
         (DRAIN | {"baton_change": {"restart_workers": True}}, False, True, True),
         (DRAIN | {"ansible_check_mode": True}, True, True, True),
-        # a check has not written new servers to the edges
+        # check mode hasn't added the new servers to the edges
         (DRAIN | {"ansible_check_mode": True, "baton_new_app_servers": ["app3"]}, True, False, False),
         (DRAIN | {"baton_new_app_servers": ["app3"]}, True, True, True),
     ],
 )
-def test_batch_is_drained_where_its_processes_change(
+def test_batch_is_drained_if_its_processes_change(
     given: dict[str, Any], outdated: bool, drains: bool, restores: bool
 ) -> None:
     results = {"app1": {"rehearsal": {"rehearsed": outdated}, "activation": {}}}
@@ -200,13 +193,13 @@ def test_new_server_is_added_to_the_edges_once_it_serves(check: bool, new: list[
     ("failures", "end"),
     [
         ([], 10_000.0),
-        # a failed change a moment ago is no baseline: the time before the first of them is
+        # the baseline ends before the first of the recent failed changes
         ([9_200.0, 9_500.0], 9_200.0),
         ([9_101.0], 9_101.0),
         ([9_100.0], 10_000.0),
     ],
 )
-def test_baseline_is_the_minute_before_the_change_or_the_failures_before_it(failures: list[float], end: float) -> None:
+def test_baseline_is_the_minute_before_the_change_or_earlier_failures(failures: list[float], end: float) -> None:
     phases = [
         {"id": "lock", "started": 9_990.0},
         {"id": "handover", "started": 10_000.0},
@@ -223,13 +216,13 @@ def test_baseline_is_the_minute_before_the_change_or_the_failures_before_it(fail
     assert float(windows["after"]["since"]) == 10_030.0
 
 
-def test_first_batch_goes_ahead_of_the_play_and_later_ones_are_the_plays_own() -> None:
+def test_first_batch_is_computed_and_later_ones_are_those_of_the_play() -> None:
     sizes = {"baton_batch_sizes": [1, 2]}
     assert value("baton_batch", baton_is_first_batch=True, **sizes) == ["app1"]
     assert value("baton_batch", ansible_play_batch=["app2", "app3"], **sizes) == ["app2", "app3"]
 
 
-def test_locks_are_counted_on_hosts_of_the_play_and_on_excluded_ones() -> None:
+def test_locked_hosts_are_listed_with_excluded_ones_separately() -> None:
     locked: dict[str, Any] = {
         "app2": {"__baton_first_lock": {"changed": True}},
         "app3": {"__baton_first_lock": {"changed": True}},
@@ -241,12 +234,12 @@ def test_locks_are_counted_on_hosts_of_the_play_and_on_excluded_ones() -> None:
     assert (value("baton_locked_hosts"), value("baton_locked_excluded_hosts")) == ([], [])
 
 
-def finished(**given: Any) -> dict[str, Any]:
-    """What the end of a change asks of a host."""
+def finish_arguments(**given: Any) -> dict[str, Any]:
+    """The arguments of the module finish."""
     tasks = LOADER.load_from_file(str(PROJECT / "playbooks/tasks/rollout/finish.yml"), trusted_as_template=True)
-    (told,) = [task["baton.web.finish"] for task in tasks if "baton.web.finish" in task]
+    (arguments,) = [task["baton.web.finish"] for task in tasks if "baton.web.finish" in task]
     known: dict[str, Any] = {
-        "omit": "left out",
+        "omit": "omitted",
         "app_service_activated": {"release": "r2"},
         "baton_activated": ["app1"],
         "baton_failures": {},
@@ -256,22 +249,22 @@ def finished(**given: Any) -> dict[str, Any]:
         "baton_run": {},
     }
     return {
-        name: value(str(told[name]).strip()[2:-2].strip(), **(known | given))
+        name: value(str(arguments[name]).strip()[2:-2].strip(), **(known | given))
         for name in ("serves", "keep", "entry", "first_host")
     }
 
 
-def test_end_of_a_change_prunes_notes_and_looks_at_what_serves() -> None:
-    good = {"serves": "r2", "keep": 5, "entry": "entry", "first_host": "app1"}
-    assert finished() == good
-    assert finished(app_releases_keep=3)["keep"] == 3
-    nothing = {"serves": "left out", "first_host": "left out"}
-    # a failure may have left a release that no host serves
-    assert finished(baton_failures={"app2": {}}) == good | nothing
-    # the one to go back to isn't current
-    failed = finished(baton_failures={"app1": {}}, baton_outcome={"revert_error": "it doesn't start"})
-    assert failed == good | nothing | {"keep": "left out"}
-    assert finished(baton_change={"stage": False}) == good | {"keep": "left out"}
-    assert finished(ansible_check_mode=True) == good | {"serves": "left out"}
-    assert finished(baton_activated=[])["serves"] == "left out"
-    assert finished(baton_conclusion={"happened": False})["entry"] == "left out"
+def test_finish_records_and_prunes_according_to_the_outcome() -> None:
+    complete = {"serves": "r2", "keep": 5, "entry": "entry", "first_host": "app1"}
+    assert finish_arguments() == complete
+    assert finish_arguments(app_releases_keep=3)["keep"] == 3
+    unknown = {"serves": "omitted", "first_host": "omitted"}
+    # after a failure, hosts may serve different releases
+    assert finish_arguments(baton_failures={"app2": {}}) == complete | unknown
+    # the previous release isn't current after a failed revert
+    failed = finish_arguments(baton_failures={"app1": {}}, baton_outcome={"revert_error": "it doesn't start"})
+    assert failed == complete | unknown | {"keep": "omitted"}
+    assert finish_arguments(baton_change={"stage": False}) == complete | {"keep": "omitted"}
+    assert finish_arguments(ansible_check_mode=True) == complete | {"serves": "omitted"}
+    assert finish_arguments(baton_activated=[])["serves"] == "omitted"
+    assert finish_arguments(baton_conclusion={"happened": False})["entry"] == "omitted"

@@ -1,12 +1,12 @@
-"""What a host gets of each template, with the defaults and with most of what can be set."""
+"""The rendered templates and the files of the roles, with the defaults and with most optional variables."""
 
 from __future__ import annotations
 
 from tests.support import rendered
 
 
-def test_templates_become_what_is_written_down() -> None:
-    """Where that is meant, `python -m tests.support.rendered` writes it anew."""
+def test_rendered_templates_are_unchanged() -> None:
+    """After an intended change, run `python -m tests.support.rendered`."""
     now, before = rendered.texts(), rendered.written()
     assert now.keys() == before.keys()
     for path, text in now.items():

@@ -1,4 +1,4 @@
-"""The module activate on a host with a real server; systemd is a stand-in."""
+"""The module activate on a host with a real server and a fake systemd."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ansible_collections.baton.web.plugins.module_utils.change import deploy_loc
 from ansible_collections.baton.web.plugins.modules import activate, rehearse
 
 from tests.support import modules
-from tests.support.little_host import Host
+from tests.support.fake_host import Host
 
 RUN = deploy_lock.Run("a", "ann@laptop", "")
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """One that serves aaaa, and whose root is what the modules take for theirs."""
-    made = Host(pathlib.Path(tempfile.mkdtemp(prefix="baton-")))
-    monkeypatch.setenv("PATH", f"{made.root}/bin", prepend=":")
+    """A host that serves aaaa. Its root is that of the modules."""
+    fake = Host(pathlib.Path(tempfile.mkdtemp(prefix="baton-")))
+    monkeypatch.setenv("PATH", f"{fake.root}/bin", prepend=":")
     for part in (layout, masking):
         name = "Application" if part is layout else "masked"
-        monkeypatch.setattr(part, name, functools.partial(getattr(part, name), root=str(made.root)))
-    assert run(made, release="aaaa")["way"] == "start"
-    made.forget()
-    yield made
-    made.end()
+        monkeypatch.setattr(part, name, functools.partial(getattr(part, name), root=str(fake.root)))
+    assert run(fake, release="aaaa")["method"] == "start"
+    fake.forget()
+    yield fake
+    fake.end()
 
 
 def run(host: Host, *, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -39,50 +39,55 @@ def run(host: Host, *, check: bool = False, **options: Any) -> dict[str, Any]:
     return modules.run(activate, check=check, name="links", timeout=30, **page, **options)
 
 
-def test_activation_tells_from_what_to_what(host: Host) -> None:
-    told = run(host, release="bbbb")
-    assert (told["changed"], told["way"], told["previous"], told["release"]) == (True, "reload", "aaaa", "bbbb")
-    assert told["diff"] == {"before": "aaaa\n", "after": "bbbb\n"}
+def test_activation_reports_the_previous_and_the_new_release(host: Host) -> None:
+    result = run(host, release="bbbb")
+    assert (result["changed"], result["method"], result["previous"], result["release"]) == (
+        True,
+        "reload",
+        "aaaa",
+        "bbbb",
+    )
+    assert result["diff"] == {"before": "aaaa\n", "after": "bbbb\n"}
     assert host.ask()["release"] == "bbbb"
     again = run(host, release="bbbb")
-    assert (again["changed"], again["way"], again["previous"]) == (False, "none", "bbbb")
-    # without a release it is the current one, and anew where that is asked for
-    assert [run(host)["way"], run(host, renew=True)["way"]] == ["none", "reload"]
+    assert (again["changed"], again["method"], again["previous"]) == (False, "none", "bbbb")
+    # the default is the current release, whose workers are replaced on request
+    assert [run(host)["method"], run(host, renew=True)["method"]] == ["none", "reload"]
 
 
-def test_check_mode_tells_the_way_and_changes_nothing(host: Host) -> None:
-    assert run(host, check=True, release="bbbb")["way"] == "reload"
+def test_check_mode_reports_the_method_and_changes_nothing(host: Host) -> None:
+    assert run(host, check=True, release="bbbb")["method"] == "reload"
     assert run(host, check=True, release="aaaa")["changed"] is False
-    # one that isn't staged, as nothing is in a check
+    # not staged, because check mode stages nothing
     unknown = run(host, check=True, release="dddd")
-    assert (unknown["changed"], unknown["way"], unknown["release"]) == (True, "unknown", "dddd")
+    assert (unknown["changed"], unknown["method"], unknown["release"]) == (True, "unknown", "dddd")
     assert run(host, check=True, release="bbbb", state="rehearsed")["rehearsed"] is False
     assert not [event for event in host.events if not event.startswith(("prove", "ask"))]
     assert host.ask()["release"] == "aaaa"
 
 
-def test_transaction_needs_its_lock_and_leads_back_without_it(host: Host) -> None:
+def test_activation_needs_the_lock_and_revert_does_not(host: Host) -> None:
     lost = run(host, release="bbbb", transaction="a")
     assert "This run has lost its lock" in lost["msg"]
     assert host.ask()["release"] == "aaaa"
     deploy_lock.take(host.app, RUN, "deploy", 60)
     assert run(host, release="bbbb", transaction="a")["changed"]
     deploy_lock.release(host.app, "a")
-    back = run(host, state="reverted", transaction="a")
-    assert (back["changed"], back["previous"], back["release"]) == (True, "bbbb", "aaaa")
+    reverted = run(host, state="reverted", transaction="a")
+    assert (reverted["changed"], reverted["previous"], reverted["release"]) == (True, "bbbb", "aaaa")
     assert host.ask()["release"] == "aaaa"
-    nothing = run(host, state="reverted", transaction="a")
-    assert (nothing["changed"], nothing["way"]) == (False, "none")
+    again = run(host, state="reverted", transaction="a")
+    assert (again["changed"], again["method"]) == (False, "none")
 
 
-def test_lock_of_another_run_stops_both_ways(host: Host) -> None:
+def test_lock_of_another_run_prevents_activation_and_revert(host: Host) -> None:
     deploy_lock.take(host.app, deploy_lock.Run("b", "bob@laptop", ""), "deploy", 60)
     for state in ("active", "reverted"):
         assert "is being changed by bob@laptop" in run(host, release="bbbb", transaction="a", state=state)["msg"]
     assert host.ask()["release"] == "aaaa"
 
 
-def test_failure_leaves_secrets_out(host: Host) -> None:
+def test_secrets_are_masked_in_a_failure(host: Host) -> None:
     host.write("etc/links/secrets/TOKEN", "s3cret-value", mode=0o400)
     host.program("journalctl", "#!/bin/sh\necho the password s3cret-value is wrong\n")
     host.fail("start links-bridge.service")
@@ -91,27 +96,27 @@ def test_failure_leaves_secrets_out(host: Host) -> None:
     assert host.ask()["release"] == "aaaa"
 
 
-def test_host_without_a_release_needs_one_to_be_named(host: Host) -> None:
+def test_host_without_a_release_is_reported(host: Host) -> None:
     host.app.current.unlink()
     assert run(host)["msg"] == "No release has been activated on this host yet. Deploy one."
 
 
 def test_rehearsal_in_check_mode_boots_nothing(host: Host) -> None:
-    told = modules.run(rehearse, check=True, name="links", release="bbbb")
-    assert (told["changed"], told["rehearsed"], host.events) == (False, False, [])
+    result = modules.run(rehearse, check=True, name="links", release="bbbb")
+    assert (result["changed"], result["rehearsed"], host.events) == (False, False, [])
 
 
-def test_rehearsal_tells_of_a_migration_without_its_secrets(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
+def test_rehearsal_reports_a_migration_with_masked_secrets(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
     host.write("etc/links/secrets/TOKEN", "s3cret-value", mode=0o400)
 
     def rehearsed(_app: Any, *options: Any) -> dict[str, Any]:
-        asked.append(options)
+        calls.append(options)
         return {"rehearsed": True, "seconds": 1.0, "migrates": "Running upgrade  -> 1a2b, s3cret-value"}
 
     monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
-    told = run(host, release="bbbb", state="rehearsed")
-    assert (told["changed"], told["rehearsed"], told["release"]) == (False, True, "aaaa")
-    assert told["migrates"] == "Running upgrade  -> 1a2b, ***"
-    assert modules.run(rehearse, name="links", release="bbbb")["migrates"] == told["migrates"]
-    assert asked == [("bbbb", 30, host.health), ("bbbb", 90, None)]
+    result = run(host, release="bbbb", state="rehearsed")
+    assert (result["changed"], result["rehearsed"], result["release"]) == (False, True, "aaaa")
+    assert result["migrates"] == "Running upgrade  -> 1a2b, ***"
+    assert modules.run(rehearse, name="links", release="bbbb")["migrates"] == result["migrates"]
+    assert calls == [("bbbb", 30, host.health), ("bbbb", 90, None)]

@@ -1,4 +1,4 @@
-"""The module drain on a folder with a site; what tests nginx's configuration and reloads it notes that here."""
+"""The module drain on a folder with a site. The commands that test and reload nginx are replaced."""
 
 from __future__ import annotations
 
@@ -18,59 +18,60 @@ SITE = f"upstream links {{\n    server {ONE} max_fails=0;\n    server {TWO} max_
 
 
 class Edge:
-    """What nginx has, and was told."""
+    """Nginx's files, and the commands it got."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
-        self.site, self.loaded, self.told = root / "links.conf", root / "loaded", root / "told"
+        self.site, self.loaded, self.commands = root / "links.conf", root / "loaded", root / "commands"
         self.site.write_text(SITE)
         self.load()
         for name, text in (
-            ("systemctl", f'echo "$*" >> {self.told}; test ! -e {root}/broken'),
+            ("systemctl", f'echo "$*" >> {self.commands}; test ! -e {root}/broken'),
             ("journalctl", "echo nginx logged this"),
             ("ss", "exit 0"),
         ):
             (root / name).write_text(f"#!/bin/sh\n{text}\n")
             (root / name).chmod(0o755)
-        self.refusal = ""
+        self.error = ""
 
     def load(self) -> None:
-        """Nginx has read the file by now."""
+        """Record that nginx has loaded the file."""
         self.loaded.touch()
         while self.loaded.stat().st_mtime <= self.site.stat().st_ctime:
             time.sleep(0.01)
             self.loaded.touch()
 
     def test(self, words: list[str]) -> tuple[int, str, str]:
-        """nginx-test-site, which only root has."""
+        """The command nginx-test-site, which only root can run."""
         assert words[:2] == ["/usr/local/sbin/nginx-test-site", "links"]
-        return int(bool(self.refusal)), "", self.refusal
+        return int(bool(self.error)), "", self.error
 
     @property
     def reloads(self) -> int:
-        return self.told.read_text().count("reload nginx.service") if self.told.exists() else 0
+        """How often nginx was reloaded."""
+        return self.commands.read_text().count("reload nginx.service") if self.commands.exists() else 0
 
 
 @pytest.fixture
 def edge(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Edge:
-    made = Edge(tmp_path)
+    fake = Edge(tmp_path)
     monkeypatch.setattr(drain, "SITES", tmp_path)
-    monkeypatch.setattr(drain, "LOADED", made.loaded)
-    monkeypatch.setattr(AnsibleModule, "run_command", lambda _, words: made.test(words))
-    # a machine that runs tests may run an nginx of its own
+    monkeypatch.setattr(drain, "LOADED", fake.loaded)
+    monkeypatch.setattr(AnsibleModule, "run_command", lambda _, words: fake.test(words))
+    # the machine that runs the tests may run nginx
     monkeypatch.setattr(upstream, "workers", dict)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    return made
+    return fake
 
 
 def run(*, check: bool = False, **options: Any) -> dict[str, Any]:
     return modules.run(drain, check=check, site="links", timeout=1, **options)
 
 
-def test_server_is_drained_and_restored_by_a_reload_each(edge: Edge) -> None:
-    told = run(drained=[ONE])
-    assert (told["changed"], told["servers"]) == (True, {ONE: True, TWO: False})
-    assert told["diff"] == {"before": f"{ONE}\n{TWO}\n", "after": f"{ONE} drained\n{TWO}\n"}
+def test_drain_and_restore_reload_nginx_once_each(edge: Edge) -> None:
+    result = run(drained=[ONE])
+    assert (result["changed"], result["servers"]) == (True, {ONE: True, TWO: False})
+    assert result["diff"] == {"before": f"{ONE}\n{TWO}\n", "after": f"{ONE} drained\n{TWO}\n"}
     assert f"server {ONE} max_fails=0 down;" in edge.site.read_text()
     assert edge.reloads == 1
     edge.load()
@@ -80,8 +81,8 @@ def test_server_is_drained_and_restored_by_a_reload_each(edge: Edge) -> None:
     assert (edge.site.read_text(), edge.reloads) == (SITE, 2)
 
 
-def test_file_that_nginx_has_not_read_is_loaded(edge: Edge) -> None:
-    """As after a run that was killed between the two."""
+def test_file_that_nginx_has_not_loaded_is_loaded(edge: Edge) -> None:
+    """A run may have been killed between the change of the file and the reload."""
     edge.loaded.unlink()
     assert run(back=[ONE])["changed"]
     assert edge.reloads == 1
@@ -92,30 +93,30 @@ def test_check_mode_reloads_nothing(edge: Edge) -> None:
     assert (edge.site.read_text(), edge.reloads) == (SITE, 0)
 
 
-def test_configuration_that_nginx_refuses_is_left_as_it_was(edge: Edge) -> None:
-    edge.refusal = "unknown directive"
-    assert "which is left as it was: unknown directive" in run(drained=[ONE])["msg"]
+def test_rejected_configuration_is_not_written(edge: Edge) -> None:
+    edge.error = "unknown directive"
+    assert "nginx rejects the new configuration, so it wasn't changed: unknown directive" in run(drained=[ONE])["msg"]
     assert (edge.site.read_text(), edge.reloads) == (SITE, 0)
 
 
-def test_file_is_put_back_where_nginx_can_not_be_reloaded(edge: Edge) -> None:
+def test_file_is_restored_if_nginx_cannot_be_reloaded(edge: Edge) -> None:
     (edge.root / "broken").touch()
-    assert run(drained=[ONE])["msg"] == "nginx can't be reloaded; its file is put back: nginx logged this"
+    assert run(drained=[ONE])["msg"] == "nginx can't be reloaded; its previous file was restored: nginx logged this"
     assert edge.site.read_text() == SITE
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"drained": [ONE, TWO]}, "no server of the site links would be left"),
+        ({"drained": [ONE, TWO]}, "no server of the site links would remain"),
         ({"drained": ["10.0.0.3:8000"]}, "10.0.0.3:8000 can't be drained"),
     ],
 )
-def test_last_server_and_strangers_are_refused(edge: Edge, options: dict[str, Any], words: str) -> None:
-    assert words in run(**options)["msg"]
+def test_last_and_unknown_servers_are_not_drained(edge: Edge, options: dict[str, Any], message: str) -> None:
+    assert message in run(**options)["msg"]
     assert (edge.site.read_text(), edge.reloads) == (SITE, 0)
 
 
-def test_host_without_the_site_is_told_how_to_get_it(edge: Edge) -> None:
+def test_missing_site_is_reported(edge: Edge) -> None:
     edge.site.unlink()
     assert "nginx has no site links on this host" in run(drained=[ONE])["msg"]

@@ -1,4 +1,4 @@
-"""Modules that only look: what is asked of a host, and what of that is a failure."""
+"""The modules that only read a host's state: their results and failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import modules
 
 @pytest.fixture
 def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
-    """An application on a host whose systemd knows no unit."""
+    """An application on a host without units."""
     application = functools.partial(layout.Application, root=str(tmp_path))
     monkeypatch.setattr(layout, "Application", application)
     (tmp_path / "bin").mkdir()
@@ -29,7 +29,7 @@ def app(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> layout.Appli
     return application("links")
 
 
-def test_history_tells_the_last_lines(app: layout.Application) -> None:
+def test_history_returns_the_last_lines(app: layout.Application) -> None:
     for number in range(3):
         history.append(app, {"kind": "deploy", "release": f"r{number}", "result": "failed", "when": float(number)})
 
@@ -42,7 +42,7 @@ def test_history_tells_the_last_lines(app: layout.Application) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_status_looks_at_what_a_host_is_for() -> None:
+def test_status_depends_on_the_hosts_groups() -> None:
     edge = modules.run(status_info, host="edge1", name="links", units=["nginx.service"])
     assert (edge["changed"], edge["units"]) == (False, {"nginx.service": "inactive"})
     assert "application" not in edge
@@ -54,20 +54,20 @@ def test_status_looks_at_what_a_host_is_for() -> None:
 
 
 @pytest.mark.parametrize("packages", [False, True])
-def test_upkeep_asks_apt_where_packages_are_of_interest(monkeypatch: pytest.MonkeyPatch, packages: bool) -> None:
+def test_upkeep_lists_upgrades_only_on_request(monkeypatch: pytest.MonkeyPatch, packages: bool) -> None:
     monkeypatch.setattr(upgrades, "reboot_required", lambda: ["linux-image"])
     monkeypatch.setattr(upgrades, "boot", lambda: 8.5)
     listing = "Inst openssl [3.0.15] (3.0.16 Debian:12 [amd64])\n"
     monkeypatch.setattr(upgrades, "simulate", lambda: subprocess.CompletedProcess([], 0, listing, ""))
-    found = modules.run(upkeep, packages=packages)
-    assert (found["changed"], found["reboot_required"], found["boot_seconds"]) == (False, ["linux-image"], 8.5)
-    assert found.get("upgrades") == (["openssl 3.0.15 -> 3.0.16"] if packages else None)
+    result = modules.run(upkeep, packages=packages)
+    assert (result["changed"], result["reboot_required"], result["boot_seconds"]) == (False, ["linux-image"], 8.5)
+    assert result.get("upgrades") == (["openssl 3.0.15 -> 3.0.16"] if packages else None)
     monkeypatch.setattr(upgrades, "simulate", lambda: subprocess.CompletedProcess([], 100, "", "broken packages"))
     failed = modules.run(upkeep, packages=True)
-    assert failed["msg"].startswith("apt can't say what it would upgrade: broken packages Put apt in order")
+    assert failed["msg"].startswith("apt can't determine the upgrades: broken packages Repair apt on this host")
 
 
-def test_preflight_tells_all_that_is_wrong_at_once(tmp_path: pathlib.Path) -> None:
+def test_preflight_reports_all_problems_at_once(tmp_path: pathlib.Path) -> None:
     directories = [{"path": str(tmp_path), "megabytes": 1}]
     assert modules.run(preflight_info, host="app1", directories=directories)["changed"] is False
     directories[0]["megabytes"] = 2**30

@@ -246,7 +246,9 @@ def test_page_that_trickles_times_out() -> None:
 
         threading.Thread(target=drip, daemon=True).start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith("does not answer")
+        assert health_check.check(health_check.Health("/", address, "links", timeout=0.5)).startswith(
+            "does not respond"
+        )
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -413,7 +415,7 @@ def test_ready_worker_of_the_release_is_proof() -> None:
         (make_status(workers_wanted=2), "1 of 2 workers serve"),
         (make_status(worker={"state": "booting"}), "is booting"),
         (make_status(worker={"release": "aaaa"}), "serves release aaaa, not bbbb"),
-        (make_status(worker={"pid": 2**22 + 1}), "is gone"),
+        (make_status(worker={"pid": 2**22 + 1}), "no longer exists"),
     ],
 )
 def test_other_status_is_no_proof(status: dict[str, Any], words: str) -> None:
@@ -957,30 +959,28 @@ def test_leftovers_of_a_killed_writer_are_no_secrets(activated: layout.Applicati
 
 
 @pytest.mark.parametrize(
-    ("package", "held"),
+    ("package", "restarts"),
     [
         *((name, True) for name in ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker")),
         *((name, True) for name in ("click", "packaging", "setproctitle")),
-        # a worker imports these, from its own release
+        # imported only by a worker, from its own release
         *((name, False) for name in ("h11", "httptools", "uvloop", "websockets", "idna")),
     ],
 )
-def test_package_is_held_in_memory_by_the_master_or_by_its_workers(
-    served: layout.Application, package: str, held: bool
-) -> None:
+def test_packages_of_the_master_require_a_restart(activated: layout.Application, package: str, restarts: bool) -> None:
     def digest(version: str) -> str:
-        file = served.release("aaaa") / "release.json"
-        described = json.loads(file.read_text())
-        described["packages"] = {**described.get("packages", {}), package: version}
-        file.write_text(json.dumps(described))
-        found: str = digests.digests(served, "aaaa").restart
-        return found
+        file = activated.release("aaaa") / "release.json"
+        metadata = json.loads(file.read_text())
+        metadata["packages"] = {**metadata.get("packages", {}), package: version}
+        file.write_text(json.dumps(metadata))
+        restart: str = digests.digests(activated, "aaaa").restart
+        return restart
 
-    assert (digest("1.0") != digest("1.1")) is held
+    assert (digest("1.0") != digest("1.1")) is restarts
 
 
 @pytest.mark.parametrize(
-    ("line", "held"),
+    ("line", "restarts"),
     [
         *((f"{name}=x", False) for name in ("Description", "Documentation", "ExecReload", "Restart", "RestartSec")),
         *((f"{name}=x", False) for name in ("OOMPolicy", "KillMode", "TimeoutStartSec", "TimeoutStopSec")),
@@ -992,69 +992,64 @@ def test_package_is_held_in_memory_by_the_master_or_by_its_workers(
         ("Nice = 5", True),
     ],
 )
-def test_directive_is_systemd_s_own_or_what_a_process_was_started_with(
-    served: layout.Application, line: str, held: bool
-) -> None:
-    unit = served.path("etc/systemd/system", served.service)
+def test_directives_of_the_process_require_a_restart(activated: layout.Application, line: str, restarts: bool) -> None:
+    unit = activated.path("etc/systemd/system", activated.service)
     unit.write_text("[Service]\n")
-    before = digests.digests(served, "aaaa")
+    before = digests.digests(activated, "aaaa")
     unit.write_text(f"[Service]\n{line}\n")
-    after = digests.digests(served, "aaaa")
-    assert (before.restart != after.restart) is held
-    # systemd reads it anew all the same
+    after = digests.digests(activated, "aaaa")
+    assert (before.restart != after.restart) is restarts
+    # systemd has to reload the unit in any case
     assert before.reload != after.reload
     assert before.socket == after.socket
 
 
 @pytest.mark.parametrize(("number", "outdated"), [(20_000, False), (20_001, True)])
-def test_master_that_claims_to_hold_more_than_an_application_has_is_not_believed(
-    served: layout.Application, number: int, outdated: bool
+def test_master_that_reports_too_many_modules_is_outdated(
+    activated: layout.Application, number: int, outdated: bool
 ) -> None:
-    said = json.loads(served.status_file(served.service).read_text())
-    # files that aren't there have no digest
-    said["fingerprint"]["files"] = {f"{one}.py": "" for one in range(number)}
-    assert digests.outdated(served, "aaaa", said) is outdated
+    status = json.loads(activated.status_file(activated.service).read_text())
+    # the digest of a missing file is empty
+    status["fingerprint"]["files"] = {f"{index}.py": "" for index in range(number)}
+    assert digests.master_outdated(activated, "aaaa", status) is outdated
 
 
-def test_file_of_a_size_that_no_code_has_is_not_read(
-    served: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert digests.CODE_SIZE == 128 * 2**20
-    monkeypatch.setattr(digests, "CODE_SIZE", 10)
-    file = served.release("aaaa") / "module.py"
-    said = json.loads(served.status_file(served.service).read_text())
+def test_file_larger_than_code_is_not_read(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert digests.MAX_CODE_SIZE == 128 * 2**20
+    monkeypatch.setattr(digests, "MAX_CODE_SIZE", 10)
+    file = activated.release("aaaa") / "module.py"
+    status = json.loads(activated.status_file(activated.service).read_text())
     for content, outdated in ((b"0123456789", False), (b"0123456789+", True)):
         file.write_bytes(content)
-        said["fingerprint"]["python"]["executable_sha256"] = digests._sha256(
-            said["fingerprint"]["python"]["executable"]
-        )
-        said["fingerprint"]["files"] = {"module.py": hashlib.sha256(content).hexdigest()}
-        assert digests.outdated(served, "aaaa", said) is outdated
+        python = status["fingerprint"]["python"]
+        python["executable_sha256"] = digests._sha256(python["executable"])
+        status["fingerprint"]["files"] = {"module.py": hashlib.sha256(content).hexdigest()}
+        assert digests.master_outdated(activated, "aaaa", status) is outdated
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_folder_of_the_socket_becomes_roots_and_nothing_else_does(
+def test_only_the_sockets_folder_is_given_to_root(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: pathlib.Path
 ) -> None:
-    """Not what the application may have put in its place."""
+    """The application may have replaced it by a file or a link."""
     owned: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "fchown", lambda _, user, group: owned.append((user, group)))
     monkeypatch.setattr(os, "geteuid", lambda: 0 if os.getuid() else 1)
-    place = tmp_path / "elsewhere" if kind == "link" else app.socket_folder
+    path = tmp_path / "elsewhere" if kind == "link" else app.socket_folder
     if kind == "file":
-        place.write_text("mine")
-        place.chmod(0o640)
+        path.write_text("content")
+        path.chmod(0o640)
     else:
-        place.mkdir(mode=0o700)
+        path.mkdir(mode=0o700)
         for name in ("handover.json", "bridge.json", "web.sock"):
-            (place / name).touch()
+            (path / name).touch()
     if kind == "link":
-        app.socket_folder.symlink_to(place)
-    activation.take_socket_folder(app)
-    mode = stat.S_IMODE(place.stat().st_mode)
+        app.socket_folder.symlink_to(path)
+    activation.own_socket_folder(app)
+    mode = stat.S_IMODE(path.stat().st_mode)
     if kind == "folder":
         assert (owned, mode) == ([(0, 0)], 0o755)
-        assert [path.name for path in place.iterdir()] == ["web.sock"]
+        assert [child.name for child in path.iterdir()] == ["web.sock"]
     else:
         assert (owned, mode) == ([], {"file": 0o640, "link": 0o700}[kind])
-        assert kind == "file" or len(list(place.iterdir())) == 3
+        assert kind == "file" or len(list(path.iterdir())) == 3

@@ -562,66 +562,64 @@ def test_background_files_exclude_those_of_web(app: layout.Application, part: st
 
 
 @pytest.mark.parametrize(
-    ("told", "memory"), [("1048576", 2**20), ("[not set]", 0), ("", 0), (str(2**64 - 1), 0), (str(2**63), 0)]
+    ("shown", "memory"), [("1048576", 2**20), ("[not set]", 0), ("", 0), (str(2**64 - 1), 0), (str(2**63), 0)]
 )
-def test_memory_of_an_instance_is_what_systemd_counts(
-    app: layout.Application, monkeypatch: pytest.MonkeyPatch, told: str, memory: int
+def test_memory_of_an_instance(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, shown: str, memory: int
 ) -> None:
-    """It says so in words, or by the largest number, where it doesn't."""
-    shown = f"Id=links-worker@1-1.service\nActiveState=active\nMemoryCurrent={told}\n"
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: subprocess.CompletedProcess([], 0, shown, ""))
-    (found,) = background.instances(app, "worker")
-    assert (found.memory, found.restarts, found.pid, found.works) == (memory, 0, 0, True)
+    """If systemd doesn't measure it, it shows a text or the largest number."""
+    output = f"Id=links-worker@1-1.service\nActiveState=active\nMemoryCurrent={shown}\n"
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: subprocess.CompletedProcess([], 0, output, ""))
+    (instance,) = background.instances(app, "worker")
+    assert (instance.memory, instance.restarts, instance.pid, instance.running) == (memory, 0, 0, True)
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
-def test_one_must_not_run_twice_and_is_waited_for_others_drain_by_themselves(
+def test_stop_is_waited_for_only_by_the_strategy_replace(
     app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    """An end is waited for as long as the type may take, and a margin; who only drains is asked for half a minute."""
+    """The timeout is the type's stop timeout with a margin; overlapping processes drain on their own."""
     declare(app, worker={"strategy": strategy, "count": 1})
     activate(app, "aaaa")
-    asked: list[tuple[bool, float]] = []
+    stops: list[tuple[bool, float]] = []
     real = units.systemctl
 
     def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         if verb == "stop":
-            asked.append(("--no-block" not in words, timeout))
+            stops.append(("--no-block" not in words, timeout))
         return real(verb, *words, timeout=timeout)
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     units.log.clear()
     activate(app, "bbbb")
     waits = strategy == "replace"
-    assert asked == [(waits, 9 + background.STOP_MARGIN if waits else 30)]
+    assert stops == [(waits, 9 + background.STOP_MARGIN if waits else 30)]
     order = ["stop worker@1-1", "start worker@2-1"]
     assert units.log == (order if waits else order[::-1])
 
 
-def test_type_whose_change_has_not_begun_is_left_alone_on_the_way_back(app: layout.Application, units: Units) -> None:
+def test_revert_of_a_change_that_has_not_begun_does_nothing(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
     units.log.clear()
-    (process,) = [one for one in app.processes if one.name == "worker"]
+    (process,) = [process for process in app.processes if process.name == "worker"]
     change = background.Background(app, process, "bbbb", 9)
-    assert change.way == "overlap"
+    assert change.method == "overlap"
     declare(app, worker={"count": 3})
-    change.put_back()
+    change.revert()
     assert (units.log, units.active()) == ([], {"worker@1-1": "aaaa", "worker@1-2": "aaaa"})
 
 
-def test_stop_that_systemd_refuses_fails_the_change(
-    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_stop_fails_the_change(app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
     real = units.systemctl
 
     def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        done = real(verb, *words, timeout=timeout)
-        return subprocess.CompletedProcess([verb], 1, "", "no such unit\n") if verb == "stop" else done
+        result = real(verb, *words, timeout=timeout)
+        return subprocess.CompletedProcess([verb], 1, "", "no such unit\n") if verb == "stop" else result
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
-    (process,) = [one for one in app.processes if one.name == "worker"]
+    (process,) = [process for process in app.processes if process.name == "worker"]
     with pytest.raises(systemd.UnitError, match=r"^no such unit$"):
         background.Background(app, process, "bbbb", 9).execute()

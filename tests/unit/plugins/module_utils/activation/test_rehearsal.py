@@ -96,10 +96,10 @@ def page(app: layout.Application) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of who asks for the page."""
-    stands = Clock(now=0.0)
-    monkeypatch.setattr(health_check, "time", stands)
-    return stands
+    """The clock of the health check."""
+    fake = Clock(now=0.0)
+    monkeypatch.setattr(health_check, "time", fake)
+    return fake
 
 
 def failure(app: layout.Application, health: health_check.Health | None = None, timeout: float = 1) -> str:
@@ -270,11 +270,11 @@ def test_failing_page_is_reported_with_its_body(app: layout.Application, page: d
 
 @pytest.mark.usefixtures("calls")
 def test_page_without_an_answer_is_reported(app: layout.Application) -> None:
-    assert "it booted, but /readyz does not answer" in failure(app, READY)
+    assert "it booted, but /readyz does not respond" in failure(app, READY)
 
 
 @pytest.mark.parametrize(("timeout", "boot", "patience"), [(1, 0, 5), (40, 30, 10), (40, 38, 5), (60, 2, 15)])
-def test_page_has_what_is_left_of_the_time_but_five_seconds_and_fifteen_at_most(
+def test_page_gets_the_remaining_time_within_5_to_15_seconds(
     app: layout.Application,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
@@ -282,73 +282,73 @@ def test_page_has_what_is_left_of_the_time_but_five_seconds_and_fifteen_at_most(
     boot: float,
     patience: float,
 ) -> None:
-    starting(app, monkeypatch, waits=0, needs=boot)
-    assert "does not answer" in failure(app, READY, timeout)
+    fake_start(app, monkeypatch, waits=0, needs=boot)
+    assert "does not respond" in failure(app, READY, timeout)
     assert clock.now == pytest.approx(patience)
 
 
-def test_boot_is_given_up_a_moment_before_its_time_rather_than_after(
+def test_boot_is_given_up_slightly_before_its_timeout(
     app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for a process is never quite on time."""
+    """A wait with a timeout can end slightly early; it is not repeated for the rest."""
     now = [1000.0]
     monkeypatch.setattr("time.time", lambda: now[0])
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         calls.append(arguments)
         if arguments[0] == "start":
-            assert len(calls) < 9, "it waits for ever"
+            assert len(calls) < 9, "it waits forever"
             now[0] += timeout - 0.02
             raise subprocess.TimeoutExpired("systemctl", timeout)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     failure(app, timeout=10)
-    # a look at whether the host is busy, and the rest
+    # one that checks whether the host is busy, and one for the remaining time
     assert [call[0] for call in calls].count("start") == 2
 
 
-def test_host_is_called_busy_from_a_second_of_waiting_on(
+def test_host_is_reported_as_busy_after_a_second_of_waiting(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starting(app, monkeypatch, waits=0.05, needs=10_000)
+    fake_start(app, monkeypatch, waits=0.05, needs=10_000)
     assert "(app_service_rehearsal_timeout)." in failure(app, timeout=10)
-    starting(app, monkeypatch, waits=0.5, needs=10_000)
+    fake_start(app, monkeypatch, waits=0.5, needs=10_000)
     assert "waited for a processor: the host is busy." in failure(app, timeout=10)
 
 
-def test_end_of_a_rehearsal_is_waited_for_a_minute(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[float] = []
+def test_rehearsal_has_a_minute_to_stop(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: list[float] = []
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        told.append(timeout)
+        timeouts.append(timeout)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     rehearsal.clear(app)
     rehearsal.clear(app, wait=False)
-    assert told == [60, 60]
+    assert timeouts == [60, 60]
 
 
 @pytest.mark.parametrize(("needed", "rehearsed"), [(True, True), (False, False)])
-def test_release_that_serves_as_it_is_is_not_booted(
+def test_release_that_serves_already_is_not_booted(
     app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch, needed: bool, rehearsed: bool
 ) -> None:
     app.state.mkdir(parents=True)
     monkeypatch.setattr(rehearsal, "needed", lambda *_: needed)
-    monkeypatch.setattr(systemd, "said", lambda unit, *_: f"{unit}: Running upgrade  -> 1a2b")
-    told = rehearsal.rehearse(app, "bbbb", 1)
-    assert told["rehearsed"] is rehearsed
-    assert told["migrates"] == ("links-rehearsal@bbbb.service: Running upgrade  -> 1a2b" if rehearsed else "")
+    monkeypatch.setattr(systemd, "first_match", lambda unit, *_: f"{unit}: Running upgrade  -> 1a2b")
+    result = rehearsal.rehearse(app, "bbbb", 1)
+    assert result["rehearsed"] is rehearsed
+    assert result["migrates"] == ("links-rehearsal@bbbb.service: Running upgrade  -> 1a2b" if rehearsed else "")
     assert (("start", "links-rehearsal@bbbb.service") in calls) is rehearsed
-    # without a name it is the current one, and without that there is nothing to rehearse
+    # the default is the current release; without one there is nothing to rehearse
     assert rehearsal.rehearse(app, "", 1)["rehearsed"] is rehearsed
-    layout.switch_current(app, None)
+    layout.set_current(app, None)
     assert rehearsal.rehearse(app, "", 1)["rehearsed"] is False
 
 
 @pytest.mark.usefixtures("calls")
-def test_page_that_gets_well_is_well(app: layout.Application, page: dict[str, Any], clock: Clock) -> None:
+def test_page_that_recovers_is_healthy(app: layout.Application, page: dict[str, Any], clock: Clock) -> None:
     page.update(status=503)
     clock.at_pause = lambda: page.update(status=204)
     rehearsal.Rehearsal(app, "bbbb").execute(1, READY)
@@ -367,10 +367,10 @@ def test_interrupted_rehearsal_is_cleared(
 
 
 @pytest.mark.parametrize("waits", [0.01, 0.5])
-def test_boot_that_waited_for_a_second_gets_its_share_of_both_kinds_of_groups(
+def test_boot_that_waited_for_a_second_gets_normal_priority_in_both_cgroup_versions(
     app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float
 ) -> None:
-    starting(app, monkeypatch, waits=waits, needs=12)
+    fake_start(app, monkeypatch, waits=waits, needs=12)
     for group, file in (("system.slice/links", "cpu.weight"), ("cpu/system.slice/links", "cpu.shares")):
         path = app.path("sys/fs/cgroup", group, file)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -379,8 +379,8 @@ def test_boot_that_waited_for_a_second_gets_its_share_of_both_kinds_of_groups(
         failure(app, timeout=10)
     else:
         rehearsal.Rehearsal(app, "bbbb").execute(10)
-    found = [
+    weights = [
         app.path("sys/fs/cgroup", path).read_text()
         for path in ("system.slice/links/cpu.weight", "cpu/system.slice/links/cpu.shares")
     ]
-    assert found == (["10", "10"] if waits == 0.01 else ["100", "1024"])
+    assert weights == (["10", "10"] if waits == 0.01 else ["100", "1024"])

@@ -511,7 +511,7 @@ def test_bake_without_checks_sends_none() -> None:
     assert (checker.asked, checker.daemon) == (0, True)
 
 
-def test_bake_without_checks_tells_of_none(clock: Clock, tmp_path: pathlib.Path) -> None:
-    found = watch(write(tmp_path / "log", [line(clock.now + 0.1)] * 2), 0.4, clock)
-    assert found["message"] == "edge1: only 2 requests to app1 in 0 s, too few to judge."
-    assert (found["checks"], found["checks_unanswered"]) == (0, 0)
+def test_bake_without_checks_reports_none(clock: Clock, tmp_path: pathlib.Path) -> None:
+    verdict = watch(write(tmp_path / "log", [line(clock.now + 0.1)] * 2), 0.4, clock)
+    assert verdict["message"] == "edge1: only 2 requests to app1 in 0 s, too few to evaluate."
+    assert (verdict["checks"], verdict["checks_unanswered"]) == (0, 0)

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..app import health_check, layout
+from ..app import health_check, layout, masking
 from ..app.health_check import Health
 from ..app.layout import WEB, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
@@ -159,7 +159,9 @@ class Activation:
                 self._record()
         # any error at all: what was begun has to be reverted
         except Exception as error:
-            raise ActivationError(f"{self._cause(error, started, began)}\n{self._revert()}") from None
+            # its secrets go with it, and what failed may have logged them
+            cause = masking.masked(self.app.name, self._cause(error, started, began), root=self.app.root)
+            raise ActivationError(f"{cause}\n{self._revert()}") from None
         if self.back:
             # the previous release serves already: a full disk is no reason to undo that
             try:

@@ -147,3 +147,13 @@ def test_each_rollout_phase_has_an_id_and_one_rescue() -> None:
     assert len(rescues) > 7
     for (only,) in rescues:
         assert only["ansible.builtin.import_tasks"].endswith("record_failure.yml")
+
+
+def test_messages_about_the_fleet_are_shown_once_and_those_about_a_host_for_each() -> None:
+    messages = [
+        (where, task.get("run_once") is True, "inventory_hostname" in str(task))
+        for where, task in found([path for path in FILES if "playbooks" in path.parts])
+        if "ansible.builtin.debug" in task
+    ]
+    assert len(messages) > 8
+    assert [where for where, once, about_a_host in messages if once == about_a_host] == []

@@ -956,3 +956,100 @@ def test_leftovers_of_a_killed_writer_are_no_secrets(activated: layout.Applicati
     assert digests.digests(activated, "aaaa") == before
     assert not [name for name in snapshot.configuration(activated, activated.root) if ".baton" in name]
     assert activation.Activation(activated, "aaaa", 1).method == "none"
+
+
+@pytest.mark.parametrize(
+    ("package", "restarts"),
+    [
+        *((name, True) for name in ("gunicorn", "gunicorn-handover", "uvicorn", "uvicorn-worker")),
+        *((name, True) for name in ("click", "packaging", "setproctitle")),
+        # imported only by a worker, from its own release
+        *((name, False) for name in ("h11", "httptools", "uvloop", "websockets", "idna")),
+    ],
+)
+def test_packages_of_the_master_require_a_restart(activated: layout.Application, package: str, restarts: bool) -> None:
+    def digest(version: str) -> str:
+        file = activated.release("aaaa") / "release.json"
+        metadata = json.loads(file.read_text())
+        metadata["packages"] = {**metadata.get("packages", {}), package: version}
+        file.write_text(json.dumps(metadata))
+        restart: str = digests.digests(activated, "aaaa").restart
+        return restart
+
+    assert (digest("1.0") != digest("1.1")) is restarts
+
+
+@pytest.mark.parametrize(
+    ("line", "restarts"),
+    [
+        *((f"{name}=x", False) for name in ("Description", "Documentation", "ExecReload", "Restart", "RestartSec")),
+        *((f"{name}=x", False) for name in ("OOMPolicy", "KillMode", "TimeoutStartSec", "TimeoutStopSec")),
+        *((f"{name}=x", False) for name in ("TimeoutAbortSec", "MemoryMax", "WantedBy")),
+        ("# a comment", False),
+        ("; another", False),
+        ("", False),
+        *((f"{name}=x", True) for name in ("ExecStart", "User", "Environment", "LimitNOFILE", "ProtectSystem")),
+        ("Nice = 5", True),
+    ],
+)
+def test_directives_of_the_process_require_a_restart(activated: layout.Application, line: str, restarts: bool) -> None:
+    unit = activated.path("etc/systemd/system", activated.service)
+    unit.write_text("[Service]\n")
+    before = digests.digests(activated, "aaaa")
+    unit.write_text(f"[Service]\n{line}\n")
+    after = digests.digests(activated, "aaaa")
+    assert (before.restart != after.restart) is restarts
+    # systemd has to reload the unit in any case
+    assert before.reload != after.reload
+    assert before.socket == after.socket
+
+
+@pytest.mark.parametrize(("number", "outdated"), [(20_000, False), (20_001, True)])
+def test_master_that_reports_too_many_modules_is_outdated(
+    activated: layout.Application, number: int, outdated: bool
+) -> None:
+    status = json.loads(activated.status_file(activated.service).read_text())
+    # the digest of a missing file is empty
+    status["fingerprint"]["files"] = {f"{index}.py": "" for index in range(number)}
+    assert digests.master_outdated(activated, "aaaa", status) is outdated
+
+
+def test_file_larger_than_code_is_not_read(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert digests.MAX_CODE_SIZE == 128 * 2**20
+    monkeypatch.setattr(digests, "MAX_CODE_SIZE", 10)
+    file = activated.release("aaaa") / "module.py"
+    status = json.loads(activated.status_file(activated.service).read_text())
+    for content, outdated in ((b"0123456789", False), (b"0123456789+", True)):
+        file.write_bytes(content)
+        python = status["fingerprint"]["python"]
+        python["executable_sha256"] = digests._sha256(python["executable"])
+        status["fingerprint"]["files"] = {"module.py": hashlib.sha256(content).hexdigest()}
+        assert digests.master_outdated(activated, "aaaa", status) is outdated
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_only_the_sockets_folder_is_given_to_root(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, kind: str, tmp_path: pathlib.Path
+) -> None:
+    """The application may have replaced it by a file or a link."""
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: owned.append((user, group)))
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if os.getuid() else 1)
+    path = tmp_path / "elsewhere" if kind == "link" else app.socket_folder
+    if kind == "file":
+        path.write_text("content")
+        path.chmod(0o640)
+    else:
+        path.mkdir(mode=0o700)
+        for name in ("handover.json", "bridge.json", "web.sock"):
+            (path / name).touch()
+    if kind == "link":
+        app.socket_folder.symlink_to(path)
+    activation.own_socket_folder(app)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if kind == "folder":
+        assert (owned, mode) == ([(0, 0)], 0o755)
+        assert [child.name for child in path.iterdir()] == ["web.sock"]
+    else:
+        assert (owned, mode) == ([], {"file": 0o640, "link": 0o700}[kind])
+        assert kind == "file" or len(list(path.iterdir())) == 3

@@ -559,3 +559,67 @@ def test_background_files_exclude_those_of_web(app: layout.Application, part: st
     assert worker <= found
     assert not web & found
     assert ("etc/links/schedules.json" in found) == (part is None)
+
+
+@pytest.mark.parametrize(
+    ("shown", "memory"), [("1048576", 2**20), ("[not set]", 0), ("", 0), (str(2**64 - 1), 0), (str(2**63), 0)]
+)
+def test_memory_of_an_instance(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, shown: str, memory: int
+) -> None:
+    """If systemd doesn't measure it, it shows a text or the largest number."""
+    output = f"Id=links-worker@1-1.service\nActiveState=active\nMemoryCurrent={shown}\n"
+    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: subprocess.CompletedProcess([], 0, output, ""))
+    (instance,) = background.instances(app, "worker")
+    assert (instance.memory, instance.restarts, instance.pid, instance.running) == (memory, 0, 0, True)
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+def test_stop_is_waited_for_only_by_the_strategy_replace(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """The timeout is the type's stop timeout with a margin; overlapping processes drain on their own."""
+    declare(app, worker={"strategy": strategy, "count": 1})
+    activate(app, "aaaa")
+    stops: list[tuple[bool, float]] = []
+    real = units.systemctl
+
+    def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if verb == "stop":
+            stops.append(("--no-block" not in words, timeout))
+        return real(verb, *words, timeout=timeout)
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    units.log.clear()
+    activate(app, "bbbb")
+    waits = strategy == "replace"
+    assert stops == [(waits, 9 + background.STOP_MARGIN if waits else 30)]
+    order = ["stop worker@1-1", "start worker@2-1"]
+    assert units.log == (order if waits else order[::-1])
+
+
+def test_revert_of_a_change_that_has_not_begun_does_nothing(app: layout.Application, units: Units) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    units.log.clear()
+    (process,) = [process for process in app.processes if process.name == "worker"]
+    change = background.Background(app, process, "bbbb", 9)
+    assert change.method == "overlap"
+    declare(app, worker={"count": 3})
+    change.revert()
+    assert (units.log, units.active()) == ([], {"worker@1-1": "aaaa", "worker@1-2": "aaaa"})
+
+
+def test_failed_stop_fails_the_change(app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    real = units.systemctl
+
+    def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        result = real(verb, *words, timeout=timeout)
+        return subprocess.CompletedProcess([verb], 1, "", "no such unit\n") if verb == "stop" else result
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    (process,) = [process for process in app.processes if process.name == "worker"]
+    with pytest.raises(systemd.UnitError, match=r"^no such unit$"):
+        background.Background(app, process, "bbbb", 9).execute()

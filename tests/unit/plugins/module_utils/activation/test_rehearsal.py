@@ -16,6 +16,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import rehear
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
+from tests.support.clock import Clock
+
 READY = health_check.Health("/readyz", "", "links.example.org")
 Calls = list[tuple[str, ...]]
 
@@ -87,9 +89,17 @@ def page(app: layout.Application) -> Iterator[dict[str, Any]]:
             return ""
 
     with _UnixServer(str(rehearsal.Rehearsal(app, "bbbb").listen), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield answers
         server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the health check."""
+    fake = Clock(now=0.0)
+    monkeypatch.setattr(health_check, "time", fake)
+    return fake
 
 
 def failure(app: layout.Application, health: health_check.Health | None = None, timeout: float = 1) -> str:
@@ -180,9 +190,13 @@ def test_cause_is_taken_from_systemds_result(
 def test_hanging_rehearsal_is_killed_and_cleared(
     app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         calls.append(arguments)
         if arguments[0] == "start":
+            now[0] += timeout
             raise subprocess.TimeoutExpired("systemctl", timeout)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
@@ -194,9 +208,9 @@ def test_hanging_rehearsal_is_killed_and_cleared(
 def fake_start(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> list[float]:
     """A start that takes `needs` seconds and waits for a processor for this share of them. Returns the clock."""
     clock = [1000.0]
-    app.path("proc/7").mkdir(parents=True)
+    app.path("proc/7").mkdir(parents=True, exist_ok=True)
     group = app.path("sys/fs/cgroup/system.slice/links")
-    group.mkdir(parents=True)
+    group.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text("7\n")
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -257,3 +271,116 @@ def test_failing_page_is_reported_with_its_body(app: layout.Application, page: d
 @pytest.mark.usefixtures("calls")
 def test_page_without_an_answer_is_reported(app: layout.Application) -> None:
     assert "it booted, but /readyz does not respond" in failure(app, READY)
+
+
+@pytest.mark.parametrize(("timeout", "boot", "patience"), [(1, 0, 5), (40, 30, 10), (40, 38, 5), (60, 2, 15)])
+def test_page_gets_the_remaining_time_within_5_to_15_seconds(
+    app: layout.Application,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout: float,
+    boot: float,
+    patience: float,
+) -> None:
+    fake_start(app, monkeypatch, waits=0, needs=boot)
+    assert "does not respond" in failure(app, READY, timeout)
+    assert clock.now == pytest.approx(patience)
+
+
+def test_boot_is_given_up_slightly_before_its_timeout(
+    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait with a timeout can end slightly early; it is not repeated for the rest."""
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        calls.append(arguments)
+        if arguments[0] == "start":
+            assert len(calls) < 9, "it waits forever"
+            now[0] += timeout - 0.02
+            raise subprocess.TimeoutExpired("systemctl", timeout)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    failure(app, timeout=10)
+    # one that checks whether the host is busy, and one for the remaining time
+    assert [call[0] for call in calls].count("start") == 2
+
+
+def test_host_is_reported_as_busy_after_a_second_of_waiting(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_start(app, monkeypatch, waits=0.05, needs=10_000)
+    assert "(app_service_rehearsal_timeout)." in failure(app, timeout=10)
+    fake_start(app, monkeypatch, waits=0.5, needs=10_000)
+    assert "waited for a processor: the host is busy." in failure(app, timeout=10)
+
+
+def test_rehearsal_has_a_minute_to_stop(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: list[float] = []
+
+    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        timeouts.append(timeout)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    rehearsal.clear(app)
+    rehearsal.clear(app, wait=False)
+    assert timeouts == [60, 60]
+
+
+@pytest.mark.parametrize(("needed", "rehearsed"), [(True, True), (False, False)])
+def test_release_that_serves_already_is_not_booted(
+    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch, needed: bool, rehearsed: bool
+) -> None:
+    app.state.mkdir(parents=True)
+    monkeypatch.setattr(rehearsal, "needed", lambda *_: needed)
+    monkeypatch.setattr(systemd, "first_match", lambda unit, *_: f"{unit}: Running upgrade  -> 1a2b")
+    result = rehearsal.rehearse(app, "bbbb", 1)
+    assert result["rehearsed"] is rehearsed
+    assert result["migrates"] == ("links-rehearsal@bbbb.service: Running upgrade  -> 1a2b" if rehearsed else "")
+    assert (("start", "links-rehearsal@bbbb.service") in calls) is rehearsed
+    # the default is the current release; without one there is nothing to rehearse
+    assert rehearsal.rehearse(app, "", 1)["rehearsed"] is rehearsed
+    layout.set_current(app, None)
+    assert rehearsal.rehearse(app, "", 1)["rehearsed"] is False
+
+
+@pytest.mark.usefixtures("calls")
+def test_page_that_recovers_is_healthy(app: layout.Application, page: dict[str, Any], clock: Clock) -> None:
+    page.update(status=503)
+    clock.at_pause = lambda: page.update(status=204)
+    rehearsal.Rehearsal(app, "bbbb").execute(1, READY)
+
+
+def test_interrupted_rehearsal_is_cleared(
+    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(health_check, "wait_healthy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsal.Rehearsal(app, "bbbb").execute(1, READY)
+    assert calls[-1] == CLEARED
+
+
+@pytest.mark.parametrize("waits", [0.01, 0.5])
+def test_boot_that_waited_for_a_second_gets_normal_priority_in_both_cgroup_versions(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float
+) -> None:
+    fake_start(app, monkeypatch, waits=waits, needs=12)
+    for group, file in (("system.slice/links", "cpu.weight"), ("cpu/system.slice/links", "cpu.shares")):
+        path = app.path("sys/fs/cgroup", group, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("10")
+    if waits == 0.01:
+        failure(app, timeout=10)
+    else:
+        rehearsal.Rehearsal(app, "bbbb").execute(10)
+    weights = [
+        app.path("sys/fs/cgroup", path).read_text()
+        for path in ("system.slice/links/cpu.weight", "cpu/system.slice/links/cpu.shares")
+    ]
+    assert weights == (["10", "10"] if waits == 0.01 else ["100", "1024"])

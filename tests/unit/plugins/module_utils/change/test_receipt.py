@@ -395,3 +395,83 @@ def test_directory_that_cannot_be_written_is_reported_with_the_fix(tmp_path: pat
     (tmp_path / "file").write_text("")
     with pytest.raises(BatonError, match=r"can't be written to .*Make the directory writable"):
         keep(tmp_path / "file" / "receipts", 50)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "words"),
+    [
+        (None, "-"),
+        (0.9, "< 1 ms"),
+        (1, "1 ms"),
+        (9_999, "9999 ms"),
+        (10_000, "10.0 s"),
+        (61_500, "61.5 s"),
+    ],
+)
+def test_duration_is_in_milliseconds_below_ten_seconds(milliseconds: float | None, words: str) -> None:
+    assert receipt.duration(milliseconds) == words
+
+
+@pytest.mark.parametrize(("canceled", "reported"), [(1, False), (2, True)])
+def test_canceled_requests_are_reported_above_one_percent(edge: Any, canceled: int, reported: bool) -> None:
+    answers = edge(*spread(100 - canceled, NOON, 20), *[line(NOON + 10, 499)] * canceled)
+    assert ("gave up waiting" in compose({"edge1": answers})["headline"]) is reported
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(7 * 86400, True), (7 * 86400 + 1, False)])
+def test_times_count_up_to_seven_days_after_the_change(seconds: int, counted: bool) -> None:
+    moment = NOON + seconds
+    window = access_log.Tally().result() | {"since": NOON, "until": moment}
+    result = {"windows": {"during": window}, "timeline": {"step": 1, "points": {str(int(moment)): POINT}}}
+    document = compose({"edge1": result})
+    assert list(document["timeline"]["points"]) == ([str(int(moment))] if counted else [])
+    assert document["windows"]["during"]["until"] == (moment if counted else NOON)
+
+
+def test_failures_are_counted_per_window(edge: Any) -> None:
+    answers = edge(line(NOON - 5, 500), *spread(10, NOON, 20), *[line(NOON + 25, 503)] * 3)
+    document = compose({"edge1": answers})
+    assert {name: window["failures"] for name, window in document["windows"].items()} == {
+        "before": 1,
+        "during": 0,
+        "after": 3,
+    }
+    assert document["headline"] == "None of the 10 requests that the edges logged during the change failed."
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [({"ended": NOON + 20.44}, 20.4), ({"ended": None, "seconds": 7.25}, 7.2), ({"ended": None}, 0.0)],
+)
+def test_duration_is_up_to_the_end_or_the_recorded_one(times: dict[str, Any], seconds: float) -> None:
+    assert compose({}, **times)["deploy"]["seconds"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("phases", "seconds"),
+    [
+        ([], []),
+        # the last phase is still running
+        ([("finish", 0.0)], [20.4]),
+        ([("lock", 0.0), ("roll", 9.0), ("finish", 0.0)], [0.0, 9.0, 11.4]),
+        ([("lock", 0.0), ("roll", 9.0)], [0.0, 9.0]),
+        ([("roll", 30.0), ("finish", 0.0)], [30.0, 0.0]),
+    ],
+)
+def test_running_phase_lasts_until_the_end(phases: list[tuple[str, float]], seconds: list[float]) -> None:
+    recorded = [{"name": name, "seconds": duration} for name, duration in phases]
+    assert [phase["seconds"] for phase in receipt.compose(DEPLOY, {}, {}, recorded)["phases"]] == seconds
+
+
+def test_document_has_the_documented_keys() -> None:
+    document = compose({})
+    assert document["format"] == 1
+    assert document["deploy"] == {
+        **{key: DEPLOY[key] for key in ("application", "kind", "release", "previous", "version", "who", "where")},
+        "reason": "",
+        "result": "deployed",
+        "baton": VERSION,
+        "started": NOON,
+        "seconds": 20.4,
+    }
+    assert receipt.title(document).startswith(f"links 1.4.2 ({NEW}): deployed in 20.4 s, 2025-11-25 12:00:00 UTC")

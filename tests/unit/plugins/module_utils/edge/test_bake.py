@@ -509,3 +509,9 @@ def test_bake_without_checks_sends_none() -> None:
     checker = bake.Checker(bake.Checks("127.0.0.1:1", "x", "/", 0), 5.0)
     checker.run()
     assert (checker.asked, checker.daemon) == (0, True)
+
+
+def test_bake_without_checks_reports_none(clock: Clock, tmp_path: pathlib.Path) -> None:
+    verdict = watch(write(tmp_path / "log", [line(clock.now + 0.1)] * 2), 0.4, clock)
+    assert verdict["message"] == "edge1: only 2 requests to app1 in 0 s, too few to evaluate."
+    assert (verdict["checks"], verdict["checks_unanswered"]) == (0, 0)

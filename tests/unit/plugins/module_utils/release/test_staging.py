@@ -696,3 +696,41 @@ def test_state_folders_are_created(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "state/uploads/a").is_dir()
     assert (tmp_path / "state/db").is_dir()
     assert not (tmp_path / "state/db/app.sqlite").exists()
+
+
+def test_failed_staging_restores_the_umask_and_releases_the_lock(
+    release_store: store.ReleaseStore, build: Callable[..., Any]
+) -> None:
+    request = upload(release_store, build())
+    request.source_archive.write_bytes(b"")
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(BatonError, match="on this host differs from the controller's"):
+            staging.stage(release_store, request, None, None, "")
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    with store.locked(release_store):
+        assert staged(release_store) == []
+
+
+def test_state_folders_are_private_to_owner_and_group(tmp_path: pathlib.Path) -> None:
+    staging.make_state([{"target": "a/b"}], tmp_path / "state", getpass.getuser())
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "state/a", tmp_path / "state/a/b")] == [0o750] * 2
+    (tmp_path / "file").touch()
+    with pytest.raises(BatonError, match=r"file/x can't be created as"):
+        staging.make_state([{"target": "x"}], tmp_path / "file", "")
+
+
+def test_linked_tree_keeps_links_and_replaces_files(tmp_path: pathlib.Path) -> None:
+    source, destination = tmp_path / "source", tmp_path / "destination"
+    (source / "lib").mkdir(parents=True)
+    (source / "lib/module.py").write_text("new")
+    (source / "lib64").symlink_to("lib")
+    (source / "lib/left.py").touch()
+    (destination / "lib").mkdir(parents=True)
+    (destination / "lib/module.py").write_text("old")
+    staging.link_tree(source, destination, {pathlib.Path("lib/left.py")})
+    assert (destination / "lib64").readlink() == pathlib.Path("lib")
+    assert (destination / "lib/module.py").samefile(source / "lib/module.py")
+    assert sorted(path.name for path in (destination / "lib").iterdir()) == ["module.py"]

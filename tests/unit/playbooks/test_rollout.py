@@ -1,0 +1,163 @@
+"""The steps of a rollout and their order: the project's playbooks on fake hosts."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.playbooks import Done
+from tests.support.recorded_fleet import ACTIVATED, FACTS, RecordedFleet
+
+KINDS: dict[str, dict[str, Any]] = {
+    "deploy": {"configure": False, "stage": True, "restart_workers": False},
+    "configure": {"configure": True, "stage": False, "restart_workers": False},
+    "restart": {"configure": False, "stage": False, "restart_workers": True},
+    "rollback": {"configure": False, "stage": False, "restart_workers": False},
+}
+
+# a result of phases/artifact.yml
+ARTIFACT: dict[str, Any] = {"id": "r2", "complete": True, "wheels": {}, "release": {"version": "v2"}}
+ARTIFACT |= {"source": {"path": "/nowhere/r2-src.tar.gz"}}
+
+
+@pytest.fixture
+def make_fleet(tmp_path: pathlib.Path) -> Callable[..., RecordedFleet]:
+    """App servers and load balancers on which everything succeeds."""
+
+    def make(app_servers: list[str], load_balancers: list[str], **variables: Any) -> RecordedFleet:
+        groups = {"app_servers": app_servers, "load_balancers": load_balancers}
+        fake = RecordedFleet(tmp_path, groups, **{"deploy_bake_seconds": 1} | variables)
+        fake.set_result("baton.web.host_facts", {"ansible_facts": FACTS})
+        fake.set_result("baton.web.deploy_lock", {"changed": True, "history": {}})
+        fake.set_result("baton.web.release", {"changed": True, "current": "r1", "release": {"id": "r2"}})
+        fake.set_result("baton.web.rehearse", {"rehearsed": True})
+        fake.set_result("baton.web.activate", {"rehearsed": True}, state="rehearsed")
+        fake.set_result("baton.web.activate", ACTIVATED, state="active")
+        fake.set_result("baton.web.activate", ACTIVATED | {"release": "r1", "previous": "r2"}, state="reverted")
+        fake.set_result("baton.web.edge_log_info", {"verdict": {"ok": True, "message": "fine."}, "windows": {}})
+        fake.set_result("baton.web.finish", {"changed": True, "removed": [], "trouble": "", "left": []})
+        return fake
+
+    return make
+
+
+def rollout(fleet: RecordedFleet, kind: str, *options: str, **more: Any) -> Done:
+    """Run the rollout. `more`: further keys of baton_change."""
+    change = {"kind": kind, **KINDS[kind], **more}
+    return fleet.play("phases/rollout.yml", *options, baton_change=change, app_release_built={"artifact": ARTIFACT})
+
+
+def test_deploy_runs_its_steps_in_order(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """Each batch is drained, activated, restored and baked on every edge before the next; the migration runs once."""
+    fleet = make_fleet(
+        ["app1", "app2", "app3"],
+        ["edge1", "edge2"],
+        deploy_batches=[1, "100%"],
+        deploy_drain=True,
+        app_service_migration_command="migrate",
+    )
+    rollout(fleet, "deploy").check_status()
+    first, rest = "10.0.0.1:8000", "10.0.0.2:8000 10.0.0.3:8000"
+    assert fleet.steps == [
+        *(f"app{number} deploy_lock held" for number in (1, 2, 3)),
+        *(f"app{number} release r2" for number in (1, 2, 3)),
+        "app1 unit links-migration@r2.service",
+        "app1 rehearse r2",
+        *(f"{edge} drain {first}" for edge in ("edge1", "edge2")),
+        "app1 activate active r2",
+        # the next batch is rehearsed while the first is activated
+        "app2 activate rehearsed r2",
+        "app3 activate rehearsed r2",
+        *(f"{edge} drain restore {first}" for edge in ("edge1", "edge2")),
+        *(f"{edge} edge_log_info bake {first}" for edge in ("edge1", "edge2")),
+        *(f"{edge} drain {rest}" for edge in ("edge1", "edge2")),
+        "app2 activate active r2",
+        "app3 activate active r2",
+        *(f"{edge} drain restore {rest}" for edge in ("edge1", "edge2")),
+        *(f"{edge} edge_log_info bake {rest}" for edge in ("edge1", "edge2")),
+        *("edge1 edge_log_info", "edge2 edge_log_info"),
+        *(f"app{number} finish deployed" for number in (1, 2, 3)),
+    ]
+    for arguments in fleet.arguments("baton.web.finish"):
+        assert (arguments["serves"], arguments["keep"]) == ("r2", 5)
+
+
+def test_failed_batch_reverts_every_host(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """A restart neither stages nor migrates nor rehearses."""
+    fleet = make_fleet(["app1", "app2"], ["edge1"], deploy_batches=[1], app_service_migration_command="migrate")
+    fleet.set_result("baton.web.activate", {"failed": True, "msg": "Workers don't start."}, "app2", state="active")
+    done = rollout(fleet, "restart", release="r1")
+    assert done.status != 0
+    assert "app2, handover: Workers don't start." in done.words
+    assert fleet.steps == [
+        "app1 deploy_lock held",
+        "app2 deploy_lock held",
+        "app1 activate active r1",
+        "edge1 edge_log_info bake 10.0.0.1:8000",
+        "app2 activate active r1",
+        "app1 activate reverted",
+        "app2 activate reverted",
+        "edge1 edge_log_info",
+        "app1 finish reverted",
+        "app2 finish reverted",
+    ]
+    assert all(arguments["renew"] for arguments in fleet.arguments("baton.web.activate", state="active"))
+    for arguments in fleet.arguments("baton.web.finish"):
+        # the previous release is kept, and none is recorded as served
+        assert not arguments.keys() & {"serves", "keep", "first_host"}
+
+
+def test_bad_bake_reverts(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """A change of settings on a host that is its own edge: new secrets are written before the units that use them, and
+    old ones are removed after the units have changed.
+    """
+    fleet = make_fleet(["app1"], [], app_config_secrets={"TOKEN": "x"})
+    verdict = {"verdict": {"ok": False, "message": "app1: 9 of 9 requests were answered 5xx."}}
+    fleet.set_result("baton.web.edge_log_info", verdict, max_failed_percent=1)
+    done = rollout(fleet, "configure")
+    assert done.status != 0
+    assert fleet.steps == [
+        "app1 deploy_lock held",
+        "app1 files /etc/links/environment",
+        "app1 files /etc/links/secrets",
+        "app1 files /etc/links/gunicorn.conf.py",
+        "app1 systemd_service links.socket",
+        "app1 systemd_service links.service",
+        "app1 files /etc/links/secrets",
+        "app1 rehearse",
+        "app1 activate active",
+        "app1 edge_log_info bake",
+        "app1 activate reverted",
+        "app1 edge_log_info",
+        "app1 finish reverted",
+    ]
+    folders = [arguments["files"][0] for arguments in fleet.arguments("baton.web.files")]
+    kept = [folder.get("keep") for folder in folders if folder["path"].endswith("/secrets")]
+    assert kept == [None, ["/etc/links/secrets/TOKEN"]]
+
+
+def test_rollback_activates_background_processes_last(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """App servers that --limit excludes are locked, too, and released at the end."""
+    fleet = make_fleet(["app1", "app2", "app3"], [], deploy_bake_seconds=0)
+    fleet.set_result("baton.web.host_facts", {"ansible_facts": FACTS | {"app_before_web": True}})
+    history: dict[str, Any] = {"current": "r1", "candidates": ["r0"], "releases": ["r0", "r1"]}
+    history |= {"rollback_candidates": [], "blocking": {}, "failures": []}
+    fleet.set_result("baton.web.deploy_lock", {"changed": True, "history": history}, state="held")
+    release = "{{ baton_rollback.release | default('') }}"
+    rollout(fleet, "rollback", "--limit", "app2,app3", release=release).check_status()
+    assert fleet.steps == [
+        *(f"app{number} deploy_lock held" for number in (1, 2, 3)),
+        # the web processes of all hosts, before background processes of the release start on any of them
+        "app2 rehearse r0",
+        "app3 rehearse r0",
+        "app2 activate active r0",
+        "app3 activate active r0",
+        "app2 activate active before_web r0",
+        "app3 activate active before_web r0",
+        *("app2 edge_log_info", "app3 edge_log_info"),
+        *("app2 finish rolled back", "app3 finish rolled back"),
+        "app1 deploy_lock released",
+    ]

@@ -1,0 +1,190 @@
+"""The modules that start and stop units. systemctl is replaced by a script that records its commands."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from ansible_collections.baton.web.plugins.module_utils.app import layout, masking
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
+from ansible_collections.baton.web.plugins.modules import exec as exec_module
+from ansible_collections.baton.web.plugins.modules import schedule, unit, wait_ready
+
+from tests.support import modules
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >> {root}/commands
+case $1 in
+  show) echo ActiveState=$(cat {root}/state 2>/dev/null || echo active) ;;
+  list-units) ;;
+  *) test ! -e {root}/broken ;;
+esac
+"""
+
+
+class Host:
+    """A folder that is the root of the modules' host."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.root = root
+        self.app = layout.Application("links", str(root))
+        for folder in ("bin", "etc/links/secrets", "etc/systemd/system", "var/lib/baton/links", "opt/links"):
+            (root / folder).mkdir(parents=True)
+        (root / "etc/links/secrets/TOKEN").write_text("s3cret-value")
+        self.program("systemctl", SYSTEMCTL.format(root=root))
+        self.program("journalctl", "#!/bin/sh\necho the unit logged s3cret-value\n")
+
+    def program(self, name: str, text: str) -> None:
+        (self.root / "bin" / name).write_text(text)
+        (self.root / "bin" / name).chmod(0o755)
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands to systemctl that change a unit."""
+        path = self.root / "commands"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in lines if line.split()[0] in ("start", "stop", "restart", "reload")]
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    fake = Host(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
+    application = functools.partial(layout.Application, root=str(tmp_path))
+    monkeypatch.setattr(layout, "Application", application)
+    monkeypatch.setattr(unit, "Application", application)
+    monkeypatch.setattr(masking, "masked", functools.partial(masking.masked, root=str(tmp_path)))
+    return fake
+
+
+MIGRATION = "links-migration@r2.service"
+RECORD = {"name": "links", "entry": {"kind": "deploy", "release": "r2", "result": "begun", "when": 1.0}}
+
+
+def start(**options: Any) -> dict[str, Any]:
+    return modules.run(unit, name=MIGRATION, application="links", timeout=5, **options)
+
+
+def test_unit_is_started_under_the_lock_and_after_its_record(host: Host) -> None:
+    lock = {"name": "links", "token": "a"}
+    lost = start(lock=lock, history=RECORD)
+    assert "This run has lost its lock" in lost["msg"]
+    assert (host.commands, history.read(host.app)) == ([], [])
+    deploy_lock.take(host.app, deploy_lock.Run("a", "ann@laptop", ""), "deploy", 60)
+    started = start(lock=lock, history=RECORD)
+    assert (started["changed"], started["log"]) == (True, "the unit logged ***")
+    assert host.commands == [f"start {MIGRATION}"]
+    assert [entry["result"] for entry in history.read(host.app)] == ["begun"]
+
+
+def test_failed_unit_is_recorded_as_begun_and_its_log_is_masked(host: Host) -> None:
+    (host.root / "broken").touch()
+    failed = start(history=RECORD)
+    assert failed["msg"] == f"{MIGRATION} failed. It logged last:\nthe unit logged ***"
+    assert [entry["result"] for entry in history.read(host.app)] == ["begun"]
+
+
+def test_unit_is_not_started_if_its_record_cannot_be_written(host: Host) -> None:
+    (host.app.state / "history.jsonl").mkdir()
+    failed = start(history=RECORD)
+    assert f"{MIGRATION} wasn't started, because the history" in failed["msg"]
+    assert host.commands == []
+
+
+def test_check_mode_starts_no_unit(host: Host) -> None:
+    assert start(check=True, history=RECORD)["changed"]
+    assert (host.commands, history.read(host.app)) == ([], [])
+
+
+def test_unit_waits_for_another_instance_until_its_timeout(host: Host) -> None:
+    commands = host.root / "commands"
+    host.program("systemctl", f'#!/bin/sh\necho "$*" >> {commands}; echo links-migration@r1.service activating\n')
+    failed = modules.run(unit, name=MIGRATION, application="links", timeout=0)
+    assert "another instance of links-migration@ is still running" in failed["msg"]
+    assert host.commands == []
+
+
+TIMER = "links-cleanup.timer"
+
+
+def configure_schedule(host: Host, *, runs: bool = True) -> None:
+    host.app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": runs}}))
+
+
+def set_state(state: str, **options: Any) -> dict[str, Any]:
+    return modules.run(schedule, name="links", schedule="cleanup", state=state, **options)
+
+
+def test_schedule_is_suspended_until_it_is_resumed(host: Host) -> None:
+    configure_schedule(host)
+    host.app.current.symlink_to("releases/r1")
+    mark = host.app.suspended("cleanup")
+    assert set_state("suspended", check=True)["changed"]
+    assert not mark.exists()
+    first = set_state("suspended")
+    assert (first["changed"], first["runs"], first["unit"]) == (True, True, "links-cleanup.service")
+    assert (mark.exists(), host.commands) == (True, [f"stop {TIMER}"])
+    assert not set_state("suspended")["changed"]
+    assert not set_state("known")["changed"]
+    assert set_state("resumed")["changed"]
+    assert (mark.exists(), host.commands) == (False, [f"stop {TIMER}", f"start {TIMER}"])
+    assert not set_state("resumed")["changed"]
+
+
+@pytest.mark.parametrize(("runs", "release"), [(False, True), (True, False)])
+def test_timer_is_not_started_if_the_schedule_does_not_run(host: Host, runs: bool, release: bool) -> None:
+    """It runs on another host, or no release has been activated yet."""
+    configure_schedule(host, runs=runs)
+    if release:
+        host.app.current.symlink_to("releases/r1")
+    set_state("suspended")
+    assert set_state("resumed")["runs"] is runs
+    assert host.commands == [f"stop {TIMER}"]
+
+
+def test_unknown_schedule_is_reported_with_the_known_ones(host: Host) -> None:
+    configure_schedule(host)
+    failed = modules.run(schedule, name="links", schedule="clean", state="suspended")
+    assert failed["msg"] == "links has no scheduled command 'clean' here. It has cleanup."
+
+
+@pytest.fixture
+def release(host: Host) -> Host:
+    """A host with a release, whose systemd-run ignores the properties."""
+    host.program("systemd-run", '#!/bin/sh\nfor command; do :; done\nexec sh -c "$command"\n')
+    host.app.current.symlink_to("releases/r1")
+    (host.root / "etc/systemd/system/links.service").write_text("[Service]\nUser=links\n")
+    return host
+
+
+def run(command: str, **options: Any) -> dict[str, Any]:
+    return modules.run(exec_module, name="links", command=command, **options)
+
+
+@pytest.mark.usefixtures("release")
+def test_exit_code_of_a_command() -> None:
+    succeeded = run("echo hello s3cret-value")
+    assert (succeeded["rc"], succeeded["output"], succeeded["release"]) == (0, "hello ***\n", "r1")
+    failed = run("echo s3cret-value; exit 3")
+    assert (failed["failed"], failed["rc"]) == (True, 3)
+    assert failed["msg"].startswith("Exit code 3 in release r1.\n***")
+
+
+def test_check_mode_runs_no_command(release: Host) -> None:
+    result = run(f"touch {release.root}/ran", check=True)
+    assert (result["changed"], result["release"], (release.root / "ran").exists()) == (True, "r1", False)
+
+
+@pytest.mark.usefixtures("host")
+def test_command_needs_a_release() -> None:
+    assert run("true")["msg"] == "No release has been activated on this host yet. Deploy one."
+
+
+def test_wait_ready_waits_for_the_units(host: Host) -> None:
+    assert modules.run(wait_ready, units=["nginx.service"], timeout=1)["changed"] is False
+    (host.root / "state").write_text("failed")
+    failed = modules.run(wait_ready, units=["nginx.service"], timeout=0)
+    assert failed["msg"] == "The host doesn't serve after 0 s: nginx.service is not active."

@@ -159,7 +159,7 @@ class Activation:
                 self._record()
         # any error at all: what was begun has to be reverted
         except Exception as error:
-            # its secrets go with it, and what failed may have logged them
+            # mask before the revert restores the previous secrets: the log may contain those of this change
             cause = masking.masked(self.app.name, self._cause(error, started, began), root=self.app.root)
             raise ActivationError(f"{cause}\n{self._revert()}") from None
         if self.back:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
 from ansible_collections.baton.web.plugins.module_utils.change import outcome
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
@@ -157,3 +159,10 @@ def test_messages_about_the_fleet_are_shown_once_and_those_about_a_host_for_each
     ]
     assert len(messages) > 8
     assert [where for where, once, about_a_host in messages if once == about_a_host] == []
+
+
+def test_files_have_no_duplicate_keys(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ansible warns operators about them, also if one comes from a merged anchor."""
+    for path in FILES:
+        DataLoader().load_from_file(str(path))
+    assert "duplicate" not in capfd.readouterr().err

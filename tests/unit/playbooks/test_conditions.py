@@ -37,6 +37,7 @@ def templar(host: str, groups: dict[str, list[str]], **given: Any) -> Templar:
         "hostvars": {},
         "baton_address": "10.0.0.1",
         "ansible_check_mode": False,
+        "ansible_facts": {"app_transport": {"takes_tls": False}},
     }
     return Templar(loader=LOADER, variables={**load("vars/topology.yml"), **facts, **given})
 
@@ -91,6 +92,22 @@ def test_certificates_are_provided_before_the_services_that_need_them() -> None:
     # obtained after the site, which answers the authority's challenge
     assert roles("edge1", FLEET, **given) == [*EVERYWHERE, *EDGE, "tls_certificate obtain"]
     assert roles("app1", FLEET, **given) == [*EVERYWHERE, *SERVER]
+
+
+def test_tls_to_the_app_servers_is_set_up_before_the_site_uses_it() -> None:
+    certificates = "Provide the certificates for TLS from the edges to the app servers"
+    facts: dict[str, Any] = {"app_transport": {"sends": "", "takes_tls": True, "takes_plain": False, "trusted": []}}
+    edge: dict[str, Any] = {"app_transport": {"sends": "tls", "takes_tls": False, "takes_plain": False, "trusted": []}}
+    given = {"hostvars": {"edge1": {"ansible_facts": edge}, "app1": {"ansible_facts": facts}}}
+    required: dict[str, Any] = {"app_servers_tls": "required", **given}
+    port = [*EVERYWHERE, *SERVER, "nginx_server", certificates, "nginx_tls_port"]
+    assert roles("app1", FLEET, ansible_facts=facts, **required) == port
+    assert roles("edge1", FLEET, ansible_facts=edge, **required) == [*EVERYWHERE, *EDGE[:2], certificates, EDGE[2]]
+    # the plain port is closed last, in the run that moves the edges
+    edge["app_transport"]["sends"] = "plain"
+    assert roles("app1", FLEET, ansible_facts=facts, **required) == [*port, "Close the app servers' plain port"]
+    # a port that is no longer wanted is removed
+    assert roles("app1", FLEET, ansible_facts=facts, **given) == [*EVERYWHERE, *SERVER, "nginx_tls_port"]
 
 
 def test_interrupt_stops_the_provisioning_between_two_roles() -> None:

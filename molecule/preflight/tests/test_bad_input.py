@@ -116,7 +116,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         pytest.param({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"], marks=LONG),
         pytest.param({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"], marks=LONG),
         ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
-        pytest.param({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten, and must be a number"], marks=LONG),
+        pytest.param({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten and must be a whole number"], marks=LONG),
         (
             {
                 "app_processes": {
@@ -125,7 +125,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
                 }
             },
             [
-                "web1: app_processes.web: web is a name",
+                "web1: app_processes.web: Baton uses the name web itself",
                 "worker.command is",
                 "worker.count is 0",
                 "worker.memory_max is",
@@ -173,7 +173,7 @@ def test_unprovisioned_hosts_are_reported(tmp_path: pathlib.Path, playbook: str)
     [
         ("rollback", {"rolback_to": "0123456789abcdef"}, ["rolback_to is not a setting", "Did you mean rollback_to?"]),
         pytest.param("upgrade_system", {"upgrade_rebot": False}, ["Did you mean upgrade_reboot?"], marks=LONG),
-        ("reboot", {"reboot_confirm": "yess"}, ['reboot_confirm is "yess". Say true or false']),
+        ("reboot", {"reboot_confirm": "yess"}, ['reboot_confirm is "yess". Set it to true or false']),
         pytest.param("exec", {"command": "true", "exec_host": "all"}, ["Did you mean exec_hosts?"], marks=LONG),
         pytest.param("unlock", {"unlock_forced": True}, ["Did you mean unlock_force?"], marks=LONG),
         pytest.param("history", {"history_line": 5}, ["Did you mean history_lines?"], marks=LONG),
@@ -368,7 +368,7 @@ def taken() -> Iterator[None]:
     ("changed", "words"),
     [
         ({"app_account_user": "alice"}, ["web1: user alice exists with the home /home/alice", "app_account_adopt"]),
-        ({"app_name": "reports"}, ["web1: /opt/reports is there", "web1: reports.service is a unit"]),
+        ({"app_name": "reports"}, ["web1: /opt/reports exists", "web1: reports.service is a unit"]),
         ({"app_name": "systemd-timesyncd"}, ["belongs to the system or to another service"]),
         pytest.param({"app_account_user": "sudo"}, ["belongs to the system"], marks=LONG),
         pytest.param({"app_name": "cron"}, ["belongs to the system or to another service"], marks=LONG),

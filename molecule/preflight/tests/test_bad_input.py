@@ -116,7 +116,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         pytest.param({"app_migrations": "Blocking"}, ['app_migrations is "Blocking"', "expand"], marks=LONG),
         pytest.param({"deploy_batches": "[1, 2]"}, ["deploy_batches is", "Give a list"], marks=LONG),
         ({"deploy_batches": [0, "100%"]}, ["deploy_batches is", "Give a list"]),
-        pytest.param({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten and must be a whole number"], marks=LONG),
+        pytest.param({"deploy_bake_seconds": "ten"}, ["deploy_bake_seconds is ten and must be a"], marks=LONG),
         (
             {
                 "app_processes": {

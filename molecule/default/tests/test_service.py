@@ -110,7 +110,8 @@ def test_release_belongs_to_root_and_is_read_only(host: Any) -> None:
 def test_secrets_are_readable_only_by_root(host: Any) -> None:
     secret = host.file("/etc/links/secrets/DATABASE_URL.host.cred")
     assert (secret.user, secret.mode) == ("root", 0o600)
-    assert host.check_output("ls /etc/links/secrets") == "DATABASE_URL.host.cred\nREDIS_URL.host.cred"
+    files = host.check_output("ls /etc/links/secrets").split()
+    assert files == [f"{name}.host.cred" for name in ("DATABASE_URL", "LINKS_METRICS_TOKEN", "REDIS_URL")]
     assert PASSWORD in host.check_output(f"systemd-creds decrypt {secret.path} --name=DATABASE_URL -")
 
 

@@ -95,11 +95,11 @@ def test_plain_connections_come_only_from_the_host_itself(host: Any, edge: Edge)
     assert edge("/readyz").status_code == 200
     clients = host.check_output("ss -Hnt state established '( sport = :8000 )'").splitlines()
     assert {line.split()[-1].rpartition(":")[0] for line in clients} <= {address}
-    # on the host only nginx and root are admitted, because the application trusts their headers
+    # on the host only nginx and root may connect, because the application trusts their headers
     probe = f"bash -c 'exec 3<>/dev/tcp/{address}/8000'"
     assert host.run(f"timeout 60 {probe}").rc == 0
-    for user, admitted in (("www-data", True), ("nobody", False)):
-        assert (host.run(f"runuser -u {user} -- timeout 60 {probe}").rc == 0) is admitted
+    for user, allowed in (("www-data", True), ("nobody", False)):
+        assert (host.run(f"runuser -u {user} -- timeout 60 {probe}").rc == 0) is allowed
 
 
 @pytest.mark.hosts("edge1")

@@ -23,7 +23,7 @@ ALL = ("-e", "since='3 hours ago'", "-e", "lines=5000")
 STATUS = f"/run/baton/{APP}/handover.json"
 SECRET = "changethis-hostile-secret"  # of the scenario's inventory
 
-# as user nobody: lines in the application's name, in the journal's native protocol
+# run as the user nobody: write journal entries that claim to be from the application, using the native protocol
 FORGE = f"""
 import socket
 def send(*fields):

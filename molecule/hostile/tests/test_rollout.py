@@ -46,7 +46,7 @@ def current(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def before(hostile: Hostile) -> Iterator[str]:
-    """The release before these tests; its source is restored after them."""
+    """Return the release that is current before the tests, and restore its source afterwards."""
     source = (hostile.source / "main.py").read_text()
     yield current(HOSTS[0])
     (hostile.source / "main.py").write_text(source)

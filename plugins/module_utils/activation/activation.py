@@ -200,7 +200,7 @@ class Activation:
         return f"Release {self.release} could not be activated ({self.method}): {with_setting_names(cause)}"
 
     def _revert(self) -> str:
-        """Restore the previous release and configuration. Returns a sentence on what serves now."""
+        """Restore the previous release and configuration. Returns a sentence with the release that is active."""
         app, before = self.app, self.before
         try:
             layout.set_current(app, before)  # first: it needs no disk space
@@ -223,7 +223,7 @@ class Activation:
         return f"Release {before} serves, as before."
 
     def _record(self) -> None:
-        """Record what serves now, and keep a copy of its configuration. On a full disk, neither is changed."""
+        """Record the active release and keep a copy of its configuration. On a full disk, neither is changed."""
         declared = {process.name for process in self.app.processes if process.declared}
         wanted = {**digests.all_recorded(self.app), **{name: change.wanted for name, change in self.changes.items()}}
         processes = {name: dataclasses.asdict(one) for name, one in wanted.items() if name in declared}

@@ -62,7 +62,7 @@ def keep(app: Application, folder: pathlib.Path, part: str | None = None) -> Non
 
 
 def snapshot(app: Application, transaction: str) -> None:
-    """Keep what serves now, once per transaction: its first activation here calls this before it changes anything."""
+    """Save the active release and configuration, once per transaction, before its first activation on this host."""
     if last(app).get("transaction") == transaction:
         return
     with replaced_folder(app.before) as scratch:
@@ -101,7 +101,7 @@ def replaced_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _complete(folder: pathlib.Path) -> pathlib.Path:
-    """Undo a replacement that was killed between its two renames. Returns the path of the old folder meanwhile."""
+    """Undo a replacement that was killed between its two renames. Returns the path of the old folder."""
     old = folder.with_name(f"{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)

@@ -20,7 +20,7 @@ PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class ActivationError(Exception):
-    """A release can't be activated. The message says why, and what serves instead."""
+    """A release can't be activated. The message says why, and which release is active instead."""
 
 
 @dataclasses.dataclass(frozen=True)

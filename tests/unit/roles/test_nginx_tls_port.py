@@ -1,4 +1,4 @@
-"""A port that takes TLS from known clients: what is written, and what preflight refuses."""
+"""A port that accepts TLS from known clients: its configuration, and input that preflight refuses."""
 
 from __future__ import annotations
 
@@ -39,18 +39,16 @@ def test_only_clients_with_the_name_reach_the_server(port: Callable[..., str]) -
     (known,) = re.findall(
         r"map \$ssl_client_s_dn (\S+) \{\s+default \"\";\s+\"CN=edges.links.example.org\" 10.0.0.21:8000;\s+\}", text
     )
-    # nothing but what the map says, which is nothing for others
+    # the map has no server for other clients
     assert re.findall(r"proxy_pass (.*);", text) == [known]
 
 
-def test_no_time_limit_is_shorter_than_what_nginx_has_for_requests(port: Callable[..., str]) -> None:
+def test_timeout_exceeds_those_of_requests(port: Callable[..., str]) -> None:
     assert re.findall(r"proxy_timeout (.*);", port()) == ["20d"]
     assert "so_keepalive=" in port()
 
 
-def test_the_authority_of_a_new_fleet_is_yet_to_be_made(
-    load_role: Callable[[str], Any], tmp_path: pathlib.Path
-) -> None:
+def test_authority_may_be_missing_on_a_new_fleet(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     authority = tmp_path / "ca.pem"
 
     def written() -> str:
@@ -78,16 +76,16 @@ def test_the_authority_of_a_new_fleet_is_yet_to_be_made(
     ],
     ids=str,
 )
-def test_what_can_not_be_is_refused(load_role: Callable[[str], Any], given: dict[str, Any]) -> None:
+def test_invalid_input_is_refused(load_role: Callable[[str], Any], given: dict[str, Any]) -> None:
     role = load_role("nginx_tls_port")
     assert role.refusals(**PORT, __nginx_tls_port_others={"stdout": ""}) == []
     (message,) = role.refusals(**{**PORT, **given}, __nginx_tls_port_others={"stdout": ""})
     assert str(next(iter(given.values()))) in message
-    # what is taken away may be anything
+    # a port to remove isn't validated
     assert role.refusals(**{**PORT, **given}, nginx_tls_port_state="absent", __nginx_tls_port_others={}) == []
 
 
-def test_another_application_s_port_is_refused(load_role: Callable[[str], Any]) -> None:
+def test_port_of_another_application_is_refused(load_role: Callable[[str], Any]) -> None:
     other = "/etc/nginx/streams-enabled/shop.conf"
     (message,) = load_role("nginx_tls_port").refusals(**PORT, __nginx_tls_port_others={"stdout": other})
     assert f"10.0.0.21:8443, on which short-links would accept TLS, is used by {other} already" in message

@@ -187,20 +187,26 @@ def test_cause_is_taken_from_systemds_result(
     assert message in failure(app)
 
 
-def test_hanging_rehearsal_is_killed_and_cleared(
-    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def hanging_start(calls: Calls, monkeypatch: pytest.MonkeyPatch, early: float = 0) -> None:
+    """A start that never ends: each wait for it takes its timeout, less `early` seconds."""
     now = [1000.0]
     monkeypatch.setattr("time.time", lambda: now[0])
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         calls.append(arguments)
         if arguments[0] == "start":
-            now[0] += timeout
+            assert len(calls) < 9, "it waits forever"
+            now[0] += timeout - early
             raise subprocess.TimeoutExpired("systemctl", timeout)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
+
+
+def test_hanging_rehearsal_is_killed_and_cleared(
+    app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging_start(calls, monkeypatch)
     assert "it was not ready after 7 s (app_service_rehearsal_timeout)" in failure(app, timeout=7)
     assert calls[-2:] == [("kill", "--signal=KILL", "links-rehearsal@bbbb.service"), CLEARED]
 
@@ -291,18 +297,7 @@ def test_boot_is_given_up_slightly_before_its_timeout(
     app: layout.Application, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait with a timeout can end slightly early; it is not repeated for the rest."""
-    now = [1000.0]
-    monkeypatch.setattr("time.time", lambda: now[0])
-
-    def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        calls.append(arguments)
-        if arguments[0] == "start":
-            assert len(calls) < 9, "it waits forever"
-            now[0] += timeout - 0.02
-            raise subprocess.TimeoutExpired("systemctl", timeout)
-        return subprocess.CompletedProcess(arguments, 0, "", "")
-
-    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    hanging_start(calls, monkeypatch, early=0.02)
     failure(app, timeout=10)
     # one that checks whether the host is busy, and one for the remaining time
     assert [call[0] for call in calls].count("start") == 2

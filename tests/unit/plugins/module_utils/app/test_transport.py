@@ -1,4 +1,4 @@
-"""What a host shows of how requests get to an application, by the files as the roles write them."""
+"""Detection of how requests reach an application, from files rendered by the roles."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def write(tmp_path: pathlib.Path) -> Callable[[str, str], None]:
     return write
 
 
-def seen(root: pathlib.Path) -> dict[str, Any]:
+def transport_of(root: pathlib.Path) -> dict[str, Any]:
     return transport.of_host(Application("links", str(root)))
 
 
-def test_a_bare_host_shows_nothing(tmp_path: pathlib.Path) -> None:
-    assert seen(tmp_path) == {"sends": "", "takes_tls": False, "takes_plain": False, "trusted": []}
+def test_bare_host_has_no_transport(tmp_path: pathlib.Path) -> None:
+    assert transport_of(tmp_path) == {"sends": "", "takes_tls": False, "takes_plain": False, "trusted": []}
 
 
 @pytest.mark.parametrize(("name", "sends"), [("", "plain"), ("links.app-servers.baton.internal", "tls")])
-def test_a_site_shows_how_it_sends(
+def test_site_determines_how_requests_are_sent(
     tmp_path: pathlib.Path, write: Callable[[str, str], None], name: str, sends: str
 ) -> None:
     text = Role("nginx_site").render(
@@ -46,11 +46,11 @@ def test_a_site_shows_how_it_sends(
         __nginx_site_about={"rc": 0, "stderr": "nginx version: nginx/1.22.1"},
     )
     write("etc/nginx/sites-enabled/links.conf", text)
-    assert seen(tmp_path)["sends"] == sends
+    assert transport_of(tmp_path)["sends"] == sends
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_the_firewall_shows_whether_plain_requests_come_in(
+def test_firewall_determines_whether_plain_requests_are_accepted(
     tmp_path: pathlib.Path, write: Callable[[str, str], None], plain: bool
 ) -> None:
     rules = [
@@ -61,10 +61,10 @@ def test_the_firewall_shows_whether_plain_requests_come_in(
         "etc/nftables.d/rules.nft.j2", host_firewall_rules=rules if plain else rules[1:]
     )
     write("etc/nftables.d/links.nft", text)
-    assert seen(tmp_path)["takes_plain"] is plain
+    assert transport_of(tmp_path)["takes_plain"] is plain
 
 
-def test_the_configuration_that_serves_shows_whom_the_application_trusts(
+def test_active_configuration_determines_the_trusted_addresses(
     tmp_path: pathlib.Path, write: Callable[[str, str], None]
 ) -> None:
     text = Role("app_service").render(
@@ -72,13 +72,13 @@ def test_the_configuration_that_serves_shows_whom_the_application_trusts(
         app_name="links",
         app_service_forwarded_allow_ips=["10.0.0.11", "10.0.0.21"],
     )
-    # written, and not activated
+    # written but not activated
     write("etc/links/gunicorn.conf.py", text)
-    assert seen(tmp_path)["trusted"] == []
+    assert transport_of(tmp_path)["trusted"] == []
     write("var/lib/baton/links/kept/etc/links/gunicorn.conf.py", text)
-    assert seen(tmp_path)["trusted"] == ["10.0.0.11", "10.0.0.21"]
+    assert transport_of(tmp_path)["trusted"] == ["10.0.0.11", "10.0.0.21"]
 
 
-def test_a_port_for_tls_is_told(tmp_path: pathlib.Path, write: Callable[[str, str], None]) -> None:
+def test_tls_port_is_detected(tmp_path: pathlib.Path, write: Callable[[str, str], None]) -> None:
     write("etc/nginx/streams-enabled/links.conf", "server {}\n")
-    assert seen(tmp_path)["takes_tls"]
+    assert transport_of(tmp_path)["takes_tls"]

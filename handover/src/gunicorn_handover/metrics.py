@@ -62,8 +62,8 @@ def take_slot(directory: str) -> str:
 def clear_gauges(directory: str) -> None:
     """Clears the gauges of processes that have exited: unlike a counter, a gauge describes a running process.
 
-    No file is removed, as a reader may be reading all of them. A process that tries to take a slot during this time finds it
-    locked and takes another one. Raises OSError.
+    No file is removed, as a reader may be reading all of them. A process that tries to take a slot during this time
+    finds it locked and takes another one. Raises OSError.
     """
     for slot in [found[1] for name in os.listdir(directory) if (found := _LOCK.fullmatch(name))]:
         if (descriptor := _lock(directory, slot)) is None:

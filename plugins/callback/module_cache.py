@@ -54,15 +54,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Load what every task needs, and provide the cached modules."""
-        # as Ansible reads them, but cached
-        for variables in sorted(PROJECT.glob("playbooks/vars/*.yml")):
-            playbook._loader.load_from_file(str(variables), cache="all", unsafe=True, trusted_as_template=True)
+        # as Ansible reads them, but cached; a checkout's playbooks have other paths than below the collection's link
+        for root in (PROJECT, PROJECT.resolve()):
+            for variables in sorted(root.glob("playbooks/vars/*.yml")):
+                playbook._loader.load_from_file(str(variables), cache="all", unsafe=True, trusted_as_template=True)
         with contextlib.suppress(OSError):
             self._kept = kept()
             lend(self._kept, packed())
         # otherwise the fork of each task would load them
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
+        # those of a collection only load when one of them is asked for, but then all of them
+        loader.filter_loader.get("baton.web.failures")
         # otherwise the garbage collector of each fork would touch, and so copy, all memory
         os.register_at_fork(after_in_child=gc.freeze)
 

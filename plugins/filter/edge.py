@@ -1,4 +1,4 @@
-"""Ansible filters that validate an edge's settings about clients: networks, HSTS, certificate authorities."""
+"""Ansible filters about networks, and filters that validate an edge's settings about clients."""
 
 from __future__ import annotations
 
@@ -100,6 +100,22 @@ def proxy_networks(proxies: Sequence[str], presets: Mapping[str, Mapping[str, An
     return list(dict.fromkeys(network for networks in named for network in networks))
 
 
+def within(addresses: Sequence[str], networks: Sequence[str]) -> list[str]:
+    """Return the addresses in any of the networks, without regard to IPv6 zones. A text that is no address is in none.
+
+    `ansible.utils.in_any_network` takes 0.3 s of processor time for that. Raises ValueError for a wrong network.
+    """
+    parsed = [limits.network(str(network), strict=False) for network in networks]
+    return [text for text in addresses if any(_contains(network, text) for network in parsed)]
+
+
+def _contains(network: ipaddress.IPv4Network | ipaddress.IPv6Network, text: str) -> bool:
+    try:
+        return ipaddress.ip_address(str(text).partition("%")[0]) in network
+    except ValueError:
+        return False
+
+
 class FilterModule:
     """Filters by name."""
 
@@ -110,4 +126,5 @@ class FilterModule:
             "wrong_hsts": wrong_hsts,
             "wrong_authorities": wrong_authorities,
             "proxy_networks": proxy_networks,
+            "within": within,
         }

@@ -271,6 +271,7 @@ def test_migration_secrets_replace_those_of_the_application(render: Callable[...
         ({"app_service_listen": "10.0.0.2:8000"}, "List the edge's addresses"),
         ({"app_service_timeout": 0}, "must be above 0"),
         ({"app_service_denied_addresses": ["metadata.internal"]}, "metadata.internal, which is no address"),
+        ({"app_service_denied_addresses": ["169.254.0.0/16", "10.0.0.300"]}, "10.0.0.300, which is no address"),
         ({"app_service_allowed_addresses": ["10.0.0.0/8", "any"]}, "any, which is no address"),
         ({"app_service_worker_memory_mb": 0}, "must be above 0"),
         ({"app_service_memory_percent": 101}, "between 1 and 100"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import shutil
 import types
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 
+from tests.support import program
 from tests.support.playbooks import PROJECT, Done, Playbooks, plugin
 
-VARIABLES = sorted(PROJECT.glob("playbooks/vars/*.yml"))
+COLLECTION = PROJECT / "collections/ansible_collections/baton/web"
+FILTERS = sorted(path.stem for path in PROJECT.glob("plugins/filter/*.py"))
 PACKS = "ANSIBALLZ: Creating module"
 REUSES = "ANSIBALLZ: using cached module"
 
@@ -41,6 +44,14 @@ def test_next_run_reuses_the_packed_modules(tmp_path: pathlib.Path, cache: pathl
     assert [path.name.split("-")[0] for path in cache.glob("*/*")] == [
         "ansible_collections.baton.web.plugins.modules.host_facts"
     ]
+
+
+def test_filters_load_once_in_a_run(tmp_path: pathlib.Path) -> None:
+    uses = {"ansible.builtin.assert": {"that": "{} | baton.web.failures | length == 0"}}
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [uses, uses]}, environment={"ANSIBLE_DEBUG": "1"})
+    output = runner.succeed(playbook).output
+    loads = re.findall(r"Loading FilterModule '.*' from .*/baton/web/plugins/filter/(\w+)\.py(.*)", output)
+    assert sorted(name for name, notes in loads if "found_in_cache=True" not in notes) == FILTERS
 
 
 def test_unusable_cache_is_ignored(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
@@ -105,11 +116,15 @@ def test_only_the_most_recent_caches_are_kept(cache: pathlib.Path) -> None:
 
 
 def test_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, loader = plugin("callback/module_cache"), DataLoader()
+    # where Ansible finds the callback, while the playbooks of a checkout are found in the checkout
+    module = program.load(COLLECTION / "plugins/callback/module_cache.py", "module_cache_of_the_collection")
+    loader = DataLoader()
     monkeypatch.setattr(module, "packed", lambda: cache.with_name("run"))
     module.CallbackModule().v2_playbook_on_start(types.SimpleNamespace(_loader=loader))
     monkeypatch.setattr(loader, "load", lambda **_: pytest.fail("the file is read again"))
     # how Ansible's VariableManager reads a play's vars_files
-    assert {path.stem for path in VARIABLES} >= {"topology", "wiring", "rollout"}
-    for path in map(str, VARIABLES):
-        assert loader.load_from_file(path, unsafe=True, cache="vaulted", trusted_as_template=True)
+    for root in (PROJECT, COLLECTION):
+        files = sorted(root.glob("playbooks/vars/*.yml"))
+        assert {path.stem for path in files} >= {"topology", "wiring", "rollout"}
+        for path in map(str, files):
+            assert loader.load_from_file(path, unsafe=True, cache="vaulted", trusted_as_template=True)

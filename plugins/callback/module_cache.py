@@ -50,7 +50,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: pathlib.Path | None = None
+        self._cache: pathlib.Path | None = None
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Load what every task needs, and provide the cached modules."""
@@ -59,8 +59,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             for variables in sorted(root.glob("playbooks/vars/*.yml")):
                 playbook._loader.load_from_file(str(variables), cache="all", unsafe=True, trusted_as_template=True)
         with contextlib.suppress(OSError):
-            self._kept = kept()
-            lend(self._kept, packed())
+            self._cache = cache_folder()
+            link_cached(self._cache, packed())
         # otherwise the fork of each task would load them
         for plugins in (loader.filter_loader, loader.test_loader):
             list(plugins.all())
@@ -73,9 +73,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Cache new modules."""
         with contextlib.suppress(OSError):
             # not if sources changed during the run: then it is unknown which version was packed
-            if self._kept is not None and self._kept == kept():
-                keep(packed(), self._kept)
-                prune(self._kept)
+            if self._cache is not None and self._cache == cache_folder():
+                store(packed(), self._cache)
+                prune(self._cache)
 
 
 def packed() -> pathlib.Path:
@@ -83,14 +83,14 @@ def packed() -> pathlib.Path:
     return pathlib.Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache")
 
 
-def kept() -> pathlib.Path:
+def cache_folder() -> pathlib.Path:
     """Return the cache folder for the current sources."""
     hasher = hashlib.sha256(sys.version.encode())
     for path in sources():
         about = path.stat()
         hasher.update(f"{path} {about.st_size} {about.st_mtime_ns} {about.st_ino} ".encode())
-    cache: pathlib.Path = toolchain.cache_folder()
-    return cache / "packed" / hasher.hexdigest()[:16]
+    root: pathlib.Path = toolchain.cache_folder()
+    return root / "packed" / hasher.hexdigest()[:16]
 
 
 def sources() -> Iterator[pathlib.Path]:
@@ -100,7 +100,7 @@ def sources() -> Iterator[pathlib.Path]:
             yield from sorted((root / folder).rglob("*.py"))
 
 
-def lend(source: pathlib.Path, target: pathlib.Path) -> None:
+def link_cached(source: pathlib.Path, target: pathlib.Path) -> None:
     """Link cached modules into Ansible's folder. Ansible packs a module again if its link is dangling."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in source.glob("*"):
@@ -108,7 +108,7 @@ def lend(source: pathlib.Path, target: pathlib.Path) -> None:
             (target / path.name).symlink_to(path)
 
 
-def keep(source: pathlib.Path, target: pathlib.Path) -> None:
+def store(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy packed modules that aren't cached yet, atomically."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in source.glob("*"):

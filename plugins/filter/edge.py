@@ -18,10 +18,10 @@ PRELOAD_MAX_AGE = 31536000
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
-def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[str]:
+def wrong_networks(networks: Sequence[Any], *, allow_wide: bool = True) -> list[str]:
     """Return sentences about values that are neither an address nor a network in CIDR notation.
 
-    Without `strangers`, networks too wide to belong to one operator are invalid too.
+    Without `allow_wide`, networks too wide to belong to one operator are invalid too.
     """
     sentences = []
     for text in map(str, networks):
@@ -30,7 +30,7 @@ def wrong_networks(networks: Sequence[Any], *, strangers: bool = True) -> list[s
         except ValueError:
             sentences.append(_why_no_network(text))
             continue
-        if not strangers and network.prefixlen < WIDEST[network.version] and not _is_local(network):
+        if not allow_wide and network.prefixlen < WIDEST[network.version] and not _is_local(network):
             widest = WIDEST[network.version]
             sentences.append(f"{text} contains foreign addresses (no range wider than /{widest} is trusted).")
     return sentences

@@ -137,7 +137,7 @@ def test_kernel_settings_are_applied_or_reported(host: Any, tmp_path: pathlib.Pa
         "4096",
         "0",
     ]
-    assert "net.ipv4.tcp_syncookies = 1 (is 2: /etc/sysctl.d/50-ours.conf says so)" in done.words
+    assert "net.ipv4.tcp_syncookies = 1 (is 2: set by /etc/sysctl.d/50-ours.conf)" in done.words
     # in a container these settings are read-only
     assert re.search(r"kernel\.kptr_restrict = 1 \(is \d: Read-only file system\)", done.words)
     host.check_output("rm /etc/sysctl.d/50-ours.conf")

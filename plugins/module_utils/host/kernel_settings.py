@@ -60,7 +60,7 @@ def apply(settings: Mapping[str, str], path: str, *, dry: bool, root: str = "/")
         wanted = _wanted(name, settings)
         if line.path != path:
             if line.value is not None and not _same(line.value, wanted):
-                unmet.append(Unmet(name, wanted, line.value, f"{line.path} says so"))
+                unmet.append(Unmet(name, wanted, line.value, f"set by {line.path}"))
             continue
         place = _place(name, root)
         try:

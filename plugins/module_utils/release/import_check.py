@@ -35,7 +35,7 @@ class ImportCheck:
 
 _IMPORT = """
 import importlib, os, sys
-told = os.dup(1)  # the application may do to its standard output what it likes
+result = os.dup(1)  # the application may close or redirect its standard output
 from gunicorn_handover import environment
 environment.export_credentials(os.environ)
 for name in ("uvloop", "httptools"):
@@ -49,7 +49,7 @@ for part in sys.argv[2].split("."):
         sys.exit(f"{sys.argv[1]} has no {sys.argv[2]!r}; it has: {names}")
 if not callable(found):
     sys.exit(f"{sys.argv[1]}:{sys.argv[2]} is a {type(found).__name__}, which can't be called")
-os.write(told, sys.argv[3].encode())  # an application may end with status 0 as well
+os.write(result, sys.argv[3].encode())  # an application may end with status 0 as well
 os._exit(0)  # threads that an import started must not hold us up
 """
 

@@ -291,7 +291,8 @@ class _Stage:
             "NO_COLOR": "1",
             "VIRTUAL_ENV": "",
         }
-        # a wheel may hold more than it says, by which the disk was judged; uv is to tell of it, not to be killed
+        # A wheel may unpack to more than its stated size, for which the free space was checked. uv should report the
+        # failed write instead of being killed by the signal.
         most = int(self.wanted.source["unpacked_bytes"]) + int(self.wanted.packed["unpacked_bytes"])
         bounded = ["env", "--ignore-signal=XFSZ", "prlimit", f"--fsize={most}"]
         return run([*bounded, self.places.uv, *words], cwd=self.staging, env=environment)

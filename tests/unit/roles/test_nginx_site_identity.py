@@ -96,7 +96,7 @@ def test_preset_data_is_valid(preset: str) -> None:
     data = PRESETS[preset]
     assert datetime.date.fromisoformat(data["date"])
     assert data["source"].startswith("https://")
-    assert filters.wrong_networks(data["networks"], strangers=False) == []
+    assert filters.wrong_networks(data["networks"], allow_wide=False) == []
     assert all(ipaddress.ip_network(network).is_global for network in data["networks"])
 
 

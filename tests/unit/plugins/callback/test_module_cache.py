@@ -68,11 +68,11 @@ def test_change_of_a_source_changes_the_cache_key(
     for folder in ("modules", "module_utils"):
         shutil.copytree(PROJECT / "plugins" / folder, tmp_path / "plugins" / folder)
     monkeypatch.setattr(module, "PROJECT", tmp_path)
-    before = module.kept()
-    assert module.kept() == before
+    before = module.cache_folder()
+    assert module.cache_folder() == before
     with (tmp_path / "plugins" / changed).open("a") as file:
         file.write("\n# changed\n")
-    assert module.kept() != before
+    assert module.cache_folder() != before
 
 
 def test_modules_packed_while_a_source_changed_are_not_kept(
@@ -85,11 +85,11 @@ def test_modules_packed_while_a_source_changed_are_not_kept(
     monkeypatch.setattr(module, "packed", lambda: run)
     run_callback = module.CallbackModule()
     run_callback.v2_playbook_on_start(types.SimpleNamespace(_loader=DataLoader()))
-    before = module.kept()
-    monkeypatch.setattr(module, "kept", lambda: cache / "another")
+    before = module.cache_folder()
+    monkeypatch.setattr(module, "cache_folder", lambda: cache / "another")
     run_callback.v2_playbook_on_stats(None)
     assert not list(cache.glob("*/*"))
-    monkeypatch.setattr(module, "kept", lambda: before)
+    monkeypatch.setattr(module, "cache_folder", lambda: before)
     run_callback.v2_playbook_on_stats(None)
     assert [path.name for path in before.iterdir()] == ["ansible_collections.baton.web.plugins.modules.deploy_lock-ZIP"]
 
@@ -101,7 +101,7 @@ def test_modules_of_other_collections_are_not_kept(tmp_path: pathlib.Path) -> No
         (source / name).touch()
     for name in ("ansible.modules.copy-ZIP-part", "ansible.modules.copy-ZIP.lock"):
         (source / name).touch()
-    module.keep(source, target)
+    module.store(source, target)
     assert [path.name for path in target.iterdir()] == ["ansible.modules.apt-ZIP"]
 
 
@@ -109,10 +109,10 @@ def test_only_the_most_recent_caches_are_kept(cache: pathlib.Path) -> None:
     module = plugin("callback/module_cache")
     for age in range(5):
         (cache / f"old{age}").mkdir(parents=True)
-    module.kept().mkdir()
-    module.prune(module.kept())
+    module.cache_folder().mkdir()
+    module.prune(module.cache_folder())
     assert len(list(cache.iterdir())) == module.KEPT
-    assert module.kept().exists()
+    assert module.cache_folder().exists()
 
 
 def test_shared_variables_are_read_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

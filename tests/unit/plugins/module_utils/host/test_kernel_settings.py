@@ -70,7 +70,7 @@ def test_setting_that_takes_precedence_at_boot_is_kept(
     root: pathlib.Path, file: str, text: str, value_at_boot: str
 ) -> None:
     put(root, file, text)
-    unmet = [f"net.core.somaxconn = 4096 (is {value_at_boot}: /{file} says so)"] if value_at_boot else []
+    unmet = [f"net.core.somaxconn = 4096 (is {value_at_boot}: set by /{file})"] if value_at_boot else []
     assert apply(root, {"net.core.somaxconn": "4096"}) == ([] if value_at_boot else ["net.core.somaxconn"], unmet)
     assert value(root, "net/core/somaxconn") == ("128" if value_at_boot else "4096")
 
@@ -83,14 +83,14 @@ def test_other_files_may_set_or_exclude_single_interfaces(root: pathlib.Path) ->
     )
     changed, unmet = apply(root, {FORWARDING.format("*"): "0"})
     assert changed == [FORWARDING.format("all"), FORWARDING.format("eth0/100")]
-    assert unmet == [f"{FORWARDING.format('eth0')} = 0 (is 1: /etc/sysctl.d/05-mine.conf says so)"]
+    assert unmet == [f"{FORWARDING.format('eth0')} = 0 (is 1: set by /etc/sysctl.d/05-mine.conf)"]
 
 
 def test_star_matches_one_component(root: pathlib.Path) -> None:
     put(root, "etc/sysctl.d/99-mine.conf", "net.ipv4.*=1\nnet.*.conf.all.accept_redirects=1")
     changed, unmet = apply(root, {FORWARDING.format("*"): "0"})
     assert FORWARDING.format("eth0") in changed
-    assert unmet == [f"{FORWARDING.format('all')} = 0 (is 1: /etc/sysctl.d/99-mine.conf says so)"]
+    assert unmet == [f"{FORWARDING.format('all')} = 0 (is 1: set by /etc/sysctl.d/99-mine.conf)"]
 
 
 def test_value_that_the_kernel_changes_is_reported(root: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 MODULE = "baton.web.files"
+END_OF_TABLE = "<!-- end of variables -->"
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir() if path.is_dir() and not path.name.startswith("."))
 TEMPLATES = sorted(
@@ -73,6 +74,24 @@ def shown(option: dict[str, Any]) -> str:
 def test_defaults_match_the_argument_specs(role: str) -> None:
     declared = {name: option["default"] for name, option in options(role).items() if "default" in option}
     assert (read(role, "defaults/main.yml") or {}) == declared
+
+
+def test_example_in_the_readme_names_the_role_and_sets_what_it_requires(role: str) -> None:
+    (example,) = re.findall(
+        r"```yaml\n(.*?)```", (ROLES / role / "README.md").read_text().split(END_OF_TABLE)[1], re.DOTALL
+    )
+    names, given, pending = set(), {}, list(yaml.safe_load(example))
+    while pending:
+        part = pending.pop()
+        pending += part.get("tasks", []) + part.get("roles", [])
+        names |= {part.get("role"), part.get("ansible.builtin.include_role", {}).get("name")}
+        given |= {name: value for name, value in part.items() if name.startswith(role)} | part.get("vars", {})
+    # an inventory of one's own finds roles by their full names alone
+    assert names - {None} == {f"baton.web.{role}"}
+    assert set(given) <= set(options(role))
+    assert {name for name, option in entry_points(role)["main"]["options"].items() if option.get("required")} <= set(
+        given
+    )
 
 
 def test_option_is_either_required_or_has_a_default(role: str) -> None:

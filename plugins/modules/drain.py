@@ -51,11 +51,10 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.edge import upstream
+from ansible_collections.baton.web.plugins.module_utils.edge import loading, upstream
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 SITES = pathlib.Path("/etc/nginx/sites-enabled")
-LOADED = pathlib.Path("/run/nginx.loaded")  # its mtime is that of the last configuration that nginx loaded
 
 
 def main() -> None:
@@ -79,8 +78,7 @@ def main() -> None:
     try:
         after = upstream.marked(before, site, drained, back)
         servers = upstream.servers(after, site)
-        unread = not LOADED.exists() or file.stat().st_ctime > LOADED.stat().st_mtime
-        changed = after != before or unread
+        changed = after != before or bool(loading.unread(file))
         result = {
             "changed": changed,
             "servers": servers,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.edge import upstream
+from ansible_collections.baton.web.plugins.module_utils.edge import loading, upstream
 from ansible_collections.baton.web.plugins.modules import drain
 
 from tests.support import modules
@@ -56,7 +56,7 @@ class Edge:
 def edge(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Edge:
     fake = Edge(tmp_path)
     monkeypatch.setattr(drain, "SITES", tmp_path)
-    monkeypatch.setattr(drain, "LOADED", fake.loaded)
+    monkeypatch.setattr(loading, "LOADED", fake.loaded)
     monkeypatch.setattr(AnsibleModule, "run_command", lambda _, words: fake.test(words))
     # the machine that runs the tests may run nginx
     monkeypatch.setattr(upstream, "workers", dict)

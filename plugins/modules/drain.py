@@ -16,8 +16,16 @@ author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes]
 options:
   site: {description: Name of the site., type: str, required: true}
-  drained: {description: Servers that get no new requests., type: list, elements: str, default: []}
-  back: {description: Servers that get requests again; others stay as they are., type: list, elements: str, default: []}
+  drained:
+    description: Addresses of the servers that get no new requests, without their ports.
+    type: list
+    elements: str
+    default: []
+  back:
+    description: Addresses of those that get requests again; others stay as they are.
+    type: list
+    elements: str
+    default: []
   timeout: {description: Seconds to wait until the requests of drained servers have ended., type: int, default: 30}
   optional:
     description: Whether an unreachable edge causes only a warning, with C(unreached) in the result; used by the action.
@@ -32,12 +40,12 @@ EXAMPLES = r"""
 - name: Drain the server
   baton.web.drain:
     site: links
-    drained: ["10.0.0.21:8000"]
+    drained: [10.0.0.21]
 
 - name: Restore the server
   baton.web.drain:
     site: links
-    back: ["10.0.0.21:8000"]
+    back: [10.0.0.21]
 """
 
 RETURN = r"""
@@ -51,11 +59,10 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.edge import upstream
+from ansible_collections.baton.web.plugins.module_utils.edge import loading, upstream
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 SITES = pathlib.Path("/etc/nginx/sites-enabled")
-LOADED = pathlib.Path("/run/nginx.loaded")  # its mtime is that of the last configuration that nginx loaded
 
 
 def main() -> None:
@@ -79,8 +86,7 @@ def main() -> None:
     try:
         after = upstream.marked(before, site, drained, back)
         servers = upstream.servers(after, site)
-        unread = not LOADED.exists() or file.stat().st_ctime > LOADED.stat().st_mtime
-        changed = after != before or unread
+        changed = after != before or bool(loading.unread(file))
         result = {
             "changed": changed,
             "servers": servers,
@@ -90,7 +96,7 @@ def main() -> None:
             module.exit_json(remaining=0, seconds=0.0, **result)
         if changed:
             _load(module, site, file, before, after)
-        remaining = upstream.wait_until_idle(list(servers), drained, timeout) if drained else 0
+        remaining = upstream.wait_until_idle(list(servers), upstream.at(servers, drained), timeout) if drained else 0
     except upstream.UpstreamError as error:
         module.fail_json(msg=str(error))
     module.exit_json(remaining=remaining, seconds=round(time.monotonic() - started, 3), **result)

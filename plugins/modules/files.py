@@ -30,6 +30,12 @@ options:
         choices: [file, directory, absent]
         default: file
       content: {description: Text of the file., type: str, default: ""}
+      source:
+        description: >-
+          File on the host whose text it gets instead of I(content), such as a private key for a service that must own
+          its key. Differences don't show the text.
+        type: path
+        default: ""
       owner: {description: Name of the owner., type: str, default: root}
       group: {description: Name of the group., type: str, default: root}
       mode: {description: "Permissions, in octal; by default 0644 for a file, 0755 for a directory.", type: str}
@@ -76,6 +82,7 @@ def main() -> None:
                     **files.OPTIONS,
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
+                    "source": {"type": "path", "default": ""},
                     "keep": {"type": "list", "elements": "path"},
                 },
             }

@@ -24,6 +24,7 @@ ROOT = INVENTORY / "tls/pebble/root.pem"
 KEPT = INVENTORY / "tls/acme"
 EDGES = {"web1": 18881, "web2": 18882}
 ADDRESSES = {"web1": "10.213.88.11", "web2": "10.213.88.12"}
+CONFIGURATION = "/etc/acme-certificate/links"
 STATUS = "/var/lib/acme-certificate/links/status.json"
 
 
@@ -69,12 +70,16 @@ def ask(client: str, address: str, path: str) -> tuple[int, str]:
     return status, text.strip()
 
 
+def certbot(*options: str) -> Any:
+    """Run certbot on the edge that obtained the certificate, as its program does, but with options of the test's."""
+    program = host("web1").check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/certbot")
+    return host("web1").run(f"REQUESTS_CA_BUNDLE={CONFIGURATION}/roots.pem {program} {' '.join(options)}")
+
+
 def run_timer_program(edge: str, *options: str) -> dict[str, Any]:
     """Run the timer's program; return the status that it wrote."""
     program = host(edge).check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/python")
-    host(edge).run(
-        f"{program} -I /usr/local/sbin/acme-certificate /etc/acme-certificate/links/settings.json {' '.join(options)}"
-    )
+    host(edge).run(f"{program} -I /usr/local/sbin/acme-certificate {CONFIGURATION}/settings.json {' '.join(options)}")
     status: dict[str, Any] = json.loads(host(edge).file(STATUS).content_string)
     return status
 
@@ -101,6 +106,42 @@ def test_keys_and_credentials_are_readable_only_by_root() -> None:
         assert host(edge).run("runuser -u www-data -- cat /etc/ssl/baton/links/privkey.pem").rc != 0
     assert (KEPT.stat().st_mode & 0o777) == 0o700
     assert list(KEPT.glob("links/account-*/**/private_key.json"))
+
+
+def test_authority_refuses_accounts_that_are_not_bound_to_an_external_one() -> None:
+    folders = " ".join(f"--{name}-dir /run/unbound" for name in ("config", "work", "logs"))
+    server = host("web1").check_output(f"sed -n 's/^server = //p' {CONFIGURATION}/certbot.ini")
+    done = certbot("register", folders, "--server", server, "--agree-tos --register-unsafely-without-email -n")
+    assert done.rc != 0
+    assert "external account binding" in done.stderr
+
+
+def test_key_of_the_external_account_is_in_no_log() -> None:
+    # in a variable, because the host logs the commands of tests
+    key = f"key=$(sed -n 's/^eab-hmac-key = //p' {CONFIGURATION}/certbot.ini)"
+    host("web1").check_output(f'{key}; test -n "$key"')
+    logs = "/var/log /var/lib/acme-certificate/links/certbot-*/logs"
+    look = f'grep -rqF "$key" {logs} || journalctl --no-pager -o cat | grep -qF "$key"'
+    assert host("web1").run(f"{key}; {look}").rc == 1
+
+
+def test_renewal_follows_the_authoritys_information() -> None:
+    """A certificate that is revoked long before its end is renewed by the timer's next run (ARI)."""
+    before = served("web1")
+    forget = "sed -i '/acme_renewal_info/,$d' /var/lib/acme-certificate/links/certbot-*/renewal/links.conf"
+    # certbot asks again only after six hours
+    host("web1").check_output(forget)
+    assert run_timer_program("web1")["trouble"] == ""
+    assert served("web1") == before
+    revoked = certbot("revoke", f"--config {CONFIGURATION}/certbot.ini --no-delete-after-revoke")
+    assert revoked.rc == 0, revoked.stderr
+    host("web1").check_output(forget)
+    with nginx.reloaded(host("web1")):
+        assert run_timer_program("web1")["trouble"] == ""
+    assert installed_certificate("web1") != before
+    with nginx.reloaded(host("web2")):
+        assert run_timer_program("web2")["trouble"] == ""
+    assert installed_certificate("web2") == installed_certificate("web1")
 
 
 def test_challenge_is_answered_by_every_edge() -> None:

@@ -50,7 +50,7 @@ def traffic(fewest: int = 200) -> Background:
 
 
 def address(name: str) -> str:
-    return f"{other(name).ansible.get_variables()['fleet_address']}:8443"
+    return str(other(name).ansible.get_variables()["fleet_address"])
 
 
 def started(host: Any) -> str:
@@ -139,7 +139,7 @@ def test_drained_server_gets_no_new_request(host: Any, edge: Edge) -> None:
         assert drain(first)["changed"] is False
         assert [answer.result().status_code for answer in slow] == [200] * 4
         log = host.check_output(f"tail -n +{before + 1} /var/log/nginx/links-access.log").splitlines()
-        assert {json.loads(line)["upstream"] for line in log} == {second}
+        assert {json.loads(line)["upstream"] for line in log} == {f"{second}:8443"}
         assert drain(back=[first])["changed"] is True
     assert not clients.summary.failed, clients.summary
     assert host.run(f"grep -q ' down;' {CONFIGURATION}").rc == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import shlex
 from collections.abc import Iterator
@@ -10,10 +9,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tests.support.certificate import Issued, issue
 from tests.support.traffic import Background, Load
 
 from .conftest import APP_NAME, APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, other, request_over_tls
@@ -23,32 +21,13 @@ SERVICE = "/etc/ssl/baton-services/postgresql"
 SERVER = "/etc/ssl/baton-transport/links-server"
 
 
-def issue(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[str, str]:
+def issue_on(host: Any, common_name: str, usage: x509.ObjectIdentifier) -> tuple[str, str]:
     """Write a certificate of the local authority and its key to a host; return their paths."""
-    authority = x509.load_pem_x509_certificate((INVENTORY / "tls/ca.pem").read_bytes())
-    authority_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    authority_key = serialization.load_pem_private_key((INVENTORY / "tls/ca.key").read_bytes(), None)
-    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]))
-        .issuer_name(authority.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority_id), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name)]), critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    authority = Issued(*((INVENTORY / "tls" / file).read_text() for file in ("ca.pem", "ca.key")))
     files = "/run/another.pem", "/run/another.key"
-    for file, content in zip(files, (certificate.public_bytes(pem), private), strict=True):
-        host.check_output("printf %s %s > " + file, "%s", content.decode())
+    issued = issue(common_name, common_name=common_name, end=1, usage=usage, signer=authority)
+    for file, content in zip(files, issued, strict=True):
+        host.check_output("printf %s %s > " + file, "%s", content)
     return files
 
 
@@ -63,15 +42,15 @@ def test_app_server_only_accepts_its_edges(host: Any) -> None:
         ("links.edges.baton.internal", usages.SERVER_AUTH),
         ("shop.edges.baton.internal", usages.CLIENT_AUTH),
     ):
-        assert "200" not in request_over_tls(host, issue(edge1, name, usage))
-    assert request_over_tls(host, issue(edge1, "links.edges.baton.internal", usages.CLIENT_AUTH)) == OK_RESPONSE
+        assert "200" not in request_over_tls(host, issue_on(edge1, name, usage))
+    assert request_over_tls(host, issue_on(edge1, "links.edges.baton.internal", usages.CLIENT_AUTH)) == OK_RESPONSE
     assert "ostname mismatch" in request_over_tls(host, name="data1")
 
 
 @pytest.fixture
 def impostor(host: Any) -> Iterator[None]:
     """An app server whose certificate was signed by the authority for another purpose."""
-    files = issue(host, "shop.app-servers.baton.internal", ExtendedKeyUsageOID.SERVER_AUTH)
+    files = issue_on(host, "shop.app-servers.baton.internal", ExtendedKeyUsageOID.SERVER_AUTH)
     port = "/etc/nginx/streams-enabled/links.conf"
     changes = [f"s|{SERVER}/{file}.pem|{path}|" for file, path in zip(("fullchain", "privkey"), files, strict=True)]
     host.check_output(f"cp -p {port} /run/links.conf && sed -i '{'; '.join(changes)}' {port} && systemctl reload nginx")

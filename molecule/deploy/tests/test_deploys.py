@@ -181,7 +181,7 @@ def test_interrupt_reverts_change(fleet: Fleet, source: Source) -> None:
 
 
 def test_new_app_server_gets_no_request_before_it_serves(fleet: Fleet) -> None:
-    server = json.dumps({"site": "shop", "drained": [f"{fleet.address('app3')}:8000"]})
+    server = json.dumps({"site": "shop", "drained": [fleet.address("app3")]})
     for name in EDGES:
         assert fleet.ad_hoc(name, "baton.web.drain", server).status == 0
     # make app3 look like a new host

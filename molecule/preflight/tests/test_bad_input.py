@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -14,11 +13,8 @@ from typing import Any
 
 import pytest
 import testinfra
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.support.certificate import issue
 from tests.support.wait import until
 
 SCENARIO = pathlib.Path(__file__).parents[1]
@@ -267,27 +263,10 @@ def test_unsupported_system_is_refused(tmp_path: pathlib.Path) -> None:
 
 def provided(tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool = False) -> dict[str, str]:
     """Settings for a provided certificate that is generated here."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=90))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    if other_key:
-        key = ec.generate_private_key(ec.SECP256R1())
+    certificate, key = issue(*names, common_name=names[0], start=-90, end=days)
     pem, private = tmp_path / "chain.pem", tmp_path / "key.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    pem.write_text(certificate)
+    private.write_text(issue().key if other_key else key)
     return {
         "tls_certificate_method": "provided",
         "tls_certificate_certificate_source": str(pem),

@@ -41,15 +41,21 @@ def servers(text: str, site: str) -> dict[str, bool]:
     return {address: bool(down) for _, address, down in _SERVER.findall(_block(text, site))}
 
 
+def at(known: Iterable[str], hosts: Collection[str]) -> list[str]:
+    """Return the servers at the hosts' addresses, on any port: the setting of the port may be yet to be applied."""
+    return [server for server in known if server.rpartition(":")[0] in hosts]
+
+
 def marked(text: str, site: str, drained: Collection[str], back: Collection[str]) -> str:
-    """Return the file with servers `drained`, and servers `back` enabled; others stay. Raises UpstreamError."""
+    """Return the file with hosts `drained`, by address, and `back` enabled; others stay. Raises UpstreamError."""
     known = servers(text, site)
-    if unknown := sorted({*drained, *back} - set(known)):
+    if unknown := sorted(host for host in {*drained, *back} if not at(known, [host])):
         raise UpstreamError(
             f"{', '.join(unknown)} can't be drained or enabled: the site {site} only has the servers "
             f"{', '.join(known)}. If the inventory has changed, run site.yml."
         )
-    down = {server for server, was in known.items() if was and server not in back} | set(drained)
+    enabled = at(known, back)
+    down = {server for server, was in known.items() if was and server not in enabled} | set(at(known, drained))
     if drained and not set(known) - down:
         raise UpstreamError(
             f"{', '.join(drained)} can't be drained: no server of the site {site} would remain. "

@@ -40,6 +40,7 @@ class DesiredFile:
     path: pathlib.Path
     state: State = "file"
     content: str = ""
+    source: str = ""  # a file whose text it gets instead of `content`
     owner: str = "root"
     group: str = "root"
     mode: int = 0o644
@@ -103,13 +104,15 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
     after = {"state": item.state, "owner": item.owner, "group": item.group, "mode": f"{item.mode:04o}"}
     is_file = item.state == "file"
     known = _content(item.path) if is_file and before else b""
-    content = item.content.encode() if is_file else b""
+    content = _wanted(item, dry) if is_file else b""
     shown: list[dict[str, Any]] = []
     if before != after:
         shown.append({**_header(item.path), "before": _lines(before), "after": _lines(after)})
     if known != content:
-        old = (known or b"").decode(errors="replace")
-        shown.append({**_header(item.path), "before": old, "after": item.content})
+        texts = ((known or b"").decode(errors="replace"), item.content)
+        # it may be a key
+        before_text, after_text = ("", f"the text of {item.source}\n") if item.source else texts
+        shown.append({**_header(item.path), "before": before_text, "after": after_text})
     if shown and not dry:
         owner = _owner(item)
         if is_file:
@@ -121,6 +124,18 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
         else:
             _directory(item, owner)
     return shown
+
+
+def _wanted(item: DesiredFile, dry: bool) -> bytes:
+    """Return the wanted content; in check mode, an arbitrary one for a source that doesn't exist yet."""
+    if not item.source:
+        return item.content.encode()
+    try:
+        return pathlib.Path(item.source).read_bytes()
+    except OSError as error:
+        if dry and isinstance(error, FileNotFoundError):
+            return b"unknown"
+        raise FilesError(f"{item.path} can't be copied from {item.source}: {error.strerror or error}.") from None
 
 
 def _content(path: pathlib.Path) -> bytes | None:

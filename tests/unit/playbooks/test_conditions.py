@@ -110,6 +110,32 @@ def test_tls_to_the_app_servers_is_set_up_before_the_site_uses_it() -> None:
     assert roles("app1", FLEET, ansible_facts=facts, **given) == [*EVERYWHERE, *SERVER, "nginx_tls_port"]
 
 
+@pytest.mark.parametrize(
+    ("tls", "firewall", "task"),
+    [
+        ("offered", False, "Warn of users of the host that can forge the client's address"),
+        ("required", False, "Verify that the plain port can be closed"),
+        ("offered", True, ""),
+        # the application doesn't trust its own host's address
+        ("disabled", False, ""),
+    ],
+)
+def test_open_plain_port_of_an_app_server_is_reported(tls: str, firewall: bool, task: str) -> None:
+    (play,) = load("phases/preflight_hosts.yml")
+    about_the_port = [one for one in play["tasks"] if "baton_app_port" in str(one) and "preflight_info" not in str(one)]
+    given = {"app_servers_tls": tls, "host_firewall_enabled": firewall}
+    for host, expected in (("app1", task), ("edge1", "")):
+        variables = templar(host, FLEET, **given)
+        found = [
+            one["name"]
+            for one in due(about_the_port, variables)
+            # an assertion that holds reports nothing
+            if "ansible.builtin.debug" in one
+            or not variables.evaluate_conditional(trust_as_template(one["ansible.builtin.assert"]["that"]))
+        ]
+        assert found == ([expected] if expected else [])
+
+
 def test_interrupt_stops_the_provisioning_between_two_roles() -> None:
     (play,) = load("phases/provision.yml")
     found = [task["name"] for task in due(play["tasks"], templar("app1", FLEET, baton_interrupted=True))]

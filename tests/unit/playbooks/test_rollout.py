@@ -60,7 +60,10 @@ def test_deploy_runs_its_steps_in_order(make_fleet: Callable[..., RecordedFleet]
         app_service_migration_command="migrate",
     )
     rollout(fleet, "deploy").check_status()
-    first, rest = "10.0.0.1:8000", "10.0.0.2:8000 10.0.0.3:8000"
+    first, rest = "10.0.0.1", "10.0.0.2 10.0.0.3"
+    # whichever of the ports the edges use
+    first_servers = "10.0.0.1:8000 10.0.0.1:8443"
+    rest_servers = "10.0.0.2:8000 10.0.0.2:8443 10.0.0.3:8000 10.0.0.3:8443"
     assert fleet.steps == [
         *(f"app{number} deploy_lock held" for number in (1, 2, 3)),
         *(f"app{number} release r2" for number in (1, 2, 3)),
@@ -72,12 +75,12 @@ def test_deploy_runs_its_steps_in_order(make_fleet: Callable[..., RecordedFleet]
         "app2 activate rehearsed r2",
         "app3 activate rehearsed r2",
         *(f"{edge} drain restore {first}" for edge in ("edge1", "edge2")),
-        *(f"{edge} edge_log_info bake {first}" for edge in ("edge1", "edge2")),
+        *(f"{edge} edge_log_info bake {first_servers}" for edge in ("edge1", "edge2")),
         *(f"{edge} drain {rest}" for edge in ("edge1", "edge2")),
         "app2 activate active r2",
         "app3 activate active r2",
         *(f"{edge} drain restore {rest}" for edge in ("edge1", "edge2")),
-        *(f"{edge} edge_log_info bake {rest}" for edge in ("edge1", "edge2")),
+        *(f"{edge} edge_log_info bake {rest_servers}" for edge in ("edge1", "edge2")),
         *("edge1 edge_log_info", "edge2 edge_log_info"),
         *(f"app{number} finish deployed" for number in (1, 2, 3)),
     ]
@@ -96,7 +99,7 @@ def test_failed_batch_reverts_every_host(make_fleet: Callable[..., RecordedFleet
         "app1 deploy_lock held",
         "app2 deploy_lock held",
         "app1 activate active r1",
-        "edge1 edge_log_info bake 10.0.0.1:8000",
+        "edge1 edge_log_info bake 10.0.0.1:8000 10.0.0.1:8443",
         "app2 activate active r1",
         "app1 activate reverted",
         "app2 activate reverted",

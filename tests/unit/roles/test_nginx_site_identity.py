@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.baton.web.plugins.filter import edge as filters
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.support.certificate import issue
 
 from .test_nginx_site import SITE
 from .test_nginx_site import refusals as refusals
@@ -26,21 +25,7 @@ IDENTITY = [name for names in yaml.safe_load((FILES / "identity_headers.yml").re
 
 
 def _certificate(*, authority: bool, days: int = 30) -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Clients")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=60))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return built.public_bytes(serialization.Encoding.PEM).decode()
+    return issue(common_name="Clients", start=-60, end=days, authority=authority).certificate
 
 
 def _headers(text: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import pathlib
 import subprocess
@@ -10,9 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.support.certificate import issue
 from tests.support.playbooks import Playbooks
@@ -408,56 +404,23 @@ class Chain:
     """A root, an intermediate and a server's certificate."""
 
     def __init__(self, bits: int = 2048) -> None:
-        self.root, root_key = self._sign("root", None, None, authority=True)
-        self.middle, middle_key = self._sign("middle", self.root, root_key, authority=True)
-        self.leaf, key = self._sign("leaf", self.middle, middle_key, rsa_bits=bits)
-        self.key = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode()
-
-    @staticmethod
-    def _sign(
-        name: str,
-        issuer: x509.Certificate | None,
-        issuer_key: Any,
-        authority: bool = False,
-        rsa_bits: int = 0,
-    ) -> tuple[x509.Certificate, Any]:
-        key: Any = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.subject if issuer else subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        )
-        if not authority:
-            names = x509.SubjectAlternativeName([x509.DNSName("links.example.org"), x509.DNSName("*.b.example.org")])
-            builder = builder.add_extension(names, critical=False)
-        return builder.sign(issuer_key or key, hashes.SHA256()), key
-
-
-def pem(*certificates: x509.Certificate) -> str:
-    return "".join(certificate.public_bytes(serialization.Encoding.PEM).decode() for certificate in certificates)
+        root = issue(common_name="root", authority=True)
+        middle = issue(common_name="middle", authority=True, signer=root)
+        names = ("links.example.org", "*.b.example.org")
+        self.leaf, self.key = issue(*names, common_name="leaf", signer=middle, rsa_bits=bits)
+        self.root, self.middle = root.certificate, middle.certificate
 
 
 def test_chain_must_be_complete(tmp_path: pathlib.Path) -> None:
     chain = Chain()
     names = ["links.example.org", "x.b.example.org", "*.b.example.org"]
-    assert (
-        check_certificate(tmp_path, pem(chain.leaf, chain.middle), *names, roots=pem(chain.root), key=chain.key) == ""
-    )
-    assert check_certificate(tmp_path, pem(chain.leaf, chain.middle, chain.root), *names) == ""
-    assert "unable to get local issuer" in check_certificate(tmp_path, pem(chain.leaf), roots=pem(chain.root))
-    assert "certificate 1 of the chain" in check_certificate(tmp_path, pem(chain.leaf, chain.middle))
-    assert "mismatch" in check_certificate(tmp_path, pem(chain.leaf, chain.middle, chain.root), "www.example.org")
+    assert check_certificate(tmp_path, chain.leaf + chain.middle, *names, roots=chain.root, key=chain.key) == ""
+    assert check_certificate(tmp_path, chain.leaf + chain.middle + chain.root, *names) == ""
+    assert "unable to get local issuer" in check_certificate(tmp_path, chain.leaf, roots=chain.root)
+    assert "certificate 1 of the chain" in check_certificate(tmp_path, chain.leaf + chain.middle)
+    assert "mismatch" in check_certificate(tmp_path, chain.leaf + chain.middle + chain.root, "www.example.org")
     other = Chain().key
-    assert "the key doesn't belong" in check_certificate(tmp_path, pem(chain.leaf, chain.middle, chain.root), key=other)
+    assert "the key doesn't belong" in check_certificate(tmp_path, chain.leaf + chain.middle + chain.root, key=other)
     assert "OpenSSL can not read it" in check_certificate(tmp_path, "rubbish")
 
 
@@ -470,7 +433,7 @@ def test_expired_certificate_is_refused(tmp_path: pathlib.Path, end: float, mess
 
 def test_weak_keys_are_refused(tmp_path: pathlib.Path) -> None:
     weak = Chain(bits=1024)
-    assert "too weak" in check_certificate(tmp_path, pem(weak.leaf, weak.middle, weak.root))
+    assert "too weak" in check_certificate(tmp_path, weak.leaf + weak.middle + weak.root)
 
 
 def test_preflight_checks_a_provided_certificate_with_openssl(tmp_path: pathlib.Path) -> None:
@@ -482,14 +445,14 @@ def test_preflight_checks_a_provided_certificate_with_openssl(tmp_path: pathlib.
         "tls_certificate_method": "provided",
         "tls_certificate_private_key_content": chain.key,
     }
-    done = runner.play(playbook, tls_certificate_certificate_content=pem(chain.leaf), **given)
+    done = runner.play(playbook, tls_certificate_certificate_content=chain.leaf, **given)
     assert done.status != 0
     for words in ("clients would refuse the certificate of links", "issuer certificate", "append the intermediate"):
         assert words in done.words
-    (tmp_path / "roots.pem").write_text(pem(chain.root))
+    (tmp_path / "roots.pem").write_text(chain.root)
     runner.succeed(
         playbook,
-        tls_certificate_certificate_content=pem(chain.leaf, chain.middle),
+        tls_certificate_certificate_content=chain.leaf + chain.middle,
         tls_certificate_roots_source=str(tmp_path / "roots.pem"),
         **given,
     )

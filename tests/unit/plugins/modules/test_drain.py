@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.edge import upstream
+from ansible_collections.baton.web.plugins.module_utils.edge import loading, upstream
 from ansible_collections.baton.web.plugins.modules import drain
 
 from tests.support import modules
 
 ONE, TWO = "10.0.0.1:8000", "10.0.0.2:8000"
+HOST, OTHER_HOST = "10.0.0.1", "10.0.0.2"
 SITE = f"upstream links {{\n    server {ONE} max_fails=0;\n    server {TWO} max_fails=0;\n}}\n"
 
 
@@ -56,7 +57,7 @@ class Edge:
 def edge(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Edge:
     fake = Edge(tmp_path)
     monkeypatch.setattr(drain, "SITES", tmp_path)
-    monkeypatch.setattr(drain, "LOADED", fake.loaded)
+    monkeypatch.setattr(loading, "LOADED", fake.loaded)
     monkeypatch.setattr(AnsibleModule, "run_command", lambda _, words: fake.test(words))
     # the machine that runs the tests may run nginx
     monkeypatch.setattr(upstream, "workers", dict)
@@ -69,47 +70,47 @@ def run(*, check: bool = False, **options: Any) -> dict[str, Any]:
 
 
 def test_drain_and_restore_reload_nginx_once_each(edge: Edge) -> None:
-    result = run(drained=[ONE])
+    result = run(drained=[HOST])
     assert (result["changed"], result["servers"]) == (True, {ONE: True, TWO: False})
     assert result["diff"] == {"before": f"{ONE}\n{TWO}\n", "after": f"{ONE} drained\n{TWO}\n"}
     assert f"server {ONE} max_fails=0 down;" in edge.site.read_text()
     assert edge.reloads == 1
     edge.load()
-    assert not run(drained=[ONE])["changed"]
+    assert not run(drained=[HOST])["changed"]
     assert edge.reloads == 1
-    assert run(back=[ONE])["servers"] == {ONE: False, TWO: False}
+    assert run(back=[HOST])["servers"] == {ONE: False, TWO: False}
     assert (edge.site.read_text(), edge.reloads) == (SITE, 2)
 
 
 def test_file_that_nginx_has_not_loaded_is_loaded(edge: Edge) -> None:
     """A run may have been killed between the change of the file and the reload."""
     edge.loaded.unlink()
-    assert run(back=[ONE])["changed"]
+    assert run(back=[HOST])["changed"]
     assert edge.reloads == 1
 
 
 def test_check_mode_reloads_nothing(edge: Edge) -> None:
-    assert run(check=True, drained=[ONE])["servers"] == {ONE: True, TWO: False}
+    assert run(check=True, drained=[HOST])["servers"] == {ONE: True, TWO: False}
     assert (edge.site.read_text(), edge.reloads) == (SITE, 0)
 
 
 def test_rejected_configuration_is_not_written(edge: Edge) -> None:
     edge.error = "unknown directive"
-    assert "nginx rejects the new configuration, so it wasn't changed: unknown directive" in run(drained=[ONE])["msg"]
+    assert "nginx rejects the new configuration, so it wasn't changed: unknown directive" in run(drained=[HOST])["msg"]
     assert (edge.site.read_text(), edge.reloads) == (SITE, 0)
 
 
 def test_file_is_restored_if_nginx_cannot_be_reloaded(edge: Edge) -> None:
     (edge.root / "broken").touch()
-    assert run(drained=[ONE])["msg"] == "nginx can't be reloaded; its previous file was restored: nginx logged this"
+    assert run(drained=[HOST])["msg"] == "nginx can't be reloaded; its previous file was restored: nginx logged this"
     assert edge.site.read_text() == SITE
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"drained": [ONE, TWO]}, "no server of the site links would remain"),
-        ({"drained": ["10.0.0.3:8000"]}, "10.0.0.3:8000 can't be drained"),
+        ({"drained": [HOST, OTHER_HOST]}, "no server of the site links would remain"),
+        ({"drained": ["10.0.0.3"]}, "10.0.0.3 can't be drained"),
     ],
 )
 def test_last_and_unknown_servers_are_not_drained(edge: Edge, options: dict[str, Any], message: str) -> None:
@@ -119,4 +120,4 @@ def test_last_and_unknown_servers_are_not_drained(edge: Edge, options: dict[str,
 
 def test_missing_site_is_reported(edge: Edge) -> None:
     edge.site.unlink()
-    assert "nginx has no site links on this host" in run(drained=[ONE])["msg"]
+    assert "nginx has no site links on this host" in run(drained=[HOST])["msg"]

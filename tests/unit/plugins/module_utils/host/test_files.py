@@ -63,6 +63,21 @@ def test_difference_is_shown(tmp_path: pathlib.Path) -> None:
     assert (text["before"], text["after"]) == ("A=1\n", "A=2\n")
 
 
+def test_copied_file_follows_its_source_and_is_not_shown(tmp_path: pathlib.Path) -> None:
+    key, copy = tmp_path / "privkey.pem", tmp_path / "baton.key"
+    item = desired(copy, source=str(key), mode=0o600)
+    # the key of a new host is made between check mode and the run
+    assert set(apply(item, dry=True)) == {str(copy)}
+    with pytest.raises(files.FilesError, match=rf"{copy} can't be copied from {key}: No such file"):
+        apply(item)
+    for text in ("first\n", "second\n"):
+        key.write_text(text)
+        shown = files.apply([item], refuse, dry=False)
+        assert (copy.read_text(), copy.stat().st_mode & 0o7777) == (text, 0o600)
+        assert not [word for word in ("first", "second") if word in str(shown)]
+        assert apply(item) == []
+
+
 def test_invalid_content_leaves_the_file_unchanged(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "limits.conf"
     apply(desired(file, content="good\n", validate="check %s"))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import re
 import signal
 import threading
 import time
@@ -115,10 +116,48 @@ def test_running_request_finishes_during_drain(server: Server, end: Callable[[Se
     assert response.getheader("connection") == "close"
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_drain_ends_with_the_last_connection(server: Server, loop: str) -> None:
+    """A connection without requests is closed after handover_idle_timeout, long before the others."""
+    server.configure(
+        graceful_timeout=3600,
+        keepalive=3600,
+        handover_idle_timeout=1,
+        handover_websocket_grace=3600,
+        handover_loop=loop,
+    )
+    server.start()
+    fresh, kept = server.connect(), server.connect()
+    fresh.connect()
+    assert kept.get().status == 200
+    server.wait_accepted()
+    _end(server, _term)
+    for connection in (fresh, kept):
+        assert connection.sock is not None
+        assert connection.sock.recv(1) == b""
+    assert server.stop() == 0
+
+
+def test_time_that_a_worker_is_suspended_is_not_its_clients_idle_time(server: Server) -> None:
+    server.configure(workers=1, keepalive=60, graceful_timeout=60, handover_idle_timeout=4)
+    server.start()
+    (pid,) = server.pids()
+    clients = [server.connect() for _ in range(3)]
+    for client in clients:
+        client.get()
+    _end(server, _term)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(5)  # longer than handover_idle_timeout
+    os.kill(pid, signal.SIGCONT)
+    for client in clients:
+        assert client.get().status == 200
+
+
 @ENDS
 def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server], None]) -> None:
     marker = server.root / "disconnect"
     server.environ = {"DISCONNECT_MARKER": str(marker)}
+    server.configure(graceful_timeout=3600)  # which they don't wait for
     server.start()
     with unix_connect(str(server.socket), "ws://localhost/") as websocket:
         websocket.send("one")
@@ -316,6 +355,7 @@ def test_stop_runs_lifespan_shutdown(server: Server) -> None:
     assert server.stop() == 0
     assert sorted(int(path.name) for path in marker.iterdir()) == sorted(pids)
     assert "STOPPING=1" in server.messages
+    assert server.log.count("exited with code 0") == len(pids)
 
 
 def test_lifespan_shutdown_gets_exit_timeout(server: Server) -> None:
@@ -358,6 +398,8 @@ def test_max_requests_loses_no_request(server: Server, workers: int) -> None:
     with Background(server.target, loads, rate=200, fewest=240) as traffic:
         wait_for(lambda: server.log.count("asks to be replaced") >= 3)
     assert traffic.summary.failed == {}, traffic.summary.failures
+    served = [int(number) for number in re.findall(r"has served (\d+) requests and asks to be replaced", server.log)]
+    assert min(served) >= 80
     wait_for(lambda: len(server.pids()) == workers and not set(first) & set(server.pids()))
 
 

@@ -84,6 +84,20 @@ PATHS["/fork"] = forking
 """
 
 
+TIDY = """
+def tidy():
+    def end(*_):
+        time.sleep(0.3)
+        Path(os.environ["FORKED"], f"{os.getpid()}.tidied").touch()
+        os._exit(0)
+
+    _signal.signal(_signal.SIGTERM, end)
+    Path(os.environ["FORKED"], str(os.getpid())).touch()
+    while True:
+        time.sleep(60)
+"""
+
+
 def descriptors(pid: int) -> list[str]:
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
@@ -119,6 +133,20 @@ def test_forked_process_ends_with_its_worker(server: Server, how: str, way: str)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+
+
+def test_forked_process_can_tidy_up(server: Server) -> None:
+    folder = server.root / "forked"
+    folder.mkdir()
+    server.environ = {"FORKED": str(folder)}
+    how = "multiprocessing.get_context('fork').Process(target=tidy, daemon=True).start()"
+    server.release("1", after=FORKING.format(how=how) + TIDY)
+    server.configure(workers=1)
+    server.start()
+    server.get("/fork")
+    (child,) = [path.name for path in wait_for(lambda: list(folder.iterdir()))]
+    assert server.reload().returncode == 0
+    wait_for((folder / f"{child}.tidied").exists)
 
 
 def test_signal_to_forked_process_does_not_reach_worker(server: Server) -> None:

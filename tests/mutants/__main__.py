@@ -12,6 +12,7 @@ import argparse
 import ast
 import ctypes
 import dataclasses
+import io
 import json
 import math
 import multiprocessing
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tokenize
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -119,10 +121,11 @@ def main() -> int:
 def mutations_of(module: Module, base: str | None) -> Iterator[MutationSpec]:
     """A module's mutations in a fixed order; only those in lines that differ from the commit `base`, if it is given.
 
-    Type annotations are excluded, because nothing evaluates them.
+    Type annotations are excluded, because nothing evaluates them, and so are the asterisks of signatures and arguments,
+    which aren't operators.
     """
     text = (ROOT / module.path).read_text(encoding="utf-8")
-    idle, lines = annotated(text), changed(module.path, base) if base else None
+    idle, lines = annotated(text) + asterisks(text), changed(module.path, base) if base else None
     with use_db(":memory:", WorkDB.Mode.create) as database:
         init([pathlib.Path(module.path)], database, {})
         specs = [item.mutations[0] for item in database.work_items]
@@ -141,6 +144,18 @@ def annotated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
             one = getattr(node, name, None)
             if isinstance(one, ast.expr) and one.end_lineno is not None and one.end_col_offset is not None:
                 found.append(((one.lineno, one.col_offset), (one.end_lineno, one.end_col_offset)))
+    return found
+
+
+def asterisks(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The start and end positions of all `*` and `**` that are no operators of two operands."""
+    found, previous = [], ""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.NL, tokenize.COMMENT):
+            continue
+        if token.string in ("*", "**") and previous in ("(", "[", "{", ",", ":", "lambda"):
+            found.append((token.start, token.end))
+        previous = token.string
     return found
 
 

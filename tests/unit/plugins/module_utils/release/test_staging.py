@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import pathlib
+import pwd
 import re
 import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
+import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -759,6 +762,38 @@ def test_state_folders_are_private_to_owner_and_group(tmp_path: pathlib.Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(BatonError, match=r"file/x can't be created as"):
         staging.make_state([{"target": "x"}], tmp_path / "file", "")
+
+
+def test_state_folders_belong_to_their_owner() -> None:
+    # not below pytest's folder, which only its own user may enter
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        owner = "nobody" if os.geteuid() == 0 else getpass.getuser()
+        account = pwd.getpwnam(owner)
+        staging.make_state([{"target": "a/b"}], folder / "state", owner)
+        for path in (folder / "state", folder / "state/a", folder / "state/a/b"):
+            assert (path.stat().st_uid, path.stat().st_gid) == (account.pw_uid, account.pw_gid)
+        # without privileges, for itself
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(account.pw_gid)
+                    os.setuid(account.pw_uid)
+                staging.make_state([{"target": "c"}], folder / "state", owner)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert (folder / "state/c").is_dir()
+
+
+def test_state_folder_is_not_created_without_links(tmp_path: pathlib.Path) -> None:
+    staging.make_state([], tmp_path / "state", getpass.getuser())
+    assert not (tmp_path / "state").exists()
 
 
 def test_linked_tree_keeps_links_and_replaces_files(tmp_path: pathlib.Path) -> None:

@@ -29,6 +29,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
     handover,
     snapshot,
 )
+from ansible_collections.baton.web.plugins.module_utils.activation.background import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
 
@@ -788,7 +789,8 @@ def test_revert_of_a_first_release_stops_everything(app: layout.Application, uni
     assert units.active == {app.socket, app.service}
     assert activation.revert(app, "one", 1) == "stop"
     assert layout.current(app) is None
-    assert ("stop", app.socket, app.service, app.bridge) in units.jobs
+    # the web processes have no time to stop of their own
+    assert units.timeouts["stop", app.socket, app.service, app.bridge] == STOP_MARGIN == 30
     assert units.active == set()
     assert app.path("etc/links/environment").exists()
     assert activation.revert(app, "one", 1) == "none"
@@ -924,6 +926,19 @@ class FakeStrategy:
 
     def result(self) -> dict[str, Any]:
         return {"method": self.method}
+
+
+def test_method_is_that_of_the_web_processes_if_they_change(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = layout.ProcessType("worker", "replace", ("links-worker@1.service",))
+    monkeypatch.setattr(layout.Application, "processes", (worker, *activated.processes))
+    monkeypatch.setitem(activation.STRATEGIES, "replace", FakeStrategy)
+    assert activation.Activation(activated, "bbbb", 1).method == "reload"
+    change(activated, "etc/links/secrets/TOKEN", "another")
+    assert activation.Activation(activated, "bbbb", 1).method == "bridge"
+    change(activated, "etc/links/secrets/TOKEN", "secret")
+    assert activation.Activation(activated, "aaaa", 1).method == "replace"
 
 
 @pytest.mark.parametrize("fails", [False, True])

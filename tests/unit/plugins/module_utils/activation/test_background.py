@@ -332,6 +332,8 @@ def test_part_before_web_leaves_current_and_other_types(app: layout.Application,
     assert changed.keys() == {"worker"}
     assert layout.current(app) == "aaaa"
     assert set(units.active().values()) == {"aaaa", "bbbb"}
+    assert app.record.stat().st_mode & 0o777 == 0o600
+    assert layout.served(app) == ["aaaa"]
     assert activate(app, "bbbb", part="before_web", transaction="t1") == {}
     changed = activate(app, "bbbb", part="web", transaction="t1")
     assert changed.keys() == {"mailer"}

@@ -220,8 +220,8 @@ def test_stop_takes_fractions_of_the_timeouts_into_account(machine: Master, monk
 
 def test_worker_that_does_not_drain_is_killed_after_both_timeouts(machine: Master) -> None:
     """It gets its normal priority back when half of handover_exit_timeout is left."""
-    machine.master.cfg.set("handover_exit_timeout", 8)
-    limit = 10 + 8
+    machine.master.cfg.set("handover_exit_timeout", 9)
+    limit = 10 + 9
     for hanging in (False, True):  # a worker that hangs and doesn't drain at all, and one that hangs while it drains
         pid = min(machine.serving())
         one = machine.master.WORKERS[pid]
@@ -233,7 +233,7 @@ def test_worker_that_does_not_drain_is_killed_after_both_timeouts(machine: Maste
             machine.master.retire(one)
         one.low_priority = True
         began = machine.world.now
-        for after, low, gone in ((limit - 4, True, False), (limit - 4 + STEP, False, False), (limit, False, False)):
+        for after, low, gone in ((limit - 4.5, True, False), (limit - 4.5 + STEP, False, False), (limit, False, False)):
             pass_time(machine, began + after - machine.world.now)
             assert (one.low_priority, pid not in machine.master.WORKERS) == (low, gone)
         pass_time(machine, began + limit + STEP - machine.world.now)
@@ -292,6 +292,45 @@ def test_time_that_a_busy_machine_takes_is_not_the_boots(machine: Master, monkey
     machine.master._complete = True
     machine.loop()
     assert one.killed
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_priority_that_cannot_be_restored_is_a_warning(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, permitted: bool
+) -> None:
+    monkeypatch.setattr(priority, "renice", lambda *_: permitted)
+    one = machine.master.workers()[0]
+    one.low_priority = True
+    one.board.state = State.STANDBY
+    machine.loop()
+    assert not one.low_priority
+    assert ("can't be set back to" in caplog.text) is not permitted
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_workers_know_whether_a_service_manager_holds_their_sockets(machine: Master, held: bool) -> None:
+    machine.master.systemd = held
+    crash(machine)
+    machine.loop()
+    (pid,) = forked(machine)
+    assert machine.master.WORKERS[pid].board.private_sockets is not held
+
+
+def test_exit_of_a_child_is_seen_without_reaping_it() -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(7)
+    assert not arbiter._has_exited(pid)
+    os.close(writer)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert arbiter._has_exited(pid)
+    assert arbiter._has_exited(pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert not arbiter._has_exited(pid)
+    os.close(reader)
 
 
 def interrupted_reload(machine: Master) -> None:

@@ -23,7 +23,10 @@ def test_ready_is_sent_once_all_workers_serve(server: Server) -> None:
     server.start(ready=False)
     wait_for(lambda: server.status_file.exists() and len(server.pids()) == 1)
     server.wait_for_loop()
-    assert "READY=1" not in server.received()
+    received = server.received()
+    assert "READY=1" not in received
+    assert any(line.startswith("STATUS=1 of 2 workers ready, generation 1, release 1") for line in received)
+    assert not any(line.startswith("STATUS=2 of 2") for line in received)
     server.unblock_import("second")
     wait_for(lambda: server.notified("READY=1"))
     assert len(server.pids()) == 2
@@ -33,6 +36,13 @@ def test_ready_is_sent_once_all_workers_serve(server: Server) -> None:
     server.signal(signal.SIGHUP)
     wait_for(lambda: any(message == "RELOADING=1" for message in server.messages))
     wait_for(lambda: server.messages.count("READY=1") == 2)
+
+
+def test_start_may_take_as_long_as_its_boots(server: Server) -> None:
+    """A busy machine lets them take three times their timeouts."""
+    server.configure(handover_boot_timeout=70, handover_warmup_timeout=50)
+    server.start()
+    assert f"EXTEND_TIMEOUT_USEC={3 * (70 + 50) * 10**6}" in server.received()
 
 
 def test_boot_at_once_limits_concurrent_boots(server: Server) -> None:

@@ -132,12 +132,13 @@ def test_event_loop_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> N
 
     import uvloop
 
-    assert worker.loop_factory("asyncio") is asyncio.new_event_loop
-    assert worker.loop_factory("auto") is worker.loop_factory("uvloop") is uvloop.new_event_loop
+    plain, auto, fast = (bytes(name, "ascii").decode() for name in ("asyncio", "auto", "uvloop"))  # as from a file
+    assert worker.loop_factory(plain) is asyncio.new_event_loop
+    assert worker.loop_factory(auto) is worker.loop_factory(fast) is uvloop.new_event_loop
     monkeypatch.setitem(sys.modules, "uvloop", None)  # as if it weren't installed
-    assert worker.loop_factory("asyncio") is worker.loop_factory("auto") is asyncio.new_event_loop
+    assert worker.loop_factory(plain) is worker.loop_factory(auto) is asyncio.new_event_loop
     with pytest.raises(ImportError):
-        worker.loop_factory("uvloop")
+        worker.loop_factory(fast)
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,14 @@ def test_delay_between_failed_boots_doubles_up_to_half_a_minute(machine: Master)
         assert len(forked(machine)) == 2, "both at once"
         fail_boots(machine)
     assert delays == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
-    # a reload is a new attempt
-    seconds_until(machine, lambda: forked(machine))
-    become_ready(machine)
+
+
+def test_reload_forgets_failed_boots(machine: Master) -> None:
+    crash(machine)
+    for _ in range(3):
+        seconds_until(machine, lambda: forked(machine))
+        fail_boots(machine)
+    # it doesn't wait for the next attempt, either
     machine.request_reload()
     machine.finish_trial("good")
     become_ready(machine)

@@ -481,7 +481,7 @@ def test_workers_drain_when_master_is_killed(server: Server) -> None:
     wait_for(lambda: not any(server.accepts(pid) for pid in pids), what="the drain")
     (server.current / "src/end").touch()
     assert connection.getresponse().status == 200
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    wait_for(lambda: not any(map(alive, pids)))
     # a connection made in the meantime waits in the socket's queue
     waiting = server.connect()
     waiting.connect()

@@ -138,6 +138,25 @@ def test_master_starts_no_more_workers_than_wanted(machine: Master) -> None:
     assert len(machine.master.WORKERS) == len(forked(machine)) == 3
 
 
+def test_last_worker_is_not_removed(machine: Master) -> None:
+    for wanted in (1, 1):
+        machine.send_signals([signal.SIGTTOU])
+        assert machine.master.num_workers == wanted
+    machine.settle()
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DRAINING])
+def test_workers_of_a_reload_boot_at_low_priority_if_others_serve(machine: Master, state: State) -> None:
+    machine.master._nice = 0
+    machine.request_reload()
+    machine.finish_trial("good")
+    for one in machine.master.workers():
+        one.board.state = state
+    machine.loop()
+    machine.loop()
+    assert {machine.master.WORKERS[pid].low_priority for pid in forked(machine)} == {state is State.READY}
+
+
 def test_boots_at_once_are_limited(machine: Master) -> None:
     machine.master.cfg.set("handover_boot_at_once", 2)
     machine.master.num_workers = 5

@@ -33,7 +33,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.mutating import mutate_and_test, mutate_code
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome
 
@@ -236,11 +237,11 @@ def _prepare(module: Module, scratch: str, counter: Any) -> None:
 def _try(spec: MutationSpec) -> Mutant | None:
     if _own["failure"]:
         raise RuntimeError(f"The tests fail without any mutant:\n{_own['failure']}")
+    if not _is_mutant(spec):
+        return None
     began = time.monotonic()
     result = mutate_and_test([spec], _own["command"], _own["limit"])
     _end_children()
-    if result.worker_outcome is WorkerOutcome.NO_TEST:
-        return None
     if result.worker_outcome is not WorkerOutcome.NORMAL or result.test_outcome is TestOutcome.INCOMPETENT:
         raise RuntimeError(f"{spec}: {result.output}")
     lines = (result.diff or "").splitlines()
@@ -255,6 +256,17 @@ def _try(spec: MutationSpec) -> Mutant | None:
         killed,
         round(time.monotonic() - began, 1),
     )
+
+
+def _is_mutant(spec: MutationSpec) -> bool:
+    """Whether the result is Python: an assignment can't be negated, nor an unpacked tuple of exceptions replaced."""
+    operator = get_operator(spec.operator_name)(**spec.operator_args)
+    try:
+        code = mutate_code(spec.module_path.read_text(encoding="utf-8"), operator, spec.occurrence)
+        compile(code or "", str(spec.module_path), "exec")
+    except (AttributeError, SyntaxError):
+        return False
+    return code is not None
 
 
 def _end_children() -> None:

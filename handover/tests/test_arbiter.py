@@ -462,6 +462,64 @@ def test_reload_admits_its_workers_together(machine: Master) -> None:
     assert machine.master._reload is None
 
 
+def booting_reload(machine: Master) -> list[Any]:
+    """Begins a reload, and returns its two new workers, which boot."""
+    machine.request_reload()
+    machine.finish_trial("good")
+    machine.loop()
+    machine.loop()
+    return [machine.master.WORKERS[pid] for pid in forked(machine)]
+
+
+def test_new_worker_that_drains_already_does_not_complete_its_generation(machine: Master) -> None:
+    first, second = booting_reload(machine)
+    first.board.state = State.DRAINING
+    second.board.state = State.READY
+    machine.loop()
+    assert machine.master.generation == 1
+
+
+def test_new_worker_is_admitted_alone_if_no_old_one_serves(machine: Master) -> None:
+    first, _ = booting_reload(machine)
+    for one in machine.master.workers():
+        if one.generation == 1:
+            one.board.state = State.BOOTING  # the replacement of a worker that has died
+    first.board.state = State.STANDBY
+    machine.loop()
+    assert first.board.admitted
+
+
+def test_worker_whose_priority_takes_longer_to_restore_is_admitted_later(
+    machine: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = booting_reload(machine)
+    for one in (first, second):
+        one.pending_session_nice = 0
+        one.board.state = State.STANDBY
+    with monkeypatch.context() as patch:
+        patch.setattr(priority, "renice_session", lambda pid, _: pid == first.pid)
+        machine.loop()
+    assert first.board.admitted
+    assert not second.board.admitted
+    first.board.state = State.READY
+    machine.loop()
+    assert second.board.admitted
+
+
+def test_failed_reload_kills_its_workers_unless_they_serve(machine: Master) -> None:
+    first, second = booting_reload(machine)
+    first.board.state = State.READY
+    reload = machine.master._reload
+    assert reload is not None
+    reload.fail("for a reason")
+    reload.fail("for another")
+    assert reload.error == "for a reason"
+    assert (first.killed, second.killed) == (False, True)
+    assert first.board.to_be_replaced
+    machine.settle()
+    assert {first.pid, second.pid}.isdisjoint(machine.master.WORKERS)
+
+
 def test_reload_boots_at_most_so_many_workers_at_once(machine: Master) -> None:
     machine.master.app.wanted = 4
     machine.master.cfg.set("handover_boot_at_once", 3)

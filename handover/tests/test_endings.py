@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from conftest import Server, alive, pending, wait_for
@@ -298,3 +299,24 @@ def test_websocket_that_does_not_read_ends_with_graceful_timeout(server: Server,
             wait_for(lambda: not set(before) & set(server.children()))
         assert "killing it" not in server.log
         assert server.failed_exits == []
+
+
+PATIENT = "from gunicorn_handover import server as _server\n_server.CLOSE_TIMEOUT = 60"
+
+
+def test_websocket_gets_its_output_and_1012_after_graceful_timeout(server: Server) -> None:
+    """A client that reads gets all, including the close frame, which is behind buffered output."""
+    server.release("1", after=FLOOD + PATIENT)
+    server.configure(graceful_timeout=2, handover_websocket_grace=3600, handover_exit_timeout=3600, workers=1)
+    server.start()
+    with unix_connect(str(server.socket), "ws://localhost/", max_queue=1) as websocket:
+        websocket.recv()
+        server.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                websocket.recv(timeout=60)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    # and it isn't waited for any longer
+    assert server.stop() == 0
+    assert server.failed_exits == []

@@ -487,6 +487,10 @@ def test_new_worker_is_admitted_alone_if_no_old_one_serves(machine: Master) -> N
     first.board.state = State.STANDBY
     machine.loop()
     assert first.board.admitted
+    first.board.state = State.READY
+    booting = forked(machine)
+    machine.loop()
+    assert forked(machine) == booting, "no more are started than wanted"
 
 
 def test_worker_whose_priority_takes_longer_to_restore_is_admitted_later(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import unix_connect
+from websockets.sync.client import ClientConnection, unix_connect
 
 from conftest import Server, alive, pending, wait_for
 
@@ -309,12 +309,16 @@ def test_websocket_gets_its_output_and_1012_after_graceful_timeout(server: Serve
     server.release("1", after=FLOOD + PATIENT)
     server.configure(graceful_timeout=2, handover_websocket_grace=3600, handover_exit_timeout=3600, workers=1)
     server.start()
+
+    def read(websocket: ClientConnection) -> None:
+        while True:
+            websocket.recv(timeout=60)
+
     with unix_connect(str(server.socket), "ws://localhost/", max_queue=1) as websocket:
         websocket.recv()
         server.signal(signal.SIGTERM)
         with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                websocket.recv(timeout=60)
+            read(websocket)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1012
     # and it isn't waited for any longer

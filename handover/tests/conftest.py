@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -228,6 +229,11 @@ class Server:
         """The complete lines so far, as the last one may be incomplete."""
         text = self.log_file.read_bytes()
         return text[: text.rfind(b"\n") + 1].decode()
+
+    @property
+    def failed_exits(self) -> list[str]:
+        """How workers exited that failed or were killed."""
+        return re.findall(r"Worker \(pid:\d+\) (exited with code [1-9]\d*|was killed by \w+)", self.log)
 
     def accepts(self, pid: int) -> bool:
         """Whether a process has the listening sockets open."""

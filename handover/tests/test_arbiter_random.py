@@ -136,6 +136,8 @@ class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no
             self.cfg.set(hook, self.hook(hook, arity))
         if "configuration" in self.world.broken:
             raise ValueError("a bad configuration")
+        if "a quick load" in self.world.broken:
+            raise reload.LoadInterrupted
 
     def hook(self, name: str, arity: int) -> Any:
         def called(*arguments: Any) -> None:

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import unix_connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, unix_connect
 
 from conftest import Server, alive, pending, wait_for
 
@@ -84,6 +85,20 @@ PATHS["/fork"] = forking
 """
 
 
+TIDY = """
+def tidy():
+    def end(*_):
+        time.sleep(0.3)
+        Path(os.environ["FORKED"], f"{os.getpid()}.tidied").touch()
+        os._exit(0)
+
+    _signal.signal(_signal.SIGTERM, end)
+    Path(os.environ["FORKED"], str(os.getpid())).touch()
+    while True:
+        time.sleep(60)
+"""
+
+
 def descriptors(pid: int) -> list[str]:
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
@@ -119,6 +134,20 @@ def test_forked_process_ends_with_its_worker(server: Server, how: str, way: str)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+
+
+def test_forked_process_can_tidy_up(server: Server) -> None:
+    folder = server.root / "forked"
+    folder.mkdir()
+    server.environ = {"FORKED": str(folder)}
+    how = "multiprocessing.get_context('fork').Process(target=tidy, daemon=True).start()"
+    server.release("1", after=FORKING.format(how=how) + TIDY)
+    server.configure(workers=1)
+    server.start()
+    server.get("/fork")
+    (child,) = [path.name for path in wait_for(lambda: list(folder.iterdir()))]
+    assert server.reload().returncode == 0
+    wait_for((folder / f"{child}.tidied").exists)
 
 
 def test_signal_to_forked_process_does_not_reach_worker(server: Server) -> None:
@@ -171,6 +200,7 @@ def test_stop_answers_queued_connections_without_socket_unit(server: Server, kin
                 answers.append(repr(error).encode())
     assert answers == [b"HTTP/1.1 200 OK"] * 50
     assert server.stop() == 0
+    assert server.failed_exits == []
 
 
 def test_worker_inherits_no_descriptor_of_reload(server: Server) -> None:
@@ -268,4 +298,30 @@ def test_websocket_that_does_not_read_ends_with_graceful_timeout(server: Server,
             assert server.reload().returncode == 0
             wait_for(lambda: not set(before) & set(server.children()))
         assert "killing it" not in server.log
-        assert "was killed" not in server.log
+        assert server.failed_exits == []
+
+
+PATIENT = "from gunicorn_handover import server as _server\n_server.CLOSE_TIMEOUT = 60"
+
+
+def test_websocket_gets_its_output_and_1012_after_graceful_timeout(server: Server) -> None:
+    """A client that reads gets all, including the close frame, which is behind buffered output."""
+    server.release("1", after=FLOOD + PATIENT)
+    server.configure(graceful_timeout=2, handover_websocket_grace=3600, handover_exit_timeout=3600, workers=1)
+    server.start()
+
+    def read(websocket: ClientConnection) -> None:
+        while True:
+            websocket.recv(timeout=60)
+
+    with unix_connect(str(server.socket), "ws://localhost/", max_queue=1) as websocket:
+        websocket.recv()
+        server.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as closed:
+            read(websocket)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    # and it isn't waited for any longer
+    assert server.process is not None
+    assert server.process.wait(60) == 0
+    assert server.failed_exits == []

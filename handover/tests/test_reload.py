@@ -264,7 +264,11 @@ def test_reload_uses_site_packages_of_new_release(server: Server) -> None:
 
     site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     for name in ("1", "2"):
-        source = server.release(name, "import dependency", "RELEASE = dependency.VERSION")
+        source = server.release(
+            name,
+            "import dependency, sys\nPREFIXES = (sys.prefix, sys.exec_prefix, sys.executable)",
+            "RELEASE = ' '.join([dependency.VERSION, *PREFIXES])",
+        )
         venv = source.parent / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         (venv / site / "dependency.py").write_text(f"VERSION = 'dependency {name}'\n")
@@ -273,10 +277,16 @@ def test_reload_uses_site_packages_of_new_release(server: Server) -> None:
     server.environ = {"PYTHONPATH": f"{server.current}/server:{package}"}
     server.python = str(server.current / "venv/bin/python")
     server.start()
-    assert server.get()["release"] == "dependency 1"
+
+    def served(name: str) -> str:
+        # the release's own folder, not the link
+        venv = os.path.realpath(server.root / f"releases/{name}/venv")
+        return f"dependency {name} {venv} {venv} {venv}/bin/python"
+
+    assert server.get()["release"] == served("1")
     server.set_current("2")
     assert server.reload().returncode == 0
-    assert {server.get()["release"] for _ in range(6)} == {"dependency 2"}
+    assert {server.get()["release"] for _ in range(6)} == {served("2")}
 
 
 @pytest.mark.versions

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import textwrap
 from typing import Any
 
 import pytest
 
-from conftest import Server, wait_for
-from gunicorn_handover import arbiter, priority, resources
+from conftest import Server, alive, wait_for
+from gunicorn_handover import arbiter, priority, resources, worker
 
 pytestmark = pytest.mark.versions
 
@@ -22,7 +23,10 @@ def test_ready_is_sent_once_all_workers_serve(server: Server) -> None:
     server.start(ready=False)
     wait_for(lambda: server.status_file.exists() and len(server.pids()) == 1)
     server.wait_for_loop()
-    assert "READY=1" not in server.received()
+    received = server.received()
+    assert "READY=1" not in received
+    assert any(line.startswith("STATUS=1 of 2 workers ready, generation 1, release 1") for line in received)
+    assert not any(line.startswith("STATUS=2 of 2") for line in received)
     server.unblock_import("second")
     wait_for(lambda: server.notified("READY=1"))
     assert len(server.pids()) == 2
@@ -32,6 +36,13 @@ def test_ready_is_sent_once_all_workers_serve(server: Server) -> None:
     server.signal(signal.SIGHUP)
     wait_for(lambda: any(message == "RELOADING=1" for message in server.messages))
     wait_for(lambda: server.messages.count("READY=1") == 2)
+
+
+def test_start_may_take_as_long_as_its_boots(server: Server) -> None:
+    """A busy machine lets them take three times their timeouts."""
+    server.configure(handover_boot_timeout=70, handover_warmup_timeout=50)
+    server.start()
+    assert f"EXTEND_TIMEOUT_USEC={3 * (70 + 50) * 10**6}" in server.received()
 
 
 def test_boot_at_once_limits_concurrent_boots(server: Server) -> None:
@@ -79,6 +90,8 @@ def test_start_fails_if_no_worker_boots(server: Server, before: str, after: str,
     assert server.process is not None
     assert server.process.wait(30) != 0
     assert reason in server.log
+    # with the traceback of the application's own error
+    assert ("The application could not be started." in server.log) == ("RuntimeError" in reason)
     assert "READY=1" not in server.messages
     assert any(reason in message for message in server.messages if message.startswith("STATUS=Failed"))
 
@@ -95,6 +108,49 @@ def test_start_fails_if_second_worker_does_not_boot(server: Server) -> None:
     assert server.process is not None
     assert server.process.wait(30) != 0
     assert "READY=1" not in server.messages
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_worker_that_waits_for_the_others_ends_with_the_master(server: Server, number: int) -> None:
+    server.configure(graceful_timeout=3600)
+    server.start()
+    first = server.root / "first"
+    mark = f"import os\ntry:\n    os.mkdir({str(first)!r})\nexcept FileExistsError:\n"
+    server.release("2", mark + textwrap.indent(server.block_import("second"), "    "))
+    server.set_current("2")
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: (server.status["reload_under_way"] or {}).get("progress") == "booting workers, 1 of 2 up")
+    pids = server.children()
+    assert len(pids) == 4
+    server.stop(number)
+    server.unblock_import("second")
+    wait_for(lambda: not any(map(alive, pids)), what="the workers' exit")
+
+
+def test_event_loop_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    import uvloop
+
+    plain, auto, fast = (bytes(name, "ascii").decode() for name in ("asyncio", "auto", "uvloop"))  # as from a file
+    assert worker.loop_factory(plain) is asyncio.new_event_loop
+    assert worker.loop_factory(auto) is worker.loop_factory(fast) is uvloop.new_event_loop
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # as if it weren't installed
+    assert worker.loop_factory(plain) is worker.loop_factory(auto) is asyncio.new_event_loop
+    with pytest.raises(ImportError):
+        worker.loop_factory(fast)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("no\n  database"), "RuntimeError: no database"),
+        (MemoryError(), "MemoryError"),
+        (SystemExit("a\nb"), "the application called sys.exit('a\\nb') while it started"),
+    ],
+)
+def test_error_is_described_in_one_line(error: BaseException, line: str) -> None:
+    assert worker.describe(error) == line
 
 
 @pytest.mark.parametrize(
@@ -206,7 +262,11 @@ def test_factory_and_bind_without_systemd_socket(server: Server) -> None:
     [
         (9, 0, ""),
         (11, 0.5, "not ready after 10 s (handover_boot_timeout)"),
+        (10, 0, ""),
+        (11, 1, ""),
+        (12, 1, "not ready after 10 s (handover_boot_timeout) and 2 s more for the 1 s that it waited for a processor"),
         # a busy machine isn't the application's fault, up to a limit
+        (30, 20, ""),
         (25, 16, ""),
         (
             25,
@@ -226,7 +286,13 @@ def test_boot_timeout_excludes_cpu_wait(took: float, waited: float, words: str) 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
-    [(3, 4, ": yes, by the kernel's count"), (3, 3, ": no, by the kernel's count"), (None, None, "")],
+    [
+        (3, 4, ": yes, by the kernel's count"),
+        (3, 3, ": no, by the kernel's count"),
+        (4, 3, ": no, by the kernel's count"),
+        (None, 3, ""),
+        (3, None, ""),
+    ],
 )
 def test_oom_kill_count_explains_sigkill(
     monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, words: str
@@ -235,6 +301,7 @@ def test_oom_kill_count_explains_sigkill(
     master._oom_kills = before
     monkeypatch.setattr(priority, "oom_kills", lambda: after)
     assert master._exit_reason(signal.SIGKILL) == f"was killed by SIGKILL (out of memory?){words}"
+    assert master._oom_kills == after, "the next one is compared with this count"
     assert master._exit_reason(signal.SIGTERM) == "was killed by SIGTERM"
 
 

@@ -12,6 +12,7 @@ import argparse
 import ast
 import ctypes
 import dataclasses
+import io
 import json
 import math
 import multiprocessing
@@ -26,12 +27,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import tokenize
 import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.mutating import mutate_and_test, mutate_code
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome
 
@@ -119,10 +122,11 @@ def main() -> int:
 def mutations_of(module: Module, base: str | None) -> Iterator[MutationSpec]:
     """A module's mutations in a fixed order; only those in lines that differ from the commit `base`, if it is given.
 
-    Type annotations are excluded, because nothing evaluates them.
+    Type annotations are excluded, because nothing evaluates them, and so are the asterisks of signatures and arguments,
+    which aren't operators.
     """
     text = (ROOT / module.path).read_text(encoding="utf-8")
-    idle, lines = annotated(text), changed(module.path, base) if base else None
+    idle, lines = annotated(text) + asterisks(text), changed(module.path, base) if base else None
     with use_db(":memory:", WorkDB.Mode.create) as database:
         init([pathlib.Path(module.path)], database, {})
         specs = [item.mutations[0] for item in database.work_items]
@@ -141,6 +145,18 @@ def annotated(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
             one = getattr(node, name, None)
             if isinstance(one, ast.expr) and one.end_lineno is not None and one.end_col_offset is not None:
                 found.append(((one.lineno, one.col_offset), (one.end_lineno, one.end_col_offset)))
+    return found
+
+
+def asterisks(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The start and end positions of all `*` and `**` that are no operators of two operands."""
+    found, previous = [], ""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.NL, tokenize.COMMENT):
+            continue
+        if token.string in ("*", "**") and previous in ("(", "[", "{", ",", ":", "lambda"):
+            found.append((token.start, token.end))
+        previous = token.string
     return found
 
 
@@ -221,11 +237,11 @@ def _prepare(module: Module, scratch: str, counter: Any) -> None:
 def _try(spec: MutationSpec) -> Mutant | None:
     if _own["failure"]:
         raise RuntimeError(f"The tests fail without any mutant:\n{_own['failure']}")
+    if not _is_mutant(spec):
+        return None
     began = time.monotonic()
     result = mutate_and_test([spec], _own["command"], _own["limit"])
     _end_children()
-    if result.worker_outcome is WorkerOutcome.NO_TEST:
-        return None
     if result.worker_outcome is not WorkerOutcome.NORMAL or result.test_outcome is TestOutcome.INCOMPETENT:
         raise RuntimeError(f"{spec}: {result.output}")
     lines = (result.diff or "").splitlines()
@@ -240,6 +256,17 @@ def _try(spec: MutationSpec) -> Mutant | None:
         killed,
         round(time.monotonic() - began, 1),
     )
+
+
+def _is_mutant(spec: MutationSpec) -> bool:
+    """Whether the result is Python: an assignment can't be negated, nor an unpacked tuple of exceptions replaced."""
+    operator = get_operator(spec.operator_name)(**spec.operator_args)
+    try:
+        code = mutate_code(spec.module_path.read_text(encoding="utf-8"), operator, spec.occurrence)
+        compile(code or "", str(spec.module_path), "exec")
+    except (AttributeError, SyntaxError):
+        return False
+    return code is not None
 
 
 def _end_children() -> None:

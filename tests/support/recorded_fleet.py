@@ -55,8 +55,12 @@ class RecordedFleet:
         inventory = {"all": {"hosts": addresses, "children": children, "vars": defaults | variables}}
         (folder / "hosts.yml").write_text(json.dumps(inventory))
 
-    def set_result(self, module: str, result: dict[str, Any] | None, *hosts: str, **arguments: Any) -> None:
+    def set_result(
+        self, module: str, result: dict[str, Any] | list[dict[str, Any]] | None, *hosts: str, **arguments: Any
+    ) -> None:
         """Set a module's result, for these arguments, on these hosts or on all. None closes the connection.
+
+        A list has the results of a host's first run of the module, its second and so on; the last one is repeated.
 
         Later rules take precedence.
         """

@@ -188,7 +188,7 @@ class Snapshot:
         self._environ = dict(os.environ)
         self._path = list(sys.path)
         self.num_workers: int = master.num_workers
-        self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directory = os.open(".", os.O_PATH)
 
     def restore(self, master: Master) -> None:
         """Restores the state and sets up the master with it."""

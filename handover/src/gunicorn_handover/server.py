@@ -60,7 +60,6 @@ class DrainingServer(Server):
         self._idle_timeout = idle_timeout
         self._websocket_grace = websocket_grace
         self._websocket_spread = websocket_spread
-        self._heartbeat_task: asyncio.Task[None] | None = None
         self.private_sockets = False
         """Whether queued connections are lost unless this process accepts them."""
 
@@ -87,6 +86,7 @@ class DrainingServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
+            # kept, as the loop has only weak references; the end of the loop cancels it
             self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
             self._on_ready()
 
@@ -109,8 +109,6 @@ class DrainingServer(Server):
         self.config.timeout_graceful_shutdown = max(deadline - loop.time(), TICK)  # type: ignore[assignment]
         # server.close() has closed the sockets; Uvicorn would close them again
         await super().shutdown(sockets=None)
-        if self._heartbeat_task is not None:
-            self._heartbeat_task.cancel()
 
     async def _drain(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()

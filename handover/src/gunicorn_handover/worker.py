@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 from uvicorn_worker import UvicornWorker
 
@@ -21,7 +22,7 @@ from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State
 from gunicorn_handover.server import DrainingServer
 
-BOOT_ERROR = 3  # Gunicorn's exit code of a worker that failed to boot
+BOOT_ERROR = Arbiter.WORKER_BOOT_ERROR
 ADMISSION_TICK = 0.02  # seconds between two checks whether the master has admitted the worker
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 FORKS_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL for processes that the application forked, at most

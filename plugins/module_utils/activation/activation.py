@@ -76,7 +76,7 @@ def own_socket_folder(app: Application) -> None:
     ):
         return
     try:
-        folder = os.open(app.socket_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = os.open(app.socket_folder, os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return  # the application listens at another address
     try:

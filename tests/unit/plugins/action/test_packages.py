@@ -1,99 +1,136 @@
-"""Packages are installed from apt even if unneeded sources are broken."""
+"""Packages are installed from apt even if unneeded sources are broken.
+
+One playbook runs the action on a fake host for each case; the hosts' apt is a stand-in.
+"""
 
 from __future__ import annotations
 
-import types
+import dataclasses
+import json
 from typing import Any
 
 import pytest
-from ansible.plugins.action import ActionBase
 
-from tests.support.playbooks import plugin
+from tests.support.recorded_fleet import FACTS, FACTS_MODULE, RecordedFleet
 
 DEAD = "E: Failed to fetch http://dead.test/InRelease  Could not connect to dead.test:80"
 MISSING = {"failed": True, "msg": "No package matching 'jq' is available"}
+HELD = {"failed": True, "msg": "'apt-get install jq' failed: ", "stderr": "E: You have held broken packages.\n"}
 INSTALLED = {"changed": True}
 
 
-class Host:
-    """A host whose apt returns these answers, one for each installation, and which records the calls."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A host: how old its package lists are, in seconds, and what its apt answers to each installation."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any], stderr: str = DEAD) -> None:
-        self.calls: list[str] = []
-        installations = iter(answers)
+    age: float | None
+    answers: list[dict[str, Any]]
+    packages: tuple[str, ...] = ("jq",)
+    check: bool = False
+    delegated: bool = False
+    stderr: str = DEAD
 
-        def execute(_: Any, module: str, module_args: Any, **__: Any) -> dict[str, Any]:
-            if module == "ansible.builtin.command":
-                self.calls.append("read lists")
-                return {"rc": 0, "stdout": "Hit:1 http://deb.test InRelease", "stderr": stderr}
-            self.calls.append("install " + " ".join(module_args["name"]))
-            return dict(next(installations))
 
-        monkeypatch.setattr(ActionBase, "run", lambda *_: {})
-        monkeypatch.setattr(ActionBase, "_execute_module", execute)
+CASES = {
+    "fresh": Case(60, [INSTALLED]),
+    "lacking": Case(60, [MISSING, INSTALLED]),
+    "day-old": Case(90000, [INSTALLED]),
+    "new": Case(None, [INSTALLED]),
+    "unavailable": Case(60, [MISSING]),
+    "held": Case(60, [HELD]),
+    "checked": Case(None, [MISSING], check=True),
+    "delegating": Case(90000, [INSTALLED], delegated=True),
+    "refreshed": Case(60, [], packages=(), stderr=""),
+}
+BUILDER = "builder1"
+# the steps of a host, as RecordedFleet lists them
+INSTALL, READ = "apt present", "command"
 
-    @staticmethod
-    def run(*names: str, age: float | None = 60, check: bool = False, delegate_to: str | None = None) -> Any:
-        action = plugin("action/packages").ActionModule
-        running = object.__new__(action)
-        running._task = types.SimpleNamespace(
-            args={"name": list(names)}, check_mode=check, delegate_to=delegate_to, action="baton.web.packages"
-        )
-        running.validate_argument_spec = lambda _: (None, {"name": list(names)})
-        return running.run(None, {"inventory_hostname": "app1", "ansible_facts": {"package_lists_age": age}})
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What the action did on the hosts, and its results."""
+
+    steps: list[str]
+    results: dict[str, dict[str, Any]]
+
+    def on(self, host: str) -> list[str]:
+        """The steps on a host, in order."""
+        return [step.removeprefix(f"{host} ") for step in self.steps if step.startswith(f"{host} ")]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("packages")
+    fleet = RecordedFleet(folder, {"cases": [*CASES], "builders": [BUILDER]})
+    for host, case in CASES.items():
+        fleet.set_result(FACTS_MODULE, {"ansible_facts": FACTS | {"package_lists_age": case.age}}, host)
+        fleet.set_result("ansible.builtin.apt", case.answers, BUILDER if case.delegated else host)
+        lists = {"rc": 0, "stdout": "Hit:1 http://deb.test InRelease", "stderr": case.stderr}
+        fleet.set_result("ansible.builtin.command", lists, host)
+    fleet.set_result(FACTS_MODULE, {"ansible_facts": FACTS}, BUILDER)
+    case_of = "cases[inventory_hostname]"
+    install = {
+        "baton.web.packages": {"name": f"{{{{ {case_of}.packages }}}}"},
+        "check_mode": f"{{{{ {case_of}.check }}}}",
+        "delegate_to": f"{{{{ '{BUILDER}' if {case_of}.delegated else omit }}}}",
+        "ignore_errors": True,
+        "register": "answer",
+    }
+    # so that the result is recorded
+    tell = {"ansible.builtin.ping": {"data": "{{ inventory_hostname }}={{ answer | to_json }}"}}
+    playbook = folder / "packages.yml"
+    playbook.write_text(json.dumps([{"hosts": "cases", "gather_facts": False, "tasks": [install, tell]}]))
+    cases = {host: dataclasses.asdict(case) for host, case in CASES.items()}
+    fleet.play(str(playbook), cases=cases).check_status()
+    results = dict(given["data"].split("=", 1) for given in fleet.arguments("ansible.builtin.ping"))
+    steps = [step for step in fleet.steps if step.split()[1] != "ping"]
+    return Ran(steps, {host: json.loads(text) for host, text in results.items()})
 
 
 @pytest.mark.parametrize(
-    ("age", "answers", "calls"),
+    ("host", "steps"),
     [
-        (60, [INSTALLED], ["install jq"]),
-        (60, [MISSING, INSTALLED], ["install jq", "read lists", "install jq"]),
-        (90000, [INSTALLED], ["read lists", "install jq"]),
-        (None, [INSTALLED], ["read lists", "install jq"]),
+        ("fresh", [INSTALL]),
+        ("lacking", [INSTALL, READ, INSTALL]),
+        ("day-old", [READ, INSTALL]),
+        ("new", [READ, INSTALL]),
     ],
-    ids=["fresh", "fresh without the package", "a day old", "none"],
 )
-def test_package_lists_are_read_only_if_needed(
-    age: float | None, answers: list[dict[str, Any]], calls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = Host(monkeypatch, *answers)
-    result = host.run("jq", age=age)
-    assert host.calls == calls
-    assert result["changed"]
+def test_package_lists_are_read_only_if_needed(ran: Ran, host: str, steps: list[str]) -> None:
+    assert ran.on(host) == steps
+    assert ran.results[host]["changed"]
     # so that the next role doesn't read them again
-    assert ("ansible_facts" in result) is ("read lists" in calls)
+    assert ("ansible_facts" in ran.results[host]) is (READ in steps)
 
 
-def test_broken_source_that_is_not_needed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    (warning,) = Host(monkeypatch, INSTALLED).run("jq", age=None)["warnings"]
+def test_broken_source_that_is_not_needed_is_a_warning(ran: Ran) -> None:
+    (warning,) = ran.results["new"]["warnings"]
     assert "Failed to fetch http://dead.test/InRelease" in warning
 
 
-def test_unavailable_package_names_the_host_and_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = Host(monkeypatch, MISSING, MISSING).run("jq")
+def test_unavailable_package_names_the_host_and_the_source(ran: Ran) -> None:
+    result = ran.results["unavailable"]
     assert result["failed"]
-    for word in ("app1: ", "jq", "No package matching", "http://dead.test/InRelease", "sources.list.d"):
+    for word in ("unavailable: ", "jq", "No package matching", "http://dead.test/InRelease", "sources.list.d"):
         assert word in result["msg"]
 
 
-def test_output_of_a_failed_installation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {"failed": True, "msg": "'apt-get install jq' failed: ", "stderr": "E: You have held broken packages.\n"}
-    assert "E: You have held broken packages." in Host(monkeypatch, broken, broken).run("jq")["msg"]
+def test_output_of_a_failed_installation_is_reported(ran: Ran) -> None:
+    assert "E: You have held broken packages." in ran.results["held"]["msg"]
 
 
-def test_check_mode_reads_no_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, MISSING)
-    assert host.run("jq", age=None, check=True) == {"changed": True}
-    assert host.calls == ["install jq"]
+def test_check_mode_reads_no_lists(ran: Ran) -> None:
+    assert ran.on("checked") == [INSTALL]
+    assert ran.results["checked"]["changed"]
+    assert not ran.results["checked"]["failed"]
 
 
-def test_age_of_the_lists_is_not_used_for_a_delegated_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, INSTALLED)
-    assert "ansible_facts" not in host.run("jq", age=90000, delegate_to="builder1")
-    assert host.calls == ["install jq"]
+def test_age_of_the_lists_is_not_used_for_a_delegated_task(ran: Ran) -> None:
+    assert "ansible_facts" not in ran.results["delegating"]
+    assert (ran.on("delegating"), ran.on(BUILDER)) == ([], [INSTALL])
 
 
-def test_call_without_packages_only_reads_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, stderr="")
-    assert host.run()["changed"] is False
-    assert host.calls == ["read lists"]
+def test_call_without_packages_only_reads_the_lists(ran: Ran) -> None:
+    assert ran.on("refreshed") == [READ]
+    assert ran.results["refreshed"]["changed"] is False

@@ -29,6 +29,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
     handover,
     snapshot,
 )
+from ansible_collections.baton.web.plugins.module_utils.activation.background import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
 
@@ -61,20 +62,70 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
     return application
 
 
+class Units:
+    """A stand-in for systemd: a service that is started, restarted or reloaded serves the current release at once."""
+
+    def __init__(self, app: layout.Application, patch: pytest.MonkeyPatch) -> None:
+        self.app = app
+        self.active = {app.service}
+        self.jobs: list[tuple[str, ...]] = []  # what systemctl was told, in order
+        self.faults: dict[tuple[str, ...], Exception] = {}  # what fails once
+        self.timeouts: dict[tuple[str, ...], float] = {}
+        patch.setattr(systemd, "change", lambda verb, unit, timeout: self.systemctl(verb, unit, timeout=timeout))
+        for name in ("systemctl", "properties", "is_active"):
+            patch.setattr(systemd, name, getattr(self, name))
+
+    def systemctl(self, *words: str, timeout: float = 30) -> None:
+        self.jobs.append(words)
+        self.timeouts[words] = timeout
+        if words in self.faults:
+            raise self.faults.pop(words)
+        verb, *units = words
+        for unit in units:
+            if verb == "stop":
+                self.active.discard(unit)
+            elif verb in ("start", "restart", "reload"):
+                self.active.add(unit)
+                if unit != self.app.socket:
+                    self._serve(unit)
+
+    def _serve(self, unit: str) -> None:
+        text = digests.content(self.app.path("etc/systemd/system", unit))
+        folder = self.app.socket_folder if LEGACY_UNIT.encode() in text else self.app.path("run/baton/links")
+        name = "bridge.json" if unit == self.app.bridge else "handover.json"
+        write_status(self.app, layout.current(self.app) or "", to=folder / name)
+
+    def properties(self, unit: str, *_names: str) -> dict[str, str]:
+        return {"MainPID": str(MASTER if unit in self.active else 0)}
+
+    def is_active(self, unit: str) -> bool:
+        return unit in self.active
+
+    def done(self, *verbs: str) -> list[tuple[str, ...]]:
+        """The jobs with these verbs."""
+        return [words for words in self.jobs if words[0] in verbs]
+
+
 @pytest.fixture
-def activated(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
+def units(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> Units:
+    return Units(app, monkeypatch)
+
+
+@pytest.fixture
+def activated(app: layout.Application, units: Units) -> layout.Application:  # noqa: ARG001
     """The same host, with aaaa activated and its service active."""
     record = {"digests": dataclasses.asdict(digests.digests(app, "aaaa"))}
     app.record.write_text(json.dumps(record))
     write_status(app)
-    monkeypatch.setattr(systemd, "is_active", lambda unit: unit == app.service)
     return app
 
 
 MODULE = "venv/lib/gunicorn/arbiter.py"
+MASTER = 2**22  # the pid of each unit's master, above all that exist
+LEGACY_UNIT = "[Service]\nEnvironment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json\n"
 
 
-def write_status(app: layout.Application, *releases: str, **changed: Any) -> None:
+def write_status(app: layout.Application, *releases: str, to: pathlib.Path | None = None, **changed: Any) -> None:
     """Write the status of a master that has imported one module, which both releases contain."""
     for release in ("aaaa", "bbbb"):
         module, python = (app.release(release) / name for name in (MODULE, "venv/bin/python"))
@@ -89,8 +140,9 @@ def write_status(app: layout.Application, *releases: str, **changed: Any) -> Non
         "python": {"executable": str(binary), "executable_sha256": digest, **changed},
         "files": {MODULE: hashlib.sha256(b"the arbiter").hexdigest()},
     }
-    workers = [{"pid": 1, "state": "ready", "release": release} for release in releases or ["aaaa"]]
-    app.status_file(app.service).write_text(json.dumps({"fingerprint": fingerprint, "workers": workers}))
+    workers = [{"pid": os.getpid(), "state": "ready", "release": release} for release in releases or ["aaaa"]]
+    status = {"master": {"pid": MASTER}, "workers_wanted": len(workers), "workers": workers}
+    (to or app.status_file(app.service)).write_text(json.dumps({**status, "fingerprint": fingerprint}))
 
 
 def keep(app: layout.Application) -> None:
@@ -173,7 +225,7 @@ def test_installer_metadata_in_record_is_ignored(activated: layout.Application) 
 
 
 @pytest.mark.parametrize("digest", [{"executable_sha256": "of another build"}, {"executable": "/usr/bin/python3.9"}])
-def test_replaced_python_needs_a_bridge(activated: layout.Application, digest: dict[str, str]) -> None:
+def test_replaced_python_needs_a_bridge(activated: layout.Application, digest: dict[str, Any]) -> None:
     write_status(activated, **digest)
     assert digests.choose(activated, digests.digests(activated, "aaaa")) == "bridge"
 
@@ -316,47 +368,34 @@ def test_single_check_accepts_a_rate_limit(page: health_check.Health, status: in
 
 
 def test_unexpected_error_in_a_handover_restores_the_previous_release(
-    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
+    activated: layout.Application, units: Units
 ) -> None:
-    def break_(*_: Any) -> None:
-        raise KeyError("began_monotonic")
-
-    monkeypatch.setattr(handover.Handover, "_reload", break_)
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-    monkeypatch.setattr(systemd, "change", lambda *_: None)
+    units.faults["reload", activated.service] = KeyError("began_monotonic")
     with pytest.raises(layout.ActivationError, match=r"KeyError: 'began_monotonic'\n.*aaaa serves, as before"):
         activation.Activation(activated, "bbbb", 1).execute()
     assert layout.current(activated) == "aaaa"
 
 
-def test_bridge_left_by_a_killed_handover_is_stopped(
-    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, str]] = []
-    monkeypatch.setattr(systemd, "is_active", lambda _: True)
-    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: calls.append((verb, unit)))
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
+def test_bridge_left_by_a_killed_handover_is_stopped(activated: layout.Application, units: Units) -> None:
+    units.active.add(activated.bridge)
     activation.Activation(activated, "bbbb", 1).execute()
-    assert calls == [("reload", activated.service), ("stop", activated.bridge)]
-    calls.clear()
+    assert units.done("reload", "stop") == [("reload", activated.service), ("stop", activated.bridge)]
+    units.jobs.clear()
+    units.active.add(activated.bridge)
     change(activated, "etc/links/secrets/TOKEN", "another")
     activation.Activation(activated, "bbbb", 1).execute()
-    assert calls[0] == ("stop", activated.bridge)
+    assert units.jobs[0] == ("stop", activated.bridge)
 
 
 @pytest.mark.parametrize(("age", "expected"), [(-1, True), (1, False)])
 def test_masters_own_reason_comes_first_if_it_is_of_this_reload(
-    activated: layout.Application, monkeypatch: pytest.MonkeyPatch, age: float, expected: bool
+    activated: layout.Application, units: Units, age: float, expected: bool
 ) -> None:
     status = json.loads(activated.status_file(activated.service).read_text())
     reason = "not ready after 60 s (handover_boot_timeout)"
     status["reload"] = {"error": reason, "began_monotonic": time.monotonic() - age}
     activated.status_file(activated.service).write_text(json.dumps(status))
-
-    def refuse(*_: Any) -> None:
-        raise systemd.UnitError("much that it logged")
-
-    monkeypatch.setattr(systemd, "change", refuse)
+    units.faults["reload", activated.service] = systemd.UnitError("much that it logged")
     with pytest.raises(layout.ActivationError) as raised:
         activation.Activation(activated, "bbbb", 1).execute()
     shown = "not ready after 60 s (app_service_boot_timeout). It logged last:\nmuch that it logged"
@@ -364,8 +403,8 @@ def test_masters_own_reason_comes_first_if_it_is_of_this_reload(
     assert "much that it logged" in str(raised.value)
 
 
-def test_stopped_service_is_started(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "is_active", lambda _: False)
+def test_stopped_service_is_started(activated: layout.Application, units: Units) -> None:
+    units.active.clear()
     assert digests.choose(activated, digests.digests(activated, "aaaa")) == "start"
 
 
@@ -558,19 +597,11 @@ def test_nothing_is_restored_if_nothing_was_kept(app: layout.Application) -> Non
     assert app.path("etc/links/environment").read_text() == 'A="2"'
 
 
-def test_record_lists_activated_releases_the_last_one_first(
-    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: activation.Activation) -> None:
-        raise layout.ActivationError("it doesn't boot")
-
-    monkeypatch.setattr(handover.Handover, "_reload", lambda _: None)
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+def test_record_lists_activated_releases_the_last_one_first(activated: layout.Application, units: Units) -> None:
     activation.Activation(activated, "bbbb", 1).execute()
     activation.Activation(activated, "aaaa", 1).execute()
     assert layout.served(activated) == ["aaaa", "bbbb"]
-    monkeypatch.setattr(handover.Handover, "_reload", refuse)
+    units.faults["reload", activated.service] = systemd.UnitError("it doesn't boot")
     with pytest.raises(layout.ActivationError):
         activation.Activation(activated, "bbbb", 1).execute()
     assert layout.served(activated) == ["aaaa", "bbbb"]
@@ -581,12 +612,8 @@ def test_result_of_detached_work_reaches_the_caller() -> None:
 
 
 @pytest.fixture
-def working(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
-    """The same host, with units that do what they should."""
-    for method in ("_reload", "_bridge"):
-        monkeypatch.setattr(handover.Handover, method, lambda change: write_status(activated, change.wanted.release))
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
+def working(activated: layout.Application) -> layout.Application:
+    """The same host, with a copy of the configuration that serves."""
     keep(activated)
     return activated
 
@@ -685,13 +712,14 @@ def test_failed_restore_is_reported_as_text(working: layout.Application, monkeyp
         activation.revert(working, "one", 1)
 
 
-def test_failed_cleanup_of_a_first_release_is_reported(
-    working: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = activation.Activation(working, "bbbb", 1)
-    first.before = None
-    monkeypatch.setattr(activation, "_stop_all", fail_disk_full)
-    message = first._revert()
+def test_failed_cleanup_of_a_first_release_is_reported(app: layout.Application, units: Units) -> None:
+    layout.set_current(app, None)
+    units.active.clear()
+    units.faults["start", app.service] = systemd.UnitError("it doesn't boot")
+    units.faults["stop", app.socket, app.service, app.bridge] = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(layout.ActivationError) as caught:
+        activation.Activation(app, "bbbb", 1).execute()
+    *_, message = str(caught.value).splitlines()
     assert message.startswith("This host had no release before, and the started units could not be removed: ")
     assert "No space left" in message
 
@@ -716,39 +744,34 @@ def test_failed_copy_leaves_no_scratch_folder(app: layout.Application) -> None:
 
 
 def test_socket_gets_its_old_address_back_if_the_new_one_is_in_use(
-    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
+    activated: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(activated)
     change(activated, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
     opened: list[str] = []
 
-    def systemd_change(verb: str, unit: str, _: float) -> None:
+    def systemd_change(verb: str, unit: str, timeout: float) -> None:
         if (verb, unit) == ("restart", activated.socket):
             opened.append(activated.path("etc/systemd/system", unit).read_text())
-            if len(opened) == 1:
-                raise systemd.UnitError("Address already in use")
+        units.systemctl(verb, unit, timeout=timeout)
 
     monkeypatch.setattr(systemd, "change", systemd_change)
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
+    units.faults["restart", activated.socket] = systemd.UnitError("Address already in use")
     with pytest.raises(layout.ActivationError, match="Address already in use") as caught:
         activation.Activation(activated, "aaaa", 1).execute()
     assert "Release aaaa serves, as before." in str(caught.value)
     assert opened == ["[Socket]\nListenStream=8001", "[Socket]"]
 
 
-def test_unaffected_socket_stays_open(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unaffected_socket_stays_open(
+    activated: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keep(activated)
     change(activated, "etc/systemd/system/links.socket", "[Socket]\nListenStream=8001")
-    calls: list[tuple[str, str]] = []
-    monkeypatch.setattr(systemd, "change", lambda verb, unit, _: calls.append((verb, unit)))
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-
     monkeypatch.setattr(snapshot, "snapshot", fail_disk_full)
     with pytest.raises(layout.ActivationError, match=r"Release aaaa serves, as before\."):
         activation.Activation(activated, "aaaa", 1, transaction="one").execute()
-    assert calls == []
+    assert units.done("start", "restart", "reload", "stop") == []
 
 
 def test_revert_ignores_other_transactions(working: layout.Application) -> None:
@@ -759,17 +782,21 @@ def test_revert_ignores_other_transactions(working: layout.Application) -> None:
     assert working.path("etc/links/environment").read_text() == 'A="1"'
 
 
-def test_revert_of_a_first_release_stops_everything(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover.Handover, "_start", lambda _: None)
-    calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(systemd, "systemctl", lambda *words, **_: calls.append(words))
-    monkeypatch.setattr(systemd, "is_active", lambda _: False)
+def test_revert_of_a_first_release_stops_everything(app: layout.Application, units: Units) -> None:
     layout.set_current(app, None)
+    units.active.clear()
     activation.Activation(app, "aaaa", 1, transaction="one").execute()
+    assert units.active == {app.socket, app.service}
     assert activation.revert(app, "one", 1) == "stop"
     assert layout.current(app) is None
-    assert ("stop", app.socket, app.service, app.bridge) in calls
+    # the web processes have no time to stop of their own
+    assert units.timeouts["stop", app.socket, app.service, app.bridge] == STOP_MARGIN == 30
+    assert units.active == set()
     assert app.path("etc/links/environment").exists()
+    assert activation.revert(app, "one", 1) == "none"
+    # as after an activation that was killed before it moved the symlink
+    units.active.add(app.service)
+    assert activation.revert(app, "one", 1) == "stop"
 
 
 @pytest.mark.parametrize(
@@ -818,9 +845,6 @@ def test_special_file_is_not_opened(activated: layout.Application, monkeypatch: 
     assert all(flags & os.O_PATH for flags in opened)
 
 
-LEGACY_UNIT = "[Service]\nEnvironment=GUNICORN_HANDOVER_STATUS=/run/links/handover.json\n"
-
-
 @pytest.fixture
 def legacy(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> layout.Application:
     """A host of an older version, where the application owns the socket's folder, which contains the status."""
@@ -838,9 +862,6 @@ def legacy(activated: layout.Application, monkeypatch: pytest.MonkeyPatch) -> la
             taken.append(status.st_ino)
 
     monkeypatch.setattr(os, "fchown", fchown)
-    for method in ("_bridge", "_reload"):
-        monkeypatch.setattr(handover.Handover, method, lambda *_: None)
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     activated.__dict__["taken"] = taken
     return activated
 
@@ -858,16 +879,9 @@ def test_root_takes_over_the_socket_folder_once_the_status_is_elsewhere(
     assert legacy.status_file(legacy.service).parent == legacy.path("run/baton/links")
 
 
-def test_legacy_unit_keeps_its_folder_until_the_bridge_succeeds(
-    legacy: layout.Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_legacy_unit_keeps_its_folder_until_the_bridge_succeeds(legacy: layout.Application, units: Units) -> None:
     change(legacy, "etc/systemd/system/links.service", "[Service]\n")
-
-    def fail(_: activation.Activation) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(handover.Handover, "_bridge", fail)
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
+    units.faults["start", legacy.bridge] = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(layout.ActivationError, match=r"aaaa serves, as before\."):
         activation.Activation(legacy, "aaaa", 1).execute()
     assert legacy.path("etc/systemd/system/links.service").read_text() == LEGACY_UNIT
@@ -914,29 +928,41 @@ class FakeStrategy:
         return {"method": self.method}
 
 
+def test_method_is_that_of_the_web_processes_if_they_change(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = layout.ProcessType("worker", "replace", ("links-worker@1.service",))
+    monkeypatch.setattr(layout.Application, "processes", (worker, *activated.processes))
+    monkeypatch.setitem(activation.STRATEGIES, "replace", FakeStrategy)
+    assert activation.Activation(activated, "bbbb", 1).method == "reload"
+    change(activated, "etc/links/secrets/TOKEN", "another")
+    assert activation.Activation(activated, "bbbb", 1).method == "bridge"
+    change(activated, "etc/links/secrets/TOKEN", "secret")
+    assert activation.Activation(activated, "aaaa", 1).method == "replace"
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_second_process_type_is_activated_and_reverted_with_web(
-    activated: layout.Application, monkeypatch: pytest.MonkeyPatch, fails: bool
+    activated: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     worker = layout.ProcessType("worker", "replace", ("links-worker@1.service",))
     monkeypatch.setattr(layout.Application, "processes", (*activated.processes, worker))
     monkeypatch.setitem(activation.STRATEGIES, "replace", FakeStrategy)
     monkeypatch.setattr(FakeStrategy, "fails", fails)
     monkeypatch.setattr(FakeStrategy, "calls", [])
-    reloads: list[str] = []
-    monkeypatch.setattr(handover.Handover, "_reload", lambda self: reloads.append(self.wanted.release))
-    monkeypatch.setattr(handover.Handover, "_unproven", lambda *_: "")
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
     keep(activated)
     if not fails:
         activation.Activation(activated, "bbbb", 1).execute()
-        assert (FakeStrategy.calls, reloads) == (["execute bbbb"], ["bbbb"])
+        assert FakeStrategy.calls == ["execute bbbb"]
+        assert units.done("reload") == [("reload", activated.service)]
         assert json.loads(activated.record.read_text())["processes"].keys() == {"web", "worker"}
         return
     with pytest.raises(layout.ActivationError, match=r"worker@1.service ended at once\nRelease aaaa serves, as before"):
         activation.Activation(activated, "bbbb", 1).execute()
     assert FakeStrategy.calls == ["execute bbbb", "put back aaaa"]
-    assert reloads == ["bbbb", "aaaa"]
+    assert units.done("reload") == [("reload", activated.service)] * 2
+    (worker_,) = server_status.read(activated, activated.service)["workers"]
+    assert worker_["release"] == "aaaa"
     assert layout.current(activated) == "aaaa"
 
 

@@ -332,6 +332,8 @@ def test_part_before_web_leaves_current_and_other_types(app: layout.Application,
     assert changed.keys() == {"worker"}
     assert layout.current(app) == "aaaa"
     assert set(units.active().values()) == {"aaaa", "bbbb"}
+    assert app.record.stat().st_mode & 0o777 == 0o600
+    assert layout.served(app) == ["aaaa"]
     assert activate(app, "bbbb", part="before_web", transaction="t1") == {}
     changed = activate(app, "bbbb", part="web", transaction="t1")
     assert changed.keys() == {"mailer"}
@@ -339,6 +341,26 @@ def test_part_before_web_leaves_current_and_other_types(app: layout.Application,
     assert set(units.active().values()) == {"bbbb"}
     assert layout.served(app) == ["bbbb", "aaaa"]
     assert activate(app, "bbbb") == {}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_part_before_web_keeps_a_copy_of_its_own_configuration(
+    app: layout.Application,
+    units: Units,  # noqa: ARG001
+    first: bool,
+) -> None:
+    """The rest isn't known to serve yet. Before the first complete activation, nothing is kept."""
+    unit, environment = "etc/systemd/system/links-worker@.service", "etc/links/environment"
+    declare(app, worker={})
+    if not first:
+        activate(app, "aaaa")
+    declare(app, worker={"stop_timeout": 99})
+    app.path(environment).write_text("not tried yet")
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    assert app.kept.exists() is not first
+    if not first:
+        assert "99" in (app.kept / unit).read_text()
+        assert (app.kept / environment).read_text() == "x"
 
 
 def test_revert_of_a_transaction_includes_all_types_web_first(

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.activation import activation, handover, snapshot
+from ansible_collections.baton.web.plugins.module_utils.activation import activation, snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import layout, state_files
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, bounded, files, systemd
 from ansible_collections.baton.web.plugins.module_utils.release import store
 
+from tests.unit.plugins.module_utils.activation.test_activation import Units
 from tests.unit.plugins.module_utils.release.test_staging import release_store, stage  # noqa: F401
 
 # content, mode, owner and group of a file
@@ -199,10 +200,8 @@ def test_snapshot_is_durable_before_anything_changes(app: layout.Application, re
 @pytest.fixture
 def handed_over(app: layout.Application, recorded: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """The calls of an activation of bbbb, on a host whose units do what they should."""
-    monkeypatch.setattr(systemd, "systemctl", lambda *_, **__: None)
-    monkeypatch.setattr(systemd, "is_active", lambda _: False)
-    monkeypatch.setattr(handover.Handover, "_start", lambda _: None)
-    monkeypatch.setattr(activation.Activation, "_check_health", lambda _: None)
+    app.status_file(app.service).parent.mkdir(parents=True)
+    Units(app, monkeypatch).active.clear()
     activation.Activation(app, "bbbb", 1, transaction="one").execute()
     return recorded
 

@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import pathlib
+import pwd
 import re
 import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
+import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -102,7 +105,7 @@ def test_release_is_staged_completely_and_runs(release_store: store.ReleaseStore
     code = "import idna, gunicorn, gunicorn_handover, main; print(idna.__file__, gunicorn.__file__, main.__file__)"
     paths = [folder / "server", *(folder / path for path in found["import_paths"])]
     shown = subprocess.run(
-        [folder / "venv/bin/python", "-c", code],
+        [folder / "venv/bin/python", "-B", "-c", code],
         env={"PYTHONPATH": ":".join(map(str, paths))},
         capture_output=True,
         text=True,
@@ -113,6 +116,7 @@ def test_release_is_staged_completely_and_runs(release_store: store.ReleaseStore
     assert list((folder / "venv").rglob("idna/__pycache__/core.*.pyc"))
     for path in folder.rglob("*"):
         assert path.is_symlink() or not path.stat().st_mode & 0o022, path
+        assert not path.is_dir() or path.stat().st_mode & 0o055 == 0o055, path
     assert not stage(release_store, built)["changed"]
 
 
@@ -327,16 +331,52 @@ def test_release_without_its_python_is_staged_again(
     assert stage(release_store, built)["changed"]
 
 
-def test_host_of_another_kind_is_refused(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("target", ["", "py3.11-x86_64-glibc2.0", "py9"])
+def test_release_for_another_target_is_neither_kept_nor_reused(
+    release_store: store.ReleaseStore, build: Callable[..., Any], target: str
+) -> None:
     built = build()
-    with pytest.raises(BatonError, match=r"no wheels for py3\.99.*it has py3\."):
-        staging.StageRequest.parse(built, {**HERE, "python": "3.99"}, release_store.upload)
-    built["wheels"]["py3.99-x86_64-glibc2.36"] = next(iter(built["wheels"].values()))
-    request = staging.StageRequest.parse(
-        built, {**HERE, "python": "3.99", "architecture": "x86_64", "glibc": "2.36"}, release_store.upload
-    )
-    with pytest.raises(BatonError, match=r"the wheels are for py3\.99"):
+    file = pathlib.Path(stage(release_store, built)["release_path"]) / "release.json"
+    request = staging.StageRequest.parse(built, HERE, release_store.upload)
+    assert staging.query(release_store, request)["uploads"] == []
+    assert staging.base_of(release_store, request) is not None
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target": target}))
+    assert len(staging.query(release_store, request)["uploads"]) == 2
+    assert staging.base_of(release_store, request) is None
+
+
+@pytest.mark.parametrize("wheels", ["", "~"])
+def test_venv_with_other_wheels_is_not_reused(
+    release_store: store.ReleaseStore, build: Callable[..., Any], wheels: str
+) -> None:
+    built = build()
+    stage(release_store, built)
+    request = staging.StageRequest.parse(built, HERE, release_store.upload)
+    assert staging.base_of(release_store, dataclasses.replace(request, wheels=wheels)) is None
+
+
+@pytest.mark.parametrize("kind", [{"python": "3.99"}, {"python": "3.0"}, {"architecture": "a"}, {"architecture": "z"}])
+def test_host_of_another_kind_is_refused(
+    release_store: store.ReleaseStore, build: Callable[..., Any], kind: dict[str, str]
+) -> None:
+    built = build()
+    host = {**HERE, **kind}
+    key = f"py{host['python']}-{host['architecture']}-glibc{host['glibc']}"
+    with pytest.raises(BatonError, match=rf"no wheels for {re.escape(key)}; it has py3\."):
+        staging.StageRequest.parse(built, host, release_store.upload)
+    built["wheels"][key] = next(iter(built["wheels"].values()))
+    # only the first two parts of a version of Python matter
+    request = staging.StageRequest.parse(built, {**host, "python": f"{host['python']}.7"}, release_store.upload)
+    assert request.target == key
+    with pytest.raises(BatonError, match=rf"the wheels are for {re.escape(key)}"):
         staging.check_python(release_store, request)
+
+
+def test_python_that_does_not_run_is_refused(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
+    request = staging.StageRequest.parse(build(), HERE, release_store.upload)
+    for python in ("/bin/false", "/nowhere/python"):
+        with pytest.raises(BatonError, match=f"{python} doesn't run on this host"):
+            staging.check_python(dataclasses.replace(release_store, python=pathlib.Path(python)), request)
 
 
 @pytest.mark.parametrize(("glibc", "refused"), [("2.0", False), ("2.999", True), ("3.0", True)])
@@ -393,7 +433,8 @@ def test_reserve_of_disk_space_stays_free(
     if not refused:
         assert not staging.query(release_store, request)["staged"]
         return
-    with pytest.raises(BatonError, match="on the disk of"):
+    free = (needed - missing) / 2**20
+    with pytest.raises(BatonError, match=rf"needs {needed / 2**20:.0f} MiB on the disk of .* has {free:.0f} MiB free"):
         staging.query(release_store, request)
 
 
@@ -716,10 +757,43 @@ def test_failed_staging_restores_the_umask_and_releases_the_lock(
 
 def test_state_folders_are_private_to_owner_and_group(tmp_path: pathlib.Path) -> None:
     staging.make_state([{"target": "a/b"}], tmp_path / "state", getpass.getuser())
-    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "state/a", tmp_path / "state/a/b")] == [0o750] * 2
+    folders = [tmp_path / "state", tmp_path / "state/a", tmp_path / "state/a/b"]
+    assert [path.stat().st_mode & 0o777 for path in folders] == [0o750] * 3
     (tmp_path / "file").touch()
     with pytest.raises(BatonError, match=r"file/x can't be created as"):
         staging.make_state([{"target": "x"}], tmp_path / "file", "")
+
+
+def test_state_folders_belong_to_their_owner() -> None:
+    # not below pytest's folder, which only its own user may enter
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        owner = "nobody" if os.geteuid() == 0 else getpass.getuser()
+        account = pwd.getpwnam(owner)
+        staging.make_state([{"target": "a/b"}], folder / "state", owner)
+        for path in (folder / "state", folder / "state/a", folder / "state/a/b"):
+            assert (path.stat().st_uid, path.stat().st_gid) == (account.pw_uid, account.pw_gid)
+        # without privileges, for itself
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(account.pw_gid)
+                    os.setuid(account.pw_uid)
+                staging.make_state([{"target": "c"}], folder / "state", owner)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert (folder / "state/c").is_dir()
+
+
+def test_state_folder_is_not_created_without_links(tmp_path: pathlib.Path) -> None:
+    staging.make_state([], tmp_path / "state", getpass.getuser())
+    assert not (tmp_path / "state").exists()
 
 
 def test_linked_tree_keeps_links_and_replaces_files(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,544 @@
+"""The master's decisions, one by one, on the simulated kernel of test_arbiter_random."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gunicorn.arbiter
+import pytest
+
+from gunicorn_handover import arbiter, priority, worker
+from gunicorn_handover.board import DrainReason, State
+from test_arbiter_random import Master
+
+STEP = 0.25  # seconds; the simulated clocks are exact at its multiples
+
+
+@pytest.fixture
+def machine() -> Iterator[Master]:
+    """A master with two workers that have served for an hour."""
+    machine = Master()
+    try:
+        machine.start()
+        pass_time(machine, 3600)
+        yield machine
+    finally:
+        machine.teardown()
+
+
+def pass_time(machine: Master, seconds: float) -> None:
+    """Lets time pass, in which workers make no progress, but send their heartbeats."""
+    machine.world.now += seconds
+    for one in machine.master.WORKERS.values():
+        one.tmp.notify()
+    machine.loop()
+
+
+def forked(machine: Master) -> list[int]:
+    """The workers that boot."""
+    return [pid for pid, one in machine.master.WORKERS.items() if one.board.state is State.BOOTING]
+
+
+def seconds_until(machine: Master, condition: Callable[[], Any]) -> float:
+    """How long the master takes, in simulated seconds. Workers make no progress meanwhile."""
+    began = machine.world.now
+    machine.loop()
+    while not condition():
+        pass_time(machine, STEP)
+        assert machine.world.now < began + 3600
+    return machine.world.now - began
+
+
+def fail_boots(machine: Master) -> None:
+    for pid in forked(machine):
+        machine.master.WORKERS[pid].board.record_failure("ImportError: gone")
+        machine.world.end(pid, worker.BOOT_ERROR << 8)
+
+
+def become_ready(machine: Master) -> None:
+    """Lets all workers become ready, while no time passes."""
+    for _ in range(8):
+        machine.move()
+        machine.loop()
+    assert len(machine.serving()) == machine.master.num_workers
+
+
+def crash(machine: Master) -> None:
+    """Kills the youngest worker."""
+    machine.world.end(max(machine.serving()), signal.SIGSEGV)
+
+
+def test_delay_between_failed_boots_doubles_up_to_half_a_minute(machine: Master) -> None:
+    for pid in list(machine.master.WORKERS):
+        machine.world.end(pid, signal.SIGSEGV)
+    delays = []
+    for _ in range(9):
+        delays.append(seconds_until(machine, lambda: forked(machine)))
+        assert len(forked(machine)) == 2, "both at once"
+        fail_boots(machine)
+    assert delays == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_reload_forgets_failed_boots(machine: Master) -> None:
+    crash(machine)
+    for _ in range(3):
+        seconds_until(machine, lambda: forked(machine))
+        fail_boots(machine)
+    # it doesn't wait for the next attempt, either
+    machine.request_reload()
+    machine.finish_trial("good")
+    become_ready(machine)
+    assert machine.master._reload is None
+    crash(machine)
+    assert seconds_until(machine, lambda: forked(machine)) == 0
+    fail_boots(machine)
+    # the crash of a worker that had just started counted as the first failure
+    assert seconds_until(machine, lambda: forked(machine)) == 1
+
+
+@pytest.mark.parametrize(("stable", "delay"), [(10, 4), (10 + STEP, 0)])
+def test_failed_boots_are_forgotten_after_ten_stable_seconds(machine: Master, stable: float, delay: float) -> None:
+    crash(machine)
+    for _ in range(3):
+        seconds_until(machine, lambda: forked(machine))
+        fail_boots(machine)
+    failed = machine.world.now
+    seconds_until(machine, lambda: forked(machine))
+    become_ready(machine)
+    pass_time(machine, failed + stable - machine.world.now)
+    crash(machine)
+    assert seconds_until(machine, lambda: forked(machine)) == delay
+
+
+def test_series_of_crashes_of_young_workers_is_slowed_down(machine: Master) -> None:
+    """One crash after less than ten seconds is none yet."""
+    delays = []
+    for served in (3600, 0, 0, 0, 0, 5.75, 10, 0, 0, 9.75, 0):
+        pass_time(machine, served)
+        crash(machine)
+        delays.append(seconds_until(machine, lambda: forked(machine)))
+        become_ready(machine)
+    assert delays == [0, 0, 1, 2, 4, 8, 0, 0, 1, 0, 1]
+
+
+def test_master_starts_no_more_workers_than_wanted(machine: Master) -> None:
+    machine.master.cfg.set("handover_boot_at_once", 9)
+    machine.send_signals([signal.SIGTTIN])
+    assert len(forked(machine)) == 1
+    machine.loop()
+    assert len(forked(machine)) == 1
+    become_ready(machine)
+    for pid in list(machine.master.WORKERS):
+        machine.world.end(pid, signal.SIGSEGV)
+    seconds_until(machine, lambda: forked(machine))
+    machine.loop()
+    assert len(machine.master.WORKERS) == len(forked(machine)) == 3
+
+
+def test_last_worker_is_not_removed(machine: Master) -> None:
+    for wanted in (1, 1):
+        machine.send_signals([signal.SIGTTOU])
+        assert machine.master.num_workers == wanted
+    machine.settle()
+
+
+@pytest.mark.parametrize("state", [State.READY, State.DRAINING])
+def test_workers_of_a_reload_boot_at_low_priority_if_others_serve(machine: Master, state: State) -> None:
+    machine.master._nice = 0
+    machine.request_reload()
+    machine.finish_trial("good")
+    for one in machine.master.workers():
+        one.board.state = state
+    machine.loop()
+    machine.loop()
+    assert {machine.master.WORKERS[pid].low_priority for pid in forked(machine)} == {state is State.READY}
+
+
+def test_boots_at_once_are_limited(machine: Master) -> None:
+    machine.master.cfg.set("handover_boot_at_once", 2)
+    machine.master.num_workers = 5
+    machine.loop()
+    machine.loop()
+    assert len(forked(machine)) == 2
+
+
+def _nothing(_machine: Master, _worker: Any) -> None: ...
+
+
+def _reload(machine: Master, _worker: Any) -> None:
+    machine.request_reload()
+
+
+def _missing(machine: Master, _worker: Any) -> None:
+    machine.master.num_workers = 3
+
+
+def _incomplete(machine: Master, _worker: Any) -> None:
+    machine.master._complete = False
+
+
+def _drains(_machine: Master, one: Any) -> None:
+    one.board.state = State.DRAINING
+
+
+def _warms_up(_machine: Master, one: Any) -> None:
+    one.board.state = State.WARMING
+
+
+def _worn(_machine: Master, one: Any) -> None:
+    one.board.request_replacement()
+
+
+def _session(_machine: Master, one: Any) -> None:
+    one.pending_session_nice = 0
+
+
+@pytest.mark.parametrize("what", [_nothing, _reload, _missing, _incomplete, _drains, _warms_up, _worn, _session])
+def test_master_wakes_up_often_only_while_something_is_in_progress(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, what: Callable[[Master, Any], None]
+) -> None:
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "wait_for_signals", lambda _, timeout: [timeout])
+    what(machine, max(machine.master.workers(), key=lambda one: one.age))
+    assert machine.master.wait_for_signals() == [1.0 if what is _nothing else arbiter.TICK]
+
+
+def test_pending_signal_is_one_that_a_load_must_not_delay(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "signal", lambda *_: None)
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "wait_for_signals", lambda *_, **__: [])
+    for number, pending in ((signal.SIGHUP, False), (signal.SIGTERM, True), (signal.SIGHUP, True)):
+        machine.master.signal(number, None)
+        assert machine.master._signal_pending is pending
+    machine.master.wait_for_signals()
+    assert machine.master._signal_pending is False
+
+
+@pytest.mark.parametrize("state", [State.WARMING, State.BOOTING, State.STANDBY, State.DRAINING])
+def test_stop_kills_warmups_after_their_grace(machine: Master, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "stop", lambda *_: None)
+    exit_timeout = machine.master.cfg.handover_exit_timeout
+    machine.master.stop()
+    assert machine.master.cfg.graceful_timeout == 10 + exit_timeout
+    assert all(one.board.drain_reason is DrainReason.STOP for one in machine.master.WORKERS.values())
+    for one in machine.master.WORKERS.values():
+        one.board.state = state
+    stopped = machine.world.now
+    for after, left in (
+        (0, 2),
+        (arbiter.WARMUP_GRACE, 2),
+        (arbiter.WARMUP_GRACE + STEP, 0 if state is State.WARMING else 2),
+    ):
+        machine.world.now = stopped + after
+        machine.master.reap_workers()
+        assert len(machine.master.WORKERS) == left
+
+
+def test_stop_takes_fractions_of_the_timeouts_into_account(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn.arbiter.Arbiter, "stop", lambda *_: None)
+    machine.master.cfg.set("handover_exit_timeout", 2.5)
+    machine.master.stop()
+    assert machine.master.cfg.graceful_timeout == 13
+
+
+def test_worker_that_does_not_drain_is_killed_after_both_timeouts(machine: Master) -> None:
+    """It gets its normal priority back when half of handover_exit_timeout is left."""
+    machine.master.cfg.set("handover_exit_timeout", 9)
+    limit = 10 + 9
+    for hanging in (False, True):  # a worker that hangs and doesn't drain at all, and one that hangs while it drains
+        pid = min(machine.serving())
+        one = machine.master.WORKERS[pid]
+        machine.world.processes[pid].hangs = True
+        if hanging:
+            one.board.state = State.DRAINING
+            machine.loop()
+        else:
+            machine.master.retire(one)
+        one.low_priority = True
+        began = machine.world.now
+        for after, low, gone in ((limit - 4.5, True, False), (limit - 4.5 + STEP, False, False), (limit, False, False)):
+            pass_time(machine, began + after - machine.world.now)
+            assert (one.low_priority, pid not in machine.master.WORKERS) == (low, gone)
+        pass_time(machine, began + limit + STEP - machine.world.now)
+        machine.loop()
+        assert pid not in machine.master.WORKERS
+        machine.settle()
+
+
+def test_booting_worker_is_killed_after_its_timeout(machine: Master) -> None:
+    """Its normal priority is restored after a quarter of it."""
+    machine.master._nice = 0
+    machine.master.cfg.set("handover_boot_nice", 19)
+    machine.master.WORKERS[min(machine.serving())].board.request_replacement()
+    machine.loop()
+    (pid,) = forked(machine)
+    one, began = machine.master.WORKERS[pid], machine.world.now
+    assert one.low_priority
+    for after, low in ((7.5, True), (7.5 + STEP, False), (30, False)):
+        pass_time(machine, began + after - machine.world.now)
+        assert (one.low_priority, one.killed) == (low, False)
+    pass_time(machine, began + 30 + STEP - machine.world.now)
+    assert one.killed
+    assert one.board.failure == "not ready after 30 s (handover_boot_timeout)"
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_warmup_that_blocks_the_worker_is_ended(machine: Master, required: bool) -> None:
+    cfg = machine.master.cfg
+    for name, value in (("paths", ["/"]), ("timeout", 5), ("required", required)):
+        cfg.set(f"handover_warmup_{name}", value)
+    crash(machine)
+    machine.loop()
+    (pid,) = forked(machine)
+    pass_time(machine, 20)
+    machine.master.WORKERS[pid].board.state = State.WARMING
+    machine.loop()  # the warm-up's own limit begins with it
+    one, began = machine.master.WORKERS[pid], machine.world.now
+    for after, killed in ((5 + arbiter.WARMUP_GRACE, False), (5 + arbiter.WARMUP_GRACE + STEP, True)):
+        pass_time(machine, began + after - machine.world.now)
+        assert one.killed is killed
+    assert cfg.handover_warmup_paths == (["/"] if required else [])
+    # a required warm-up is a part of the boot, so that its failure delays the next attempt
+    assert seconds_until(machine, lambda: forked(machine)) == (0.5 if required else 0)
+
+
+def test_time_that_a_busy_machine_takes_is_not_the_boots(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, where nothing else limits it."""
+    monkeypatch.setattr(priority, "cpu_wait", lambda _: 25.0)
+    crash(machine)
+    machine.loop()
+    (pid,) = forked(machine)
+    one = machine.master.WORKERS[pid]
+    machine.master._complete = False
+    pass_time(machine, 50)
+    assert not one.killed
+    machine.master._complete = True
+    machine.loop()
+    assert one.killed
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_priority_that_cannot_be_restored_is_a_warning(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, permitted: bool
+) -> None:
+    monkeypatch.setattr(priority, "renice", lambda *_: permitted)
+    one = machine.master.workers()[0]
+    one.low_priority = True
+    one.board.state = State.STANDBY
+    machine.loop()
+    assert not one.low_priority
+    assert ("can't be set back to" in caplog.text) is not permitted
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_workers_know_whether_a_service_manager_holds_their_sockets(machine: Master, held: bool) -> None:
+    machine.master.systemd = held
+    crash(machine)
+    machine.loop()
+    (pid,) = forked(machine)
+    assert machine.master.WORKERS[pid].board.private_sockets is not held
+
+
+def test_exit_of_a_child_is_seen_without_reaping_it() -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(7)
+    assert not arbiter._has_exited(pid)
+    os.close(writer)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert arbiter._has_exited(pid)
+    assert arbiter._has_exited(pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert not arbiter._has_exited(pid)
+    os.close(reader)
+
+
+def interrupted_reload(machine: Master) -> None:
+    """Begins a reload whose configuration takes so long to load that a signal has interrupted it."""
+    machine.request_reload()
+    machine.world.broken = {"a quick load"}
+    machine.finish_trial("good")
+    machine.loop()
+    machine.world.broken = set()
+
+
+def test_dead_worker_is_replaced_before_an_interrupted_load_is_repeated(machine: Master) -> None:
+    interrupted_reload(machine)
+    crash(machine)
+    machine.loop()
+    reload = machine.master._reload
+    assert reload is not None
+    (pid,) = forked(machine)
+    assert machine.master.WORKERS[pid].generation == 1
+    fail_boots(machine)  # which isn't the new configuration's fault
+    assert seconds_until(machine, lambda: forked(machine)) > 0
+    assert reload.error is None
+    assert reload.progress() == "loading the configuration"
+    become_ready(machine)
+    machine.settle()
+    assert reload.error is None
+    assert machine.master.generation == 2
+
+
+def test_interrupted_reload_fails_if_dead_workers_cannot_be_replaced(machine: Master) -> None:
+    interrupted_reload(machine)
+    reload = machine.master._reload
+    assert reload is not None
+    machine.world.broken = {"fork"}
+    crash(machine)
+    took = seconds_until(machine, lambda: reload.error)
+    assert took == 30 + STEP, "handover_boot_timeout"
+    assert reload.error == "workers died while the configuration was loaded, and no new ones could be started"
+    machine.settle()
+    assert machine.master.generation == 1
+
+
+def test_load_that_is_interrupted_again_and_again_fails(machine: Master) -> None:
+    interrupted_reload(machine)
+    reload = machine.master._reload
+    assert reload is not None
+    machine.world.broken = {"a quick load"}
+    assert seconds_until(machine, lambda: reload.error) == 30 + STEP
+    assert reload.error == "the configuration took longer to load than handover_boot_timeout"
+
+
+def test_trial_that_hangs_fails_reload(machine: Master) -> None:
+    machine.request_reload()
+    reload = machine.master._reload
+    assert reload is not None
+    assert reload.trial is not None
+    process = machine.world.processes[reload.trial.pid]
+    assert seconds_until(machine, lambda: reload.error) == 30 + STEP
+    assert reload.error == "the configuration took longer to load than handover_boot_timeout"
+    assert process.status == signal.SIGKILL
+
+
+@pytest.mark.parametrize("part", ["pipe", "fork"])
+def test_reload_that_cannot_fork_leaves_no_descriptor(machine: Master, part: str) -> None:
+    before = os.listdir("/proc/self/fd")
+    machine.world.broken = {part}
+    machine.request_reload()
+    machine.loop()
+    assert machine.master._last_reload is not None
+    assert "it could not start: " in machine.master._last_reload["error"]
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_reload_admits_its_workers_together(machine: Master) -> None:
+    """No worker of an incomplete generation serves, unless nothing else does."""
+    machine.request_reload()
+    machine.finish_trial("good")
+    machine.loop()
+    machine.loop()
+    first, second = (machine.master.WORKERS[pid].board for pid in forked(machine))
+    assert machine.master._reload is not None
+    assert machine.master._reload.progress() == "booting workers, 0 of 2 up"
+    first.state = State.STANDBY
+    machine.loop()
+    assert machine.master._reload.progress() == "booting workers, 1 of 2 up"
+    assert not first.admitted
+    second.state = State.STANDBY
+    machine.loop()
+    assert first.admitted
+    assert second.admitted
+    first.state = State.READY
+    machine.loop()
+    assert machine.master.generation == 1
+    second.state = State.READY
+    machine.loop()
+    assert machine.master.generation == 2
+    old = [one for one in machine.master.workers() if one.generation == 1]
+    assert [one.board.drain_reason for one in old] == [DrainReason.REPLACED] * 2
+    old[0].board.state = State.DRAINING
+    machine.loop()
+    assert machine.master._reload is not None
+    assert machine.master._reload.progress() == "retiring the old workers"
+    old[1].board.state = State.DRAINING
+    machine.loop()
+    assert machine.master._reload is None
+
+
+def booting_reload(machine: Master) -> list[Any]:
+    """Begins a reload, and returns its two new workers, which boot."""
+    machine.request_reload()
+    machine.finish_trial("good")
+    machine.loop()
+    machine.loop()
+    return [machine.master.WORKERS[pid] for pid in forked(machine)]
+
+
+def test_new_worker_that_drains_already_does_not_complete_its_generation(machine: Master) -> None:
+    first, second = booting_reload(machine)
+    first.board.state = State.DRAINING
+    second.board.state = State.READY
+    machine.loop()
+    assert machine.master.generation == 1
+
+
+def test_new_worker_is_admitted_alone_if_no_old_one_serves(machine: Master) -> None:
+    first, _ = booting_reload(machine)
+    for one in machine.master.workers():
+        if one.generation == 1:
+            one.board.state = State.BOOTING  # the replacement of a worker that has died
+    first.board.state = State.STANDBY
+    machine.loop()
+    assert first.board.admitted
+    first.board.state = State.READY
+    machine.loop()
+    assert len([one for one in machine.master.workers() if one.generation == 2]) == 2, "no more than wanted"
+
+
+def test_worker_whose_priority_takes_longer_to_restore_is_admitted_later(
+    machine: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = booting_reload(machine)
+    for one in (first, second):
+        one.pending_session_nice = 0
+        one.board.state = State.STANDBY
+    with monkeypatch.context() as patch:
+        patch.setattr(priority, "renice_session", lambda pid, _: pid == first.pid)
+        machine.loop()
+    assert first.board.admitted
+    assert not second.board.admitted
+    first.board.state = State.READY
+    machine.loop()
+    assert second.board.admitted
+
+
+def test_failed_reload_kills_its_workers_unless_they_serve(machine: Master) -> None:
+    first, second = booting_reload(machine)
+    first.board.state = State.READY
+    reload = machine.master._reload
+    assert reload is not None
+    reload.fail("for a reason")
+    reload.fail("for another")
+    assert reload.error == "for a reason"
+    assert (first.killed, second.killed) == (False, True)
+    assert first.board.to_be_replaced
+    machine.settle()
+    assert {first.pid, second.pid}.isdisjoint(machine.master.WORKERS)
+
+
+def test_reload_boots_at_most_so_many_workers_at_once(machine: Master) -> None:
+    machine.master.app.wanted = 4
+    machine.master.cfg.set("handover_boot_at_once", 3)
+    machine.request_reload()
+    machine.finish_trial("good")
+    machine.loop()
+    machine.master.cfg.set("handover_boot_at_once", 3)
+    machine.loop()
+    machine.loop()
+    booting = forked(machine)
+    assert len(booting) == 3
+    machine.master.WORKERS[booting[0]].board.state = State.STANDBY
+    machine.loop()
+    machine.loop()
+    assert len(forked(machine)) == 3
+    machine.master.WORKERS[booting[1]].board.state = State.STANDBY
+    machine.loop()
+    machine.loop()
+    assert len(forked(machine)) == 2, "two are up, and four wanted"

@@ -265,8 +265,9 @@ def conclusion(
     """Return how a change ended.
 
     Keys: `happened` (whether anything was changed or failed), `deploy` (input of `receipt`), `hosts`, `entries` (by
-    host, input of `finish`), `summary` (why it failed; empty if it didn't). `change` has kind, application, release,
-    version, migrations, began and now (seconds since the epoch).
+    host, input of `finish`), `summary` (why it failed; empty if it didn't), `unchanged` (what the hosts already served;
+    empty if anything happened). `change` has kind, application, release, version, migrations, began and now (seconds
+    since the epoch).
     """
     found = failures(results)
     outcomes = hosts(results)
@@ -309,13 +310,27 @@ def conclusion(
         }
         for name, host in outcomes.items()
     }
+    happened = bool(found or changed(results))
     return {
-        "happened": bool(found or changed(results)),
+        "happened": happened,
+        "unchanged": "" if happened else _unchanged(change["version"], outcomes),
         "deploy": deploy,
         "hosts": outcomes,
         "entries": entries,
         "summary": why,
     }
+
+
+def _unchanged(version: str, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    serving: dict[str, list[str]] = {}
+    for name, host in outcomes.items():
+        if host["release"]:
+            serving.setdefault(host["release"], []).append(name)
+    shown = f" ({version})" if version else ""
+    return "\n".join(
+        f"Nothing to hand over: release {release}{shown} already runs on {', '.join(names)}."
+        for release, names in serving.items()
+    )
 
 
 def traffic(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -315,7 +315,20 @@ def test_conclusion_of_a_good_change() -> None:
 
 
 def test_change_without_effect_did_not_happen() -> None:
-    assert not outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())["happened"]
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())
+    assert not end["happened"]
+    assert end["unchanged"] == ""  # nothing is known of these hosts
+
+
+def test_release_that_already_runs_is_reported() -> None:
+    same = {"activation": {"changed": False, "release": "bbbb"}}
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results(app1=same, app2=same, app3=same))
+    assert end["unchanged"] == "Nothing to hand over: release bbbb (v2) already runs on app1, app2, app3."
+    started = {"activation": same["activation"], "processes": {"changed": True}}
+    change = {**CHANGE, "version": "", "began": 1.0, "now": 2.0}
+    assert outcome.conclusion(change, RUN, results(app1=same, app2=started))["unchanged"] == ""
+    end = outcome.conclusion(change, RUN, results(app1=same))
+    assert end["unchanged"] == "Nothing to hand over: release bbbb already runs on app1."
 
 
 @pytest.mark.parametrize(("changed", "result"), [(True, "reverted"), (False, "failed")])

@@ -60,6 +60,8 @@ _VARYING = re.compile(
     r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z?|\[\d+\]|\bpid[ :=]*\d+|\bprocess \[?\d+\]?|0x[0-9a-f]{6,}|\b\d+(?:\.\d+)? m?s\b"
 )
 BEFORE_MIGRATION = {"configuration", "staging"}
+_LOG_FOLLOWS = ". It logged last:"  # at the end of a message's first line
+_EXCEPTION = re.compile(r"\b[A-Za-z_][\w.]*(Error|Exception)(: .*)?$")
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
 
@@ -304,7 +306,7 @@ def conclusion(
             "when": change["began"],
             # no migration has run if an earlier step failed
             "migrations": "" if steps & BEFORE_MIGRATION else change["migrations"],
-            "reason": why.partition("\n")[2].partition("\n")[0] if found else "",
+            "reason": _first_cause(why, found),
             "serves": host["release"],
             **{key: host[key] for key in ("previous", "method", "seconds")},
         }
@@ -319,6 +321,18 @@ def conclusion(
         "entries": entries,
         "summary": why,
     }
+
+
+def _first_cause(why: str, found: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the first cause of a summary in one line: the last exception of its log instead of the log."""
+    if not found:
+        return ""
+    length = len(next(iter(found.values()))["message"].splitlines())
+    first, *log = why.splitlines()[1 : 1 + length]
+    if not first.endswith(_LOG_FOLLOWS):
+        return first
+    exceptions = [match[0] for line in log if (match := _EXCEPTION.search(line))]
+    return first.removesuffix(_LOG_FOLLOWS) + (f": {exceptions[-1]}" if exceptions else ".")
 
 
 def _unchanged(version: str, outcomes: Mapping[str, Mapping[str, Any]]) -> str:

@@ -343,6 +343,32 @@ def test_result_of_a_failed_change_depends_on_the_revert(changed: bool, result: 
 
 
 @pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "it did not boot. It logged last:\nTraceback\nKeyError: 1\nm.DbError: no\n  ^^^\nbye",
+            "it did not boot: m.DbError: no",
+        ),
+        (
+            "it did not boot. It logged last:\nWorker (pid:7) failed: OSError: full\nbye",
+            "it did not boot: OSError: full",
+        ),
+        ("unit failed. It logged last:\nFATAL: no such table", "unit failed."),
+        ("unit failed. It logged last:", "unit failed."),
+        ("no space.\nRuntimeError: of another host", "no space."),
+    ],
+)
+def test_history_gets_the_first_cause_in_one_line(message: str, reason: str) -> None:
+    variables = results(
+        app1={"failure": {"step": "rehearsal", "message": message}},
+        app2={"failure": {"step": "rehearsal", "message": "boom\nValueError: of the second host"}},
+    )
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
+    assert {entry["reason"] for entry in end["entries"].values()} == {f"app1, rehearsal: {reason}"}
+    assert message in end["summary"]
+
+
+@pytest.mark.parametrize(
     ("step", "ran"), [("staging", ""), ("migration", "expand"), ("rehearsal", "expand"), ("handover", "expand")]
 )
 def test_only_a_migration_that_may_have_run_is_recorded(step: str, ran: str) -> None:

@@ -23,10 +23,16 @@ def firewall_rules(services: Sequence[Mapping[str, Any]], clients: Sequence[str]
 def needed_ports(services: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the ports for preflight_info, each with the unit that may already listen on it."""
     return [
-        {"port": port, "for": service["name"], "allowed": [service["listener"]]}
+        {"port": port, "for": _with_setting(service, scheme), "allowed": [service["listener"]]}
         for service in services
-        for port in service["ports"].values()
+        for scheme, port in service["ports"].items()
     ]
+
+
+def _with_setting(service: Mapping[str, Any], scheme: str) -> str:
+    """Return a service's name with the setting of this port, if it has one."""
+    setting = service["port_settings"].get(scheme)
+    return f"{service['name']} ({setting})" if setting else str(service["name"])
 
 
 def address_problems(

@@ -68,6 +68,14 @@ def check(module: str, roots: Sequence[Path], tree_root: Path, wheel_modules: It
     if name in known:
         return
     own = {found for root in roots for found in modules_of(root)}
+    parent, _, attribute = name.rpartition(".")
+    # below a package, it may as well be a misspelt module
+    is_package = any(found.startswith(f"{parent}.") for found in own | known)
+    if ":" not in module and parent in own | known and not is_package:
+        raise BatonError(
+            f"app_module {module!r} has no colon between the module and the application's name.",
+            f"Write app_module: {parent}:{attribute}",
+        )
     near = difflib.get_close_matches(name, sorted(own | known), n=_SHOWN, cutoff=0.6)
     last = name.rpartition(".")[2]
     near += [found for found in sorted(own) if found.rpartition(".")[2] == last and found not in near][:_SHOWN]

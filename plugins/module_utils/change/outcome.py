@@ -60,6 +60,8 @@ _VARYING = re.compile(
     r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z?|\[\d+\]|\bpid[ :=]*\d+|\bprocess \[?\d+\]?|0x[0-9a-f]{6,}|\b\d+(?:\.\d+)? m?s\b"
 )
 BEFORE_MIGRATION = {"configuration", "staging"}
+_LOG_FOLLOWS = ". It logged last:"  # at the end of a message's first line
+_EXCEPTION = re.compile(r"\b[A-Za-z_][\w.]*(Error|Exception)(: .*)?$")
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
 
@@ -265,8 +267,9 @@ def conclusion(
     """Return how a change ended.
 
     Keys: `happened` (whether anything was changed or failed), `deploy` (input of `receipt`), `hosts`, `entries` (by
-    host, input of `finish`), `summary` (why it failed; empty if it didn't). `change` has kind, application, release,
-    version, migrations, began and now (seconds since the epoch).
+    host, input of `finish`), `summary` (why it failed; empty if it didn't), `unchanged` (what the hosts already served;
+    empty if anything happened). `change` has kind, application, release, version, migrations, began and now (seconds
+    since the epoch).
     """
     found = failures(results)
     outcomes = hosts(results)
@@ -303,19 +306,45 @@ def conclusion(
             "when": change["began"],
             # no migration has run if an earlier step failed
             "migrations": "" if steps & BEFORE_MIGRATION else change["migrations"],
-            "reason": why.partition("\n")[2].partition("\n")[0] if found else "",
+            "reason": _first_cause(why, found),
             "serves": host["release"],
             **{key: host[key] for key in ("previous", "method", "seconds")},
         }
         for name, host in outcomes.items()
     }
+    happened = bool(found or changed(results))
     return {
-        "happened": bool(found or changed(results)),
+        "happened": happened,
+        "unchanged": "" if happened else _unchanged(change["version"], outcomes),
         "deploy": deploy,
         "hosts": outcomes,
         "entries": entries,
         "summary": why,
     }
+
+
+def _first_cause(why: str, found: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the first cause of a summary in one line: the last exception of its log instead of the log."""
+    if not found:
+        return ""
+    length = len(next(iter(found.values()))["message"].splitlines())
+    first, *log = why.splitlines()[1 : 1 + length]
+    if not first.endswith(_LOG_FOLLOWS):
+        return first
+    exceptions = [match[0] for line in log if (match := _EXCEPTION.search(line))]
+    return first.removesuffix(_LOG_FOLLOWS) + (f": {exceptions[-1]}" if exceptions else ".")
+
+
+def _unchanged(version: str, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+    serving: dict[str, list[str]] = {}
+    for name, host in outcomes.items():
+        if host["release"]:
+            serving.setdefault(host["release"], []).append(name)
+    shown = f" ({version})" if version else ""
+    return "\n".join(
+        f"Nothing to hand over: release {release}{shown} already runs on {', '.join(names)}."
+        for release, names in serving.items()
+    )
 
 
 def traffic(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -289,14 +289,14 @@ def _notes(document: Mapping[str, Any], read: Mapping[str, Mapping[str, Any]]) -
             notes.append(f"{edge['skipped_lines']:,} lines in the log of {name} could not be parsed.")
     during = document["windows"].get("during", {})
     for key, words in (
-        ("rescued", "were answered by another server after the first one had failed"),
-        ("client_closed", "ended because the client disconnected (499); these don't count as failures"),
-        ("surplus", "more were rejected (503) because the servers had reached their limit of concurrent requests"),
-        ("websockets", "were WebSockets that ended; these have no latency"),
-        ("checks", "more were the deploy's own active checks, and are not counted"),
+        ("rescued", "Answered by another server after the first one had failed"),
+        ("client_closed", "Ended because the client disconnected (499), not counted as failures"),
+        ("surplus", "Rejected (503) because the servers had reached their limit of concurrent requests, not counted"),
+        ("websockets", "WebSockets that ended, without a latency"),
+        ("checks", "The deploy's own active checks, not counted"),
     ):
         if during.get(key):
-            notes.append(f"During the change {during[key]:,} {words}.")
+            notes.append(f"{words}: {_requests(during[key])} during the change.")
     return notes
 
 
@@ -393,7 +393,8 @@ def text(document: Mapping[str, Any]) -> str:
         lines += ["", aligned(rows, left=5)]
     if document["phases"]:
         lines += ["", "Phases: " + ", ".join(f"{phase['name']} {phase['seconds']} s" for phase in document["phases"])]
-    lines += [f"Note: {note}" for note in document["notes"]]
+    # the failure of the run, which follows, has the reason
+    lines += [f"Note: {note}" for note in document["notes"] if note != document["deploy"]["reason"]]
     return untrusted.printable("\n".join(lines))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,13 @@ _SSH = {
     ),
     "Permission denied": (
         "The host doesn't accept this user with the offered keys. Check ansible_user and "
-        "ansible_ssh_private_key_file, and try `ssh -p {port} {user}@{address}`."
+        "ansible_ssh_private_key_file, and try `ssh {identity}-p {port} {user}@{address}`."
     ),
-    "Could not resolve hostname": "The name can't be resolved. Correct ansible_host in the inventory.",
+    "Could not resolve hostname": "The name can't be resolved. Correct it, or set ansible_host in the inventory.",
     "Connection refused": "Nothing listens on that port. Check ansible_port, and that sshd runs there.",
 }
+# what Ansible puts before the message of ssh
+_ANSIBLE = re.compile(r'^Data could not be sent to remote host "[^"]*"\. Make sure this host can be reached over ssh: ')
 _SUDO = {
     "Missing sudo password": (
         "sudo asks {user} for a password. Give it with -K, or as ansible_become_password in a vault, or let the user "
@@ -42,7 +45,7 @@ _SUDO = {
 def lost(error: object, variables: Mapping[str, Any]) -> str:
     """Return the message about a host to which the connection failed, without the host's name."""
     otherwise = "Check that the host is up, and that `ssh` with this user and port works from the controller"
-    return f"can't be reached: {_with_fix(str(error), _SSH, otherwise, variables)}"
+    return f"can't be reached: {_with_fix(_ANSIBLE.sub('', str(error)), _SSH, otherwise, variables)}"
 
 
 def unmanaged(output: str, variables: Mapping[str, Any]) -> str:
@@ -60,7 +63,9 @@ def unexpected_output(result: Mapping[str, Any]) -> str:
 def _with_fix(why: str, fixes: Mapping[str, str], otherwise: str, variables: Mapping[str, Any]) -> str:
     address = str(variables.get("ansible_host") or variables.get("inventory_hostname", ""))
     port = str(variables.get("ansible_port") or 22)
+    key = variables.get("ansible_ssh_private_key_file") or variables.get("ansible_private_key_file")
     place = {
+        "identity": f"-i {key} " if key else "",
         "address": address,
         "port": port,
         "user": str(variables.get("ansible_user") or "the user"),

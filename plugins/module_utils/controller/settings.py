@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime
 import difflib
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-# minimums of numbers other than 0, which argument specs can't express
+# limits of numbers, which argument specs can't express; the minimum of others is 0
 MINIMUMS = {
     "app_port": 1,
     "app_servers_tls_port": 1,
@@ -20,6 +20,7 @@ MINIMUMS = {
     "exec_timeout": 1,
     "history_lines": 1,
 }
+MAXIMUMS = {"app_port": 65535, "app_servers_tls_port": 65535}
 SIMILARITY = 0.85  # of difflib, above which a name is taken for a misspelled setting
 _AT_START = re.compile(
     "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
@@ -108,7 +109,7 @@ def _is_right(name: str, value: Any, option: Mapping[str, Any]) -> bool:
     if option["type"] not in ("int", "float"):
         return True
     # Python accepts true as 1, and "inf" as a number
-    return not isinstance(value, bool) and math.isfinite(checked) and checked >= MINIMUMS.get(name, 0)
+    return not isinstance(value, bool) and MINIMUMS.get(name, 0) <= checked <= MAXIMUMS.get(name, sys.float_info.max)
 
 
 def _is_right_list(value: Any, option: Mapping[str, Any]) -> bool:
@@ -130,7 +131,9 @@ def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
         )
     if option["type"] in ("int", "float"):
         whole = "whole " if option["type"] == "int" else ""
-        return f"{name} is {value} and must be a {whole}number of at least {MINIMUMS.get(name, 0)}. Correct it {where}."
+        least = MINIMUMS.get(name, 0)
+        limits = f"from {least} to {MAXIMUMS[name]}" if name in MAXIMUMS else f"of at least {least}"
+        return f"{name} is {value} and must be a {whole}number {limits}. Correct it {where}."
     choices = [f"`{choice}`" for choice in option.get("choices", ())] or ["true", "false"]
     return f"{name} is {shown}. Set it to {' or '.join(choices)}, {where}."
 

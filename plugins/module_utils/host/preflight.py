@@ -37,13 +37,18 @@ def disk_problems(host: str, directories: Sequence[Mapping[str, Any]]) -> Iterat
 def port_problems(host: str, ports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield sentences about TCP ports that other programs listen on."""
     wanted = {int(entry["port"]): entry for entry in ports}
+    others: dict[int, list[str]] = {}
     for port, owner in sorted(listeners(set(wanted))):
-        entry = wanted[port]
-        if not any(fnmatch.fnmatch(owner, pattern) for pattern in entry["allowed"]):
-            yield (
-                f"{host}: port {port}, which {entry['for']} needs, is in use by {owner}. "
-                f"Stop and disable it (`systemctl disable --now {owner}` if it is a unit), or choose another port."
-            )
+        if not any(fnmatch.fnmatch(owner, pattern) for pattern in wanted[port]["allowed"]):
+            others.setdefault(port, []).append(owner)
+    for port, owners in others.items():
+        units = [owner for owner in owners if owner.endswith((".service", ".socket"))]
+        # the socket of a service would start it again
+        command = f": `systemctl disable --now {' '.join(units)}`" if units else ""
+        yield (
+            f"{host}: port {port}, which {wanted[port]['for']} needs, is in use by {' and '.join(owners)}. "
+            f"Choose another port; or, if the host doesn't need {' and '.join(owners)}, stop and disable it{command}."
+        )
 
 
 def calendar_problems(host: str, calendars: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -8,7 +8,12 @@ from tests.support.playbooks import plugin
 
 services = plugin("filter/host_services")
 
-VALKEY = {"name": "Valkey", "ports": {"redis": 6379, "rediss": 6380}, "listener": "valkey-server.service"}
+VALKEY = {
+    "name": "Valkey",
+    "ports": {"redis": 6379, "rediss": 6380},
+    "port_settings": {"rediss": "valkey_tls_port"},
+    "listener": "valkey-server.service",
+}
 
 
 def test_firewall_admits_only_the_clients() -> None:
@@ -20,7 +25,8 @@ def test_firewall_admits_only_the_clients() -> None:
 
 def test_service_may_already_use_its_ports() -> None:
     assert services.needed_ports([VALKEY]) == [
-        {"port": port, "for": "Valkey", "allowed": ["valkey-server.service"]} for port in (6379, 6380)
+        {"port": 6379, "for": "Valkey", "allowed": ["valkey-server.service"]},
+        {"port": 6380, "for": "Valkey (valkey_tls_port)", "allowed": ["valkey-server.service"]},
     ]
 
 

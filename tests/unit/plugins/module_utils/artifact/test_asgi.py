@@ -42,3 +42,13 @@ def test_misspelt_module_is_reported_with_suggestions(write: Write) -> None:
         asgi.check("pkg.mian:app", [root / "src", root], root, [])
     with pytest.raises(BatonError, match=r"Similar modules: pkg\.main"):
         asgi.check("main:app", [root / "src"], root, [])
+
+
+def test_dot_instead_of_the_colon_is_reported_with_the_import_string(write: Write) -> None:
+    root = write("a", {"src/pkg/main.py": "", "src/pkg/__init__.py": ""})
+    for module in ("pkg.main.app", "fromwheel.app"):
+        with pytest.raises(BatonError, match=rf"'{module}' has no colon.*: {module.rpartition('.')[0]}:app$"):
+            asgi.check(module, [root / "src"], root, ["fromwheel"])
+    for module in ("pkg.main.app:app", "pkg.mian"):
+        with pytest.raises(BatonError, match="Similar modules"):
+            asgi.check(module, [root / "src"], root, [])

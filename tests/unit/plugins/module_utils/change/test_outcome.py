@@ -315,7 +315,20 @@ def test_conclusion_of_a_good_change() -> None:
 
 
 def test_change_without_effect_did_not_happen() -> None:
-    assert not outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())["happened"]
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())
+    assert not end["happened"]
+    assert end["unchanged"] == ""  # nothing is known of these hosts
+
+
+def test_release_that_already_runs_is_reported() -> None:
+    same = {"activation": {"changed": False, "release": "bbbb"}}
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results(app1=same, app2=same, app3=same))
+    assert end["unchanged"] == "Nothing to hand over: release bbbb (v2) already runs on app1, app2, app3."
+    started = {"activation": same["activation"], "processes": {"changed": True}}
+    change = {**CHANGE, "version": "", "began": 1.0, "now": 2.0}
+    assert outcome.conclusion(change, RUN, results(app1=same, app2=started))["unchanged"] == ""
+    end = outcome.conclusion(change, RUN, results(app1=same))
+    assert end["unchanged"] == "Nothing to hand over: release bbbb already runs on app1."
 
 
 @pytest.mark.parametrize(("changed", "result"), [(True, "reverted"), (False, "failed")])
@@ -327,6 +340,32 @@ def test_result_of_a_failed_change_depends_on_the_revert(changed: bool, result: 
     end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
     assert end["deploy"]["result"] == result
     assert end["entries"]["app3"]["reason"] == "app2, handover: boom"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "it did not boot. It logged last:\nTraceback\nKeyError: 1\nm.DbError: no\n  ^^^\nbye",
+            "it did not boot: m.DbError: no",
+        ),
+        (
+            "it did not boot. It logged last:\nWorker (pid:7) failed: OSError: full\nbye",
+            "it did not boot: OSError: full",
+        ),
+        ("unit failed. It logged last:\nFATAL: no such table", "unit failed."),
+        ("unit failed. It logged last:", "unit failed."),
+        ("no space.\nRuntimeError: of another host", "no space."),
+    ],
+)
+def test_history_gets_the_first_cause_in_one_line(message: str, reason: str) -> None:
+    variables = results(
+        app1={"failure": {"step": "rehearsal", "message": message}},
+        app2={"failure": {"step": "rehearsal", "message": "boom\nValueError: of the second host"}},
+    )
+    end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
+    assert {entry["reason"] for entry in end["entries"].values()} == {f"app1, rehearsal: {reason}"}
+    assert message in end["summary"]
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,19 @@ def test_restrictions_of_the_figures_are_noted(edge: Any) -> None:
     notes = "\n".join(compose({"edge1": answers})["notes"])
     assert "The logs of edge1 don't reach back to the beginning of: before." in notes
     assert "2 lines in the log of edge1 could not be parsed." in notes
-    assert "1 ended because the client disconnected (499)" in notes
-    assert "1 were WebSockets that ended" in notes
-    assert "1 more were the deploy's own active checks" in notes
+    assert "Ended because the client disconnected (499), not counted as failures: 1 request during the change." in notes
+    assert "WebSockets that ended, without a latency: 1 request during the change." in notes
+    assert "The deploy's own active checks, not counted: 1 request during the change." in notes
+
+
+def test_cause_of_a_failure_is_left_to_the_end_of_the_run(edge: Any) -> None:
+    """The run fails with it right after the receipt; files of the receipt stand alone and have it."""
+    cause = "The deploy of links failed.\napp1, rehearsal: it logged last:\nModuleNotFoundError"
+    document = compose({"edge1": edge(line(NOON + 3, client="::1", user_agent="baton-check"))}, reason=cause)
+    assert "ModuleNotFoundError" not in receipt.text(document)
+    assert "Note: The deploy's own active checks, not counted: 1 request" in receipt.text(document)
+    assert cause in document["notes"]
+    assert "ModuleNotFoundError" in receipt_page.page(document)
 
 
 @pytest.mark.parametrize(

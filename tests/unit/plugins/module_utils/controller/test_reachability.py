@@ -52,6 +52,20 @@ def test_failed_sudo_names_the_fix(message: str, fix: str) -> None:
     assert fix in words
 
 
+def test_message_begins_with_that_of_ssh() -> None:
+    refused = "ann@192.0.2.1: Permission denied (publickey)."
+    ansible = 'Data could not be sent to remote host "192.0.2.1". Make sure this host can be reached over ssh: '
+    assert reachability.lost(ansible + refused, HOST) == reachability.lost(refused, HOST)
+
+
+def test_suggested_login_uses_the_same_key() -> None:
+    refused = "ann@192.0.2.1: Permission denied (publickey)."
+    assert "try `ssh -p 2222 ann@192.0.2.1`." in reachability.lost(refused, HOST)
+    for name in ("ansible_ssh_private_key_file", "ansible_private_key_file"):
+        words = reachability.lost(refused, {**HOST, name: "~/.ssh/fleet"})
+        assert "try `ssh -i ~/.ssh/fleet -p 2222 ann@192.0.2.1`." in words
+
+
 def test_inventory_name_is_the_default_address() -> None:
     assert "ssh-keyscan -p 22 app1 " in reachability.lost(
         "Host key verification failed.", {"inventory_hostname": "app1"}

@@ -67,6 +67,8 @@ def test_hosts_are_named_if_not_all_have_the_setting() -> None:
         ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0 and must be a whole number of at least 60"),
         ("app_releases_keep", 2.5, "app_releases_keep is 2.5 and must be a whole number"),
         ("app_port", "http", "app_port is http and must be a whole number"),
+        ("app_port", 65536, "app_port is 65536 and must be a whole number from 1 to 65535"),
+        ("app_servers_tls_port", 0, "app_servers_tls_port is 0 and must be a whole number from 1 to 65535"),
         ("deploy_drain", "yess", 'deploy_drain is "yess". Set it to true or false'),
         ("deploy_bake_seconds", -1, "must be a number of at least 0"),
         ("deploy_bake_max_p99_factor", "nan", "must be a number"),
@@ -87,6 +89,7 @@ def test_values_of_an_inventory_or_a_command_line_are_valid() -> None:
     assert settings.invalid({**given, "app_migrations": "blocking", "app_releases_keep": 3}, PLAYBOOKS) == []
     assert settings.invalid({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}, PLAYBOOKS) == []
     assert settings.invalid({"deploy_batches": []}, PLAYBOOKS) == []  # the default
+    assert settings.invalid({"app_port": 65535, "app_servers_tls_port": 1}, PLAYBOOKS) == []
     assert settings.invalid({"backing_services_tls_names": ["db.internal", "1.10"]}, PLAYBOOKS) == []
 
 
@@ -202,3 +205,9 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
 def test_variables_that_the_units_set_are_reserved() -> None:
     given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH"]
     assert settings.reserved_variables(given) == ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY"]
+
+
+def test_each_port_has_the_limits_of_tcp() -> None:
+    ports = {name for name, option in PLAYBOOKS.items() if name.endswith("_port") and option["type"] == "int"}
+    assert ports == set(settings.MAXIMUMS)
+    assert ports <= set(settings.MINIMUMS)

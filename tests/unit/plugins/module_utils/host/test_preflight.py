@@ -41,7 +41,27 @@ def test_all_requested_space_must_be_free(
 def test_port_in_use_is_reported_with_its_owner(listening: int) -> None:
     (found,) = preflight.port_problems("edge1", [{"port": listening, "for": "nginx", "allowed": ["nginx.service"]}])
     assert f"edge1: port {listening}, which nginx needs, is in use by " in found
-    assert "Stop and disable it" in found
+    assert ". Choose another port; or, if the host doesn't need " in found
+
+
+def test_socket_and_service_of_another_application_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its socket, the service would start again; and it may be an application that has to go on serving."""
+    monkeypatch.setattr(
+        preflight,
+        "listeners",
+        lambda _: {(8000, "shop.service"), (8000, "shop.socket"), (8000, "links.socket"), (9100, "python3")},
+    )
+    wanted = [
+        {"port": 8000, "for": "links (app_port)", "allowed": ["links.socket", "links.service"]},
+        {"port": 9100, "for": "Redis (redis_server_port)", "allowed": []},
+    ]
+    assert list(preflight.port_problems("app1", wanted)) == [
+        "app1: port 8000, which links (app_port) needs, is in use by shop.service and shop.socket. Choose another "
+        "port; or, if the host doesn't need shop.service and shop.socket, stop and disable it: "
+        "`systemctl disable --now shop.service shop.socket`.",
+        "app1: port 9100, which Redis (redis_server_port) needs, is in use by python3. Choose another port; "
+        "or, if the host doesn't need python3, stop and disable it.",
+    ]
 
 
 def test_port_used_by_the_service_itself_is_no_problem(listening: int) -> None:

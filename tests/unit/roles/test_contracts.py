@@ -80,7 +80,9 @@ def test_example_in_the_readme_names_the_role_and_sets_what_it_requires(role: st
     (example,) = re.findall(
         r"```yaml\n(.*?)```", (ROLES / role / "README.md").read_text().split(END_OF_TABLE)[1], re.DOTALL
     )
-    names, given, pending = set(), {}, list(yaml.safe_load(example))
+    names: set[str | None] = set()
+    given: dict[str, Any] = {}
+    pending = list(yaml.safe_load(example))
     while pending:
         part = pending.pop()
         pending += part.get("tasks", []) + part.get("roles", [])

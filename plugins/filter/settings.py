@@ -45,18 +45,30 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
-    """Return sentences about invalid values on these hosts, with the hosts unless all of them have the value."""
-    options = settings.playbook_settings(playbook_specs())
-    specs = [{"argument_specs": {"main": {"options": options}}}, *argument_specs().values()]
+    """Return sentences about invalid values, with the hosts unless all of them have the value.
+
+    Checks the playbooks' settings on `hosts`, with their templates; the types of all settings on every host, without
+    templates, which may need variables that a filter doesn't have.
+    """
+    of_playbooks = settings.playbook_settings(playbook_specs())
+    of_roles = settings.role_options(argument_specs().values())
+    raw = {host: hostvars.raw_get(host) for host in hostvars}
+    types = {
+        host: settings.unquoted(values, of_playbooks | of_roles) + settings.mistyped(values, of_roles)
+        for host, values in raw.items()
+    }
+    return _grouped({host: settings.invalid(hostvars[host], of_playbooks) for host in hosts}) + _grouped(types)
+
+
+def _grouped(problems: Mapping[str, list[str]]) -> list[str]:
+    """Return each sentence once. `problems`: the sentences of each host."""
     found: dict[str, list[str]] = {}
-    for host in hosts:
-        # strings untemplated: their templates may need variables that a filter doesn't have
-        problems = settings.invalid(hostvars[host], options) + settings.unquoted(hostvars.raw_get(host), specs)
-        for sentence in dict.fromkeys(problems):
+    for host, sentences in problems.items():
+        for sentence in dict.fromkeys(sentences):
             found.setdefault(sentence, []).append(host)
     return [
-        sentence if len(having) == len(hosts) else f"{', '.join(having)}: {sentence}"
-        for sentence, having in found.items()
+        sentence if len(hosts) == len(problems) else f"{', '.join(hosts)}: {sentence}"
+        for sentence, hosts in found.items()
     ]
 
 

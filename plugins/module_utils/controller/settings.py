@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -68,6 +68,16 @@ REPLACEMENTS = {
 def options_of(specs: Mapping[str, Any]) -> set[str]:
     """Return the option names in a role's argument specs, of all entry points."""
     return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
+
+
+def role_options(specs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the options in roles' argument specs, of all entry points, by name."""
+    return {
+        name: option
+        for spec in specs
+        for entry in spec["argument_specs"].values()
+        for name, option in (entry.get("options") or {}).items()
+    }
 
 
 def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -145,37 +155,90 @@ def reserved_variables(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if _RESERVED.fullmatch(str(name))]
 
 
-def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Return the settings that are strings or lists of strings, with the types of the setting and of its elements."""
-    options = {
-        name: (str(option["type"]), str(option.get("elements", "")))
-        for spec in specs
-        for entry in spec["argument_specs"].values()
-        for name, option in (entry.get("options") or {}).items()
-    }
-    return {name: types for name, types in options.items() if types[0] in ("str", "path") or types[1] == "str"}
-
-
-def unquoted(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
+def unquoted(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each string setting that YAML parsed as another type because it lacks quotes.
 
     A version 1.10 becomes 1.1, a commit 0123456 an octal number, and Ansible converts these to another string.
     """
-    wanted = texts(specs)
-    sentences = []
-    for name in sorted(wanted.keys() & values.keys()):
-        kind, elements = wanted[name]
-        value = values[name]
-        listed = value if elements == "str" and isinstance(value, list) else [value] if kind in ("str", "path") else []
-        for item in listed:
-            natural = isinstance(item, int) and not isinstance(item, bool) and name in NUMBERS_OR_TEXTS
-            # other types are left to the roles' checks
-            if isinstance(item, bool | int | float | datetime.date | None) and not natural:
-                sentences.append(
-                    f"{name} is {json.dumps(item, default=str)}, because YAML doesn't parse it as text without quotes. "
-                    f'Write it in quotes: {name}: "...".'
-                )
+    sentences: list[str] = []
+    for name in sorted(options.keys() & values.keys()):
+        option, value = options[name], values[name]
+        if option["type"] in ("str", "path"):
+            sentences += _unquoted(name, value, option)
+        elif option.get("elements") == "str" and isinstance(value, list):
+            for item in value:
+                sentences += _unquoted(name, item, option)
     return sentences
+
+
+def _unquoted(name: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
+    natural = isinstance(value, int) and not isinstance(value, bool) and name in NUMBERS_OR_TEXTS
+    if isinstance(value, bool | int | float | datetime.date | None) and not natural:
+        yield (
+            f"{name} is {_shown(value, option)}, because YAML doesn't parse it as text without quotes. "
+            f'Write it in quotes: {name}: "...".'
+        )
+
+
+def mistyped(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each setting of a role with another type than its own, in nested settings too.
+
+    Ansible accepts a text that it can convert, but gives roles the text: for them, "false" would be true, and a text a
+    list of its characters. Templates in `values` aren't checked.
+    """
+    return [
+        sentence
+        for name in sorted(options.keys() & values.keys())
+        for sentence in _mistyped(name, values[name], options[name])
+    ]
+
+
+def _mistyped(name: str, value: Any, option: Mapping[str, Any], *, nested: bool = False) -> Iterator[str]:
+    kind = option["type"]
+    if kind == "raw" or (isinstance(value, str) and ("{{" in value or "{%" in value)):
+        return
+    if kind not in _TYPES:
+        if isinstance(value, Mapping | list | tuple):
+            yield f"{name} is {_shown(value, option)}. Give a text."
+        elif nested:  # `unquoted` checks the others
+            yield from _unquoted(name, value, option)
+        return
+    example, words, is_right = _TYPES[kind]
+    if not is_right(value):
+        # on the command line, key=value is always a text
+        json_form = "" if nested else f"; on the command line as JSON: -e '{{\"{name}\": {example}}}'"
+        yield f"{name} is {_shown(value, option)}. Give {words}, such as {example}{json_form}."
+    elif kind == "list":
+        for number, item in enumerate(value):
+            element = {**option, "type": option.get("elements", "raw")}
+            yield from _mistyped(f"{name}[{number}]", item, element, nested=nested)
+    elif kind == "dict":
+        for key in value:
+            if not isinstance(key, str):
+                yield f"{name} has the name {_shown(key, option)}, which isn't a text. Write it in quotes."
+        for key, inner in (option.get("options") or {}).items():
+            if key in value:
+                inherited = {"no_log": option.get("no_log"), **inner}
+                yield from _mistyped(f"{name}.{key}", value[key], inherited, nested=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# by type: an example, what to give, and whether a value is right
+_TYPES: Mapping[str, tuple[str, str, Callable[[Any], bool]]] = {
+    "bool": ("true", "true or false without quotes", lambda value: isinstance(value, bool)),
+    "int": ("4", "a whole number without quotes", lambda value: _is_number(value) and isinstance(value, int)),
+    "float": ("2.5", "a number without quotes", _is_number),
+    "list": ('["a"]', "a list", lambda value: isinstance(value, list | tuple)),
+    "dict": ('{"a": "b"}', "a mapping of names to values", lambda value: isinstance(value, Mapping)),
+}
+
+
+def _shown(value: Any, option: Mapping[str, Any]) -> str:
+    """Return a value as JSON for a message; not a secret."""
+    return "of another type" if option.get("no_log") else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def overruled(

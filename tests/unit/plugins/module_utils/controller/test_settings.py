@@ -147,21 +147,9 @@ def test_variables_that_the_playbooks_read_are_known() -> None:
     assert used - set().union(*OPTIONS.values()) - set(PLAYBOOKS) == set()
 
 
-SETTINGS = {"argument_specs": {"main": {"options": PLAYBOOKS}}}
-SPECS = [
-    {
-        "argument_specs": {
-            "main": {
-                "options": {
-                    "python_runtime_version": {"type": "str"},
-                    "python_runtime_packages": {"type": "list", "elements": "str"},
-                    "nginx_site_client_max_body_size": {"type": "str"},
-                    "app_service_workers": {"type": "int"},
-                }
-            }
-        }
-    }
-]
+ROLES = settings.role_options(
+    yaml.safe_load(path.read_text()) for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
+)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +162,11 @@ SPECS = [
         ("app_source_subdir: no", "app_source_subdir"),
         ("app_module:", "app_module"),
         ("python_runtime_version: 3.10", "python_runtime_version"),
-        ("python_runtime_packages: [libpq5, on]", "python_runtime_packages"),
+        ("host_baseline_security_updates_excluded: [libpq5, on]", "host_baseline_security_updates_excluded"),
     ],
 )
 def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, name: str) -> None:
-    (sentence,) = settings.unquoted(yaml.safe_load(text), [SETTINGS, *SPECS])
+    (sentence,) = settings.unquoted(yaml.safe_load(text), PLAYBOOKS | ROLES)
     assert sentence.startswith(f"{name} is ")
     assert f'{name}: "..."' in sentence
 
@@ -190,13 +178,76 @@ def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, nam
         "app_version: v1.4.2",
         "nginx_site_client_max_body_size: 0",
         "app_service_workers: 4",
-        "python_runtime_packages: [libpq5]",
+        "host_baseline_security_updates_excluded: [libpq5]",
         "deploy_batches: [1, 25%]",
         "something_else: 1.10",
     ],
 )
 def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
-    assert settings.unquoted(yaml.safe_load(text), [SETTINGS, *SPECS]) == []
+    assert settings.unquoted(yaml.safe_load(text), PLAYBOOKS | ROLES) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"app_service_metrics": "false"},
+            'app_service_metrics is "false". Give true or false without quotes, such as',
+        ),
+        ({"app_service_metrics": "no"}, "; on the command line as JSON: -e '{\"app_service_metrics\": true}'."),
+        ({"app_service_metrics": 0}, "app_service_metrics is 0. Give true or false"),
+        ({"nginx_site_gzip": None}, "nginx_site_gzip is null. Give true or false"),
+        ({"nginx_server_worker_connections": "1024"}, 'is "1024". Give a whole number without quotes, such as 4;'),
+        ({"app_service_workers": True}, "app_service_workers is true. Give a whole number"),
+        ({"app_service_workers": 2.0}, "app_service_workers is 2.0. Give a whole number"),
+        ({"app_service_websocket_spread": float("inf")}, "app_service_websocket_spread is Infinity. Give a number"),
+        ({"nginx_site_server_names": "localhost"}, 'is "localhost". Give a list, such as ["a"]; on the command line'),
+        ({"nginx_site_server_names": [["a"]]}, 'nginx_site_server_names[0] is ["a"]. Give a text.'),
+        ({"app_config_environment": "A=b"}, 'is "A=b". Give a mapping of names to values, such as {"a": "b"};'),
+        ({"app_config_environment": {1: "a"}}, "app_config_environment has the name 1, which isn't a text."),
+        ({"app_name": ["links"]}, 'app_name is ["links"]. Give a text.'),
+        ({"host_firewall_extra_rules": [{"port": 80}, "ssh"]}, 'host_firewall_extra_rules[1] is "ssh". Give a mapping'),
+        (
+            {"app_config_state_files": [{"path": "a", "mode": 640}]},
+            "app_config_state_files[0].mode is 640, because YAML doesn't parse it as text without quotes.",
+        ),
+        (
+            {"postgresql_server_databases": [{"name": "a", "users": [{"name": "b", "password": 12345678}]}]},
+            "postgresql_server_databases[0].users[0].password is of another type, because YAML",
+        ),
+    ],
+    ids=str,
+)
+def test_setting_of_another_type_is_reported_with_its_fix(given: dict[str, object], words: str) -> None:
+    (sentence,) = settings.mistyped(given, ROLES)
+    assert words in sentence
+
+
+def test_values_of_their_own_types_and_templates_are_accepted() -> None:
+    given = {
+        "app_service_metrics": "{{ inventory_hostname == 'app1' }}",
+        "app_service_workers": 4,
+        "app_service_websocket_spread": 3,
+        "app_config_environment": {"A": "{{ x }}", "B": 1},
+        "nginx_site_server_names": ["a.example.org", "{{ b }}"],
+        "app_processes": "not checked here",
+        "reboot_confirm": "true",
+        "own": {1: 2},
+    }
+    assert settings.mistyped(given, ROLES) + settings.unquoted(given, PLAYBOOKS | ROLES) == []
+
+
+@pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_settings_of_the_inventories_have_their_types(file: pathlib.Path) -> None:
+    values = yaml.safe_load(file.read_text()) or {}
+    assert settings.mistyped(values, ROLES) + settings.unquoted(values, PLAYBOOKS | ROLES) == []
+
+
+def test_secrets_are_not_shown() -> None:
+    given = {"redis_server_password": 12345678, "app_config_secrets": ["12345678"]}
+    sentences = settings.mistyped(given, ROLES) + settings.unquoted(given, ROLES)
+    assert {sentence.partition(" ")[0] for sentence in sentences} == given.keys()
+    assert "12345678" not in "".join(sentences)
 
 
 def test_variables_that_the_units_set_are_reserved() -> None:

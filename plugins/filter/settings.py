@@ -53,8 +53,11 @@ def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
     of_playbooks = settings.playbook_settings(playbook_specs())
     of_roles = settings.role_options(argument_specs().values())
     raw = {host: hostvars.raw_get(host) for host in hostvars}
+    every = of_playbooks | of_roles
     types = {
-        host: settings.unquoted(values, of_playbooks | of_roles) + settings.mistyped(values, of_roles)
+        host: settings.unquoted(values, every)
+        + settings.mistyped(values, of_roles)
+        + settings.unprintable(values, every)
         for host, values in raw.items()
     }
     return _grouped({host: settings.invalid(hostvars[host], of_playbooks) for host in hosts}) + _grouped(types)

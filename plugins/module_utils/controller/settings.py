@@ -7,6 +7,7 @@ import datetime
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -266,7 +267,8 @@ def _mistyped(part: _Part) -> Iterator[str]:
         words += " from {} to {}, without quotes".format(*_limits(name))
     if not is_right(value, name):
         # on the command line, key=value is always a text
-        json_form = "" if part.nested else f"; on the command line as JSON: -e '{{\"{name}\": {example}}}'"
+        given = shlex.quote(f'{{"{name}": {example}}}')
+        json_form = "" if part.nested else f"; on the command line as JSON: -e {given}"
         yield f"{name} is {_shown(value, option)}. Give {words}, such as {example}{json_form}."
     elif kind == "dict":
         for key in value:

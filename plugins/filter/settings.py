@@ -10,7 +10,12 @@ from typing import Any
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import old_packages, source
-from ansible_collections.baton.web.plugins.module_utils.controller import process_settings, schedule_settings, settings
+from ansible_collections.baton.web.plugins.module_utils.controller import (
+    command_settings,
+    process_settings,
+    schedule_settings,
+    settings,
+)
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -98,6 +103,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
         return {
+            "directive_problems": command_settings.directive_problems,
             "has_before_web": process_settings.has_before_web,
             "longest_stop": process_settings.longest_stop,
             "process_plan": process_settings.for_activation,

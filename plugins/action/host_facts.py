@@ -1,16 +1,15 @@
-"""Action of the module host_facts: compares the host's clock with the controller's, and validates its address.
+"""Action of the module host_facts: compares the host's clock with the controller's, and validates its answer.
 
-The address is validated because it goes into the settings of other hosts. The action never fails: the playbook reports
-hosts that can't be reached or managed, after it has asked all of them.
+The answer goes into paths on the controller and into the settings of other hosts. The action never fails: the playbook
+reports hosts that can't be reached or managed, after it has asked all of them.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from typing import Any
 
-from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
+from ansible_collections.baton.web.plugins.module_utils.controller import action, host_answer, module_cache
 
 
 class ActionModule(module_cache.CachedModuleAction):
@@ -28,9 +27,11 @@ class ActionModule(module_cache.CachedModuleAction):
             why = str(answer.get("msg") or "it didn't answer")
             # if the module itself failed, a program could run
             return result | {"changed": False, "failure": why, "asked": not answer.keys() & {"lost", "refused"}}
+        if wrong := host_answer.wrong(facts):
+            why = (
+                f"it returned facts that Baton's program doesn't return ({', '.join(wrong)}). Find out whether it was "
+                "taken over, and install it anew if it was."
+            )
+            return result | {"changed": False, "failure": why, "asked": False}
         facts["clock_ahead"] = facts["clock"] - min(max(facts["clock"], self.began), time.time())
-        try:
-            ipaddress.IPv4Address(facts["default_ipv4"]["address"])
-        except (KeyError, ValueError):
-            facts["default_ipv4"] = {}
         return result | answer

@@ -10,7 +10,12 @@ from typing import Any
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import old_packages, source
-from ansible_collections.baton.web.plugins.module_utils.controller import process_settings, schedule_settings, settings
+from ansible_collections.baton.web.plugins.module_utils.controller import (
+    command_settings,
+    process_settings,
+    schedule_settings,
+    settings,
+)
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -45,18 +50,33 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
-    """Return sentences about invalid values on these hosts, with the hosts unless all of them have the value."""
-    options = settings.playbook_settings(playbook_specs())
-    specs = [{"argument_specs": {"main": {"options": options}}}, *argument_specs().values()]
+    """Return sentences about invalid values, with the hosts unless all of them have the value.
+
+    Checks the playbooks' settings on `hosts`, with their templates; the types of all settings on every host, without
+    templates, which may need variables that a filter doesn't have.
+    """
+    of_playbooks = settings.playbook_settings(playbook_specs())
+    of_roles = settings.role_options(argument_specs().values())
+    raw = {host: hostvars.raw_get(host) for host in hostvars}
+    every = of_playbooks | of_roles
+    types = {
+        host: settings.unquoted(values, every)
+        + settings.mistyped(values, of_roles)
+        + settings.unprintable(values, every)
+        for host, values in raw.items()
+    }
+    return _grouped({host: settings.invalid(hostvars[host], of_playbooks) for host in hosts}) + _grouped(types)
+
+
+def _grouped(problems: Mapping[str, list[str]]) -> list[str]:
+    """Return each sentence once. `problems`: the sentences of each host."""
     found: dict[str, list[str]] = {}
-    for host in hosts:
-        # strings untemplated: their templates may need variables that a filter doesn't have
-        problems = settings.invalid(hostvars[host], options) + settings.unquoted(hostvars.raw_get(host), specs)
-        for sentence in dict.fromkeys(problems):
+    for host, sentences in problems.items():
+        for sentence in dict.fromkeys(sentences):
             found.setdefault(sentence, []).append(host)
     return [
-        sentence if len(having) == len(hosts) else f"{', '.join(having)}: {sentence}"
-        for sentence, having in found.items()
+        sentence if len(hosts) == len(problems) else f"{', '.join(hosts)}: {sentence}"
+        for sentence, hosts in found.items()
     ]
 
 
@@ -83,6 +103,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
         return {
+            "directive_problems": command_settings.directive_problems,
             "has_before_web": process_settings.has_before_web,
             "longest_stop": process_settings.longest_stop,
             "process_plan": process_settings.for_activation,

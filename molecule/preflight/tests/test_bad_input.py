@@ -84,7 +84,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             {"app_service_helth_path": "/"},
             ["app_service_helth_path is not a setting", "Did you mean app_service_health_path?"],
         ),
-        ({"app_service_workers": "many"}, ["app_service_workers", "many", "int"]),
+        ({"app_service_workers": "many"}, ['app_service_workers is "many". Give a whole number from 0']),
         pytest.param(
             {"private_address": "fd00::21"},
             ['web1 has the private_address "fd00::21"', "isn't an IPv4 address"],

@@ -36,7 +36,8 @@ class Target:
         python = re.fullmatch(r"3\.(\d+)(?:\.(\d+))?\S*", str(raw.get("python", "")))
         glibc = re.fullmatch(r"(\d+)\.(\d+)", str(raw.get("glibc", "")))
         architecture = str(raw.get("architecture", ""))
-        if python is None or glibc is None or not architecture:
+        # it becomes part of paths
+        if python is None or glibc is None or not re.fullmatch("[A-Za-z0-9_]+", architecture):
             raise BatonError(
                 f"The target {dict(raw)} is incomplete.",
                 'Give each target as {python: "3.11", architecture: x86_64, glibc: "2.36"}, the versions quoted.',

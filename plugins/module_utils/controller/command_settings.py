@@ -14,6 +14,7 @@ from . import settings
 # suffixes of the application's other units
 RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
 _NAME = re.compile("[a-z][a-z0-9_]{0,31}")
+_DIRECTIVE = re.compile("[A-Z][A-Za-z0-9]*")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # systemd.resource-control(5): bytes, with or without a binary suffix, a percentage of the host's memory, or no limit
 _MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
@@ -120,6 +121,26 @@ def _environment_problems(where: str, given: Any, secrets: set[str]) -> Iterator
             yield f"{where}.{name} is a decimal number, of which YAML may drop digits. Write it in quotes."
         elif not isinstance(value, str | int) or re.search(r"[\r\n\0]", str(value)):
             yield f"{where}.{name} is not a text of one line. Write one, in quotes."
+
+
+def directive_problems(directives: Mapping[str, Any], setting: str) -> list[str]:
+    """Return a sentence for each invalid directive of a unit. `setting`: the mapping's name."""
+    found = []
+    for name, given in directives.items():
+        values = given if isinstance(given, list | tuple) else [given]
+        if not isinstance(name, str) or not _DIRECTIVE.fullmatch(name):
+            found.append(f"{setting} has {shown(name)}, which isn't a directive's name, such as ReadWritePaths.")
+        elif not all(_is_directive_value(value) for value in values):
+            found.append(
+                f"{setting}.{name} is {shown(given)}. Give a text of one line, a number, true or false, or a list of "
+                "these."
+            )
+    return found
+
+
+def _is_directive_value(value: Any) -> bool:
+    # an empty value resets a directive
+    return value is None or isinstance(value, bool | int | float) or is_line(value)
 
 
 def shown(value: Any) -> str:

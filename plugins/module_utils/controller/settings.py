@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import difflib
 import json
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 # limits of numbers, which argument specs can't express; the minimum of others is 0
 MINIMUMS = {
-    "app_port": 1,
-    "app_servers_tls_port": 1,
+    "app_release_import_timeout": 1,
+    "app_service_backlog": 1,
+    "app_service_boot_timeout": 1,
+    "app_service_migration_timeout": 1,  # systemd would take 0 for no limit
+    "app_service_nofile": 64,
     "deploy_lock_seconds": 60,  # a lock that expires before a step has ended would be useless
     "exec_timeout": 1,
     "history_lines": 1,
 }
-MAXIMUMS = {"app_port": 65535, "app_servers_tls_port": 65535}
+HIGHEST = 2**31 - 1  # which systemd, nginx and the kernel accept
+# texts that may have more than one line
+MULTILINE = (
+    "app_config_state_files.content",
+    "app_release_files.content",
+    "app_service_migration_command",
+    "nginx_site_extra_configuration",
+    "nginx_site_extra_http_configuration",
+    "tls_certificate_certificate_content",
+    "tls_certificate_private_key_content",
+)
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 SIMILARITY = 0.85  # of difflib, above which a name is taken for a misspelled setting
 _AT_START = re.compile(
     "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
@@ -71,6 +86,16 @@ def options_of(specs: Mapping[str, Any]) -> set[str]:
     return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
 
 
+def role_options(specs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the options in roles' argument specs, of all entry points, by name."""
+    return {
+        name: option
+        for spec in specs
+        for entry in spec["argument_specs"].values()
+        for name, option in (entry.get("options") or {}).items()
+    }
+
+
 def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the settings in the playbooks' argument specs.
 
@@ -109,7 +134,7 @@ def _is_right(name: str, value: Any, option: Mapping[str, Any]) -> bool:
     if option["type"] not in ("int", "float"):
         return True
     # Python accepts true as 1, and "inf" as a number
-    return not isinstance(value, bool) and MINIMUMS.get(name, 0) <= checked <= MAXIMUMS.get(name, sys.float_info.max)
+    return not isinstance(value, bool) and _is_number(checked, name)
 
 
 def _is_right_list(value: Any, option: Mapping[str, Any]) -> bool:
@@ -131,9 +156,8 @@ def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
         )
     if option["type"] in ("int", "float"):
         whole = "whole " if option["type"] == "int" else ""
-        least = MINIMUMS.get(name, 0)
-        limits = f"from {least} to {MAXIMUMS[name]}" if name in MAXIMUMS else f"of at least {least}"
-        return f"{name} is {value} and must be a {whole}number {limits}. Correct it {where}."
+        least, most = _limits(name)
+        return f"{name} is {value} and must be a {whole}number from {least} to {most}. Correct it {where}."
     choices = [f"`{choice}`" for choice in option.get("choices", ())] or ["true", "false"]
     return f"{name} is {shown}. Set it to {' or '.join(choices)}, {where}."
 
@@ -148,37 +172,133 @@ def reserved_variables(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if _RESERVED.fullmatch(str(name))]
 
 
-def texts(specs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Return the settings that are strings or lists of strings, with the types of the setting and of its elements."""
-    options = {
-        name: (str(option["type"]), str(option.get("elements", "")))
-        for spec in specs
-        for entry in spec["argument_specs"].values()
-        for name, option in (entry.get("options") or {}).items()
-    }
-    return {name: types for name, types in options.items() if types[0] in ("str", "path") or types[1] == "str"}
-
-
-def unquoted(values: Mapping[str, Any], specs: Iterable[Mapping[str, Any]]) -> list[str]:
+def unquoted(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each string setting that YAML parsed as another type because it lacks quotes.
 
     A version 1.10 becomes 1.1, a commit 0123456 an octal number, and Ansible converts these to another string.
     """
-    wanted = texts(specs)
-    sentences = []
-    for name in sorted(wanted.keys() & values.keys()):
-        kind, elements = wanted[name]
-        value = values[name]
-        listed = value if elements == "str" and isinstance(value, list) else [value] if kind in ("str", "path") else []
-        for item in listed:
-            natural = isinstance(item, int) and not isinstance(item, bool) and name in NUMBERS_OR_TEXTS
-            # other types are left to the roles' checks
-            if isinstance(item, bool | int | float | datetime.date | None) and not natural:
-                sentences.append(
-                    f"{name} is {json.dumps(item, default=str)}, because YAML doesn't parse it as text without quotes. "
-                    f'Write it in quotes: {name}: "...".'
-                )
+    sentences: list[str] = []
+    for name in sorted(options.keys() & values.keys()):
+        option, value = options[name], values[name]
+        if option["type"] in ("str", "path"):
+            sentences += _unquoted(name, value, option)
+        elif option.get("elements") == "str" and isinstance(value, list):
+            for item in value:
+                sentences += _unquoted(name, item, option)
     return sentences
+
+
+def _unquoted(name: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
+    natural = isinstance(value, int) and not isinstance(value, bool) and name in NUMBERS_OR_TEXTS
+    if isinstance(value, bool | int | float | datetime.date | None) and not natural:
+        yield (
+            f"{name} is {_shown(value, option)}, because YAML doesn't parse it as text without quotes. "
+            f'Write it in quotes: {name}: "...".'
+        )
+
+
+def mistyped(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each setting of a role with another type than its own, in nested settings too.
+
+    Ansible accepts a text that it can convert, but gives roles the text: for them, "false" would be true, and a text a
+    list of its characters. Templates in `values` aren't checked.
+    """
+    return [sentence for part in _parts(values, options) for sentence in _mistyped(part)]
+
+
+def unprintable(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each text of more than one line, or with control characters.
+
+    In a unit or in nginx's configuration, the next line would be a directive. Templates aren't checked.
+    """
+    return [
+        f"{part.name} is {_shown(part.value, part.option)}, which has a line break or another control character. Give "
+        "a text of one line; in YAML without `|` or `>`."
+        for part in _parts(values, options)
+        if part.option["type"] == "str"
+        and isinstance(part.value, str)
+        and _CONTROL.search(part.value)
+        and re.sub(r"\[[0-9]+\]", "", part.name) not in MULTILINE
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A setting, or a part of it that has an option of its own, such as users[0].password."""
+
+    name: str
+    value: Any
+    option: Mapping[str, Any]
+    nested: bool = False
+
+
+def _parts(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> Iterator[_Part]:
+    for name in sorted(options.keys() & values.keys()):
+        yield from _parts_of(_Part(name, values[name], options[name]))
+
+
+def _parts_of(part: _Part) -> Iterator[_Part]:
+    value, option = part.value, part.option
+    if isinstance(value, str) and ("{{" in value or "{%" in value):
+        return
+    yield part
+    if option["type"] == "list" and isinstance(value, list | tuple):
+        element = {**option, "type": option.get("elements", "raw")}
+        for number, item in enumerate(value):
+            yield from _parts_of(_Part(f"{part.name}[{number}]", item, element, part.nested))
+    elif option["type"] == "dict" and isinstance(value, Mapping):
+        for key, inner in (option.get("options") or {}).items():
+            if key in value:
+                inherited = {"no_log": option.get("no_log"), **inner}
+                yield from _parts_of(_Part(f"{part.name}.{key}", value[key], inherited, nested=True))
+
+
+def _mistyped(part: _Part) -> Iterator[str]:
+    name, value, option = part.name, part.value, part.option
+    kind = option["type"]
+    if kind not in _TYPES:
+        if kind != "raw" and isinstance(value, Mapping | list | tuple):
+            yield f"{name} is {_shown(value, option)}. Give a text."
+        elif kind == "str" and part.nested:  # `unquoted` checks the others
+            yield from _unquoted(name, value, option)
+        return
+    example, words, is_right = _TYPES[kind]
+    if kind in ("int", "float"):
+        words += " from {} to {}, without quotes".format(*_limits(name))
+    if not is_right(value, name):
+        # on the command line, key=value is always a text
+        given = shlex.quote(f'{{"{name}": {example}}}')
+        json_form = "" if part.nested else f"; on the command line as JSON: -e {given}"
+        yield f"{name} is {_shown(value, option)}. Give {words}, such as {example}{json_form}."
+    elif kind == "dict":
+        for key in value:
+            if not isinstance(key, str):
+                yield f"{name} has the name {_shown(key, option)}, which isn't a text. Write it in quotes."
+
+
+def _limits(name: str) -> tuple[int, int]:
+    """Return the least and the highest value of a number."""
+    return (1, 65535) if name.endswith("_port") else (MINIMUMS.get(name, 0), HIGHEST)
+
+
+def _is_number(value: Any, name: str) -> bool:
+    least, most = _limits(name)
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+# by type: an example, what to give, and whether a value is right
+_TYPES: Mapping[str, tuple[str, str, Callable[[Any, str], bool]]] = {
+    "bool": ("true", "true or false without quotes", lambda value, _: isinstance(value, bool)),
+    "int": ("4", "a whole number", lambda value, name: isinstance(value, int) and _is_number(value, name)),
+    "float": ("2.5", "a number", _is_number),
+    "list": ('["a"]', "a list", lambda value, _: isinstance(value, list | tuple)),
+    "dict": ('{"a": "b"}', "a mapping of names to values", lambda value, _: isinstance(value, Mapping)),
+}
+
+
+def _shown(value: Any, option: Mapping[str, Any]) -> str:
+    """Return a value as JSON for a message; not a secret."""
+    return "a secret value" if option.get("no_log") else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def overruled(

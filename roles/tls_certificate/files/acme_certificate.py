@@ -22,6 +22,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -258,12 +259,27 @@ def ask(settings: Settings, address: str) -> tuple[bool, Pair | None]:
     request = urllib.request.Request(url, headers={"Host": host})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
+        with at_most(ANSWER_SECONDS), opener.open(request) as answer:
             return True, unpack(settings, answer.read(BUNDLE_BYTES))
     except urllib.error.HTTPError:
         return True, None
     except (OSError, ValueError):
         return False, None
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError after this time: a host that sends byte after byte must not keep the others from renewing."""
+
+    def expire(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def newer(one: Pair, other: Pair | None) -> bool:

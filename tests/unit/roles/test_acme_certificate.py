@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import json
 import os
 import pathlib
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -135,6 +138,44 @@ def serve_bundle() -> Iterator[Callable[[str, pathlib.Path, int], int]]:
 @pytest.fixture
 def alone(tmp_path: pathlib.Path) -> Host:
     return Host(tmp_path / "alone", FIRST, (FIRST,), 80)
+
+
+@pytest.fixture
+def serve_slowly() -> Iterator[Callable[[str, bytes], int]]:
+    """Answers one request at an address with a beginning, and then bytes at intervals. Returns the port."""
+    with contextlib.ExitStack() as stack:
+
+        def start(address: str, begin: bytes) -> int:
+            listener = stack.enter_context(socket.create_server((address, 0)))
+
+            def answer() -> None:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(4096)
+                    connection.sendall(begin)
+                    for _ in range(100):
+                        time.sleep(0.05)
+                        connection.sendall(b"x")
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            stack.callback(thread.join)
+            return int(listener.getsockname()[1])
+
+        yield start
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.0 200 OK\r\nX-Slow: ", b"HTTP/1.0 200 OK\r\n\r\n"], ids=["header", "body"])
+def test_host_that_answers_byte_after_byte_counts_as_lost(
+    tmp_path: pathlib.Path, serve_slowly: Callable[[str, bytes], int], begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acme, "ANSWER_SECONDS", 0.2)
+    host = Host(tmp_path / "host", SECOND, (FIRST, SECOND), serve_slowly(FIRST, begin))
+    pair = issue(*NAMES)
+    host.certbot_obtains(pair)
+    # otherwise it would wait for the first host
+    assert host.run()["trouble"] == ""
+    assert host.serves == pair[0]
 
 
 def test_obtained_certificate_serves_with_its_key(alone: Host) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
+import itertools
 import json
 import pathlib
 import subprocess
@@ -9,10 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificate import issue
-from tests.support.playbooks import Playbooks
+from tests.support.playbooks import Done, Playbooks
+from tests.support.program import write_script
 
+PEM = serialization.Encoding.PEM
 Issue = Callable[..., tuple[str, str]]
 
 
@@ -110,6 +119,7 @@ def test_missing_files_are_refused(load_role: Callable[[str], Any], tmp_path: pa
         (["www.example.org", "Links.example.org"], ["DNS:links.example.org", "DNS:www.example.org"]),
         (["links.example.org", "10.0.0.1", "fd00::1"], ["DNS:links.example.org", "IP:10.0.0.1", "IP:fd00::1"]),
         (["*.example.org", "*.example.org"], ["DNS:*.example.org"]),
+        (["FD00:0::0001", "a::b.example.org"], ["DNS:a::b.example.org", "IP:fd00::1"]),
     ],
     ids=str,
 )
@@ -147,6 +157,88 @@ def test_signed_certificate_is_replaced_when_necessary(
         **changed,
     }
     assert role.value("__tls_certificate_good", **variables) is good
+
+
+NAMES = x509.SubjectAlternativeName(
+    [x509.DNSName("links.example.org"), x509.IPAddress(ipaddress.ip_address("fd00::1"))]
+)
+# what the role itself requests, in the settings' names
+REQUEST: dict[str, list[tuple[Any, bool]]] = {
+    "names": [(NAMES, False)],
+    "constraints": [(x509.BasicConstraints(ca=False, path_length=None), True)],
+    "key": [(x509.KeyUsage(True, *[False] * 8), True)],
+    "usage": [(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)],
+}
+
+
+SIGNING = "Sign the certificate on the controller"
+
+
+def signing_request(name: str = "Links.example.org", **changed: list[tuple[Any, bool]]) -> str:
+    """A request for a certificate, whose parts are those of REQUEST unless they are given."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    )
+    for extension, critical in itertools.chain(*(REQUEST | changed).values()):
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(PEM).decode()
+
+
+def sign(folder: pathlib.Path, **given: Any) -> Done:
+    """Have the role sign a certificate for app1, in `folder`/ssl, with an authority in `folder`/tls."""
+    task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "sign"}}
+    runner, playbook = Playbooks.written(folder, {"tasks": [task]}, **given)
+    (folder / "ssl/.links-self-signed").mkdir(parents=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    text = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "ssl/.links-self-signed/privkey.pem").write_bytes(text)
+    (folder / "tls").mkdir()
+    for name, part in zip(("ca.pem", "ca.key"), issue("ca", end=3650), strict=True):
+        (folder / "tls" / name).write_text(part)
+    return runner.play(
+        playbook,
+        tls_certificate_name="links",
+        tls_certificate_names=["Links.example.org", "FD00:0::1"],
+        tls_certificate_directory=str(folder / "ssl"),
+        tls_certificate_ca_directory=str(folder / "tls"),
+    )
+
+
+def test_authority_signs_what_the_settings_name(tmp_path: pathlib.Path) -> None:
+    assert SIGNING in sign(tmp_path).check_status().output
+    certificate = x509.load_pem_x509_certificate((tmp_path / "ssl/.links-self-signed/fullchain.pem").read_bytes())
+    assert certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == NAMES
+
+
+@pytest.mark.parametrize(
+    ("request_", "refused"),
+    [
+        (signing_request(), False),
+        (signing_request("edges.example.org"), True),
+        (signing_request(names=[(x509.SubjectAlternativeName([*NAMES, x509.DNSName("db.example.org")]), False)]), True),
+        (signing_request(names=[]), True),
+        (signing_request(constraints=[(x509.BasicConstraints(ca=True, path_length=None), True)]), True),
+        (signing_request(usage=[(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)]), True),
+        (signing_request(key=[(x509.KeyUsage(*[True] * 9), True)]), True),
+        (signing_request(more=[(x509.OCSPNoCheck(), False)]), True),
+        ("{{ 7 * 7 }}", True),
+        (["a", "list"], True),
+    ],
+    ids=[
+        *("the role's own", "another name", "a further name", "no name", "an authority", "a client"),
+        *("another key usage", "a further extension", "text", "a list"),
+    ],
+)
+def test_authority_signs_nothing_else_for_a_host_that_was_taken_over(
+    tmp_path: pathlib.Path, request_: Any, refused: bool
+) -> None:
+    (tmp_path / "answer").write_text(json.dumps({"changed": False, "csr": request_}))
+    python = write_script(tmp_path / "python", f"cat > /dev/null\ncat {tmp_path}/answer")
+    host = f"ansible_connection=local ansible_python_interpreter={python}"
+    done = sign(tmp_path, host=host)
+    assert (SIGNING not in done.output) is refused
+    words = "failed: [app1] app1: the host's signing request for links isn't for Links.example.org, FD00:0::1 alone"
+    assert (words in done.words) is refused
 
 
 def test_authority_without_its_key_is_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.baton.web.plugins.module_utils.controller import module_cache_host
+from ansible_collections.baton.web.plugins.module_utils.controller import host_answer, module_cache_host
+from ansible_collections.baton.web.plugins.modules import host_facts
 
+from tests.support import modules
 from tests.support.playbooks import plugin
 
 
@@ -30,7 +32,6 @@ def facts(
     *,
     offset: float = 0,
     seconds: float = 0,
-    address: str = "10.0.0.21",
     lacks: bool = False,
 ) -> Any:
     """The action's facts for a module that takes `seconds` and whose clock is off by `offset`. Appends the module's
@@ -44,7 +45,7 @@ def facts(
         calls.append(Call(began, read, time.time()))
         if lacks and len(calls) == 1:
             return {module_cache_host.LACKING: True}
-        return {"ansible_facts": {"clock": read + offset, "default_ipv4": {"address": address}}}
+        return {"ansible_facts": {"clock": read + offset, "default_ipv4": {"address": "10.0.0.21"}}}
 
     return answer(monkeypatch, execute)["ansible_facts"]
 
@@ -87,13 +88,45 @@ def test_clock_offset_is_what_the_calls_duration_does_not_explain(
 
 
 @pytest.mark.parametrize(
-    ("address", "expected"),
-    [("10.0.0.21", {"address": "10.0.0.21"}), ("0.0.0.0/0", {}), ('1.2.3.4"; import os #', {}), ("fd00::1", {})],
+    ("changed", "named"),
+    [
+        *(
+            ({"default_ipv4": {"address": one}}, "default_ipv4")
+            for one in ("0.0.0.0/0", '1.2.3.4"; x', "fd00::1", 1, None)
+        ),
+        ({"default_ipv4": ["10.0.0.1"]}, "default_ipv4"),
+        ({"architecture": "x86_64/../../../../.ssh"}, "architecture"),
+        ({"architecture": "x86_64\n"}, "architecture"),
+        ({"clock": "0"}, "clock"),
+        ({"clock": float("nan")}, "clock"),
+        ({"memtotal_mb": "8192; x"}, "memtotal_mb"),
+        ({"processor_vcpus": True}, "processor_vcpus"),
+        ({"processor_vcpus": 10**400}, "processor_vcpus"),
+        ({"python": {"version": {"major": 3, "minor": "11/..", "micro": 0}}}, "python"),
+        ({"python": "3.11"}, "python"),
+        ({"app_transport": []}, "app_transport"),
+        ({"app_transport": {"sends": "tls", "takes_tls": "no", "takes_plain": False, "trusted": []}}, "app_transport"),
+        ({"app_foreign_units": [["a"]], "app_runs": "a"}, "app_foreign_units, app_runs"),
+        ({"nameservers": None}, "nameservers"),
+        ({"package_lists_age": "old"}, "package_lists_age"),
+    ],
+    ids=str,
 )
-def test_only_a_valid_ipv4_address_of_a_host_is_used(
-    address: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_host_with_facts_of_another_type_is_reported(
+    changed: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert facts(monkeypatch, [], address=address)["default_ipv4"] == expected
+    result = answer(monkeypatch, lambda *_, **__: {"ansible_facts": {"clock": time.time(), **changed}})
+    assert f"it returned facts that Baton's program doesn't return ({named})." in result["failure"]
+    assert "ansible_facts" not in result
+    # nothing is installed on it
+    assert result["asked"] is False
+
+
+def test_all_facts_of_the_module_are_accepted() -> None:
+    facts = modules.run(host_facts, application="links", packages=True)["ansible_facts"]
+    assert host_answer.wrong(facts) == []
+    # only a host with PostgreSQL has the last one
+    assert facts.keys() | {"postgresql_max_connections"} == host_answer.FACTS.keys()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,14 @@ def test_requires_python() -> None:
     assert not target("3.11").allows(">=3.12")
 
 
-@pytest.mark.parametrize("raw", [{"python": "3", "architecture": "x86_64", "glibc": "2.36"}, {"python": "3.11"}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"python": "3", "architecture": "x86_64", "glibc": "2.36"},
+        {"python": "3.11"},
+        {"python": "3.11", "architecture": "x86_64/../..", "glibc": "2.36"},
+    ],
+)
 def test_incomplete_target_is_refused(raw: dict[str, str]) -> None:
     with pytest.raises(BatonError, match="incomplete"):
         Target.parse(raw)

@@ -62,20 +62,20 @@ def test_hosts_are_named_if_not_all_have_the_setting() -> None:
         ("deploy_batches", {"1": 1}, "Give a list"),
         ("backing_services_tls", True, "Set it to `disabled` or `offered` or `required`"),
         ("backing_services_tls_names", "db.internal", "Give a list of texts, such as backing_services_tls_names: ["),
-        ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten and must be a number of at least 0"),
-        ("deploy_lock_wait", -1, "deploy_lock_wait is -1 and must be a whole number of at least 0"),
-        ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0 and must be a whole number of at least 60"),
+        ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten and must be a number from 0 to 2147483647"),
+        ("deploy_lock_wait", -1, "deploy_lock_wait is -1 and must be a whole number from 0 to 2147483647"),
+        ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0 and must be a whole number from 60 to"),
         ("app_releases_keep", 2.5, "app_releases_keep is 2.5 and must be a whole number"),
-        ("app_port", "http", "app_port is http and must be a whole number"),
-        ("app_port", 65536, "app_port is 65536 and must be a whole number from 1 to 65535"),
-        ("app_servers_tls_port", 0, "app_servers_tls_port is 0 and must be a whole number from 1 to 65535"),
+        ("app_port", "http", "app_port is http and must be a whole number from 1 to 65535."),
+        ("app_port", 65536, "app_port is 65536 and must be a whole number from 1 to 65535."),
+        ("app_servers_tls_port", 0, "app_servers_tls_port is 0 and must be a whole number from 1 to 65535."),
         ("deploy_drain", "yess", 'deploy_drain is "yess". Set it to true or false'),
-        ("deploy_bake_seconds", -1, "must be a number of at least 0"),
+        ("deploy_bake_seconds", -1, "must be a number from 0 to 2147483647"),
         ("deploy_bake_max_p99_factor", "nan", "must be a number"),
         ("deploy_bake_max_p99_factor", "inf", "must be a number"),
         ("deploy_lock_wait", True, "must be a whole number"),
         ("deploy_drain", None, "deploy_drain is null. Set it to true or false"),
-        ("exec_timeout", 0, "exec_timeout is 0 and must be a whole number of at least 1"),
+        ("exec_timeout", 0, "exec_timeout is 0 and must be a whole number from 1 to 2147483647"),
         ("rollback_force", "", 'rollback_force is "". Set it to true or false'),
     ],
 )
@@ -150,21 +150,9 @@ def test_variables_that_the_playbooks_read_are_known() -> None:
     assert used - set().union(*OPTIONS.values()) - set(PLAYBOOKS) == set()
 
 
-SETTINGS = {"argument_specs": {"main": {"options": PLAYBOOKS}}}
-SPECS = [
-    {
-        "argument_specs": {
-            "main": {
-                "options": {
-                    "python_runtime_version": {"type": "str"},
-                    "python_runtime_packages": {"type": "list", "elements": "str"},
-                    "nginx_site_client_max_body_size": {"type": "str"},
-                    "app_service_workers": {"type": "int"},
-                }
-            }
-        }
-    }
-]
+ROLES = settings.role_options(
+    yaml.safe_load(path.read_text()) for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
+)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +165,11 @@ SPECS = [
         ("app_source_subdir: no", "app_source_subdir"),
         ("app_module:", "app_module"),
         ("python_runtime_version: 3.10", "python_runtime_version"),
-        ("python_runtime_packages: [libpq5, on]", "python_runtime_packages"),
+        ("host_baseline_security_updates_excluded: [libpq5, on]", "host_baseline_security_updates_excluded"),
     ],
 )
 def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, name: str) -> None:
-    (sentence,) = settings.unquoted(yaml.safe_load(text), [SETTINGS, *SPECS])
+    (sentence,) = settings.unquoted(yaml.safe_load(text), PLAYBOOKS | ROLES)
     assert sentence.startswith(f"{name} is ")
     assert f'{name}: "..."' in sentence
 
@@ -193,13 +181,110 @@ def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, nam
         "app_version: v1.4.2",
         "nginx_site_client_max_body_size: 0",
         "app_service_workers: 4",
-        "python_runtime_packages: [libpq5]",
+        "host_baseline_security_updates_excluded: [libpq5]",
         "deploy_batches: [1, 25%]",
         "something_else: 1.10",
     ],
 )
 def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
-    assert settings.unquoted(yaml.safe_load(text), [SETTINGS, *SPECS]) == []
+    assert settings.unquoted(yaml.safe_load(text), PLAYBOOKS | ROLES) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"app_service_metrics": "false"},
+            'app_service_metrics is "false". Give true or false without quotes, such as',
+        ),
+        ({"app_service_metrics": "no"}, "; on the command line as JSON: -e '{\"app_service_metrics\": true}'."),
+        ({"app_service_metrics": 0}, "app_service_metrics is 0. Give true or false"),
+        ({"nginx_site_gzip": None}, "nginx_site_gzip is null. Give true or false"),
+        (
+            {"nginx_server_worker_connections": "1024"},
+            'is "1024". Give a whole number from 0 to 2147483647, without quotes, such as 4;',
+        ),
+        ({"nginx_server_keepalive_timeout": -1}, "nginx_server_keepalive_timeout is -1. Give a whole number from 0 to"),
+        ({"nginx_site_read_timeout": 2**31}, "nginx_site_read_timeout is 2147483648. Give a whole number from 0 to"),
+        ({"app_service_boot_timeout": 0}, "app_service_boot_timeout is 0. Give a whole number from 1 to"),
+        ({"nginx_site_https_port": 65536}, "nginx_site_https_port is 65536. Give a whole number from 1 to 65535,"),
+        ({"app_service_workers": True}, "app_service_workers is true. Give a whole number"),
+        ({"app_service_workers": 2.0}, "app_service_workers is 2.0. Give a whole number"),
+        ({"app_service_websocket_spread": float("inf")}, "app_service_websocket_spread is Infinity. Give a number"),
+        ({"nginx_site_server_names": "localhost"}, 'is "localhost". Give a list, such as ["a"]; on the command line'),
+        ({"nginx_site_server_names": [["a"]]}, 'nginx_site_server_names[0] is ["a"]. Give a text.'),
+        ({"app_config_environment": "A=b"}, 'is "A=b". Give a mapping of names to values, such as {"a": "b"};'),
+        ({"app_config_environment": {1: "a"}}, "app_config_environment has the name 1, which isn't a text."),
+        ({"app_name": ["links"]}, 'app_name is ["links"]. Give a text.'),
+        ({"host_firewall_extra_rules": [{"port": 80}, "ssh"]}, 'host_firewall_extra_rules[1] is "ssh". Give a mapping'),
+        (
+            {"app_config_state_files": [{"path": "a", "mode": 640}]},
+            "app_config_state_files[0].mode is 640, because YAML doesn't parse it as text without quotes.",
+        ),
+        (
+            {"postgresql_server_databases": [{"name": "a", "users": [{"name": "b", "password": 12345678}]}]},
+            "postgresql_server_databases[0].users[0].password is a secret value, because YAML",
+        ),
+    ],
+    ids=str,
+)
+def test_setting_of_another_type_is_reported_with_its_fix(given: dict[str, object], words: str) -> None:
+    (sentence,) = settings.mistyped(given, ROLES)
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"app_name": "links\n"}, 'app_name is "links\\n", which has a line break or another control character. Give'),
+        ({"private_address": "10.0.0.1\nx"}, 'private_address is "10.0.0.1\\nx", which has'),
+        ({"nginx_site_server_names": ["a", "b\r"]}, 'nginx_site_server_names[1] is "b\\r", which has'),
+        ({"app_config_state_files": [{"path": "a\x1b", "content": "a\n"}]}, "app_config_state_files[0].path is"),
+        ({"redis_server_password": "hidden\n"}, "redis_server_password is a secret value, which has a line break"),
+    ],
+    ids=str,
+)
+def test_text_of_more_than_one_line_is_reported(given: dict[str, object], words: str) -> None:
+    (sentence,) = settings.unprintable(given, PLAYBOOKS | ROLES)
+    assert words in sentence
+    assert "hidden" not in sentence
+
+
+def test_texts_that_may_have_several_lines_are_options() -> None:
+    for name in settings.MULTILINE:
+        option, _, inner = name.partition(".")
+        assert ROLES[option]["options"][inner] if inner else ROLES[option]
+        given = {option: [{inner: "a\nb"}] if inner else "a\nb"}
+        assert settings.unprintable(given, ROLES) == []
+
+
+def test_values_of_their_own_types_and_templates_are_accepted() -> None:
+    given = {
+        "app_service_metrics": "{{ inventory_hostname == 'app1' }}",
+        "app_service_workers": 4,
+        "app_service_websocket_spread": 3,
+        "app_config_environment": {"A": "{{ x }}", "B": 1},
+        "nginx_site_server_names": ["a.example.org", "{{ b }}"],
+        "app_processes": "not checked here",
+        "reboot_confirm": "true",
+        "own": {1: 2},
+    }
+    assert settings.mistyped(given, ROLES) + settings.unquoted(given, PLAYBOOKS | ROLES) == []
+
+
+@pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_settings_of_the_inventories_have_their_types(file: pathlib.Path) -> None:
+    values, every = yaml.safe_load(file.read_text()) or {}, PLAYBOOKS | ROLES
+    assert (
+        settings.mistyped(values, ROLES) + settings.unquoted(values, every) + settings.unprintable(values, every) == []
+    )
+
+
+def test_secrets_are_not_shown() -> None:
+    given = {"redis_server_password": 12345678, "app_config_secrets": ["12345678"]}
+    sentences = settings.mistyped(given, ROLES) + settings.unquoted(given, ROLES)
+    assert {sentence.partition(" ")[0] for sentence in sentences} == given.keys()
+    assert "12345678" not in "".join(sentences)
 
 
 def test_variables_that_the_units_set_are_reserved() -> None:

@@ -1,0 +1,41 @@
+"""The check of all settings that every playbook begins with."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from tests.support.playbooks import PROJECT, Done, Playbooks
+
+
+def check(folder: pathlib.Path, *hosts: Mapping[str, object]) -> Done:
+    """Check the settings of hosts app1, app2, ...; each is given its variables."""
+    tasks = [{"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/settings/check.yml")}]
+    runner, playbook = Playbooks.written(
+        folder, {"tasks": tasks, "vars_files": [f"{PROJECT}/playbooks/vars/topology.yml"]}
+    )
+    names = [f"app{number}" for number, _ in enumerate(hosts, 1)]
+    (folder / "hosts").write_text("\n".join(["[app_servers]", *names, ""]))
+    (folder / "host_vars").mkdir()
+    for name, variables in zip(names, hosts, strict=True):
+        (folder / f"host_vars/{name}.json").write_text(json.dumps(variables))
+    return runner.play(playbook)
+
+
+def test_type_of_a_setting_is_checked_on_every_host(tmp_path: pathlib.Path) -> None:
+    both = {"app_servers_tls_port": "https", "app_service_workers": "4"}
+    done = check(tmp_path, both, {**both, "app_service_metrics": "false", "app_version": 1.10, "app_module": "a:b\n"})
+    assert done.status != 0
+    assert "app_servers_tls_port is https and must be a whole number from 1 to 65535." in done.words
+    assert (
+        'inventory or on the command line. app_service_workers is "4". Give a whole number from 0 to 2147483647'
+        in done.words
+    )
+    assert 'app2: app_service_metrics is "false". Give true or false without quotes, such as true;' in done.words
+    assert 'app2: app_module is "a:b\\n", which has a line break or another control character.' in done.words
+    assert "app2: app_version is 1.1, because YAML doesn't parse it as text without quotes." in done.words
+
+
+def test_settings_of_their_types_are_accepted(tmp_path: pathlib.Path) -> None:
+    check(tmp_path, {"app_service_workers": 4}, {"app_service_metrics": False, "app_version": "1.10"}).check_status()

@@ -290,9 +290,3 @@ def test_secrets_are_not_shown() -> None:
 def test_variables_that_the_units_set_are_reserved() -> None:
     given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH"]
     assert settings.reserved_variables(given) == ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY"]
-
-
-def test_each_port_has_the_limits_of_tcp() -> None:
-    ports = {name for name, option in PLAYBOOKS.items() if name.endswith("_port") and option["type"] == "int"}
-    assert ports == set(settings.MAXIMUMS)
-    assert ports <= set(settings.MINIMUMS)

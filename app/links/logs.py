@@ -9,6 +9,9 @@ import time
 from typing import Any
 
 from celery import current_task
+from opentelemetry import propagate
+
+from links.request_id import trace_id
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,9 +25,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        # Celery's own records, such as those about a task's result, have no request_id attribute.
-        request_id = getattr(record, "request_id", None) or (current_task and current_task.request.get("request_id"))
-        ids = {"request_id": request_id, "trace_id": getattr(record, "trace_id", None)}
+        ids = {name: getattr(record, name, None) for name in ("request_id", "trace_id")}
+        # Celery's own records, such as those about a task's result, have no such attributes.
+        if current_task:
+            ids["request_id"] = ids["request_id"] or current_task.request.get("request_id")
+            ids["trace_id"] = ids["trace_id"] or trace_id(propagate.extract(current_task.request))
         entry |= {name: value for name, value in ids.items() if value}
         entry["message"] = record.getMessage()
         if record.exc_info:

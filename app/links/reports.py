@@ -92,6 +92,7 @@ async def ask_for_report(request: Request, response: Response) -> Report:
     except (*shared.errors, *queue.connection_for_write().connection_errors) as error:
         log.warning("The report can't be enqueued: %s", type(error).__name__)
         raise _unavailable() from error
+    log.info("Enqueued report %s", report_id)
     response.headers["Location"] = str(request.url_for("read_report", report_id=report_id))
     return Report(id=report_id, state="queued")
 

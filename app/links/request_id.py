@@ -1,6 +1,7 @@
-"""The request's id in the application's log records, and in its span.
+"""The request's id in the application's log records, and in its span; the trace's id in all lines of the request.
 
 The server owns the log handlers and their format; records only have the attributes `request_id` and `trace_id`.
+gunicorn_handover also prints the trace's id in lines that aren't the application's, such as those of the access log.
 """
 
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,10 +26,12 @@ def request_id() -> str | None:
     return _current.get()
 
 
-def trace_id() -> str | None:
-    """Return the id of the current trace in hexadecimal digits; None if no trace is recorded."""
-    context = trace.get_current_span().get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.trace_flags.sampled else None
+def trace_id(context: Context | None = None) -> str | None:
+    """Return the id of the trace in a context (by default the current one) in hexadecimal digits; None if no trace is
+    recorded.
+    """
+    span = trace.get_current_span(context).get_span_context()
+    return trace.format_trace_id(span.trace_id) if span.trace_flags.sampled else None
 
 
 @contextmanager
@@ -53,6 +57,8 @@ class RequestIdMiddleware:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
+        if (traced := trace_id()) and (extension := scope.get("extensions", {}).get("gunicorn_handover")) is not None:
+            extension["trace_id"] = traced
         with continued(given if _ACCEPTED.fullmatch(given) else uuid4().hex):
             await self.app(scope, receive, send)
 

@@ -246,23 +246,31 @@ class Page:
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture
-def page(site: Site, tmp_path: Path) -> Iterator[Page]:
-    """Open a browser."""
+@contextlib.contextmanager
+def browser(address: str, log: Path, *arguments: str) -> Iterator[Page]:
+    """Open a browser with further command line arguments; chromedriver's log goes to `log`."""
     options = ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
-    options.add_argument("--headless=new")
+    for argument in ("--headless=new", *arguments):
+        options.add_argument(argument)
     if os.geteuid() == 0:
         # Chromium's sandbox doesn't work as root.
         options.add_argument("--no-sandbox")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = ChromeService(str(shutil.which("chromedriver")), log_output=str(tmp_path / "chromedriver.log"))
+    service = ChromeService(str(shutil.which("chromedriver")), log_output=str(log))
     driver = Chrome(options, service)
     try:
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORDER})
-        yield Page(driver, site.address)
+        yield Page(driver, address)
     finally:
         driver.quit()
+
+
+@pytest.fixture
+def page(site: Site, tmp_path: Path) -> Iterator[Page]:
+    """Open a browser."""
+    with browser(site.address, tmp_path / "chromedriver.log") as opened:
+        yield opened
 
 
 class Clicks:

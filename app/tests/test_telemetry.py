@@ -43,6 +43,17 @@ for _ in range(workers):
 for _ in range(workers):
     os.wait()
 """
+# The server of the hosts, and the application's lines, which it formats, from level INFO on.
+GUNICORN = """
+import logging, sys
+from gunicorn_handover.cli import main
+from gunicorn_handover.logs import JsonFormatter
+handler = logging.StreamHandler()
+handler.setFormatter(JsonFormatter())
+logging.basicConfig(level="INFO", handlers=[handler])
+sys.argv[1:] = ["--bind", f"fd://{sys.argv[1]}", "--workers", sys.argv[2], "--access-logfile", "-", "links.main:app"]
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -134,10 +145,10 @@ class Server:
 
 
 @contextmanager
-def serving(environment: dict[str, str], log: Path, workers: int = 1) -> Iterator[Server]:
+def serving(environment: dict[str, str], log: Path, workers: int = 1, server: str = SERVER) -> Iterator[Server]:
     """Run a server with `workers` workers."""
     listener = socket.create_server(("127.0.0.1", 0))
-    command = [sys.executable, "-c", SERVER, str(listener.fileno()), str(workers)]
+    command = [sys.executable, "-c", server, str(listener.fileno()), str(workers)]
     with log.open("ab") as output, listener:
         process = subprocess.Popen(
             command,
@@ -261,6 +272,28 @@ def test_task_continues_trace_of_request(
         "links.report",
         job.resource["process.pid"],
     )
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_all_lines_of_request_have_its_ids(
+    environment: dict[str, str], collector: Collector, log: Path, tmp_path: Path, traced: bool
+) -> None:
+    """The server's access line, the application's line, and the job's lines and Celery's about it."""
+    environment["PYTHONPATH"] = str(APP.parent / "handover" / "src")
+    if not traced:
+        del environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    jobs = tmp_path / "jobs.log"
+    with serving(environment, log, server=GUNICORN) as server, worker(environment, jobs) as working:
+        where = server.client.post("/api/reports", headers={"X-Request-ID": "r-8"}).headers["Location"]
+        until(lambda: server.client.get(where).json()["state"] == "done", jobs)
+        server.stop()
+        working.send_signal(signal.SIGTERM)
+        until(lambda: working.poll() is not None, jobs)
+    found = [line for line in lines(log) + lines(jobs) if line.get("request_id") == "r-8"]
+    assert [line["logger"] for line in found] == ["links.reports", "access", "links.report", "celery.app.trace"]
+    traces = {trace_of(one) for one in collector.spans if one.attributes.get("request_id") == "r-8"}
+    expected = traces if traced else {None}
+    assert (len(expected), {line.get("trace_id") for line in found}) == (1, expected)
 
 
 def test_calls_to_sites_send_traceparent(environment: dict[str, str], collector: Collector, log: Path) -> None:

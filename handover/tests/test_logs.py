@@ -36,6 +36,15 @@ logging.config.dictConfig({
 })
 """
 
+# the trace is a header of the request
+TRACES = """
+untraced = application
+async def application(scope, receive, send):
+    if scope["type"] != "lifespan" and (trace := dict(scope["headers"]).get(b"trace")):
+        scope["extensions"]["gunicorn_handover"]["trace_id"] = trace.decode()
+    await untraced(scope, receive, send)
+"""
+
 
 # generating the examples may be slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -126,6 +135,22 @@ def test_every_line_is_json(server: Server, code: str) -> None:
     assert server.reload().returncode == 0
     server.stop()
     assert all(isinstance(entry, dict) for entry in lines(server))
+
+
+def test_lines_of_request_have_trace_id_that_application_sets(server: Server) -> None:
+    server.release("1", after=TRACES)
+    server.start()
+    connection = server.connect()
+    for path, trace in (("/", "t-1"), ("/fail", "t-2"), ("/readiness", None)):
+        connection.request("GET", path, headers={"Trace": trace} if trace else {})
+        connection.getresponse().read()
+        assert access(server, path).get("trace_id") == trace
+    with unix_connect(str(server.socket), "ws://localhost/chat", additional_headers={"Trace": "t-3"}):
+        pass
+    assert access(server, "/chat")["trace_id"] == "t-3"
+    # also the server's own line about the exception
+    (failed,) = [line for line in lines(server) if "the handler broke" in line.get("exception", "")]
+    assert failed["trace_id"] == "t-2"
 
 
 def test_failed_boot_is_logged_as_json(server: Server) -> None:

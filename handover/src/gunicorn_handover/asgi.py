@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
-from gunicorn_handover.logs import request_id
+from gunicorn_handover.logs import extension, request_id, trace_id
 from gunicorn_handover.turns import Turns
 
 Message = MutableMapping[str, Any]
@@ -264,8 +264,11 @@ def set_request_id(scope: Scope) -> None:
 
 
 def add_extension(scope: Scope, draining: bool) -> None:
-    """Adds this package's extension to the `scope` of a request or WebSocket."""
-    scope.setdefault("extensions", {})[EXTENSION] = {"draining": draining}
+    """Adds this package's extension to the `scope` of a request or WebSocket. The application may set `trace_id` in it,
+    for the log lines of this request."""
+    added = {"draining": draining}
+    extension.set(added)
+    scope.setdefault("extensions", {})[EXTENSION] = added
 
 
 def unbuffered(message: Message) -> Message:
@@ -295,8 +298,10 @@ def access_fields(scope: Scope, method: str, status: int, began: float, sent: in
     """The fields of an access log line. It omits the query string, which may contain secrets."""
     client = scope.get("client")
     agent = header(scope, b"user-agent")
+    trace = trace_id()
     return {
         "request_id": request_id.get(),
+        **({"trace_id": trace} if trace else {}),
         "client": client[0] if client else None,
         "method": method,
         "path": scope["path"],

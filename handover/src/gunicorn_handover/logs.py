@@ -15,12 +15,16 @@ import logging.handlers
 import os
 import sys
 import time
+from collections.abc import MutableMapping
 from typing import Any
 
 from gunicorn.glogging import Logger
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """The id of the request that the current task serves."""
+
+extension: contextvars.ContextVar[MutableMapping[str, Any] | None] = contextvars.ContextVar("extension", default=None)
+"""This package's extension in the ASGI scope of that request. Contexts that the application copies share it."""
 
 _encode = json.JSONEncoder(default=str).encode  # json.dumps would create an encoder for each line
 _quote = json.encoder.encode_basestring_ascii  # the same encoding of a string
@@ -30,6 +34,11 @@ _ACCESS = logging.makeLogRecord({"name": "access", "levelno": logging.INFO, "lev
 
 # Uvicorn's and Gunicorn's own messages; the application configures its loggers itself
 SERVER_LOGGERS = ("gunicorn.error", "uvicorn.error")
+
+
+def trace_id() -> Any:
+    """The `trace_id` that the application has set in the extension of its request; None if there is none."""
+    return (extension.get() or {}).get("trace_id")
 
 
 def _value(value: Any) -> str:
@@ -88,8 +97,8 @@ class JsonFormatter(LineFormatter):
         else:
             if identifier := request_id.get():
                 entry["request_id"] = identifier
-            # set by an application that traces its requests
-            if trace := getattr(record, "trace_id", None):
+            # set by an application that traces its requests: for this record, or for the request
+            if trace := getattr(record, "trace_id", None) or trace_id():
                 entry["trace_id"] = trace
             entry["message"] = record.getMessage().rstrip("\n")
             if record.exc_info:

@@ -1,17 +1,22 @@
-"""The whole reference application through deploys and a rollback: live clicks, jobs and metrics."""
+"""The whole reference application through deploys and a rollback: its page, live clicks, jobs and metrics."""
 
 from __future__ import annotations
 
+import base64
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import re
 import shlex
 import shutil
+import socket
+import ssl
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -19,11 +24,13 @@ from typing import Any
 
 import pytest
 import websockets
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.support.playbooks import PROJECT
 from tests.support.wait import until
 
-from .conftest import APP_SERVERS, FLEET, INVENTORY, NAME, Edge, other
+from .conftest import APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, other
 
 LONG = "BATON_TEST_LONG" in os.environ
 DEPLOYS = 5 if LONG else 1
@@ -42,6 +49,7 @@ MANY_WORKERS = {
     }
 }
 FOLDER = "/root/live-clients"
+EVENT = re.compile(r"\d+-\d+")
 # exits with 1 if no worker has logged a job that it doesn't know since a time
 UNREGISTERED = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'unregistered task'"
 # each version has a job of its own, which no earlier one knows, and its web processes hand out no other
@@ -111,6 +119,54 @@ print(urllib.request.urlopen(request, timeout=60).read().decode())
     return total
 
 
+class LivePage:
+    """The application's page in Chromium on this machine, with one link and its clicks."""
+
+    def __init__(self, slug: str, trust: ssl.SSLContext, folder: pathlib.Path) -> None:
+        self.slug = slug
+        subprocess.run([PROJECT / "scripts/apt-install", "chromium", "chromium-driver"], check=True)
+        venv = subprocess.check_output([PROJECT / "scripts/package-venv", "app"], text=True).strip()
+        # the key that is verified here: Chromium would find the demo's authority only in a database of its user
+        with (
+            socket.create_connection(("127.0.0.1", PORT)) as plain,
+            trust.wrap_socket(plain, server_hostname=NAME) as tls,
+        ):
+            certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+        key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
+        options = (
+            f"--host-resolver-rules=MAP {NAME} 127.0.0.1",
+            f"--ignore-certificate-errors-spki-list={trusted}",
+            "--no-proxy-server",
+        )
+        address, log = f"https://{NAME}:{PORT}", str(folder / "chromedriver.log")
+        self._process = subprocess.Popen(
+            [f"{venv}/bin/python", "-m", "tests.live_page", address, log, slug, *options],
+            cwd=PROJECT / "app",
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "live\n"
+
+    def report(self, clicks: int) -> Any:
+        """Its report, once it shows this number of clicks."""
+        return json.loads(self._process.communicate(f"{clicks}\n")[0])
+
+    def close(self) -> None:
+        """End the browser."""
+        if self._process.poll() is None:
+            self._process.communicate()
+
+
+@pytest.fixture
+def live_page(edge: Edge, trust: ssl.SSLContext, tmp_path: pathlib.Path) -> Iterator[LivePage]:
+    slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
+    with contextlib.closing(LivePage(slug, trust, tmp_path)) as page:
+        yield page
+
+
 @contextlib.contextmanager
 def clients(folder: pathlib.Path, slug: str) -> Iterator[concurrent.futures.Future[Any]]:
     """Clients of all kinds, from all streams being open to the last event; then their report."""
@@ -145,11 +201,11 @@ def clients(folder: pathlib.Path, slug: str) -> Iterator[concurrent.futures.Futu
             data1.check_output(f"touch {FOLDER}/end")
 
 
-def test_changes_lose_no_event_job_or_count(edge: Edge, tmp_path: pathlib.Path) -> None:
+def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp_path: pathlib.Path) -> None:
     original = current("app1")
     source = Source(tmp_path / "links")
     options: dict[str, Any] = {"app_source": str(source.folder), "deploy_bake_seconds": 0}
-    slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
+    slug = live_page.slug
     redis("DEL test:asked test:ran")
     begin = int(time.time())
     if LONG:
@@ -192,3 +248,12 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, tmp_path: pathlib.Path) 
     assert ran == collections.Counter(map(str, summary["jobs"]))
     assert len(ran) >= FEWEST_JOBS
     assert set(unregistered.values()) == {1}, unregistered
+    # the page has lived through all changes, the last rollback included
+    assert edge(f"/{slug}").status_code == 307
+    page = live_page.report(summary["clicks"] + 1)
+    assert (page["reloaded"], page["console"]) == (False, [])
+    codes = [socket["code"] for socket in page["sockets"]]
+    assert (codes.pop(), set(codes)) == (None, {1012})
+    assert len(codes) >= DEPLOYS + 2
+    events = [event["id"] for socket in page["sockets"] for event in socket["clicks"]]
+    assert events == [line for line in redis(f"XRANGE links:clicks '({page['after']}' +") if EVENT.fullmatch(line)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,6 +44,22 @@ def test_uv_lock_without_development_groups(write: Write, run: Text, pyproject: 
     assert set(names(locked)) == {"idna"}
     assert all(pin.hashes for pin in locked.pins)
     assert set(names(resolve(root, tools, extras=("pg",), groups=("jobs",)))) == {"idna", "six", "docopt"}
+
+
+def test_documented_export_for_an_image_has_the_packages_of_a_release(
+    write: Write, run: Text, pyproject: Text, tools: Tools
+) -> None:
+    rest = '[dependency-groups]\ndev = ["iniconfig"]\n'
+    root = write("app", {"pyproject.toml": pyproject("demo", ["idna", "six"], rest=rest), "demo/__init__.py": ""})
+    run("uv", "lock", "-q", cwd=root)
+    of_release = resolve(root, tools)
+    readme = pathlib.Path(__file__).parents[5] / "README.md"
+    (command,) = [line for line in readme.read_text().splitlines() if line.startswith("uv export ")]
+    run(*shlex.split(command, comments=True), cwd=root)
+    of_image = resolve(root, tools, lock="requirements.txt")
+    assert (names(of_image), of_image.locals) == (names(of_release), [])
+    assert of_release.locals == [""]
+    assert all(pin.hashes for pin in of_image.pins)
 
 
 def test_workspace_member_uses_the_lock_above_and_the_members_it_needs(

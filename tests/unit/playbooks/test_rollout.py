@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,22 @@ def test_failed_batch_reverts_every_host(make_fleet: Callable[..., RecordedFleet
     for arguments in fleet.arguments("baton.web.finish"):
         # the previous release is kept, and none is recorded as served
         assert not arguments.keys() & {"serves", "keep", "first_host"}
+
+
+def test_failed_rehearsal_shows_no_step_after_it(make_fleet: Callable[..., RecordedFleet]) -> None:
+    fleet = make_fleet(["app1", "app2"], ["edge1"], app_processes={"worker": {"command": "work"}})
+    fleet.set_result("baton.web.rehearse", {"failed": True, "msg": "Workers don't start."}, "app1")
+    done = rollout(fleet, "deploy")
+    assert done.status != 0
+    assert "app1, rehearsal: Workers don't start." in done.words
+    assert not re.search("Activate|Roll out|Hand over", done.output)
+    assert fleet.steps[-5:] == [
+        "app1 activate reverted",
+        "app2 activate reverted",
+        "edge1 edge_log_info",
+        "app1 finish reverted",
+        "app2 finish reverted",
+    ]
 
 
 def test_bad_bake_reverts(make_fleet: Callable[..., RecordedFleet]) -> None:

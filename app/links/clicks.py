@@ -107,6 +107,19 @@ async def newest_event(shared: Shared | None) -> str | None:
     return await shared.attempt("newest click not read", _newest, None) if shared else None
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Which events Redis has. `oldest` is None in an empty stream; `trimmed` is whether there were older ones."""
+
+    newest: Position
+    oldest: Position | None
+    trimmed: bool
+
+    def lacks(self, position: Position) -> bool:
+        """Return whether events after this position may be gone: trimmed, or lost with Redis' data."""
+        return position > self.newest or (self.trimmed and self.oldest is not None and self.oldest > position)
+
+
 class ClickFeed:
     """One worker's view of the stream: a single blocking connection to Redis for any number of clients."""
 
@@ -117,6 +130,9 @@ class ClickFeed:
         self._since: Position | None = None
         self._changed = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        # The read of the extent that begins next.
+        self._pending: asyncio.Task[Extent] | None = None
+        self._reading = asyncio.Lock()
 
     async def follow(self, after: str | None) -> AsyncIterator[Click | None]:
         """Yield each event after this id (None: from now on), and None every PING seconds without an event.
@@ -127,12 +143,10 @@ class ClickFeed:
             # In an empty context: it reads for all clients, even after the first one has disconnected.
             self._reader = asyncio.create_task(self._read(), context=Context())
         async with asyncio.timeout(PING):
-            newest = _position(await _newest(self._shared.redis))
-            position = _position(after) if after else newest
-            gone = position > newest or await self._has_gone(position)
-        if gone:
-            # The events were trimmed, or Redis lost its data and its ids restarted.
-            position = min(position, newest)
+            extent = await self._extent()
+        position = _position(after) if after else extent.newest
+        if extent.lacks(position):
+            position = min(position, extent.newest)
             yield Click(position, None, 0)
         while True:
             # Before the events are read: an event that arrives in between then ends the wait below.
@@ -167,13 +181,25 @@ class ClickFeed:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _has_gone(self, position: Position) -> bool:
-        """Return whether events after this position may have been trimmed already."""
-        oldest: Any = await self._shared.redis.xrange(STREAM, count=1)
-        if not oldest or _position(oldest[0][0]) <= position:
-            return False
-        about = await self._shared.redis.xinfo_stream(STREAM)
-        return bool(about["entries-added"] > about["length"])
+    async def _extent(self) -> Extent:
+        """Return the extent by a read that begins after this call.
+
+        Clients that ask during another read share the next one: after a deploy, thousands of them reconnect at once.
+        """
+        if self._pending is None:
+            self._pending = asyncio.create_task(self._read_extent(), context=Context())
+        return await asyncio.shield(self._pending)
+
+    async def _read_extent(self) -> Extent:
+        async with self._reading:
+            self._pending = None
+            redis = self._shared.redis
+            newest = _position(await _newest(redis))
+            oldest: Any = await redis.xrange(STREAM, count=1)
+            if not oldest:
+                return Extent(newest, None, trimmed=False)
+            about = await redis.xinfo_stream(STREAM)
+            return Extent(newest, _position(oldest[0][0]), about["entries-added"] > about["length"])
 
     async def _read(self) -> None:
         """Read the stream for all clients of this worker; reconnect after a failure."""
@@ -188,9 +214,12 @@ class ClickFeed:
 
     async def _read_on(self) -> None:
         async with asyncio.timeout(BLOCK):
-            position = _position(await _newest(self._shared.redis))
+            entries: Any = await self._shared.redis.xrevrange(STREAM, count=RECENT)
+        # Clients that reconnect to a new worker then resume from its memory.
         self._recent.clear()
-        self._since = position
+        self._recent.extend(_clicks(reversed(entries)))
+        self._since = self._recent[0].position if self._recent else (0, 0)
+        position = self._recent[-1].position if self._recent else (0, 0)
         self._announce()
         while True:
             async with asyncio.timeout(2 * BLOCK):

@@ -13,8 +13,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
 from links import clicks
-from links.clicks import STREAM
+from links.clicks import STREAM, ClickFeed
 from links.settings import Settings
+from links.shared import MAX_CONNECTIONS, Shared
 from tests.conftest import RedisServer, running, serving
 
 
@@ -134,6 +135,36 @@ async def test_client_reloads_counts_if_redis_lost_its_data(workers: Workers, re
     async with workers.watch(workers.first, last) as watching:
         event = (await receive(watching, 1))[0]
     assert (event["id"], event["slug"]) == ("0-0", None)
+
+
+async def test_clients_that_reconnect_at_once_share_reads(workers: Workers, redis_server: RedisServer) -> None:
+    """More clients than the pool has connections; some of them leave before they are answered."""
+    await workers.click(workers.first, 2)
+    shared = Shared(redis_server.url, 30)
+    feed = ClickFeed(shared)
+    async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as server:
+        entries: Any = await server.xrange(STREAM, count=1)
+
+        async def next_click() -> int:
+            click = await anext(feed.follow(entries[0][0]))
+            assert click is not None
+            return click.clicks
+
+        assert await next_click() == 2
+        await server.config_resetstat()
+        clients = [asyncio.create_task(next_click()) for _ in range(20 * MAX_CONNECTIONS)]
+        await asyncio.sleep(0)
+        for client in clients[::2]:
+            client.cancel()
+        assert set(await asyncio.gather(*clients[1::2])) == {2}
+        statistics: Any = await server.info("commandstats")
+    await feed.close()
+    await shared.close()
+    # one read that has begun, and the next one
+    assert {command: statistics[f"cmdstat_{command}"]["calls"] <= 2 for command in ("xrange", "xrevrange")} == {
+        "xrange": True,
+        "xrevrange": True,
+    }
 
 
 async def test_restart_of_redis_closes_no_connection(

@@ -12,6 +12,7 @@ import pytest
 
 from gunicorn_handover import arbiter, priority, worker
 from gunicorn_handover.board import DrainReason, State
+from gunicorn_handover.reload import Reload
 from test_arbiter_random import Master
 
 STEP = 0.25  # seconds; the simulated clocks are exact at its multiples
@@ -43,7 +44,7 @@ def forked(machine: Master) -> list[int]:
 
 
 def seconds_until(machine: Master, condition: Callable[[], Any]) -> float:
-    """How long the master takes, in simulated seconds. Workers make no progress meanwhile."""
+    """The simulated seconds until the condition is true. Only the master runs, not the workers."""
     began = machine.world.now
     machine.loop()
     while not condition():
@@ -357,21 +358,21 @@ def test_exit_of_a_child_is_seen_without_reaping_it() -> None:
     os.close(reader)
 
 
-def interrupted_reload(machine: Master) -> None:
+def interrupted_reload(machine: Master) -> Reload:
     """Begins a reload whose configuration takes so long to load that a signal has interrupted it."""
     machine.request_reload()
     machine.world.broken = {"a quick load"}
     machine.finish_trial("good")
     machine.loop()
     machine.world.broken = set()
+    assert machine.master._reload is not None
+    return machine.master._reload
 
 
 def test_dead_worker_is_replaced_before_an_interrupted_load_is_repeated(machine: Master) -> None:
-    interrupted_reload(machine)
+    reload = interrupted_reload(machine)
     crash(machine)
     machine.loop()
-    reload = machine.master._reload
-    assert reload is not None
     (pid,) = forked(machine)
     assert machine.master.WORKERS[pid].generation == 1
     fail_boots(machine)  # which isn't the new configuration's fault
@@ -385,9 +386,7 @@ def test_dead_worker_is_replaced_before_an_interrupted_load_is_repeated(machine:
 
 
 def test_interrupted_reload_fails_if_dead_workers_cannot_be_replaced(machine: Master) -> None:
-    interrupted_reload(machine)
-    reload = machine.master._reload
-    assert reload is not None
+    reload = interrupted_reload(machine)
     machine.world.broken = {"fork"}
     crash(machine)
     took = seconds_until(machine, lambda: reload.error)
@@ -398,9 +397,7 @@ def test_interrupted_reload_fails_if_dead_workers_cannot_be_replaced(machine: Ma
 
 
 def test_load_that_is_interrupted_again_and_again_fails(machine: Master) -> None:
-    interrupted_reload(machine)
-    reload = machine.master._reload
-    assert reload is not None
+    reload = interrupted_reload(machine)
     machine.world.broken = {"a quick load"}
     assert seconds_until(machine, lambda: reload.error) == 30 + STEP
     assert reload.error == "the configuration took longer to load than handover_boot_timeout"

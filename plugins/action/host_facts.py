@@ -29,8 +29,8 @@ class ActionModule(module_cache.CachedModuleAction):
             return result | {"changed": False, "failure": why, "asked": not answer.keys() & {"lost", "refused"}}
         if wrong := host_answer.wrong(facts):
             why = (
-                f"it returned facts that Baton's program doesn't return ({', '.join(wrong)}). Find out whether it was "
-                "taken over, and install it anew if it was."
+                f"it returned facts that Baton's program doesn't return ({', '.join(wrong)}). Find out whether it "
+                "is compromised, and reinstall it if it is."
             )
             return result | {"changed": False, "failure": why, "asked": False}
         facts["clock_ahead"] = facts["clock"] - min(max(facts["clock"], self.began), time.time())

@@ -41,7 +41,7 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     Only checks their names.
     """
-    options = {role: settings.options_of(spec) for role, spec in argument_specs().items()}
+    options = {role: set(settings.options_of(spec)) for role, spec in argument_specs().items()}
     variables = {host: list(hostvars[host]) for host in hostvars}
     wired = yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
     unknown: list[str] = settings.problems(variables, options, settings.playbook_settings(playbook_specs()))
@@ -56,7 +56,7 @@ def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
     templates, which may need variables that a filter doesn't have.
     """
     of_playbooks = settings.playbook_settings(playbook_specs())
-    of_roles = settings.role_options(argument_specs().values())
+    of_roles = settings.options_of(*argument_specs().values())
     raw = {host: hostvars.raw_get(host) for host in hostvars}
     every = of_playbooks | of_roles
     types = {

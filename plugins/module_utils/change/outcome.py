@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..host import untrusted
@@ -306,7 +306,7 @@ def conclusion(
             "when": change["began"],
             # no migration has run if an earlier step failed
             "migrations": "" if steps & BEFORE_MIGRATION else change["migrations"],
-            "reason": _first_cause(why, found),
+            "reason": _first_cause(found),
             "serves": host["release"],
             **{key: host[key] for key in ("previous", "method", "seconds")},
         }
@@ -323,27 +323,42 @@ def conclusion(
     }
 
 
-def _first_cause(why: str, found: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the first cause of a summary in one line: the last exception of its log instead of the log."""
+def _causes(found: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return each cause once, with its hosts and the step."""
+    by_cause: dict[tuple[str, str], list[str]] = {}
+    for host, trouble in found.items():
+        by_cause.setdefault((trouble["step"], normalized(host, trouble["message"])), []).append(host)
+    return [
+        f"{', '.join(names)}, {step}: " + found[names[0]]["message"].removeprefix(f"{names[0]}: ")
+        for (step, _), names in by_cause.items()
+    ]
+
+
+def _first_cause(found: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the first cause in one line: the last exception of its log instead of the log. Empty without failures."""
     if not found:
         return ""
-    length = len(next(iter(found.values()))["message"].splitlines())
-    first, *log = why.splitlines()[1 : 1 + length]
+    first, *log = untrusted.printable(_causes(found)[0]).splitlines()
     if not first.endswith(_LOG_FOLLOWS):
         return first
     exceptions = [match[0] for line in log if (match := _EXCEPTION.search(line))]
     return first.removesuffix(_LOG_FOLLOWS) + (f": {exceptions[-1]}" if exceptions else ".")
 
 
-def _unchanged(version: str, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+def _by_release(hosts: Iterable[str], outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Group those of these hosts that serve a release by it."""
     serving: dict[str, list[str]] = {}
-    for name, host in outcomes.items():
-        if host["release"]:
-            serving.setdefault(host["release"], []).append(name)
+    for host in hosts:
+        if release := outcomes[host]["release"]:
+            serving.setdefault(str(release), []).append(host)
+    return serving
+
+
+def _unchanged(version: str, outcomes: Mapping[str, Mapping[str, Any]]) -> str:
     shown = f" ({version})" if version else ""
     return "\n".join(
         f"Nothing to hand over: release {release}{shown} already runs on {', '.join(names)}."
-        for release, names in serving.items()
+        for release, names in _by_release(outcomes, outcomes).items()
     )
 
 
@@ -385,13 +400,7 @@ def advice(message: str) -> list[str]:
 
 def summary(title: str, found: Mapping[str, Mapping[str, str]], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
     """Return why a change failed, the fixes, and each host's final state. `found` is the result of `failures`."""
-    by_cause: dict[tuple[str, str], list[str]] = {}
-    for host, trouble in found.items():
-        by_cause.setdefault((trouble["step"], normalized(host, trouble["message"])), []).append(host)
-    lines = [f"{title} failed."]
-    for (step, _), names in by_cause.items():
-        message = found[names[0]]["message"].removeprefix(f"{names[0]}: ")
-        lines += [f"{', '.join(names)}, {step}: {message}"]
+    lines = [f"{title} failed.", *_causes(found)]
     lines += dict.fromkeys(one for trouble in found.values() for one in advice(trouble["message"]))
     # an operator who pressed Ctrl-C needs no advice
     steps = {trouble["step"]: True for trouble in found.values() if trouble["message"] != INTERRUPTED}
@@ -410,9 +419,7 @@ def summary(title: str, found: Mapping[str, Mapping[str, str]], outcomes: Mappin
         )
     if idle:
         lines.append(f"Without a release, as before the change: {', '.join(idle)}.")
-    serving: dict[str, list[str]] = {}
-    for host in serve:
-        serving.setdefault(str(outcomes[host]["release"]), []).append(host)
+    serving = _by_release(serve, outcomes)
     if len(serving) > 1:
         # an earlier change was interrupted
         each = "; ".join(f"{', '.join(names)} {release}" for release, names in serving.items())

@@ -30,7 +30,7 @@ def _are_texts(found: Any) -> bool:
     return isinstance(found, list) and all(map(_is_text, found))
 
 
-def _is_truth(found: Any) -> bool:
+def _is_boolean(found: Any) -> bool:
     return isinstance(found, bool)
 
 
@@ -61,17 +61,17 @@ def _is_transport(found: Any) -> bool:
     about = untrusted.mapping(found)
     return (
         _is_text(about.get("sends"))
-        and _is_truth(about.get("takes_tls"))
-        and _is_truth(about.get("takes_plain"))
+        and _is_boolean(about.get("takes_tls"))
+        and _is_boolean(about.get("takes_plain"))
         and _are_texts(about.get("trusted"))
     )
 
 
 FACTS: Mapping[str, Callable[[Any], bool]] = {
-    "app_before_web": _is_truth,
+    "app_before_web": _is_boolean,
     "app_first_host": _is_text,
     "app_foreign_units": _are_texts,
-    "app_prepared": _is_truth,
+    "app_prepared": _is_boolean,
     "app_release": _is_text,
     "app_runs": _are_texts,
     "app_transport": _is_transport,

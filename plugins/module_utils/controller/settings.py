@@ -81,13 +81,8 @@ REPLACEMENTS = {
 }
 
 
-def options_of(specs: Mapping[str, Any]) -> set[str]:
-    """Return the option names in a role's argument specs, of all entry points."""
-    return {name for entry in specs["argument_specs"].values() for name in entry.get("options") or {}}
-
-
-def role_options(specs: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the options in roles' argument specs, of all entry points, by name."""
+def options_of(*specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the options in argument specs, of all entry points, by name."""
     return {
         name: option
         for spec in specs
@@ -102,12 +97,7 @@ def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     Without names that a playbook takes with -e and that have no prefix, such as `lines`: in an inventory these are the
     operator's own variables.
     """
-    return {
-        name: option
-        for entry in specs["argument_specs"].values()
-        for name, option in entry["options"].items()
-        if "_" in name
-    }
+    return {name: option for name, option in options_of(specs).items() if "_" in name}
 
 
 def invalid(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:

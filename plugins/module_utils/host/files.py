@@ -109,10 +109,10 @@ def _apply(item: DesiredFile, validate: Validate, dry: bool) -> list[dict[str, A
     if before != after:
         shown.append({**_header(item.path), "before": _lines(before), "after": _lines(after)})
     if known != content:
-        texts = ((known or b"").decode(errors="replace"), item.content)
-        # it may be a key
-        before_text, after_text = ("", f"the text of {item.source}\n") if item.source else texts
-        shown.append({**_header(item.path), "before": before_text, "after": after_text})
+        # the text of a source may be a key
+        old = "" if item.source else (known or b"").decode(errors="replace")
+        new = f"the text of {item.source}\n" if item.source else item.content
+        shown.append({**_header(item.path), "before": old, "after": new})
     if shown and not dry:
         owner = _owner(item)
         if is_file:

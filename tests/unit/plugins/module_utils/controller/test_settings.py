@@ -11,7 +11,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import settin
 
 PROJECT = pathlib.Path(__file__).parents[5]
 OPTIONS = {
-    path.parents[1].name: settings.options_of(yaml.safe_load(path.read_text()))
+    path.parents[1].name: set(settings.options_of(yaml.safe_load(path.read_text())))
     for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
 }
 PLAYBOOKS = settings.playbook_settings(yaml.safe_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text()))
@@ -150,8 +150,8 @@ def test_variables_that_the_playbooks_read_are_known() -> None:
     assert used - set().union(*OPTIONS.values()) - set(PLAYBOOKS) == set()
 
 
-ROLES = settings.role_options(
-    yaml.safe_load(path.read_text()) for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
+ROLES = settings.options_of(
+    *(yaml.safe_load(path.read_text()) for path in PROJECT.glob("roles/*/meta/argument_specs.yml"))
 )
 
 

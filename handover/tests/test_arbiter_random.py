@@ -190,6 +190,7 @@ class Master(RuleBasedStateMachine):
                 if self.master._reload.trial is not None:
                     self.master._reload.trial.close()
                 self.master._reload.previous.close()
+                self.master._reload = None  # what the master closes in processes that are forked later is closed
             for pid in self.world.processes:
                 self.world.end(pid, 0)
             self.stack.close()

@@ -109,6 +109,19 @@ def test_output_of_programs_that_configuration_runs_is_reported() -> None:
     )
 
 
+def test_child_that_fails_before_the_configuration_is_loaded_still_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, close = os.getpid(), os.close
+
+    def fail_in_child(descriptor: int) -> None:
+        if os.getpid() != parent:
+            raise OSError(9, "Bad file descriptor")
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", fail_in_child)
+    # pytest has replaced the stderr that the error is printed to
+    assert tried(nothing).failure == "loading it ended with exit code 1, without output"
+
+
 @pytest.mark.parametrize("closed", ["trial", "master"])
 def test_closed_trial_leaves_no_process(closed: str) -> None:
     descriptors = os.listdir("/proc/self/fd")

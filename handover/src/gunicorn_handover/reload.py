@@ -104,8 +104,7 @@ class Trial:
             os.close(writer)
             raise
         if self.pid == 0:
-            os.close(reader)
-            _try_configuration(master, writer, self._token)
+            _try_configuration(master, reader, writer, self._token)
         os.close(writer)
         os.set_blocking(reader, False)
         self._reader = reader
@@ -154,14 +153,16 @@ class Trial:
 _ERROR_LINE = re.compile(r"Error: |[A-Za-z_][\w.]*(Error|Exception|Exit|Warning)\b: ?\S")
 
 
-def _try_configuration(master: Master, output: int, token: bytes) -> None:
-    """Runs in the child, and exits it. Writes the token if a start would accept the configuration, too."""
+def _try_configuration(master: Master, reader: int, output: int, token: bytes) -> None:
+    """Runs in the child, and exits it, whatever is raised. Writes the token if a start would accept the configuration,
+    too."""
     status = 1
     try:
         for number in master.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        os.close(reader)
         master.load_configuration()
         master.try_configuration()
         sys.stdout.flush()

@@ -21,6 +21,7 @@ class FilterModule:
             "record_failure": outcome.record_failure,
             "results": outcome.results,
             "failures": outcome.failures,
+            "locked_hosts": outcome.locked_hosts,
             "batch_sizes": outcome.batch_sizes,
             "rehearsed_first": outcome.rehearsed_first,
             "later_hosts": outcome.later_hosts,

@@ -121,6 +121,11 @@ def failures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, st
     return found
 
 
+def locked_hosts(variables: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> list[str]:
+    """Return the hosts whose deploy lock this run has taken, by the variables of all hosts."""
+    return [host for host in hosts if variables[host].get("__baton_first_lock")]
+
+
 def batch_sizes(wanted: Sequence[Any] | Any, count: int) -> list[int]:
     """Return the sizes of the batches of `count` hosts, as for Ansible's `serial`: numbers, or percentages of `count`.
 

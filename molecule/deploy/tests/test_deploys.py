@@ -170,7 +170,7 @@ def test_interrupt_reverts_change(fleet: Fleet, source: Source) -> None:
     with fleet.traffic() as traffic:
         for line in running.stdout:
             lines.append(line)
-            if "Judge the batch" in line:
+            if "Evaluate the batch" in line:
                 break
         running.send_signal(signal.SIGINT)
         lines += running.stdout.readlines()

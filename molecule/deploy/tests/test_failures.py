@@ -43,7 +43,7 @@ def test_bad_release_changes_nothing(fleet: Fleet, source: Source, kind: str) ->
         done = fleet.play("playbooks/deploy.yml", deploy_batches=[1, 2], deploy_bake_seconds=1)
     assert done.status != 0
     # a batch with a failed host isn't baked
-    assert done.output.count("Judge the batch") == (1 if kind == "second batch" else 0), done.output
+    assert done.output.count("Evaluate the batch") == (1 if kind == "second batch" else 0), done.output
     assert cause in done.words, done.output
     step, at, remedy = SUMMARY[kind]
     if step:

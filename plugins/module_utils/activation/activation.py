@@ -59,7 +59,8 @@ class ProcessChange(Protocol):
 # by the strategy's name in `layout`
 STRATEGIES: dict[str, type[ProcessChange]] = {
     "handover": Handover,
-    **dict.fromkeys(layout.STRATEGIES, Background),
+    "overlap": Background,
+    "replace": Background,
     layout.TIMER: Schedule,
 }
 # failures of the host: a unit that doesn't start, a disk that is full or broken

@@ -42,7 +42,7 @@ ADVICE = (
     (
         re.compile(r"([Cc]annot allocate (?:write\+execute|executable) memory)"),
         "A library compiles code at run time, or uses C callbacks: set "
-        "app_service_memory_deny_write_execute: false (docs/operations.md, The sandbox).",
+        "app_service_memory_deny_write_execute: false (docs/operations.md, The application's sandbox).",
     ),
     (
         re.compile(r"\bsh: \d{1,9}: (?:exec: )?(\S{1,999}): (?:not found|Permission denied)"),

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..app import layout
 from .command_settings import ONE_LINE, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
 
 DEFAULTS: dict[str, Any] = {
@@ -25,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
 }
 CHOICES = {
     "hosts": ("all", "first"),
-    "strategy": ("overlap", "replace"),
+    "strategy": layout.STRATEGIES,
     "order": ("before_web", "after_web"),
     "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
 }

@@ -33,7 +33,7 @@ def boot_seconds(properties: Mapping[str, str], container: bool) -> float:
 
 
 def pending(listing: str) -> dict[str, Any]:
-    """Parse the output of `apt-get --simulate dist-upgrade`. Keys as in upkeep's RETURN."""
+    """Parse the output of `apt-get --simulate dist-upgrade`. Keys as in upkeep_info's RETURN."""
     found = {upgrade["name"]: upgrade for upgrade in _UPGRADE.finditer(listing)}
     return {
         "upgrades": [

@@ -38,26 +38,26 @@ def steps(fleet: RecordedFleet) -> list[str]:
 
 def test_upgrade_takes_one_drained_host_after_another(fleet: RecordedFleet) -> None:
     """A host is rebooted if required; otherwise its application is restarted with the new packages."""
-    fleet.set_result("baton.web.upkeep", UPKEEP, "edge1")
-    fleet.set_result("baton.web.upkeep", UPKEEP | {"upgrades": ["openssl"], "reboot_required": "kernel"}, "app1")
-    fleet.set_result("baton.web.upkeep", UPKEEP | {"upgrades": ["openssl"]}, "app2")
+    fleet.set_result("baton.web.upkeep_info", UPKEEP, "edge1")
+    fleet.set_result("baton.web.upkeep_info", UPKEEP | {"upgrades": ["openssl"], "reboot_required": "kernel"}, "app1")
+    fleet.set_result("baton.web.upkeep_info", UPKEEP | {"upgrades": ["openssl"]}, "app2")
     fleet.play("upgrade_system.yml").check_status()
     # the package lists are updated before the upgrades are listed
-    assert fleet.steps[:4] == ["app1 command", "app2 command", "edge1 command", "app1 upkeep"]
+    assert fleet.steps[:4] == ["app1 command", "app2 command", "edge1 command", "app1 upkeep_info"]
     assert steps(fleet) == [
-        *("app1 upkeep", "app2 upkeep", "edge1 upkeep"),
+        *("app1 upkeep_info", "app2 upkeep_info", "edge1 upkeep_info"),
         *("app1 wait_ready links", "app2 wait_ready links"),
         *("app1 deploy_lock held", "app2 deploy_lock held"),
         "edge1 drain 10.0.0.1",
         "app1 apt",
-        "app1 upkeep",
+        "app1 upkeep_info",
         "app1 command shutdown",
         "app1 wait_ready links",
         "app1 activate active",
         "edge1 drain restore 10.0.0.1",
         "edge1 drain 10.0.0.2",
         "app2 apt",
-        "app2 upkeep",
+        "app2 upkeep_info",
         "app2 activate active",
         "edge1 drain restore 10.0.0.2",
         *("app1 deploy_lock released", "app2 deploy_lock released"),
@@ -67,12 +67,12 @@ def test_upgrade_takes_one_drained_host_after_another(fleet: RecordedFleet) -> N
 
 def test_failed_reboot_stops_before_the_next_host(fleet: RecordedFleet) -> None:
     """A host that doesn't serve again stays drained, and the locks are released."""
-    fleet.set_result("baton.web.upkeep", UPKEEP | {"reboot_required": "kernel"})
+    fleet.set_result("baton.web.upkeep_info", UPKEEP | {"reboot_required": "kernel"})
     fleet.set_result("baton.web.wait_ready", {"failed": True, "msg": "links isn't ready."}, "app1", timeout=180)
     unconfirmed = fleet.play("reboot.yml")
     assert unconfirmed.status != 0
     assert "Use -e reboot_confirm=true" in unconfirmed.words
-    assert steps(fleet) == ["app1 upkeep", "app2 upkeep", "edge1 upkeep"]
+    assert steps(fleet) == ["app1 upkeep_info", "app2 upkeep_info", "edge1 upkeep_info"]
     done = fleet.play("reboot.yml", "--extra-vars", "reboot_confirm=true")
     assert done.status != 0
     assert "links isn't ready." in done.words

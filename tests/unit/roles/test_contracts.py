@@ -54,7 +54,7 @@ def options(role: str) -> dict[str, dict[str, Any]]:
 
 
 def readme_rows(role: str) -> dict[str, tuple[str, str, str]]:
-    """Type, default and description of each variable in the README's table."""
+    """Type (or its values), default and description of each variable in the README's table."""
     rows = {}
     for line in (ROLES / role / "README.md").read_text().splitlines():
         cells = [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -143,6 +143,9 @@ def test_readme_lists_every_variable_with_type_and_default(role: str) -> None:
     expected = {}
     for name, option in options(role).items():
         kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
+        if "choices" in option:
+            assert option["type"] != "list", "role-readmes must say that these are the elements' values"
+            kind = " or ".join(", ".join(f"`{one}`" for one in option["choices"]).rsplit(", ", 1))
         expected[name] = (kind, shown(option), option["description"])
     assert readme_rows(role) == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,10 @@ def test_log_line_has_no_query_and_escapes_as_json(main: Callable[..., str]) -> 
     assert line.startswith("escape=json")
     for variable in ("$request_uri", "$request ", "$args", "$query_string", "$http_referer", "$http_cookie", "$status"):
         assert variable not in line
+    readme = (pathlib.Path(__file__).parents[3] / "roles/nginx_server/README.md").read_text(encoding="utf-8")
+    listed = readme.split("## Access log")[1].split("The distribution's")[0].partition("per line:")[2]
+    fields = re.findall(r"`([a-z_]+)`", listed)
+    assert re.findall(r'"(\w+)":', line) == fields
 
 
 HANDSHAKE = {

@@ -19,7 +19,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "baton.web.unit": {"name": "shop-migration@aaaa.service", "application": "shop"},
     "baton.web.drain": {"site": "shop"},
     "baton.web.wait_ready": {"timeout": 1},
-    "baton.web.upkeep": {},
+    "baton.web.upkeep_info": {},
     "baton.web.edge_log_info": {"edge": "edge1", "log": "/var/log/nginx/shop-access.log"},
 }
 

@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.change import history
 from ansible_collections.baton.web.plugins.module_utils.host import upgrades
-from ansible_collections.baton.web.plugins.modules import history_info, preflight_info, status_info, upkeep
+from ansible_collections.baton.web.plugins.modules import history_info, preflight_info, status_info, upkeep_info
 
 from tests.support import modules
 
@@ -59,11 +59,11 @@ def test_upkeep_lists_upgrades_only_on_request(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(upgrades, "boot", lambda: 8.5)
     listing = "Inst openssl [3.0.15] (3.0.16 Debian:12 [amd64])\n"
     monkeypatch.setattr(upgrades, "simulate", lambda: subprocess.CompletedProcess([], 0, listing, ""))
-    result = modules.run(upkeep, packages=packages)
+    result = modules.run(upkeep_info, packages=packages)
     assert (result["changed"], result["reboot_required"], result["boot_seconds"]) == (False, ["linux-image"], 8.5)
     assert result.get("upgrades") == (["openssl 3.0.15 -> 3.0.16"] if packages else None)
     monkeypatch.setattr(upgrades, "simulate", lambda: subprocess.CompletedProcess([], 100, "", "broken packages"))
-    failed = modules.run(upkeep, packages=True)
+    failed = modules.run(upkeep_info, packages=True)
     assert failed["msg"].startswith("apt can't determine the upgrades: broken packages Repair apt on this host")
 
 

@@ -928,6 +928,10 @@ class FakeStrategy:
         return {"method": self.method}
 
 
+def test_each_strategy_of_a_process_type_has_a_class() -> None:
+    assert set(activation.STRATEGIES) == {"handover", *layout.STRATEGIES, layout.TIMER}
+
+
 def test_method_is_that_of_the_web_processes_if_they_change(
     activated: layout.Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

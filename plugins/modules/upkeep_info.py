@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: upkeep
+module: upkeep_info
 short_description: Report whether a host needs a reboot or an upgrade
 version_added: 0.2.0
 description:
@@ -20,7 +20,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Read the state of the host
-  baton.web.upkeep:
+  baton.web.upkeep_info:
     packages: true
 """
 

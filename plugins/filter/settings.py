@@ -36,17 +36,29 @@ def playbook_specs() -> Mapping[str, Any]:
     return specs
 
 
+def _names(hostvars: Mapping[str, Mapping[str, Any]]) -> settings.Names:
+    return settings.Names(
+        {host: list(hostvars[host]) for host in hostvars},
+        {role: settings.options_of(spec) for role, spec in argument_specs().items()},
+        settings.playbook_settings(playbook_specs()),
+        wired=yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8")),
+    )
+
+
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return sentences about the hosts' variables that look like settings but are unknown or set by the playbooks.
+    """Return sentences about the hosts' variables that are misspelt settings or set by the playbooks.
 
     Only checks their names.
     """
-    options = {role: set(settings.options_of(spec)) for role, spec in argument_specs().items()}
-    variables = {host: list(hostvars[host]) for host in hostvars}
-    wired = yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
-    unknown: list[str] = settings.problems(variables, options, settings.playbook_settings(playbook_specs()))
-    overruled: list[str] = settings.overruled(variables, wired, options)
-    return unknown + overruled
+    names = _names(hostvars)
+    sentences: list[str] = settings.problems(names) + settings.overruled(names)
+    return sentences
+
+
+def doubtful_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the hosts' variables that have a prefix of Baton's settings, but may be an operator's own."""
+    found: list[str] = settings.doubtful(_names(hostvars))
+    return found
 
 
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
@@ -104,6 +116,7 @@ class FilterModule:
         """Names as used in playbooks."""
         return {
             "directive_problems": command_settings.directive_problems,
+            "doubtful_settings": doubtful_settings,
             "has_before_web": process_settings.has_before_web,
             "longest_stop": process_settings.longest_stop,
             "process_plan": process_settings.for_activation,

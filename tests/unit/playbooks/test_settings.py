@@ -39,3 +39,9 @@ def test_type_of_a_setting_is_checked_on_every_host(tmp_path: pathlib.Path) -> N
 
 def test_settings_of_their_types_are_accepted(tmp_path: pathlib.Path) -> None:
     check(tmp_path, {"app_service_workers": 4}, {"app_service_metrics": False, "app_version": "1.10"}).check_status()
+
+
+def test_variable_that_begins_like_a_setting_is_reported_and_accepted(tmp_path: pathlib.Path) -> None:
+    done = check(tmp_path, {"app_x": 1}, {"redis_password": "hidden", "app_x": 2}).check_status()
+    assert "Baton ignores them: app_x; redis_password (app2) (similar: redis_server_password)." in done.words
+    assert "hidden" not in done.words

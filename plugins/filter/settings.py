@@ -101,7 +101,11 @@ SOURCE = (
 
 
 def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
-    """Return sentences about the application's source, as far as the controller can check it quickly."""
+    """Return sentences about the application's source, as far as the controller can check it quickly.
+
+    `bases`: the folders for relative paths, unless the inventory sets them.
+    """
+    bases = values.get("app_release_base_dirs") or bases
     given = {name: values[name] for name in SOURCE if name in values}
     if "app_source" not in given:
         return []

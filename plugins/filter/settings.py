@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jinja2
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import old_packages, source
@@ -58,6 +59,13 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def doubtful_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the hosts' variables that have a prefix of Baton's settings, but may be an operator's own."""
     found: list[str] = settings.doubtful(_names(hostvars))
+    return found
+
+
+@jinja2.pass_context
+def setting(context: Any, name: str) -> str:
+    """Return a role's option for a message: if the playbooks set it, with the setting of the inventory."""
+    found: str = settings.named(name, context)
     return found
 
 
@@ -132,6 +140,7 @@ class FilterModule:
             "schedule_plan": schedule_settings.for_activation,
             "schedule_problems": schedule_settings.problems,
             "schedules": schedule_settings.on_host,
+            "setting": setting,
             "unknown_settings": unknown_settings,
             "wrong_settings": wrong_settings,
             "wrong_source": wrong_source,

@@ -59,27 +59,59 @@ NUMBERS_OR_TEXTS = (
 # what to set in the inventory instead of a role's option that the playbooks set
 REPLACEMENTS = {
     "app_config_group": "app_account_user",
+    "app_config_services_ca_source": "backing_services_tls",
     "app_config_user": "app_account_user",
+    "app_release_check_import": "app_service_rehearsal",
     "app_release_import_user": "app_account_user",
     "app_release_python": "python_runtime_version",
     "app_release_python_version": "python_runtime_version",
     "app_service_credentials": "app_config_secrets",
     "app_service_credentials_encryption": "app_config_secrets_encryption",
+    "app_service_first_host": "app_first_host",
+    "app_service_forwarded_allow_ips": "private_address",
     "app_service_listen": "app_port",
-    "app_service_process_environment": "app_config_environment",
     "app_service_migration_credentials": "app_config_migration_secrets",
+    "app_service_process_environment": "app_config_environment",
     "app_service_user": "app_account_user",
+    "host_baseline_backlog": "app_service_backlog",
     "host_firewall_rules": "host_firewall_extra_rules",
+    "host_firewall_rules_name": "app_name",
+    "nginx_site_acme_peers": "private_address",
+    "nginx_site_acme_state_directory": "tls_certificate_method",
     "nginx_site_backend_keepalive": "app_service_keepalive",
+    "nginx_site_certificate": "tls_certificate_method",
+    "nginx_site_certificate_key": "tls_certificate_method",
     "nginx_site_health_path": "app_service_health_path",
-    "nginx_site_upstream_tls_name": "app_servers_tls",
-    "nginx_site_workers": "app_service_workers",
+    "nginx_site_name": "app_name",
     "nginx_site_proxy_protocol": "nginx_server_proxy_protocol",
+    "nginx_site_upstream_ca_source": "app_servers_tls",
+    "nginx_site_upstream_certificate": "app_servers_tls",
+    "nginx_site_upstream_certificate_key": "app_servers_tls",
+    "nginx_site_upstream_tls_name": "app_servers_tls",
+    "nginx_site_upstreams": "private_address",
+    "nginx_site_workers": "app_service_workers",
+    "nginx_tls_port_ca_source": "app_servers_tls",
+    "nginx_tls_port_certificate": "app_servers_tls",
+    "nginx_tls_port_certificate_key": "app_servers_tls",
+    "nginx_tls_port_client": "app_servers_tls",
+    "nginx_tls_port_connect_timeout": "nginx_site_connect_timeout",
     "nginx_tls_port_listen": "app_servers_tls_port",
+    "nginx_tls_port_name": "app_name",
     "nginx_tls_port_state": "app_servers_tls",
+    "nginx_tls_port_upstream": "app_port",
+    "postgresql_server_allowed_addresses": "private_address",
+    "postgresql_server_certificate": "backing_services_tls",
+    "postgresql_server_listen_addresses": "private_address",
+    "postgresql_server_name": "app_name",
     "postgresql_server_tls": "backing_services_tls",
+    "redis_server_certificate": "backing_services_tls",
+    "redis_server_listen_addresses": "private_address",
+    "redis_server_name": "app_name",
     "redis_server_tls": "backing_services_tls",
+    "tls_certificate_acme_hosts": "private_address",
+    "tls_certificate_acme_own_address": "private_address",
     "tls_certificate_acme_port": "nginx_site_http_port",
+    "tls_certificate_name": "app_name",
     "tls_certificate_names": "nginx_site_server_names",
 }
 
@@ -327,6 +359,12 @@ class Names:
         """Return a name with the hosts that have it, in parentheses unless all have it."""
         hosts = [host for host, names in self.variables.items() if name in set(names)]
         return name if len(hosts) == len(self.variables) else f"{name} ({', '.join(hosts)})"
+
+
+def named(name: str, variables: Mapping[str, Any]) -> str:
+    """Return a role's option for a message, with the setting that an operator of the playbooks sets instead."""
+    set_by = {**REPLACEMENTS, **variables["baton_set_by"]} if "baton_set_by" in variables else {}
+    return f"{name} (set by {set_by[name]})" if name in set_by else name
 
 
 def overruled(names: Names) -> list[str]:

@@ -65,3 +65,14 @@ def test_source_is_looked_up_in_the_inventorys_folder_alone(tmp_path: pathlib.Pa
 def test_source_is_looked_up_in_the_folders_of_the_setting(tmp_path: pathlib.Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     check(tmp_path, {"app_source": "./elsewhere", "app_release_base_dirs": [str(tmp_path)]}).check_status()
+
+
+def test_message_of_a_role_names_the_setting_only_in_the_playbooks(tmp_path: pathlib.Path) -> None:
+    preflight = {"ansible.builtin.import_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
+    wired = {"vars_files": [f"{PROJECT}/playbooks/vars/{name}.yml" for name in ("topology", "wiring")]}
+    given = {"tls_certificate_names": ["two words"], "tls_certificate_name": "links"}
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [{**preflight, "vars": given}]})
+    assert "tls_certificate_names [two words]" in runner.play(playbook).words
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight], **wired})
+    done = runner.play(playbook, app_name="links", nginx_site_server_names=["two words"])
+    assert "tls_certificate_names (set by nginx_site_server_names) [two words]" in done.words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -141,6 +142,46 @@ def test_suggested_replacements_are_settings_that_the_playbooks_leave_alone() ->
     known = set(PLAYBOOKS).union(*OPTIONS.values())
     assert set(settings.REPLACEMENTS) <= set(WIRED) & known
     assert set(settings.REPLACEMENTS.values()) <= known - set(WIRED)
+
+
+def test_option_is_named_with_the_setting_that_the_operator_sets() -> None:
+    option = "tls_certificate_names"
+    assert settings.named(option, {}) == option
+    assert settings.named(option, {"baton_set_by": {}}) == "tls_certificate_names (set by nginx_site_server_names)"
+    assert settings.named(option, {"baton_set_by": {option: "x"}}) == "tls_certificate_names (set by x)"
+    assert settings.named("nginx_site_gzip", {"baton_set_by": {}}) == "nginx_site_gzip"
+
+
+OF_ROLES = set().union(*OPTIONS.values())
+SOURCES = [
+    *PROJECT.glob("roles/*/tasks/*.yml"),
+    *(path for path in PROJECT.glob("plugins/**/*.py") if path.name != "settings.py"),
+]
+
+
+def test_messages_name_options_that_the_playbooks_set_with_their_settings() -> None:
+    """An operator can't set these options: the playbooks would refuse them."""
+    wired = OF_ROLES.intersection(WIRED)
+    pattern = re.compile(rf"\b({'|'.join(sorted(wired, key=len, reverse=True))})\b")
+    bare, named = [], set()
+    for path in SOURCES:
+        text = path.read_text()
+        for message in messages(yaml.safe_load(text)) if path.suffix == ".yml" else re.findall(r'"[^"\n]*"', text):
+            named.update(re.findall(r"'(\w+)' \| baton\.web\.setting", message))
+            words = re.sub(r"\{\{.*?\}\}(?!')", "", message, flags=re.DOTALL)
+            bare += [f"{path.relative_to(PROJECT)}: {name}" for name in pattern.findall(words)]
+    assert bare == []
+    assert named <= settings.REPLACEMENTS.keys()
+
+
+def messages(part: object) -> Iterator[str]:
+    """The texts of messages in tasks."""
+    for item in part if isinstance(part, list) else []:
+        yield from messages(item)
+    for key, value in part.items() if isinstance(part, dict) else []:
+        if key in ("msg", "fail_msg", "message") and isinstance(value, str):
+            yield value
+        yield from messages(value)
 
 
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))

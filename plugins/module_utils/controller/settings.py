@@ -409,7 +409,9 @@ def _reason(name: str, names: Names) -> str:
     if near and (role or name != f"{near[0]}s"):
         return f"{f' of the role {role}' if role else ''}. Did you mean {near[0]}?"
     if role:
-        return f" of the role {role}. roles/{role}/README.md lists its settings; give your own variables another prefix."
+        return (
+            f" of the role {role}. roles/{role}/README.md lists its settings; give your own variables another prefix."
+        )
     # `raw`: app_processes, whose own check gives better messages
     mappings = (setting for setting, option in names.settings.items() if option["type"] in ("dict", "raw"))
     if mapping := next((setting for setting in mappings if name.startswith(f"{setting}_")), ""):

@@ -35,7 +35,10 @@ def test_unreachable_host_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
 
 DELEGATED = {
     "baton.web.deploy_lock": {"name": "shop", "state": "held", "run": {"token": "a", "who": "b"}},
-    **{name: STEPS[name] for name in ("baton.web.drain", "baton.web.unit", "baton.web.upkeep", "baton.web.edge_log_info")},
+    **{
+        name: STEPS[name]
+        for name in ("baton.web.drain", "baton.web.unit", "baton.web.upkeep", "baton.web.edge_log_info")
+    },
 }
 
 

@@ -101,7 +101,9 @@ def test_check_of_all_hosts_is_not_labelled_with_the_first(inventory: pathlib.Pa
 
 def test_failure_of_a_delegated_task_is_labelled_with_both_hosts(inventory: pathlib.Path) -> None:
     delegated = {"delegate_to": "{{ item }}", "loop": ["app2", "app3"]}
-    done = play(inventory, {"name": "Check", "hosts": "app1", "tasks": [{"name": "Try", **command("false"), **delegated}]})
+    done = play(
+        inventory, {"name": "Check", "hosts": "app1", "tasks": [{"name": "Try", **command("false"), **delegated}]}
+    )
     assert [line.partition(" non-zero")[0] for line in lines(done)[2:4]] == [
         *("failed: [app1 -> app2]", "failed: [app1 -> app3]"),
     ]

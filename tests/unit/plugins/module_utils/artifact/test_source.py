@@ -253,7 +253,10 @@ def test_git_errors_name_the_cause(
         ({"app_release_lock": "locks/uv.lock"}, "app/locks/uv.lock or "),
         ({"app_release_import_paths": ["lib", "nope"]}, "app_release_import_paths: "),
         ({"app_release_working_directory": "nope"}, "app_release_working_directory: "),
-        ({"app_release_files": [{"path": "a", "src": "missing.txt"}]}, "app_release_files: {here}/missing.txt is not a file"),
+        (
+            {"app_release_files": [{"path": "a", "src": "missing.txt"}]},
+            "app_release_files: {here}/missing.txt is not a file",
+        ),
     ],
 )
 def test_missing_files_are_reported_before_the_build(

@@ -43,7 +43,10 @@ def names(**variables: list[str]) -> settings.Names:
         ("nginx_server_names", "of the role nginx_server. Did you mean nginx_site_server_names?"),
         # the inventory can't set nginx_site_upstreams
         ("nginx_site_upstream", "roles/nginx_site/README.md lists its settings"),
-        ("app_processes_worker", "is not a setting. Write app_processes: {worker: ...}; give your own variables another"),
+        (
+            "app_processes_worker",
+            "is not a setting. Write app_processes: {worker: ...}; give your own variables another",
+        ),
         ("app_schedules_daily", "Write app_schedules: {daily: ...}"),
     ],
 )

@@ -38,7 +38,7 @@ class ActionModule(module_cache.CachedModuleAction):
             if left <= 0:
                 return result | answer
             if not shown:
-                host = variables["inventory_hostname"]
+                host = action.host_of(self, variables)
                 action.tell(f"  {host}: waiting up to {wait} s for {holder['who']} ({holder['reason']})")
                 shown = True
             time.sleep(min(POLL, left))

@@ -26,5 +26,5 @@ class ActionModule(module_cache.CachedModuleAction):
             trouble = f"what it serves is unknown ({why})" if self._task.args.get("serves") else ""
             answer = {"changed": False, "removed": [], "trouble": trouble, "left": [sentence]}
         for sentence in answer["left"]:
-            action.warn(f"{self._task.delegate_to or variables['inventory_hostname']}: {sentence}")
+            action.warn(f"{action.host_of(self, variables)}: {sentence}")
         return result | answer

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.baton.web.plugins.module_utils.controller import action
 
 LISTS_MAX_AGE = 86400  # seconds
 # a source that doesn't respond costs each timeout twice for each of its addresses; another program may hold apt's lock
@@ -39,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             # check mode doesn't update the lists
             return result | {"changed": True}
         if answer.get("failed"):
-            host = self._task.delegate_to or variables["inventory_hostname"]
+            host = action.host_of(self, variables)
             unread = f" These package lists could not be updated: {'; '.join(troubles)}." if troubles else ""
             answer["msg"] = (
                 f"{host}: apt can't install {', '.join(names)}: {str(answer.get('msg', '')).rstrip('.')}.{unread} "

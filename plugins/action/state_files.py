@@ -8,6 +8,7 @@ from typing import Any
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
 from ansible_collections.baton.web.plugins.module_utils.host import command
 
+SETTING = "app_config_state_files"
 LARGEST = 16 * 1024 * 1024  # bytes; files are sent as arguments of the module
 
 
@@ -22,10 +23,12 @@ class ActionModule(module_cache.CachedModuleAction):
         for item in arguments.get("files", []):
             entry = dict(item)
             if source := entry.pop("src", None):
-                found = command.find_file(source, arguments["base_dirs"])
-                why = "is not a file on the controller" if found is None else "is larger than 16 MiB"
-                if found is None or found.stat().st_size > LARGEST:
-                    return result | {"failed": True, "msg": f"app_config_state_files: {source} {why}. Correct src."}
+                try:
+                    found = command.find_file(source, arguments["base_dirs"], SETTING)
+                except command.BatonError as error:
+                    return result | {"failed": True, "msg": str(error)}
+                if found.stat().st_size > LARGEST:
+                    return result | {"failed": True, "msg": f"{SETTING}: {found} is larger than 16 MiB. Correct src."}
                 entry["encoded"] = base64.b64encode(found.read_bytes()).decode()
             files.append(entry)
         answer: dict[str, Any] = action.execute(self, task_vars or {}, {**arguments, "files": files})

@@ -32,6 +32,8 @@ from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 # tasks that only include others, and those whose banner is printed only together with their output
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
 SILENT |= {"debug", "fail", "set_fact"}
+# tasks that only have a message
+JUDGES = {"assert", "fail"}
 # `hosts` of a play that isn't due
 NOBODY = ["all:!all"]
 # maximum number of a batch's hosts that are listed
@@ -236,10 +238,13 @@ class CallbackModule(Default):  # type: ignore[misc]
         details = [result.result[key].strip() for key in ("stderr", "stdout") if result.result.get(key)]
         self._print_task_banner_once(result.task)
         host, words = result.host.get_name(), "\n".join([text.strip(), *details])
+        # a check of several hosts runs on the first of them, whose name would accuse it
+        for_all = result.task.run_once and result.task.action.rpartition(".")[2] in JUDGES
+        label = "" if for_all else f" [{self.host_label(result)}]"
         if "\n" in words:
             first = self._shown.setdefault((result.task._uuid, outcome.normalized(host, words)), host)
             words = words if first == host else f"the same as on {first}"
-        self._display.display(f"{how}: [{host}] {words}", color=constants.COLOR_ERROR, stderr=False)
+        self._display.display(f"{how}:{label} {words}", color=constants.COLOR_ERROR, stderr=False)
 
     def _get_diff(self, difflist: Any) -> str:
         return _Coloured(super()._get_diff(_clean(difflist)))

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jinja2
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import old_packages, source
@@ -36,17 +37,36 @@ def playbook_specs() -> Mapping[str, Any]:
     return specs
 
 
+def _names(hostvars: Mapping[str, Mapping[str, Any]]) -> settings.Names:
+    return settings.Names(
+        {host: list(hostvars[host]) for host in hostvars},
+        {role: settings.options_of(spec) for role, spec in argument_specs().items()},
+        settings.playbook_settings(playbook_specs()),
+        wired=yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8")),
+    )
+
+
 def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return sentences about the hosts' variables that look like settings but are unknown or set by the playbooks.
+    """Return sentences about the hosts' variables that are misspelt settings or set by the playbooks.
 
     Only checks their names.
     """
-    options = {role: set(settings.options_of(spec)) for role, spec in argument_specs().items()}
-    variables = {host: list(hostvars[host]) for host in hostvars}
-    wired = yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8"))
-    unknown: list[str] = settings.problems(variables, options, settings.playbook_settings(playbook_specs()))
-    overruled: list[str] = settings.overruled(variables, wired, options)
-    return unknown + overruled
+    names = _names(hostvars)
+    sentences: list[str] = settings.problems(names) + settings.overruled(names)
+    return sentences
+
+
+def doubtful_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the hosts' variables that have a prefix of Baton's settings, but may be an operator's own."""
+    found: list[str] = settings.doubtful(_names(hostvars))
+    return found
+
+
+@jinja2.pass_context
+def setting(context: Any, name: str) -> str:
+    """Return a role's option for a message: if the playbooks set it, with the setting of the inventory."""
+    found: str = settings.named(name, context)
+    return found
 
 
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
@@ -89,7 +109,11 @@ SOURCE = (
 
 
 def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
-    """Return sentences about the application's source, as far as the controller can check it quickly."""
+    """Return sentences about the application's source, as far as the controller can check it quickly.
+
+    `bases`: the folders for relative paths, unless the inventory sets them.
+    """
+    bases = values.get("app_release_base_dirs") or bases
     given = {name: values[name] for name in SOURCE if name in values}
     if "app_source" not in given:
         return []
@@ -104,6 +128,7 @@ class FilterModule:
         """Names as used in playbooks."""
         return {
             "directive_problems": command_settings.directive_problems,
+            "doubtful_settings": doubtful_settings,
             "has_before_web": process_settings.has_before_web,
             "longest_stop": process_settings.longest_stop,
             "process_plan": process_settings.for_activation,
@@ -115,6 +140,7 @@ class FilterModule:
             "schedule_plan": schedule_settings.for_activation,
             "schedule_problems": schedule_settings.problems,
             "schedules": schedule_settings.on_host,
+            "setting": setting,
             "unknown_settings": unknown_settings,
             "wrong_settings": wrong_settings,
             "wrong_source": wrong_source,

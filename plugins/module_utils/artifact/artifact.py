@@ -252,13 +252,7 @@ class _Build:
                 f"The entry {path!r} of app_release_files is incomplete.", "Give path, and either content or src."
             )
         if origin is not None:
-            found = find_file(str(origin), self.request.base_dirs)
-            if found is None:
-                raise BatonError(
-                    f"app_release_files: {origin} is not a file on the controller.",
-                    "Correct src; it is relative to the inventory's or the playbook's folder.",
-                )
-            data = found.read_bytes()
+            data = find_file(str(origin), self.request.base_dirs, "app_release_files").read_bytes()
         else:
             data = str(content).encode()
         place = source_tree.place(root, path, "app_release_files")

@@ -43,14 +43,16 @@ def split(module: str) -> tuple[str, str]:
     return name, attribute.strip()
 
 
-def modules_of(root: Path) -> list[str]:
-    """Return the dotted names of the modules below an import root, including those in namespace packages."""
-    if not root.is_dir():
-        return []
-    names = set()
-    for path in source_tree.walk(root):
-        names.update(module_names(path))
-    return sorted(names)
+def modules_of(roots: Iterable[Path]) -> set[str]:
+    """Return the dotted names of the modules below import roots, including those in namespace packages.
+
+    A module below several roots, such as src/ and its parent, has its name below the innermost.
+    """
+    names: dict[Path, list[str]] = {}
+    for root in sorted(roots, key=lambda root: len(root.parts)):
+        if root.is_dir():
+            names.update({root / path: module_names(path) for path in source_tree.walk(root)})
+    return {name for found in names.values() for name in found}
 
 
 def check(module: str, roots: Sequence[Path], tree_root: Path, wheel_modules: Iterable[str]) -> None:
@@ -67,7 +69,7 @@ def check(module: str, roots: Sequence[Path], tree_root: Path, wheel_modules: It
     known = set(wheel_modules)
     if name in known:
         return
-    own = {found for root in roots for found in modules_of(root)}
+    own = modules_of(roots)
     parent, _, attribute = name.rpartition(".")
     # below a package, it may as well be a misspelt module
     is_package = any(found.startswith(f"{parent}.") for found in own | known)

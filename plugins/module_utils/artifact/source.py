@@ -15,7 +15,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ..host import disk
-from ..host.command import BatonError, CommandError, find_file, without_credentials
+from ..host.command import BatonError, CommandError, find_file, resolve, without_credentials
 from . import source_tree
 from .git import check_size, git, repository
 
@@ -53,7 +53,8 @@ def classify(source: str, version: str, bases: Iterable[str]) -> Source:
             f"app_source {source!r} is neither a git URL nor a package.",
             "Give a git URL (https://, ssh://, git@host:path, file://) or a package as `name @ URL`.",
         )
-    folders = _folders(source, bases)
+    bases = list(bases)
+    folders = [place for place in resolve(source, bases) if os.path.isdir(place)]
     if len({os.path.realpath(folder) for folder in folders}) > 1:
         raise BatonError(
             f"app_source {source!r} is ambiguous, there are two such folders: {' and '.join(folders)}.",
@@ -62,11 +63,11 @@ def classify(source: str, version: str, bases: Iterable[str]) -> Source:
     looks_like_path = source.startswith((".", "/", "~")) or ("/" in source and "@" not in source)
     if looks_like_path:
         if not folders:
-            tried = ", ".join(str(Path(base) / os.path.expanduser(source)) for base in bases) or source
-            raise BatonError(
-                f"app_source {source!r} is not a folder (searched {tried}).",
-                "Correct the path; it is relative to the inventory's or the playbook's folder.",
-            )
+            cause, fix = f"app_source {source!r} is not a folder", "Correct the path"
+            if not os.path.isabs(source):
+                cause += f" (looked for {' and '.join(resolve(source, bases))})"
+                fix += ", which is relative to the inventory's folder" if not source.startswith("~") else ""
+            raise BatonError(f"{cause}.", f"{fix}.")
         return _folder_source(folders[0], version)
     try:
         requirement = Requirement(source)
@@ -117,12 +118,6 @@ def _git_source(source: str, version: str) -> Source:
     return Source("git", url, ref)
 
 
-def _folders(source: str, bases: Iterable[str]) -> list[str]:
-    path = os.path.expanduser(source)
-    candidates = [path] if os.path.isabs(path) else [os.path.normpath(os.path.join(base, path)) for base in bases]
-    return [candidate for candidate in dict.fromkeys(candidates) if os.path.isdir(candidate)]
-
-
 def _folder_source(folder: str, version: str) -> Source:
     if (Path(folder) / "HEAD").is_file() and (Path(folder) / "objects").is_dir():
         return Source("git", folder, version)  # a bare repository
@@ -159,8 +154,11 @@ def problems(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
     sentences = []
     for entry in values.get("app_release_files") or []:
         origin = entry.get("src") if isinstance(entry, Mapping) else None
-        if origin and find_file(str(origin), bases) is None:
-            sentences.append(f"app_release_files: {origin} is not a file on the controller. Correct src.")
+        if origin:
+            try:
+                find_file(str(origin), bases, "app_release_files")
+            except BatonError as error:
+                sentences.append(str(error))
     root = Path(found.where)
     if found.kind != "folder":
         return sentences
@@ -172,9 +170,9 @@ def problems(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
         places.append(("app_release_working_directory", value("app_release_working_directory")))
         places += [("app_release_import_paths", str(path)) for path in values.get("app_release_import_paths") or []]
         for name, path in places:
-            tried = list(dict.fromkeys([root / path, root / subdir / path]))
-            if path and not any(place.exists() for place in tried) and not _is_added(path, values):
-                sentences.append(f"{name}: {' or '.join(map(str, tried))} doesn't exist. Correct the path.")
+            tried = resolve(path, [root, root / subdir])
+            if path and not any(map(os.path.exists, tried)) and not _is_added(path, values):
+                sentences.append(f"{name}: {' or '.join(tried)} doesn't exist. Correct the path.")
     return sentences
 
 

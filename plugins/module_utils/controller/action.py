@@ -33,6 +33,11 @@ def warn(words: str) -> None:
     Display().warning(untrusted.printable(words))
 
 
+def host_of(action: Any, variables: Mapping[str, Any]) -> str:
+    """Return the host on which an action runs its module, for messages."""
+    return str(action._task.delegate_to or variables["inventory_hostname"])
+
+
 def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Run the action's module, by default with the task's arguments. An unreachable host is a failure.
 
@@ -41,7 +46,7 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
     and rescue. The result has `lost` if the connection failed, and `refused` if its user lacks permission. With the
     task's argument `optional`, a lost host is a warning, and the result has `unreached`.
     """
-    host = action._task.delegate_to or variables["inventory_hostname"]
+    host = host_of(action, variables)
     known = variables.get("hostvars", {}).get(host) or variables
     try:
         result: dict[str, Any] = action._execute_module(module_args=arguments, task_vars=variables)
@@ -55,6 +60,10 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
     output = reachability.unexpected_output(result)
     if output and "Traceback" not in output:
         result["msg"] = f"{host} {reachability.unmanaged(output, known)}"
+    elif result.get("failed") and host != variables["inventory_hostname"]:
+        # Ansible labels the failure of a delegated task with the host that it was run for
+        message = str(result.get("msg", ""))
+        result["msg"] = message if message.startswith(f"{host}: ") else f"{host}: {message}"
     return result
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import difflib
+import functools
 import json
 import re
 import shlex
@@ -37,6 +39,7 @@ MULTILINE = (
 )
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 SIMILARITY = 0.85  # of difflib, above which a name is taken for a misspelled setting
+DISTANT = 0.7  # above which a setting is named beside an unknown one
 _AT_START = re.compile(
     "TZ|LANG|LANGUAGE|LC_.*|LD_.*|MALLOC_.*|_RJEM_MALLOC_CONF|MIMALLOC_.*|GLIBC_TUNABLES|PYTHON.*|OPENSSL_CONF"
 )
@@ -56,27 +59,59 @@ NUMBERS_OR_TEXTS = (
 # what to set in the inventory instead of a role's option that the playbooks set
 REPLACEMENTS = {
     "app_config_group": "app_account_user",
+    "app_config_services_ca_source": "backing_services_tls",
     "app_config_user": "app_account_user",
+    "app_release_check_import": "app_service_rehearsal",
     "app_release_import_user": "app_account_user",
     "app_release_python": "python_runtime_version",
     "app_release_python_version": "python_runtime_version",
     "app_service_credentials": "app_config_secrets",
     "app_service_credentials_encryption": "app_config_secrets_encryption",
+    "app_service_first_host": "app_first_host",
+    "app_service_forwarded_allow_ips": "private_address",
     "app_service_listen": "app_port",
-    "app_service_process_environment": "app_config_environment",
     "app_service_migration_credentials": "app_config_migration_secrets",
+    "app_service_process_environment": "app_config_environment",
     "app_service_user": "app_account_user",
+    "host_baseline_backlog": "app_service_backlog",
     "host_firewall_rules": "host_firewall_extra_rules",
+    "host_firewall_rules_name": "app_name",
+    "nginx_site_acme_peers": "private_address",
+    "nginx_site_acme_state_directory": "tls_certificate_method",
     "nginx_site_backend_keepalive": "app_service_keepalive",
+    "nginx_site_certificate": "tls_certificate_method",
+    "nginx_site_certificate_key": "tls_certificate_method",
     "nginx_site_health_path": "app_service_health_path",
-    "nginx_site_upstream_tls_name": "app_servers_tls",
-    "nginx_site_workers": "app_service_workers",
+    "nginx_site_name": "app_name",
     "nginx_site_proxy_protocol": "nginx_server_proxy_protocol",
+    "nginx_site_upstream_ca_source": "app_servers_tls",
+    "nginx_site_upstream_certificate": "app_servers_tls",
+    "nginx_site_upstream_certificate_key": "app_servers_tls",
+    "nginx_site_upstream_tls_name": "app_servers_tls",
+    "nginx_site_upstreams": "private_address",
+    "nginx_site_workers": "app_service_workers",
+    "nginx_tls_port_ca_source": "app_servers_tls",
+    "nginx_tls_port_certificate": "app_servers_tls",
+    "nginx_tls_port_certificate_key": "app_servers_tls",
+    "nginx_tls_port_client": "app_servers_tls",
+    "nginx_tls_port_connect_timeout": "nginx_site_connect_timeout",
     "nginx_tls_port_listen": "app_servers_tls_port",
+    "nginx_tls_port_name": "app_name",
     "nginx_tls_port_state": "app_servers_tls",
+    "nginx_tls_port_upstream": "app_port",
+    "postgresql_server_allowed_addresses": "private_address",
+    "postgresql_server_certificate": "backing_services_tls",
+    "postgresql_server_listen_addresses": "private_address",
+    "postgresql_server_name": "app_name",
     "postgresql_server_tls": "backing_services_tls",
+    "redis_server_certificate": "backing_services_tls",
+    "redis_server_listen_addresses": "private_address",
+    "redis_server_name": "app_name",
     "redis_server_tls": "backing_services_tls",
+    "tls_certificate_acme_hosts": "private_address",
+    "tls_certificate_acme_own_address": "private_address",
     "tls_certificate_acme_port": "nginx_site_http_port",
+    "tls_certificate_name": "app_name",
     "tls_certificate_names": "nginx_site_server_names",
 }
 
@@ -291,64 +326,95 @@ def _shown(value: Any, option: Mapping[str, Any]) -> str:
     return "a secret value" if option.get("no_log") else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def overruled(
-    variables: Mapping[str, Iterable[str]], wired: Iterable[str], options: Mapping[str, set[str]]
-) -> list[str]:
-    """Return a sentence for each variable of the hosts that has no effect because the playbooks set this role option.
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """The names of the hosts' variables, and of what an inventory may set."""
 
-    `wired`: the names that the playbooks set.
-    """
+    variables: Mapping[str, Iterable[str]]  # of each host
+    roles: Mapping[str, Mapping[str, Mapping[str, Any]]]  # options of each role
+    playbooks: Mapping[str, Mapping[str, Any]]  # options of the playbooks
+    wired: Iterable[str] = ()  # options of roles that the playbooks set
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Mapping[str, Any]]:
+        """All options by name."""
+        return dict(collections.ChainMap(dict(self.playbooks), *map(dict, self.roles.values())))
+
+    @functools.cached_property
+    def prefixes(self) -> set[str]:
+        """First words of the names of roles, and those that several settings of the playbooks have in common."""
+        words = collections.Counter(name.partition("_")[0] for name in self.playbooks)
+        return {role.partition("_")[0] for role in self.roles} | {word for word, count in words.items() if count > 1}
+
+    @functools.cached_property
+    def unknown(self) -> list[str]:
+        """Variables that aren't settings."""
+        return sorted(set().union(*self.variables.values()) - self.settings.keys())
+
+    def near(self, name: str, number: int, similarity: float) -> list[str]:
+        """Return settings with similar names, of those that an inventory can set."""
+        return difflib.get_close_matches(name, sorted(self.settings.keys() - set(self.wired)), number, similarity)
+
+    def shown(self, name: str) -> str:
+        """Return a name with the hosts that have it, in parentheses unless all have it."""
+        hosts = [host for host, names in self.variables.items() if name in set(names)]
+        return name if len(hosts) == len(self.variables) else f"{name} ({', '.join(hosts)})"
+
+
+def named(name: str, variables: Mapping[str, Any]) -> str:
+    """Return a role's option for a message, with the setting that an operator of the playbooks sets instead."""
+    set_by = {**REPLACEMENTS, **variables["baton_set_by"]} if "baton_set_by" in variables else {}
+    return f"{name} (set by {set_by[name]})" if name in set_by else name
+
+
+def overruled(names: Names) -> list[str]:
+    """Return a sentence for each variable without effect, because the playbooks set this role option."""
     sentences = []
-    for name in sorted(set(wired).intersection(set().union(*options.values()), set().union(*variables.values()))):
-        hosts = [host for host, names in variables.items() if name in set(names)]
-        where = _where(hosts, variables)
+    of_roles = set().union(*names.roles.values())
+    for name in sorted(of_roles.intersection(names.wired, set().union(*names.variables.values()))):
         instead = f"Set {REPLACEMENTS[name]} instead." if name in REPLACEMENTS else "Remove it from the inventory."
-        sentences.append(f"{name}{where} is set by the playbooks (playbooks/vars/wiring.yml). {instead}")
+        sentences.append(f"{names.shown(name)} is set by the playbooks (playbooks/vars/wiring.yml). {instead}")
     return sentences
-
-
-def _where(hosts: Sequence[str], variables: Mapping[str, Iterable[str]]) -> str:
-    """Return the hosts that have a variable, in parentheses; empty if all have it."""
-    return "" if len(hosts) == len(variables) else f" ({', '.join(hosts)})"
 
 
 def _is_batch(value: Any) -> bool:
     return re.fullmatch(r"[1-9][0-9]*%?", str(value)) is not None
 
 
-def problems(
-    variables: Mapping[str, Iterable[str]], options: Mapping[str, set[str]], playbooks: Iterable[str]
-) -> list[str]:
-    """Return a sentence for each variable of the hosts that looks like a setting but is unknown.
+def problems(names: Names) -> list[str]:
+    """Return a sentence for each variable of the hosts that must be a misspelt setting."""
+    reasons = ((name, _reason(name, names)) for name in names.unknown)
+    return [f"{names.shown(name)} is not a setting{reason}" for name, reason in reasons if reason]
 
-    `variables`: the names that each host has. `options`: those of the roles. `playbooks`: those of the playbooks. A
-    name with a role's prefix must be an option of that role; others are reported only if they resemble a setting.
+
+def doubtful(names: Names) -> list[str]:
+    """Return the variables that begin like settings but may be an operator's own, with similar settings."""
+    found = []
+    for name in names.unknown:
+        word, separator, _ = name.partition("_")
+        if separator and word in names.prefixes and not _reason(name, names):
+            near = names.near(name, 2, DISTANT)
+            similar = f" (similar: {', '.join(near)})" if near else ""
+            found.append(f"{names.shown(name)}{similar}")
+    return found
+
+
+def _reason(name: str, names: Names) -> str:
+    """Return why a name can't be an operator's own variable, and the fix; empty if it can.
+
+    It has a role's prefix, resembles a setting, or looks like a part of a mapping, as in app_processes_worker.
     """
-    # including roles' options without the role's prefix
-    own = set(playbooks).union(
-        *({name for name in names if not name.startswith(f"{role}_")} for role, names in options.items())
-    )
-    every = own.union(*options.values())
-    hosts: dict[str, list[str]] = {}
-    for host, names in variables.items():
-        for name in names:
-            if name not in every:
-                hosts.setdefault(name, []).append(host)
-    sentences = []
-    for name in sorted(hosts):
-        role = next((role for role in options if name.startswith(f"{role}_")), None)
-        near = difflib.get_close_matches(name, sorted(options[role] if role else own), 1, SIMILARITY)
-        if not near and not role:
-            continue
-        if not role and name == f"{near[0]}s":
-            continue
-        where = _where(hosts[name], variables)
-        problem = f"{name}{where} is not a setting"
-        problem += f" of the role {role}" if role else ""
-        fix = (
-            f"Did you mean {near[0]}?"
-            if near
-            else f"roles/{role}/README.md lists its settings; give your own variables another prefix."
+    role = next((role for role in names.roles if name.startswith(f"{role}_")), "")
+    near = names.near(name, 1, SIMILARITY)
+    if near and (role or name != f"{near[0]}s"):
+        return f"{f' of the role {role}' if role else ''}. Did you mean {near[0]}?"
+    if role:
+        return (
+            f" of the role {role}. roles/{role}/README.md lists its settings; give your own variables another prefix."
         )
-        sentences.append(f"{problem}. {fix}")
-    return sentences
+    # `raw`: app_processes, whose own check gives better messages
+    mappings = (setting for setting, option in names.settings.items() if option["type"] in ("dict", "raw"))
+    if mapping := next((setting for setting in mappings if name.startswith(f"{setting}_")), ""):
+        part = name.removeprefix(f"{mapping}_")
+        return f". Write {mapping}: {{{part}: ...}}; give your own variables another prefix."
+    return ""

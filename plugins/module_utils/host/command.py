@@ -38,10 +38,21 @@ class BatonError(Exception):
         super().__init__(f"{self.cause} {self.fix}")
 
 
-def find_file(name: str, folders: Iterable[str | Path]) -> Path | None:
-    """Return a file by its path, which may be relative to one of the folders or to a home; None if none exists."""
-    places = (Path(folder) / Path(name).expanduser() for folder in folders)
-    return next((place for place in places if place.is_file()), None)
+def resolve(name: str, folders: Iterable[str | Path]) -> list[str]:
+    """Return the absolute paths that a path means, which may be relative to one of the folders or to a home."""
+    path = os.path.expanduser(name)
+    if os.path.isabs(path):
+        return [path]
+    return list(dict.fromkeys(os.path.normpath(os.path.join(folder, path)) for folder in folders))
+
+
+def find_file(name: str, folders: Iterable[str | Path], setting: str) -> Path:
+    """Return the controller's file that the `src` of a setting's entry means. Raises BatonError if there is none."""
+    tried = resolve(name, folders)
+    for place in tried:
+        if os.path.isfile(place):
+            return Path(place)
+    raise BatonError(f"{setting}: {' or '.join(tried)} is not a file on the controller.", "Correct src.")
 
 
 def make_folder(path: Path, mode: int = 0o755) -> None:

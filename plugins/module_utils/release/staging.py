@@ -122,7 +122,7 @@ def check_python(places: ReleaseStore, wanted: StageRequest) -> str:
     except (CommandError, OSError) as error:
         raise BatonError(
             f"{places.python} doesn't run on this host ({error}).",
-            "Install it first (role python_runtime), or correct app_release_python.",
+            "Install that Python first: the role python_runtime does, by its setting python_runtime_version.",
         ) from None
     minor = ".".join(version.split(".")[:2])
     with contextlib.suppress(ValueError, OSError):

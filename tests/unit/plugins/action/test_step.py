@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
 import pytest
@@ -30,6 +31,25 @@ def test_unreachable_host_is_rescued(step: str, tmp_path: pathlib.Path) -> None:
     tasks = [{"block": [{step: STEPS[step]}], "rescue": [rescue]}]
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host="ansible_host=127.0.0.1 ansible_port=1")
     assert "Noted: app1 can't be reached: " in runner.succeed(playbook).words
+
+
+DELEGATED = {
+    "baton.web.deploy_lock": {"name": "shop", "state": "held", "run": {"token": "a", "who": "b"}},
+    **{
+        name: STEPS[name]
+        for name in ("baton.web.drain", "baton.web.unit", "baton.web.upkeep", "baton.web.edge_log_info")
+    },
+}
+
+
+@pytest.mark.parametrize("step", DELEGATED)
+def test_failure_names_the_host_that_the_task_was_delegated_to(step: str, tmp_path: pathlib.Path) -> None:
+    task = {step: {**DELEGATED[step], "unknown": 1}, "delegate_to": "{{ item }}", "loop": ["edge1"]}
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [task]})
+    here = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
+    runner.inventory.write_text(f"app1 {here}\n[edges]\nedge1 {here}\n")
+    done = runner.play(playbook, "--limit", "app1")
+    assert "failed: [app1 -> edge1] edge1: Unsupported parameters" in done.words
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -90,6 +90,25 @@ def test_batch_shows_its_hosts_and_duration(inventory: pathlib.Path) -> None:
     assert "Hand over [check mode]" in play(inventory, everyone, options=("--check",)).output
 
 
+def test_check_of_all_hosts_is_not_labelled_with_the_first(inventory: pathlib.Path) -> None:
+    check = {"ansible.builtin.assert": {"that": False, "quiet": True, "fail_msg": "app2: too little memory"}}
+    play_of_two = {"name": "Check", "hosts": "app1,app2", "any_errors_fatal": True}
+    done = play(inventory, {**play_of_two, "tasks": [{"name": "Compare", **check, "run_once": True}]})
+    assert lines(done)[1:3] == ["  Compare", "failed: app2: too little memory"]
+    done = play(inventory, {**play_of_two, "tasks": [{"name": "Write", **command("false"), "run_once": True}]})
+    assert "failed: [app1] " in done.output
+
+
+def test_failure_of_a_delegated_task_is_labelled_with_both_hosts(inventory: pathlib.Path) -> None:
+    delegated = {"delegate_to": "{{ item }}", "loop": ["app2", "app3"]}
+    done = play(
+        inventory, {"name": "Check", "hosts": "app1", "tasks": [{"name": "Try", **command("false"), **delegated}]}
+    )
+    assert [line.partition(" non-zero")[0] for line in lines(done)[2:4]] == [
+        *("failed: [app1 -> app2]", "failed: [app1 -> app3]"),
+    ]
+
+
 def test_failure_shows_its_message_and_the_commands_output(inventory: pathlib.Path) -> None:
     done = play(
         inventory,

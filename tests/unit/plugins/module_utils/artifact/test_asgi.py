@@ -44,6 +44,13 @@ def test_misspelt_module_is_reported_with_suggestions(write: Write) -> None:
         asgi.check("main:app", [root / "src"], root, [])
 
 
+def test_module_below_several_import_paths_is_suggested_once(write: Write) -> None:
+    root = write("a", {"src/pkg/main.py": "", "src/pkg/__init__.py": "", "src/libs/pkg/mains.py": ""})
+    for roots in (["src/libs", "src", "."], [".", "src", "src/libs"]):
+        with pytest.raises(BatonError, match=r"Similar modules: pkg\.main, pkg\.mains\. "):
+            asgi.check("pkg.mian:app", [root / path for path in roots], root, [])
+
+
 def test_dot_instead_of_the_colon_is_reported_with_the_import_string(write: Write) -> None:
     root = write("a", {"src/pkg/main.py": "", "src/pkg/__init__.py": ""})
     for module in ("pkg.main.app", "fromwheel.app"):

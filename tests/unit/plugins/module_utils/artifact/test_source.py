@@ -56,6 +56,7 @@ def test_kinds_of_sources(given: str, version: str, kind: str, where: str, ref: 
 def test_folder_is_found_beside_the_inventory(write: Write, tmp_path: pathlib.Path) -> None:
     write("app", {"main.py": ""})
     assert source.classify("./app", "", ["/nowhere", str(tmp_path)]).where == str(tmp_path / "app")
+    assert source.classify(str(tmp_path / "app"), "", []).where == str(tmp_path / "app")
 
 
 @pytest.mark.parametrize(
@@ -241,13 +242,21 @@ def test_git_errors_name_the_cause(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"app_source": "./nowhere"}, "app_source './nowhere' is not a folder"),
+        (
+            {"app_source": "../nowhere"},
+            "app_source '../nowhere' is not a folder (looked for {above}/nowhere). Correct the path, which is relative",
+        ),
+        ({"app_source": "/nowhere/at/all"}, "app_source '/nowhere/at/all' is not a folder. Correct the path."),
+        ({"app_source": "~/nowhere/at/all"}, "(looked for {home}/nowhere/at/all). Correct the path."),
         ({"app_source_subdir": "nope"}, "app/nope is not a folder"),
         ({"app_source_subdir": "../elsewhere"}, "leads out of the source"),
         ({"app_release_lock": "locks/uv.lock"}, "app/locks/uv.lock or "),
         ({"app_release_import_paths": ["lib", "nope"]}, "app_release_import_paths: "),
         ({"app_release_working_directory": "nope"}, "app_release_working_directory: "),
-        ({"app_release_files": [{"path": "a", "src": "missing.txt"}]}, "app_release_files: missing.txt is not a file"),
+        (
+            {"app_release_files": [{"path": "a", "src": "missing.txt"}]},
+            "app_release_files: {here}/missing.txt is not a file",
+        ),
     ],
 )
 def test_missing_files_are_reported_before_the_build(
@@ -256,7 +265,8 @@ def test_missing_files_are_reported_before_the_build(
     (tmp_path / "app/services/api/lib").mkdir(parents=True)
     values = {"app_source": str(tmp_path / "app"), "app_source_subdir": "services/api", **given}
     (sentence,) = source.problems(values, [str(tmp_path)])
-    assert message in sentence
+    places = {"here": tmp_path, "above": tmp_path.parent, "home": pathlib.Path.home()}
+    assert message.format(**places) in sentence
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -11,13 +12,18 @@ from ansible_collections.baton.web.plugins.module_utils.controller import settin
 
 PROJECT = pathlib.Path(__file__).parents[5]
 OPTIONS = {
-    path.parents[1].name: set(settings.options_of(yaml.safe_load(path.read_text())))
+    path.parents[1].name: settings.options_of(yaml.safe_load(path.read_text()))
     for path in PROJECT.glob("roles/*/meta/argument_specs.yml")
 }
 PLAYBOOKS = settings.playbook_settings(yaml.safe_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text()))
+WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
 INVENTORIES = sorted(
     path for folder in ("inventories", "molecule", "tests") for path in PROJECT.glob(f"{folder}/**/group_vars/**/*.yml")
 )
+
+
+def names(**variables: list[str]) -> settings.Names:
+    return settings.Names(variables, OPTIONS, PLAYBOOKS, WIRED)
 
 
 @pytest.mark.parametrize(
@@ -32,21 +38,54 @@ INVENTORIES = sorted(
         ("private_adress", "Did you mean private_address?"),
         ("rolback_to", "Did you mean rollback_to?"),
         ("upgrade_rebot", "Did you mean upgrade_reboot?"),
+        # the misspelt word is the role's
+        ("app_sevice_workers", "app_sevice_workers is not a setting. Did you mean app_service_workers?"),
+        ("nginx_server_names", "of the role nginx_server. Did you mean nginx_site_server_names?"),
+        # the inventory can't set nginx_site_upstreams
+        ("nginx_site_upstream", "roles/nginx_site/README.md lists its settings"),
+        (
+            "app_processes_worker",
+            "is not a setting. Write app_processes: {worker: ...}; give your own variables another",
+        ),
+        ("app_schedules_daily", "Write app_schedules: {daily: ...}"),
     ],
 )
 def test_misspelt_setting_is_reported_with_a_suggestion(name: str, words: str) -> None:
-    (sentence,) = settings.problems({"web1": ["app_name", name]}, OPTIONS, PLAYBOOKS)
+    (sentence,) = settings.problems(names(web1=["app_name", name]))
     assert words in sentence
+    assert settings.doubtful(names(web1=["app_name", name])) == []
 
 
-@pytest.mark.parametrize("name", ["database_password", "app_database", "app_ports", "team_app_version", "ansible_user"])
+@pytest.mark.parametrize("name", ["database_password", "team_app_version", "ansible_user", "host", "private_key"])
 def test_operators_own_variables_are_ignored(name: str) -> None:
-    assert settings.problems({"web1": [name]}, OPTIONS, PLAYBOOKS) == []
+    assert settings.problems(names(web1=[name])) + settings.doubtful(names(web1=[name])) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("app_ports", " (similar: app_port)"),
+        ("app_environment", " (similar: app_config_environment)"),
+        ("redis_password", " (similar: redis_server_password)"),
+        ("app_x", ""),
+    ],
+)
+def test_variables_that_begin_like_settings_are_doubtful(name: str, similar: str) -> None:
+    assert settings.problems(names(web1=[name])) == []
+    assert settings.doubtful(names(web1=[name])) == [f"{name}{similar}"]
+
+
+def test_every_prefix_of_the_settings_belongs_to_baton() -> None:
+    """Nobody has to add the prefix of a new role by hand."""
+    doubted = {settings.doubtful(names(web1=[f"{role.partition('_')[0]}_zzz"]))[0] for role in OPTIONS}
+    assert doubted == {f"{role.partition('_')[0]}_zzz" for role in OPTIONS}
+    assert settings.doubtful(names(web1=["deploy_zzz"])) == ["deploy_zzz"]
 
 
 def test_hosts_are_named_if_not_all_have_the_setting() -> None:
-    (sentence,) = settings.problems({"web1": ["app_prot"], "web2": []}, OPTIONS, PLAYBOOKS)
+    (sentence,) = settings.problems(names(web1=["app_prot"], web2=[]))
     assert sentence.startswith("app_prot (web1) is not a setting.")
+    assert settings.doubtful(names(web1=["app_x"], web2=[])) == ["app_x (web1)"]
 
 
 @pytest.mark.parametrize(
@@ -93,17 +132,12 @@ def test_values_of_an_inventory_or_a_command_line_are_valid() -> None:
     assert settings.invalid({"backing_services_tls_names": ["db.internal", "1.10"]}, PLAYBOOKS) == []
 
 
-WIRED = yaml.safe_load((PROJECT / "playbooks/vars/wiring.yml").read_text())
-
-
 def test_settings_that_the_playbooks_set_are_refused() -> None:
-    messages = settings.overruled(
-        {"web1": ["host_firewall_rules", "app_name"], "web2": ["nginx_site_name"]}, WIRED, OPTIONS
-    )
+    messages = settings.overruled(names(web1=["host_firewall_rules", "app_name"], web2=["nginx_site_down"]))
     assert messages == [
         "host_firewall_rules (web1) is set by the playbooks (playbooks/vars/wiring.yml). "
         "Set host_firewall_extra_rules instead.",
-        "nginx_site_name (web2) is set by the playbooks (playbooks/vars/wiring.yml). Remove it from the inventory.",
+        "nginx_site_down (web2) is set by the playbooks (playbooks/vars/wiring.yml). Remove it from the inventory.",
     ]
 
 
@@ -113,13 +147,53 @@ def test_suggested_replacements_are_settings_that_the_playbooks_leave_alone() ->
     assert set(settings.REPLACEMENTS.values()) <= known - set(WIRED)
 
 
+def test_option_is_named_with_the_setting_that_the_operator_sets() -> None:
+    option = "tls_certificate_names"
+    assert settings.named(option, {}) == option
+    assert settings.named(option, {"baton_set_by": {}}) == "tls_certificate_names (set by nginx_site_server_names)"
+    assert settings.named(option, {"baton_set_by": {option: "x"}}) == "tls_certificate_names (set by x)"
+    assert settings.named("nginx_site_gzip", {"baton_set_by": {}}) == "nginx_site_gzip"
+
+
+OF_ROLES = set().union(*OPTIONS.values())
+SOURCES = [
+    *PROJECT.glob("roles/*/tasks/*.yml"),
+    *(path for path in PROJECT.glob("plugins/**/*.py") if path.name != "settings.py"),
+]
+
+
+def test_messages_name_options_that_the_playbooks_set_with_their_settings() -> None:
+    """An operator can't set these options: the playbooks would refuse them."""
+    wired = OF_ROLES.intersection(WIRED)
+    pattern = re.compile(rf"\b({'|'.join(sorted(wired, key=len, reverse=True))})\b")
+    bare, named = [], set()
+    for path in SOURCES:
+        text = path.read_text()
+        for message in messages(yaml.safe_load(text)) if path.suffix == ".yml" else re.findall(r'"[^"\n]*"', text):
+            named.update(re.findall(r"'(\w+)' \| baton\.web\.setting", message))
+            words = re.sub(r"\{\{.*?\}\}(?!')", "", message, flags=re.DOTALL)
+            bare += [f"{path.relative_to(PROJECT)}: {name}" for name in pattern.findall(words)]
+    assert bare == []
+    assert named <= settings.REPLACEMENTS.keys()
+
+
+def messages(part: object) -> Iterator[str]:
+    """The texts of messages in tasks."""
+    for item in part if isinstance(part, list) else []:
+        yield from messages(item)
+    for key, value in part.items() if isinstance(part, dict) else []:
+        if key in ("msg", "fail_msg", "message") and isinstance(value, str):
+            yield value
+        yield from messages(value)
+
+
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
 def test_settings_of_the_inventories_are_known(file: pathlib.Path) -> None:
     text = file.read_text()
     # also the settings in comments
     commented = re.findall(r"^# ([a-z_]+):", text, re.MULTILINE)
-    variables = {"web1": [*(yaml.safe_load(text) or {}), *commented]}
-    assert settings.problems(variables, OPTIONS, PLAYBOOKS) + settings.overruled(variables, WIRED, OPTIONS) == []
+    given = names(web1=[*(yaml.safe_load(text) or {}), *commented])
+    assert settings.problems(given) + settings.overruled(given) + settings.doubtful(given) == []
 
 
 def test_names_of_exec_and_logs_variables_are_not_reserved() -> None:

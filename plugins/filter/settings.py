@@ -116,6 +116,7 @@ class FilterModule:
             "schedule_problems": schedule_settings.problems,
             "schedules": schedule_settings.on_host,
             "unknown_settings": unknown_settings,
+            "unprintable_values": settings.unprintable_values,
             "wrong_settings": wrong_settings,
             "wrong_source": wrong_source,
         }

@@ -61,7 +61,7 @@ _VARYING = re.compile(
 )
 BEFORE_MIGRATION = {"configuration", "staging"}
 _LOG_FOLLOWS = ". It logged last:"  # at the end of a message's first line
-_EXCEPTION = re.compile(r"\b[A-Za-z_][\w.]*(Error|Exception)(: .*)?$")
+_EXCEPTION = re.compile(r"\b[A-Za-z_][\w.]*(Error|Exception)(: .*)?\Z")
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
 

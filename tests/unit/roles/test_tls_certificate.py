@@ -426,6 +426,14 @@ def test_valid_acme_settings_are_accepted(load_role: Callable[[str], Any], given
             },
             ["HETZNER_API_KEY", "a quote"],
         ),
+        (
+            {
+                **DNS,
+                "tls_certificate_acme_dns_provider": "hetzner",
+                "tls_certificate_acme_dns_credentials": {"HETZNER_API_KEY": "hidden\x1b"},
+            },
+            ["HETZNER_API_KEY", "another control"],
+        ),
         ({"tls_certificate_acme_hosts": ["10.0.0.1"]}, ["tls_certificate_acme_own_address"]),
     ],
     ids=str,

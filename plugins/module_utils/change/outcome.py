@@ -350,7 +350,7 @@ def _by_release(hosts: Iterable[str], outcomes: Mapping[str, Mapping[str, Any]])
     serving: dict[str, list[str]] = {}
     for host in hosts:
         if release := outcomes[host]["release"]:
-            serving.setdefault(str(release), []).append(host)
+            serving.setdefault(untrusted.line(str(release)), []).append(host)
     return serving
 
 

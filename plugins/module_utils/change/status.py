@@ -197,6 +197,8 @@ def _typed(host: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(host)
     for key in ("problems", "notices", "settings_differ", "site_differs", "drained"):
         found[key] = untrusted.texts(host.get(key))
+    if "maintenance" in host:
+        found["maintenance"] = host["maintenance"] is True
     if "certificate_expires" in host:
         found["certificate_expires"] = untrusted.moment(host["certificate_expires"]) or None
     if host.get("application") is not None:
@@ -479,7 +481,7 @@ def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
             hosts.setdefault(f"locked by {untrusted.text(lock.get('description'))}; the lock {ends}.", []).append(name)
         if change := app.get("last_change"):
             hosts.setdefault(_ending(change, now), []).append(name)
-    return [f"{', '.join(names)}: {words}" for words, names in hosts.items()]
+    return [f"{', '.join(names)}: {untrusted.line(words)}" for words, names in hosts.items()]
 
 
 def _ending(change: Mapping[str, Any], now: float) -> str:

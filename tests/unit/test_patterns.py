@@ -1,4 +1,4 @@
-"""Patterns end with \\Z: in Python `$` also matches before a line break at the end, so a text with one would be valid."""
+"""Patterns end with \\Z: in Python `$` also matches before a line break at the end of a text."""
 
 from __future__ import annotations
 

@@ -263,7 +263,9 @@ def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> 
     header = ("WHEN (UTC)", "WHO", "CHANGE", "RELEASE", "VERSION", "RESULT", "METHOD", "DURATION", "BATON", "HOSTS")
     text = aligned([header, *(_cells(row, everywhere) for row in rows)])
     failed = next((row for row in rows if row.get("reason")), None)
-    return untrusted.printable(text if failed is None else f"{text}\n\nLast failure: {untrusted.line(failed['reason'])}")
+    return untrusted.printable(
+        text if failed is None else f"{text}\n\nLast failure: {untrusted.line(failed['reason'])}"
+    )
 
 
 def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]:

@@ -173,7 +173,12 @@ def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
         found = untrusted.parse_object(content)
     except untrusted.UntrustedError as error:
         return {"trouble": "", "issued": False, "invalid": _invalid(path, error)}
-    return {**found, "trouble": untrusted.text(found.get("trouble")), "issued": found.get("issued") is True, "invalid": ""}
+    return {
+        **found,
+        "trouble": untrusted.text(found.get("trouble")),
+        "issued": found.get("issued") is True,
+        "invalid": "",
+    }
 
 
 def _invalid(path: str, why: Exception) -> str:

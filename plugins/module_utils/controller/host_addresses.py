@@ -16,7 +16,8 @@ SET = "Set private_address for each of these hosts in the inventory"
 def problems(names: Iterable[str], known: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each address that isn't one of a host, or that contradicts the inventory or another host.
 
-    `names`: all hosts of the inventory. `known`: their variables; `baton_address` is missing where a host's address isn't known.
+    `names`: all hosts of the inventory. `known`: their variables; `baton_address` is missing where a host's address
+    isn't known.
     """
     hosts = {host: known[host] for host in names}  # each once: Ansible collects a host's variables on each access
     addresses = {host: str(about["baton_address"]) for host, about in hosts.items() if "baton_address" in about}
@@ -48,8 +49,8 @@ def _shared(addresses: Mapping[str, str], claimed: Iterable[str]) -> list[str]:
     return [
         f"{' and '.join(names)} have the same address {address} ("
         + ", ".join(f"{name} {'says so itself' if name in claimed else 'by its private_address'}" for name in names)
-        + f"), and other hosts know a host by its address. {SET}, each another, or remove all but one of them. If none of "
-        "them should have that address, find out whether it is compromised."
+        + f"), and other hosts know a host by its address. {SET}, each another, or remove all but one of them. If none "
+        "of them should have that address, find out whether it is compromised."
         for address, names in owners.items()
         if len(names) > 1
     ]
@@ -62,10 +63,12 @@ def _contradictory(claimed: Mapping[str, str], reached: Mapping[str, str]) -> li
         others = [other for other, at in reached.items() if at == address and other != host]
         if address == reached.get(host, address) and not others:
             continue
-        known = f"the inventory has {reached[host]} for it" if host in reached else f"that is {others[0]} in the inventory"
+        known = (
+            f"the inventory has {reached[host]} for it" if host in reached else f"that is {others[0]} in the inventory"
+        )
         found.append(
-            f"{host} says that its address is {address}, but {known}, and other hosts would trust that address. If it is "
-            f"right, as with NAT or a second network, set private_address: {address} for {host} in the inventory; else "
+            f"{host} says that its address is {address}, but {known}, and other hosts would trust it. If it "
+            f"is right, as with NAT or a second network, set private_address: {address} for {host}. Else "
             "find out whether the host is compromised."
         )
     return found

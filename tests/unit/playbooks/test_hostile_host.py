@@ -98,8 +98,8 @@ def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Pa
     names = {"app_name": "shop", "app_module": "main:app", "nginx_site_server_names": ["shop.example.org"]}
     (tmp_path / "source").mkdir()
     (tmp_path / "source/main.py").write_text("")
-    variables = names | {"app_source": str(tmp_path / "source"), "ansible_become": False}
-    runner.inventory.write_text(json.dumps({"app_servers": {"hosts": hosts}, "all": {"vars": variables}}))
+    settings = names | {"app_source": str(tmp_path / "source"), "ansible_become": False}
+    runner.inventory.write_text(json.dumps({"app_servers": {"hosts": hosts}, "all": {"vars": settings}}))
     done = runner.play(f"playbooks/{playbook}" if "phases" in playbook else written, baton_provision=True)
     assert done.status != 0
     for words in ("app1 and app2 have the same address 10.0.0.1", "Set private_address for each of these hosts"):

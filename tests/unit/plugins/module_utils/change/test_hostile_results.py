@@ -1,4 +1,4 @@
-"""Results of compromised hosts: whatever a value is replaced by, the controller's own code ends with a text to print."""
+"""Results of compromised hosts: whatever a value is replaced by, the controller has a text to print."""
 
 from __future__ import annotations
 
@@ -113,7 +113,14 @@ def _change(hosts: dict[str, Any]) -> str:
     outcome.activation_end(results)
     outcome.outdated(results)
     outcome.failed_after_commit(results)
-    change = {"kind": "deploy", "application": "links", "release": "r2", "version": "2", "migrations": "", "began": NOON}
+    change = {
+        "kind": "deploy",
+        "application": "links",
+        "release": "r2",
+        "version": "2",
+        "migrations": "",
+        "began": NOON,
+    }
     failed = {"app1": {**results["app1"], "failure": {"step": "roll", "message": "x"}}, "app2": results["app2"]}
     for one in (results, failed):
         ended = outcome.conclusion({**change, "now": NOON + 20}, {"who": "ada@laptop", "token": "t"}, one)
@@ -130,7 +137,10 @@ def _status(hosts: dict[str, Any]) -> str:
 CASES: dict[str, tuple[Any, Callable[[dict[str, Any]], str]]] = {
     "edge": (EDGE, lambda hosts: _compose({"edge1": hosts["app1"]}, {})),
     "change": (RESULTS, _change),
-    "history": ({"entries": [ENTRY, ENTRY]}, lambda hosts: history.table({n: o.get("entries") for n, o in hosts.items()})),
+    "history": (
+        {"entries": [ENTRY, ENTRY]},
+        lambda hosts: history.table({name: host.get("entries") for name, host in hosts.items()}),
+    ),
     "rollback": (SUMMARY, lambda hosts: str(history.rollback(hosts, "", force=False))),
     "rollback to one": (SUMMARY, lambda hosts: str(history.rollback(hosts, "r1", force=False))),
     "rollback to none": (SUMMARY, lambda hosts: str(history.rollback(hosts, "r9", force=True))),

@@ -197,7 +197,9 @@ def test_invalid_outcome_of_a_renewal_is_a_problem(tmp_path: pathlib.Path) -> No
     for content in ("", "[]", "[" * 100_000, "{", '{"issued": true, "issued": false}', "\xff"):
         file.write_text(content)
         (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
-        assert message.startswith(f"edge1: {file}, which records how the last request for a certificate ended, can't be")
+        assert message.startswith(
+            f"edge1: {file}, which records how the last request for a certificate ended, can't be"
+        )
         assert "Remove it from the host, and run site.yml" in message
     file.unlink()
     os.mkfifo(file)

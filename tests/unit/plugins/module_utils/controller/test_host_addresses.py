@@ -52,7 +52,10 @@ def test_addresses_that_fit_are_accepted(hosts: dict[str, Any]) -> None:
         ),
         (
             {"app1": says("10.0.0.9", ansible_host="10.0.0.1"), "app2": says("10.0.0.2")},
-            ["app1 says that its address is 10.0.0.9, but the inventory has 10.0.0.1 for it", "private_address: 10.0.0.9"],
+            [
+                "app1 says that its address is 10.0.0.9, but the inventory has 10.0.0.1 for it",
+                "private_address: 10.0.0.9",
+            ],
         ),
         (
             {"10.0.0.1": says("10.0.0.9"), "app2": says("10.0.0.2")},

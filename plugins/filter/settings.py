@@ -142,6 +142,7 @@ class FilterModule:
             "schedules": schedule_settings.on_host,
             "setting": setting,
             "unknown_settings": unknown_settings,
+            "unprintable_values": settings.unprintable_values,
             "wrong_settings": wrong_settings,
             "wrong_source": wrong_source,
         }

@@ -483,7 +483,7 @@ class _Build:
             for entry in archive.infolist():
                 name = entry.filename
                 top = name.partition("/")[0]
-                if name.endswith("/") or re.search(r"\.(dist-info|data)$", top) or "/" not in name:
+                if name.endswith("/") or re.search(r"\.(dist-info|data)\Z", top) or "/" not in name:
                     continue
                 root = next((root for root in roots if (root / top).is_dir()), None)
                 # the build is untrusted: a name may lead out of the source

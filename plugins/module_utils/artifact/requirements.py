@@ -81,7 +81,7 @@ def logical_lines(text: str) -> Iterable[str]:
     """Yield lines like pip: continuations joined, comments removed."""
     joined = re.sub(r"\\\r?\n", " ", text)
     for line in joined.splitlines():
-        stripped = re.sub(r"(^|\s)#.*$", "", line).strip()
+        stripped = re.sub(r"(^|\s)#.*", "", line).strip()
         if stripped:
             yield stripped
 

@@ -98,7 +98,7 @@ def _is_git(source: str) -> bool:
     if " @ " in source:
         return False
     scheme = source.startswith(("git+", "ssh://", "git://", "http://", "https://", "file://"))
-    if scheme and re.search(r"\.(whl|zip|tar\.gz|tgz)(#.*)?$", source):
+    if scheme and re.search(r"\.(whl|zip|tar\.gz|tgz)(#.*)?\Z", source):
         return False
     return scheme or re.match(r"[\w.-]+@[\w.-]+:", source) is not None
 

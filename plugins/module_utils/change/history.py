@@ -263,7 +263,9 @@ def table(hosts: Mapping[str, Sequence[Mapping[str, Any]]], lines: int = 20) -> 
     header = ("WHEN (UTC)", "WHO", "CHANGE", "RELEASE", "VERSION", "RESULT", "METHOD", "DURATION", "BATON", "HOSTS")
     text = aligned([header, *(_cells(row, everywhere) for row in rows)])
     failed = next((row for row in rows if row.get("reason")), None)
-    return untrusted.printable(text if failed is None else f"{text}\n\nLast failure: {failed['reason']}")
+    return untrusted.printable(
+        text if failed is None else f"{text}\n\nLast failure: {untrusted.line(failed['reason'])}"
+    )
 
 
 def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]:
@@ -283,6 +285,7 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
     `hosts`: the result of `summary` on each. `wanted`: a release; empty for the best one that all hosts have. `force`:
     cross blocking migrations. After an interrupted change the target may be a release that some hosts already serve.
     """
+    hosts = {host: _typed_summary(found) for host, found in hosts.items()}
     if wanted:
         lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
         if lacking:
@@ -309,6 +312,20 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
         one["version"] for found in hosts.values() for one in found["rollback_candidates"] if one["release"] == release
     ]
     return {"release": release, "version": next(filter(None, versions), ""), "problem": ""}
+
+
+def _typed_summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a host's untrusted result of `summary` with the keys that a rollback reads, in the expected types."""
+    blocking_of = untrusted.mapping(found.get("blocking"))
+    return {
+        "current": untrusted.text(found.get("current")) or None,
+        **{key: untrusted.texts(found.get(key)) for key in ("candidates", "releases")},
+        "blocking": {release: untrusted.texts(names) for release, names in blocking_of.items()},
+        "rollback_candidates": [
+            {key: untrusted.text(one.get(key)) for key in ("release", "version", "why_not")}
+            for one in untrusted.objects(found.get("rollback_candidates"))
+        ],
+    }
 
 
 def _available(hosts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -61,7 +61,7 @@ _VARYING = re.compile(
 )
 BEFORE_MIGRATION = {"configuration", "staging"}
 _LOG_FOLLOWS = ". It logged last:"  # at the end of a message's first line
-_EXCEPTION = re.compile(r"\b[A-Za-z_][\w.]*(Error|Exception)(: .*)?$")
+_EXCEPTION = re.compile(r"\b[A-Za-z_][\w.]*(Error|Exception)(: .*)?\Z")
 RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarted", "configure": "configured"}
 
 
@@ -355,7 +355,7 @@ def _by_release(hosts: Iterable[str], outcomes: Mapping[str, Mapping[str, Any]])
     serving: dict[str, list[str]] = {}
     for host in hosts:
         if release := outcomes[host]["release"]:
-            serving.setdefault(str(release), []).append(host)
+            serving.setdefault(untrusted.line(str(release)), []).append(host)
     return serving
 
 

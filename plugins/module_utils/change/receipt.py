@@ -102,9 +102,11 @@ def _counts(counts: Mapping[str, Any], started: float) -> dict[str, Any]:
     """Return the untrusted counts of a window, or of a point of a timeline, in the expected types."""
     statuses, bins = (untrusted.mapping(counts.get(key)).items() for key in ("statuses", "histogram"))
     times = {key: untrusted.moment(counts.get(key)) for key in ("since", "until")}
+    numbers = {key: max(0, untrusted.whole_number(counts.get(key))) for key in COUNTS}
     return {
         **{key: moment if abs(moment - started) <= FAR else started for key, moment in times.items()},
-        **{key: untrusted.whole_number(counts.get(key)) for key in COUNTS},
+        **numbers,
+        "requests": max(numbers["requests"], numbers["failures"]),  # of which the failures are a share
         "complete": bool(counts.get("complete", True)),
         "statuses": {str(status): untrusted.whole_number(count) for status, count in statuses},
         "histogram": {name: untrusted.whole_number(count) for name, count in bins if re.fullmatch(LATENCY, name)},
@@ -245,7 +247,8 @@ def headline(document: Mapping[str, Any]) -> str:
     gave_up = _gave_up(during, before)
     if not failures:
         return f"None of the {_requests(requests)} that the edges logged during the change failed{gave_up}."
-    most = during["failing"][0]
+    # an edge's answer may contradict itself
+    most = next(iter(during["failing"]), {"status": "unknown", "path": "unknown paths"})
     known = f"; before, {_share(before['failures'], before['requests'])}" if before else ""
     return (
         f"{failures:,} of the {_requests(requests)} that the edges logged during the change failed "
@@ -359,7 +362,7 @@ def pids(process: Mapping[str, Any]) -> str:
 
 def text(document: Mapping[str, Any]) -> str:
     """Format the receipt for a terminal."""
-    lines = [title(document), document["headline"]]
+    lines = [title(document), untrusted.line(document["headline"])]
     if document["windows"]:
         rows: list[tuple[str, ...]] = [("", "SECONDS", "REQUESTS", "FAILED", "P50", "P99", "MAX")]
         rows += [
@@ -394,7 +397,7 @@ def text(document: Mapping[str, Any]) -> str:
     if document["phases"]:
         lines += ["", "Phases: " + ", ".join(f"{phase['name']} {phase['seconds']} s" for phase in document["phases"])]
     # the failure of the run, which follows, has the reason
-    lines += [f"Note: {note}" for note in document["notes"] if note != document["deploy"]["reason"]]
+    lines += [f"Note: {untrusted.line(note)}" for note in document["notes"] if note != document["deploy"]["reason"]]
     return untrusted.printable("\n".join(lines))
 
 

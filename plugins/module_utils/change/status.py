@@ -155,10 +155,37 @@ def certificate(path: str) -> dict[str, float | None]:
 
 def _acme(site: str, root: str) -> dict[str, Any]:
     """Return how the last renewal by ACME ended; empty if the certificate isn't from ACME."""
-    with contextlib.suppress(OSError, untrusted.UntrustedError):
-        path = pathlib.Path(root, "var/lib/acme-certificate", site, "status.json")
-        return {"acme": untrusted.parse_object(untrusted.read(path))}
-    return {}
+    path = pathlib.Path(root, "var/lib/acme-certificate", site, "status.json")
+    try:
+        return {"acme": acme_outcome(untrusted.read(path), str(path))}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        return {"acme": {"invalid": _invalid(str(path), error)}}
+
+
+def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
+    """Return what `acme-certificate` recorded in a host's file: `trouble` (a text) and `issued`, and its other fields.
+
+    If the file is invalid, `trouble` is empty, and `invalid` says why and how to repair it.
+    """
+    try:
+        found = untrusted.parse_object(content)
+    except untrusted.UntrustedError as error:
+        return {"trouble": "", "issued": False, "invalid": _invalid(path, error)}
+    return {
+        **found,
+        "trouble": untrusted.text(found.get("trouble")),
+        "issued": found.get("issued") is True,
+        "invalid": "",
+    }
+
+
+def _invalid(path: str, why: Exception) -> str:
+    return (
+        f"{path}, which records how the last request for a certificate ended, can't be read: {why}. Remove it from the "
+        "host, and run site.yml, which requests a certificate if one is due, and writes the file again."
+    )
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
@@ -175,6 +202,8 @@ def _typed(host: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(host)
     for key in ("problems", "notices", "settings_differ", "site_differs", "drained"):
         found[key] = untrusted.texts(host.get(key))
+    if "maintenance" in host:
+        found["maintenance"] = host["maintenance"] is True
     if "certificate_expires" in host:
         found["certificate_expires"] = untrusted.moment(host["certificate_expires"]) or None
     if host.get("application") is not None:
@@ -270,13 +299,16 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         wrong += _expiry(host, "the certificate", found)
     for path, about in found.get("service_certificates", {}).items():
         wrong += _expiry(host, f"the certificate {path}", about)
-    if (acme := found.get("acme", {})).get("trouble"):
+    acme = found.get("acme", {})
+    if acme.get("invalid"):
+        wrong.append(f"{host}: {acme['invalid']}")
+    if acme.get("trouble"):
         names = ", ".join(untrusted.texts(acme.get("names")))
-        meanwhile = "the previous one is still in use" if acme.get("issued") is True else "no trusted one is in use"
+        meanwhile = "the previous one is still in use" if acme["issued"] else "no trusted one is in use"
         wrong.append(
             f"{host}: no new certificate for {names} from {untrusted.text(acme.get('directory'))}, "
             f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
-            f"{untrusted.text(acme['trouble'])}; {meanwhile}, and the host tries again twice a day."
+            f"{acme['trouble']}; {meanwhile}, and the host tries again twice a day."
         )
     wrong += [
         f"{host}: {server} is drained and gets no requests; if nobody works on it, run site.yml."
@@ -454,7 +486,7 @@ def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
             hosts.setdefault(f"locked by {untrusted.text(lock.get('description'))}; the lock {ends}.", []).append(name)
         if change := app.get("last_change"):
             hosts.setdefault(_ending(change, now), []).append(name)
-    return [f"{', '.join(names)}: {words}" for words, names in hosts.items()]
+    return [f"{', '.join(names)}: {untrusted.line(words)}" for words, names in hosts.items()]
 
 
 def _ending(change: Mapping[str, Any], now: float) -> str:

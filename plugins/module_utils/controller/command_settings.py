@@ -31,8 +31,8 @@ def whole_number(value: Any) -> int | None:
 
 
 def is_line(value: Any) -> bool:
-    """Whether a value is a string of one line."""
-    return isinstance(value, str) and not re.search(r"[\r\n\0]", value.strip())
+    """Whether a value is a string of one line without control characters."""
+    return isinstance(value, str) and settings.is_printable(value.strip())
 
 
 def is_memory(value: Any) -> bool:
@@ -119,8 +119,8 @@ def _environment_problems(where: str, given: Any, secrets: set[str]) -> Iterator
             yield f"{where}.{name} is also in app_config_secrets, which would override it. Remove one of them."
         elif isinstance(value, float):
             yield f"{where}.{name} is a decimal number, of which YAML may drop digits. Write it in quotes."
-        elif not isinstance(value, str | int) or re.search(r"[\r\n\0]", str(value)):
-            yield f"{where}.{name} is not a text of one line. Write one, in quotes."
+        elif not isinstance(value, str | int) or not settings.is_printable(str(value)):
+            yield f"{where}.{name} is not a text of one line without control characters. Write one, in quotes."
 
 
 def directive_problems(directives: Mapping[str, Any], setting: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..host import untrusted
 
 LARGEST = 2**31 - 1  # of counts and sizes
+MOST_CORES = 8192  # of a Linux kernel; the edges derive limits from their number
 
 
 def wrong(facts: Mapping[str, Any]) -> list[str]:
@@ -36,6 +37,10 @@ def _is_boolean(found: Any) -> bool:
 
 def _is_count(found: Any) -> bool:
     return isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= LARGEST
+
+
+def _are_cores(found: Any) -> bool:
+    return _is_count(found) and found <= MOST_CORES
 
 
 def _is_time(found: Any) -> bool:
@@ -87,7 +92,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
     "package_lists_age": lambda found: found is None or _is_time(found),
     "packages": _are_texts,
     "postgresql_max_connections": _is_count,
-    "processor_vcpus": _is_count,
+    "processor_vcpus": _are_cores,
     "python": _is_python,
     "service_mgr": _is_text,
     "virtualization_role": _is_text,

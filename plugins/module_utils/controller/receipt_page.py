@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import jinja2
 
 from ..change import receipt
+from ..host import untrusted
 
 WIDTH, LEFT, RIGHT = 1000, 58, 12  # width of the chart and of its margins, in px
 LATENCY_HEIGHT, REQUESTS_HEIGHT, GAP = 210, 84, 26
@@ -23,7 +25,7 @@ NEAR = 70  # px; names of closer markers are placed below each other
 def page(document: Mapping[str, Any]) -> str:
     """Return the HTML page."""
     deploy = document["deploy"]
-    return _template().render(
+    text = _template().render(
         document,
         title=receipt.title(document),
         heading=" ".join(filter(None, (deploy["application"], deploy["version"]))),
@@ -34,8 +36,10 @@ def page(document: Mapping[str, Any]) -> str:
         chart=Chart(document).drawn() if document["timeline"]["points"] else None,
         notes=[note for note in document["notes"] if note != deploy["reason"]],
     )
+    return untrusted.printable(text)
 
 
+@functools.cache
 def _template() -> jinja2.Template:
     path = pathlib.Path(__file__).with_suffix(".html.j2")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)

@@ -242,9 +242,23 @@ def unprintable(values: Mapping[str, Any], options: Mapping[str, Mapping[str, An
         for part in _parts(values, options)
         if part.option["type"] == "str"
         and isinstance(part.value, str)
-        and _CONTROL.search(part.value)
+        and not is_printable(part.value)
         and re.sub(r"\[[0-9]+\]", "", part.name) not in MULTILINE
     ]
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text has one line and no control characters except tabs."""
+    return not _CONTROL.search(text)
+
+
+def unprintable_values(given: Mapping[str, Any] | Sequence[Any]) -> list[str]:
+    """Return which texts of a mapping (their names) or of a list have a line break or another control character.
+
+    For settings whose names the inventory chooses, which argument specs don't describe.
+    """
+    pairs = given.items() if isinstance(given, Mapping) else ((value, value) for value in given)
+    return [str(name) for name, value in pairs if isinstance(value, str) and not is_printable(value)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -172,6 +172,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(_escaped, _COLOURS.sub("", text))
 
 
+def line(text: str) -> str:
+    """Return a text with line breaks replaced: the next line could imitate other output."""
+    return text.replace("\r", " ").replace("\n", " ")
+
+
 def _escaped(found: re.Match[str]) -> str:
     point = ord(found[0])
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"

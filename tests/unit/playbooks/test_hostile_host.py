@@ -81,3 +81,27 @@ def test_injected_facts_are_refused(tmp_path: pathlib.Path) -> None:
         "Put `inject_facts_as_vars = False` into the section [defaults] of your ansible.cfg"
         in runner.play(playbook).words
     )
+
+
+@pytest.mark.parametrize("playbook", ["phases/preflight.yml", "tasks/addresses/resolve.yml"])
+def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Path, playbook: str) -> None:
+    tasks = {"tasks": [{"ansible.builtin.import_tasks": f"{PROJECT}/playbooks/{playbook}"}]}
+    runner, written = Playbooks.written(tmp_path, tasks)
+    facts = {"clock": 1, "distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"}
+    hosts: dict[str, dict[str, str]] = {"app1": {}, "app2": {}, "app3": {"private_address": "10.0.0.3"}}
+    for host, variables in hosts.items():
+        address = {"address": "10.0.0.9" if host == "app3" else "10.0.0.1"}
+        answer = {"changed": False, "ansible_facts": {**facts, "app_prepared": True, "default_ipv4": address}}
+        (tmp_path / f"{host}.json").write_text(json.dumps(answer))
+        python = write_script(tmp_path / host, f"cat > /dev/null\ncat {tmp_path}/{host}.json")
+        variables |= {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
+    names = {"app_name": "shop", "app_module": "main:app", "nginx_site_server_names": ["shop.example.org"]}
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/main.py").write_text("")
+    settings = names | {"app_source": str(tmp_path / "source"), "ansible_become": False}
+    runner.inventory.write_text(json.dumps({"app_servers": {"hosts": hosts}, "all": {"vars": settings}}))
+    done = runner.play(f"playbooks/{playbook}" if "phases" in playbook else written, baton_provision=True)
+    assert done.status != 0
+    for words in ("app1 and app2 have the same address 10.0.0.1", "Set private_address for each of these hosts"):
+        assert words in done.words
+    assert "app3" not in done.output.partition("PLAY RECAP")[0].partition("same address")[2]

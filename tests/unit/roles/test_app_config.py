@@ -83,6 +83,10 @@ def refusals(load_role: Callable[[str], Any]) -> Callable[..., list[str]]:
     [
         ({"app_config_environment": {"VERSION": 1.1}}, "VERSION is a decimal number"),
         ({"app_config_environment": {"NOTHING": None}}, "the value of NOTHING"),
+        *(
+            ({"app_config_environment": {"LINES": value, "TABS": "a\tb"}}, "the value of LINES is")
+            for value in ("a\nb", "a\n", "a\r", "a\x00", "\x1b[2J")
+        ),
         ({"app_config_secrets": {"KEY": {"a": 1}}}, "among the secrets, KEY isn't a text"),
         ({"app_config_secrets": {"KEY": None}}, "among the secrets, KEY isn't a text"),
         ({"app_config_secrets": {"KEY": 123456}}, "among the secrets, KEY isn't a text"),

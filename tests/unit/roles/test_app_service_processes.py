@@ -250,6 +250,8 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ({"worker": {"command": "x", "environment": ["A=b"]}}, "worker.environment is "),
         ({"worker": {"command": "x", "environment": {"PATH": "/x"}}}, "worker.environment.PATH can't be set"),
         ({"worker": {"command": "x", "environment": {"TOKEN": "x"}}}, "is also in app_config_secrets"),
+        ({"worker": {"command": "x", "environment": {"A": "a\x1b"}}}, "worker.environment.A is not a text of one line"),
+        ({"worker": {"command": "x\x1b[2J"}}, "worker.command is "),
         ({"worker": {"command": "x", "environment": {"A B": "x"}}}, "not a valid variable name"),
         ({"worker": {"command": "x", "environment": {"A": "x\ny"}}}, "not a text of one line"),
         ({"worker": {"command": "x", "environment": {"A": 1.1}}}, "a decimal number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import itertools
 import json
@@ -426,6 +427,14 @@ def test_valid_acme_settings_are_accepted(load_role: Callable[[str], Any], given
             },
             ["HETZNER_API_KEY", "a quote"],
         ),
+        (
+            {
+                **DNS,
+                "tls_certificate_acme_dns_provider": "hetzner",
+                "tls_certificate_acme_dns_credentials": {"HETZNER_API_KEY": "hidden\x1b"},
+            },
+            ["HETZNER_API_KEY", "another control"],
+        ),
         ({"tls_certificate_acme_hosts": ["10.0.0.1"]}, ["tls_certificate_acme_own_address"]),
     ],
     ids=str,
@@ -547,3 +556,34 @@ def test_preflight_checks_a_provided_certificate_with_openssl(tmp_path: pathlib.
         tls_certificate_roots_source=str(tmp_path / "roots.pem"),
         **given,
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble", "invalid"),
+    [
+        (None, "", ""),
+        (b'{"trouble": "too many certificates", "issued": true}', "too many certificates", ""),
+        (b'{"trouble": ["{{ 7 * 7 }}"], "issued": "yes"}', "", ""),
+        (b"[]", "", "it is not an object"),
+        (b"{{ 7 * 7 }}", "", "it is not valid JSON"),
+        (b"[" * 100_000, "", "nested more than 32 deep"),
+        (b"\xff", "", "it is not valid JSON"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_outcome_of_a_request_on_the_host_is_untrusted(
+    load_role: Callable[[str], Any], content: bytes | None, trouble: str, invalid: str
+) -> None:
+    said = {} if content is None else {"content": base64.b64encode(content).decode()}
+    given = {**ACME, "__tls_certificate_acme_said": said, "__tls_certificate_acme_run": {"rc": 0}}
+    role = load_role("tls_certificate")
+    assert role.value("__tls_certificate_acme_trouble", **given) == trouble
+    (task,) = role.load("tasks/obtain.yml")
+    (check,) = [one["ansible.builtin.assert"] for one in task["block"] if "ansible.builtin.assert" in one]
+    templar = role.templar(**given)
+    assert templar.evaluate_conditional(check["that"]) is not bool(invalid)
+    if invalid:
+        message = templar.template(check["fail_msg"])
+        assert message.startswith("edge1: /var/lib/acme-certificate/links/status.json, which records ")
+        assert invalid in message
+        assert "Remove it from the host" in message

@@ -102,6 +102,7 @@ def test_clock_offset_is_what_the_calls_duration_does_not_explain(
         ({"memtotal_mb": "8192; x"}, "memtotal_mb"),
         ({"processor_vcpus": True}, "processor_vcpus"),
         ({"processor_vcpus": 10**400}, "processor_vcpus"),
+        ({"processor_vcpus": 8193}, "processor_vcpus"),
         ({"python": {"version": {"major": 3, "minor": "11/..", "micro": 0}}}, "python"),
         ({"python": "3.11"}, "python"),
         ({"app_transport": []}, "app_transport"),

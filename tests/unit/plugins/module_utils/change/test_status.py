@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -188,7 +189,23 @@ def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pat
         assert words in message
     (folder / "status.json").write_text(json.dumps(report | {"trouble": ""}))
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
-    (folder / "status.json").write_text("[]")
+
+
+def test_invalid_outcome_of_a_renewal_is_a_problem(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "var/lib/acme-certificate/links/status.json"
+    file.parent.mkdir(parents=True)
+    for content in ("", "[]", "[" * 100_000, "{", '{"issued": true, "issued": false}', "\xff"):
+        file.write_text(content)
+        (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+        assert message.startswith(
+            f"edge1: {file}, which records how the last request for a certificate ended, can't be"
+        )
+        assert "Remove it from the host, and run site.yml" in message
+    file.unlink()
+    os.mkfifo(file)
+    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    assert "is not a regular file. Remove it" in message
+    file.unlink()
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 

@@ -289,6 +289,26 @@ class Server:
 
 
 @pytest.fixture
+def life(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Creates workers in simulated time, with the tests' application by default."""
+    from application import application
+    from simulation import Life, process_restored
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(process_restored())
+
+        def create(served: Any = application, **settings: Any) -> Life:
+            # a short name, as a Unix socket's path has at most 107 bytes
+            root = tmp_path_factory.mktemp("w")
+            stack.callback(shutil.rmtree, root)
+            life = Life(root, monkeypatch, served, **settings)
+            stack.callback(life.close)
+            return life
+
+        yield create
+
+
+@pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # a short name, as a Unix socket's path has at most 107 bytes
     root = tmp_path_factory.mktemp("s")

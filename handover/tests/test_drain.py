@@ -168,35 +168,6 @@ def test_sigquit_ends_running_requests(server: Server) -> None:
         assert connection.getresponse().status == 500
 
 
-@pytest.mark.parametrize("setting", ["/readiness", "/readiness?probe=1"])
-def test_urgent_path_does_not_queue(server: Server, setting: str) -> None:
-    server.configure(workers=1, handover_urgent_paths=[setting])
-    server.start()
-    answered: list[str] = []
-    busy, urgent = [server.connect() for _ in range(30)], server.connect()
-    for connection in (*busy, urgent):
-        connection.connect()
-    server.wait_accepted()
-
-    def wait(name: str, connection: http.client.HTTPConnection) -> None:
-        assert connection.getresponse().status == 200
-        answered.append(name)
-
-    busy[0].request("GET", "/block?seconds=0.05&began=first")
-    for connection in busy[1:]:
-        connection.request("GET", "/block?seconds=0.05")
-    server.wait_started("first")
-    urgent.request("GET", "/readiness?probe=2")
-    names = [*(f"block {number}" for number in range(30)), "urgent"]
-    threads = [threading.Thread(target=wait, args=args) for args in zip(names, (*busy, urgent), strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(answered) == 31
-    assert answered.index("urgent") < 29, answered
-
-
 @ENDS
 def test_websockets_are_closed_with_1012(server: Server, end: Callable[[Server], None]) -> None:
     marker = server.root / "disconnect"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import textwrap
 from typing import Any
 
 import pytest
 
 from conftest import Server, alive, wait_for
-from gunicorn_handover import arbiter, priority, resources, worker
+from gunicorn_handover import arbiter, priority, resources
 
 pytestmark = pytest.mark.versions
 
@@ -125,32 +124,6 @@ def test_worker_that_waits_for_the_others_ends_with_the_master(server: Server, n
     server.stop(number)
     server.unblock_import("second")
     wait_for(lambda: not any(map(alive, pids)), what="the workers' exit")
-
-
-def test_event_loop_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
-    import uvloop
-
-    plain, auto, fast = (bytes(name, "ascii").decode() for name in ("asyncio", "auto", "uvloop"))  # as from a file
-    assert worker.loop_factory(plain) is asyncio.new_event_loop
-    assert worker.loop_factory(auto) is worker.loop_factory(fast) is uvloop.new_event_loop
-    monkeypatch.setitem(sys.modules, "uvloop", None)  # as if it weren't installed
-    assert worker.loop_factory(plain) is worker.loop_factory(auto) is asyncio.new_event_loop
-    with pytest.raises(ImportError):
-        worker.loop_factory(fast)
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (RuntimeError("no\n  database"), "RuntimeError: no database"),
-        (MemoryError(), "MemoryError"),
-        (SystemExit("a\nb"), "the application called sys.exit('a\\nb') while it started"),
-    ],
-)
-def test_error_is_described_in_one_line(error: BaseException, line: str) -> None:
-    assert worker.describe(error) == line
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RESTARTING = 1012  # RFC 6455's registry: Service Restart
-SPREAD_TICK = 0.1  # seconds between two checks whether the spread was cut short
 EXTENSION = "gunicorn_handover"  # the key in `scope["extensions"]`
 CLIENT_GONE = 499  # nginx's status for a client that closed the connection before the response
 _ERROR_LOG = logging.getLogger("uvicorn.error")
@@ -120,16 +119,14 @@ class ServedApplication:
         self.draining = True
         self._is_known_client = is_known_client
 
-    async def restart_websockets(self, spread: float, immediate: Callable[[], bool]) -> None:
+    async def restart_websockets(self, spread: float) -> None:
         """Closes all WebSockets with 1012, evenly over `spread` seconds, so that clients don't all reconnect at once;
-        immediately when `immediate` returns true. WebSockets that open later are closed immediately."""
+        immediately if it isn't positive. WebSockets that open later are closed immediately."""
         self._closes_websockets = True
         began = time.monotonic()
         sessions, closing = list(self._sessions), []
         for number, session in enumerate(sessions):
-            due = began + spread * number / len(sessions)
-            while (left := due - time.monotonic()) > 0 and not immediate():
-                await asyncio.sleep(min(left, SPREAD_TICK))
+            await asyncio.sleep(began + spread * number / len(sessions) - time.monotonic())
             # a client that doesn't read must not block the others
             closing.append(asyncio.ensure_future(session.restart()))
         await asyncio.gather(*closing)

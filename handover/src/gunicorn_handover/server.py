@@ -60,6 +60,8 @@ class DrainingServer(Server):
         self._idle_timeout = idle_timeout
         self._websocket_grace = websocket_grace
         self._websocket_spread = websocket_spread
+        # kept, as the loop has only weak references; the end of the loop cancels it
+        self._restart_task: asyncio.Task[None] | None = None  # of the WebSockets
         self.private_sockets = False
         """Whether queued connections are lost unless this process accepts them."""
 
@@ -86,7 +88,6 @@ class DrainingServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            # kept, as the loop has only weak references; the end of the loop cancels it
             self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
             self._on_ready()
 
@@ -126,15 +127,14 @@ class DrainingServer(Server):
 
         began = loop.time()
         websockets_end = began + self._websocket_grace
-        websockets: asyncio.Task[None] | None = None
         idle: dict[Any, float] = {}
         last = began
         while (now := loop.time()) < deadline and not self.force_exit:
             # time during which this process was suspended doesn't count as the clients' idle time
             passed, last = min(now - last, 2 * TICK), now
-            if websockets is None and now >= websockets_end:
-                spread = max(0.0, min(self._websocket_spread, deadline - now - CLOSE_TIMEOUT))
-                websockets = asyncio.create_task(self._application.restart_websockets(spread, lambda: self.force_exit))
+            if self._restart_task is None and now >= websockets_end:
+                spread = min(self._websocket_spread, deadline - now - CLOSE_TIMEOUT)
+                self._restart_task = asyncio.create_task(self._application.restart_websockets(spread))
             connections = list(self.server_state.connections)
             if not connections and now - began >= SETTLE:
                 break
@@ -143,9 +143,6 @@ class DrainingServer(Server):
                 if idle[connection] > self._idle_timeout:
                     connection.shutdown()
             await asyncio.sleep(TICK)
-        if websockets is not None:
-            # not asyncio.wait_for: the library websockets ignores cancellation while it closes, so that would block
-            await asyncio.wait({websockets}, timeout=max(deadline - loop.time(), TICK))
 
     async def _accept_queued(self) -> None:
         """Accepts queued connections, which would be reset when the last process closes the sockets."""
@@ -161,8 +158,6 @@ class DrainingServer(Server):
     async def _end_websockets(self) -> None:
         """Closes the remaining WebSockets, and aborts those whose clients don't read, as their output never drains."""
         left = {connection for connection in self.server_state.connections if not hasattr(connection, "cycle")}
-        if not left:
-            return
         for connection in left:
             connection.shutdown()
         loop = asyncio.get_running_loop()

@@ -51,7 +51,6 @@ class HandoverWorker(UvicornWorker):
         self.config.http = self.cfg.handover_http
         # max_requests is checked in _heartbeat instead: the worker is to exit only once its replacement is ready
         self.config.limit_max_requests = None
-        self._max_requests = self.cfg.max_requests and self.max_requests
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -179,10 +178,10 @@ class HandoverWorker(UvicornWorker):
 
     def _heartbeat(self, requests: int) -> None:
         self.notify()
-        if self._max_requests and requests >= self._max_requests and not self.board.to_be_replaced:
+        if requests >= self.max_requests and not self.board.to_be_replaced:
             self.log.info("Worker (pid:%s) has served %d requests and asks to be replaced", self.pid, requests)
             self.board.request_replacement()
-        if self.board.drain_reason and not self._server.should_exit:
+        if self.board.drain_reason:
             # the application has replaced the SIGTERM handler
             self._server.should_exit = True
         if os.getppid() != self.ppid and not self._server.should_exit:

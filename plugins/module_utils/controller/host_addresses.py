@@ -62,8 +62,8 @@ def _taken(claimed: Mapping[str, str], reached: Mapping[str, str]) -> list[str]:
     That it differs from the host's own address in the inventory is normal, as with NAT or a network for SSH.
     """
     return [
-        f"{host} says that its address is {address}, but that is {other} in the inventory, and other hosts know a host by "
-        f"its address. If it is right, set private_address: {address} for {host}. Else find out whether the host is "
+        f"{host} says that its address is {address}, but that is {other} in the inventory, and other hosts know a host "
+        f"by its address. If it is right, set private_address: {address} for {host}. Else find out whether the host is "
         "compromised."
         for host, address in claimed.items()
         for other, at in reached.items()

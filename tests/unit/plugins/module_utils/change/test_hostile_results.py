@@ -11,7 +11,19 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.change import history, outcome, receipt, status
 from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 
-WRONG: tuple[Any, ...] = (None, True, -1, 10**30, 1e308, "x\x1b[2J\nfailed: [app2]", [], [[]], {}, {"a": []}, {"": None})
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    10**30,
+    1e308,
+    "x\x1b[2J\nfailed: [app2]",
+    [],
+    [[]],
+    {},
+    {"a": []},
+    {"": None},
+)
 NOON = 1_700_000_000.0
 COUNTS = {
     "since": NOON,

@@ -204,7 +204,12 @@ def clients(folder: pathlib.Path, slug: str) -> Iterator[concurrent.futures.Futu
 def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp_path: pathlib.Path) -> None:
     original = current("app1")
     source = Source(tmp_path / "links")
-    options: dict[str, Any] = {"app_source": str(source.folder), "deploy_bake_seconds": 0}
+    # the release to return to is kept, too
+    options: dict[str, Any] = {
+        "app_source": str(source.folder),
+        "app_releases_keep": DEPLOYS + 5,
+        "deploy_bake_seconds": 0,
+    }
     slug = live_page.slug
     redis("DEL test:asked test:ran")
     begin = int(time.time())

@@ -100,7 +100,7 @@ def test_first_certificate_of_a_chain_is_the_servers(provided: Callable[..., lis
 
 def test_missing_files_are_refused(load_role: Callable[[str], Any], tmp_path: pathlib.Path) -> None:
     role = load_role("tls_certificate")
-    task = next(task for task in role.load("tasks/preflight_provided.yml") if "files are there" in task["name"])
+    task = next(task for task in role.load("tasks/preflight_provided.yml") if "files exist" in task["name"])
     missing = {
         "tls_certificate_name": "links",
         "tls_certificate_certificate_source": str(tmp_path / "chain.pem"),

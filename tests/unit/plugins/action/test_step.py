@@ -37,7 +37,7 @@ DELEGATED = {
     "baton.web.deploy_lock": {"name": "shop", "state": "held", "run": {"token": "a", "who": "b"}},
     **{
         name: STEPS[name]
-        for name in ("baton.web.drain", "baton.web.unit", "baton.web.upkeep", "baton.web.edge_log_info")
+        for name in ("baton.web.drain", "baton.web.unit", "baton.web.upkeep_info", "baton.web.edge_log_info")
     },
 }
 

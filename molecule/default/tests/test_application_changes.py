@@ -40,6 +40,8 @@ JOB_RATE = 15 if LONG else 2
 FEWEST_JOBS = 3000 if LONG else 50
 # one in a hundred takes longer than a deploy waits for
 JOB_SECONDS = [0.05, 0.1, 0.2, 0.4, 0.1] * 20 + [8]
+# 1,000 clients of a host reconnect; the app servers, the edge and the clients share this machine's processors
+SPREAD = 15  # seconds
 # no backlog of jobs that a rollback's workers wouldn't know
 MANY_WORKERS = {
     "worker": {
@@ -214,7 +216,12 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
     redis("DEL test:asked test:ran")
     begin = int(time.time())
     if LONG:
-        FLEET.succeed("playbooks/configure.yml", deploy_bake_seconds=0, app_processes=MANY_WORKERS)
+        FLEET.succeed(
+            "playbooks/configure.yml",
+            deploy_bake_seconds=0,
+            app_processes=MANY_WORKERS,
+            app_service_websocket_spread=SPREAD,
+        )
         options["app_processes"] = MANY_WORKERS
     try:
         source.change()

@@ -9,6 +9,7 @@ from typing import Any
 from ..host import untrusted
 
 UNREACHABLE = "it can't be reached"
+MAX_NAME = 128  # characters of a release's id
 INTERRUPTED = "Interrupted by the operator."
 # the fix for a failure in steps whose messages come from the application or from Ansible
 NEXT = {
@@ -67,10 +68,9 @@ RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarte
 
 def failure(result: Mapping[str, Any]) -> str:
     """Return why a task failed, from its result; for a loop, the message of the item that failed."""
-    for item in result.get("results") or []:
-        if item.get("failed") or item.get("unreachable"):
-            return failure(item)
-    words = [str(result[key]).strip() for key in ("msg", "stderr") if result.get(key)]
+    items = (item for item in untrusted.objects(result.get("results")) if item.get("failed") or item.get("unreachable"))
+    result = next(items, result)
+    words = [untrusted.text(str(result[key])).strip() for key in ("msg", "stderr") if result.get(key)]
     return untrusted.printable("\n".join(words)) or "it failed without a message"
 
 
@@ -252,18 +252,23 @@ def hosts(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         if result["lost"] or revert.get("unreachable"):
             problem = f"{UNREACHABLE}, so what it serves is unknown; see playbooks/status.yml when it is back"
         found[host] = {
-            "method": activation.get("method", "none") if activation.get("changed") else "none",
+            "method": (_name(activation.get("method")) or "none") if activation.get("changed") else "none",
             "seconds": untrusted.number(activation.get("seconds")),
             "started": activation.get("started"),
-            "previous": activation.get("previous"),
+            "previous": _name(activation.get("previous")),
             # a revert reports what the host serves now, possibly nothing
-            "release": (revert if "release" in revert else activation).get("release"),
+            "release": _name((revert if "release" in revert else activation).get("release")),
             "reverted": bool(revert.get("changed")),
             "processes": processes(result),
             "problem": problem,
             **({"failed": True, "msg": problem} if problem else {}),
         }
     return found
+
+
+def _name(found: Any) -> str | None:
+    """Return a host's name of a release or method, which other hosts may get; None for anything else."""
+    return untrusted.text(found, MAX_NAME) or None
 
 
 def conclusion(
@@ -372,8 +377,8 @@ def traffic(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         item["item"]: item
         for result in results.values()
-        for item in (result["traffic"].get("results") or [])
-        if "item" in item
+        for item in untrusted.objects(result["traffic"].get("results"))
+        if isinstance(item.get("item"), str)
     }
 
 

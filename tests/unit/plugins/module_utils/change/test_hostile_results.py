@@ -60,7 +60,7 @@ RESULTS = {
     "processes": {"changed": True, "processes": {"beat": PROCESS}},
     "ends": {"ends": {"u2": {"state": "drained", "seconds": 2.0}}},
     "revert": {"changed": True, "release": "r1", "ended": NOON + 4},
-    "traffic": {},
+    "traffic": {"results": [{"item": "edge1", **EDGE}]},
     "finish": {"failed": True, "msg": "x"},
 }
 ENTRY = {
@@ -119,16 +119,18 @@ def _compose(edges: dict[str, Any], hosts: dict[str, Any]) -> str:
     return receipt.text(document)
 
 
-def _change(hosts: dict[str, Any]) -> str:
+def _change(hosts: dict[str, Any], release: str = "r2") -> str:
     outputs = {name: name for name in RESULTS}
     results = outcome.results(list(hosts), hosts, outputs)
     outcome.activation_end(results)
     outcome.outdated(results)
     outcome.failed_after_commit(results)
+    outcome.activation_failed(results)
+    outcome.traffic(results)
     change = {
-        "kind": "deploy",
+        "kind": "deploy" if release else "restart",
         "application": "links",
-        "release": "r2",
+        "release": release,
         "version": "2",
         "migrations": "",
         "began": NOON,
@@ -137,7 +139,15 @@ def _change(hosts: dict[str, Any]) -> str:
     for one in (results, failed):
         ended = outcome.conclusion({**change, "now": NOON + 20}, {"who": "ada@laptop", "token": "t"}, one)
         json.dumps(ended)
+        # the other hosts get and store these values, whatever app1 says
+        for value in (*ended["entries"]["app2"].values(), *ended["deploy"].values()):
+            assert isinstance(value, str | float | None), value
     return str(ended["summary"]) + _compose({}, ended["hosts"])
+
+
+def _failure(hosts: dict[str, Any]) -> str:
+    noted = [outcome.record_failure({}, "staging", found) for found in hosts.values() if isinstance(found, dict)]
+    return "\n".join(note["failure"]["message"].replace("\n", " ") for note in noted)
 
 
 def _status(hosts: dict[str, Any]) -> str:
@@ -149,6 +159,12 @@ def _status(hosts: dict[str, Any]) -> str:
 CASES: dict[str, tuple[Any, Callable[[dict[str, Any]], str]]] = {
     "edge": (EDGE, lambda hosts: _compose({"edge1": hosts["app1"]}, {})),
     "change": (RESULTS, _change),
+    "change without a release": (RESULTS, lambda hosts: _change(hosts, "")),
+    "failure": ({"failed": True, "msg": "x", "stderr": "y"}, _failure),
+    "failure of a loop": (
+        {"failed": True, "msg": "x", "results": [{"failed": True, "msg": "y"}, {"unreachable": True, "msg": "z"}]},
+        _failure,
+    ),
     "history": (
         {"entries": [ENTRY, ENTRY]},
         lambda hosts: history.table({name: host.get("entries") for name, host in hosts.items()}),

@@ -396,7 +396,8 @@ class _Stage:
         # Errors in files that aren't for this Python (templates, old tests) are ignored.
         # A source that exceeds the memory limit is compiled by the worker that imports it.
         command: list[str | Path] = ["prlimit", f"--as={COMPILE_BYTES}", self.places.python]
-        command += ["-I", "-S", "-m", "compileall", "-qq"]
+        # -e: the application writes where state links lead, and could link a file that only root may read
+        command += ["-I", "-S", "-m", "compileall", "-qq", "-e", self.staging]
         # for a source alone, starting more processes takes longer than it saves
         parallel = ["-j", "0"] if len(folders) > 1 else []
         with contextlib.suppress(CommandError):

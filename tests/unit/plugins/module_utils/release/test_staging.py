@@ -310,6 +310,19 @@ def test_source_that_needs_too_much_memory_is_not_compiled(
         assert bool(list(cache.glob("main.*"))) == compiled
 
 
+def test_files_that_state_links_lead_to_are_not_compiled(
+    release_store: store.ReleaseStore, build: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    state = tmp_path / "state-of-application"
+    state.mkdir()
+    (tmp_path / "private.py").write_text("PASSWORD = 'not for the application'\n")
+    (state / "local.py").symlink_to(tmp_path / "private.py")
+    links = [{"path": "local.py", "directory": False}]
+    result = stage(release_store, build(state_links=links, state_dir=str(state)))
+    compiled = {path.name.split(".")[0] for path in pathlib.Path(result["release_path"], "src").rglob("*.pyc")}
+    assert compiled == {"main"}
+
+
 def test_incomplete_release_is_removed(release_store: store.ReleaseStore, build: Callable[..., Any]) -> None:
     built = build()
     create_release(release_store, built["id"], "", complete=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -27,7 +28,9 @@ SYSTEMD_DIRECTIVES = (
 # Where the distribution and python_runtime install what the master loads.
 SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 MAX_CODE_SIZE = 2**27  # bytes of a file
+MAX_CODE = 2**30  # bytes of all files
 MAX_MODULES = 20000
+MAX_FOLDERS = 64  # with .pth files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,42 +153,60 @@ def master_outdated(app: Application, release: str, status: Mapping[str, Any]) -
 
     `status`: what the master reports (see `server_status`). True as well if it doesn't report what it has loaded.
     """
+    code = _Code()
     with contextlib.suppress(KeyError, TypeError, AttributeError):
         loaded, root = status["fingerprint"], app.release(release)
         python = os.path.realpath(root / "venv/bin/python")
-        if (python, _sha256(python)) != (loaded["python"]["executable"], loaded["python"]["executable_sha256"]):
+        if (python, code.sha256(python)) != (loaded["python"]["executable"], loaded["python"]["executable_sha256"]):
             return True
         # names are relative to the release, or absolute
-        files = loaded["files"].items()
-        if len(files) > MAX_MODULES or any(_sha256(root / name) != digest for name, digest in files):
+        files, startup = loaded["files"].items(), loaded.get("startup", {}).items()
+        if len(files) > MAX_MODULES or len(startup) > MAX_FOLDERS:
+            return True
+        if any(code.sha256(root / name) != digest for name, digest in files):
             return True
         # Python executes .pth files only when it starts: a worker forked later would lack another release's
-        startup = loaded.get("startup", {}).items()
-        return any(
-            {path.name: _sha256(path) for path in (root / name).glob("*.pth")} != found for name, found in startup
-        )
+        return any(code.pth_files(root / name) != found for name, found in startup)
     return True
 
 
-def _sha256(path: str | os.PathLike[str]) -> str:
-    """Return the digest of a regular file up to MAX_CODE_SIZE; empty for anything else.
+class _Code:
+    """Digests of files whose paths come from the application's own process, which is untrusted."""
 
-    The path comes from the application's own process, which is untrusted.
-    """
-    with contextlib.suppress(OSError, ValueError):  # a name may contain a NUL
-        return hashlib.sha256(untrusted.read(path, MAX_CODE_SIZE, follow=True)).hexdigest()
-    return ""
+    def __init__(self) -> None:
+        self._left = MAX_CODE
+
+    def sha256(self, path: str | os.PathLike[str]) -> str:
+        """Return the digest of a regular file up to MAX_CODE_SIZE, and MAX_CODE in all; empty for anything else."""
+        most = min(MAX_CODE_SIZE, self._left)
+        try:
+            content = untrusted.read(path, most, follow=True)
+        except (FileNotFoundError, ValueError):  # a name may contain a NUL
+            return ""
+        except OSError:
+            self._left -= most  # it may have been read until it was too large
+            return ""
+        self._left -= len(content)
+        return hashlib.sha256(content).hexdigest()
+
+    def pth_files(self, folder: pathlib.Path) -> dict[str, str]:
+        """Return the digests of a folder's .pth files, by name; empty if it can't be read."""
+        with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
+            names = [one.name for one in itertools.islice(entries, MAX_MODULES) if one.name.endswith(".pth")]
+            return {name: self.sha256(folder / name) for name in names}
+        return {}
 
 
 def replaced_system_files(app: Application, status: Mapping[str, Any]) -> set[str]:
     """Return system files, such as Python and its libraries, that an upgrade replaced while the master runs."""
     pid = status.get("master", {}).get("pid")
-    with contextlib.suppress(OSError):
-        maps = app.path("proc", str(pid), "maps").read_text(errors="replace")  # file names may have any bytes
-        lines = [line.split(maxsplit=5) for line in maps.splitlines()]
-        deleted = [line[5] for line in lines if len(line) == 6 and "x" in line[1] and line[5].endswith(" (deleted)")]
+    # line by line, because a process can map many files with long names; the names may have any bytes
+    with contextlib.suppress(OSError), app.path("proc", str(pid), "maps").open(errors="replace") as maps:
+        lines = (line.rstrip("\n").split(maxsplit=5) for line in maps)
+        names = (line[5] for line in lines if len(line) == 6 and "x" in line[1])
+        deleted = (name.removesuffix(" (deleted)") for name in names if name.endswith(" (deleted)"))
         # files of a pruned release are no reason for a new master
-        return {path.removesuffix(" (deleted)") for path in deleted if path.startswith(SYSTEM_FILES)}
+        return {path for path in deleted if path.startswith(SYSTEM_FILES)}
     return set()
 
 

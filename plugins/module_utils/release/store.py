@@ -82,8 +82,9 @@ def in_use(places: ReleaseStore) -> set[str]:
         for link in links:
             with contextlib.suppress(OSError):
                 paths.append(os.readlink(link))
-        with contextlib.suppress(OSError):
-            paths += re.findall(r"/[^\n]*", (process / "maps").read_text(errors="surrogateescape"))
+        with contextlib.suppress(OSError), (process / "maps").open(errors="surrogateescape") as maps:
+            # line by line, because a process can map many files with long names
+            paths += {path for line in maps if (path := f"/{line.partition('/')[2]}".rstrip("\n")).startswith(root)}
         for path in paths:
             if path.startswith(root):
                 used.add(path[len(root) :].partition("/")[0].removesuffix(" (deleted)"))

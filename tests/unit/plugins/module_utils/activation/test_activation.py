@@ -31,7 +31,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
 )
 from ansible_collections.baton.web.plugins.module_utils.activation.background import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
-from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
+from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd, untrusted
 
 from tests.support.clock import Clock
 
@@ -1052,9 +1052,49 @@ def test_file_larger_than_code_is_not_read(activated: layout.Application, monkey
     for content, outdated in ((b"0123456789", False), (b"0123456789+", True)):
         file.write_bytes(content)
         python = status["fingerprint"]["python"]
-        python["executable_sha256"] = digests._sha256(python["executable"])
+        python["executable_sha256"] = digests._Code().sha256(python["executable"])
         status["fingerprint"]["files"] = {"module.py": hashlib.sha256(content).hexdigest()}
         assert digests.master_outdated(activated, "aaaa", status) is outdated
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_files_that_a_master_claims_are_read_up_to_a_limit_in_all(
+    activated: layout.Application, monkeypatch: pytest.MonkeyPatch, claimed: bool
+) -> None:
+    file = activated.release("aaaa") / "large.pth"
+    file.write_bytes(bytes(1000))
+    digest = hashlib.sha256(bytes(1000)).hexdigest() if claimed else ""
+    read: list[int] = []
+    original = untrusted.read
+
+    def counted(path: pathlib.Path, size: int, *, follow: bool = False) -> bytes:
+        read.append(min(size + 1, os.path.getsize(path)))
+        content: bytes = original(path, size, follow=follow)
+        return content
+
+    monkeypatch.setattr(untrusted, "read", counted)
+    monkeypatch.setattr(digests, "MAX_CODE", 10_000)
+    monkeypatch.setattr(digests, "MAX_CODE_SIZE", 10_000 if claimed else 999)
+    status = json.loads(activated.status_file(activated.service).read_text())
+    python = status["fingerprint"]["python"]
+    python["executable_sha256"] = digests._Code().sha256(python["executable"])
+    read.clear()
+    for key, claims in (
+        ("files", {f"{'./' * n}large.pth": digest for n in range(1, 500)}),
+        ("startup", {f"{'./' * n}": {"large.pth": digest} for n in range(1, 50)}),
+    ):
+        status["fingerprint"][key] = claims
+    assert digests.master_outdated(activated, "aaaa", status) is claimed
+    assert sum(read) < 12_000
+
+
+@pytest.mark.parametrize(("number", "outdated"), [(64, False), (65, True)])
+def test_master_that_reports_too_many_folders_is_outdated(
+    activated: layout.Application, number: int, outdated: bool
+) -> None:
+    status = json.loads(activated.status_file(activated.service).read_text())
+    status["fingerprint"]["startup"] = {f"missing\0{index}": {} for index in range(number)}
+    assert digests.master_outdated(activated, "aaaa", status) is outdated
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])

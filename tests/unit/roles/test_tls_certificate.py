@@ -7,6 +7,7 @@ import ipaddress
 import itertools
 import json
 import pathlib
+import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -482,6 +483,38 @@ def test_acme_account_files_outside_their_folder_are_ignored(load_role: Callable
     found = {"files": [{"path": path} for path in [good, *wrong]]}
     given = {**ACME, "__tls_certificate_acme_account": found}
     assert role.value("__tls_certificate_acme_account_files", **given) == [good]
+
+
+def test_acme_account_is_kept_on_the_controller_within_limits(tmp_path: pathlib.Path) -> None:
+    """Also if it is a compromised edge's."""
+    task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "acme_account"}}
+    state, kept = tmp_path / "lineages", tmp_path / "kept"
+    account = state / "accounts/ca.example.org/directory/0a1b"
+    names = ("meta.json", "private_key.json", "regr.json")
+    for folder in (account, *(state / f"accounts/z/{number}" for number in range(20))):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text(json.dumps({"of": folder.name}))
+    (state / "accounts/0").mkdir()
+    (state / "accounts/0/meta.json").write_text("x" * 100_000)
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [task]})
+    given = {
+        "tls_certificate_name": "links",
+        "__tls_certificate_acme_lineages": str(state),
+        "__tls_certificate_acme_kept_account": str(kept),
+    }
+    runner.play(playbook, **given).check_status()
+    found = {path.relative_to(kept): path.read_text() for path in kept.rglob("*.json")}
+    assert len(found) == 29  # of 30, one is too large
+    for name in names:
+        path = pathlib.Path("ca.example.org/directory/0a1b", name)
+        assert json.loads(found[path]) == {"of": "0a1b"}
+        assert (kept / path).stat().st_mode & 0o777 == 0o600
+    assert runner.play(playbook, **given).check_status().changed == [0]
+    # a reinstalled host
+    shutil.rmtree(state / "accounts")
+    runner.play(playbook, **given).check_status()
+    assert len(list((state / "accounts").rglob("*.json"))) == 29
 
 
 CHECK = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/check-certificate"

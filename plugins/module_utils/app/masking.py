@@ -20,7 +20,10 @@ def without(text: str, values: Iterable[str]) -> str:
     """Return a text with these values masked, including shortened ones."""
     wanted = sorted({value for value in values if len(value) >= SHORT}, key=len, reverse=True)
     for value in wanted:
-        for form in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]):
+        escaped = (json.dumps(value), json.dumps(value, ensure_ascii=False), repr(value))
+        quoted = [urllib.parse.quote(value, safe=safe, errors="replace") for safe in ("", "/")]  # as in URLs and forms
+        forms = (value, *(form[1:-1] for form in escaped), *quoted, quoted[0].replace("%20", "+"))
+        for form in dict.fromkeys(forms):
             text = text.replace(form, MASK)
     for value in wanted:
         begins, ends = _telling(value)

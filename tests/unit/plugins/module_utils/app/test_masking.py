@@ -67,6 +67,11 @@ def test_url_without_its_password_is_not_masked(message: str, expected: str) -> 
     assert masking.without(message, ["postgresql://links:hunter2-and-more@db/links"]) == expected
 
 
+@pytest.mark.parametrize("shown", ["p%40ss%2Fw%20rd", "p%40ss/w%20rd", "p%40ss%2Fw+rd"])
+def test_secret_in_a_url_is_masked(shown: str) -> None:
+    assert masking.without(f"GET /login?key={shown}&n=1", ["p@ss/w rd"]) == "GET /login?key=***&n=1"
+
+
 def test_path_of_a_url_without_a_password_is_masked() -> None:
     hook = "https://hooks.example.org/services/T0123/B4567/abcdefgh"
     assert masking.without("GET https://hooks.example.org/", [hook]) == "GET https://hooks.example.org/"

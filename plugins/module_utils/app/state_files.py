@@ -9,11 +9,16 @@ import dataclasses
 import json
 import os
 import pwd
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..host import atomic_file, untrusted
+
+# seconds for the work as the application's user, who can stop its own processes
+LIMIT = 300.0
 
 
 class StateFilesError(Exception):
@@ -86,9 +91,14 @@ def _as_user(account: pwd.struct_passwd, work: Callable[[], list[str]]) -> list[
                 pipe.write(json.dumps(result))
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as pipe:
-        outcome = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a message"}')
-    os.waitpid(child, 0)
+    limit = threading.Timer(LIMIT, os.kill, (child, signal.SIGKILL))
+    limit.start()
+    try:
+        with os.fdopen(reading) as pipe:
+            outcome = untrusted.parse_object(pipe.read(untrusted.SIZE) or '{"failure": "it ended without a message"}')
+        os.waitpid(child, 0)
+    finally:
+        limit.cancel()
     if "failure" in outcome:
         raise StateFilesError(untrusted.text(outcome["failure"]))
     return untrusted.texts(outcome["made"])

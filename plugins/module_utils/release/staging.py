@@ -34,6 +34,8 @@ from .store import STAGING, ReleaseStore, check_identity, complete, in_use, lock
 
 # Memory limit of the process that compiles sources.
 COMPILE_BYTES = 2**31
+# Seconds to create a folder as the application's user, who can stop its own processes.
+STATE_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -548,17 +550,23 @@ def make_state(links: Sequence[Mapping[str, Any]], state_dir: Path, owner: str) 
         target = state_dir / str(entry["target"])
         folder = target if entry.get("directory", True) else target.parent
         # as the owner: root would follow links that the application may have placed there
-        made = subprocess.run(
-            ["mkdir", "--parents", "--mode=0750", folder],
-            check=False,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            umask=0o027,
-            **identity,
-        )
-        if made.returncode:
+        try:
+            made = subprocess.run(
+                ["mkdir", "--parents", "--mode=0750", folder],
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                umask=0o027,
+                timeout=STATE_LIMIT,
+                **identity,
+            )
+            failed = (made.stderr.strip() or f"status {made.returncode}") if made.returncode else ""
+        except subprocess.TimeoutExpired:
+            failed = f"it took longer than {STATE_LIMIT:.0f} s"
+        if failed:
             raise BatonError(
-                f"{folder} can't be created as {owner or 'this user'} ({made.stderr.strip()}).",
+                f"{folder} can't be created as {owner or 'this user'} ({failed}).",
                 "Correct owner and mode of the folders above it.",
             )

@@ -6,6 +6,7 @@ import getpass
 import os
 import pathlib
 import pwd
+import signal
 import stat
 
 import pytest
@@ -60,3 +61,11 @@ def test_root_creates_files_as_the_user(tmp_path: pathlib.Path) -> None:
     with pytest.raises(state_files.StateFilesError, match="Permission denied"):
         put(state, "data/file", user=OTHER)
     assert list(root_owned.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_user_who_stops_the_process_blocks_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_files, "LIMIT", 0.1)
+    monkeypatch.setattr(state_files, "_put", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+    with pytest.raises(state_files.StateFilesError, match="it ended without a message"):
+        put(tmp_path, "a", user=OTHER)

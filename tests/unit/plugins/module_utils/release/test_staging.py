@@ -33,6 +33,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.support import systemd_run
 from tests.support.machine import HERE
+from tests.support.program import write_script
 
 MAIN = "import os\nasync def app(scope, receive, send): ...\n"
 
@@ -775,6 +776,14 @@ def test_state_folders_are_private_to_owner_and_group(tmp_path: pathlib.Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(BatonError, match=r"file/x can't be created as"):
         staging.make_state([{"target": "x"}], tmp_path / "file", "")
+
+
+def test_owner_who_stops_the_process_blocks_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_script(tmp_path / "mkdir", "kill -STOP $$")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(staging, "STATE_LIMIT", 0.1)
+    with pytest.raises(BatonError, match=r"can't be created as this user \(it took longer"):
+        staging.make_state([{"target": "a"}], tmp_path / "state", "")
 
 
 def test_state_folders_belong_to_their_owner() -> None:

@@ -17,6 +17,7 @@ import dataclasses
 import datetime
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import pathlib
@@ -33,7 +34,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cryptography import x509
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 
 ANSWER_SECONDS = 5.0
@@ -243,13 +244,22 @@ def publish(settings: Settings, pair: Pair) -> None:
 
 
 def unpack(settings: Settings, bundle: bytes) -> Pair | None:
-    """Decrypt another host's certificate and key; None if no host with the same key and directory wrote them."""
+    """Decrypt another host's valid certificate and its key; None if they aren't of this directory and these names."""
     try:
         found = json.loads(Fernet(settings.sharing_key).decrypt(bundle))
         pair = Pair(str(found["chain"]), str(found["key"])).check()
-        return pair if found["directory"] == settings.directory else None
-    except (InvalidToken, ValueError, KeyError, TypeError, AcmeError):
+        fits = found["directory"] == settings.directory and pair.covers(settings.names) and pair.left > 0
+        return pair if fits else None
+    # of any type: the other host may be compromised, and must not keep this one from renewing
+    except Exception:
         return None
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: another host must not choose what this one requests."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Return no request."""
 
 
 def ask(settings: Settings, address: str) -> tuple[bool, Pair | None]:
@@ -257,13 +267,13 @@ def ask(settings: Settings, address: str) -> tuple[bool, Pair | None]:
     host = next((name for name in settings.names if not name.startswith("*")), settings.names[0].replace("*", "any"))
     url = f"http://{address}:{settings.port}/.well-known/acme-certificate"
     request = urllib.request.Request(url, headers={"Host": host})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
     try:
         with at_most(ANSWER_SECONDS), opener.open(request) as answer:
             return True, unpack(settings, answer.read(BUNDLE_BYTES))
     except urllib.error.HTTPError:
         return True, None
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False, None
 
 
@@ -349,7 +359,7 @@ def keep(settings: Settings, force: bool) -> Pair | None:
         here = None
     answers = {address: ask(settings, address) for address in settings.peers}
     for _, there in answers.values():
-        if there is not None and there.covers(settings.names) and there.left > 0 and newer(there, here):
+        if there is not None and newer(there, here):
             here = there
     # may be one that the web server rejected, or that an interrupted run obtained
     own = Pair.read(settings.lineage)

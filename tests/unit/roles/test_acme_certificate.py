@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import http.server
 import json
 import os
 import pathlib
 import socket
+import socketserver
 import sys
 import threading
 import time
@@ -16,6 +18,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 
 from tests.support import program
 from tests.support.certificate import issue
@@ -163,6 +169,36 @@ def serve_slowly() -> Iterator[Callable[[str, bytes], int]]:
             return int(listener.getsockname()[1])
 
         yield start
+
+
+class Answers:
+    """Servers at addresses, each of which answers every connection with some bytes."""
+
+    def __init__(self) -> None:
+        self.servers: list[socketserver.ThreadingTCPServer] = []
+        self.asked: list[int] = []  # the ports that were connected to
+
+    def start(self, address: str, answer: bytes) -> int:
+        """Start a server; return its port."""
+
+        def handle(connection: Any, _client: Any, server: Any) -> None:
+            self.asked.append(server.server_address[1])
+            connection.recv(4096)
+            connection.sendall(answer)
+
+        server = socketserver.ThreadingTCPServer((address, 0), handle)  # type: ignore[arg-type]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.servers.append(server)
+        return int(server.socket.getsockname()[1])
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    found = Answers()
+    yield found
+    for server in found.servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("begin", [b"HTTP/1.0 200 OK\r\nX-Slow: ", b"HTTP/1.0 200 OK\r\n\r\n"], ids=["header", "body"])
@@ -332,6 +368,43 @@ def test_bundle_of_another_host_is_verified(
     bundle.write_bytes({"rubbish": b"rubbish", "endless": b"A" * 2**20}.get(kind, text))
     assert host.run()["issued"] is False
     assert os.readlink(host.root / "ssl/links") == ".links-self-signed"
+
+
+def certificate_with_invalid_names() -> tuple[str, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=60))
+        .add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"rubbish"), critical=False)
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return builder.sign(key, hashes.SHA256()).public_bytes(pem).decode(), private.decode()
+
+
+@pytest.mark.parametrize("kind", ["deep", "invalid names", "no HTTP", "endless headers", "redirect"])
+def test_compromised_host_does_not_keep_others_from_renewing(
+    tmp_path: pathlib.Path, kind: str, answers: Answers
+) -> None:
+    target = answers.start(FIRST, b"")
+    chain, key = certificate_with_invalid_names()
+    content = {"directory": "https://ca.example/dir", "chain": chain, "key": key}
+    text = "[" * 100_000 if kind == "deep" else json.dumps(content)
+    found = f"HTTP/1.0 302 Found\r\nLocation: http://{FIRST}:{target}/\r\n\r\n".encode()
+    bundle = b"HTTP/1.0 200 OK\r\n\r\n" + acme.Fernet(KEY).encrypt(text.encode())
+    headers = b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"
+    answer = {"no HTTP": b"rubbish\r\n", "endless headers": headers, "redirect": found}.get(kind, bundle)
+    # the other host has no precedence over this one
+    host = Host(tmp_path / "host", SECOND, (SECOND, FIRST), answers.start(FIRST, answer))
+    pair = issue(*NAMES)
+    host.certbot_obtains(pair)
+    assert host.run()["trouble"] == ""
+    assert host.serves == pair[0]
+    assert len(answers.asked) == 1
+    assert target not in answers.asked
 
 
 def test_account_unknown_to_the_authority_is_recreated(tmp_path: pathlib.Path) -> None:

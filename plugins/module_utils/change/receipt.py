@@ -19,10 +19,13 @@ from .table import aligned
 from .version import VERSION
 
 FORMAT = 1  # version of the document's format
+WINDOWS = ("before", "during", "after")
 COUNTS = ("requests", "failures", "rescued", "client_closed", "websockets", "by_edge", "surplus", "checks")
 ENDED_WELL = ("deployed", "rolled back", "restarted", "configured", "unchanged")
+STATUS = "[0-9]{1,3}"
 LATENCY = "[0-9]{1,11}"  # name of a bin, in milliseconds
 FAR = 7 * 86400.0  # times further from a change's beginning, in seconds, are invalid
+MAX_BINS = 1000  # statuses or latencies of a window; access_log writes fewer
 MAX_POINTS = 2000  # of an edge's timeline; access_log writes fewer
 # state of an old background process, and its text with the longest duration
 ENDS = {
@@ -78,11 +81,10 @@ def _edge(result: Mapping[str, Any], started: float) -> dict[str, Any]:
     """
     timeline = untrusted.mapping(result.get("timeline"))
     points = untrusted.mapping(timeline.get("points")).items()
+    windows = untrusted.mapping(result["windows"])
     near = ((second, untrusted.mapping(one)) for second, one in points if _is_second(second, started))
     return {
-        "windows": {
-            name: _counts(untrusted.mapping(one), started) for name, one in untrusted.mapping(result["windows"]).items()
-        },
+        "windows": {name: _counts(untrusted.mapping(windows[name]), started) for name in WINDOWS if name in windows},
         "skipped_lines": untrusted.whole_number(result.get("skipped_lines")),
         "timeline": {
             "step": min(max(1, untrusted.whole_number(timeline.get("step"))), int(FAR)),
@@ -100,7 +102,9 @@ def _is_second(name: str, started: float) -> bool:
 
 def _counts(counts: Mapping[str, Any], started: float) -> dict[str, Any]:
     """Return the untrusted counts of a window, or of a point of a timeline, in the expected types."""
-    statuses, bins = (untrusted.mapping(counts.get(key)).items() for key in ("statuses", "histogram"))
+    statuses, bins = (
+        itertools.islice(untrusted.mapping(counts.get(key)).items(), MAX_BINS) for key in ("statuses", "histogram")
+    )
     times = {key: untrusted.moment(counts.get(key)) for key in ("since", "until")}
     numbers = {key: max(0, untrusted.whole_number(counts.get(key))) for key in COUNTS}
     return {
@@ -108,7 +112,7 @@ def _counts(counts: Mapping[str, Any], started: float) -> dict[str, Any]:
         **numbers,
         "requests": max(numbers["requests"], numbers["failures"]),  # of which the failures are a share
         "complete": bool(counts.get("complete", True)),
-        "statuses": {str(status): untrusted.whole_number(count) for status, count in statuses},
+        "statuses": {name: untrusted.whole_number(count) for name, count in statuses if re.fullmatch(STATUS, name)},
         "histogram": {name: untrusted.whole_number(count) for name, count in bins if re.fullmatch(LATENCY, name)},
         "max_ms": None if counts.get("max_ms") is None else untrusted.number(counts["max_ms"]),
         "failing": [

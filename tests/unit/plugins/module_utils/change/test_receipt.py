@@ -95,6 +95,18 @@ def test_number_of_points_is_limited() -> None:
         assert len(compose({"edge1": answer})["timeline"]["points"]) <= receipt.MAX_POINTS
 
 
+def test_names_in_an_edges_answer_are_limited() -> None:
+    tally = access_log.Tally().result() | {"since": NOON, "until": NOON + 20}
+    window = tally | {
+        "statuses": {"200": 5, "x\n": 1, "9" * 5000: 1, OTHER_DIGIT: 1},
+        "histogram": {str(number): 1 for number in range(100_000)},
+    }
+    document = compose({"edge1": {"windows": {"during": window, **{f"x{number}\n": window for number in range(10)}}}})
+    assert list(document["windows"]) == ["during"]
+    assert document["windows"]["during"]["statuses"] == {"200": 5}
+    assert len(document["windows"]["during"]["histogram"]) == receipt.MAX_BINS
+
+
 # messages
 
 

@@ -42,7 +42,7 @@ seconds: {description: Duration., returned: success, type: float}
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
+from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, masking, server_status
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 
@@ -69,6 +69,7 @@ def main() -> None:
         if not why:
             break
         if seconds > options["timeout"]:
+            why = masking.masked(app.name, why) if app else why
             module.fail_json(msg=f"The host doesn't serve after {options['timeout']} s: {why}.")
         # request an unhealthy page less and less often
         pause = min(2 * pause, health_check.LONGEST_PAUSE)

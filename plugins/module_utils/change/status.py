@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..activation import background, snapshot
-from ..app import health_check, layout, server_status
+from ..app import health_check, layout, masking, server_status
 from ..edge import upstream
 from ..host import daemons, systemd, untrusted
 from ..host.untrusted import printable
@@ -42,7 +42,7 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
         with contextlib.suppress(layout.ActivationError, ValueError):
             described = layout.describe(app, release)
     status = server_status.read(app, app.service)
-    workers = status.get("workers", [])
+    workers, reload = status.get("workers", []), status.get("reload", {})
     versions, packages = status.get("versions", {}), untrusted.mapping(described.get("packages"))
     return {
         "release": release,
@@ -58,15 +58,20 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
             for worker in workers
         ],
         "workers_wanted": status.get("workers_wanted", 0),
-        "last_reload": status.get("reload") or {},
+        "last_reload": {**reload, "error": _masked(app, reload["error"])} if reload else {},
         "processes": processes(app),
         "schedules": schedules(app),
-        "health": _health(health_check.answer_of(health)) if health else "",
+        "health": _health(app, health_check.answer_of(health)) if health else "",
         "lock": deploy_lock.as_dict(deploy_lock.read(app)),
         "last_change": next(reversed(history.read(app)), None),
         "drift": drift(app),
         "behind": daemons.behind([unit for process in app.processes for unit in process.running]),
     }
+
+
+def _masked(app: layout.Application, text: str) -> str:
+    """Return a text of the application without its secrets."""
+    return masking.masked(app.name, text, app.root) if text else ""
 
 
 def processes(app: layout.Application) -> dict[str, dict[str, Any]]:
@@ -109,8 +114,8 @@ def schedules(app: layout.Application) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _health(answer: health_check.Answer) -> str:
-    return LIMITED if answer.limited else answer.why or "ok"
+def _health(app: layout.Application, answer: health_check.Answer) -> str:
+    return LIMITED if answer.limited else _masked(app, answer.why) or "ok"
 
 
 def drift(app: layout.Application) -> list[str]:

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.app import layout, masking
+from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, server_status
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.modules import exec as exec_module
 from ansible_collections.baton.web.plugins.modules import schedule, unit, wait_ready
@@ -188,3 +188,10 @@ def test_wait_ready_waits_for_the_units(host: Host) -> None:
     (host.root / "state").write_text("failed")
     failed = modules.run(wait_ready, units=["nginx.service"], timeout=0)
     assert failed["msg"] == "The host doesn't serve after 0 s: nginx.service is not active."
+
+
+@pytest.mark.usefixtures("host")
+def test_wait_ready_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_status, "unready", lambda *_: "/health answers 503: s3cret-value is refused")
+    failed = modules.run(wait_ready, name="links", timeout=0)
+    assert failed["msg"] == "The host doesn't serve after 0 s: /health answers 503: *** is refused."

@@ -102,11 +102,12 @@ def test_healthy_host_has_no_problem() -> None:
 
 
 def test_rate_limited_health_page_is_no_problem() -> None:
-    health = status._health(health_check.Answer("answers 429: slow down", limited=True))
+    app = layout.Application("links")
+    health = status._health(app, health_check.Answer("answers 429: slow down", limited=True))
     assert health == "limited (429)"
     assert status.problems("app1", app_server(health=health)) == []
-    assert status._health(health_check.Answer("answers 503: no")) == "answers 503: no"
-    assert status._health(health_check.Answer()) == "ok"
+    assert status._health(app, health_check.Answer("answers 503: no")) == "answers 503: no"
+    assert status._health(app, health_check.Answer()) == "ok"
 
 
 @pytest.mark.parametrize(
@@ -371,3 +372,18 @@ def test_hosts_that_were_not_compared_are_named() -> None:
     (sentence,) = status.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
     assert "The hosts were not compared with the inventory: edge1, edge2" in sentence
     assert "private_address" in sentence
+
+
+def test_words_of_the_application_have_no_secrets(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = layout.Application("links", str(tmp_path))
+    for folder in (app.path("run/baton/links"), app.state, app.path("etc/links/secrets")):
+        folder.mkdir(parents=True)
+    app.path("etc/links/secrets/DATABASE_URL").write_text("postgresql://links:hunter2@db/links")
+    reload = {"outcome": "failed", "error": "can't connect to postgresql://links:hunter2@db/links"}
+    app.status_file(app.service).write_text(json.dumps({"workers": [], "reload": reload}))
+    answer = health_check.Answer("answers 503: hunter2 is refused")
+    monkeypatch.setattr(health_check, "answer_of", lambda _: answer)
+    health = health_check.Health("/health", "/run/links/web.sock", "links.example.org")
+    found = status.serving(app, health)
+    assert (found["last_reload"]["outcome"], found["health"]) == ("failed", "answers 503: *** is refused")
+    assert "hunter2" not in json.dumps(found)

@@ -57,6 +57,13 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
         return {"failed": True, "lost": True, "msg": message}
     except AnsibleError as error:
         return {"failed": True, "refused": True, "msg": f"{host} {reachability.unmanaged(str(error), known)}"}
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        # Ansible evaluates some keys, such as `ansible_facts`, without checking their types
+        return {
+            "failed": True,
+            "msg": f"{host} returned what Baton's program doesn't return ({error}). Find out whether it is "
+            "compromised, and reinstall it if it is.",
+        }
     output = reachability.unexpected_output(result)
     if output and "Traceback" not in output:
         result["msg"] = f"{host} {reachability.unmanaged(output, known)}"

@@ -58,6 +58,26 @@ def test_host_answers_replace_no_setting_and_are_not_templated(
     assert not {"\x1b", "\x07"} & set(done.output)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"ansible_facts": 5}, {"ansible_facts": ["clock"]}, {"stderr": 5}, {"stdout": ["x"]}]
+)
+def test_answer_of_another_type_is_a_failure_with_its_cause(
+    tmp_path: pathlib.Path, environment: dict[str, str], wrong: dict[str, object]
+) -> None:
+    (tmp_path / "answer").write_text(json.dumps({"changed": False, **wrong}))
+    python = write_script(tmp_path / "python", f"cat > /dev/null\ncat {tmp_path}/answer")
+    host = f"ansible_connection=local ansible_python_interpreter={python}"
+    tasks = [
+        {"baton.web.host_facts": {}, "register": "found"},
+        {"ansible.builtin.debug": {"msg": "asked: {{ found.failure }}"}},
+        {"baton.web.unit": {"name": "x.service", "application": "x"}},
+    ]
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=host, environment=environment)
+    done = runner.play(playbook)
+    for words in ("asked: app1 returned what", "failed: [app1] app1 returned what"):
+        assert f"{words} Baton's program doesn't return" in done.output
+
+
 def test_preflight_treats_host_facts_as_text(
     tmp_path: pathlib.Path, environment: dict[str, str], compromised: str
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
+from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 NO_ARCHIVE = "That is not an archive of this release, so it was not sent. Check that host."
 SMALL = 256 * 1024  # bytes; smaller sources are sent unconditionally, which saves two of three round trips
@@ -24,17 +25,20 @@ class ActionModule(module_cache.CachedModuleAction):
         result: dict[str, Any] = super().run(tmp, task_vars)
         answer: dict[str, Any] = action.execute(self, task_vars or {}, {**self._task.args, **self._small_source()})
         if "archives_dir" in answer:
-            for item in answer["uploads"]:
-                if item["src"] not in self._archives():
-                    # untrusted: a host must not be able to read other files of the controller
-                    return result | {"failed": True, "msg": f"{item['src']} was requested. {NO_ARCHIVE}"}
+            archives = self._archives()
+            for item in untrusted.objects(answer.get("uploads")):
+                source, destination = (untrusted.text(item.get(key)) for key in ("src", "dest"))
+                if source not in archives:
+                    # untrusted: a host must not be able to read other files of the controller, nor the same one forever
+                    return result | {"failed": True, "msg": f"{source or 'Nothing'} was requested. {NO_ARCHIVE}"}
+                archives.remove(source)
                 try:
-                    trouble = self._upload(item["src"], item["dest"])
+                    trouble = self._upload(source, destination)
                 except AnsibleConnectionFailure as error:
                     trouble = f"The connection broke while archives were uploaded: {error}"
                 if trouble:
                     return result | {"failed": True, "msg": trouble}
-            arguments = {**self._task.args, "archives_dir": answer["archives_dir"]}
+            arguments = {**self._task.args, "archives_dir": untrusted.text(answer["archives_dir"])}
             answer = action.execute(self, task_vars or {}, arguments)
         return result | answer
 

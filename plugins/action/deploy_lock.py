@@ -9,8 +9,10 @@ import time
 from typing import Any
 
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache, run
+from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 POLL = 2  # seconds between two attempts
+MOST_ENDED = 10  # holders of this controller that have ended, one after another
 
 
 class ActionModule(module_cache.CachedModuleAction):
@@ -22,23 +24,27 @@ class ActionModule(module_cache.CachedModuleAction):
         result: dict[str, Any] = super().run(tmp, variables)
         options = dict(self._task.args)
         wait = int(options.get("wait") or 0)
-        deadline, shown = time.monotonic() + wait, False
+        deadline, shown, replaced = time.monotonic() + wait, False, 0
         while True:
             if options.get("state") == "held" and action.interrupted():
                 result.update(action.INTERRUPTED)
                 return result
             answer: dict[str, Any] = action.execute(self, variables, options)
-            holder = answer.get("holder") if answer.get("failed") else None
+            holder = untrusted.mapping(answer.get("holder")) if answer.get("failed") else {}
             if not holder:
                 return result | answer
-            if holder["token"] != options.get("dead") and run.ended(holder["process"]):
-                options["dead"] = holder["token"]
+            token, process, who, why = (
+                untrusted.text(holder.get(key)) for key in ("token", "process", "who", "reason")
+            )
+            # limited, because a host could invent ended runs forever
+            if replaced < MOST_ENDED and token != options.get("dead") and run.ended(process):
+                options["dead"], replaced = token, replaced + 1
                 continue
             left = deadline - time.monotonic()
             if left <= 0:
                 return result | answer
             if not shown:
                 host = action.host_of(self, variables)
-                action.tell(f"  {host}: waiting up to {wait} s for {holder['who']} ({holder['reason']})")
+                action.tell(untrusted.line(f"  {host}: waiting up to {wait} s for {who} ({why})"))
                 shown = True
             time.sleep(min(POLL, left))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
+from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 PIECE = 10.0  # seconds, at most
 CHECKS = 3  # minimum of active checks in each; fewer prove nothing
@@ -32,7 +33,7 @@ class ActionModule(module_cache.CachedModuleAction):
         answer: dict[str, Any] = {}
         for piece in pieces(self._task.args):
             answer = action.execute(self, task_vars or {}, piece)
-            if not answer.get("verdict", {}).get("ok"):
+            if not untrusted.mapping(answer.get("verdict")).get("ok"):
                 break
             if action.interrupted():
                 answer = action.INTERRUPTED

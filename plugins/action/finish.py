@@ -7,6 +7,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, outcome
 from ansible_collections.baton.web.plugins.module_utils.controller import action, module_cache
+from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 
 class ActionModule(module_cache.CachedModuleAction):
@@ -18,13 +19,14 @@ class ActionModule(module_cache.CachedModuleAction):
         result: dict[str, Any] = super().run(tmp, variables)
         try:
             answer: dict[str, Any] = self._execute_module("baton.web.finish", task_vars=variables)
-        except AnsibleError as error:  # mostly an unreachable host
+        # mostly an unreachable host; the others for keys of unexpected types
+        except (AnsibleError, AttributeError, TypeError, ValueError, RecursionError) as error:
             answer = {"msg": str(error)}
-        if "left" not in answer:
+        if not isinstance(answer.get("left"), list):
             why = outcome.failure(answer)
             sentence = f"The change could not be finished here ({why}). {deploy_lock.STALE_LOCK_REMEDY}"
             trouble = f"what it serves is unknown ({why})" if self._task.args.get("serves") else ""
             answer = {"changed": False, "removed": [], "trouble": trouble, "left": [sentence]}
-        for sentence in answer["left"]:
+        for sentence in untrusted.texts(answer["left"]):
             action.warn(f"{action.host_of(self, variables)}: {sentence}")
         return result | answer

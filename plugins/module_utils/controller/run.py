@@ -27,7 +27,7 @@ def identity(pid: int) -> str:
 
 def ended(process: str) -> bool:
     """Whether the run with this identity is known to have ended; False for runs of other controllers."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, OverflowError):
         boot, namespace, pid, started = process.split()
         if f"{boot} {namespace}" != _system():
             return False

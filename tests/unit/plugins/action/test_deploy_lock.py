@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import signal
+import types
+from typing import Any
 
+import pytest
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock
 
-from tests.support.playbooks import Playbooks
+from tests.support.playbooks import Playbooks, plugin
 
 RUN = {"token": "b", "who": "bob@laptop", "process": ""}
 
@@ -47,3 +50,30 @@ def test_waiting_for_the_lock_can_be_interrupted(tmp_path: pathlib.Path) -> None
     holder = deploy_lock.read(app)
     assert holder is not None
     assert holder.token == "a"
+
+
+class Ended(dict[str, Any]):
+    """A holder that has ended, always another one."""
+
+
+@pytest.mark.parametrize("holder", [5, "x", ["x"], {}, {"token": [], "who": 5}, Ended()])
+def test_any_holder_that_a_host_names_ends_the_wait(monkeypatch: pytest.MonkeyPatch, holder: object) -> None:
+    lock = plugin("action/deploy_lock")
+    calls: list[str] = []
+
+    def execute(_action: Any, _variables: Any, options: dict[str, Any]) -> dict[str, Any]:
+        calls.append(options.get("dead", ""))
+        assert len(calls) < 100
+        found = {"token": str(len(calls)), "process": "any"} if isinstance(holder, Ended) else holder
+        return {"failed": True, "msg": "it is held", "holder": found}
+
+    monkeypatch.setattr("ansible.plugins.action.ActionBase.run", lambda *_: {})
+    monkeypatch.setattr(lock.action, "execute", execute)
+    monkeypatch.setattr(lock.run, "ended", lambda process: process == "any")
+
+    class Here(lock.ActionModule):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self._task = types.SimpleNamespace(args={"state": "held"})
+
+    assert Here().run(None, {})["msg"] == "it is held"
+    assert len(calls) == (11 if isinstance(holder, Ended) else 1)

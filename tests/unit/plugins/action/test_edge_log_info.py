@@ -64,3 +64,9 @@ def test_failed_read_is_not_repeated(watch: Any) -> None:
 def test_interrupt_takes_effect_after_the_current_interval(watch: Any) -> None:
     calls, answer = watch(300, GOOD, GOOD, pressed_after=2)
     assert (len(calls), answer["failed"], answer["msg"]) == (2, True, "Interrupted by the operator.")
+
+
+@pytest.mark.parametrize("wrong", [{"verdict": 5}, {"verdict": None}, {"verdict": ["ok"]}, {}])
+def test_verdict_of_another_type_ends_the_bake(watch: Any, wrong: dict[str, Any]) -> None:
+    calls, answer = watch(60, wrong)
+    assert (len(calls), answer) == (1, wrong)

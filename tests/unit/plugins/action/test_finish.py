@@ -10,6 +10,7 @@ from ansible_collections.baton.web.plugins.module_utils.app.layout import Applic
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 
 from tests.support.playbooks import Done, Playbooks
+from tests.support.program import write_script
 
 RUN = {"token": "a", "who": "ann@laptop", "process": ""}
 RECEIPT = {"receipt": '{"format": 1}\n', "receipt_name": "20251125T120000Z-shop-r3"}
@@ -126,3 +127,12 @@ def test_unreachable_host_is_a_warning(app: Application, host: str, cause: str) 
     assert "playbooks/unlock.yml" in done.words
     assert "unreachable=0" in done.output
     assert "what it serves is unknown" in finish(app, "-v", host=host, run=RUN, serves="r3").words
+
+
+@pytest.mark.parametrize("answer", [{"left": 5}, {"left": "x"}, {"ansible_facts": 5}, {"results": 5}])
+def test_answer_of_another_type_is_a_warning(app: Application, tmp_path: pathlib.Path, answer: object) -> None:
+    (tmp_path / "answer").write_text(json.dumps(answer))
+    python = write_script(tmp_path / "python", f"cat > /dev/null\ncat {tmp_path}/answer")
+    done = finish(app, host=f"ansible_connection=local ansible_python_interpreter={python}", run=RUN)
+    assert done.changed == [0], done.output
+    assert "app1: The change could not be finished here" in done.words

@@ -43,3 +43,8 @@ def test_process_of_another_boot_or_namespace_is_not_known_to_have_ended(index: 
 @pytest.mark.parametrize("process", ["", "x", "a b c d"])
 def test_invalid_identity_is_not_known_to_have_ended(process: str) -> None:
     assert not run.ended(process)
+
+
+def test_pid_that_no_process_can_have_is_not_known_to_have_ended() -> None:
+    boot, namespace, _, started = run.identity(os.getpid()).split()
+    assert not run.ended(f"{boot} {namespace} {10**30} {started}")

@@ -7,7 +7,6 @@ import ipaddress
 import itertools
 import json
 import pathlib
-import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -491,7 +490,7 @@ def test_acme_account_is_kept_on_the_controller_within_limits(tmp_path: pathlib.
     state, kept = tmp_path / "lineages", tmp_path / "kept"
     account = state / "accounts/ca.example.org/directory/0a1b"
     names = ("meta.json", "private_key.json", "regr.json")
-    for folder in (account, *(state / f"accounts/z/{number}" for number in range(20))):
+    for folder in (account, *(state / f"accounts/z/{number}" for number in range(10))):
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).write_text(json.dumps({"of": folder.name}))
@@ -511,10 +510,6 @@ def test_acme_account_is_kept_on_the_controller_within_limits(tmp_path: pathlib.
         assert json.loads(found[path]) == {"of": "0a1b"}
         assert (kept / path).stat().st_mode & 0o777 == 0o600
     assert runner.play(playbook, **given).check_status().changed == [0]
-    # a reinstalled host
-    shutil.rmtree(state / "accounts")
-    runner.play(playbook, **given).check_status()
-    assert len(list((state / "accounts").rglob("*.json"))) == 29
 
 
 CHECK = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/check-certificate"

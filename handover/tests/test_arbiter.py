@@ -10,7 +10,7 @@ from typing import Any
 import gunicorn.arbiter
 import pytest
 
-from gunicorn_handover import arbiter, priority, worker
+from gunicorn_handover import arbiter, priority, status, worker
 from gunicorn_handover.board import DrainReason, State
 from gunicorn_handover.reload import Reload
 from test_arbiter_random import Master
@@ -339,6 +339,16 @@ def test_workers_know_whether_a_service_manager_holds_their_sockets(machine: Mas
     machine.loop()
     (pid,) = forked(machine)
     assert machine.master.WORKERS[pid].board.private_sockets is not held
+
+
+def test_status_of_a_master_without_free_descriptors_does_not_say_that_it_has_ended(machine: Master) -> None:
+    documents: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine.master._status_file, "write", documents.append)
+        patch.setattr(status, "start_ticks", lambda _: None)  # /proc can't be read
+        crash(machine)
+        machine.loop()
+    assert status.is_alive(documents[-1])
 
 
 def test_exit_of_a_child_is_seen_without_reaping_it() -> None:

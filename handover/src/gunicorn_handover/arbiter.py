@@ -49,6 +49,8 @@ class HandoverArbiter(Arbiter):
         self.stopping = False
         self._stopped_at = 0.0
         self._started_at = time.time()
+        # read once: without a free descriptor, a later status would say that the master has ended
+        self._start_ticks = status.start_ticks(os.getpid())
         self._complete = False  # whether the first generation has been complete once
         self._notify_ready = False
         self._reload: Reload | None = None
@@ -605,7 +607,7 @@ class HandoverArbiter(Arbiter):
             "schema": status.SCHEMA,
             "master": {
                 "pid": os.getpid(),
-                "start_ticks": status.start_ticks(os.getpid()),
+                "start_ticks": self._start_ticks,
                 "started_at": _utc(self._started_at),
             },
             "generation": self.generation,

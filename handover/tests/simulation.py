@@ -277,6 +277,13 @@ class Life:
         """Opens a WebSocket, as a context manager."""
         return websockets.unix_connect(str(self.socket), "ws://localhost/")
 
+    async def request(self, path: str = "/") -> Client:
+        """Sends a request on a new connection, and waits until the application handles it."""
+        client = await self.connect()
+        client.send(path)
+        await self.until(lambda: self.server.server_state.tasks)
+        return client
+
     async def connect(self) -> Client:
         reader, writer = await asyncio.open_unix_connection(str(self.socket))
         client = Client(self.clock, reader, writer)

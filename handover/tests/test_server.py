@@ -64,9 +64,7 @@ def test_connection_is_idle_from_the_end_of_its_response(life: Create) -> None:
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send()
-        await one.until(lambda: one.server.server_state.tasks)
+        client = await one.request()
         await one.drain()
         await client.read()
         assert 2 < one.clock.now - ended[0] <= 2 + 2 * TICK
@@ -99,9 +97,7 @@ def test_drain_ends_at_graceful_timeout_even_if_the_process_is_suspended_then(li
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send("/slow?seconds=3000")
-        await one.until(lambda: one.server.server_state.tasks)
+        client = await one.request("/slow?seconds=3000")
         began = await one.drain()
         if late:
             await asyncio.sleep(9.5)
@@ -134,9 +130,7 @@ def test_requests_have_graceful_timeout_even_without_their_clients(life: Create,
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send()
-        await one.until(lambda: one.server.server_state.tasks)
+        client = await one.request()
         times.append(await one.drain())
         if leaves:
             client.close()
@@ -173,9 +167,7 @@ def test_quit_ends_everything_at_once(life: Create) -> None:
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send("/slow?seconds=3000")
-        await one.until(lambda: one.server.server_state.tasks)
+        await one.request("/slow?seconds=3000")
         times.append(one.clock.now)
         signal.raise_signal(signal.SIGQUIT)
 
@@ -285,9 +277,7 @@ def test_draining_worker_does_not_keep_its_address_in_use(life: Create) -> None:
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send("/slow?seconds=5")
-        await one.until(lambda: one.server.server_state.tasks)
+        client = await one.request("/slow?seconds=5")
         await one.drain()
         await asyncio.sleep(STEP)
         one.held.close()
@@ -300,7 +290,7 @@ def test_draining_worker_does_not_keep_its_address_in_use(life: Create) -> None:
 
 @pytest.mark.parametrize("suspended", [0, 0.5])
 def test_worker_accepts_from_private_socket_for_a_second(life: Create, suspended: float) -> None:
-    """While connections keep arriving, and no longer if it is suspended meanwhile."""
+    """While connections keep arriving, and no longer if it is suspended during that second."""
     one = life(keepalive=10, graceful_timeout=100)
     answered: list[float] = []
 

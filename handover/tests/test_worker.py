@@ -38,9 +38,7 @@ def test_heartbeats_continue_until_the_exit(life: Create, timeout: int, interval
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send("/slow?seconds=3000")
-        await one.until(lambda: one.server.server_state.tasks)
+        await one.request("/slow?seconds=3000")
         await asyncio.sleep(3)
         await one.drain()
 
@@ -107,9 +105,7 @@ def test_worker_that_gets_no_signal_drains_with_its_next_heartbeat(life: Create,
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send("/slow?seconds=5")
-        await one.until(lambda: one.server.server_state.tasks)
+        client = await one.request("/slow?seconds=5")
         await asyncio.sleep(2)
         assert one.board.state is State.READY
         what(one)
@@ -213,9 +209,7 @@ def test_task_that_ignores_its_cancellation_has_a_quarter_of_exit_timeout(life: 
 
     async def script(one: Life) -> None:
         await one.ready()
-        client = await one.connect()
-        client.send()
-        await one.until(lambda: one.server.server_state.tasks)
+        await one.request()
         await one.drain()
 
     one.run(script)
@@ -275,7 +269,7 @@ def test_forked_process_that_ignores_sigterm_is_killed_in_time(life: Create, exi
 
 
 @pytest.mark.parametrize(
-    ("nice", "reason", "permitted", "meanwhile", "expected"),
+    ("nice", "reason", "permitted", "stopped", "expected"),
     [
         (19, DrainReason.REPLACED, True, False, [("process", 19), ("session", 19)]),
         # a stop must be able to restore the priority
@@ -292,7 +286,7 @@ def test_only_replaced_worker_exits_at_low_priority(
     nice: int,
     reason: DrainReason,
     permitted: bool,
-    meanwhile: bool,
+    stopped: bool,
     expected: list[tuple[str, int]],
 ) -> None:
     one = life(handover_boot_nice=nice)
@@ -302,7 +296,7 @@ def test_only_replaced_worker_exits_at_low_priority(
         def record(pid: int, to: int) -> None:
             assert pid == PID
             seen.append((what, to))
-            if meanwhile and what == "session":
+            if stopped and what == "session":
                 one.board.request_drain(DrainReason.STOP)
 
         return record

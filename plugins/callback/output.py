@@ -33,7 +33,7 @@ from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 SILENT = {"meta", "include_role", "include_tasks", "import_role", "import_tasks", "validate_argument_spec"}
 SILENT |= {"debug", "fail", "set_fact"}
 # tasks that only have a message
-JUDGES = {"assert", "fail"}
+CHECKS = {"assert", "fail"}
 # `hosts` of a play that isn't due
 NOBODY = ["all:!all"]
 # maximum number of a batch's hosts that are listed
@@ -238,8 +238,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         details = [result.result[key].strip() for key in ("stderr", "stdout") if result.result.get(key)]
         self._print_task_banner_once(result.task)
         host, words = result.host.get_name(), "\n".join([text.strip(), *details])
-        # a check of several hosts runs on the first of them, whose name would accuse it
-        for_all = result.task.run_once and result.task.action.rpartition(".")[2] in JUDGES
+        # a check of several hosts runs on the first of them, which need not be the host with the problem
+        for_all = result.task.run_once and result.task.action.rpartition(".")[2] in CHECKS
         label = "" if for_all else f" [{self.host_label(result)}]"
         if "\n" in words:
             first = self._shown.setdefault((result.task._uuid, outcome.normalized(host, words)), host)

@@ -60,7 +60,6 @@ class DrainingServer(Server):
         self._idle_timeout = idle_timeout
         self._websocket_grace = websocket_grace
         self._websocket_spread = websocket_spread
-        # kept, as the loop has only weak references; the end of the loop cancels it
         self._restart_task: asyncio.Task[None] | None = None  # of the WebSockets
         self.private_sockets = False
         """Whether queued connections are lost unless this process accepts them."""
@@ -88,6 +87,7 @@ class DrainingServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
+            # tasks are kept, as the loop has only weak references; its end cancels them
             self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
             self._on_ready()
 

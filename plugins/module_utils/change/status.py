@@ -166,7 +166,7 @@ def _acme(site: str, root: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        return {"acme": {"invalid": _invalid(str(path), error)}}
+        return {"acme": _invalid(str(path), error)}
 
 
 def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
     try:
         found = untrusted.parse_object(content)
     except untrusted.UntrustedError as error:
-        return {"trouble": "", "issued": False, "invalid": _invalid(path, error)}
+        return _invalid(path, error)
     return {
         **found,
         "trouble": untrusted.text(found.get("trouble")),
@@ -186,11 +186,12 @@ def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
     }
 
 
-def _invalid(path: str, why: Exception) -> str:
-    return (
+def _invalid(path: str, why: Exception) -> dict[str, Any]:
+    sentence = (
         f"{path}, which records how the last request for a certificate ended, can't be read: {why}. Remove it from the "
         "host, and run site.yml, which requests a certificate if one is due, and writes the file again."
     )
+    return {"trouble": "", "issued": False, "invalid": sentence}
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
@@ -309,11 +310,11 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         wrong.append(f"{host}: {acme['invalid']}")
     if acme.get("trouble"):
         names = ", ".join(untrusted.texts(acme.get("names")))
-        meanwhile = "the previous one is still in use" if acme["issued"] else "no trusted one is in use"
+        in_use = "the previous one is still in use" if acme["issued"] else "no trusted one is in use"
         wrong.append(
             f"{host}: no new certificate for {names} from {untrusted.text(acme.get('directory'))}, "
             f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
-            f"{acme['trouble']}; {meanwhile}, and the host tries again twice a day."
+            f"{acme['trouble']}; {in_use}, and the host tries again twice a day."
         )
     wrong += [
         f"{host}: {server} is drained and gets no requests; if nobody works on it, run site.yml."

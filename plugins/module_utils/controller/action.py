@@ -17,6 +17,9 @@ from .module_cache import CachedModuleAction
 
 INTERRUPTED = {"failed": True, "msg": outcome.INTERRUPTED}
 
+# what Ansible raises for a host's result: it evaluates some keys, such as `ansible_facts`, without checking their types
+WRONG_TYPES = (AttributeError, TypeError, ValueError, RecursionError)
+
 
 def interrupted() -> bool:
     """Whether the operator has pressed Ctrl-C (see the callback baton.web.run)."""
@@ -57,8 +60,7 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
         return {"failed": True, "lost": True, "msg": message}
     except AnsibleError as error:
         return {"failed": True, "refused": True, "msg": f"{host} {reachability.unmanaged(str(error), known)}"}
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        # Ansible evaluates some keys, such as `ansible_facts`, without checking their types
+    except WRONG_TYPES as error:
         return {
             "failed": True,
             "msg": f"{host} returned what Baton's program doesn't return ({error}). Find out whether it is "

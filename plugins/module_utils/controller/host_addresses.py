@@ -1,7 +1,7 @@
 """Check the addresses by which hosts are known to others: a compromised host may claim another's.
 
 Other hosts open their firewall and their database to these addresses, trust what comes from them, and send requests
-there. An address in the inventory (`private_address`) is the operator's word; without it, a host says its own.
+there. The operator sets an address in the inventory (`private_address`); without it, a host reports its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def problems(names: Iterable[str], known: Mapping[str, Mapping[str, Any]]) -> li
     if wrong := [sentence for host, address in addresses.items() for sentence in _unusable(host, address, claimed)]:
         return wrong
     if len(hosts) == 1:
-        return []  # nobody else depends on it
+        return []  # no other host uses its address
     reached = {host: found for host, about in hosts.items() if (found := _reached_at(host, about))}
     return _shared(addresses, claimed) + _taken(claimed, reached)
 

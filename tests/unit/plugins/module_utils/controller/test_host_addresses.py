@@ -31,7 +31,7 @@ def given(address: str, **inventory: str) -> dict[str, str]:
         {"app1": says("10.0.0.1"), "app2": {"ansible_host": "10.0.0.2"}},
         # NAT, or a network for SSH
         {"app1": says("10.0.0.1", ansible_host="203.0.113.1"), "203.0.113.2": says("10.0.0.2")},
-        # nobody else depends on it
+        # no other host uses its address
         {"app1": says("10.0.0.1", ansible_host="203.0.113.1")},
         {"app1": given("127.0.0.1")},
     ],

@@ -46,6 +46,10 @@ LABEL = "org.baton.fleet"
 CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_NICE", "SYS_PTRACE")
 CAP_SYS_RESOURCE = 24
 BOOT_SECONDS = 60
+# systemd, its journal, udev, D-Bus and others of one host
+INOTIFY_INSTANCES = 6
+INOTIFY_SETTING = "fs.inotify.max_user_instances"
+INOTIFY_LIMIT = pathlib.Path("/proc/sys", *INOTIFY_SETTING.split("."))
 
 
 class FleetError(Exception):
@@ -371,6 +375,7 @@ def ssh_key() -> pathlib.Path:
 
 def up(inventory: str) -> None:
     fleet = load(inventory)
+    _refuse_too_many(fleet)
     with alone():
         engine = Engine()
         images = Images(engine)
@@ -399,6 +404,15 @@ def up(inventory: str) -> None:
         for future in [pool.submit(_wait, engine, fleet, host, host in new) for host in fleet.hosts]:
             future.result()
     say(f"{fleet.name}: {len(fleet.hosts)} hosts up ({len(new)} new): {', '.join(host.name for host in fleet.hosts)}")
+
+
+def _refuse_too_many(fleet: Fleet) -> None:
+    limit, needed = int(INOTIFY_LIMIT.read_text()), INOTIFY_INSTANCES * len(fleet.hosts)
+    if needed > limit:
+        raise FleetError(
+            f"{fleet.name} has {len(fleet.hosts)} hosts, which need about {needed} inotify instances; this machine has "
+            f"{limit}. Raise the limit: sysctl -w {INOTIFY_SETTING}={2 * needed}"
+        )
 
 
 def _fingerprint(fleet: Fleet, host: Host, image: str) -> str:
@@ -473,8 +487,8 @@ def _trouble(engine: Engine, container: str) -> str:
     words = engine("exec", container, *journal)
     if "inotify" in words:
         words += (
-            "\nThis machine has no inotify instances left; a host needs about six. Remove other fleets, "
-            "or raise fs.inotify.max_user_instances."
+            f"\nThis machine has no inotify instances left; a host needs about {INOTIFY_INSTANCES}. Remove other "
+            f"fleets, or raise {INOTIFY_SETTING}."
         )
     return words
 

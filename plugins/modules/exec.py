@@ -11,6 +11,7 @@ description:
   - Runs the command with C(sh -c) in a transient unit with the service's user, sandbox, limits, environment and
     secrets, in the application's working folder, with its programs and import paths. No process has secrets in its
     arguments.
+  - If the connection to the controller ends, as after Ctrl-C, the command is stopped (SIGTERM, after 10 s SIGKILL).
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
@@ -36,6 +37,7 @@ seconds: {description: Duration., returned: always, type: float}
 """
 
 import time
+import uuid
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, transient_unit
@@ -58,8 +60,9 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True, rc=0, output="", release=release, seconds=0.0)
     started = time.monotonic()
-    argv = transient_unit.invocation(app, release, options["command"], options["timeout"])
-    status, output = transient_unit.run(argv, options["timeout"] + 60)
+    unit = f"{app.name}-command-{uuid.uuid4().hex[:8]}.service"
+    argv = transient_unit.invocation(app, release, options["command"], options["timeout"], unit)
+    status, output = transient_unit.run(argv, options["timeout"] + 60, unit)
     output = masking.masked(app.name, output)
     seconds = round(time.monotonic() - started, 3)
     result = {"changed": True, "rc": status, "output": output, "release": release, "seconds": seconds}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import shlex
+import signal
 import zoneinfo
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.playbooks import PROJECT
+from tests.support.wait import until
 
 from .conftest import HOSTS, Hostile, host
 
@@ -111,6 +114,21 @@ def test_unquoted_command_is_refused(hostile: Hostile) -> None:
     assert "-e \"command='two words'\"" in done.words
     done = hostile.succeed("playbooks/exec.yml", "-e", "command='echo hello world'")
     assert "hello world" in done.output
+
+
+def test_interrupt_stops_command(hostile: Hostile) -> None:
+    name = HOSTS[0]
+
+    def units() -> str:
+        return host(name).check_output(f"systemctl list-units --no-legend --state=active '{APP}-command-*'")
+
+    running = hostile.start("playbooks/exec.yml", "--limit", name, command="exec sleep 550")
+    try:
+        until(units, "the command has not begun")
+    finally:
+        os.killpg(running.pid, signal.SIGINT)  # to all processes, as a terminal does
+    assert hostile.finish(running).status != 0
+    until(lambda: not units(), "the command still runs")
 
 
 @pytest.mark.parametrize(

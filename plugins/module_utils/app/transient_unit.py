@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import select
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
 
 from ..host import bounded
 from . import layout
@@ -14,6 +18,7 @@ _SERVERS_OWN = ("Environment=PYTHONPATH=", "Environment=GUNICORN_HANDOVER_", "Re
 # only the master may write its status
 _ADDED = "ReadOnlyPaths=-/run/baton"
 MOST = 2**20  # bytes of a command's output that are kept
+_READER_POLL = 500  # milliseconds
 
 
 def properties(unit: str) -> list[str]:
@@ -31,8 +36,11 @@ def properties(unit: str) -> list[str]:
     return [*found, _ADDED]
 
 
-def invocation(app: layout.Application, release: str, command: str, timeout: int) -> list[str]:
-    """Return the systemd-run command for a shell command in a release. It contains no secrets, only their files."""
+def invocation(app: layout.Application, release: str, command: str, timeout: int, name: str) -> list[str]:
+    """Return the systemd-run command for a shell command in a release. It contains no secrets, only their files.
+
+    `name`: that of the unit. `timeout`: in seconds, then the command is stopped.
+    """
     folder = app.release(release)
     unit = app.path("etc/systemd/system", app.service).read_text(encoding="utf-8")
     given = [
@@ -42,15 +50,42 @@ def invocation(app: layout.Application, release: str, command: str, timeout: int
         "TimeoutStopSec=10",
     ]
     return [
-        *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--description=A command in {app.name}"),
+        *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--unit={name}"),
+        f"--description=A command in {app.name}",
         *(f"--property={line}" for line in given),
         *(str(folder / "venv/bin/python"), str(app.path("opt", app.name, "release-exec")), str(folder)),
         command.replace("$", "$$"),  # otherwise systemd would expand variables
     ]
 
 
-def run(argv: Sequence[str], timeout: float) -> tuple[int | None, str]:
-    """Run a command. Returns its exit status, None after a timeout, and the last `MOST` bytes of its output."""
-    done = bounded.run(argv, timeout=timeout, output=MOST, together=True)
+def run(argv: Sequence[str], timeout: float, name: str) -> tuple[int | None, str]:
+    """Run a command. Returns its exit status, None after a timeout, and the last `MOST` bytes of its output.
+
+    Stops the unit `name` when nobody reads this program's standard output any more.
+    """
+    with _stopped_without_reader(name):
+        done = bounded.run(argv, timeout=timeout, output=MOST, together=True)
     omitted = f"[output before the last {MOST // 1024} KiB is omitted]\n" if done.cut else ""
     return done.status, omitted + done.output.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _stopped_without_reader(name: str) -> Iterator[None]:
+    """Stop a unit if the connection to the controller ends: Ctrl-C there reaches no process of this host."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        stdout = select.poll()
+        stdout.register(1, 0)  # no events but the reader's end
+        while not ended.is_set():
+            if stdout.poll(_READER_POLL):
+                subprocess.run(["systemctl", "stop", name], check=False, capture_output=True)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

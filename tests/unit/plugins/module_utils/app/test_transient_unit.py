@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import layout, transient_unit
+
+from tests.support.program import write_script
+from tests.support.wait import until
 
 UNIT = """\
 [Unit]
@@ -31,6 +38,7 @@ LogExtraFields=A=100%%
 [Install]
 WantedBy=multi-user.target
 """
+UNIT_NAME = "links-command-1.service"
 
 
 def test_properties_are_those_of_the_service_except_what_makes_a_server() -> None:
@@ -49,7 +57,8 @@ def argv(tmp_path: pathlib.Path) -> list[str]:
     unit = tmp_path / "etc/systemd/system/links.service"
     unit.parent.mkdir(parents=True)
     unit.write_text(UNIT)
-    words: list[str] = transient_unit.invocation(layout.Application("links", str(tmp_path)), "aaaa", "echo $HOME", 60)
+    app = layout.Application("links", str(tmp_path))
+    words: list[str] = transient_unit.invocation(app, "aaaa", "echo $HOME", 60, UNIT_NAME)
     return words
 
 
@@ -61,3 +70,32 @@ def test_command_runs_in_the_release_with_a_time_limit(argv: list[str]) -> None:
     assert argv[-2].endswith("/opt/links/releases/aaaa")
     assert "--property=RuntimeMaxSec=60" in argv
     assert "--property=EnvironmentFile=/etc/links/environment" in argv
+    assert f"--unit={UNIT_NAME}" in argv
+
+
+def started(folder: pathlib.Path) -> subprocess.Popen[bytes]:
+    """A program that runs a command of a minute, and its systemctl, which records what it is told to stop."""
+    write_script(folder / "systemctl", f'echo "$@" >{folder}/told; kill $(cat {folder}/pid)')
+    command = ["sh", "-c", f"echo $$ >{folder}/pid; exec sleep 60"]
+    script = f"from {transient_unit.__name__} import run; run({command!r}, 60, {UNIT_NAME!r})"
+    path = f"{folder}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
+    pid = folder / "pid"
+    until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the command has not begun")
+    return process
+
+
+def test_command_is_stopped_when_nobody_reads_its_output(tmp_path: pathlib.Path) -> None:
+    with started(tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait() == 0
+    assert (tmp_path / "told").read_text() == f"stop {UNIT_NAME}\n"
+
+
+def test_command_whose_output_is_read_is_not_stopped(tmp_path: pathlib.Path) -> None:
+    with started(tmp_path) as process:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        assert process.wait() == 0
+    assert not (tmp_path / "told").exists()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import select
-import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 
-from ..host import bounded
+from ..host import bounded, systemd
 from . import layout
 
 # Directives and variables that are only for a server, not for a command.
@@ -79,7 +78,7 @@ def _stopped_without_reader(name: str) -> Iterator[None]:
         stdout.register(1, 0)  # no events but the reader's end
         while not ended.is_set():
             if stdout.poll(_READER_POLL):
-                subprocess.run(["systemctl", "stop", name], check=False, capture_output=True)
+                systemd.systemctl("stop", name)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)

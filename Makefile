@@ -70,9 +70,9 @@ lock: setup ## Update the hashed locks to the newest releases
 build: setup ## Pack the collection baton.web into dist/
 	@ansible-galaxy collection build --force --output-path dist
 
-# BENCH_OPTIONS=--quick: only checks that a benchmark works, in about three minutes
+# BENCH_OPTIONS=--quick: only checks that a benchmark works, in about five minutes
 .PHONY: bench-reload
-bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (33 minutes)
+bench-reload: setup-dev ## Measure reloads side by side with other servers: docs/benchmarks.md (45 minutes)
 	@python -m tests.bench.reload $(BENCH_OPTIONS)
 
 .PHONY: bench-deploy

@@ -126,7 +126,9 @@ def wheels() -> pathlib.Path:
     return folder
 
 
-def await_answers(port: int, host: str, authority: pathlib.Path, revision: str = "", seconds: float = 60.0) -> None:
+def await_answers(
+    port: int, host: str, authority: pathlib.Path, revision: str = "", path: str = "/", seconds: float = 60.0
+) -> None:
     """Wait until twenty requests in a row succeed and return the revision, so that no older worker is left."""
     context = ssl.create_default_context(cafile=authority)
     deadline = time.monotonic() + seconds
@@ -135,7 +137,7 @@ def await_answers(port: int, host: str, authority: pathlib.Path, revision: str =
         if time.monotonic() > deadline:
             raise BenchError(f"{host} doesn't answer as expected: {last}")
         try:
-            last = _answer(port, host, context)
+            last = _answer(port, host, path, context)
             answer = json.loads(last)
             successes = successes + 1 if revision in ("", answer.get("revision")) else 0
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
@@ -144,12 +146,12 @@ def await_answers(port: int, host: str, authority: pathlib.Path, revision: str =
             time.sleep(0.2)
 
 
-def _answer(port: int, host: str, context: ssl.SSLContext) -> str:
+def _answer(port: int, host: str, path: str, context: ssl.SSLContext) -> str:
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname=host) as connection,
     ):
-        connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         response = http.client.HTTPResponse(connection)
         response.begin()
         body = response.read().decode(errors="replace")

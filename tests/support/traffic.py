@@ -7,8 +7,9 @@ Each request has an *intended* time on a fixed grid, from which its latency coun
 the server delays all requests that were due in it. Nothing is retried. Requests go only to the given address, and a run
 is bounded in time and number.
 
-Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, wait in seconds, and expect: text that the
-answer's body must contain, otherwise the request counts as `wrong body`):
+Kinds of load (`--load KIND,key=value,...`; keys: path, share, size in bytes, json, a document without commas that POST
+sends instead, wait in seconds, and expect: text that the answer's body must contain, otherwise the request counts as
+`wrong body`):
     get        GET on an idle keep-alive connection, if there is one
     post       POST of `size` bytes on the same connections
     fresh      connect, wait, send: the server has accepted the connection before the request arrives
@@ -17,6 +18,7 @@ answer's body must contain, otherwise the request counts as `wrong body`):
     sse        GET that is read to its end; an end without the final chunk counts as `cut`
     websocket  opens, echoes a message every 0.2 s for `wait`, closes; a close by the server with 1012 is no failure, an
                echo without the message is
+    feed       opens, receives the server's messages for `wait`, closes; each message must contain `expect`
     h2         GET by HTTP/2 on one connection (TLS only)
     h2post     POST of `size` bytes by HTTP/2
 """
@@ -37,7 +39,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import h11
 import httpx
@@ -97,11 +99,25 @@ class Load:
     size: int = 1000  # bytes of a body
     wait: float = 0.0  # seconds
     expect: str = ""  # text that the answer's body must contain
+    json: str = ""  # the body of a POST
+
+    @property
+    def content(self) -> bytes:
+        """The body of a POST."""
+        return self.json.encode() or b"x" * self.size
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a POST that describe its body."""
+        return {"Content-Type": "application/json"} if self.json else {}
 
     def __str__(self) -> str:
         """The text that `parse` reads."""
         text = f"{self.kind},path={self.path},share={self.share},size={self.size},wait={self.wait}"
-        return f"{text},expect={self.expect}" if self.expect else text
+        for key in ("expect", "json"):
+            if value := getattr(self, key):
+                text += f",{key}={value}"
+        return text
 
     @classmethod
     def parse(cls, text: str) -> Load:
@@ -116,6 +132,7 @@ class Load:
             "size": int,
             "wait": float,
             "expect": str,
+            "json": str,
         }
         return cls(kind, **{key: types[key](value) for key, value in given.items()})  # type: ignore[arg-type]
 
@@ -183,14 +200,17 @@ class Connection:
         self._writer.close()
 
     async def request(
-        self, method: str, target: Target, path: str, body: AsyncIterator[bytes] | bytes = b"", length: int = 0
+        self,
+        method: str,
+        target: Target,
+        path: str,
+        body: AsyncIterator[bytes] | bytes = b"",
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes]:
         """Sends a request and reads the whole answer; returns its status and body. Raises Failure."""
-        headers = [("Host", target.host), ("User-Agent", "traffic")]
-        if method == "POST":
-            headers.append(("Content-Length", str(length)))
+        headers = {"Host": target.host, "User-Agent": "traffic", **(headers or {})}
         try:
-            self._write(h11.Request(method=method, target=path, headers=headers))
+            self._write(h11.Request(method=method, target=path, headers=list(headers.items())))
             if isinstance(body, bytes):
                 if body:
                     self._write(h11.Data(data=body))
@@ -240,7 +260,8 @@ class Connection:
 class Traffic:
     """A run: the requests and their outcomes. Times are in seconds."""
 
-    KINDS = ("get", "post", "fresh", "idle", "upload", "sse", "websocket", "h2", "h2post")
+    KINDS = ("get", "post", "fresh", "idle", "upload", "sse", "websocket", "feed", "h2", "h2post")
+    UNTIMED = ("sse", "websocket", "feed")  # kinds that have no latency
 
     def __init__(
         self,
@@ -353,7 +374,7 @@ class Traffic:
             cause = str(failure)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-        if cause is None and load.kind not in ("sse", "websocket") and intended - began >= self._warmup:
+        if cause is None and load.kind not in self.UNTIMED and intended - began >= self._warmup:
             # a load's own waits are not the server's latency
             self._latencies.append(time.monotonic() - intended - load.wait)
         self._count(load.kind, cause, intended - began)
@@ -400,12 +421,14 @@ class Traffic:
 
     async def _exchange(self, connection: Connection, load: Load, body: AsyncIterator[bytes] | None = None) -> None:
         """Sends a request on the connection; then returns the connection to the pool or closes it."""
-        posts = load.kind in ("post", "upload")
-        content = body if body is not None else b"x" * (load.size if posts else 0)
         try:
-            status, answer = await connection.request(
-                "POST" if posts else "GET", self._target, load.path, content, load.size if posts else 0
-            )
+            if load.kind in ("post", "upload"):
+                headers = {"Content-Length": str(len(load.content)), **load.headers}
+                status, answer = await connection.request(
+                    "POST", self._target, load.path, body or load.content, headers
+                )
+            else:
+                status, answer = await connection.request("GET", self._target, load.path)
         except BaseException:
             connection.close()
             raise
@@ -456,6 +479,27 @@ class Traffic:
         await self._exchange(await self._open(), load)
 
     async def _websocket(self, load: Load) -> None:
+        async def echo(websocket: websockets.ClientConnection) -> None:
+            end = time.monotonic() + load.wait
+            while time.monotonic() < end:
+                await websocket.send("ping")
+                if "ping" not in str(await websocket.recv()):
+                    raise Failure("wrong body")
+                await asyncio.sleep(0.2)
+
+        await self._by_websocket(load, echo)
+
+    async def _feed(self, load: Load) -> None:
+        async def receive(websocket: websockets.ClientConnection) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(load.wait):
+                    while True:
+                        if load.expect not in str(await websocket.recv()):
+                            raise Failure("wrong body")
+
+        await self._by_websocket(load, receive)
+
+    async def _by_websocket(self, load: Load, talk: Callable[[websockets.ClientConnection], Awaitable[None]]) -> None:
         uri = f"{'wss' if self._tls else 'ws'}://{self._target.host}{load.path}"
         if self._target.unix:
             opening = unix_connect(self._target.unix, uri, open_timeout=self._timeout)
@@ -464,12 +508,7 @@ class Traffic:
             opening = connect(uri, host=host, port=port, ssl=self._tls, open_timeout=self._timeout)
         try:
             async with opening as websocket:
-                end = time.monotonic() + load.wait
-                while time.monotonic() < end:
-                    await websocket.send("ping")
-                    if "ping" not in str(await websocket.recv()):
-                        raise Failure("wrong body")
-                    await asyncio.sleep(0.2)
+                await talk(websocket)
             self._codes["1000"] += 1
         except websockets.ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd else NO_CLOSE
@@ -485,16 +524,18 @@ class Traffic:
         await self._by_http2("GET", load, b"")
 
     async def _h2post(self, load: Load) -> None:
-        await self._by_http2("POST", load, b"x" * load.size)
+        await self._by_http2("POST", load, load.content, load.headers)
 
-    async def _by_http2(self, method: str, load: Load, content: bytes) -> None:
+    async def _by_http2(
+        self, method: str, load: Load, content: bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
         assert self._http2 is not None
         try:
             response = await self._http2.request(
                 method,
                 load.path,
                 content=content,
-                headers={"Host": self._target.host},
+                headers={"Host": self._target.host, **(headers or {})},
                 extensions={"sni_hostname": self._target.host},
             )
         except httpx.TransportError as error:

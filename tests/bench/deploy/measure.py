@@ -10,8 +10,8 @@ import tempfile
 import time
 from typing import Any
 
+from tests.bench import mix
 from tests.bench.controller import EVIDENCE, HERE, BenchError, await_answers, playbook
-from tests.bench.mix import MIX
 from tests.support.traffic import Background, Summary
 
 from .plan import AUTHORITY, NEW, PORT, RATE, SETTLE, Kind, Size
@@ -86,7 +86,7 @@ def measure(fleet: Fleet, kind: Kind) -> Run:
     """Run a kind's playbook under traffic."""
     background = Background(
         f"https://127.0.0.1:{PORT}",
-        MIX,
+        mix.BENCH.loads,
         rate=RATE,
         fewest=int(RATE * SETTLE),
         duration=3600,

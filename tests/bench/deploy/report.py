@@ -201,7 +201,7 @@ def markdown(document: Document) -> str:
         table=tables.markdown(HEADER, rows(document)),
         steps="\n\n".join(parts),
         rate=f"{RATE:.0f}",
-        mix=mix.described(dict(sent)),
+        mix=mix.BENCH.described(dict(sent)),
         machine=(
             f"{machine['cores']} cores ({machine['processor']}), {machine['memory']} of memory, {machine['os']}, "
             f"Linux {machine['kernel']}."

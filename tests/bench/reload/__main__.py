@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, comman
 
 from . import measure, report
 from .host import Host
-from .plan import INVENTORY, SLEEP_1, Plan, full, quick, servers
+from .plan import BENCH, Application, Plan, full, quick
 
 
 def say(text: str) -> None:
@@ -35,53 +36,45 @@ def say(text: str) -> None:
 def run(plan: Plan, command: str) -> report.Document:
     """Measure everything in the plan, on an existing host."""
     began = time.time()
-    known = servers()
-    ours = known[0]
-    phases: list[measure.Phase] = []
-
-    def add(phase: measure.Phase) -> None:
-        phases.append(phase)
-        say(report.line(phase))
-        if ours.name == phase.server and (phase.traffic.failed_total or phase.failed_reloads):
-            EVIDENCE.mkdir(parents=True, exist_ok=True)
-            path = EVIDENCE / f"{phase.kind}-{phase.imported}.txt"
-            path.write_text(json.dumps(dataclasses.asdict(phase), indent=1) + "\n" + host.evidence(phase.began))
-            say(f"evidence from the host: {path.relative_to(PROJECT)}")
-
     host = Host()
-    host.provision()
-    versions = machine.versions() | machine.h2load() | host.versions()
-    workers = host.workers()
-    for series in plan.series:
-        name = series.imported.name
-        if series.imported is not SLEEP_1:  # not the inventory's default
-            say(f"import: {series.imported.title} ...")
-            host.switch(series.imported)
-        if series is plan.series[0]:
-            for server in known:
-                add(measure.quiet(plan, server, name))
-        if series.reloads:
-            for server in measure.in_turn(known, plan.turns):
-                add(measure.reloads(plan, host, server, series))
-        if series.back_to_back:
-            add(measure.back_to_back(plan, host, ours, series))
-        if series.bridges:
-            add(measure.bridges(plan, host, ours, series))
-    say("throughput ...")
-    rates = measure.throughput(plan, known)
+    phases: list[measure.Phase] = []
+    rates: list[measure.Throughput] = []
+    for part in plan.parts:
+        say(f"setting up the {part.application.title} ...")
+        host.provision(part.application)
+        for series in part.series:
+            say(f"{series.title} ...")
+            if series.environment is not None:
+                host.switch(part.application, series.environment)
+            for phase in measure.Conditions(plan, host, part.application, series).measure():
+                phases.append(phase)
+                say(report.line(phase))
+                if phase.server == report.BATON and (phase.traffic.failed_total or phase.failed_reloads):
+                    say(f"evidence from the host: {keep_evidence(host, part.application, phase)}")
+        if part.rounds:
+            say("throughput ...")
+            rates += measure.throughput(plan, part)
     return report.Document(
         plan=dataclasses.asdict(plan),
         began=began,
         seconds=round(time.time() - began),
         command=command,
         machine=machine.describe(),
-        versions=versions,
-        workers=workers,
-        titles={server.name: server.title for server in known},
-        imports={series.imported.name: series.imported.title for series in plan.series},
+        versions=machine.versions() | machine.h2load() | host.versions(),
+        workers=host.workers(),
+        titles={server.name: server.title for server in BENCH.servers},
         phases=phases,
         throughput=rates,
     )
+
+
+def keep_evidence(host: Host, application: Application, phase: measure.Phase) -> pathlib.Path:
+    """Write a phase in which something failed to a file, with the host's logs. Returns its path in the project."""
+    EVIDENCE.mkdir(parents=True, exist_ok=True)
+    path = EVIDENCE / f"{phase.kind}-{phase.series}.txt"
+    logs = host.evidence(application, phase.began)
+    path.write_text(json.dumps(dataclasses.asdict(phase), indent=1) + "\n" + logs)
+    return path.relative_to(PROJECT)
 
 
 def main() -> int:
@@ -104,7 +97,7 @@ def main() -> int:
         words.append(f"BENCH_RELOADS={options.reloads}")
     say("creating the host ...")
     try:
-        with booted(INVENTORY, options.keep):
+        with booted(BENCH.inventory, options.keep):
             document = run(plan, " ".join(words))
             # before the host is removed, which may fail
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.bench.controller import BenchError
-from tests.bench.mix import MIX
 from tests.support.traffic import Background, Summary
 
 from .host import Host
-from .plan import AUTHORITY, PORT, Plan, Series, Server
+from .plan import PORT, Application, Part, Plan, Series, Server
 
 CONNECTIONS = 64
-WEBSOCKET = "websocket"
+WEBSOCKETS = ("websocket", "feed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Phase:
 
     server: str
     kind: str  # quiet, reloads, back to back or bridges
-    imported: str
+    series: str
     began: float
     traffic: Summary
     reloads: list[dict[str, Any]]
@@ -35,7 +34,7 @@ class Phase:
     @property
     def cut_websockets(self) -> int:
         """WebSockets that ended without a close by the client or a 1012 (Service Restart)."""
-        return self.traffic.by_kind.get(WEBSOCKET, {}).get("failed", 0)
+        return sum(self.traffic.by_kind.get(kind, {}).get("failed", 0) for kind in WEBSOCKETS)
 
     @property
     def failed(self) -> int:
@@ -47,54 +46,66 @@ class Phase:
         return sum(not reload["ok"] for reload in self.reloads)
 
 
-def phase(plan: Plan, server: Server, kind: str, imported: str, action: Callable[[], list[dict[str, Any]]]) -> Phase:
-    """Send traffic while the action runs."""
-    began = time.time()
-    with Background(
-        f"https://127.0.0.1:{PORT}",
-        MIX,
-        rate=plan.rate,
-        fewest=int(plan.rate * 1.5),
-        duration=3600,
-        settle=1.5,
-        warmup=1.0,
-        idle_limit=30.0,
-        host=server.host,
-        ca_file=str(AUTHORITY),
-    ) as traffic:
-        reloads = action()
-    return Phase(server.name, kind, imported, began, traffic.summary, reloads)
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """The host, and the application and the series that are being measured on it."""
 
+    plan: Plan
+    host: Host
+    application: Application
+    series: Series
 
-def quiet(plan: Plan, server: Server, imported: str) -> Phase:
-    def pause() -> list[dict[str, Any]]:
-        time.sleep(plan.quiet)
-        return []
+    def _phase(self, server: Server, kind: str, action: Callable[[], list[dict[str, Any]]]) -> Phase:
+        """Send traffic while the action runs."""
+        began = time.time()
+        with Background(
+            f"https://127.0.0.1:{PORT}",
+            self.application.mix.loads,
+            rate=self.application.rate,
+            fewest=int(self.application.rate * 1.5),
+            duration=3600,
+            settle=1.5,
+            warmup=1.0,
+            idle_limit=30.0,
+            host=server.host,
+            ca_file=str(self.application.authority),
+        ) as traffic:
+            reloads = action()
+        return Phase(server.name, kind, self.series.name, began, traffic.summary, reloads)
 
-    return phase(plan, server, "quiet", imported, pause)
+    def quiet(self, server: Server) -> Phase:
+        def pause() -> list[dict[str, Any]]:
+            time.sleep(self.plan.quiet)
+            return []
 
+        return self._phase(server, "quiet", pause)
 
-def reloads(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
-    """Reload at the plan's interval, which is the same for all servers."""
-    return phase(
-        plan, server, "reloads", series.imported.name, lambda: host.reload(server, series.reloads, every=plan.every)
-    )
+    def reloads(self, server: Server) -> Phase:
+        """Reload at the plan's interval, which is the same for all servers."""
+        count, every = self.series.reloads, self.plan.every
+        return self._phase(server, "reloads", lambda: self.host.reload(server, count, every=every))
 
+    def back_to_back(self, server: Server) -> Phase:
+        """Reload without pauses until the series' number of requests has arrived."""
+        count, least = self.series.back_to_back, self.series.requests / self.application.rate
+        return self._phase(server, "back to back", lambda: self.host.reload(server, count, least=least))
 
-def back_to_back(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
-    """Reload without pauses until the series' number of requests has arrived."""
-    least = series.requests / plan.rate
-    return phase(
-        plan,
-        server,
-        "back to back",
-        series.imported.name,
-        lambda: host.reload(server, series.back_to_back, least=least),
-    )
+    def bridges(self, server: Server) -> Phase:
+        return self._phase(server, "bridges", lambda: self.host.bridge(self.application, self.series.bridges))
 
-
-def bridges(plan: Plan, host: Host, server: Server, series: Series) -> Phase:
-    return phase(plan, server, "bridges", series.imported.name, lambda: host.bridge(series.bridges))
+    def measure(self) -> Iterator[Phase]:
+        """All phases of the series."""
+        servers = self.application.servers
+        ours = servers[0]
+        for turn, server in in_turn(servers, self.plan.turns):
+            if self.series.quiet and (server.ours or turn == 0):
+                yield self.quiet(server)
+            if self.series.reloads:
+                yield self.reloads(server)
+        if self.series.back_to_back:
+            yield self.back_to_back(ours)
+        if self.series.bridges:
+            yield self.bridges(ours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +120,20 @@ class Throughput:
         return round(statistics.median(self.rounds), 1)
 
 
-def in_turn(servers: tuple[Server, ...], turns: int) -> Iterator[Server]:
-    """All servers, repeatedly, so that other load on the machine affects them equally."""
-    for number in range(turns):
+def in_turn(servers: tuple[Server, ...], turns: int) -> Iterator[tuple[int, Server]]:
+    """The turns of all servers, so that other load on the machine affects them equally."""
+    for turn in range(turns):
         # in alternating order, so that no server always follows the same one
-        yield from servers if number % 2 == 0 else reversed(servers)
+        yield from ((turn, server) for server in (servers if turn % 2 == 0 else reversed(servers)))
 
 
-def throughput(plan: Plan, servers: tuple[Server, ...]) -> list[Throughput]:
+def throughput(plan: Plan, part: Part) -> list[Throughput]:
     """Measure the throughput of all servers, as often as the plan says."""
+    servers = part.application.servers
     found: dict[str, list[float]] = {server.name: [] for server in servers}
-    for server in in_turn(servers, plan.rounds):
+    for _, server in in_turn(servers, part.rounds):
         found[server.name].append(_most(server, plan.round_seconds))
-    return [Throughput(name, rounds) for name, rounds in found.items()]
+    return [Throughput(name, rounds) for name, rounds in found.items() if rounds]
 
 
 def _most(server: Server, seconds: int) -> float:

@@ -6,9 +6,12 @@ import http.server
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
 
 from tests.support.traffic import Background, Generator, Load, TrafficError
 
@@ -19,6 +22,13 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = b"release 1" if self.path == "/" else b"release 2"
         self.send_response(500 if self.path == "/fail" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(201 if self.headers["Content-Type"] == "application/json" else 415)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -105,6 +115,53 @@ def test_unexpected_answer_is_a_failure(server: str, kind: str, path: str, cause
     assert traffic.summary.ok == 0
 
 
-def test_load_round_trips_through_text() -> None:
-    load = Load("post", "/echo?a=b", share=0.5, size=20_000, wait=1.5, expect="20000")
+def test_json_is_sent_as_such(server: str) -> None:
+    load = Load("post", json='{"url":"https://example.com/?a=b"}', expect='"https://example.com/?a=b"')
+    with Background(server, [load], rate=50, fewest=5) as traffic:
+        pass
+    assert not traffic.summary.failed
+
+
+@pytest.fixture
+def feed() -> Iterator[str]:
+    """The address of a WebSocket server that sends messages, and closes the connections to /cut."""
+
+    def send(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        try:
+            while connection.request.path != "/cut":
+                connection.send("a click")
+                time.sleep(0.01)
+        except ConnectionClosed:
+            pass
+
+    with serve(send, "127.0.0.1", 0) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.socket.getsockname()[1]}"
+        serving.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "expect", "failed"),
+    [("/", "click", set()), ("/", "tick", {"wrong body"}), ("/cut", "click", {"close 1000"})],
+    ids=["messages", "other messages", "closed by the server"],
+)
+def test_feed_receives_until_it_closes(feed: str, path: str, expect: str, failed: set[str]) -> None:
+    with Background(feed, [Load("feed", path, wait=0.2, expect=expect)], rate=20, fewest=5) as traffic:
+        pass
+    assert set(traffic.summary.failed) == failed
+    assert not traffic.summary.max  # its duration is no latency
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        Load("post", "/echo?a=b", share=0.5, size=20_000, wait=1.5, expect="20000"),
+        Load("h2post", "/links", json='{"url":"https://example.com/?a=b"}'),
+    ],
+    ids=["size", "JSON"],
+)
+def test_load_round_trips_through_text(load: Load) -> None:
     assert Load.parse(str(load)) == load

@@ -42,6 +42,9 @@ def run(plan: Plan, command: str) -> report.Document:
     for part in plan.parts:
         say(f"setting up the {part.application.title} ...")
         host.provision(part.application)
+    versions = machine.versions() | machine.h2load() | host.versions()
+    workers = host.workers()
+    for part in plan.parts:
         for series in part.series:
             say(f"{series.title} ...")
             if series.environment is not None:
@@ -60,8 +63,8 @@ def run(plan: Plan, command: str) -> report.Document:
         seconds=round(time.time() - began),
         command=command,
         machine=machine.describe(),
-        versions=machine.versions() | machine.h2load() | host.versions(),
-        workers=host.workers(),
+        versions=versions,
+        workers=workers,
         titles={server.name: server.title for server in BENCH.servers},
         phases=phases,
         throughput=rates,

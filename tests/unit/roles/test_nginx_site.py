@@ -425,6 +425,12 @@ def test_two_sites_share_no_name(site: Callable[..., str]) -> None:
     assert not names(site()) & names(site(nginx_site_name="other"))
 
 
+def test_captures_have_valid_names_whatever_the_sites_name(site: Callable[..., str]) -> None:
+    captures = re.findall(r"\(\?<(\w+)>", site(nginx_site_name="a" * 31))
+    assert captures
+    assert max(map(len, captures)) <= 32  # PCRE's limit
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -48,11 +48,11 @@ BENCH = Mix(
 )
 
 # links that exist in the reference application
-SLUGS = ("bench-1", "bench-2", "bench-3", "bench-4", "bench-5")
+SLUGS = tuple(f"bench-{number}" for number in range(10))
 NEW_LINK = '{"url":"https://example.com/"}'
 LINKS = Mix(
     (
-        *(Load("get", f"/{slug}", share=4) for slug in SLUGS),
+        *(Load("get", f"/{slug}", share=2) for slug in SLUGS),
         Load("get", f"/api/links/{SLUGS[0]}", share=6),
         Load("get", share=3),
         Load("get", "/static/style.css", share=2),

@@ -33,6 +33,7 @@ class FilterModule:
             "revert_failed": outcome.revert_failed,
             "conclusion": outcome.conclusion,
             "stopped_processes": outcome.stopped_processes,
+            "stopped_on": outcome.stopped_on,
             "traffic": outcome.traffic,
             "failed_after_commit": outcome.failed_after_commit,
             "upstreams": upstream.addresses,

@@ -218,6 +218,11 @@ def stopped_processes(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def stopped_on(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the hosts on which a change asked background processes to stop."""
+    return [host for host, result in results.items() if stopped_processes(result)]
+
+
 def _background(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     parts = [untrusted.mapping(result[part].get("processes")) for part in ("processes", "activation")]
     return [(untrusted.text(name), untrusted.mapping(one)) for part in parts for name, one in part.items()]
@@ -277,9 +282,9 @@ def conclusion(
     """Return how a change ended.
 
     Keys: `happened` (whether anything was changed or failed), `deploy` (input of `receipt`), `hosts`, `entries` (by
-    host, input of `finish`), `summary` (why it failed; empty if it didn't), `unchanged` (what the hosts already served;
-    empty if anything happened). `change` has kind, application, release, version, migrations, began and now (seconds
-    since the epoch).
+    host, input of `finish`), `serves` (the release of each host that was activated; empty after a failure), `summary`
+    (why it failed; empty if it didn't), `unchanged` (what the hosts already served; empty if anything happened).
+    `change` has kind, application, release, version, migrations, began and now (seconds since the epoch).
     """
     found = failures(results)
     outcomes = hosts(results)
@@ -329,6 +334,7 @@ def conclusion(
         "deploy": deploy,
         "hosts": outcomes,
         "entries": entries,
+        "serves": {} if found else {host: outcomes[host]["release"] for host in activated(results)},
         "summary": why,
     }
 

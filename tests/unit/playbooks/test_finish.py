@@ -26,7 +26,7 @@ PHASE = {"id": "handover", "name": "Activate the first batch", "started": 176407
 ROLLOUT = {
     name: value
     for name, value in yaml.safe_load((PROJECT / "playbooks/vars/rollout.yml").read_text()).items()
-    if name in ("baton_outputs", "baton_results", "baton_failures", "baton_activated", "baton_changed")
+    if name in ("baton_outputs", "baton_results", "baton_own_result", "baton_failures", "baton_changed")
 }
 FAILURE = {"step": "handover", "message": "Workers of r2 don't start."}
 
@@ -46,7 +46,8 @@ class Fleet:
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         found = {"app_service_activated": ACTIVATED, "phase": PHASE} | local | variables
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "vars": found}}))
-        tasks = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/rollout/finish.yml")}
+        folder = PROJECT / "playbooks/tasks/rollout"
+        tasks = [{"ansible.builtin.import_tasks": f"{folder}/{file}.yml"} for file in ("read_process_ends", "finish")]
         play_variables: dict[str, Any] = ROLLOUT | {
             "baton_run": RUN,
             "baton_change": {"kind": "restart", "stage": False},
@@ -57,7 +58,7 @@ class Fleet:
             "baton_windows": {"during": {"since": 1764072000, "until": 1764072010}},
             "baton_phases": "{{ [phase] }}",
         }
-        play = {"hosts": "all", "gather_facts": False, "tasks": [tasks], "vars": play_variables}
+        play = {"hosts": "all", "gather_facts": False, "tasks": tasks, "vars": play_variables}
         (self.folder / "play.yml").write_text(json.dumps([play]))
         return Playbooks(self.folder / "hosts.yml").play(str(self.folder / "play.yml"), *options)
 

@@ -130,6 +130,31 @@ def test_failed_rehearsal_shows_no_step_after_it(make_fleet: Callable[..., Recor
     ]
 
 
+def test_failed_drain_prevents_activation_of_the_batch(make_fleet: Callable[..., RecordedFleet]) -> None:
+    fleet = make_fleet(["app1", "app2", "app3"], ["edge1"], deploy_drain=True, deploy_batches=[1, "100%"])
+    fleet.set_result("baton.web.drain", {"failed": True, "msg": "nginx rejects it."}, drained=["10.0.0.2", "10.0.0.3"])
+    done = rollout(fleet, "restart", release="r1")
+    assert done.status != 0
+    assert "app2, handover: edge1: nginx rejects it." in done.words
+    assert [step for step in fleet.steps if " activate active" in step] == ["app1 activate active r1"]
+    assert [step for step in fleet.steps if "reverted" in step] == [
+        *(f"app{number} activate reverted" for number in (1, 2, 3)),
+        *(f"app{number} finish reverted" for number in (1, 2, 3)),
+    ]
+
+
+def test_ends_of_background_processes_are_read_where_some_were_stopped(
+    make_fleet: Callable[..., RecordedFleet],
+) -> None:
+    fleet = make_fleet(["app1", "app2"], ["edge1"], deploy_bake_seconds=0)
+    worker = {"method": "overlap", "started": ["new"], "stopped": ["old"], "stop_requested": 1764072001.0}
+    fleet.set_result("baton.web.activate", ACTIVATED | {"processes": {"worker": worker}}, "app2", state="active")
+    rollout(fleet, "restart", release="r1").check_status()
+    assert [step for step in fleet.steps if "process_ends_info" in step] == ["app2 process_ends_info links"]
+    (arguments,) = fleet.arguments("baton.web.process_ends_info")
+    assert arguments["stopped"] == {"worker": {"stopped": ["old"], "stop_requested": 1764072001.0}}
+
+
 def test_bad_bake_reverts(make_fleet: Callable[..., RecordedFleet]) -> None:
     """A change of settings on a host that is its own edge: new secrets are written before the units that use them, and
     old ones are removed after the units have changed.

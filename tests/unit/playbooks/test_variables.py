@@ -218,8 +218,8 @@ def test_baseline_is_the_minute_before_the_change_or_earlier_failures(failures: 
 
 def test_first_batch_is_computed_and_later_ones_are_those_of_the_play() -> None:
     sizes = {"baton_batch_sizes": [1, 2]}
-    assert value("baton_batch", baton_is_first_batch=True, **sizes) == ["app1"]
-    assert value("baton_batch", ansible_play_batch=["app2", "app3"], **sizes) == ["app2", "app3"]
+    assert value("baton_due_batch", baton_is_first_batch=True, **sizes) == ["app1"]
+    assert value("baton_due_batch", ansible_play_batch=["app2", "app3"], **sizes) == ["app2", "app3"]
 
 
 def test_locked_hosts_are_listed_with_excluded_ones_separately() -> None:
@@ -234,17 +234,17 @@ def test_locked_hosts_are_listed_with_excluded_ones_separately() -> None:
     assert (value("baton_locked_hosts"), value("baton_locked_excluded_hosts")) == ([], [])
 
 
+CONCLUSION = {"happened": True, "entries": {"app1": "entry"}, "serves": {"app1": "r2"}, "summary": ""}
+
+
 def finish_arguments(**given: Any) -> dict[str, Any]:
     """The arguments of the module finish."""
     tasks = LOADER.load_from_file(str(PROJECT / "playbooks/tasks/rollout/finish.yml"), trusted_as_template=True)
     (arguments,) = [task["baton.web.finish"] for task in tasks if "baton.web.finish" in task]
     known: dict[str, Any] = {
         "omit": "omitted",
-        "app_service_activated": {"release": "r2"},
-        "baton_activated": ["app1"],
-        "baton_failures": {},
         "baton_first_host": "app1",
-        "baton_conclusion": {"happened": True, "entries": {"app1": "entry"}},
+        "baton_conclusion": CONCLUSION,
         "__baton_receipt": {},
         "baton_run": {},
     }
@@ -260,11 +260,12 @@ def test_finish_records_and_prunes_according_to_the_outcome() -> None:
     assert finish_arguments(app_releases_keep=3)["keep"] == 3
     unknown = {"serves": "omitted", "first_host": "omitted"}
     # after a failure, hosts may serve different releases
-    assert finish_arguments(baton_failures={"app2": {}}) == complete | unknown
+    failure = CONCLUSION | {"serves": {}, "summary": "The deploy of shop failed."}
+    assert finish_arguments(baton_conclusion=failure) == complete | unknown
     # the previous release isn't current after a failed revert
-    failed = finish_arguments(baton_failures={"app1": {}}, baton_outcome={"revert_error": "it doesn't start"})
+    failed = finish_arguments(baton_conclusion=failure, baton_outcome={"revert_error": "it doesn't start"})
     assert failed == complete | unknown | {"keep": "omitted"}
     assert finish_arguments(baton_change={"stage": False}) == complete | {"keep": "omitted"}
     assert finish_arguments(ansible_check_mode=True) == complete | {"serves": "omitted"}
-    assert finish_arguments(baton_activated=[])["serves"] == "omitted"
-    assert finish_arguments(baton_conclusion={"happened": False})["entry"] == "omitted"
+    assert finish_arguments(baton_conclusion=CONCLUSION | {"serves": {}})["serves"] == "omitted"
+    assert finish_arguments(baton_conclusion=CONCLUSION | {"happened": False})["entry"] == "omitted"

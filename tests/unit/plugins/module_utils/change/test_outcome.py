@@ -312,6 +312,7 @@ def test_conclusion_of_a_good_change() -> None:
     assert (end["deploy"]["who"], end["deploy"]["where"], end["deploy"]["previous"]) == ("ann", "laptop", "aaaa")
     assert end["entries"]["app1"]["method"] == "reload"
     assert end["entries"]["app2"]["method"] == "none"
+    assert end["serves"] == {"app1": "bbbb"}
 
 
 def test_change_without_effect_did_not_happen() -> None:
@@ -339,6 +340,7 @@ def test_result_of_a_failed_change_depends_on_the_revert(changed: bool, result: 
     )
     end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 9.0}, RUN, variables)
     assert end["deploy"]["result"] == result
+    assert end["serves"] == {}
     assert end["entries"]["app3"]["reason"] == "app2, handover: boom"
 
 

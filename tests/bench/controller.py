@@ -61,7 +61,7 @@ def booted(inventory: pathlib.Path, keep: bool) -> Iterator[None]:
         yield
     finally:
         if keep:
-            print(f"Kept: fleet/fleet.py down {inventory.relative_to(PROJECT)} removes it.")
+            print(f"Kept: python -m fleet.fleet down {inventory.relative_to(PROJECT)} removes it.")
         else:
             fleet.down(str(inventory))
 

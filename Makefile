@@ -80,7 +80,7 @@ bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app serve
 	@python -m tests.bench.deploy $(BENCH_OPTIONS)
 
 .PHONY: bench-scale
-bench-scale: setup-dev ## Measure a deploy's load on the controller with 2, 8 and 24 app servers: docs/benchmarks-scale.md (about 30 minutes)
+bench-scale: setup-dev ## Measure a deploy's load on the controller with 2, 8 and 24 app servers: docs/benchmarks-scale.md (about 20 minutes)
 	@python -m tests.bench.scale $(BENCH_OPTIONS)
 
 .PHONY: security

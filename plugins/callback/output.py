@@ -12,6 +12,8 @@ description:
     failed. A play in batches names the hosts of each; a play on C(all:!all), which isn't due, is omitted. Text of
     C(debug) and messages of failures keep their line breaks, and a long message that several hosts have in common is
     printed once. The duration of the whole run comes last.
+  - In a play with the variable C(baton_defer_problems), whose failures the callback P(baton.web.run#callback) collects,
+    only the task that reports all of them prints one. It has C(run_once), and doesn't ignore its failure.
   - Escapes control characters, and characters that change the direction of text, in everything that hosts print.
   - With C(-v) it prints the same as `default`, which you can also select with C(ANSIBLE_STDOUT_CALLBACK=default).
 extends_documentation_fragment:
@@ -20,6 +22,8 @@ extends_documentation_fragment:
 """
 
 import dataclasses
+import os
+import pathlib
 import time
 from typing import Any
 
@@ -101,6 +105,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._began = time.monotonic()
         # start of the current play; None if the play isn't printed
         self._play_began: float | None = None
+        # whether failures are reported together, and whether that is still due
+        self._defers = self._unreported = False
 
     def get_option(self, option: str, hostvars: Any = None) -> Any:
         """Return an option; with -v, also show tasks without changes."""
@@ -127,6 +133,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._play = play
         self._last_task_banner = None
         self._play_began = None
+        self._defers = bool(play.get_vars().get("baton_defer_problems"))
         if play.hosts == NOBODY:
             return
         self._play_began = time.monotonic()
@@ -155,6 +162,9 @@ class CallbackModule(Default):  # type: ignore[misc]
             super().v2_playbook_on_stats(stats)
             return
         self._end_play()
+        if self._unreported and (problems := os.environ.get("BATON_PROBLEMS")):
+            # no host was left to report them
+            self._display.display(f"\nfailed: {pathlib.Path(problems).read_text()}", color=constants.COLOR_ERROR)
         self._display.display("\nPLAY RECAP", color=constants.COLOR_HIGHLIGHT)
         width = max(map(len, stats.processed), default=0)
         for host in sorted(stats.processed):
@@ -193,6 +203,8 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print why a task failed, with its line breaks."""
         text = result.result.get("msg")
+        if self._is_deferred(reports=result.task.run_once and not ignore_errors):
+            return
         if self._verbose() or not isinstance(text, str) or "results" in result.result:
             super().v2_runner_on_failed(result, ignore_errors)
             return
@@ -205,6 +217,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         if result.result.get("unreachable") and result.task.ignore_unreachable and not self._verbose():
             return
         text = result.result.get("msg")
+        if self._is_deferred():
+            return
         if self._verbose() or not isinstance(text, str):
             super().v2_runner_item_on_failed(result)
         else:
@@ -214,8 +228,13 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Print why a host is unreachable, unless the playbook handles it (ignore_unreachable)."""
         if self._verbose():
             super().v2_runner_on_unreachable(result)
-        elif not result.task.ignore_unreachable:
+        elif not result.task.ignore_unreachable and not self._is_deferred():
             self._failed(result, str(result.result.get("msg", "")), "unreachable")
+
+    def _is_deferred(self, *, reports: bool = False) -> bool:
+        """Whether another task prints a failure; `reports`: whether this one does."""
+        self._unreported = self._defers and not reports
+        return self._unreported and not self._verbose()
 
     def v2_runner_retry(self, result: Any) -> None:
         """Print that a task is waiting; a retry is not a failure."""

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: run
 author: Baton contributors (!UNKNOWN)
 type: aggregate
-short_description: Provides a run's identity and the durations of its plays, and makes Ctrl-C revert the change
+short_description: Provides a run's identity and the durations of its plays, makes Ctrl-C revert, and collects problems
 description:
   - Tasks find the values in the controller's environment. E(BATON_RUN) is the run's identity in the format of the
     option O(baton.web.deploy_lock#module:run); E(BATON_PHASES) is a JSON list of the plays so far, each with C(id) (the
@@ -16,6 +16,8 @@ description:
     finishes, and the playbook reverts as after a failure. The second Ctrl-C ends Ansible as usual.
   - In a play that also has the variable C(baton_commit_phase) it is too late to revert, and the first Ctrl-C only says
     so.
+  - In a play with the variable C(baton_defer_problems) the messages of failed tasks are collected, also over several
+    plays. E(BATON_PROBLEMS) is the path of a file with them as one text, which is empty if there are none.
   - Ends a run if Ansible has cut the value of a C(-e key=value) at a space, before anything else happens.
 """
 
@@ -31,7 +33,7 @@ from typing import Any
 from ansible import constants, context
 from ansible.parsing.splitter import parse_kv, split_args
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.baton.web.plugins.module_utils.controller import run
+from ansible_collections.baton.web.plugins.module_utils.controller import problems, run
 
 WORDS = """
 Interrupted. Baton finishes the current step, reverts the activated hosts and releases the deploy lock.
@@ -79,6 +81,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._unguarded: Any = None
         self._ending = False
         self._warned = False
+        self._defers = False
+        self._problems = problems.Problems()
 
     def v2_playbook_on_start(self, _playbook: Any) -> None:
         """Reset everything: each playbook of a command is a separate run."""
@@ -100,6 +104,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         interrupted = pathlib.Path(constants.DEFAULT_LOCAL_TMP, "interrupted")
         interrupted.unlink(missing_ok=True)
         os.environ["BATON_INTERRUPTED"] = str(interrupted)
+        # another one, because a process can't start others with a variable of more than 128 kB
+        self._problems = problems.Problems()
+        os.environ["BATON_PROBLEMS"] = str(pathlib.Path(constants.DEFAULT_LOCAL_TMP, "problems"))
+        self._write_problems()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Record the start of the play, and install or remove the handler of Ctrl-C."""
@@ -114,12 +122,27 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._began = now
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
         self._ending = bool(variables.get("baton_commit_phase"))
+        self._defers = bool(variables.get("baton_defer_problems"))
         self._guard(bool(variables.get("baton_defer_interrupt")))
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
         """Remove a play without hosts."""
         self._phases.pop()
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Collect the problems that a check has found."""
+        if self._defers:
+            self._problems.add(result.host.get_name(), result.result, of_all=bool(result.task.run_once))
+            self._write_problems()
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Collect a lost connection: the host leaves the run, which must not go on without it."""
+        if not result.task.ignore_unreachable:
+            self.v2_runner_on_failed(result)
+
+    def _write_problems(self) -> None:
+        pathlib.Path(os.environ["BATON_PROBLEMS"]).write_text(self._problems.text(), encoding="utf-8")
 
     def _guard(self, wanted: bool) -> None:
         if wanted and self._unguarded is None:

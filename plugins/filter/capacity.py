@@ -24,6 +24,8 @@ def problems(
 
     `provision`: whether this run applies the inventory's settings to the database servers.
     """
+    if not app_servers:
+        return []
     about = hostvars[app_servers[0]]
     first = first_host.choose(
         hostvars, app_servers, *(about.get(name) for name in ("app_processes", "app_schedules", "app_first_host"))

@@ -19,9 +19,36 @@ def _alternative(name: str) -> str:
         return f"DNS:{name}"
 
 
+def is_certificate(text: str) -> bool:
+    """Whether a text begins with a certificate in PEM."""
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificate(text.encode())
+    except ValueError:
+        return False
+    return True
+
+
+def is_private_key(text: str) -> bool:
+    """Whether a text is a private key in PEM without a passphrase."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        serialization.load_pem_private_key(text.encode(), None)
+    except (TypeError, UnsupportedAlgorithm, ValueError):
+        return False
+    return True
+
+
 class FilterModule:
     """Filters by name."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in roles."""
-        return {"certificate_names": certificate_names}
+        return {
+            "certificate_names": certificate_names,
+            "is_certificate": is_certificate,
+            "is_private_key": is_private_key,
+        }

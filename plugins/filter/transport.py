@@ -43,7 +43,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
         return {
-            "differing_transport": transport.differing,
+            "differing_transport_problems": transport.differing_problems,
             "is_plain_open": transport.is_plain_open,
             "is_transport_moving": transport.is_moving,
             "known_transport": known,

@@ -16,11 +16,16 @@ SET = "Set private_address for each of these hosts in the inventory"
 def problems(names: Iterable[str], known: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each address that isn't one of a host, or is another host's.
 
-    `names`: all hosts of the inventory. `known`: their variables; `baton_address` is missing where a host's address
-    isn't known.
+    `names`: all hosts of the inventory. `known`: their variables; `baton_address` is missing where a host hasn't said
+    its address yet.
     """
     hosts = {host: known[host] for host in names}  # each once: Ansible collects a host's variables on each access
-    addresses = {host: str(about["baton_address"]) for host, about in hosts.items() if "baton_address" in about}
+    addresses = {
+        host: str(about[key])
+        for host, about in hosts.items()
+        for key in ("private_address", "baton_address")
+        if key in about
+    }
     claimed = {host: address for host, address in addresses.items() if "private_address" not in hosts[host]}
     if wrong := [sentence for host, address in addresses.items() for sentence in _unusable(host, address, claimed)]:
         return wrong
@@ -31,13 +36,14 @@ def problems(names: Iterable[str], known: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def _unusable(host: str, address: str, claimed: Iterable[str]) -> list[str]:
+    has = f'{host} has the {"address" if host in claimed else "private_address"} "{address}"'
     try:
         found = ipaddress.IPv4Address(address)
     except ValueError:
-        return [f"{host} has the address {address}, which isn't an IPv4 address. {SET}."]
+        return [f"{has}, which isn't an IPv4 address. Set private_address to the address that other hosts use."]
     # requests from a loopback address would be trusted as the host's own
     if found.is_unspecified or found.is_multicast or found.is_reserved or (found.is_loopback and host in claimed):
-        return [f"{host} has the address {address}, at which no other host can reach it. Set its private_address."]
+        return [f"{has}, at which no other host can reach it. Set private_address to the address that other hosts use."]
     return []
 
 

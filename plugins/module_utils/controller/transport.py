@@ -70,6 +70,15 @@ def differing(known: Mapping[str, Mapping[str, Any]], load_balancers: Sequence[s
     return [edge for edge in load_balancers if known.get(edge, {}).get("sends", "") not in ("", wanted)]
 
 
+def differing_problems(known: Mapping[str, Mapping[str, Any]], load_balancers: Sequence[str], tls: str) -> list[str]:
+    """Return a message about edges that only site.yml would change to the setting."""
+    edges = differing(known, load_balancers, tls)
+    return edges and [
+        f"{SETTING} is {tls}, and {', '.join(edges)} sends requests {'without' if tls == 'required' else 'by'} TLS. Run "
+        "site.yml, which changes that, or put the setting back."
+    ]
+
+
 def is_plain_open(known: Mapping[str, Mapping[str, Any]], host: str, load_balancers: Sequence[str]) -> bool:
     """Whether an app server's plain port stays open although TLS is required, until this run has changed the edges.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import time
 
 import pytest
 
@@ -88,8 +89,8 @@ def test_preflight_treats_host_facts_as_text(
     runner.inventory.write_text(f"[app_servers]\n{runner.inventory.read_text()}".replace("=ours", "=./ours"))
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars/all.json").write_text(json.dumps(names))
-    done = runner.play("playbooks/phases/preflight.yml", baton_provision=True)
-    assert f"failed: [app1] app1 runs {ESCAPED} {ESCAPED}, which Baton doesn't support." in done.words
+    done = runner.play("playbooks/phases/preflight.yml")
+    assert f"failed: app1 runs {ESCAPED} {ESCAPED}, which Baton doesn't support." in done.words
     assert "49" not in done.output
     assert not {"\x1b", "\x07"} & set(done.output)
 
@@ -107,7 +108,7 @@ def test_injected_facts_are_refused(tmp_path: pathlib.Path) -> None:
 def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Path, playbook: str) -> None:
     tasks = {"tasks": [{"ansible.builtin.import_tasks": f"{PROJECT}/playbooks/{playbook}"}]}
     runner, written = Playbooks.written(tmp_path, tasks)
-    facts = {"clock": 1, "distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"}
+    facts = {"clock": time.time(), "distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"}
     hosts: dict[str, dict[str, str]] = {"app1": {}, "app2": {}, "app3": {"private_address": "10.0.0.3"}}
     for host, variables in hosts.items():
         address = {"address": "10.0.0.9" if host == "app3" else "10.0.0.1"}
@@ -120,7 +121,7 @@ def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Pa
     (tmp_path / "source/main.py").write_text("")
     settings = names | {"app_source": str(tmp_path / "source"), "ansible_become": False}
     runner.inventory.write_text(json.dumps({"app_servers": {"hosts": hosts}, "all": {"vars": settings}}))
-    done = runner.play(f"playbooks/{playbook}" if "phases" in playbook else written, baton_provision=True)
+    done = runner.play(f"playbooks/{playbook}" if "phases" in playbook else written)
     assert done.status != 0
     for words in ("app1 and app2 have the same address 10.0.0.1", "Set private_address for each of these hosts"):
         assert words in done.words

@@ -87,7 +87,10 @@ def test_preflight_tasks_do_not_fail_silently() -> None:
     assert [
         where
         for where, task in found(files)
-        if task.get("failed_when") is False or task.get("ignore_errors") or task.get("ignore_unreachable")
+        if task.get("failed_when") is False
+        # a play that collects its failures reports them (test_preflight.py)
+        or (task.get("ignore_errors") and "baton_defer_problems" not in task.get("vars", {}))
+        or task.get("ignore_unreachable")
     ] == []
 
 

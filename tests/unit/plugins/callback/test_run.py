@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.playbooks import Playbooks
+from tests.support.playbooks import PROJECT, Playbooks
 
 INTERRUPTED = "{{ lookup('ansible.builtin.env', 'BATON_INTERRUPTED') is exists }}"
 
@@ -105,3 +106,57 @@ def test_truncated_extra_variable_ends_the_run_before_any_task(tmp_path: pathlib
     assert not mark.exists()
     assert runner.play(playbook, "-e", "command='echo secret words'").status == 0
     assert mark.exists()
+
+
+REPORT = {"ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/problems/report.yml")}
+
+
+def check(words: str, **more: object) -> dict[str, Any]:
+    return {"ansible.builtin.assert": {"that": False, "quiet": True, "fail_msg": words}, **more}
+
+
+def deferring(*tasks: dict[str, Any], **more: object) -> dict[str, Any]:
+    return {"ignore_errors": True, "vars": {"baton_defer_problems": True}, "tasks": tasks, **more}
+
+
+def test_problems_of_several_plays_hosts_and_checks_are_reported_together(tmp_path: pathlib.Path) -> None:
+    mark = tmp_path / "mark"
+    runner, playbook = Playbooks.written(
+        tmp_path,
+        deferring(
+            check("{{ inventory_hostname }}: no clock"),
+            check("all: {{ item }}", loop=["no name", "no source"], run_once=True),
+            # depends on what app2 hasn't
+            {"ansible.builtin.debug": {"msg": "{{ hostvars.app2.missing }}"}},
+            {"ansible.builtin.fail": {"msg": "app2 is out"}, "when": "inventory_hostname == 'app2'", "ignore_errors": False},
+        ),
+        deferring({"ansible.builtin.command": "sh -c 'echo {{ inventory_hostname }} >&2; exit 1'"}),
+        {"name": "Report", "tasks": [REPORT]},
+        {"tasks": [{"ansible.builtin.file": {"path": str(mark), "state": "touch"}}]},
+    )
+    runner.inventory.write_text(runner.inventory.read_text() + runner.inventory.read_text().replace("app1", "app2"))
+    done = runner.play(playbook)
+    assert done.status != 0
+    assert not mark.exists()
+    report = done.output.partition("\nReport\n")[2].splitlines()
+    assert report[1:8] == [
+        "failed: 5 problems. Nothing has been changed.",
+        *("- app1, app2: no clock", "- all: no name", "- all: no source", "- app2 is out"),
+        *("- app1: non-zero return code", "app1"),
+    ]
+    assert done.output.count("no clock") == 1
+
+
+def test_problems_are_reported_if_no_host_is_left(tmp_path: pathlib.Path) -> None:
+    runner, playbook = Playbooks.written(tmp_path, deferring(check("it is out", ignore_errors=False)), {"tasks": [REPORT]})
+    done = runner.play(playbook)
+    assert done.status != 0
+    assert done.output.count("failed: app1: it is out") == 1
+
+
+def test_report_needs_the_callback_and_passes_without_problems(tmp_path: pathlib.Path) -> None:
+    runner, playbook = Playbooks.written(tmp_path, deferring(), {"tasks": [REPORT]})
+    runner.play(playbook).check_status()
+    without = dataclasses.replace(runner, environment={"ANSIBLE_CALLBACKS_ENABLED": "baton.web.module_cache"}).play(playbook)
+    assert without.status != 0
+    assert "Ansible runs without the callback baton.web.run" in without.words

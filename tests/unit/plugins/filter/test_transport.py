@@ -108,9 +108,11 @@ def test_run_that_changes_an_edge_closes_the_port() -> None:
 
 def test_edges_that_differ_from_the_setting_are_listed() -> None:
     mixed = {**TLS, "edge2": OFFERED["edge2"]}
-    assert list(transport.differing(mixed, EDGES, "required")) == ["edge2"]
-    assert list(transport.differing(mixed, EDGES, "offered")) == ["edge1"]
-    assert list(transport.differing(FRESH, EDGES, "required")) == []
+    (sentence,) = transport.differing_problems(mixed, EDGES, "required")
+    assert sentence.startswith("app_servers_tls is required, and edge2 sends requests without TLS. Run site.yml")
+    (sentence,) = transport.differing_problems(mixed, EDGES, "offered")
+    assert sentence.startswith("app_servers_tls is offered, and edge1 sends requests by TLS. Run site.yml")
+    assert transport.differing_problems(FRESH, EDGES, "required") == []
 
 
 def test_only_hosts_with_facts_are_included() -> None:

@@ -62,11 +62,13 @@ def test_addresses_that_fit_are_accepted(hosts: dict[str, Any]) -> None:
             ["app1 says that its address is 10.0.0.2, but that is 10.0.0.2 in the inventory"],
         ),
         *(
-            ({"app1": says(address), "app2": says("10.0.0.2")}, [f"app1 has the address {address}, at which no other"])
+            ({"app1": says(address), "app2": says("10.0.0.2")}, [f'app1 has the address "{address}", at which no other'])
             for address in ("127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255")
         ),
-        ({"app1": given("0.0.0.0")}, ["app1 has the address 0.0.0.0", "Set its private_address"]),
-        ({"app1": given("10.0.0.300")}, ["app1 has the address 10.0.0.300, which isn't an IPv4 address"]),
+        ({"app1": given("0.0.0.0")}, ['app1 has the private_address "0.0.0.0"', "Set private_address to"]),
+        ({"app1": given("10.0.0.300")}, ['app1 has the private_address "10.0.0.300", which isn\'t an IPv4 address']),
+        # the controller knows it before any host is contacted
+        ({"app1": {"private_address": "fd00::1"}}, ['app1 has the private_address "fd00::1", which isn\'t an IPv4']),
     ],
     ids=str,
 )

@@ -1,0 +1,49 @@
+"""The problems that the checks before a change find: collected over all hosts and checks, and reported together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..change import outcome
+from ..host import untrusted
+
+UNEVALUATED = "Task failed: "  # begins Ansible's own message about a task whose expressions it couldn't evaluate
+
+
+@dataclasses.dataclass
+class Problems:
+    """Each problem with its hosts, in the order in which they were found."""
+
+    found: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    unevaluated: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def add(self, host: str, result: Mapping[str, Any], *, of_all: bool) -> None:
+        """Add a failed task's messages. `of_all`: whether it checked all hosts, and its messages name those concerned."""
+        items = untrusted.objects(result.get("results"))
+        failed = [item for item in items if item.get("failed") or item.get("unreachable")]
+        for one in failed or [result]:
+            message = outcome.failure(one)
+            hosts = (self.unevaluated if message.startswith(UNEVALUATED) else self.found).setdefault(
+                message if of_all else _without(host, message), []
+            )
+            if not of_all and host not in hosts:
+                hosts.append(host)
+
+    def text(self) -> str:
+        """Return the problems as one message; empty for none.
+
+        A check that couldn't be evaluated mostly depends on the result of another one. It is left out if there are
+        other problems: the next run evaluates it.
+        """
+        lines = [f"{', '.join(sorted(hosts))}{message}" for message, hosts in (self.found or self.unevaluated).items()]
+        if len(lines) < 2:
+            return "".join(lines)
+        return "\n- ".join([f"{len(lines)} problems. Nothing has been changed.", *lines])
+
+
+def _without(host: str, message: str) -> str:
+    """Return a message without the host that it begins with, as it follows a list of hosts."""
+    rest = message.removeprefix(host)
+    return rest if rest != message and rest.startswith((":", " ")) else f": {message}"

@@ -1,0 +1,141 @@
+"""One run names all mistakes that can be known together: first the controller's, then those of all hosts."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.playbooks import PROJECT, Done, Playbooks
+from tests.support.program import write_script
+
+FACTS: dict[str, Any] = {
+    "app_prepared": True,
+    "app_release": "0123456789abcdef",
+    "app_foreign_units": [],
+    "architecture": "x86_64",
+    "default_ipv4": {"address": "10.0.0.1"},
+    "distribution": "Debian",
+    "distribution_major_version": "12",
+    "distribution_version": "12.9",
+    "memtotal_mb": 8192,
+    "nameservers": [],
+    "processor_vcpus": 2,
+    "python": {"version": {"major": 3, "minor": 11, "micro": 2}},
+    "service_mgr": "systemd",
+}
+SETTINGS: dict[str, Any] = {
+    "app_name": "shop",
+    "app_module": "main:app",
+    "nginx_site_server_names": ["shop.example.org"],
+    "ansible_become": False,
+}
+
+
+def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) -> Done:
+    """Check the input with hosts app1, app2, ... that have these facts."""
+    (folder / "source").mkdir()
+    (folder / "source/main.py").write_text("")
+    members = {}
+    for number, facts in enumerate(hosts, 1):
+        own = FACTS | {"clock": time.time(), "default_ipv4": {"address": f"10.0.0.{number}"}} | facts
+        answer = folder / f"app{number}.json"
+        answer.write_text(json.dumps({"changed": False, "ansible_facts": own}))
+        python = write_script(folder / f"app{number}", f"cat > /dev/null\ncat {answer}")
+        members[f"app{number}"] = {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
+    given = SETTINGS | {"app_source": str(folder / "source")} | settings
+    inventory = folder / "hosts.json"
+    inventory.write_text(json.dumps({"app_servers": {"hosts": members}, "all": {"vars": given}}))
+    return Playbooks(inventory).play("playbooks/phases/preflight.yml")
+
+
+def test_good_input_passes(tmp_path: pathlib.Path) -> None:
+    preflight(tmp_path, {}, {}).check_status()
+
+
+def test_mistakes_that_the_controller_knows_are_reported_together_before_a_host_is_contacted(
+    tmp_path: pathlib.Path,
+) -> None:
+    given = {"app_name": "My App", "private_address": "fd00::1", "app_servers_tls": "offered"}
+    done = preflight(tmp_path, {}, {}, **given, app_service_helth_path="/", app_source="/nowhere", app_module="x:y")
+    assert done.status != 0
+    for words in (
+        'app1, app2: app_name is "My App"',
+        'app1 has the private_address "fd00::1"',
+        'app2 has the private_address "fd00::1"',
+        "- app_servers_tls is offered, but the group load_balancers is empty",
+        "Did you mean app_service_health_path?",
+        "/nowhere",
+    ):
+        assert words in done.words, done.output
+    assert "Reach every host" not in done.output
+
+
+def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> None:
+    unsupported = {"distribution_major_version": "10", "distribution_version": "10.13"}
+    late, bare, small = {"clock": time.time() - 60}, {"app_prepared": False, "app_release": ""}, {"memtotal_mb": 100}
+    given = {
+        "app_service_memory_max": "2GB",
+        "app_config_environment": {"A-B": "1"},
+        "app_release_build": "elsewhere",
+        "app_service_workers": 1,
+        "app_service_worker_memory_mb": 256,
+    }
+    done = preflight(tmp_path, unsupported, late, bare, small, **given)
+    assert done.status != 0
+    assert done.words.count("Nothing has been changed.") == 1
+    for words in (
+        "- app1 runs Debian 10.13, which Baton doesn't support.",
+        "- app2 has a clock that is",
+        "- app3 has not been set up for shop yet.",
+        'app2, app3: app_service_memory_max is "2GB".',
+        "- app4: the host has 100 MiB of memory",
+        "app4: a change needs up to 512 MiB of memory",
+        "- app2, app3, app4: not names of environment variables: A-B.",
+        '- app2, app3, app4: app_release_build is "elsewhere"',
+    ):
+        assert words in done.words, done.output
+    # what depends on app1 isn't said
+    assert "undefined" not in done.words
+    assert "Task failed" not in done.words
+
+
+def plays(playbook: pathlib.Path) -> list[dict[str, Any]]:
+    """The plays of a playbook and of those that it imports, in order."""
+    found = []
+    for play in yaml.safe_load(playbook.read_text()):
+        name = play.get("ansible.builtin.import_playbook")
+        found += plays((playbook.parent / name).resolve()) if name else [play]
+    return found
+
+
+@pytest.mark.parametrize("name", ["site", "deploy", "configure", "restart", "rollback"])
+def test_deferred_problems_are_reported_before_anything_is_changed(name: str) -> None:
+    """Without the report, the run would go on in spite of them."""
+    deferred = 0
+    reports = ["Report the problems of all hosts"] * (2 if name == "site" else 1)
+    for play in plays(PROJECT / f"playbooks/{name}.yml"):
+        defers = (play.get("vars") or {}).get("baton_defer_problems", False)
+        assert play.get("ignore_errors", False) is defers, play["name"]
+        if defers:
+            deferred += 1
+        elif play["name"] == reports[0]:
+            (report,) = play["tasks"]
+            assert report["ansible.builtin.import_tasks"] == "../tasks/problems/report.yml"
+            reports.pop(0)
+            if not reports:
+                break
+        else:
+            raise AssertionError(play["name"])
+    assert deferred == (5 if name == "site" else 4)
+
+
+def test_checks_have_no_rescue() -> None:
+    """Ansible doesn't run it for a failure that is ignored to find more problems."""
+    files = [*PROJECT.glob("roles/*/tasks/preflight*.yml"), *PROJECT.glob("playbooks/phases/preflight*.yml")]
+    assert len(files) > 20
+    assert [path.name for path in files if "rescue:" in path.read_text()] == []

@@ -78,13 +78,7 @@ def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
     of_playbooks = settings.playbook_settings(playbook_specs())
     of_roles = settings.options_of(*argument_specs().values())
     raw = {host: hostvars.raw_get(host) for host in hostvars}
-    every = of_playbooks | of_roles
-    types = {
-        host: settings.unquoted(values, every)
-        + settings.mistyped(values, of_roles)
-        + settings.unprintable(values, every)
-        for host, values in raw.items()
-    }
+    types = {host: settings.wrong(values, of_roles, of_playbooks) for host, values in raw.items()}
     return _grouped({host: settings.invalid(hostvars[host], of_playbooks) for host in hosts}) + _grouped(types)
 
 

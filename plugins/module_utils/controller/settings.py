@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
 import difflib
 import functools
 import json
@@ -138,7 +137,7 @@ def playbook_settings(specs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def invalid(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each invalid setting of the playbooks; roles check their own options.
 
-    `values`: a host's variables. `options`: the result of `playbook_settings`. Strings are checked by `unquoted`,
+    `values`: a host's variables. `options`: the result of `playbook_settings`. Strings are checked by `wrong`,
     because a template may need variables that aren't known yet.
     """
     sentences = []
@@ -163,7 +162,7 @@ def _is_right(name: str, value: Any, option: Mapping[str, Any]) -> bool:
 
 
 def _is_right_list(value: Any, option: Mapping[str, Any]) -> bool:
-    # `unquoted` checks the items of lists of strings
+    # `wrong` checks the items of lists of strings
     is_item = (lambda _: True) if option["elements"] == "str" else _is_batch
     # an empty list means the default
     return not value or (isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_item, value)))
@@ -197,53 +196,24 @@ def reserved_variables(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if _RESERVED.fullmatch(str(name))]
 
 
-def unquoted(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each string setting that YAML parsed as another type because it lacks quotes.
-
-    A version 1.10 becomes 1.1, a commit 0123456 an octal number, and Ansible converts these to another string.
-    """
-    sentences: list[str] = []
-    for name in sorted(options.keys() & values.keys()):
-        option, value = options[name], values[name]
-        if option["type"] in ("str", "path"):
-            sentences += _unquoted(name, value, option)
-        elif option.get("elements") == "str" and isinstance(value, list):
-            for item in value:
-                sentences += _unquoted(name, item, option)
-    return sentences
-
-
-def _unquoted(name: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
-    natural = isinstance(value, int) and not isinstance(value, bool) and name in NUMBERS_OR_TEXTS
-    if isinstance(value, bool | int | float | datetime.date | None) and not natural:
-        yield (
-            f"{name} is {_shown(value, option)}, because YAML doesn't parse it as text without quotes. "
-            f'Write it in quotes: {name}: "...".'
-        )
-
-
-def mistyped(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each setting of a role with another type than its own, in nested settings too.
+def wrong(
+    values: Mapping[str, Any],
+    roles: Mapping[str, Mapping[str, Any]],
+    playbooks: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """Return a sentence for each invalid setting of a role, and each invalid text of the playbooks, also if nested.
 
     Ansible accepts a text that it can convert, but gives roles the text: for them, "false" would be true, and a text a
-    list of its characters. Templates in `values` aren't checked.
-    """
-    return [sentence for part in _parts(values, options) for sentence in _mistyped(part)]
-
-
-def unprintable(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each text of more than one line, or with control characters.
-
-    In a unit or in nginx's configuration, the next line would be a directive. Templates aren't checked.
+    list of its characters. YAML parses a version 1.10 without quotes as 1.1, a commit 0123456 as an octal number, and
+    Ansible converts these to another string. In a unit or in nginx's configuration, the second line of a text would be
+    a directive. Templates in `values` aren't checked.
     """
     return [
-        f"{part.name} is {_shown(part.value, part.option)}, which has a line break or another control character. Give "
-        "a text of one line; in YAML without `|` or `>`."
-        for part in _parts(values, options)
-        if part.option["type"] == "str"
-        and isinstance(part.value, str)
-        and not is_printable(part.value)
-        and re.sub(r"\[[0-9]+\]", "", part.name) not in MULTILINE
+        sentence
+        for part in _parts(values, {**playbooks, **roles})
+        for sentence in (_wrong_text(part) if part.option["type"] not in _TYPES else _mistyped(part))
+        # `invalid` checks the types of the playbooks' settings, after evaluating their templates
+        if part.option["type"] not in _TYPES or part.setting in roles
     ]
 
 
@@ -268,7 +238,11 @@ class _Part:
     name: str
     value: Any
     option: Mapping[str, Any]
-    nested: bool = False
+
+    @property
+    def setting(self) -> str:
+        """The name of the whole setting."""
+        return re.split(r"[.[]", self.name)[0]
 
 
 def _parts(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> Iterator[_Part]:
@@ -284,35 +258,59 @@ def _parts_of(part: _Part) -> Iterator[_Part]:
     if option["type"] == "list" and isinstance(value, list | tuple):
         element = {**option, "type": option.get("elements", "raw")}
         for number, item in enumerate(value):
-            yield from _parts_of(_Part(f"{part.name}[{number}]", item, element, part.nested))
+            yield from _parts_of(_Part(f"{part.name}[{number}]", item, element))
     elif option["type"] == "dict" and isinstance(value, Mapping):
         for key, inner in (option.get("options") or {}).items():
             if key in value:
                 inherited = {"no_log": option.get("no_log"), **inner}
-                yield from _parts_of(_Part(f"{part.name}.{key}", value[key], inherited, nested=True))
+                yield from _parts_of(_Part(f"{part.name}.{key}", value[key], inherited))
+
+
+def _wrong_text(part: _Part) -> Iterator[str]:
+    name, value, kind = part.name, part.value, part.option["type"]
+    if kind == "raw":
+        return
+    shown = _shown(value, part.option)
+    if isinstance(value, Mapping | list | tuple):
+        yield f"{name} is {shown}. Give a text."
+    elif isinstance(value, str):
+        if kind == "str" and not is_printable(value) and re.sub(r"\[[0-9]+\]", "", name) not in MULTILINE:
+            yield (
+                f"{name} is {shown}, which has a line break or another control character. Give a text of one line; in "
+                "YAML without `|` or `>`."
+            )
+        yield from _wrong_choice(part)
+    elif not (isinstance(value, int) and not isinstance(value, bool) and name in NUMBERS_OR_TEXTS):
+        yield (
+            f"{name} is {shown}, because YAML doesn't parse it as text without quotes. Write it in quotes: "
+            f'{name.rpartition(".")[2]}: "...".'
+        )
+
+
+def _wrong_choice(part: _Part) -> Iterator[str]:
+    choices = part.option.get("choices")
+    if choices and part.value not in choices:
+        allowed = " or ".join(f"`{choice}`" for choice in choices)
+        yield f"{part.name} is {_shown(part.value, part.option)}. Set it to {allowed}."
 
 
 def _mistyped(part: _Part) -> Iterator[str]:
     name, value, option = part.name, part.value, part.option
     kind = option["type"]
-    if kind not in _TYPES:
-        if kind != "raw" and isinstance(value, Mapping | list | tuple):
-            yield f"{name} is {_shown(value, option)}. Give a text."
-        elif kind == "str" and part.nested:  # `unquoted` checks the others
-            yield from _unquoted(name, value, option)
-        return
     example, words, is_right = _TYPES[kind]
     if kind in ("int", "float"):
         words += " from {} to {}, without quotes".format(*_limits(name))
     if not is_right(value, name):
         # on the command line, key=value is always a text
         given = shlex.quote(f'{{"{name}": {example}}}')
-        json_form = "" if part.nested else f"; on the command line as JSON: -e {given}"
+        json_form = f"; on the command line as JSON: -e {given}" if name == part.setting else ""
         yield f"{name} is {_shown(value, option)}. Give {words}, such as {example}{json_form}."
     elif kind == "dict":
         for key in value:
             if not isinstance(key, str):
                 yield f"{name} has the name {_shown(key, option)}, which isn't a text. Write it in quotes."
+    elif kind != "list":
+        yield from _wrong_choice(part)
 
 
 def _limits(name: str) -> tuple[int, int]:

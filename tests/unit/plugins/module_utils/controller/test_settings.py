@@ -239,11 +239,11 @@ ROLES = settings.options_of(
         ("app_source_subdir: no", "app_source_subdir"),
         ("app_module:", "app_module"),
         ("python_runtime_version: 3.10", "python_runtime_version"),
-        ("host_baseline_security_updates_excluded: [libpq5, on]", "host_baseline_security_updates_excluded"),
+        ("host_baseline_security_updates_excluded: [libpq5, on]", "host_baseline_security_updates_excluded[1]"),
     ],
 )
 def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, name: str) -> None:
-    (sentence,) = settings.unquoted(yaml.safe_load(text), PLAYBOOKS | ROLES)
+    (sentence,) = settings.wrong(yaml.safe_load(text), ROLES, PLAYBOOKS)
     assert sentence.startswith(f"{name} is ")
     assert f'{name}: "..."' in sentence
 
@@ -261,7 +261,7 @@ def test_text_that_yaml_parsed_as_something_else_names_the_quotes(text: str, nam
     ],
 )
 def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
-    assert settings.unquoted(yaml.safe_load(text), PLAYBOOKS | ROLES) == []
+    assert settings.wrong(yaml.safe_load(text), ROLES, PLAYBOOKS) == []
 
 
 @pytest.mark.parametrize(
@@ -291,6 +291,9 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
         ({"app_config_environment": {1: "a"}}, "app_config_environment has the name 1, which isn't a text."),
         ({"app_name": ["links"]}, 'app_name is ["links"]. Give a text.'),
         ({"host_firewall_extra_rules": [{"port": 80}, "ssh"]}, 'host_firewall_extra_rules[1] is "ssh". Give a mapping'),
+        ({"tls_certificate_method": "acmee"}, 'tls_certificate_method is "acmee". Set it to `self_signed` or `provided`'),
+        ({"nginx_server_session_ticket_hours": 5}, "nginx_server_session_ticket_hours is 5. Set it to `1` or `2` or"),
+        ({"host_firewall_extra_rules": [{"port": 80, "protocol": "x"}]}, '[0].protocol is "x". Set it to `tcp` or'),
         (
             {"app_config_state_files": [{"path": "a", "mode": 640}]},
             "app_config_state_files[0].mode is 640, because YAML doesn't parse it as text without quotes.",
@@ -303,7 +306,7 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
     ids=str,
 )
 def test_setting_of_another_type_is_reported_with_its_fix(given: dict[str, object], words: str) -> None:
-    (sentence,) = settings.mistyped(given, ROLES)
+    (sentence,) = settings.wrong(given, ROLES, PLAYBOOKS)
     assert words in sentence
 
 
@@ -319,7 +322,7 @@ def test_setting_of_another_type_is_reported_with_its_fix(given: dict[str, objec
     ids=str,
 )
 def test_text_of_more_than_one_line_is_reported(given: dict[str, object], words: str) -> None:
-    (sentence,) = settings.unprintable(given, PLAYBOOKS | ROLES)
+    (sentence,) = settings.wrong(given, ROLES, PLAYBOOKS)
     assert words in sentence
     assert "hidden" not in sentence
 
@@ -329,7 +332,7 @@ def test_texts_that_may_have_several_lines_are_options() -> None:
         option, _, inner = name.partition(".")
         assert ROLES[option]["options"][inner] if inner else ROLES[option]
         given = {option: [{inner: "a\nb"}] if inner else "a\nb"}
-        assert settings.unprintable(given, ROLES) == []
+        assert [one for one in settings.wrong(given, ROLES, {}) if "line break" in one] == []
 
 
 def test_values_of_their_own_types_and_templates_are_accepted() -> None:
@@ -343,20 +346,17 @@ def test_values_of_their_own_types_and_templates_are_accepted() -> None:
         "reboot_confirm": "true",
         "own": {1: 2},
     }
-    assert settings.mistyped(given, ROLES) + settings.unquoted(given, PLAYBOOKS | ROLES) == []
+    assert settings.wrong(given, ROLES, PLAYBOOKS) == []
 
 
 @pytest.mark.parametrize("file", INVENTORIES, ids=lambda file: str(file.relative_to(PROJECT)))
 def test_settings_of_the_inventories_have_their_types(file: pathlib.Path) -> None:
-    values, every = yaml.safe_load(file.read_text()) or {}, PLAYBOOKS | ROLES
-    assert (
-        settings.mistyped(values, ROLES) + settings.unquoted(values, every) + settings.unprintable(values, every) == []
-    )
+    assert settings.wrong(yaml.safe_load(file.read_text()) or {}, ROLES, PLAYBOOKS) == []
 
 
 def test_secrets_are_not_shown() -> None:
     given = {"redis_server_password": 12345678, "app_config_secrets": ["12345678"]}
-    sentences = settings.mistyped(given, ROLES) + settings.unquoted(given, ROLES)
+    sentences = settings.wrong(given, ROLES, PLAYBOOKS)
     assert {sentence.partition(" ")[0] for sentence in sentences} == given.keys()
     assert "12345678" not in "".join(sentences)
 

@@ -41,7 +41,7 @@ options:
     type: str
     default: all
     choices: [all, before_web, web]
-  renew: {description: Replace every worker although nothing changed., type: bool, default: false}
+  restart_workers: {description: Replace every worker although nothing changed., type: bool, default: false}
   timeout: {description: "Seconds that one step (start, reload, stop, rehearsal) may take.", type: int, default: 300}
 attributes:
   check_mode: {support: full}
@@ -63,7 +63,7 @@ EXAMPLES = r"""
 - name: Replace every worker
   baton.web.activate:
     name: links
-    renew: true
+    restart_workers: true
 """
 
 RETURN = r"""
@@ -108,7 +108,7 @@ def main() -> None:
             "state": {"type": "str", "default": "active", "choices": ["rehearsed", "active", "reverted"]},
             "transaction": {"type": "str", "default": ""},
             "part": {"type": "str", "default": "all", "choices": ["all", "before_web", "web"]},
-            "renew": {"type": "bool", "default": False},
+            "restart_workers": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 300},
             **health_check.LISTEN_OPTIONS,
         },
@@ -152,7 +152,7 @@ def main() -> None:
                 release,
                 options["timeout"],
                 health,
-                renew=options["renew"],
+                restart_workers=options["restart_workers"],
                 transaction=options["transaction"],
                 part=options["part"],
             )

@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Ansible module: read an edge's access log for a period, and judge a release that was just activated."""
+"""Ansible module: read an edge's access log for a period, and evaluate a release that was just activated."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: edge_log_info
-short_description: Count requests, failures and latencies in an edge's access log, or watch it to judge a release
+short_description: Count requests, failures and latencies in an edge's access log, or watch it to evaluate a release
 version_added: 0.2.0
 description:
   - Reads nginx's access log (format C(baton_json)) for one or several time windows, quickly regardless of its size, and
@@ -41,9 +41,9 @@ options:
     description: An edge that can't be reached is a warning, and the result has C(unreached); the action sees to it.
     type: bool
     default: false
-  bake_seconds: {description: Seconds to watch the log and judge it; 0 disables this., type: float, default: 0}
+  bake_seconds: {description: Seconds to watch and evaluate the log; 0 disables this., type: float, default: 0}
   bake_since:
-    description: Requests that began earlier aren't judged; seconds since the epoch, 0 for the module's start.
+    description: Requests that began earlier aren't evaluated; seconds since the epoch, 0 for the module's start.
     type: float
     default: 0
   max_failed_percent: {description: Maximum percentage of 5xx answers above the earlier one., type: float, default: 1}
@@ -55,13 +55,13 @@ options:
     type: float
     default: 2
   min_requests:
-    description: With fewer requests the site counts as quiet, and its latency isn't judged.
+    description: With fewer requests the site counts as quiet, and its latency isn't evaluated.
     type: int
     default: 20
   checks:
     description: >-
       Requests that the module sends during a bake, by TLS without verification, for sites with few other requests. They
-      are judged like other requests, but windows don't contain them.
+      are evaluated like other requests, but windows don't contain them.
     type: dict
     suboptions:
       address: {description: "Where the edge listens, as ADDRESS:PORT.", type: str, default: "127.0.0.1:443"}
@@ -74,7 +74,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Judge the canary for 30 seconds
+- name: Evaluate the canary for 30 seconds
   baton.web.edge_log_info:
     edge: "{{ inventory_hostname }}"
     log: /var/log/nginx/links-access.log
@@ -130,7 +130,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.edge import access_log, bake
 
 
-def judged(options: Mapping[str, Any], windows: Mapping[str, access_log.Window], now: float) -> dict[str, Any]:
+def evaluated(options: Mapping[str, Any], windows: Mapping[str, access_log.Window], now: float) -> dict[str, Any]:
     """Run a bake and return its verdict."""
     limits = bake.Limits(**{field: options[field] for field in bake.Limits.__dataclass_fields__})
     named = bake.Named(options["edge"], options["upstream_names"] or options["upstreams"])
@@ -138,10 +138,10 @@ def judged(options: Mapping[str, Any], windows: Mapping[str, access_log.Window],
     if "before" in windows:
         before = bake.baseline(options["log"], windows["before"], options["upstreams"], limits)
     since = options["bake_since"] or now
-    judge = bake.Judge(named, since, before, limits, options["upstreams"])
+    evaluation = bake.Evaluation(named, since, before, limits, options["upstreams"])
     checks = bake.Checks(**options["checks"]) if options["checks"] else None
     with access_log.Log(options["log"], since) as log:
-        verdict: dict[str, Any] = bake.watch(log, judge, options["bake_seconds"], checks)
+        verdict: dict[str, Any] = bake.watch(log, evaluation, options["bake_seconds"], checks)
     return verdict
 
 
@@ -188,7 +188,7 @@ def main() -> None:
     result: dict[str, Any] = {"changed": False, "edge": options["edge"]}
     try:
         if options["bake_seconds"] > 0 and not module.check_mode:
-            result["verdict"] = judged(options, windows, now)
+            result["verdict"] = evaluated(options, windows, now)
             result["msg"] = result["verdict"]["message"]
         result |= access_log.summarize(options["log"], windows, options["upstreams"], options["timeline"])
     except OSError as error:

@@ -436,7 +436,7 @@ class Traffic:
             self._pool.append(connection)
         else:
             connection.close()
-        _judge(load, status, answer)
+        _check(load, status, answer)
 
     async def _get(self, load: Load) -> None:
         await self._exchange(await self._pooled(), load)
@@ -452,7 +452,7 @@ class Traffic:
     async def _idle(self, load: Load) -> None:
         connection = await self._open()
         try:
-            _judge(load, *await connection.request("GET", self._target, load.path))
+            _check(load, *await connection.request("GET", self._target, load.path))
         except BaseException:
             connection.close()
             raise
@@ -540,10 +540,10 @@ class Traffic:
             )
         except httpx.TransportError as error:
             raise Failure(f"h2: {type(error).__name__}") from None
-        _judge(load, response.status_code, response.content)
+        _check(load, response.status_code, response.content)
 
 
-def _judge(load: Load, status: int, body: bytes) -> None:
+def _check(load: Load, status: int, body: bytes) -> None:
     """Raises Failure for an answer with the wrong status or body."""
     if not 200 <= status < 400:
         raise Failure(f"HTTP {status}")

@@ -164,8 +164,8 @@ def test_timer_runs_in_a_sandbox() -> None:
     timer = host("web1").check_output("systemctl show acme-links.timer -p ActiveState -p RandomizedDelayUSec")
     assert "ActiveState=active" in timer
     assert "RandomizedDelayUSec=12h" in timer
-    judged = host("web1").check_output("systemd-analyze security --no-pager acme-links.service").splitlines()[-1]
-    assert float(judged.split(":")[1].split()[0]) < 3, judged
+    exposure = host("web1").check_output("systemd-analyze security --no-pager acme-links.service").splitlines()[-1]
+    assert float(exposure.split(":")[1].split()[0]) < 3, exposure
 
 
 def test_unreachable_authority_is_reported_and_keeps_certificate() -> None:

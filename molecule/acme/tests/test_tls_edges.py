@@ -103,8 +103,8 @@ def test_ticket_keys_belong_to_root_and_unit_is_confined() -> None:
     for edge in EDGES:
         assert host(edge).check_output(f"stat -c '%U %a' {TICKETS}") == "root 700"
         assert "ActiveState=active" in host(edge).check_output("systemctl show nginx-session-tickets.timer")
-        judged = host(edge).check_output("systemd-analyze security --no-pager nginx-session-tickets.service")
-        assert float(judged.splitlines()[-1].split(":")[1].split()[0]) < 3, judged
+        exposure = host(edge).check_output("systemd-analyze security --no-pager nginx-session-tickets.service")
+        assert float(exposure.splitlines()[-1].split(":")[1].split()[0]) < 3, exposure
         # the secret of all keys never leaves the controller, and the secret of later keys is not logged
         secret = (INVENTORY / "tls/nginx/session-tickets.key").read_text().strip()
         state = host(edge).file(f"{TICKETS}/state.json").content_string

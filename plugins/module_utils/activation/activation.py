@@ -34,7 +34,7 @@ class ProcessChange(Protocol):
     wanted: digests.Digests
 
     def __init__(
-        self, app: Application, process: ProcessType, release: str, timeout: float, *, renew: bool
+        self, app: Application, process: ProcessType, release: str, timeout: float, *, restart_workers: bool
     ) -> None: ...
 
     def execute(self) -> None:
@@ -101,7 +101,7 @@ class Activation:
         timeout: float,
         health: Health | None = None,
         *,
-        renew: bool = False,
+        restart_workers: bool = False,
         transaction: str = "",
         back: bool = False,
         served_before: Sequence[str] | None = None,
@@ -109,7 +109,7 @@ class Activation:
     ) -> None:
         """Compare what runs with the release and choose each type's method; `execute` makes the change.
 
-        `timeout`: seconds that one step may take. `renew`: replace every process although nothing changed.
+        `timeout`: seconds that one step may take. `restart_workers`: replace every process although nothing changed.
         `transaction`: token of the fleet-wide change; `revert` undoes the change by this token. `back`: this activation
         is such a revert. `served_before`: releases that had served, latest first; by default as recorded.
         `part`: replace all process types, or only those of this part. `current` moves with the web processes.
@@ -128,7 +128,7 @@ class Activation:
         if back:
             processes.sort(key=lambda process: process.name != WEB)
         self.changes: dict[str, ProcessChange] = {
-            process.name: STRATEGIES[process.strategy](app, process, release, timeout, renew=renew)
+            process.name: STRATEGIES[process.strategy](app, process, release, timeout, restart_workers=restart_workers)
             for process in processes
         }
 

@@ -128,9 +128,9 @@ class Background:
     """Replacement of the processes of one background process type."""
 
     def __init__(
-        self, app: Application, process: ProcessType, release: str, timeout: float, *, renew: bool = False
+        self, app: Application, process: ProcessType, release: str, timeout: float, *, restart_workers: bool = False
     ) -> None:
-        """Choose the method. `timeout`: seconds per start. `renew`: new generation although nothing changed."""
+        """Choose the method. `timeout`: seconds per start. `restart_workers`: new generation although nothing changed."""
         self.app = app
         self.process = process
         self.timeout = timeout
@@ -141,9 +141,9 @@ class Background:
         self.pids: dict[str, int] = {}  # of the units that were started or stopped
         self.stop_requested = 0.0  # when the old ones were asked to stop, in seconds since the epoch
         self.seconds = 0.0
-        self.method: Method = self._choose(renew)
+        self.method: Method = self._choose(restart_workers)
 
-    def _choose(self, renew: bool) -> Method:
+    def _choose(self, restart_workers: bool) -> Method:
         found = instances(self.app, self.process.name)
         working = [one for one in found if one.running]
         if not self.process.count:
@@ -157,7 +157,7 @@ class Background:
             and {one.release for one in working} == {self.wanted.release}
             and digests.recorded(self.app, self.process.name) == self.wanted
         )
-        if as_wanted and not renew:
+        if as_wanted and not restart_workers:
             return "none"
         return "overlap" if self.process.strategy == "overlap" else "replace"
 

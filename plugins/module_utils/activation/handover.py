@@ -24,16 +24,16 @@ class Handover:
     """Replacement of an application's web processes."""
 
     def __init__(
-        self, app: Application, _process: ProcessType, release: str, timeout: float, *, renew: bool = False
+        self, app: Application, _process: ProcessType, release: str, timeout: float, *, restart_workers: bool = False
     ) -> None:
-        """Choose the method. `timeout`: seconds per step. `renew`: replace every worker although nothing changed."""
+        """Choose the method. `timeout`: seconds per step. `restart_workers`: replace every worker although nothing changed."""
         self.app = app
         self.timeout = timeout
         self.wanted = digests.digests(app, release)
         self.done = False
         self.reopened = False
         self.method: Method = digests.choose(app, self.wanted)
-        if renew and self.method == "none":
+        if restart_workers and self.method == "none":
             self.method = "reload"
 
     def execute(self) -> None:

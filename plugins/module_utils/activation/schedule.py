@@ -17,10 +17,10 @@ class Schedule:
     """Replacement of one scheduled command."""
 
     def __init__(
-        self, app: Application, process: ProcessType, release: str, timeout: float, *, renew: bool = False
+        self, app: Application, process: ProcessType, release: str, timeout: float, *, restart_workers: bool = False
     ) -> None:
-        """Choose the method. `timeout`: seconds for the timer's start. `renew`: ignored, no process keeps running."""
-        del renew
+        """Choose the method. `timeout`: seconds for the timer's start. `restart_workers`: ignored, no process keeps running."""
+        del restart_workers
         self.app = app
         self.process = process
         self.timeout = timeout

@@ -71,7 +71,7 @@ class Named:
         return f" to {' and '.join(self.servers)}" if self.servers else ""
 
 
-class Judge:
+class Evaluation:
     """Counts the requests of a bake and evaluates them."""
 
     def __init__(
@@ -247,7 +247,7 @@ def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
 
 def watch(
     log: Log,
-    judge: Judge,
+    evaluation: Evaluation,
     seconds: float,
     checks: Checks | None = None,
     clock: Callable[[], float] = time.time,
@@ -260,10 +260,10 @@ def watch(
     try:
         while True:
             left = started + seconds - time.monotonic()
-            for entry in log.entries(Window(judge.since, math.inf)):
-                judge.add(entry)
+            for entry in log.entries(Window(evaluation.since, math.inf)):
+                evaluation.add(entry)
             refused, asked = (list(checker.refused), checker.asked) if checker else ([], 0)
-            verdict = judge.verdict(clock(), refused, asked, left <= 0, checker.limited if checker else 0)
+            verdict = evaluation.verdict(clock(), refused, asked, left <= 0, checker.limited if checker else 0)
             if checker and not verdict["quiet"]:
                 checker.stopped.set()  # real requests prove more
             if left <= 0 or not verdict["ok"]:

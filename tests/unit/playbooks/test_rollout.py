@@ -108,7 +108,7 @@ def test_failed_batch_reverts_every_host(make_fleet: Callable[..., RecordedFleet
         "app1 finish reverted",
         "app2 finish reverted",
     ]
-    assert all(arguments["renew"] for arguments in fleet.arguments("baton.web.activate", state="active"))
+    assert all(arguments["restart_workers"] for arguments in fleet.arguments("baton.web.activate", state="active"))
     for arguments in fleet.arguments("baton.web.finish"):
         # the previous release is kept, and none is recorded as served
         assert not arguments.keys() & {"serves", "keep", "first_host"}

@@ -153,7 +153,7 @@ def test_adopted_account_is_not_changed(
 def test_host_of_a_later_batch_is_activated_or_rehearsed(
     find_due: Callable[..., list[dict[str, Any]]], activates: bool, rehearsal: bool, renews: bool, expected: bool
 ) -> None:
-    given = {"app_service_activates": activates, "app_service_rehearsal": rehearsal, "app_service_renew": renews}
+    given = {"app_service_activates": activates, "app_service_rehearsal": rehearsal, "app_service_restart_workers": renews}
     assert bool(find_due("app_service", "activate", **given)) is expected
 
 

@@ -52,7 +52,7 @@ def test_activation_reports_the_previous_and_the_new_release(host: Host) -> None
     again = run(host, release="bbbb")
     assert (again["changed"], again["method"], again["previous"]) == (False, "none", "bbbb")
     # the default is the current release, whose workers are replaced on request
-    assert [run(host)["method"], run(host, renew=True)["method"]] == ["none", "reload"]
+    assert [run(host)["method"], run(host, restart_workers=True)["method"]] == ["none", "reload"]
 
 
 def test_check_mode_reports_the_method_and_changes_nothing(host: Host) -> None:

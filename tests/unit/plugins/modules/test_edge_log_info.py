@@ -22,7 +22,7 @@ def during(status: int, upstream: str = CANARY, count: int = 30, at: float = 0.0
     return [line(time.time() + at, status, upstream=upstream)] * count
 
 
-def test_release_is_judged_by_its_own_servers(tmp_path: pathlib.Path) -> None:
+def test_release_is_evaluated_by_its_own_servers(tmp_path: pathlib.Path) -> None:
     since = time.time() - 10
     bad = bake(tmp_path, during(500), bake_since=since)["verdict"]
     assert (bad["ok"], bad["requests"], bad["failed"]) == (False, 30, 30)

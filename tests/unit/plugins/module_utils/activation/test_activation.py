@@ -522,7 +522,7 @@ def test_only_one_handover_runs_at_a_time(app: layout.Application) -> None:
 
 def test_workers_are_renewed_only_on_request(activated: layout.Application) -> None:
     assert activation.Activation(activated, "aaaa", 1).method == "none"
-    assert activation.Activation(activated, "aaaa", 1, renew=True).method == "reload"
+    assert activation.Activation(activated, "aaaa", 1, restart_workers=True).method == "reload"
 
 
 def test_kept_configuration_can_be_restored(app: layout.Application) -> None:
@@ -905,9 +905,9 @@ class FakeStrategy:
     fails = False
 
     def __init__(
-        self, _app: layout.Application, _process: layout.ProcessType, release: str, _timeout: float, *, renew: bool
+        self, _app: layout.Application, _process: layout.ProcessType, release: str, _timeout: float, *, restart_workers: bool
     ) -> None:
-        assert not renew
+        assert not restart_workers
         self.method, self.wanted = "replace", digests.Digests(release, "", "", "")
 
     def execute(self) -> None:

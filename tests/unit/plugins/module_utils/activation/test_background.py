@@ -411,7 +411,7 @@ def test_revert_of_the_first_release_stops_all(app: layout.Application, units: U
 def test_restart_starts_a_new_generation_of_all(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")
-    activate(app, "aaaa", renew=True)
+    activate(app, "aaaa", restart_workers=True)
     assert units.active() == {"worker@2-1": "aaaa", "worker@2-2": "aaaa"}
 
 
@@ -510,7 +510,7 @@ def test_timer_starts_once_its_release_is_current(app: layout.Application, timer
     timers.log.clear()
     # a command runs in the release that is current at its start, so a new release doesn't restart the timer
     activate(app, "aaaa")
-    activate(app, "aaaa", renew=True)
+    activate(app, "aaaa", restart_workers=True)
     assert timers.log == []
     app.path("etc/systemd/system/links-cleanup.timer").write_text("[timer]\nOnCalendar=daily")
     activate(app, "aaaa")

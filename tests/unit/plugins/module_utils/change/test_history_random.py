@@ -22,14 +22,14 @@ class Host:
     served_well: set[str] = dataclasses.field(default_factory=set)
     current: str | None = None
 
-    def judged(self, entries: list[dict[str, Any]] | None = None) -> dict[str, str]:
+    def ranked(self, entries: list[dict[str, Any]] | None = None) -> dict[str, str]:
         lines = self.entries if entries is None else entries
         found: dict[str, str] = history.rank_releases(lines, self.served_here, RELEASES, self.current)
         return found
 
     def choice(self) -> list[str]:
         """The releases that a rollback may choose, the best first."""
-        return [release for release, why_not in self.judged().items() if not why_not]
+        return [release for release, why_not in self.ranked().items() if not why_not]
 
     def bring(self, kind: str, release: str, end: str) -> None:
         """A deploy or rollback. If its controller is killed, the release is activated but not recorded."""
@@ -94,9 +94,9 @@ def test_candidates_have_served_well_and_are_not_current(steps: list[Step]) -> N
 def test_failed_change_leaves_the_candidates_unchanged(steps: list[Step], kind: str, release: str, end: str) -> None:
     recorded = ("well", "failed", "reverted")
     host = replay(steps, recorded)
-    before = host.judged()
+    before = host.ranked()
     host.bring(kind, release, end)
-    after = host.judged()
+    after = host.ranked()
     assert host.choice() == [one for one, why_not in before.items() if not why_not]
     # only the reason of its own release may change
     assert {one: why for one, why in after.items() if one != release} == {
@@ -109,7 +109,7 @@ def test_failed_change_leaves_the_candidates_unchanged(steps: list[Step], kind: 
 def test_only_successful_changes_determine_the_candidates(steps: list[Step]) -> None:
     host = replay(steps, ("well", "failed", "reverted"))
     good = [entry for entry in host.entries if entry["result"] not in ("failed", "reverted")]
-    assert host.choice() == [one for one, why_not in host.judged(good).items() if not why_not]
+    assert host.choice() == [one for one, why_not in host.ranked(good).items() if not why_not]
 
 
 @more_examples
@@ -167,4 +167,4 @@ def test_release_left_by_a_failed_revert_is_no_candidate(steps: list[Step]) -> N
     host.bring("deploy", fresh[0], "stuck")
     host.bring("deploy", fresh[1], "well")
     assert fresh[0] not in host.choice()
-    assert host.judged()[fresh[0]] == "its last deploy failed"
+    assert host.ranked()[fresh[0]] == "its last deploy failed"

@@ -33,12 +33,12 @@ def tally(lines: Iterable[str], upstreams: tuple[str, ...] = (CANARY,)) -> acces
 
 
 def verdict(lines: Iterable[str], before: Iterable[str] = (), **limits: Any) -> dict[str, Any]:
-    judge = bake.Judge(NAMED, NOON, tally(before), bake.Limits(**limits), (CANARY,))
+    evaluation = bake.Evaluation(NAMED, NOON, tally(before), bake.Limits(**limits), (CANARY,))
     for one in lines:
         entry = access_log.parse(one.encode())
         assert entry is not None
-        judge.add(entry)
-    found: dict[str, Any] = judge.verdict(NOON + 10)
+        evaluation.add(entry)
+    found: dict[str, Any] = evaluation.verdict(NOON + 10)
     return found
 
 
@@ -82,14 +82,14 @@ def test_failure_rate_as_before_is_accepted(share: float) -> None:
     for _ in range(3000):
         before.add(bad if chance.random() < share else good)
     for _ in range(100):
-        judge = bake.Judge(NAMED, NOON, before, bake.Limits())
+        evaluation = bake.Evaluation(NAMED, NOON, before, bake.Limits())
         for number in range(400):
-            judge.add(bad if chance.random() < share else good)
+            evaluation.add(bad if chance.random() < share else good)
             if number % 10 == 0:  # as often as a bake evaluates
-                assert not judge.failing()
+                assert not evaluation.failing()
     for _ in range(60):
-        judge.add(bad)
-    assert judge.failing()
+        evaluation.add(bad)
+    assert evaluation.failing()
 
 
 def test_failures_of_other_servers_do_not_count() -> None:
@@ -187,9 +187,9 @@ class Traffic:
 
 def watch(path: str, seconds: float, clock: Any, checks: bake.Checks | None = None) -> dict[str, Any]:
     now = clock.time()
-    judge = bake.Judge(NAMED, now, None, bake.Limits(), (CANARY,))
+    evaluation = bake.Evaluation(NAMED, now, None, bake.Limits(), (CANARY,))
     with access_log.Log(path, now) as log:
-        found: dict[str, Any] = bake.watch(log, judge, seconds, checks, clock.time)
+        found: dict[str, Any] = bake.watch(log, evaluation, seconds, checks, clock.time)
     return found
 
 
@@ -316,10 +316,10 @@ def test_edge_that_does_not_answer_is_bad(tmp_path: pathlib.Path) -> None:
 
 
 def test_single_unanswered_check_is_bad_if_there_was_no_other() -> None:
-    judge = bake.Judge(NAMED, NOON, None, bake.Limits())
-    assert judge.verdict(NOON + 1, ["it hangs"], 1, over=False)["ok"]
-    assert not judge.verdict(NOON + 1, ["it hangs"], 1, over=True)["ok"]
-    assert judge.verdict(NOON + 1, ["it hangs"], 20, over=True)["ok"]
+    evaluation = bake.Evaluation(NAMED, NOON, None, bake.Limits())
+    assert evaluation.verdict(NOON + 1, ["it hangs"], 1, over=False)["ok"]
+    assert not evaluation.verdict(NOON + 1, ["it hangs"], 1, over=True)["ok"]
+    assert evaluation.verdict(NOON + 1, ["it hangs"], 20, over=True)["ok"]
 
 
 def test_answers_of_nginx_itself_do_not_count() -> None:
@@ -327,12 +327,12 @@ def test_answers_of_nginx_itself_do_not_count() -> None:
         json.loads(one) | {"upstream": "", "upstream_status": "", "upstream_header_time": ""}
         for one in during(300, 503)
     ]
-    judge = bake.Judge(NAMED, NOON, None, bake.Limits())  # a host that is its own edge selects no servers
+    evaluation = bake.Evaluation(NAMED, NOON, None, bake.Limits())  # a host that is its own edge selects no servers
     for one in [*map(json.dumps, maintenance), *during(30)]:
         entry = access_log.parse(one.encode())
         assert entry is not None
-        judge.add(entry)
-    found = judge.verdict(NOON + 10)
+        evaluation.add(entry)
+    found = evaluation.verdict(NOON + 10)
     assert (found["ok"], found["requests"], found["failed"]) == (True, 30, 0)
 
 
@@ -345,8 +345,8 @@ def entries(lines: Iterable[str]) -> list[access_log.Entry]:
     return [one for one in found if one is not None]
 
 
-def judge(lines: Iterable[str] = (), before: Iterable[str] | None = None, **limits: Any) -> bake.Judge:
-    result = bake.Judge(NAMED, NOON, None if before is None else tally(before), bake.Limits(**limits), (CANARY,))
+def evaluation(lines: Iterable[str] = (), before: Iterable[str] | None = None, **limits: Any) -> bake.Evaluation:
+    result = bake.Evaluation(NAMED, NOON, None if before is None else tally(before), bake.Limits(**limits), (CANARY,))
     for one in entries(lines):
         result.add(one)
     return result
@@ -372,7 +372,7 @@ def test_server_names_in_messages(servers: list[str], words: str) -> None:
 
 
 def test_verdict_in_full() -> None:
-    found = judge([*during(30), *during(2, 500)], GOOD_BEFORE).verdict(NOON + 12.4, ["it hangs"], 4)
+    found = evaluation([*during(30), *during(2, 500)], GOOD_BEFORE).verdict(NOON + 12.4, ["it hangs"], 4)
     assert found == {
         "ok": True,
         "quiet": False,
@@ -386,11 +386,11 @@ def test_verdict_in_full() -> None:
 
 @pytest.mark.parametrize(("count", "quiet"), [(19, True), (20, False)])
 def test_site_is_quiet_below_the_minimum_of_requests(count: int, quiet: bool) -> None:
-    assert judge(during(count)).verdict(NOON + 10)["quiet"] is quiet
+    assert evaluation(during(count)).verdict(NOON + 10)["quiet"] is quiet
 
 
 def test_message_of_a_quiet_site_includes_the_checks() -> None:
-    quiet = judge(during(1))
+    quiet = evaluation(during(1))
     message = quiet.verdict(NOON + 10, ["it hangs"], 9, limited=3)["message"]
     assert message == (
         "edge1: only 1 request to app1 in 10 s, too few to evaluate; 5 of 9 active checks were answered, "
@@ -400,7 +400,7 @@ def test_message_of_a_quiet_site_includes_the_checks() -> None:
 
 
 def test_message_about_unanswered_checks() -> None:
-    quiet = judge()
+    quiet = evaluation()
     assert quiet.unanswered(["a", "b", "c"], 5, False) == "3 of 5 active checks got no response, the last one c"
     assert quiet.unanswered(["a", "b", "c"], 6, True) == ""  # half of them isn't a majority
     assert quiet.unanswered(["a", "b"], 3, False) == ""  # too early to decide
@@ -410,11 +410,11 @@ def test_message_about_unanswered_checks() -> None:
 
 def test_requests_count_from_the_start_of_the_bake() -> None:
     began = line(NOON + 1.0, request_time=1.0)
-    assert judge([began]).all.requests == 1
-    assert judge([line(NOON + 1.0, request_time=1.001)]).all.requests == 0
+    assert evaluation([began]).all.requests == 1
+    assert evaluation([line(NOON + 1.0, request_time=1.001)]).all.requests == 0
     # their latency counts only after the settling time
-    assert judge([line(NOON + 3.0, request_time=1.0)]).settled.requests == 1
-    assert judge([line(NOON + 3.0, request_time=1.002)]).settled.requests == 0
+    assert evaluation([line(NOON + 3.0, request_time=1.0)]).settled.requests == 1
+    assert evaluation([line(NOON + 3.0, request_time=1.002)]).settled.requests == 0
 
 
 def test_significance_is_four_standard_deviations() -> None:
@@ -427,28 +427,28 @@ def test_significance_is_four_standard_deviations() -> None:
 
 def test_previous_failure_rate_is_added_to_the_limit() -> None:
     before = [*[line(NOON - 30)] * 90, *[line(NOON - 30, 500)] * 10]
-    result = judge([], before, max_failed_percent=5.0)
+    result = evaluation([], before, max_failed_percent=5.0)
     assert result.failed_before == 0.1
     # 15 % of 400 and four standard deviations of that: 60 and 30.98
-    assert judge([*during(310), *during(90, 500)], before, max_failed_percent=5.0).failing() == ""
-    failing = judge([*during(309), *during(91, 500)], before, max_failed_percent=5.0).failing()
+    assert evaluation([*during(310), *during(90, 500)], before, max_failed_percent=5.0).failing() == ""
+    failing = evaluation([*during(309), *during(91, 500)], before, max_failed_percent=5.0).failing()
     assert "(22.8 %; before the deploy 10.0 %)" in failing
 
 
 def test_no_earlier_requests_yield_no_baseline() -> None:
-    result = judge([], [])
+    result = evaluation([], [])
     assert (result.failed_before, result.p99_before) == (None, None)
 
 
 def test_latency_is_evaluated_from_a_minimum_of_settled_requests() -> None:
     slow = [line(NOON + 5, wait=0.9, request_time=0.9)]
-    assert judge(slow * 19, GOOD_BEFORE).slow() == ""
-    assert judge(slow * 20, GOOD_BEFORE).slow() == (
+    assert evaluation(slow * 19, GOOD_BEFORE).slow() == ""
+    assert evaluation(slow * 20, GOOD_BEFORE).slow() == (
         "20 of 20 requests to app1 took longer than 200 ms (p99 882 ms; before the deploy 5 ms)"
     )
     # three times the previous latency, if that is above the floor
     before = [line(NOON - 30, wait=0.1)] * 100
-    assert "took longer than 294 ms" in judge(slow * 20, before).slow()
+    assert "took longer than 294 ms" in evaluation(slow * 20, before).slow()
 
 
 def test_canary_with_enough_earlier_requests_is_its_own_baseline(tmp_path: pathlib.Path) -> None:

@@ -19,7 +19,7 @@ class ActionModule(module_cache.CachedModuleAction):
         result: dict[str, Any] = super().run(tmp, variables)
         try:
             answer: dict[str, Any] = self._execute_module("baton.web.finish", task_vars=variables)
-        except (AnsibleError, *action.WRONG_TYPES) as error:  # mostly an unreachable host
+        except AnsibleError as error:  # mostly an unreachable host
             answer = {"msg": str(error)}
         if not isinstance(answer.get("left"), list):
             why = outcome.failure(answer)

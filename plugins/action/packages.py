@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.baton.web.plugins.module_utils.controller import action
+from ansible_collections.baton.web.plugins.module_utils.controller import action, module_result
 
 LISTS_MAX_AGE = 86400  # seconds
 # a source that doesn't respond costs each timeout twice for each of its addresses; another program may hold apt's lock
@@ -16,7 +15,7 @@ REFRESH = (
 )
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(module_result.CheckedModuleAction):
     """Installs what is missing."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

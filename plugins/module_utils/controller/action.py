@@ -17,9 +17,6 @@ from .module_cache import CachedModuleAction
 
 INTERRUPTED = {"failed": True, "msg": outcome.INTERRUPTED}
 
-# what Ansible raises for a host's result: it evaluates some keys, such as `ansible_facts`, without checking their types
-WRONG_TYPES = (AttributeError, TypeError, ValueError, RecursionError)
-
 
 def interrupted() -> bool:
     """Whether the operator has pressed Ctrl-C (see the callback baton.web.run)."""
@@ -60,19 +57,13 @@ def execute(action: Any, variables: Mapping[str, Any], arguments: Mapping[str, A
         return {"failed": True, "lost": True, "msg": message}
     except AnsibleError as error:
         return {"failed": True, "refused": True, "msg": f"{host} {reachability.unmanaged(str(error), known)}"}
-    except WRONG_TYPES as error:
-        return {
-            "failed": True,
-            "msg": f"{host} returned what Baton's program doesn't return ({error}). Find out whether it is "
-            "compromised, and reinstall it if it is.",
-        }
     output = reachability.unexpected_output(result)
     if output and "Traceback" not in output:
         result["msg"] = f"{host} {reachability.unmanaged(output, known)}"
     elif result.get("failed") and host != variables["inventory_hostname"]:
         # Ansible labels the failure of a delegated task with the host that it was run for
         message = str(result.get("msg", ""))
-        result["msg"] = message if message.startswith(f"{host}: ") else f"{host}: {message}"
+        result["msg"] = message if message.startswith((f"{host}: ", f"{host} ")) else f"{host}: {message}"
     return result
 
 

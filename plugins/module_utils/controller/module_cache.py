@@ -15,9 +15,8 @@ import time
 import zipfile
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
 from . import module_cache_host
+from .module_result import CheckedModuleAction
 
 BEGIN = b"\nzip_data='"  # in Ansible's script: an argument of the call at its end
 CALL = b'\nif __name__ == "__main__":\n'
@@ -25,7 +24,7 @@ CALL = b'\nif __name__ == "__main__":\n'
 NOT_FROM_HERE = b"\nimport sys\n\nsys.path = [path for path in sys.path if path not in ('', '.')]\n"
 
 
-class CachedModuleAction(ActionBase):  # type: ignore[misc]
+class CachedModuleAction(CheckedModuleAction):  # type: ignore[misc]
     """Action that runs modules from the host's cache, and sends those that it lacks.
 
     Overrides private methods of ActionBase. A script of an unknown form isn't changed.

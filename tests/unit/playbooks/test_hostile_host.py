@@ -71,12 +71,31 @@ def test_answer_of_another_type_is_a_failure_with_its_cause(
     tasks = [
         {"baton.web.host_facts": {}, "register": "found"},
         {"ansible.builtin.debug": {"msg": "asked: {{ found.failure }}"}},
-        {"baton.web.unit": {"name": "x.service", "application": "x"}},
+        *({module: options, "ignore_errors": True} for module, options in DIRECT.items()),
     ]
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=host, environment=environment)
     done = runner.play(playbook)
-    for words in ("asked: app1 returned what", "failed: [app1] app1 returned what"):
-        assert f"{words} Baton's program doesn't return" in done.output
+    assert "asked: app1 returned what Baton's program doesn't return" in done.output
+    assert done.output.count("app1 returned what Baton's program doesn't return") == 1 + len(DIRECT), done.output
+
+
+# modules that actions run each in their own way
+DIRECT: dict[str, dict[str, object]] = {
+    "baton.web.unit": {"name": "x.service", "application": "x"},
+    "baton.web.activate": {"name": "x", "state": "reverted"},
+    "baton.web.logs_info": {"name": "x"},
+    "baton.web.guarded_files": {"name": "x", "files": []},
+    "baton.web.finish": {"name": "x", "run": {}},
+    "baton.web.packages": {"name": ["x"]},
+}
+
+
+def test_result_that_is_too_large_is_not_read(tmp_path: pathlib.Path, environment: dict[str, str]) -> None:
+    python = write_script(tmp_path / "python", "cat > /dev/null\nprintf '{\"x\": \"'\nhead -c 17000000 /dev/zero")
+    host = f"ansible_connection=local ansible_python_interpreter={python}"
+    tasks = [{"baton.web.unit": {"name": "x.service", "application": "x"}}]
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=host, environment=environment)
+    assert "failed: [app1] app1 returned 16.2 MiB for baton.web.unit, more than 16 MiB." in runner.play(playbook).words
 
 
 def test_preflight_treats_host_facts_as_text(

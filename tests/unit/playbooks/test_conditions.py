@@ -303,22 +303,28 @@ def test_status_compares_a_host_with_the_inventory(host: str, status: dict[str, 
     assert {include["tasks_from"] for include in includes} <= {"compare"}
 
 
-@pytest.mark.parametrize(("file", "verb"), [("reboot.yml", "Reboot"), ("upgrade_system.yml", "Upgrade")])
 @pytest.mark.parametrize(
-    ("is_due", "spare", "steps"),
+    ("host", "is_due", "spare", "steps"),
     [
-        (True, True, ["Drain the host", "{verb} the host", "Restore the host"]),
+        ("app1", True, True, ["Drain the host", "Change the host", "Restore the host"]),
         # no other host would serve
-        (True, False, ["{verb} the host"]),
-        (False, True, []),
+        ("app1", True, False, ["Change the host"]),
+        ("app1", False, True, []),
+        ("edge1", True, None, ["Change the host"]),
+        ("edge1", False, None, []),
     ],
 )
 def test_host_that_is_due_is_drained_if_others_can_serve(
-    file: str, verb: str, is_due: bool, spare: bool, steps: list[str]
+    host: str, is_due: bool, spare: bool | None, steps: list[str]
 ) -> None:
-    servers, others = [play for play in load(file) if play.get("serial") == 1]
-    variables = templar("app1", FLEET, baton_due=is_due, baton_has_spare=spare)
-    found = [task["name"] for task in due(servers["tasks"], variables)]
-    assert found == ["Stop if a host was lost", *(step.format(verb=verb) for step in steps)]
-    found = [task["name"] for task in due(others["tasks"], variables)]
-    assert found == ["Stop if a host was lost", *([f"{verb} the host"] if is_due else [])]
+    has_spare = load("vars/interruption.yml")["baton_has_spare"] if spare is None else spare
+    variables = templar(host, FLEET, baton_due=is_due, baton_has_spare=has_spare)
+    found = [task["name"] for task in due(load("tasks/hosts/change.yml"), variables)]
+    assert found == ["Stop if a host was lost", *steps]
+
+
+def test_hosts_are_rebooted_and_upgraded_the_same_way() -> None:
+    for file, tasks in (("reboot.yml", "reboot.yml"), ("upgrade_system.yml", "upgrade.yml")):
+        for play in (play for play in plays(file) if play.get("serial") == 1):
+            assert [task["ansible.builtin.import_tasks"] for task in play["tasks"]] == ["tasks/hosts/change.yml"]
+            assert play["vars"]["baton_host_tasks"] == f"tasks/hosts/{tasks}"

@@ -90,7 +90,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             ['web1 has the private_address "fd00::21"', "isn't an IPv4 address"],
             marks=LONG,
         ),
-        ({"app_name": "My App"}, ['web1: app_name is "My App"', "lower-case letter"]),
+        ({"app_name": "My App"}, ['web1, web2: app_name is "My App"', "lower-case letter"]),
         ({"app_account_user": "root"}, ['user "root"', "Choose another name"]),
         ({"app_config_environment": {"A": "1\n2"}}, ["the value of A", "more than one line", "make it a secret"]),
         pytest.param({"app_config_environment": {"A-B": "1"}}, ["not names of environment variables: A-B"], marks=LONG),
@@ -98,13 +98,13 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             {"app_service_workers": 900, "app_service_worker_memory_mb": 100},
             ["web1: a change needs up to 180000 MiB", "900 workers of 100 MiB", "web2:", "Run fewer workers"],
         ),
-        ({"app_service_memory_max": "2GB"}, ['web1: app_service_memory_max is "2GB"', "512M, 2G or 85%"]),
+        ({"app_service_memory_max": "2GB"}, ['web1, web2: app_service_memory_max is "2GB"', "512M, 2G or 85%"]),
         pytest.param(
             {"app_service_worker_memory_mb": 9999999},
-            ["web1: the host has", "MiB of memory", "Use a larger host"],
+            ["the host has", "MiB of memory", "Use a larger host"],
             marks=LONG,
         ),
-        ({"preflight_minimum_disk_mb": 99999999}, ["web1: /var has", "MiB are needed", "Free some space"]),
+        ({"preflight_minimum_disk_mb": 99999999}, ["/var has", "MiB are needed", "Free some space"]),
         ({"python_runtime_version": "three"}, ['"three"', "isn't a Python version", "leave it empty"]),
         ({"app_source": "/nowhere/at/all"}, ["/nowhere/at/all", "not a folder", "Correct the path"]),
         ({"app_release_allow_old_packages": ["starlet"]}, ["names starlet", "Name some of gunicorn, h11"]),
@@ -121,7 +121,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
                 }
             },
             [
-                "web1: app_processes.web: Baton uses the name web itself",
+                "web1, web2: app_processes.web: Baton uses the name web itself",
                 "worker.command is",
                 "worker.count is 0",
                 "worker.memory_max is",
@@ -135,11 +135,11 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         ),
         (
             {"tls_certificate_method": "acme", "nginx_site_server_names": ["*.baton.test"]},
-            ["web1: *.baton.test can't be validated with tls_certificate_acme_challenge http-01", "dns-01"],
+            ["web1, web2: *.baton.test can't be validated with tls_certificate_acme_challenge http-01", "dns-01"],
         ),
         pytest.param(
             {"tls_certificate_method": "acme", "tls_certificate_acme_directory": "http://ca.baton.test"},
-            ['web1: tls_certificate_acme_directory is "http://ca.baton.test"', "such as https://"],
+            ['web1, web2: tls_certificate_acme_directory is "http://ca.baton.test"', "such as https://"],
             marks=LONG,
         ),
     ],
@@ -287,6 +287,27 @@ def test_invalid_certificate_is_refused(
     tmp_path: pathlib.Path, names: list[str], days: int, other_key: bool, words: list[str]
 ) -> None:
     assert_refused(site(tmp_path, GOOD | provided(tmp_path, names, days, other_key)), "web1", *words)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_unrelated_mistakes_are_reported_together(tmp_path: pathlib.Path) -> None:
+    ghost = tmp_path / "ghost.yml"
+    ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
+    certificate = provided(tmp_path, ["other.example"], 30, other_key=True)
+    wrong = {"app_service_memory_max": "2GB", "preflight_minimum_disk_mb": 99999999, "host_sshd_undo_seconds": 1}
+    done = site(tmp_path, GOOD | certificate | wrong | {"host_sshd_enabled": True}, "-i", str(ghost))
+    assert_refused(
+        done,
+        "problems. Nothing has been changed.",
+        "- ghost (127.0.0.1:1",
+        '- web1, web2: app_service_memory_max is "2GB"',
+        "- web1, web2: host_sshd_undo_seconds is 1",
+        "- web1, web2: the private key of links doesn't belong to its certificate",
+        "covers DNS:other.example, but not DNS:links.baton.test",
+        "web1: /var has",
+    )
+    assert done.stdout.count("failed: ") == 1
+    assert "Task failed" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")

@@ -25,11 +25,12 @@ class Problems:
         failed = [item for item in items if item.get("failed") or item.get("unreachable")]
         for one in failed or [result]:
             message = outcome.failure(one)
-            hosts = (self.unevaluated if message.startswith(UNEVALUATED) else self.found).setdefault(
-                message if of_all else _without(host, message), []
-            )
-            if not of_all and host not in hosts:
-                hosts.append(host)
+            found = self.unevaluated if message.startswith(UNEVALUATED) else self.found
+            if of_all or message.startswith(f"{host} "):
+                found.setdefault(message, [])
+            else:
+                hosts = found.setdefault(f": {message.removeprefix(f'{host}: ')}", [])
+                hosts += [host] if host not in hosts else []
 
     def text(self) -> str:
         """Return the problems as one message; empty for none.
@@ -41,9 +42,3 @@ class Problems:
         if len(lines) < 2:
             return "".join(lines)
         return "\n- ".join([f"{len(lines)} problems. Nothing has been changed.", *lines])
-
-
-def _without(host: str, message: str) -> str:
-    """Return a message without the host that it begins with, as it follows a list of hosts."""
-    rest = message.removeprefix(host)
-    return rest if rest != message and rest.startswith((":", " ")) else f": {message}"

@@ -19,7 +19,7 @@ def text(*failures: tuple[str, Any], of_all: bool = False) -> str:
 def test_hosts_with_the_same_problem_are_one_line() -> None:
     same = [("web1", "web1: a is 1. Set b."), ("web2", "web2: a is 1. Set b.")]
     assert text(*same) == "web1, web2: a is 1. Set b."
-    assert text(*same, ("web2", "web2 has no memory."), ("web3", "no space")) == (
+    assert text(*same, ("web2", "web2 has no memory."), ("web3", "no space"), *same) == (
         "3 problems. Nothing has been changed.\n- web1, web2: a is 1. Set b.\n- web2 has no memory.\n- web3: no space"
     )
     # the name of another host isn't this one's

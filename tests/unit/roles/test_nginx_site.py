@@ -292,8 +292,8 @@ def test_maintenance_is_checked_per_request_and_exempts_listed_clients(site: Cal
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"nginx_site_maintenance_allow": ["office.example.org"]}, "nginx_site_maintenance_allow [office.example.org]"),
-        ({"nginx_site_maintenance_retry_after": 0}, "nginx_site_maintenance_retry_after 0"),
+        ({"nginx_site_maintenance_allow": ["office.example.org"]}, 'nginx_site_maintenance_allow can\'t be used: "office.example.org" is not an address'),
+        ({"nginx_site_maintenance_retry_after": 0}, "nginx_site_maintenance_retry_after is 0"),
         ({"nginx_site_maintenance_page": "/nowhere.html"}, 'nginx_site_maintenance_page is "/nowhere.html"'),
     ],
 )
@@ -473,6 +473,15 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], changed: dict[str
     assert len(messages) == 1
     assert messages[0].startswith("edge1: ")
     assert next(iter(changed)) in messages[0]
+
+
+def test_message_names_only_the_wrong_settings(refusals: Callable[..., list[str]]) -> None:
+    (message,) = refusals(nginx_site_gzip_types=["text/x", "a b"], nginx_site_response_headers={"A": 1, "B": "$x"})
+    assert message == (
+        "edge1: short-links: nginx_site_gzip_types has a b. Give types such as application/json. "
+        'nginx_site_response_headers has B. Give names of letters, digits and "-", and values without quotes, "$", '
+        "backslashes and control characters."
+    )
 
 
 @pytest.mark.parametrize(

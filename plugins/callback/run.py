@@ -131,7 +131,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Collect the problems that a check has found."""
+        """Collect the problems that a check has found, whether or not the host leaves the run."""
+        del ignore_errors
         if self._defers:
             self._problems.add(result.host.get_name(), result.result, of_all=bool(result.task.run_once))
             self._write_problems()

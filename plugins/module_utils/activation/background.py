@@ -130,7 +130,7 @@ class Background:
     def __init__(
         self, app: Application, process: ProcessType, release: str, timeout: float, *, restart_workers: bool = False
     ) -> None:
-        """Choose the method. `timeout`: seconds per start. `restart_workers`: new generation although nothing changed."""
+        """Choose the method. `timeout`: seconds per start. `restart_workers`: even if nothing changed."""
         self.app = app
         self.process = process
         self.timeout = timeout

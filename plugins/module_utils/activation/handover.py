@@ -26,7 +26,7 @@ class Handover:
     def __init__(
         self, app: Application, _process: ProcessType, release: str, timeout: float, *, restart_workers: bool = False
     ) -> None:
-        """Choose the method. `timeout`: seconds per step. `restart_workers`: replace every worker although nothing changed."""
+        """Choose the method. `timeout`: seconds per step. `restart_workers`: even if nothing changed."""
         self.app = app
         self.timeout = timeout
         self.wanted = digests.digests(app, release)

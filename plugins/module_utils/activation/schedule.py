@@ -19,7 +19,7 @@ class Schedule:
     def __init__(
         self, app: Application, process: ProcessType, release: str, timeout: float, *, restart_workers: bool = False
     ) -> None:
-        """Choose the method. `timeout`: seconds for the timer's start. `restart_workers`: ignored, no process keeps running."""
+        """Choose the method. `timeout`: seconds for the timer's start. `restart_workers`: no process keeps running."""
         del restart_workers
         self.app = app
         self.process = process

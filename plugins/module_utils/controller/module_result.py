@@ -27,8 +27,8 @@ class CheckedModuleAction(ActionBase):
             result: dict[str, Any] = super()._execute_module(module_name, *arguments, **options)
         except TooLargeError as size:
             why = (
-                f"returned {size} MiB for {module_name or self._task.action}, more than {LARGEST >> 20} MiB. If you asked "
-                "for logs, ask for fewer lines. Otherwise find"
+                f"returned {size} MiB for {module_name or self._task.action}, more than {LARGEST >> 20} MiB. If you "
+                "asked for logs, ask for fewer lines. Otherwise find"
             )
         except WRONG_TYPES as error:
             why = f"returned what Baton's program doesn't return ({error}). Find"

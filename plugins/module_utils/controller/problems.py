@@ -20,7 +20,7 @@ class Problems:
     unevaluated: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add(self, host: str, result: Mapping[str, Any], *, of_all: bool) -> None:
-        """Add a failed task's messages. `of_all`: whether it checked all hosts, and its messages name those concerned."""
+        """Add a failed task's messages. `of_all`: whether it checked all hosts, and its messages name the host."""
         items = untrusted.objects(result.get("results"))
         failed = [item for item in items if item.get("failed") or item.get("unreachable")]
         for one in failed or [result]:

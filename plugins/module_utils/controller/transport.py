@@ -74,8 +74,8 @@ def differing_problems(known: Mapping[str, Mapping[str, Any]], load_balancers: S
     """Return a message about edges that only site.yml would change to the setting."""
     edges = differing(known, load_balancers, tls)
     return edges and [
-        f"{SETTING} is {tls}, and {', '.join(edges)} sends requests {'without' if tls == 'required' else 'by'} TLS. Run "
-        "site.yml, which changes that, or put the setting back."
+        f"{SETTING} is {tls}, and {', '.join(edges)} sends requests {'without' if tls == 'required' else 'by'} TLS. "
+        "Run site.yml, which changes that, or put the setting back."
     ]
 
 

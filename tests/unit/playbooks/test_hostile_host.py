@@ -91,7 +91,7 @@ DIRECT: dict[str, dict[str, object]] = {
 
 
 def test_result_that_is_too_large_is_not_read(tmp_path: pathlib.Path, environment: dict[str, str]) -> None:
-    python = write_script(tmp_path / "python", "cat > /dev/null\nprintf '{\"x\": \"'\nhead -c 17000000 /dev/zero")
+    python = write_script(tmp_path / "python", 'cat > /dev/null\nprintf \'{"x": "\'\nhead -c 17000000 /dev/zero')
     host = f"ansible_connection=local ansible_python_interpreter={python}"
     tasks = [{"baton.web.unit": {"name": "x.service", "application": "x"}}]
     runner, playbook = Playbooks.written(tmp_path, {"tasks": tasks}, host=host, environment=environment)
@@ -127,7 +127,12 @@ def test_injected_facts_are_refused(tmp_path: pathlib.Path) -> None:
 def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Path, playbook: str) -> None:
     tasks = {"tasks": [{"ansible.builtin.import_tasks": f"{PROJECT}/playbooks/{playbook}"}]}
     runner, written = Playbooks.written(tmp_path, tasks)
-    facts = {"clock": time.time(), "distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"}
+    facts = {
+        "clock": time.time(),
+        "distribution": "Debian",
+        "distribution_version": "12",
+        "distribution_major_version": "12",
+    }
     hosts: dict[str, dict[str, str]] = {"app1": {}, "app2": {}, "app3": {"private_address": "10.0.0.3"}}
     for host, variables in hosts.items():
         address = {"address": "10.0.0.9" if host == "app3" else "10.0.0.1"}

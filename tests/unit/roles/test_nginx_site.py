@@ -292,7 +292,10 @@ def test_maintenance_is_checked_per_request_and_exempts_listed_clients(site: Cal
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"nginx_site_maintenance_allow": ["office.example.org"]}, 'nginx_site_maintenance_allow can\'t be used: "office.example.org" is not an address'),
+        (
+            {"nginx_site_maintenance_allow": ["office.example.org"]},
+            'nginx_site_maintenance_allow can\'t be used: "office.example.org" is not an address',
+        ),
         ({"nginx_site_maintenance_retry_after": 0}, "nginx_site_maintenance_retry_after is 0"),
         ({"nginx_site_maintenance_page": "/nowhere.html"}, 'nginx_site_maintenance_page is "/nowhere.html"'),
     ],

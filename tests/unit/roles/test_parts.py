@@ -140,7 +140,7 @@ def test_adopted_account_is_not_changed(
 
 
 @pytest.mark.parametrize(
-    ("activates", "rehearsal", "renews", "expected"),
+    ("activates", "rehearsal", "restarts", "expected"),
     [
         (True, True, False, True),
         (True, False, True, True),
@@ -151,9 +151,13 @@ def test_adopted_account_is_not_changed(
     ],
 )
 def test_host_of_a_later_batch_is_activated_or_rehearsed(
-    find_due: Callable[..., list[dict[str, Any]]], activates: bool, rehearsal: bool, renews: bool, expected: bool
+    find_due: Callable[..., list[dict[str, Any]]], activates: bool, rehearsal: bool, restarts: bool, expected: bool
 ) -> None:
-    given = {"app_service_activates": activates, "app_service_rehearsal": rehearsal, "app_service_restart_workers": renews}
+    given = {
+        "app_service_activates": activates,
+        "app_service_rehearsal": rehearsal,
+        "app_service_restart_workers": restarts,
+    }
     assert bool(find_due("app_service", "activate", **given)) is expected
 
 

@@ -128,7 +128,11 @@ def test_problems_of_several_plays_hosts_and_checks_are_reported_together(tmp_pa
             check("all: {{ item }}", loop=["no name", "no source"], run_once=True),
             # depends on what app2 hasn't
             {"ansible.builtin.debug": {"msg": "{{ hostvars.app2.missing }}"}},
-            {"ansible.builtin.fail": {"msg": "app2 is out"}, "when": "inventory_hostname == 'app2'", "ignore_errors": False},
+            {
+                "ansible.builtin.fail": {"msg": "app2 is out"},
+                "when": "inventory_hostname == 'app2'",
+                "ignore_errors": False,
+            },
         ),
         deferring({"ansible.builtin.command": "sh -c 'echo {{ inventory_hostname }} >&2; exit 1'"}),
         {"name": "Report", "tasks": [REPORT]},
@@ -148,7 +152,9 @@ def test_problems_of_several_plays_hosts_and_checks_are_reported_together(tmp_pa
 
 
 def test_problems_are_reported_if_no_host_is_left(tmp_path: pathlib.Path) -> None:
-    runner, playbook = Playbooks.written(tmp_path, deferring(check("it is out", ignore_errors=False)), {"tasks": [REPORT]})
+    runner, playbook = Playbooks.written(
+        tmp_path, deferring(check("it is out", ignore_errors=False)), {"tasks": [REPORT]}
+    )
     done = runner.play(playbook)
     assert done.status != 0
     assert done.output.count("failed: app1: it is out") == 1
@@ -157,6 +163,8 @@ def test_problems_are_reported_if_no_host_is_left(tmp_path: pathlib.Path) -> Non
 def test_report_needs_the_callback_and_passes_without_problems(tmp_path: pathlib.Path) -> None:
     runner, playbook = Playbooks.written(tmp_path, deferring(), {"tasks": [REPORT]})
     runner.play(playbook).check_status()
-    without = dataclasses.replace(runner, environment={"ANSIBLE_CALLBACKS_ENABLED": "baton.web.module_cache"}).play(playbook)
+    without = dataclasses.replace(runner, environment={"ANSIBLE_CALLBACKS_ENABLED": "baton.web.module_cache"}).play(
+        playbook
+    )
     assert without.status != 0
     assert "Ansible runs without the callback baton.web.run" in without.words

@@ -905,7 +905,13 @@ class FakeStrategy:
     fails = False
 
     def __init__(
-        self, _app: layout.Application, _process: layout.ProcessType, release: str, _timeout: float, *, restart_workers: bool
+        self,
+        _app: layout.Application,
+        _process: layout.ProcessType,
+        release: str,
+        _timeout: float,
+        *,
+        restart_workers: bool,
     ) -> None:
         assert not restart_workers
         self.method, self.wanted = "replace", digests.Digests(release, "", "", "")

@@ -62,7 +62,10 @@ def test_addresses_that_fit_are_accepted(hosts: dict[str, Any]) -> None:
             ["app1 says that its address is 10.0.0.2, but that is 10.0.0.2 in the inventory"],
         ),
         *(
-            ({"app1": says(address), "app2": says("10.0.0.2")}, [f'app1 has the address "{address}", at which no other'])
+            (
+                {"app1": says(address), "app2": says("10.0.0.2")},
+                [f'app1 has the address "{address}", at which no other'],
+            )
             for address in ("127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255")
         ),
         ({"app1": given("0.0.0.0")}, ['app1 has the private_address "0.0.0.0"', "Set private_address to"]),

@@ -291,7 +291,10 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
         ({"app_config_environment": {1: "a"}}, "app_config_environment has the name 1, which isn't a text."),
         ({"app_name": ["links"]}, 'app_name is ["links"]. Give a text.'),
         ({"host_firewall_extra_rules": [{"port": 80}, "ssh"]}, 'host_firewall_extra_rules[1] is "ssh". Give a mapping'),
-        ({"tls_certificate_method": "acmee"}, 'tls_certificate_method is "acmee". Set it to `self_signed` or `provided`'),
+        (
+            {"tls_certificate_method": "acmee"},
+            'tls_certificate_method is "acmee". Set it to `self_signed` or `provided`',
+        ),
         ({"nginx_server_session_ticket_hours": 5}, "nginx_server_session_ticket_hours is 5. Set it to `1` or `2` or"),
         ({"host_firewall_extra_rules": [{"port": 80, "protocol": "x"}]}, '[0].protocol is "x". Set it to `tcp` or'),
         (

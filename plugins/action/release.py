@@ -74,6 +74,6 @@ class ActionModule(module_cache.CachedModuleAction):
                     in_data=piece,
                 )
                 if done["rc"] != 0:
-                    reason = done["stderr"].strip() or "the transfer was incomplete"
+                    reason = untrusted.text(done["stderr"].strip()) or "the transfer was incomplete"
                     return f"{destination} can't be written on this host ({reason}). Check its disk, then deploy again."
         return ""

@@ -41,4 +41,9 @@ class Problems:
         lines = [f"{', '.join(sorted(hosts))}{message}" for message, hosts in (self.found or self.unevaluated).items()]
         if len(lines) < 2:
             return "".join(lines)
-        return "\n- ".join([f"{len(lines)} problems. Nothing has been changed.", *lines])
+        # the second line of a message can't imitate another one
+        return "\n- ".join([f"{len(lines)} problems. Nothing has been changed.", *(_indented(line) for line in lines)])
+
+
+def _indented(message: str) -> str:
+    return message.replace("\n", "\n  ")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..host import untrusted
+
 # Parts of the messages of ssh and sudo, and the fix. For a changed key, ssh also prints the message of an unknown one.
 _SSH = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": (
@@ -72,4 +74,4 @@ def _with_fix(why: str, fixes: Mapping[str, str], otherwise: str, variables: Map
         "known_as": address if port == "22" else f"[{address}]:{port}",
     }
     fix = next((fix.format(**place) for part, fix in fixes.items() if part in why), f"{otherwise}.")
-    return f"{why.strip().rstrip('.')}. {fix}"
+    return f"{untrusted.text(why.strip()).rstrip('.')}. {fix}"

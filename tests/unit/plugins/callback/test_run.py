@@ -146,7 +146,7 @@ def test_problems_of_several_plays_hosts_and_checks_are_reported_together(tmp_pa
     assert report[1:8] == [
         "failed: 5 problems. Nothing has been changed.",
         *("- app1, app2: no clock", "- all: no name", "- all: no source", "- app2 is out"),
-        *("- app1: non-zero return code", "app1"),
+        *("- app1: non-zero return code", "  app1"),
     ]
     assert done.output.count("no clock") == 1
 

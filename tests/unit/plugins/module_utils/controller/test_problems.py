@@ -22,6 +22,7 @@ def test_hosts_with_the_same_problem_are_one_line() -> None:
     assert text(*same, ("web2", "web2 has no memory."), ("web3", "no space"), *same) == (
         "3 problems. Nothing has been changed.\n- web1, web2: a is 1. Set b.\n- web2 has no memory.\n- web3: no space"
     )
+    assert text(("web1", "web1: no\n- web2: no"), ("web3", "no")).endswith("\n- web1: no\n  - web2: no\n- web3: no")
     # the name of another host isn't this one's
     assert text(("web1", "web10: no")) == "web1: web10: no"
     assert text(("web1", "web1: no"), of_all=True) == "web1: no"

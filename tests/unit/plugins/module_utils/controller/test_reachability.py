@@ -74,3 +74,8 @@ def test_inventory_name_is_the_default_address() -> None:
 
 def test_module_result_is_no_connection_error() -> None:
     assert reachability.unexpected_output({"failed": True, "msg": "no"}) == ""
+
+
+def test_long_output_of_a_host_is_cut() -> None:
+    """A login message has no limit."""
+    assert len(reachability.unmanaged("x" * 10_000_000, {})) < 70_000

@@ -16,7 +16,9 @@ from tests.support.program import write_script
 FACTS: dict[str, Any] = {
     "app_prepared": True,
     "app_release": "0123456789abcdef",
+    "app_first_host": "",
     "app_foreign_units": [],
+    "app_runs": [],
     "architecture": "x86_64",
     "default_ipv4": {"address": "10.0.0.1"},
     "distribution": "Debian",
@@ -28,6 +30,7 @@ FACTS: dict[str, Any] = {
     "python": {"version": {"major": 3, "minor": 11, "micro": 2}},
     "service_mgr": "systemd",
 }
+LOST: dict[str, Any] = {}
 SETTINGS: dict[str, Any] = {
     "app_name": "shop",
     "app_module": "main:app",
@@ -47,6 +50,8 @@ def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) 
         answer.write_text(json.dumps({"changed": False, "ansible_facts": own}))
         python = write_script(folder / f"app{number}", f"cat > /dev/null\ncat {answer}")
         members[f"app{number}"] = {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
+        if facts is LOST:
+            members[f"app{number}"] = {"ansible_host": "127.0.0.1", "ansible_port": 1}
     given = SETTINGS | {"app_source": str(folder / "source")} | settings
     inventory = folder / "hosts.json"
     inventory.write_text(json.dumps({"app_servers": {"hosts": members}, "all": {"vars": given}}))
@@ -54,7 +59,8 @@ def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) 
 
 
 def test_good_input_passes(tmp_path: pathlib.Path) -> None:
-    preflight(tmp_path, {}, {}).check_status()
+    first = {"clock": {"command": "clock", "hosts": "first"}}
+    preflight(tmp_path, {}, {}, app_processes=first).check_status()
 
 
 def test_mistakes_that_the_controller_knows_are_reported_together_before_a_host_is_contacted(
@@ -84,13 +90,15 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         "app_release_build": "elsewhere",
         "app_service_workers": 1,
         "app_service_worker_memory_mb": 256,
+        "app_processes": {"clock": {"command": "clock", "hosts": "first"}},
     }
-    done = preflight(tmp_path, unsupported, late, bare, small, **given)
+    done = preflight(tmp_path, unsupported, late, bare, small, LOST, **given)
     assert done.status != 0
     assert done.words.count("Nothing has been changed.") == 1
     for words in (
         "- app1 runs Debian 10.13, which Baton doesn't support.",
         "- app2 has a clock that is",
+        "- app5 (127.0.0.1:1, user of ssh) can't be reached: ",
         "- app3 has not been set up for shop yet.",
         'app2, app3: app_service_memory_max is "2GB".',
         "- app4: the host has 100 MiB of memory",
@@ -99,9 +107,15 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         '- app2, app3, app4: app_release_build is "elsewhere"',
     ):
         assert words in done.words, done.output
-    # what depends on app1 isn't said
-    assert "undefined" not in done.words
-    assert "Task failed" not in done.words
+    # what depends on the hosts that can't be used isn't said
+    for words in ("undefined", "Task failed", "may run on", "app1, "):
+        assert words not in done.words
+
+
+def test_only_host_that_cannot_be_reached_is_reported(tmp_path: pathlib.Path) -> None:
+    done = preflight(tmp_path, LOST)
+    assert done.status != 0
+    assert done.output.count("failed: app1 (127.0.0.1:1, user of ssh) can't be reached: ") == 1
 
 
 def plays(playbook: pathlib.Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import time
 
 import pytest
 
@@ -128,7 +127,7 @@ def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Pa
     tasks = {"tasks": [{"ansible.builtin.import_tasks": f"{PROJECT}/playbooks/{playbook}"}]}
     runner, written = Playbooks.written(tmp_path, tasks)
     facts = {
-        "clock": time.time(),
+        "clock": "NOW",
         "distribution": "Debian",
         "distribution_version": "12",
         "distribution_major_version": "12",
@@ -138,7 +137,8 @@ def test_host_that_claims_the_address_of_another_is_refused(tmp_path: pathlib.Pa
         address = {"address": "10.0.0.9" if host == "app3" else "10.0.0.1"}
         answer = {"changed": False, "ansible_facts": {**facts, "app_prepared": True, "default_ipv4": address}}
         (tmp_path / f"{host}.json").write_text(json.dumps(answer))
-        python = write_script(tmp_path / host, f"cat > /dev/null\ncat {tmp_path}/{host}.json")
+        now = f'sed "s/\\"NOW\\"/$(date +%s.%N)/" {tmp_path}/{host}.json'
+        python = write_script(tmp_path / host, f"cat > /dev/null\n{now}")
         variables |= {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
     names = {"app_name": "shop", "app_module": "main:app", "nginx_site_server_names": ["shop.example.org"]}
     (tmp_path / "source").mkdir()

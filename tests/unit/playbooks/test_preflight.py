@@ -45,10 +45,11 @@ def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) 
     (folder / "source/main.py").write_text("")
     members = {}
     for number, facts in enumerate(hosts, 1):
-        own = FACTS | {"clock": time.time(), "default_ipv4": {"address": f"10.0.0.{number}"}} | facts
+        own = FACTS | {"clock": "NOW", "default_ipv4": {"address": f"10.0.0.{number}"}} | facts
         answer = folder / f"app{number}.json"
         answer.write_text(json.dumps({"changed": False, "ansible_facts": own}))
-        python = write_script(folder / f"app{number}", f"cat > /dev/null\ncat {answer}")
+        now = f'sed "s/\\"NOW\\"/$(date +%s.%N)/" {answer}'
+        python = write_script(folder / f"app{number}", f"cat > /dev/null\n{now}")
         members[f"app{number}"] = {"ansible_connection": "local", "ansible_python_interpreter": str(python)}
         if facts is LOST:
             members[f"app{number}"] = {"ansible_host": "127.0.0.1", "ansible_port": 1}

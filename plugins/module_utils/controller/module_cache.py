@@ -24,7 +24,7 @@ CALL = b'\nif __name__ == "__main__":\n'
 NOT_FROM_HERE = b"\nimport sys\n\nsys.path = [path for path in sys.path if path not in ('', '.')]\n"
 
 
-class CachedModuleAction(CheckedModuleAction):  # type: ignore[misc]
+class CachedModuleAction(CheckedModuleAction):
     """Action that runs modules from the host's cache, and sends those that it lacks.
 
     Overrides private methods of ActionBase. A script of an unknown form isn't changed.

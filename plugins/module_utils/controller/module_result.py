@@ -15,7 +15,7 @@ class TooLargeError(Exception):
     """A result is too large to be parsed. The message is its size."""
 
 
-class CheckedModuleAction(ActionBase):
+class CheckedModuleAction(ActionBase):  # type: ignore[misc]
     """Action whose module fails if the host returns what no module of Baton's returns.
 
     Overrides private methods of ActionBase.

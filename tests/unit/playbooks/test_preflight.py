@@ -43,7 +43,7 @@ def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) 
     """Check the input with hosts app1, app2, ... that have these facts."""
     (folder / "source").mkdir()
     (folder / "source/main.py").write_text("")
-    members = {}
+    members: dict[str, dict[str, Any]] = {}
     for number, facts in enumerate(hosts, 1):
         own = FACTS | {"clock": "NOW", "default_ipv4": {"address": f"10.0.0.{number}"}} | facts
         answer = folder / f"app{number}.json"
@@ -121,7 +121,7 @@ def test_only_host_that_cannot_be_reached_is_reported(tmp_path: pathlib.Path) ->
 
 def plays(playbook: pathlib.Path) -> list[dict[str, Any]]:
     """The plays of a playbook and of those that it imports, in order."""
-    found = []
+    found: list[dict[str, Any]] = []
     for play in yaml.safe_load(playbook.read_text()):
         name = play.get("ansible.builtin.import_playbook")
         found += plays((playbook.parent / name).resolve()) if name else [play]

@@ -83,7 +83,8 @@ def test_mistakes_that_the_controller_knows_are_reported_together_before_a_host_
 
 
 def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> None:
-    unsupported = {"distribution_major_version": "10", "distribution_version": "10.13"}
+    # no template, and no line of the list
+    unsupported = {"distribution_major_version": "10", "distribution_version": "{{ 7 * 7 }}\n- app9: x"}
     late, bare, small = {"clock": time.time() - 60}, {"app_prepared": False, "app_release": ""}, {"memtotal_mb": 100}
     given = {
         "app_service_memory_max": "2GB",
@@ -97,7 +98,7 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
     assert done.status != 0
     assert done.words.count("Nothing has been changed.") == 1
     for words in (
-        "- app1 runs Debian 10.13, which Baton doesn't support.",
+        "- app1 runs Debian {{ 7 * 7 }} - app9: x, which Baton doesn't support.",
         "- app2 has a clock that is",
         "- app5 (127.0.0.1:1, user of ssh) can't be reached: ",
         "- app3 has not been set up for shop yet.",
@@ -108,6 +109,7 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         '- app2, app3, app4: app_release_build is "elsewhere"',
     ):
         assert words in done.words, done.output
+    assert "\n- app9" not in done.output
     # what depends on the hosts that can't be used isn't said
     for words in ("undefined", "Task failed", "may run on", "app1, "):
         assert words not in done.words

@@ -22,7 +22,6 @@ class CheckedModuleAction(ActionBase):  # type: ignore[misc]
     """
 
     def _execute_module(self, module_name: str | None = None, *arguments: Any, **options: Any) -> dict[str, Any]:
-        host = self._task.delegate_to or (options.get("task_vars") or {}).get("inventory_hostname", "The host")
         try:
             result: dict[str, Any] = super()._execute_module(module_name, *arguments, **options)
         except TooLargeError as size:
@@ -34,6 +33,7 @@ class CheckedModuleAction(ActionBase):  # type: ignore[misc]
             why = f"returned what Baton's program doesn't return ({error}). Find"
         else:
             return result
+        host = self._task.delegate_to or (options.get("task_vars") or {}).get("inventory_hostname", "The host")
         return {"failed": True, "msg": f"{host} {why} out whether it is compromised, and reinstall it if it is."}
 
     def _parse_returned_data(self, res: dict[str, Any], profile: str) -> dict[str, Any]:

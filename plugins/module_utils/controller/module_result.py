@@ -21,12 +21,13 @@ class CheckedModuleAction(ActionBase):  # type: ignore[misc]
     Overrides private methods of ActionBase.
     """
 
-    def _execute_module(self, module_name: str | None = None, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def _execute_module(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         try:
-            result: dict[str, Any] = super()._execute_module(module_name, *arguments, **options)
+            result: dict[str, Any] = super()._execute_module(*arguments, **options)
         except TooLargeError as size:
+            module = next(iter(arguments), None) or options.get("module_name") or self._task.action
             why = (
-                f"returned {size} MiB for {module_name or self._task.action}, more than {LARGEST >> 20} MiB. If you "
+                f"returned {size} MiB for {module}, more than {LARGEST >> 20} MiB. If you "
                 "asked for logs, ask for fewer lines. Otherwise find"
             )
         except WRONG_TYPES as error:

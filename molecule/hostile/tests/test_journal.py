@@ -120,7 +120,7 @@ def test_interrupt_stops_command(hostile: Hostile) -> None:
     name = HOSTS[0]
 
     def units() -> str:
-        return host(name).check_output(f"systemctl list-units --no-legend --state=active '{APP}-command-*'")
+        return str(host(name).check_output(f"systemctl list-units --no-legend --state=active '{APP}-command-*'"))
 
     running = hostile.start("playbooks/exec.yml", "--limit", name, command="exec sleep 550")
     try:

@@ -107,6 +107,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._play_began: float | None = None
         # whether failures are reported together, and whether that is still due
         self._defers = self._unreported = False
+        # whether they were reported: Ansible still begins the other plays if a host had left the run before
+        self._has_ended = False
 
     def get_option(self, option: str, hostvars: Any = None) -> Any:
         """Return an option; with -v, also show tasks without changes."""
@@ -134,7 +136,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._last_task_banner = None
         self._play_began = None
         self._defers = bool(play.get_vars().get("baton_defer_problems"))
-        if play.hosts == NOBODY:
+        if play.hosts == NOBODY or self._has_ended:
             return
         self._play_began = time.monotonic()
         batch = f": {self._batch(play)}" if play.serial else ""
@@ -153,7 +155,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Print why a play ends early."""
         if self._verbose():
             super().v2_playbook_on_no_hosts_remaining()
-        else:
+        elif not self._has_ended:
             self._display.display("No host is left to continue with.", color=constants.COLOR_ERROR)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
@@ -234,6 +236,8 @@ class CallbackModule(Default):  # type: ignore[misc]
     def _is_deferred(self, *, reports: bool = False) -> bool:
         """Whether another task prints a failure; `reports`: whether this one does."""
         self._unreported = self._defers and not reports
+        problems = os.environ.get("BATON_PROBLEMS")
+        self._has_ended = bool(not self._unreported and problems and os.path.getsize(problems))
         return self._unreported and not self._verbose()
 
     def v2_runner_retry(self, result: Any) -> None:

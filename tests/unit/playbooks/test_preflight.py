@@ -39,7 +39,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) -> Done:
+def preflight(
+    folder: pathlib.Path, *hosts: dict[str, Any], playbook: str = "playbooks/phases/preflight.yml", **settings: object
+) -> Done:
     """Check the input with hosts app1, app2, ... that have these facts."""
     (folder / "source").mkdir()
     (folder / "source/main.py").write_text("")
@@ -56,7 +58,7 @@ def preflight(folder: pathlib.Path, *hosts: dict[str, Any], **settings: object) 
     given = SETTINGS | {"app_source": str(folder / "source")} | settings
     inventory = folder / "hosts.json"
     inventory.write_text(json.dumps({"app_servers": {"hosts": members}, "all": {"vars": given}}))
-    return Playbooks(inventory).play("playbooks/phases/preflight.yml")
+    return Playbooks(inventory).play(playbook)
 
 
 def test_good_input_passes(tmp_path: pathlib.Path) -> None:
@@ -113,6 +115,17 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
     # what depends on the hosts that can't be used isn't said
     for words in ("undefined", "Task failed", "may run on", "app1, "):
         assert words not in done.words
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "site", "rollback", "restart"])
+def test_list_of_problems_ends_the_run(tmp_path: pathlib.Path, playbook: str) -> None:
+    """Ansible begins the other plays, in which no host is left."""
+    done = preflight(tmp_path, LOST, {"memtotal_mb": 100}, playbook=f"playbooks/{playbook}.yml")
+    assert done.status != 0
+    _, _, after = done.output.partition("problems. Nothing has been changed.")
+    assert "app1 (127.0.0.1:1" in after
+    lines = [line.strip() for line in after.splitlines() if line.strip() and not line.startswith("- ")]
+    assert lines[1] == "PLAY RECAP", done.output
 
 
 def test_only_host_that_cannot_be_reached_is_reported(tmp_path: pathlib.Path) -> None:

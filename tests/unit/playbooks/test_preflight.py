@@ -69,7 +69,7 @@ def test_good_input_passes(tmp_path: pathlib.Path) -> None:
 def test_mistakes_that_the_controller_knows_are_reported_together_before_a_host_is_contacted(
     tmp_path: pathlib.Path,
 ) -> None:
-    given = {"app_name": "My App", "private_address": "fd00::1", "app_servers_tls": "offered"}
+    given: dict[str, Any] = {"app_name": "My App", "private_address": "fd00::1", "app_servers_tls": "offered"}
     done = preflight(tmp_path, {}, {}, **given, app_service_helth_path="/", app_source="/nowhere", app_module="x:y")
     assert done.status != 0
     for words in (

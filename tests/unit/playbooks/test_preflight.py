@@ -88,7 +88,7 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
     # no template, and no line of the list
     unsupported = {"distribution_major_version": "10", "distribution_version": "{{ 7 * 7 }}\n- app9: x"}
     late, bare, small = {"clock": time.time() - 60}, {"app_prepared": False, "app_release": ""}, {"memtotal_mb": 100}
-    given = {
+    given: dict[str, Any] = {
         "app_service_memory_max": "2GB",
         "app_config_environment": {"A-B": "1"},
         "app_release_build": "elsewhere",

@@ -640,7 +640,7 @@ def keep(settings: Settings, force: bool, waited: bool, outcome: Outcome) -> Non
     if not (force or (first and due) or urgent or (outcome.waits and waited)):
         return
     # for certbot it isn't due, but another one may be better; at most daily, because authorities limit their number
-    again = own is not None and AUTHORITY in outcome.refused and (here is None or urgent) and own.age > DAY
+    again = own is not None and AUTHORITY in outcome.refused and own.age > DAY
     try:
         found = obtain(settings, force or again)
         outcome.waits = False

@@ -491,13 +491,13 @@ def test_only_the_parts_of_a_copied_certificate_that_clients_need_are_served(sec
 
 def test_issuer_of_the_hosts_own_certificate_is_trusted(second: Callable[[bytes], Host]) -> None:
     """So an authority that no setting names causes one request by each host, and they share one certificate later."""
-    shared, own = signed(start=0), signed(start=-1)
+    shared, own = signed(start=0, signer=MIDDLE), signed(start=-1)
     host = second(bundle(shared))
     host.certbot_obtains(own)
     (host.root / "roots.pem").write_text("")
     assert "unable to get local issuer" in host.run()["refused"][0]
     assert host.serves == own[0]
-    (host.settings.lineage / "chain.pem").write_text(AUTHORITY.certificate)
+    (host.settings.lineage / "chain.pem").write_text(MIDDLE.certificate)
     assert host.run()["refused"] == []
     assert host.serves == shared[0]
 
@@ -565,15 +565,18 @@ def test_certificate_that_nginx_rejects_is_never_linked(second: Callable[[bytes]
     assert host.run()["refused"] == [f"{FIRST}: nginx rejects it: ee key too small"]
     assert set((host.root / "linked.log").read_text().split()) == {before}
     assert (os.readlink(host.root / "ssl/links"), host.reloads) == (before, reloads)
-    # nor are its files kept
-    assert len(list((host.root / "ssl").glob(".links-*"))) == 1
+    assert acme.decrypt(host.settings, (host.root / "state/bundle").read_bytes())[1].chain == current[0]
 
 
-@pytest.mark.parametrize(("start", "end", "again"), [(-2, 60, False), (-50, 10, True)], ids=["not due", "due"])
+@pytest.mark.parametrize(
+    ("end", "age", "again"),
+    [(60, 2, False), (10, 2, True), (10, 0.5, False)],
+    ids=["not due", "due", "due, rejected today"],
+)
 def test_renewals_go_on_after_a_certificate_that_nginx_rejects(
-    alone: Host, start: float, end: float, again: bool
+    alone: Host, end: float, age: float, again: bool
 ) -> None:
-    current, rejected, new = signed(start=start - 1, end=end), signed(start=start + 0.5), signed(start=0)
+    current, rejected, new = signed(start=-50, end=end), signed(start=-age), signed(start=0)
     alone.certbot_obtains(current)
     alone.run()
     alone.nginx_rejects(rejected)
@@ -590,6 +593,25 @@ def test_renewals_go_on_after_a_certificate_that_nginx_rejects(
     report = alone.run()
     assert report["refused"] == ["the authority's: nginx rejects it: ee key too small"]
     assert (alone.serves == new[0]) is again
+
+
+def test_newest_of_several_certificates_serves(second: Callable[[bytes], Host]) -> None:
+    newest, own, current = signed(start=-1), signed(start=-2), signed(start=-40)
+    host = second(bundle(newest))
+    acme.deploy(host.settings, acme.Pair(*current))
+    host.settings.lineage.mkdir(parents=True)
+    for file, content in zip(("fullchain.pem", "privkey.pem"), own, strict=True):
+        (host.settings.lineage / file).write_text(content)
+    host.run()
+    assert host.serves == newest[0]
+
+
+def test_files_of_a_rejected_certificate_are_removed(alone: Host) -> None:
+    rejected = signed()
+    alone.nginx_rejects(rejected)
+    alone.certbot_obtains(rejected)
+    assert alone.run()["issued"] is False
+    assert [path.name for path in (alone.root / "ssl").glob(".*")] == [".links-self-signed"]
 
 
 def test_certificate_in_use_that_nginx_rejects_is_replaced(alone: Host) -> None:

@@ -318,8 +318,8 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             f"{acme['trouble']}; {in_use}, and the host tries again twice a day."
         )
     wrong += [
-        f"{host}: it doesn't use a certificate that it has for the site, {refused}. Look at the host with this "
-        "address; this one asks the authority itself when its own certificate is due."
+        f"{host}: a certificate for the site is unusable, {refused}. The host asks the authority for another one when "
+        "its own is due; look at the host that a message names."
         for refused in acme.get("refused", [])
     ]
     wrong += [

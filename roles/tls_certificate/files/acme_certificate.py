@@ -310,9 +310,12 @@ def check_with_server(settings: Settings, folder: pathlib.Path) -> None:
         configuration = pathlib.Path(work, "nginx.conf")
         configuration.write_text(NGINX_TEST.format(work=work, folder=folder))
         status, output = run([program, "-t", "-q", "-c", str(configuration)], None, TEST_SECONDS)
-    if status:
-        causes = [line.partition("[emerg] ")[2] for line in output.splitlines() if "[emerg]" in line]
-        raise RefusedError(f"nginx rejects it: {printable('; '.join(causes) or output.strip())}")
+    causes = [
+        line.partition("[emerg] ")[2] for line in output.splitlines() if "[emerg]" in line and str(folder) in line
+    ]
+    # another error, such as a full disk, isn't the certificate's; the unit's reload tests the configuration again
+    if status and causes:
+        raise RefusedError(f"nginx rejects it: {'; '.join(causes)}")
 
 
 def reload(settings: Settings, folder: str) -> None:
@@ -409,10 +412,8 @@ def verified(settings: Settings, pair: Pair) -> Pair:
             # "error 20 at 0 depth lookup: unable to get local issuer certificate"
             causes = re.findall(r"^error \d+ at \d+ depth lookup: *(.*)", output, re.MULTILINE)
             why = "; ".join(causes) or "OpenSSL cannot read it"
-            raise RefusedError(
-                f"clients would not trust it: {why}. The roots of an authority of your own belong in "
-                "tls_certificate_roots_source"
-            )
+            advice = " (is its root missing in tls_certificate_roots_source?)" if "issuer" in why else ""
+            raise RefusedError(f"clients would not trust it: {why}{advice}")
         return Pair(chain.read_text(), pair.key).check()
 
 
@@ -681,7 +682,10 @@ def main() -> int:
             outcome.troubles.append(printable(error) or type(error).__name__)
         if outcome.waits and not outcome.troubles:
             outcome.troubles.append(f"{settings.before[0]}, which has to obtain it, doesn't have it yet")
-        refused = [f"{source}: {printable(why)}" for source, why in outcome.refused.items()]
+        refused = [
+            f"{'that of ' if source in settings.addresses else ''}{source}: {printable(why)}"
+            for source, why in outcome.refused.items()
+        ]
         trouble = "; ".join(dict.fromkeys(outcome.troubles))
         status = {
             "when": time.time(),
@@ -695,7 +699,7 @@ def main() -> int:
         write(pathlib.Path(settings.state, "status.json"), json.dumps(status), 0o644)
     names = ", ".join(settings.names)
     for words in refused:
-        print(f"Refused a certificate for {names}: {words}", file=sys.stderr)
+        print(f"Unusable certificate for {names}, {words}", file=sys.stderr)
     if trouble:
         print(f"No new certificate for {names} from {settings.directory}: {trouble}", file=sys.stderr)
     return 1 if trouble or AUTHORITY in outcome.refused else 0

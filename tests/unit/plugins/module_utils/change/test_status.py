@@ -198,11 +198,11 @@ def test_certificates_that_an_edge_refuses_are_reported_with_their_source(tmp_pa
     found = {
         "trouble": "",
         "issued": True,
-        "refused": ["10.0.0.11: clients would not trust it: self-signed certificate", 7],
+        "refused": ["that of 10.0.0.11: clients would not trust it: self-signed certificate", 7],
     }
     (folder / "status.json").write_text(json.dumps(found))
     (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
-    for words in ("edge1: it doesn't use a certificate", found["refused"][0], "asks the authority itself"):
+    for words in ("edge1: a certificate for the site is unusable, that", found["refused"][0], "asks the authority"):
         assert str(words) in message
 
 

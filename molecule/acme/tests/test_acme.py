@@ -160,6 +160,55 @@ def test_certificate_is_served_only_to_edges() -> None:
     assert "PRIVATE" not in text
 
 
+# What a compromised edge could offer: self-signed over the shared key, newer than the one in use.
+OFFER = """
+import json, pathlib, subprocess
+from cryptography.fernet import Fernet
+settings = json.loads(pathlib.Path("/etc/acme-certificate/links/settings.json").read_text())
+key = pathlib.Path("/etc/ssl/baton/links/privkey.pem")
+names = "subjectAltName=" + ",".join("DNS:" + name for name in settings["names"])
+words = ["openssl", "req", "-x509", "-days", "90", "-subj", "/CN=links", "-addext", names, "-key", str(key)]
+chain = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+content = json.dumps({"directory": settings["directory"], "chain": chain, "key": key.read_text()})
+pathlib.Path(settings["state"], "bundle").write_bytes(Fernet(settings["sharing_key"]).encrypt(content.encode()))
+"""
+
+
+def test_certificates_that_clients_or_nginx_refuse_are_not_used() -> None:
+    before, link = served("web2"), host("web2").check_output("readlink /etc/ssl/baton/links")
+    python = host("web1").check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/python")
+    host("web1").check_output(f"{python} -I - <<'END'{OFFER}END")
+    # and what nginx can't load, as if it were the authority's
+    lineage = "$(echo /var/lib/acme-certificate/links/certbot-*)/live/links"
+    names = f"subjectAltName=DNS:{NAME},DNS:www.{NAME}"
+    weak = f"openssl req -x509 -newkey rsa:1024 -nodes -days 90 -subj /CN=weak -addext {names}"
+    host("web2").check_output(
+        f"mkdir -p {lineage} && cd {lineage} && {weak} -keyout privkey.pem -out fullchain.pem 2>/dev/null"
+    )
+    try:
+        # in the unit's sandbox
+        assert host("web2").run("systemctl start acme-links.service").rc != 0
+        by_authority, by_edge = sorted(
+            json.loads(host("web2").file(STATUS).content_string)["refused"],
+            key=lambda words: ADDRESSES["web1"] in words,
+        )
+        assert by_authority.startswith("the authority's: nginx rejects it: ")
+        assert "too small" in by_authority
+        assert by_edge.startswith(f"that of {ADDRESSES['web1']}: clients would not trust it: self-signed certificate")
+        assert host("web2").check_output("readlink /etc/ssl/baton/links") == link
+        host("web2").check_output("nginx -t")
+        assert served("web2") == before
+        done = FLEET.play("playbooks/status.yml")
+        assert done.status != 0
+        assert f"web2: a certificate for the site is unusable, {by_edge[:60]}" in done.words
+    finally:
+        host("web2").check_output(f"rm -r {lineage}")
+        run_timer_program("web1")
+    host("web2").check_output("systemctl start acme-links.service")
+    assert run_timer_program("web2")["refused"] == []
+    assert served("web2") == before
+
+
 def test_timer_runs_in_a_sandbox() -> None:
     timer = host("web1").check_output("systemctl show acme-links.timer -p ActiveState -p RandomizedDelayUSec")
     assert "ActiveState=active" in timer

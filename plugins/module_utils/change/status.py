@@ -170,7 +170,7 @@ def _acme(site: str, root: str) -> dict[str, Any]:
 
 
 def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
-    """Return what `acme-certificate` recorded in a host's file: `trouble` (a text) and `issued`, and its other fields.
+    """Return what `acme-certificate` recorded in a host's file: `trouble`, `refused` (a list), `issued`, and others.
 
     If the file is invalid, `trouble` is empty, and `invalid` says why and how to repair it.
     """
@@ -181,6 +181,7 @@ def acme_outcome(content: str | bytes, path: str) -> dict[str, Any]:
     return {
         **found,
         "trouble": untrusted.text(found.get("trouble")),
+        "refused": untrusted.texts(found.get("refused")),
         "issued": found.get("issued") is True,
         "invalid": "",
     }
@@ -191,7 +192,7 @@ def _invalid(path: str, why: Exception) -> dict[str, Any]:
         f"{path}, which records how the last request for a certificate ended, can't be read: {why}. Remove it from the "
         "host, and run site.yml, which requests a certificate if one is due, and writes the file again."
     )
-    return {"trouble": "", "issued": False, "invalid": sentence}
+    return {"trouble": "", "refused": [], "issued": False, "invalid": sentence}
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
@@ -316,6 +317,11 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
             f"{acme['trouble']}; {in_use}, and the host tries again twice a day."
         )
+    wrong += [
+        f"{host}: a certificate for the site is unusable, {refused}. The host asks the authority for another one when "
+        "its own is due; look at the host that a message names."
+        for refused in acme.get("refused", [])
+    ]
     wrong += [
         f"{host}: {server} is drained and gets no requests; if nobody works on it, run site.yml."
         for server in found.get("drained", [])

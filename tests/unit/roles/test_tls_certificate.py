@@ -19,8 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificate import issue
 from tests.support.playbooks import Done, Playbooks
-from tests.support.program import write_script
+from tests.support.program import load, write_script
 
+ROLE = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate"
 PEM = serialization.Encoding.PEM
 Issue = Callable[..., tuple[str, str]]
 
@@ -410,6 +411,7 @@ def test_valid_acme_settings_are_accepted(load_role: Callable[[str], Any], given
             {"tls_certificate_acme_directory_roots_source": "/nowhere.pem"},
             ["/nowhere.pem", "no file on the controller"],
         ),
+        ({"tls_certificate_roots_source": "/nowhere.pem"}, ["/nowhere.pem", "tls_certificate_roots_source", "no file"]),
         ({"tls_certificate_acme_email": "a@b,c@d"}, ["a@b,c@d"]),
         ({"tls_certificate_acme_eab_key_id": "kid"}, ["tls_certificate_acme_eab_hmac_key", "missing"]),
         (DNS, ["tls_certificate_acme_dns_provider"]),
@@ -450,6 +452,26 @@ def test_invalid_acme_settings_are_refused(
     assert messages[0].startswith("edge1: ")
 
 
+def test_roots_of_an_acme_authority_must_be_certificates(tmp_path: pathlib.Path) -> None:
+    roots, rubbish = tmp_path / "roots.pem", tmp_path / "rubbish.pem"
+    roots.write_text(issue("ca", authority=True).certificate)
+    rubbish.write_text("rubbish")
+    runner, playbook = preflight(tmp_path)
+    given = {
+        **ACME,
+        **DNS,
+        "tls_certificate_acme_dns_provider": "route53",
+        "tls_certificate_acme_directory_roots_source": str(roots),
+        "tls_certificate_ca_directory": str(tmp_path / "tls"),
+        "tls_certificate_directory": str(tmp_path / "ssl"),
+    }
+    done = runner.play(playbook, tls_certificate_roots_source=str(rubbish), **given)
+    assert done.status != 0
+    for words in ("app1: ", str(rubbish), "tls_certificate_roots_source", "can't be read as PEM"):
+        assert words in done.words
+    runner.succeed(playbook, tls_certificate_roots_source=str(roots), **given)
+
+
 def test_acme_secrets_are_readable_only_by_root(load_role: Callable[[str], Any]) -> None:
     given = {
         **ACME,
@@ -466,6 +488,26 @@ def test_acme_secrets_are_readable_only_by_root(load_role: Callable[[str], Any])
     assert 'dns_cloudflare_api_token = \\"hidden-token\\"' in text
     assert "eab-hmac-key = hidden-hmac" in text
     assert "hidden" not in json.dumps(role.value("__tls_certificate_acme_files", **given))
+
+
+@pytest.mark.parametrize("roots", [True, False], ids=["roots", "public"])
+def test_acme_program_gets_its_settings_and_roots(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path, roots: bool
+) -> None:
+    source = tmp_path / "roots.pem"
+    source.write_text("a root\n")
+    settings = ("tls_certificate_acme_directory_roots_source", "tls_certificate_roots_source")
+    given = {**ACME, **({setting: str(source) for setting in settings} if roots else {})}
+    role = load_role("tls_certificate")
+    (tmp_path / "settings.json").write_text(json.dumps(role.value("__tls_certificate_acme_settings", **given)))
+    program = load(ROLE / "files/acme_certificate.py", "acme_certificate")
+    found = program.Settings.read(str(tmp_path / "settings.json"))
+    folder = "/etc/acme-certificate/links"
+    assert found.roots == ((f"{folder}/roots.pem", f"{folder}/issuers.pem") if roots else ())
+    files = {file["path"]: file for file in role.value("__tls_certificate_acme_files", **given)}
+    for name in ("roots.pem", "issuers.pem"):
+        file = files[f"{folder}/{name}"]
+        assert (file["state"], file["content"]) == (("file", "a root\n") if roots else ("absent", ""))
 
 
 def test_acme_account_files_outside_their_folder_are_ignored(load_role: Callable[[str], Any]) -> None:
@@ -512,7 +554,7 @@ def test_acme_account_is_kept_on_the_controller_within_limits(tmp_path: pathlib.
     assert runner.play(playbook, **given).check_status().changed == [0]
 
 
-CHECK = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate/files/check-certificate"
+CHECK = ROLE / "files/check-certificate"
 
 
 def check_certificate(folder: pathlib.Path, chain: str, *names: str, roots: str = "", key: str = "") -> str:

@@ -192,6 +192,16 @@ def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pat
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
+def test_certificates_that_an_edge_refuses_are_reported_with_their_source(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "var/lib/acme-certificate/links"
+    folder.mkdir(parents=True)
+    refused = "that of 10.0.0.11: clients would not trust it: self-signed certificate"
+    (folder / "status.json").write_text(json.dumps({"trouble": "", "issued": True, "refused": [refused, 7]}))
+    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    for words in ("edge1: a certificate for the site is unusable, that", refused, "asks the authority"):
+        assert words in message
+
+
 def test_invalid_outcome_of_a_renewal_is_a_problem(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "var/lib/acme-certificate/links/status.json"
     file.parent.mkdir(parents=True)

@@ -52,8 +52,10 @@ def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     Only checks their names.
     """
     names = _names(hostvars)
-    sentences: list[str] = settings.problems(names) + settings.overruled(names)
-    return sentences
+    return [
+        f"{sentence} Correct it in the inventory or in `-e`."
+        for sentence in (*settings.problems(names), *settings.overruled(names))
+    ]
 
 
 def doubtful_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -315,7 +315,9 @@ def conclusion(
     }
     entries = {
         name: {
-            **{key: deploy[key] for key in ("kind", "release", "version", "result")},
+            **{key: deploy[key] for key in ("kind", "version", "result")},
+            # a restart or a configuration may meet hosts with different releases
+            "release": change["release"] or host["release"] or deploy["release"],
             "who": run["who"],
             "token": run["token"],
             "when": change["began"],

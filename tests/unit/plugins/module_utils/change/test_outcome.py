@@ -315,6 +315,15 @@ def test_conclusion_of_a_good_change() -> None:
     assert end["serves"] == {"app1": "bbbb"}
 
 
+def test_history_of_a_host_names_its_own_release() -> None:
+    """After an interrupted change, hosts may serve different releases."""
+    other = {"activation": {**ACTIVATED, "previous": "aaaa", "release": "aaaa"}}
+    change = {**CHANGE, "kind": "restart", "release": "", "began": 1.0, "now": 9.0}
+    entries = outcome.conclusion(change, RUN, results(app1={"activation": ACTIVATED}, app2=other))["entries"]
+    # of app3, nothing is known
+    assert [entries[f"app{number}"]["release"] for number in (1, 2, 3)] == ["bbbb", "aaaa", "bbbb"]
+
+
 def test_change_without_effect_did_not_happen() -> None:
     end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())
     assert not end["happened"]

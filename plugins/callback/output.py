@@ -39,7 +39,7 @@ SILENT |= {"debug", "fail", "set_fact"}
 # tasks that only have a message
 CHECKS = {"assert", "fail"}
 # `hosts` of a play that isn't due
-NOBODY = ["all:!all"]
+NO_HOSTS = ["all:!all"]
 # maximum number of a batch's hosts that are listed
 MAX_NAMES = 5
 
@@ -136,7 +136,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._last_task_banner = None
         self._play_began = None
         self._defers = bool(play.get_vars().get("baton_defer_problems"))
-        if play.hosts == NOBODY or self._has_ended:
+        if play.hosts == NO_HOSTS or self._has_ended:
             return
         self._play_began = time.monotonic()
         batch = f": {self._batch(play)}" if play.serial else ""

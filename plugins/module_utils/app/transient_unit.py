@@ -60,7 +60,7 @@ def invocation(app: layout.Application, release: str, command: str, timeout: int
 def run(argv: Sequence[str], timeout: float, name: str) -> tuple[int | None, str]:
     """Run a command. Returns its exit status, None after a timeout, and the last `MOST` bytes of its output.
 
-    Stops the unit `name` when nobody reads this program's standard output any more.
+    Stops the unit `name` once this program's standard output has no reader.
     """
     with _stopped_without_reader(name):
         done = bounded.run(argv, timeout=timeout, output=MOST, together=True)

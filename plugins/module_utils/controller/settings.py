@@ -208,13 +208,14 @@ def wrong(
     Ansible converts these to another string. In a unit or in nginx's configuration, the second line of a text would be
     a directive. Templates in `values` aren't checked.
     """
-    return [
-        sentence
-        for part in _parts(values, {**playbooks, **roles})
-        for sentence in (_wrong_text(part) if part.option["type"] not in _TYPES else _mistyped(part))
+    sentences: list[str] = []
+    for part in _parts(values, {**playbooks, **roles}):
+        if part.option["type"] not in _TYPES:
+            sentences += _wrong_text(part)
         # `invalid` checks the types of the playbooks' settings, after evaluating their templates
-        if part.option["type"] not in _TYPES or part.setting in roles
-    ]
+        elif part.setting in roles:
+            sentences += _mistyped(part)
+    return sentences
 
 
 def is_printable(text: str) -> bool:

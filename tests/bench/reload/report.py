@@ -160,7 +160,7 @@ def _findings(document: Document) -> list[str]:
     calm = None
     for name, series in document.series.items():
         rows = {(phase.server, phase.kind): phase for phase in document.rows if phase.series == name}
-        # a series without a quiet phase is compared with the one before it
+        # without a quiet phase of its own, a series is compared with the previous series' quiet phase
         calm = rows.get((BATON, "quiet"), calm)
         others = [phase for (server, kind), phase in rows.items() if kind == "reloads" and server != BATON]
         if (BATON, "reloads") in rows and calm is not None and others:

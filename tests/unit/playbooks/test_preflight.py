@@ -61,6 +61,12 @@ def preflight(
     return Playbooks(inventory).play(playbook)
 
 
+def assert_refused(done: Done, *parts: str) -> None:
+    assert done.status != 0
+    for words in parts:
+        assert words in done.words, done.output
+
+
 def test_good_input_passes(tmp_path: pathlib.Path) -> None:
     first = {"clock": {"command": "clock", "hosts": "first"}}
     preflight(tmp_path, {}, {}, app_processes=first).check_status()
@@ -71,16 +77,15 @@ def test_mistakes_that_the_controller_knows_are_reported_together_before_a_host_
 ) -> None:
     given: dict[str, Any] = {"app_name": "My App", "private_address": "fd00::1", "app_servers_tls": "offered"}
     done = preflight(tmp_path, {}, {}, **given, app_service_helth_path="/", app_source="/nowhere", app_module="x:y")
-    assert done.status != 0
-    for words in (
+    assert_refused(
+        done,
         'app1, app2: app_name is "My App"',
         'app1 has the private_address "fd00::1"',
         'app2 has the private_address "fd00::1"',
         "- app_servers_tls is offered, but the group load_balancers is empty",
         "Did you mean app_service_health_path?",
         "/nowhere",
-    ):
-        assert words in done.words, done.output
+    )
     assert "Reach every host" not in done.output
 
 
@@ -97,9 +102,9 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         "app_processes": {"clock": {"command": "clock", "hosts": "first"}},
     }
     done = preflight(tmp_path, unsupported, late, bare, small, LOST, **given)
-    assert done.status != 0
     assert done.words.count("Nothing has been changed.") == 1
-    for words in (
+    assert_refused(
+        done,
         "- app1 runs Debian {{ 7 * 7 }} - app9: x, which Baton doesn't support.",
         "- app2 has a clock that is",
         "- app5 (127.0.0.1:1, user of ssh) can't be reached: ",
@@ -109,8 +114,7 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         "app4: a change needs up to 512 MiB of memory",
         "- app2, app3, app4: not names of environment variables: A-B.",
         '- app2, app3, app4: app_release_build is "elsewhere"',
-    ):
-        assert words in done.words, done.output
+    )
     assert "\n- app9" not in done.output
     # what depends on the hosts that can't be used isn't said
     for words in ("undefined", "Task failed", "may run on", "app1, "):

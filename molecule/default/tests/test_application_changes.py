@@ -33,10 +33,10 @@ from tests.support.wait import until
 from .conftest import APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, other
 
 LONG = "BATON_TEST_LONG" in os.environ
-DEPLOYS = 5 if LONG else 1
+DEPLOYS = 20 if LONG else 1
 WEBSOCKETS, STREAMS = (2000, 50) if LONG else (100, 10)
 CLICK_RATE = 1 if LONG else 2
-JOB_RATE = 15 if LONG else 2
+JOB_RATE = 5 if LONG else 2
 FEWEST_JOBS = 3000 if LONG else 50
 # one in a hundred takes longer than a deploy waits for
 JOB_SECONDS = [0.05, 0.1, 0.2, 0.4, 0.1] * 20 + [8]

@@ -127,6 +127,26 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
                 "worker.memory_max is",
             ],
         ),
+        (
+            {"nginx_site_read_timeout": 0, "nginx_site_connect_timeout": "{{ 1 - 1 }}"},
+            ["nginx_site_read_timeout is 0. Give a whole number from 1 to 604800"],
+        ),
+        # only the roles evaluate the template
+        ({"nginx_site_connect_timeout": "{{ 1 - 1 }}"}, ["nginx_site_connect_timeout is 0. Give a number from 1 to"]),
+        (
+            {"nginx_server_tls_groups": ["X25519", "P-257"], "nginx_server_tls_ciphers": ["NONSENSE"]},
+            ["- web1, web2: nginx_server_tls_groups has P-257", "- web1, web2: nginx_server_tls_ciphers has NONSENSE"],
+        ),
+        (
+            {
+                "app_service_allowed_addresses": ["198.51.100.1"],
+                "app_config_environment": {"REDIS_URL": "redis://198.51.100.2/0"},
+            },
+            [
+                "for DNS, which isn't in app_service_allowed_addresses",
+                "web1: REDIS_URL: 198.51.100.2 isn't in app_service_allowed_addresses",
+            ],
+        ),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
         ({"nginx_site_trusted_proxies": ["0.0.0.0/0"]}, ["0.0.0.0/0", "nginx_site_trusted_proxies_any"]),
         pytest.param({"nginx_site_client_certificates": "required"}, ["nginx_site_client_ca_source"], marks=LONG),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import settings
+from . import capacity, settings
 
 # suffixes of the application's other units
 RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
@@ -18,16 +18,18 @@ _DIRECTIVE = re.compile("[A-Z][A-Za-z0-9]*")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # systemd.resource-control(5): bytes, with or without a binary suffix, a percentage of the host's memory, or no limit
 _MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
+_LEAST_MEMORY = 16  # MiB, in which no Python starts; without a unit, systemd takes 512 for bytes
 
 Rule = tuple[Callable[[Any], bool], str]
 """A function that returns whether a value is valid, and the fix."""
 
 
-def whole_number(value: Any) -> int | None:
-    """Return a whole number above 0, also from a string; None for anything else."""
+def whole_number(value: Any, most: int = 999_999_999) -> int | None:
+    """Return a whole number from 1 to `most`, also from a string; None for anything else."""
     if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
         return None
-    return int(str(value))
+    number = int(str(value))
+    return number if number <= most else None
 
 
 def is_line(value: Any) -> bool:
@@ -36,13 +38,22 @@ def is_line(value: Any) -> bool:
 
 
 def is_memory(value: Any) -> bool:
-    """Whether a value is valid for MemoryMax, or empty."""
-    return value == "" or (not isinstance(value, bool) and _MEMORY.fullmatch(str(value)) is not None)
+    """Whether a value is valid for MemoryMax and allows a process to start, or empty."""
+    text = str(value)
+    if isinstance(value, bool) or not _MEMORY.fullmatch(text):
+        return text == ""
+    return text == "infinity" or text.endswith("%") or capacity.megabytes(text, 0) >= _LEAST_MEMORY
 
 
 ONE_LINE: Rule = (is_line, "Give one line of text; put longer commands into a script of the application.")
-SECONDS: Rule = (lambda value: whole_number(value) is not None, "Give a whole number of seconds above 0.")
-MEMORY: Rule = (is_memory, "Give a value for systemd's MemoryMax, such as 512M, 2G or 25%; omit it for no limit.")
+SECONDS: Rule = (
+    lambda value: whole_number(value, settings.WEEK) is not None,
+    f"Give a whole number of seconds from 1 to {settings.WEEK}.",
+)
+MEMORY: Rule = (
+    is_memory,
+    f"Give a value for systemd's MemoryMax, at least {_LEAST_MEMORY}M, such as 512M, 2G or 25%; omit it for no limit.",
+)
 
 
 def _no_problem(_where: str, _command: str) -> Iterator[str]:

@@ -31,6 +31,7 @@ CHOICES = {
     "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
 }
 CORES = "cores"
+MOST = 1000  # processes of a type on a host
 _OPERATOR = re.compile("[;&|()]+")  # a shell's operators except redirections
 _KEYWORDS = ("if", "for", "while", "until", "case", "{", "!")
 
@@ -132,8 +133,8 @@ def _units(application: str, name: Any) -> tuple[str, ...]:
 _RULES: dict[str, Rule] = {
     "check": ONE_LINE,
     "count": (
-        lambda value: value == CORES or whole_number(value) is not None,
-        f"Give a number above 0, or {CORES} for one per processor core; to run none, remove the type.",
+        lambda value: value == CORES or whole_number(value, MOST) is not None,
+        f"Give a number from 1 to {MOST}, or {CORES} for one per processor core; to run none, remove the type.",
     ),
     "stop_timeout": SECONDS,
     "settle_seconds": SECONDS,

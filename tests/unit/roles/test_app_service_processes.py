@@ -231,12 +231,12 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ({"worker": {"command": "x", "stop_signal": "KILL"}}, '.stop_signal is "KILL". Give TERM, INT, QUIT'),
         *(
             ({"worker": {"command": "x", "count": count}}, "worker.count is ")
-            for count in (0, -1, "two", 1.5, True, None, "0", "Cores")
+            for count in (0, -1, "two", 1.5, True, None, "0", "Cores", 1001)
         ),
         *(
             ({"worker": {"command": "x", key: value}}, f"worker.{key} is ")
             for key in ("stop_timeout", "settle_seconds")
-            for value in (0, -5, "5min", 2.5, True, None)
+            for value in (0, -5, "5min", 2.5, True, None, 604801)
         ),
         *(
             ({"worker": {"command": "x", "database_connections": value}}, "worker.database_connections is ")
@@ -244,7 +244,7 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ),
         *(
             ({"worker": {"command": "x", "memory_max": value}}, "worker.memory_max is ")
-            for value in ("lots", "1GB", "-1", "0", "2 G", "512m", True, "1G\n", 0)
+            for value in ("lots", "1GB", "-1", "0", "2 G", "512m", True, "1G\n", 0, 512, "15M")
         ),
         ({"worker": {"command": "x", "check": "a\nb"}}, "worker.check is "),
         ({"worker": {"command": "x", "environment": ["A=b"]}}, "worker.environment is "),
@@ -269,10 +269,13 @@ def test_preflight_names_the_setting_and_the_fix(role: Any, processes: Any, word
     assert words in message
 
 
-def test_preflight_reports_all_faults_in_one_message(role: Any) -> None:
+def test_preflight_reports_each_fault(role: Any) -> None:
     worker = {"command": "", "count": 0, "strategy": "both"}
-    (message,) = role.refusals(**{**GIVEN, "app_processes": {"worker": worker, "web": {}}})
-    for words in ("worker.command", "worker.count", "worker.strategy", "app_processes.web"):
+    messages = role.refusals(**{**GIVEN, "app_processes": {"worker": worker, "web": {}}})
+    for words, message in zip(
+        ("worker.command", "worker.count", "worker.strategy", "app_processes.web"), messages, strict=True
+    ):
+        assert message.startswith("edge1: ")
         assert words in message
 
 

@@ -33,6 +33,8 @@ def results(active: Any = HOSTS, /, **parts_by_host: Any) -> dict[str, dict[str,
         ({"msg": "no space", "failed": True}, "no space"),
         ({"msg": "non-zero return code", "stderr": "E: no such package"}, "non-zero return code\nE: no such package"),
         ({"msg": "One or more items failed", "results": [{"msg": "fine"}, {"msg": "bad", "failed": True}]}, "bad"),
+        ({"msg": ["a is 1", "b is 2\x1b[2J"], "failed": True}, "a is 1\nb is 2\\x1b[2J"),
+        ({"msg": [], "failed": True}, "it failed without a message"),
         ({}, "it failed without a message"),
     ],
 )

@@ -46,8 +46,8 @@ def start_timer(app: Application, timer: str, timeout: float, *, catch_up: bool)
     if not catch_up and last.exists():
         os.utime(last)
     systemd.change("stop", timer, timeout)
-    # A timer without `Persistent=` counts from its previous start, and might run the command at once, unless systemd has
-    # forgotten that. It does so when nothing refers to the unit.
+    # A timer without `Persistent=` counts from its previous start, and might run the command at once, unless systemd
+    # has forgotten that. It does so when nothing refers to the unit.
     disable(app, [timer])
     systemd.systemctl("daemon-reload", timeout=timeout)
     systemd.change("start", timer, timeout)

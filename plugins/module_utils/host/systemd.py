@@ -145,7 +145,7 @@ def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
 def last_run(unit: str, *, running: bool) -> tuple[str, float]:
     """Return how and when a command's last run ended, from the journal: also after a reboot. Empty and 0 if unknown.
 
-    The result is `success`, as in `Ending`, or `interrupted` by a crash of the host; then the time is that of the start.
+    The result is `success`, as in `Ending`, or `interrupted` by a crash of the host, with the time of the start.
     `running`: whether the command runs now, which isn't its last run.
     """
     ended, begun = ("", 0.0), 0.0

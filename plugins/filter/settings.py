@@ -134,7 +134,7 @@ class FilterModule:
             "doubtful_settings": doubtful_settings,
             "has_before_web": process_settings.has_before_web,
             "is_memory": command_settings.is_memory,
-            "longest_stop": process_settings.longest_stop,
+            "longest_wait": process_settings.longest_wait,
             "number_problems": number_problems,
             "process_plan": process_settings.for_activation,
             "process_problems": process_settings.problems,

@@ -203,6 +203,22 @@ def clients(folder: pathlib.Path, slug: str) -> Iterator[concurrent.futures.Futu
             data1.check_output(f"touch {FOLDER}/end")
 
 
+@contextlib.contextmanager
+def scheduled_run() -> Iterator[None]:
+    """A scheduled command that begins before the block and ends after it, in the release that it began in."""
+    app1, log = other("app1"), "/var/lib/links/spanning"
+    app1.check_output(f"rm -f {log} {log}-end; systemctl start --no-block links-spanning.service")
+    try:
+        until(lambda: app1.file(log).exists, "the scheduled command doesn't run")
+        release = current("app1")
+        yield
+    finally:
+        app1.check_output(f"touch {log}-end")
+    until(lambda: "end" in app1.file(log).content_string, "the scheduled command doesn't end")
+    assert current("app1") != release
+    assert app1.file(log).content_string == f"begin {release}\nend {release}\n"
+
+
 def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp_path: pathlib.Path) -> None:
     original = current("app1")
     source = Source(tmp_path / "links")
@@ -228,7 +244,7 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
         FLEET.succeed("playbooks/deploy.yml", **options)
         before = clicks_counted()
         served = []
-        with clients(tmp_path, slug) as report:
+        with clients(tmp_path, slug) as report, scheduled_run():
             for _ in range(DEPLOYS):
                 source.change()
                 FLEET.succeed("playbooks/deploy.yml", **options)

@@ -67,7 +67,7 @@ def test_schedule_runs_on_first_app_server_and_can_be_suspended() -> None:
     assert state("app1", timer) == "active"
     unknown = FLEET.play("playbooks/schedule.yml", "-e", "schedule=nightli", "-e", "schedule_action=run")
     assert unknown.status != 0
-    assert "links has no scheduled command 'nightli' here. It has nightly." in unknown.words
+    assert "links has no scheduled command 'nightli' here. It has nightly, spanning." in unknown.words
 
 
 def timers() -> list[str]:
@@ -78,10 +78,10 @@ def test_single_host_process_is_not_started_on_second_host() -> None:
     """Also when the run can't check the other host."""
     assert [other(name).check_output("cat /var/lib/baton/links/first-host") for name in APP_SERVERS] == ["app1"] * 2
     for limit, words in (
-        ([], "app1 runs nightly, which must not run on app2 (hosts: first) at the same time."),
+        ([], "app1 runs nightly, spanning, which must not run on app2 (hosts: first) at the same time."),
         (
             ["--limit", "app2"],
-            "nightly (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
+            "nightly, spanning (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
         ),
     ):
         done = FLEET.play("playbooks/configure.yml", "-e", "app_first_host=app2", *limit)

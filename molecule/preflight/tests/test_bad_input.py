@@ -202,6 +202,15 @@ def test_misspelled_variable_is_reported_by_every_playbook(
 
 
 @pytest.mark.usefixtures("untouched")
+def test_wrong_calendar_is_reported_by_every_change(tmp_path: pathlib.Path) -> None:
+    """Only the hosts can tell: their systemd parses it."""
+    schedules = {"cleanup": {"command": "x", "calendar": "25:00"}, "report": {"command": "x", "calendar": "daily"}}
+    done = site(tmp_path, GOOD | {"app_schedules": schedules}, playbook="playbooks/configure.yml")
+    assert_refused(done, 'app_schedules.cleanup.calendar is "25:00", which systemd doesn\'t accept', "systemd.time(7)")
+    assert "app_schedules.report" not in done.stdout
+
+
+@pytest.mark.usefixtures("untouched")
 def test_too_many_database_connections_are_refused(tmp_path: pathlib.Path) -> None:
     database = tmp_path / "database.yml"
     database.write_text("postgresql_servers: {hosts: {web2: }}\n")

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from ..app import health_check, layout, masking
 from ..app.health_check import Health
-from ..app.layout import WEB, ActivationError, Application, ProcessType
+from ..app.layout import STOP_MARGIN, WEB, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
 from . import background, digests, snapshot
-from .background import STOP_MARGIN, Background
+from .background import Background
 from .digests import Method
 from .handover import Handover
 from .schedule import Schedule
@@ -131,6 +131,9 @@ class Activation:
             process.name: STRATEGIES[process.strategy](app, process, release, timeout, restart_workers=restart_workers)
             for process in processes
         }
+        for change in self.changes.values():
+            if isinstance(change, Schedule):
+                change.back = back
 
     @property
     def method(self) -> Method:

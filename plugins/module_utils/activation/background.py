@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..app import layout
-from ..app.layout import ActivationError, Application, ProcessType
+from ..app.layout import CHECK_SECONDS, STOP_MARGIN, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
 from . import boot, digests
 from .digests import Method
 
-STOP_MARGIN = 30.0  # seconds beyond stop_timeout by which systemd has killed processes that didn't end
-CHECK_SECONDS = 60.0  # time limit for a type's check to succeed
 POLL_SECONDS = 0.2
 MAX_ENDS = 100  # instances that one call of `ends` looks up
 RUNNING_STATES = ("active", "reloading", "activating")
@@ -120,7 +118,7 @@ def remove_instances(app: Application, process: str) -> None:
 def remove(app: Application, process: ProcessType) -> None:
     """Remove the unit files and instances of a process type that is no longer in the settings."""
     for unit in process.templates:
-        app.path("etc/systemd/system", unit).unlink(missing_ok=True)
+        boot.remove_file(app, unit)
     remove_instances(app, process.name)
 
 

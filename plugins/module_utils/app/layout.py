@@ -16,6 +16,8 @@ from ..host import atomic_file, untrusted
 WEB = "web"  # the process type that serves requests
 STRATEGIES = ("overlap", "replace")  # of background processes
 TIMER = "timer"  # strategy of a scheduled command
+STOP_MARGIN = 30  # seconds beyond stop_timeout by which systemd has killed processes that didn't end
+CHECK_SECONDS = 60  # time limit for a background process type's check to succeed
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -125,6 +127,10 @@ class Application:
     def suspended(self, schedule: str) -> pathlib.Path:
         """Return the file that marks a scheduled command as suspended by an operator."""
         return self.state / "suspended" / schedule
+
+    def last_trigger(self, timer: str) -> pathlib.Path:
+        """Return the file whose time is that of a timer's last run, from which systemd determines missed runs."""
+        return self.path("var/lib/systemd/timers", f"stamp-{timer}")
 
     @property
     def processes(self) -> tuple[ProcessType, ...]:

@@ -22,6 +22,7 @@ from .table import aligned
 # share of a certificate's lifetime: with less left it should have been renewed
 EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
+TIME = "%a %Y-%m-%d %H:%M:%S %Z"  # as systemctl shows times
 # a rate limit on the health page proves that the application serves
 LIMITED = "limited (429)"
 HEALTHY = ("", "ok", LIMITED)
@@ -102,14 +103,20 @@ def schedules(app: layout.Application) -> dict[str, dict[str, Any]]:
             continue
         timer, service = process.templates
         due = systemd.properties(timer, "ActiveState", "NextElapseUSecRealtime", "LastTriggerUSec")
-        ran = systemd.properties(service, "ActiveState", "Result", "ExecMainStatus", "ExecMainExitTimestamp")
+        ran = systemd.properties(service, "ActiveState", "Result", "ExecMainExitTimestamp")
+        running = ran.get("ActiveState") in ("activating", "active")
+        result, last = ran.get("Result", ""), ran.get("ExecMainExitTimestamp", "")
+        if not last and result == "success":
+            # systemd's initial value: it has forgotten the last run, as after a reboot, or the command runs now
+            result, ended = systemd.last_run(service, running=running)
+            last = time.strftime(TIME, time.localtime(ended)) if ended else ""
         found[process.name] = {
             "suspended": app.suspended(process.name).exists(),
             "due": due.get("ActiveState") == "active",
-            "running": ran.get("ActiveState") in ("activating", "active"),
-            "result": ran.get("Result", ""),
+            "running": running,
+            "result": result,
             "next": due.get("NextElapseUSecRealtime", ""),
-            "last": ran.get("ExecMainExitTimestamp", "") or due.get("LastTriggerUSec", ""),
+            "last": last or due.get("LastTriggerUSec", ""),
         }
     return found
 
@@ -472,7 +479,7 @@ def _schedule_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     rows: list[Sequence[str]] = [
         (
             *(host, name, "suspended" if one["suspended"] else "running" if one["running"] else one["next"] or "-"),
-            *(one["last"] or "never", one["result"] if one["last"] else "-"),
+            *(one["last"] or "never", one["result"] or "-"),
         )
         for host, about in found.items()
         for name, one in ((about.get("application") or {}).get("schedules") or {}).items()

@@ -74,6 +74,7 @@ def _is_transport(found: Any) -> bool:
 
 FACTS: Mapping[str, Callable[[Any], bool]] = {
     "app_before_web": _is_boolean,
+    "app_calendar_problems": _are_texts,
     "app_first_host": _is_text,
     "app_foreign_units": _are_texts,
     "app_prepared": _is_boolean,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..app import layout
-from .command_settings import ONE_LINE, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
+from .command_settings import COMMAND, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
 
 DEFAULTS: dict[str, Any] = {
     "command": "",
@@ -66,8 +66,11 @@ def executed(command: str) -> str:
 
 def _words(command: str) -> list[str] | None:
     """Return the words and operators of a shell command; None if a quote isn't closed."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    # a shell's comments begin only between words; in one, an operator is refused, too
+    lexer.commenters = ""
     try:
-        return list(shlex.shlex(command, posix=True, punctuation_chars=True))
+        return list(lexer)
     except ValueError:
         return None
 
@@ -101,11 +104,25 @@ def has_before_web(hosts: Iterable[Any]) -> bool:
     )
 
 
-def longest_stop(processes: Any) -> int:
-    """Return the longest stop_timeout, in seconds. The settings may be invalid."""
-    given = [one for one in processes.values() if isinstance(one, Mapping)] if isinstance(processes, Mapping) else []
-    waits = [whole_number(one.get("stop_timeout", DEFAULTS["stop_timeout"])) for one in given]
-    return max((seconds or 0 for seconds in waits), default=0)
+def longest_wait(processes: Any, hosts: int) -> int:
+    """Return the seconds that a change of so many hosts waits for process types at most. The settings may be invalid.
+
+    Each type is proven in an activation, and before that in a rehearsal if its processes may overlap; otherwise the
+    activation first waits until the old ones have stopped. One host is first, then all others; types after the web
+    processes take their turn with these, at worst host by host.
+    """
+    seconds = 0
+    for given in processes.values() if isinstance(processes, Mapping) else ():
+        if not isinstance(given, Mapping):
+            continue
+        one = DEFAULTS | dict(given)
+        proof = (whole_number(one["settle_seconds"]) or 0) + (layout.CHECK_SECONDS if one["check"] else 0)
+        if one["strategy"] == "replace":
+            rehearsal, activation = 0, proof + (whole_number(one["stop_timeout"]) or 0) + layout.STOP_MARGIN
+        else:
+            rehearsal, activation = proof, proof
+        seconds += 2 * rehearsal + (hosts if one["order"] == "after_web" else 2) * activation
+    return seconds
 
 
 def problems(processes: Any, application: str, secrets: Iterable[str] = (), others: Iterable[str] = ()) -> list[str]:
@@ -131,7 +148,7 @@ def _units(application: str, name: Any) -> tuple[str, ...]:
 
 
 _RULES: dict[str, Rule] = {
-    "check": ONE_LINE,
+    "check": COMMAND,
     "count": (
         lambda value: value == CORES or whole_number(value, MOST) is not None,
         f"Give a number from 1 to {MOST}, or {CORES} for one per processor core; to run none, remove the type.",

@@ -231,7 +231,7 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ({"worker": {"command": "x", "stop_signal": "KILL"}}, '.stop_signal is "KILL". Give TERM, INT, QUIT'),
         *(
             ({"worker": {"command": "x", "count": count}}, "worker.count is ")
-            for count in (0, -1, "two", 1.5, True, None, "0", "Cores", 1001)
+            for count in (0, -1, "two", 1.5, True, None, "0", "Cores", 1001, 999999999)
         ),
         *(
             ({"worker": {"command": "x", key: value}}, f"worker.{key} is ")
@@ -244,8 +244,26 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ),
         *(
             ({"worker": {"command": "x", "memory_max": value}}, "worker.memory_max is ")
-            for value in ("lots", "1GB", "-1", "0", "2 G", "512m", True, "1G\n", 0, 512, "15M")
+            for value in (
+                "lots",
+                "1GB",
+                "-1",
+                "0",
+                "2 G",
+                "512m",
+                True,
+                "1G\n",
+                0,
+                10,
+                "15M",
+                "0%",
+                "101%",
+                "9.999%",
+                "9E",
+            )
         ),
+        *(({"worker": {"command": "x", key: "# later"}}, f"worker.{key} is ") for key in ("command", "check")),
+        ({"worker": {"command": "work a#b; log"}}, "the shell would get the stop signal"),
         ({"worker": {"command": "x", "check": "a\nb"}}, "worker.check is "),
         ({"worker": {"command": "x", "environment": ["A=b"]}}, "worker.environment is "),
         ({"worker": {"command": "x", "environment": {"PATH": "/x"}}}, "worker.environment.PATH can't be set"),
@@ -286,7 +304,9 @@ def test_preflight_reports_each_fault(role: Any) -> None:
         {"command": "x", "memory_max": "1.5G", "stop_timeout": 86400, "stop_signal": "QUIT", "check": "ping\n"},
         {"command": "x", "memory_max": "25%", "environment": {"OMP_NUM_THREADS": 1, "DEBUG": False}},
         {"command": "x", "count": "cores", "hosts": "first", "strategy": "replace", "order": "after_web"},
-        {"command": "x", "memory_max": "infinity"},
+        {"command": "x", "memory_max": "infinity", "count": 1000},
+        {"command": "work --queue a#b # for reports", "memory_max": "16M"},
+        {"command": "''", "memory_max": "33.33%"},
         {"command": "work --name 'a; b && c' >> /tmp/log 2>&1"},
         {"command": "cd jobs && QUEUE=$(hostname) exec work"},
     ],

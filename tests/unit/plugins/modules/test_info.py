@@ -71,8 +71,8 @@ def test_preflight_reports_all_problems_at_once(tmp_path: pathlib.Path) -> None:
     directories = [{"path": str(tmp_path), "megabytes": 1}]
     assert modules.run(preflight_info, host="app1", directories=directories)["changed"] is False
     directories[0]["megabytes"] = 2**30
-    calendars = [{"setting": "app_schedules.cleanup", "calendar": "never"}]
-    failed = modules.run(preflight_info, host="app1", directories=directories, calendars=calendars)
-    for word in (str(tmp_path), "app_schedules.cleanup"):
+    directories.append({"path": "/var", "megabytes": 2**30})
+    failed = modules.run(preflight_info, host="app1", directories=directories)
+    for word in (str(tmp_path), "/var"):
         assert word in failed["msg"]
     assert json.dumps(failed["msg"]).count("app1") > 1

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import pytest
+from ansible_collections.baton.web.plugins.module_utils.activation import boot
 from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, server_status
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.modules import exec as exec_module
@@ -114,6 +115,12 @@ def configure_schedule(host: Host, *, runs: bool = True) -> None:
     host.app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": runs}}))
 
 
+def enabled(host: Host) -> list[str]:
+    """The units that start at boot."""
+    folder = host.app.started_at_boot
+    return [link.name for link in folder.iterdir()] if folder.exists() else []
+
+
 def set_state(state: str, **options: Any) -> dict[str, Any]:
     return modules.run(schedule, name="links", schedule="cleanup", state=state, **options)
 
@@ -121,17 +128,38 @@ def set_state(state: str, **options: Any) -> dict[str, Any]:
 def test_schedule_is_suspended_until_it_is_resumed(host: Host) -> None:
     configure_schedule(host)
     host.app.current.symlink_to("releases/r1")
+    boot.enable(host.app, [TIMER], TIMER)
     mark = host.app.suspended("cleanup")
     assert set_state("suspended", check=True)["changed"]
-    assert not mark.exists()
+    assert (mark.exists(), enabled(host)) == (False, [TIMER])
     first = set_state("suspended")
     assert (first["changed"], first["runs"], first["unit"]) == (True, True, "links-cleanup.service")
-    assert (mark.exists(), host.commands) == (True, [f"stop {TIMER}"])
+    assert (mark.exists(), enabled(host), host.commands) == (True, [], [f"stop {TIMER}"])
     assert not set_state("suspended")["changed"]
     assert not set_state("known")["changed"]
     assert set_state("resumed")["changed"]
-    assert (mark.exists(), host.commands) == (False, [f"stop {TIMER}", f"start {TIMER}"])
+    assert (mark.exists(), enabled(host)) == (False, [TIMER])
+    assert host.commands == [f"stop {TIMER}", f"stop {TIMER}", f"start {TIMER}"]
     assert not set_state("resumed")["changed"]
+
+
+def test_suspension_that_left_the_timer_enabled_is_repeated(host: Host) -> None:
+    """It was killed, or made by an earlier version: a reboot would start the timer."""
+    configure_schedule(host)
+    boot.enable(host.app, [TIMER], TIMER)
+    host.app.suspended("cleanup").parent.mkdir()
+    host.app.suspended("cleanup").touch()
+    assert set_state("suspended")["changed"]
+    assert (enabled(host), host.commands) == ([], [f"stop {TIMER}"])
+
+
+def test_schedule_that_cannot_start_stays_suspended(host: Host) -> None:
+    configure_schedule(host)
+    host.app.current.symlink_to("releases/r1")
+    set_state("suspended")
+    (host.root / "broken").touch()
+    assert set_state("resumed")["failed"]
+    assert (host.app.suspended("cleanup").exists(), enabled(host)) == (True, [])
 
 
 @pytest.mark.parametrize(("runs", "release"), [(False, True), (True, False)])
@@ -142,7 +170,7 @@ def test_timer_is_not_started_if_the_schedule_does_not_run(host: Host, runs: boo
         host.app.current.symlink_to("releases/r1")
     set_state("suspended")
     assert set_state("resumed")["runs"] is runs
-    assert host.commands == [f"stop {TIMER}"]
+    assert (host.commands, enabled(host)) == ([f"stop {TIMER}"], [])
 
 
 def test_unknown_schedule_is_reported_with_the_known_ones(host: Host) -> None:

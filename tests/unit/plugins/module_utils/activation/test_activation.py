@@ -29,8 +29,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
     handover,
     snapshot,
 )
-from ansible_collections.baton.web.plugins.module_utils.activation.background import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
+from ansible_collections.baton.web.plugins.module_utils.app.layout import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd, untrusted
 
 from tests.support.clock import Clock

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.activation import snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 
 def app_server(**changed: Any) -> dict[str, Any]:
@@ -76,13 +77,52 @@ def test_missing_sandbox_is_a_problem_and_an_outdated_drop_in_a_notice() -> None
 
 
 def test_schedules_have_a_separate_table() -> None:
-    host = app_server(schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="")})
+    host = app_server(
+        schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="", result="")}
+    )
     assert status.problems("app1", host) == []
     lines = status.table({"app1": host, "app2": app_server()}).splitlines()
     first = next(number for number, line in enumerate(lines) if "NEXT RUN" in line)
     assert lines[first].split() == ["HOST", "SCHEDULE", "NEXT", "RUN", "LAST", "RUN", "RESULT"]
     assert lines[first + 1].endswith("success")
     assert lines[first + 2].split() == ["app1", "report", "suspended", "never", "-"]
+
+
+FORGOTTEN = {"ActiveState": "inactive", "Result": "success", "ExecMainExitTimestamp": ""}
+FRIDAY, SATURDAY = "Fri 2026-11-27 03:00:02 UTC", "Sat 2026-11-28 03:00:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("service", "in_journal", "expected"),
+    [
+        ({**FORGOTTEN, "ExecMainExitTimestamp": FRIDAY}, ("x", 1), ("success", FRIDAY)),
+        ({**FORGOTTEN, "Result": "exit-code", "ExecMainExitTimestamp": FRIDAY}, ("x", 1), ("exit-code", FRIDAY)),
+        ({**FORGOTTEN, "Result": "resources"}, ("x", 1), ("resources", SATURDAY)),
+        (FORGOTTEN, ("signal", 1764212402), ("signal", "Thu 2025-11-27 03:00:02 UTC")),
+        (FORGOTTEN, ("", 0), ("", SATURDAY)),
+        ({**FORGOTTEN, "ActiveState": "activating"}, ("exit-code", 1764212402), ("exit-code", "Thu 2025-11-27")),
+    ],
+)
+def test_last_run_that_systemd_has_forgotten_is_read_from_the_journal(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    service: dict[str, str],
+    in_journal: tuple[str, float],
+    expected: tuple[str, str],
+) -> None:
+    """systemd's result of a command that it hasn't started since the boot is `success`."""
+    app = layout.Application("links", str(tmp_path))
+    app.schedule_settings.parent.mkdir(parents=True)
+    app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": True}}))
+    running = service["ActiveState"] == "activating"
+    units = {"links-cleanup.timer": {"LastTriggerUSec": SATURDAY}, "links-cleanup.service": service}
+    monkeypatch.setattr(systemd, "properties", lambda unit, *_: units[unit])
+    monkeypatch.setattr(systemd, "last_run", lambda _, **asked: in_journal if asked == {"running": running} else None)
+    found = status.schedules(app)["cleanup"]
+    assert (found["result"], found["running"]) == (expected[0], running)
+    assert found["last"].startswith(expected[1])
+    host = app_server(schedules={"cleanup": scheduled(result="")})
+    assert status.table({"app1": host}).splitlines()[-1].split()[-1] == "-"
 
 
 def test_background_processes_have_a_separate_table() -> None:

@@ -133,3 +133,12 @@ def test_retry_after_of_a_path_is_at_least_the_sites() -> None:
 
 def test_preset_names_are_no_addresses() -> None:
     assert limits.addresses(["192.0.2.1", "cloudflare", "2001:db8::/32", "192.0.2.1"]) == ["192.0.2.1", "2001:db8::/32"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "connections"),
+    # three quarters, within the limits of a browser and of the default
+    [(3, 10, 45), (1, 9, 13), (1, 4, 6), (1, 1, 6), (17, 8, 200), (1, 134, 200), (1, 133, 199)],
+)
+def test_one_client_may_use_three_quarters_of_all_places(workers: int, each: int, connections: int) -> None:
+    assert limits.client_connections(["a", "b"], {"a": workers, "b": workers}, each) == connections

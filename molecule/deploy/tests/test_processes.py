@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import http.client
 import json
 import os
@@ -47,6 +48,8 @@ if socket.gethostname().endswith("app2") and sys.argv[1] == "work":
         raise SystemExit("no broker at broker.example.org")
     rehearsed.touch()
 """
+# the files of background processes, by their places
+FILES = ("/etc/shop/processes.json", "/etc/systemd/system/*shop-worker@*", "/opt/shop/processes/*")
 DEAD = "if sys.argv[1] == 'work': raise SystemExit('no broker at broker.example.org')"
 
 
@@ -69,6 +72,13 @@ def running(name: str, process: str = "worker") -> dict[str, str]:
 
 def workers() -> dict[str, dict[str, str]]:
     return {name: running(name) for name in APP_SERVERS}
+
+
+def files(name: str) -> list[str]:
+    """The files of background processes on a host."""
+    places = " -o ".join(f"-path '{place}'" for place in FILES)
+    found: str = host(name).check_output(f"find /etc/shop /etc/systemd/system /opt/shop -maxdepth 2 {places}")
+    return found.split()
 
 
 def assert_all_run(release: str) -> None:
@@ -160,16 +170,16 @@ def processes(fleet: Fleet) -> Iterator[None]:
     try:
         fleet.succeed("playbooks/configure.yml", **QUICK)
         assert_all_run(fleet.release())
+        # proves that each place is searched
+        for name in APP_SERVERS:
+            assert [place for place in FILES if not fnmatch.filter(files(name), place)] == [], name
         yield
     finally:
         fleet.play("playbooks/configure.yml", deploy_bake_seconds=0)
         host(ON_QUEUE).check_output("systemctl stop job-queue")
     until(lambda: not any(workers().values()), "there are still workers")
     for name in APP_SERVERS:
-        assert not host(name).check_output(
-            "ls -d /etc/shop/processes.json /etc/systemd/system/shop-worker@* /opt/shop/processes/* "
-            "/etc/systemd/system/multi-user.target.wants/shop-worker@* 2>/dev/null || true"
-        )
+        assert files(name) == []
 
 
 def test_jobs_run_once_in_a_release_that_knows_them(fleet: Fleet, source: Source) -> None:

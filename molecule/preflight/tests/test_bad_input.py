@@ -56,6 +56,26 @@ def site(
     return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
 
 
+FOLDERS = ("/etc/systemd/system", "/opt", "/srv", "/usr/local/bin", "/var/lib/baton", "/var/cache/baton")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def canaries() -> None:
+    """Proves that the fingerprint notices a file in each of these folders, an account, and a unit."""
+    changes = {f"touch {folder}/canary": f"rm {folder}/canary" for folder in FOLDERS}
+    changes["useradd --system canary"] = "userdel canary"
+    unit = "/etc/systemd/system/canary.service"
+    changes[f"printf '[Service]\\nExecStart=/bin/true\\n' > {unit}; systemctl daemon-reload"] = f"rm {unit}"
+    for name in ("web1", "web2"):
+        host(name).check_output("mkdir -p /var/lib/baton /var/cache/baton")
+        for change, undo in changes.items():
+            before = host(name).check_output(FINGERPRINT)
+            host(name).check_output(change)
+            after = host(name).check_output(FINGERPRINT)
+            host(name).check_output(f"{undo}; systemctl daemon-reload")
+            assert after != before, change
+
+
 @pytest.fixture
 def untouched() -> Iterator[None]:
     before = fingerprints()

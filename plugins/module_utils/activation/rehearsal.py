@@ -56,10 +56,11 @@ class Rehearsal:
         """Boot the release, check its health on the scratch socket, and stop it. Raises RehearsalError."""
         layout.describe(self.app, self.release)
         clear(self.app)  # left-overs of a killed rehearsal
-        started = time.time()
+        # the journal's lines have wall-clock times; a step of that clock must neither shorten nor prolong the boot
+        started, began = time.time(), time.monotonic()
         try:
-            cause = self._boot(timeout, started) or self._check_health(
-                health, max(5, timeout - (time.time() - started))
+            cause = self._boot(timeout, started, began) or self._check_health(
+                health, max(5, timeout - (time.monotonic() - began))
             )
             log = systemd.ending(self.service, started).log if cause else ""
         except BaseException:
@@ -71,15 +72,15 @@ class Rehearsal:
             logged = f" It logged last:\n{activation.with_setting_names(log)}" if log else ""
             raise _failure(self.app, self.release, f"{cause}.{logged}")
 
-    def _boot(self, timeout: float, started: float) -> str:
+    def _boot(self, timeout: float, started: float, began: float) -> str:
         """Boot the release. Returns why it doesn't boot; empty if it does."""
-        start = self._start(timeout, started)
+        start = self._start(timeout, began)
         if not isinstance(start, subprocess.CompletedProcess):
             return start
         if start.returncode == 0:
             return ""
         ending = systemd.ending(self.service, started)
-        late = f"it was not ready after {time.time() - started:.0f} s (app_service_boot_timeout)"
+        late = f"it was not ready after {time.monotonic() - began:.0f} s (app_service_boot_timeout)"
         if LATE in ending.log:
             waited = WAITED.search(ending.log)
             return f"it was {activation.with_setting_names(waited[0])}" if waited else late
@@ -92,7 +93,7 @@ class Rehearsal:
             return late
         return "it did not boot" if ending.log else f"it could not be started: {start.stderr.strip()}"
 
-    def _start(self, timeout: float, started: float) -> subprocess.CompletedProcess[str] | str:
+    def _start(self, timeout: float, began: float) -> subprocess.CompletedProcess[str] | str:
         """Start the unit and wait for it. Returns systemctl's result, or why it was killed.
 
         A rehearsal runs at the lowest CPU priority. The time that it waits for a processor doesn't count, up to
@@ -105,7 +106,7 @@ class Rehearsal:
                 return systemd.systemctl("start", self.service, timeout=remaining)
             except subprocess.TimeoutExpired:
                 waited = self._cpu_wait()
-                took = time.time() - started
+                took = time.monotonic() - began
                 if waited >= 1:
                     self._raise_priority()
                 remaining = min(timeout + waited, MAX_BUSY_FACTOR * timeout) - took

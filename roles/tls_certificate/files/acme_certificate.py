@@ -244,13 +244,23 @@ def served(settings: Settings) -> Pair | None:
 
 
 def write(path: pathlib.Path, content: str, mode: int) -> None:
-    """Replace a file atomically."""
+    """Replace a file atomically; a loss of power leaves the old or the new one."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as scratch:
         os.fchmod(scratch.fileno(), mode)
         scratch.write(content)
         scratch.flush()
         os.fsync(scratch.fileno())
     os.replace(scratch.name, path)
+    sync(path.parent)
+
+
+def sync(folder: pathlib.Path) -> None:
+    """Sync a folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def point(settings: Settings, target: str) -> None:
@@ -259,6 +269,7 @@ def point(settings: Settings, target: str) -> None:
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(target)
     scratch.replace(settings.link)
+    sync(settings.link.parent)
 
 
 def deploy(settings: Settings, pair: Pair) -> None:

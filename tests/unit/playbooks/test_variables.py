@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -269,3 +270,20 @@ def test_finish_records_and_prunes_according_to_the_outcome() -> None:
     assert finish_arguments(ansible_check_mode=True) == complete | {"serves": "omitted"}
     assert finish_arguments(baton_conclusion=CONCLUSION | {"serves": {}})["serves"] == "omitted"
     assert finish_arguments(baton_conclusion=CONCLUSION | {"happened": False})["entry"] == "omitted"
+
+
+@pytest.mark.parametrize(
+    ("passed", "least", "most"),
+    [
+        (0.0, 1.0, 10.0),
+        (3.0, 1.0, 7.0),
+        # the batch was watched at the first edge
+        (3600.0, 1.0, 1.0),
+        # the controller's clock was set back
+        (-3600.0, 10.0, 10.0),
+    ],
+)
+def test_bake_lasts_for_the_rest_of_its_time(passed: float, least: float, most: float) -> None:
+    (task,) = LOADER.load_from_file(str(PROJECT / "playbooks/tasks/rollout/bake.yml"), trusted_as_template=True)
+    expression = task["baton.web.edge_log_info"]["bake_seconds"].strip("{} ")
+    assert least <= value(expression, baton_bake_seconds=10, baton_bake_start=time.time() - passed) <= most

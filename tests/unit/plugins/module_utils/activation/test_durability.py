@@ -31,7 +31,7 @@ FileState = tuple[bytes, int, int, int]
 
 
 class Recorder:
-    """Records renames, removals and syncs below a folder, in order."""
+    """Records renames, new links, removals and syncs below a folder, in order."""
 
     def __init__(self, top: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
         self.top = top
@@ -39,9 +39,11 @@ class Recorder:
         self.moves: list[tuple[str, bool, str]] = []  # destination, whether its folder was synced since, problem
         for name in ("rename", "replace"):
             patch.setattr(os, name, self._moving(getattr(os, name)))
+        patch.setattr(os, "symlink", self._linking(os.symlink))
         for name in ("unlink", "remove"):
             patch.setattr(os, name, self._removing(getattr(os, name)))
         patch.setattr(os, "fsync", self._syncing(os.fsync))
+        patch.setattr(os, "sync", self._all_written)
         for module in (subprocess, bounded):
             patch.setattr(module, "run", self._running(module.run))
 
@@ -61,10 +63,7 @@ class Recorder:
         def run(words: Any, *more: Any, **how: Any) -> Any:
             done = really(words, *more, **how)
             if [str(word) for word in words[:2]] == ["sync", "--file-system"]:
-                for path in self.top.rglob("*"):
-                    if path.is_file() and not path.is_symlink():
-                        self._written(str(path))
-                self._names_written(lambda _: True)
+                self._all_written()
             return done
 
         return run
@@ -77,12 +76,25 @@ class Recorder:
 
         return move
 
+    def _linking(self, really: Callable[..., None]) -> Callable[..., None]:
+        def link(target: Any, path: Any, *more: Any, **how: Any) -> None:
+            really(target, path, *more, **how)
+            self.moves.append((os.path.abspath(path), False, ""))
+
+        return link
+
     def _removing(self, really: Callable[..., None]) -> Callable[..., None]:
         def remove(path: Any, **how: Any) -> None:
             really(path, **how)
             self.moves.append((os.path.abspath(path), False, ""))
 
         return remove
+
+    def _all_written(self) -> None:
+        for path in self.top.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                self._written(str(path))
+        self._names_written(lambda _: True)
 
     def _written(self, path: str) -> None:
         self.on_disk[os.stat(path).st_ino] = state_of(pathlib.Path(path))
@@ -104,7 +116,7 @@ class Recorder:
         """Assert that each of these paths was written or removed permanently."""
         for path in lasting:
             moves = [move for move in self.moves if move[0] == os.path.abspath(path)]
-            assert moves, f"nothing was renamed to {path}"
+            assert moves, f"nothing was renamed to {path}, linked or removed there"
             for _, synced, problem in moves:
                 assert not problem
                 assert synced, f"the name {path} is not on the disk"

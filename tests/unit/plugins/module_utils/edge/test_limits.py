@@ -156,3 +156,12 @@ def test_preset_names_are_no_addresses() -> None:
 def test_addresses_within_networks(networks: list[str], expected: list[str]) -> None:
     addresses = ["10.0.0.1", "fe80::1%eth0", "fd00::1", "11.0.0.1", "no address", ""]
     assert limits.within(addresses, networks) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "connections"),
+    # three quarters, within the limits of a browser and of the default
+    [(3, 10, 45), (1, 9, 13), (1, 4, 6), (1, 1, 6), (17, 8, 200), (1, 134, 200), (1, 133, 199)],
+)
+def test_one_client_may_use_three_quarters_of_all_places(workers: int, each: int, connections: int) -> None:
+    assert limits.client_connections(["a", "b"], {"a": workers, "b": workers}, each) == connections

@@ -51,10 +51,10 @@ ansible_facts:
     them by TLS; C(takes_plain) whether its firewall lets plain ones in; C(trusted) the addresses that the application
     believes what they say of the client), C(architecture), C(clock) (seconds since the
     epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative if it is behind; set by the
-    action), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
-    C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages) (names, sorted)
-    and C(package_lists_age) (seconds since apt's lists were updated, null without lists) if requested,
-    C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
+    action), C(default_ipv4) and C(default_ipv6) with C(address), C(distribution) with C(_version), C(_major_version)
+    and C(_release), C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages)
+    (names, sorted) and C(package_lists_age) (seconds since apt's lists were updated, null without lists) if
+    requested, C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
     C(virtualization_type).
   returned: when the host answers
   type: dict

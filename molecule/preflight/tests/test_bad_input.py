@@ -182,6 +182,14 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             ['web1, web2: tls_certificate_acme_directory is "http://ca.baton.test"', "such as https://"],
             marks=LONG,
         ),
+        pytest.param(
+            {"nginx_site_server_names": ["links.baton.test", f"{'a' * 64}.baton.test"]},
+            [
+                "nginx_site_server_names) has names",
+                ".baton.test has a part of 64 characters between dots, more than 63",
+            ],
+            marks=LONG,
+        ),
     ],
 )
 def test_invalid_setting_is_reported_with_fix(

@@ -48,6 +48,9 @@ def test_status_depends_on_the_hosts_groups() -> None:
     assert "application" not in edge
     assert "maintenance" not in edge
     assert any("nginx.service" in problem for problem in edge["problems"])
+    timed = modules.run(status_info, host="edge1", name="links", timed_services=["acme-links"])
+    assert timed["timed_services"] == {"acme-links": {"timer": "inactive", "result": ""}}
+    assert any("acme-links.timer is inactive" in problem for problem in timed["problems"])
     server = modules.run(status_info, host="app1", name="links", app_server=True)
     assert "app1: no release has been activated; deploy one." in server["problems"]
     assert modules.run(status_info, host="db1", name="links")["problems"] == []

@@ -236,7 +236,8 @@ def test_certificates_that_an_edge_refuses_are_reported_with_their_source(tmp_pa
     folder = tmp_path / "var/lib/acme-certificate/links"
     folder.mkdir(parents=True)
     refused = "that of 10.0.0.11: clients would not trust it: self-signed certificate"
-    (folder / "status.json").write_text(json.dumps({"trouble": "", "issued": True, "refused": [refused, 7]}))
+    report = {"trouble": "", "issued": True, "refused": [refused, 7], "when": time.time()}
+    (folder / "status.json").write_text(json.dumps(report))
     (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
     for words in ("edge1: a certificate for the site is unusable, that", refused, "asks the authority"):
         assert words in message
@@ -260,11 +261,53 @@ def test_invalid_outcome_of_a_renewal_is_a_problem(tmp_path: pathlib.Path) -> No
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
+@pytest.mark.parametrize("days", [1.9, 2.1, -3])
+def test_renewals_that_stopped_are_a_problem(tmp_path: pathlib.Path, days: float) -> None:
+    folder, settings = tmp_path / "var/lib/acme-certificate/links", tmp_path / "etc/acme-certificate/links"
+    for one in (folder, settings):
+        one.mkdir(parents=True)
+    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
+    # the role has set them up, and they never ran
+    (settings / "settings.json").touch()
+    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    missing = f"{folder}/status.json is missing"
+    assert message == f"edge1: no request for a certificate has ended yet ({missing}); run site.yml."
+    when = time.time() - days * 86400
+    (folder / "status.json").write_text(json.dumps({"trouble": "", "issued": True, "when": when}))
+    found = status.problems("edge1", status.edge("links", str(tmp_path)))
+    last = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
+    assert found == (
+        []
+        if days == 1.9
+        else [
+            f"edge1: the renewal of the site's certificate last ran at {last}, although it is due twice a day; "
+            "`journalctl -u 'acme-*'` on the host shows why, and site.yml sets it up again."
+        ]
+    )
+
+
 def test_inactive_unit_is_a_problem() -> None:
     assert status.problems("edge1", {"units": {"nginx.service": "active"}}) == []
     assert status.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
-        "edge1: the unit nginx.service is failed."
+        "edge1: the unit nginx.service is failed; `systemctl status nginx.service` on the host shows why, and site.yml "
+        "starts it."
     ]
+
+
+def test_timer_that_does_not_run_and_failure_of_its_service_are_problems() -> None:
+    def problems(result: str, timer: str = "active", **acme: Any) -> list[str]:
+        timed = {"acme-links": {"timer": timer, "result": result}}
+        outcome = {"issued": True, "when": time.time(), **acme}
+        return status.problems("edge1", {"timed_services": timed, "acme": outcome})
+
+    assert problems("success") == []
+    (stopped,) = problems("success", timer="inactive")
+    assert stopped.startswith("edge1: the unit acme-links.timer is inactive; ")
+    # such as after an upgrade of Python, before it can record anything
+    (failed,) = problems("exit-code")
+    assert failed.startswith("edge1: the last run of acme-links.service failed (exit-code); `journalctl -u acme-")
+    (trouble,) = problems("exit-code", trouble="too many certificates")
+    assert "too many certificates" in trouble
 
 
 def test_different_releases_are_a_problem_of_the_fleet() -> None:

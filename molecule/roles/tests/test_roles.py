@@ -191,7 +191,7 @@ def test_systemd_verifies_all_units(host: Any) -> None:
     # files and drop-ins of the roles; templates are verified as instances
     found = host.check_output("cd /etc/systemd/system && grep -rl 'Ansible managed' .").split()
     names = {part.removesuffix(".d") for path in found for part in path.split("/")[1:2]}
-    assert {"nginx.service", "nftables.service", "postgresql@.service", "redis-server@.service"} <= names
+    assert {"nginx.service", "nftables.service", "postgresql@.service", "redis-server@links.service"} <= names
     units = [name for name in names if "@." not in name] + [name for unit in UNITS for name in running(host, unit)]
     # an unknown directive in a unit shows that the test finds what systemd reports
     canary = "/run/canary/nginx.service"

@@ -290,17 +290,19 @@ def _hosts_of_other(fleet: Fleet, release: str) -> int:
     return sum(fleet.current(name) != release for name in APP_SERVERS)
 
 
+def _new_workers(count: int) -> Callable[[Fleet, str], bool]:
+    return lambda _fleet, old: _workers_of(old, other=True) >= count
+
+
+def _old_workers_left(count: int) -> Callable[[Fleet, str], bool]:
+    return lambda _fleet, old: _workers_of(old, other=False) <= count
+
+
 # by name: whether a deploy has come this far; `old` is the release before it
 MOMENTS: dict[str, Callable[[Fleet, str], bool]] = {
     "begins": lambda _fleet, _old: True,
-    **{
-        f"{count} new workers": lambda _fleet, old, count=count: _workers_of(old, other=True) >= count
-        for count in range(1, 10)
-    },
-    **{
-        f"{count} old workers left": lambda _fleet, old, count=count: _workers_of(old, other=False) <= count
-        for count in (8, 6, 5, 3, 2, 0)
-    },
+    **{f"{count} new workers": _new_workers(count) for count in range(1, 10)},
+    **{f"{count} old workers left": _old_workers_left(count) for count in (8, 6, 5, 3, 2, 0)},
     "first batch": lambda fleet, old: _hosts_of_other(fleet, old) >= 1,
     "old beat stops": lambda _fleet, old: not _beats_of(old, other=False),
     "new beat runs": lambda _fleet, old: bool(_beats_of(old, other=True)),

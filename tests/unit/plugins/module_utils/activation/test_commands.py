@@ -112,7 +112,13 @@ def test_types_checks_and_schedules_of_the_host_are_looked_up_at_once(
         {"cleanup": {"command": "python -m shop.claenup"}, "elsewhere_too": {"command": "nothing", "runs": False}},
     )
     runs, real = [], transient_unit.run
-    monkeypatch.setattr(transient_unit, "run", lambda argv, *more: runs.append(argv) or real(argv, *more))
+
+    def run(argv: list[str], timeout: float, name: str) -> tuple[int | None, str]:
+        runs.append(argv)
+        done: tuple[int | None, str] = real(argv, timeout, name)
+        return done
+
+    monkeypatch.setattr(transient_unit, "run", run)
     found = commands.lookup(app, "bbbb", 60)
     assert len(runs) == 1
     for words in (

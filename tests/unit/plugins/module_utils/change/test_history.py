@@ -593,7 +593,8 @@ def test_equal_rows_are_merged_with_all_ways_and_the_longest_time() -> None:
 def test_change_of_settings_names_its_process_types() -> None:
     def methods(row: dict[str, Any], *others: dict[str, Any]) -> str:
         hosts = {f"app{number}": [one] for number, one in enumerate((row, *others))}
-        return history._cells(*history.merged(hosts), list(hosts))[6]
+        (merged,) = history.merged(hosts)
+        return history._cells(merged, list(hosts))[6]
 
     row = {**make_entry("bbbb", kind="configure", previous="bbbb"), "method": "none", "processes": "overlap worker"}
     assert methods(row) == "overlap worker"

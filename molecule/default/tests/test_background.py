@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +51,30 @@ def test_background_process_creates_report(edge: Edge) -> None:
     until(lambda: any(other(name).run(look).rc == 0 for name in APP_SERVERS), "the worker says nothing")
     logs = FLEET.succeed("playbooks/logs.yml", "-e", "process=worker", "-e", "lines=5000").output
     assert re.search(words, logs)
+
+
+def test_job_longer_than_the_soft_shutdown_runs_again_at_once() -> None:
+    """If systemd killed the worker, the queue would consider the job lost later than `until` waits."""
+    begin = int(time.time())
+    # a number of seconds that no other test uses, above LINKS_JOB_STOP_TIMEOUT
+    ask = "from links.jobs import app; print(app.send_task('links.jobs.pause', args=[41]).id)"
+    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+
+    def logged(words: str) -> list[str]:
+        options = f"--quiet --no-pager -o json --since=@{begin} -u 'links-worker@*' --grep '{words}'"
+        look = f"journalctl --sync; journalctl {options}"
+        lines = [line for name in APP_SERVERS for line in other(name).run(look).stdout.splitlines()]
+        return [f"{one['_HOSTNAME']} {one['_SYSTEMD_UNIT']}" for one in map(json.loads, lines)]
+
+    until(lambda: logged("Pausing for 41 s"), "the job doesn't start")
+    FLEET.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
+    started = until(lambda: len(found := logged("Pausing for 41 s")) > 1 and found, "the job doesn't run again")
+    assert len({*started}) == len(started), started
+    until(lambda: logged("links.jobs.pause.* succeeded in"), "the job doesn't end")
+    # the old workers ended by themselves
+    for name in APP_SERVERS:
+        look = f"journalctl --no-pager --since=@{begin} --grep 'links-worker@.*(Failed with result|timed out)'"
+        assert other(name).run(look).rc == 1, name
 
 
 def test_schedule_runs_on_first_app_server_and_can_be_suspended() -> None:

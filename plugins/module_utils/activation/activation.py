@@ -235,12 +235,16 @@ class Activation:
             self._record_background(processes)
             return
         served = [self.release, *(release for release in self.served_before if release != self.release)]
+        # without releases that have been pruned
+        served = [release for release in served if self.app.release(release).exists()]
+        commands = {**layout.recorded_commands(self.app), self.release: self.app.commands}
         record = {
             "processes": processes,
             "method": self.method,
             "since": time.time(),
-            # without releases that have been pruned
-            "served": [release for release in served if self.app.release(release).exists()],
+            "served": served,
+            # a rollback to a release compares them
+            "commands": {release: commands[release] for release in served if release in commands},
         }
         text = json.dumps(record, indent=1) + "\n"
         with atomic_file.replacing(self.app.record, text, mode=0o600), snapshot.replaced_folder(self.app.kept) as kept:

@@ -5,8 +5,9 @@ Manages the symlinks itself, because systemctl can't disable a unit whose file n
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..app.layout import Application
 from ..host import atomic_file, systemd
@@ -69,3 +70,26 @@ def remove_file(app: Application, name: str) -> None:
         atomic_file.write(copy, path.read_bytes(), mode=0o644)
     path.unlink(missing_ok=True)
     atomic_file.sync_folder(path.parent)
+
+
+def enable_only(app: Application, pattern: str, units: Sequence[str], file: str) -> None:
+    """Enable units, which are instances of one unit file, and disable all others that match the pattern.
+
+    Renames their symlinks, so that a host that crashes meanwhile starts one unit for each old one. Raises OSError.
+    """
+    folder = app.started_at_boot
+    if not units and not folder.exists():
+        return
+    folder.mkdir(exist_ok=True)
+    links = [folder / unit for unit in units]
+    missing = [link for link in links if not os.path.lexists(link)]
+    obsolete = sorted(link for link in folder.glob(pattern) if link not in links)
+    for old, new in itertools.zip_longest(obsolete, missing):
+        if old is None:
+            new.symlink_to(f"/etc/systemd/system/{file}")
+        elif new is None:
+            old.unlink()
+        else:
+            old.rename(new)
+    if obsolete or missing:
+        atomic_file.sync_folder(folder)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..host import atomic_file, untrusted
@@ -143,6 +143,23 @@ class Application:
         first = [process for process in background if process.part != web.part]
         return (*first, web, *(process for process in background if process not in first), *schedules)
 
+    @property
+    def declared(self) -> dict[str, Mapping[str, Any]]:
+        """What the host's files say of each background process type and schedule, by setting; empty if unreadable."""
+        files = {"app_processes": self.process_settings, "app_schedules": self.schedule_settings}
+        return {
+            f"{setting}.{name}": about
+            for setting, path in files.items()
+            for name, about in read_json_or_empty(path).items()
+            if isinstance(about, Mapping)
+        }
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """The command of each background process type and schedule, by setting."""
+        # settings that an earlier version wrote have no commands
+        return {setting: str(about.get("command", "")) for setting, about in self.declared.items()}
+
     def as_declared(self, process: ProcessType) -> ProcessType:
         """Return a process type as declared now; `declared` is false if it no longer is. Raises ActivationError."""
         found = (one for one in self.processes if one.name == process.name)
@@ -193,7 +210,18 @@ class Application:
                 for name, about in settings.items()
             ]
         gone = sorted(activated - set(settings))
-        return found + [of_type(name, strategy="overlap", declared=False) for name in gone]
+        # at the same time as the type that may replace it: its processes don't know the new release's jobs
+        kept = read_json_or_empty(self.kept / "etc" / self.name / self.process_settings.name)
+        orders = {name: untrusted.mapping(kept.get(name)).get("order") for name in gone}
+        return found + [
+            of_type(
+                name,
+                strategy="overlap",
+                part="before_web" if orders[name] == "before_web" else "web",
+                declared=False,
+            )
+            for name in gone
+        ]
 
     def _activated(self) -> set[str]:
         """Return the names of background process types and schedules that were activated here and may run."""
@@ -293,6 +321,12 @@ def served_in(record: pathlib.Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return untrusted.texts(read_json(record)["served"])
     return []
+
+
+def recorded_commands(app: Application) -> dict[str, dict[str, str]]:
+    """Return the commands with which each release was activated here last, by release: see `Application.commands`."""
+    recorded = untrusted.mapping(read_json_or_empty(app.record).get("commands"))
+    return {release: dict(commands) for release, commands in recorded.items() if isinstance(commands, Mapping)}
 
 
 def set_current(app: Application, release: str | None) -> None:

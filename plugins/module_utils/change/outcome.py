@@ -334,6 +334,7 @@ def conclusion(
             "reason": _first_cause(found),
             "serves": host["release"],
             **{key: host[key] for key in ("previous", "method", "seconds")},
+            "processes": ", ".join(f"{about['method']} {name}" for name, about in sorted(host["processes"].items())),
         }
         for name, host in outcomes.items()
     }

@@ -90,8 +90,8 @@ def _command_problems(where: str, command: str) -> Iterator[str]:
 
 def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the content of /etc/<app>/processes.json, from the result of `on_host`."""
-    keys = ("count", "strategy", "order", "settle_seconds", "stop_timeout")
-    return {name: {key: one[key] for key in keys} | {"check": bool(one["check"])} for name, one in processes.items()}
+    keys = ("command", "count", "strategy", "order", "settle_seconds", "stop_timeout", "check")
+    return {name: {key: one[key] for key in keys} for name, one in processes.items()}
 
 
 def has_before_web(hosts: Iterable[Any]) -> bool:

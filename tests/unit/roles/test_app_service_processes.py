@@ -55,18 +55,20 @@ def test_processes_json_lists_types_in_the_settings_order(role: Any) -> None:
     assert list(settings) == ["worker", "beat"]
     common = {"settle_seconds": 5}
     assert settings["worker"] == common | {
+        "command": "exec work",
         "count": 2,
         "strategy": "overlap",
         "order": "before_web",
         "stop_timeout": 300,
-        "check": False,
+        "check": "",
     }
     assert settings["beat"] == common | {
+        "command": "exec beat",
         "count": 1,
         "strategy": "replace",
         "order": "after_web",
         "stop_timeout": 30,
-        "check": True,
+        "check": "ping",
     }
     elsewhere = files(role, processes, app_service_first_host=False)
     assert json.loads(elsewhere["/etc/links/processes.json"]["content"])["beat"]["count"] == 0

@@ -55,7 +55,9 @@ def test_several_times_without_catching_up(role: Any) -> None:
 )
 def test_schedules_json_tells_whether_the_host_runs_it(role: Any, hosts: str, first: bool, runs: bool) -> None:
     written = files(role, cleanup(hosts=hosts), app_service_first_host=first)
-    assert json.loads(written["/etc/links/schedules.json"]["content"]) == {"cleanup": {"runs": runs}}
+    assert json.loads(written["/etc/links/schedules.json"]["content"]) == {
+        "cleanup": {"command": "links-cleanup --old", "runs": runs}
+    }
     assert SERVICE in written
 
 

@@ -230,6 +230,69 @@ def test_exclusive_process_stops_before_the_next_starts(app: layout.Application,
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
+def test_crashed_host_starts_old_processes_until_new_ones_are_proven(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    declare(app, worker={"strategy": strategy, "check": True})
+    activate(app, "aaaa")
+    old, seen = enabled(app), []
+    stop, change = units.systemctl, units.change
+
+    def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if verb == "stop":
+            seen.append(("stop", enabled(app)))
+        return stop(verb, *words, timeout=timeout)
+
+    def changed(verb: str, unit: str, timeout: float) -> None:
+        seen.append((f"{verb} {short(unit)}", enabled(app)))
+        change(verb, unit, timeout)
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "change", changed)
+    activate(app, "bbbb")
+    starts = ["start worker@2-1", "start worker@2-2", "start worker-check@2-1"]
+    steps = ["stop", *starts] if strategy == "replace" else [*starts, "stop"]
+    assert [step for step, _ in seen] == steps
+    new = {"worker@2-1", "worker@2-2"}
+    assert enabled(app) == new
+    for step, at_boot in seen:
+        assert at_boot == (new if (step, strategy) == ("stop", "overlap") else old), step
+
+
+def test_crash_while_units_are_enabled_leaves_as_many(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swap(*names: str) -> None:
+        units = [f"links-worker@{name}.service" for name in names]
+        boot.enable_only(app, "links-worker@*.service", units, "links-worker@.service")
+
+    seen = []
+
+    def recording(real: Callable[..., None]) -> Callable[..., None]:
+        def recorded(*words: Any, **how: Any) -> None:
+            real(*words, **how)
+            seen.append(enabled(app))
+
+        return recorded
+
+    for name in ("rename", "unlink", "symlink"):
+        monkeypatch.setattr(os, name, recording(getattr(os, name)))
+    app.path(WANTS, "links-beat@1-1.service").symlink_to("/etc/systemd/system/links-beat@.service")
+    swap("1-1", "1-2")
+    seen.clear()
+    swap("2-1", "2-2")
+    assert seen == [
+        {"beat@1-1", "worker@2-1", "worker@1-2"},
+        {"beat@1-1", "worker@2-1", "worker@2-2"},
+    ]
+    assert {os.readlink(app.path(WANTS, f"links-worker@2-{number}.service")) for number in (1, 2)} == {
+        "/etc/systemd/system/links-worker@.service"
+    }
+    swap("2-2", "3-1", "3-2")
+    assert enabled(app) == {"beat@1-1", "worker@2-2", "worker@3-1", "worker@3-2"}
+    swap()
+    assert enabled(app) == {"beat@1-1"}
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
 @pytest.mark.parametrize("fault", ["ends at once", "is refused", "fails its check"])
 def test_failed_process_keeps_the_old_ones(
     app: layout.Application, units: Units, strategy: str, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -447,6 +510,60 @@ def test_revert_restores_a_removed_type(app: layout.Application, units: Units) -
     assert {unit.partition("@")[0] for unit in units.active()} == {"mailer", "worker"}
     assert set(units.active().values()) == {"aaaa"}
     assert app.path("etc/systemd/system/links-worker@.service").exists()
+
+
+def test_commands_are_recorded_for_each_release(
+    app: layout.Application,
+    units: Units,  # noqa: ARG001
+) -> None:
+    declare(app, worker={"command": "exec work"})
+    activate(app, "aaaa")
+    declare(app, worker={"command": "exec work harder"}, sender={"command": "exec send"})
+    schedule(app)
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    first, second = {"app_processes.worker": "exec work"}, {"app_processes.worker": "exec work harder"}
+    second |= {"app_processes.sender": "exec send"}
+    # not known to serve yet
+    assert layout.recorded_commands(app) == {"aaaa": first}
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert layout.recorded_commands(app) == {"aaaa": first, "bbbb": second}
+    activation.revert(app, "t1", 9)
+    assert layout.recorded_commands(app)["aaaa"] == first
+    (app.release("bbbb") / "release.json").unlink()
+    app.release("bbbb").rmdir()
+    declare(app, worker={"command": "exec work", "count": 3})
+    activate(app, "aaaa")
+    assert layout.recorded_commands(app) == {"aaaa": first}
+
+
+def test_renamed_type_is_replaced_before_web(app: layout.Application, units: Units) -> None:
+    """Otherwise its old processes take jobs of the new release, whose first web processes enqueue them."""
+    declare(app, worker={}, mailer={"order": "after_web"})
+    activate(app, "aaaa")
+    declare(app, sender={}, letters={"order": "after_web"})
+    assert [process.name for process in app.processes] == ["sender", "worker", "web", "letters", "mailer"]
+    units.log.clear()
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    assert units.active() == {"sender@1-1": "bbbb", "sender@1-2": "bbbb", "mailer@1-1": "aaaa", "mailer@1-2": "aaaa"}
+    assert units.log == ["start sender@1-1", "start sender@1-2", "stop worker@1-1", "stop worker@1-2"]
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert set(units.active().values()) == {"bbbb"}
+    activation.revert(app, "t1", 9)
+    assert {unit.partition("@")[0] for unit in units.active()} == {"worker", "mailer"}
+    assert set(units.active().values()) == {"aaaa"}
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"worker": 1}', '{"worker": {"order": ["before_web"]}}'])
+def test_removed_type_with_unknown_order_follows_web(
+    app: layout.Application,
+    units: Units,  # noqa: ARG001
+    kept: str,
+) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    declare(app)
+    (app.kept / "etc/links/processes.json").write_text(kept)
+    assert [process.name for process in app.processes] == ["web", "worker"]
 
 
 def test_revert_of_the_first_release_stops_all(app: layout.Application, units: Units) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.activation import activation, snapshot
+from ansible_collections.baton.web.plugins.module_utils.activation import activation, boot, snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import layout, state_files
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, bounded, files, systemd
@@ -191,6 +191,16 @@ def test_state_file_is_durable(tmp_path: pathlib.Path, recorded: Recorder) -> No
 def test_symlink_is_durable(app: layout.Application, recorded: Recorder, to: str | None) -> None:
     layout.set_current(app, to)
     recorded.check(app.current)
+
+
+def test_units_enabled_at_boot_are_durable(app: layout.Application, recorded: Recorder) -> None:
+    links = [app.started_at_boot / f"links-worker@{number}-1.service" for number in (1, 2)]
+    links[0].parent.mkdir()
+    for link in links:
+        boot.enable_only(app, "links-worker@*.service", [link.name], "links-worker@.service")
+    recorded.check(links[1])
+    boot.enable_only(app, "links-worker@*.service", [], "links-worker@.service")
+    recorded.check(links[1])
 
 
 def test_restored_files_are_durable(app: layout.Application, recorded: Recorder, tmp_path: pathlib.Path) -> None:

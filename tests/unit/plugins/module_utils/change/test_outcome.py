@@ -326,6 +326,15 @@ def test_history_of_a_host_names_its_own_release() -> None:
     assert [entries[f"app{number}"]["release"] for number in (1, 2, 3)] == ["bbbb", "aaaa", "bbbb"]
 
 
+def test_history_names_the_background_types_that_changed() -> None:
+    started = {"changed": True, "method": "overlap", "release": "bbbb", "previous": "bbbb"}
+    parts = {"processes": {**started, "processes": {"worker": {"method": "overlap", "started": ["a"]}}}}
+    unchanged = {"activation": {"changed": False, "method": "none", "release": "bbbb", "previous": "bbbb"}}
+    change = {**CHANGE, "kind": "configure", "release": "", "began": 1.0, "now": 9.0}
+    entries = outcome.conclusion(change, RUN, results(app1=parts | unchanged, app2=unchanged))["entries"]
+    assert [entries[host]["processes"] for host in ("app1", "app2")] == ["overlap worker", ""]
+
+
 def test_change_without_effect_did_not_happen() -> None:
     end = outcome.conclusion({**CHANGE, "began": 1.0, "now": 2.0}, RUN, results())
     assert not end["happened"]

@@ -717,6 +717,15 @@ def test_thread_list_that_cannot_be_read_does_not_end_a_stop(monkeypatch: pytest
     assert seen == [os.getpid()]
 
 
+@pytest.mark.parametrize("hook", ["pre_fork", "child_exit"])
+def test_hook_that_exits_does_not_end_the_master(machine: Master, hook: str) -> None:
+    machine.world.broken = {hook, "exit"}
+    crash(machine)
+    machine.loop()
+    assert machine.master._failures == (hook == "pre_fork")
+    machine.settle()
+
+
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(1)])
 def test_hook_for_a_worker_that_is_gone_does_not_end_the_master(machine: Master, error: BaseException) -> None:
     pid = min(machine.serving())
@@ -746,12 +755,13 @@ def test_unexpected_exit_in_the_master_is_an_error(machine: Master, monkeypatch:
     machine.settle()
 
 
-def test_undo_is_complete_if_a_hook_breaks(machine: Master) -> None:
+@pytest.mark.parametrize("exits", [False, True])
+def test_undo_is_complete_if_a_hook_breaks(machine: Master, exits: bool) -> None:
     machine.send_signals([signal.SIGTTIN])
     become_ready(machine)
     machine.master.app.timeout = 60
     machine.request_reload()
-    machine.world.broken = {"nworkers_changed", "on_reload"}
+    machine.world.broken = {"nworkers_changed", "on_reload", *(["exit"] if exits else [])}
     machine.finish_trial("good")
     machine.loop()
     machine.loop()

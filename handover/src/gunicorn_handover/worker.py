@@ -178,7 +178,6 @@ class HandoverWorker(UvicornWorker):
 
     def _on_ready(self) -> None:
         self.notify()  # from now on `timeout` applies, also to an event loop that is blocked before its next iteration
-        self._wrap_stop_handlers()
         self.log.restore_loggers()
         self._server.private_sockets = self.board.private_sockets
         self.board.state = State.READY
@@ -214,7 +213,7 @@ class HandoverWorker(UvicornWorker):
 
     def _heartbeat(self, requests: int) -> None:
         self.notify()
-        self._wrap_stop_handlers()  # the application may install its own at any time
+        self._wrap_stop_handlers()  # the application may install its own at its startup, or at any later time
         if requests >= self.max_requests and not self.board.to_be_replaced:
             self.log.info("Worker (pid:%s) has served %d requests and asks to be replaced", self.pid, requests)
             self.board.request_replacement()

@@ -68,8 +68,12 @@ def renice_session(pid: int, nice: int) -> bool:
 
 
 def _threads(pid: int) -> Iterator[int]:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    try:
         yield from map(int, os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    except OSError:  # no descriptor is free
+        yield pid
 
 
 def cpu_wait(pid: int) -> float:
@@ -97,15 +101,16 @@ def set_oom_score(pid: int, score: int) -> None:
         file.write(str(max(-1000, min(1000, score))))
 
 
-def oom_kills() -> int | None:
-    """How many processes in this process's control group the OOM killer has killed; None if unknown."""
+def oom_kills(root: str = "/") -> int | None:
+    """How many processes in this process's control group the OOM killer has killed; None if unknown. `root` is the root
+    folder."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        for line in Path(root, "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             group = path.strip("/")
             for counted, file in (
-                (controllers == "", Path("/sys/fs/cgroup", group, "memory.events")),
-                (controllers == "memory", Path("/sys/fs/cgroup/memory", group, "memory.oom_control")),
+                (controllers == "", Path(root, "sys/fs/cgroup", group, "memory.events")),
+                (controllers == "memory", Path(root, "sys/fs/cgroup/memory", group, "memory.oom_control")),
             ):
                 if counted and file.exists():
                     found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="ascii"), re.MULTILINE)

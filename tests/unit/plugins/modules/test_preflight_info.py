@@ -14,7 +14,6 @@ from tests.support import modules
 
 DIRECTORIES = [{"path": "/srv", "megabytes": 5}]
 PORTS = [{"port": 443, "for": "nginx", "allowed": ["nginx.service"]}]
-CALENDARS = [{"setting": "app_schedules.cleanup", "calendar": "daily"}]
 APPLICATION = {"name": "links", "user": "www", "adopt": ["user www"], "server": False, "edge": True}
 
 
@@ -23,7 +22,7 @@ class Checks:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.bad, self.calls = False, dict[str, Any]()
-        for name in ("disk_problems", "port_problems", "calendar_problems"):
+        for name in ("disk_problems", "port_problems"):
             patch.setattr(preflight, name, self._check(name))
         patch.setattr(ownership, "problems", self._check("ownership"))
         patch.setattr(preflight, "glibc", lambda: "2.36")
@@ -46,11 +45,10 @@ def run(**options: Any) -> dict[str, Any]:
 
 
 def test_each_check_gets_its_options(checks: Checks) -> None:
-    result = run(directories=DIRECTORIES, ports=PORTS, calendars=CALENDARS, application=APPLICATION)
+    result = run(directories=DIRECTORIES, ports=PORTS, application=APPLICATION)
     assert checks.calls == {
         "disk_problems": ("app1", DIRECTORIES),
         "port_problems": ("app1", PORTS),
-        "calendar_problems": ("app1", CALENDARS),
         "ownership": (("app1",), APPLICATION),
     }
     assert (result["changed"], result["architecture"], result["glibc"]) == (False, platform.machine(), "2.36")
@@ -58,7 +56,7 @@ def test_each_check_gets_its_options(checks: Checks) -> None:
 
 def test_host_without_the_application_is_not_searched_for_it(checks: Checks) -> None:
     run()
-    assert checks.calls == {name: ("app1", []) for name in ("disk_problems", "port_problems", "calendar_problems")}
+    assert checks.calls == {name: ("app1", []) for name in ("disk_problems", "port_problems")}
     run(application={"name": "links", "user": "links"})
     assert checks.calls["ownership"][1] == {
         "name": "links",
@@ -72,5 +70,5 @@ def test_host_without_the_application_is_not_searched_for_it(checks: Checks) -> 
 def test_problems_of_all_checks_are_reported_together(checks: Checks) -> None:
     checks.bad = True
     assert run(application=APPLICATION)["msg"] == (
-        "ownership is wrong. disk_problems is wrong. port_problems is wrong. calendar_problems is wrong."
+        "ownership is wrong. disk_problems is wrong. port_problems is wrong."
     )

@@ -51,25 +51,6 @@ def test_unit_is_the_last_part_of_the_control_group(tmp_path: pathlib.Path, monk
     assert [preflight._unit(pid) for pid in ("7", "8", "9")] == ["shop.service", "python3", "process 9"]
 
 
-def test_invalid_calendar_is_reported_with_systemds_reason(programs: pathlib.Path) -> None:
-    write_script(
-        programs / "systemd-analyze",
-        f'echo "$@" >> {programs}/asked; [ "$3" = daily ] || {{ echo first; echo "no such day" >&2; exit 1; }}',
-    )
-    calendars = [
-        {"setting": "app_schedules.cleanup", "calendar": "daily"},
-        {"setting": "app_schedules.report", "calendar": "--version"},
-    ]
-    (found,) = preflight.calendar_problems("app1", calendars)
-    assert found.startswith(
-        'app1: app_schedules.report is "--version", which systemd doesn\'t accept (no such day). Write an expression'
-    )
-    assert (programs / "asked").read_text().splitlines() == ["calendar -- daily", "calendar -- --version"]
-    write_script(programs / "systemd-analyze", "exit 1")
-    (found,) = preflight.calendar_problems("app1", calendars[:1])
-    assert "(no reason given)" in found
-
-
 def test_disk_is_that_of_the_nearest_existing_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -43,3 +43,8 @@ def test_kills_are_counted_by_the_control_group(
 
 def test_kills_are_unknown_without_proc(tmp_path: Path) -> None:
     assert priority.oom_kills(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("sessions", "nice"), [(0, 0), (1, 0), (2, 3), (5, 7), (9, 10), (17, 13), (1000, 15)])
+def test_sessions_of_all_workers_together_weigh_as_one(sessions: int, nice: int) -> None:
+    assert priority.shared_niceness(sessions) == nice

@@ -303,6 +303,7 @@ class HandoverArbiter(Arbiter):
             worker.oom_score = score
             priority.set_oom_score(pid, score + priority.OOM_BIAS)
         nice = self.cfg.handover_boot_nice or self._nice  # 0 means off, whatever the unit's own niceness is
+        worker.pending_session_nice = self._session_nice()
         if low_priority and serving and nice > self._nice:
             worker.low_priority = True
             worker.pending_session_nice = nice  # may be lowered again without privileges, unlike a process's niceness
@@ -342,7 +343,7 @@ class HandoverArbiter(Arbiter):
     def _restore_priority(self, worker: Any) -> None:
         if worker.low_priority:
             worker.low_priority = False
-            worker.pending_session_nice = 0  # a new session's
+            worker.pending_session_nice = self._session_nice()
             self._renice_session(worker)
             if not priority.renice(worker.pid, self._nice):
                 self.log.warning(
@@ -351,6 +352,10 @@ class HandoverArbiter(Arbiter):
                     worker.pid,
                     self._nice,
                 )
+
+    def _session_nice(self) -> int:
+        """The niceness of a serving worker's session."""
+        return priority.shared_niceness(self.num_workers)
 
     def _renice_session(self, worker: Any) -> None:
         if worker.pending_session_nice is not None and priority.renice_session(worker.pid, worker.pending_session_nice):

@@ -4,12 +4,15 @@ serve, nor get one of them killed when memory runs out."""
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+NICE_STEP = 1.25  # by which the weight of one niceness differs from that of the next, in the kernel's table
+MAX_SHARED_NICE = 15  # a booting worker, at 19, has to weigh clearly less than one that serves
 CAP_SYS_NICE = 1 << 23  # capabilities(7)
 OOM_BIAS = 500  # of 1000: makes the worker the OOM killer's first choice, unless another process is far larger
 
@@ -65,6 +68,12 @@ def renice_session(pid: int, nice: int) -> bool:
     except OSError:
         pass  # the process has exited, or the kernel has no autogroups
     return True
+
+
+def shared_niceness(sessions: int) -> int:
+    """The niceness at which this number of sessions together has the weight of one, as any other service has: at 0, two
+    workers would have two thirds of the processor time that they and nginx compete for, and nginx would starve them."""
+    return min(round(math.log(max(1, sessions), NICE_STEP)), MAX_SHARED_NICE)
 
 
 def _threads(pid: int) -> Iterator[int]:

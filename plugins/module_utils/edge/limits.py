@@ -136,15 +136,17 @@ def wrong(settings: Mapping[str, Any]) -> list[str]:
 
     Only those whose limits `controller/settings.py` can't express.
     """
+    # the default of the health page's rate is the site's
+    own_health_rate = settings["health_rate"] != settings["client_rate"]
+    rates = ("client_rate", "websocket_rate", "health_rate") if own_health_rate else ("client_rate", "websocket_rate")
     found = [
         f'nginx_site_{name} is "{settings[name]}". Write requests by second or minute, such as 500r/s or 600r/m, or 0 '
         "for no limit."
-        for name in ("client_rate", "websocket_rate", "health_rate")
+        for name in rates
         if not _is_rate(settings[name])
     ]
     if settings["health_path"] and wait(str(settings["health_rate"])) > 1:
-        # the default is the site's rate
-        given = "client_rate" if settings["health_rate"] == settings["client_rate"] else "health_rate"
+        given = "health_rate" if own_health_rate else "client_rate"
         found.append(
             f'nginx_site_{given} is "{settings[given]}", too low for the health page, which a monitor and a deploy '
             "request. Set nginx_site_health_rate to at least 1r/s, or to 0 for no limit."

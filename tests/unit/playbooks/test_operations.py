@@ -122,7 +122,7 @@ def test_scheduled_command_is_run_where_it_runs_or_is_switched_everywhere(
         ({"schedule_action": "run"}, "Use -e schedule=NAME"),
         ({"schedule": "cleanup"}, "Use -e schedule=NAME"),
         ({"schedule": "cleanup", "schedule_action": "start"}, "schedule_action"),
-        ({"schedule": "cleanup", "schedule_action": "run", "schedule_timeout": 0}, "Use -e schedule=NAME"),
+        ({"schedule": "cleanup", "schedule_action": "run", "schedule_timeout": 0}, "schedule_timeout is"),
     ],
     ids=str,
 )

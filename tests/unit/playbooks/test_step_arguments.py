@@ -151,6 +151,7 @@ def test_arguments_of_the_end(deployed: RecordedFleet) -> None:
         "serves": "r2",
         "previous": "r1",
         "method": "reload",
+        "processes": "",
         "seconds": 1.2,
     }
 

@@ -7,12 +7,14 @@ import pathlib
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.activation import digests
+from ansible_collections.baton.web.plugins.module_utils.activation import boot, digests
 from ansible_collections.baton.web.plugins.module_utils.activation.schedule import Schedule
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 TIMER = "links-cleanup.timer"
+# a timer is forgotten before it starts
+START = [("stop", TIMER, 7.0), ("daemon-reload",), ("start", TIMER, 7.0)]
 
 
 class Host:
@@ -57,13 +59,14 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         fake.calls.append(words)
         fake.active = words[0] != "stop"
 
-    def systemctl(*words: Any) -> None:
+    def systemctl(*words: Any, **_: Any) -> None:
         fake.calls.append(words)
         fake.active = False
 
     monkeypatch.setattr(systemd, "change", change)
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     monkeypatch.setattr(systemd, "is_active", lambda unit: unit == TIMER and fake.active)
+    monkeypatch.setattr(systemd, "properties_of_all", lambda *_, **__: [])
     return fake
 
 
@@ -72,7 +75,7 @@ def test_timer_is_started_within_the_timeout_and_enabled(host: Host) -> None:
     assert (change.method, change.timer) == ("start", TIMER)
     assert change.unproven() == f"{TIMER} doesn't run"
     change.execute()
-    assert host.calls == [("restart", TIMER, 7.0)]
+    assert host.calls == START
     assert host.enabled == {TIMER: f"/etc/systemd/system/{TIMER}"}
     assert (change.unproven(), change.refusal(0.0)) == ("", "")
     assert change.result() == {"method": "start", "started": [TIMER], "stopped": [], "seconds": 0.0}
@@ -110,6 +113,8 @@ def test_method_depends_on_timer_and_settings(
     if recorded:
         host.record()
     host.active = active
+    if active:
+        boot.enable(host.app, [TIMER], TIMER)
     host.declare(runs)
     if suspended:
         host.app.suspended("cleanup").touch()
@@ -140,5 +145,5 @@ def test_revert_restores_what_is_declared_by_then(host: Host) -> None:
     host.calls.clear()
     host.declare(True)
     change.revert()
-    assert (host.calls, list(host.enabled)) == ([("restart", TIMER, 7.0)], [TIMER])
+    assert (host.calls, list(host.enabled)) == (START, [TIMER])
     assert change.result()["started"] == [TIMER]

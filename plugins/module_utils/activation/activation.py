@@ -124,7 +124,7 @@ class Activation:
         self.before = layout.current(app)
         # in activation order: types before `web` understand the jobs that the new web processes enqueue. A revert
         # replaces `web` first, so that nothing enqueues such jobs any more
-        processes = [process for process in app.processes if part in ("all", process.part)]
+        processes = [process for process in app.processes if process.is_in(part)]
         if back:
             processes.sort(key=lambda process: process.name != WEB)
         self.changes: dict[str, ProcessChange] = {
@@ -145,6 +145,7 @@ class Activation:
         """Replace the processes, or revert and raise ActivationError. Returns `results`."""
         if self.method == "none":
             own_socket_folder(self.app)
+            self._record_commands()
             return self.results()
         started, began = time.time(), time.monotonic()
         try:
@@ -237,7 +238,7 @@ class Activation:
         served = [self.release, *(release for release in self.served_before if release != self.release)]
         # without releases that have been pruned
         served = [release for release in served if self.app.release(release).exists()]
-        commands = {**layout.recorded_commands(self.app), self.release: self.app.commands}
+        commands = self._commands()
         record = {
             "processes": processes,
             "method": self.method,
@@ -251,9 +252,29 @@ class Activation:
             snapshot.keep(self.app, kept)
             layout.sync_filesystem(self.app.record.parent)
 
+    def _commands(self) -> dict[str, dict[str, str]]:
+        """Return the commands of each release that has served, with those of the current one as declared now."""
+        recorded = layout.recorded_commands(self.app)
+        return {**recorded, self.release: self.app.commands} if self.release == layout.current(self.app) else recorded
+
+    def _record_commands(self) -> None:
+        """Record the commands of types and schedules that run only on other hosts. Raises ActivationError."""
+        record, commands = layout.read_json_or_empty(self.app.record), self._commands()
+        if not record or commands == layout.recorded_commands(self.app):
+            return
+        try:
+            atomic_file.write(
+                self.app.record, json.dumps({**record, "commands": commands}, indent=1) + "\n", mode=0o600
+            )
+        except OSError as error:
+            raise ActivationError(
+                f"Nothing had to be changed, but the commands could not be recorded: {error}. "
+                "Check that disk, then run this again."
+            ) from None
+
     def _record_background(self, processes: dict[str, Any]) -> None:
         """Record only the background processes: the rest of the configuration isn't known to serve yet."""
-        record = {**layout.read_json_or_empty(self.app.record), "processes": processes}
+        record = {**layout.read_json_or_empty(self.app.record), "processes": processes, "commands": self._commands()}
         record.pop("digests", None)  # records of versions without process types have it
         with atomic_file.replacing(self.app.record, json.dumps(record, indent=1) + "\n", mode=0o600):
             if self.app.kept.exists():

@@ -38,7 +38,7 @@ def background_files(app: Application, part: str | None = None) -> set[str]:
     """Return the names of the files that only background processes and schedules use, or only those of a part."""
     found = {f"etc/{app.name}/processes.json"} | (set() if part else {f"etc/{app.name}/schedules.json"})
     for process in app.processes:
-        if process.name != WEB and part in (None, process.part):
+        if process.name != WEB and process.is_in(part or "all"):
             found |= {f"etc/systemd/system/{unit}" for unit in process.templates}
     return found
 

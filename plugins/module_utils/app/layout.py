@@ -15,6 +15,7 @@ from ..host import atomic_file, untrusted
 
 WEB = "web"  # the process type that serves requests
 STRATEGIES = ("overlap", "replace")  # of background processes
+PARTS = {"before_web": "before_web", "after_web": "web"}  # the part of an activation, by the order
 TIMER = "timer"  # strategy of a scheduled command
 STOP_MARGIN = 30  # seconds beyond stop_timeout by which systemd has killed processes that didn't end
 CHECK_SECONDS = 60  # time limit for a background process type's check to succeed
@@ -33,13 +34,17 @@ class ProcessType:
     strategy: str  # how an activation replaces its processes: see activation
     running: tuple[str, ...]  # the units that run it; a pattern if there are several instances
     templates: tuple[str, ...] = ()  # its other unit files
-    part: str = "web"  # part of the activation that replaces it: before_web or web
+    part: str = "web"  # part of the activation that replaces it: before_web or web; any if it is empty
     # only for background processes:
     count: int = 0  # processes on this host
     settle_seconds: float = 0  # seconds that they must stay up to be proven
     stop_timeout: float = 0  # seconds that they have to stop
     check: bool = False  # whether a command checks that they work
     declared: bool = True  # false if it is no longer in the settings
+
+    def is_in(self, part: str) -> bool:
+        """Whether an activation of a part replaces it: all, before_web or web."""
+        return part == "all" or self.part in (part, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Application:
         activated = self._activated()
         schedules = self._schedules(activated)
         background = self._background(activated - {schedule.name for schedule in schedules})
-        first = [process for process in background if process.part != web.part]
+        first = [process for process in background if process.part == "before_web"]
         return (*first, web, *(process for process in background if process not in first), *schedules)
 
     @property
@@ -201,7 +206,7 @@ class Application:
                 of_type(
                     name,
                     strategy=about["strategy"],
-                    part="before_web" if about["order"] == "before_web" else "web",
+                    part=PARTS[about["order"]],
                     count=int(about["count"]),
                     settle_seconds=float(about["settle_seconds"]),
                     stop_timeout=float(about["stop_timeout"]),
@@ -210,14 +215,15 @@ class Application:
                 for name, about in settings.items()
             ]
         gone = sorted(activated - set(settings))
-        # at the same time as the type that may replace it: its processes don't know the new release's jobs
+        # at the same time as the type that may replace it: its processes don't know the new release's jobs. After the
+        # web processes of a rollback, `kept` no longer has it
         kept = read_json_or_empty(self.kept / "etc" / self.name / self.process_settings.name)
-        orders = {name: untrusted.mapping(kept.get(name)).get("order") for name in gone}
+        orders = {name: str(untrusted.mapping(kept.get(name)).get("order")) for name in gone}
         return found + [
             of_type(
                 name,
                 strategy="overlap",
-                part="before_web" if orders[name] == "before_web" else "web",
+                part=PARTS.get(orders[name], ""),
                 declared=False,
             )
             for name in gone

@@ -536,6 +536,24 @@ def test_commands_are_recorded_for_each_release(
     assert layout.recorded_commands(app) == {"aaaa": first}
 
 
+def test_commands_of_the_current_release_are_recorded_on_all_hosts(
+    app: layout.Application,
+    units: Units,
+) -> None:
+    """Also where the web processes don't change, and of types that run only on another host."""
+    activate(app, "aaaa")
+    declare(app, worker={"command": "exec work"})
+    activate(app, "aaaa", part="before_web", transaction="t1")
+    activate(app, "aaaa", part="web", transaction="t1")
+    assert layout.recorded_commands(app) == {"aaaa": {"app_processes.worker": "exec work"}}
+    declare(app, worker={"command": "exec work"}, beat={"command": "exec tick", "count": 0})
+    units.log.clear()
+    activate(app, "aaaa", part="before_web", transaction="t2")
+    activate(app, "aaaa", part="web", transaction="t2")
+    assert units.log == []
+    assert layout.recorded_commands(app)["aaaa"]["app_processes.beat"] == "exec tick"
+
+
 def test_renamed_type_is_replaced_before_web(app: layout.Application, units: Units) -> None:
     """Otherwise its old processes take jobs of the new release, whose first web processes enqueue them."""
     declare(app, worker={}, mailer={"order": "after_web"})
@@ -554,7 +572,7 @@ def test_renamed_type_is_replaced_before_web(app: layout.Application, units: Uni
 
 
 @pytest.mark.parametrize("kept", ["", "[]", '{"worker": 1}', '{"worker": {"order": ["before_web"]}}'])
-def test_removed_type_with_unknown_order_follows_web(
+def test_removed_type_with_unknown_order_stops_in_any_part(
     app: layout.Application,
     units: Units,  # noqa: ARG001
     kept: str,
@@ -563,7 +581,20 @@ def test_removed_type_with_unknown_order_follows_web(
     activate(app, "aaaa")
     declare(app)
     (app.kept / "etc/links/processes.json").write_text(kept)
-    assert [process.name for process in app.processes] == ["web", "worker"]
+    web, worker = app.processes
+    assert (web.name, worker.name) == ("web", "worker")
+    assert (worker.is_in("before_web"), worker.is_in("web"), web.is_in("before_web")) == (True, True, False)
+
+
+def test_type_that_a_rollback_removes_stops_after_web(app: layout.Application, units: Units) -> None:
+    """The new web processes are activated first, and with them the settings without the type."""
+    declare(app, worker={})
+    activate(app, "aaaa")
+    declare(app, sender={})
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert units.active() == {"worker@1-1": "aaaa", "worker@1-2": "aaaa"}
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    assert units.active() == {"sender@1-1": "bbbb", "sender@1-2": "bbbb"}
 
 
 def test_revert_of_the_first_release_stops_all(app: layout.Application, units: Units) -> None:

@@ -351,14 +351,18 @@ def test_unrelated_mistakes_are_reported_together(tmp_path: pathlib.Path) -> Non
     ghost = tmp_path / "ghost.yml"
     ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
     certificate = provided(tmp_path, ["other.example"], 30, other_key=True)
-    wrong = {"app_service_memory_max": "2GB", "preflight_minimum_disk_mb": 99999999, "host_sshd_undo_seconds": 1}
-    done = site(tmp_path, GOOD | certificate | wrong | {"host_sshd_enabled": True}, "-i", str(ghost))
+    wrong = {
+        "app_service_memory_max": "2GB",
+        "preflight_minimum_disk_mb": 99999999,
+        "nginx_server_large_client_header_buffers": "1 1",
+    }
+    done = site(tmp_path, GOOD | certificate | wrong, "-i", str(ghost))
     assert_refused(
         done,
         "problems. Nothing has been changed.",
         "- ghost (127.0.0.1:1",
         '- web1, web2: app_service_memory_max is "2GB"',
-        "- web1, web2: host_sshd_undo_seconds is 1",
+        '- web1, web2: nginx_server_large_client_header_buffers is "1 1"',
         "- web1, web2: the private key of links doesn't belong to its certificate",
         "covers DNS:other.example, but not DNS:links.baton.test",
         "web1: /var has",

@@ -345,7 +345,9 @@ def _mistyped(part: _Part) -> Iterator[str]:
     kind = option["type"]
     example, words, is_right = _TYPES[kind]
     if kind in ("int", "float"):
-        words += " from {} to {}, without quotes".format(*_limits(name))
+        least, most = _limits(name)
+        words += f" from {least} to {most}, without quotes"
+        example = str(min(max(float(example) if kind == "float" else int(example), least), most))
     if not is_right(value, name):
         # on the command line, key=value is always a text
         given = shlex.quote(f'{{"{name}": {example}}}')

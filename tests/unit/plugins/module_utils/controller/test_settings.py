@@ -279,7 +279,7 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
         ({"nginx_site_gzip": None}, "nginx_site_gzip is null. Give true or false"),
         (
             {"nginx_server_worker_connections": "1024"},
-            'is "1024". Give a whole number from 64 to 500000, without quotes, such as 4;',
+            'is "1024". Give a whole number from 64 to 500000, without quotes, such as 64;',
         ),
         ({"nginx_server_keepalive_timeout": -1}, "nginx_server_keepalive_timeout is -1. Give a whole number from 0 to"),
         ({"nginx_site_read_timeout": 2**31}, "nginx_site_read_timeout is 2147483648. Give a whole number from 1 to"),

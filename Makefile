@@ -83,9 +83,10 @@ bench-deploy: setup-dev ## Measure deploys and rollbacks to 2 and to 8 app serve
 bench-scale: setup-dev ## Measure a deploy's load on the controller with 2, 8 and 24 app servers: docs/benchmarks-scale.md (about 20 minutes)
 	@python -m tests.bench.scale $(BENCH_OPTIONS)
 
+# BENCH_OPTIONS="--only overload slow --release trixie": only some parts or one release, printed instead of written
 .PHONY: security
-security: setup-dev ## Measure the security figures with independent tools: docs/security-figures.md (up to 50 minutes)
-	@python -m tests.bench.security
+security: setup-dev ## Measure the security figures with independent tools: docs/security-figures.md (more than an hour)
+	@python -m tests.bench.security $(BENCH_OPTIONS)
 
 .PHONY: clean
 clean: ## Remove everything created here: local fleets, images, caches, .venv

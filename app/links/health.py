@@ -21,13 +21,15 @@ router = APIRouter(tags=["health"])
 MIGRATE_FIRST = "run `python -m links.migrate`"
 
 
-@router.api_route("/healthz", methods=["GET", "HEAD"], response_class=JSONResponse)
+@router.get("/healthz", response_class=JSONResponse)
+@router.head("/healthz", include_in_schema=False)
 async def healthz() -> JSONResponse:
     """The process answers. Has no dependencies, so that an outage elsewhere never causes a restart."""
     return _answer({"status": "ok"})
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"], response_class=JSONResponse)
+@router.get("/readyz", response_class=JSONResponse)
+@router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> JSONResponse:
     """The database answers and has the schema of this release, and Redis answers; otherwise 503 with the reason.
 

@@ -35,14 +35,16 @@ def environment_of(settings: Settings, redis: RedisServer) -> dict[str, str]:
 
 
 @contextmanager
-def worker(environment: dict[str, str], log: Path, processes: int = 1) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(
+    environment: dict[str, str], log: Path, processes: int = 1, module: str = "links.jobs"
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a Celery worker, and kill it at the end."""
     command = [
         sys.executable,
         "-m",
         "celery",
         "-A",
-        "links.jobs",
+        module,
         "worker",
         "--without-mingle",
         "--without-gossip",
@@ -200,6 +202,46 @@ def test_stopping_worker_finishes_task_and_takes_no_other(
     with worker(environment, log):
         until(lambda: waiting.ended, log)
     assert running.result["pid"] != waiting.result["pid"]
+
+
+def test_task_that_ends_during_the_soft_shutdown_runs_once(
+    log: Path, environment: dict[str, str], queue: Celery
+) -> None:
+    short = Task(queue, "links.jobs.pause", 1)
+    with worker({**environment, "LINKS_JOB_STOP_TIMEOUT": "3"}, log) as stopping:
+        until(lambda: short.state == "STARTED", log)
+        first = short.result["pid"]
+        stopping.send_signal(signal.SIGQUIT)
+        waiting = Task(queue, "links.jobs.pause", 0)
+        until(lambda: stopping.poll() is not None, log)
+        # otherwise systemd would count the worker as failed
+        assert stopping.returncode == 0, log.read_text()
+    assert (short.state, waiting.state) == ("SUCCESS", "PENDING"), log.read_text()
+    with worker(environment, log):
+        until(lambda: waiting.ended, log)
+    # in the same queue, before the other task
+    assert (short.state, short.result["pid"]) == ("SUCCESS", first), log.read_text()
+    assert len([line for line in lines(log) if line["message"] == "Pausing for 1 s"]) == 1
+
+
+def test_unknown_tasks_wait_for_a_worker_that_knows_them(
+    log: Path, tmp_path: Path, environment: dict[str, str], queue: Celery
+) -> None:
+    """As after a rollback. They don't use up the prefetch count of a worker that doesn't know them."""
+    (tmp_path / "newer.py").write_text(
+        "from links.jobs import app\n\n\n@app.task(name='tests.later')\ndef later(number):\n    return number\n"
+    )
+    unknown = [Task(queue, "tests.later", number) for number in range(3)]
+    known = Task(queue, "links.jobs.pause", 0)
+    with worker(environment, log):
+        until(lambda: known.ended, log)
+        assert {task.state for task in unknown} == {"PENDING"}, log.read_text()
+        parked = [line for line in lines(log) if line["message"].startswith("Parked task tests.later ")]
+        assert [line["request_id"] for line in parked] == ["r-1"] * 3
+        python_path = os.pathsep.join([str(tmp_path), str(APP)])
+        with worker({**environment, "PYTHONPATH": python_path}, tmp_path / "newer.log", module="newer"):
+            until(lambda: all(task.ended for task in unknown), tmp_path / "newer.log")
+    assert [(task.state, task.result) for task in unknown] == [("SUCCESS", number) for number in range(3)]
 
 
 def test_unfinished_task_is_requeued_at_stop(log: Path, environment: dict[str, str], queue: Celery) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
+import sys
+import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gunicorn.arbiter
 import pytest
 
-from gunicorn_handover import arbiter, priority, status, worker
+from gunicorn_handover import arbiter, forks, priority, status, worker
 from gunicorn_handover.board import DrainReason, State
 from gunicorn_handover.reload import Reload
 from test_arbiter_random import Master
@@ -321,15 +326,17 @@ def test_time_that_a_busy_machine_takes_is_not_the_boots(machine: Master, monkey
 
 @pytest.mark.parametrize("permitted", [True, False])
 def test_priority_that_cannot_be_restored_is_a_warning(
-    machine: Master, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, permitted: bool
+    machine: Master, monkeypatch: pytest.MonkeyPatch, permitted: bool
 ) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(machine.master.log, "warning", lambda text, *_: warnings.append(text))
     monkeypatch.setattr(priority, "renice", lambda *_: permitted)
     one = machine.master.workers()[0]
     one.low_priority = True
     one.board.state = State.STANDBY
     machine.loop()
     assert not one.low_priority
-    assert ("can't be set back to" in caplog.text) is not permitted
+    assert any("can't be set back to" in text for text in warnings) is not permitted
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -424,12 +431,17 @@ def test_trial_that_hangs_fails_reload(machine: Master) -> None:
     assert process.status == signal.SIGKILL
 
 
-@pytest.mark.parametrize("part", ["pipe", "fork"])
-def test_reload_that_cannot_fork_leaves_no_descriptor(machine: Master, part: str) -> None:
+@pytest.mark.parametrize("part", ["pipe", "fork", "stdout"])
+def test_reload_that_cannot_fork_leaves_no_descriptor(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
     before = os.listdir("/proc/self/fd")
     machine.world.broken = {part}
-    machine.request_reload()
-    machine.loop()
+    with monkeypatch.context() as patch:
+        if part == "stdout":
+            patch.setattr(sys, "stdout", types.SimpleNamespace(flush=lambda: int("closed")))
+        machine.request_reload()
+        machine.loop()
     assert machine.master._last_reload is not None
     assert "it could not start: " in machine.master._last_reload["error"]
     assert os.listdir("/proc/self/fd") == before
@@ -549,3 +561,346 @@ def test_reload_boots_at_most_so_many_workers_at_once(machine: Master) -> None:
     machine.loop()
     machine.loop()
     assert len(forked(machine)) == 2, "two are up, and four wanted"
+
+
+def test_dead_worker_is_replaced_during_a_trial(machine: Master) -> None:
+    machine.request_reload()
+    assert machine.master._reload is not None
+    for pid in list(machine.serving()):
+        machine.world.end(pid, signal.SIGSEGV)
+    machine.loop()
+    become_ready(machine)
+    assert machine.master._reload.trial is not None
+    assert {one.generation for one in machine.master.workers()} == {1}
+    machine.settle()
+    assert machine.master.generation == 2
+
+
+def test_worker_forked_during_a_trial_inherits_nothing_of_it(machine: Master) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    machine.request_reload()
+    assert machine.master._reload is not None
+    assert machine.master._reload.trial is not None
+    output = machine.world.processes[machine.master._reload.trial.pid].output
+    machine.master._close_in_fork()
+    assert set(os.listdir("/proc/self/fd")) - before == {str(output)}
+
+
+def test_replacement_of_a_dead_old_worker_serves_during_a_reload(machine: Master) -> None:
+    """Also while no new worker can, however long these boot."""
+    crash(machine)
+    machine.loop()
+    (pid,) = forked(machine)
+    first, second = booting_reload(machine)[1:]
+    replacement = machine.master.WORKERS[pid].board
+    for board in (replacement, first.board):
+        board.state = State.STANDBY
+    machine.loop()
+    assert replacement.admitted
+    assert not first.board.admitted, "an old worker serves"
+    assert second.board.state is State.BOOTING
+
+
+def test_dead_new_worker_is_replaced_while_an_old_one_does_not_drain(machine: Master) -> None:
+    old = list(machine.master.WORKERS)
+    new = booting_reload(machine)
+    for one in new:
+        one.board.state = State.READY
+    for pid in old:
+        machine.world.processes[pid].hangs = True
+    machine.loop()
+    reload = machine.master._reload
+    assert reload is not None
+    pass_time(machine, arbiter.STABLE_AFTER)
+    for one in new:
+        machine.world.end(one.pid, signal.SIGSEGV)
+    machine.loop()
+    assert len(forked(machine)) == 2
+    assert {machine.master.WORKERS[pid].generation for pid in forked(machine)} == {2}
+    fail_boots(machine)  # which isn't the reload's failure any more
+    assert seconds_until(machine, lambda: forked(machine)) > 0
+    reload.fail("an error of the master")
+    machine.settle()
+    assert reload.error is None
+    assert machine.master.generation == 2
+
+
+@pytest.mark.parametrize("state", [State.BOOTING, State.WARMING, State.STANDBY])
+def test_exit_of_an_old_worker_that_has_not_served_is_no_failed_boot(machine: Master, state: State) -> None:
+    machine.master.cfg.set("handover_warmup_paths", ["/"])
+    crash(machine)
+    machine.loop()
+    (pid,) = forked(machine)
+    new = booting_reload(machine)[1:]
+    old = machine.master.WORKERS[pid]
+    old.board.state = state
+    machine.world.processes[pid].hangs = True
+    for one in new:
+        one.board.state = State.READY
+    machine.loop()
+    assert old.retired_at is not None
+    pass_time(machine, 14)  # it isn't killed as a boot that takes too long, or is blocked
+    assert not old.killed
+    machine.world.end(pid, signal.SIGTERM)
+    machine.loop()
+    assert machine.master._failures == 0
+    assert old.cfg.handover_warmup_paths == ["/"]
+
+
+@pytest.mark.parametrize(("timeout", "limit"), [(0, 30), (5, 5), (60, 30)])
+@pytest.mark.parametrize("reloads", [True, False])
+def test_worker_that_blocks_after_its_startup_is_a_failed_boot(
+    machine: Master, timeout: int, limit: float, reloads: bool
+) -> None:
+    """The limit is `timeout` or handover_boot_timeout, whichever is shorter."""
+    if reloads:
+        booting_reload(machine)
+    else:
+        crash(machine)
+        machine.loop()
+    reload = machine.master._reload
+    (pid, *others) = forked(machine)
+    one = machine.master.WORKERS[pid]
+    one.cfg.set("timeout", timeout)
+    for other in (pid, *others):
+        machine.master.WORKERS[other].board.state = State.STANDBY
+    machine.loop()
+    for other in others:
+        machine.master.WORKERS[other].board.state = State.READY
+    began = machine.world.now
+    for after, killed in ((limit - STEP, False), (limit, False), (limit + STEP, True)):
+        pass_time(machine, began + after - machine.world.now)
+        assert one.killed is killed
+    reason = f"the application has blocked the event loop for {limit + STEP:.0f} s after its startup"
+    assert one.board.failure == reason
+    if reload is not None:
+        assert reload.error == f"worker (pid:{pid}) failed to boot: {reason}"
+    else:
+        assert machine.master._failures == 1
+    machine.settle()
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_worker_that_cannot_be_buried_is_replaced(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: int) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forks, "kill", fail)
+        crash(machine)
+        machine.loop()
+    become_ready(machine)
+
+
+def test_boot_that_fails_counts_even_if_it_cannot_be_buried(machine: Master) -> None:
+    booting_reload(machine)
+    reload = machine.master._reload
+    assert reload is not None
+    machine.world.broken = {"burial"}
+    fail_boots(machine)
+    machine.loop()
+    assert "ImportError: gone" in str(reload.error)
+
+
+def test_thread_list_that_cannot_be_read_does_not_end_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free descriptor, only the main thread's niceness is set."""
+    seen: list[int] = []
+
+    def fail(_: str) -> list[str]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    monkeypatch.setattr(os, "setpriority", lambda _, thread, __: seen.append(thread))
+    assert priority.renice(os.getpid(), 0)
+    assert seen == [os.getpid()]
+
+
+@pytest.mark.parametrize("hook", ["pre_fork", "child_exit"])
+def test_hook_that_exits_does_not_end_the_master(machine: Master, hook: str) -> None:
+    machine.world.broken = {hook, "exit"}
+    crash(machine)
+    machine.loop()
+    assert machine.master._failures == (hook == "pre_fork")
+    machine.settle()
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(1)])
+def test_hook_for_a_worker_that_is_gone_does_not_end_the_master(machine: Master, error: BaseException) -> None:
+    pid = min(machine.serving())
+    machine.world.broken = {"worker_exit", *(["exit"] if isinstance(error, SystemExit) else [])}
+    del machine.world.processes[pid]
+    machine.master.kill_worker(pid, signal.SIGTERM)
+    assert pid not in machine.master.WORKERS
+
+
+def test_worker_that_exits_ends_its_own_process(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker runs within the master's code, in a forked process: its exit isn't an error of the master."""
+
+    def fork() -> int:
+        machine.master.pid -= 1  # this process is another one now
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "fork", fork)
+    crash(machine)
+    with pytest.raises(SystemExit):
+        machine.loop()
+
+
+def test_unexpected_exit_in_the_master_is_an_error(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.master, "_publish", lambda: sys.exit(1))
+        machine.loop()
+    machine.settle()
+
+
+@pytest.mark.parametrize("exits", [False, True])
+def test_undo_is_complete_if_a_hook_breaks(machine: Master, exits: bool) -> None:
+    machine.send_signals([signal.SIGTTIN])
+    become_ready(machine)
+    machine.master.app.timeout = 60
+    machine.request_reload()
+    machine.world.broken = {"nworkers_changed", "on_reload", *(["exit"] if exits else [])}
+    machine.finish_trial("good")
+    machine.loop()
+    machine.loop()
+    assert machine.master._reload is None
+    assert machine.master._last_reload is not None
+    assert machine.master._last_reload["outcome"] == "failed"
+    assert (machine.master.timeout, machine.master.num_workers) == (30, 3)
+
+
+def test_worker_that_cannot_be_created_leaves_umask(machine: Master) -> None:
+    before = os.umask(0o027)
+    try:
+        machine.master.cfg.set("worker_tmp_dir", "/nonexistent")
+        crash(machine)
+        machine.loop()
+        assert machine.master._failures == 1
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_no_worker_is_killed_after_a_suspension(machine: Master) -> None:
+    machine.world.now += 3600  # without a heartbeat
+    machine.loop()
+    assert len(machine.serving()) == 2
+
+
+def test_worker_that_hangs_is_killed_also_if_the_service_was_suspended_before(machine: Master) -> None:
+    pid = min(machine.serving())
+    machine.world.processes[pid].hangs = True
+    machine.world.now += 3600
+    machine.loop()
+    began = machine.world.now
+    while pid in machine.master.WORKERS:
+        machine.world.now += 1
+        machine.move()
+        machine.loop()
+    assert machine.world.now - began == 32  # `timeout`, and a loop for its exit
+
+
+@pytest.mark.parametrize("drift", [0, 3600, -3600])
+def test_stop_ends_with_the_last_request_whatever_the_wall_clock_says(machine: Master, drift: float) -> None:
+    machine.master.cfg.set("graceful_timeout", 10)
+    machine.stop(signal.SIGTERM, drift)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_stop_without_the_socket_s_file_is_graceful(machine: Master, number: signal.Signals) -> None:
+    closed: list[bool] = []
+    listener = types.SimpleNamespace(getsockname=lambda: "/nonexistent/sock", close=lambda: closed.append(True))
+    machine.master.LISTENERS = [listener, listener]
+    machine.stop(number)
+    assert closed == [True, True]
+
+
+def test_log_files_that_cannot_be_reopened_do_not_end_the_master(
+    machine: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(machine.master.log, "reopen_files", fail)
+    machine.loop(signal.SIGUSR1)
+    assert len(machine.serving()) == 2
+
+
+def test_reload_reopens_log_files(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bool] = []
+    monkeypatch.setattr(machine.master.log, "reopen_files", lambda: opened.append(True))
+    machine.request_reload()
+    machine.finish_trial("good")
+    machine.loop()
+    assert opened == [True]
+
+
+def test_signals_to_stop_are_blocked_during_the_fork(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked: list[set[Any]] = []
+    fork = os.fork
+
+    def record() -> int:
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", record)
+    crash(machine)
+    machine.loop()
+    (during,) = blocked
+    assert during >= set(worker.STOP_SIGNALS)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(worker.STOP_SIGNALS)
+
+
+def test_starving_boot_gets_its_normal_priority_back(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = booting_reload(machine)
+    first.low_priority = True
+    for waited, low in ((3.0, True), (3.0 + STEP, False)):
+        monkeypatch.setattr(priority, "cpu_wait", lambda _, waited=waited: waited)
+        machine.loop()
+        assert first.low_priority is low
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("check_config", True, "check_config: a start would exit"),
+        ("print_config", True, "print_config: a start would exit"),
+        ("errorlog", "/nonexistent/error.log", "errorlog: "),
+        ("accesslog", "/nonexistent/access.log", "accesslog: "),
+        ("logconfig", "/nonexistent.ini", "logconfig: "),
+        ("logconfig_dict", {"version": 7}, "logconfig_dict: "),
+        ("worker_tmp_dir", "/nonexistent", "worker_tmp_dir: "),
+        ("pidfile", "/nonexistent/pid", "pidfile: /nonexistent/pid can't be written"),
+        ("pidfile", "/tmp", "pidfile: /tmp can't be written"),
+        ("pidfile", "of another", r"pidfile: .* is that of another process \(pid:\d+\)"),
+        ("pidfile", "own", ""),
+        ("timeout", 7, ""),
+    ],
+)
+def test_trial_refuses_what_a_start_would_refuse(
+    machine: Master, tmp_path: Path, setting: str, value: Any, words: str
+) -> None:
+    if value in ("of another", "own"):
+        path, pid = tmp_path / "pid", min(machine.serving())
+        path.write_text(str(pid))
+        if value == "own":
+            machine.master.pid = pid
+        value = str(path)
+    machine.master.cfg.set("errorlog", os.devnull)
+    machine.master.cfg.set(setting, value)
+    with logs_restored(), pytest.raises(RuntimeError, match=words) if words else contextlib.nullcontext():
+        machine.master.try_configuration()
+
+
+@contextlib.contextmanager
+def logs_restored() -> Iterator[None]:
+    """Restores the server's loggers, which a trial sets up in a process of its own."""
+    logs = [logging.getLogger(f"gunicorn.{kind}") for kind in ("error", "access")]
+    before = [list(log.handlers) for log in logs]
+    try:
+        yield
+    finally:
+        for log, handlers in zip(logs, before, strict=True):
+            log.handlers = handlers

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gunicorn.arbiter
@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 import gunicorn_handover.settings
-from gunicorn_handover import arbiter, reload, status, worker
+from gunicorn_handover import arbiter, forks, reload, status, worker
 from gunicorn_handover.board import State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
@@ -58,6 +58,8 @@ class World:
     def __init__(self) -> None:
         self.processes: dict[int, Process] = {}
         self.now, self.wall = 1000.0, 1_800_000_000.0
+        self.wall_drift = 0.0  # seconds by which the wall clock is set whenever the master sleeps
+        self.progress: Callable[[], None] = lambda: None  # of the processes, while the master sleeps
         self.broken: set[str] = set()
         self._next = FIRST_PID
         self._pipe: int | None = None
@@ -105,9 +107,21 @@ class World:
                 return pid, process.status
         return 0, 0
 
-    def clock(self) -> types.SimpleNamespace:
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += seconds + self.wall_drift
+        self.progress()
+
+    def bury(self, _pid: int) -> None:
+        self.check("burial")
+
+    def clock(self, *, steady: bool = False) -> types.SimpleNamespace:
         return types.SimpleNamespace(
-            monotonic=lambda: self.now, time=lambda: self.wall, sleep=None, gmtime=time.gmtime, strftime=time.strftime
+            monotonic=lambda: self.now,
+            time=lambda: self.now if steady else self.wall,
+            sleep=self.sleep,
+            gmtime=time.gmtime,
+            strftime=time.strftime,
         )
 
 
@@ -117,6 +131,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no
     def __init__(self, world: World) -> None:
         self.world = world
         self.wanted = 2
+        self.timeout = 30
         super().__init__()
 
     def load_config(self) -> None:
@@ -126,13 +141,13 @@ class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no
             "errorlog": os.devnull,
             "handover_boot_timeout": 30,
             "graceful_timeout": 10,
-            "timeout": 30,
+            "timeout": self.timeout,
             "control_socket_disable": True,
             "bind": ["unix:/nowhere"],
         }
         for name, value in values.items():
             self.cfg.set(name, value)
-        for hook, arity in (("pre_fork", 2), ("child_exit", 2), ("on_reload", 1), ("nworkers_changed", 3)):
+        for hook, arity in HOOKS.items():
             self.cfg.set(hook, self.hook(hook, arity))
         if "configuration" in self.world.broken:
             raise ValueError("a bad configuration")
@@ -142,7 +157,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no
     def hook(self, name: str, arity: int) -> Any:
         def called(*arguments: Any) -> None:
             if name in self.world.broken and (name != "nworkers_changed" or arguments[2]):
-                raise ValueError(f"the hook {name} broke")
+                raise SystemExit(1) if "exit" in self.world.broken else ValueError(f"the hook {name} broke")
 
         return {
             1: lambda a: called(a),
@@ -151,7 +166,9 @@ class Application(BaseApplication):  # type: ignore[misc]  # Gunicorn carries no
         }[arity]
 
 
-PARTS = ("pipe", "fork", "configuration", "pre_fork", "child_exit", "on_reload", "nworkers_changed")
+HOOKS = {"pre_fork": 2, "child_exit": 2, "worker_exit": 2, "on_reload": 1, "nworkers_changed": 3}  # with their arity
+# exit: what a hook that is broken raises is SystemExit
+PARTS = ("pipe", "fork", "configuration", "burial", "exit", *HOOKS)
 
 
 @contextlib.contextmanager
@@ -162,6 +179,8 @@ def replaced(world: World) -> Iterator[None]:
             patch.setattr(os, name, getattr(world, name))
         # the package's files don't change: read them once
         patch.setattr(arbiter, "Fingerprint", lambda: FINGERPRINT)
+        patch.setattr(arbiter, "_STEADY", world.clock(steady=True))
+        patch.setattr(forks, "kill", world.bury)
         patch.setattr(status, "versions", dict)
         for module in (arbiter, reload, worker, gunicorn.arbiter, gunicorn.workers.workertmp):
             patch.setattr(module, "time", world.clock())
@@ -174,6 +193,7 @@ class Master(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.world = World()
+        self.world.progress = self.move
         self.stack = contextlib.ExitStack()
         self.stack.enter_context(replaced(self.world))
         self.master = arbiter.HandoverArbiter(Application(self.world), Notifier(None))
@@ -208,9 +228,18 @@ class Master(RuleBasedStateMachine):
             and not process.hangs
         }
 
+    def unretired(self, *states: State) -> set[int]:
+        """The workers in these states, as far as the master knows, that it hasn't told to exit."""
+        return {
+            pid
+            for pid, one in self.master.WORKERS.items()
+            if one.board.state in states and one.retired_at is None and not one.killed
+        }
+
     def loop(self, *signals: int) -> None:
         """Runs Gunicorn's loop once."""
         before, under_way = self.serving(), self.master._reload
+        standby = self.unretired(State.STANDBY)
         if under_way is None or under_way.trial is not None:
             self.kept = self.master.app.cfg
         for number in (*signals, signal.SIGCHLD):
@@ -218,6 +247,16 @@ class Master(RuleBasedStateMachine):
         self.master.murder_workers()
         self.master.manage_workers()
         assert self.serving() or not before, "the master has stopped the last serving worker"
+        if not self.unretired(State.READY):
+            for pid in standby & self.unretired(State.STANDBY):
+                assert self.master.WORKERS[pid].board.admitted, "nobody serves, and a worker waits that could"
+            if (
+                under_way is self.master._reload
+                and (under_way is None or under_way.phase is not reload.Phase.UNDO)
+                and self.world.now >= self.master._next_spawn
+                and not self.world.broken & {"fork", "pre_fork"}
+            ):
+                assert self.unretired(State.BOOTING, State.WARMING, State.STANDBY), "nobody serves, and nothing boots"
         if under_way is not None and under_way.done and under_way.error:
             assert self.master.cfg is self.master.app.cfg is self.kept, "a failed reload has changed the configuration"
 
@@ -290,6 +329,28 @@ class Master(RuleBasedStateMachine):
             self.master.WORKERS[pid].board.record_failure("ImportError: gone")
             self.world.end(pid, worker.BOOT_ERROR << 8)
         self.loop()
+
+    @rule(
+        number=st.sampled_from([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]),
+        drift=st.sampled_from([0.0, -3600.0, 3600.0]),
+    )
+    def stop_and_start(self, number: signal.Signals, drift: float) -> None:
+        self.stop(number, drift)
+        self.teardown()
+        self.start()
+
+    def stop(self, number: signal.Signals, drift: float = 0.0) -> None:
+        """Stops the master: all its processes exit, and those that serve and don't hang exit by themselves."""
+        serving = [self.world.processes[pid] for pid in self.serving()]
+        self.world.wall_drift = drift
+        with contextlib.suppress(StopIteration):
+            getattr(self.master, f"handle_{self.master.SIG_NAMES[number]}")()
+        with pytest.raises(SystemExit) as exited:
+            self.master.halt()
+        assert exited.value.code == 0
+        assert not self.master.WORKERS
+        assert not self.world.processes
+        assert [process.status for process in serving] == [0] * len(serving)
 
     @rule(number=st.integers(0, 9))
     def hang_worker(self, number: int) -> None:

@@ -9,8 +9,10 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
+import gunicorn.config
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from websockets.sync.client import unix_connect
 
 from conftest import Server, wait_for
 from gunicorn_handover import logs
+from simulation import process_restored
 
 ACCESS = {
     *("time", "level", "logger", "request_id", "client", "method", "path", "status", "duration_ms", "bytes"),
@@ -225,3 +228,22 @@ def test_simultaneous_requests_have_one_line_each(server: Server) -> None:
     assert server.stop() == 0
     found = [line["request_id"] for line in lines(server) if line["logger"] == "access"]
     assert sorted(name for name in found if name.startswith("together")) == sorted(names)
+
+
+def test_log_file_that_cannot_be_reopened_stays_open(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    cfg = gunicorn.config.Config()
+    cfg.set("errorlog", str(folder / "error.log"))
+    with process_restored():
+        logger = logs.HandoverLogger(cfg)
+        folder.rename(tmp_path / "old")
+        logger.reopen_files()
+        logger.error("still here")
+        text = (tmp_path / "old/error.log").read_text()
+        assert "The log files can't be reopened: " in text
+        assert "still here" in text
+        folder.mkdir()
+        logger.reopen_files()
+        logger.error("elsewhere")
+        assert "elsewhere" in (folder / "error.log").read_text()

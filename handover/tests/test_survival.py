@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,16 +69,26 @@ def test_zero_workers_is_refused_by_reload_and_start(server: Server) -> None:
 
 HOOKS = {
     "pre_fork": "def pre_fork(server, worker): raise ValueError('the hook broke')",
+    "pre_fork exits": "def pre_fork(server, worker): raise SystemExit(1)",
+    "post_fork": "def post_fork(server, worker): raise ValueError('the hook broke')",
     "nworkers_changed": "def nworkers_changed(server, new, old):\n    if old: raise ValueError('the hook broke')",
     "on_reload": "def on_reload(server): raise ValueError('the hook broke')",
 }
 
 
-@pytest.mark.parametrize("hook", ["pre_fork", "on_reload"])
-def test_raising_hook_fails_only_reload(server: Server, hook: str) -> None:
+@pytest.mark.parametrize(
+    ("hook", "words"),
+    [
+        ("pre_fork", "the hook broke"),
+        ("pre_fork exits", "the hook pre_fork called sys.exit(1)"),
+        ("on_reload", "the hook broke"),
+        ("post_fork", "the hook post_fork: ValueError: the hook broke"),
+    ],
+)
+def test_raising_hook_fails_only_reload(server: Server, hook: str, words: str) -> None:
     server.start()
     server.configure(HOOKS[hook])
-    assert_reload_fails(server, "the hook broke")
+    assert_reload_fails(server, words)
     assert_recovers(server)
 
 
@@ -90,9 +101,10 @@ def test_raising_hook_fails_start_with_reason(server: Server) -> None:
 
 
 @pytest.mark.parametrize("change", [signal.SIGTTIN, signal.SIGTTOU])
-def test_raising_hooks_do_not_end_master(server: Server, change: int) -> None:
-    child_exit = "def child_exit(server, worker): raise ValueError('the hook broke')\n"
-    server.configure(child_exit + HOOKS["nworkers_changed"])
+@pytest.mark.parametrize("error", ["ValueError('the hook broke')", "SystemExit(1)"])
+def test_raising_hooks_do_not_end_master(server: Server, change: int, error: str) -> None:
+    child_exit = f"def child_exit(server, worker): raise {error}\n"
+    server.configure(child_exit + HOOKS["nworkers_changed"].replace("ValueError('the hook broke')", error))
     server.start()
     server.signal(change)
     killed = server.pids()[0]
@@ -126,6 +138,20 @@ def test_exhausted_resource_fails_only_reload(server: Server, limit: str) -> Non
     wait_for(lambda: "failed" in server.log)
     assert server.process.poll() is None, server.log
     resource.prlimit(server.process.pid, kind, before)
+    assert_recovers(server)
+
+
+def test_exit_of_worker_while_no_descriptor_is_free_does_not_end_master(server: Server) -> None:
+    server.start()
+    assert server.process is not None
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    killed = server.pids()[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: killed not in server.children())
+    server.wait_for_loop()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
+    wait_for(lambda: killed not in server.pids())
     assert_recovers(server)
 
 
@@ -169,12 +195,12 @@ def test_worker_ignores_signals_for_master(server: Server, name: str) -> None:
 
 
 REPLACED_HANDLER = """
-import signal as _signal
+import signal as _signal, sys
 _lifespan = lifespan
 async def lifespan(receive, send):
     async def replacing(message):
         if message["type"] == "lifespan.startup.complete":
-            _signal.signal(_signal.SIGTERM, lambda *_: None)
+            _signal.signal(_signal.SIGTERM, lambda *_: sys.exit(0))
         await send(message)
     await _lifespan(receive, replacing)
 """
@@ -186,11 +212,15 @@ def test_worker_drains_if_application_replaces_sigterm_handler(server: Server, w
     server.configure(graceful_timeout=20)
     server.start()
     before = server.pids()
+    connection = server.connect()
+    connection.request("GET", "/slow?seconds=2&began=slow")
+    server.wait_started("slow")
     if way == "stop":
         assert server.stop() == 0
     else:
         assert server.reload().returncode == 0
         wait_for(lambda: not set(before) & set(server.children()), 60)
+    assert connection.getresponse().status == 200
     # a worker that missed the signal would be killed after its timeout
     assert "killing it" not in server.log
 
@@ -208,6 +238,23 @@ def test_unwritable_status_file_is_logged_once(server: Server) -> None:
     lines = [json.loads(line) for line in server.log.splitlines() if "status file can't be written" in line]
     assert len(lines) == 1
     scratch.rmdir()
+
+
+def test_log_file_that_cannot_be_reopened_costs_no_process(server: Server) -> None:
+    folder = server.root / "logs"
+    folder.mkdir()
+    server.configure(accesslog=str(folder / "access.log"))
+    server.start()
+    before = server.pids()
+    shutil.rmtree(folder)
+    server.signal(signal.SIGUSR1)
+    wait_for(lambda: server.log.count("The log files can't be reopened") == 3, what="three messages")
+    assert server.get()["release"] == "1"
+    assert server.pids() == before
+    folder.mkdir()
+    server.signal(signal.SIGUSR1)
+    wait_for((folder / "access.log").exists)
+    assert_recovers(server)
 
 
 def test_status_with_closed_pipe_prints_no_traceback(server: Server) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import json
 import os
 import signal
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Server, wait_for
+from gunicorn_handover import warmup
 
 pytestmark = pytest.mark.versions
 
@@ -70,6 +75,87 @@ FAULTS = {
         ]
     ),
 }
+
+
+class Application:
+    """Records the requests of a warm-up. Each takes so many simulated seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, status: int = 200) -> None:
+        self.seconds, self.status, self.now = seconds, status, 1000.0
+        self.scopes: list[dict[str, Any]] = []
+        self.events: list[str] = []
+        clock = types.SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        monkeypatch.setattr(warmup, "time", clock)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        self.events.append(f"+{scope['path']}")
+        scope["state"]["requests"] = scope["state"].get("requests", 0) + 1
+        self.scopes.append(scope)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        self.now += self.seconds
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        self.events.append(f"-{scope['path']}")
+
+    def warm_up(self, *paths: str, timeout: float = 60.0, stop: Callable[[], bool] = lambda: False) -> list[str]:
+        """The results of a warm-up, as text."""
+        self.state = {"pool": "open"}
+        context = contextvars.copy_context()
+        run = warmup.Warmup(paths, host="links.example", timeout=timeout, context=context, stop=stop)
+        return [str(result) for result in asyncio.run(run.run(self, self.state))]
+
+
+def test_paths_are_requested_in_turn_and_then_two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Application(monkeypatch)
+    results = served.warm_up("/a", "/b")
+    assert results == [f"GET {path} 200 in 0 ms, then 0 ms (8 more)" for path in ("/a", "/b")]
+    pairs = [*["+/a"] * 2, *["-/a"] * 2, *["+/b"] * 2, *["-/b"] * 2]
+    assert served.events == ["+/a", "-/a", "+/b", "-/b", *pairs * 4]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "requests"),
+    # the first round is complete however long it takes; a later one starts within a second
+    [(1 / 16, [9, 7]), (1 / 8, [5, 3]), (1 / 4, [3, 1]), (1 / 2, [1, 1]), (2, [1, 1])],
+)
+def test_warmup_of_a_slow_application_is_short(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, requests: list[int]
+) -> None:
+    served = Application(monkeypatch, seconds)
+    served.warm_up("/a", "/b")
+    assert [served.events.count(f"+{path}") for path in ("/a", "/b")] == requests
+
+
+@pytest.mark.parametrize(("status", "requests"), [(200, 9), (399, 9), (400, 1), (503, 1)])
+def test_path_that_fails_is_not_repeated(monkeypatch: pytest.MonkeyPatch, status: int, requests: int) -> None:
+    served = Application(monkeypatch, status=status)
+    served.warm_up("/a")
+    assert served.events.count("+/a") == requests
+
+
+def test_warmup_ends_when_the_worker_must_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (1, 2, 3, 4, 5):
+        served = Application(monkeypatch)
+        served.warm_up("/a", "/b", stop=lambda served=served, most=most: len(served.scopes) >= most)  # type: ignore[misc]
+        assert most <= len(served.scopes) <= most + 1
+
+
+def test_warmup_request_is_that_of_a_local_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Application(monkeypatch)
+    served.warm_up("/a")
+    assert served.state == {"pool": "open"}
+    assert all(scope["state"] == {"pool": "open", "requests": 1} for scope in served.scopes)
+    assert served.scopes[0]["headers"] == [
+        (b"host", b"links.example"),
+        (b"x-forwarded-for", b"127.0.0.1"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"links.example"),
+        (b"x-real-ip", b"127.0.0.1"),
+        (b"user-agent", warmup.AGENT.encode()),
+        (b"accept", b"*/*"),
+    ]
 
 
 def faulty(body: str) -> str:

@@ -19,7 +19,7 @@ import uvloop
 from application import application
 from gunicorn_handover import forks, metrics, priority, worker
 from gunicorn_handover.board import DrainReason, State
-from simulation import MASTER, PID, Life
+from simulation import MASTER, PID, Life, process_restored
 
 pytestmark = pytest.mark.versions
 
@@ -46,6 +46,16 @@ def test_heartbeats_continue_until_the_exit(life: Create, timeout: int, interval
     times = sorted(set(one.heartbeats))
     assert {later - earlier for earlier, later in itertools.pairwise(times)} == {interval}
     assert one.clock.now - times[-1] <= 2 * interval
+
+
+def test_heartbeat_precedes_readiness(life: Create, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop may be blocked from then on, and `timeout` applies only after a heartbeat."""
+    one = life()
+    states: list[State] = []
+    monkeypatch.setattr(one.worker, "notify", lambda: states.append(one.board.state))
+    monkeypatch.setattr(one.worker, "_server", types.SimpleNamespace(), raising=False)
+    one.worker._on_ready()
+    assert (states, one.board.state) == ([State.BOOTING], State.READY)
 
 
 def test_worker_accepts_as_soon_as_it_is_admitted(life: Create) -> None:
@@ -181,6 +191,64 @@ def test_replacement_is_requested_once_after_max_requests(
     asked = limit > 0 and requests >= 5
     assert one.board.to_be_replaced is asked
     assert one.log.count("asks to be replaced") == asked
+
+
+def _raise(error: BaseException) -> Callable[..., None]:
+    def handle(*_: Any) -> None:
+        raise error
+
+    return handle
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("handler", "warnings"),
+    [
+        (lambda *_: None, 0),
+        (signal.SIG_IGN, 0),
+        (signal.SIG_DFL, 0),
+        (_raise(SystemExit(0)), 0),
+        (_raise(KeyboardInterrupt()), 0),
+        (_raise(ValueError("broken")), 2),
+    ],
+)
+def test_handler_of_the_application_does_not_end_running_requests(
+    life: Create, handler: Any, warnings: int, later: bool
+) -> None:
+    """Whether it installs it at its startup or later."""
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        if later is (scope["type"] == "http"):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, handler)
+        await application(scope, receive, send)
+
+    one = life(served, graceful_timeout=10)
+
+    async def script(one: Life) -> None:
+        await one.ready()
+        client = await one.request("/slow?seconds=5")
+        await asyncio.sleep(1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            assert forks.is_servers(signal.getsignal(number))  # or the next line may end this process
+            signal.raise_signal(number)
+        await one.until(lambda: one.board.state is State.DRAINING)
+        assert (await client.receive())[0] == 200
+
+    one.run(script)
+    assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
+
+
+def test_forked_process_gets_the_application_s_handlers_back(life: Create) -> None:
+    one = life()
+    with process_restored():
+        for number, handler in ((signal.SIGTERM, _raise(SystemExit(0))), (signal.SIGINT, signal.SIG_IGN)):
+            signal.signal(number, handler)
+            one.worker._wrap_stop_handlers()
+            one.worker._wrap_stop_handlers()
+            assert signal.getsignal(number) is not handler
+            forks.reset_handlers()
+            assert signal.getsignal(number) is handler
 
 
 class Stubborn:

@@ -24,7 +24,7 @@ class ActionModule(module_cache.CachedModuleAction):
         reconnects = self._connection.transport != "local"
         arguments = {**self._task.args, "token": uuid.uuid4().hex, "reconnects": reconnects}
         answer = action.execute(self, variables, arguments)
-        name, seconds = str(arguments.get("name", "")), float(arguments.get("seconds", 60))
+        name, seconds = str(arguments.get("name", "")), float(arguments.get("seconds", 45))
         advice = str(arguments.get("advice", ""))
         if answer.get("lost"):
             answer["msg"] += (

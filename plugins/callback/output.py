@@ -90,6 +90,12 @@ def _clean(found: Any) -> Any:
     return found
 
 
+def _message(result: Any) -> Any:
+    """Return a result's message; an assertion's list of messages as lines."""
+    found = result.result.get("msg")
+    return "\n".join(map(str, found)) if isinstance(found, list) else found
+
+
 class CallbackModule(Default):  # type: ignore[misc]
     """Stdout callback."""
 
@@ -204,7 +210,7 @@ class CallbackModule(Default):  # type: ignore[misc]
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print why a task failed, with its line breaks."""
-        text = result.result.get("msg")
+        text = _message(result)
         if self._is_deferred(reports=result.task.run_once and not ignore_errors):
             return
         if self._verbose() or not isinstance(text, str) or "results" in result.result:
@@ -218,7 +224,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Print why an item of a loop failed; an unreachable host that the playbook handles isn't printed."""
         if result.result.get("unreachable") and result.task.ignore_unreachable and not self._verbose():
             return
-        text = result.result.get("msg")
+        text = _message(result)
         if self._is_deferred():
             return
         if self._verbose() or not isinstance(text, str):

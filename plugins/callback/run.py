@@ -111,15 +111,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Record the start of the play, and install or remove the handler of Ctrl-C."""
-        now = time.time()
+        now, moment = time.time(), time.monotonic()
         variables = play.get_vars()
         phase = {"id": str(variables.get("baton_phase", "")), "name": play.get_name().strip()}
         if self._phases:
-            self._phases[-1]["seconds"] += round(now - self._began, 1)
+            self._phases[-1]["seconds"] += round(moment - self._began, 1)
         # the batches of a play are one phase
         if not self._phases or not phase.items() <= self._phases[-1].items():
             self._phases.append({**phase, "started": now, "seconds": 0.0})
-        self._began = now
+        self._began = moment
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
         self._ending = bool(variables.get("baton_commit_phase"))
         self._defers = bool(variables.get("baton_defer_problems"))

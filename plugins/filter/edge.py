@@ -15,6 +15,7 @@ WIDEST = {4: 8, 6: 16}
 LOCAL = ipaddress.IPv6Network("fc00::/7")
 # Seconds; required by hstspreload.org.
 PRELOAD_MAX_AGE = 31536000
+YEAR = datetime.timedelta(days=366)
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -100,20 +101,14 @@ def proxy_networks(proxies: Sequence[str], presets: Mapping[str, Mapping[str, An
     return list(dict.fromkeys(network for networks in named for network in networks))
 
 
-def within(addresses: Sequence[str], networks: Sequence[str]) -> list[str]:
-    """Return the addresses in any of the networks, without regard to IPv6 zones. A text that is no address is in none.
-
-    `ansible.utils.in_any_network` takes 0.3 s of processor time for that. Raises ValueError for a wrong network.
-    """
-    parsed = [limits.network(str(network), strict=False) for network in networks]
-    return [text for text in addresses if any(_contains(network, text) for network in parsed)]
-
-
-def _contains(network: ipaddress.IPv4Network | ipaddress.IPv6Network, text: str) -> bool:
-    try:
-        return ipaddress.ip_address(str(text).partition("%")[0]) in network
-    except ValueError:
-        return False
+def old_presets(proxies: Sequence[str], presets: Mapping[str, Mapping[str, Any]], today: str) -> list[str]:
+    """Return a sentence for each of these presets whose list is older than a year. `today`: date in ISO format."""
+    oldest = datetime.date.fromisoformat(today) - YEAR
+    return [
+        f"The list of {name}'s networks is of {presets[name]['date']}."
+        for name in dict.fromkeys(proxies)
+        if name in presets and datetime.date.fromisoformat(presets[name]["date"]) < oldest
+    ]
 
 
 class FilterModule:
@@ -125,6 +120,7 @@ class FilterModule:
             "wrong_networks": wrong_networks,
             "wrong_hsts": wrong_hsts,
             "wrong_authorities": wrong_authorities,
+            "old_presets": old_presets,
             "proxy_networks": proxy_networks,
-            "within": within,
+            "within": limits.within,
         }

@@ -46,20 +46,36 @@ def address_problems(
 
     `addresses`: the application's settings and secrets. Preflight sets the hosts' variable `baton_services_noted`.
     """
-    services = []
-    found = []
-    for host in hosts:
-        noted = hostvars[host].get("baton_services_noted")
-        if noted is None:
-            continue
-        if noted["tls"] != tls:
-            found.append(
-                f"backing_services_tls is {noted['tls']} for {host}, and {tls} for the application. "
-                "Set it for all hosts."
-            )
-        names = frozenset(str(name).lower() for name in noted["names"])
-        services += [service_addresses.Service(row["name"], names, row["ports"]) for row in noted["services"]]
-    return found or service_addresses.problems(addresses, services, tls, ca_file)
+    found = [
+        f"backing_services_tls is {noted['tls']} for {host}, and {tls} for the application. Set it for all hosts."
+        for host, noted in _noted(hostvars, hosts)
+        if noted["tls"] != tls
+    ]
+    return found or service_addresses.problems(addresses, _services(hostvars, hosts), tls, ca_file)
+
+
+def unreachable(
+    addresses: Mapping[str, Any],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    allowed: Sequence[str],
+) -> list[str]:
+    """Return sentences about services whose addresses aren't in `allowed`, an application's list of allowed ones."""
+    return service_addresses.unreachable(addresses, _services(hostvars, hosts), allowed)
+
+
+def _noted(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what preflight has noted about the services of these hosts, as far as it has asked them."""
+    found = [(host, hostvars[host].get("baton_services_noted")) for host in hosts]
+    return [(host, noted) for host, noted in found if noted is not None]
+
+
+def _services(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> list[service_addresses.Service]:
+    return [
+        service_addresses.Service(row["name"], frozenset(str(name).lower() for name in noted["names"]), row["ports"])
+        for _, noted in _noted(hostvars, hosts)
+        for row in noted["services"]
+    ]
 
 
 class FilterModule:
@@ -71,4 +87,5 @@ class FilterModule:
             "firewall_rules": firewall_rules,
             "needed_ports": needed_ports,
             "service_address_problems": address_problems,
+            "unreachable_service_problems": unreachable,
         }

@@ -16,7 +16,7 @@ class FilterModule:
         """Names as used in playbooks."""
         return {
             "history_table": history.table,
-            "rollback": lambda hosts, wanted, force: history.rollback(hosts, wanted, force=force),
+            "rollback": history.rollback,
             "failure": outcome.failure,
             "record_failure": outcome.record_failure,
             "results": outcome.results,

@@ -71,6 +71,13 @@ def setting(context: Any, name: str) -> str:
     return found
 
 
+@jinja2.pass_context
+def number_problems(context: Any, role: str) -> list[str]:
+    """Return a sentence for each number of a role beyond its limits."""
+    beyond = settings.numbers_beyond(context, settings.options_of(argument_specs()[role]))
+    return [f"{settings.named(name, context)} {words}" for name, words in beyond.items()]
+
+
 def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
     """Return sentences about invalid values, with the hosts unless all of them have the value.
 
@@ -126,7 +133,9 @@ class FilterModule:
             "directive_problems": command_settings.directive_problems,
             "doubtful_settings": doubtful_settings,
             "has_before_web": process_settings.has_before_web,
-            "longest_stop": process_settings.longest_stop,
+            "is_memory": command_settings.is_memory,
+            "longest_wait": process_settings.longest_wait,
+            "number_problems": number_problems,
             "process_plan": process_settings.for_activation,
             "process_problems": process_settings.problems,
             "process_types": process_settings.on_host,

@@ -167,9 +167,9 @@ def main() -> None:
 
 def _rehearse(module: AnsibleModule, app: layout.Application, health: health_check.Health | None) -> dict[str, Any]:
     result = rehearsal.rehearse(app, module.params["release"], module.params["timeout"], health)
-    if result["migrates"]:
-        result["migrates"] = masking.masked(app.name, result["migrates"])
-        module.warn(rehearsal.migration_warning(app, result["migrates"]))
+    result, warnings = rehearsal.reported(app, result)
+    for warning in warnings:
+        module.warn(warning)
     return {**result, "release": layout.current(app)}
 
 

@@ -60,7 +60,7 @@ options:
       I(before). It doesn't run after a reboot.
     type: str
     default: ":"
-  seconds: {description: Seconds after the change within which it must be confirmed., type: int, default: 60}
+  seconds: {description: Seconds after the change within which it must be confirmed., type: int, default: 45}
   advice: {description: "What to check if it wasn't confirmed, a sentence for the message.", type: str, default: ""}
 attributes:
   check_mode: {support: full}
@@ -105,7 +105,7 @@ def main() -> None:
             "before": {"type": "str", "default": ":"},
             "apply": {"type": "str", "default": ":"},
             "undo": {"type": "str", "default": ":"},
-            "seconds": {"type": "int", "default": 60},
+            "seconds": {"type": "int", "default": 45},
             "advice": {"type": "str", "default": ""},
         },
         supports_check_mode=True,

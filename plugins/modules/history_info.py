@@ -50,6 +50,12 @@ blocking:
   description: For each complete release, the later ones whose migrations a rollback to it would cross.
   returned: success
   type: dict
+commands:
+  description: >-
+    For each complete release that served with other process types or schedules, the settings that were C(added),
+    C(removed) or C(changed) since.
+  returned: success
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

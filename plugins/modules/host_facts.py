@@ -19,6 +19,14 @@ extends_documentation_fragment: [baton.web.attributes]
 options:
   application: {description: Application whose release to return., type: str, default: ""}
   packages: {description: Whether to list the installed packages., type: bool, default: false}
+  calendars:
+    description: Times of the application's schedules that systemd must be able to parse.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      setting: {description: The setting that contains it., type: str, required: true}
+      calendar: {description: "The time, in the format of systemd.time(7).", type: str, required: true}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -34,7 +42,8 @@ RETURN = r"""
 ansible_facts:
   description: >-
     C(app_release) (id of the current release of O(application), or empty), C(app_prepared) (whether the host is set up
-    for it), C(app_before_web) (whether a release reaches process types before the web processes),
+    for it), C(app_calendar_problems) (a sentence with the fix for each of O(calendars) that systemd doesn't accept),
+    C(app_before_web) (whether a release reaches process types before the web processes),
     C(app_runs) (the process types beside web and the schedules that have not stopped), C(app_first_host) (the host
     that ran C(hosts: first) at the end of the last successful change, or empty),
     C(app_foreign_units) (units of its name that Baton didn't write), C(app_transport) (how requests reach it: C(sends)
@@ -42,10 +51,10 @@ ansible_facts:
     them by TLS; C(takes_plain) whether its firewall lets plain ones in; C(trusted) the addresses that the application
     believes what they say of the client), C(architecture), C(clock) (seconds since the
     epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative if it is behind; set by the
-    action), C(default_ipv4) with C(address), C(distribution) with C(_version), C(_major_version) and C(_release),
-    C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages) (names, sorted)
-    and C(package_lists_age) (seconds since apt's lists were updated, null without lists) if requested,
-    C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
+    action), C(default_ipv4) and C(default_ipv6) with C(address), C(distribution) with C(_version), C(_major_version)
+    and C(_release), C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages)
+    (names, sorted) and C(package_lists_age) (seconds since apt's lists were updated, null without lists) if
+    requested, C(processor_vcpus), C(python) with C(version), C(service_mgr), C(virtualization_role) and
     C(virtualization_type).
   returned: when the host answers
   type: dict
@@ -61,7 +70,7 @@ asked:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership, running, transport
-from ansible_collections.baton.web.plugins.module_utils.host import facts
+from ansible_collections.baton.web.plugins.module_utils.host import facts, preflight
 
 
 def _has_before_web(app: layout.Application) -> bool:
@@ -74,8 +83,13 @@ def _has_before_web(app: layout.Application) -> bool:
 
 def main() -> None:
     """Gather, exit."""
+    calendar = {name: {"type": "str", "required": True} for name in ("setting", "calendar")}
     module = AnsibleModule(
-        argument_spec={"application": {"type": "str", "default": ""}, "packages": {"type": "bool", "default": False}},
+        argument_spec={
+            "application": {"type": "str", "default": ""},
+            "packages": {"type": "bool", "default": False},
+            "calendars": {"type": "list", "elements": "dict", "default": [], "options": calendar},
+        },
         supports_check_mode=True,
     )
     found = facts.gather(packages=module.params["packages"])
@@ -87,6 +101,7 @@ def main() -> None:
             "app_prepared": app.releases.is_dir(),
             "app_foreign_units": ownership.foreign_units(app.name),
             "app_before_web": _has_before_web(app),
+            "app_calendar_problems": list(preflight.calendar_problems(module.params["calendars"])),
             "app_runs": running.names(app),
             "app_first_host": running.recorded_first_host(app),
             "app_transport": transport.of_host(app),

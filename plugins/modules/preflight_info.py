@@ -30,14 +30,6 @@ options:
       port: {description: The port., type: int, required: true}
       for: {description: Purpose of the port., type: str, required: true}
       allowed: {description: Patterns of units that may listen on it., type: list, elements: str, required: true}
-  calendars:
-    description: Times of schedules that systemd must be able to parse.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      setting: {description: The setting that contains it., type: str, required: true}
-      calendar: {description: "The time, in the format of systemd.time(7).", type: str, required: true}
   application:
     description: The application that will use users, folders, units and files of its name.
     type: dict
@@ -92,7 +84,6 @@ def main() -> None:
             "ports": _rows(
                 **{"port": {"type": "int"}, "for": {"type": "str"}, "allowed": {"type": "list", "elements": "str"}}
             ),
-            "calendars": _rows(setting={"type": "str"}, calendar={"type": "str"}),
             "application": {
                 "type": "dict",
                 "options": {
@@ -112,7 +103,6 @@ def main() -> None:
         *(ownership.problems(host, **application) if application else []),
         *preflight.disk_problems(host, module.params["directories"]),
         *preflight.port_problems(host, module.params["ports"]),
-        *preflight.calendar_problems(host, module.params["calendars"]),
     ]
     if found:
         module.fail_json(msg=" ".join(found))

@@ -12,6 +12,8 @@ description:
     It has the service's user, environment, secrets, sandbox and limits, and reads the configuration on disk.
   - Fails with the cause and the last lines of the application's log. The running release isn't affected, and nothing
     of the rehearsal remains.
+  - Before that, looks up in the release what the commands of process types, checks and schedules run, and fails if it
+    isn't there.
   - Skips a release that already serves with the configuration of its activation.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application, baton.web.health]
@@ -38,6 +40,10 @@ migrates:
   description: A log line about a migration of the database during the boot; empty if there was none.
   returned: success
   type: str
+unchecked:
+  description: Why the commands of process types and schedules could not be looked up; empty if they were.
+  returned: success
+  type: str
 """
 
 from typing import Any
@@ -62,14 +68,14 @@ def main() -> None:
     app = layout.Application(options["name"])
     health = health_check.Health.of(options)
     try:
-        result: dict[str, Any] = {"rehearsed": False, "seconds": 0.0, "migrates": ""}
+        result: dict[str, Any] = {"rehearsed": False, "seconds": 0.0, "migrates": "", "unchecked": ""}
         if not module.check_mode:
             result = rehearsal.rehearse(app, options["release"], options["timeout"], health)
     except (layout.ActivationError, rehearsal.RehearsalError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))
-    if result["migrates"]:
-        result["migrates"] = masking.masked(app.name, result["migrates"])
-        module.warn(rehearsal.migration_warning(app, result["migrates"]))
+    result, warnings = rehearsal.reported(app, result)
+    for warning in warnings:
+        module.warn(warning)
     module.exit_json(changed=False, **result)
 
 

@@ -9,7 +9,7 @@ short_description: Suspend or resume a scheduled command of an application
 version_added: 0.2.0
 description:
   - Until a suspended command is resumed, its timer doesn't start it, even after a reboot or a later deploy. A running
-    command continues.
+    command continues. When it is resumed, a missed run starts at once if C(catch_up) is true.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
@@ -40,7 +40,7 @@ unit: {description: The unit of the command., returned: success, type: str, samp
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baton.web.plugins.module_utils.activation import detached
+from ansible_collections.baton.web.plugins.module_utils.activation import boot, detached
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd
 
@@ -65,20 +65,23 @@ def main() -> None:
             names = ", ".join(known) or "none (app_schedules is empty)"
             module.fail_json(msg=f"{app.name} has no scheduled command {wanted!r} here. It has {names}.")
         schedule = known[wanted]
-        mark = app.suspended(wanted)
-        changed = state != "known" and mark.exists() == (state == "resumed")
+        mark, timer = app.suspended(wanted), schedule.running[0]
+        # what ends a suspension or a resumption comes last, so that an interrupted one can be repeated
+        suspended = mark.exists() and not boot.is_enabled(app, timer)
+        changed = {"known": False, "suspended": not suspended, "resumed": mark.exists()}[state]
         if changed and not module.check_mode:
             with detached.exclusive(app, TIMEOUT):
                 if state == "suspended":
                     mark.parent.mkdir(mode=0o755, exist_ok=True)
                     atomic_file.write(mark, "", mode=0o644)
-                    systemd.change("stop", schedule.running[0], TIMEOUT)
+                    systemd.change("stop", timer, TIMEOUT)
+                    boot.disable(app, [timer])
                 else:
-                    mark.unlink(missing_ok=True)
-                    atomic_file.sync_folder(mark.parent)
                     # before the first release there is nothing to start
                     if schedule.count and layout.current(app):
-                        systemd.change("start", schedule.running[0], TIMEOUT)
+                        boot.start_timer(app, timer, TIMEOUT, catch_up=True)
+                    mark.unlink()
+                    atomic_file.sync_folder(mark.parent)
     except (layout.ActivationError, systemd.UnitError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed, runs=bool(schedule.count), unit=f"{app.name}-{wanted}.service")

@@ -23,6 +23,11 @@ options:
     default: []
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
+  timed_services:
+    description: Names of services that a timer of the same name runs, without suffix.
+    type: list
+    elements: str
+    default: []
   daemons:
     description: Further units, or patterns of units, whose processes must match their unit files.
     type: list
@@ -59,6 +64,10 @@ acme: {description: Result of the last renewal by ACME., returned: with site, ty
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
 units: {description: State of the further units., returned: always, type: dict}
+timed_services:
+  description: State of the C(timer), and C(result) of the service's last run, by name.
+  returned: always
+  type: dict
 behind:
   description: >-
     Running daemons that don't match their unit files, each with C(unit), C(unread) (systemd hasn't read the files),
@@ -94,13 +103,18 @@ def main() -> None:
             "service_certificates": {"type": "list", "elements": "str", "default": []},
             "site": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
+            "timed_services": {"type": "list", "elements": "str", "default": []},
             "daemons": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     options = module.params
     states = {unit: systemd.properties(unit, "ActiveState").get("ActiveState", "unknown") for unit in options["units"]}
-    found: dict[str, Any] = {"units": states, "behind": daemons.behind(options["daemons"])}
+    found: dict[str, Any] = {
+        "units": states,
+        "timed_services": {name: status.timed_service(name) for name in options["timed_services"]},
+        "behind": daemons.behind(options["daemons"]),
+    }
     if options["app_server"]:
         health = health_check.Health.of(options)
         found["application"] = status.serving(layout.Application(options["name"]), health)

@@ -94,9 +94,9 @@ def main() -> None:
             module.fail_json(msg=str(error))
     template, instance, _ = unit.partition("@")
     others = ("list-units", "--plain", "--no-legend", "--state=activating", f"{template}@*.service")
-    deadline = time.time() + module.params["timeout"]
+    deadline = time.monotonic() + module.params["timeout"]
     while instance and systemd.systemctl(*others).stdout.strip():
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             module.fail_json(
                 msg=f"{unit} can't start: another instance of {template}@ is still running. Stop it, or wait."
             )
@@ -111,13 +111,13 @@ def main() -> None:
                 "that disk."
             )
     application = module.params["application"]
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     try:
         systemd.change("start", unit, module.params["timeout"])
     except systemd.UnitError as error:
         module.fail_json(msg=masking.masked(application, f"{unit} failed. It logged last:\n{error}"))
     log = masking.masked(application, systemd.tail(unit, started))
-    module.exit_json(changed=True, log=log, seconds=round(time.time() - started, 3))
+    module.exit_json(changed=True, log=log, seconds=round(time.monotonic() - began, 3))
 
 
 if __name__ == "__main__":

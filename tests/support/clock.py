@@ -25,3 +25,18 @@ class Clock:
         self.pauses.append(seconds)
         self.at_pause()
         self.now += seconds
+
+
+class SteppingClock(Clock):
+    """A clock whose wall time jumps by a day back and forth, as corrections by NTP do; `monotonic` only advances."""
+
+    step = 86400.0
+
+    def time(self) -> float:
+        """The wall time, which differs by two steps from that of the last call."""
+        self.step = -self.step
+        return self.now + self.step
+
+    def monotonic(self) -> float:
+        """The time since an unspecified moment, in seconds."""
+        return self.now

@@ -13,10 +13,11 @@ def install(host: Any) -> None:
     host.check_output("command -v curl >/dev/null || apt-get install -qq -y curl >/dev/null 2>&1")
 
 
-def seen(host: Any, name: str, address: str, path: str, *options: str) -> Any:
+def seen(host: Any, name: str, address: str, path: str, *options: str, port: int = 443) -> Any:
     """The application's report of a GET of `path` through an edge. The certificate isn't verified."""
     words = " ".join(f"'{option}'" for option in options)
     output = host.check_output(
-        f"curl -sS --fail --insecure --max-time 600 {words} --resolve {name}:443:{address} 'https://{name}{path}'"
+        f"curl -sS --fail --insecure --max-time 600 {words} --resolve {name}:{port}:{address} "
+        f"'https://{name}:{port}{path}'"
     )
     return json.loads(output)

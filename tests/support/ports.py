@@ -7,8 +7,8 @@ import re
 
 INSTALL = "apt-get -o DPkg::Lock::Timeout=300 install -qq -y --no-install-recommends nmap > /dev/null"
 # the ports that the fleets' hosts may listen on, and all ports below 1024
-PORTS = "1-1024,5432,6379,8000,8081"
-NUMBER = 1028
+PORTS = "1-1024,5432,6379,6380,8000,8081,8443"
+NUMBER = 1030
 # IPv6 is off in the fleets' networks; link-local addresses exist as soon as it is on
 ENABLE_IPV6 = "sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=0"
 LINK_LOCAL = (

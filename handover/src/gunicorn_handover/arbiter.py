@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 import gunicorn.arbiter as stock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
+from gunicorn.pidfile import Pidfile
+from gunicorn.sock import close_sockets
 from gunicorn.workers.workertmp import WorkerTmp
 
 from gunicorn_handover import forks, metrics, priority, status
@@ -36,6 +39,7 @@ BUSY_FACTOR = 3  # a boot's hard limit, in multiples of its timeout: time spent 
 LOAD_GRACE = 0.5  # seconds that a configuration may load before a pending signal interrupts it
 MAX_CPU_WAIT = 3.0  # seconds that a low-priority boot may wait for a processor in total before its priority is restored
 WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, after its timeout or during a stop
+SUSPENDED = 3.0  # seconds between two looks at the heartbeats, which are a second apart, that mean a suspended process
 # what Gunicorn's stop() uses of the module `time`
 _STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
 
@@ -49,6 +53,7 @@ class HandoverArbiter(Arbiter):
         self.stopping = False
         self._stopped_at = 0.0
         self._started_at = time.time()
+        self._looked_at = time.monotonic()  # at the workers' heartbeats
         # read once: without a free descriptor, a later status would say that the master has ended
         self._start_ticks = status.start_ticks(os.getpid())
         self._complete = False  # whether the first generation has been complete once
@@ -77,11 +82,31 @@ class HandoverArbiter(Arbiter):
         """All workers, oldest first."""
         return sorted(self.WORKERS.values(), key=lambda worker: worker.age)
 
+    def _unretired(self) -> list[Any]:
+        """The workers that haven't been told to exit, oldest first."""
+        return [worker for worker in self.workers() if worker.retired_at is None and not worker.killed]
+
     def _close_in_fork(self) -> None:
         """In each forked process: close what only the master needs."""
         if self._reload is not None:
-            self._reload.previous.close()
+            self._reload.close_in_fork()
             self._reload = None
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers wanted."""
+        return int(self._num_workers)
+
+    @num_workers.setter
+    def num_workers(self, number: int) -> None:
+        before = self._num_workers
+        try:
+            Arbiter.num_workers.fset(self, number)
+        except (Exception, SystemExit):
+            if before is None:
+                raise  # the service starts
+            # what follows in a reload or its undoing must not be skipped
+            self.log.exception("The hook nworkers_changed raised; the master continues")
 
     # Gunicorn's loop
 
@@ -112,20 +137,26 @@ class HandoverArbiter(Arbiter):
             raise HaltServer(self._boot_failure, self.WORKER_BOOT_ERROR)
         try:
             self._manage()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if os.getpid() != self.pid:
+                raise  # a worker exits, which has been forked in here
             # the workers keep serving, whatever the error: resources are exhausted, or a hook raises
             self._handle_error(error)
 
     def _manage(self) -> None:
         self._check_boots()
         self._kill_overdue_drains()
+        for worker in self._unretired():
+            # a reload admits those of its own generation
+            if worker.board.state is State.STANDBY and worker.generation <= self.generation:
+                self.admit(worker)
         if self._reload is not None:
             self._reload.step()
             if self._reload.done:
                 self._finish_reload(self._reload)
-        elif self._reload_requested and self._complete:
-            self._begin_reload()
         else:
+            if self._reload_requested and self._complete:
+                self._begin_reload()
             self._maintain_workers()
         self._publish()
         if self._notify_ready:
@@ -133,7 +164,7 @@ class HandoverArbiter(Arbiter):
             self._notify_ready = False
             self.notifier.ready()
 
-    def _handle_error(self, error: Exception) -> None:
+    def _handle_error(self, error: BaseException) -> None:
         """Handles an error that its step hasn't handled."""
         what = describe(error)
         if self._reload is not None:
@@ -163,7 +194,10 @@ class HandoverArbiter(Arbiter):
                 continue
             worker = self.WORKERS.pop(pid, None)
             if worker is not None:
-                self._handle_exit(worker, wait_status)
+                try:
+                    self._handle_exit(worker, wait_status)
+                except Exception as error:
+                    self._handle_error(error)
 
     def handle_hup(self) -> None:
         self.log.info("Reload requested")
@@ -183,10 +217,7 @@ class HandoverArbiter(Arbiter):
             self._resize(-1)
 
     def _resize(self, change: int) -> None:
-        try:
-            self.num_workers += change
-        except Exception:
-            self.log.exception("The hook nworkers_changed raised; the master continues")
+        self.num_workers += change
         if self._reload is not None:
             previous = self._reload.previous
             previous.num_workers = max(1, previous.num_workers + change)
@@ -200,7 +231,7 @@ class HandoverArbiter(Arbiter):
     def kill_worker(self, pid: int, sig: int) -> None:
         try:
             super().kill_worker(pid, sig)
-        except Exception:
+        except (Exception, SystemExit):
             self.log.exception("Worker (pid:%s) has exited, and the hook worker_exit raised; the master continues", pid)
 
     def stop(self, graceful: bool = True) -> None:
@@ -216,6 +247,11 @@ class HandoverArbiter(Arbiter):
             self.cfg.set("graceful_timeout", int(bound + 0.999))
             # it measures that by the wall clock, which may be set while workers drain
             stock.time = _STEADY
+            # Gunicorn's stop() would raise before the workers drain if a socket's file has been removed
+            for listener in self.LISTENERS:
+                with contextlib.suppress(OSError):
+                    close_sockets([listener], not self.systemd)
+            self.LISTENERS: list[Any] = []
             for worker in self.WORKERS.values():
                 worker.board.request_drain(DrainReason.STOP)
                 # a booting or replaced worker may have low priority, and the stop waits for it
@@ -231,22 +267,30 @@ class HandoverArbiter(Arbiter):
             self._status_file.remove()
 
     def murder_workers(self) -> None:
-        # a draining worker has a time limit of its own, and sends no heartbeat while its interpreter exits
+        before, self._looked_at = self._looked_at, time.monotonic()
+        # the machine or the service was suspended, and the master may be the first to continue: a worker that hangs has
+        # another `timeout`
+        suspended = self._looked_at - before > SUSPENDED
         for worker in self.WORKERS.values():
-            if worker.board.state is State.DRAINING:
+            # a draining worker has a time limit of its own, and sends no heartbeat while its interpreter exits
+            if suspended or worker.board.state is State.DRAINING:
                 worker.tmp.notify()
         super().murder_workers()
 
     # Workers
 
     def spawn(self, generation: int, *, low_priority: bool) -> None:
-        """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError."""
+        """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError, or a hook's error."""
         serving = any(worker.board.state is State.READY for worker in self.WORKERS.values())
         release = status.release_id(self.cfg.handover_release_file)
         # until a worker has handlers of its own it has the master's, which would swallow a signal to stop
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             pid = self.spawn_worker()
+        except SystemExit as error:
+            if os.getpid() != self.pid:
+                raise  # the worker exits
+            raise RuntimeError(f"the hook pre_fork called sys.exit({error.code!r})") from error
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         worker = self.WORKERS[pid]
@@ -259,6 +303,7 @@ class HandoverArbiter(Arbiter):
             worker.oom_score = score
             priority.set_oom_score(pid, score + priority.OOM_BIAS)
         nice = self.cfg.handover_boot_nice or self._nice  # 0 means off, whatever the unit's own niceness is
+        worker.pending_session_nice = self._session_nice()
         if low_priority and serving and nice > self._nice:
             worker.low_priority = True
             worker.pending_session_nice = nice  # may be lowered again without privileges, unlike a process's niceness
@@ -278,6 +323,8 @@ class HandoverArbiter(Arbiter):
         if worker.oom_score is not None:
             priority.set_oom_score(worker.pid, worker.oom_score)
             worker.oom_score = None
+        if worker.admitted_at is None:
+            worker.admitted_at = time.monotonic()
         worker.board.admit()
 
     def retire(self, worker: Any) -> None:
@@ -296,7 +343,7 @@ class HandoverArbiter(Arbiter):
     def _restore_priority(self, worker: Any) -> None:
         if worker.low_priority:
             worker.low_priority = False
-            worker.pending_session_nice = 0  # a new session's
+            worker.pending_session_nice = self._session_nice()
             self._renice_session(worker)
             if not priority.renice(worker.pid, self._nice):
                 self.log.warning(
@@ -306,6 +353,10 @@ class HandoverArbiter(Arbiter):
                     self._nice,
                 )
 
+    def _session_nice(self) -> int:
+        """The niceness of a serving worker's session."""
+        return priority.shared_niceness(self.num_workers)
+
     def _renice_session(self, worker: Any) -> None:
         if worker.pending_session_nice is not None and priority.renice_session(worker.pid, worker.pending_session_nice):
             worker.pending_session_nice = None
@@ -314,10 +365,13 @@ class HandoverArbiter(Arbiter):
         now = time.monotonic()
         for worker in self.workers():
             self._renice_session(worker)
+            if worker.killed or worker.retired_at is not None:
+                continue
             if worker.board.state is State.STANDBY:
                 # while it waits for the others: once admitted, it must be as fast as they are
                 self._restore_priority(worker)
-            if worker.board.state >= State.STANDBY or worker.killed:
+                self._check_admitted(worker, now)
+            if worker.board.state >= State.STANDBY:
                 continue
             limit = worker.cfg.handover_boot_timeout
             took = now - worker.forked_at
@@ -337,6 +391,17 @@ class HandoverArbiter(Arbiter):
             ):
                 # starved: on a machine that is never idle, the nicest process gets almost no processor time
                 self._restore_priority(worker)
+
+    def _check_admitted(self, worker: Any, now: float) -> None:
+        """A worker that is admitted becomes ready at once, unless the application blocks its event loop. It sends no
+        heartbeats yet, so that Gunicorn doesn't notice."""
+        took = 0.0 if worker.admitted_at is None else now - worker.admitted_at
+        if took > min(worker.cfg.timeout or math.inf, worker.cfg.handover_boot_timeout):
+            reason = f"the application has blocked the event loop for {took:.0f} s after its startup"
+            worker.board.record_failure(reason)
+            self.log.error("Worker (pid:%s): %s; killing it", worker.pid, reason)
+            self.kill(worker)
+            self._boot_failed(worker, reason)
 
     def _check_warmup(self, worker: Any, now: float) -> None:
         """The worker limits its warm-up itself, unless the application blocks its event loop."""
@@ -383,13 +448,10 @@ class HandoverArbiter(Arbiter):
                 self.kill(worker)
 
     def _maintain_workers(self) -> None:
-        alive = [worker for worker in self.workers() if worker.retired_at is None and not worker.killed]
+        alive = self._unretired()
         booting = [worker for worker in alive if worker.board.state < State.READY]
         serving = [worker for worker in alive if worker.board.state is State.READY]
         fresh = [worker for worker in serving if not worker.board.to_be_replaced]
-        for worker in booting:
-            if worker.board.state is State.STANDBY:
-                self.admit(worker)
         if len(fresh) >= self.num_workers:
             if time.monotonic() - self._failed_at > STABLE_AFTER:
                 self._failures = 0
@@ -417,22 +479,25 @@ class HandoverArbiter(Arbiter):
     def ensure_workers(self) -> bool:
         """Starts missing workers. Returns whether all workers are ready."""
         self._maintain_workers()
-        ready = [worker for worker in self.workers() if worker.retired_at is None and worker.board.state is State.READY]
+        ready = [worker for worker in self._unretired() if worker.board.state is State.READY]
         return bool(len(ready) >= self.num_workers)
 
     def _handle_exit(self, worker: Any, wait_status: int) -> None:
-        # an expected SIGKILL isn't the OOM killer's
-        expected = self.stopping or worker.killed
-        how = _describe(wait_status) if expected else self._exit_reason(wait_status)
         state = worker.board.state
+        # an expected SIGKILL isn't the OOM killer's
+        expected = self.stopping or worker.killed or (worker.retired_at is not None and state < State.READY)
+        how = _describe(wait_status) if expected else self._exit_reason(wait_status)
         failure = worker.board.failure or how
         worker.tmp.close()
         worker.board.close()
-        forks.kill(worker.pid)
+        try:
+            forks.kill(worker.pid)
+        except OSError as error:  # no descriptor or memory is free
+            self.log.error("Processes that worker (pid:%s) has forked may still run: %s", worker.pid, error)
         self._clear_gauges(worker.cfg)
         try:
             self.cfg.child_exit(self, worker)
-        except Exception:
+        except (Exception, SystemExit):
             self.log.exception("The hook child_exit raised; the master continues")
         served = time.monotonic() - worker.forked_at
         if expected:
@@ -473,7 +538,7 @@ class HandoverArbiter(Arbiter):
         return f"{how}: {'yes' if self._oom_kills > before else 'no'}, by the kernel's count"
 
     def _boot_failed(self, worker: Any, failure: str) -> None:
-        if self._reload is not None and worker.generation == self._reload.generation:
+        if self._reload is not None and worker.generation > self.generation:
             self._reload.fail(f"worker (pid:{worker.pid}) failed to boot: {failure}")
         elif not self._complete:
             self._boot_failure = f"Worker (pid:{worker.pid}) failed to boot: {failure}"
@@ -500,7 +565,7 @@ class HandoverArbiter(Arbiter):
         requested, began = time.time(), time.monotonic()
         try:
             self._reload = Reload(self, self._reloads)
-        except OSError as error:  # no process or file descriptor available
+        except Exception as error:  # no process or file descriptor is available
             failure = f"it could not start: {describe(error)}"
             self.log.error("Reload %d failed: %s. The workers keep serving.", self._reloads, failure)
             self._record_reload(self._reloads, requested, began, failure)
@@ -524,10 +589,22 @@ class HandoverArbiter(Arbiter):
     def try_configuration(self) -> None:
         """Does the rest of what a start would do, in a child that exits afterwards. Raises if a start would fail."""
         cfg = self.app.cfg
-        cfg.logger_class(cfg)
-        WorkerTmp(cfg).close()
-        if cfg.pidfile and not os.access(os.path.dirname(os.path.abspath(cfg.pidfile)), os.W_OK):
-            raise RuntimeError(f"pidfile: {cfg.pidfile} can't be written")
+        for name in ("check_config", "print_config"):
+            if cfg.settings[name].get():
+                raise RuntimeError(f"{name}: a start would exit without serving. Leave it off.")
+        try:
+            cfg.logger_class(cfg)
+        except Exception as error:
+            raise RuntimeError(f"{_log_setting(cfg, error)}: {describe(error)}") from error
+        try:
+            WorkerTmp(cfg).close()
+        except Exception as error:
+            raise RuntimeError(f"worker_tmp_dir: {describe(error)}") from error
+        if cfg.pidfile:
+            if not os.access(os.path.dirname(os.path.abspath(cfg.pidfile)), os.W_OK) or os.path.isdir(cfg.pidfile):
+                raise RuntimeError(f"pidfile: {cfg.pidfile} can't be written")
+            if (owner := Pidfile(cfg.pidfile).validate()) and owner != self.pid:
+                raise RuntimeError(f"pidfile: {cfg.pidfile} is that of another process (pid:{owner})")
 
     def apply_configuration(self) -> None:
         """Applies the configuration on disk to the master. Raises, or exits, if it is invalid."""
@@ -661,6 +738,15 @@ def _overdue(took: float, waited: float, limit: float) -> str:
         f" and {took - limit:.0f} s more for the {waited:.0f} s that it waited for a processor" if waited >= 1 else ""
     )
     return f"not ready after {limit:g} s (handover_boot_timeout){more}"
+
+
+def _log_setting(cfg: Any, error: Exception) -> str:
+    """The setting that makes the logger fail with `error`; several if it isn't clear."""
+    names = ("errorlog", "accesslog", "logconfig", "logconfig_json", "logconfig_dict", "syslog_addr")
+    settings = [cfg.settings[name] for name in names]
+    changed = [setting for setting in settings if setting.get() != setting.default and setting.get() != "-"]
+    named = [setting for setting in changed if str(setting.get()) in str(error)]
+    return ", ".join(setting.name for setting in named or changed or settings)
 
 
 def _has_exited(pid: int) -> bool:

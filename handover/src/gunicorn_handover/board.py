@@ -96,13 +96,13 @@ class Board:
     def failure(self) -> str:
         """Why the worker failed to boot, in one line; empty if unknown. Written by the worker or the master."""
         length = int.from_bytes(self._page[_LENGTH:_TEXT], "little")
-        return self._page[_TEXT : _TEXT + length].decode(errors="replace")
+        return self._page[_TEXT : _TEXT + length].decode(errors="ignore")
 
     def record_failure(self, failure: str) -> None:
         """Records why the boot failed. Only the first reason is kept: later ones are consequences of it."""
         if self.failure:
             return
-        text = " ".join(failure.split()).encode()[: SIZE - _TEXT]
+        text = " ".join(failure.split()).encode(errors="backslashreplace")[: SIZE - _TEXT]
         self._page[_TEXT : _TEXT + len(text)] = text
         self._page[_LENGTH:_TEXT] = len(text).to_bytes(2, "little")
 

@@ -28,9 +28,7 @@ def isolate(listeners: Iterable[Any]) -> None:
         # the wakeup descriptor is shared: a signal to the child would reach the parent's event loop
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # its handler is that of the parent's event loop
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT):
-            if str(getattr(signal.getsignal(number), "__module__", "")).startswith(SERVER_MODULES):
-                signal.signal(number, signal.SIG_DFL)
+        reset_handlers()
         # not closed: the number could be reused for another file, which the socket object would then close
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in map(int, os.listdir("/proc/self/fd")):
@@ -40,6 +38,18 @@ def isolate(listeners: Iterable[Any]) -> None:
         os.close(null)
 
     os.register_at_fork(after_in_child=detach)
+
+
+def reset_handlers() -> None:
+    """Removes the server's signal handlers from this process, and restores the application's that they had replaced."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT):
+        if is_servers(handler := signal.getsignal(number)):
+            signal.signal(number, getattr(handler, "application_handler", signal.SIG_DFL))
+
+
+def is_servers(handler: Any) -> bool:
+    """Whether a signal handler is the server's, not the application's."""
+    return str(getattr(handler, "__module__", "")).startswith(SERVER_MODULES)
 
 
 def terminate(session: int, timeout: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.app.wsgiapp import WSGIApplication
@@ -13,7 +14,7 @@ import gunicorn_handover.settings  # noqa: F401  registers our settings with Gun
 from gunicorn_handover import environment, internals
 from gunicorn_handover.arbiter import HandoverArbiter
 from gunicorn_handover.notify import Notifier
-from gunicorn_handover.worker import HandoverWorker
+from gunicorn_handover.worker import HandoverWorker, describe
 
 DEFAULTS: dict[str, Any] = {
     # Gunicorn setting: default in this package
@@ -58,6 +59,7 @@ class HandoverApplication(WSGIApplication):
             raise ConfigError(
                 f"worker_class is {self.cfg.worker_class_str}, which is not a HandoverWorker. Leave worker_class unset."
             )
+        self.cfg.set("post_fork", _recorded(self.cfg.post_fork))
         # a credential takes precedence over a plain variable of the same name
         self.cfg.set("raw_env", [entry for entry in self.cfg.raw_env if entry.partition("=")[0] not in self._secrets])
 
@@ -82,6 +84,19 @@ class HandoverApplication(WSGIApplication):
                     sys.path.insert(0, entry)
         internals.check_master(self.cfg.handover_http)
         HandoverArbiter(self, self._notifier).run()
+
+
+def _recorded(hook: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """The hook `post_fork`, which runs in a worker before its boot, with the reason of its failure reported."""
+
+    def post_fork(server: Any, worker: Any) -> None:
+        try:
+            hook(server, worker)
+        except BaseException as error:
+            worker.board.record_failure(f"the hook post_fork: {describe(error)}")
+            raise
+
+    return post_fork
 
 
 def serve() -> None:

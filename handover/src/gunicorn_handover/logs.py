@@ -18,7 +18,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
-from gunicorn.glogging import Logger
+from gunicorn.glogging import Logger, loggers
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """The id of the request that the current task serves."""
@@ -156,6 +156,19 @@ class HandoverLogger(Logger):
         last.setLevel(logging.WARNING)
         last.setFormatter(ours)
         logging.lastResort = last
+
+    def reopen_files(self) -> None:
+        """Reopens the log files, after they were rotated."""
+        # Gunicorn closes a file first, and if it then can't be opened, each later line raises
+        try:
+            for log in loggers():
+                for handler in log.handlers:
+                    if isinstance(handler, logging.FileHandler) and handler.stream:
+                        open(handler.baseFilename, "ab").close()
+        except OSError as error:
+            self.error("The log files can't be reopened: %s", error)
+        else:
+            super().reopen_files()
 
     @property
     def logs_access(self) -> bool:

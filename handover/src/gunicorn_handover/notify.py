@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 
 SEND_TIMEOUT = 2.0  # seconds to wait for the manager to accept an important message
+MESSAGE_SIZE = 4096  # bytes; systemd ignores longer messages
 
 
 class Notifier:
@@ -41,7 +42,9 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(timeout)
                 sock.connect(address)
-                sock.sendall(message.encode())
+                # cut, but not within a character: systemd ignores text that isn't UTF-8, too
+                text = message.encode(errors="backslashreplace")[:MESSAGE_SIZE].decode(errors="ignore")
+                sock.sendall(text.encode())
         except OSError:
             return False
         return True

@@ -4,12 +4,15 @@ serve, nor get one of them killed when memory runs out."""
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+NICE_STEP = 1.25  # by which the weight of one niceness differs from that of the next, in the kernel's table
+MAX_SHARED_NICE = 15  # a booting worker, at 19, has to weigh clearly less than one that serves
 CAP_SYS_NICE = 1 << 23  # capabilities(7)
 OOM_BIAS = 500  # of 1000: makes the worker the OOM killer's first choice, unless another process is far larger
 
@@ -67,9 +70,19 @@ def renice_session(pid: int, nice: int) -> bool:
     return True
 
 
+def shared_niceness(sessions: int) -> int:
+    """The niceness at which this number of sessions together has the weight of one, as any other service has: at 0, two
+    workers would have two thirds of the processor time that they and nginx compete for, and nginx would starve them."""
+    return min(round(math.log(max(1, sessions), NICE_STEP)), MAX_SHARED_NICE)
+
+
 def _threads(pid: int) -> Iterator[int]:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    try:
         yield from map(int, os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    except OSError:  # no descriptor is free
+        yield pid
 
 
 def cpu_wait(pid: int) -> float:
@@ -97,15 +110,16 @@ def set_oom_score(pid: int, score: int) -> None:
         file.write(str(max(-1000, min(1000, score))))
 
 
-def oom_kills() -> int | None:
-    """How many processes in this process's control group the OOM killer has killed; None if unknown."""
+def oom_kills(root: str = "/") -> int | None:
+    """How many processes in this process's control group the OOM killer has killed; None if unknown. `root` is the root
+    folder."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        for line in Path(root, "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             group = path.strip("/")
             for counted, file in (
-                (controllers == "", Path("/sys/fs/cgroup", group, "memory.events")),
-                (controllers == "memory", Path("/sys/fs/cgroup/memory", group, "memory.oom_control")),
+                (controllers == "", Path(root, "sys/fs/cgroup", group, "memory.events")),
+                (controllers == "memory", Path(root, "sys/fs/cgroup/memory", group, "memory.oom_control")),
             ):
                 if counted and file.exists():
                     found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="ascii"), re.MULTILINE)

@@ -59,7 +59,7 @@ class Master(Protocol):
         """Starts missing workers. Returns whether all workers are ready."""
 
     def spawn(self, generation: int, *, low_priority: bool) -> None:
-        """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError."""
+        """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError, or a hook's error."""
 
     def admit(self, worker: Any) -> None:
         """Lets a worker that has started up accept connections. Call it until the worker is ready."""
@@ -95,11 +95,11 @@ class Trial:
         # proof of success: a configuration may exit the child with status 0 before it is loaded
         self._token = os.urandom(16).hex().encode()
         reader, writer = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
         try:
+            sys.stdout.flush()
+            sys.stderr.flush()
             self.pid = os.fork()
-        except OSError:
+        except BaseException:
             os.close(reader)
             os.close(writer)
             raise
@@ -146,6 +146,10 @@ class Trial:
         if self._status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+        self.close_output()
+
+    def close_output(self) -> None:
+        """Closes the pipe."""
         os.close(self._reader)
 
 
@@ -226,7 +230,7 @@ class Reload:
         self._deadline = self.began + master.cfg.handover_boot_timeout
         try:
             self.trial: Trial | None = Trial(master)
-        except OSError:
+        except BaseException:
             self.previous.close()
             raise
 
@@ -242,8 +246,8 @@ class Reload:
 
     def fail(self, error: str) -> None:
         """Fails the reload for the reason `error`. Only the first reason is kept."""
-        if self.phase is Phase.UNDO:
-            return
+        if self.phase in (Phase.RETIRE, Phase.UNDO):
+            return  # the new generation serves, or the reload has failed already
         self.error = error
         self.phase = Phase.UNDO
         self._master.log.error("Reload %d failed: %s. The previous workers keep serving.", self.number, error)
@@ -258,6 +262,12 @@ class Reload:
     def abandon(self) -> None:
         """Ends what stopping the master would leave behind."""
         self._close_trial()
+
+    def close_in_fork(self) -> None:
+        """In a worker: closes the master's descriptors."""
+        self.previous.close()
+        if self.trial is not None:
+            self.trial.close_output()
 
     def progress(self) -> str:
         """The current phase, as text."""
@@ -279,6 +289,7 @@ class Reload:
 
     def _try(self) -> None:
         assert self.trial is not None
+        self._master.ensure_workers()
         if not self.trial.ended:
             if time.monotonic() > self._deadline:
                 self.fail("the configuration took longer to load than handover_boot_timeout")
@@ -292,7 +303,7 @@ class Reload:
         self.phase = Phase.APPLY
 
     def _apply(self) -> None:
-        if self._interrupted and not self._master.ensure_workers():
+        if not self._master.ensure_workers() and self._interrupted:
             # loading now would delay the replacement of a worker that has died
             if time.monotonic() > self._deadline:
                 self.fail("workers died while the configuration was loaded, and no new ones could be started")
@@ -319,7 +330,10 @@ class Reload:
         booting = [worker for worker in new if worker.board.state < State.STANDBY and not worker.killed]
         standby = [worker for worker in new if worker.board.state is State.STANDBY]
         ready = [worker for worker in new if worker.board.state is State.READY]
-        none_serving = not any(worker.board.state is State.READY for worker in self._old())
+        none_serving = not any(
+            worker.board.state is State.READY and worker.retired_at is None and not worker.killed
+            for worker in self._old()
+        )
         if len(standby) + len(ready) >= master.num_workers or none_serving:
             for worker in standby:
                 master.admit(worker)
@@ -338,6 +352,7 @@ class Reload:
                     return
 
     def _retire(self) -> None:
+        self._master.ensure_workers()  # an old worker may take long to react
         if all(worker.board.state is State.DRAINING for worker in self._old()):
             self._finish()
 

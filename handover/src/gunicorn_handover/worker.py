@@ -11,10 +11,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
+from uvicorn.server import HANDLED_SIGNALS
 from uvicorn_worker import UvicornWorker
 
 from gunicorn_handover import forks, internals, metrics, priority, warmup
@@ -34,13 +36,19 @@ class HandoverWorker(UvicornWorker):
     """Created in the master before the fork; `init_process` and what it calls run in the worker."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        umask = os.umask(0o077)
+        os.umask(umask)
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            os.umask(umask)  # if Gunicorn can't create the worker's file, it leaves another one
         self.board = Board()
         # Used only by the master.
         self.generation = 0
         self.release: str | None = None
         self.since = time.time()
         self.forked_at = time.monotonic()
+        self.admitted_at: float | None = None
         self.retired_at: float | None = None
         self.killed = False
         self.low_priority = False
@@ -143,7 +151,8 @@ class HandoverWorker(UvicornWorker):
             websocket_grace=self.cfg.handover_websocket_grace,
             websocket_spread=self.cfg.handover_websocket_spread,
         )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._server.quit)
+        self._event_loop = asyncio.get_running_loop()
+        self._event_loop.add_signal_handler(signal.SIGQUIT, self._server.quit)
         # uvloop accepts only sockets, not Gunicorn's wrappers
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:
@@ -168,6 +177,7 @@ class HandoverWorker(UvicornWorker):
         return bool(self._server.should_exit or self.board.drain_reason) or os.getppid() != self.ppid
 
     def _on_ready(self) -> None:
+        self.notify()  # from now on `timeout` applies, also to an event loop that is blocked before its next iteration
         self.log.restore_loggers()
         self._server.private_sockets = self.board.private_sockets
         self.board.state = State.READY
@@ -176,8 +186,34 @@ class HandoverWorker(UvicornWorker):
     def _on_drain(self) -> None:
         self.board.state = State.DRAINING
 
+    def _wrap_stop_handlers(self) -> None:
+        """Starts the drain before the application's own handlers of signals to stop. What these raise, usually
+        SystemExit, would end the event loop and all requests."""
+        for number in HANDLED_SIGNALS:
+            theirs = signal.getsignal(number)
+            if theirs is not None and not forks.is_servers(theirs):
+                signal.signal(number, self._stop_handler(theirs))
+
+    def _stop_handler(self, theirs: Any) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._server.handle_exit(number, frame)
+            if not callable(theirs):
+                return
+            try:
+                theirs(number, frame)
+            except (SystemExit, KeyboardInterrupt):
+                pass  # the drain ends in an exit
+            except BaseException as error:
+                self._event_loop.call_soon_threadsafe(
+                    self.log.warning, "The application's signal handler raised %s", describe(error)
+                )
+
+        handle.application_handler = theirs  # type: ignore[attr-defined]
+        return handle
+
     def _heartbeat(self, requests: int) -> None:
         self.notify()
+        self._wrap_stop_handlers()  # the application may install its own at its startup, or at any later time
         if requests >= self.max_requests and not self.board.to_be_replaced:
             self.log.info("Worker (pid:%s) has served %d requests and asks to be replaced", self.pid, requests)
             self.board.request_replacement()

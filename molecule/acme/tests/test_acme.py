@@ -1,17 +1,21 @@
-"""ACME certificates on two edges, from a real authority, and an authority that can't be reached."""
+"""ACME certificates on two edges, from a real authority, which may be unreachable or validate at another host."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
+import secrets
 import socket
 import ssl
+import time
 from typing import Any
 
 import pytest
 import testinfra
 
 from tests.support import nginx
+from tests.support.certificate import Issued, issue
 from tests.support.playbooks import Playbooks
 from tests.support.traffic import Background, Load
 from tests.support.wait import PATIENCE
@@ -70,27 +74,62 @@ def ask(client: str, address: str, path: str) -> tuple[int, str]:
     return status, text.strip()
 
 
-def certbot(*options: str) -> Any:
+def command(edge: str) -> str:
+    """The command of the timer's service, as the role's README says."""
+    found: str = host(edge).check_output("systemctl cat acme-links.service | sed -n 's/^ExecStart=//p'")
+    return found
+
+
+def certbot(edge: str, *options: str) -> Any:
     """Run certbot on the edge that obtained the certificate, as its program does, but with options of the test's."""
-    program = host("web1").check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/certbot")
-    return host("web1").run(f"REQUESTS_CA_BUNDLE={CONFIGURATION}/roots.pem {program} {' '.join(options)}")
+    program = pathlib.PurePath(command(edge).split()[0]).with_name("certbot")
+    return host(edge).run(f"REQUESTS_CA_BUNDLE={CONFIGURATION}/roots.pem {program} {' '.join(options)}")
 
 
 def run_timer_program(edge: str, *options: str) -> dict[str, Any]:
     """Run the timer's program; return the status that it wrote."""
-    program = host(edge).check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/python")
-    host(edge).run(f"{program} -I /usr/local/sbin/acme-certificate {CONFIGURATION}/settings.json {' '.join(options)}")
+    host(edge).run(f"{command(edge)} {' '.join(options)}")
+    return status_of(edge)
+
+
+def status_of(edge: str) -> dict[str, Any]:
+    """What the timer's program recorded."""
     status: dict[str, Any] = json.loads(host(edge).file(STATUS).content_string)
     return status
+
+
+def start_service(edge: str) -> None:
+    """Run the timer's service, which must succeed."""
+    host(edge).check_output("systemctl start acme-links.service")
+    assert (status_of(edge)["trouble"], status_of(edge)["refused"]) == ("", [])
+
+
+def forget_information(edge: str) -> None:
+    """Let certbot ask the authority when to renew; it does so every six hours."""
+    host(edge).check_output(
+        "sed -i '/acme_renewal_info/,$d' /var/lib/acme-certificate/links/certbot-*/renewal/links.conf"
+    )
+
+
+def assert_revoked_certificate_is_renewed(edge: str) -> None:
+    """Assert that an edge renews the certificate that it obtained, and that the other one copies it."""
+    before = served(edge)
+    revoked = certbot(edge, f"revoke --config {CONFIGURATION}/certbot.ini --no-delete-after-revoke")
+    assert revoked.rc == 0, revoked.stderr
+    forget_information(edge)
+    for one in (edge, *(EDGES.keys() - {edge})):
+        with nginx.reloaded(host(one)):
+            start_service(one)
+        assert installed_certificate(one) != before
+    assert installed_certificate("web1") == installed_certificate("web2")
 
 
 def test_both_edges_serve_the_same_certificate() -> None:
     first, second = (served(edge) for edge in EDGES)
     assert first == second
     # only one of them requested it from the authority
-    lineages = [
-        host(edge).check_output("ls -d /var/lib/acme-certificate/links/certbot-*/live/links || true") for edge in EDGES
-    ]
+    look = "find /var/lib/acme-certificate/links -path '*/certbot-*/live/links'"
+    lineages = [host(edge).check_output(look) for edge in EDGES]
     assert [bool(lineage) for lineage in lineages] == [True, False]
 
 
@@ -111,7 +150,7 @@ def test_keys_and_credentials_are_readable_only_by_root() -> None:
 def test_authority_refuses_accounts_that_are_not_bound_to_an_external_one() -> None:
     folders = " ".join(f"--{name}-dir /run/unbound" for name in ("config", "work", "logs"))
     server = host("web1").check_output(f"sed -n 's/^server = //p' {CONFIGURATION}/certbot.ini")
-    done = certbot("register", folders, "--server", server, "--agree-tos --register-unsafely-without-email -n")
+    done = certbot("web1", "register", folders, "--server", server, "--agree-tos --register-unsafely-without-email -n")
     assert done.rc != 0
     assert "external account binding" in done.stderr
 
@@ -120,28 +159,29 @@ def test_key_of_the_external_account_is_in_no_log() -> None:
     # in a variable, because the host logs the commands of tests
     key = f"key=$(sed -n 's/^eab-hmac-key = //p' {CONFIGURATION}/certbot.ini)"
     host("web1").check_output(f'{key}; test -n "$key"')
-    logs = "/var/log /var/lib/acme-certificate/links/certbot-*/logs"
-    look = f'grep -rqF "$key" {logs} || journalctl --no-pager -o cat | grep -qF "$key"'
+    # in each place that is searched; the host logs the command with it
+    canary = f"key=canary-{secrets.token_hex(8)}"
+    folders = "/var/log /var/lib/acme-certificate/links/certbot-*/logs"
+    host("web1").check_output(
+        f'{canary}; for folder in {folders}; do echo "$key" > $folder/canary; done; logger "$key"'
+    )
+    for folder in folders.split():
+        look = f'grep -rqF "$key" {folder}'
+        assert host("web1").run(f"{canary}; {look}").rc == 0
+        assert host("web1").run(f"{key}; {look}").rc == 1
+    look = 'journalctl --sync; journalctl --no-pager -o cat > /run/canary; grep -qF "$key" /run/canary'
+    assert host("web1").run(f"{canary}; {look}").rc == 0
     assert host("web1").run(f"{key}; {look}").rc == 1
+    host("web1").check_output(f"for folder in {folders}; do rm $folder/canary; done; rm /run/canary")
 
 
 def test_renewal_follows_the_authoritys_information() -> None:
     """A certificate that is revoked long before its end is renewed by the timer's next run (ARI)."""
     before = served("web1")
-    forget = "sed -i '/acme_renewal_info/,$d' /var/lib/acme-certificate/links/certbot-*/renewal/links.conf"
-    # certbot asks again only after six hours
-    host("web1").check_output(forget)
-    assert run_timer_program("web1")["trouble"] == ""
+    forget_information("web1")
+    start_service("web1")
     assert served("web1") == before
-    revoked = certbot("revoke", f"--config {CONFIGURATION}/certbot.ini --no-delete-after-revoke")
-    assert revoked.rc == 0, revoked.stderr
-    host("web1").check_output(forget)
-    with nginx.reloaded(host("web1")):
-        assert run_timer_program("web1")["trouble"] == ""
-    assert installed_certificate("web1") != before
-    with nginx.reloaded(host("web2")):
-        assert run_timer_program("web2")["trouble"] == ""
-    assert installed_certificate("web2") == installed_certificate("web1")
+    assert_revoked_certificate_is_renewed("web1")
 
 
 def test_challenge_is_answered_by_every_edge() -> None:
@@ -176,7 +216,7 @@ pathlib.Path(settings["state"], "bundle").write_bytes(Fernet(settings["sharing_k
 
 def test_certificates_that_clients_or_nginx_refuse_are_not_used() -> None:
     before, link = served("web2"), host("web2").check_output("readlink /etc/ssl/baton/links")
-    python = host("web1").check_output("ls /var/lib/acme-certificate/environments/*/venv/bin/python")
+    python = command("web1").split()[0]
     host("web1").check_output(f"{python} -I - <<'END'{OFFER}END")
     # and what nginx can't load, as if it were the authority's
     lineage = "$(echo /var/lib/acme-certificate/links/certbot-*)/live/links"
@@ -217,6 +257,48 @@ def test_timer_runs_in_a_sandbox() -> None:
     assert float(exposure.split(":")[1].split()[0]) < 3, exposure
 
 
+def test_renewals_that_stopped_are_reported() -> None:
+    FLEET.succeed("playbooks/status.yml")
+    status = {**status_of("web2"), "when": time.time() - 3 * 86400}
+    host("web1").check_output("systemctl stop acme-links.timer nginx-session-tickets.timer")
+    host("web2").check_output(f"cat > {STATUS} <<'END'\n{json.dumps(status)}\nEND")
+    try:
+        done = FLEET.play("playbooks/status.yml")
+        assert done.status != 0
+        for timer in ("acme-links.timer", "nginx-session-tickets.timer"):
+            assert f"web1: the unit {timer} is inactive" in done.words
+        assert "web2: the renewal of the site's certificate last ran at " in done.words
+        assert "web1: the renewal" not in done.words
+    finally:
+        host("web1").check_output("systemctl start acme-links.timer nginx-session-tickets.timer")
+        start_service("web2")
+
+
+def test_name_that_leads_elsewhere_is_reported_and_keeps_certificate() -> None:
+    before = served("web1")
+    # nothing answers on its port 80
+    set_address(NAME, "10.213.88.31")
+    try:
+        status = run_timer_program("web1", "--force")
+        assert status["trouble"].startswith(f"{NAME} (")
+        assert served("web1") == before
+        done = FLEET.play("playbooks/status.yml")
+        assert done.status != 0
+        assert f" ago: {NAME} (" in done.words
+        assert "is still in use" in done.words
+    finally:
+        set_address(NAME)
+    start_service("web1")
+
+
+def set_address(name: str, *addresses: str) -> None:
+    """Set the addresses of a name in the authority's DNS; without any, remove them again."""
+    content = {"host": name, **({"addresses": addresses} if addresses else {})}
+    call = f"http://127.0.0.1:8055/{'add' if addresses else 'clear'}-a"
+    code = f"import urllib.request; urllib.request.urlopen({call!r}, {json.dumps(content).encode()!r})"
+    host("ca1").check_output(f"python3 - <<'END'\n{code}\nEND")
+
+
 def test_unreachable_authority_is_reported_and_keeps_certificate() -> None:
     before = served("web1")
     # pebble isn't stopped, as it would lose its accounts and its root
@@ -234,27 +316,59 @@ def test_unreachable_authority_is_reported_and_keeps_certificate() -> None:
 
 
 @pytest.mark.long
-def test_renewals_under_load_lose_no_request() -> None:
+@pytest.mark.parametrize("edge", EDGES)
+def test_renewals_under_load_lose_no_request(edge: str) -> None:
     certificates = set()
     loads = [Load("fresh", share=4), Load("get", share=4), Load("post", "/echo", share=1, size=20000)]
-    target = f"https://127.0.0.1:{EDGES['web1']}"
+    target = f"https://127.0.0.1:{EDGES[edge]}"
     # nginx before 1.27.4 closes idle keep-alive connections when it reloads: no client keeps one here
     with Background(target, loads, rate=60, fewest=1000, host=NAME, ca_file=str(ROOT), idle_limit=0) as traffic:
         for _ in range(10):
-            certificates.add(renew("web1"))
+            certificates.add(renew(edge))
     assert len(certificates) == 10
     assert traffic.summary.failed == {}, traffic.summary
 
 
 @pytest.mark.long
+def test_reinstalled_edge_gets_the_account_from_the_controller() -> None:
+    keys = "cat /var/lib/acme-certificate/links/certbot-*/accounts/*/*/*/private_key.json"
+    before = host("web1").check_output(keys)
+    host("web1").check_output("rm -rf /var/lib/acme-certificate/links/certbot-*/accounts")
+    FLEET.succeed("site.yml")
+    assert host("web1").check_output(keys) == before
+
+
+def install_due_certificate(edge: str) -> bytes:
+    """Let an edge serve a certificate that is due, but not urgent, as it would have copied it from the other one."""
+    # the edges trust the root of the authority's HTTPS as an issuer, too
+    key_of_root = host("ca1").file("/etc/pebble/directory.key").content_string
+    root = Issued((ROOT.parent / "directory.pem").read_text(), key_of_root)
+    chain, key = issue(NAME, f"www.{NAME}", start=-70, end=28, signer=root)
+    folder = f".links-acme-{hashlib.sha256(chain.encode()).hexdigest()[:16]}"
+    state = "/var/lib/acme-certificate/links"
+    host(edge).check_output(
+        f"cd /etc/ssl/baton && mkdir {folder} && cp -p links/privkey.pem links/directory {folder}/ && "
+        f"cat > {folder}/privkey.pem <<'END'\n{key}END\ncat > {folder}/fullchain.pem <<'END'\n{chain}END\n"
+        f"ln -sfn {folder} links && printf %s {folder} > {state}/loaded && "
+        # it has never obtained one
+        f"rm -rf {state}/certbot-*/live {state}/certbot-*/archive {state}/certbot-*/renewal"
+    )
+    nginx.reload(host(edge))
+    return served(edge, ROOT.parent / "directory.pem")
+
+
+@pytest.mark.long
 def test_lost_edge_does_not_stop_renewal() -> None:
-    before = served("web2")
+    before = install_due_certificate("web2")
     host("web1").check_output("systemctl stop nginx")
     try:
-        # the other edge requests a certificate as soon as its own is due
-        assert renew("web2") != before
+        with nginx.reloaded(host("web2")):
+            start_service("web2")
+        assert installed_certificate("web2") != before
     finally:
         host("web1").check_output("systemctl start nginx")
     with nginx.reloaded(host("web1")):
-        assert run_timer_program("web1")["trouble"] == ""
+        start_service("web1")
     assert installed_certificate("web1") == installed_certificate("web2")
+    # the edge that took over also renews it, although the other one has precedence again
+    assert_revoked_certificate_is_renewed("web2")

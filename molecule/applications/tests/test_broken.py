@@ -50,7 +50,7 @@ def assert_no_leftovers(application: Deployed) -> None:
         on = host(name)
         assert on.check_output(f"systemctl list-units --all --plain --no-legend '{UNIT}*'") == ""
         assert on.check_output("systemctl list-units --failed --plain --no-legend 'fragile*'") == ""
-        assert on.run("ls /run | grep rehearsal").stdout == ""
+        assert on.check_output("find /run -maxdepth 1 -name '*rehearsal*'") == ""
     until(lambda: not any(others(application, name) for name in SOLO), "other processes are left")
 
 
@@ -60,7 +60,7 @@ def others(application: Deployed, name: str) -> set[int]:
 
 
 def alive(name: str) -> set[int]:
-    return {int(pid) for pid in host(name).run("pgrep -u fragile").stdout.split()}
+    return {int(pid) for pid in host(name).check_output("pgrep -u fragile || test $? = 1").split()}
 
 
 def boots(name: str) -> list[Any]:

@@ -90,6 +90,10 @@ def test_old_package_is_deployed_only_if_allowed(factory: Deployed) -> None:
 
 
 def test_hosts_keep_no_build_files(factory: Deployed) -> None:
+    look = "find /var/lib/baton -path '/var/lib/baton/build/*'"
+    for name in SOLO:
+        canary = "/var/lib/baton/build/canary"
+        assert host(name).check_output(f"mkdir -p /var/lib/baton/build; touch {canary}; {look}; rm {canary}") == canary
     assert factory.deploy().changed == [0, 0]
     for name in SOLO:
-        assert not host(name).run("ls /var/lib/baton/build/* 2>/dev/null").stdout
+        assert host(name).check_output(look) == ""

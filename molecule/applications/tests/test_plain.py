@@ -28,8 +28,8 @@ def test_failed_first_deploy_leaves_nothing() -> None:
         assert not on.file("/opt/plain/current").is_symlink
         for unit in ("plain.socket", "plain.service", "plain-bridge.service"):
             assert on.run(f"systemctl is-active {unit}").stdout.strip() == "inactive"
-        assert on.run("ls -A /opt/plain/releases | grep '^\\.'").stdout == ""
-        assert on.run("pgrep -u plain").stdout == ""
+        assert on.check_output("find /opt/plain/releases -mindepth 1 -maxdepth 1 -name '.*'") == ""
+        assert on.check_output("pgrep -u plain || test $? = 1") == ""
 
 
 @pytest.mark.parametrize("name", SOLO)

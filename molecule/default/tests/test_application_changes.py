@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bisect
 import collections
 import concurrent.futures
 import contextlib
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.support.playbooks import PROJECT
 from tests.support.wait import until
 
-from .conftest import APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, other
+from .conftest import APP_SERVERS, FLEET, INVENTORY, NAME, PORT, Edge, other, status
 
 LONG = "BATON_TEST_LONG" in os.environ
 DEPLOYS = 20 if LONG else 1
@@ -41,19 +42,20 @@ FEWEST_JOBS = 3000 if LONG else 50
 # one in a hundred takes longer than a deploy waits for
 JOB_SECONDS = [0.05, 0.1, 0.2, 0.4, 0.1] * 20 + [8]
 # 1,000 clients of a host reconnect; the app servers, the edge and the clients share this machine's processors
-SPREAD = 15  # seconds
+SPREAD = 15 if LONG else 5  # seconds; 5 is the default of app_service_websocket_spread
 # no backlog of jobs that a rollback's workers wouldn't know
 MANY_WORKERS = {
     "worker": {
         "command": "celery -A links.jobs worker --concurrency 4 --without-gossip --without-mingle",
         "count": 2,
+        "stop_signal": "QUIT",
         "stop_timeout": 60,
     }
 }
 FOLDER = "/root/live-clients"
 EVENT = re.compile(r"\d+-\d+")
-# exits with 1 if no worker has logged a job that it doesn't know since a time
-UNREGISTERED = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'unregistered task'"
+# exits with 1 if no worker has logged a job that it doesn't know since a time (links.parking)
+UNKNOWN = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'Parked task'"
 # each version has a job of its own, which no earlier one knows, and its web processes hand out no other
 JOBS = """
 for _number in range(1, VERSION + 1):
@@ -96,6 +98,12 @@ class Source:
 
 def current(name: str) -> str:
     return str(other(name).check_output("basename $(readlink /opt/links/current)"))
+
+
+def busiest_second(times: list[float]) -> int:
+    """The largest number of these times within one second."""
+    times = sorted(times)
+    return max(bisect.bisect_right(times, begin + 1) - index for index, begin in enumerate(times))
 
 
 def redis(command: str) -> list[str]:
@@ -203,6 +211,22 @@ def clients(folder: pathlib.Path, slug: str) -> Iterator[concurrent.futures.Futu
             data1.check_output(f"touch {FOLDER}/end")
 
 
+@contextlib.contextmanager
+def scheduled_run() -> Iterator[None]:
+    """A scheduled command that begins before the block and ends after it, in the release that it began in."""
+    app1, log = other("app1"), "/var/lib/links/spanning"
+    app1.check_output(f"rm -f {log} {log}-end; systemctl start --no-block links-spanning.service")
+    try:
+        until(lambda: app1.file(log).exists, "the scheduled command doesn't run")
+        release = current("app1")
+        yield
+    finally:
+        app1.check_output(f"touch {log}-end")
+    until(lambda: "end" in app1.file(log).content_string, "the scheduled command doesn't end")
+    assert current("app1") != release
+    assert app1.file(log).content_string == f"begin {release}\nend {release}\n"
+
+
 def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp_path: pathlib.Path) -> None:
     original = current("app1")
     source = Source(tmp_path / "links")
@@ -228,7 +252,7 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
         FLEET.succeed("playbooks/deploy.yml", **options)
         before = clicks_counted()
         served = []
-        with clients(tmp_path, slug) as report:
+        with clients(tmp_path, slug) as report, scheduled_run():
             for _ in range(DEPLOYS):
                 source.change()
                 FLEET.succeed("playbooks/deploy.yml", **options)
@@ -237,19 +261,30 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
             if LONG:
                 FLEET.succeed("playbooks/rollback.yml", rollback_to=served[-2], **options)
                 assert {current(name) for name in APP_SERVERS} == {served[-2]}
+            for name in APP_SERVERS:
+                status(name)  # the old workers have closed all their WebSockets
+            configured = time.time()
+            environment = other("app1").ansible.get_variables()["app_config_environment"]
+            environment = {**environment, "LINKS_TITLE_TIMEOUT": 4}
+            FLEET.succeed("playbooks/configure.yml", app_config_environment=environment, **options)
         summary = report.result()
         counted = clicks_counted() - before
         until(lambda: int(redis("LLEN test:ran")[0]) >= len(summary["jobs"]), "jobs are missing")
-        unregistered = {name: other(name).run(UNREGISTERED, str(begin)).rc for name in APP_SERVERS}
+        unknown = {name: other(name).run(UNKNOWN, str(begin)).rc for name in APP_SERVERS}
     finally:
         FLEET.succeed("playbooks/rollback.yml", rollback_to=original, deploy_bake_seconds=0)
-        if LONG:
-            FLEET.succeed("playbooks/configure.yml", deploy_bake_seconds=0)
+        FLEET.succeed("playbooks/configure.yml", deploy_bake_seconds=0)
     assert summary["failures"] == {}
     # each client had each event, once and in order
     assert summary["sequences"] == [WEBSOCKETS + STREAMS], summary
     assert (summary["repeated"], summary["gaps"]) == (0, 0)
     assert summary["events"] >= summary["clicks"] > 0
+    # Each worker closes its WebSockets evenly over the time of the setting. Twice as many within one second allow for
+    # workers that close theirs at the same moments, and for this machine; without a spread, those of a host, which are
+    # half of all, would be closed at once.
+    restarts = [at for at in summary["restarts"] if at >= configured]
+    assert len(restarts) > WEBSOCKETS / 4, "the change has closed too few"
+    assert busiest_second(restarts) <= 2 * WEBSOCKETS / SPREAD
     # the last workers may still be closing theirs, a few at a time
     assert summary["closed"]["WebSocket 1012"] > 0, summary["closed"]
     assert summary["closed"].keys() <= {"WebSocket 1012", "stream"}, summary["closed"]
@@ -259,7 +294,7 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
     ran = collections.Counter(line.split()[0] for line in redis("LRANGE test:ran 0 -1"))
     assert ran == collections.Counter(map(str, summary["jobs"]))
     assert len(ran) >= FEWEST_JOBS
-    assert set(unregistered.values()) == {1}, unregistered
+    assert set(unknown.values()) == {1}, unknown
     # the page has lived through all changes, the last rollback included
     assert edge(f"/{slug}").status_code == 307
     page = live_page.report(summary["clicks"] + 1)

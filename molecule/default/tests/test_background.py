@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import time
 from typing import Any
 
 import pytest
@@ -51,6 +53,30 @@ def test_background_process_creates_report(edge: Edge) -> None:
     assert re.search(words, logs)
 
 
+def test_job_longer_than_the_soft_shutdown_runs_again_at_once() -> None:
+    """If systemd killed the worker, the queue would consider the job lost later than `until` waits."""
+    begin = int(time.time())
+    # a number of seconds that no other test uses, above LINKS_JOB_STOP_TIMEOUT
+    ask = "from links.jobs import app; print(app.send_task('links.jobs.pause', args=[41]).id)"
+    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+
+    def logged(words: str) -> list[str]:
+        options = f"--quiet --no-pager -o json --since=@{begin} -u 'links-worker@*' --grep '{words}'"
+        look = f"journalctl --sync; journalctl {options}"
+        lines = [line for name in APP_SERVERS for line in other(name).run(look).stdout.splitlines()]
+        return [f"{one['_HOSTNAME']} {one['_SYSTEMD_UNIT']}" for one in map(json.loads, lines)]
+
+    until(lambda: logged("Pausing for 41 s"), "the job doesn't start")
+    FLEET.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
+    started = until(lambda: len(found := logged("Pausing for 41 s")) > 1 and found, "the job doesn't run again")
+    assert len({*started}) == len(started), started
+    until(lambda: logged("links.jobs.pause.* succeeded in"), "the job doesn't end")
+    # the old workers ended by themselves
+    for name in APP_SERVERS:
+        look = f"journalctl --no-pager --since=@{begin} --grep 'links-worker@.*(Failed with result|timed out)'"
+        assert other(name).run(look).rc == 1, name
+
+
 def test_schedule_runs_on_first_app_server_and_can_be_suspended() -> None:
     timer = "links-nightly.timer"
     assert (state("app1", timer), state("app2", timer)) == ("active", "inactive")
@@ -67,7 +93,7 @@ def test_schedule_runs_on_first_app_server_and_can_be_suspended() -> None:
     assert state("app1", timer) == "active"
     unknown = FLEET.play("playbooks/schedule.yml", "-e", "schedule=nightli", "-e", "schedule_action=run")
     assert unknown.status != 0
-    assert "links has no scheduled command 'nightli' here. It has nightly." in unknown.words
+    assert "links has no scheduled command 'nightli' here. It has nightly, spanning." in unknown.words
 
 
 def timers() -> list[str]:
@@ -78,10 +104,10 @@ def test_single_host_process_is_not_started_on_second_host() -> None:
     """Also when the run can't check the other host."""
     assert [other(name).check_output("cat /var/lib/baton/links/first-host") for name in APP_SERVERS] == ["app1"] * 2
     for limit, words in (
-        ([], "app1 runs nightly, which must not run on app2 (hosts: first) at the same time."),
+        ([], "app1 runs nightly, spanning, which must not run on app2 (hosts: first) at the same time."),
         (
             ["--limit", "app2"],
-            "nightly (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
+            "nightly, spanning (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
         ),
     ):
         done = FLEET.play("playbooks/configure.yml", "-e", "app_first_host=app2", *limit)

@@ -192,11 +192,15 @@ def test_incomplete_handshake_is_an_ordinary_request(trust: ssl.SSLContext) -> N
     assert asyncio.run(ask()) == [404] * len(FORGED) + [101]
 
 
-def test_clients_that_do_not_read_do_not_affect_others(host: Any, trust: ssl.SSLContext) -> None:
+def test_clients_that_do_not_read_do_not_affect_others(host: Any, edge: Edge, trust: ssl.SSLContext) -> None:
     address = host.ansible.get_variables()["fleet_address"]
     # log lines of responses that were read completely
     whole = f'"path":"/api/large","status":200,"bytes":{4 * 2**20}'
-    count = f"grep -cF {shlex.quote(whole)} /var/log/nginx/links-access.log || true"
+    count = f"grep -cF {shlex.quote(whole)} /var/log/nginx/links-access.log || test $? = 1"
+    at_first = int(host.check_output(count))
+    # proves that such a line is found
+    edge("/api/large?megabytes=4", headers={"Accept-Encoding": "identity"})
+    until(lambda: int(host.check_output(count)) == at_first + 1, "no complete response is logged")
     before = host.check_output(count)
 
     async def patient(crowd: Crowd, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> Answer:

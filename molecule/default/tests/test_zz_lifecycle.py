@@ -100,9 +100,8 @@ def test_status_reports_problems(host: Any, request: pytest.FixtureRequest) -> N
     assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in failing.words
 
 
-@pytest.mark.hosts("app1", "app2")
-def test_host_serves_after_reboot(host: Any, edge: Edge) -> None:
-    release = host.check_output("readlink /opt/links/current")
+def reboot(host: Any) -> None:
+    """Reboot an app server, and wait until its application runs."""
     before = host.check_output("cat /proc/1/stat").split()[21]
     host.run("systemctl reboot")
 
@@ -115,10 +114,43 @@ def test_host_serves_after_reboot(host: Any, edge: Edge) -> None:
         return bool(state[:1] == ["active"] and state[1] != before)
 
     until(back, "it did not come back")
+
+
+@pytest.mark.hosts("app1", "app2")
+def test_host_serves_after_reboot(host: Any, edge: Edge) -> None:
+    release = host.check_output("readlink /opt/links/current")
+    reboot(host)
     assert host.check_output("readlink /opt/links/current") == release
     # from the edge, so through the firewall that was loaded at boot; and through the edge
     until(lambda: request_over_tls(host) == "TLSv1.3 HTTP/1.1 200", "it doesn't serve")
     assert edge("/readyz").status_code == 200
+
+
+@pytest.mark.hosts("app1")
+def test_missed_run_is_caught_up_once_after_reboot_or_suspension(host: Any) -> None:
+    suspend, resume = (
+        ("playbooks/schedule.yml", "-e", "schedule=spanning", "-e", f"schedule_action={action}")
+        for action in ("suspend", "resume")
+    )
+    folder, nightly, spanning = "/var/lib/links", "links-nightly.timer", "links-spanning.timer"
+    release = host.check_output("basename $(readlink /opt/links/current)")
+
+    def ran(name: str) -> str:
+        return str(host.run(f"cat {folder}/{name}").stdout)
+
+    host.check_output(f"rm -f {folder}/nightly {folder}/spanning; touch {folder}/spanning-end")
+    FLEET.succeed(*suspend)
+    # the host was down for long, as far as systemd can tell
+    host.check_output(f"cd /var/lib/systemd/timers && touch -d '3 years ago' stamp-{nightly} stamp-{spanning}")
+    reboot(host)
+    until(lambda: ran("nightly"), "the missed run doesn't start")
+    states = [host.run(f"systemctl is-active {timer}").stdout.strip() for timer in (nightly, spanning)]
+    assert (states, ran("spanning")) == (["active", "inactive"], "")
+    FLEET.succeed(*resume)
+    until(lambda: "end" in ran("spanning"), "the missed run doesn't start once it is resumed")
+    host.check_output(f"test -L /etc/systemd/system/multi-user.target.wants/{spanning}")
+    assert ran("spanning") == f"begin {release}\nend {release}\n"
+    assert ran("nightly") == f"nightly of {release}\n"
 
 
 def ready(host: Any) -> tuple[int, set[int]]:

@@ -273,15 +273,24 @@ class Fleet(Playbooks):
             traffic.failed.update(generator.summary.failed)
             traffic.failures += generator.summary.failures
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[dict[str, dict[str, int]]]:
+    def watched(self) -> contextlib.AbstractContextManager[dict[str, dict[str, int]]]:
         """During a block, checks on each app server for a worker that accepts requests: their number, and the gaps."""
+        return self._watched("watch.py", "shop")
+
+    def units_watched(self, pattern: str) -> contextlib.AbstractContextManager[dict[str, dict[str, int]]]:
+        """During a block, counts the active units on each app server: the number of checks, and the fewest units."""
+        return self._watched("watch_units.py", pattern)
+
+    @contextlib.contextmanager
+    def _watched(self, script_name: str, what: str) -> Iterator[dict[str, dict[str, int]]]:
         end = "/run/shop-watched"
         found: dict[str, dict[str, int]] = {}
-        script = (SCENARIO / "tests/on_host/watch.py").read_text()
-        look = "rm -f %s; python3 -c %s shop %s"
+        script = (SCENARIO / "tests/on_host" / script_name).read_text()
+        look = "rm -f %s; python3 -c %s %s %s"
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            watching = {name: pool.submit(host(name).check_output, look, end, script, end) for name in APP_SERVERS}
+            watching = {
+                name: pool.submit(host(name).check_output, look, end, script, what, end) for name in APP_SERVERS
+            }
             try:
                 yield found
             finally:

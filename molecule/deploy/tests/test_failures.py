@@ -267,6 +267,8 @@ PHASES = [
 @pytest.mark.parametrize("phase", [*(pytest.param(name, marks=pytest.mark.long) for name in PHASES[:-1]), PHASES[-1]])
 def test_rerun_converges_after_killed_controller(fleet: Fleet, source: Source, phase: str, workers_too: bool) -> None:
     before = fleet.releases()
+    # proves that a module would be found
+    assert module_runs(fleet, CANARY)
     source.change()
     with fleet.traffic() as traffic, contextlib.ExitStack() as held:
         if phase == PHASES[-1]:
@@ -332,10 +334,15 @@ def is_ansible(pid: int) -> bool:
     return b"ansible-playbook" in words or words.startswith((b"ssh\0", b"sshpass\0"))
 
 
-def module_runs(fleet: Fleet) -> bool:
+# Python reads a module from its standard input
+LOOK = "pgrep -u root -xf /usr/bin/python3"
+# such a process, until it is found
+CANARY = f"""sleep 99 2> /dev/null | /usr/bin/python3 > /dev/null 2>&1 &
+timeout 60 sh -c 'until {LOOK}; do sleep 0.1; done'; kill $!"""
+
+
+def module_runs(fleet: Fleet, look: str = f"{LOOK} || test $? = 1") -> bool:
     """Whether a module runs on an app server. The check uses the killed run's connection, after what that had sent."""
-    # Python reads a module from its standard input
-    look = "pgrep -u root -xf /usr/bin/python3 || true"
     result = fleet.ad_hoc("app_servers", "ansible.builtin.raw", look).check_status()
     return bool(re.search(r"^\d+\s*$", result.output, re.MULTILINE))
 

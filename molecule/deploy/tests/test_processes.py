@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import http.client
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -33,11 +34,12 @@ PROCESSES = {
         "strategy": "replace",
         "order": "after_web",
         "settle_seconds": 1,
-        "check": 'test -n "$RELEASE_ID" && test -n "$QUEUE"',
+        "check": 'test -n "$RELEASE_ID" && python jobs.py check',
     },
 }
 QUICK: dict[str, Any] = {"deploy_bake_seconds": 0, "deploy_batches": [1, "100%"], "app_processes": PROCESSES}
 ON_QUEUE = "edge1"
+QUEUE = "http://10.213.87.11:8900"
 # its rehearsal succeeds, but it crashes on one host
 CRASH = """
 import pathlib
@@ -47,13 +49,23 @@ if socket.gethostname().endswith("app2") and sys.argv[1] == "work":
         raise SystemExit("no broker at broker.example.org")
     rehearsed.touch()
 """
+# the files of background processes, by their places
+FILES = ("/etc/shop/processes.json", "/etc/systemd/system/*shop-worker@*", "/opt/shop/processes/*")
 DEAD = "if sys.argv[1] == 'work': raise SystemExit('no broker at broker.example.org')"
 
 
 def report() -> Any:
     """The queue's report on all jobs so far."""
-    ask = "import urllib.request; print(urllib.request.urlopen('http://10.213.87.11:8900').read().decode())"
-    return json.loads(host(ON_QUEUE).check_output(f'python3 -c "{ask}"'))
+    return json.loads(ask_queue("", None))
+
+
+def ask_queue(path: str, body: bytes | None) -> str:
+    ask = f"import urllib.request; print(urllib.request.urlopen('{QUEUE}/{path}', {body!r}).read().decode())"
+    return str(host(ON_QUEUE).check_output(f'python3 -c "{ask}"'))
+
+
+def newest_receipt() -> Any:
+    return json.loads(max((SCENARIO / "inventory/receipts").glob("*.json")).read_text())
 
 
 def running(name: str, process: str = "worker") -> dict[str, str]:
@@ -69,6 +81,13 @@ def running(name: str, process: str = "worker") -> dict[str, str]:
 
 def workers() -> dict[str, dict[str, str]]:
     return {name: running(name) for name in APP_SERVERS}
+
+
+def files(name: str) -> list[str]:
+    """The files of background processes on a host."""
+    places = " -o ".join(f"-path '{place}'" for place in FILES)
+    found: str = host(name).check_output(f"find /etc/shop /etc/systemd/system /opt/shop -maxdepth 2 {places}")
+    return found.split()
 
 
 def assert_all_run(release: str) -> None:
@@ -93,9 +112,8 @@ def active_versions() -> set[int]:
 
 def assert_receipt_lists_workers(before: dict[str, dict[str, str]]) -> None:
     """Assert that the newest receipt has the old and new workers of each host, and that no old one was killed."""
-    newest = max((SCENARIO / "inventory/receipts").glob("*.json"))
     now = workers()
-    for name, about in json.loads(newest.read_text())["hosts"].items():
+    for name, about in newest_receipt()["hosts"].items():
         result = about["processes"]["worker"]
         old, new = ({int(one.partition(":")[2]) for one in found[name]} for found in (before, now))
         assert {one["pid"] for one in result["old"]} == old, (result, old)
@@ -160,25 +178,27 @@ def processes(fleet: Fleet) -> Iterator[None]:
     try:
         fleet.succeed("playbooks/configure.yml", **QUICK)
         assert_all_run(fleet.release())
+        # proves that each place is searched
+        for name in APP_SERVERS:
+            assert [place for place in FILES if not fnmatch.filter(files(name), place)] == [], name
         yield
     finally:
         fleet.play("playbooks/configure.yml", deploy_bake_seconds=0)
         host(ON_QUEUE).check_output("systemctl stop job-queue")
     until(lambda: not any(workers().values()), "there are still workers")
     for name in APP_SERVERS:
-        assert not host(name).check_output(
-            "ls -d /etc/shop/processes.json /etc/systemd/system/shop-worker@* /opt/shop/processes/* "
-            "/etc/systemd/system/multi-user.target.wants/shop-worker@* 2>/dev/null || true"
-        )
+        assert files(name) == []
 
 
 def test_jobs_run_once_in_a_release_that_knows_them(fleet: Fleet, source: Source) -> None:
-    served, numbers = [fleet.release()], []
+    served, numbers, swaps = [fleet.release()], [], []
     before = workers()
+    ask_queue("measure", b"{}")
     with Clients() as clients, fleet.traffic() as traffic:
         for _ in range(10 if LONG else 1):
             numbers.append(source.change())
             fleet.deploy(**QUICK)
+            swaps.append(newest_receipt()["hosts"]["app1"]["processes"]["beat"]["seconds"])
             served.append(fleet.release())
             assert_all_run(served[-1])
             until(lambda: active_versions() >= set(numbers), "a release has no job or no beat of its own")
@@ -186,11 +206,16 @@ def test_jobs_run_once_in_a_release_that_knows_them(fleet: Fleet, source: Source
                 assert_receipt_lists_workers(before)
         # by its id: the history may not have an entry for a release whose controller was killed
         fleet.succeed("playbooks/rollback.yml", rollback_to=served[-2], **QUICK)
+        swaps.append(newest_receipt()["hosts"]["app1"]["processes"]["beat"]["seconds"])
+        # Stop, start and check, whose check succeeds only after the first report. The old one's last report before the
+        # stop, and its answer, may take as long as any other.
+        pauses = report()["pauses"]
+        assert 0 < pauses["change"] <= max(swaps) + 2 * pauses["own"], (pauses, swaps)
         assert fleet.release() == served[-2]
         assert_all_run(served[-2])
         if LONG:
             again = workers()
-            environment = {"GREETING": "hello", "QUEUE": "http://10.213.87.11:8900", "MORE": "1"}
+            environment = {"GREETING": "hello", "QUEUE": QUEUE, "MORE": "1"}
             fleet.succeed("playbooks/configure.yml", app_config_environment=environment, **QUICK)
             assert_all_run(served[-2])
             for name in APP_SERVERS:
@@ -262,33 +287,114 @@ def test_worker_that_crashes_at_start_is_reverted(
     assert (result["twice"], result["unknown"], result["most_beats"]) == ([], [], 1)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("started", range(1, 10))
-def test_killed_controller_leaves_one_release_per_host(
-    fleet: Fleet,
-    source: Source,
-    started: int,
-) -> None:
+def _workers_of(release: str, *, other: bool) -> int:
+    """How many active workers of all hosts run this release, or another one."""
+    return sum((one != release) is other for found in workers().values() for one in found.values())
+
+
+def _beats_of(release: str, *, other: bool) -> int:
+    return sum((one != release) is other for one in running("app1", "beat").values())
+
+
+def _hosts_of_other(fleet: Fleet, release: str) -> int:
+    return sum(fleet.current(name) != release for name in APP_SERVERS)
+
+
+def _new_workers(count: int) -> Callable[[Fleet, str], bool]:
+    return lambda _fleet, old: _workers_of(old, other=True) >= count
+
+
+def _old_workers_left(count: int) -> Callable[[Fleet, str], bool]:
+    return lambda _fleet, old: _workers_of(old, other=False) <= count
+
+
+# by name: whether a deploy has come this far; `old` is the release before it
+MOMENTS: dict[str, Callable[[Fleet, str], bool]] = {
+    "begins": lambda _fleet, _old: True,
+    **{f"{count} new workers": _new_workers(count) for count in range(1, 10)},
+    **{f"{count} old workers left": _old_workers_left(count) for count in (8, 6, 5, 3, 2, 0)},
+    "first batch": lambda fleet, old: _hosts_of_other(fleet, old) >= 1,
+    "old beat stops": lambda _fleet, old: not _beats_of(old, other=False),
+    "new beat runs": lambda _fleet, old: bool(_beats_of(old, other=True)),
+    "second batch": lambda fleet, old: _hosts_of_other(fleet, old) >= 2,
+}
+
+
+@pytest.mark.parametrize(
+    "moment", [one if one == "old beat stops" else pytest.param(one, marks=pytest.mark.long) for one in MOMENTS]
+)
+def test_killed_controller_leaves_one_release_per_host(fleet: Fleet, source: Source, moment: str) -> None:
     old = fleet.release()
     source.change()
-    deploy = fleet.start("playbooks/deploy.yml", **QUICK)
-    assert deploy.stdout is not None
-    for line in deploy.stdout:
-        if "Activate the background processes" in line:
-            break
-    # as soon as `started` workers of the new release run
-    until(
-        lambda: sum(release != old for found in workers().values() for release in found.values()) >= started, "too few"
-    )
-    assert deploy.poll() is None, "it ended before"
-    os.killpg(deploy.pid, signal.SIGKILL)
-    deploy.communicate()
-    until(
-        lambda: all(len(found) == 3 and len(set(found.values())) == 1 for found in workers().values()),
-        "not every host has all its workers, of one release",
-    )
-    fleet.deploy(**QUICK)
+    with fleet.units_watched("shop-worker@*") as watched:
+        deploy = fleet.start("playbooks/deploy.yml", **QUICK)
+        assert deploy.stdout is not None
+        for line in deploy.stdout:
+            if "Activate the background processes" in line:
+                break
+        until(lambda: MOMENTS[moment](fleet, old), f"not yet: {moment}")
+        assert deploy.poll() is None, "it ended before"
+        os.killpg(deploy.pid, signal.SIGKILL)
+        deploy.communicate()
+        until(
+            lambda: all(len(found) == 3 and len(set(found.values())) == 1 for found in workers().values()),
+            "not every host has all its workers, of one release",
+        )
+        until(lambda: len(running("app1", "beat")) == 1, "not one beat")
+        fleet.deploy(**QUICK)
+    # old ones stop once the new ones are proven
+    for name, found in watched.items():
+        assert found["checks"] > 10, name
+        assert found["fewest"] >= 3, (name, found)
     new = fleet.release()
     assert new != old
     assert_all_run(new)
+    assert report()["most_beats"] == 1
+
+
+def test_command_that_the_release_lacks_is_refused_before_anything_stops(fleet: Fleet, source: Source) -> None:
+    source.change()
+    fleet.deploy(**QUICK)
+    before = (fleet.releases(), workers(), running("app1", "beat"))
+    misspelt = {**PROCESSES, "beat": {**PROCESSES["beat"], "command": "python jbos.py beat"}}
+    schedules = {"cleanup": {"command": "python -m shop.cleanup", "calendar": "*-*-* 03:00"}}
+    done = fleet.play("playbooks/configure.yml", **{**QUICK, "app_processes": misspelt, "app_schedules": schedules})
+    assert done.status != 0
+    assert "app1, rehearsal: " in done.words, done.output
+    assert "app_processes.beat.command runs the file jbos.py, which the host and this release don't have" in done.words
+    assert "app_schedules.cleanup.command runs the module shop.cleanup, " in done.words
+    assert (fleet.releases(), workers(), running("app1", "beat")) == before
+
+
+def test_rollback_to_other_process_types_needs_their_settings(fleet: Fleet, source: Source) -> None:
+    first = fleet.release()
+    source.change()
+    # one type renamed, one removed
+    types = {"tasks": PROCESSES["worker"]}
+    with Clients() as clients, fleet.traffic() as traffic:
+        fleet.succeed("site.yml", **{**QUICK, "app_processes": types})
+        second = fleet.release()
+        assert second != first
+        assert not any(workers().values())
+        before = {name: running(name, "tasks") for name in APP_SERVERS}
+        done = fleet.play("playbooks/rollback.yml", rollback_to=first, deploy_bake_seconds=0)
+        assert done.status != 0
+        assert f"Release {first} served with other process types or schedules than the hosts have now" in done.words
+        for words in (
+            "app_processes.tasks was added since",
+            "app_processes.worker was removed since",
+            "app_processes.beat was removed since",
+            "-e rollback_configure=true",
+        ):
+            assert words in done.words, words
+        assert {name: running(name, "tasks") for name in APP_SERVERS} == before
+        fleet.succeed("playbooks/rollback.yml", rollback_to=first, rollback_configure=True, **QUICK)
+        assert fleet.release() == first
+        assert_all_run(first)
+        assert not any(running(name, "tasks") for name in APP_SERVERS)
+    assert clients.failures == []
+    assert traffic.failed == {}, traffic.failures
+    until(lambda: report()["done"] + len(report()["unknown"]) >= report()["added"], "jobs are left")
+    # a rollback's workers may get jobs that they don't know; none was lost or run twice
+    assert report()["twice"] == []
     assert report()["most_beats"] == 1

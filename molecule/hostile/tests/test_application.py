@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support import egress
+
 from .conftest import HOSTS, Hostile, host
 
 pytestmark = pytest.mark.parametrize("name", HOSTS)
@@ -31,3 +33,9 @@ def test_file_permissions(hostile: Hostile, name: str) -> None:
     assert host(name).check_output("sudo sh -c umask") == "0077"
     assert host(name).check_output("stat -c %a /var/lib/baton") == "755"
     assert host(name).run("runuser -u hostile -- /opt/hostile/current/venv/bin/python -c 'import fastapi'").rc == 0
+
+
+@pytest.mark.parametrize(("address", "expected"), [("198.51.100.1", "heard"), ("198.51.100.2", "denied")])
+def test_application_reaches_only_allowed_addresses(hostile: Hostile, name: str, address: str, expected: str) -> None:
+    assert hostile.source.is_dir()
+    assert egress.sent(host(name), "hostile.service", address) == ["heard", expected]

@@ -56,6 +56,26 @@ def site(
     return subprocess.run(command, text=True, capture_output=True, check=False, env=environment, cwd=PROJECT)
 
 
+FOLDERS = ("/etc/systemd/system", "/opt", "/srv", "/usr/local/bin", "/var/lib/baton", "/var/cache/baton")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def canaries() -> None:
+    """Proves that the fingerprint notices a file in each of these folders, an account, and a unit."""
+    changes = {f"touch {folder}/canary": f"rm {folder}/canary" for folder in FOLDERS}
+    changes["useradd --system canary"] = "userdel canary"
+    unit = "/etc/systemd/system/canary.service"
+    changes[f"printf '[Service]\\nExecStart=/bin/true\\n' > {unit}; systemctl daemon-reload"] = f"rm {unit}"
+    for name in ("web1", "web2"):
+        host(name).check_output("mkdir -p /var/lib/baton /var/cache/baton")
+        for change, undo in changes.items():
+            before = host(name).check_output(FINGERPRINT)
+            host(name).check_output(change)
+            after = host(name).check_output(FINGERPRINT)
+            host(name).check_output(f"{undo}; systemctl daemon-reload")
+            assert after != before, change
+
+
 @pytest.fixture
 def untouched() -> Iterator[None]:
     before = fingerprints()
@@ -127,6 +147,26 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
                 "worker.memory_max is",
             ],
         ),
+        (
+            {"nginx_site_read_timeout": 0, "nginx_site_connect_timeout": "{{ 1 - 1 }}"},
+            ["nginx_site_read_timeout is 0. Give a whole number from 1 to 604800"],
+        ),
+        # only the roles evaluate the template
+        ({"nginx_site_connect_timeout": "{{ 1 - 1 }}"}, ["nginx_site_connect_timeout is 0. Give a number from 1 to"]),
+        (
+            {"nginx_server_tls_groups": ["X25519", "P-257"], "nginx_server_tls_ciphers": ["NONSENSE"]},
+            ["- web1, web2: nginx_server_tls_groups has P-257", "- web1, web2: nginx_server_tls_ciphers has NONSENSE"],
+        ),
+        (
+            {
+                "app_service_allowed_addresses": ["198.51.100.1"],
+                "app_config_environment": {"REDIS_URL": "redis://198.51.100.2/0"},
+            },
+            [
+                "for DNS, which isn't in app_service_allowed_addresses",
+                "web1: REDIS_URL: 198.51.100.2 isn't in app_service_allowed_addresses",
+            ],
+        ),
         ({"host_firewall_ssh_port": 2222}, ["cut off this connection", "host_firewall_ssh_port"]),
         ({"nginx_site_trusted_proxies": ["0.0.0.0/0"]}, ["0.0.0.0/0", "nginx_site_trusted_proxies_any"]),
         pytest.param({"nginx_site_client_certificates": "required"}, ["nginx_site_client_ca_source"], marks=LONG),
@@ -140,6 +180,14 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         pytest.param(
             {"tls_certificate_method": "acme", "tls_certificate_acme_directory": "http://ca.baton.test"},
             ['web1, web2: tls_certificate_acme_directory is "http://ca.baton.test"', "such as https://"],
+            marks=LONG,
+        ),
+        pytest.param(
+            {"nginx_site_server_names": ["links.baton.test", f"{'a' * 64}.baton.test"]},
+            [
+                "nginx_site_server_names) has names",
+                ".baton.test has a part of 64 characters between dots, more than 63",
+            ],
             marks=LONG,
         ),
     ],
@@ -179,6 +227,15 @@ def test_misspelled_variable_is_reported_by_every_playbook(
     tmp_path: pathlib.Path, playbook: str, changed: dict[str, Any], words: list[str]
 ) -> None:
     assert_refused(site(tmp_path, GOOD | changed, playbook=f"playbooks/{playbook}.yml"), *words)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_wrong_calendar_is_reported_by_every_change(tmp_path: pathlib.Path) -> None:
+    """Only the hosts can tell: their systemd parses it."""
+    schedules = {"cleanup": {"command": "x", "calendar": "25:00"}, "report": {"command": "x", "calendar": "daily"}}
+    done = site(tmp_path, GOOD | {"app_schedules": schedules}, playbook="playbooks/configure.yml")
+    assert_refused(done, 'app_schedules.cleanup.calendar is "25:00", which systemd doesn\'t accept', "systemd.time(7)")
+    assert "app_schedules.report" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")
@@ -294,14 +351,18 @@ def test_unrelated_mistakes_are_reported_together(tmp_path: pathlib.Path) -> Non
     ghost = tmp_path / "ghost.yml"
     ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
     certificate = provided(tmp_path, ["other.example"], 30, other_key=True)
-    wrong = {"app_service_memory_max": "2GB", "preflight_minimum_disk_mb": 99999999, "host_sshd_undo_seconds": 1}
-    done = site(tmp_path, GOOD | certificate | wrong | {"host_sshd_enabled": True}, "-i", str(ghost))
+    wrong = {
+        "app_service_memory_max": "2GB",
+        "preflight_minimum_disk_mb": 99999999,
+        "nginx_server_large_client_header_buffers": "1 1",
+    }
+    done = site(tmp_path, GOOD | certificate | wrong, "-i", str(ghost))
     assert_refused(
         done,
         "problems. Nothing has been changed.",
         "- ghost (127.0.0.1:1",
         '- web1, web2: app_service_memory_max is "2GB"',
-        "- web1, web2: host_sshd_undo_seconds is 1",
+        '- web1, web2: nginx_server_large_client_header_buffers is "1 1"',
         "- web1, web2: the private key of links doesn't belong to its certificate",
         "covers DNS:other.example, but not DNS:links.baton.test",
         "web1: /var has",

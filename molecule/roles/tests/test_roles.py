@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shlex
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.support import curl
+
+ON_HOST = pathlib.Path(__file__).parent / "on_host"
 AUTHORITY = pathlib.Path(__file__).parents[1] / "inventory/tls/ca.pem"
 CERTIFICATE = "/etc/ssl/baton/links/fullchain.pem"
 # prints the status and the body of a page that one address serves by another name; a refusal is an error
@@ -26,16 +30,44 @@ print(answer.status, answer.read(7).decode())
 """
 
 
+OWN_PROXY, STRANGER, CLOUDFLARE = "198.51.100.1", "198.51.100.2", "173.245.48.9"
+CLIENT = "198.51.100.7"
+# what a client or a proxy sends, whoever it is
+CLAIMS = {
+    "X-Forwarded-For": f"6.6.6.6, {CLIENT}",
+    "CF-Connecting-IP": CLIENT,
+    "X-Real-IP": "6.6.6.6",
+    "True-Client-IP": "6.6.6.6",
+    "X-Forwarded-User": "alice",
+    "Remote-User": "alice",
+}
+UNITS = ("nginx.service", "postgresql@*-main.service", "redis-server@links.service")
+
+
 @pytest.fixture
 def upstream(host: Any) -> Iterator[None]:
-    """A server at the address that the site and the TLS port forward to."""
-    serve = "python3 -m http.server --bind 127.0.0.1 --directory /etc/baton-test/served 8000"
-    host.check_output("mkdir -p /etc/baton-test/served && printf served > /etc/baton-test/served/index.html")
+    """A server at the address that the sites and the TLS port forward to."""
+    host.check_output("mkdir -p /etc/baton-test")
     host.check_output(f"printf %s {shlex.quote(AUTHORITY.read_text())} > /etc/baton-test/ca.pem")
+    serve = on_host("upstream.py")
     host.check_output(f"systemd-run --quiet --collect --unit upstream-of-test {serve}")
     host.check_output("timeout 60 bash -c 'until exec 3<>/dev/tcp/127.0.0.1/8000; do sleep 0.1; done' 2>&1")
     yield
     host.check_output("systemctl stop upstream-of-test")
+
+
+@pytest.fixture
+def sources(host: Any) -> Iterator[None]:
+    """Addresses from which the host can connect to itself: a trusted proxy, a stranger, and one of Cloudflare's."""
+    addresses = (OWN_PROXY, STRANGER, CLOUDFLARE)
+    host.check_output("; ".join(f"ip address replace {address}/32 dev lo" for address in addresses))
+    yield
+    host.check_output("; ".join(f"ip address del {address}/32 dev lo" for address in addresses))
+
+
+def on_host(name: str, *words: str) -> str:
+    """Return a command that runs one of the programs in on_host/."""
+    return shlex.join(["python3", "-Ic", (ON_HOST / name).read_text(), *words])
 
 
 def fetch(scheme: str, address: str, port: int) -> str:
@@ -84,6 +116,97 @@ def test_tls_port_refuses_a_client_without_certificate(host: Any) -> None:
     done = host.run(fetch("https", host.ansible.get_variables()["fleet_address"], 8443))
     # nginx ends the connection after the handshake
     assert "RemoteDisconnected" in done.stderr
+
+
+@pytest.mark.usefixtures("upstream")
+def test_slow_clients_are_disconnected(host: Any) -> None:
+    # by the time limits of headers and bodies, long before another client's answer
+    assert host.check_output(on_host("slow_clients.py")).split() == ["body", "headers"]
+
+
+@pytest.mark.usefixtures("upstream", "sources")
+@pytest.mark.parametrize("protocol", curl.PROTOCOLS)
+@pytest.mark.parametrize(
+    ("site", "port", "source", "client", "passed"),
+    [
+        ("links", 443, OWN_PROXY, CLIENT, {"x-forwarded-user": ["alice"]}),
+        ("links", 443, CLOUDFLARE, CLOUDFLARE, {}),
+        ("links", 443, STRANGER, STRANGER, {}),
+        ("cdn", 9444, CLOUDFLARE, CLIENT, {"cf-connecting-ip": [CLIENT]}),
+        ("cdn", 9444, OWN_PROXY, OWN_PROXY, {}),
+        ("cdn", 9444, STRANGER, STRANGER, {}),
+    ],
+)
+def test_only_declared_proxy_names_the_client(
+    host: Any, protocol: str, site: str, port: int, source: str, client: str, passed: dict[str, list[str]]
+) -> None:
+    curl.install(host)
+    address = host.ansible.get_variables()["fleet_address"]
+    options = [protocol, "--interface", source, *(f"-H{name}: {value}" for name, value in CLAIMS.items())]
+    seen = curl.seen(host, f"{site}.baton.test", address, "/headers", *options, port=port)
+    assert (seen["x-forwarded-for"], seen["x-real-ip"]) == ([client], [client])
+    identity = {name.lower() for name in CLAIMS} - {"x-forwarded-for", "x-real-ip"}
+    assert {name: value for name, value in seen.items() if name in identity} == passed
+    assert "6.6.6.6" not in json.dumps(seen)
+
+
+@pytest.mark.usefixtures("upstream", "sources")
+def test_only_declared_proxy_names_the_client_by_proxy_protocol(host: Any) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+
+    def client(source: str, target: str, named: str) -> list[str]:
+        command = on_host("through_proxy.py", source, target, "9443", "proxied.baton.test", named)
+        output = host.check_output(command).strip()
+        seen = {} if output == "closed" else json.loads(output)
+        assert seen.get("x-forwarded-for") == seen.get("x-real-ip")
+        return list(seen.get("x-forwarded-for", []))
+
+    assert client(address, address, CLIENT) == [CLIENT]
+    assert client(STRANGER, address, CLIENT) == [STRANGER]
+    # without the protocol, only the host itself gets an answer
+    assert client(address, address, "") == []
+    assert client(STRANGER, address, "") == []
+    assert client("127.0.0.1", "127.0.0.1", "") == ["127.0.0.1"]
+
+
+@pytest.mark.usefixtures("upstream", "sources")
+@pytest.mark.parametrize("protocol", curl.PROTOCOLS)
+def test_curl_reaches_site_by_proxy_protocol(host: Any, protocol: str) -> None:
+    curl.install(host)
+    address = host.ansible.get_variables()["fleet_address"]
+    options = [protocol, "--haproxy-protocol", *(f"-H{name}: {value}" for name, value in CLAIMS.items())]
+    seen = curl.seen(host, "proxied.baton.test", address, "/headers", *options, port=9443)
+    assert (seen["x-forwarded-for"], seen["x-real-ip"]) == ([address], [address])
+    assert not {"cf-connecting-ip", "true-client-ip", "x-forwarded-user", "remote-user"} & seen.keys()
+
+
+@pytest.mark.parametrize(("unit", "threshold"), [(UNITS[0], 40), (UNITS[1], 50), (UNITS[2], 50)])
+def test_server_is_confined(host: Any, unit: str, threshold: int) -> None:
+    (name,) = running(host, unit)
+    # the threshold is ten times the exposure level
+    host.check_output(f"systemd-analyze security --no-pager --threshold={threshold} {name}")
+
+
+def test_systemd_verifies_all_units(host: Any) -> None:
+    # files and drop-ins of the roles; templates are verified as instances
+    found = host.check_output("cd /etc/systemd/system && grep -rl 'Ansible managed' .").split()
+    names = {part.removesuffix(".d") for path in found for part in path.split("/")[1:2]}
+    assert {"nginx.service", "nftables.service", "postgresql@.service", "redis-server@links.service"} <= names
+    units = [name for name in names if "@." not in name] + [name for unit in UNITS for name in running(host, unit)]
+    # an unknown directive in a unit shows that the test finds what systemd reports
+    canary = "/run/canary/nginx.service"
+    host.check_output(f"mkdir -p /run/canary && (systemctl cat nginx.service; echo 'Canary=1') > {canary}")
+    spoiled = host.run(f"systemd-analyze verify --man=no {canary}")
+    host.check_output("rm -r /run/canary")
+    assert "Canary" in spoiled.stderr
+    done = host.run(f"systemd-analyze verify --man=no {' '.join(units)}")
+    assert (done.rc, done.stdout, done.stderr) == (0, "", "")
+
+
+def running(host: Any, pattern: str) -> list[str]:
+    """The names of the loaded units that match."""
+    listed = host.check_output(f"systemctl list-units --plain --no-legend '{pattern}' | cut -d' ' -f1")
+    return list(listed.split())
 
 
 def test_postgresql_has_the_database_and_its_owner(host: Any) -> None:

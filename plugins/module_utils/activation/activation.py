@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from ..app import health_check, layout, masking
 from ..app.health_check import Health
-from ..app.layout import WEB, ActivationError, Application, ProcessType
+from ..app.layout import STOP_MARGIN, WEB, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
 from . import background, digests, snapshot
-from .background import STOP_MARGIN, Background
+from .background import Background
 from .digests import Method
 from .handover import Handover
 from .schedule import Schedule
@@ -124,13 +124,16 @@ class Activation:
         self.before = layout.current(app)
         # in activation order: types before `web` understand the jobs that the new web processes enqueue. A revert
         # replaces `web` first, so that nothing enqueues such jobs any more
-        processes = [process for process in app.processes if part in ("all", process.part)]
+        processes = [process for process in app.processes if process.is_in(part)]
         if back:
             processes.sort(key=lambda process: process.name != WEB)
         self.changes: dict[str, ProcessChange] = {
             process.name: STRATEGIES[process.strategy](app, process, release, timeout, restart_workers=restart_workers)
             for process in processes
         }
+        for change in self.changes.values():
+            if isinstance(change, Schedule):
+                change.back = back
 
     @property
     def method(self) -> Method:
@@ -142,6 +145,7 @@ class Activation:
         """Replace the processes, or revert and raise ActivationError. Returns `results`."""
         if self.method == "none":
             own_socket_folder(self.app)
+            self._record_commands()
             return self.results()
         started, began = time.time(), time.monotonic()
         try:
@@ -232,21 +236,45 @@ class Activation:
             self._record_background(processes)
             return
         served = [self.release, *(release for release in self.served_before if release != self.release)]
+        # without releases that have been pruned
+        served = [release for release in served if self.app.release(release).exists()]
+        commands = self._commands()
         record = {
             "processes": processes,
             "method": self.method,
             "since": time.time(),
-            # without releases that have been pruned
-            "served": [release for release in served if self.app.release(release).exists()],
+            "served": served,
+            # a rollback to a release compares them
+            "commands": {release: commands[release] for release in served if release in commands},
         }
         text = json.dumps(record, indent=1) + "\n"
         with atomic_file.replacing(self.app.record, text, mode=0o600), snapshot.replaced_folder(self.app.kept) as kept:
             snapshot.keep(self.app, kept)
             layout.sync_filesystem(self.app.record.parent)
 
+    def _commands(self) -> dict[str, dict[str, str]]:
+        """Return the commands of each release that has served, with those of the current one as declared now."""
+        recorded = layout.recorded_commands(self.app)
+        return {**recorded, self.release: self.app.commands} if self.release == layout.current(self.app) else recorded
+
+    def _record_commands(self) -> None:
+        """Record the commands of types and schedules that run only on other hosts. Raises ActivationError."""
+        record, commands = layout.read_json_or_empty(self.app.record), self._commands()
+        if not record or commands == layout.recorded_commands(self.app):
+            return
+        try:
+            atomic_file.write(
+                self.app.record, json.dumps({**record, "commands": commands}, indent=1) + "\n", mode=0o600
+            )
+        except OSError as error:
+            raise ActivationError(
+                f"Nothing had to be changed, but the commands could not be recorded: {error}. "
+                "Check that disk, then run this again."
+            ) from None
+
     def _record_background(self, processes: dict[str, Any]) -> None:
         """Record only the background processes: the rest of the configuration isn't known to serve yet."""
-        record = {**layout.read_json_or_empty(self.app.record), "processes": processes}
+        record = {**layout.read_json_or_empty(self.app.record), "processes": processes, "commands": self._commands()}
         record.pop("digests", None)  # records of versions without process types have it
         with atomic_file.replacing(self.app.record, json.dumps(record, indent=1) + "\n", mode=0o600):
             if self.app.kept.exists():

@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..app import layout
-from ..app.layout import ActivationError, Application, ProcessType
+from ..app.layout import CHECK_SECONDS, STOP_MARGIN, ActivationError, Application, ProcessType
 from ..host import atomic_file, systemd
 from . import boot, digests
 from .digests import Method
 
-STOP_MARGIN = 30.0  # seconds beyond stop_timeout by which systemd has killed processes that didn't end
-CHECK_SECONDS = 60.0  # time limit for a type's check to succeed
 POLL_SECONDS = 0.2
 MAX_ENDS = 100  # instances that one call of `ends` looks up
 RUNNING_STATES = ("active", "reloading", "activating")
@@ -120,7 +118,7 @@ def remove_instances(app: Application, process: str) -> None:
 def remove(app: Application, process: ProcessType) -> None:
     """Remove the unit files and instances of a process type that is no longer in the settings."""
     for unit in process.templates:
-        app.path("etc/systemd/system", unit).unlink(missing_ok=True)
+        boot.remove_file(app, unit)
     remove_instances(app, process.name)
 
 
@@ -179,6 +177,7 @@ class Background:
         if self.stopped or len(left) != self.process.count:
             self._replace()
         else:  # the previous ones are still running
+            self._start_at_boot(left)
             self._stop(self.started, wait=False)
             self._clean_up(left)
 
@@ -192,8 +191,9 @@ class Background:
             self._stop(self.stopped, wait=True)
         if self.process.count:
             self._start(self.process.count)
-            boot.enable(self.app, self.started, f"{self.app.name}-{self.process.name}@.service")
             self.pids |= {one.unit: one.pid for one in instances(self.app, self.process.name)}
+        # not earlier: until the new ones are proven, a host that crashes must start the old ones again
+        self._start_at_boot(self.started)
         if old:
             self.stop_requested = time.time()
         self._stop(old, wait=False)
@@ -304,10 +304,9 @@ class Background:
         }
 
     def _stop(self, units: list[str], *, wait: bool) -> None:
-        """Stop and disable units; without `wait`, let them drain in the background. Raises UnitError."""
+        """Stop units; without `wait`, let them drain in the background. Raises UnitError."""
         if not units:
             return
-        boot.disable(self.app, units)
         timeout = self.process.stop_timeout + STOP_MARGIN if wait else 30
         done = systemd.systemctl("stop", *([] if wait else ["--no-block"]), *units, timeout=timeout)
         if done.returncode:
@@ -315,12 +314,15 @@ class Background:
         # otherwise a failed unit would stay in `systemctl --failed` and in the status
         systemd.systemctl("reset-failed", *units)
 
+    def _start_at_boot(self, units: list[str]) -> None:
+        """Enable these units of the type at boot instead of those that are enabled. Raises OSError."""
+        prefix = f"{self.app.name}-{self.process.name}"
+        boot.enable_only(self.app, f"{prefix}@*.service", units, f"{prefix}@.service")
+
     def _clean_up(self, kept: list[str]) -> None:
-        """Remove the symlinks of instances that have ended, and disable units that a killed activation enabled."""
+        """Remove the symlinks of instances that have ended."""
         known = [one.unit for one in instances(self.app, self.process.name)]
         alive = {name_of(unit) for unit in (*known, *kept)}
         for link in self._links():
             if link.name.removeprefix(f"{self.process.name}-") not in alive:
                 link.unlink(missing_ok=True)
-        enabled = self.app.started_at_boot.glob(f"{self.app.name}-{self.process.name}@*.service")
-        boot.disable(self.app, [link.name for link in enabled if link.name not in kept])

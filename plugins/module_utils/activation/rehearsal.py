@@ -16,9 +16,9 @@ import subprocess
 import time
 from typing import Any
 
-from ..app import health_check, layout
+from ..app import health_check, layout, masking
 from ..host import systemd
-from . import activation, background, detached, digests
+from . import activation, background, commands, detached, digests
 
 HEALTH_SECONDS = 15.0  # time limit for a booted application to become healthy
 MAX_BUSY_FACTOR = 3  # on a busy host, a boot gets at most this many times its limit
@@ -56,10 +56,11 @@ class Rehearsal:
         """Boot the release, check its health on the scratch socket, and stop it. Raises RehearsalError."""
         layout.describe(self.app, self.release)
         clear(self.app)  # left-overs of a killed rehearsal
-        started = time.time()
+        # the journal's lines have wall-clock times; a step of that clock must neither shorten nor prolong the boot
+        started, began = time.time(), time.monotonic()
         try:
-            cause = self._boot(timeout, started) or self._check_health(
-                health, max(5, timeout - (time.time() - started))
+            cause = self._boot(timeout, started, began) or self._check_health(
+                health, max(5, timeout - (time.monotonic() - began))
             )
             log = systemd.ending(self.service, started).log if cause else ""
         except BaseException:
@@ -71,15 +72,15 @@ class Rehearsal:
             logged = f" It logged last:\n{activation.with_setting_names(log)}" if log else ""
             raise _failure(self.app, self.release, f"{cause}.{logged}")
 
-    def _boot(self, timeout: float, started: float) -> str:
+    def _boot(self, timeout: float, started: float, began: float) -> str:
         """Boot the release. Returns why it doesn't boot; empty if it does."""
-        start = self._start(timeout, started)
+        start = self._start(timeout, began)
         if not isinstance(start, subprocess.CompletedProcess):
             return start
         if start.returncode == 0:
             return ""
         ending = systemd.ending(self.service, started)
-        late = f"it was not ready after {time.time() - started:.0f} s (app_service_boot_timeout)"
+        late = f"it was not ready after {time.monotonic() - began:.0f} s (app_service_boot_timeout)"
         if LATE in ending.log:
             waited = WAITED.search(ending.log)
             return f"it was {activation.with_setting_names(waited[0])}" if waited else late
@@ -92,7 +93,7 @@ class Rehearsal:
             return late
         return "it did not boot" if ending.log else f"it could not be started: {start.stderr.strip()}"
 
-    def _start(self, timeout: float, started: float) -> subprocess.CompletedProcess[str] | str:
+    def _start(self, timeout: float, began: float) -> subprocess.CompletedProcess[str] | str:
         """Start the unit and wait for it. Returns systemctl's result, or why it was killed.
 
         A rehearsal runs at the lowest CPU priority. The time that it waits for a processor doesn't count, up to
@@ -105,7 +106,7 @@ class Rehearsal:
                 return systemd.systemctl("start", self.service, timeout=remaining)
             except subprocess.TimeoutExpired:
                 waited = self._cpu_wait()
-                took = time.time() - started
+                took = time.monotonic() - began
                 if waited >= 1:
                     self._raise_priority()
                 remaining = min(timeout + waited, MAX_BUSY_FACTOR * timeout) - took
@@ -178,40 +179,73 @@ def rehearse(
 ) -> dict[str, Any]:
     """Rehearse a release, by default the current one, unless it already serves with the configuration on disk.
 
-    Returns `rehearsed` (whether it was booted), `seconds`, and `migrates` (a log line about a migration during the
-    boot). Raises ActivationError and RehearsalError.
+    Returns `rehearsed` (whether it was booted), `seconds`, `migrates` (a log line about a migration during the boot)
+    and `unchecked` (why commands couldn't be looked up; empty if they were). Raises ActivationError and RehearsalError.
     """
     began, started = time.monotonic(), time.time()
-    rehearsed, migrates = False, ""
+    rehearsed, migrates, unchecked = False, "", ""
     with detached.exclusive(app, timeout):
         wanted = release or layout.current(app)
-        if wanted is not None and needed(app, wanted):
-            trial = Rehearsal(app, wanted)
-            trial.execute(timeout, health)
-            rehearsed, migrates = True, systemd.first_match(trial.service, started, MIGRATION)
         if wanted is not None:
-            rehearsed = _rehearse_background(app, wanted, timeout) or rehearsed
-    return {"rehearsed": rehearsed, "seconds": round(time.monotonic() - began, 3), "migrates": migrates}
+            changes = _background_changes(app, wanted, timeout)
+            if changes or wanted != layout.current(app):
+                unchecked = _look_up_commands(app, wanted, timeout)
+            if needed(app, wanted):
+                trial = Rehearsal(app, wanted)
+                trial.execute(timeout, health)
+                rehearsed, migrates = True, systemd.first_match(trial.service, started, MIGRATION)
+            rehearsed = _rehearse_background(app, wanted, changes) or rehearsed
+    seconds = round(time.monotonic() - began, 3)
+    return {"rehearsed": rehearsed, "seconds": seconds, "migrates": migrates, "unchecked": unchecked}
 
 
-def _rehearse_background(app: layout.Application, release: str, timeout: float) -> bool:
+def _background_changes(app: layout.Application, release: str, timeout: float) -> list[activation.ProcessChange]:
+    """Return the background process types and schedules that an activation would change, except to stop them."""
+    changes = [
+        activation.STRATEGIES[process.strategy](app, process, release, timeout, restart_workers=False)
+        for process in app.processes
+        if process.name != layout.WEB and process.count
+    ]
+    return [change for change in changes if change.method not in ("none", "stop")]
+
+
+def _look_up_commands(app: layout.Application, release: str, timeout: float) -> str:
+    """Look up the commands of process types and schedules. Returns why it can't be done. Raises RehearsalError."""
+    try:
+        problems = commands.lookup(app, release, timeout)
+    except commands.LookupFailedError as error:
+        return str(error)
+    if problems:
+        raise _failure(app, release, problems)
+    return ""
+
+
+def _rehearse_background(app: layout.Application, release: str, changes: list[activation.ProcessChange]) -> bool:
     """Start one process of each type that may overlap with other releases' processes. Returns whether any started."""
     # an older release's process would take jobs of the current one that it doesn't understand; it was proven before
     if release != layout.current(app) and release in layout.served(app):
         return False
-    rehearsed = False
-    for process in app.processes:
-        if process.strategy != "overlap" or not process.count:
-            continue
-        trial = background.Background(app, process, release, timeout)
-        if trial.method == "none":
-            continue
+    found = [change for change in changes if isinstance(change, background.Background)]
+    trials = [change for change in found if change.process.strategy == "overlap"]
+    for trial in trials:
         try:
             trial.rehearse()
         except (*activation.FAILURES, layout.ActivationError) as error:
-            raise _failure(app, release, f"{process.name} (app_processes): {error}") from None
-        rehearsed = True
-    return rehearsed
+            raise _failure(app, release, f"{trial.process.name} (app_processes): {error}") from None
+    return bool(trials)
+
+
+def reported(app: layout.Application, result: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a rehearsal's result without secrets, and its warnings."""
+    logged = {key: masking.masked(app.name, result[key]) for key in ("migrates", "unchecked") if result[key]}
+    result = result | logged
+    warnings = [migration_warning(app, result["migrates"])] if result["migrates"] else []
+    if result["unchecked"]:
+        warnings.append(
+            "The commands of app_processes and app_schedules were not looked up in the release before the change: "
+            f"{result['unchecked']}"
+        )
+    return result, warnings
 
 
 def migration_warning(app: layout.Application, line: str) -> str:

@@ -26,6 +26,7 @@ class Schedule:
         self.timeout = timeout
         self.wanted = digests.scheduled(app, process, release)
         self.begun = False
+        self.back = False  # whether it reverts an earlier activation, which may have stopped the timer
         self.method: Method = self._choose()
 
     @property
@@ -40,29 +41,32 @@ class Schedule:
     def _choose(self) -> Method:
         runs = systemd.is_active(self.timer)
         if not self._runs():
-            return "stop" if runs or not self.process.declared else "none"
+            begins = runs or boot.is_enabled(self.app, self.timer)
+            return "stop" if begins or not self.process.declared else "none"
         before = digests.recorded(self.app, self.process.name)
         as_wanted = before is not None and before.reload == self.wanted.reload
-        return "none" if runs and as_wanted else "start"
+        return "none" if runs and as_wanted and boot.is_enabled(self.app, self.timer) else "start"
 
     def execute(self) -> None:
         """Start, restart or stop the timer as the settings require. Raises UnitError, OSError."""
-        if self.method != "none":
-            self.begun = True
-            self._apply()
+        if self.method == "none":
+            return
+        self.begun = True
+        # a timer that runs has missed nothing; if it is new here, another host may have run the command
+        stopped = boot.is_enabled(self.app, self.timer) and not systemd.is_active(self.timer)
+        self._apply(catch_up=stopped or self.back)
 
     def revert(self) -> None:
         """Restore the timer's previous state. Raises UnitError, OSError."""
         if not self.begun:
             return
         self.process = self.app.as_declared(self.process)
-        self._apply()
+        self._apply(catch_up=True)
 
-    def _apply(self) -> None:
+    def _apply(self, *, catch_up: bool) -> None:
         if self._runs():
             # a running timer keeps the schedule that it was started with
-            systemd.change("restart", self.timer, self.timeout)
-            boot.enable(self.app, [self.timer], self.timer)
+            boot.start_timer(self.app, self.timer, self.timeout, catch_up=catch_up)
         else:
             systemd.systemctl("stop", self.timer)
             boot.disable(self.app, [self.timer])

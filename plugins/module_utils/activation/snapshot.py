@@ -15,6 +15,7 @@ from typing import Any
 from ..app.layout import WEB, Application, current, read_json, served, sync_filesystem
 from ..host import atomic_file, untrusted
 from ..host.command import make_folder
+from . import boot
 
 
 def configuration(app: Application, root: str) -> dict[str, pathlib.Path]:
@@ -37,7 +38,7 @@ def background_files(app: Application, part: str | None = None) -> set[str]:
     """Return the names of the files that only background processes and schedules use, or only those of a part."""
     found = {f"etc/{app.name}/processes.json"} | (set() if part else {f"etc/{app.name}/schedules.json"})
     for process in app.processes:
-        if process.name != WEB and part in (None, process.part):
+        if process.name != WEB and process.is_in(part or "all"):
             found |= {f"etc/systemd/system/{unit}" for unit in process.templates}
     return found
 
@@ -124,6 +125,9 @@ def restore(app: Application, kept: pathlib.Path) -> None:
     if not migration_files(app, wanted):  # copies made before 0.2.0 lack the migration's files
         unwanted -= migration_files(app, unwanted)
     for name in unwanted:
+        if found[name].parent == app.path("etc/systemd/system"):
+            boot.remove_file(app, found[name].name)
+            continue
         found[name].unlink()
         atomic_file.sync_folder(found[name].parent)
 

@@ -8,14 +8,17 @@ import os
 import pathlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..host import atomic_file, untrusted
 
 WEB = "web"  # the process type that serves requests
 STRATEGIES = ("overlap", "replace")  # of background processes
+PARTS = {"before_web": "before_web", "after_web": "web"}  # the part of an activation, by the order
 TIMER = "timer"  # strategy of a scheduled command
+STOP_MARGIN = 30  # seconds beyond stop_timeout by which systemd has killed processes that didn't end
+CHECK_SECONDS = 60  # time limit for a background process type's check to succeed
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -31,13 +34,17 @@ class ProcessType:
     strategy: str  # how an activation replaces its processes: see activation
     running: tuple[str, ...]  # the units that run it; a pattern if there are several instances
     templates: tuple[str, ...] = ()  # its other unit files
-    part: str = "web"  # part of the activation that replaces it: before_web or web
+    part: str = "web"  # part of the activation that replaces it: before_web or web; any if it is empty
     # only for background processes:
     count: int = 0  # processes on this host
     settle_seconds: float = 0  # seconds that they must stay up to be proven
     stop_timeout: float = 0  # seconds that they have to stop
     check: bool = False  # whether a command checks that they work
     declared: bool = True  # false if it is no longer in the settings
+
+    def is_in(self, part: str) -> bool:
+        """Whether an activation of a part replaces it: all, before_web or web."""
+        return part == "all" or self.part in (part, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +133,10 @@ class Application:
         """Return the file that marks a scheduled command as suspended by an operator."""
         return self.state / "suspended" / schedule
 
+    def last_trigger(self, timer: str) -> pathlib.Path:
+        """Return the file whose time is that of a timer's last run, from which systemd determines missed runs."""
+        return self.path("var/lib/systemd/timers", f"stamp-{timer}")
+
     @property
     def processes(self) -> tuple[ProcessType, ...]:
         """Its process types in activation order. Raises ActivationError."""
@@ -134,8 +145,25 @@ class Application:
         activated = self._activated()
         schedules = self._schedules(activated)
         background = self._background(activated - {schedule.name for schedule in schedules})
-        first = [process for process in background if process.part != web.part]
+        first = [process for process in background if process.part == "before_web"]
         return (*first, web, *(process for process in background if process not in first), *schedules)
+
+    @property
+    def declared(self) -> dict[str, Mapping[str, Any]]:
+        """What the host's files say of each background process type and schedule, by setting; empty if unreadable."""
+        files = {"app_processes": self.process_settings, "app_schedules": self.schedule_settings}
+        return {
+            f"{setting}.{name}": about
+            for setting, path in files.items()
+            for name, about in read_json_or_empty(path).items()
+            if isinstance(about, Mapping)
+        }
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """The command of each background process type and schedule, by setting."""
+        # settings that an earlier version wrote have no commands
+        return {setting: str(about.get("command", "")) for setting, about in self.declared.items()}
 
     def as_declared(self, process: ProcessType) -> ProcessType:
         """Return a process type as declared now; `declared` is false if it no longer is. Raises ActivationError."""
@@ -178,7 +206,7 @@ class Application:
                 of_type(
                     name,
                     strategy=about["strategy"],
-                    part="before_web" if about["order"] == "before_web" else "web",
+                    part=PARTS[about["order"]],
                     count=int(about["count"]),
                     settle_seconds=float(about["settle_seconds"]),
                     stop_timeout=float(about["stop_timeout"]),
@@ -187,7 +215,19 @@ class Application:
                 for name, about in settings.items()
             ]
         gone = sorted(activated - set(settings))
-        return found + [of_type(name, strategy="overlap", declared=False) for name in gone]
+        # at the same time as the type that may replace it: its processes don't know the new release's jobs. After the
+        # web processes of a rollback, `kept` no longer has it
+        kept = read_json_or_empty(self.kept / "etc" / self.name / self.process_settings.name)
+        orders = {name: str(untrusted.mapping(kept.get(name)).get("order")) for name in gone}
+        return found + [
+            of_type(
+                name,
+                strategy="overlap",
+                part=PARTS.get(orders[name], ""),
+                declared=False,
+            )
+            for name in gone
+        ]
 
     def _activated(self) -> set[str]:
         """Return the names of background process types and schedules that were activated here and may run."""
@@ -287,6 +327,12 @@ def served_in(record: pathlib.Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         return untrusted.texts(read_json(record)["served"])
     return []
+
+
+def recorded_commands(app: Application) -> dict[str, dict[str, str]]:
+    """Return the commands with which each release was activated here last, by release: see `Application.commands`."""
+    recorded = untrusted.mapping(read_json_or_empty(app.record).get("commands"))
+    return {release: dict(commands) for release, commands in recorded.items() if isinstance(commands, Mapping)}
 
 
 def set_current(app: Application, release: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 
 from ..host import atomic_file, systemd, untrusted
@@ -12,25 +11,18 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
 
 def names(app: layout.Application) -> list[str]:
-    """Return the background process types and schedules that haven't stopped: running, draining, or with a timer."""
-    try:
-        processes = [process for process in app.processes if process.name != layout.WEB]
-    except layout.ActivationError:
-        return []  # the next activation reports the error in the settings
-    # a schedule's command may still run after its timer was stopped
-    patterns = {
-        process.name: {unit.replace("@.", "@*.") for unit in (*process.running, *process.templates)}
-        for process in processes
-    }
-    if not patterns:
-        return []
-    units = systemd.properties_of_all(*sorted(set().union(*patterns.values())), names=("Id", "ActiveState"))
-    alive = [one.get("Id", "") for one in units if one.get("ActiveState") not in (None, "", "inactive", "failed")]
-    return [
-        name
-        for name, own in patterns.items()
-        if any(fnmatch.fnmatchcase(unit, pattern) for unit in alive for pattern in own)
-    ]
+    """Return the background process types and schedules that haven't stopped: running, draining, or with a timer.
+
+    From their units: one that is no longer in the settings may still drain. Units of another application may be among
+    them, but only with names that Baton refuses for this one.
+    """
+    if not app.state.exists():
+        return []  # perhaps a host without systemd
+    ours = re.compile(rf"{re.escape(app.name)}-({layout.PROCESS_NAME.pattern})(@[0-9]+-[0-9]+)?\.(service|timer)")
+    patterns = (f"{app.name}-*.service", f"{app.name}-*.timer")
+    units = systemd.properties_of_all(*patterns, names=("Id", "ActiveState"))
+    alive = (one.get("Id", "") for one in units if one.get("ActiveState") not in (None, "", "inactive", "failed"))
+    return sorted({found[1] for unit in alive if unit != app.bridge and (found := ours.fullmatch(unit))})
 
 
 def recorded_first_host(app: layout.Application) -> str:

@@ -23,7 +23,7 @@ SIZE = 2**24  # bytes of the history that are read
 TEXTS = frozenset(
     {
         *("kind", "release", "previous", "serves", "version", "result"),
-        *("who", "token", "migrations", "reason", "method", "baton"),
+        *("who", "token", "migrations", "reason", "method", "processes", "baton"),
     }
 )
 MAX_REASON = 300  # characters
@@ -111,8 +111,30 @@ def summary(app: Application, entries: Sequence[Mapping[str, Any]]) -> dict[str,
         "rollback_candidates": found,
         "releases": releases,
         "blocking": {release: blocking(entries, current, release, served_here) for release in releases},
+        "commands": command_changes(app, releases),
         "failures": failures(entries),
     }
+
+
+def command_changes(app: Application, releases: Iterable[str]) -> dict[str, dict[str, list[str]]]:
+    """Return how the host's process types and schedules differ from those with which a release served last.
+
+    By release, `added`, `removed` and `changed` (another command) settings. Leaves out releases without a difference,
+    and those that a version of Baton activated that didn't record it.
+    """
+    now, recorded = app.commands, layout.recorded_commands(app)
+    found: dict[str, dict[str, list[str]]] = {}
+    for release in releases:
+        if release in recorded:
+            before = recorded[release]
+            changes = {
+                "added": sorted(now.keys() - before.keys()),
+                "removed": sorted(before.keys() - now.keys()),
+                "changed": [one for one in now if before.get(one) and now[one] and before[one] != now[one]],
+            }
+            if any(changes.values()):
+                found[release] = changes
+    return found
 
 
 def candidates(app: Application, entries: Sequence[Mapping[str, Any]], current: str | None) -> list[dict[str, Any]]:
@@ -246,11 +268,13 @@ def merged(hosts: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
             if entry.get("result") == BEGUN and entry.get("token") in ended:
                 continue
             key = tuple(entry.get(name) for name in ("token", "kind", "release", "result", "reason"))
-            row = rows.setdefault(key, {**entry, "hosts": [], "seconds": 0.0, "methods": []})
+            row = rows.setdefault(key, {**entry, "hosts": [], "seconds": 0.0, "methods": [], "types": []})
             row["hosts"].append(host)
             row["seconds"] = max(row["seconds"], float(entry.get("seconds") or 0))
             if entry.get("method") not in (None, "none", *row["methods"]):
                 row["methods"].append(entry["method"])
+            types = filter(None, (entry.get("processes") or "").split(", "))
+            row["types"] += [one for one in types if one not in row["types"]]
     return sorted(rows.values(), key=lambda row: float(row.get("when") or 0), reverse=True)
 
 
@@ -272,18 +296,31 @@ def _cells(row: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, ...]
     return (
         time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(row.get("when") or 0))),
         *(str(row.get(name) or "-") for name in ("who", "kind", "release", "version", "result")),
-        ", ".join(row["methods"]) or "-",
+        ", ".join(_methods(row)) or "-",
         f"{row['seconds']:.1f} s",
         str(row.get("baton") or "-"),
         f"all {len(everywhere)}" if row["hosts"] == everywhere and len(everywhere) > 3 else ", ".join(row["hosts"]),
     )
 
 
-def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool) -> dict[str, str]:
-    """Return the release that the fleet rolls back to, its version if known, and the problem if there is none.
+def _methods(row: Mapping[str, Any]) -> list[str]:
+    """Return the methods of a change. For a change of settings, names the process types: the others didn't change."""
+    if not row["types"] or row.get("kind") == "restart" or row.get("release") != row.get("previous"):
+        return list(row["methods"])
+    # if the web processes didn't change, the method is that of another type
+    of_types = {one.partition(" ")[0] for one in row["types"]}
+    return [*(method for method in row["methods"] if method not in of_types), *row["types"]]
+
+
+def rollback(
+    hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool, configure: bool = False
+) -> dict[str, str]:
+    """Return the release that the fleet rolls back to, its version if known, a note, and the problem if there is none.
 
     `hosts`: the result of `summary` on each. `wanted`: a release; empty for the best one that all hosts have. `force`:
-    cross blocking migrations. After an interrupted change the target may be a release that some hosts already serve.
+    cross blocking migrations, and keep process types that the release didn't have. `configure`: the rollback also
+    applies the inventory's settings. After an interrupted change the target may be a release that some hosts already
+    serve.
     """
     hosts = {host: _typed_summary(found) for host, found in hosts.items()}
     if wanted:
@@ -308,19 +345,45 @@ def rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str, *, force: bool
             f"A rollback to {release} crosses the blocking migration of {', '.join(crossed)}: that release no longer "
             "fits the database. Undo the migration first, then add -e rollback_force=true."
         )
+    differing = _differing_types(hosts, release, "added", "removed") if not (force or configure) else ""
+    if differing:
+        return _problem(
+            f"Release {release} served with other process types or schedules than the hosts have now: {differing}. A "
+            "rollback keeps the hosts' settings. Check out the inventory of that release and add -e "
+            "rollback_configure=true, which applies its settings, or keep the present ones with -e rollback_force=true."
+        )
     versions = [
         one["version"] for found in hosts.values() for one in found["rollback_candidates"] if one["release"] == release
     ]
-    return {"release": release, "version": next(filter(None, versions), ""), "problem": ""}
+    changed = _differing_types(hosts, release, "changed") if not configure else ""
+    note = f"It runs with the hosts' settings of now: {changed}." if changed else ""
+    return {"release": release, "version": next(filter(None, versions), ""), "note": note, "problem": ""}
+
+
+def _differing_types(hosts: Mapping[str, Mapping[str, Any]], release: str, *kinds: str) -> str:
+    """Return which process types and schedules differ from those of a release, with the hosts unless all have them."""
+    words = {"added": "was added since", "removed": "was removed since", "changed": "has another command since"}
+    found: dict[str, list[str]] = {}
+    for host, summary_of in hosts.items():
+        for kind in kinds:
+            for setting in summary_of["commands"].get(release, {}).get(kind, []):
+                found.setdefault(f"{setting} {words[kind]}", []).append(host)
+    return "; ".join(
+        text if len(on) == len(hosts) else f"{text} ({', '.join(on)})" for text, on in sorted(found.items())
+    )
 
 
 def _typed_summary(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return a host's untrusted result of `summary` with the keys that a rollback reads, in the expected types."""
-    blocking_of = untrusted.mapping(found.get("blocking"))
+    blocking_of, commands_of = (untrusted.mapping(found.get(key)) for key in ("blocking", "commands"))
     return {
         "current": untrusted.text(found.get("current")) or None,
         **{key: untrusted.texts(found.get(key)) for key in ("candidates", "releases")},
         "blocking": {release: untrusted.texts(names) for release, names in blocking_of.items()},
+        "commands": {
+            release: {kind: untrusted.texts(names) for kind, names in untrusted.mapping(changes).items()}
+            for release, changes in commands_of.items()
+        },
         "rollback_candidates": [
             {key: untrusted.text(one.get(key)) for key in ("release", "version", "why_not")}
             for one in untrusted.objects(found.get("rollback_candidates"))
@@ -340,4 +403,4 @@ def _available(hosts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _problem(problem: str) -> dict[str, str]:
-    return {"release": "", "version": "", "problem": problem}
+    return {"release": "", "version": "", "note": "", "problem": problem}

@@ -10,6 +10,7 @@ from ..host import untrusted
 
 UNREACHABLE = "it can't be reached"
 MAX_NAME = 128  # characters of a release's id
+MAX_MESSAGES = 100  # of one task
 INTERRUPTED = "Interrupted by the operator."
 # the fix for a failure in steps whose messages come from the application or from Ansible
 NEXT = {
@@ -69,9 +70,16 @@ RESULTS = {"deploy": "deployed", "rollback": "rolled back", "restart": "restarte
 def failure(result: Mapping[str, Any]) -> str:
     """Return why a task failed, from its result; for a loop, the message of the item that failed."""
     items = (item for item in untrusted.objects(result.get("results")) if item.get("failed") or item.get("unreachable"))
-    result = next(items, result)
+    return "\n".join(messages(next(items, result)))
+
+
+def messages(result: Mapping[str, Any]) -> list[str]:
+    """Return why a task failed, from its result; an assertion may have a list of messages."""
+    found = result.get("msg")
+    if isinstance(found, list) and found:
+        return [untrusted.printable(untrusted.text(str(one)).strip()) for one in found[:MAX_MESSAGES]]
     words = [untrusted.text(str(result[key])).strip() for key in ("msg", "stderr") if result.get(key)]
-    return untrusted.printable("\n".join(words)) or "it failed without a message"
+    return [untrusted.printable("\n".join(words)) or "it failed without a message"]
 
 
 def record_failure(outcome: Mapping[str, Any], step: str, failed: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,6 +334,7 @@ def conclusion(
             "reason": _first_cause(found),
             "serves": host["release"],
             **{key: host[key] for key in ("previous", "method", "seconds")},
+            "processes": ", ".join(f"{about['method']} {name}" for name, about in sorted(host["processes"].items())),
         }
         for name, host in outcomes.items()
     }

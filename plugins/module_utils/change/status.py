@@ -22,6 +22,9 @@ from .table import aligned
 # share of a certificate's lifetime: with less left it should have been renewed
 EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
+TIME = "%a %Y-%m-%d %H:%M:%S %Z"  # as systemctl shows times
+# age of the last renewal run after which the renewals have stopped: they run twice a day
+STALE = 2 * DAY
 # a rate limit on the health page proves that the application serves
 LIMITED = "limited (429)"
 HEALTHY = ("", "ok", LIMITED)
@@ -102,14 +105,20 @@ def schedules(app: layout.Application) -> dict[str, dict[str, Any]]:
             continue
         timer, service = process.templates
         due = systemd.properties(timer, "ActiveState", "NextElapseUSecRealtime", "LastTriggerUSec")
-        ran = systemd.properties(service, "ActiveState", "Result", "ExecMainStatus", "ExecMainExitTimestamp")
+        ran = systemd.properties(service, "ActiveState", "Result", "ExecMainExitTimestamp")
+        running = ran.get("ActiveState") in ("activating", "active")
+        result, last = ran.get("Result", ""), ran.get("ExecMainExitTimestamp", "")
+        if not last and result == "success":
+            # systemd's initial value: it has forgotten the last run, as after a reboot, or the command runs now
+            result, ended = systemd.last_run(service, running=running)
+            last = time.strftime(TIME, time.localtime(ended)) if ended else ""
         found[process.name] = {
             "suspended": app.suspended(process.name).exists(),
             "due": due.get("ActiveState") == "active",
-            "running": ran.get("ActiveState") in ("activating", "active"),
-            "result": ran.get("Result", ""),
+            "running": running,
+            "result": result,
             "next": due.get("NextElapseUSecRealtime", ""),
-            "last": ran.get("ExecMainExitTimestamp", "") or due.get("LastTriggerUSec", ""),
+            "last": last or due.get("LastTriggerUSec", ""),
         }
     return found
 
@@ -158,13 +167,23 @@ def certificate(path: str) -> dict[str, float | None]:
     return {"certificate_begins": begins, "certificate_expires": ends}
 
 
+def timed_service(name: str) -> dict[str, str]:
+    """Return the state of a timer, and the result of its service's last run."""
+    timer, service = systemd.properties(f"{name}.timer", "ActiveState"), systemd.properties(f"{name}.service", "Result")
+    return {"timer": timer.get("ActiveState", "unknown"), "result": service.get("Result", "")}
+
+
 def _acme(site: str, root: str) -> dict[str, Any]:
     """Return how the last renewal by ACME ended; empty if the certificate isn't from ACME."""
     path = pathlib.Path(root, "var/lib/acme-certificate", site, "status.json")
     try:
         return {"acme": acme_outcome(untrusted.read(path), str(path))}
     except FileNotFoundError:
-        return {}
+        # the role writes the settings before the first run
+        if not pathlib.Path(root, "etc/acme-certificate", site, "settings.json").exists():
+            return {}
+        sentence = f"no request for a certificate has ended yet ({path} is missing); run site.yml."
+        return {"acme": _without_outcome(sentence)}
     except OSError as error:
         return {"acme": _invalid(str(path), error)}
 
@@ -192,7 +211,11 @@ def _invalid(path: str, why: Exception) -> dict[str, Any]:
         f"{path}, which records how the last request for a certificate ended, can't be read: {why}. Remove it from the "
         "host, and run site.yml, which requests a certificate if one is due, and writes the file again."
     )
-    return {"trouble": "", "refused": [], "issued": False, "invalid": sentence}
+    return _without_outcome(sentence)
+
+
+def _without_outcome(why: str) -> dict[str, Any]:
+    return {"trouble": "", "refused": [], "issued": False, "invalid": why}
 
 
 def edge(site: str, root: str = "/") -> dict[str, Any]:
@@ -317,6 +340,11 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
             f"{acme['trouble']}; {in_use}, and the host tries again twice a day."
         )
+    if acme and not acme.get("invalid") and abs(time.time() - (when := untrusted.moment(acme.get("when")))) > STALE:
+        wrong.append(
+            f"{host}: the renewal of the site's certificate last ran at {deploy_lock.clock(when)}, although it is due "
+            "twice a day; `journalctl -u 'acme-*'` on the host shows why, and site.yml sets it up again."
+        )
     wrong += [
         f"{host}: a certificate for the site is unusable, {refused}. The host asks the authority for another one when "
         "its own is due; look at the host that a message names."
@@ -327,8 +355,21 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         for server in found.get("drained", [])
     ]
     wrong += [sentence for one in found.get("behind", []) for sentence in _behind(host, one)]
-    units = found.get("units", {}).items()
-    return wrong + [f"{host}: the unit {unit} is {state}." for unit, state in units if state != "active"]
+    states = dict(found.get("units", {}))
+    for name, about in found.get("timed_services", {}).items():
+        states[f"{name}.timer"] = about["timer"]
+        # acme-certificate also fails if it has recorded the cause
+        reported = name.startswith("acme-") and (acme.get("trouble") or acme.get("refused"))
+        if about["result"] not in ("", "success") and not reported:
+            wrong.append(
+                f"{host}: the last run of {name}.service failed ({about['result']}); `journalctl -u {name}.service` on "
+                "the host shows why, and site.yml sets it up again."
+            )
+    return wrong + [
+        f"{host}: the unit {unit} is {state}; `systemctl status {unit}` on the host shows why, and site.yml starts it."
+        for unit, state in states.items()
+        if state != "active"
+    ]
 
 
 def _expiry(host: str, which: str, about: Mapping[str, Any]) -> list[str]:
@@ -472,7 +513,7 @@ def _schedule_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     rows: list[Sequence[str]] = [
         (
             *(host, name, "suspended" if one["suspended"] else "running" if one["running"] else one["next"] or "-"),
-            *(one["last"] or "never", one["result"] if one["last"] else "-"),
+            *(one["last"] or "never", one["result"] or "-"),
         )
         for host, about in found.items()
         for name, one in ((about.get("application") or {}).get("schedules") or {}).items()

@@ -35,26 +35,38 @@ def memory_problem(server: Server) -> str:
     own = workers.at_change(server.workers) * server.worker_memory_mb
     others = {name: one for name, one in _bounded(server).items() if one[0]}
     rest = server.memory_mb - sum(count * size for count, size in others.values())
-    room = min(rest, server.web_memory_mb or rest)
-    if not server.memory_mb or not server.workers or own <= room:
+    limit = server.web_memory_mb or server.memory_mb
+    if not server.memory_mb or not server.workers or own <= min(rest, limit):
         return ""
     parts = [
         f"{server.workers} workers of {server.worker_memory_mb} MiB (app_service_worker_memory_mb), twice during a "
         "handover",
         *(f"{count} {name} processes of {size} MiB (its memory_max)" for name, (count, size) in others.items()),
     ]
-    fewer = room // workers.at_change(1) // max(1, server.worker_memory_mb)
-    fixes = [
-        f"Run fewer workers (app_service_workers: {fewer})" if fewer > 0 else "Run fewer processes on it",
-        "set app_service_worker_memory_mb to what a worker needs (playbooks/status.yml shows it)",
-        *(["set strategy: replace for process types, or lower their memory_max"] if others else []),
-    ]
     share = f", of which the workers may use {server.web_memory_mb} (app_service_memory_max)"
     has = f"The host has {server.memory_mb} MiB{share if server.web_memory_mb else ''}"
     return (
         f"{server.name}: a change needs up to {own + server.memory_mb - rest} MiB of memory: {'; '.join(parts)}. "
-        f"{has}. {', '.join(fixes)}, or use a larger host."
+        f"{has}. {', '.join(_memory_fixes(server, own, rest, limit))}, or use a larger host. Two generations of "
+        "workers run during each change: neither app_service_rehearsal: false nor deploy_drain makes it need less."
     )
+
+
+def _memory_fixes(server: Server, own: int, rest: int, limit: int) -> list[str]:
+    """Return the settings that can each lower the need. `own`: MiB of the workers; `rest`: MiB that types leave."""
+    fewer = min(rest, limit) // workers.at_change(1) // max(1, server.worker_memory_mb)
+    fixes = [
+        f"Run fewer workers (app_service_workers: {fewer})" if fewer > 0 else "Run fewer processes on it",
+        "set app_service_worker_memory_mb to what a worker needs (playbooks/status.yml shows it)",
+    ]
+    if own > limit:  # no matter what the other types need
+        return [*fixes, *(["raise app_service_memory_max"] if own <= rest else [])]
+    bounded = [name for name, (count, _) in _bounded(server).items() if count]
+    overlapping = [name for name in bounded if server.processes[name]["strategy"] == "overlap"]
+    if overlapping:
+        names = ", ".join(overlapping)
+        fixes.append(f"set strategy: replace for {names} (app_processes), whose old processes then end first")
+    return [*fixes, f"lower the count or memory_max of {', '.join(bounded)}"] if bounded else fixes
 
 
 def _bounded(server: Server) -> dict[str, tuple[int, int]]:

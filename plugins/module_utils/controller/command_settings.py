@@ -9,25 +9,28 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import settings
+from . import capacity, settings
 
 # suffixes of the application's other units
 RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
 _NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 _DIRECTIVE = re.compile("[A-Z][A-Za-z0-9]*")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-# systemd.resource-control(5): bytes, with or without a binary suffix, a percentage of the host's memory, or no limit
-_MEMORY = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[KMGTPE%]?|infinity")
+# systemd.resource-control(5): bytes, with or without a binary suffix, or a percentage of the host's memory
+_MEMORY = re.compile(r"[0-9]{1,18}((\.[0-9]{1,9})?[KMGTPE]?|(\.[0-9]{1,2})?%)")
+# MiB: a program needs more than the first; systemd ignores values above the second
+LEAST_MEMORY, MOST_MEMORY = 16, 2**43
 
 Rule = tuple[Callable[[Any], bool], str]
 """A function that returns whether a value is valid, and the fix."""
 
 
-def whole_number(value: Any) -> int | None:
-    """Return a whole number above 0, also from a string; None for anything else."""
+def whole_number(value: Any, most: int = 999_999_999) -> int | None:
+    """Return a whole number from 1 to `most`, also from a string; None for anything else."""
     if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
         return None
-    return int(str(value))
+    number = int(str(value))
+    return number if number <= most else None
 
 
 def is_line(value: Any) -> bool:
@@ -35,14 +38,35 @@ def is_line(value: Any) -> bool:
     return isinstance(value, str) and settings.is_printable(value.strip())
 
 
+def is_command(value: Any) -> bool:
+    """Whether a value is a shell command of one line."""
+    return is_line(value) and not value.strip().startswith("#")
+
+
 def is_memory(value: Any) -> bool:
-    """Whether a value is valid for MemoryMax, or empty."""
-    return value == "" or (not isinstance(value, bool) and _MEMORY.fullmatch(str(value)) is not None)
+    """Whether a value is valid for MemoryMax, with room for a program, or empty."""
+    text = str(value)
+    if text in ("", "infinity"):
+        return True
+    if isinstance(value, bool) or not _MEMORY.fullmatch(text):
+        return False
+    if text.endswith("%"):
+        return 0 < float(text[:-1]) <= 100
+    return LEAST_MEMORY <= capacity.megabytes(text, 0) < MOST_MEMORY
 
 
-ONE_LINE: Rule = (is_line, "Give one line of text; put longer commands into a script of the application.")
-SECONDS: Rule = (lambda value: whole_number(value) is not None, "Give a whole number of seconds above 0.")
-MEMORY: Rule = (is_memory, "Give a value for systemd's MemoryMax, such as 512M, 2G or 25%; omit it for no limit.")
+COMMAND: Rule = (
+    is_command,
+    "Give one line of text that isn't a comment; put longer commands into a script of the application.",
+)
+SECONDS: Rule = (
+    lambda value: whole_number(value, settings.WEEK) is not None,
+    f"Give a whole number of seconds from 1 to {settings.WEEK}.",
+)
+MEMORY: Rule = (
+    is_memory,
+    f"Give a value for systemd's MemoryMax from {LEAST_MEMORY}M, such as 512M, 2G or 25%; omit it for no limit.",
+)
 
 
 def _no_problem(_where: str, _command: str) -> Iterator[str]:
@@ -93,10 +117,10 @@ def setting_problems(kind: Kind, where: str, given: Any, secrets: set[str]) -> I
             yield f"{where}.{key} is not a setting of a {kind.name}. {fix}"
     if not str(given.get("command") or "").strip():
         yield f"{where}.command is missing or empty. Give the command that runs in the release."
-    elif is_line(given["command"]):
+    elif is_command(given["command"]):
         yield from kind.command(f"{where}.command", given["command"])
     else:
-        yield f"{where}.command is {shown(given['command'])}. {ONE_LINE[1]}"
+        yield f"{where}.command is {shown(given['command'])}. {COMMAND[1]}"
     for key, (is_right, fix) in {**kind.rules, "memory_max": MEMORY}.items():
         if key in given and not is_right(given[key]):
             yield f"{where}.{key} is {shown(given[key])}. {fix}"

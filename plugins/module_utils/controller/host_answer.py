@@ -47,12 +47,12 @@ def _is_time(found: Any) -> bool:
     return isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < untrusted.LATEST
 
 
-def _is_address(found: Any) -> bool:
+def _is_address(found: Any, kind: Callable[[str], Any] = ipaddress.IPv4Address) -> bool:
     """Whether it has an IPv4 address, or none; it goes into the settings of other hosts."""
     if not isinstance(found, Mapping):
         return False
     try:
-        return not found or (isinstance(found["address"], str) and bool(ipaddress.IPv4Address(found["address"])))
+        return not found or (isinstance(found["address"], str) and bool(kind(found["address"])))
     except (KeyError, ValueError):
         return False
 
@@ -74,6 +74,7 @@ def _is_transport(found: Any) -> bool:
 
 FACTS: Mapping[str, Callable[[Any], bool]] = {
     "app_before_web": _is_boolean,
+    "app_calendar_problems": _are_texts,
     "app_first_host": _is_text,
     "app_foreign_units": _are_texts,
     "app_prepared": _is_boolean,
@@ -83,6 +84,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
     "architecture": _is_name,
     "clock": _is_time,
     "default_ipv4": _is_address,
+    "default_ipv6": lambda found: _is_address(found, ipaddress.IPv6Address),
     "distribution": _is_text,
     "distribution_major_version": _is_text,
     "distribution_release": _is_text,

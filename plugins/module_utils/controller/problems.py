@@ -23,8 +23,7 @@ class Problems:
         """Add a failed task's messages. `of_all`: whether it checked all hosts, and its messages name the host."""
         items = untrusted.objects(result.get("results"))
         failed = [item for item in items if item.get("failed") or item.get("unreachable")]
-        for one in failed or [result]:
-            message = outcome.failure(one)
+        for message in [message for one in failed or [result] for message in outcome.messages(one)]:
             found = self.unevaluated if message.startswith(UNEVALUATED) else self.found
             if of_all or message.startswith(f"{host} "):
                 found.setdefault(message, [])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..app import layout
-from .command_settings import ONE_LINE, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
+from .command_settings import COMMAND, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
 
 DEFAULTS: dict[str, Any] = {
     "command": "",
@@ -31,6 +31,7 @@ CHOICES = {
     "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
 }
 CORES = "cores"
+MOST = 1000  # processes of a type on a host
 _OPERATOR = re.compile("[;&|()]+")  # a shell's operators except redirections
 _KEYWORDS = ("if", "for", "while", "until", "case", "{", "!")
 
@@ -65,8 +66,11 @@ def executed(command: str) -> str:
 
 def _words(command: str) -> list[str] | None:
     """Return the words and operators of a shell command; None if a quote isn't closed."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    # a shell's comments begin only between words; in one, an operator is refused, too
+    lexer.commenters = ""
     try:
-        return list(shlex.shlex(command, posix=True, punctuation_chars=True))
+        return list(lexer)
     except ValueError:
         return None
 
@@ -86,8 +90,8 @@ def _command_problems(where: str, command: str) -> Iterator[str]:
 
 def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the content of /etc/<app>/processes.json, from the result of `on_host`."""
-    keys = ("count", "strategy", "order", "settle_seconds", "stop_timeout")
-    return {name: {key: one[key] for key in keys} | {"check": bool(one["check"])} for name, one in processes.items()}
+    keys = ("command", "count", "strategy", "order", "settle_seconds", "stop_timeout", "check")
+    return {name: {key: one[key] for key in keys} for name, one in processes.items()}
 
 
 def has_before_web(hosts: Iterable[Any]) -> bool:
@@ -100,11 +104,25 @@ def has_before_web(hosts: Iterable[Any]) -> bool:
     )
 
 
-def longest_stop(processes: Any) -> int:
-    """Return the longest stop_timeout, in seconds. The settings may be invalid."""
-    given = [one for one in processes.values() if isinstance(one, Mapping)] if isinstance(processes, Mapping) else []
-    waits = [whole_number(one.get("stop_timeout", DEFAULTS["stop_timeout"])) for one in given]
-    return max((seconds or 0 for seconds in waits), default=0)
+def longest_wait(processes: Any, hosts: int) -> int:
+    """Return the seconds that a change of so many hosts waits for process types at most. The settings may be invalid.
+
+    Each type is proven in an activation, and before that in a rehearsal if its processes may overlap; otherwise the
+    activation first waits until the old ones have stopped. One host is first, then all others; types after the web
+    processes take their turn with these, at worst host by host.
+    """
+    seconds = 0
+    for given in processes.values() if isinstance(processes, Mapping) else ():
+        if not isinstance(given, Mapping):
+            continue
+        one = DEFAULTS | dict(given)
+        proof = (whole_number(one["settle_seconds"]) or 0) + (layout.CHECK_SECONDS if one["check"] else 0)
+        if one["strategy"] == "replace":
+            rehearsal, activation = 0, proof + (whole_number(one["stop_timeout"]) or 0) + layout.STOP_MARGIN
+        else:
+            rehearsal, activation = proof, proof
+        seconds += 2 * rehearsal + (hosts if one["order"] == "after_web" else 2) * activation
+    return seconds
 
 
 def problems(processes: Any, application: str, secrets: Iterable[str] = (), others: Iterable[str] = ()) -> list[str]:
@@ -130,10 +148,10 @@ def _units(application: str, name: Any) -> tuple[str, ...]:
 
 
 _RULES: dict[str, Rule] = {
-    "check": ONE_LINE,
+    "check": COMMAND,
     "count": (
-        lambda value: value == CORES or whole_number(value) is not None,
-        f"Give a number above 0, or {CORES} for one per processor core; to run none, remove the type.",
+        lambda value: value == CORES or whole_number(value, MOST) is not None,
+        f"Give a number from 1 to {MOST}, or {CORES} for one per processor core; to run none, remove the type.",
     ),
     "stop_timeout": SECONDS,
     "settle_seconds": SECONDS,

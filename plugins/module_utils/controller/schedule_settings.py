@@ -13,6 +13,7 @@ DEFAULTS: dict[str, Any] = {
     "hosts": "first",
     "timeout": 3600,
     "catch_up": True,
+    "overlap": "forbid",
     "memory_max": "",
     "environment": {},
 }
@@ -43,7 +44,7 @@ def on_host(schedules: Mapping[str, Mapping[str, Any]], *, first: bool) -> dict[
 
 def for_activation(schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the content of /etc/<app>/schedules.json, from the result of `on_host`."""
-    return {name: {"runs": one["runs"]} for name, one in schedules.items()}
+    return {name: {key: one[key] for key in ("command", "runs")} for name, one in schedules.items()}
 
 
 def for_preflight(schedules: Any) -> list[dict[str, str]]:
@@ -51,7 +52,7 @@ def for_preflight(schedules: Any) -> list[dict[str, str]]:
     found = []
     if isinstance(schedules, Mapping):
         for name, given in schedules.items():
-            if isinstance(given, Mapping) and given.get("calendar"):
+            if isinstance(given, Mapping) and _is_calendar(given.get("calendar")):
                 found += [
                     {"setting": f"app_schedules.{name}.calendar", "calendar": one}
                     for one in calendars(given["calendar"])
@@ -105,5 +106,6 @@ _RULES: dict[str, Rule] = {
     ),
     "timeout": SECONDS,
     "catch_up": (lambda value: isinstance(value, bool), "Give true or false."),
+    "overlap": (lambda value: value == "forbid", "Two runs never overlap on a host. Give forbid, or omit it."),
 }
 KIND = Kind("schedule", "`command` and `calendar`", DEFAULTS, {"hosts": ("all", "first")}, _RULES)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..edge import limits
 
 # for addresses without a port
 DEFAULT_PORTS = {"postgresql": 5432, "redis": 6379, "rediss": 6379}
+LOOPBACK = ("127.0.0.0/8", "::1")
 # values of sslmode (libpq) that require encryption
 ENCRYPTED = ("require", "verify-ca", "verify-full")
 
@@ -44,9 +47,7 @@ def problems(addresses: Mapping[str, object], services: Sequence[Service], tls: 
             host, port = address.hostname, address.port
         except ValueError:
             continue  # several hosts, or not an address
-        # SQLAlchemy adds the driver: postgresql+asyncpg
-        scheme = address.scheme.partition("+")[0]
-        scheme = "postgresql" if scheme == "postgres" else scheme
+        scheme = _scheme(address)
         port = port or DEFAULT_PORTS.get(scheme, 0)
         for service in services:
             if host in service.hosts and _is_meant(service, scheme):
@@ -55,6 +56,52 @@ def problems(addresses: Mapping[str, object], services: Sequence[Service], tls: 
                 elif scheme == "postgresql" and tls == "required" and not _is_encrypted(address.query, addresses):
                     found.append(f"{name}: {_unverified(service)}")
     return found
+
+
+def _scheme(address: urllib.parse.SplitResult) -> str:
+    # SQLAlchemy adds the driver: postgresql+asyncpg
+    scheme = address.scheme.partition("+")[0]
+    return "postgresql" if scheme == "postgres" else scheme
+
+
+def unreachable(addresses: Mapping[str, object], services: Sequence[Service], allowed: Sequence[str]) -> list[str]:
+    """Return a sentence for each address of a database or Redis that the application's units deny.
+
+    `allowed`: the addresses and networks that they allow besides the host itself. Names of other hosts than those of
+    `services` aren't resolved: only the application's host knows their addresses.
+    """
+    networks = [*LOOPBACK, *limits.addresses(allowed)]
+    found = []
+    for name, value in addresses.items():
+        for host in _hosts(value):
+            own = limits.addresses([host]) or _addresses(host, services)
+            if own and not limits.within(own, networks):
+                found.append(
+                    f"{name}: {host} isn't in app_service_allowed_addresses, so the application couldn't connect to "
+                    f"it. Add {own[0]} there."
+                )
+    return found
+
+
+def _addresses(name: str, services: Sequence[Service]) -> list[str]:
+    """Return the addresses of the services' host with this name, as other hosts reach it."""
+    hosts = [sorted(service.hosts) for service in services if name in service.hosts and name != "localhost"]
+    return [one for host in hosts for one in limits.addresses(host) if not limits.within([one], LOOPBACK)]
+
+
+def _hosts(value: object) -> Iterator[str]:
+    """Yield the hosts of a database's or Redis's address, in lower case."""
+    if not isinstance(value, str):
+        return
+    try:
+        address = urllib.parse.urlsplit(value)
+        if _scheme(address) in DEFAULT_PORTS:
+            # libpq accepts several, also as a parameter, and paths of sockets
+            given = dict(urllib.parse.parse_qsl(address.query)).get("host") or address.netloc.rpartition("@")[2]
+            for one in given.split(","):
+                yield urllib.parse.urlsplit(f"//{one}").hostname or "localhost"
+    except ValueError:
+        return
 
 
 def _is_meant(service: Service, scheme: str) -> bool:

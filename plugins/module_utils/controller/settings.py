@@ -14,18 +14,48 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-# limits of numbers, which argument specs can't express; the minimum of others is 0
-MINIMUMS = {
-    "app_release_import_timeout": 1,
-    "app_service_backlog": 1,
-    "app_service_boot_timeout": 1,
-    "app_service_migration_timeout": 1,  # systemd would take 0 for no limit
-    "app_service_nofile": 64,
-    "deploy_lock_seconds": 60,  # a lock that expires before a step has ended would be useless
-    "exec_timeout": 1,
-    "history_lines": 1,
-}
 HIGHEST = 2**31 - 1  # which systemd, nginx and the kernel accept
+WEEK = 7 * 24 * 3600
+# The least and the highest value of numbers, which argument specs can't express; those of others follow from
+# `_SUFFIXES`, or are 0 and HIGHEST. Beyond them a server doesn't start, or a time limit ends everything or nothing.
+LIMITS = {
+    "app_service_backlog": (1, 65535),
+    "app_service_keepalive": (1, WEEK),
+    "app_service_memory_percent": (1, 100),
+    "app_service_nofile": (64, 2**20),  # the kernel's fs.nr_open: above it the unit doesn't start
+    "app_service_websocket_spread": (0, WEEK),
+    "app_service_worker_memory_mb": (1, HIGHEST),
+    "app_service_workers": (0, 1024),
+    "deploy_bake_max_failed_percent": (0, 100),
+    "deploy_bake_max_p99_factor": (1, HIGHEST),  # below 1, every change would be reverted
+    "deploy_drain_timeout": (0, WEEK),
+    "deploy_lock_seconds": (60, WEEK),  # a lock that expires before a step has ended would be useless
+    "deploy_lock_wait": (0, WEEK),
+    "history_lines": (1, HIGHEST),
+    "host_baseline_backlog": (1, 65535),
+    "host_firewall_undo_seconds": (5, 600),
+    "host_sshd_undo_seconds": (5, 600),
+    "nginx_server_keepalive_timeout": (0, WEEK),  # 0 closes connections after each response
+    "nginx_server_worker_connections": (64, 500_000),  # each takes memory at the start, and two open files
+    "nginx_site_client_connections": (0, 65535),  # nginx's own limit
+    "nginx_site_maintenance_retry_after": (1, WEEK),
+    "nginx_site_upstream_keepalive": (0, 65535),
+    "nginx_site_worker_requests": (0, 65535),
+    "postgresql_server_effective_cache_size_mb": (1, 2**24 - 1),
+    "postgresql_server_max_connections": (4, 10_000),  # of which 3 are reserved for superusers
+    "postgresql_server_shared_buffers_mb": (1, HIGHEST),
+    "postgresql_server_work_mem_mb": (1, 2**21 - 1),
+    "redis_server_maxmemory_mb": (16, HIGHEST),
+    "redis_server_port": (1024, 65535),  # Redis isn't started as root
+    "redis_server_tls_port": (1024, 65535),
+}
+_SUFFIXES = {
+    "_port": (1, 65535),
+    ".port": (1, 65535),
+    "_seconds": (0, WEEK),
+    # at 0, nginx would end each request at once, and systemd never stop waiting
+    "_timeout": (1, WEEK),
+}
 # texts that may have more than one line
 MULTILINE = (
     "app_config_state_files.content",
@@ -186,6 +216,21 @@ def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
     return f"{name} is {shown}. Set it to {' or '.join(choices)}, {where}."
 
 
+def numbers_beyond(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return a sentence without its subject for each number of a role beyond its limits, by the setting's name.
+
+    For values that `wrong` doesn't check: those of templates, and those of a role that is used without the playbooks.
+    """
+    found = {}
+    for name, option in options.items():
+        if option["type"] not in ("int", "float") or "choices" in option or name not in values:
+            continue
+        if not _is_right(name, values[name], option):
+            least, most = _limits(name)
+            found[name] = f"is {_shown(values[name], option)}. Give a number from {least} to {most}."
+    return found
+
+
 def process_variables(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables that a process, its interpreter or its C library reads only when it starts."""
     return {name: value for name, value in environment.items() if _AT_START.fullmatch(name)}
@@ -300,7 +345,9 @@ def _mistyped(part: _Part) -> Iterator[str]:
     kind = option["type"]
     example, words, is_right = _TYPES[kind]
     if kind in ("int", "float"):
-        words += " from {} to {}, without quotes".format(*_limits(name))
+        least, most = _limits(name)
+        words += f" from {least} to {most}, without quotes"
+        example = str(min(max(float(example) if kind == "float" else int(example), least), most))
     if not is_right(value, name):
         # on the command line, key=value is always a text
         given = shlex.quote(f'{{"{name}": {example}}}')
@@ -316,7 +363,8 @@ def _mistyped(part: _Part) -> Iterator[str]:
 
 def _limits(name: str) -> tuple[int, int]:
     """Return the least and the highest value of a number."""
-    return (1, 65535) if name.endswith("_port") else (MINIMUMS.get(name, 0), HIGHEST)
+    by_suffix = (limits for suffix, limits in _SUFFIXES.items() if name.endswith(suffix))
+    return LIMITS.get(name) or next(by_suffix, (0, HIGHEST))
 
 
 def _is_number(value: Any, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 
 # its mtime is the time when nginx last read its configuration; roles/nginx_server has the drop-in that writes it
@@ -19,6 +20,8 @@ def unread(*paths: str | pathlib.Path) -> str:
         loaded = LOADED.stat().st_mtime_ns
     except FileNotFoundError:
         return str(LOADED)  # nginx was started before its drop-in was written
+    if loaded > time.time_ns():
+        return str(LOADED)  # the clock was set back since, so files that change now would seem older
     for path in paths:
         for found in _below(path):
             try:

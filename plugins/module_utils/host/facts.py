@@ -17,8 +17,8 @@ from typing import Any
 
 from . import resources  # a link to gunicorn_handover's module
 
-# Connecting a datagram socket sends nothing: the kernel only chooses the route. Ansible uses the same address.
-PROBE_ADDRESS = ("8.8.8.8", 53)
+# Connecting a datagram socket sends nothing: the kernel only chooses the route. Ansible uses the same addresses.
+PROBE_ADDRESSES = {socket.AF_INET: ("8.8.8.8", 53), socket.AF_INET6: ("2404:6800:400a:800::1012", 53)}
 RENAMED = {"container-other": "container"}  # systemd's name to Ansible's
 
 
@@ -27,7 +27,8 @@ def gather(*, packages: bool) -> dict[str, Any]:
     return {
         "architecture": platform.machine(),
         "clock": time.time(),
-        "default_ipv4": default_ipv4(),
+        "default_ipv4": default_address(socket.AF_INET),
+        "default_ipv6": default_address(socket.AF_INET6),
         **distribution(),
         "memtotal_mb": memory(),
         **({"packages": installed_packages(), "package_lists_age": package_lists_age()} if packages else {}),
@@ -42,10 +43,10 @@ def gather(*, packages: bool) -> dict[str, Any]:
     }
 
 
-def default_ipv4() -> dict[str, str]:
+def default_address(family: socket.AddressFamily) -> dict[str, str]:
     """Return the source address of the default route; empty if there is none."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(PROBE_ADDRESS)
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(PROBE_ADDRESSES[family])
         return {"address": probe.getsockname()[0]}
     return {}
 

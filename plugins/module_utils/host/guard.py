@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-from . import file_lock, systemd
+from . import atomic_file, file_lock, systemd
 from .command import make_folder
 from .files import DesiredFile
 
@@ -224,6 +224,9 @@ class Guard:
             if armed["connection"] and armed["connection"] == connection():
                 return "pending", "the connection is still the same as before the change"
             (self.folder / "armed").rename(self._beside("confirmed"))
+            # otherwise a boot after a loss of power could restore the previous files
+            for folder in (self.folder, self.folder.parent):
+                atomic_file.sync_folder(folder)
             self._clean_up()
             return "confirmed", ""
         if self._read("undoing").get("token") == token:

@@ -10,7 +10,7 @@ import pathlib
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import bounded, untrusted
@@ -20,8 +20,9 @@ from .command import LONGEST
 MOST = 2**22
 # seconds to read a journal: a unit may log continuously
 READING_LIMIT = 60.0
-# systemd's MESSAGE_IDs: a unit has stopped; it was deactivated successfully (sd-messages.h)
+# systemd's MESSAGE_IDs: a unit has stopped; it was deactivated successfully; it starts (sd-messages.h)
 STOPPED, SUCCEEDED = "9d1aaa27d60140bd96365438aad20286", "7ad2d189f7e94e70a38c781354912448"
+STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 # fields in which systemd and other processes of root name the unit that a message is about (systemd.journal-fields(7))
 _OF_UNIT = ("UNIT", "OBJECT_SYSTEMD_UNIT", "COREDUMP_UNIT")
 # limits of a journalctl command: units, and characters of a unit's name (systemd.unit(5))
@@ -135,16 +136,38 @@ def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
     From systemd's messages in the journal, because systemd unloads an instance as soon as it has ended successfully.
     """
     found: dict[str, tuple[str, float]] = {}
+    for unit, message, result, at in _messages(units, since):
+        if result or message in (STOPPED, SUCCEEDED):
+            found[unit] = (result or found.get(unit, ("", 0.0))[0], at)
+    return found
+
+
+def last_run(unit: str, *, running: bool) -> tuple[str, float]:
+    """Return how and when a command's last run ended, from the journal: also after a reboot. Empty and 0 if unknown.
+
+    The result is `success`, as in `Ending`, or `interrupted` by a crash of the host, with the time of the start.
+    `running`: whether the command runs now, which isn't its last run.
+    """
+    ended, begun = ("", 0.0), 0.0
+    for _, message, result, at in _messages([unit], 0, "--lines=100"):
+        if message == STARTING:
+            ended, begun = (("interrupted", begun) if begun else ended), at
+        elif result or message == SUCCEEDED:
+            ended, begun = (result or "success", at), 0.0
+    return ("interrupted", begun) if begun and not running else ended
+
+
+def _messages(units: Sequence[str], since: float, *options: str) -> Iterator[tuple[str, str, str, float]]:
+    """Yield systemd's messages about units: the unit, the MESSAGE_ID, systemd's result if it ended, and the time."""
     fields = "UNIT,UNIT_RESULT,MESSAGE_ID"
-    asking = ("--output=json", f"--output-fields={fields}", "_PID=1", *(f"UNIT={unit}" for unit in units))
+    asking = ("--output=json", f"--output-fields={fields}", *options, "_PID=1", *(f"UNIT={unit}" for unit in units))
     for line in _journal(None, since, *asking):
         with contextlib.suppress(untrusted.UntrustedError, ValueError):
             entry = untrusted.parse_object(line)
-            unit, result = untrusted.text(entry.get("UNIT")), untrusted.text(entry.get("UNIT_RESULT"))
-            if result or entry.get("MESSAGE_ID") in (STOPPED, SUCCEEDED):
-                at = int(untrusted.text(entry.get("__REALTIME_TIMESTAMP"))) / 1e6
-                found[unit] = (result or found.get(unit, ("", 0.0))[0], at)
-    return found
+            unit, message, result, at = (
+                untrusted.text(entry.get(key)) for key in ("UNIT", "MESSAGE_ID", "UNIT_RESULT", "__REALTIME_TIMESTAMP")
+            )
+            yield unit, message, result, int(at) / 1e6
 
 
 def first_match(unit: str, since: float, pattern: str) -> str:

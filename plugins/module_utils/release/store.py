@@ -29,6 +29,7 @@ class ReleaseStore:
     state: Path
     uv: Path = Path()  # uv and python are only needed for staging
     python: Path = Path()
+    started_at_boot: Path = layout.Application("").started_at_boot
 
     @property
     def upload(self) -> Path:
@@ -65,13 +66,16 @@ def current(places: ReleaseStore) -> str | None:
 def in_use(places: ReleaseStore) -> set[str]:
     """Return releases that a process uses: for its program, libraries, working directory or open files.
 
-    Includes those that background processes use when they restart.
+    Includes those that background processes use when they restart, which are enabled.
     """
     root = os.path.realpath(places.releases) + "/"
+    app = places.releases.parent
     used = set()
     with contextlib.suppress(FileNotFoundError):
-        instances = (places.releases.parent / "processes").iterdir()
-        used = {release for link in instances if (release := layout.release_at(link))}
+        for link in (app / "processes").iterdir():
+            unit = f"{app.name}-{link.name.replace('-', '@', 1)}.service"
+            if (places.started_at_boot / unit).is_symlink() and (release := layout.release_at(link)):
+                used.add(release)
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue

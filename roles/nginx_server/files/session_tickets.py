@@ -115,7 +115,8 @@ def is_newer(folder: pathlib.Path, loaded: pathlib.Path) -> bool:
         read = loaded.stat().st_mtime
     except FileNotFoundError:
         return True
-    return any((folder / name).stat().st_mtime > read for name in NAMES)
+    # if the clock was set back since, newer keys may seem older
+    return read > time.time() or any((folder / name).stat().st_mtime > read for name in NAMES)
 
 
 def _present(folder: pathlib.Path) -> State | None:
@@ -146,6 +147,11 @@ def _keep(folder: pathlib.Path, state: State) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(folder / name)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def main() -> int:

@@ -244,13 +244,23 @@ def served(settings: Settings) -> Pair | None:
 
 
 def write(path: pathlib.Path, content: str, mode: int) -> None:
-    """Replace a file atomically."""
+    """Replace a file atomically; a loss of power leaves the old or the new one."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as scratch:
         os.fchmod(scratch.fileno(), mode)
         scratch.write(content)
         scratch.flush()
         os.fsync(scratch.fileno())
     os.replace(scratch.name, path)
+    sync(path.parent)
+
+
+def sync(folder: pathlib.Path) -> None:
+    """Sync a folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def point(settings: Settings, target: str) -> None:
@@ -259,6 +269,7 @@ def point(settings: Settings, target: str) -> None:
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(target)
     scratch.replace(settings.link)
+    sync(settings.link.parent)
 
 
 def deploy(settings: Settings, pair: Pair) -> None:
@@ -634,11 +645,13 @@ def keep(settings: Settings, force: bool, waited: bool, outcome: Outcome) -> Non
         publish(settings, here)
     # a host whose certificate must not be used has no precedence
     first = all(answers[address] is None or address in outcome.refused for address in settings.before)
-    # certbot decides when its own certificate is due, but doesn't know one that was copied from another host
-    due = here is None or here.left < DUE or (own is not None and own.chain == here.chain)
+    # only the certbot that obtained the certificate in use can ask the authority when to renew it (ARI), also if its
+    # host has no precedence; for a copy, the age decides
+    own_in_use = own is not None and here is not None and own.chain == here.chain
+    due = here is None or here.left < DUE
     urgent = here is not None and here.left < URGENT
     outcome.waits = here is None and not first
-    if not (force or (first and due) or urgent or (outcome.waits and waited)):
+    if not (force or own_in_use or (first and due) or urgent or (outcome.waits and waited)):
         return
     # for certbot it isn't due, but another one may be better; at most daily, because authorities limit their number
     again = own is not None and AUTHORITY in outcome.refused and own.age > DAY

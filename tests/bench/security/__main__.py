@@ -1,15 +1,19 @@
 """Measures security figures with independent tools, on both Debian releases: docs/security-figures.md.
 
     python -m tests.bench.security [--keep] [--output FILE.json]
+    python -m tests.bench.security [--keep] --only PART [PART...] [--release bookworm]
     python -m tests.bench.security --render FILE.json
 
-Creates a fleet for each release, one after the other, and removes it. Exits with 1 if a figure misses its target.
+Creates a fleet for each release, one after the other, and removes it. Exits with 1 if a figure misses its target. With
+--only or --release, it measures some parts, or one release, and prints the figures instead of writing the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
+import json
 import pathlib
 import sys
 import time
@@ -19,26 +23,33 @@ from tests.bench import machine
 from tests.bench.controller import EVIDENCE, PROJECT, BenchError, booted, command_line
 
 from . import measure, report
+from .hosts import Hosts
 
-INVENTORIES = [measure.HERE / f"inventory/{suite}.yml" for suite in ("bookworm", "trixie")]
+INVENTORIES = {suite: measure.HERE / f"inventory/{suite}.yml" for suite in ("bookworm", "trixie")}
 
 
-def run(inventory: pathlib.Path, keep: bool) -> measure.Release:
+def run(inventory: pathlib.Path, keep: bool, parts: list[str]) -> measure.Release:
     print(f"{datetime.datetime.now():%H:%M:%S} {inventory.stem} ...", flush=True)
     with booted(inventory, keep):
-        hosts = measure.Hosts(inventory)
+        hosts = Hosts(inventory)
         hosts.provision()
-        return measure.measure(hosts)
+        return measure.measure(hosts, parts)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=measure.PARTS, default=[], help="parts to measure; default: all")
+    parser.add_argument("--release", choices=INVENTORIES, help="the only release to measure")
     options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     output = options.output or EVIDENCE / "security.json"
     page = output.with_suffix(".md") if options.output else PROJECT / "docs/security-figures.md"
     began = time.time()
     try:
-        releases = [run(inventory, options.keep) for inventory in INVENTORIES]
+        releases = [
+            run(inventory, options.keep, options.only or list(measure.PARTS))
+            for suite, inventory in INVENTORIES.items()
+            if options.release in (None, suite)
+        ]
     except (BenchError, fleet.FleetError) as error:
         print(f"security: {error}", file=sys.stderr)
         return 2
@@ -51,13 +62,17 @@ def main() -> int:
         answer_seconds=measure.ANSWER_SECONDS,
         releases=releases,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report.write(document, output)
-    page.write_text(report.markdown(document))
-    print(f"{output} and {page}")
-    for message in report.shortfalls(document):
+    if options.only or options.release:
+        print(json.dumps([dataclasses.asdict(release) for release in releases], indent=1))
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        report.write(document, output)
+        page.write_text(report.markdown(document))
+        print(f"{output} and {page}")
+    shortfalls = report.shortfalls(document)
+    for message in shortfalls:
         print(message, file=sys.stderr)
-    return 1 if report.shortfalls(document) else 0
+    return 1 if shortfalls else 0
 
 
 if __name__ == "__main__":

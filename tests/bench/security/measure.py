@@ -1,4 +1,4 @@
-"""Runs independent tools on the hosts of a Debian release: sslyze, nmap, systemd-analyze, and Gunicorn's requests."""
+"""Runs independent tools on the hosts of a Debian release: sslyze, testssl.sh, nmap, systemd-analyze and others."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ import shlex
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
-from fleet import fleet
-from tests.bench.controller import PROJECT, BenchError, playbook, run_as_root
+from tests.bench.controller import PROJECT, BenchError
 from tests.support import ports
 
+from . import injection, load
+from .hosts import NAME, Hosts
+
 HERE = pathlib.Path(__file__).resolve().parent
-NAME = "links.baton.test"
-# the guidelines that sslyze checks: its own copy of Mozilla's, and the newer version 6.0 from Mozilla
+# by the setting nginx_server_tls_profile, the guidelines that sslyze checks: its own copy of Mozilla's, and the newer
+# version 6.0 from Mozilla
 PROFILES = {
-    "Mozilla 5.7 intermediate": ["--mozilla_config=intermediate"],
-    "Mozilla 6.0 intermediate": [f"--custom_tls_config={HERE / 'mozilla-6.0-intermediate.json'}"],
+    profile: {
+        f"Mozilla 5.7 {profile}": [f"--mozilla_config={profile}"],
+        f"Mozilla 6.0 {profile}": [f"--custom_tls_config={HERE / f'mozilla-6.0-{profile}.json'}"],
+    }
+    for profile in ("intermediate", "modern")
 }
 # by host; `*` and `?` as in systemctl's patterns, and `1` as the instance of a template
 UNITS = {
@@ -30,7 +36,11 @@ UNITS = {
     "edge1": "nginx.service",
     "data1": "postgresql@*-main.service redis-server@links.service",
 }
-PACKAGES = ("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap")
+CLIENT_PACKAGES = ("testssl.sh", "wrk")
+PACKAGES = (
+    *("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap", "slowhttptest"),
+    *CLIENT_PACKAGES,
+)
 OPENSSL = f"openssl s_client -brief -servername {NAME}"
 ANSWER_SECONDS = 20.0  # after which a connection without data counts as silent
 
@@ -56,68 +66,107 @@ class Scan:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grade:
+    """The result of testssl.sh; its findings above LOW as id, severity and text."""
+
+    grade: str
+    findings: list[list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Release:
-    """All figures of one Debian release."""
+    """The figures of one Debian release; a field is empty if its part wasn't measured."""
 
     name: str
-    versions: dict[str, str]
-    tls_versions: dict[str, list[str]]  # cipher suites by TLS version
-    key_exchange: str  # between the edge and the same release's OpenSSL
-    judgements: list[Judgement]
-    exposure: dict[str, float]  # by unit
-    scans: list[Scan]
-    answers: dict[str, list[int]]  # statuses by request
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    tls_versions: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # cipher suites by TLS version
+    key_exchange: str = ""  # between the edge and the same release's OpenSSL
+    grade: Grade | None = None
+    judgements: list[Judgement] = dataclasses.field(default_factory=list)
+    exposure: dict[str, float] = dataclasses.field(default_factory=dict)  # by unit
+    scans: list[Scan] = dataclasses.field(default_factory=list)
+    answers: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # statuses by request
+    http2_answers: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    http2_injected: int | None = None  # requests that reached the application although only a part of another one
+    overload: load.Overload | None = None
+    slow: list[load.Slow] = dataclasses.field(default_factory=list)
 
 
-class Hosts:
-    """The hosts of one release."""
-
-    def __init__(self, inventory: pathlib.Path) -> None:
-        self.inventory = inventory
-        listed = fleet.load(str(inventory)).hosts
-        self._hosts = {host.name: host for host in listed}
-        self.https = int(self._hosts["edge1"].publish[0].split(":")[1])
-
-    def provision(self) -> None:
-        """Set them up with the demo's application. Raises BenchError."""
-        playbook(self.inventory, "site.yml")
-
-    def address(self, name: str) -> str:
-        return self._hosts[name].address
-
-    def run(self, name: str, script: str) -> str:
-        """Run a shell script as root; return its output. Raises BenchError."""
-        return run_as_root(self._hosts[name].port, "sh", "-c", script)
-
-    @property
-    def authority(self) -> pathlib.Path:
-        return self.inventory.parent / "tls/ca.pem"
+def measure(hosts: Hosts, parts: list[str]) -> Release:
+    """Measure these parts on running hosts. Raises BenchError."""
+    figures: dict[str, Any] = {}
+    for part in parts:
+        print(f"  {part} ...", flush=True)
+        figures |= PARTS[part](hosts)
+    name = hosts.run("app1", ". /etc/os-release; echo Debian $(cat /etc/debian_version)").strip()
+    return Release(name=name, versions=_versions(hosts), **figures)
 
 
-def measure(hosts: Hosts) -> Release:
-    """Measure everything on running hosts. Raises BenchError."""
-    hosts.run("data1", ports.INSTALL)
-    versions: dict[str, str] = {}
-    for name in ("data1", "app1", "edge1"):
+def _versions(hosts: Hosts) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("data1", "app1", "edge1", "client1"):
         command = "dpkg-query --show --showformat '${Package} ${Version}\\n' " + " ".join(PACKAGES)
         output = hosts.run(name, f"{command} 2> /dev/null || true")
-        versions |= {package: version for package, _, version in (line.partition(" ") for line in output.splitlines())}
-    return Release(
-        name=hosts.run("app1", ". /etc/os-release; echo Debian $(cat /etc/debian_version)").strip(),
-        versions={package: versions[package] for package in PACKAGES if versions.get(package)},
-        tls_versions=_cipher_suites(hosts),
-        key_exchange=key_exchange(
-            hosts.run("data1", f"{OPENSSL} -connect {hosts.address('edge1')}:443 < /dev/null 2>&1")
-        ),
-        judgements=[Judgement(profile, _issues(hosts, options)) for profile, options in PROFILES.items()],
-        exposure={unit: value for name, units in UNITS.items() for unit, value in _exposure(hosts, name, units)},
-        scans=[
-            _scan(hosts, target, scanner, protocol)
-            for target, scanner in (("edge1", "data1"), ("app1", "data1"), ("data1", "edge1"))
-            for protocol in ("IPv4", "IPv6")
-        ],
-        answers={name: ask(hosts.https, hosts.authority, request) for name, request in requests().items()},
-    )
+        listed = {package: version for package, _, version in (line.partition(" ") for line in output.splitlines())}
+        # the client's own release differs
+        found |= {key: value for key, value in listed.items() if name != "client1" or key in CLIENT_PACKAGES}
+    return {package: found[package] for package in PACKAGES if found.get(package)}
+
+
+def _tls(hosts: Hosts) -> dict[str, Any]:
+    exchanged = hosts.run("data1", f"{OPENSSL} -connect {hosts.address('edge1')}:443 < /dev/null 2>&1")
+    return {
+        "tls_versions": _cipher_suites(hosts),
+        "key_exchange": key_exchange(exchanged),
+        "grade": _grade(hosts),
+        "judgements": _judgements(hosts),
+    }
+
+
+def _judgements(hosts: Hosts) -> list[Judgement]:
+    """Those of the default profile, and of the others with that setting."""
+    default, *others = PROFILES
+    judged = [Judgement(profile, _issues(hosts, options)) for profile, options in PROFILES[default].items()]
+    for setting in others:
+        hosts.provision({"nginx_server_tls_profile": setting})
+        judged += [Judgement(profile, _issues(hosts, options)) for profile, options in PROFILES[setting].items()]
+    hosts.provision()
+    return judged
+
+
+def _exposures(hosts: Hosts) -> dict[str, Any]:
+    return {"exposure": {unit: value for name, units in UNITS.items() for unit, value in _exposure(hosts, name, units)}}
+
+
+def _scans(hosts: Hosts) -> dict[str, Any]:
+    pairs = (("edge1", "data1"), ("app1", "data1"), ("data1", "edge1"))
+    return {
+        "scans": [_scan(hosts, target, scanner, protocol) for target, scanner in pairs for protocol in ("IPv4", "IPv6")]
+    }
+
+
+def _requests(hosts: Hosts) -> dict[str, Any]:
+    return {"answers": {name: ask(hosts.https, hosts.authority, request) for name, request in requests().items()}}
+
+
+def _injections(hosts: Hosts) -> dict[str, Any]:
+    listed = injection.requests(NAME)
+    answers = {name: injection.ask(hosts.https, hosts.authority, NAME, *request) for name, request in listed.items()}
+    # the application logs each request that it gets
+    count = f"journalctl --sync; journalctl -u links.service -o cat | grep -c /{injection.INJECTED} || true"
+    return {"http2_answers": answers, "http2_injected": int(hosts.run("app1", count))}
+
+
+# the parts of a release's figures, which can be measured one by one
+PARTS: dict[str, Callable[[Hosts], dict[str, Any]]] = {
+    "tls": _tls,
+    "exposure": _exposures,
+    "ports": _scans,
+    "requests": _requests,
+    "http2": _injections,
+    "slow": lambda hosts: {"slow": load.slow_clients(hosts)},
+    "overload": lambda hosts: {"overload": load.overload(hosts)},
+}
 
 
 def sslyze_version() -> str:
@@ -148,6 +197,28 @@ def _issues(hosts: Hosts, options: list[str]) -> list[str]:
     if "Compliant." not in verdict and "Not compliant." not in verdict:
         raise BenchError(f"sslyze came to no verdict: {done.stderr.strip()[-500:]} {verdict.strip()}")
     return [line.strip()[2:] for line in verdict.splitlines() if line.strip().startswith("* ")]
+
+
+def _grade(hosts: Hosts) -> Grade:
+    """testssl.sh on the client's host, whose release has a version that grades."""
+    load.prepare(hosts, "client1", "testssl.sh bsdextrautils dnsutils")
+    hosts.run("client1", "cat > /root/ca.pem", hosts.authority.read_text())
+    options = f"--quiet --color 0 --warnings batch --add-ca /root/ca.pem --jsonfile /root/testssl.json {NAME}:443"
+    # its exit code is the number of findings
+    output = hosts.run("client1", f"rm -f /root/testssl.json; timeout 1800 testssl {options} 2>&1 < /dev/null || true")
+    try:
+        findings: list[dict[str, str]] = json.loads(hosts.run("client1", "cat /root/testssl.json"))
+        (grade,) = [one["finding"] for one in findings if one["id"] == "overall_grade"]
+    except (BenchError, ValueError, KeyError):
+        raise BenchError(f"testssl.sh reports no grade: {output.strip()[-500:]}") from None
+    return Grade(
+        grade,
+        [
+            [one["id"], one["severity"], one["finding"]]
+            for one in findings
+            if one["severity"] in ("MEDIUM", "HIGH", "CRITICAL", "FATAL")
+        ],
+    )
 
 
 def _cipher_suites(hosts: Hosts) -> dict[str, list[str]]:

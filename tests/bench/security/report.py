@@ -8,15 +8,24 @@ import json
 import pathlib
 import string
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tests.bench import tables
 
-from .measure import Judgement, Release, Scan
+from . import load
+from .measure import Grade, Judgement, Release, Scan
 
 PAGE = pathlib.Path(__file__).with_name("page.md")
 # the limits in docs/security.md
 EXPOSURE = {"links": 1.5, "nginx": 4.0, "postgresql": 5.0}
 PORTS = {"edge1": [22, 80, 443], "app1": [22], "data1": [22]}
+# what testssl.sh finds in a certificate of a private authority, which has no revocation list
+PRIVATE_AUTHORITY = ("cert_chain_of_trust", "cert_revocation")
+GRADE = "A+"
+# seconds; the latency of normal requests after an overload compares with that before
+REFUSAL_SECONDS, HEALTH_SECONDS = 1.0, 0.5
+OVERLOAD = 2.0  # times what the application serves
+NORMAL = 2.0, 0.1  # at most so many times the latency before, or so many seconds
 OLD = ("SSL 2.0", "SSL 3.0", "TLS 1.0", "TLS 1.1")
 REFUSAL, NONE, ACCEPTED, SEVERAL = KINDS = [
     "refused",
@@ -53,11 +62,20 @@ def read(path: pathlib.Path) -> Document:
                 **release,
                 "judgements": [Judgement(**one) for one in release["judgements"]],
                 "scans": [Scan(**one) for one in release["scans"]],
+                "grade": release["grade"] and Grade(**release["grade"]),
+                "slow": [load.Slow(**one | {"strangers": load.Asked(**one["strangers"])}) for one in release["slow"]],
+                "overload": release["overload"] and _overload(release["overload"]),
             }
         )
         for release in figures["releases"]
     ]
     return Document(**figures)
+
+
+def _overload(figures: dict[str, Any]) -> load.Overload:
+    health = {path: load.Asked(**one) for path, one in figures["health"].items()}
+    asked = {name: load.Asked(**figures[name]) for name in ("before", "after")}
+    return load.Overload(**figures | asked | {"health": health})
 
 
 def shortfalls(document: Document) -> list[str]:
@@ -69,7 +87,7 @@ def _shortfalls(release: Release) -> Iterator[str]:
     for judgement in release.judgements:
         yield from (f"{judgement.profile}: {issue.rstrip('.')}" for issue in judgement.issues)
     for version in OLD:
-        if release.tls_versions[version]:
+        if release.tls_versions.get(version):
             yield f"{version} is accepted"
     for unit, exposure in release.exposure.items():
         most = _most(unit)
@@ -84,6 +102,55 @@ def _shortfalls(release: Release) -> Iterator[str]:
     for name, answers in release.answers.items():
         if _kind(answers) == SEVERAL:
             yield f"the invalid request {name} was accepted as several: {', '.join(map(str, answers))}"
+    for kind, requests in (("invalid request", release.answers), ("HTTP/2 request", release.http2_answers)):
+        for name, answers in requests.items():
+            if any(status >= 500 and status not in REFUSED for status in answers):
+                yield f"the {kind} {name} was answered {', '.join(map(str, answers))}"
+    for name, answers in release.http2_answers.items():
+        if len(answers) > 1:
+            yield f"the HTTP/2 request {name} had several answers: {', '.join(map(str, answers))}"
+    if release.http2_injected:
+        yield f"the application got {release.http2_injected} injected requests over HTTP/2"
+    if release.grade:
+        if release.grade.grade != GRADE:
+            yield f"testssl.sh grades {release.grade.grade}, instead of {GRADE}"
+        for name, severity, text in _remarkable(release.grade):
+            yield f"testssl.sh: {name} {severity}: {text.rstrip('.')}"
+    for one in release.slow:
+        if one.strangers.failed:
+            yield f"{one.strangers.failed} of {one.strangers.number} strangers' requests failed during {one.kind}"
+    if release.overload:
+        yield from _overloaded(release.overload)
+
+
+def _remarkable(grade: Grade) -> list[list[str]]:
+    return [finding for finding in grade.findings if not finding[0].startswith(PRIVATE_AUTHORITY)]
+
+
+def _overloaded(figures: load.Overload) -> Iterator[str]:
+    if figures.offered < OVERLOAD * figures.capacity:
+        yield f"the overload was only {figures.offered:.0f} requests/s, of a capacity of {figures.capacity:.0f}"
+    if figures.other:
+        yield f"{figures.other} requests of the overload were answered neither 200 nor 503"
+    if not figures.refused:
+        yield "no request of the overload was refused"
+    if figures.without_retry_after:
+        yield f"{figures.without_retry_after} refusals had no Retry-After"
+    slowest = max(figures.refused_slowest, figures.stranger_refused_slowest)
+    if slowest > REFUSAL_SECONDS:
+        yield f"a refusal took {slowest:.2f} s, more than {REFUSAL_SECONDS:g} s"
+    for path, asked in figures.health.items():
+        if asked.failed:
+            yield f"{asked.failed} of {asked.number} requests for {path} failed under overload"
+        if asked.slowest > HEALTH_SECONDS:
+            yield f"{path} took up to {asked.slowest:.2f} s under overload, more than {HEALTH_SECONDS:g} s"
+    if figures.workers_lost:
+        yield f"{figures.workers_lost} workers ended under overload"
+    times, seconds = NORMAL
+    if figures.after.p95 > max(times * figures.before.p95, seconds):
+        yield f"requests took {figures.after.p95:.2f} s after the overload, {figures.before.p95:.2f} s before it"
+    if figures.after.failed:
+        yield f"{figures.after.failed} of {figures.after.number} requests failed after the overload"
 
 
 def _most(unit: str) -> float | None:
@@ -108,6 +175,11 @@ def markdown(document: Document) -> str:
             [("key exchange with OpenSSL's own client", *(release.key_exchange for release in releases))],
         ),
         suites=_table(releases, list(releases[0].tls_versions), _suites),
+        grades=tables.markdown(
+            ("", "target", *(release.name for release in releases)),
+            [("grade", GRADE, *(release.grade.grade if release.grade else "" for release in releases))],
+        ),
+        findings=_findings(releases),
         exposure=_table(
             releases,
             list(dict.fromkeys(unit for release in releases for unit in release.exposure)),
@@ -121,8 +193,15 @@ def markdown(document: Document) -> str:
             lambda row: _ports(PORTS[row.split()[0]]),
         ),
         count=len(releases[0].answers),
-        answers=_table(releases, KINDS, _counted),
+        answers=_table(releases, KINDS, lambda release, kind: _counted(release.answers, kind)),
         taken=_taken(releases),
+        http2_count=len(releases[0].http2_answers),
+        http2=_table(
+            releases, [REFUSAL, NONE, ACCEPTED, SEVERAL], lambda release, kind: _counted(release.http2_answers, kind)
+        ),
+        injected=_injected(releases),
+        overload=_overload_table(releases),
+        slow=_slow_table(releases),
         requests=document.requests,
         seconds=f"{document.answer_seconds:.0f}",
         machine=f"{document.machine['os']}, Linux {document.machine['kernel']}",
@@ -173,8 +252,68 @@ def _kind(answers: list[int]) -> str:
     return REFUSAL if answers else NONE
 
 
-def _counted(release: Release, kind: str) -> str:
-    return str(sum(_kind(answers) == kind for answers in release.answers.values()))
+def _counted(requests: dict[str, list[int]], kind: str) -> str:
+    return str(sum(_kind(answers) == kind for answers in requests.values()))
+
+
+def _injected(releases: list[Release]) -> str:
+    return ", ".join(f"{release.http2_injected or 0} ({release.name})" for release in releases)
+
+
+def _findings(releases: list[Release]) -> str:
+    """The findings above LOW that only mean a private authority."""
+    listed = {tuple(finding) for release in releases if release.grade for finding in release.grade.findings}
+    return "\n".join(f"- `{name}` {severity}: {text}" for name, severity, text in sorted(listed)) or "None."
+
+
+def _overload_table(releases: list[Release]) -> str:
+    columns = [_overload_rows(release.overload) for release in releases if release.overload]
+    return tables.markdown(
+        ("", "target", *(release.name for release in releases if release.overload)),
+        [(name, target, *(rows[name, target] for rows in columns)) for name, target in (columns[0] if columns else {})],
+    )
+
+
+def _overload_rows(figures: load.Overload) -> dict[tuple[str, str], str]:
+    """The values by name and target."""
+    refusal, health = f"{REFUSAL_SECONDS:g}", f"{HEALTH_SECONDS:g}"
+    rows = {
+        ("requests/s that the application serves", ""): f"{figures.capacity:.0f}",
+        ("requests/s of the crowd", f"{OVERLOAD:g} times that"): f"{figures.offered:.0f}",
+        ("its connections", ""): f"{figures.connections:,}",
+        ("refused with 503", ""): f"{figures.refused / (figures.answered + figures.refused):.0%}",
+        ("without `Retry-After`", "0"): str(figures.without_retry_after),
+        ("other answers and errors", "0"): str(figures.other),
+        ("slowest refusal, s", refusal): _seconds(figures.refused_slowest),
+        ("seen by another client, s", refusal): _seconds(figures.stranger_refused_slowest),
+    }
+    for path, asked in figures.health.items():
+        rows[f"`{path}` failed", "0"] = f"{asked.failed} of {asked.number}"
+        rows[f"`{path}` median / 95 % / slowest, s", health] = _times(asked)
+    return rows | {
+        ("processes of application and edge that ended", "0"): str(figures.workers_lost),
+        ("normal requests before, s", ""): _times(figures.before),
+        (f"{load.RECOVERY_SECONDS} s after, s", "95 %: as before"): _times(figures.after),
+    }
+
+
+def _slow_table(releases: list[Release]) -> str:
+    def cell(release: Release, kind: str) -> str:
+        found = [one for one in release.slow if one.kind == kind]
+        return "; ".join(
+            f"{one.strangers.number - one.strangers.failed} of {one.strangers.number}, {one.most_connected} connections"
+            for one in found
+        )
+
+    return _table(releases, list(load.SLOW), cell, lambda _: "all")
+
+
+def _times(asked: load.Asked) -> str:
+    return " / ".join(map(_seconds, (asked.median, asked.p95, asked.slowest)))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"
 
 
 def _taken(releases: list[Release]) -> str:

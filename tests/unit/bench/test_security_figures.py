@@ -8,12 +8,32 @@ from typing import Any
 
 import pytest
 
-from tests.bench.security import measure, report
+from tests.bench.controller import BenchError
+from tests.bench.security import injection, load, measure, report
+from tests.bench.security.hosts import NAME
 from tests.support import ports
 
 FOUND = (
     "# Nmap 7.95 scan initiated\nHost: 10.0.0.11 ()\tStatus: Up\nHost: 10.0.0.11 ()\tPorts: 22/open/tcp//ssh///, "
     "80/open/tcp//http///, 443/open/tcp//https///, 8081/{}/tcp/////\tIgnored State: filtered (1024)\n# Nmap done\n"
+)
+
+
+ASKED = load.Asked(number=50, failed=0, median=0.01, p95=0.02, slowest=0.03)
+OVERLOAD = load.Overload(
+    capacity=200.0,
+    offered=410.0,
+    connections=720,
+    answered=6000,
+    refused=6000,
+    other=0,
+    without_retry_after=0,
+    refused_slowest=0.2,
+    stranger_refused_slowest=0.4,
+    health=dict.fromkeys(load.HEALTH, ASKED),
+    workers_lost=0,
+    before=ASKED,
+    after=ASKED,
 )
 
 
@@ -28,8 +48,17 @@ def release(name: str = "Debian 13.2", **changed: Any) -> measure.Release:
         "exposure": {"links.service": 1.4, "nginx.service": 3.9},
         "scans": [measure.Scan("edge1", "data1", protocol, [22, 80, 443], [], 1025) for protocol in ("IPv4", "IPv6")],
         "answers": {"chunked_01": [400], "trailer": [404, 400], "relative": []},
+        "grade": measure.Grade("A+", [["cert_chain_of_trust", "CRITICAL", "self signed CA in chain"]]),
+        "http2_answers": {"CRLF in a value": [400], "te": [200], "NUL in a name": []},
+        "http2_injected": 0,
+        "overload": OVERLOAD,
+        "slow": [load.Slow("500 slow readers", 200, ASKED)],
     }
     return measure.Release(**given | changed)
+
+
+def overloaded(**changed: Any) -> dict[str, Any]:
+    return {"overload": dataclasses.replace(OVERLOAD, **changed)}
 
 
 def document(*releases: measure.Release) -> report.Document:
@@ -60,6 +89,11 @@ def test_each_figure_is_shown_beside_that_of_the_other_release() -> None:
         "| `trailer` | 400 | 404, 400 |",
         "| sslyze | 6.3.1 | 6.3.1 |",
         "| nginx | 1.26.3-3 | 1.26.3-3 |",
+        "| grade | A+ | A+ | A+ |",
+        "- `cert_chain_of_trust` CRITICAL: self signed CA in chain",
+        "| refused with 503 |  | 50% | 50% |",
+        "| `/readyz` failed | 0 | 0 of 50 | 0 of 50 |",
+        "| 500 slow readers | all | 50 of 50, 200 connections | 50 of 50, 200 connections |",
         "None: all figures meet their targets.",
     ):
         assert line in page.splitlines()
@@ -89,6 +123,39 @@ def test_each_figure_is_shown_beside_that_of_the_other_release() -> None:
             {"scans": [measure.Scan("app1", "data1", "IPv4", [22], [8081], 0)]},
             "app1 answers on closed ports over IPv4: 8081",
         ),
+        ({"answers": {"chunked_01": [502]}}, "the invalid request chunked_01 was answered 502"),
+        ({"http2_answers": {"te": [500]}}, "the HTTP/2 request te was answered 500"),
+        ({"http2_answers": {"te": [200, 400]}}, "the HTTP/2 request te had several answers: 200, 400"),
+        ({"http2_injected": 1}, "the application got 1 injected requests over HTTP/2"),
+        ({"grade": measure.Grade("A", [])}, "testssl.sh grades A, instead of A+"),
+        (
+            {"grade": measure.Grade("A+", [["BEAST", "MEDIUM", "vulnerable."]])},
+            "testssl.sh: BEAST MEDIUM: vulnerable",
+        ),
+        (
+            {"slow": [load.Slow("500 slow readers", 500, dataclasses.replace(ASKED, failed=3))]},
+            "3 of 50 strangers' requests failed during 500 slow readers",
+        ),
+        (overloaded(offered=399.0), "the overload was only 399 requests/s, of a capacity of 200"),
+        (overloaded(other=2), "2 requests of the overload were answered neither 200 nor 503"),
+        (overloaded(refused=0), "no request of the overload was refused"),
+        (overloaded(without_retry_after=1), "1 refusals had no Retry-After"),
+        (overloaded(refused_slowest=1.5), "a refusal took 1.50 s, more than 1 s"),
+        (overloaded(stranger_refused_slowest=1.5), "a refusal took 1.50 s, more than 1 s"),
+        (
+            overloaded(health=OVERLOAD.health | {"/readyz": dataclasses.replace(ASKED, failed=1)}),
+            "1 of 50 requests for /readyz failed under overload",
+        ),
+        (
+            overloaded(health=OVERLOAD.health | {"/readyz": dataclasses.replace(ASKED, slowest=0.6)}),
+            "/readyz took up to 0.60 s under overload, more than 0.5 s",
+        ),
+        (overloaded(workers_lost=1), "1 workers ended under overload"),
+        (
+            overloaded(after=dataclasses.replace(ASKED, p95=0.2)),
+            "requests took 0.20 s after the overload, 0.02 s before it",
+        ),
+        (overloaded(after=dataclasses.replace(ASKED, failed=2)), "2 of 50 requests failed after the overload"),
         ({"answers": {"chunked_01": [404, 200]}}, "the invalid request chunked_01 was accepted as several: 404, 200"),
     ],
 )
@@ -96,6 +163,10 @@ def test_missed_targets_are_reported(changed: dict[str, Any], expected: str) -> 
     page = document(release(**changed))
     assert report.shortfalls(page) == [f"Debian 13.2: {expected}."]
     assert f"- Debian 13.2: {expected}." in report.markdown(page).splitlines()
+
+
+def test_parts_that_were_not_measured_miss_no_target() -> None:
+    assert report.shortfalls(document(measure.Release("Debian 13.2"))) == []
 
 
 def test_figures_round_trip_through_the_file(tmp_path: pathlib.Path) -> None:
@@ -154,3 +225,25 @@ def test_everything_with_a_target_is_measured() -> None:
     assert all(any(unit.startswith(start) for unit in units) for start in report.EXPOSURE)
     assert set(report.PORTS) == {"edge1", "app1", "data1"}
     assert {field.name for field in dataclasses.fields(measure.Release)} >= {"judgements", "scans", "exposure"}
+
+
+def test_http2_injections_are_distinct_and_can_be_sent() -> None:
+    listed = injection.requests(NAME)
+    assert len(listed) >= 60
+    sent = [injection.written(*request) for request in listed.values()]
+    assert len(set(sent)) == len(sent)
+    assert all(one.startswith(injection.PREFACE) for one in sent)
+
+
+def test_slowhttptest_output_shows_most_connections() -> None:
+    output = "\x1b[1minitializing:\x1b[0m 0\nconnected:           \x1b[32m870\x1b[0m\nerror: 0\nconnected: 12\n"
+    assert load.most_connected(output) == 870
+    with pytest.raises(BenchError, match="reports no connections"):
+        load.most_connected("unreachable")
+
+
+def test_answers_are_summarized() -> None:
+    answers = [("/readyz", float(number), 200 if number else 503, False) for number in range(100)]
+    assert load.summary(answers) == load.Asked(number=100, failed=1, median=50.0, p95=94.0, slowest=99.0)
+    with pytest.raises(BenchError, match="no answers"):
+        load.summary([])

@@ -241,7 +241,7 @@ def test_order_of_the_phases_of_site() -> None:
         (
             "rollback",
             {
-                "configure": False,
+                "configure": "{{ rollback_configure | default(false) | bool }}",
                 "stage": False,
                 "restart_workers": False,
                 "release": "{{ baton_rollback.release | default('') }}",
@@ -253,7 +253,8 @@ def test_playbook_declares_its_change(playbook: str, expected: dict[str, Any]) -
     first, *_, last = yaml.safe_load((PROJECT / f"playbooks/{playbook}.yml").read_text())
     assert first["ansible.builtin.import_playbook"] == "phases/preflight.yml"
     # the others don't use the inventory's release and settings
-    assert first.get("vars", {}).get("baton_validate_inputs", True) is (playbook in ("deploy", "configure"))
+    validates = {"restart": False, "rollback": expected["configure"]}.get(playbook, True)
+    assert first.get("vars", {}).get("baton_validate_inputs", True) == validates
     assert last["vars"]["baton_change"] == {"kind": playbook, **expected}
 
 

@@ -109,7 +109,7 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         "- app2 has a clock that is",
         "- app5 (127.0.0.1:1, user of ssh) can't be reached: ",
         "- app3 has not been set up for shop yet.",
-        'app2, app3: app_service_memory_max is "2GB".',
+        '- app2, app3, app4: app_service_memory_max is "2GB".',
         "- app4: the host has 100 MiB of memory",
         "app4: a change needs up to 512 MiB of memory",
         "- app2, app3, app4: not names of environment variables: A-B.",
@@ -119,6 +119,25 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
     # what depends on the hosts that can't be used isn't said
     for words in ("undefined", "Task failed", "may run on", "app1, "):
         assert words not in done.words
+
+
+def test_each_setting_of_a_role_is_a_problem_of_its_own(tmp_path: pathlib.Path) -> None:
+    given: dict[str, Any] = {
+        # a template: the controller's check of all settings doesn't evaluate it
+        "app_service_boot_timeout": "{{ 0 }}",
+        "app_service_memory_max": 512,
+        "app_service_allowed_addresses": ["10.0.0.0/24"],
+        "app_config_environment": {"REDIS_URL": "redis://192.0.2.7/0"},
+    }
+    done = preflight(tmp_path, {"nameservers": ["192.0.2.53"]}, {}, **given)
+    assert_refused(
+        done,
+        "4 problems. Nothing has been changed.",
+        "- app1, app2: app_service_boot_timeout is 0. Give a number from 1 to 604800.",
+        '- app1, app2: app_service_memory_max is "512".',
+        "- app1: the host asks 192.0.2.53 for DNS, which isn't in app_service_allowed_addresses",
+        "- app1: REDIS_URL: 192.0.2.7 isn't in app_service_allowed_addresses",
+    )
 
 
 @pytest.mark.parametrize("playbook", ["deploy", "site", "rollback", "restart"])

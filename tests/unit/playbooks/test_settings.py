@@ -36,7 +36,7 @@ def test_type_of_a_setting_is_checked_on_every_host(tmp_path: pathlib.Path) -> N
     assert done.status != 0
     assert "app_servers_tls_port is https and must be a whole number from 1 to 65535." in done.words
     # one failure each; both hosts have it
-    assert 'failed: app_service_workers is "4". Give a whole number from 0 to 2147483647' in done.words
+    assert 'failed: app_service_workers is "4". Give a whole number from 0 to 1024' in done.words
     assert 'app2: app_service_metrics is "false". Give true or false without quotes, such as true;' in done.words
     assert 'app2: app_module is "a:b\\n", which has a line break or another control character.' in done.words
     assert "app2: app_version is 1.1, because YAML doesn't parse it as text without quotes." in done.words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -90,11 +92,64 @@ def test_new_app_server_gets_no_request_before_it_serves() -> None:
     assert value("baton_new_app_servers", known=dict.fromkeys(FLEET["app_servers"], new["app3"])) == []
 
 
+def test_names_may_lead_to_an_edge_by_both_protocols() -> None:
+    facts = {"default_ipv4": {"address": "192.0.2.4"}, "default_ipv6": {"address": "2001:db8::4"}}
+    known = {"edge1": {"ansible_host": "e1.example.org", "ansible_facts": facts}}
+    found = value("tls_certificate_acme_reached_at", "edge1", known=known, tls_certificate_method="acme")
+    assert found == ["e1.example.org", "192.0.2.4", "2001:db8::4"]
+
+
 def test_units_of_a_host_are_those_of_its_groups() -> None:
     assert value("baton_host_units", "edge1") == ["nginx.service"]
     assert value("baton_host_units", "data1") == ["redis-server@links.service"]
     assert value("baton_host_units", "app1") == []
     assert value("baton_host_units", "app1", ALONE) == ["nginx.service"]
+
+
+def test_status_watches_the_timers_that_a_host_has() -> None:
+    used = {"tls_certificate_method": "acme", "nginx_server_session_tickets": True}
+    for host, groups, given, expected in (
+        ("edge1", FLEET, used, ["acme-links", "nginx-session-tickets"]),
+        ("app1", ALONE, used, ["acme-links", "nginx-session-tickets"]),
+        ("app1", FLEET, used, []),
+        # nginx takes the edges' TLS
+        ("app1", FLEET, {**used, "app_servers_tls": "required"}, ["nginx-session-tickets"]),
+        ("edge1", FLEET, {}, []),
+    ):
+        assert value("baton_host_timed_services", host, groups, **given) == expected
+    updates = ["apt-daily.timer", "apt-daily-upgrade.timer"]
+    assert value("baton_host_guards", "data1") == ["nftables.service", *updates]
+    assert value("baton_host_guards", "data1", host_firewall_enabled=False) == updates
+    assert value("baton_host_guards", "data1", host_baseline_security_updates=False) == ["nftables.service"]
+
+
+def services(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The arguments of all tasks that start or stop units."""
+    for task in tasks:
+        yield from services(task.get("block", []))
+        if "ansible.builtin.systemd_service" in task:
+            yield task["ansible.builtin.systemd_service"]
+
+
+def test_status_watches_every_unit_that_a_role_starts() -> None:
+    """Also that of a new role: a unit that nobody watches stops silently."""
+    started = {
+        f"{path.parents[1].name}: {arguments['name']}"
+        for path in (PROJECT / "roles").glob("*/tasks/*.yml")
+        for arguments in services(LOADER.load_from_file(str(path)) or [])
+        if arguments.get("state") == "started"
+    }
+    assert started == {
+        "host_baseline: {{ item }}",  # apt's timers
+        # a container has the machine's clock; each change refuses a clock that is wrong
+        "host_baseline: {{ host_baseline_time_sync_service }}",
+        "host_firewall: nftables",
+        "nginx_server: nginx",
+        "nginx_server: {{ __nginx_server_tickets_unit }}.timer",
+        "postgresql_server: {{ __postgresql_server_unit }}",
+        "redis_server: {{ __redis_server_unit }}",
+        "tls_certificate: {{ __tls_certificate_acme_unit }}.timer",
+    }
 
 
 @pytest.mark.parametrize(
@@ -269,3 +324,20 @@ def test_finish_records_and_prunes_according_to_the_outcome() -> None:
     assert finish_arguments(ansible_check_mode=True) == complete | {"serves": "omitted"}
     assert finish_arguments(baton_conclusion=CONCLUSION | {"serves": {}})["serves"] == "omitted"
     assert finish_arguments(baton_conclusion=CONCLUSION | {"happened": False})["entry"] == "omitted"
+
+
+@pytest.mark.parametrize(
+    ("passed", "least", "most"),
+    [
+        (0.0, 1.0, 10.0),
+        (3.0, 1.0, 7.0),
+        # the batch was watched at the first edge
+        (3600.0, 1.0, 1.0),
+        # the controller's clock was set back
+        (-3600.0, 10.0, 10.0),
+    ],
+)
+def test_bake_lasts_for_the_rest_of_its_time(passed: float, least: float, most: float) -> None:
+    (task,) = LOADER.load_from_file(str(PROJECT / "playbooks/tasks/rollout/bake.yml"), trusted_as_template=True)
+    expression = task["baton.web.edge_log_info"]["bake_seconds"].strip("{} ")
+    assert least <= value(expression, baton_bake_seconds=10, baton_bake_start=time.time() - passed) <= most

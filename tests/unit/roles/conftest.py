@@ -71,14 +71,15 @@ class Role:
     def refusals(self, file: str = "tasks/preflight.yml", **given: Any) -> list[str]:
         """The messages of the failing assertions in a task file, except those in blocks."""
         templar = self.templar(**given)
-        messages = []
+        messages: list[str] = []
         for task in self.load(file):
             arguments = task.get("ansible.builtin.assert")
             if arguments is None or not _all_hold(templar, task.get("when", [])):
                 continue
             local = self.templar(**given, **task.get("vars", {}))
             if not _all_hold(local, arguments["that"]):
-                messages.append(str(local.template(arguments["fail_msg"])))
+                found = local.template(arguments["fail_msg"])
+                messages += map(str, found if isinstance(found, list) else [found])
         return messages
 
 

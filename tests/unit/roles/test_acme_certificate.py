@@ -361,6 +361,29 @@ def test_second_host_obtains_if_the_first_is_lost_and_renewal_is_due(
     assert (host.serves == new[0]) is obtains
 
 
+def test_host_that_obtained_the_certificate_asks_when_to_renew_it(
+    tmp_path: pathlib.Path, serve_bundle: Callable[..., int]
+) -> None:
+    """Also after a failover, when a host with precedence answers again: only its certbot knows the certificate."""
+    port = serve_bundle(FIRST, tmp_path / "first/state/bundle", 0)
+    second = Host(tmp_path / "second", SECOND, (FIRST, SECOND), port)
+    pair, renewed = signed(), signed(start=0)
+    second.certbot_obtains(pair)
+    second.run(force=True)
+    # the first host returns, and copies the certificate
+    first = Host(tmp_path / "first", FIRST, (FIRST, SECOND), port)
+    acme.deploy(first.settings, acme.Pair(*pair))
+    first.run()
+    assert first.certbot_calls == []
+    second.run()
+    assert second.serves == pair[0]
+    # by the authority's information, it is due
+    second.certbot_obtains(renewed)
+    assert second.run()["trouble"] == ""
+    assert second.serves == renewed[0]
+    assert ["--force-renewal" in call for call in second.certbot_calls] == [True, False, False]
+
+
 def test_second_host_obtains_if_the_first_lets_the_certificate_expire(
     tmp_path: pathlib.Path, serve_bundle: Callable[..., int]
 ) -> None:

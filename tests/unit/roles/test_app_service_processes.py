@@ -55,18 +55,20 @@ def test_processes_json_lists_types_in_the_settings_order(role: Any) -> None:
     assert list(settings) == ["worker", "beat"]
     common = {"settle_seconds": 5}
     assert settings["worker"] == common | {
+        "command": "exec work",
         "count": 2,
         "strategy": "overlap",
         "order": "before_web",
         "stop_timeout": 300,
-        "check": False,
+        "check": "",
     }
     assert settings["beat"] == common | {
+        "command": "exec beat",
         "count": 1,
         "strategy": "replace",
         "order": "after_web",
         "stop_timeout": 30,
-        "check": True,
+        "check": "ping",
     }
     elsewhere = files(role, processes, app_service_first_host=False)
     assert json.loads(elsewhere["/etc/links/processes.json"]["content"])["beat"]["count"] == 0
@@ -231,12 +233,12 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ({"worker": {"command": "x", "stop_signal": "KILL"}}, '.stop_signal is "KILL". Give TERM, INT, QUIT'),
         *(
             ({"worker": {"command": "x", "count": count}}, "worker.count is ")
-            for count in (0, -1, "two", 1.5, True, None, "0", "Cores")
+            for count in (0, -1, "two", 1.5, True, None, "0", "Cores", 1001, 999999999)
         ),
         *(
             ({"worker": {"command": "x", key: value}}, f"worker.{key} is ")
             for key in ("stop_timeout", "settle_seconds")
-            for value in (0, -5, "5min", 2.5, True, None)
+            for value in (0, -5, "5min", 2.5, True, None, 604801)
         ),
         *(
             ({"worker": {"command": "x", "database_connections": value}}, "worker.database_connections is ")
@@ -244,8 +246,26 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path, version: s
         ),
         *(
             ({"worker": {"command": "x", "memory_max": value}}, "worker.memory_max is ")
-            for value in ("lots", "1GB", "-1", "0", "2 G", "512m", True, "1G\n", 0)
+            for value in (
+                "lots",
+                "1GB",
+                "-1",
+                "0",
+                "2 G",
+                "512m",
+                True,
+                "1G\n",
+                0,
+                10,
+                "15M",
+                "0%",
+                "101%",
+                "9.999%",
+                "9E",
+            )
         ),
+        *(({"worker": {"command": "x", key: "# later"}}, f"worker.{key} is ") for key in ("command", "check")),
+        ({"worker": {"command": "work a#b; log"}}, "the shell would get the stop signal"),
         ({"worker": {"command": "x", "check": "a\nb"}}, "worker.check is "),
         ({"worker": {"command": "x", "environment": ["A=b"]}}, "worker.environment is "),
         ({"worker": {"command": "x", "environment": {"PATH": "/x"}}}, "worker.environment.PATH can't be set"),
@@ -269,10 +289,13 @@ def test_preflight_names_the_setting_and_the_fix(role: Any, processes: Any, word
     assert words in message
 
 
-def test_preflight_reports_all_faults_in_one_message(role: Any) -> None:
+def test_preflight_reports_each_fault(role: Any) -> None:
     worker = {"command": "", "count": 0, "strategy": "both"}
-    (message,) = role.refusals(**{**GIVEN, "app_processes": {"worker": worker, "web": {}}})
-    for words in ("worker.command", "worker.count", "worker.strategy", "app_processes.web"):
+    messages = role.refusals(**{**GIVEN, "app_processes": {"worker": worker, "web": {}}})
+    for words, message in zip(
+        ("worker.command", "worker.count", "worker.strategy", "app_processes.web"), messages, strict=True
+    ):
+        assert message.startswith("edge1: ")
         assert words in message
 
 
@@ -283,7 +306,9 @@ def test_preflight_reports_all_faults_in_one_message(role: Any) -> None:
         {"command": "x", "memory_max": "1.5G", "stop_timeout": 86400, "stop_signal": "QUIT", "check": "ping\n"},
         {"command": "x", "memory_max": "25%", "environment": {"OMP_NUM_THREADS": 1, "DEBUG": False}},
         {"command": "x", "count": "cores", "hosts": "first", "strategy": "replace", "order": "after_web"},
-        {"command": "x", "memory_max": "infinity"},
+        {"command": "x", "memory_max": "infinity", "count": 1000},
+        {"command": "work --queue a#b # for reports", "memory_max": "16M"},
+        {"command": "''", "memory_max": "33.33%"},
         {"command": "work --name 'a; b && c' >> /tmp/log 2>&1"},
         {"command": "cd jobs && QUEUE=$(hostname) exec work"},
     ],

@@ -55,7 +55,9 @@ def test_several_times_without_catching_up(role: Any) -> None:
 )
 def test_schedules_json_tells_whether_the_host_runs_it(role: Any, hosts: str, first: bool, runs: bool) -> None:
     written = files(role, cleanup(hosts=hosts), app_service_first_host=first)
-    assert json.loads(written["/etc/links/schedules.json"]["content"]) == {"cleanup": {"runs": runs}}
+    assert json.loads(written["/etc/links/schedules.json"]["content"]) == {
+        "cleanup": {"command": "links-cleanup --old", "runs": runs}
+    }
     assert SERVICE in written
 
 
@@ -95,6 +97,8 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path) -> None:
         (cleanup(timeout=0), "timeout is 0. Give a whole number of seconds"),
         (cleanup(catch_up="no"), 'catch_up is "no". Give true or false.'),
         (cleanup(memory_max="much"), 'memory_max is "much"'),
+        (cleanup(overlap="allow"), 'overlap is "allow". Two runs never overlap on a host. Give forbid, or omit it.'),
+        (cleanup(command="# later"), "Give one line of text that isn't a comment"),
         (cleanup(environment={"PATH": "x"}), "environment.PATH can't be set"),
         (cleanup(calender="x"), "Did you mean calendar?"),
     ],
@@ -102,6 +106,8 @@ def test_systemd_accepts_the_units(role: Any, tmp_path: pathlib.Path) -> None:
 def test_preflight_names_the_setting_and_the_fix(role: Any, schedules: Any, words: str) -> None:
     facts = {**role.templar().available_variables["ansible_facts"], "app_foreign_units": ["links-api.service"]}
     given = {**GIVEN, "ansible_facts": facts, "app_processes": {"worker": {"command": "x"}}}
-    assert role.refusals(**given, app_schedules=cleanup()) == []
+    assert role.refusals(**given, app_schedules=cleanup(overlap="forbid")) == []
     (message,) = role.refusals(**given, app_schedules=schedules)
     assert words in message
+    facts["app_calendar_problems"] = ["app_schedules.cleanup.calendar is wrong."]
+    assert facts["app_calendar_problems"][0] in role.refusals(**given, app_schedules=cleanup())[0]

@@ -118,7 +118,7 @@ def test_preflight_refuses_to_block_its_own_connection(
     messages = load_role("host_firewall").refusals(__host_firewall_ssh={"stdout": connection}, **settings)
     assert bool(messages) is refused
     if refused:
-        assert "host_firewall_ssh_port" in messages[0]
+        assert next(iter(settings), "host_firewall_ssh_port") in messages[0]
         assert "10.0.0.1" in messages[0]
 
 
@@ -151,8 +151,29 @@ def test_preflight_refuses_rules_that_nftables_would_refuse(
 ) -> None:
     role = load_role("host_firewall")
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_rules=[{"port": 80}]) == []
-    assert len(role.refusals("tasks/preflight_rules.yml", **wrong)) == 1
+    (message,) = role.refusals("tasks/preflight_rules.yml", **wrong)
+    assert next(iter(wrong)) in message
     assert role.refusals("tasks/preflight_rules.yml", host_firewall_enabled=False) == []
+
+
+def test_each_wrong_setting_is_reported_by_itself(load_role: Callable[[str], Any]) -> None:
+    wrong = {"host_firewall_ssh_port": 0, "host_firewall_undo_seconds": 601, "host_firewall_ssh_sources": ["home"]}
+    messages = load_role("host_firewall").refusals("tasks/preflight_rules.yml", **wrong)
+    assert [message.split()[1] for message in messages] == list(wrong)
+    connection = {"stdout": "10.0.0.1 40000 10.0.0.5 2222"}
+    closed = load_role("host_firewall").refusals(
+        __host_firewall_ssh=connection, host_firewall_ssh_sources=["192.168.0.0/16"]
+    )
+    assert [message.rpartition("2222. ")[2].split()[0] for message in closed] == [
+        "host_firewall_ssh_port",
+        "host_firewall_ssh_sources",
+    ]
+
+
+def test_change_is_undone_within_a_minute_by_default(load_role: Callable[[str], Any]) -> None:
+    """With the time that the undo itself takes."""
+    for role, name in (("host_firewall", "host_firewall_undo_seconds"), ("host_sshd", "host_sshd_undo_seconds")):
+        assert load_role(role).defaults[name] <= 45
 
 
 def test_network_with_host_bits_is_refused_with_the_corrected_one(load_role: Callable[[str], Any]) -> None:

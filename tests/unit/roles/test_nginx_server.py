@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -203,8 +205,13 @@ def test_preflight_refuses_a_port_in_use(load_role: Callable[[str], Any], listen
     "wrong",
     [
         {"nginx_server_worker_connections": 10},
+        {"nginx_server_client_header_timeout": 0},
         {"nginx_server_worker_processes": "many"},
+        {"nginx_server_worker_processes": "99999"},
         {"nginx_server_large_client_header_buffers": "16k"},
+        {"nginx_server_large_client_header_buffers": "1 1"},
+        {"nginx_server_large_client_header_buffers": "4 64m"},
+        {"nginx_server_large_client_header_buffers": "100 16k"},
         {"nginx_server_tls_profile": "paranoid"},
         {"nginx_server_tls_protocols": ["TLSv1.1"]},
         {"nginx_server_tls_ciphers": ["A:B; x"]},
@@ -224,6 +231,35 @@ def test_preflight_refuses_settings_that_nginx_would_refuse(
     value = wrong[name]
     # a secret appears in no message
     assert (str(value[0] if isinstance(value, list) else value) in messages[0]) is not name.endswith("_secret")
+
+
+@pytest.mark.parametrize(
+    ("setting", "names", "unknown"),
+    [
+        (
+            "nginx_server_tls_ciphers",
+            ["ECDHE-RSA-AES128-GCM-SHA256", "!aNULL", "@STRENGTH", "NONSENSE", "TLS_AES_128_GCM_SHA256"],
+            ["NONSENSE", "TLS_AES_128_GCM_SHA256"],
+        ),
+        ("nginx_server_tls_groups", ["X25519", "prime256v1", "P-257"], ["P-257"]),
+    ],
+)
+def test_names_that_openssl_does_not_know_are_refused(
+    load_role: Callable[[str], Any], setting: str, names: list[str], unknown: list[str]
+) -> None:
+    """nginx would ignore such a cipher, and refuse its configuration because of such a group."""
+    role = load_role("nginx_server")
+    (task,) = (task for task in role.load("tasks/preflight.yml") if task.get("register") == "__nginx_server_unknown")
+    templar = role.templar(**{setting: names})
+    environment = {**os.environ, **templar.template(task["environment"])}
+    done = subprocess.run(
+        ["sh", "-c", task["ansible.builtin.shell"]["cmd"]], env=environment, capture_output=True, text=True, check=True
+    )
+    found = {"stdout_lines": done.stdout.splitlines()}
+    (message,) = role.refusals(
+        __nginx_server_listeners={"stdout": "", "stdout_lines": []}, __nginx_server_unknown=found, **{setting: names}
+    )
+    assert f"edge1: {setting} has {', '.join(unknown)}, which the host's OpenSSL doesn't know" in message
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,19 @@ def test_tls_to_upstreams_that_could_not_be_verified_is_refused(
     assert "short-links can't connect to its upstreams by TLS" in message
 
 
+def test_each_wrong_setting_of_upstreams_and_clients_is_reported_by_itself(refusals: Callable[..., list[str]]) -> None:
+    wrong = {"nginx_site_upstream_certificate": "a", "nginx_site_upstream_certificate_key": "b"}
+    assert [message.partition("TLS: ")[2].split()[0] for message in refusals(**{**TLS, **wrong})] == list(wrong)
+    clients = {"nginx_site_client_certificate_paths": ["a"], "nginx_site_client_certificates": "required"}
+    messages = refusals(**clients)
+    assert [message.split()[2] for message in messages] == [
+        "nginx_site_client_ca_source",
+        *["nginx_site_client_certificate_paths"] * 2,
+    ]
+    names = refusals(nginx_site_name="Links", nginx_site_server_names=[])
+    assert [message.split()[1] for message in names] == ["nginx_site_name", "nginx_site_server_names"]
+
+
 def test_verification_can_not_be_switched_off_by_the_way(refusals: Callable[..., list[str]]) -> None:
     (message,) = refusals(nginx_site_directives={"proxy_ssl_verify": "off"})
     assert "proxy_ssl_verify is written by the role (nginx_site_upstream_tls_name)" in message
@@ -419,6 +432,24 @@ def test_extra_configuration_is_part_of_the_tls_server(site: Callable[..., str])
     assert "    location = /x {\n        return 204;\n    }\n" in tls
 
 
+HOSTS = ("links.example.org", "LINKS.example.org.", "a_b.example.org:8443", "a:", "a:65535", "")
+NO_PORTS = ("links.example.org:text", "a:443@b", "a:443:443", "a:-1", "a:999999", "a:4 4")
+# nginx matches the first ones with *.example.org
+NO_NAMES = ("evil.example#.example.org", "evil?.example.org", "a@b.example.org", "[::1]", "\xe4")
+
+
+@pytest.mark.parametrize(
+    ("host", "accepted"), [*((host, True) for host in HOSTS), *((host, False) for host in NO_PORTS + NO_NAMES)]
+)
+def test_only_a_name_with_a_port_is_a_host(site: Callable[..., str], host: str, accepted: bool) -> None:
+    servers = site().split("\nserver {")[1:]
+    assert len(servers) == 2
+    for server in servers:
+        pattern, action = re.findall(r'if \(\$http_host !~ "(.*)"\) \{\n +(.*)\n', server)[0]
+        assert action == "return 400;"
+        assert (re.search(pattern, host) is not None) is accepted
+
+
 def test_two_sites_share_no_name(site: Callable[..., str]) -> None:
     def names(text: str) -> set[str]:
         return set(re.findall(r"^(?:upstream| +zone|map \S+) (\S+)", text, re.MULTILINE)) | set(
@@ -458,6 +489,14 @@ def test_captures_have_valid_names_whatever_the_sites_name(site: Callable[..., s
         {"nginx_site_response_headers": {"X-A\n": "b"}},
         {"nginx_site_certificate": "/fullchain.pem\n"},
         {"nginx_site_response_header_size": "16 kB"},
+        {"nginx_site_response_header_size": "16"},
+        {"nginx_site_response_header_size": "64m"},
+        {"nginx_site_client_max_body_size": "10"},
+        {"nginx_site_client_max_body_size": "9999999999g"},
+        *({f"nginx_site_{kind}_timeout": 0} for kind in ("connect", "read", "send", "client_body", "client_send")),
+        {"nginx_site_streaming_read_timeout": "{{ 0 }}"},
+        {"nginx_site_client_burst": -1},
+        {"nginx_site_maintenance_retry_after": 0},
         {"nginx_site_gzip_types": ["text/plain; gzip off"]},
         {"nginx_site_trusted_proxies": ["cdn.example.org"]},
         {"nginx_site_trusted_proxies_header": "X Forwarded"},
@@ -479,12 +518,11 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], changed: dict[str
 
 
 def test_message_names_only_the_wrong_settings(refusals: Callable[..., list[str]]) -> None:
-    (message,) = refusals(nginx_site_gzip_types=["text/x", "a b"], nginx_site_response_headers={"A": 1, "B": "$x"})
-    assert message == (
-        "edge1: short-links: nginx_site_gzip_types has a b. Give types such as application/json. "
-        'nginx_site_response_headers has B. Give names of letters, digits and "-", and values without quotes, "$", '
-        "backslashes and control characters."
-    )
+    assert refusals(nginx_site_gzip_types=["text/x", "a b"], nginx_site_response_headers={"A": 1, "B": "$x"}) == [
+        "edge1: short-links: nginx_site_gzip_types has a b. Give types such as application/json.",
+        'edge1: short-links: nginx_site_response_headers has B. Give names of letters, digits and "-", and values '
+        'without quotes, "$", backslashes and control characters.',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -496,6 +534,7 @@ def test_message_names_only_the_wrong_settings(refusals: Callable[..., list[str]
         {"nginx_site_upstream_keepalive": 0, "nginx_site_backend_keepalive": 2},
         {"nginx_site_response_headers": {"Content-Security-Policy": "default-src 'self'; img-src *"}},
         {"nginx_site_state": "absent", "nginx_site_upstreams": []},
+        {"nginx_site_client_max_body_size": "0", "nginx_site_client_rate": "30r/m"},
         {"nginx_site_response_header_size": "64k", "nginx_site_trusted_proxies": ["192.0.2.0/24", "2001:db8::1"]},
         {"nginx_site_directives": {"proxy_buffering": "off", "gzip_vary": None, "limit_req": ["zone=a", "zone=b"]}},
     ],
@@ -659,7 +698,7 @@ def test_body_size_depends_on_the_path(site: Callable[..., str]) -> None:
 
 def test_preflight_names_each_invalid_limit(load_role: Callable[[str], Any]) -> None:
     given = {**SITE, "nginx_site_client_rate": "many", "nginx_site_worker_requests": 1}
-    (message,) = load_role("nginx_site").refusals("tasks/preflight_limits.yml", **given)
-    assert message.startswith("edge1: nginx_site_client_rate is")
-    assert "nginx_site_worker_requests is 1" in message
+    rate, workers = load_role("nginx_site").refusals("tasks/preflight_limits.yml", **given)
+    assert rate.startswith("edge1: nginx_site_client_rate is")
+    assert workers.startswith("edge1: nginx_site_worker_requests is 1")
     assert load_role("nginx_site").refusals("tasks/preflight_limits.yml", **SITE) == []

@@ -85,6 +85,25 @@ def test_preset_data_is_valid(preset: str) -> None:
     assert all(ipaddress.ip_network(network).is_global for network in data["networks"])
 
 
+def test_list_older_than_a_year_is_reported() -> None:
+    presets = {"cdn": {"date": "2026-01-31"}, "other": {"date": "2027-01-01"}}
+    used = ["cdn", "10.0.0.1", "other", "cdn"]
+    assert filters.old_presets(used, presets, "2027-02-01") == []
+    assert filters.old_presets(used, presets, "2027-02-02") == ["The list of cdn's networks is of 2026-01-31."]
+    assert filters.old_presets(["10.0.0.1"], presets, "2099-01-01") == []
+
+
+def test_preflight_warns_of_an_old_list(load_role: Callable[[str], Any]) -> None:
+    role = load_role("nginx_site")
+    (task,) = (task for task in role.load("tasks/preflight_identity.yml") if "ansible.builtin.debug" in task)
+    presets = {"cdn": {"date": "2001-01-01"}}
+    templar = role.templar(**SITE, nginx_site_trusted_proxies=["cdn"], __nginx_site_proxy_presets=presets)
+    assert templar.evaluate_conditional(task["when"])
+    message = templar.template(task["ansible.builtin.debug"]["msg"])
+    assert "edge1: The list of cdn's networks is of 2001-01-01." in message
+    assert not role.templar(**SITE).evaluate_conditional(task["when"])
+
+
 def test_all_but_local_listeners_use_the_proxy_protocol(site: Callable[..., str]) -> None:
     text = site("1.26.3", nginx_site_proxy_protocol=True, nginx_site_trusted_proxies=["192.0.2.1"])
     assert re.findall(r"^    listen (.*443.*);", text, re.MULTILINE) == [

@@ -85,6 +85,12 @@ def test_invalid_input_is_refused(load_role: Callable[[str], Any], given: dict[s
     assert role.refusals(**{**PORT, **given}, nginx_tls_port_state="absent", __nginx_tls_port_others={}) == []
 
 
+def test_each_wrong_setting_is_reported_by_itself(load_role: Callable[[str], Any]) -> None:
+    wrong = {"nginx_tls_port_client": "a; b", "nginx_tls_port_certificate": "a.pem", "nginx_tls_port_listen": "8443"}
+    messages = load_role("nginx_tls_port").refusals(**{**PORT, **wrong}, __nginx_tls_port_others={"stdout": ""})
+    assert {message.split()[1] for message in messages} == wrong.keys()
+
+
 def test_port_of_another_application_is_refused(load_role: Callable[[str], Any]) -> None:
     other = "/etc/nginx/streams-enabled/shop.conf"
     (message,) = load_role("nginx_tls_port").refusals(**PORT, __nginx_tls_port_others={"stdout": other})

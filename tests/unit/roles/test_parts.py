@@ -81,7 +81,8 @@ def link(target: str) -> dict[str, Any]:
         ("postgresql_server", {**FRESH, "__postgresql_server_packages": LACKING}, INSTALL),
         ("python_runtime", {"__python_runtime_managed": False}, ["preflight", "uv"]),
         ("python_runtime", {"__python_runtime_managed": True}, ["preflight", "uv", "managed_python"]),
-        ("tls_certificate", {}, [*CERTIFICATE, "acme_absent"]),
+        # a running renewal, which could link to its certificate again, ends first
+        ("tls_certificate", {}, [CERTIFICATE[0], "acme_absent", *CERTIFICATE[1:]]),
         # self-signed until the authority's certificate has been obtained
         ("tls_certificate", link("/etc/ssl/baton/links-self-signed"), [*CERTIFICATE, "acme_present"]),
         ("tls_certificate", link("/etc/ssl/baton/links-20260101"), ["preflight", "acme_present"]),

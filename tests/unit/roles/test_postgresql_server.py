@@ -104,8 +104,12 @@ def test_version_is_the_distributions(
         {"postgresql_server_allowed_addresses": ["app1"]},
         {"postgresql_server_tls": "offered"},
         {"postgresql_server_tls": "required", "postgresql_server_certificate": "certificates"},
+        {"postgresql_server_max_connections": 0},
+        {"postgresql_server_shared_buffers_mb": 0},
+        {"postgresql_server_shared_buffers_mb": 8192},
+        {"postgresql_server_work_mem_mb": 8192},
     ],
-    ids=["name", "owner", "password", "twice", "address", "no certificate", "relative certificate"],
+    ids=str,
 )
 def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, Any]) -> None:
     role = load_role("postgresql_server")
@@ -117,7 +121,8 @@ def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, A
 
 
 def test_preflight_refuses_an_unknown_distribution(load_role: Callable[[str], Any]) -> None:
-    facts = {"distribution": "Debian", "distribution_major_version": "11", "distribution_version": "11.9"}
+    version = {"distribution": "Debian", "distribution_major_version": "11", "distribution_version": "11.9"}
+    facts = {**version, "memtotal_mb": 8192}
     messages = load_role("postgresql_server").refusals(ansible_facts=facts)
     assert len(messages) == 1
     assert "Debian 11.9" in messages[0]

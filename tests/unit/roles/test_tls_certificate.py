@@ -6,8 +6,11 @@ import base64
 import ipaddress
 import itertools
 import json
+import os
 import pathlib
+import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificate import issue
-from tests.support.playbooks import Done, Playbooks
+from tests.support.playbooks import Done, Playbooks, plugin
 from tests.support.program import load, write_script
 
 ROLE = pathlib.Path(__file__).resolve().parents[3] / "roles/tls_certificate"
@@ -357,12 +360,46 @@ def test_preflight_refuses(load_role: Callable[[str], Any], changed: dict[str, A
     assert next(iter(changed)) in messages[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("a" * 64 + ".example.org", "has a part of 64 characters"),
+        (".".join(["a" * 63] * 4), "has 255 characters, more than 253"),
+        ("10.0.0.300", "has only numbers"),
+        ("12345", "has only numbers"),
+        ("10.0.0.1:443", "is neither a host name nor an address"),
+        ("links..example.org", "has an empty part"),
+        ("*.", "has an empty part"),
+        ("a" * 63 + ".example.org", ""),
+        ("*.example.org", ""),
+        ("db_1", ""),
+        ("1.example.org", ""),
+        ("10.0.0.1", ""),
+        ("fd00::1", ""),
+    ],
+)
+@pytest.mark.parametrize("method", ["self_signed", "provided"])
+def test_names_that_clients_cannot_use_are_refused(
+    load_role: Callable[[str], Any], method: str, name: str, cause: str
+) -> None:
+    given = {"tls_certificate_names": ["links.example.org", name], "tls_certificate_method": method}
+    messages = load_role("tls_certificate").refusals(tls_certificate_name="links", **given)
+    if cause:
+        assert any(
+            message.startswith("edge1: tls_certificate_names has names") and f"{name[:80]} {cause}" in message
+            for message in messages
+        )
+    else:
+        assert messages == []
+
+
 ACME = {
     "tls_certificate_name": "links",
     "tls_certificate_names": ["links.example.org"],
     "tls_certificate_method": "acme",
 }
 DNS = {"tls_certificate_acme_challenge": "dns-01"}
+RFC2136 = {"server": "10.0.0.9", "name": "key.", "secret": "c2VjcmV0"}
 
 
 @pytest.mark.parametrize(
@@ -378,8 +415,16 @@ DNS = {"tls_certificate_acme_challenge": "dns-01"}
             **DNS,
             "tls_certificate_names": ["*.example.org", "example.org"],
             "tls_certificate_acme_dns_provider": "rfc2136",
-            "tls_certificate_acme_dns_credentials": {"server": "10.0.0.9", "name": "key.", "secret": "s=="},
+            "tls_certificate_acme_dns_credentials": {
+                **RFC2136,
+                "algorithm": "HMAC-SHA256",
+                "port": 5353,
+                "sign_query": False,
+            },
+            "tls_certificate_acme_dns_propagation_seconds": 1200,
         },
+        {"tls_certificate_acme_port": 8080, "tls_certificate_acme_public_addresses": ["203.0.113.10", "2001:DB8::1"]},
+        {**DNS, "tls_certificate_acme_port": 8080, "tls_certificate_acme_dns_provider": "route53"},
         {**DNS, "tls_certificate_acme_dns_provider": "route53"},
         {
             **DNS,
@@ -438,6 +483,56 @@ def test_valid_acme_settings_are_accepted(load_role: Callable[[str], Any], given
             ["HETZNER_API_KEY", "another control"],
         ),
         ({"tls_certificate_acme_hosts": ["10.0.0.1"]}, ["tls_certificate_acme_own_address"]),
+        (
+            {**DNS, "tls_certificate_names": ["example.org", "*.Example.org", "WWW.example.org"]},
+            ["tls_certificate_names has WWW.example.org beside a wildcard"],
+        ),
+        ({"tls_certificate_acme_port": 8080}, ["tls_certificate_acme_port is 8080", "port 80", "dns-01"]),
+        *(
+            ({"tls_certificate_acme_public_addresses": ["10.0.0.1", one]}, [f"public_addresses has {one}, which"])
+            for one in ("10.0.0.0/24", "10.0.0.1:80", "edge.example.org", "10.0.0.300", "")
+        ),
+        *(
+            (
+                {
+                    **DNS,
+                    "tls_certificate_acme_dns_provider": "route53",
+                    "tls_certificate_acme_dns_propagation_seconds": seconds,
+                },
+                [f"tls_certificate_acme_dns_propagation_seconds is {seconds}", "Give 0 to 1200"],
+            )
+            for seconds in (-1, 1201, 86400)
+        ),
+        (
+            {
+                **DNS,
+                "tls_certificate_acme_dns_provider": "route53",
+                "tls_certificate_acme_dns_credentials": {"access_key_id": "hidden"},
+            },
+            ["_dns_credentials lacks secret_access_key"],
+        ),
+        *(
+            (
+                {
+                    **DNS,
+                    "tls_certificate_acme_dns_provider": provider,
+                    "tls_certificate_acme_dns_credentials": {**RFC2136, **given} if provider == "rfc2136" else given,
+                },
+                ["tls_certificate_acme_dns_credentials", provider, words],
+            )
+            for provider, given, words in (
+                ("cloudflare", {"api_token": " "}, "api_token is empty"),
+                ("hetzner", {"HETZNER_API_KEY": None}, "HETZNER_API_KEY is empty"),
+                ("rfc2136", {"server": ""}, "server is empty"),
+                ("rfc2136", {"server": "ns1.hidden.example"}, "server isn't an IPv4 or IPv6 address"),
+                ("rfc2136", {"server": "10.0.0.9:53"}, "server isn't an IPv4 or IPv6 address"),
+                ("rfc2136", {"algorithm": "hidden"}, "algorithm isn't one of HMAC-MD5, "),
+                ("rfc2136", {"algorithm": "hmac-sha256"}, "algorithm isn't one of HMAC-MD5, "),
+                ("rfc2136", {"port": "hidden"}, "port isn't a port"),
+                ("rfc2136", {"port": 65536}, "port isn't a port"),
+                ("rfc2136", {"secret": "hidden"}, "secret isn't base64"),
+            )
+        ),
     ],
     ids=str,
 )
@@ -452,6 +547,64 @@ def test_invalid_acme_settings_are_refused(
     assert messages[0].startswith("edge1: ")
 
 
+def astray(load_role: Callable[[str], Any], found: dict[str, list[str]], **given: Any) -> dict[str, list[str]]:
+    """The names that lead elsewhere, with their addresses, if the controller's resolver finds these."""
+    answer = {"__tls_certificate_acme_resolved": {"stdout": json.dumps(found)}}
+    listed = load_role("tls_certificate").value("__tls_certificate_acme_astray", **{**ACME, **given, **answer})
+    return {one["key"]: one["value"] for one in listed}
+
+
+def test_names_that_lead_elsewhere_are_found(load_role: Callable[[str], Any]) -> None:
+    found = {
+        "links.example.org": ["192.0.2.4", "2001:db8::4"],
+        # what an edge is reached at
+        "192.0.2.4": ["192.0.2.4"],
+        "2001:db8::4": ["2001:db8::4"],
+        "edge.example.org": ["192.0.2.5"],
+    }
+    reached = ["192.0.2.4", "2001:db8::4", "edge.example.org"]
+
+    def wrong(of_site: list[str], **given: Any) -> list[list[str]]:
+        changed = {**found, "links.example.org": of_site}
+        return [*astray(load_role, changed, tls_certificate_acme_reached_at=reached, **given).values()]
+
+    assert wrong(["192.0.2.4", "2001:db8::4"]) == []
+    assert wrong(["192.0.2.5"]) == []
+    assert wrong([]) == [[]]
+    assert wrong(["192.0.2.9"]) == [["192.0.2.9"]]
+    # of several addresses, the authority may use any
+    assert wrong(["192.0.2.4", "2001:db8::9"]) == [["192.0.2.4", "2001:db8::9"]]
+    assert wrong(["2001:db8::9"], tls_certificate_acme_public_addresses=["2001:DB8:0::9"]) == []
+    assert wrong(["10.0.0.1"], tls_certificate_acme_hosts=["10.0.0.1"]) == []
+
+
+def with_certbot(folder: pathlib.Path) -> dict[str, str]:
+    """Settings of a host with certbot, whose files are in a folder."""
+    (folder / "environment").mkdir()
+    (folder / "environment/complete").touch()
+    return {
+        "tls_certificate_ca_directory": str(folder / "tls"),
+        "tls_certificate_directory": str(folder / "ssl"),
+        "__tls_certificate_acme_environment": str(folder / "environment"),
+    }
+
+
+def test_preflight_warns_of_names_that_lead_elsewhere(tmp_path: pathlib.Path) -> None:
+    runner, playbook = preflight(tmp_path)
+    given = {
+        **ACME,
+        # which no DNS has
+        "tls_certificate_names": ["links.invalid"],
+        "tls_certificate_acme_reached_at": ["192.0.2.4"],
+        **with_certbot(tmp_path),
+    }
+    words = "links.invalid is not in the DNS. Expected: 192.0.2.4. Correct the DNS records"
+    assert words in runner.succeed(playbook, **given).words
+    # nobody connects to the hosts
+    asks_dns = {**DNS, "tls_certificate_acme_dns_provider": "route53"}
+    assert "is not in the DNS" not in runner.succeed(playbook, **given, **asks_dns).words
+
+
 def test_roots_of_an_acme_authority_must_be_certificates(tmp_path: pathlib.Path) -> None:
     roots, rubbish = tmp_path / "roots.pem", tmp_path / "rubbish.pem"
     roots.write_text(issue("ca", authority=True).certificate)
@@ -462,8 +615,7 @@ def test_roots_of_an_acme_authority_must_be_certificates(tmp_path: pathlib.Path)
         **DNS,
         "tls_certificate_acme_dns_provider": "route53",
         "tls_certificate_acme_directory_roots_source": str(roots),
-        "tls_certificate_ca_directory": str(tmp_path / "tls"),
-        "tls_certificate_directory": str(tmp_path / "ssl"),
+        **with_certbot(tmp_path),
     }
     done = runner.play(playbook, tls_certificate_roots_source=str(rubbish), **given)
     assert done.status != 0
@@ -552,6 +704,146 @@ def test_acme_account_is_kept_on_the_controller_within_limits(tmp_path: pathlib.
         assert json.loads(found[path]) == {"of": "0a1b"}
         assert (kept / path).stat().st_mode & 0o777 == 0o600
     assert runner.play(playbook, **given).check_status().changed == [0]
+
+
+ACCOUNT = ("meta.json", "private_key.json", "regr.json")
+
+
+def write_account(folder: pathlib.Path, account: str, when: float) -> dict[str, str]:
+    """Write the files of an account, as certbot does; return their contents."""
+    place = folder / "ca.example.org/directory" / account
+    place.mkdir(parents=True)
+    for name in ACCOUNT:
+        (place / name).write_text(json.dumps({"of": account}))
+        os.utime(place / name, (when, when))
+    return accounts(folder)
+
+
+def accounts(folder: pathlib.Path) -> dict[str, str]:
+    """The contents of all accounts, by path."""
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.json"))}
+
+
+def test_replaced_acme_account_replaces_the_controllers_copy(tmp_path: pathlib.Path) -> None:
+    task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "acme_account"}}
+    state, kept, now = tmp_path / "lineages", tmp_path / "kept", time.time()
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [task]})
+    given = {
+        "tls_certificate_name": "links",
+        "__tls_certificate_acme_lineages": str(state),
+        "__tls_certificate_acme_kept_account": str(kept),
+    }
+    first = write_account(state / "accounts", "0a1b", now - 60)
+    runner.succeed(playbook, **given)
+    assert accounts(kept) == first
+    # certbot began anew without it
+    shutil.rmtree(state / "accounts")
+    second = write_account(state / "accounts", "2c3d", now + 60)
+    runner.succeed(playbook, **given)
+    # certbot would use none of two
+    assert accounts(kept) == second
+    assert [path.name for path in kept.glob("*/*/*")] == ["2c3d"]
+    assert runner.succeed(playbook, **given).changed == [0]
+    # a reinstalled host gets it
+    shutil.rmtree(state / "accounts")
+    runner.succeed(playbook, **given)
+    assert accounts(state / "accounts") == second
+    assert runner.succeed(playbook, **given).changed == [0]
+
+
+def listed(account: str, when: float, names: tuple[str, ...] = ACCOUNT) -> dict[str, Any]:
+    """The files of an account, as Ansible's module lists them."""
+    base = "/var/lib/acme-certificate/links/certbot-0/accounts/ca/directory"
+    return {"files": [{"path": f"{base}/{account}/{name}", "checksum": account, "mtime": when} for name in names]}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "kept", "holder"),
+    [
+        ([None, None], None, ""),
+        ([None, listed("a", 1)], None, "edge2"),
+        ([listed("a", 1), listed("a", 5)], listed("a", 3), ""),
+        # one was replaced after the copy was made; the other host still has the copy
+        ([listed("a", 1), listed("b", 5)], listed("a", 3), "edge2"),
+        ([listed("b", 5), listed("a", 1)], listed("a", 3), "edge1"),
+        # the copy is of the later account
+        ([listed("a", 1), listed("b", 5)], listed("b", 6), ""),
+        ([listed("b", 5), listed("c", 7)], listed("a", 3), "edge2"),
+        # an incomplete copy, an incomplete account
+        ([listed("a", 1), None], listed("a", 3, ACCOUNT[:1]), "edge1"),
+        ([listed("b", 5, ACCOUNT[:2]), None], listed("a", 3), ""),
+        ([{"files": [{"path": 1, "mtime": "x"}, 7]}, {"files": 7}], listed("a", 3), ""),
+    ],
+)
+def test_later_acme_account_of_a_host_is_kept(
+    hosts: list[dict[str, Any] | None], kept: dict[str, Any] | None, holder: str
+) -> None:
+    hostvars = {
+        f"edge{number}": {} if found is None else {"__tls_certificate_acme_account": found}
+        for number, found in enumerate(hosts, 1)
+    }
+    find = plugin("filter/certificate").acme_account_holder
+    assert find(hostvars, list(hostvars), kept or {"matched": 0}, "^/var/lib/acme-certificate/.*[.]json") == holder
+
+
+def test_timer_run_with_previous_settings_ends_before_the_certificate_is_requested(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path
+) -> None:
+    role = load_role("tls_certificate")
+    (block,) = role.load("tasks/obtain.yml")
+    (command,) = [task for task in block["block"] if "Request the certificate" in task["name"]]
+    argv = role.templar(**ACME).template(command["ansible.builtin.command"]["argv"])
+    (tmp_path / "bin").mkdir()
+    body = 'echo "$*" >> {0}/log; [ $1 = start ] && rm -f {0}/runs; [ -e {0}/runs ] && echo activating; true'
+    write_script(tmp_path / "bin/systemctl", body.format(tmp_path))
+    for runs in (True, False):
+        if runs:
+            (tmp_path / "runs").touch()
+        (tmp_path / "log").write_text("")
+        subprocess.run(argv, check=True, env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+        started = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("start ")]
+        assert started == ["start acme-links.service"] * (2 if runs else 1)
+
+
+def test_controller_that_cannot_download_certbot_is_refused_before_any_change(tmp_path: pathlib.Path) -> None:
+    wheels = tmp_path / "cache/wheels"
+    wheels.mkdir(parents=True)
+    task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "preflight"}}
+    runner, playbook = Playbooks.written(
+        tmp_path,
+        {"tasks": [task], "gather_facts": True, "gather_subset": ["min"]},
+        environment={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""},
+    )
+    given = {
+        **ACME,
+        **DNS,
+        "tls_certificate_acme_dns_provider": "route53",
+        "tls_certificate_ca_directory": str(tmp_path / "tls"),
+        "tls_certificate_directory": str(tmp_path / "ssl"),
+        "__tls_certificate_acme_environment": str(tmp_path / "environment"),
+        "__tls_certificate_acme_wheels": str(wheels),
+    }
+    done = runner.play(playbook, **given)
+    assert done.status != 0
+    for words in ("app1: tls_certificate_method acme", "can't download its packages", "No matching", "PIP_INDEX_URL"):
+        assert words in done.words
+    # an archive in the cache is complete
+    wheels.with_name("wheels.tar").touch()
+    runner.succeed(playbook, **given)
+
+
+def test_environments_that_no_unit_uses_are_removed(tmp_path: pathlib.Path) -> None:
+    task = {"ansible.builtin.include_role": {"name": "baton.web.tls_certificate", "tasks_from": "acme_prune"}}
+    for name in ("used", "old", "new"):
+        (tmp_path / "environments" / name / "venv").mkdir(parents=True)
+    for name in ("used", "old"):
+        os.utime(tmp_path / "environments" / name, (0, 0))
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [task]})
+    given = {**ACME, "__tls_certificate_acme_environment": str(tmp_path / "environments/used")}
+    runner.succeed(playbook, **given)
+    # the new one may be one that a run for another certificate creates
+    assert sorted(path.name for path in (tmp_path / "environments").iterdir()) == ["new", "used"]
+    assert runner.succeed(playbook, **given).changed == [0]
 
 
 CHECK = ROLE / "files/check-certificate"

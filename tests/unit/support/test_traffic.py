@@ -76,7 +76,8 @@ def test_block_has_requests_of_all_kinds_before_it_and_answers_after_it(server: 
         before = traffic._generator.so_far()
     assert before["rounds"] >= 1
     assert before["answered"] >= 10
-    assert traffic.summary.sent >= before["sent"] + 10
+    # some of these may have been sent before the block ended
+    assert traffic.summary.ok >= before["answered"] + 10
     assert {kind: counts["sent"] > 0 for kind, counts in traffic.summary.by_kind.items()} == {
         "get": True,
         "fresh": True,

@@ -19,6 +19,7 @@ import pathlib
 import random
 import ssl
 import sys
+import time
 from typing import Any
 
 from websockets.asyncio.client import connect
@@ -71,6 +72,8 @@ class Clients:
         self.jobs: list[int] = []
         self.failures: collections.Counter[str] = collections.Counter()
         self.closed: collections.Counter[str] = collections.Counter()
+        # when WebSockets were closed with 1012, in seconds since the epoch
+        self.restarts: list[float] = []
 
     def _forwarded(self) -> dict[str, str]:
         """Headers of a client with an address that no other client has."""
@@ -113,6 +116,7 @@ class Clients:
             "repeated": sum(len(watcher.ids) - len(set(watcher.ids)) for watcher in watchers),
             "gaps": sum(watcher.gaps for watcher in watchers),
             "closed": self.closed,
+            "restarts": self.restarts,
             "failures": self.failures,
         }
 
@@ -200,6 +204,8 @@ class Clients:
             except ConnectionClosed:
                 pass
         self.closed[f"WebSocket {connection.close_code}"] += 1
+        if connection.close_code == 1012:
+            self.restarts.append(time.time())
 
     async def _watch_stream(self, watcher: Watcher, headers: dict[str, str]) -> None:
         spec = self._spec

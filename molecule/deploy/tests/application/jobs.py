@@ -1,6 +1,6 @@
 """The application's background processes: `jobs.py work` runs jobs of a queue, `jobs.py beat` may run only once.
 
-`jobs.py check` fails until the worker of its own instance has requested a job.
+`jobs.py check` fails until the process of its own instance has requested a job, or reported that it runs.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ def beat() -> None:
 
 
 def check() -> None:
-    """Check that the worker has requested a job."""
+    """Check that the process has requested a job, or reported that it runs."""
     with urllib.request.urlopen(os.environ["QUEUE"], timeout=60) as answer:
-        if WHO not in json.load(answer)["workers"]:
-            raise SystemExit(f"{WHO} has not asked for a job")
+        report = json.load(answer)
+    if WHO not in (*report["workers"], *report["ticking"]):
+        raise SystemExit(f"{WHO} has neither asked for a job nor reported that it runs")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ POST /add {task}          enqueue a job; returns its id
 POST /take {worker}       the oldest waiting job and how long it takes, or an empty object
 POST /done {id, known}    a job was completed, or refused because its task isn't known
 POST /beat {who, is}      a single process reports that it `began`, is `there` (with its version), or `ended`
+POST /measure {}          begins to measure the pauses between these reports anew
 GET /report               the results of all jobs
 """
 
@@ -16,6 +17,7 @@ import http.server
 import json
 import sys
 import threading
+import time
 from typing import Any
 
 # seconds that jobs take, in turn: most are short, some longer than an activation
@@ -34,6 +36,14 @@ class Jobs:
         self.beats: list[str] = []  # running ones
         self.ticked: set[int] = set()  # versions that have reported `there`
         self.most_beats = 0
+        self.ticking: set[str] = set()  # those that have reported `there`
+        self.measure({})
+
+    def measure(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self.last_tick = ("", 0.0)  # who, and when
+        # the longest in seconds: from one report of a process to its next, and to the first one of its successor
+        self.pauses = {"own": 0.0, "change": 0.0}
+        return {}
 
     def add(self, request: dict[str, Any]) -> dict[str, Any]:
         number = len(self.tasks) + 1
@@ -64,6 +74,12 @@ class Jobs:
             self.beats.remove(request["who"])
         else:
             self.ticked.add(request["number"])
+            self.ticking.add(request["who"])
+            who, since = self.last_tick
+            self.last_tick = (request["who"], time.monotonic())
+            if who:
+                kind = "own" if who == request["who"] else "change"
+                self.pauses[kind] = max(self.pauses[kind], self.last_tick[1] - since)
         return {}
 
     def report(self) -> dict[str, Any]:
@@ -78,11 +94,13 @@ class Jobs:
             "beats": self.beats,
             "most_beats": self.most_beats,
             "ticked": sorted(self.ticked),
+            "ticking": sorted(self.ticking),
+            "pauses": self.pauses,
         }
 
 
 JOBS = Jobs()
-VERBS = {"/add": JOBS.add, "/take": JOBS.take, "/done": JOBS.finish, "/beat": JOBS.beat}
+VERBS = {"/add": JOBS.add, "/take": JOBS.take, "/done": JOBS.finish, "/beat": JOBS.beat, "/measure": JOBS.measure}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

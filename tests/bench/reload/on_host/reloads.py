@@ -53,15 +53,15 @@ def answers(path: str) -> bool:
 def reload(unit: str, path: str | None) -> dict[str, object]:
     master = main_pid(unit)
     before = workers(master) if path else set()
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     done = subprocess.run(["systemctl", "reload", unit], check=False, capture_output=True, text=True)
     error = done.stderr.strip()
     while path and (before & workers(master) or not answers(path)):
-        if time.time() - started > LONGEST:
+        if time.monotonic() - began > LONGEST:
             error = f"not finished after {LONGEST:.0f} s"
             break
         time.sleep(0.2)
-    seconds = round(time.time() - started, 3)
+    seconds = round(time.monotonic() - began, 3)
     return {"at": round(started, 3), "seconds": seconds, "ok": done.returncode == 0 and not error, "error": error}
 
 

@@ -95,6 +95,7 @@ def test_clock_offset_is_what_the_calls_duration_does_not_explain(
             for one in ("0.0.0.0/0", '1.2.3.4"; x', "fd00::1", 1, None)
         ),
         ({"default_ipv4": ["10.0.0.1"]}, "default_ipv4"),
+        ({"default_ipv6": {"address": "10.0.0.1"}}, "default_ipv6"),
         ({"architecture": "x86_64/../../../../.ssh"}, "architecture"),
         ({"architecture": "x86_64\n"}, "architecture"),
         ({"clock": "0"}, "clock"),

@@ -109,6 +109,12 @@ def test_failure_of_a_delegated_task_is_labelled_with_both_hosts(inventory: path
     ]
 
 
+def test_each_message_of_an_assertion_is_a_line(inventory: pathlib.Path) -> None:
+    check = {"ansible.builtin.assert": {"that": False, "quiet": True, "fail_msg": ["app1: a is 1.", "app1: b is 2."]}}
+    done = play(inventory, {"name": "Check", "hosts": "app1", "tasks": [{"name": "Try", **check}]})
+    assert lines(done)[2:4] == ["failed: [app1] app1: a is 1.", "app1: b is 2."]
+
+
 def test_failure_shows_its_message_and_the_commands_output(inventory: pathlib.Path) -> None:
     done = play(
         inventory,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import signal
 import time
+import types
 from typing import Any
 
 import pytest
+from ansible_collections.baton.web.plugins.callback import run as callback
 
+from tests.support.clock import SteppingClock
 from tests.support.playbooks import PROJECT, Playbooks
 
 INTERRUPTED = "{{ lookup('ansible.builtin.env', 'BATON_INTERRUPTED') is exists }}"
@@ -168,3 +172,15 @@ def test_report_needs_the_callback_and_passes_without_problems(tmp_path: pathlib
     )
     assert without.status != 0
     assert "Ansible runs without the callback baton.web.run" in without.words
+
+
+def test_duration_of_a_phase_ignores_corrections_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SteppingClock()
+    monkeypatch.setattr(callback, "time", clock)
+    monkeypatch.setenv("BATON_PHASES", "")
+    plugin = callback.CallbackModule()
+    for name in ("Stage", "Rehearse"):
+        plugin.v2_playbook_on_play_start(types.SimpleNamespace(get_vars=dict, get_name=lambda name=name: name))
+        clock.now += 3
+    staged, rehearsed = json.loads(os.environ["BATON_PHASES"])
+    assert (staged["name"], staged["seconds"], rehearsed["seconds"]) == ("Stage", 3.0, 0.0)

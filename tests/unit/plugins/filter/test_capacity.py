@@ -57,8 +57,33 @@ def test_memory_of_two_generations_is_reported_with_figures_and_fixes() -> None:
         "during a handover. The host has 4096 MiB, of which the workers may use 3481 "
         "(app_service_memory_max). Run fewer workers (app_service_workers: 2), "
     )
-    assert message.endswith("or use a larger host.")
+    assert message.endswith(
+        "or use a larger host. Two generations of workers run during each change: neither app_service_rehearsal: false "
+        "nor deploy_drain makes it need less."
+    )
     assert len(fleet(hosts=3, app_service_workers=4, app_service_worker_memory_mb=600)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "fixes"),
+    [
+        # the host's memory
+        (
+            {"app_processes": worker(memory_max="600M")},
+            "set strategy: replace for worker (app_processes), whose old processes then end first, "
+            "lower the count or memory_max of worker, ",
+        ),
+        ({"app_processes": worker(memory_max="1G", strategy="replace")}, "lower the count or memory_max of worker, "),
+        # the limit of the workers, to which the other types don't matter
+        ({"app_service_memory_max": "70%"}, "raise app_service_memory_max, "),
+        ({"app_service_workers": 20, "app_processes": worker(memory_max="600M")}, ""),
+    ],
+)
+def test_memory_message_has_only_fixes_that_help(given: dict[str, Any], fixes: str) -> None:
+    (message,) = fleet(**{"app_service_workers": 8, **given})
+    beginning, _, end = message.partition("(playbooks/status.yml shows it), ")
+    assert "Run fewer workers" in beginning
+    assert end.startswith(f"{fixes}or use a larger host.")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +97,6 @@ def test_memory_of_two_generations_is_reported_with_figures_and_fixes() -> None:
 def test_background_processes_with_a_memory_limit_count(process: dict[str, Any], words: str) -> None:
     (message,) = fleet(app_service_workers=8, app_processes=worker(**process))
     assert words in message
-    assert "strategy: replace" in message
 
 
 def test_process_of_one_host_counts_only_there() -> None:

@@ -45,6 +45,14 @@ def test_addresses_are_compared_with_what_the_hosts_offer() -> None:
     assert services.address_problems(wrong, {"data1": {}}, ["data1"], "offered", "/ca.pem") == []
 
 
+def test_services_outside_of_the_allowed_addresses_are_reported() -> None:
+    hosts = {"data1": noted("disabled"), "data2": {}}
+    given = {"REDIS_URL": "redis://data1/0"}
+    (message,) = services.unreachable(given, hosts, list(hosts), ["10.0.0.0/8"])
+    assert message.startswith("REDIS_URL: data1 isn't in app_service_allowed_addresses")
+    assert services.unreachable(given, hosts, list(hosts), ["192.0.2.31"]) == []
+
+
 def test_all_hosts_have_the_same_tls_setting() -> None:
     (message,) = services.address_problems({}, {"data1": noted("required")}, ["data1"], "disabled", "/ca.pem")
     assert "required for data1, and disabled for the application" in message

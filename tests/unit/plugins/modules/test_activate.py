@@ -106,17 +106,19 @@ def test_rehearsal_in_check_mode_boots_nothing(host: Host) -> None:
     assert (result["changed"], result["rehearsed"], host.events) == (False, False, [])
 
 
-def test_rehearsal_reports_a_migration_with_masked_secrets(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rehearsal_reports_its_logs_with_masked_secrets(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     host.write("etc/links/secrets/TOKEN", "s3cret-value", mode=0o400)
 
     def rehearsed(_app: Any, *options: Any) -> dict[str, Any]:
         calls.append(options)
-        return {"rehearsed": True, "seconds": 1.0, "migrates": "Running upgrade  -> 1a2b, s3cret-value"}
+        logged = {"migrates": "Running upgrade  -> 1a2b, s3cret-value", "unchecked": "no s3cret-value"}
+        return {"rehearsed": True, "seconds": 1.0, **logged}
 
     monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
     result = run(host, release="bbbb", state="rehearsed")
     assert (result["changed"], result["rehearsed"], result["release"]) == (False, True, "aaaa")
     assert result["migrates"] == "Running upgrade  -> 1a2b, ***"
+    assert result["unchecked"] == "no ***"
     assert modules.run(rehearse, name="links", release="bbbb")["migrates"] == result["migrates"]
     assert calls == [("bbbb", 30, host.health), ("bbbb", 90, None)]

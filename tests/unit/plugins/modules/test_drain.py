@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.edge import loading, upstream
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
 from ansible_collections.baton.web.plugins.modules import drain
 
 from tests.support import modules
+from tests.support.clock import Clock
 
 ONE, TWO = "10.0.0.1:8000", "10.0.0.2:8000"
 HOST, OTHER_HOST = "10.0.0.1", "10.0.0.2"
@@ -121,3 +123,39 @@ def test_last_and_unknown_servers_are_not_drained(edge: Edge, options: dict[str,
 def test_missing_site_is_reported(edge: Edge) -> None:
     edge.site.unlink()
     assert "nginx has no site links on this host" in run(drained=[HOST])["msg"]
+
+
+def test_drained_server_is_idle_only_after_the_former_workers_are_replaced(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then, they could send it a new request. New worker processes go on."""
+    events: list[str] = []
+    # worker processes are read before the reload; each stops accepting some time after it
+    serving = {12: False}
+
+    def change(verb: str, unit: str, timeout: float) -> None:
+        events.append(f"{verb} {unit} {timeout:g}")
+        serving[13] = False
+
+    def pause() -> None:
+        if len(clock.pauses) == 3:
+            serving[12] = True
+            events.append("replaced")
+
+    def wait_until_idle(known: list[str], drained: list[str], timeout: float) -> int:
+        events.append(f"wait {known} {drained} {timeout}")
+        return 2
+
+    clock = Clock(pause)
+    monkeypatch.setattr(upstream, "time", clock)
+    monkeypatch.setattr(upstream, "workers", lambda: dict(serving))
+    monkeypatch.setattr(upstream, "wait_until_idle", wait_until_idle)
+    monkeypatch.setattr(systemd, "change", change)
+    assert run(drained=[HOST])["remaining"] == 2
+    assert events == ["reload nginx.service 60", "replaced", f"wait {[ONE, TWO]} {[ONE]} 1"]
+    # nothing to wait for
+    edge.load()
+    events.clear()
+    serving.clear()
+    assert run(back=[HOST])["remaining"] == 0
+    assert events == ["reload nginx.service 60"]

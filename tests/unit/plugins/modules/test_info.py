@@ -48,6 +48,9 @@ def test_status_depends_on_the_hosts_groups() -> None:
     assert "application" not in edge
     assert "maintenance" not in edge
     assert any("nginx.service" in problem for problem in edge["problems"])
+    timed = modules.run(status_info, host="edge1", name="links", timed_services=["acme-links"])
+    assert timed["timed_services"] == {"acme-links": {"timer": "inactive", "result": ""}}
+    assert any("acme-links.timer is inactive" in problem for problem in timed["problems"])
     server = modules.run(status_info, host="app1", name="links", app_server=True)
     assert "app1: no release has been activated; deploy one." in server["problems"]
     assert modules.run(status_info, host="db1", name="links")["problems"] == []
@@ -71,8 +74,8 @@ def test_preflight_reports_all_problems_at_once(tmp_path: pathlib.Path) -> None:
     directories = [{"path": str(tmp_path), "megabytes": 1}]
     assert modules.run(preflight_info, host="app1", directories=directories)["changed"] is False
     directories[0]["megabytes"] = 2**30
-    calendars = [{"setting": "app_schedules.cleanup", "calendar": "never"}]
-    failed = modules.run(preflight_info, host="app1", directories=directories, calendars=calendars)
-    for word in (str(tmp_path), "app_schedules.cleanup"):
+    directories.append({"path": "/var", "megabytes": 2**30})
+    failed = modules.run(preflight_info, host="app1", directories=directories)
+    for word in (str(tmp_path), "/var"):
         assert word in failed["msg"]
     assert json.dumps(failed["msg"]).count("app1") > 1

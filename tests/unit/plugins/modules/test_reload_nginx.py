@@ -101,3 +101,11 @@ def test_failed_reload_is_reported(host: Host) -> None:
     result = modules.run(reload_nginx)
     assert result["failed"]
     assert result["msg"].startswith("nginx can't load its files: ")
+
+
+def test_clock_that_was_set_back_hides_no_change(host: Host) -> None:
+    """Then a file that was just written seems older than nginx's last reload."""
+    os.utime(host.loaded, (host.loaded.stat().st_mtime + 3600,) * 2)
+    os.utime(host.site)
+    assert host.reload() == str(host.loaded)
+    assert host.calls.read_text() == "reload-or-restart nginx.service\n"

@@ -8,12 +8,14 @@ import pathlib
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, server_status
+from ansible_collections.baton.web.plugins.module_utils.activation import boot
+from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, server_status, transient_unit
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.modules import exec as exec_module
 from ansible_collections.baton.web.plugins.modules import schedule, unit, wait_ready
 
 from tests.support import modules
+from tests.support.clock import Clock, SteppingClock
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> {root}/commands
@@ -114,6 +116,12 @@ def configure_schedule(host: Host, *, runs: bool = True) -> None:
     host.app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": runs}}))
 
 
+def enabled(host: Host) -> list[str]:
+    """The units that start at boot."""
+    folder = host.app.started_at_boot
+    return [link.name for link in folder.iterdir()] if folder.exists() else []
+
+
 def set_state(state: str, **options: Any) -> dict[str, Any]:
     return modules.run(schedule, name="links", schedule="cleanup", state=state, **options)
 
@@ -121,17 +129,38 @@ def set_state(state: str, **options: Any) -> dict[str, Any]:
 def test_schedule_is_suspended_until_it_is_resumed(host: Host) -> None:
     configure_schedule(host)
     host.app.current.symlink_to("releases/r1")
+    boot.enable(host.app, [TIMER], TIMER)
     mark = host.app.suspended("cleanup")
     assert set_state("suspended", check=True)["changed"]
-    assert not mark.exists()
+    assert (mark.exists(), enabled(host)) == (False, [TIMER])
     first = set_state("suspended")
     assert (first["changed"], first["runs"], first["unit"]) == (True, True, "links-cleanup.service")
-    assert (mark.exists(), host.commands) == (True, [f"stop {TIMER}"])
+    assert (mark.exists(), enabled(host), host.commands) == (True, [], [f"stop {TIMER}"])
     assert not set_state("suspended")["changed"]
     assert not set_state("known")["changed"]
     assert set_state("resumed")["changed"]
-    assert (mark.exists(), host.commands) == (False, [f"stop {TIMER}", f"start {TIMER}"])
+    assert (mark.exists(), enabled(host)) == (False, [TIMER])
+    assert host.commands == [f"stop {TIMER}", f"stop {TIMER}", f"start {TIMER}"]
     assert not set_state("resumed")["changed"]
+
+
+def test_suspension_that_left_the_timer_enabled_is_repeated(host: Host) -> None:
+    """It was killed, or made by an earlier version: a reboot would start the timer."""
+    configure_schedule(host)
+    boot.enable(host.app, [TIMER], TIMER)
+    host.app.suspended("cleanup").parent.mkdir()
+    host.app.suspended("cleanup").touch()
+    assert set_state("suspended")["changed"]
+    assert (enabled(host), host.commands) == ([], [f"stop {TIMER}"])
+
+
+def test_schedule_that_cannot_start_stays_suspended(host: Host) -> None:
+    configure_schedule(host)
+    host.app.current.symlink_to("releases/r1")
+    set_state("suspended")
+    (host.root / "broken").touch()
+    assert set_state("resumed")["failed"]
+    assert (host.app.suspended("cleanup").exists(), enabled(host)) == (True, [])
 
 
 @pytest.mark.parametrize(("runs", "release"), [(False, True), (True, False)])
@@ -142,7 +171,7 @@ def test_timer_is_not_started_if_the_schedule_does_not_run(host: Host, runs: boo
         host.app.current.symlink_to("releases/r1")
     set_state("suspended")
     assert set_state("resumed")["runs"] is runs
-    assert host.commands == [f"stop {TIMER}"]
+    assert (host.commands, enabled(host)) == ([f"stop {TIMER}"], [])
 
 
 def test_unknown_schedule_is_reported_with_the_known_ones(host: Host) -> None:
@@ -195,3 +224,117 @@ def test_wait_ready_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_status, "unready", lambda *_: "/health answers 503: s3cret-value is refused")
     failed = modules.run(wait_ready, name="links", timeout=0)
     assert failed["msg"] == "The host doesn't serve after 0 s: /health answers 503: *** is refused."
+
+
+def wait_for_another_instance(
+    host: Host, monkeypatch: pytest.MonkeyPatch, pauses: float
+) -> tuple[dict[str, Any], float]:
+    """Start a migration while another one runs for so many pauses. Returns the result and how long it waited."""
+    busy = host.root / "busy"
+    busy.write_text("links-migration@r1.service activating\n")
+    host.program("systemctl", SYSTEMCTL.format(root=host.root).replace("list-units)", f"list-units) cat {busy}"))
+    clock = SteppingClock()
+
+    def pause() -> None:
+        if len(clock.pauses) == pauses:
+            busy.write_text("")
+
+    clock.at_pause = pause
+    monkeypatch.setattr(unit, "time", clock)
+    return modules.run(unit, name=MIGRATION, application="links", timeout=10), sum(clock.pauses)
+
+
+def test_unit_starts_once_the_other_instance_has_ended(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, waited = wait_for_another_instance(host, monkeypatch, 5)
+    assert (host.commands, waited, result["seconds"]) == ([f"start {MIGRATION}"], 2.5, 0.0)
+
+
+def test_wait_for_another_instance_ignores_corrections_of_the_clock(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, waited = wait_for_another_instance(host, monkeypatch, float("inf"))
+    assert "another instance of links-migration@ is still running" in result["msg"]
+    assert (host.commands, waited) == ([], 10.5)
+
+
+@pytest.mark.usefixtures("release")
+def test_stopped_command_is_reported_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, limits = Clock(), list[float]()
+
+    def run_for(seconds: float) -> Any:
+        def stopped(_argv: list[str], timeout: float, _name: str) -> tuple[int | None, str]:
+            limits.append(timeout)
+            clock.now += seconds
+            return None, "half of it\n"
+
+        return stopped
+
+    monkeypatch.setattr(exec_module, "time", clock)
+    monkeypatch.setattr(transient_unit, "run", run_for(5))
+    failed = run("work", timeout=5)
+    assert failed["msg"].startswith("Exit code None in release r1. It was stopped after 5 s.\nhalf of it")
+    assert (failed["rc"], failed["seconds"], failed["changed"]) == (None, 5.0, True)
+    monkeypatch.setattr(transient_unit, "run", run_for(4))
+    assert run("work", timeout=5)["msg"] == "Exit code None in release r1.\nhalf of it"
+    # systemd ends it first
+    assert limits == [65, 65]
+
+
+@pytest.mark.usefixtures("release")
+def test_command_runs_for_at_most_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], float, str]] = []
+
+    def record(*given: Any) -> tuple[int, str]:
+        calls.append(given)
+        return 0, ""
+
+    monkeypatch.setattr(transient_unit, "run", record)
+    assert run("work", timeout=7)["rc"] == 0
+    assert run("work")["output"] == ""
+    (argv, _, unit_name), (default, _, other) = calls
+    assert f"--unit={unit_name}" in argv
+    assert unit_name.startswith("links-command-")
+    # two commands may run at the same time
+    assert other != unit_name
+    assert "--property=RuntimeMaxSec=7" in argv
+    assert "--property=RuntimeMaxSec=600" in default
+
+
+@pytest.mark.usefixtures("host")
+def test_wait_ready_asks_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(now=0.0)
+    monkeypatch.setattr(wait_ready, "time", clock)
+    monkeypatch.setattr(server_status, "unready", lambda *_: "" if len(clock.pauses) == 6 else "no worker is ready")
+    result = modules.run(wait_ready, name="links", timeout=60)
+    assert clock.pauses == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert result["seconds"] == 7.0
+    monkeypatch.setattr(server_status, "unready", lambda *_: "no worker is ready")
+    clock.now, clock.pauses = 0.0, []
+    failed = modules.run(wait_ready, name="links", timeout=60)
+    assert failed["msg"] == "The host doesn't serve after 60 s: no worker is ready."
+    assert 60 < clock.now <= 62
+
+
+def test_wait_ready_needs_both_the_units_and_the_application(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def unready(app: layout.Application, health: Any) -> str:
+        asked.append((app.name, health))
+        return ""
+
+    monkeypatch.setattr(server_status, "unready", unready)
+    monkeypatch.setattr(server_status, "read", lambda *_: {"workers": [{}, {}]})
+    host.app.current.symlink_to("releases/r1")
+    page: dict[str, Any] = {
+        "health_path": "/readyz",
+        "health_listen": "/run/links/web.sock",
+        "health_host": "links.example",
+    }
+    result = modules.run(wait_ready, name="links", units=["nginx.service"], timeout=0, **page)
+    assert (result["release"], result["workers"]) == ("r1", 2)
+    ((name, health),) = asked
+    assert (name, health.path, health.listen, health.host) == ("links", *page.values())
+    (host.root / "state").write_text("inactive")
+    failed = modules.run(wait_ready, name="links", units=["nginx.service", "redis.service"], timeout=0)
+    assert failed["msg"].endswith("nginx.service is not active; redis.service is not active.")
+    assert len(asked) == 1

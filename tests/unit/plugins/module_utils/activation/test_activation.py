@@ -29,8 +29,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
     handover,
     snapshot,
 )
-from ansible_collections.baton.web.plugins.module_utils.activation.background import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout, server_status
+from ansible_collections.baton.web.plugins.module_utils.app.layout import STOP_MARGIN
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, systemd, untrusted
 
 from tests.support.clock import Clock
@@ -1129,3 +1129,14 @@ def test_only_the_sockets_folder_is_given_to_root(
     else:
         assert (owned, mode) == ([], {"file": 0o640, "link": 0o700}[kind])
         assert kind == "file" or len(list(path.iterdir())) == 3
+
+
+def test_socket_folder_of_an_interrupted_handover_is_taken_over_by_the_next(legacy: layout.Application) -> None:
+    """It may have been killed after the new units served."""
+    change(legacy, "etc/systemd/system/links.service", "[Service]\n")
+    activation.Activation(legacy, "aaaa", 1).execute()
+    legacy.__dict__["taken"].clear()
+    again = activation.Activation(legacy, "aaaa", 1)
+    assert again.method == "none"
+    again.execute()
+    assert legacy.__dict__["taken"] == [legacy.socket_folder.stat().st_ino]

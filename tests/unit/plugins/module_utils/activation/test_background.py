@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.activation import (
     activation,
     background,
+    boot,
     digests,
     handover,
     rehearsal,
@@ -42,6 +43,7 @@ class Units:
         self.drains = False  # whether a stop never ends
         self.crashes: Callable[[str], bool] = lambda _unit: False  # ends as soon as it is started
         self.refuses: Callable[[str], bool] = lambda _unit: False
+        self.reloaded: Callable[[], object] = lambda: None  # systemd reads the unit files
 
     def systemctl(self, verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         assert timeout > 0
@@ -56,6 +58,8 @@ class Units:
                 if any(fnmatch.fnmatch(unit, one) for one in units) and state != "inactive"
             ]
             done.stdout = "\n".join(blocks)
+        elif verb == "daemon-reload":
+            self.reloaded()
         elif verb == "stop":
             blocking = "--no-block" not in words
             for unit in [name for name in self.states if any(fnmatch.fnmatch(name, one) for one in units)]:
@@ -226,6 +230,69 @@ def test_exclusive_process_stops_before_the_next_starts(app: layout.Application,
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
+def test_crashed_host_starts_old_processes_until_new_ones_are_proven(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    declare(app, worker={"strategy": strategy, "check": True})
+    activate(app, "aaaa")
+    old, seen = enabled(app), []
+    stop, change = units.systemctl, units.change
+
+    def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if verb == "stop":
+            seen.append(("stop", enabled(app)))
+        return stop(verb, *words, timeout=timeout)
+
+    def changed(verb: str, unit: str, timeout: float) -> None:
+        seen.append((f"{verb} {short(unit)}", enabled(app)))
+        change(verb, unit, timeout)
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "change", changed)
+    activate(app, "bbbb")
+    starts = ["start worker@2-1", "start worker@2-2", "start worker-check@2-1"]
+    steps = ["stop", *starts] if strategy == "replace" else [*starts, "stop"]
+    assert [step for step, _ in seen] == steps
+    new = {"worker@2-1", "worker@2-2"}
+    assert enabled(app) == new
+    for step, at_boot in seen:
+        assert at_boot == (new if (step, strategy) == ("stop", "overlap") else old), step
+
+
+def test_crash_while_units_are_enabled_leaves_as_many(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swap(*names: str) -> None:
+        units = [f"links-worker@{name}.service" for name in names]
+        boot.enable_only(app, "links-worker@*.service", units, "links-worker@.service")
+
+    seen = []
+
+    def recording(real: Callable[..., None]) -> Callable[..., None]:
+        def recorded(*words: Any, **how: Any) -> None:
+            real(*words, **how)
+            seen.append(enabled(app))
+
+        return recorded
+
+    for name in ("rename", "unlink", "symlink"):
+        monkeypatch.setattr(os, name, recording(getattr(os, name)))
+    app.path(WANTS, "links-beat@1-1.service").symlink_to("/etc/systemd/system/links-beat@.service")
+    swap("1-1", "1-2")
+    seen.clear()
+    swap("2-1", "2-2")
+    assert seen == [
+        {"beat@1-1", "worker@2-1", "worker@1-2"},
+        {"beat@1-1", "worker@2-1", "worker@2-2"},
+    ]
+    assert {os.readlink(app.path(WANTS, f"links-worker@2-{number}.service")) for number in (1, 2)} == {
+        "/etc/systemd/system/links-worker@.service"
+    }
+    swap("2-2", "3-1", "3-2")
+    assert enabled(app) == {"beat@1-1", "worker@2-2", "worker@3-1", "worker@3-2"}
+    swap()
+    assert enabled(app) == {"beat@1-1"}
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
 @pytest.mark.parametrize("fault", ["ends at once", "is refused", "fails its check"])
 def test_failed_process_keeps_the_old_ones(
     app: layout.Application, units: Units, strategy: str, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -324,6 +391,54 @@ def test_failed_new_type_is_removed(app: layout.Application, units: Units) -> No
     assert json.loads(app.process_settings.read_text()).keys() == {"worker"}
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_draining_process_of_a_removed_type_keeps_its_unit_settings(
+    app: layout.Application, units: Units, failed: bool
+) -> None:
+    """At a daemon-reload, systemd would otherwise apply its defaults, and kill it after 90 s."""
+    declare(app, worker={})
+    activate(app, "aaaa")
+    units.drains = True
+    declare(app, worker={}, bot={"count": 1, "stop_timeout": 7200})
+    reloaded = []
+    if failed:
+        # the type is reverted after its process has taken a job
+        units.refuses = lambda unit: "worker@2" in unit
+        app.path("etc/systemd/system/links-worker@.service").write_text("[Service]\nExecStart=y")
+        app.process_settings.write_text(
+            json.dumps(dict(reversed(json.loads(app.process_settings.read_text()).items())))
+        )
+        units.reloaded = lambda: reloaded.append(unit_of_bot(app))
+        with pytest.raises(layout.ActivationError, match=r"worker@2-1\.service says no"):
+            activate(app, "aaaa")
+        assert reloaded
+    else:
+        activate(app, "aaaa")
+        declare(app, worker={})
+        activate(app, "aaaa")
+    assert units.states["links-bot@1-1.service"] == "deactivating"
+    assert not app.path("etc/systemd/system/links-bot@.service").exists()
+    for content in (unit_of_bot(app), *reloaded):
+        assert "7200" in content
+    # a type that is added and removed again later leaves nothing
+    units.states["links-bot@1-1.service"] = "inactive"
+    units.drains, units.refuses = False, lambda _unit: False
+    declare(app, worker={}, bot={"count": 1})
+    activate(app, "aaaa")
+    declare(app, worker={})
+    activate(app, "aaaa")
+    assert unit_of_bot(app) == ""
+
+
+def unit_of_bot(app: layout.Application) -> str:
+    """The unit file that systemd reads."""
+    for folder in ("etc", "run"):
+        path = app.path(folder, "systemd/system/links-bot@.service")
+        if path.exists():
+            return path.read_text()
+    return ""
+
+
 def test_part_before_web_leaves_current_and_other_types(app: layout.Application, units: Units) -> None:
     declare(app, worker={}, mailer={"order": "after_web"})
     activate(app, "aaaa")
@@ -395,6 +510,91 @@ def test_revert_restores_a_removed_type(app: layout.Application, units: Units) -
     assert {unit.partition("@")[0] for unit in units.active()} == {"mailer", "worker"}
     assert set(units.active().values()) == {"aaaa"}
     assert app.path("etc/systemd/system/links-worker@.service").exists()
+
+
+def test_commands_are_recorded_for_each_release(
+    app: layout.Application,
+    units: Units,  # noqa: ARG001
+) -> None:
+    declare(app, worker={"command": "exec work"})
+    activate(app, "aaaa")
+    declare(app, worker={"command": "exec work harder"}, sender={"command": "exec send"})
+    schedule(app)
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    first, second = {"app_processes.worker": "exec work"}, {"app_processes.worker": "exec work harder"}
+    second |= {"app_processes.sender": "exec send"}
+    # not known to serve yet
+    assert layout.recorded_commands(app) == {"aaaa": first}
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert layout.recorded_commands(app) == {"aaaa": first, "bbbb": second}
+    activation.revert(app, "t1", 9)
+    assert layout.recorded_commands(app)["aaaa"] == first
+    (app.release("bbbb") / "release.json").unlink()
+    app.release("bbbb").rmdir()
+    declare(app, worker={"command": "exec work", "count": 3})
+    activate(app, "aaaa")
+    assert layout.recorded_commands(app) == {"aaaa": first}
+
+
+def test_commands_of_the_current_release_are_recorded_on_all_hosts(
+    app: layout.Application,
+    units: Units,
+) -> None:
+    """Also where the web processes don't change, and of types that run only on another host."""
+    activate(app, "aaaa")
+    declare(app, worker={"command": "exec work"})
+    activate(app, "aaaa", part="before_web", transaction="t1")
+    activate(app, "aaaa", part="web", transaction="t1")
+    assert layout.recorded_commands(app) == {"aaaa": {"app_processes.worker": "exec work"}}
+    declare(app, worker={"command": "exec work"}, beat={"command": "exec tick", "count": 0})
+    units.log.clear()
+    activate(app, "aaaa", part="before_web", transaction="t2")
+    activate(app, "aaaa", part="web", transaction="t2")
+    assert units.log == []
+    assert layout.recorded_commands(app)["aaaa"]["app_processes.beat"] == "exec tick"
+
+
+def test_renamed_type_is_replaced_before_web(app: layout.Application, units: Units) -> None:
+    """Otherwise its old processes take jobs of the new release, whose first web processes enqueue them."""
+    declare(app, worker={}, mailer={"order": "after_web"})
+    activate(app, "aaaa")
+    declare(app, sender={}, letters={"order": "after_web"})
+    assert [process.name for process in app.processes] == ["sender", "worker", "web", "letters", "mailer"]
+    units.log.clear()
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    assert units.active() == {"sender@1-1": "bbbb", "sender@1-2": "bbbb", "mailer@1-1": "aaaa", "mailer@1-2": "aaaa"}
+    assert units.log == ["start sender@1-1", "start sender@1-2", "stop worker@1-1", "stop worker@1-2"]
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert set(units.active().values()) == {"bbbb"}
+    activation.revert(app, "t1", 9)
+    assert {unit.partition("@")[0] for unit in units.active()} == {"worker", "mailer"}
+    assert set(units.active().values()) == {"aaaa"}
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"worker": 1}', '{"worker": {"order": ["before_web"]}}'])
+def test_removed_type_with_unknown_order_stops_in_any_part(
+    app: layout.Application,
+    units: Units,  # noqa: ARG001
+    kept: str,
+) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    declare(app)
+    (app.kept / "etc/links/processes.json").write_text(kept)
+    web, worker = app.processes
+    assert (web.name, worker.name) == ("web", "worker")
+    assert (worker.is_in("before_web"), worker.is_in("web"), web.is_in("before_web")) == (True, True, False)
+
+
+def test_type_that_a_rollback_removes_stops_after_web(app: layout.Application, units: Units) -> None:
+    """The new web processes are activated first, and with them the settings without the type."""
+    declare(app, worker={})
+    activate(app, "aaaa")
+    declare(app, sender={})
+    activate(app, "bbbb", part="web", transaction="t1")
+    assert units.active() == {"worker@1-1": "aaaa", "worker@1-2": "aaaa"}
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    assert units.active() == {"sender@1-1": "bbbb", "sender@1-2": "bbbb"}
 
 
 def test_revert_of_the_first_release_stops_all(app: layout.Application, units: Units) -> None:
@@ -482,6 +682,9 @@ def timers(units: Units, monkeypatch: pytest.MonkeyPatch) -> Units:
     def change(verb: str, unit: str, timeout: float) -> None:
         if not unit.endswith(".timer"):
             return plain(verb, unit, timeout)
+        if verb == "stop":
+            units.systemctl("stop", unit)
+            return None
         units.log.append(f"{verb} {short(unit)} in {layout.current(units.app)}")
         if units.refuses(unit):
             raise systemd.UnitError(f"{unit} says no")
@@ -503,7 +706,7 @@ def test_timer_starts_once_its_release_is_current(app: layout.Application, timer
     layout.set_current(app, None)
     schedule(app, cleanup=True, report=False)
     changed = activate(app, "bbbb")
-    assert timers.log == ["restart cleanup.timer in bbbb"]
+    assert timers.log == ["start cleanup.timer in bbbb"]
     assert changed.keys() == {"cleanup"}
     assert active_timers(timers) == {"cleanup.timer"}
     assert enabled(app) == {"links-cleanup.timer".removeprefix("links-")}
@@ -514,7 +717,7 @@ def test_timer_starts_once_its_release_is_current(app: layout.Application, timer
     assert timers.log == []
     app.path("etc/systemd/system/links-cleanup.timer").write_text("[timer]\nOnCalendar=daily")
     activate(app, "aaaa")
-    assert timers.log == ["restart cleanup.timer in aaaa"]
+    assert timers.log == ["stop cleanup.timer", "start cleanup.timer in aaaa"]
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -535,8 +738,74 @@ def test_suspended_timer_is_not_started(app: layout.Application, timers: Units) 
     app.suspended("cleanup").parent.mkdir()
     app.suspended("cleanup").touch()
     timers.systemctl("stop", "links-cleanup.timer")
+    boot.disable(app, ["links-cleanup.timer"])
     assert "cleanup" not in activate(app, "bbbb")
     assert active_timers(timers) == set()
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+def test_timer_that_must_not_run_is_disabled_although_it_is_stopped(
+    app: layout.Application, timers: Units, suspended: bool
+) -> None:
+    """It would start at the next boot."""
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    timers.systemctl("stop", "links-cleanup.timer")
+    app.suspended("cleanup").parent.mkdir()
+    app.suspended("cleanup").touch()
+    if not suspended:
+        schedule(app, cleanup=False)
+    assert activate(app, "aaaa")["cleanup"]["method"] == "stop"
+    assert enabled(app) == set()
+    assert activate(app, "aaaa") == {}
+
+
+def test_running_timer_that_would_not_start_at_boot_is_enabled(app: layout.Application, timers: Units) -> None:
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    boot.disable(app, ["links-cleanup.timer"])
+    assert activate(app, "aaaa")["cleanup"]["method"] == "start"
+    assert enabled(app) == {"cleanup.timer"}
+    assert active_timers(timers) == {"cleanup.timer"}
+
+
+@pytest.mark.parametrize("change", ["moved", "removed", "reverted", "changed", "stopped"])
+def test_only_a_timer_that_was_stopped_may_have_missed_a_run(
+    app: layout.Application, timers: Units, change: str
+) -> None:
+    """systemd would run the command at once, although another host has run it, or it wasn't due."""
+    timer = "links-cleanup.timer"
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    last = app.last_trigger(timer)
+    last.parent.mkdir(parents=True)
+    last.touch()
+    os.utime(last, (9, 9))
+    if change in ("moved", "removed", "reverted"):
+        schedule(app, **({"cleanup": False} if change != "removed" else {}))
+        activate(app, "aaaa", transaction="t1")
+    if change == "stopped":
+        timers.systemctl("stop", timer)
+    if change == "reverted":
+        activation.revert(app, "t1", 9)
+    else:
+        schedule(app, cleanup=True)
+        app.path("etc/systemd/system", timer).write_text("[timer]\nOnCalendar=daily")
+        activate(app, "aaaa")
+    assert active_timers(timers) == {"cleanup.timer"}
+    assert enabled(app) == {"cleanup.timer"}
+    assert (last.stat().st_mtime == 9) == (change in ("stopped", "reverted"))
+
+
+def test_systemd_forgets_a_timers_previous_start_before_it_starts_again(app: layout.Application, timers: Units) -> None:
+    """It forgets a unit that nothing refers to when it reads the files; otherwise it may run the command at once."""
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    app.path("etc/systemd/system/links-cleanup.timer").write_text("[timer]\nOnCalendar=daily")
+    timers.reloaded = lambda: timers.log.append(f"reload with {sorted(enabled(app))}")
+    timers.log.clear()
+    activate(app, "aaaa")
+    assert timers.log == ["stop cleanup.timer", "reload with []", "start cleanup.timer in aaaa"]
 
 
 def test_failed_timer_is_reverted(app: layout.Application, timers: Units) -> None:
@@ -615,7 +884,7 @@ def test_stop_is_waited_for_only_by_the_strategy_replace(
     units.log.clear()
     activate(app, "bbbb")
     waits = strategy == "replace"
-    assert stops == [(waits, 9 + background.STOP_MARGIN if waits else 30)]
+    assert stops == [(waits, 9 + layout.STOP_MARGIN if waits else 30)]
     order = ["stop worker@1-1", "start worker@2-1"]
     assert units.log == (order if waits else order[::-1])
 

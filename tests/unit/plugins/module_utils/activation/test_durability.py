@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.activation import activation, snapshot
+from ansible_collections.baton.web.plugins.module_utils.activation import activation, boot, snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import layout, state_files
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.module_utils.host import atomic_file, bounded, files, systemd
@@ -31,7 +31,7 @@ FileState = tuple[bytes, int, int, int]
 
 
 class Recorder:
-    """Records renames, removals and syncs below a folder, in order."""
+    """Records renames, new links, removals and syncs below a folder, in order."""
 
     def __init__(self, top: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
         self.top = top
@@ -39,9 +39,11 @@ class Recorder:
         self.moves: list[tuple[str, bool, str]] = []  # destination, whether its folder was synced since, problem
         for name in ("rename", "replace"):
             patch.setattr(os, name, self._moving(getattr(os, name)))
+        patch.setattr(os, "symlink", self._linking(os.symlink))
         for name in ("unlink", "remove"):
             patch.setattr(os, name, self._removing(getattr(os, name)))
         patch.setattr(os, "fsync", self._syncing(os.fsync))
+        patch.setattr(os, "sync", self._all_written)
         for module in (subprocess, bounded):
             patch.setattr(module, "run", self._running(module.run))
 
@@ -61,10 +63,7 @@ class Recorder:
         def run(words: Any, *more: Any, **how: Any) -> Any:
             done = really(words, *more, **how)
             if [str(word) for word in words[:2]] == ["sync", "--file-system"]:
-                for path in self.top.rglob("*"):
-                    if path.is_file() and not path.is_symlink():
-                        self._written(str(path))
-                self._names_written(lambda _: True)
+                self._all_written()
             return done
 
         return run
@@ -77,12 +76,25 @@ class Recorder:
 
         return move
 
+    def _linking(self, really: Callable[..., None]) -> Callable[..., None]:
+        def link(target: Any, path: Any, *more: Any, **how: Any) -> None:
+            really(target, path, *more, **how)
+            self.moves.append((os.path.abspath(path), False, ""))
+
+        return link
+
     def _removing(self, really: Callable[..., None]) -> Callable[..., None]:
         def remove(path: Any, **how: Any) -> None:
             really(path, **how)
             self.moves.append((os.path.abspath(path), False, ""))
 
         return remove
+
+    def _all_written(self) -> None:
+        for path in self.top.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                self._written(str(path))
+        self._names_written(lambda _: True)
 
     def _written(self, path: str) -> None:
         self.on_disk[os.stat(path).st_ino] = state_of(pathlib.Path(path))
@@ -104,7 +116,7 @@ class Recorder:
         """Assert that each of these paths was written or removed permanently."""
         for path in lasting:
             moves = [move for move in self.moves if move[0] == os.path.abspath(path)]
-            assert moves, f"nothing was renamed to {path}"
+            assert moves, f"nothing was renamed to {path}, linked or removed there"
             for _, synced, problem in moves:
                 assert not problem
                 assert synced, f"the name {path} is not on the disk"
@@ -179,6 +191,16 @@ def test_state_file_is_durable(tmp_path: pathlib.Path, recorded: Recorder) -> No
 def test_symlink_is_durable(app: layout.Application, recorded: Recorder, to: str | None) -> None:
     layout.set_current(app, to)
     recorded.check(app.current)
+
+
+def test_units_enabled_at_boot_are_durable(app: layout.Application, recorded: Recorder) -> None:
+    links = [app.started_at_boot / f"links-worker@{number}-1.service" for number in (1, 2)]
+    links[0].parent.mkdir()
+    for link in links:
+        boot.enable_only(app, "links-worker@*.service", [link.name], "links-worker@.service")
+    recorded.check(links[1])
+    boot.enable_only(app, "links-worker@*.service", [], "links-worker@.service")
+    recorded.check(links[1])
 
 
 def test_restored_files_are_durable(app: layout.Application, recorded: Recorder, tmp_path: pathlib.Path) -> None:

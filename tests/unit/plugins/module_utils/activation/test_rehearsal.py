@@ -16,7 +16,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import rehear
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
-from tests.support.clock import Clock
+from tests.support.clock import Clock, SteppingClock
 
 READY = health_check.Health("/readyz", "", "links.example.org")
 Calls = list[tuple[str, ...]]
@@ -189,14 +189,14 @@ def test_cause_is_taken_from_systemds_result(
 
 def hanging_start(calls: Calls, monkeypatch: pytest.MonkeyPatch, early: float = 0) -> None:
     """A start that never ends: each wait for it takes its timeout, less `early` seconds."""
-    now = [1000.0]
-    monkeypatch.setattr("time.time", lambda: now[0])
+    clock = SteppingClock(now=1000.0)
+    monkeypatch.setattr(rehearsal, "time", clock)
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         calls.append(arguments)
         if arguments[0] == "start":
             assert len(calls) < 9, "it waits forever"
-            now[0] += timeout - early
+            clock.now += timeout - early
             raise subprocess.TimeoutExpired("systemctl", timeout)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
@@ -211,9 +211,9 @@ def test_hanging_rehearsal_is_killed_and_cleared(
     assert calls[-2:] == [("kill", "--signal=KILL", "links-rehearsal@bbbb.service"), CLEARED]
 
 
-def fake_start(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> list[float]:
+def fake_start(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: float, needs: float) -> Clock:
     """A start that takes `needs` seconds and waits for a processor for this share of them. Returns the clock."""
-    clock = [1000.0]
+    clock = SteppingClock(now=1000.0)
     app.path("proc/7").mkdir(parents=True, exist_ok=True)
     group = app.path("sys/fs/cgroup/system.slice/links")
     group.mkdir(parents=True, exist_ok=True)
@@ -221,9 +221,9 @@ def fake_start(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: 
 
     def systemctl(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         if arguments[0] == "start":
-            left = 1000 + needs - clock[0]
-            clock[0] += min(left, timeout)
-            waited = int((clock[0] - 1000) * waits * 1e9)
+            left = 1000 + needs - clock.now
+            clock.now += min(left, timeout)
+            waited = int((clock.now - 1000) * waits * 1e9)
             app.path("proc/7/schedstat").write_text(f"12345 {waited} 99")
             if left > timeout:
                 raise subprocess.TimeoutExpired("systemctl", timeout)
@@ -232,7 +232,7 @@ def fake_start(app: layout.Application, monkeypatch: pytest.MonkeyPatch, waits: 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     monkeypatch.setattr(systemd, "properties", lambda *_: {"ControlGroup": "/system.slice/links"})
     monkeypatch.setattr(systemd, "ending", lambda *_: systemd.Ending("", ""))
-    monkeypatch.setattr("time.time", lambda: clock[0])
+    monkeypatch.setattr(rehearsal, "time", clock)
     return clock
 
 
@@ -241,7 +241,7 @@ def test_time_waiting_for_a_processor_does_not_count(app: layout.Application, mo
     weight = app.path("sys/fs/cgroup/system.slice/links/cpu.weight")
     weight.write_text("10")
     rehearsal.Rehearsal(app, "bbbb").execute(10)
-    assert clock[0] == 1018
+    assert clock.now == 1018
     # a starving rehearsal gets the normal CPU weight
     assert weight.read_text() == "100"
 
@@ -252,13 +252,13 @@ def test_hanging_rehearsal_is_given_up(
 ) -> None:
     clock = fake_start(app, monkeypatch, waits, needs=10_000)
     assert f"not ready after 10 s (app_service_rehearsal_timeout){more}" in failure(app, timeout=10)
-    assert clock[0] - 1000 == pytest.approx(ends, rel=0.02)
+    assert clock.now - 1000 == pytest.approx(ends, rel=0.02)
 
 
 def test_rehearsal_without_a_processor_is_given_up(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = fake_start(app, monkeypatch, waits=0.99, needs=10_000)
     assert "(app_service_rehearsal_timeout) and 20 s more" in failure(app, timeout=10)
-    assert clock[0] == 1030
+    assert clock.now == 1030
 
 
 @pytest.mark.usefixtures("calls")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import pathlib
 import subprocess
 
@@ -16,12 +15,6 @@ from ansible_collections.baton.web.plugins.module_utils.host import systemd
 def app(tmp_path: pathlib.Path) -> layout.Application:
     application = layout.Application("links", str(tmp_path))
     application.state.mkdir(parents=True)
-    settings = {"count": 0, "strategy": "replace", "order": "after_web", "settle_seconds": 0, "stop_timeout": 9}
-    application.process_settings.parent.mkdir(parents=True)
-    application.process_settings.write_text(
-        json.dumps({name: {**settings, "check": False} for name in ("beat", "bee")})
-    )
-    application.schedule_settings.write_text(json.dumps({name: {"runs": False} for name in ("nightly", "hourly")}))
     return application
 
 
@@ -38,7 +31,12 @@ def app(tmp_path: pathlib.Path) -> layout.Application:
         # a run continues although its timer was stopped
         ("links-nightly.service", "activating", ["nightly"]),
         ("links.service", "active", []),
-        ("links-bees@1-1.service", "active", []),
+        # removed from the settings, but another host must not run it yet
+        ("links-bot@1-1.service", "deactivating", ["bot"]),
+        ("links-bridge.service", "active", []),
+        ("links-migration@0123456789abcdef.service", "activating", []),
+        ("links-beat-check@3-1.service", "activating", []),
+        ("links2-beat@1-1.service", "active", []),
     ],
 )
 def test_processes_that_have_not_stopped_are_running(
@@ -52,13 +50,9 @@ def test_processes_that_have_not_stopped_are_running(
     assert running.names(app) == names
 
 
-def test_host_without_settings_runs_nothing(tmp_path: pathlib.Path) -> None:
+def test_host_that_is_not_set_up_runs_nothing(tmp_path: pathlib.Path) -> None:
+    """It may not even have systemd."""
     assert running.names(layout.Application("links", str(tmp_path))) == []
-
-
-def test_invalid_settings_are_ignored(app: layout.Application) -> None:
-    app.process_settings.write_text("{")
-    assert running.names(app) == []
 
 
 def test_noted_host_round_trips(app: layout.Application) -> None:

@@ -99,3 +99,28 @@ def test_command_whose_output_is_read_is_not_stopped(tmp_path: pathlib.Path) -> 
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
         assert process.wait() == 0
     assert not (tmp_path / "told").exists()
+
+
+def test_command_has_the_services_properties_and_program(argv: list[str], tmp_path: pathlib.Path) -> None:
+    release = f"{tmp_path}/opt/links/releases/aaaa"
+    assert argv == [
+        *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--unit={UNIT_NAME}"),
+        "--description=A command in links",
+        *(f"--property={line}" for line in transient_unit.properties(UNIT)),
+        "--property=EnvironmentFile=/etc/links/environment",
+        "--property=RuntimeMaxSec=60",
+        "--property=TimeoutStopSec=10",
+        *(f"{release}/venv/bin/python", f"{tmp_path}/opt/links/release-exec", release, "echo $$HOME"),
+    ]
+
+
+def test_only_the_end_of_a_long_output_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transient_unit, "MOST", 2048)
+    long = [sys.executable, "-c", "import sys; print('x' * 5000); sys.exit('\\udcff is the end')"]
+    status, output = transient_unit.run(long, 60, UNIT_NAME)
+    assert status == 1
+    first, rest = output.split("\n", 1)
+    assert first == "[output before the last 2 KiB is omitted]"
+    assert len(rest) < 2049
+    assert rest.endswith("is the end\n")
+    assert transient_unit.run(["echo", "all of it"], 60, UNIT_NAME) == (0, "all of it\n")

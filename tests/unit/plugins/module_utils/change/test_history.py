@@ -205,7 +205,7 @@ def host(
 
 def test_fleet_goes_back_to_a_release_that_all_hosts_have() -> None:
     hosts = {"app1": host("dddd", "cccc", "bbbb"), "app2": host("dddd", "bbbb", "aaaa")}
-    assert history.rollback(hosts, "", force=False) == {"release": "bbbb", "version": "b.0", "problem": ""}
+    assert history.rollback(hosts, "", force=False) == {"release": "bbbb", "version": "b.0", "note": "", "problem": ""}
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -236,6 +236,58 @@ def test_blocking_migration_is_crossed_only_by_force() -> None:
     hosts = {"app1": host("dddd", "bbbb", blocking={"bbbb": ["cccc"]})}
     assert "rollback_force" in history.rollback(hosts, "", force=False)["problem"]
     assert history.rollback(hosts, "", force=True)["release"] == "bbbb"
+
+
+def test_release_with_other_process_types_is_rolled_back_to_with_its_settings_or_force() -> None:
+    other = {"added": ["app_processes.sender"], "removed": ["app_processes.mailer"], "changed": ["app_processes.beat"]}
+    hosts = {
+        "app1": host("dddd", "bbbb", commands={"bbbb": other, "cccc": {"added": ["app_schedules.never"]}}),
+        "app2": host("dddd", "bbbb", commands={"bbbb": {"removed": ["app_processes.mailer"]}}),
+    }
+    assert history.rollback(hosts, "", force=False) == {
+        "release": "",
+        "version": "",
+        "note": "",
+        "problem": "Release bbbb served with other process types or schedules than the hosts have now: "
+        "app_processes.mailer was removed since; app_processes.sender was added since (app1). A rollback keeps the "
+        "hosts' settings. Check out the inventory of that release and add -e rollback_configure=true, which applies "
+        "its settings, or keep the present ones with -e rollback_force=true.",
+    }
+    expected = {"release": "bbbb", "version": "b.0", "problem": ""}
+    note = "It runs with the hosts' settings of now: app_processes.beat has another command since (app1)."
+    assert history.rollback(hosts, "", force=True) == expected | {"note": note}
+    assert history.rollback(hosts, "", force=False, configure=True) == expected | {"note": ""}
+    # another command doesn't prevent a rollback
+    hosts = {"app1": host("dddd", "bbbb", commands={"bbbb": {"changed": ["app_processes.beat"]}})}
+    note = "It runs with the hosts' settings of now: app_processes.beat has another command since."
+    assert history.rollback(hosts, "", force=False) == expected | {"note": note}
+
+
+def test_process_types_are_compared_with_those_of_each_release(app: Application) -> None:
+    def declare(path: pathlib.Path, **commands: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({name: {"command": command} for name, command in commands.items()}))
+
+    declare(app.process_settings, worker="exec work", sender="exec send", silent="")
+    declare(app.schedule_settings, cleanup="clean --all")
+    same = {"app_processes.worker": "exec work", "app_processes.sender": "exec send", "app_processes.silent": "quiet"}
+    recorded = {
+        "aaaa": {"app_processes.worker": "exec work --slowly", "app_processes.mailer": "exec mail"},
+        "bbbb": {**same, "app_schedules.cleanup": "clean"},
+        "cccc": {**same, "app_schedules.cleanup": "clean --all"},
+        "dddd": "damaged",
+    }
+    app.record.write_text(json.dumps({"commands": recorded}))
+    assert history.command_changes(app, ["aaaa", "bbbb", "cccc", "dddd", "eeee"]) == {
+        "aaaa": {
+            "added": ["app_processes.sender", "app_processes.silent", "app_schedules.cleanup"],
+            "removed": ["app_processes.mailer"],
+            "changed": ["app_processes.worker"],
+        },
+        "bbbb": {"added": [], "removed": [], "changed": ["app_schedules.cleanup"]},
+    }
+    app.record.write_text("damaged")
+    assert history.command_changes(app, ["aaaa"]) == {}
 
 
 def test_one_change_of_several_hosts_is_one_row() -> None:
@@ -487,6 +539,7 @@ def test_report_of_a_host(app: Application) -> None:
         ],
         "releases": ["aaaa", "bbbb", "cccc", "dddd"],
         "blocking": {"aaaa": ["cccc"], "bbbb": ["cccc"], "cccc": [], "dddd": []},
+        "commands": {},
         "failures": [4.0],
     }
 
@@ -537,6 +590,25 @@ def test_equal_rows_are_merged_with_all_ways_and_the_longest_time() -> None:
     assert len(history.merged({"app1": [row, *other]})) == 6
 
 
+def test_change_of_settings_names_its_process_types() -> None:
+    def methods(row: dict[str, Any], *others: dict[str, Any]) -> str:
+        hosts = {f"app{number}": [one] for number, one in enumerate((row, *others))}
+        (merged,) = history.merged(hosts)
+        return history._cells(merged, list(hosts))[6]
+
+    row = {**make_entry("bbbb", kind="configure", previous="bbbb"), "method": "none", "processes": "overlap worker"}
+    assert methods(row) == "overlap worker"
+    assert methods(row, {**row, "method": "replace", "processes": "replace beat, overlap worker"}) == (
+        "overlap worker, replace beat"
+    )
+    assert methods({**row, "method": "reload"}) == "reload, overlap worker"
+    # these replace all types
+    assert methods({**row, "method": "reload", "previous": "aaaa", "kind": "deploy"}) == "reload"
+    assert methods({**row, "method": "reload", "kind": "restart"}) == "reload"
+    # of an earlier version
+    assert methods({key: one for key, one in row.items() if key != "processes"}) == "-"
+
+
 def test_table_of_a_fleet() -> None:
     row = {**make_entry("bbbb", when=1764072000.0, method="reload", version="b.0"), "seconds": 2.0, "who": "ann@laptop"}
     hosts = {f"app{number}": [row] for number in range(1, 5)}
@@ -579,12 +651,14 @@ def test_rollback_messages_in_full() -> None:
     assert history.rollback(hosts, "", force=False) == {
         "release": "",
         "version": "",
+        "note": "",
         "problem": "A rollback to bbbb crosses the blocking migration of cccc, dddd: that release no longer fits the "
         "database. Undo the migration first, then add -e rollback_force=true.",
     }
     unnamed = host("dddd", "bbbb")
     unnamed["rollback_candidates"] = [{"release": "bbbb", "version": "", "why_not": ""}]
-    assert history.rollback({"app1": unnamed}, "", force=False) == {"release": "bbbb", "version": "", "problem": ""}
+    found = history.rollback({"app1": unnamed}, "", force=False)
+    assert found == {"release": "bbbb", "version": "", "note": "", "problem": ""}
     problem = history.rollback({"app1": {**unnamed, "releases": []}}, "eeee", force=False)["problem"]
     assert (
         problem == "Release eeee is not complete on app1. Other complete releases on every host: bbbb (it served well)."

@@ -33,6 +33,8 @@ def results(active: Any = HOSTS, /, **parts_by_host: Any) -> dict[str, dict[str,
         ({"msg": "no space", "failed": True}, "no space"),
         ({"msg": "non-zero return code", "stderr": "E: no such package"}, "non-zero return code\nE: no such package"),
         ({"msg": "One or more items failed", "results": [{"msg": "fine"}, {"msg": "bad", "failed": True}]}, "bad"),
+        ({"msg": ["a is 1", "b is 2\x1b[2J"], "failed": True}, "a is 1\nb is 2\\x1b[2J"),
+        ({"msg": [], "failed": True}, "it failed without a message"),
         ({}, "it failed without a message"),
     ],
 )
@@ -322,6 +324,15 @@ def test_history_of_a_host_names_its_own_release() -> None:
     entries = outcome.conclusion(change, RUN, results(app1={"activation": ACTIVATED}, app2=other))["entries"]
     # of app3, nothing is known
     assert [entries[f"app{number}"]["release"] for number in (1, 2, 3)] == ["bbbb", "aaaa", "bbbb"]
+
+
+def test_history_names_the_background_types_that_changed() -> None:
+    started = {"changed": True, "method": "overlap", "release": "bbbb", "previous": "bbbb"}
+    parts = {"processes": {**started, "processes": {"worker": {"method": "overlap", "started": ["a"]}}}}
+    unchanged = {"activation": {"changed": False, "method": "none", "release": "bbbb", "previous": "bbbb"}}
+    change = {**CHANGE, "kind": "configure", "release": "", "began": 1.0, "now": 9.0}
+    entries = outcome.conclusion(change, RUN, results(app1=parts | unchanged, app2=unchanged))["entries"]
+    assert [entries[host]["processes"] for host in ("app1", "app2")] == ["overlap worker", ""]
 
 
 def test_change_without_effect_did_not_happen() -> None:

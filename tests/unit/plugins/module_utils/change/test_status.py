@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.baton.web.plugins.module_utils.activation import snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 
 def app_server(**changed: Any) -> dict[str, Any]:
@@ -76,13 +77,52 @@ def test_missing_sandbox_is_a_problem_and_an_outdated_drop_in_a_notice() -> None
 
 
 def test_schedules_have_a_separate_table() -> None:
-    host = app_server(schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="")})
+    host = app_server(
+        schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="", result="")}
+    )
     assert status.problems("app1", host) == []
     lines = status.table({"app1": host, "app2": app_server()}).splitlines()
     first = next(number for number, line in enumerate(lines) if "NEXT RUN" in line)
     assert lines[first].split() == ["HOST", "SCHEDULE", "NEXT", "RUN", "LAST", "RUN", "RESULT"]
     assert lines[first + 1].endswith("success")
     assert lines[first + 2].split() == ["app1", "report", "suspended", "never", "-"]
+
+
+FORGOTTEN = {"ActiveState": "inactive", "Result": "success", "ExecMainExitTimestamp": ""}
+FRIDAY, SATURDAY = "Fri 2026-11-27 03:00:02 UTC", "Sat 2026-11-28 03:00:00 UTC"
+
+
+@pytest.mark.parametrize(
+    ("service", "in_journal", "expected"),
+    [
+        ({**FORGOTTEN, "ExecMainExitTimestamp": FRIDAY}, ("x", 1), ("success", FRIDAY)),
+        ({**FORGOTTEN, "Result": "exit-code", "ExecMainExitTimestamp": FRIDAY}, ("x", 1), ("exit-code", FRIDAY)),
+        ({**FORGOTTEN, "Result": "resources"}, ("x", 1), ("resources", SATURDAY)),
+        (FORGOTTEN, ("signal", 1764212402), ("signal", "Thu 2025-11-27 03:00:02 UTC")),
+        (FORGOTTEN, ("", 0), ("", SATURDAY)),
+        ({**FORGOTTEN, "ActiveState": "activating"}, ("exit-code", 1764212402), ("exit-code", "Thu 2025-11-27")),
+    ],
+)
+def test_last_run_that_systemd_has_forgotten_is_read_from_the_journal(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    service: dict[str, str],
+    in_journal: tuple[str, float],
+    expected: tuple[str, str],
+) -> None:
+    """systemd's result of a command that it hasn't started since the boot is `success`."""
+    app = layout.Application("links", str(tmp_path))
+    app.schedule_settings.parent.mkdir(parents=True)
+    app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": True}}))
+    running = service["ActiveState"] == "activating"
+    units = {"links-cleanup.timer": {"LastTriggerUSec": SATURDAY}, "links-cleanup.service": service}
+    monkeypatch.setattr(systemd, "properties", lambda unit, *_: units[unit])
+    monkeypatch.setattr(systemd, "last_run", lambda _, **asked: in_journal if asked == {"running": running} else None)
+    found = status.schedules(app)["cleanup"]
+    assert (found["result"], found["running"]) == (expected[0], running)
+    assert found["last"].startswith(expected[1])
+    host = app_server(schedules={"cleanup": scheduled(result="")})
+    assert status.table({"app1": host}).splitlines()[-1].split()[-1] == "-"
 
 
 def test_background_processes_have_a_separate_table() -> None:
@@ -196,7 +236,8 @@ def test_certificates_that_an_edge_refuses_are_reported_with_their_source(tmp_pa
     folder = tmp_path / "var/lib/acme-certificate/links"
     folder.mkdir(parents=True)
     refused = "that of 10.0.0.11: clients would not trust it: self-signed certificate"
-    (folder / "status.json").write_text(json.dumps({"trouble": "", "issued": True, "refused": [refused, 7]}))
+    report = {"trouble": "", "issued": True, "refused": [refused, 7], "when": time.time()}
+    (folder / "status.json").write_text(json.dumps(report))
     (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
     for words in ("edge1: a certificate for the site is unusable, that", refused, "asks the authority"):
         assert words in message
@@ -220,11 +261,53 @@ def test_invalid_outcome_of_a_renewal_is_a_problem(tmp_path: pathlib.Path) -> No
     assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
+@pytest.mark.parametrize("days", [1.9, 2.1, -3])
+def test_renewals_that_stopped_are_a_problem(tmp_path: pathlib.Path, days: float) -> None:
+    folder, settings = tmp_path / "var/lib/acme-certificate/links", tmp_path / "etc/acme-certificate/links"
+    for one in (folder, settings):
+        one.mkdir(parents=True)
+    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
+    # the role has set them up, and they never ran
+    (settings / "settings.json").touch()
+    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    missing = f"{folder}/status.json is missing"
+    assert message == f"edge1: no request for a certificate has ended yet ({missing}); run site.yml."
+    when = time.time() - days * 86400
+    (folder / "status.json").write_text(json.dumps({"trouble": "", "issued": True, "when": when}))
+    found = status.problems("edge1", status.edge("links", str(tmp_path)))
+    last = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
+    assert found == (
+        []
+        if days == 1.9
+        else [
+            f"edge1: the renewal of the site's certificate last ran at {last}, although it is due twice a day; "
+            "`journalctl -u 'acme-*'` on the host shows why, and site.yml sets it up again."
+        ]
+    )
+
+
 def test_inactive_unit_is_a_problem() -> None:
     assert status.problems("edge1", {"units": {"nginx.service": "active"}}) == []
     assert status.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
-        "edge1: the unit nginx.service is failed."
+        "edge1: the unit nginx.service is failed; `systemctl status nginx.service` on the host shows why, and site.yml "
+        "starts it."
     ]
+
+
+def test_timer_that_does_not_run_and_failure_of_its_service_are_problems() -> None:
+    def problems(result: str, timer: str = "active", **acme: Any) -> list[str]:
+        timed = {"acme-links": {"timer": timer, "result": result}}
+        outcome = {"issued": True, "when": time.time(), **acme}
+        return status.problems("edge1", {"timed_services": timed, "acme": outcome})
+
+    assert problems("success") == []
+    (stopped,) = problems("success", timer="inactive")
+    assert stopped.startswith("edge1: the unit acme-links.timer is inactive; ")
+    # such as after an upgrade of Python, before it can record anything
+    (failed,) = problems("exit-code")
+    assert failed.startswith("edge1: the last run of acme-links.service failed (exit-code); `journalctl -u acme-")
+    (trouble,) = problems("exit-code", trouble="too many certificates")
+    assert "too many certificates" in trouble
 
 
 def test_different_releases_are_a_problem_of_the_fleet() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.controller import prerequisites
 
+from tests.support.program import write_script
+
 WANTED = [{"name": "ansible.posix", "version": ">=2.0.0"}]
 
 
@@ -50,3 +52,22 @@ def test_first_folder_with_a_collection_takes_precedence(tmp_path: pathlib.Path)
         (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     roots = [str(tmp_path / "one"), str(tmp_path / "two")]
     assert prerequisites.installed_collections(roots) == {"ansible.posix": "2.1.0"}
+
+
+def test_programs_of_the_environment_count_as_well_as_those_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    environment, system = tmp_path / "venv", tmp_path / "system"
+    for folder, name in ((environment, "uv"), (system, "ssh")):
+        folder.mkdir()
+        write_script(folder / name, "exit 0")
+    monkeypatch.setenv("PATH", str(system))
+    (sentence,) = problems(program_folder=str(environment))
+    assert "lacks the programs git: " in sentence
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"), [("2.18.99", True), ("2.19.0", False), ("2.19.0rc1", False), ("3.0.0+local.1", False)]
+)
+def test_first_accepted_version_of_ansible(version: str, refused: bool) -> None:
+    assert bool(problems(ansible_version=version)) is refused

@@ -35,6 +35,13 @@ def test_each_failed_item_of_a_loop_is_a_problem() -> None:
     assert found == "2 problems. Nothing has been changed.\n- one\n- two"
 
 
+def test_each_message_of_an_assertion_is_a_problem() -> None:
+    several = {"msg": ["web1: a is 1.", "web1: b is 2."]}
+    assert text(("web1", several), ("web2", "web2: b is 2.")) == (
+        "2 problems. Nothing has been changed.\n- web1: a is 1.\n- web1, web2: b is 2."
+    )
+
+
 def test_check_that_depends_on_another_is_left_out() -> None:
     assert text(("web1", UNDEFINED), ("web2", "web2: no memory")) == "web2: no memory"
     # but a check that can't be evaluated never passes

@@ -29,12 +29,16 @@ def test_has_before_web(hosts: list[Any], expected: bool) -> None:
     ("processes", "seconds"),
     [
         ({}, 0),
-        ({"worker": WORKER}, 30),
-        ({"worker": {"stop_timeout": 7200}, "beat": {"stop_timeout": "300"}}, 7200),
-        ({"worker": {"stop_timeout": "long"}}, 0),
+        # the rehearsal and the activation, each on the first host and then on the others
+        ({"worker": WORKER}, 4 * 5),
+        ({"worker": {"settle_seconds": "20", "stop_timeout": 7200, "check": "ping"}}, 4 * (20 + 60)),
+        ({"beat": {"strategy": "replace", "stop_timeout": "300"}}, 2 * (300 + 30 + 5)),
+        ({"beat": {"strategy": "replace", "order": "after_web", "stop_timeout": 300}}, 10 * (300 + 30 + 5)),
+        ({"bot": {"order": "after_web"}, "worker": WORKER}, 2 * 5 + 10 * 5 + 4 * 5),
+        ({"worker": {"settle_seconds": "long"}}, 0),
         ("worker", 0),
         ({"worker": None}, 0),
     ],
 )
-def test_longest_stop(processes: Any, seconds: int) -> None:
-    assert process_settings.longest_stop(processes) == seconds
+def test_longest_wait(processes: Any, seconds: int) -> None:
+    assert process_settings.longest_wait(processes, 10) == seconds

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import platform
 import subprocess
 
 import pytest
@@ -48,3 +50,15 @@ def test_invalid_identity_is_not_known_to_have_ended(process: str) -> None:
 def test_pid_that_no_process_can_have_is_not_known_to_have_ended() -> None:
     boot, namespace, _, started = run.identity(os.getpid()).split()
     assert not run.ended(f"{boot} {namespace} {10**30} {started}")
+
+
+def test_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "laptop")
+    monkeypatch.setattr(getpass, "getuser", lambda: "ann")
+    assert run.who() == "ann@laptop"
+
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000")
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+    assert run.who() == f"{os.getuid()}@laptop"

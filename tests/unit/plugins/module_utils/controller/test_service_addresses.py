@@ -78,5 +78,50 @@ def test_tls_mode_may_be_set_in_the_environment() -> None:
     assert len(problems("required", DATABASE_URL=f"{address}?sslmode=disable", PGSSLMODE="verify-full")) == 1
 
 
+@pytest.mark.parametrize(
+    ("address", "allowed", "host"),
+    [
+        ("postgresql+asyncpg://links:hidden@10.0.0.31:5432/links", ["10.0.0.32"], "10.0.0.31"),
+        ("redis://:hidden@DATA1/0", ["10.0.0.32"], "data1"),
+        # a server of others
+        ("rediss://192.0.2.7:6380/0", ["10.0.0.0/8"], "192.0.2.7"),
+        ("postgres://[2001:db8::7]/links", ["10.0.0.0/8"], "2001:db8::7"),
+        # several servers
+        ("postgresql:///links?host=10.0.0.31", ["10.0.0.32"], "10.0.0.31"),
+        ("postgresql://links:hidden@10.0.0.31:5432,10.0.0.32:5432/links", ["10.0.0.31"], "10.0.0.32"),
+    ],
+)
+def test_denied_address_of_a_service_is_reported(address: str, allowed: list[str], host: str) -> None:
+    services = [service_addresses.Service("Redis", HOSTS | {"localhost", "127.0.0.1"}, {})]
+    (message,) = service_addresses.unreachable({"ADDRESS": address}, services, allowed)
+    assert message.startswith(f"ADDRESS: {host} isn't in app_service_allowed_addresses")
+    assert f"Add {'10.0.0.31' if host == 'data1' else host} there" in message
+    assert "hidden" not in message
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://links@10.0.0.31:5432/links",
+        "redis://data1/0",
+        # the host itself, and a unix socket
+        "redis://localhost/0",
+        "redis://127.0.0.1/0",
+        "redis://[::1]/0",
+        "postgresql:///links?host=/run/postgresql",
+        # unknown names are resolved by the host
+        "postgresql://db.example.org/links",
+        # no database: may be only a link
+        "https://192.0.2.7/",
+        "not an address",
+        "redis://[::1",
+        5,
+    ],
+)
+def test_allowed_and_unknown_addresses_are_accepted(address: object) -> None:
+    services = [service_addresses.Service("Redis", HOSTS | {"localhost", "127.0.0.1"}, {})]
+    assert service_addresses.unreachable({"ADDRESS": address}, services, ["10.0.0.0/24", "*", "any"]) == []
+
+
 def test_addresses_without_a_backing_service_are_not_checked() -> None:
     assert service_addresses.problems({"DATABASE_URL": VERIFIED}, [], "disabled", CA) == []

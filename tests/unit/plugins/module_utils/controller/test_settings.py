@@ -101,20 +101,23 @@ def test_hosts_are_named_if_not_all_have_the_setting() -> None:
         ("deploy_batches", {"1": 1}, "Give a list"),
         ("backing_services_tls", True, "Set it to `disabled` or `offered` or `required`"),
         ("backing_services_tls_names", "db.internal", "Give a list of texts, such as backing_services_tls_names: ["),
-        ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten and must be a number from 0 to 2147483647"),
-        ("deploy_lock_wait", -1, "deploy_lock_wait is -1 and must be a whole number from 0 to 2147483647"),
+        ("deploy_bake_seconds", "ten", "deploy_bake_seconds is ten and must be a number from 0 to 604800"),
+        ("deploy_lock_wait", -1, "deploy_lock_wait is -1 and must be a whole number from 0 to 604800"),
         ("deploy_lock_seconds", 0, "deploy_lock_seconds is 0 and must be a whole number from 60 to"),
         ("app_releases_keep", 2.5, "app_releases_keep is 2.5 and must be a whole number"),
         ("app_port", "http", "app_port is http and must be a whole number from 1 to 65535."),
         ("app_port", 65536, "app_port is 65536 and must be a whole number from 1 to 65535."),
         ("app_servers_tls_port", 0, "app_servers_tls_port is 0 and must be a whole number from 1 to 65535."),
         ("deploy_drain", "yess", 'deploy_drain is "yess". Set it to true or false'),
-        ("deploy_bake_seconds", -1, "must be a number from 0 to 2147483647"),
+        ("deploy_bake_seconds", -1, "must be a number from 0 to 604800"),
+        ("deploy_bake_max_p99_factor", 0.5, "must be a number from 1 to"),
+        ("deploy_bake_max_failed_percent", 101, "must be a number from 0 to 100"),
+        ("reboot_timeout", 0, "must be a whole number from 1 to"),
         ("deploy_bake_max_p99_factor", "nan", "must be a number"),
         ("deploy_bake_max_p99_factor", "inf", "must be a number"),
         ("deploy_lock_wait", True, "must be a whole number"),
         ("deploy_drain", None, "deploy_drain is null. Set it to true or false"),
-        ("exec_timeout", 0, "exec_timeout is 0 and must be a whole number from 1 to 2147483647"),
+        ("exec_timeout", 0, "exec_timeout is 0 and must be a whole number from 1 to 604800"),
         ("rollback_force", "", 'rollback_force is "". Set it to true or false'),
     ],
 )
@@ -276,10 +279,10 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
         ({"nginx_site_gzip": None}, "nginx_site_gzip is null. Give true or false"),
         (
             {"nginx_server_worker_connections": "1024"},
-            'is "1024". Give a whole number from 0 to 2147483647, without quotes, such as 4;',
+            'is "1024". Give a whole number from 64 to 500000, without quotes, such as 64;',
         ),
         ({"nginx_server_keepalive_timeout": -1}, "nginx_server_keepalive_timeout is -1. Give a whole number from 0 to"),
-        ({"nginx_site_read_timeout": 2**31}, "nginx_site_read_timeout is 2147483648. Give a whole number from 0 to"),
+        ({"nginx_site_read_timeout": 2**31}, "nginx_site_read_timeout is 2147483648. Give a whole number from 1 to"),
         ({"app_service_boot_timeout": 0}, "app_service_boot_timeout is 0. Give a whole number from 1 to"),
         ({"nginx_site_https_port": 65536}, "nginx_site_https_port is 65536. Give a whole number from 1 to 65535,"),
         ({"app_service_workers": True}, "app_service_workers is true. Give a whole number"),
@@ -311,6 +314,64 @@ def test_valid_texts_and_numbers_are_accepted(text: str) -> None:
 def test_setting_of_another_type_is_reported_with_its_fix(given: dict[str, object], words: str) -> None:
     (sentence,) = settings.wrong(given, ROLES, PLAYBOOKS)
     assert words in sentence
+
+
+NUMBERS = {name: option for name, option in {**PLAYBOOKS, **ROLES}.items() if option["type"] in ("int", "float")}
+# where 0 has a meaning: no reuse of connections, no wait
+ZERO_TIMEOUTS = {"nginx_server_keepalive_timeout", "deploy_drain_timeout"}
+
+
+def refused(name: str, value: object) -> bool:
+    return bool(settings.wrong({name: value}, ROLES, PLAYBOOKS) + settings.invalid({name: value}, PLAYBOOKS))
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name.endswith("_timeout")])
+def test_timeout_ends_neither_everything_nor_nothing(name: str) -> None:
+    assert refused(name, 0) is (name not in ZERO_TIMEOUTS)
+    assert refused(name, -1)
+    # more than Python's poll() accepts in milliseconds
+    assert refused(name, 2**31 // 1000)
+    assert not refused(name, 1)
+    assert not refused(name, 86400)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_have_limits_that_allow_the_default(name: str) -> None:
+    default = NUMBERS[name].get("default")
+    assert refused(name, -1)
+    assert refused(name, 2**31)
+    assert not isinstance(default, int | float) or not refused(name, default)
+
+
+def test_limits_belong_to_settings() -> None:
+    assert settings.LIMITS.keys() <= NUMBERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        # the unit doesn't start above fs.nr_open
+        ("app_service_nofile", 2**20 + 1),
+        ("app_service_workers", 100_000),
+        ("nginx_server_worker_connections", 10_000_000),
+        # nginx refuses it
+        ("nginx_site_client_connections", 65536),
+        ("postgresql_server_max_connections", 0),
+        ("postgresql_server_max_connections", 300_000),
+        ("postgresql_server_shared_buffers_mb", 0),
+        ("postgresql_server_work_mem_mb", 0),
+        ("redis_server_maxmemory_mb", 1),
+        ("nginx_site_maintenance_retry_after", 0),
+    ],
+)
+def test_number_with_which_a_server_does_not_start_is_refused(name: str, value: int) -> None:
+    assert refused(name, value)
+
+
+def test_numbers_of_templates_and_of_roles_alone_are_checked() -> None:
+    given = {"nginx_site_read_timeout": 0, "nginx_site_send_timeout": "5", "nginx_site_gzip": True, "own": 0}
+    found = settings.numbers_beyond(given, OPTIONS["nginx_site"])
+    assert found == {"nginx_site_read_timeout": "is 0. Give a number from 1 to 604800."}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.host import preflight
 
+from tests.support.program import write_script
+
 
 @pytest.fixture
 def listening() -> Iterator[int]:
@@ -74,6 +76,29 @@ def test_free_port_is_no_problem() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
     assert list(preflight.port_problems("edge1", [{"port": port, "for": "nginx", "allowed": []}])) == []
+
+
+@pytest.mark.parametrize("wrong", [[], ["never"], ["never", "-x"]])
+def test_calendar_that_systemd_does_not_accept_is_reported(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
+) -> None:
+    script = f"""echo x >> {tmp_path}/calls
+for one; do case $one in never|-x) echo "Failed to parse calendar specification '$one'" >&2; exit 1;; esac; done"""
+    write_script(tmp_path / "systemd-analyze", script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    given = [{"setting": "app_schedules.cleanup.calendar", "calendar": one} for one in ("daily", *wrong)]
+    found = list(preflight.calendar_problems(given))
+    assert len(found) == len(wrong)
+    for sentence, one in zip(found, wrong, strict=True):
+        assert sentence.startswith(f'app_schedules.cleanup.calendar is "{one}", which systemd doesn\'t accept (Failed')
+        assert "Write an expression of systemd.time(7)" in sentence
+    # a process per expression only if one is wrong
+    assert len((tmp_path / "calls").read_text().split()) == (1 + len(given) if wrong else 1)
+
+
+def test_calendars_are_not_checked_without_systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(preflight.calendar_problems([{"setting": "x", "calendar": "daily"}])) == []
 
 
 def test_outgoing_connection_is_not_a_listener(listening: int) -> None:

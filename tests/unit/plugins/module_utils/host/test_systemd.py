@@ -120,6 +120,35 @@ def test_end_of_units_is_read_from_systemds_messages(journal: pathlib.Path) -> N
     assert {"_PID=1", "UNIT=a.service", "UNIT=b.service", "--since=@4.000"} <= set(arguments.read_text().splitlines())
 
 
+BEGIN, END, FAIL = {"MESSAGE_ID": systemd.STARTING}, {"MESSAGE_ID": systemd.SUCCEEDED}, {"UNIT_RESULT": "signal"}
+STOPPED = {"MESSAGE_ID": systemd.STOPPED}
+
+
+@pytest.mark.parametrize(
+    ("messages", "running", "expected"),
+    [
+        ([], False, ("", 0)),
+        ([BEGIN], True, ("", 0)),
+        ([END], False, ("success", 1)),
+        ([BEGIN, END, BEGIN, FAIL, STOPPED], False, ("signal", 4)),
+        ([BEGIN, FAIL, BEGIN], True, ("signal", 2)),
+        ([BEGIN, END, BEGIN], False, ("interrupted", 3)),
+        ([BEGIN, BEGIN], True, ("interrupted", 1)),
+        ([BEGIN, BEGIN, END], False, ("success", 3)),
+    ],
+)
+def test_last_run_is_read_from_systemds_messages(
+    journal: pathlib.Path, messages: list[dict[str, str]], running: bool, expected: tuple[str, float]
+) -> None:
+    journal.write_text(
+        "".join(
+            line("x", pid="1", UNIT="a.service", __REALTIME_TIMESTAMP=str(number * 10**6), **one)
+            for number, one in enumerate(messages, 1)
+        )
+    )
+    assert systemd.last_run("a.service", running=running) == expected
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [

@@ -16,7 +16,9 @@ from ansible_collections.baton.web.plugins.module_utils.release import store
 @pytest.fixture
 def release_store(tmp_path: pathlib.Path) -> store.ReleaseStore:
     """The releases r1 to r5, of which r5 is the newest and r2 the current one."""
-    release_store = store.ReleaseStore(tmp_path / "opt/releases", tmp_path / "opt/current", tmp_path / "state")
+    release_store = store.ReleaseStore(
+        tmp_path / "opt/releases", tmp_path / "opt/current", tmp_path / "state", started_at_boot=tmp_path / "wants"
+    )
     for number in range(1, 6):
         folder = release_store.releases / f"r{number}"
         (folder / "src").mkdir(parents=True)
@@ -40,7 +42,11 @@ def test_release_of_a_background_process_is_kept(release_store: store.ReleaseSto
     """Even while the process isn't running, for example between two restarts."""
     instances = release_store.releases.parent / "processes"
     instances.mkdir()
-    (instances / "worker-1-1").symlink_to(release_store.releases / "r1")
+    # the process of r3 was told to stop and has ended
+    for name, release in (("worker-2-1", "r1"), ("worker-1-1", "r3")):
+        (instances / name).symlink_to(release_store.releases / release)
+    release_store.started_at_boot.mkdir()
+    (release_store.started_at_boot / "opt-worker@2-1.service").symlink_to("/etc/systemd/system/opt-worker@.service")
     assert store.in_use(release_store) == {"r1"}
     store.prune(release_store, 0, dry=False)
     assert names(release_store) == ["r1", "r2"]

@@ -1,0 +1,120 @@
+"""Look up the programs that the commands of process types and schedules begin with, before anything is touched.
+
+Without it, a misspelt command would be found only when it runs: for a type with `replace` after its old processes have
+ended, for a schedule at its time.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import uuid
+from collections.abc import Iterator
+
+from ..app import transient_unit
+from ..app.layout import Application
+
+MISSING = "missing: "  # begins the lines of the lookup's output
+NO_MODULE = 3  # exit status
+# words whose meaning doesn't depend on the shell
+_PLAIN = re.compile(r"[A-Za-z0-9_.+/][A-Za-z0-9_.+/-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_PYTHON = re.compile(r"python(3(\.[0-9]+)?)?")
+_PYTHON_FLAGS = re.compile(r"-[bBdEIOqsSuv]+")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+# where processes may create files later, and the current release
+_CHANGING = ("/var/", "/run/", "/tmp/", "/opt/")
+# an error in the package of a module isn't a misspelt name
+_FIND = (
+    "import importlib.util, sys\n"
+    "try: found = importlib.util.find_spec(sys.argv[1])\n"
+    "except ModuleNotFoundError as error: found = not f'{sys.argv[1]}.'.startswith(f'{error.name}.') or None\n"
+    f"sys.exit({NO_MODULE} if found is None else 0)"
+)
+
+
+class LookupFailedError(Exception):
+    """The commands can't be looked up. The message says why."""
+
+
+def programs(command: str) -> list[tuple[str, str]]:
+    """Return what a shell command runs first: a `program`, and the `module` or `file` that Python runs.
+
+    Leaves out what can't be told without running the command.
+    """
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        words = list(lexer)
+    except ValueError:  # a quote isn't closed
+        return []
+    while words and (words[0] == "exec" or _VARIABLE.match(words[0])):
+        del words[0]
+    if not words or not _is_lasting(words[0]):
+        return []
+    found = [("program", words[0])]
+    if _PYTHON.fullmatch(words[0].rpartition("/")[2]):
+        rest = words[1:]
+        while rest and _PYTHON_FLAGS.fullmatch(rest[0]):
+            del rest[0]
+        if rest[:1] == ["-m"]:
+            found += [("module", word) for word in rest[1:2] if _MODULE.fullmatch(word)]
+        else:
+            found += [("file", word) for word in rest[:1] if _is_lasting(word)]
+    return found
+
+
+def _is_lasting(word: str) -> bool:
+    return bool(_PLAIN.fullmatch(word)) and not word.startswith(_CHANGING)
+
+
+def of_host(app: Application) -> dict[str, str]:
+    """Return the commands of the types, checks and schedules that run on this host, by setting."""
+    return {
+        f"{setting}.{key}": command
+        for setting, about in app.declared.items()
+        if about.get("count") or about.get("runs")
+        for key in ("command", "check")
+        # settings that an earlier version wrote have no commands
+        if isinstance(command := about.get(key), str) and command
+    }
+
+
+def script(commands: dict[str, str]) -> str:
+    """Return a shell script that prints MISSING, the setting, and each program, module or file that it doesn't find."""
+    return "\n".join(line for setting, command in commands.items() for line in _lookups(setting, command))
+
+
+def _lookups(setting: str, command: str) -> Iterator[str]:
+    found = programs(command)
+    python = found[0][1] if found else ""
+    for kind, word in found:
+        report = f"echo {shlex.quote(f'{MISSING}{setting} {kind} {word}')}"
+        if kind == "program":
+            yield f"command -v {word} >/dev/null || {report}"
+        elif kind == "file":
+            yield f"test -e {word} || {report}"
+        else:
+            yield f"{python} -c {shlex.quote(_FIND)} {word} >/dev/null 2>&1; test $? -ne {NO_MODULE} || {report}"
+
+
+def lookup(app: Application, release: str, timeout: float) -> str:
+    """Look up the commands in a release, in one process like theirs. Returns the problems; empty if there are none.
+
+    Raises LookupFailedError.
+    """
+    text = script(of_host(app))
+    if not text:
+        return ""
+    unit = f"{app.name}-lookup-{uuid.uuid4().hex[:8]}.service"
+    # succeeds whatever the last line finds
+    argv = transient_unit.invocation(app, release, f"{text}\ntrue", round(timeout), unit)
+    status, output = transient_unit.run(argv, timeout + 60, unit)
+    if status != 0:
+        raise LookupFailedError(output.strip() or f"exit code {status}")
+    found = [line.removeprefix(MISSING).split() for line in output.splitlines() if line.startswith(MISSING)]
+    return " ".join(
+        f"{setting} runs the {kind} {word}, which the host and this release don't have. Correct the command, or add "
+        f"the {kind}."
+        for setting, kind, word in found
+    )

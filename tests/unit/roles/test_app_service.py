@@ -207,7 +207,7 @@ def test_process_environment_is_in_every_unit(render: Callable[..., str], templa
         ({"app_service_denied_addresses": []}, []),
         (
             {"app_service_allowed_addresses": ["10.0.0.0/8"], "app_service_forwarded_allow_ips": ["10.1.0.1", "*"]},
-            ["IPAddressDeny=any", "IPAddressAllow=localhost 10.0.0.0/8 10.1.0.1"],
+            ["IPAddressDeny=any", "IPAddressAllow=localhost", "IPAddressAllow=10.0.0.0/8 10.1.0.1"],
         ),
     ],
 )

@@ -249,14 +249,14 @@ class Master(RuleBasedStateMachine):
         assert self.serving() or not before, "the master has stopped the last serving worker"
         if not self.unretired(State.READY):
             for pid in standby & self.unretired(State.STANDBY):
-                assert self.master.WORKERS[pid].board.admitted, "nobody serves, and a worker waits that could"
+                assert self.master.WORKERS[pid].board.admitted, "no worker serves, and one in standby isn't admitted"
             if (
                 under_way is self.master._reload
                 and (under_way is None or under_way.phase is not reload.Phase.UNDO)
                 and self.world.now >= self.master._next_spawn
                 and not self.world.broken & {"fork", "pre_fork"}
             ):
-                assert self.unretired(State.BOOTING, State.WARMING, State.STANDBY), "nobody serves, and nothing boots"
+                assert self.unretired(State.BOOTING, State.WARMING, State.STANDBY), "no worker serves, and none boots"
         if under_way is not None and under_way.done and under_way.error:
             assert self.master.cfg is self.master.app.cfg is self.kept, "a failed reload has changed the configuration"
 

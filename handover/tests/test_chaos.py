@@ -41,30 +41,35 @@ def assert_settles(server: Server) -> None:
     assert set(server.failed_exits) <= {"was killed by SIGTERM"}
 
 
+@contextlib.contextmanager
+def no_request_lost(server: Server, loads: list[Load], rate: float) -> Iterator[None]:
+    """Sends requests during the block and until the workers have settled: none may fail."""
+    with Background(server.target, loads, rate=rate, fewest=int(rate)) as traffic:
+        yield
+        assert_settles(server)
+    assert traffic.summary.failed == {}, traffic.summary.failures
+
+
 @rounds(50)
 def test_reloads_at_random_moments_lose_no_request(server: Server, dice: random.Random, rounds: int) -> None:
     server.configure(keepalive=10)
     server.start()
-    with Background(server.target, LOADS, rate=100, fewest=100) as traffic:
+    with no_request_lost(server, LOADS, rate=100):
         for _ in range(rounds):
             server.signal(signal.SIGHUP)
             time.sleep(dice.uniform(0, 1))
-        assert_settles(server)
-    assert traffic.summary.failed == {}, traffic.summary.failures
 
 
 @rounds(25)
 def test_mixed_signals_lose_no_request(server: Server, dice: random.Random, rounds: int) -> None:
     server.configure(keepalive=10)
     server.start()
-    with Background(server.target, LOADS, rate=100, fewest=100) as traffic:
+    with no_request_lost(server, LOADS, rate=100):
         for _ in range(rounds):
             for number in dice.choices(SIGNALS, k=dice.randint(1, 4)):
                 if number is not signal.SIGTTIN or server.status["workers_wanted"] < MOST:
                     server.signal(number)
             time.sleep(dice.uniform(0, 1))
-        assert_settles(server)
-    assert traffic.summary.failed == {}, traffic.summary.failures
 
 
 @contextlib.contextmanager
@@ -86,7 +91,7 @@ def test_stopped_processes_lose_no_request(server: Server, dice: random.Random, 
     server.start()
     assert server.process is not None
     master = server.process.pid
-    with Background(server.target, [Load("get")], rate=50, fewest=50) as traffic:
+    with no_request_lost(server, [Load("get")], rate=50):
         for number in range(rounds):
             if number % 2:
                 server.signal(signal.SIGHUP)
@@ -94,8 +99,6 @@ def test_stopped_processes_lose_no_request(server: Server, dice: random.Random, 
             # a worker that exits in the meantime stays a zombie while the master is stopped
             with stopped(dice.choice([[master], server.pids()[:1], [master, *server.pids()]])):
                 time.sleep(dice.uniform(0, 0.5))
-        assert_settles(server)
-    assert traffic.summary.failed == {}, traffic.summary.failures
 
 
 @pytest.mark.long

@@ -308,7 +308,8 @@ def _old_workers_left(count: int) -> Callable[[Fleet, str], bool]:
     return lambda _fleet, old: _workers_of(old, other=False) <= count
 
 
-# by name: whether a deploy has come this far; `old` is the release before it
+# The moments at which the controller is killed: by name, a condition that tells whether the deploy has reached it.
+# `old`: the previous release.
 MOMENTS: dict[str, Callable[[Fleet, str], bool]] = {
     "begins": lambda _fleet, _old: True,
     **{f"{count} new workers": _new_workers(count) for count in range(1, 10)},

@@ -260,7 +260,7 @@ class Activation:
     def _record_commands(self) -> None:
         """Record the commands of types and schedules that run only on other hosts. Raises ActivationError."""
         record, commands = layout.read_json_or_empty(self.app.record), self._commands()
-        if not record or commands == layout.recorded_commands(self.app):
+        if not record or commands == record.get("commands"):
             return
         try:
             atomic_file.write(

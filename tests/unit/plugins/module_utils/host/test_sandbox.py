@@ -6,38 +6,16 @@ import pathlib
 
 from ansible_collections.baton.web.plugins.module_utils.host import sandbox
 
-CONFINED = [
-    "TasksMax=1024",
-    "MemoryMax=75%",
-    "MemorySwapMax=0",
-    "OOMScoreAdjust=500",
-    f"LimitFSIZE={2**33}",
-    "PrivateTmp=yes",
-    "PrivateDevices=yes",
-    "ProtectHome=yes",
-    "ProtectSystem=strict",
-    "ProtectProc=invisible",
-    "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes",
-    "ProtectControlGroups=yes",
-    "RestrictNamespaces=yes",
-    "RestrictSUIDSGID=yes",
-    "LockPersonality=yes",
-    "NoNewPrivileges=yes",
-    "CapabilityBoundingSet=",
-    "InaccessiblePaths=-/run/dbus",
-    "ReadOnlyPaths=-/run/baton",
-    "DynamicUser=yes",
-    "PrivateNetwork=yes",
-    "UMask=0022",
-]
+from tests.support.confinement import BOUNDS, CONFINED
+
+PROPERTIES = [*BOUNDS, *CONFINED, "DynamicUser=yes", "PrivateNetwork=yes", "UMask=0022"]
 
 
 def invocation(*more: str, environment: tuple[str, ...] = ()) -> list[str]:
     """The expected words, with these properties after the usual ones."""
     return [
         *("systemd-run", "--quiet", "--collect", "--wait", "--pipe"),
-        *(f"--property={line}" for line in (*CONFINED, *more)),
+        *(f"--property={line}" for line in (*PROPERTIES, *more)),
         *(f"--setenv={line}" for line in environment),
     ]
 

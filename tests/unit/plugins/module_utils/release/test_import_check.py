@@ -13,6 +13,7 @@ from ansible_collections.baton.web.plugins.module_utils.host.command import Bato
 from ansible_collections.baton.web.plugins.module_utils.release import import_check
 
 from tests.support import systemd_run
+from tests.support.confinement import BOUNDS, CONFINED
 from tests.support.program import write_script
 
 # another user than that of the tests
@@ -28,24 +29,6 @@ LoadCredential=TOKEN:{etc}/secrets/TOKEN
 MemoryMax=512M
 ProtectSystem=strict
 """
-BOUNDS = ["TasksMax=1024", "MemoryMax=75%", "MemorySwapMax=0", "OOMScoreAdjust=500", f"LimitFSIZE={2**33}"]
-CONFINED = [
-    "PrivateTmp=yes",
-    "PrivateDevices=yes",
-    "ProtectHome=yes",
-    "ProtectSystem=strict",
-    "ProtectProc=invisible",
-    "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes",
-    "ProtectControlGroups=yes",
-    "RestrictNamespaces=yes",
-    "RestrictSUIDSGID=yes",
-    "LockPersonality=yes",
-    "NoNewPrivileges=yes",
-    "CapabilityBoundingSet=",
-    "InaccessiblePaths=-/run/dbus",
-    "ReadOnlyPaths=-/run/baton",
-]
 
 
 class Host:

@@ -849,8 +849,10 @@ def test_signals_to_stop_are_blocked_during_the_fork(machine: Master, monkeypatc
     crash(machine)
     machine.loop()
     (during,) = blocked
-    assert during >= set(worker.STOP_SIGNALS)
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(worker.STOP_SIGNALS)
+    assert during >= set(worker.BLOCKED_IN_FORK)
+    # the master passes it on to all workers
+    assert signal.SIGUSR1 in during
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(worker.BLOCKED_IN_FORK)
 
 
 def test_starving_boot_gets_its_normal_priority_back(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -410,10 +410,10 @@ def test_error_is_a_failed_boot_only_until_the_worker_is_ready(
 
 def test_signals_for_the_master_do_nothing_to_a_worker(life: Create) -> None:
     one = life()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, worker.BLOCKED_IN_FORK)
     try:
         one.worker.init_signals()
-        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(worker.STOP_SIGNALS)
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(worker.BLOCKED_IN_FORK)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     for number in (signal.SIGHUP, signal.SIGUSR2):

@@ -29,7 +29,7 @@ from gunicorn_handover.board import DrainReason, State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
 from gunicorn_handover.reload import LoadInterrupted, Reload
-from gunicorn_handover.worker import STOP_SIGNALS, describe
+from gunicorn_handover.worker import BLOCKED_IN_FORK, describe
 
 TICK = 0.05  # seconds between two checks while something is in progress
 BACKOFF_FIRST = 0.5  # seconds until the first retry of a failed boot; doubled each time
@@ -283,8 +283,8 @@ class HandoverArbiter(Arbiter):
         """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError, or a hook's error."""
         serving = any(worker.board.state is State.READY for worker in self.WORKERS.values())
         release = status.release_id(self.cfg.handover_release_file)
-        # until a worker has handlers of its own it has the master's, which would swallow a signal to stop
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        # until a worker has its own handlers, it would swallow a signal to stop, or be killed by one to reopen the logs
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_IN_FORK)
         try:
             pid = self.spawn_worker()
         except SystemExit as error:
@@ -292,7 +292,8 @@ class HandoverArbiter(Arbiter):
                 raise  # the worker exits
             raise RuntimeError(f"the hook pre_fork called sys.exit({error.code!r})") from error
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            if os.getpid() == self.pid:  # an exiting worker also gets here
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_IN_FORK)
         worker = self.WORKERS[pid]
         worker.generation = generation
         worker.release = release

@@ -26,7 +26,9 @@ from gunicorn_handover.server import DrainingServer
 
 BOOT_ERROR = Arbiter.WORKER_BOOT_ERROR
 ADMISSION_TICK = 0.02  # seconds between two checks whether the master has admitted the worker
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+MASTER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # to reload, reopen the logs and upgrade
+# blocked from the fork until the worker has its own handlers: it would ignore them, or be killed by them
+BLOCKED_IN_FORK = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *MASTER_SIGNALS)
 FORKS_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL for processes that the application forked, at most
 CANCEL_SHARE = 0.25  # of handover_exit_timeout, for cancelled tasks; the rest is for the lifespan and forked processes
 HEARTBEAT = 0.5  # seconds between two heartbeats, at most
@@ -65,7 +67,7 @@ class HandoverWorker(UvicornWorker):
         # signals for the master; an empty handler, as programs that the application starts would inherit SIG_IGN
         for number in (signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_IN_FORK)
 
     def init_process(self) -> None:
         os.setsid()  # see priority.renice_session
@@ -95,6 +97,8 @@ class HandoverWorker(UvicornWorker):
             runner.run(self._serve())
         finally:
             self._close(runner)
+            # the interpreter restores the default handlers when it exits: a request to reopen the logs would kill it
+            signal.pthread_sigmask(signal.SIG_BLOCK, MASTER_SIGNALS)
         self.log.write_access()
         forks.terminate(self.pid, min(FORKS_TIMEOUT, self.cfg.handover_exit_timeout / 2))
         # this worker serves nothing any more: the interpreter's cleanup must not slow those that do

@@ -85,6 +85,8 @@ def _postgresql(settings: Settings, url: str, *, migrating: bool) -> AsyncEngine
         # No request fails after a restart of PostgreSQL, and connections don't live forever.
         pool_pre_ping=True,
         pool_recycle=1800,
+        # The connection used last first: it has the statements prepared, and few are open while there is little to do.
+        pool_use_lifo=True,
         hide_parameters=True,
     )
 

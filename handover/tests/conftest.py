@@ -50,6 +50,15 @@ def wait_for(condition: Callable[[], Any], timeout: float = 60.0, what: str = ""
     raise AssertionError(f"not within {timeout} s: {what or condition}")
 
 
+def time_slice(pid: int) -> float | None:
+    """The seconds for which a process runs before another may; None if the kernel doesn't show it."""
+    try:
+        lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return next((int(line.split()[-1]) / 1e9 for line in lines if line.startswith("se.slice ")), None)
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie doesn't."""
     try:

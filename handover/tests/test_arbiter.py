@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,18 @@ def test_last_worker_is_not_removed(machine: Master) -> None:
     machine.settle()
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_worker_that_hangs_is_removed_first(machine: Master, number: int) -> None:
+    silent, other = sorted(machine.serving())[number], sorted(machine.serving())[1 - number]
+    for _ in range(4):
+        machine.world.now += 1
+        machine.master.WORKERS[other].tmp.notify()
+        machine.loop()
+    machine.send_signals([signal.SIGTTOU])
+    assert machine.master.WORKERS[silent].retired_at is not None
+    assert machine.serving() == {other}
+
+
 @pytest.mark.parametrize("state", [State.READY, State.DRAINING])
 def test_workers_of_a_reload_boot_at_low_priority_if_others_serve(machine: Master, state: State) -> None:
     machine.master._nice = 0
@@ -169,6 +182,32 @@ def test_boots_at_once_are_limited(machine: Master) -> None:
     machine.loop()
     machine.loop()
     assert len(forked(machine)) == 2
+
+
+# by the processors: how many of a reload's boots want one at the same time
+@pytest.mark.parametrize(("processors", "busy"), [(1, 1), (2, 1), (3, 2), (4, 3), (64, 4)])
+def test_boots_of_a_reload_leave_a_processor_to_workers_that_serve(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, processors: int, busy: int
+) -> None:
+    demand: defaultdict[int, float] = defaultdict(float)  # by pid
+    monkeypatch.setattr(priority, "cpu_demand", demand.__getitem__)
+    machine.master._processors = processors
+    booting_reload(machine)
+    machine.master.num_workers = 9
+    machine.master.cfg.set("handover_boot_at_once", 4)
+    machine.loop()
+    assert len(forked(machine)) == busy
+    for _ in range(8):
+        for pid in forked(machine):
+            demand[pid] += 0.6 * STEP
+        pass_time(machine, STEP)
+        assert len(forked(machine)) == busy
+    # one waits for something else now
+    waits = forked(machine)[0]
+    for pid in forked(machine):
+        demand[pid] += (0.4 if pid == waits else 0.6) * STEP
+    pass_time(machine, STEP)
+    assert len(forked(machine)) == min(busy + 1, 4)
 
 
 def _nothing(_machine: Master, _worker: Any) -> None: ...
@@ -255,7 +294,7 @@ def test_worker_that_does_not_drain_is_killed_after_both_timeouts(machine: Maste
     for hanging in (False, True):  # a worker that hangs and doesn't drain at all, and one that hangs while it drains
         pid = min(machine.serving())
         one = machine.master.WORKERS[pid]
-        machine.world.processes[pid].hangs = True
+        machine.world.processes[pid].hung_at = machine.world.now
         if hanging:
             one.board.state = State.DRAINING
             machine.loop()
@@ -607,7 +646,7 @@ def test_dead_new_worker_is_replaced_while_an_old_one_does_not_drain(machine: Ma
     for one in new:
         one.board.state = State.READY
     for pid in old:
-        machine.world.processes[pid].hangs = True
+        machine.world.processes[pid].hung_at = machine.world.now
     machine.loop()
     reload = machine.master._reload
     assert reload is not None
@@ -634,7 +673,7 @@ def test_exit_of_an_old_worker_that_has_not_served_is_no_failed_boot(machine: Ma
     new = booting_reload(machine)[1:]
     old = machine.master.WORKERS[pid]
     old.board.state = state
-    machine.world.processes[pid].hangs = True
+    machine.world.processes[pid].hung_at = machine.world.now
     for one in new:
         one.board.state = State.READY
     machine.loop()
@@ -791,7 +830,7 @@ def test_no_worker_is_killed_after_a_suspension(machine: Master) -> None:
 
 def test_worker_that_hangs_is_killed_also_if_the_service_was_suspended_before(machine: Master) -> None:
     pid = min(machine.serving())
-    machine.world.processes[pid].hangs = True
+    machine.world.processes[pid].hung_at = machine.world.now
     machine.world.now += 3600
     machine.loop()
     began = machine.world.now

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, unix_connect
 
-from conftest import Server, alive, pending, wait_for
+from conftest import Server, alive, pending, time_slice, wait_for
 
 pytestmark = pytest.mark.versions
 
@@ -31,6 +31,35 @@ def _linger():
         _time.sleep(0.1)
 _atexit.register(_linger)
 """
+
+
+KEPT = """
+import gc as _gc
+class _Cycle:
+    def __init__(self):
+        self.itself = self
+        self.file = open(os.environ["KEPT"], "a")
+        self.file.write(f"frozen: {_gc.get_freeze_count()}, ")
+_cycle = _Cycle()
+_startup = application
+async def application(scope, receive, send):
+    if scope["type"] == "http":
+        _cycle.file.write("many" if _gc.get_freeze_count() > 10_000 else "few")
+    await _startup(scope, receive, send)
+"""
+
+
+def test_worker_freezes_what_it_has_loaded_and_flushes_files_at_its_exit(server: Server) -> None:
+    """Also a file that only the collection of a reference cycle would close."""
+    kept = server.root / "kept"
+    server.environ = {"KEPT": str(kept)}
+    server.configure(workers=1)
+    server.release("1", after=KEPT)
+    server.start()
+    assert server.get()["release"] == "1"
+    assert kept.read_text() == ""
+    assert server.reload().returncode == 0
+    wait_for(lambda: kept.read_text() == "frozen: 0, many")
 
 
 @pytest.mark.parametrize("way", ["stop", "reload", "reload and stop"])
@@ -50,9 +79,11 @@ def test_only_replaced_worker_exits_at_low_priority(server: Server, way: str) ->
     if way != "stop":
         assert server.reload().returncode == 0
         wait_for(lambda: niceness() == [19, 19])
+        wait_for(lambda: {time_slice(pid) for pid in before} <= {0.1, None})
     if way != "reload":
         server.signal(signal.SIGTERM)
         wait_for(lambda: niceness() == [usual, usual])
+        assert 0.1 not in {time_slice(pid) for pid in before}
     time.sleep(2)  # twice `timeout`
     (folder / "go").touch()
     wait_for(lambda: not set(before) & set(server.children()))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.traffic import Background, Load
 
-from conftest import Server, wait_for
+from conftest import Server, time_slice, wait_for
 
 LOADS = [
     Load("get", share=6, expect='"release":'),
@@ -509,11 +509,13 @@ def test_only_booting_workers_have_low_priority(server: Server) -> None:
     server.start()
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     normal = server.get("/priority")
+    normal_slice = time_slice(server.pids()[0])
     server.set_current("2")
     server.signal(signal.SIGHUP)
     booting = wait_for(lambda: server.pids("booting"))[0]
     wait_for(lambda: os.getpriority(os.PRIO_PROCESS, booting) == 19)
     wait_for(lambda: session_niceness(booting) in (19, None))
+    wait_for(lambda: time_slice(booting) in (0.1, None))
     with open(f"/proc/{booting}/oom_score_adj") as file:
         assert int(file.read()) == min(1000, normal["oom"] + 500)
     server.unblock_import("2")
@@ -525,6 +527,7 @@ def test_only_booting_workers_have_low_priority(server: Server) -> None:
     # two workers' sessions together weigh as one
     wait_for(lambda: {session_niceness(pid) for pid in server.pids()} <= {3, None})
     assert session_niceness(os.getpid()) in (0, None)
+    assert {time_slice(pid) for pid in server.pids()} == {normal_slice}
 
 
 def session_niceness(pid: int) -> int | None:

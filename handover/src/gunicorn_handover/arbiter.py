@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gunicorn.arbiter as stock
@@ -24,7 +24,7 @@ from gunicorn.pidfile import Pidfile
 from gunicorn.sock import close_sockets
 from gunicorn.workers.workertmp import WorkerTmp
 
-from gunicorn_handover import forks, metrics, priority, status
+from gunicorn_handover import forks, metrics, priority, resources, status
 from gunicorn_handover.board import DrainReason, State
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
@@ -32,6 +32,7 @@ from gunicorn_handover.reload import LoadInterrupted, Reload
 from gunicorn_handover.worker import BLOCKED_IN_FORK, describe
 
 TICK = 0.05  # seconds between two checks while something is in progress
+BOOT_SAMPLE = 0.25  # seconds over which a boot's demand for processor time is measured
 BACKOFF_FIRST = 0.5  # seconds until the first retry of a failed boot; doubled each time
 BACKOFF_MAX = 30.0  # seconds
 STABLE_AFTER = 10.0  # seconds of service after which a worker's crash doesn't count as a failed boot
@@ -39,6 +40,7 @@ BUSY_FACTOR = 3  # a boot's hard limit, in multiples of its timeout: time spent 
 LOAD_GRACE = 0.5  # seconds that a configuration may load before a pending signal interrupts it
 MAX_CPU_WAIT = 3.0  # seconds that a low-priority boot may wait for a processor in total before its priority is restored
 WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, after its timeout or during a stop
+SILENT = 3.0  # seconds since a worker's last heartbeat, of which there are two per second, that mean that it may hang
 SUSPENDED = 3.0  # seconds between two looks at the heartbeats, which are a second apart, that mean a suspended process
 # what Gunicorn's stop() uses of the module `time`
 _STEADY = types.SimpleNamespace(time=time.monotonic, monotonic=time.monotonic, sleep=time.sleep)
@@ -70,6 +72,7 @@ class HandoverArbiter(Arbiter):
         self._signal_pending = False
         self._write_error = ""
         self._nice = priority.niceness()
+        self._processors = resources.cores()
         self._oom_kills = priority.oom_kills()
         self._fingerprint = Fingerprint()
         self._versions = status.versions()
@@ -308,10 +311,29 @@ class HandoverArbiter(Arbiter):
         if low_priority and serving and nice > self._nice:
             worker.low_priority = True
             worker.pending_session_nice = nice  # may be lowered again without privileges, unlike a process's niceness
+            priority.set_slice(pid, priority.LONGEST_SLICE)
             if priority.can_renice_to(self._nice):
                 priority.renice(pid, nice)
         if not self._complete:
             self.notifier.extend(BUSY_FACTOR * (self.cfg.handover_boot_timeout + self.cfg.handover_warmup_timeout))
+
+    def free_boots(self, booting: Sequence[Any], *, low_priority: bool) -> int:
+        """How many more workers may begin to boot now. Boots of low priority leave a processor to the workers that
+        serve, unless they wait for something else than a processor."""
+        free: int = self.cfg.handover_boot_at_once - len(booting)
+        if low_priority:
+            busy = sum(self._boot_is_busy(worker) for worker in booting)
+            free = min(free, max(1, self._processors - 1) - busy)
+        return free
+
+    def _boot_is_busy(self, worker: Any) -> bool:
+        """Whether a booting worker has mostly wanted a processor lately; true until that is known."""
+        (since, before), now = worker.boot_demand, time.monotonic()
+        if now - since >= BOOT_SAMPLE:
+            demand = priority.cpu_demand(worker.pid)
+            worker.boot_demand = now, demand
+            worker.boot_is_busy = demand - before > (now - since) / 2
+        return bool(worker.boot_is_busy)
 
     def admit(self, worker: Any) -> None:
         """Lets a worker that has started up accept connections, at normal priority. Call it until the worker is ready.
@@ -346,6 +368,7 @@ class HandoverArbiter(Arbiter):
             worker.low_priority = False
             worker.pending_session_nice = self._session_nice()
             self._renice_session(worker)
+            priority.set_slice(worker.pid, 0)
             if not priority.renice(worker.pid, self._nice):
                 self.log.warning(
                     "The niceness of worker (pid:%s) can't be set back to %d. Set LimitNICE= in the unit, "
@@ -459,16 +482,19 @@ class HandoverArbiter(Arbiter):
             for worker in serving:
                 if worker.board.to_be_replaced:
                     self.retire(worker)
-            for worker in fresh[: len(fresh) - self.num_workers]:
+            # a worker that may hang first: the others might be the only ones that serve
+            silent_first = sorted(fresh, key=_is_silent, reverse=True)
+            for worker in silent_first[: len(fresh) - self.num_workers]:
                 self.retire(worker)
             if not self._complete:
                 self._complete = self._notify_ready = True
         elif time.monotonic() >= self._next_spawn:
             missing = self.num_workers - len(fresh) - len(booting)
-            for _ in range(min(missing, self.cfg.handover_boot_at_once - len(booting))):
+            # low priority only if it replaces a worker that still serves: a missing one is urgent
+            low_priority = len(serving) >= self.num_workers
+            for _ in range(min(missing, self.free_boots(booting, low_priority=low_priority))):
                 try:
-                    # low priority only if it replaces a worker that still serves: a missing one is urgent
-                    self.spawn(self.generation, low_priority=len(serving) >= self.num_workers)
+                    self.spawn(self.generation, low_priority=low_priority)
                 except Exception as error:  # from fork, or from a hook of the configuration
                     failure = f"no worker could be started: {describe(error)}"
                     if self._complete:
@@ -725,6 +751,11 @@ _PUBLIC_STATE = {
 
 def _utc(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def _is_silent(worker: Any) -> bool:
+    """Whether a worker's heartbeats have stopped."""
+    return time.monotonic() - float(worker.tmp.last_update()) > SILENT
 
 
 def _overdue(took: float, waited: float, limit: float) -> str:

@@ -61,6 +61,9 @@ class Master(Protocol):
     def spawn(self, generation: int, *, low_priority: bool) -> None:
         """Forks a worker, which boots at the lowest priority if `low_priority`. Raises OSError, or a hook's error."""
 
+    def free_boots(self, booting: Sequence[Any], *, low_priority: bool) -> int:
+        """How many more workers may begin to boot now."""
+
     def admit(self, worker: Any) -> None:
         """Lets a worker that has started up accept connections. Call it until the worker is ready."""
 
@@ -344,7 +347,7 @@ class Reload:
                 master.retire(worker)
         else:
             missing = master.num_workers - len(standby) - len(ready) - len(booting)
-            for _ in range(min(missing, master.cfg.handover_boot_at_once - len(booting))):
+            for _ in range(min(missing, master.free_boots(booting, low_priority=not none_serving))):
                 try:
                     master.spawn(self.generation, low_priority=True)
                 except Exception as error:  # from fork, or from a hook of the configuration

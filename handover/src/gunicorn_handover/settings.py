@@ -131,13 +131,14 @@ _define(
     _positive_seconds,
     "Seconds from a worker's fork to the end of its lifespan startup, at most.",
 )
-# A single boot would occupy one processor alone and crowd all serving workers onto the others. With one boot more than
-# processors, 2n+1 workers boot in two rounds, and a boot that waits for I/O leaves no processor idle.
+# With one boot more than processors, 2n+1 workers boot in two rounds, and a boot that waits for I/O leaves no processor
+# idle. While workers serve, HandoverArbiter.free_boots leaves them a processor.
 _define(
     "handover_boot_at_once",
     resources.cores() + 1,
     _at_least_one,
-    "Number of workers that boot at the same time. Default: the processors that the service may use, plus one.",
+    "Number of workers that boot at the same time, at most. Default: the processors that the service may use, plus 1. "
+    "During a reload, boots that want a processor are fewer than these, but at least one.",
 )
 _define("handover_boot_nice", 19, _nice, "Niceness of a worker that boots while others serve; 0 leaves it unchanged.")
 _define(

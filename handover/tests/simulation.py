@@ -105,9 +105,9 @@ class Client:
     async def start_tls(self, context: ssl.SSLContext) -> None:
         await self._writer.start_tls(context, server_hostname="localhost")
 
-    def send(self, path: str = "/") -> None:
-        """Sends a request."""
-        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    def send(self, path: str = "/", headers: str = "") -> None:
+        """Sends a request, with further headers."""
+        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
 
     async def receive(self) -> tuple[int, dict[str, str]]:
         """The status and headers of the next response."""
@@ -117,9 +117,9 @@ class Client:
         await self._reader.readexactly(int(headers["content-length"]))
         return int(first.split()[1]), headers
 
-    async def get(self, path: str = "/") -> tuple[int, dict[str, str]]:
+    async def get(self, path: str = "/", headers: str = "") -> tuple[int, dict[str, str]]:
         """The status and headers of the response to a request."""
-        self.send(path)
+        self.send(path, headers)
         return await self.receive()
 
     async def upgrade(self) -> None:

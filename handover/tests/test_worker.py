@@ -15,6 +15,7 @@ from typing import Any
 import gunicorn.workers.base
 import pytest
 import uvloop
+import websockets
 
 from application import application
 from gunicorn_handover import forks, metrics, priority, worker
@@ -505,6 +506,53 @@ def test_urgent_path_does_not_wait_for_its_turn(life: Create, setting: str) -> N
     one.run(script)
     assert answered.index("/readiness") < 3
     assert len(answered) == 9
+
+
+@pytest.mark.parametrize("http_parser", ["httptools", "h11"])
+@pytest.mark.parametrize(("limit", "most"), [(3, 3), (100, 100), (0, 1000)])
+def test_request_with_more_header_fields_than_allowed_is_answered_431(
+    life: Create, http_parser: str, limit: int, most: int
+) -> None:
+    reached: list[str] = []
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["type"])
+        await application(scope, receive, send)
+
+    one = life(served, handover_http=http_parser, limit_request_fields=limit, accesslog=None, keepalive=100)
+
+    async def script(one: Life) -> None:
+        await one.ready()
+        client = await one.connect()
+        # the Host header counts
+        assert (await client.get(headers="X-A: 1\r\n" * (most - 1)))[0] == 200
+        if limit:
+            status, headers = await client.get(headers="X-A: 1\r\n" * most)
+            assert (status, headers["content-type"]) == (431, "text/plain; charset=utf-8")
+        # the connection stays open
+        assert (await client.get())[0] == 200
+        await one.drain()
+
+    one.run(script)
+    assert reached.count("http") == 2
+    assert one.log.count("limit_request_fields is exceeded") == bool(limit)
+
+
+def test_websocket_with_more_header_fields_than_allowed_is_answered_431(life: Create) -> None:
+    one = life(limit_request_fields=20)
+
+    async def script(one: Life) -> None:
+        await one.ready()
+        async with one.websocket() as websocket:
+            await websocket.send("text")
+            assert await websocket.recv() == "text"
+        fields = [("X-A", "1")] * 20
+        with pytest.raises(websockets.InvalidStatus, match="431"):
+            await websockets.unix_connect(str(one.socket), "ws://localhost/", additional_headers=fields)
+        await one.drain()
+
+    one.run(script)
+    assert one.log.count("limit_request_fields is exceeded") == 1
 
 
 def test_event_loop_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
-"""ASGI middleware around the application: holds back the first request until the worker is admitted, writes the access
-log, and implements the drain. It uses only the ASGI interface, no internals of Uvicorn."""
+"""ASGI middleware around the application: holds back the first request until the worker is admitted, refuses requests
+with too many header fields, writes the access log, and implements the drain. It uses only the ASGI interface, no
+internals of Uvicorn."""
 
 from __future__ import annotations
 
@@ -96,16 +97,18 @@ class ServedApplication:
         gate: Callable[[Application, dict[str, Any]], Awaitable[str | None]],
         on_failure: Callable[[str], None],
         access_line: Callable[[dict[str, Any]], None] | None,
+        limit_request_fields: int,
         urgent_paths: Collection[str] = (),
     ) -> None:
         """`gate` is awaited between the lifespan startup and the first request, with the application and the lifespan's
         state; it returns a reason to fail the startup, or None. `on_failure` gets the reason of a failed startup.
-        `access_line` gets the fields of each access log line; None disables the log. Requests for `urgent_paths` don't
-        queue."""
+        `access_line` gets the fields of each access log line; None disables the log. A request may have at most
+        `limit_request_fields` header fields. Requests for `urgent_paths` don't queue."""
         self._application = application
         self._gate = gate
         self._on_failure = on_failure
         self._access_line = access_line
+        self._limit_request_fields = limit_request_fields
         self._urgent_paths = frozenset(urgent_paths)
         self._turns = Turns()
         self._sessions: set[WebSocketSession] = set()
@@ -137,6 +140,10 @@ class ServedApplication:
         if scope["type"] == "websocket":
             return self._websocket(scope, receive, send)
         return self._lifespan(scope, receive, send)
+
+    def _responder(self, scope: Scope) -> Application:
+        """What responds to a request or WebSocket: the application, unless it has too many header fields."""
+        return self._application if len(scope["headers"]) <= self._limit_request_fields else refuse_header_fields
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
@@ -204,7 +211,7 @@ class ServedApplication:
         try:
             if scope["path"] not in self._urgent_paths:
                 await self._turns.wait()
-            await self._application(scope, observed_receive, observed_send)
+            await self._responder(scope)(scope, observed_receive, observed_send)
         except BaseException as error:
             status = status or 500
             # After a complete response the connection may already carry the next request. Uvicorn would close it for
@@ -239,7 +246,7 @@ class ServedApplication:
 
         self._sessions.add(session)
         try:
-            await self._application(scope, observed_receive, observed_send)
+            await self._responder(scope)(scope, observed_receive, observed_send)
         except BaseException:
             if not session.accepted:
                 session.status = 500
@@ -252,6 +259,17 @@ class ServedApplication:
             if self._access_line is not None:
                 fields = access_fields(scope, "GET", session.status, began, sent, "websocket")
                 self._access_line({**fields, "close_code": session.close_code})
+
+
+async def refuse_header_fields(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    """Answers 431, as Gunicorn's own workers do. The connection stays open: closed with an unread body, it would be
+    reset, and nginx would answer 502."""
+    _ERROR_LOG.warning("Request with %d header fields: limit_request_fields is exceeded", len(scope["headers"]))
+    response = "http.response" if scope["type"] == "http" else "websocket.http.response"
+    body = b"Request Header Fields Too Large"
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": f"{response}.start", "status": 431, "headers": headers})
+    await send({"type": f"{response}.body", "body": body})
 
 
 def set_request_id(scope: Scope) -> None:

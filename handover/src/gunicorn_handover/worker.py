@@ -34,6 +34,7 @@ BLOCKED_IN_FORK = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *MASTER_SIGNAL
 FORKS_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL for processes that the application forked, at most
 CANCEL_SHARE = 0.25  # of handover_exit_timeout, for cancelled tasks; the rest is for the lifespan and forked processes
 HEARTBEAT = 0.5  # seconds between two heartbeats, at most
+MOST_REQUEST_FIELDS = 32768  # Gunicorn's, for limit_request_fields = 0
 
 
 class HandoverWorker(UvicornWorker):
@@ -148,6 +149,7 @@ class HandoverWorker(UvicornWorker):
             gate=self._wait_for_admission,
             on_failure=self.board.record_failure,
             access_line=self.log.access_line if self.log.logs_access else None,
+            limit_request_fields=self.cfg.limit_request_fields or MOST_REQUEST_FIELDS,
             urgent_paths=[path.partition("?")[0] for path in self.cfg.handover_urgent_paths],
         )
         config.loaded_app = application

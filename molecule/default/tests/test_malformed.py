@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.wait import PATIENCE
 
-from .conftest import INVENTORY, NAME, PORT
+from .conftest import INVENTORY, NAME, PORT, Edge
 
 pytestmark = pytest.mark.hosts("edge1")
 
@@ -63,6 +63,14 @@ def test_host_with_text_as_port_is_refused_over_http2() -> None:
     with httpx.Client(base_url=f"https://127.0.0.1:{PORT}", verify=own, http2=True, timeout=PATIENCE) as client:
         answer = client.get("/healthz", headers={"Host": f"{NAME}:text"}, extensions={"sni_hostname": NAME})
     assert (answer.status_code, answer.http_version) == (400, "HTTP/2")
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "status"), [(80, 1, 200), (100, 1, 431), (1, 17_000, 400), (9, 8000, 400)], ids=str
+)
+def test_number_and_size_of_header_fields_are_limited(edge: Edge, fields: int, size: int, status: int) -> None:
+    headers = {f"X-Field-{number}": "x" * size for number in range(fields)}
+    assert edge("/healthz", headers=headers).status_code == status
 
 
 # nginx has no setting to refuse these

@@ -21,6 +21,7 @@ WEEK = 7 * 24 * 3600
 LIMITS = {
     "app_service_backlog": (1, 65535),
     "app_service_keepalive": (1, WEEK),
+    "app_service_limit_request_fields": (32, 32768),  # browsers send half of it; Gunicorn counts no further
     "app_service_memory_percent": (1, 100),
     "app_service_nofile": (64, 2**20),  # the kernel's fs.nr_open: above it the unit doesn't start
     "app_service_websocket_spread": (0, WEEK),

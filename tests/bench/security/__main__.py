@@ -5,7 +5,8 @@
     python -m tests.bench.security --render FILE.json
 
 Creates a fleet for each release, one after the other, and removes it. Exits with 1 if a figure misses its target. With
---only or --release, it measures some parts, or one release, and prints the figures instead of writing the page.
+--only or --release, it measures some parts, or one release, prints the figures, and replaces those in the file of the
+last run; the page is written once all parts of both releases are in it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ def main() -> int:
     options = command_line(parser, lambda figures: report.markdown(report.read(figures)))
     output = options.output or EVIDENCE / "security.json"
     page = output.with_suffix(".md") if options.output else PROJECT / "docs/security-figures.md"
+    partial = bool(options.only or options.release)
+    try:
+        earlier = report.read(output) if partial and output.exists() else None
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"security: {output} is not of this version ({error}). Remove it.", file=sys.stderr)
+        return 2
     began = time.time()
     try:
         releases = [
@@ -62,14 +69,17 @@ def main() -> int:
         answer_seconds=measure.ANSWER_SECONDS,
         releases=releases,
     )
-    if options.only or options.release:
-        print(json.dumps([dataclasses.asdict(release) for release in releases], indent=1))
-    else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        report.write(document, output)
-        page.write_text(report.markdown(document))
-        print(f"{output} and {page}")
     shortfalls = report.shortfalls(document)
+    if partial:
+        print(json.dumps([dataclasses.asdict(release) for release in releases], indent=1))
+    if earlier:
+        document = report.merged(earlier, document)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report.write(document, output)
+    print(output)
+    if report.is_complete(document, len(INVENTORIES)):
+        page.write_text(report.markdown(document))
+        print(page)
     for message in shortfalls:
         print(message, file=sys.stderr)
     return 1 if shortfalls else 0

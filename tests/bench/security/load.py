@@ -22,7 +22,7 @@ NAMED = "grep -q '{name}' /etc/hosts || echo '{address} {name}' >> /etc/hosts"
 INSTALL = "apt-get -o DPkg::Lock::Timeout=300 install -qq -y --no-install-recommends {} > /dev/null"
 # the crowd stands for many addresses, and has no limits (the inventory's nginx_site_unlimited_clients); the others have
 CROWD, ATTACKER, STRANGER = "client1", "data1", "app1"
-HEALTH = ("/healthz", "/readyz")
+HEALTH = "/readyz"
 PAGE = "/"
 OVERLOAD_SECONDS = 30
 CAPACITY_SECONDS = 10
@@ -33,16 +33,16 @@ SLOW = {
     "1,000 slow bodies": "-B -c 1000 -r 200 -i 5 -x 10 -s 8192 -u https://{name}/api/links",
     "500 slow readers": "-X -c 500 -r 100 -w 512 -y 1024 -n 5 -z 32 -k 1 -u https://{name}/api/large?megabytes=4",
 }
-# on the edge: the request times of a client's answers since then, by status
+# on the edge: the request times of a client's refused requests since then, by who refused them
 LOGGED = """
 import json, sys
 client, since = sys.argv[1], float(sys.argv[2])
-times = {}
+times = {"edge": [], "application": []}
 with open("/var/log/nginx/links-access.log") as log:
     for line in log:
         entry = json.loads(line)
-        if entry["client"] == client and entry["msec"] >= since:
-            times.setdefault(entry["status"], []).append(entry["request_time"])
+        if entry["client"] == client and entry["msec"] >= since and entry["status"] == 503:
+            times["application" if entry["upstream_status"] == "503" else "edge"].append(entry["request_time"])
 json.dump(times, sys.stdout)
 """
 WORKERS = (
@@ -71,11 +71,12 @@ class Overload:
     connections: int
     answered: int
     refused: int
+    refused_by_application: int  # of these; by the edge's log
     other: int  # statuses other than 200 and 503, and errors
     without_retry_after: int
     refused_slowest: float  # according to the edge's log
     stranger_refused_slowest: float  # according to another client
-    health: dict[str, Asked]
+    health: Asked
     workers_lost: int
     before: Asked
     after: Asked
@@ -108,23 +109,24 @@ def overload(hosts: Hosts) -> Overload:
         crowd = pool.submit(_wrk, hosts, connections, OVERLOAD_SECONDS, 1000)
         # until all of its connections are open
         time.sleep(3)
-        meanwhile = _ask(hosts, ATTACKER, OVERLOAD_SECONDS - 6, 0.1, [*HEALTH, PAGE])
+        meanwhile = _ask(hosts, ATTACKER, OVERLOAD_SECONDS - 6, 0.1, [HEALTH, PAGE])
         counted = crowd.result()
     time.sleep(RECOVERY_SECONDS)
     after = summary(_ask(hosts, ATTACKER, RECOVERY_SECONDS, 0.1, [PAGE]))
     log = hosts.run("edge1", shlex.join(["python3", "-c", LOGGED, hosts.address(CROWD), str(since)]))
-    refused = json.loads(log).get("503", [])
+    refused = json.loads(log)
     return Overload(
         capacity=capacity,
         offered=(counted["answered"] + counted["refused"] + counted["other"]) / counted["seconds"],
         connections=connections,
         answered=int(counted["answered"]),
         refused=int(counted["refused"]),
+        refused_by_application=len(refused["application"]),
         other=int(counted["other"] + counted["errors"]),
         without_retry_after=int(counted["without_retry_after"]),
-        refused_slowest=max(refused, default=0.0),
+        refused_slowest=max([*refused["edge"], *refused["application"]], default=0.0),
         stranger_refused_slowest=max((answer[1] for answer in meanwhile if answer[2] == 503), default=0.0),
-        health={path: summary([answer for answer in meanwhile if answer[0] == path]) for path in HEALTH},
+        health=summary([answer for answer in meanwhile if answer[0] == HEALTH]),
         workers_lost=len(workers - _workers(hosts)),
         before=before,
         after=after,
@@ -141,7 +143,7 @@ def slow_clients(hosts: Hosts) -> list[Slow]:
             attack = pool.submit(hosts.run, ATTACKER, command)
             # until its connections are open
             time.sleep(8)
-            answers = _ask(hosts, STRANGER, SLOW_SECONDS - 12, 0.4, [PAGE, "/readyz"])
+            answers = _ask(hosts, STRANGER, SLOW_SECONDS - 12, 0.4, [PAGE, HEALTH])
             output = attack.result()
         measured.append(Slow(kind, most_connected(output), summary(answers)))
         # it closes its connections, and nginx those that are left

@@ -201,7 +201,7 @@ def _issues(hosts: Hosts, options: list[str]) -> list[str]:
 
 def _grade(hosts: Hosts) -> Grade:
     """testssl.sh on the client's host, whose release has a version that grades."""
-    load.prepare(hosts, "client1", "testssl.sh bsdextrautils dnsutils")
+    load.prepare(hosts, "client1", "testssl.sh bsdextrautils bind9-dnsutils")
     hosts.run("client1", "cat > /root/ca.pem", hosts.authority.read_text())
     options = f"--quiet --color 0 --warnings batch --add-ca /root/ca.pem --jsonfile /root/testssl.json {NAME}:443"
     # its exit code is the number of findings

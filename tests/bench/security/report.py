@@ -19,8 +19,9 @@ PAGE = pathlib.Path(__file__).with_name("page.md")
 # the limits in docs/security.md
 EXPOSURE = {"links": 1.5, "nginx": 4.0, "postgresql": 5.0}
 PORTS = {"edge1": [22, 80, 443], "app1": [22], "data1": [22]}
-# what testssl.sh finds in a certificate of a private authority, which has no revocation list
-PRIVATE_AUTHORITY = ("cert_chain_of_trust", "cert_revocation")
+# what testssl.sh finds in a certificate of a private authority: it names no revocation list. It trusts the authority, so that
+# an incomplete chain is a fault.
+PRIVATE_AUTHORITY = "cert_revocation"
 GRADE = "A+"
 # seconds; the latency of normal requests after an overload compares with that before
 REFUSAL_SECONDS, HEALTH_SECONDS = 1.0, 0.5
@@ -33,6 +34,8 @@ REFUSAL, NONE, ACCEPTED, SEVERAL = KINDS = [
     "accepted",
     "accepted as several",
 ]
+# the values of a part that wasn't measured
+EMPTY: tuple[Any, ...] = ("", None, {}, [])
 # statuses that refuse a request; all others answer it
 REFUSED = (400, 408, 413, 414, 431, 494, 501, 505)
 
@@ -54,6 +57,37 @@ def write(document: Document, path: pathlib.Path) -> None:
     path.write_text(json.dumps(dataclasses.asdict(document), indent=1) + "\n")
 
 
+def merged(old: Document, new: Document) -> Document:
+    """The figures of both documents. Parts that `new` contains are its own, also if it has only some of a release's."""
+    releases = {release.name: release for release in old.releases}
+    for release in new.releases:
+        measured = {name: value for name, value in _fields(release).items() if value not in EMPTY}
+        before = releases.get(release.name, release)
+        measured["versions"] = before.versions | release.versions
+        releases[release.name] = dataclasses.replace(before, **measured)
+    # the figures are those of all these versions
+    versions = {
+        name: ", ".join(dict.fromkeys([*old.versions.get(name, version).split(", "), version]))
+        for name, version in new.versions.items()
+    }
+    return dataclasses.replace(
+        new,
+        seconds=old.seconds + new.seconds,
+        versions=versions,
+        releases=[releases[name] for name in sorted(releases)],
+    )
+
+
+def is_complete(document: Document, number: int) -> bool:
+    """Whether each part of this number of releases was measured."""
+    figures = [value for release in document.releases for value in _fields(release).values()]
+    return len(document.releases) == number and not any(value in EMPTY for value in figures)
+
+
+def _fields(release: Release) -> dict[str, Any]:
+    return {field.name: getattr(release, field.name) for field in dataclasses.fields(release)}
+
+
 def read(path: pathlib.Path) -> Document:
     figures = json.loads(path.read_text())
     figures["releases"] = [
@@ -73,9 +107,7 @@ def read(path: pathlib.Path) -> Document:
 
 
 def _overload(figures: dict[str, Any]) -> load.Overload:
-    health = {path: load.Asked(**one) for path, one in figures["health"].items()}
-    asked = {name: load.Asked(**figures[name]) for name in ("before", "after")}
-    return load.Overload(**figures | asked | {"health": health})
+    return load.Overload(**figures | {name: load.Asked(**figures[name]) for name in ("health", "before", "after")})
 
 
 def shortfalls(document: Document) -> list[str]:
@@ -139,11 +171,12 @@ def _overloaded(figures: load.Overload) -> Iterator[str]:
     slowest = max(figures.refused_slowest, figures.stranger_refused_slowest)
     if slowest > REFUSAL_SECONDS:
         yield f"a refusal took {slowest:.2f} s, more than {REFUSAL_SECONDS:g} s"
-    for path, asked in figures.health.items():
-        if asked.failed:
-            yield f"{asked.failed} of {asked.number} requests for {path} failed under overload"
-        if asked.slowest > HEALTH_SECONDS:
-            yield f"{path} took up to {asked.slowest:.2f} s under overload, more than {HEALTH_SECONDS:g} s"
+    if figures.health.failed:
+        yield f"{figures.health.failed} of {figures.health.number} requests for {load.HEALTH} failed under overload"
+    if figures.health.slowest > HEALTH_SECONDS:
+        yield (
+            f"{load.HEALTH} took up to {figures.health.slowest:.2f} s under overload, more than {HEALTH_SECONDS:g} s"
+        )
     if figures.workers_lost:
         yield f"{figures.workers_lost} workers ended under overload"
     times, seconds = NORMAL
@@ -261,7 +294,7 @@ def _injected(releases: list[Release]) -> str:
 
 
 def _findings(releases: list[Release]) -> str:
-    """The findings above LOW that only mean a private authority."""
+    """All findings above LOW."""
     listed = {tuple(finding) for release in releases if release.grade for finding in release.grade.findings}
     return "\n".join(f"- `{name}` {severity}: {text}" for name, severity, text in sorted(listed)) or "None."
 
@@ -277,20 +310,18 @@ def _overload_table(releases: list[Release]) -> str:
 def _overload_rows(figures: load.Overload) -> dict[tuple[str, str], str]:
     """The values by name and target."""
     refusal, health = f"{REFUSAL_SECONDS:g}", f"{HEALTH_SECONDS:g}"
-    rows = {
+    return {
         ("requests/s that the application serves", ""): f"{figures.capacity:.0f}",
         ("requests/s of the crowd", f"{OVERLOAD:g} times that"): f"{figures.offered:.0f}",
         ("its connections", ""): f"{figures.connections:,}",
         ("refused with 503", ""): f"{figures.refused / (figures.answered + figures.refused):.0%}",
+        ("of these by the application itself", ""): f"{figures.refused_by_application:,}",
         ("without `Retry-After`", "0"): str(figures.without_retry_after),
         ("other answers and errors", "0"): str(figures.other),
         ("slowest refusal, s", refusal): _seconds(figures.refused_slowest),
         ("seen by another client, s", refusal): _seconds(figures.stranger_refused_slowest),
-    }
-    for path, asked in figures.health.items():
-        rows[f"`{path}` failed", "0"] = f"{asked.failed} of {asked.number}"
-        rows[f"`{path}` median / 95 % / slowest, s", health] = _times(asked)
-    return rows | {
+        (f"`{load.HEALTH}` failed", "0"): f"{figures.health.failed} of {figures.health.number}",
+        (f"`{load.HEALTH}` median / 95 % / slowest, s", health): _times(figures.health),
         ("processes of application and edge that ended", "0"): str(figures.workers_lost),
         ("normal requests before, s", ""): _times(figures.before),
         (f"{load.RECOVERY_SECONDS} s after, s", "95 %: as before"): _times(figures.after),

@@ -120,6 +120,7 @@ def test_gunicorn_settings_are_rendered(configuration: Callable[..., dict[str, A
         "graceful_timeout": 42,
         "keepalive": 43,
         "backlog": 44,
+        "limit_request_fields": 47,
         "max_requests": 45,
         "max_requests_jitter": 46,
     }

@@ -14,12 +14,22 @@ function delay()
    return math.random(0, 2 * pause)
 end
 
+-- names have the case that the server chose: nginx and the application differ
+local function has(headers, wanted)
+   for name in pairs(headers) do
+      if name:lower() == wanted then
+         return true
+      end
+   end
+   return false
+end
+
 function response(status, headers)
    if status == 200 then
       answered = answered + 1
    elseif status == 503 then
       refused = refused + 1
-      if not headers["Retry-After"] then
+      if not has(headers, "retry-after") then
          without_retry_after = without_retry_after + 1
       end
    else

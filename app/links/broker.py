@@ -71,7 +71,7 @@ def create_celery(settings: Settings, timeout: float = 30) -> Celery:
         # One at a time, so that a stopping worker has reserved no task that another one could run.
         worker_prefetch_multiplier=1,
         # A name, because the web doesn't need it.
-        worker_consumer="links.parking:ParkingConsumer",
+        worker_consumer="links.consumer:WorkerConsumer",
         worker_soft_shutdown_timeout=settings.job_stop_timeout,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_hijack_root_logger=False,

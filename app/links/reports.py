@@ -76,6 +76,8 @@ async def ask_for_report(request: Request, response: Response) -> Report:
     """Enqueue a report; `Location` is its address."""
     shared = _shared(request)
     queue = await _queue(request.app)
+    from celery.exceptions import OperationalError
+
     from links.broker import REPORT
 
     report_id, headers = uuid4(), {"request_id": request_id()}
@@ -89,7 +91,8 @@ async def ask_for_report(request: Request, response: Response) -> Report:
         async with asyncio.timeout(TIMEOUT):
             await shared.redis.set(f"links:report:{report_id}", "", ex=KEPT)
             await asyncio.to_thread(send)
-    except (*shared.errors, *queue.connection_for_write().connection_errors) as error:
+    # Celery raises the second one for all errors of its connection.
+    except (*shared.errors, OperationalError) as error:
         log.warning("The report can't be enqueued: %s", type(error).__name__)
         raise _unavailable() from error
     log.info("Enqueued report %s", report_id)

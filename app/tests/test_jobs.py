@@ -15,10 +15,12 @@ import pytest
 from celery import Celery
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from links import broker, report
+from links import broker, report, store
 from links.broker import create_celery
-from links.database import create_engine
+from links.database import DatabaseUnavailableError, create_engine
 from links.report import click_report
 from links.settings import Settings
 from tests.conftest import RedisServer
@@ -157,6 +159,29 @@ async def test_report_summarizes_links_and_reports_progress(
     assert found["sites"] == [{"site": "y.example", "clicks": 6}, {"site": "x.example", "clicks": 4}]
 
 
+async def test_report_waits_for_database(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [DatabaseUnavailableError(), OperationalError("SELECT", {}, Exception())]
+    count = store.count
+
+    async def failing(session: AsyncSession) -> int:
+        if failures:
+            raise failures.pop()
+        return await count(session)
+
+    monkeypatch.setattr(store, "count", failing)
+    assert (await click_report(settings, lambda *_: None))["links"] == 0
+    assert failures == []
+
+
+async def test_report_with_wrong_statement_fails(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wrong(_: AsyncSession) -> int:
+        raise ProgrammingError("SELEKT", {}, Exception())
+
+    monkeypatch.setattr(store, "count", wrong)
+    with pytest.raises(ProgrammingError):
+        await click_report(settings, lambda *_: None)
+
+
 def test_worker_runs_queued_task(settings: Settings, redis_server: RedisServer, queue: Celery, log: Path) -> None:
     asked = Task(queue, broker.REPORT)
     with worker(environment_of(settings, redis_server), log):
@@ -254,3 +279,21 @@ def test_unfinished_task_is_requeued_at_stop(log: Path, environment: dict[str, s
         until(lambda: stopping.poll() is not None, log)
     with worker(environment, log):
         until(lambda: long.state == "STARTED" and long.result["pid"] != first, log)
+
+
+# Celery stores the state of a task for 20 seconds at most
+@pytest.mark.parametrize("seconds", [0, pytest.param(30, marks=pytest.mark.long)])
+def test_running_task_runs_again_after_outage_of_queue(
+    log: Path, environment: dict[str, str], queue: Celery, redis_server: RedisServer, seconds: float
+) -> None:
+    """Immediately, not after the visibility timeout."""
+    long = Task(queue, "links.jobs.pause", 300)
+    with worker(environment, log):
+        until(lambda: long.state == "STARTED", log)
+        first = long.result["pid"]
+        redis_server.stop()
+        time.sleep(seconds)
+        redis_server.start()
+        until(lambda: long.state == "STARTED" and long.result["pid"] != first, log)
+    (cancelled,) = [line for line in lines(log) if line["message"].startswith("Cancelled task links.jobs.pause[")]
+    assert cancelled["request_id"] == "r-1"

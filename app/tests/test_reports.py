@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from celery.backends.redis import RedisBackend
 from httpx import AsyncClient
 from pydantic import SecretStr
 
@@ -72,3 +73,20 @@ async def test_reports_recover_after_outage_of_queue(with_redis: Settings, redis
         await asyncio.to_thread(redis_server.start)
         assert (await client.post("/api/reports")).status_code == 202
     assert [answer.status_code for answer in answers] == [503, 503]
+
+
+async def test_report_is_refused_if_queue_fails_at_the_last_command(
+    with_redis: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands before it have succeeded."""
+
+    async def succeed(*_: object, **__: object) -> None:
+        pass
+
+    async with running(with_redis) as client:
+        application = client._transport.app  # type: ignore[attr-defined]
+        monkeypatch.setattr(application.state.shared.redis, "set", succeed)
+        monkeypatch.setattr(RedisBackend, "on_task_call", lambda *_: None)
+        await asyncio.to_thread(redis_server.stop)
+        answer = await client.post("/api/reports")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

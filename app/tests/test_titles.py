@@ -124,6 +124,41 @@ async def test_breaker_opens_for_hanging_site(site: Site, ask: Ask, monkeypatch:
     assert "doesn't answer" in (await ask("http://127.0.0.1:1/")).text
 
 
+async def test_hanging_site_does_not_affect_other_pages(with_redis: Settings) -> None:
+    """More requests for titles than database connections: they hold none while they wait for the site."""
+    fetches, asked, released = 2 * with_redis.database_pool_size, 0, asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        await released.wait()
+        writer.write(page(PAGE))
+        writer.close()
+
+    settings = with_redis.model_copy(
+        update={
+            "title_networks": [ipaddress.ip_network("127.0.0.1")],
+            "title_timeout": 120,
+            "title_concurrency": fetches,
+        }
+    )
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server, running(settings) as client:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        slug = (await client.post("/api/links", json={"url": url})).json()["slug"]
+        waiting = [asyncio.ensure_future(client.get(f"/api/links/{slug}/title")) for _ in range(fetches)]
+        while asked + sum(answer.done() for answer in waiting) < fetches:
+            await asyncio.sleep(0.01)
+        pages = ["/", "/api/links", f"/{slug}", "/healthz", "/readyz"] * 5
+        codes = [(await client.get(path)).status_code for path in pages]
+        hanging = [not answer.done() for answer in waiting]
+        released.set()
+        titles = [(await answer).json() for answer in waiting]
+    assert codes == [200, 200, 307, 200, 200] * 5
+    assert hanging == [True] * fetches
+    assert titles == [{"title": "A & B"}] * fetches
+
+
 async def test_breaker_closes_when_site_recovers(site: Site, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(titles, "PAUSE", 0.001)
     site.answers = [*[None] * titles.FAILURES, page(PAGE)]

@@ -54,7 +54,7 @@ MANY_WORKERS = {
 }
 FOLDER = "/root/live-clients"
 EVENT = re.compile(r"\d+-\d+")
-# exits with 1 if no worker has logged a job that it doesn't know since a time (links.parking)
+# exits with 1 if no worker has logged a job that it doesn't know since a time (links.consumer)
 UNKNOWN = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'Parked task'"
 # each version has a job of its own, which no earlier one knows, and its web processes hand out no other
 JOBS = """

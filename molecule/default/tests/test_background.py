@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support import nginx
 from tests.support.wait import until
 
-from .conftest import APP_SERVERS, FLEET, Edge, other
+from .conftest import APP_SERVERS, FLEET, Edge, enqueue_pauses, journal, other
 
 pytestmark = pytest.mark.hosts("edge1")
 
@@ -53,20 +54,38 @@ def test_background_process_creates_report(edge: Edge) -> None:
     assert re.search(words, logs)
 
 
+def test_request_id_is_in_logs_of_edge_web_and_worker(edge: Edge) -> None:
+    begin = time.time()
+    request_id = edge("/api/reports", "POST").headers["x-request-id"]
+    assert nginx.logged(other("edge1"), "links", [request_id])[request_id]["status"] == 202
+
+    def logged(units: str, *loggers: str) -> dict[str, Any]:
+        """Their entries of this request, by logger, once these have one each."""
+
+        def found() -> dict[str, Any] | None:
+            entries = [json.loads(one["MESSAGE"]) for one in journal(units, begin, request_id)]
+            named = {entry["logger"]: entry for entry in entries if entry["request_id"] == request_id}
+            return named if named.keys() >= {*loggers} else None
+
+        result: dict[str, Any] = until(found, f"{units} has no entry of each of {loggers}")
+        return result
+
+    web = logged("links.service", "access", "links.reports")
+    assert (web["access"]["path"], web["access"]["status"]) == ("/api/reports", 202)
+    assert "Enqueued report" in web["links.reports"]["message"]
+    assert "Reported on" in logged("links-worker@*", "links.report", "celery.app.trace")["links.report"]["message"]
+
+
 @pytest.mark.long
 def test_job_longer_than_the_soft_shutdown_runs_again_at_once() -> None:
     """If systemd killed the worker, the queue would consider the job lost later than `until` waits."""
-    begin = int(time.time())
-    # a number of seconds that no other test uses, in which a busy machine reaches the workers' stop
-    ask = "from links.jobs import app; print(app.send_task('links.jobs.pause', args=[127]).id)"
-    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+    begin = time.time()
 
     def logged(words: str) -> list[str]:
-        options = f"--quiet --no-pager -o json --since=@{begin} -u 'links-worker@*' --grep '{words}'"
-        look = f"journalctl --sync; journalctl {options}"
-        lines = [line for name in APP_SERVERS for line in other(name).run(look).stdout.splitlines()]
-        return [f"{one['_HOSTNAME']} {one['_SYSTEMD_UNIT']}" for one in map(json.loads, lines)]
+        return [f"{one['_HOSTNAME']} {one['_SYSTEMD_UNIT']}" for one in journal("links-worker@*", begin, words)]
 
+    # a number of seconds that no other test uses, in which a busy machine reaches the workers' stop
+    enqueue_pauses(127)
     until(lambda: logged("Pausing for 127 s"), "the job doesn't start")
     FLEET.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
     started = until(lambda: len(found := logged("Pausing for 127 s")) > 1 and found, "the job doesn't run again")
@@ -74,7 +93,7 @@ def test_job_longer_than_the_soft_shutdown_runs_again_at_once() -> None:
     until(lambda: logged("links.jobs.pause.* succeeded in"), "the job doesn't end")
     # the old workers ended by themselves
     for name in APP_SERVERS:
-        look = f"journalctl --no-pager --since=@{begin} --grep 'links-worker@.*(Failed with result|timed out)'"
+        look = f"journalctl --no-pager --since=@{int(begin)} --grep 'links-worker@.*(Failed with result|timed out)'"
         assert other(name).run(look).rc == 1, name
 
 

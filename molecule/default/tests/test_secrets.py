@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pathlib
 import secrets
 import shlex
@@ -42,12 +44,16 @@ def found(host: str, texts: list[str], excluded: str = CREDENTIALS) -> list[str]
 
 def written_since(began: float, texts: list[str], excluded: pathlib.Path) -> set[str]:
     """The controller's files that were written since then and have one of the texts."""
-    files = [path for folder in CONTROLLER for path in folder.rglob("*") if excluded not in path.parents]
-    return {
-        str(path)
-        for path in files
-        if path.is_file() and path.stat().st_mtime >= began and any(one.encode() in path.read_bytes() for one in texts)
-    }
+    written = set()
+    listed = (pathlib.Path(top, name) for one in CONTROLLER for top, _, names in os.walk(one) for name in names)
+    for path in listed:
+        # other programs use these folders, too, and remove files meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            if excluded not in path.parents and path.is_file() and path.stat().st_mtime >= began:
+                content = path.read_bytes()
+                if any(text.encode() in content for text in texts):
+                    written.add(str(path))
+    return written
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def ended_pauses(since: float) -> set[str]:
     return {line.partition("[")[2].partition("]")[0] for line in lines}
 
 
-@pytest.fixture(params=SERVICES.values(), ids=SERVICES)
+@pytest.fixture(params=list(SERVICES.values()), ids=list(SERVICES))
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     found: Service = request.param
     yield found

@@ -19,8 +19,8 @@ PAGE = pathlib.Path(__file__).with_name("page.md")
 # the limits in docs/security.md
 EXPOSURE = {"links": 1.5, "nginx": 4.0, "postgresql": 5.0}
 PORTS = {"edge1": [22, 80, 443], "app1": [22], "data1": [22]}
-# what testssl.sh finds in a certificate of a private authority: it names no revocation list. It trusts the authority, so that
-# an incomplete chain is a fault.
+# what testssl.sh finds in a certificate of a private authority: it names no revocation list. It trusts the authority,
+# so that an incomplete chain is a fault.
 PRIVATE_AUTHORITY = "cert_revocation"
 GRADE = "A+"
 # seconds; the latency of normal requests after an overload compares with that before

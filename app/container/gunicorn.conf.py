@@ -38,6 +38,7 @@ max_requests = 0
 max_requests_jitter = 0
 handover_boot_timeout = 60
 handover_urgent_paths = ["/readyz"]
+limit_request_fields = 100  # Gunicorn's default
 handover_warmup_paths = ["/readyz"]
 handover_warmup_timeout = 10
 handover_warmup_host = "localhost"

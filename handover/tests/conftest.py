@@ -54,7 +54,7 @@ def time_slice(pid: int) -> float | None:
     """The seconds for which a process runs before another may; None if the kernel doesn't show it."""
     try:
         lines = Path(f"/proc/{pid}/sched").read_text().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return next((int(line.split()[-1]) / 1e9 for line in lines if line.startswith("se.slice ")), None)
 
@@ -63,7 +63,7 @@ def alive(pid: int) -> bool:
     """Whether a process runs; a zombie doesn't."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it exits between open and read
         return False
 
 

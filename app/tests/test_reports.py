@@ -9,6 +9,7 @@ from celery.backends.redis import RedisBackend
 from httpx import AsyncClient
 from pydantic import SecretStr
 
+from links import reports
 from links.broker import create_celery
 from links.settings import Settings
 from tests.conftest import RedisServer, running
@@ -87,6 +88,8 @@ async def test_report_is_refused_if_queue_fails_at_the_last_command(
         application = client._transport.app  # type: ignore[attr-defined]
         monkeypatch.setattr(application.state.shared.redis, "set", succeed)
         monkeypatch.setattr(RedisBackend, "on_task_call", lambda *_: None)
+        # Celery's own error, instead of a timeout that comes before it
+        monkeypatch.setattr(reports, "TIMEOUT", 60)
         await asyncio.to_thread(redis_server.stop)
         answer = await client.post("/api/reports")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

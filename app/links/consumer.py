@@ -20,10 +20,7 @@ log = get_logger(__name__)
 
 
 class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Parks each unknown task in a queue of that task's name, from which every worker that knows it takes tasks.
-
-    Not acknowledging it instead would use up the worker's prefetch count, and requeueing it would be a busy loop.
-    """
+    """Parks unknown tasks, and returns the running ones to the queue if the connection to it is lost."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,7 +57,10 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         super().on_connection_error_after_connected(exc)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Move the task to the queue of its name."""
+        """Park the task in the queue of its name, from which every worker that knows it takes tasks.
+
+        Not acknowledging it instead would use up the worker's prefetch count, and requeueing it would be a busy loop.
+        """
         del body
         # Celery looked it up by its name.
         name = str(exc.args[0])

@@ -482,10 +482,10 @@ class HandoverArbiter(Arbiter):
             for worker in serving:
                 if worker.board.to_be_replaced:
                     self.retire(worker)
-            # a worker that may hang first: the others might be the only ones that serve
-            silent_first = sorted(fresh, key=_is_silent, reverse=True)
-            for worker in silent_first[: len(fresh) - self.num_workers]:
-                self.retire(worker)
+            if surplus := len(fresh) - self.num_workers:
+                # a worker that may hang first: the others might be the only ones that serve
+                for worker in sorted(fresh, key=_is_silent, reverse=True)[:surplus]:
+                    self.retire(worker)
             if not self._complete:
                 self._complete = self._notify_ready = True
         elif time.monotonic() >= self._next_spawn:

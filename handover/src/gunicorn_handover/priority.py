@@ -67,12 +67,13 @@ def set_slice(pid: int, seconds: float) -> None:
     number = SCHED_SETATTR.get(platform.machine())
     if number is None:
         return
+    system_call = ctypes.CDLL(None).syscall
     for thread in _threads(pid):
         with contextlib.suppress(OSError):
             policy, nice = os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)
             if policy in (os.SCHED_OTHER, os.SCHED_BATCH):
                 attributes = SCHED_ATTR.pack(SCHED_ATTR.size, policy, 0, nice, 0, round(seconds * 1e9), 0, 0)
-                ctypes.CDLL(None).syscall(number, thread, attributes, 0)
+                system_call(number, thread, attributes, 0)
 
 
 def renice_session(pid: int, nice: int) -> bool:

@@ -76,15 +76,6 @@ def status(name: str) -> Any:
     return until(settled, f"{name} has workers that boot or drain")
 
 
-def enqueue_pauses(seconds: float, times: int = 1) -> None:
-    """Ask Celery's workers to pause."""
-    read = "systemd-creds decrypt --name=REDIS_URL /etc/links/secrets/REDIS_URL.host.cred -"
-    ask = f"[create_celery(Settings()).send_task('links.jobs.pause', args=[{seconds}]) for _ in range({times})]"
-    code = f"from links.broker import create_celery; from links.settings import Settings; {ask}"
-    run = f"REDIS_URL=$({read}) ../venv/bin/python -B -c {shlex.quote(code)}"
-    other("app1").check_output(f"cd /opt/links/current/src && {run}")
-
-
 def journal(units: str, since: float, words: str) -> list[dict[str, Any]]:
     """Entries of the app servers' journals since a time, in seconds since the epoch, whose messages match a pattern."""
     options = f"--quiet --no-pager -o json --since=@{int(since)} -u '{units}' --grep {shlex.quote(words)}"

@@ -47,7 +47,7 @@ def written_since(began: float, texts: list[str], excluded: pathlib.Path) -> set
     written = set()
     listed = (pathlib.Path(top, name) for one in CONTROLLER for top, _, names in os.walk(one) for name in names)
     for path in listed:
-        # other programs use these folders, too, and remove files meanwhile
+        # other programs also use these folders, and may remove files during the search
         with contextlib.suppress(FileNotFoundError):
             if excluded not in path.parents and path.is_file() and path.stat().st_mtime >= began:
                 content = path.read_bytes()

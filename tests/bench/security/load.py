@@ -84,7 +84,7 @@ class Overload:
 
 @dataclasses.dataclass(frozen=True)
 class Slow:
-    """An attack by slow clients, and the answers to strangers meanwhile."""
+    """An attack by slow clients, and the answers that other clients received during it."""
 
     kind: str
     most_connected: int
@@ -109,7 +109,7 @@ def overload(hosts: Hosts) -> Overload:
         crowd = pool.submit(_wrk, hosts, connections, OVERLOAD_SECONDS, 1000)
         # until all of its connections are open
         time.sleep(3)
-        meanwhile = _ask(hosts, ATTACKER, OVERLOAD_SECONDS - 6, 0.1, [HEALTH, PAGE])
+        answers = _ask(hosts, ATTACKER, OVERLOAD_SECONDS - 6, 0.1, [HEALTH, PAGE])
         counted = crowd.result()
     time.sleep(RECOVERY_SECONDS)
     after = summary(_ask(hosts, ATTACKER, RECOVERY_SECONDS, 0.1, [PAGE]))
@@ -125,8 +125,8 @@ def overload(hosts: Hosts) -> Overload:
         other=int(counted["other"] + counted["errors"]),
         without_retry_after=int(counted["without_retry_after"]),
         refused_slowest=max([*refused["edge"], *refused["application"]], default=0.0),
-        stranger_refused_slowest=max((answer[1] for answer in meanwhile if answer[2] == 503), default=0.0),
-        health=summary([answer for answer in meanwhile if answer[0] == HEALTH]),
+        stranger_refused_slowest=max((answer[1] for answer in answers if answer[2] == 503), default=0.0),
+        health=summary([answer for answer in answers if answer[0] == HEALTH]),
         workers_lost=len(workers - _workers(hosts)),
         before=before,
         after=after,

@@ -61,7 +61,7 @@ def merged(old: Document, new: Document) -> Document:
     """The figures of both documents. Parts that `new` contains are its own, also if it has only some of a release's."""
     releases = {release.name: release for release in old.releases}
     for release in new.releases:
-        measured = {name: value for name, value in _fields(release).items() if value not in EMPTY}
+        measured = {name: value for name, value in vars(release).items() if value not in EMPTY}
         before = releases.get(release.name, release)
         measured["versions"] = before.versions | release.versions
         releases[release.name] = dataclasses.replace(before, **measured)
@@ -80,12 +80,8 @@ def merged(old: Document, new: Document) -> Document:
 
 def is_complete(document: Document, number: int) -> bool:
     """Whether each part of this number of releases was measured."""
-    figures = [value for release in document.releases for value in _fields(release).values()]
+    figures = [value for release in document.releases for value in vars(release).values()]
     return len(document.releases) == number and not any(value in EMPTY for value in figures)
-
-
-def _fields(release: Release) -> dict[str, Any]:
-    return {field.name: getattr(release, field.name) for field in dataclasses.fields(release)}
 
 
 def read(path: pathlib.Path) -> Document:

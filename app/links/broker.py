@@ -74,6 +74,8 @@ def create_celery(settings: Settings, timeout: float = 30) -> Celery:
         worker_consumer="links.consumer:WorkerConsumer",
         worker_soft_shutdown_timeout=settings.job_stop_timeout,
         worker_cancel_long_running_tasks_on_connection_loss=True,
+        # If Redis fails between its result and its acknowledgement, a task returns to the queue.
+        worker_deduplicate_successful_tasks=True,
         worker_hijack_root_logger=False,
         result_expires=RESULT_SECONDS,
         accept_content=["json"],

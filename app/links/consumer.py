@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.contrib.migrate import republish
 from celery.worker.consumer import Consumer
-from celery.worker.state import active_requests
+from celery.worker.state import reserved_requests
 
 from links.request_id import continued, get_logger
 
@@ -24,8 +24,8 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Delivery tags of cancelled tasks.
-        self._cancelled: list[str] = []
+        # Delivery tags of tasks that are neither acknowledged nor in the queue.
+        self._unreturned: list[str] = []
 
     def update_strategies(self) -> None:
         """Also take the parked tasks that this release knows. Celery calls this before it starts to consume."""
@@ -35,26 +35,31 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
                 self.app.amqp.queues.select_add(PARKED + name)
 
     def on_ready(self) -> None:
-        """Return the cancelled tasks to the queue. Celery calls this for each connection once it consumes."""
+        """Return tasks of a lost connection to the queue. Celery calls this for each connection once it consumes."""
         super().on_ready()
-        while self._cancelled:
+        while self._unreturned:
             # Does nothing if the task is in the queue already.
-            self.connection.default_channel.qos.restore_by_tag(self._cancelled[-1])
-            self._cancelled.pop()
+            self.connection.default_channel.qos.restore_by_tag(self._unreturned[-1])
+            self._unreturned.pop()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Cancel the running tasks: as soon as the queue answers again, they return to it.
+        """Cancel the tasks that run or are about to: as soon as the queue answers again, they return to it.
 
-        Celery would only cancel them. They would run again when the queue considers them lost, or never: Celery revokes
-        a cancelled task whose new state it can't store within 20 seconds.
+        Celery would only cancel the running ones. They would run again when the queue considers them lost, or never:
+        Celery revokes a cancelled task whose new state it can't store within 20 seconds. The others it would forget.
         """
-        for request in tuple(active_requests):
+        qos = self.task_consumer.channel.qos if self.task_consumer else None
+        tags = []
+        for request in tuple(reserved_requests):
             if request.task.acks_late and not request.acknowledged:
                 with continued(request.request_dict.get("request_id")):
                     log.warning("Cancelled task %s[%s]: the queue can't be reached", request.name, request.id)
-                self._cancelled.append(request.message.delivery_tag)
+                tags.append(request.message.delivery_tag)
                 request.cancel(self.pool, emit_retry=False)
         super().on_connection_error_after_connected(exc)
+        # Celery has closed the connection. If Redis answered, this has returned all tasks to the queue, and another
+        # worker may run them by now.
+        self._unreturned += [tag for tag in tags if qos is not None and _holds(qos, tag)]
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Park the task in the queue of its name, from which every worker that knows it takes tasks.
@@ -70,3 +75,12 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         message.ack_log_error(log, self.connection_errors)
         with continued(message.headers.get("request_id")):
             log.warning("Parked task %s for a release that knows it", name)
+
+
+def _holds(qos: Any, tag: str) -> bool:
+    """Tell whether a channel still has to return or acknowledge a task."""
+    try:
+        qos.get(tag)
+    except KeyError:
+        return False
+    return True

@@ -297,3 +297,26 @@ def test_running_task_runs_again_after_outage_of_queue(
         until(lambda: long.state == "STARTED" and long.result["pid"] != first, log)
     (cancelled,) = [line for line in lines(log) if line["message"].startswith("Cancelled task links.jobs.pause[")]
     assert cancelled["request_id"] == "r-1"
+
+
+def test_task_that_was_just_received_runs_again_after_outage_of_queue(
+    log: Path, tmp_path: Path, environment: dict[str, str], queue: Celery, redis_server: RedisServer
+) -> None:
+    """The second interruption comes before the new process of the worker has accepted the task."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n\nfrom celery.signals import worker_process_init\n\nfrom links.jobs import app\n\n\n"
+        "@worker_process_init.connect\ndef begin(**_):\n    time.sleep(2)\n"
+    )
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(APP)])
+    long = Task(queue, "links.jobs.pause", 300)
+    with worker(environment, log, module="slow"):
+        until(lambda: long.state == "STARTED", log)
+        first = long.result["pid"]
+        redis_server.stop()
+        redis_server.start()
+        until(lambda: log.read_text().count("] received") == 2, log)
+        redis_server.stop()
+        # otherwise Celery could return the task itself
+        until(lambda: "Cannot connect" in log.read_text(), log)
+        redis_server.start()
+        until(lambda: long.state == "STARTED" and long.result["pid"] != first, log)

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.wait import until
 
-from .conftest import APP_SERVERS, NAME, Edge, journal, other, status
+from .conftest import APP_SERVERS, FLEET, NAME, Edge, journal, other, status
 
 pytestmark = pytest.mark.hosts("edge1")
 
@@ -143,6 +143,12 @@ def reasons(since: float, request_id: str) -> list[str]:
     return list(until(found, f"no reason is logged for the request {request_id}"))
 
 
+def ended_pauses(since: float) -> set[str]:
+    """The ids of the pauses that have ended."""
+    lines = [one["MESSAGE"] for one in journal("links-worker@*", since, "pause.* succeeded in")]
+    return {line.partition("[")[2].partition("]")[0] for line in lines}
+
+
 @pytest.fixture(params=list(SERVICES.values()), ids=list(SERVICES))
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     found: Service = request.param
@@ -155,6 +161,10 @@ def test_outage_costs_only_explained_503s(edge: Edge, service: Service) -> None:
     data1 = other("data1")
     slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
     begin = time.time()
+    # a number of seconds that no other test uses: each worker runs one of these jobs when the service is interrupted
+    ask = "from links.jobs import app; [app.send_task('links.jobs.pause', args=[23]) for _ in range(2)]"
+    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+    until(lambda: len(journal("links-worker@*", begin, "Pausing for 23 s")) >= 2, "the jobs don't start")
     before = processes()
     with visitors(edge, slug) as answers:
         all_visited(answers)
@@ -189,6 +199,7 @@ def test_outage_costs_only_explained_503s(edge: Edge, service: Service) -> None:
         answer = failed[page][0]
         assert "detail" in answer.json()
         assert len(reasons(begin, answer.headers["x-request-id"])) == 1, page
+    until(lambda: len(ended_pauses(begin)) == 2, "the jobs that ran at the restart don't end")
 
 
 class ThirdParty:

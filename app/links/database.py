@@ -1,8 +1,9 @@
 """Database connections: PostgreSQL if DATABASE_URL is set, otherwise a SQLite file. Every wait has a timeout."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import asyncpg
@@ -124,8 +125,36 @@ def _use_write_ahead_log(connection: DBAPIConnection) -> None:
     cursor.close()
 
 
+class Sessions:
+    """Sessions of an engine, in the order in which requests ask for them.
+
+    The pool alone gives a free connection to whoever asks in that moment: under load, requests that wait would be
+    overtaken until they time out.
+    """
+
+    def __init__(self, engine: AsyncEngine, settings: Settings) -> None:
+        self._make = async_sessionmaker(engine, expire_on_commit=False)
+        self._turns = asyncio.Semaphore(settings.database_pool_size + settings.database_max_overflow)
+        self._timeout = settings.database_pool_timeout
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncSession]:
+        """Yield a session, and commit it at the end. Raise TimeoutError if no connection becomes free in time."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            message = f"no connection was free within {self._timeout:g} s"
+            raise TimeoutError(message) from None
+        try:
+            async with self._make.begin() as session:
+                yield session
+        finally:
+            self._turns.release()
+
+
 async def _session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
-    sessions: async_sessionmaker[AsyncSession] = connection.app.state.sessions
+    sessions: Sessions = connection.app.state.sessions
     async with sessions.begin() as session:
         yield session
 

@@ -42,7 +42,7 @@ async def readyz(request: Request) -> JSONResponse:
         return _answer({"status": "draining", "checks": {}}, status_code=503)
     settings: Settings = request.app.state.settings
     shared: Shared | None = request.app.state.shared
-    asked = [_check_database(request.app.state.engine, settings.ready_timeout)]
+    asked = [_check_database(request.app.state.health_engine, settings.ready_timeout)]
     if shared is not None:
         asked.append(_check_redis(shared, settings.ready_timeout))
     # Concurrently: the slowest check determines the time.

@@ -6,11 +6,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from links import api, clicks, demo, health, metrics, pages, reports, telemetry, titles
 from links.clicks import ClickFeed
-from links.database import DATABASE_ERRORS, create_engine, is_temporary
+from links.database import DATABASE_ERRORS, Sessions, create_engine, is_temporary
 from links.request_id import RequestIdMiddleware, get_logger
 from links.settings import Settings
 from links.shared import create_shared
@@ -31,7 +30,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     telemetry.start(settings)
     app.state.engine = create_engine(settings)
-    app.state.sessions = async_sessionmaker(app.state.engine, expire_on_commit=False)
+    # of its own: otherwise /readyz would wait behind all other requests of an overloaded worker
+    one = {"database_pool_size": 1, "database_max_overflow": 0}
+    app.state.health_engine = create_engine(settings.model_copy(update=one))
+    app.state.sessions = Sessions(app.state.engine, settings)
     app.state.shared = create_shared(settings)
     app.state.clicks = ClickFeed(app.state.shared) if app.state.shared else None
     app.state.titles = Titles(settings)
@@ -50,6 +52,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             await app.state.shared.close()
         if app.state.queue is not None:
             app.state.queue.close()
+        await app.state.health_engine.dispose()
         await app.state.engine.dispose()
         await asyncio.to_thread(telemetry.stop)
 

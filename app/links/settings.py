@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL"))
     # no overflow: its connections are closed after use and opened again for the next request, which costs more than it
     # saves under load
-    database_pool_size: int = Field(default=4, ge=1, le=100)
+    database_pool_size: int = Field(default=3, ge=1, le=100)
     database_max_overflow: int = Field(default=0, ge=0, le=100)
     database_pool_timeout: Seconds = 3
     database_connect_timeout: Seconds = 3

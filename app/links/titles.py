@@ -222,7 +222,7 @@ class Title(BaseModel):
 @router.get("/{slug}/title", dependencies=[Depends(limit_rate)])
 async def read_title(slug: Annotated[str, Path(max_length=64)], request: Request) -> Title:
     """Return the title of the page that a link leads to. All workers share the results in Redis."""
-    async with request.app.state.sessions() as session:
+    async with request.app.state.sessions.begin() as session:
         link = await store.find(session, slug)
     # The session is closed here, so that no database connection is held during the call.
     if link is None:

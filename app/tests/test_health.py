@@ -102,6 +102,14 @@ async def test_unopenable_sqlite_file_is_unreachable(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_worker_whose_pool_is_exhausted_is_ready(settings: Settings) -> None:
+    busy = settings.model_copy(update={"database_pool_size": 1, "ready_timeout": 1})
+    async with running(busy) as client:
+        engine = client._transport.app.state.engine  # type: ignore[attr-defined]
+        async with engine.connect():
+            assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_startup_creates_no_tables(empty_database: Settings) -> None:
     async with running(empty_database) as client:
         answer = await client.get("/readyz")

@@ -36,9 +36,10 @@ UNITS = {
     "edge1": "nginx.service",
     "data1": "postgresql@*-main.service redis-server@links.service",
 }
-CLIENT_PACKAGES = ("testssl.sh", "wrk")
+CLIENTS = ("client1", "client2")
+CLIENT_PACKAGES = ("testssl.sh", "wrk", "slowhttptest")
 PACKAGES = (
-    *("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap", "slowhttptest"),
+    *("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap"),
     *CLIENT_PACKAGES,
 )
 OPENSSL = f"openssl s_client -brief -servername {NAME}"
@@ -104,12 +105,12 @@ def measure(hosts: Hosts, parts: list[str]) -> Release:
 
 def _versions(hosts: Hosts) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name in ("data1", "app1", "edge1", "client1"):
+    for name in ("data1", "app1", "edge1", *CLIENTS):
         command = "dpkg-query --show --showformat '${Package} ${Version}\\n' " + " ".join(PACKAGES)
         output = hosts.run(name, f"{command} 2> /dev/null || true")
         listed = {package: version for package, _, version in (line.partition(" ") for line in output.splitlines())}
-        # the client's own release differs
-        found |= {key: value for key, value in listed.items() if name != "client1" or key in CLIENT_PACKAGES}
+        # the clients' own release differs
+        found |= {key: value for key, value in listed.items() if name not in CLIENTS or key in CLIENT_PACKAGES}
     return {package: found[package] for package in PACKAGES if found.get(package)}
 
 

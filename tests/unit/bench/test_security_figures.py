@@ -263,6 +263,8 @@ def test_slowhttptest_output_shows_most_connections() -> None:
     assert load.most_connected(output) == 870
     with pytest.raises(BenchError, match="reports no connections"):
         load.most_connected("unreachable")
+    with pytest.raises(BenchError, match="reports no connections"):
+        load.most_connected("connected: 0\nerror: 0\n")
 
 
 def test_answers_are_summarized() -> None:

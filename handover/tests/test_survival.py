@@ -195,21 +195,31 @@ def test_worker_ignores_signals_for_master(server: Server, name: str) -> None:
 
 
 REPLACED_HANDLER = """
-import signal as _signal, sys
+import asyncio as _asyncio, signal as _signal, sys
 _lifespan = lifespan
 async def lifespan(receive, send):
     async def replacing(message):
         if message["type"] == "lifespan.startup.complete":
-            _signal.signal(_signal.SIGTERM, lambda *_: sys.exit(0))
+            HANDLER
         await send(message)
     await _lifespan(receive, replacing)
 """
+HANDLERS = {
+    "signal": "_signal.signal(_signal.SIGTERM, lambda *_: sys.exit(0))",
+    "event loop": "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, sys.exit, 0)",
+}
 
 
 @pytest.mark.parametrize("way", ["reload", "stop"])
-def test_worker_drains_if_application_replaces_sigterm_handler(server: Server, way: str) -> None:
-    server.release("1", after=REPLACED_HANDLER)
-    server.configure(graceful_timeout=20)
+@pytest.mark.parametrize(
+    ("handler", "loop"),
+    [("signal", "auto"), ("event loop", "asyncio"), ("event loop", "uvloop")],
+)
+def test_worker_drains_if_application_replaces_sigterm_handler(
+    server: Server, way: str, handler: str, loop: str
+) -> None:
+    server.release("1", after=REPLACED_HANDLER.replace("HANDLER", HANDLERS[handler]))
+    server.configure(graceful_timeout=20, handover_loop=loop)
     server.start()
     before = server.pids()
     connection = server.connect()

@@ -239,6 +239,36 @@ def test_handler_of_the_application_does_not_end_running_requests(
     assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
 
 
+@pytest.mark.parametrize(
+    ("handler", "warnings"), [(_raise(SystemExit(0)), 0), (_raise(ValueError("broken")), 1), (lambda *_: None, 0)]
+)
+def test_handler_of_the_event_loop_does_not_end_running_requests(life: Create, handler: Any, warnings: int) -> None:
+    called: list[tuple[Any, ...]] = []
+
+    def callback(*args: Any) -> None:
+        called.append(args)
+        handler()
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, callback, "stop", 1)
+        await application(scope, receive, send)
+
+    one = life(served, graceful_timeout=10)
+
+    async def script(one: Life) -> None:
+        await one.ready()
+        client = await one.request("/slow?seconds=5")
+        await asyncio.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
+        await one.until(lambda: one.board.state is State.DRAINING)
+        assert (await client.receive())[0] == 200
+
+    one.run(script)
+    assert called == [("stop", 1)]
+    assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
+
+
 def test_forked_process_gets_the_application_s_handlers_back(life: Create) -> None:
     one = life()
     with process_restored():

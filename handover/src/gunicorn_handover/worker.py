@@ -168,6 +168,7 @@ class HandoverWorker(UvicornWorker):
         )
         self._event_loop = asyncio.get_running_loop()
         self._event_loop.add_signal_handler(signal.SIGQUIT, self._server.quit)
+        self._wrap_loop_handlers()
         # uvloop accepts only sockets, not Gunicorn's wrappers
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:
@@ -211,6 +212,18 @@ class HandoverWorker(UvicornWorker):
             theirs = signal.getsignal(number)
             if theirs is not None and not forks.is_servers(theirs):
                 signal.signal(number, self._stop_handler(theirs))
+
+    def _wrap_loop_handlers(self) -> None:
+        """The same for handlers that the application adds to the event loop."""
+        add = self._event_loop.add_signal_handler
+
+        def add_signal_handler(number: int, callback: Callable[..., Any], *args: Any) -> None:
+            if number in HANDLED_SIGNALS:
+                add(number, self._stop_handler(lambda *_: callback(*args)), number, None)
+            else:
+                add(number, callback, *args)
+
+        self._event_loop.add_signal_handler = add_signal_handler  # type: ignore[method-assign]
 
     def _stop_handler(self, theirs: Any) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:

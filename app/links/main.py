@@ -1,6 +1,7 @@
 """The application: `links.main:app`, or the factory `links.main:create_app()`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -80,6 +81,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings or Settings()
+    # The server has the handlers. By default, Python's loggers drop what is less than a warning.
+    logging.getLogger("links").setLevel(app.state.settings.log_level.upper())
     app.add_middleware(metrics.MetricsMiddleware)
     app.add_middleware(RequestIdMiddleware)
     for kind in DATABASE_ERRORS:

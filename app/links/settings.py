@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     database_pool_timeout: Seconds = 3
     database_connect_timeout: Seconds = 3
     database_statement_timeout: Seconds = 5
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # systemd sets STATE_DIRECTORY for a unit with StateDirectory=.
     state_directory: Path = Field(

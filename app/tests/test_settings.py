@@ -1,10 +1,13 @@
 """Settings from the environment variables that platforms set."""
 
+import logging
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from links.main import create_app
+from links.request_id import get_logger
 from links.settings import Settings
 
 
@@ -77,3 +80,10 @@ def test_limit_of_zero_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) ->
     monkeypatch.setenv(name, "0")
     with pytest.raises(ValidationError):
         Settings()
+
+
+@pytest.mark.parametrize(("level", "printed"), [("info", True), ("warning", False)])
+def test_level_of_log_lines(monkeypatch: pytest.MonkeyPatch, level: str, *, printed: bool) -> None:
+    monkeypatch.setenv("LINKS_LOG_LEVEL", level)
+    create_app(Settings())
+    assert get_logger("links.api").isEnabledFor(logging.INFO) is printed

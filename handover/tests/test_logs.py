@@ -156,6 +156,36 @@ def test_lines_of_request_have_trace_id_that_application_sets(server: Server) ->
     assert failed["trace_id"] == "t-2"
 
 
+LOGS = """
+import logging as _logging
+_logging.getLogger("mine").setLevel("DEBUG")
+quiet = application
+async def application(scope, receive, send):
+    if scope["type"] == "http":
+        for name in ("mine", "library"):
+            for level in ("debug", "info", "warning"):
+                getattr(_logging.getLogger(name), level)("A message")
+    await quiet(scope, receive, send)
+"""
+
+
+@pytest.mark.parametrize(
+    ("loglevel", "mine"),
+    [("debug", ["debug", "info", "warning"]), ("info", ["info", "warning"]), ("warning", ["warning"]), ("error", [])],
+)
+def test_application_without_handlers_decides_what_it_logs(server: Server, loglevel: str, mine: list[str]) -> None:
+    """Its loggers' levels apply, and `loglevel`."""
+    server.release("1", after=LOGS)
+    server.configure(loglevel=loglevel, workers=1)
+    server.start()
+    server.connect().get("/?logs")
+    server.stop()
+    found = [(line["logger"], line["level"]) for line in lines(server) if line.get("message") == "A message"]
+    assert sorted(found) == sorted(
+        [("mine", level) for level in mine] + [("library", "warning")] * (loglevel != "error")
+    )
+
+
 def test_failed_boot_is_logged_as_json(server: Server) -> None:
     server.start()
     server.release("bad", "def broken(:")

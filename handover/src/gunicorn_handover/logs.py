@@ -151,9 +151,10 @@ class HandoverLogger(Logger):
         self._error_handlers: list[logging.Handler] = list(self.error_log.handlers)
         self._access_handlers: list[logging.Handler] = list(self.access_log.handlers)
         self._access_records: list[tuple[float, dict[str, Any]]] = []
-        # for an application that logs without configuring logging
+        # For an application that configures no handlers. Its loggers inherit the root's level, WARNING, unless it sets
+        # another one.
         last = logging.StreamHandler(sys.stderr)
-        last.setLevel(logging.WARNING)
+        last.setLevel(self.error_log.level)
         last.setFormatter(ours)
         logging.lastResort = last
 

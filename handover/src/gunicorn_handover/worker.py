@@ -223,7 +223,7 @@ class HandoverWorker(UvicornWorker):
             else:
                 add(number, callback, *args)
 
-        self._event_loop.add_signal_handler = add_signal_handler  # type: ignore[method-assign]
+        self._event_loop.add_signal_handler = add_signal_handler  # type: ignore[assignment, method-assign]
 
     def _stop_handler(self, theirs: Any) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import nginx
 from tests.support.wait import until
 
 from .conftest import APP_SERVERS, FLEET, Edge, journal, other
@@ -50,6 +52,28 @@ def test_background_process_creates_report(edge: Edge) -> None:
     until(lambda: any(other(name).run(look).rc == 0 for name in APP_SERVERS), "the worker says nothing")
     logs = FLEET.succeed("playbooks/logs.yml", "-e", "process=worker", "-e", "lines=5000").output
     assert re.search(words, logs)
+
+
+def test_request_id_is_in_logs_of_edge_web_and_worker(edge: Edge) -> None:
+    begin = time.time()
+    request_id = edge("/api/reports", "POST").headers["x-request-id"]
+    assert nginx.logged(other("edge1"), "links", [request_id])[request_id]["status"] == 202
+
+    def logged(units: str, *loggers: str) -> dict[str, Any]:
+        """Their entries of this request, by logger, once each of these has one."""
+
+        def found() -> dict[str, Any] | None:
+            entries = [json.loads(one["MESSAGE"]) for one in journal(units, begin, request_id)]
+            named = {entry["logger"]: entry for entry in entries if entry["request_id"] == request_id}
+            return named if named.keys() >= {*loggers} else None
+
+        result: dict[str, Any] = until(found, f"{units} has no entry of each of {loggers}")
+        return result
+
+    web = logged("links.service", "access", "links.reports")
+    assert (web["access"]["path"], web["access"]["status"]) == ("/api/reports", 202)
+    assert "Enqueued report" in web["links.reports"]["message"]
+    assert "Reported on" in logged("links-worker@*", "links.report", "celery.app.trace")["links.report"]["message"]
 
 
 @pytest.mark.long

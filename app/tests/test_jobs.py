@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -279,6 +280,23 @@ def test_unfinished_task_is_requeued_at_stop(log: Path, environment: dict[str, s
         until(lambda: stopping.poll() is not None, log)
     with worker(environment, log):
         until(lambda: long.state == "STARTED" and long.result["pid"] != first, log)
+
+
+def test_task_that_succeeded_but_was_not_acknowledged_does_not_run_again(
+    log: Path, environment: dict[str, str], queue: Celery, redis_server: RedisServer
+) -> None:
+    """Redis failed between the two."""
+    asked = Task(queue, "links.jobs.pause", 0)
+    with redis.Redis.from_url(redis_server.url) as client:
+        message = json.loads(client.lindex(broker.QUEUE, 0))
+        with worker(environment, log):
+            until(lambda: asked.ended, log)
+            # as when it returns to the queue
+            message["headers"]["redelivered"] = message["properties"]["delivery_info"]["redelivered"] = True
+            client.rpush(broker.QUEUE, json.dumps(message))
+            until(lambda: "already completed successfully" in log.read_text(), log)
+            until(lambda: not client.exists(broker.QUEUE, "unacked"), log)
+    assert len([line for line in lines(log) if line["message"] == "Pausing for 0 s"]) == 1
 
 
 # Celery stores the state of a task for 20 seconds at most

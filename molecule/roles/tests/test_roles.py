@@ -41,6 +41,7 @@ CLAIMS = {
     "X-Forwarded-User": "alice",
     "Remote-User": "alice",
 }
+REDIS = "REDISCLI_AUTH=for-the-test-redis-0123456789 redis-cli -h 127.0.0.1 --user links"
 UNITS = ("nginx.service", "postgresql@*-main.service", "redis-server@links.service")
 
 
@@ -218,5 +219,14 @@ def test_postgresql_has_the_database_and_its_owner(host: Any) -> None:
 def test_redis_needs_the_password(host: Any) -> None:
     program = "redis-cli -h 127.0.0.1"
     assert host.run(f"{program} PING").stdout.startswith("NOAUTH")
-    password = "REDISCLI_AUTH=for-the-test-redis-0123456789"
-    assert host.check_output(f"{password} {program} --user links PING") == "PONG"
+    assert host.run(f"{program} AUTH default ''").stdout.startswith("WRONGPASS")
+    assert host.check_output(f"{REDIS} PING") == "PONG"
+
+
+def test_restart_of_redis_loses_nothing(host: Any) -> None:
+    """Redis replays transactions as its user `default`, which is off."""
+    commands = "printf 'MULTI\\nSET baton-one 1\\nSET baton-two 2\\nEXEC\\nSET baton-three 3\\n'"
+    host.check_output(f"{commands} | {REDIS}")
+    host.check_output("systemctl restart redis-server@links.service")
+    assert host.check_output(f"{REDIS} MGET baton-one baton-two baton-three").split() == ["1", "2", "3"]
+    host.check_output(f"{REDIS} DEL baton-one baton-two baton-three")

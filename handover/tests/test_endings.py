@@ -307,6 +307,8 @@ async def websocket(receive, send):
     await send({"type": "websocket.accept"})
     while True:
         await send({"type": "websocket.send", "text": "x" * 65536})
+        # if the client keeps up, the send doesn't wait: other tasks would never run
+        await asyncio.sleep(0)
 """
 
 

@@ -121,6 +121,16 @@ def assert_receipt_lists_workers(before: dict[str, dict[str, str]]) -> None:
         assert {one["state"] for one in result["old"]} <= {"drained", "draining"}, result
 
 
+def until_all_done() -> None:
+    """Wait until all jobs are done. If some never are, show who took them, and what they and the queue logged."""
+    try:
+        until(lambda: not report()["missing"], "jobs are left")
+    except AssertionError as error:
+        look = "journalctl --quiet --no-pager --lines=100 -u 'shop-worker@*' -u job-queue"
+        logged = "\n".join(host(name).run(look).stdout for name in (ON_QUEUE, *APP_SERVERS))
+        raise AssertionError(f"{error}: {report()['missing']}\n{logged}") from None
+
+
 class Clients:
     """Clients at both edges that make the application enqueue jobs during a block."""
 
@@ -221,12 +231,12 @@ def test_jobs_run_once_in_a_release_that_knows_them(fleet: Fleet, source: Source
             for name in APP_SERVERS:
                 assert not again[name].keys() & workers()[name].keys()
                 assert not again[name].keys() & before[name].keys()
-    until(lambda: report()["done"] >= len(clients.enqueued), "jobs are left")
-    result = report()
     assert clients.failures == []
+    until_all_done()
+    result = report()
     assert traffic.failed == {}, traffic.failures
     assert result["added"] == len(clients.enqueued) > 0
-    assert (result["missing"], result["twice"], result["unknown"]) == ([], [], [])
+    assert (result["missing"], result["twice"], result["unknown"]) == ({}, [], [])
     # each release enqueued jobs of its own
     assert {f"task{number}" for number in numbers} <= set(result["tasks"])
     until(lambda: report()["beats"], "nobody says that it is the one of its kind")
@@ -282,7 +292,7 @@ def test_worker_that_crashes_at_start_is_reverted(
         assert sorted(after[name].values()) == sorted(before[1][name].values()), name
     if where == "rehearsal":
         assert after == before[1]
-    until(lambda: not report()["missing"], "jobs are left")
+    until_all_done()
     result = report()
     assert (result["twice"], result["unknown"], result["most_beats"]) == ([], [], 1)
 

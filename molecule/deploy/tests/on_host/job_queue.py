@@ -30,6 +30,7 @@ class Jobs:
         self.waiting: collections.deque[dict[str, Any]] = collections.deque()
         self.tasks: dict[int, str] = {}
         self.taken: collections.Counter[int] = collections.Counter()
+        self.takers: dict[int, str] = {}
         self.done: collections.Counter[int] = collections.Counter()
         self.unknown: list[str] = []
         self.workers: set[str] = set()
@@ -57,6 +58,7 @@ class Jobs:
             return {}
         job = self.waiting.popleft()
         self.taken[job["id"]] += 1
+        self.takers[job["id"]] = request["worker"]
         return job
 
     def finish(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +89,8 @@ class Jobs:
             "tasks": sorted(set(self.tasks.values())),
             "added": len(self.tasks),
             "done": len(self.done),
-            "missing": sorted(set(self.tasks) - set(self.done)),
+            # the jobs that aren't done, and who took them
+            "missing": {number: self.takers.get(number) for number in sorted(set(self.tasks) - set(self.done))},
             "twice": [number for counted in (self.taken, self.done) for number, times in counted.items() if times > 1],
             "unknown": self.unknown,
             "workers": sorted(self.workers),

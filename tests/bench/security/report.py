@@ -19,8 +19,8 @@ PAGE = pathlib.Path(__file__).with_name("page.md")
 # the limits in docs/security.md
 EXPOSURE = {"links": 1.5, "nginx": 4.0, "postgresql": 5.0}
 PORTS = {"edge1": [22, 80, 443], "app1": [22], "data1": [22]}
-# findings of testssl.sh that the page explains: a certificate of a private authority names no revocation list (it trusts
-# the authority, so an incomplete chain is a fault), and responses are compressed
+# findings of testssl.sh that the page explains: a private authority's certificate names no revocation list (testssl.sh
+# trusts the authority, so an incomplete chain is a fault), and responses are compressed
 EXPLAINED = ("cert_revocation", "BREACH")
 GRADE = "A+"
 # seconds; the latency of normal requests after an overload compares with that before

@@ -15,21 +15,27 @@ async def test_waiting_requests_are_not_overtaken(settings: Settings) -> None:
     small = settings.model_copy(update={"database_pool_size": 3, "database_pool_timeout": 60})
     engine = create_engine(small)
     sessions = Sessions(engine, small)
+    turns: list[int] = []
     order: list[int] = []
 
     async def ask(number: int) -> None:
         async with sessions.begin() as session:
+            turns.append(number)
+            # nobody else waits in the pool, where it could be overtaken
+            assert len(turns) - len(order) <= 3
             await session.execute(text("SELECT 1"))
             order.append(number)
 
     # opens the connections
     await asyncio.gather(*(ask(0) for _ in range(3)))
+    turns.clear()
     order.clear()
     async with asyncio.TaskGroup() as asking:
         for number in range(500):
             asking.create_task(ask(number))
             await asyncio.sleep(0)
     await engine.dispose()
+    assert turns == list(range(500))
     assert max(place - number for place, number in enumerate(order)) < 250, order
 
 

@@ -19,7 +19,7 @@ import uvloop
 from application import application
 from gunicorn_handover import forks, metrics, priority, worker
 from gunicorn_handover.board import DrainReason, State
-from simulation import MASTER, PID, Life, process_restored
+from simulation import MASTER, PID, Life, Script, process_restored
 
 pytestmark = pytest.mark.versions
 
@@ -200,6 +200,22 @@ def _raise(error: BaseException) -> Callable[..., None]:
     return handle
 
 
+def _stopped_during_request(*numbers: signal.Signals) -> Script:
+    """A script: the worker gets these signals while a request runs, drains, and answers it."""
+
+    async def script(one: Life) -> None:
+        await one.ready()
+        client = await one.request("/slow?seconds=5")
+        await asyncio.sleep(1)
+        for number in numbers:
+            assert forks.is_servers(signal.getsignal(number))  # or the next line may end this process
+            signal.raise_signal(number)
+        await one.until(lambda: one.board.state is State.DRAINING)
+        assert (await client.receive())[0] == 200
+
+    return script
+
+
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize(
     ("handler", "warnings"),
@@ -224,18 +240,7 @@ def test_handler_of_the_application_does_not_end_running_requests(
         await application(scope, receive, send)
 
     one = life(served, graceful_timeout=10)
-
-    async def script(one: Life) -> None:
-        await one.ready()
-        client = await one.request("/slow?seconds=5")
-        await asyncio.sleep(1)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            assert forks.is_servers(signal.getsignal(number))  # or the next line may end this process
-            signal.raise_signal(number)
-        await one.until(lambda: one.board.state is State.DRAINING)
-        assert (await client.receive())[0] == 200
-
-    one.run(script)
+    one.run(_stopped_during_request(signal.SIGTERM, signal.SIGINT))
     assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
 
 
@@ -255,16 +260,7 @@ def test_handler_of_the_event_loop_does_not_end_running_requests(life: Create, h
         await application(scope, receive, send)
 
     one = life(served, graceful_timeout=10)
-
-    async def script(one: Life) -> None:
-        await one.ready()
-        client = await one.request("/slow?seconds=5")
-        await asyncio.sleep(1)
-        signal.raise_signal(signal.SIGTERM)
-        await one.until(lambda: one.board.state is State.DRAINING)
-        assert (await client.receive())[0] == 200
-
-    one.run(script)
+    one.run(_stopped_during_request(signal.SIGTERM))
     assert called == [("stop", 1)]
     assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
 

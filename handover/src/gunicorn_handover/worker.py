@@ -214,7 +214,7 @@ class HandoverWorker(UvicornWorker):
                 signal.signal(number, self._stop_handler(theirs))
 
     def _wrap_loop_handlers(self) -> None:
-        """The same for handlers that the application adds to the event loop."""
+        """Wraps the handlers that the application adds to the event loop in the same way."""
         add = self._event_loop.add_signal_handler
 
         def add_signal_handler(number: int, callback: Callable[..., Any], *args: Any) -> None:

@@ -76,6 +76,12 @@ def status(name: str) -> Any:
     return until(settled, f"{name} has workers that boot or drain")
 
 
+def enqueue_pauses(seconds: float, times: int = 1) -> None:
+    """Ask Celery's workers to pause."""
+    ask = f"from links.jobs import app; [app.send_task('links.jobs.pause', args=[{seconds}]) for _ in range({times})]"
+    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+
+
 def journal(units: str, since: float, words: str) -> list[dict[str, Any]]:
     """Entries of the app servers' journals since a time, in seconds since the epoch, whose messages match a pattern."""
     options = f"--quiet --no-pager -o json --since=@{int(since)} -u '{units}' --grep {shlex.quote(words)}"

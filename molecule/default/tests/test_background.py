@@ -13,7 +13,7 @@ import pytest
 from tests.support import nginx
 from tests.support.wait import until
 
-from .conftest import APP_SERVERS, FLEET, Edge, journal, other
+from .conftest import APP_SERVERS, FLEET, Edge, enqueue_pauses, journal, other
 
 pytestmark = pytest.mark.hosts("edge1")
 
@@ -85,8 +85,7 @@ def test_job_longer_than_the_soft_shutdown_runs_again_at_once() -> None:
         return [f"{one['_HOSTNAME']} {one['_SYSTEMD_UNIT']}" for one in journal("links-worker@*", begin, words)]
 
     # a number of seconds that no other test uses, in which a busy machine reaches the workers' stop
-    ask = "from links.jobs import app; print(app.send_task('links.jobs.pause', args=[127]).id)"
-    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+    enqueue_pauses(127)
     until(lambda: logged("Pausing for 127 s"), "the job doesn't start")
     FLEET.succeed("playbooks/restart.yml", deploy_bake_seconds=0)
     started = until(lambda: len(found := logged("Pausing for 127 s")) > 1 and found, "the job doesn't run again")

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.wait import until
 
-from .conftest import APP_SERVERS, FLEET, NAME, Edge, journal, other, status
+from .conftest import APP_SERVERS, NAME, Edge, enqueue_pauses, journal, other, status
 
 pytestmark = pytest.mark.hosts("edge1")
 
@@ -162,8 +162,7 @@ def test_outage_costs_only_explained_503s(edge: Edge, service: Service) -> None:
     slug = edge("/api/links", "POST", json={"url": "https://example.org/"}).json()["slug"]
     begin = time.time()
     # a number of seconds that no other test uses: each worker runs one of these jobs when the service is interrupted
-    ask = "from links.jobs import app; [app.send_task('links.jobs.pause', args=[23]) for _ in range(2)]"
-    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+    enqueue_pauses(23, times=2)
     until(lambda: len(journal("links-worker@*", begin, "Pausing for 23 s")) >= 2, "the jobs don't start")
     before = processes()
     with visitors(edge, slug) as answers:

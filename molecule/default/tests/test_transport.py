@@ -55,7 +55,7 @@ def impostor(host: Any) -> Iterator[None]:
     port = "/etc/nginx/streams-enabled/links.conf"
     changes = [f"s|{SERVER}/{file}.pem|{path}|" for file, path in zip(("fullchain", "privkey"), files, strict=True)]
     host.check_output(f"cp -p {port} /run/links.conf && sed -i '{'; '.join(changes)}' {port} && systemctl reload nginx")
-    # a reload ends before nginx's old workers have stopped to accept connections
+    # a reload ends before nginx's old workers have stopped accepting connections
     until(lambda: request_over_tls(host) != OK_RESPONSE, "nginx still has the usual certificate")
     yield
     host.check_output(f"cp -p /run/links.conf {port} && systemctl reload nginx")

@@ -36,7 +36,7 @@ UNITS = {
     "edge1": "nginx.service",
     "data1": "postgresql@*-main.service redis-server@links.service",
 }
-CLIENTS = ("client1", "client2")
+CLIENTS = (load.CROWD, load.ATTACKER)
 CLIENT_PACKAGES = ("testssl.sh", "wrk", "slowhttptest")
 PACKAGES = (
     *("systemd", "nginx", "openssl", "postgresql", "redis-server", "valkey-server", "nmap"),
@@ -202,13 +202,13 @@ def _issues(hosts: Hosts, options: list[str]) -> list[str]:
 
 def _grade(hosts: Hosts) -> Grade:
     """testssl.sh on the client's host, whose release has a version that grades."""
-    load.prepare(hosts, "client1", "testssl.sh bsdextrautils bind9-dnsutils")
-    hosts.run("client1", "cat > /root/ca.pem", hosts.authority.read_text())
+    load.prepare(hosts, load.CROWD, "testssl.sh bsdextrautils bind9-dnsutils")
+    hosts.run(load.CROWD, "cat > /root/ca.pem", hosts.authority.read_text())
     options = f"--quiet --color 0 --warnings batch --add-ca /root/ca.pem --jsonfile /root/testssl.json {NAME}:443"
     # its exit code is the number of findings
-    output = hosts.run("client1", f"rm -f /root/testssl.json; timeout 1800 testssl {options} 2>&1 < /dev/null || true")
+    output = hosts.run(load.CROWD, f"rm -f /root/testssl.json; timeout 1800 testssl {options} 2>&1 < /dev/null || true")
     try:
-        findings: list[dict[str, str]] = json.loads(hosts.run("client1", "cat /root/testssl.json"))
+        findings: list[dict[str, str]] = json.loads(hosts.run(load.CROWD, "cat /root/testssl.json"))
         (grade,) = [one["finding"] for one in findings if one["id"] == "overall_grade"]
     except (BenchError, ValueError, KeyError):
         raise BenchError(f"testssl.sh reports no grade: {output.strip()[-500:]}") from None

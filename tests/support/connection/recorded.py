@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import pathlib
@@ -51,6 +52,8 @@ class Connection(ConnectionBase):  # type: ignore[misc]
     def _run(self, module: str, arguments: dict[str, Any]) -> dict[str, Any]:
         folder, host = pathlib.Path(os.environ["RECORDED_HOSTS"]), self._play_context.remote_addr
         with (folder / "steps").open("a+", encoding="utf-8") as file:
+            # with several forks, another process would read a line of which only a part is there
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             steps = [json.loads(line) for line in file]
             file.write(json.dumps({"host": host, "module": module, "arguments": arguments}) + "\n")

@@ -24,6 +24,10 @@ def import_slowly() -> None:
         sum(range(1000))
 
 
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
 async def index() -> dict[str, int | str]:
     return {"pid": os.getpid(), "revision": REVISION}
 
@@ -66,6 +70,7 @@ async def talk(websocket: WebSocket) -> None:
 import_slowly()
 app = FastAPI()
 app.add_api_route("/", index)
+app.add_api_route("/healthz", healthz)
 app.add_api_route("/whoami", whoami)
 app.add_api_route("/admin/{path:path}", whoami)
 app.add_api_route("/echo", echo, methods=["POST"])

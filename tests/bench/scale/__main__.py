@@ -39,7 +39,7 @@ SETTINGS = {
     "app_name": "bench",
     "app_source": str(SOURCE),
     "app_module": "service:app",
-    "app_service_health_path": "/",
+    "app_service_health_path": "/healthz",
     "app_service_workers": 1,
     "nginx_site_server_names": ["bench.baton.test"],
     # all load comes from one address

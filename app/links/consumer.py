@@ -4,6 +4,7 @@ Celery would discard tasks that the release doesn't know. They exist after a rol
 reverted: the web processes of the release that was left have enqueued them.
 """
 
+import time
 from typing import Any
 
 from celery.contrib.migrate import republish
@@ -24,8 +25,8 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Delivery tags of tasks that are neither acknowledged nor in the queue.
-        self._unreturned: list[str] = []
+        # Tasks that are neither acknowledged nor in the queue: delivery tag, and when the connection was lost.
+        self._unreturned: list[tuple[str, float]] = []
 
     def update_strategies(self) -> None:
         """Also take the parked tasks that this release knows. Celery calls this before it starts to consume."""
@@ -37,9 +38,15 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     def on_ready(self) -> None:
         """Return tasks of a lost connection to the queue. Celery calls this for each connection once it consumes."""
         super().on_ready()
+        channel = self.connection.default_channel
         while self._unreturned:
-            # Does nothing if the task is in the queue already.
-            self.connection.default_channel.qos.restore_by_tag(self._unreturned[-1])
+            tag, lost = self._unreturned[-1]
+            with channel.conn_or_acquire() as client:
+                taken = client.zscore(channel.unacked_index_key, tag)
+            # Not one that another worker has taken since: the queue had considered it lost.
+            if taken is None or taken < lost:
+                # Does nothing if the task is in the queue already.
+                channel.qos.restore_by_tag(tag)
             self._unreturned.pop()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
@@ -48,6 +55,7 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         Celery would only cancel the running ones. They would run again when the queue considers them lost, or never:
         Celery revokes a cancelled task whose new state it can't store within 20 seconds. The others it would forget.
         """
+        lost = time.time()
         qos = self.task_consumer.channel.qos if self.task_consumer else None
         tags = []
         for request in tuple(reserved_requests):
@@ -59,7 +67,7 @@ class WorkerConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         super().on_connection_error_after_connected(exc)
         # Celery has closed the connection. If Redis answered, this has returned all tasks to the queue, and another
         # worker may run them by now.
-        self._unreturned += [tag for tag in tags if qos is not None and _holds(qos, tag)]
+        self._unreturned += [(tag, lost) for tag in tags if qos is not None and _holds(qos, tag)]
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Park the task in the queue of its name, from which every worker that knows it takes tasks.

@@ -338,3 +338,25 @@ def test_task_that_was_just_received_runs_again_after_outage_of_queue(
         until(lambda: "Cannot connect" in log.read_text(), log)
         redis_server.start()
         until(lambda: long.state == "STARTED" and long.result["pid"] != first, log)
+
+
+def test_task_that_another_worker_has_taken_after_an_outage_is_not_returned(
+    log: Path, environment: dict[str, str], queue: Celery, redis_server: RedisServer
+) -> None:
+    """The outage was longer than the visibility timeout."""
+    long = Task(queue, "links.jobs.pause", 300)
+    with worker(environment, log) as late, redis.Redis.from_url(redis_server.url) as client:
+        until(lambda: long.state == "STARTED", log)
+        redis_server.stop()
+        until(lambda: "Cancelled task links.jobs.pause[" in log.read_text(), log)
+        until(lambda: "Cannot connect" in log.read_text(), log)
+        late.send_signal(signal.SIGSTOP)
+        redis_server.start()
+        # as the other worker's record
+        (taken,) = client.zrange("unacked_index", 0, -1)
+        client.zadd("unacked_index", {taken: time.time()})
+        late.send_signal(signal.SIGCONT)
+        after = Task(queue, "links.jobs.pause", 0)
+        until(lambda: after.ended, log)
+        assert client.zrange("unacked_index", 0, -1) == [taken]
+        assert client.hexists("unacked", taken)

@@ -265,6 +265,21 @@ def test_handler_of_the_event_loop_does_not_end_running_requests(life: Create, h
     assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
 
 
+def test_removing_a_handler_of_the_event_loop_does_not_restore_the_default(life: Create) -> None:
+    """The default would end the worker and its requests."""
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, lambda: None)
+            assert loop.remove_signal_handler(signal.SIGTERM)
+            assert forks.is_servers(signal.getsignal(signal.SIGTERM))
+            assert not loop.remove_signal_handler(signal.SIGTERM)
+        await application(scope, receive, send)
+
+    life(served, graceful_timeout=10).run(_stopped_during_request(signal.SIGTERM))
+
+
 def test_forked_process_gets_the_application_s_handlers_back(life: Create) -> None:
     one = life()
     with process_restored():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import yaml
 from ansible_collections.baton.web.plugins.module_utils.edge import limits
 
 # The widest prefixes, by IP version, that can belong to one operator or CDN; wider ones contain foreign addresses.
 WIDEST = {4: 8, 6: 16}
+PRESETS = pathlib.Path(__file__).parents[2] / "roles/nginx_site/files/proxy_presets.yml"
 LOCAL = ipaddress.IPv6Network("fc00::/7")
 # Seconds; required by hstspreload.org.
 PRELOAD_MAX_AGE = 31536000
@@ -101,6 +105,19 @@ def proxy_networks(proxies: Sequence[str], presets: Mapping[str, Mapping[str, An
     return list(dict.fromkeys(network for networks in named for network in networks))
 
 
+def unlimited_networks(clients: Sequence[Any], proxies: Sequence[Any]) -> list[str]:
+    """Return the networks of clients and proxies to which an edge's limits for a client don't apply.
+
+    Leaves out what is no network: nginx_site refuses it with a message about its own setting.
+    """
+    presets: dict[str, Any] = yaml.safe_load(PRESETS.read_text(encoding="utf-8"))
+    found = []
+    for text in [*map(str, clients), *proxy_networks([*map(str, proxies)], presets)]:
+        with contextlib.suppress(ValueError):
+            found.append(str(limits.network(text, strict=False)))
+    return list(dict.fromkeys(found))
+
+
 def old_presets(proxies: Sequence[str], presets: Mapping[str, Mapping[str, Any]], today: str) -> list[str]:
     """Return a sentence for each of these presets whose list is older than a year. `today`: date in ISO format."""
     oldest = datetime.date.fromisoformat(today) - YEAR
@@ -122,5 +139,6 @@ class FilterModule:
             "wrong_authorities": wrong_authorities,
             "old_presets": old_presets,
             "proxy_networks": proxy_networks,
+            "unlimited_networks": unlimited_networks,
             "within": limits.within,
         }

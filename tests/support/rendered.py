@@ -64,6 +64,7 @@ MOST: dict[str, Any] = LEAST | {
     "host_firewall_rules_name": "links",
     "host_firewall_rules": [
         {"port": 80},
+        {"port": 443, "connection_rate": 50, "connections": 90, "unlimited_sources": ["192.0.2.0/24", "2001:db8::/32"]},
         {"ports": [8000], "sources": ["10.0.0.9", "fd00::9"], "comment": "edge"},
         {"port": 8000, "local_users": ["root", "www-data"]},
     ],

@@ -223,7 +223,15 @@ class HandoverWorker(UvicornWorker):
             else:
                 add(number, callback, *args)
 
+        remove = self._event_loop.remove_signal_handler
+
+        def remove_signal_handler(number: int) -> bool:
+            removed = remove(number)
+            self._wrap_stop_handlers()  # the loop has restored the signal's default, which ends the process
+            return removed
+
         self._event_loop.add_signal_handler = add_signal_handler  # type: ignore[assignment, method-assign]
+        self._event_loop.remove_signal_handler = remove_signal_handler  # type: ignore[method-assign]
 
     def _stop_handler(self, theirs: Any) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:

@@ -50,6 +50,27 @@ for path in paths:
 """
 
 
+# on another host: opens connections as fast as it can; prints how many are open after some time, and the time
+OPEN = """
+import contextlib, socket, sys, time
+address, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+began, opened = time.monotonic(), []
+for _ in range(count):
+    opened.append(socket.socket())
+    opened[-1].setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        opened[-1].connect((address, 443))
+time.sleep(max(0, seconds - (time.monotonic() - began)))
+established = 0
+for one in opened:
+    with contextlib.suppress(OSError):
+        one.getpeername()
+        established += 1
+print(established, time.monotonic() - began)
+"""
+CONNECTION_RATE, CLIENT_CONNECTIONS = 200, 1000  # the default, twice as many at once; the inventory's setting
+
+
 class Answer(NamedTuple):
     """The head of a response."""
 
@@ -241,3 +262,18 @@ def test_rate_limit_applies_to_ipv6_network(host: Any) -> None:
     output = other("data1").check_output("; ".join(f"{ask} -H 'X-Forwarded-For: {one}'" for one in [*same, *others]))
     # one per minute, with a burst of two
     assert output.split() == ["404:", "404:", "404:", "429:60", *["404:"] * len(others)]
+
+
+def test_firewall_drops_connections_above_the_limits_of_one_address(host: Any) -> None:
+    address = host.ansible.get_variables()["fleet_address"]
+    run = f"ulimit -n 4096; python3 -Ic {shlex.quote(OPEN)} {address}"
+    # the kernel sends a dropped SYN again after 1, 3 and 7 s
+    opened, seconds = other("app1").check_output(f"{run} 1000 0.9").split()
+    assert 2 * CONNECTION_RATE <= int(opened) <= CONNECTION_RATE * (2 + float(seconds)) + 1
+    opened, seconds = other("app1").check_output(f"{run} 1500 8").split()
+    assert int(opened) <= CLIENT_CONNECTIONS < CONNECTION_RATE * (2 + float(seconds))
+    assert int(opened) >= CLIENT_CONNECTIONS - 100
+    # other addresses have rates of their own; data1 is a trusted proxy, and has none
+    assert other("app2").check_output(f"{run} 50 0.9").split()[0] == "50"
+    assert other("data1").check_output(f"{run} 1000 0.9").split()[0] == "1000"
+    until(lambda: other("app1").check_output(f"{run} 50 0.9").split()[0] == "50", "app1 still can't connect")

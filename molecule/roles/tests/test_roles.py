@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import testinfra
 
 from tests.support import curl
 
 ON_HOST = pathlib.Path(__file__).parent / "on_host"
-AUTHORITY = pathlib.Path(__file__).parents[1] / "inventory/tls/ca.pem"
+INVENTORY = pathlib.Path(__file__).parents[1] / "inventory"
+AUTHORITY = INVENTORY / "tls/ca.pem"
+PEERS = {"bookworm1": "trixie1", "trixie1": "bookworm1"}
 CERTIFICATE = "/etc/ssl/baton/links/fullchain.pem"
 # prints the status and the body of a page that one address serves by another name; a refusal is an error
 FETCH = """
@@ -89,6 +92,25 @@ def test_firewall_drops_what_no_rule_allows(host: Any) -> None:
     assert "policy drop" in rules
     assert "80, 443, 8443" in rules
     assert host.service("nftables").is_enabled
+
+
+def test_firewall_restores_its_table_with_the_addresses_of_recent_clients(host: Any) -> None:
+    """As after a change that cut off SSH."""
+    own = host.ansible.get_variables()
+    peer = testinfra.get_host(f"ansible://{PEERS[own['inventory_hostname']]}", ansible_inventory=str(INVENTORY))
+    connect = f"import socket; socket.create_connection(('{own['fleet_address']}', 443), 60)"
+    peer.check_output(f"python3 -c {shlex.quote(connect)}")
+    listed = "nft list table inet baton"
+    before = host.check_output(listed)
+    assert f"{peer.ansible.get_variables()['fleet_address']} " in before
+    former = "{ echo table inet baton; echo delete table inet baton; " + listed + "; }"
+    host.check_output(f"{former} > /run/former.nft && nft -f /run/former.nft && rm /run/former.nft")
+    after = host.check_output(listed)
+    rules = [[line for line in text.splitlines() if "dport" in line] for text in (before, after)]
+    assert rules[0] == rules[1]
+    for limit in ("limit rate over 500/second", "ct count over 900"):
+        assert any(limit in line for line in rules[1]), limit
+    peer.check_output(f"python3 -c {shlex.quote(connect)}")
 
 
 def test_sshd_accepts_keys_alone(host: Any) -> None:

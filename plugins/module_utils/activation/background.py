@@ -24,6 +24,7 @@ from . import boot, digests
 from .digests import Method
 
 POLL_SECONDS = 0.2
+SIGNAL_SECONDS = 30.0  # in which systemd sends a signal, also on a busy host
 MAX_ENDS = 100  # instances that one call of `ends` looks up
 RUNNING_STATES = ("active", "reloading", "activating")
 PROPERTIES = ("Id", "ActiveState", "SubState", "NRestarts", "MemoryCurrent", "MainPID", "Result")
@@ -196,8 +197,10 @@ class Background:
         self._start_at_boot(self.started)
         if old:
             self.stop_requested = time.time()
-        self._stop(old, wait=False)
+        # even if this fails: systemd may stop them later
         self.stopped += old
+        self._stop(old, wait=False)
+        self._await_signal(old)
         self._clean_up(self.started)
         if not self.process.declared:
             # draining processes no longer need their symlinks, and no later activation would remove the type
@@ -313,6 +316,17 @@ class Background:
             raise systemd.UnitError(done.stderr.strip())
         # otherwise a failed unit would stay in `systemctl --failed` and in the status
         systemd.systemctl("reset-failed", *units)
+
+    def _await_signal(self, units: list[str]) -> None:
+        """Wait until systemd has sent the signal: `stop --no-block` returns earlier, and they would still take jobs,
+        perhaps of the new web processes. Raises UnitError."""
+        end = time.monotonic() + SIGNAL_SECONDS
+        while units and (
+            running := [one.unit for one in instances(self.app, self.process.name) if one.running and one.unit in units]
+        ):
+            if time.monotonic() >= end:
+                raise systemd.UnitError(f"systemd didn't stop {', '.join(running)} within {SIGNAL_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
 
     def _start_at_boot(self, units: list[str]) -> None:
         """Enable these units of the type at boot instead of those that are enabled. Raises OSError."""

@@ -68,6 +68,12 @@ def unproven(status: Mapping[str, Any], release: str, master: int) -> str:
     return ""
 
 
+def draining(app: Application) -> list[int]:
+    """Return the pids of the web workers that no longer accept connections and finish their requests."""
+    workers = [worker["pid"] for worker in read(app, app.service).get("workers", []) if worker["state"] == "draining"]
+    return [pid for pid in workers if pathlib.Path(f"/proc/{pid}").exists()]
+
+
 def unready(app: Application, health: Health | None) -> str:
     """Return why the application doesn't serve its current release with every worker; empty if it does."""
     release = current(app)

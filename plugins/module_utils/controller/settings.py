@@ -32,6 +32,8 @@ LIMITS = {
     "deploy_drain_timeout": (0, WEEK),
     "deploy_lock_seconds": (60, WEEK),  # a lock that expires before a step has ended would be useless
     "deploy_lock_wait": (0, WEEK),
+    "edge_client_connection_rate": (0, 999_999),
+    "edge_client_connections": (0, 999_999),
     "history_lines": (1, HIGHEST),
     "host_baseline_backlog": (1, 65535),
     "host_firewall_undo_seconds": (5, 600),

@@ -83,6 +83,33 @@ def test_firewall_opens_the_ports_of_the_hosts_groups(
     assert [(rule["comment"], rule.get("port", rule.get("ports")), rule.get("sources")) for rule in rules] == ports
 
 
+@pytest.mark.parametrize(
+    ("settings", "limits", "unlimited"),
+    [
+        ({}, (200, 2000), []),
+        ({"edge_client_connection_rate": 0, "edge_client_connections": 9}, (0, 9), []),
+        ({"nginx_site_client_connections": 3000}, (3000, 30000), []),
+        ({"nginx_site_client_connections": 0}, (0, 0), []),
+        (
+            {
+                "nginx_site_unlimited_clients": ["192.0.2.1", "203.0.113.5/24"],
+                "nginx_site_trusted_proxies": ["198.51.100.0/24", "cloudflare", "claudflare"],
+            },
+            (200, 2000),
+            ["192.0.2.1/32", "203.0.113.0/24", "198.51.100.0/24", "173.245.48.0/20", "2606:4700::/32"],
+        ),
+    ],
+)
+def test_connections_of_an_edges_clients_are_limited(
+    settings: dict[str, Any], limits: tuple[int, int], unlimited: list[str]
+) -> None:
+    (rule,) = value("host_firewall_rules", "edge1", **settings)
+    assert (rule["connection_rate"], rule["connections"]) == limits
+    assert set(unlimited) <= set(rule["unlimited_sources"])
+    assert "claudflare" not in rule["unlimited_sources"]
+    assert bool(rule["unlimited_sources"]) is bool(unlimited)
+
+
 def test_new_app_server_gets_no_request_before_it_serves() -> None:
     new = {"app3": {"ansible_facts": {"app_release": ""}}}
     assert value("baton_new_app_servers", known=new) == ["app3"]

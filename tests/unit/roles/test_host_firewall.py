@@ -43,10 +43,39 @@ def test_rule_has_a_line_for_each_source(
     assert rules(rule) == lines
 
 
+def test_rule_may_limit_the_connections_of_an_address(load_role: Callable[[str], Any]) -> None:
+    limits = {"connection_rate": 50, "connections": 90, "unlimited_sources": ["192.0.2.0/24", "fd00::/8", "198.51.100.7"]}
+    text = load_role("host_firewall").render(
+        "etc/nftables.d/rules.nft.j2",
+        host_firewall_rules=[{"port": 22, "unlimited_sources": ["192.0.2.1"]}, {"ports": [80, 443], **limits}],
+        host_firewall_rules_name="my-shop",
+    )
+    rate, most = "limit rate over 50/second burst 100 packets } counter drop", "ct count over 90 } counter drop"
+    limits = []
+    for family, prefix in (("ip", ""), ("ip6", " & ffff:ffff:ffff:ffff::")):
+        match = f"tcp dport {{ 80, 443 }} {family} saddr != @unlimited_tcp80_{family}"
+        limits += [
+            f"{match} update @new_my-shop_tcp80_{family} {{ {family} saddr{prefix} {rate}",
+            f"{match} add @open_my-shop_tcp80_{family} {{ {family} saddr{prefix} {most}",
+        ]
+    assert [line.strip() for line in text.splitlines() if "dport" in line] == [
+        *limits,
+        'tcp dport { 22 } accept comment "my-shop"',
+        'tcp dport { 80, 443 } accept comment "my-shop"',
+    ]
+    assert [line.strip() for line in text.splitlines() if "elements" in line] == [
+        "elements = { 192.0.2.0/24, 198.51.100.7 }",
+        "elements = { fd00::/8 }",
+    ]
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("    set ")] == [
+        f"{kind}_tcp80_{family}" for family in ("ip", "ip6") for kind in ("unlimited", "new_my-shop", "open_my-shop")
+    ]
+
+
 def test_rules_file_is_valid_on_its_own(load_role: Callable[[str], Any]) -> None:
     # so that nft can check it before it is installed
     text = load_role("host_firewall").render("etc/nftables.d/rules.nft.j2", host_firewall_rules=[{"port": 80}])
-    assert "table inet baton {\n    chain input {\n" in text
+    assert "table inet baton {\n    chain limits {\n    }\n\n    chain input {\n" in text
     assert text.count("{") == text.count("}")
 
 
@@ -131,6 +160,10 @@ def test_preflight_refuses_to_block_its_own_connection(
         {"host_firewall_rules": [{"port": 70000}]},
         {"host_firewall_rules": [{"port": 80, "sources": ["edge1"]}]},
         {"host_firewall_rules": [{"port": 80, "sources": ["10.0.0.0/33"]}]},
+        {"host_firewall_rules": [{"port": 80, "unlimited_sources": ["edge1"]}]},
+        {"host_firewall_rules": [{"port": 80, "connection_rate": -1}]},
+        {"host_firewall_rules": [{"port": 80, "connection_rate": 1000000}]},
+        {"host_firewall_rules": [{"port": 80, "connections": -1}]},
         {"host_firewall_rules": [{"port": 80, "comment": 'say "hi"'}]},
         {"host_firewall_rules": [{"port": 80, "comment": "a\x1b"}]},
         {"host_firewall_rules": [{"port": "80\n"}]},

@@ -11,7 +11,7 @@ import pathlib
 import signal
 import socket
 import sys
-import threading
+import time
 import urllib.request
 from typing import Any
 
@@ -19,7 +19,7 @@ NUMBER = 0  # of the release; each release knows one task more than the previous
 # such as 3-1
 INSTANCE = pathlib.Path("/proc/self/cgroup").read_text().rpartition("@")[2].strip().removesuffix(".service")
 WHO = f"{socket.gethostname()} {INSTANCE}"
-STOPPING = threading.Event()
+STOP = {signal.SIGTERM, signal.SIGINT}  # blocked, so that nothing is interrupted
 
 
 def ask(verb: str, **fields: object) -> Any:
@@ -28,27 +28,34 @@ def ask(verb: str, **fields: object) -> Any:
         return json.load(answer)
 
 
+def told_to_stop(seconds: float = 0.0) -> bool:
+    """Wait for a signal to stop, and consume it."""
+    return signal.sigtimedwait(STOP, seconds) is not None
+
+
 def work() -> None:
     """Run jobs until told to stop; finish the running one."""
     known = {f"task{number}" for number in range(1, NUMBER + 1)}
-    while not STOPPING.is_set():
+    pause = 0.0
+    while not told_to_stop(pause):
         job = ask("take", worker=WHO)
+        pause = 0.0 if job else 0.05
         if not job:
-            STOPPING.wait(0.05)
-        elif job["task"] not in known:
+            continue
+        if job["task"] not in known:
             ask("done", id=job["id"], known=False)
         else:
             # the full duration of the job, even when told to stop
-            threading.Event().wait(job["seconds"])
+            time.sleep(job["seconds"])
             ask("done", id=job["id"], known=True)
 
 
 def beat() -> None:
     """Report that it runs until told to stop, then take a moment to exit."""
     ask("beat", who=WHO, **{"is": "began"})
-    while not STOPPING.wait(0.1):
+    while not told_to_stop(0.1):
         ask("beat", who=WHO, **{"is": "there", "number": NUMBER})
-    threading.Event().wait(0.5)
+    time.sleep(0.5)
     ask("beat", who=WHO, **{"is": "ended"})
 
 
@@ -61,7 +68,6 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: STOPPING.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     print(f"{sys.argv[1]} of version {NUMBER}", flush=True)
     {"work": work, "beat": beat, "check": check}[sys.argv[1]]()

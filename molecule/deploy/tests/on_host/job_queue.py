@@ -32,7 +32,8 @@ class Jobs:
         self.taken: collections.Counter[int] = collections.Counter()
         self.takers: dict[int, str] = {}
         self.done: collections.Counter[int] = collections.Counter()
-        self.unknown: list[str] = []
+        self.refused: set[int] = set()
+        self.unknown: list[str] = []  # their tasks, and who refused them
         self.workers: set[str] = set()
         self.beats: list[str] = []  # running ones
         self.ticked: set[int] = set()  # versions that have reported `there`
@@ -65,7 +66,8 @@ class Jobs:
         if request["known"]:
             self.done[request["id"]] += 1
         else:
-            self.unknown.append(self.tasks[request["id"]])
+            self.refused.add(request["id"])
+            self.unknown.append(f"{self.tasks[request['id']]} by {self.takers[request['id']]}")
         return {}
 
     def beat(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +91,10 @@ class Jobs:
             "tasks": sorted(set(self.tasks.values())),
             "added": len(self.tasks),
             "done": len(self.done),
-            # the jobs that aren't done, and who took them
-            "missing": {number: self.takers.get(number) for number in sorted(set(self.tasks) - set(self.done))},
+            # the jobs that are neither done nor refused, and who took them
+            "missing": {
+                number: self.takers.get(number) for number in sorted(set(self.tasks) - set(self.done) - self.refused)
+            },
             "twice": [number for counted in (self.taken, self.done) for number, times in counted.items() if times > 1],
             "unknown": self.unknown,
             "workers": sorted(self.workers),

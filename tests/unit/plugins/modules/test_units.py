@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import boot
 from ansible_collections.baton.web.plugins.module_utils.app import layout, masking, server_status, transient_unit
 from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, history
 from ansible_collections.baton.web.plugins.modules import exec as exec_module
-from ansible_collections.baton.web.plugins.modules import schedule, unit, wait_ready
+from ansible_collections.baton.web.plugins.modules import schedule, unit, wait_drained, wait_ready
 
 from tests.support import modules
 from tests.support.clock import Clock, SteppingClock
@@ -224,6 +225,23 @@ def test_wait_ready_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_status, "unready", lambda *_: "/health answers 503: s3cret-value is refused")
     failed = modules.run(wait_ready, name="links", timeout=0)
     assert failed["msg"] == "The host doesn't serve after 0 s: /health answers 503: *** is refused."
+
+
+def test_wait_drained_waits_until_the_draining_workers_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = {"pid": 2**22 - 1, "state": "draining", "release": "r1"}
+    ready = {"pid": 1, "state": "ready", "release": "r1"}
+    draining = {"pid": os.getpid(), "state": "draining", "release": "r2"}
+    statuses = [{"workers": [ready, draining]}, {"workers": [ready, draining]}, {"workers": [ready, ended]}, {}]
+    monkeypatch.setattr(server_status, "read", lambda *_: statuses.pop(0))
+    assert modules.run(wait_drained, name="links", timeout=30)["left"] == []
+    assert len(statuses) == 1
+
+
+def test_wait_drained_returns_who_still_drains_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    draining = {"pid": os.getpid(), "state": "draining", "release": "r2"}
+    monkeypatch.setattr(server_status, "read", lambda *_: {"workers": [draining]})
+    result = modules.run(wait_drained, name="links", timeout=0)
+    assert (result["left"], result["changed"]) == ([os.getpid()], False)
 
 
 def wait_for_another_instance(

@@ -889,6 +889,33 @@ def test_stop_is_waited_for_only_by_the_strategy_replace(
     assert units.log == (order if waits else order[::-1])
 
 
+def test_activation_ends_only_when_the_old_processes_have_their_signal(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`stop --no-block` only queues the stop: systemd may be busy."""
+    declare(app, worker={"count": 2})
+    activate(app, "aaaa")
+    real, queued = units.systemctl, []
+
+    def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if "--no-block" in words:
+            queued.append(words)
+            return subprocess.CompletedProcess([], 0, "", "")
+        return real(verb, *words, timeout=timeout)
+
+    def sleep(_seconds: float) -> None:
+        real("stop", *queued.pop())
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(background.time, "sleep", sleep)
+    activate(app, "bbbb")
+    assert units.active() == {"worker@2-1": "bbbb", "worker@2-2": "bbbb"}
+    monkeypatch.setattr(background.time, "sleep", lambda _: None)
+    monkeypatch.setattr(background, "SIGNAL_SECONDS", 0.0)
+    with pytest.raises(layout.ActivationError, match=r"systemd didn't stop links-worker@2-1\.service, links-worker@2-2"):
+        activate(app, "aaaa")
+
+
 def test_revert_of_a_change_that_has_not_begun_does_nothing(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")

@@ -207,13 +207,17 @@ async def lifespan(receive, send):
 HANDLERS = {
     "signal": "_signal.signal(_signal.SIGTERM, lambda *_: sys.exit(0))",
     "event loop": "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, sys.exit, 0)",
+    "loop.stop": "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, _asyncio.get_running_loop().stop)",
 }
 
 
 @pytest.mark.parametrize("way", ["reload", "stop"])
 @pytest.mark.parametrize(
     ("handler", "loop"),
-    [("signal", "auto"), ("event loop", "asyncio"), ("event loop", "uvloop")],
+    [
+        ("signal", "auto"),
+        *((handler, loop) for handler in ("event loop", "loop.stop") for loop in ("asyncio", "uvloop")),
+    ],
 )
 def test_worker_drains_if_application_replaces_sigterm_handler(
     server: Server, way: str, handler: str, loop: str

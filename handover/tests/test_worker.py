@@ -265,6 +265,23 @@ def test_handler_of_the_event_loop_does_not_end_running_requests(life: Create, h
     assert one.log.count("The application's signal handler raised ValueError: broken") == warnings
 
 
+def test_application_that_stops_the_event_loop_drains_the_worker(life: Create) -> None:
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asyncio.get_running_loop().stop()
+        await application(scope, receive, send)
+
+    async def script(one: Life) -> None:
+        await one.ready()
+        client = await one.request("/slow?seconds=5")
+        await one.until(lambda: one.board.state is State.DRAINING)
+        assert (await client.receive())[0] == 200
+
+    one = life(served, graceful_timeout=10)
+    one.run(script)
+    assert one.log.count("The application has stopped the event loop; worker ") == 1
+
+
 def test_removing_a_handler_of_the_event_loop_does_not_restore_the_default(life: Create) -> None:
     """The default would end the worker and its requests."""
 

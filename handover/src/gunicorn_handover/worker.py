@@ -169,6 +169,7 @@ class HandoverWorker(UvicornWorker):
         self._event_loop = asyncio.get_running_loop()
         self._event_loop.add_signal_handler(signal.SIGQUIT, self._server.quit)
         self._wrap_loop_handlers()
+        self._guard_loop_stop()
         # uvloop accepts only sockets, not Gunicorn's wrappers
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:
@@ -232,6 +233,19 @@ class HandoverWorker(UvicornWorker):
 
         self._event_loop.add_signal_handler = add_signal_handler  # type: ignore[assignment, method-assign]
         self._event_loop.remove_signal_handler = remove_signal_handler  # type: ignore[method-assign]
+
+    def _guard_loop_stop(self) -> None:
+        """Makes an application that stops the event loop, for example by a signal handler, drain the worker instead."""
+        stop, serving = self._event_loop.stop, asyncio.current_task()
+
+        def stop_or_drain() -> None:
+            if serving is None or serving.done():
+                stop()
+            elif not self._server.should_exit:
+                self.log.warning("The application has stopped the event loop; worker (pid:%s) drains", self.pid)
+                self._server.should_exit = True
+
+        self._event_loop.stop = stop_or_drain  # type: ignore[method-assign]
 
     def _stop_handler(self, theirs: Any) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shlex
 import ssl
 from collections.abc import Iterator
@@ -76,10 +77,14 @@ def status(name: str) -> Any:
     return until(settled, f"{name} has workers that boot or drain")
 
 
-def enqueue_pauses(seconds: float, times: int = 1) -> None:
-    """Ask Celery's workers to pause."""
-    ask = f"from links.jobs import app; [app.send_task('links.jobs.pause', args=[{seconds}]) for _ in range({times})]"
-    FLEET.succeed("playbooks/exec.yml", command=shlex.join(["python", "-c", ask]))
+def enqueue_pauses(seconds: float, times: int = 1) -> set[str]:
+    """Ask Celery's workers to pause; return the ids of these tasks."""
+    enqueue = f"app.send_task('links.jobs.pause', args=[{seconds}]).id for _ in range({times})"
+    command = shlex.join(["python", "-c", f"from links.jobs import app; print(*({enqueue}))"])
+    done = FLEET.succeed("playbooks/exec.yml", command=command)
+    ids = re.findall(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", done.output)
+    assert len(ids) == times, done.output
+    return set(ids)
 
 
 def journal(units: str, since: float, words: str) -> list[dict[str, Any]]:

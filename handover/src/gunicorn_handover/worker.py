@@ -232,7 +232,7 @@ class HandoverWorker(UvicornWorker):
             return removed
 
         self._event_loop.add_signal_handler = add_signal_handler  # type: ignore[assignment, method-assign]
-        self._event_loop.remove_signal_handler = remove_signal_handler  # type: ignore[method-assign]
+        self._event_loop.remove_signal_handler = remove_signal_handler  # type: ignore[assignment, method-assign]
 
     def _guard_loop_stop(self) -> None:
         """Makes an application that stops the event loop, for example by a signal handler, drain the worker instead."""

@@ -319,7 +319,8 @@ class Background:
 
     def _await_signal(self, units: list[str]) -> None:
         """Wait until systemd has sent the signal: `stop --no-block` returns earlier, and they would still take jobs,
-        perhaps of the new web processes. Raises UnitError."""
+        perhaps of the new web processes. Raises UnitError.
+        """
         end = time.monotonic() + SIGNAL_SECONDS
         while units and (
             running := [one.unit for one in instances(self.app, self.process.name) if one.running and one.unit in units]

@@ -44,22 +44,26 @@ def test_rule_has_a_line_for_each_source(
 
 
 def test_rule_may_limit_the_connections_of_an_address(load_role: Callable[[str], Any]) -> None:
-    limits = {"connection_rate": 50, "connections": 90, "unlimited_sources": ["192.0.2.0/24", "fd00::/8", "198.51.100.7"]}
+    limits = {
+        "connection_rate": 50,
+        "connections": 90,
+        "unlimited_sources": ["192.0.2.0/24", "fd00::/8", "198.51.100.7"],
+    }
     text = load_role("host_firewall").render(
         "etc/nftables.d/rules.nft.j2",
         host_firewall_rules=[{"port": 22, "unlimited_sources": ["192.0.2.1"]}, {"ports": [80, 443], **limits}],
         host_firewall_rules_name="my-shop",
     )
     rate, most = "limit rate over 50/second burst 100 packets } counter drop", "ct count over 90 } counter drop"
-    limits = []
+    lines = []
     for family, prefix in (("ip", ""), ("ip6", " & ffff:ffff:ffff:ffff::")):
         match = f"tcp dport {{ 80, 443 }} {family} saddr != @unlimited_tcp80_{family}"
-        limits += [
+        lines += [
             f"{match} update @new_my-shop_tcp80_{family} {{ {family} saddr{prefix} {rate}",
             f"{match} add @open_my-shop_tcp80_{family} {{ {family} saddr{prefix} {most}",
         ]
     assert [line.strip() for line in text.splitlines() if "dport" in line] == [
-        *limits,
+        *lines,
         'tcp dport { 22 } accept comment "my-shop"',
         'tcp dport { 80, 443 } accept comment "my-shop"',
     ]

@@ -907,12 +907,14 @@ def test_activation_ends_only_when_the_old_processes_have_their_signal(
         real("stop", *queued.pop())
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
-    monkeypatch.setattr(background.time, "sleep", sleep)
+    monkeypatch.setattr("time.sleep", sleep)
     activate(app, "bbbb")
     assert units.active() == {"worker@2-1": "bbbb", "worker@2-2": "bbbb"}
-    monkeypatch.setattr(background.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(background, "SIGNAL_SECONDS", 0.0)
-    with pytest.raises(layout.ActivationError, match=r"systemd didn't stop links-worker@2-1\.service, links-worker@2-2"):
+    with pytest.raises(
+        layout.ActivationError, match=r"systemd didn't stop links-worker@2-1\.service, links-worker@2-2"
+    ):
         activate(app, "aaaa")
 
 

@@ -75,6 +75,7 @@ def asked_from(host: Any, edge: str) -> str:
 
 def test_maintenance_finishes_running_requests_and_answers_new_ones(host: Any, edge: Edge) -> None:
     edge_address = host.ansible.get_variables()["fleet_address"]
+    before = int(host.check_output("wc -l < /var/log/nginx/links-access.log"))
     with traffic() as clients, concurrent.futures.ThreadPoolExecutor() as pool:
         slow = pool.submit(edge, "/api/slow?seconds=15")
         assert "Maintenance is on" in playbook("maintenance.yml", "-e", "maintenance=on")
@@ -95,10 +96,8 @@ def test_maintenance_finishes_running_requests_and_answers_new_ones(host: Any, e
         assert "Maintenance is off" in playbook("maintenance.yml", "-e", "maintenance=off")
         assert edge("/healthz").status_code == 200
     assert set(clients.summary.failed) == {"HTTP 503"}, clients.summary
-    lines = [
-        json.loads(line) for line in host.check_output("tail -n 5000 /var/log/nginx/links-access.log").splitlines()
-    ]
-    assert {line["upstream"] for line in lines if line["status"] == 503} == {""}
+    log = host.check_output(f"tail -n +{before + 1} /var/log/nginx/links-access.log").splitlines()
+    assert {line["upstream"] for line in map(json.loads, log) if line["status"] == 503} == {""}
 
 
 def test_maintenance_stays_on_after_provisioning(host: Any, tmp_path: pathlib.Path) -> None:
@@ -302,7 +301,7 @@ def test_command_has_environment_of_service_without_listed_secrets() -> None:
     assert "app1: exit code 0" in output
     assert "app2" not in output.split("PLAY RECAP")[0]
     assert re.search(
-        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d\d$", output, re.MULTILINE
+        r"^links\n/opt/links/releases/[0-9a-f]{16}/src\n5\ntouch: .*Read-only.*\n\d{2,3}$", output, re.MULTILINE
     )
 
 

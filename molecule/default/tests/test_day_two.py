@@ -154,7 +154,7 @@ def test_reboot_with_interruption_needs_confirmation() -> None:
     before = [started(other(name)) for name in ("app1", "app2", "data1", "edge1")]
     output = refused_playbook("reboot.yml")
     assert "edge1 (the only edge)" in output
-    assert "data1 (the database server)" in output
+    assert "data1 (the database server, the Redis server)" in output
     assert "app1 (" not in output
     assert "-e reboot_confirm=true" in output
     playbook("reboot.yml", "--limit", "app_servers", "-e", "reboot_only_if_required=true")

@@ -21,7 +21,7 @@ async def test_waiting_requests_are_not_overtaken(settings: Settings) -> None:
     async def ask(number: int) -> None:
         async with sessions.begin() as session:
             turns.append(number)
-            # nobody else waits in the pool, where it could be overtaken
+            # no other request waits in the pool, where later ones could overtake it
             assert len(turns) - len(order) <= 3
             await session.execute(text("SELECT 1"))
             order.append(number)

@@ -110,7 +110,8 @@ def unlimited_networks(clients: Sequence[Any], proxies: Sequence[Any]) -> list[s
 
     Leaves out what is no network: nginx_site refuses it with a message about its own setting.
     """
-    presets: dict[str, Any] = yaml.safe_load(PRESETS.read_text(encoding="utf-8"))
+    # parsed only where it is needed: the rules are evaluated in many tasks
+    presets: dict[str, Any] = yaml.safe_load(PRESETS.read_text(encoding="utf-8")) if proxies else {}
     found = []
     for text in [*map(str, clients), *proxy_networks([*map(str, proxies)], presets)]:
         with contextlib.suppress(ValueError):

@@ -9,10 +9,10 @@ from typing import Any
 PATIENCE = 600.0  # seconds until a wait is given up, on a machine of any speed
 
 
-def until(condition: Callable[[], Any], missing: str) -> Any:
-    """Wait until the condition is true; return its value. `missing`: the message if it never is."""
+def until(condition: Callable[[], Any], missing: str, details: Callable[[], str] = lambda: "") -> Any:
+    """Wait until the condition is true; return its value. `missing`, `details`: the message if it never is."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{missing} after {PATIENCE:g} s"
+        assert time.monotonic() < deadline, f"{missing} after {PATIENCE:g} s{details()}"
         time.sleep(0.1)
     return found

@@ -198,11 +198,12 @@ def test_outage_costs_only_explained_503s(edge: Edge, service: Service) -> None:
         answer = failed[page][0]
         assert "detail" in answer.json()
         assert len(reasons(begin, answer.headers["x-request-id"])) == 1, page
-    try:
-        until(lambda: jobs <= ended_pauses(begin), "jobs that ran at the restart don't end")
-    except AssertionError as error:
+
+    def details() -> str:
         logged = "\n".join(one["MESSAGE"] for one in journal("links-worker@*", begin, "."))
-        raise AssertionError(f"{error}: {jobs - ended_pauses(begin)}\n{logged}") from None
+        return f": {jobs - ended_pauses(begin)}\n{logged}"
+
+    until(lambda: jobs <= ended_pauses(begin), "jobs that ran at the restart don't end", details)
 
 
 class ThirdParty:

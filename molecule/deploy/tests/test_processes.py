@@ -123,12 +123,13 @@ def assert_receipt_lists_workers(before: dict[str, dict[str, str]]) -> None:
 
 def until_all_done() -> None:
     """Wait until all jobs are done. If some never are, show who took them, and what they and the queue logged."""
-    try:
-        until(lambda: not report()["missing"], "jobs are left")
-    except AssertionError as error:
+
+    def details() -> str:
         look = "journalctl --quiet --no-pager --lines=100 -u 'shop-worker@*' -u job-queue"
         logged = "\n".join(host(name).run(look).stdout for name in (ON_QUEUE, *APP_SERVERS))
-        raise AssertionError(f"{error}: {report()['missing']}\n{logged}") from None
+        return f": {report()['missing']}\n{logged}"
+
+    until(lambda: not report()["missing"], "jobs are left", details)
 
 
 class Clients:

@@ -197,10 +197,10 @@ class Background:
         self._start_at_boot(self.started)
         if old:
             self.stop_requested = time.time()
-        # even if this fails: systemd may stop them later
-        self.stopped += old
-        self._stop(old, wait=False)
-        self._await_signal(old)
+            # even if this fails: systemd may stop them later
+            self.stopped += old
+            self._stop(old, wait=False)
+            self._await_signal(old)
         self._clean_up(self.started)
         if not self.process.declared:
             # draining processes no longer need their symlinks, and no later activation would remove the type
@@ -322,9 +322,9 @@ class Background:
         perhaps of the new web processes. Raises UnitError.
         """
         end = time.monotonic() + SIGNAL_SECONDS
-        while units and (
-            running := [one.unit for one in instances(self.app, self.process.name) if one.running and one.unit in units]
-        ):
+        while running := [
+            one.unit for one in instances(self.app, self.process.name) if one.running and one.unit in units
+        ]:
             if time.monotonic() >= end:
                 raise systemd.UnitError(f"systemd didn't stop {', '.join(running)} within {SIGNAL_SECONDS:.0f} s")
             time.sleep(POLL_SECONDS)

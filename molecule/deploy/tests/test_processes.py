@@ -32,7 +32,6 @@ PROCESSES = {
         "command": "python jobs.py beat",
         "hosts": "first",
         "strategy": "replace",
-        "order": "after_web",
         "settle_seconds": 1,
         "check": 'test -n "$RELEASE_ID" && python jobs.py check',
     },

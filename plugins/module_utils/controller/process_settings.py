@@ -15,7 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "count": 1,
     "hosts": "all",
     "strategy": "overlap",
-    "order": "before_web",
+    "order": "",  # depends on the strategy: see `_complete`
     "stop_signal": "TERM",
     "stop_timeout": 30,
     "settle_seconds": 5,
@@ -30,10 +30,19 @@ CHOICES = {
     "order": ("before_web", "after_web"),
     "stop_signal": ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2"),
 }
+# what takes jobs gets a new release before the web processes enqueue its jobs; a scheduler, which may run only once,
+# after the workers on all hosts, because it enqueues jobs itself
+_ORDERS = {"overlap": "before_web", "replace": "after_web"}
 CORES = "cores"
 MOST = 1000  # processes of a type on a host
 _OPERATOR = re.compile("[;&|()]+")  # a shell's operators except redirections
 _KEYWORDS = ("if", "for", "while", "until", "case", "{", "!")
+
+
+def _complete(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a type's settings with the defaults of those that aren't given. They may be invalid."""
+    one = DEFAULTS | dict(given)
+    return one | {"order": one["order"] or _ORDERS.get(str(one["strategy"]), "")}
 
 
 def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: int) -> dict[str, dict[str, Any]]:
@@ -43,7 +52,7 @@ def on_host(processes: Mapping[str, Mapping[str, Any]], *, first: bool, cores: i
     """
     found = {}
     for name, given in processes.items():
-        one = DEFAULTS | dict(given)
+        one = _complete(given)
         count = cores if one["count"] == CORES else int(one["count"])
         found[name] = one | {
             "command": executed(one["command"]),
@@ -97,7 +106,7 @@ def for_activation(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
 def has_before_web(hosts: Iterable[Any]) -> bool:
     """Whether any process type has `order: before_web`. `hosts`: each host's `app_processes`, possibly invalid."""
     return any(
-        isinstance(one, Mapping) and one.get("order", DEFAULTS["order"]) == "before_web"
+        isinstance(one, Mapping) and _complete(one)["order"] == "before_web"
         for processes in hosts
         if isinstance(processes, Mapping)
         for one in processes.values()
@@ -115,7 +124,7 @@ def longest_wait(processes: Any, hosts: int) -> int:
     for given in processes.values() if isinstance(processes, Mapping) else ():
         if not isinstance(given, Mapping):
             continue
-        one = DEFAULTS | dict(given)
+        one = _complete(given)
         proof = (whole_number(one["settle_seconds"]) or 0) + (layout.CHECK_SECONDS if one["check"] else 0)
         if one["strategy"] == "replace":
             rehearsal, activation = 0, proof + (whole_number(one["stop_timeout"]) or 0) + layout.STOP_MARGIN

@@ -49,7 +49,7 @@ def unit(role: Any, path: str = UNIT, facts: dict[str, Any] | None = None, **wor
 def test_processes_json_lists_types_in_the_settings_order(role: Any) -> None:
     processes = {
         "worker": {"command": "work", "count": "cores", "stop_timeout": 300},
-        "beat": {"command": "beat", "strategy": "replace", "hosts": "first", "order": "after_web", "check": "ping"},
+        "beat": {"command": "beat", "strategy": "replace", "hosts": "first", "check": "ping"},
     }
     settings = json.loads(files(role, processes)["/etc/links/processes.json"]["content"])
     assert list(settings) == ["worker", "beat"]

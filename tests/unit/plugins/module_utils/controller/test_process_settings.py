@@ -18,6 +18,9 @@ WORKER = {"command": "work"}
         ([{"worker": WORKER}], True),
         ([{"worker": {**WORKER, "order": "after_web"}}], False),
         ([{}, {"beat": {"order": "after_web"}, "worker": {"order": "before_web"}}], True),
+        ([{"beat": {"strategy": "replace"}}], False),
+        ([{"consumer": {"strategy": "replace", "order": "before_web"}}], True),
+        ([{"worker": {"strategy": ["replace"]}}], False),
         ([None, "worker", ["worker"], {"worker": None}], False),
     ],
 )
@@ -32,8 +35,8 @@ def test_has_before_web(hosts: list[Any], expected: bool) -> None:
         # the rehearsal and the activation, each on the first host and then on the others
         ({"worker": WORKER}, 4 * 5),
         ({"worker": {"settle_seconds": "20", "stop_timeout": 7200, "check": "ping"}}, 4 * (20 + 60)),
-        ({"beat": {"strategy": "replace", "stop_timeout": "300"}}, 2 * (300 + 30 + 5)),
-        ({"beat": {"strategy": "replace", "order": "after_web", "stop_timeout": 300}}, 10 * (300 + 30 + 5)),
+        ({"beat": {"strategy": "replace", "stop_timeout": "300"}}, 10 * (300 + 30 + 5)),
+        ({"beat": {"strategy": "replace", "order": "before_web", "stop_timeout": 300}}, 2 * (300 + 30 + 5)),
         ({"bot": {"order": "after_web"}, "worker": WORKER}, 2 * 5 + 10 * 5 + 4 * 5),
         ({"worker": {"settle_seconds": "long"}}, 0),
         ("worker", 0),

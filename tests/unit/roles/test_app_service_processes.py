@@ -100,6 +100,7 @@ def test_process_unit_matches_the_service_in_its_own_release(role: Any) -> None:
     }
     assert not any("/current" in value for values in worker.values() for value in values)
     assert '"TZ=UTC"' in worker["Environment"]
+    assert worker["Environment"][-1] == "PROCESS_INSTANCE=%i"
     assert worker["LoadCredential"] == ["TOKEN:/etc/links/secrets/TOKEN"]
     checks = unit(role, CHECK, check="celery inspect ping")
     for key in ("User", "LoadCredential", "SystemCallFilter", "EnvironmentFile", "Environment"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -16,9 +15,7 @@ import urllib.request
 from typing import Any
 
 NUMBER = 0  # of the release; each release knows one task more than the previous one
-# such as 3-1
-INSTANCE = pathlib.Path("/proc/self/cgroup").read_text().rpartition("@")[2].strip().removesuffix(".service")
-WHO = f"{socket.gethostname()} {INSTANCE}"
+WHO = f"{socket.gethostname()} {os.environ['PROCESS_INSTANCE']}"
 STOP = {signal.SIGTERM, signal.SIGINT}  # blocked, so that nothing is interrupted
 
 

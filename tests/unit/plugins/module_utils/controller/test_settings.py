@@ -426,5 +426,6 @@ def test_secrets_are_not_shown() -> None:
 
 
 def test_variables_that_the_units_set_are_reserved() -> None:
-    given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PATH"]
-    assert settings.reserved_variables(given) == ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY"]
+    given = ["PATH", "LANG", "GUNICORN_HANDOVER_STATUS", "PATHS", "STATE_DIRECTORY", "PROCESS_INSTANCE", "PATH"]
+    reserved = ["PATH", "GUNICORN_HANDOVER_STATUS", "STATE_DIRECTORY", "PROCESS_INSTANCE"]
+    assert settings.reserved_variables(given) == reserved

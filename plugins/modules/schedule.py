@@ -35,7 +35,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+release: {description: Id of the current release; empty if there is none., returned: success, type: str}
 runs: {description: Whether the command runs on this host., returned: success, type: bool}
+timeout: {description: Seconds that a run may take., returned: success, type: int}
 unit: {description: The unit of the command., returned: success, type: str, sample: links-cleanup.service}
 """
 
@@ -84,7 +86,15 @@ def main() -> None:
                     atomic_file.sync_folder(mark.parent)
     except (layout.ActivationError, systemd.UnitError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, runs=bool(schedule.count), unit=f"{app.name}-{wanted}.service")
+    about = app.declared[f"app_schedules.{wanted}"]
+    module.exit_json(
+        changed=changed,
+        release=layout.current(app) or "",
+        runs=bool(schedule.count),
+        # settings that an earlier version wrote don't contain it
+        timeout=int(about.get("timeout", 3600)),
+        unit=f"{app.name}-{wanted}.service",
+    )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def on_host(schedules: Mapping[str, Mapping[str, Any]], *, first: bool) -> dict[
 
 def for_activation(schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the content of /etc/<app>/schedules.json, from the result of `on_host`."""
-    return {name: {key: one[key] for key in ("command", "runs")} for name, one in schedules.items()}
+    return {name: {key: one[key] for key in ("command", "runs", "timeout")} for name, one in schedules.items()}
 
 
 def for_preflight(schedules: Any) -> list[dict[str, str]]:

@@ -276,7 +276,8 @@ def test_scheduled_command_runs_only_on_its_host() -> None:
     (play,) = load("schedule.yml")
 
     def units(action: str, runs: bool) -> int:
-        known = {"schedule": "cleanup", "schedule_action": action, "__baton_schedule": {"runs": runs}}
+        result = {"runs": runs, "release": "r1", "timeout": 60}
+        known = {"schedule": "cleanup", "schedule_action": action, "__baton_schedule": result}
         found = due(play["tasks"], templar("app1", FLEET, __baton_schedule_run={}, **known))
         return sum("baton.web.unit" in task for task in found)
 

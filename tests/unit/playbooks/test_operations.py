@@ -93,27 +93,45 @@ def test_logs_are_read_on_all_app_servers_and_followed_on_request(fleet: Fleet) 
 
 
 @pytest.mark.parametrize(
-    ("action", "state", "runs", "steps"),
+    ("action", "state", "steps"),
     [
-        ("run", "known", True, ["app1 schedule known", "app2 schedule known", "app1 unit links-cleanup.service"]),
-        ("run", "known", False, ["app1 schedule known", "app2 schedule known"]),
-        ("suspend", "suspended", True, ["app1 schedule suspended", "app2 schedule suspended"]),
-        ("resume", "resumed", True, ["app1 schedule resumed", "app2 schedule resumed"]),
+        ("run", "known", ["app1 schedule known", "app2 schedule known", "app1 unit links-cleanup.service"]),
+        ("suspend", "suspended", ["app1 schedule suspended", "app2 schedule suspended"]),
+        ("resume", "resumed", ["app1 schedule resumed", "app2 schedule resumed"]),
     ],
 )
 def test_scheduled_command_is_run_where_it_runs_or_is_switched_everywhere(
-    fleet: Fleet, action: str, state: str, runs: bool, steps: list[str]
+    fleet: Fleet, action: str, state: str, steps: list[str]
 ) -> None:
     unit = "links-cleanup.service"
-    fleet.set_result("baton.web.schedule", {"runs": False, "unit": unit})
-    fleet.set_result("baton.web.schedule", {"runs": runs, "unit": unit}, "app1")
+    result = {"runs": False, "unit": unit, "release": "", "timeout": 7200}
+    fleet.set_result("baton.web.schedule", result)
+    fleet.set_result("baton.web.schedule", {**result, "runs": True, "release": "r1"}, "app1")
     fleet.set_result("baton.web.unit", {"changed": True, "log": "cleaned up", "seconds": 2.0})
     done = fleet.run("schedule.yml", schedule="cleanup", schedule_action=action).check_status()
     assert fleet.steps == steps
     assert fleet.arguments("baton.web.schedule") == [{"name": "links", "schedule": "cleanup", "state": state}] * 2
     for given in fleet.arguments("baton.web.unit"):
-        assert given == {"name": unit, "application": "links", "timeout": 3660}
-    assert ("app1: cleanup succeeded in 2.0 s\ncleaned up" in done.output) is (action == "run" and runs)
+        # longer than a run may take
+        assert given == {"name": unit, "application": "links", "timeout": 7260}
+    assert ("app1: cleanup succeeded in 2.0 s\ncleaned up" in done.output) is (action == "run")
+
+
+@pytest.mark.parametrize(
+    ("release", "runs", "words"),
+    [
+        ("", True, "app1 has no current release of links, so cleanup can't run there. Deploy one."),
+        ("r1", False, "cleanup runs on none of these hosts (hosts: first). Include the host that runs it (--limit)"),
+    ],
+)
+def test_scheduled_command_that_cannot_run_is_refused(fleet: Fleet, release: str, runs: bool, words: str) -> None:
+    result = {"runs": False, "unit": "links-cleanup.service", "release": "r1", "timeout": 60}
+    fleet.set_result("baton.web.schedule", result)
+    fleet.set_result("baton.web.schedule", {**result, "runs": runs, "release": release}, "app1")
+    done = fleet.run("schedule.yml", schedule="cleanup", schedule_action="run")
+    assert done.status != 0
+    assert words in done.words
+    assert fleet.steps == ["app1 schedule known", "app2 schedule known"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_several_times_without_catching_up(role: Any) -> None:
 def test_schedules_json_tells_whether_the_host_runs_it(role: Any, hosts: str, first: bool, runs: bool) -> None:
     written = files(role, cleanup(hosts=hosts), app_service_first_host=first)
     assert json.loads(written["/etc/links/schedules.json"]["content"]) == {
-        "cleanup": {"command": "links-cleanup --old", "runs": runs}
+        "cleanup": {"command": "links-cleanup --old", "runs": runs, "timeout": 3600}
     }
     assert SERVICE in written
 

@@ -113,8 +113,8 @@ def test_unit_waits_for_another_instance_until_its_timeout(host: Host) -> None:
 TIMER = "links-cleanup.timer"
 
 
-def configure_schedule(host: Host, *, runs: bool = True) -> None:
-    host.app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": runs}}))
+def configure_schedule(host: Host, **about: Any) -> None:
+    host.app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": True, **about}}))
 
 
 def enabled(host: Host) -> list[str]:
@@ -173,6 +173,23 @@ def test_timer_is_not_started_if_the_schedule_does_not_run(host: Host, runs: boo
     set_state("suspended")
     assert set_state("resumed")["runs"] is runs
     assert (host.commands, enabled(host)) == ([f"stop {TIMER}"], [])
+
+
+def test_known_schedule_is_described(host: Host) -> None:
+    configure_schedule(host, timeout=7200)
+    result = set_state("known")
+    assert {key: result[key] for key in ("changed", "release", "runs", "timeout", "unit")} == {
+        "changed": False,
+        "release": "",
+        "runs": True,
+        "timeout": 7200,
+        "unit": "links-cleanup.service",
+    }
+    host.app.current.symlink_to("releases/r1")
+    # as an earlier version wrote it
+    configure_schedule(host)
+    result = set_state("known")
+    assert (result["release"], result["timeout"]) == ("r1", 3600)
 
 
 def test_unknown_schedule_is_reported_with_the_known_ones(host: Host) -> None:

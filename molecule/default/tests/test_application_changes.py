@@ -219,6 +219,10 @@ def scheduled_run() -> Iterator[None]:
     try:
         until(lambda: app1.file(log).exists, "the scheduled command doesn't run")
         release = current("app1")
+        pid = app1.check_output("systemctl show --property=MainPID --value links-spanning.service")
+        folder, *open_files = app1.check_output(f"readlink /proc/{pid}/cwd /proc/{pid}/fd/*").splitlines()
+        # otherwise the release could be pruned
+        assert (folder, f"/opt/links/releases/{release}" in open_files) == ("/var/lib/links", True)
         yield
     finally:
         app1.check_output(f"touch {log}-end")

@@ -66,7 +66,8 @@ def current(places: ReleaseStore) -> str | None:
 def in_use(places: ReleaseStore) -> set[str]:
     """Return releases that a process uses: for its program, libraries, working directory or open files.
 
-    Includes those that background processes use when they restart, which are enabled.
+    A background process or command has its release open: see roles/app_service/files/release-exec. Includes releases
+    that background processes use when they restart, which are enabled.
     """
     root = os.path.realpath(places.releases) + "/"
     app = places.releases.parent

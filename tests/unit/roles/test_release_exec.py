@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from ansible_collections.baton.web.plugins.module_utils.release import store
 
 PROJECT = pathlib.Path(__file__).resolve().parents[3]
 PROGRAM = PROJECT / "roles/app_service/files/release-exec"
@@ -26,9 +27,15 @@ class Release:
         (self.folder / "release.json").write_text(json.dumps(metadata))
 
     def run(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        environment = {"CREDENTIALS_DIRECTORY": str(self.credentials), **environment}
+        with self.start(command, **environment) as process:
+            output, errors = process.communicate()
+            return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "CREDENTIALS_DIRECTORY": str(self.credentials), **environment}
         words = [sys.executable, str(PROGRAM), str(self.folder), command]
-        return subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 @pytest.fixture
@@ -67,3 +74,15 @@ def test_command_does_not_run_without_its_secrets(release: Release, fault: str) 
     )
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["cd /; echo begun; read line", "cd /; exec 3>/dev/null; echo begun; exec cat"])
+def test_release_is_in_use_until_its_command_ends(release: Release, command: str) -> None:
+    """Also by a shell script that has left the release's folder, or a program from elsewhere."""
+    places = store.ReleaseStore(release.folder.parent, release.folder.parent.parent / "current", release.credentials)
+    with release.start(command) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        assert store.in_use(places) == {"abc"}
+        process.communicate("\n")
+    assert store.in_use(places) == set()

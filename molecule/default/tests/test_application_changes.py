@@ -50,6 +50,7 @@ MANY_WORKERS = {
         "count": 2,
         "stop_signal": "QUIT",
         "stop_timeout": 60,
+        "database_connections": 4,
     }
 }
 FOLDER = "/root/live-clients"

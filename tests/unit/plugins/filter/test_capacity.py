@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.baton.web.plugins.filter import capacity, settings
 from ansible_collections.baton.web.plugins.module_utils.app import workers
 
+PROJECT = pathlib.Path(__file__).resolve().parents[4]
 FACTS = {"processor_vcpus": 2, "memtotal_mb": 4096}
 
 
@@ -170,3 +174,19 @@ def test_running_server_counts_until_it_is_restarted() -> None:
 
 def test_external_database_is_not_checked() -> None:
     assert fleet(app_service_workers=4, app_database_connections=500) == []
+
+
+@pytest.mark.parametrize("inventory", ["inventories/demo", "inventories/example", "molecule/default/inventory"])
+def test_inventories_count_all_connections_of_the_reference_application(inventory: str) -> None:
+    defaults = (PROJECT / "app/links/settings.py").read_text()
+    size, overflow = (
+        int(re.findall(rf"database_{name}: int = Field\(default=(\d+)", defaults)[0])
+        for name in ("pool_size", "max_overflow")
+    )
+    folder = PROJECT / inventory / "group_vars"
+    (given,) = [yaml.safe_load(path.read_text()) for path in (*folder.glob("all.yml"), *folder.glob("all/main.yml"))]
+    # its /readyz has a connection of its own
+    assert given["app_database_connections"] == size + overflow + 1
+    if "postgresql_server_max_connections" in given:
+        workstation = {"ansible_facts": {"processor_vcpus": 12, "memtotal_mb": 32768}}
+        assert fleet(hosts=2, database=given, **given, **workstation) == []

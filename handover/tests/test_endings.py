@@ -296,6 +296,60 @@ def test_server_sent_events_run_until_graceful_timeout(server: Server, way: str)
     assert "killing it" not in server.log
 
 
+ENDLESS = """
+from starlette.responses import StreamingResponse
+
+async def asynchronous():
+    try:
+        while True:
+            yield b"x" * 100
+            await asyncio.sleep(0.1)
+    finally:
+        Path(os.environ["ENDED"]).touch()
+
+def synchronous():
+    while True:
+        yield b"x" * 100
+        time.sleep(0.1)
+
+async def endless(scope, query, receive, send):
+    await StreamingResponse({generator}())(scope, receive, send)
+
+PATHS["/endless"] = endless
+"""
+
+
+@pytest.mark.parametrize(("generator", "way"), [("asynchronous", "reload"), ("synchronous", "stop")])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_endless_stream_runs_until_graceful_timeout(server: Server, loop: str, generator: str, way: str) -> None:
+    """It doesn't know of the drain, unlike those of sse-starlette."""
+    ended = server.root / "ended"
+    server.environ = {"ENDED": str(ended)}
+    server.release("1", after=ENDLESS.format(generator=generator))
+    server.configure(graceful_timeout=3, handover_exit_timeout=60, handover_loop=loop)
+    server.start()
+    before = server.pids()
+    connection = server.connect()
+    connection.request("GET", "/endless")
+    response = connection.getresponse()
+    assert response.read(20)
+    server.signal(signal.SIGTERM if way == "stop" else signal.SIGHUP)
+    began = time.monotonic()
+    # the client can tell that the response is incomplete
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        response.read()
+    # it isn't the master that ends it
+    assert 2.5 < time.monotonic() - began < 30
+    wait_for(lambda: not set(before) & set(server.children()))
+    # a thread can't be cancelled
+    assert ended.exists() is (generator == "asynchronous")
+    if way == "reload":
+        assert server.get()["release"] == "1"
+        assert server.stop() == 0
+    assert "killing it" not in server.log
+    assert server.failed_exits == []
+
+
 LEGACY = """
 from gunicorn_handover.worker import HandoverWorker
 class LegacyWorker(HandoverWorker):

@@ -115,13 +115,12 @@ def _load(module: AnsibleModule, site: str, file: pathlib.Path, before: str, aft
         if status:
             raise upstream.UpstreamError(f"nginx rejects the new configuration, so it wasn't changed: {errors.strip()}")
         module.atomic_move(str(scratch), str(file))
-    workers = upstream.workers()
     try:
+        # returns when the previous worker processes no longer accept connections
         systemd.change("reload", "nginx.service", 60)
     except systemd.UnitError as error:
         file.write_text(before, encoding="utf-8")
         raise upstream.UpstreamError(f"nginx can't be reloaded; its previous file was restored: {error}") from None
-    upstream.wait_until_replaced(workers, 30)
 
 
 if __name__ == "__main__":

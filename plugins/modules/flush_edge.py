@@ -52,11 +52,10 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True, remaining=0)
     try:
-        workers = upstream.workers()
+        # returns when the previous worker processes no longer accept connections
         systemd.change("reload", "nginx.service", 60)
-        upstream.wait_until_replaced(workers, 30)
         remaining = upstream.wait_until_passed_on(module.params["servers"], module.params["timeout"])
-    except (systemd.UnitError, upstream.UpstreamError) as error:
+    except systemd.UnitError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, remaining=remaining)
 

@@ -16,6 +16,7 @@ _SERVER = re.compile(r"^( *server (\S+) max_fails=0(?: max_conns=\d+)?)( down)?;
 # suffixes of upstreams with the same servers: for requests without the limit of concurrency, and for the health page
 OTHERS = (".uncounted", ".health")
 _CONNECTION = re.compile(r"\s(?P<local>\S+:\d+)\s+(?P<peer>\S+:\d+)\s+users:\((?P<users>.*)\)")
+MASTER = pathlib.Path("/run/nginx.pid")  # has the pid of nginx's master process
 SHUTTING_DOWN = "shutting down"  # in the title of a worker process of an older configuration
 
 
@@ -94,11 +95,16 @@ def peers(addresses: Collection[str]) -> set[str]:
 def workers() -> dict[int, bool]:
     """Return nginx's worker processes by pid, and whether each is shutting down."""
     found = {}
-    for process in pathlib.Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            title = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if title.startswith("nginx: worker process"):
-                found[int(process.name)] = SHUTTING_DOWN in title
+    with contextlib.suppress(OSError, ValueError):
+        master = int(MASTER.read_text())
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                # after the name, which may contain anything: state, parent
+                parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+                title = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                # any process may have such a title
+                if parent == master and title.startswith("nginx: worker process"):
+                    found[int(process.name)] = SHUTTING_DOWN in title
     return found
 
 
@@ -131,19 +137,6 @@ def unsent(open_: Collection[Connection], old: Collection[int], known: set[str])
     of_old = [connection for connection in open_ if connection.pid in old]
     passed_on = sum(connection.peer in known for connection in of_old)
     return max(0, len(of_old) - 2 * passed_on)
-
-
-def wait_until_replaced(before: Mapping[int, bool], timeout: float) -> None:
-    """Wait until the worker processes from before a reload no longer accept connections. Raises UpstreamError."""
-    deadline = time.monotonic() + timeout
-    serving = {pid for pid, shutting_down in before.items() if not shutting_down}
-    while any(not shutting_down for pid, shutting_down in workers().items() if pid in serving):
-        if time.monotonic() > deadline:
-            raise UpstreamError(
-                f"nginx's old worker processes still accept connections {timeout:.0f} s after the reload. See "
-                "`journalctl -u nginx` on this edge."
-            )
-        time.sleep(0.02)
 
 
 def wait_until_idle(known: Collection[str], drained: Collection[str], timeout: float) -> int:

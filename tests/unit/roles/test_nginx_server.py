@@ -161,9 +161,9 @@ def test_stop_waits_for_running_requests(load_role: Callable[[str], Any]) -> Non
     )
     assert "--retry QUIT/12 " in text
     assert "TimeoutStopSec=17s" in text
-    # nginx -t before the signal, and the mark after both
+    # nginx -t before the reload, and the mark after both
     reload = re.findall(r"^ExecReload=(\S*)", text, re.MULTILINE)
-    assert reload == ["", "/usr/bin/touch", "/usr/sbin/nginx", "/usr/sbin/nginx", "/usr/bin/mv"]
+    assert reload == ["", "/usr/bin/touch", "/usr/sbin/nginx", "+/usr/local/sbin/nginx-reload", "/usr/bin/mv"]
 
 
 def test_sandbox_is_optional_and_operator_directives_come_last(load_role: Callable[[str], Any]) -> None:

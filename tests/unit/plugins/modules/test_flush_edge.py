@@ -25,19 +25,15 @@ class Nginx:
         self.workers = {OLD: False, OLDER: True}
         self.open = [UPLOAD, upstream.Connection(OLDER, CLIENT), upstream.Connection(OLDER, SERVER)]
         self.events: list[str] = []
-        self.replaced_after, self.forwarded_after = 3, 6  # pauses
+        self.forwarded_after = 6  # pauses
         self.clock = Clock(self.pause)
 
     def reload(self, verb: str, unit: str, timeout: float) -> None:
         self.events.append(f"{verb} {unit} {timeout:g}")
-        self.workers[NEW] = False
+        self.workers |= {OLD: True, NEW: False}
 
     def pause(self) -> None:
-        number = len(self.clock.pauses)
-        if number == self.replaced_after:
-            self.workers[OLD] = True
-            self.events.append("replaced")
-        if number == self.forwarded_after:
+        if len(self.clock.pauses) == self.forwarded_after:
             self.open.append(upstream.Connection(OLD, SERVER))
             self.events.append("forwarded")
 
@@ -57,10 +53,9 @@ def flush(**given: Any) -> dict[str, Any]:
 
 
 def test_requests_of_the_former_configuration_are_forwarded_first(nginx: Nginx) -> None:
-    """Even if the former worker process still accepts connections for a moment after the reload."""
     result = flush()
     assert (result["changed"], result["remaining"]) == (True, 0)
-    assert nginx.events == ["reload nginx.service 60", "replaced", "forwarded"]
+    assert nginx.events == ["reload nginx.service 60", "forwarded"]
 
 
 def test_upload_that_does_not_end_is_reported(nginx: Nginx) -> None:
@@ -73,14 +68,6 @@ def test_upload_that_does_not_end_is_reported(nginx: Nginx) -> None:
     began = nginx.clock.now
     assert flush()["remaining"] == 1
     assert 30 < nginx.clock.now - began < 31
-
-
-def test_worker_processes_that_go_on_are_reported(nginx: Nginx) -> None:
-    nginx.replaced_after = 10**6
-    result = flush()
-    assert result["failed"]
-    assert "nginx's old worker processes still accept connections 30 s after the reload" in result["msg"]
-    assert sum(nginx.clock.pauses) == pytest.approx(30, abs=0.1)
 
 
 def test_failed_reload_is_reported(nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:

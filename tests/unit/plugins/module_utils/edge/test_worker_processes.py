@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import subprocess
 from collections.abc import Iterator
@@ -39,7 +40,16 @@ def processes() -> Iterator[dict[str, int]]:
         process.wait()
 
 
-def test_worker_processes_are_known_by_their_titles(processes: dict[str, int]) -> None:
+def test_worker_processes_are_known_by_their_titles_and_master(
+    processes: dict[str, int], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "MASTER", tmp_path / "nginx.pid")
+    # nginx doesn't run
+    assert upstream.workers() == {}
+    # processes of the application or of a container may have such titles
+    (tmp_path / "nginx.pid").write_text("1\n")
+    assert not upstream.workers().keys() & set(processes.values())
+    (tmp_path / "nginx.pid").write_text(f"{os.getpid()}\n")
     found = upstream.workers()
     assert {title: found.get(pid) for title, pid in processes.items()} == {
         TITLES[0]: False,
@@ -72,23 +82,6 @@ class Nginx:
 @pytest.fixture
 def nginx(monkeypatch: pytest.MonkeyPatch) -> Nginx:
     return Nginx(monkeypatch)
-
-
-def test_only_workers_that_served_before_are_waited_for(nginx: Nginx) -> None:
-    """Those that already shut down may have hours to go; new ones serve."""
-    nginx.workers = {11: True, 12: True, 13: False}
-    upstream.wait_until_replaced({11: True, 12: False}, 5)
-    assert nginx.clock.pauses == []
-    # a worker that has ended, or one that goes on under the same pid as an earlier one that was shutting down
-    upstream.wait_until_replaced({13: True, 14: False}, 5)
-    assert nginx.clock.pauses == []
-
-
-def test_wait_for_workers_ends_with_an_error(nginx: Nginx) -> None:
-    nginx.workers = {12: False}
-    with pytest.raises(upstream.UpstreamError, match="still accept connections 5 s after the reload"):
-        upstream.wait_until_replaced({12: False}, 5)
-    assert nginx.clock.now == pytest.approx(5, abs=0.05)
 
 
 def test_requests_of_drained_servers_are_waited_for(nginx: Nginx) -> None:

@@ -21,6 +21,16 @@ options:
     type: list
     elements: str
     default: []
+  served_certificates:
+    description: Certificates that nginx on this host must serve, those of the files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Path of the file., type: str, required: true}
+      address: {description: Address where nginx listens., type: str, default: 127.0.0.1}
+      port: {description: Port where nginx listens., type: int, required: true}
+      name: {description: TLS server name; empty for none., type: str, default: ""}
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
   timed_services:
@@ -58,6 +68,10 @@ certificate_begins: {description: Seconds since the epoch., returned: with certi
 certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
 service_certificates:
   description: Validity of each, as C(certificate_begins) and C(certificate_expires), by its path.
+  returned: always
+  type: dict
+unserved:
+  description: "Why nginx doesn't serve a certificate of I(served_certificates), by its path; empty if it serves all."
   returned: always
   type: dict
 acme: {description: Result of the last renewal by ACME., returned: with site, type: dict}
@@ -101,6 +115,17 @@ def main() -> None:
             **health_check.LISTEN_OPTIONS,
             "certificate": {"type": "str", "default": ""},
             "service_certificates": {"type": "list", "elements": "str", "default": []},
+            "served_certificates": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "path": {"type": "str", "required": True},
+                    "address": {"type": "str", "default": "127.0.0.1"},
+                    "port": {"type": "int", "required": True},
+                    "name": {"type": "str", "default": ""},
+                },
+            },
             "site": {"type": "str", "default": ""},
             "units": {"type": "list", "elements": "str", "default": []},
             "timed_services": {"type": "list", "elements": "str", "default": []},
@@ -121,6 +146,8 @@ def main() -> None:
     if options["certificate"]:
         found |= status.certificate(options["certificate"])
     found["service_certificates"] = {path: status.certificate(path) for path in options["service_certificates"]}
+    served = {one["path"]: status.unserved(**one) for one in options["served_certificates"]}
+    found["unserved"] = {path: why for path, why in served.items() if why}
     if options["site"]:
         found |= status.edge(options["site"])
     messages = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}

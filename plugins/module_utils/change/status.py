@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import socket
 import ssl
 import subprocess
 import time
@@ -22,6 +23,7 @@ from .table import aligned
 # share of a certificate's lifetime: with less left it should have been renewed
 EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
+ANSWER_SECONDS = 5  # until nginx on the same host answers
 TIME = "%a %Y-%m-%d %H:%M:%S %Z"  # as systemctl shows times
 # age of the last renewal run after which the renewals have stopped: they run twice a day
 STALE = 2 * DAY
@@ -165,6 +167,29 @@ def certificate(path: str) -> dict[str, float | None]:
         return {"certificate_begins": None, "certificate_expires": None}
     begins, ends = (ssl.cert_time_to_seconds(line.partition("=")[2]) for line in done.stdout.splitlines())
     return {"certificate_begins": begins, "certificate_expires": ends}
+
+
+def unserved(path: str, address: str, port: int, name: str) -> str:
+    """Return why nginx doesn't serve the certificate of a PEM file at an address; empty if it does.
+
+    Also empty if the file can't be read, which `certificate` reports.
+    """
+    try:
+        first, end, _ = pathlib.Path(path).read_text(encoding="ascii").partition("-----END CERTIFICATE-----")
+        wanted = ssl.PEM_cert_to_DER_cert(first[max(0, first.find("-----BEGIN CERTIFICATE-----")) :] + end)
+    except (OSError, ValueError):
+        return ""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((address, port), ANSWER_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=name or None) as connection,
+        ):
+            found = connection.getpeercert(binary_form=True)
+    except (OSError, ValueError) as error:
+        return f"a TLS connection to {address}:{port} fails ({error})"
+    return "" if found == wanted else "it still has another one"
 
 
 def timed_service(name: str) -> dict[str, str]:
@@ -329,6 +354,12 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         wrong += _expiry(host, "the certificate", found)
     for path, about in found.get("service_certificates", {}).items():
         wrong += _expiry(host, f"the certificate {path}", about)
+    if found.get("units", {}).get("nginx.service", "active") == "active":
+        wrong += [
+            f"{host}: nginx doesn't serve the certificate {path}: {why}; `systemctl reload nginx` on the host loads it, or "
+            "says why it can't."
+            for path, why in found.get("unserved", {}).items()
+        ]
     acme = found.get("acme", {})
     if acme.get("invalid"):
         wrong.append(f"{host}: {acme['invalid']}")

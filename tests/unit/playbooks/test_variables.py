@@ -197,6 +197,18 @@ def test_hosts_without_an_address_are_listed() -> None:
     assert value("baton_unresolved_hosts", "app1", ALONE, hostvars={}) == []
 
 
+def test_certificates_that_nginx_must_serve_are_those_of_its_ports() -> None:
+    site = {"path": "/etc/ssl/baton/links/fullchain.pem", "port": 8443, "name": "any.example.org"}
+    given: dict[str, Any] = {"nginx_site_server_names": ["*.example.org"], "nginx_site_https_port": 8443}
+    assert value("baton_served_certificates", "edge1", **given) == [site]
+    assert value("baton_served_certificates", "app1", ALONE, **given) == [site]
+    assert value("baton_served_certificates", "app1") == []
+    path = "/etc/ssl/baton-transport/links-server/fullchain.pem"
+    assert value("baton_served_certificates", "app1", app_servers_tls="offered") == [
+        {"path": path, "address": "10.0.0.1", "port": 8443}
+    ]
+
+
 @pytest.mark.parametrize(
     ("host", "groups", "spare", "reasons"),
     [

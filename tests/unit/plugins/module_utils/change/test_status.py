@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import socket
+import ssl
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +18,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import snapsh
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.change import status
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
+
+from tests.support.certificate import issue
 
 
 def app_server(**changed: Any) -> dict[str, Any]:
@@ -218,6 +225,54 @@ def test_unreadable_certificate_is_a_problem(tmp_path: pathlib.Path) -> None:
     (tmp_path / "broken.pem").write_text("x")
     found = status.certificate(str(tmp_path / "broken.pem"))
     assert "can't be read" in status.problems("edge1", found)[0]
+
+
+@pytest.fixture
+def served(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
+    """A certificate's file, and the port of a server that has loaded it."""
+    chain = issue("links.example.org")
+    file = tmp_path / "fullchain.pem"
+    file.write_text(f"A comment\n{chain.certificate}{issue('authority').certificate}")
+    (tmp_path / "privkey.pem").write_text(chain.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, tmp_path / "privkey.pem")
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):  # the end of the test
+            while True:
+                plain, _ = listener.accept()
+                with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
+                    connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield file, listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_certificate_that_nginx_has_not_loaded_is_a_problem(served: tuple[pathlib.Path, int]) -> None:
+    file, port = served
+
+    def problems(state: str = "active", port: int = port) -> list[str]:
+        why = status.unserved(str(file), "127.0.0.1", port, "links.example.org")
+        found = {"units": {"nginx.service": state}, "unserved": {str(file): why} if why else {}}
+        return [words for words in status.problems("edge1", found) if "doesn't serve" in words]
+
+    assert problems() == []
+    file.write_text(issue("links.example.org").certificate)
+    assert problems() == [
+        f"edge1: nginx doesn't serve the certificate {file}: it still has another one; `systemctl reload nginx` on the "
+        "host loads it, or says why it can't."
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        free: int = closed.getsockname()[1]
+    assert "a TLS connection to 127.0.0.1" in problems(port=free)[0]
+    # other messages name the cause
+    assert problems(state="failed", port=free) == []
+    file.write_text("not a certificate")
+    assert problems() == []
 
 
 def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pathlib.Path) -> None:

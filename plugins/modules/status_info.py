@@ -39,7 +39,7 @@ options:
     elements: str
     default: []
   daemons:
-    description: Further units, or patterns of units, whose processes must match their unit files.
+    description: Further units, or patterns of units, whose processes must match their unit files and packages.
     type: list
     elements: str
     default: []
@@ -84,8 +84,9 @@ timed_services:
   type: dict
 behind:
   description: >-
-    Running daemons that don't match their unit files, each with C(unit), C(unread) (systemd hasn't read the files),
-    C(unconfined) (it runs without the unit's sandbox) and C(newer) (drop-ins that were written after its start).
+    Running daemons that don't match their unit files or the installed packages, each with C(unit), C(unread) (systemd
+    hasn't read the files), C(unconfined) (it runs without the unit's sandbox), C(newer) (drop-ins that were written
+    after its start) and C(replaced) (programs and libraries that it still executes although an upgrade replaced them).
   returned: always
   type: list
   elements: dict

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..app import layout
 from ..app.layout import CHECK_SECONDS, STOP_MARGIN, ActivationError, Application, ProcessType
-from ..host import atomic_file, systemd
+from ..host import atomic_file, mapped, systemd
 from . import boot, digests
 from .digests import Method
 
@@ -155,6 +155,7 @@ class Background:
             and len(generations) == 1
             and {one.release for one in working} == {self.wanted.release}
             and digests.recorded(self.app, self.process.name) == self.wanted
+            and not any(mapped.replaced(one.unit, str(self.app.root)) for one in working)
         )
         if as_wanted and not restart_workers:
             return "none"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..app import server_status
 from ..app.layout import Application, ProcessType, current, describe, read_json
-from ..host import systemd, untrusted
+from ..host import mapped, systemd, untrusted
 
 Method = Literal["none", "start", "reload", "bridge", "reopen", "overlap", "replace", "stop"]
 # The master imports these: after a HUP it still has the versions that it was started with. The server's other packages
@@ -25,8 +25,6 @@ SYSTEMD_DIRECTIVES = (
     *("Description", "Documentation", "WantedBy", "ExecReload", "Restart", "RestartSec", "OOMPolicy", "KillMode"),
     *("TimeoutStartSec", "TimeoutStopSec", "TimeoutAbortSec", "MemoryMax"),
 )
-# Where the distribution and python_runtime install what the master loads.
-SYSTEM_FILES = ("/usr/", "/lib", "/var/lib/baton/python/")
 MAX_CODE_SIZE = 2**27  # bytes of a file
 MAX_CODE = 2**30  # bytes of all files
 MAX_MODULES = 20000
@@ -197,19 +195,6 @@ class _Code:
         return {}
 
 
-def replaced_system_files(app: Application, status: Mapping[str, Any]) -> set[str]:
-    """Return system files, such as Python and its libraries, that an upgrade replaced while the master runs."""
-    pid = status.get("master", {}).get("pid")
-    # line by line, because a process can map many files with long names; the names may have any bytes
-    with contextlib.suppress(OSError), app.path("proc", str(pid), "maps").open(errors="replace") as maps:
-        lines = (line.rstrip("\n").split(maxsplit=5) for line in maps)
-        names = (line[5] for line in lines if len(line) == 6 and "x" in line[1])
-        deleted = (name.removesuffix(" (deleted)") for name in names if name.endswith(" (deleted)"))
-        # files of a pruned release are no reason for a new master
-        return {path for path in deleted if path.startswith(SYSTEM_FILES)}
-    return set()
-
-
 def choose(app: Application, wanted: Digests) -> Method:
     """Choose the method that gets the web processes from what runs to what is wanted."""
     if not systemd.is_active(app.service):
@@ -223,7 +208,7 @@ def choose(app: Application, wanted: Digests) -> Method:
     if (
         before.restart != wanted.restart
         or master_outdated(app, wanted.release, status)
-        or replaced_system_files(app, status)
+        or mapped.replaced(app.service, str(app.root))
     ):
         return "bridge"
     serving = {worker["release"] for worker in status["workers"]}

@@ -121,7 +121,7 @@ class Rehearsal:
     def _cpu_wait(self) -> float:
         """Return the seconds that its processes waited for a processor; 0 if the kernel doesn't report it."""
         waited = 0.0
-        for pid in self._processes():
+        for pid in systemd.processes(self._group(), str(self.app.root)):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 # proc(5): nanoseconds with a processor, nanoseconds waiting for one
                 waited += int(self.app.path("proc", pid, "schedstat").read_text().split()[1]) / 1e9
@@ -131,26 +131,17 @@ class Rehearsal:
         """Give it normal CPU priority: on a host that is never idle, the lowest priority gets almost no CPU time."""
         # `systemctl set-property` would outlast the unit
         for file, share in (("cpu.weight", "100"), ("cpu.shares", "1024")):
-            for group in self._groups():
+            for group in systemd.group_folders(self._group(), str(self.app.root)):
                 with contextlib.suppress(OSError):
                     if (group / file).exists():
                         (group / file).write_text(share)
-        for pid in self._processes():
+        for pid in systemd.processes(self._group(), str(self.app.root)):
             for thread in self.app.path("proc", pid, "task").glob("*"):
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
 
-    def _groups(self) -> list[pathlib.Path]:
-        """Return the folders of its control group: one, or with cgroup v1 one per controller."""
-        group = systemd.properties(self.service, "ControlGroup").get("ControlGroup", "").strip("/")
-        mounts = [self.app.path("sys/fs/cgroup"), *self.app.path("sys/fs/cgroup").glob("*/")]
-        return [mount / group for mount in mounts if group and (mount / group).is_dir()]
-
-    def _processes(self) -> list[str]:
-        with contextlib.suppress(OSError):
-            for group in self._groups():
-                return (group / "cgroup.procs").read_text().split()  # the same in each controller
-        return []
+    def _group(self) -> str:
+        return systemd.properties(self.service, "ControlGroup").get("ControlGroup", "")
 
     def _out_of_memory(self) -> str:
         limit = systemd.properties(self.service, "MemoryMax").get("MemoryMax", "")

@@ -23,6 +23,7 @@ from .table import aligned
 # share of a certificate's lifetime: with less left it should have been renewed
 EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
+MOST_FILES = 3  # named in a message
 ANSWER_SECONDS = 5  # until nginx on the same host answers
 TIME = "%a %Y-%m-%d %H:%M:%S %Z"  # as systemctl shows times
 # age of the last renewal run after which the renewals have stopped: they run twice a day
@@ -435,6 +436,10 @@ def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False
             f"directives; {start} applies them. Put them into app_service_directives instead: then a change applies "
             "them without a gap."
         )
+    if files := about["replaced"]:
+        names = ", ".join(files[:MOST_FILES]) + (f" and {len(files) - MOST_FILES} more" if files[MOST_FILES:] else "")
+        fix = "playbooks/restart.yml" if of_application else f"playbooks/upgrade_system.yml --limit {host}"
+        wrong.append(f"{host}: {unit} still executes what an upgrade replaced: {names}; run {fix}, which restarts it.")
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""Find units whose process was started before their unit files were changed."""
+"""Find units whose process was started before their unit files, or the programs and libraries, were changed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from . import systemd
+from . import mapped, systemd
 
-PROPERTIES = ("Id", "MainPID", "NeedDaemonReload", "NoNewPrivileges", "DropInPaths", "ExecMainStartTimestamp")
+PROPERTIES = (
+    *("Id", "ActiveState", "MainPID", "ControlGroup", "NeedDaemonReload", "NoNewPrivileges", "DropInPaths"),
+    "ExecMainStartTimestamp",
+)
 
 
 def behind(patterns: Sequence[str], root: str = "/") -> list[dict[str, Any]]:
-    """Return the running units of these patterns whose process is older than its unit files.
+    """Return the running units of these patterns whose process is older than its unit files, or than what it executes.
 
     Keys: `unit`; `unread` (systemd hasn't read changed files yet); `unconfined` (the process lacks the unit's sandbox);
-    `newer` (drop-ins that were written after the process was started).
+    `newer` (drop-ins that were written after the process was started); `replaced` (programs and libraries that its
+    processes still execute although an upgrade replaced them).
     """
     found = []
     options = ["--timestamp=us+utc"]
@@ -28,13 +32,16 @@ def behind(patterns: Sequence[str], root: str = "/") -> list[dict[str, Any]]:
         pid = unit.get("MainPID", "0")
         if pid == "0":
             continue
+        ending = unit.get("ActiveState") == "deactivating"
         about = {
             "unit": unit.get("Id", ""),
             "unread": unit.get("NeedDaemonReload") == "yes",
             "unconfined": unit.get("NoNewPrivileges") == "yes" and _may_gain_privileges(pid, root),
             "newer": _newer(shlex.split(unit.get("DropInPaths", "")), unit.get("ExecMainStartTimestamp", ""), root),
+            # one that ends needs no restart
+            "replaced": [] if ending else mapped.replaced_in(unit.get("ControlGroup", ""), root),
         }
-        if about["unread"] or about["unconfined"] or about["newer"]:
+        if any(about[key] for key in about if key != "unit"):
             found.append(about)
     return found
 

@@ -70,6 +70,23 @@ def is_active(unit: str) -> bool:
     return properties(unit, "ActiveState").get("ActiveState") in ("active", "reloading")
 
 
+def group_folders(group: str, root: str = "/") -> list[pathlib.Path]:
+    """Return the folders of a control group (a unit's ControlGroup): one, or with cgroup v1 one per controller."""
+    folder = pathlib.Path(root, "sys/fs/cgroup")
+    found = [mount / group.strip("/") for mount in (folder, *folder.glob("*/"))] if group.strip("/") else []
+    return [path for path in found if path.is_dir()]
+
+
+def processes(group: str, root: str = "/") -> list[str]:
+    """Return the pids of a control group's processes, in ascending order."""
+    found: set[str] = set()
+    # with cgroup v1, systemd doesn't put them into the folder of each controller
+    for folder in group_folders(group, root):
+        with contextlib.suppress(OSError):
+            found.update((folder / "cgroup.procs").read_text().split())
+    return sorted(found, key=int)
+
+
 def leave_login(scope: str) -> None:
     """Move this process from its login session into its own scope.
 

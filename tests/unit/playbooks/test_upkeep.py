@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.recorded_fleet import FACTS, RecordedFleet
 
-UPKEEP: dict[str, Any] = {"boot_seconds": 9.0, "reboot_required": "", "upgrades": [], "removals": []}
+UPKEEP: dict[str, Any] = {"boot_seconds": 9.0, "reboot_required": "", "upgrades": [], "removals": [], "outdated": []}
 
 # the facts that the module reboot needs
 SYSTEM = {"ansible_distribution": "Debian", "ansible_distribution_version": "12", "ansible_os_family": "Debian"}
@@ -63,6 +63,28 @@ def test_upgrade_takes_one_drained_host_after_another(fleet: RecordedFleet) -> N
         *("app1 deploy_lock released", "app2 deploy_lock released"),
         *("app1 wait_ready links", "app2 wait_ready links", "edge1 wait_ready"),
     ]
+
+
+def test_upgrade_restarts_what_executes_replaced_libraries(fleet: RecordedFleet) -> None:
+    """Automatic updates may have replaced them. The application is last, because it may need the services."""
+    fleet.set_result("baton.web.upkeep_info", UPKEEP)
+    outdated = {"outdated": ["nginx.service", "redis-server@links.service"]}
+    fleet.set_result("baton.web.upkeep_info", UPKEEP | outdated, "app2")
+    fleet.play("upgrade_system.yml").check_status()
+    found = steps(fleet)
+    assert found[found.index("edge1 drain 10.0.0.2") :][:7] == [
+        *("edge1 drain 10.0.0.2", "app2 apt", "app2 upkeep_info"),
+        *("app2 systemd_service restarted", "app2 systemd_service restarted", "app2 activate active"),
+        "edge1 drain restore 10.0.0.2",
+    ]
+    restarted = fleet.arguments("ansible.builtin.systemd_service", state="restarted")
+    assert [one["name"] for one in restarted] == outdated["outdated"]
+    assert "app1 apt" not in found
+    # a reboot has restarted them
+    fleet.set_result("baton.web.upkeep_info", UPKEEP | outdated | {"reboot_required": "kernel"}, "app2")
+    fleet.play("upgrade_system.yml").check_status()
+    assert "app2 command shutdown" in fleet.steps
+    assert not fleet.arguments("ansible.builtin.systemd_service", state="restarted")
 
 
 def test_failed_reboot_stops_before_the_next_host(fleet: RecordedFleet) -> None:

@@ -231,19 +231,22 @@ def test_interruption_by_a_host_without_a_spare_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("upgrades", "reboot", "reboots", "upgrade_due", "reboot_due"),
+    ("upgrades", "outdated", "reboot", "reboots", "upgrade_due", "reboot_due"),
     [
-        ([], "", True, False, False),
-        (["openssl"], "", True, True, False),
-        ([], "kernel", True, True, True),
-        ([], "kernel", False, False, True),
-        (["openssl"], "", False, True, False),
+        ([], [], "", True, False, False),
+        (["openssl"], [], "", True, True, False),
+        ([], ["nginx.service"], "", True, True, False),
+        ([], [], "kernel", True, True, True),
+        ([], [], "kernel", False, False, True),
+        (["openssl"], [], "", False, True, False),
+        ([], ["nginx.service"], "", False, True, False),
     ],
 )
 def test_upgrade_and_reboot_are_due(
-    upgrades: list[str], reboot: str, reboots: bool, upgrade_due: bool, reboot_due: bool
+    upgrades: list[str], outdated: list[str], reboot: str, reboots: bool, upgrade_due: bool, reboot_due: bool
 ) -> None:
-    found = {"__baton_upkeep": {"upgrades": upgrades, "reboot_required": reboot}, "upgrade_reboot": reboots}
+    upkeep = {"upgrades": upgrades, "outdated": outdated, "reboot_required": reboot}
+    found = {"__baton_upkeep": upkeep, "upgrade_reboot": reboots}
     assert value("baton_upgrade_due", **found) is upgrade_due
     assert value("baton_reboot_due", reboot_only_if_required=True, **found) is reboot_due
     # by default all are rebooted

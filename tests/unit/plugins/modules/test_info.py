@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.change import history
-from ansible_collections.baton.web.plugins.module_utils.host import upgrades
+from ansible_collections.baton.web.plugins.module_utils.host import daemons, upgrades
 from ansible_collections.baton.web.plugins.modules import history_info, preflight_info, status_info, upkeep_info
 
 from tests.support import modules
@@ -68,6 +68,22 @@ def test_upkeep_lists_upgrades_only_on_request(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(upgrades, "simulate", lambda: subprocess.CompletedProcess([], 100, "", "broken packages"))
     failed = modules.run(upkeep_info, packages=True)
     assert failed["msg"].startswith("apt can't determine the upgrades: broken packages Repair apt on this host")
+
+
+def test_upkeep_lists_units_that_execute_replaced_files(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrades, "reboot_required", list)
+    monkeypatch.setattr(upgrades, "boot", lambda: 8.5)
+    asked: list[str] = []
+
+    def behind(units: list[str]) -> list[dict[str, Any]]:
+        asked[:] = units
+        return [{"unit": unit, "replaced": ["/usr/lib/x.so"] if unit == "nginx.service" else []} for unit in units]
+
+    monkeypatch.setattr(daemons, "behind", behind)
+    assert modules.run(upkeep_info, daemons=["nginx.service", "postgresql@*.service"])["outdated"] == ["nginx.service"]
+    assert asked == ["nginx.service", "postgresql@*.service"]
+    assert modules.run(upkeep_info, application=app.name)["outdated"] == []
+    assert app.service in asked
 
 
 def test_preflight_reports_all_problems_at_once(tmp_path: pathlib.Path) -> None:

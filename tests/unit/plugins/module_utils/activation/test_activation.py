@@ -96,7 +96,7 @@ class Units:
         write_status(self.app, layout.current(self.app) or "", to=folder / name)
 
     def properties(self, unit: str, *_names: str) -> dict[str, str]:
-        return {"MainPID": str(MASTER if unit in self.active else 0)}
+        return {"MainPID": str(MASTER if unit in self.active else 0), "ControlGroup": f"/{unit}"}
 
     def is_active(self, unit: str) -> bool:
         return unit in self.active
@@ -800,7 +800,7 @@ def test_revert_of_a_first_release_stops_everything(app: layout.Application, uni
 
 
 @pytest.mark.parametrize(
-    ("mapped", "method"),
+    ("maps", "method"),
     [
         ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3", "none"),
         ("7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", "bridge"),
@@ -811,11 +811,12 @@ def test_revert_of_a_first_release_stops_everything(app: layout.Application, uni
         ("7f00-7f01 r-xp 00000000 00:00 0", "none"),
     ],
 )
-def test_replaced_system_library_needs_a_bridge(activated: layout.Application, mapped: str, method: str) -> None:
-    reported = server_status.read(activated, activated.service)
-    change(activated, "run/baton/links/handover.json", json.dumps({**reported, "master": {"pid": 77}}))
+def test_replaced_system_library_needs_a_bridge(activated: layout.Application, maps: str, method: str) -> None:
+    """Even if only one of the workers uses it."""
+    activated.path("sys/fs/cgroup/links.service").mkdir(parents=True)
+    change(activated, "sys/fs/cgroup/links.service/cgroup.procs", "76\n77\n")
     activated.path("proc/77").mkdir(parents=True)
-    change(activated, "proc/77/maps", mapped + "\n")
+    change(activated, "proc/77/maps", maps + "\n")
     assert digests.choose(activated, digests.digests(activated, "aaaa")) == method
 
 

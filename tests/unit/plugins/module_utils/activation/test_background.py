@@ -24,7 +24,7 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
     snapshot,
 )
 from ansible_collections.baton.web.plugins.module_utils.app import layout
-from ansible_collections.baton.web.plugins.module_utils.host import systemd
+from ansible_collections.baton.web.plugins.module_utils.host import mapped, systemd
 
 WORKER = {"count": 2, "strategy": "overlap", "order": "before_web", "settle_seconds": 0, "stop_timeout": 9}
 WANTS = "etc/systemd/system/multi-user.target.wants"
@@ -337,6 +337,18 @@ def test_changed_inputs_start_a_new_generation(
     declare(app, worker={})
     activate(app, "aaaa")
     modify(app)
+    activate(app, "aaaa")
+    assert {unit.partition("-")[0] for unit in units.active()} == {"worker@2"}
+    assert activate(app, "aaaa") == {}
+
+
+def test_processes_with_replaced_libraries_start_a_new_generation(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    outdated = "links-worker@1-2.service"
+    monkeypatch.setattr(mapped, "replaced", lambda unit, _root: ["/usr/lib/libssl.so"] if unit == outdated else [])
     activate(app, "aaaa")
     assert {unit.partition("-")[0] for unit in units.active()} == {"worker@2"}
     assert activate(app, "aaaa") == {}

@@ -60,7 +60,7 @@ def scheduled(**changed: Any) -> dict[str, Any]:
 
 
 def outdated_unit(**changed: Any) -> dict[str, Any]:
-    return {"unit": "links.service", "unread": False, "unconfined": False, "newer": [], **changed}
+    return {"unit": "links.service", "unread": False, "unconfined": False, "newer": [], "replaced": [], **changed}
 
 
 def test_outdated_units_are_no_problem_during_a_change() -> None:
@@ -81,6 +81,21 @@ def test_missing_sandbox_is_a_problem_and_an_outdated_drop_in_a_notice() -> None
     assert f"edge1, edge2: {message}" in status.table(
         {name: {**found, "notices": [message]} for name in ("edge1", "edge2")}
     )
+
+
+def test_replaced_libraries_are_a_problem_with_the_playbook_that_restarts_the_unit() -> None:
+    files = [f"/usr/lib/lib{name}.so" for name in "abcde"]
+    assert status.problems("app1", app_server(behind=[outdated_unit(replaced=files[:1])])) == [
+        "app1: links.service still executes what an upgrade replaced: /usr/lib/liba.so; run playbooks/restart.yml, which "
+        "restarts it."
+    ]
+    daemon = outdated_unit(unit="nginx.service", replaced=files)
+    assert status.problems("edge1", {"behind": [daemon]}) == [
+        "edge1: nginx.service still executes what an upgrade replaced: /usr/lib/liba.so, /usr/lib/libb.so, "
+        "/usr/lib/libc.so and 2 more; run playbooks/upgrade_system.yml --limit edge1, which restarts it."
+    ]
+    # a rollout is about to replace it
+    assert status.problems("app1", app_server(behind=[outdated_unit(replaced=files)], lock={"by": "ann"})) == []
 
 
 def test_schedules_have_a_separate_table() -> None:

@@ -56,7 +56,7 @@ def test_up_to_date_process_is_not_reported(host: pathlib.Path) -> None:
 
 def test_process_older_than_its_drop_in_is_reported(host: pathlib.Path) -> None:
     os.utime(host / DROP_IN.lstrip("/"), (STARTED + 0.1, STARTED + 0.1))
-    expected = {"unit": "nginx.service", "unread": False, "unconfined": False, "newer": [DROP_IN]}
+    expected = {"unit": "nginx.service", "unread": False, "unconfined": False, "newer": [DROP_IN], "replaced": []}
     assert behind(host) == [expected]
     (host / "proc/7/status").write_text("NoNewPrivs:\t0\n")
     assert behind(host) == [expected | {"unconfined": True}]
@@ -67,7 +67,8 @@ def test_process_older_than_its_drop_in_is_reported(host: pathlib.Path) -> None:
 
 def test_unit_files_that_systemd_has_not_reloaded_are_reported(host: pathlib.Path) -> None:
     show(host, NeedDaemonReload="yes")
-    assert behind(host) == [{"unit": "nginx.service", "unread": True, "unconfined": False, "newer": []}]
+    (found,) = behind(host)
+    assert found == {"unit": "nginx.service", "unread": True, "unconfined": False, "newer": [], "replaced": []}
 
 
 def test_runtime_settings_and_stopped_processes_are_not_reported(host: pathlib.Path) -> None:
@@ -79,4 +80,39 @@ def test_runtime_settings_and_stopped_processes_are_not_reported(host: pathlib.P
     show(host, MainPID="0", NeedDaemonReload="yes")
     assert behind(host) == []
     show(host, ExecMainStartTimestamp="", MainPID="8")
+    assert behind(host) == []
+
+
+@pytest.mark.parametrize("place", ["sys/fs/cgroup", "sys/fs/cgroup/systemd"])  # cgroup v2, and v1 or hybrid
+@pytest.mark.parametrize(
+    ("maps", "replaced"),
+    [
+        ("r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", "/usr/lib/x86_64-linux-gnu/libssl.so.3"),
+        ("r-xp 00000000 08:01 12 /usr/sbin/nginx (deleted)", "/usr/sbin/nginx"),
+        ("r-xp 00000000 08:01 12 /lib/ld-linux.so.2 (deleted)", "/lib/ld-linux.so.2"),
+        ("r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3", ""),
+        ("r--p 00000000 08:01 12 /usr/lib/locale/locale-archive (deleted)", ""),
+        ("rw-s 00000000 00:01 12 /dev/zero (deleted)", ""),
+        ("rwxs 00000000 00:01 12 /dev/zero (deleted)", ""),
+        ("rwxs 00000000 00:01 12 /memfd:jit (deleted)", ""),
+        ("rwxp 00000000 08:01 12 /tmp/perf-7.map (deleted)", ""),
+        ("rw-s 00000000 00:01 12 /SYSV0052e2c1 (deleted)", ""),
+        ("rw-s 00000000 00:0f 12 /[aio] (deleted)", ""),
+        ("r-xp 00000000 08:01 12 /opt/links/releases/old/venv/lib/x.so (deleted)", ""),
+    ],
+)
+def test_replaced_libraries_of_any_of_its_processes_are_reported(
+    host: pathlib.Path, place: str, maps: str, replaced: str
+) -> None:
+    show(host, ControlGroup="/system.slice/nginx.service", ActiveState="active")
+    group = host / place / "system.slice/nginx.service"
+    group.mkdir(parents=True)
+    # the last one has ended
+    (group / "cgroup.procs").write_text("7\n8\n9\n")
+    for pid, text in ((7, "7f00-7f01 r-xp 00000000 08:01 12 /usr/lib/libz.so\n"), (8, f"7f00-7f01 {maps}\n")):
+        (host / f"proc/{pid}").mkdir(exist_ok=True)
+        (host / f"proc/{pid}/maps").write_text(text)
+    assert [one["replaced"] for one in behind(host)] == ([[replaced]] if replaced else [])
+    # it ends anyway
+    show(host, ControlGroup="/system.slice/nginx.service", ActiveState="deactivating")
     assert behind(host) == []

@@ -21,7 +21,7 @@ from ansible_collections.baton.web.plugins.module_utils.change import (
 )
 from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 from ansible_collections.baton.web.plugins.module_utils.edge import access_log
-from ansible_collections.baton.web.plugins.module_utils.host import systemd, untrusted
+from ansible_collections.baton.web.plugins.module_utils.host import mapped, systemd, untrusted
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -245,7 +245,6 @@ def test_any_status_of_an_application_can_be_evaluated(
     assert isinstance(status.fleet_problems({"app1": parsed}), list)
     master = server_status.read(application, application.service)
     assert isinstance(server_status.unproven(master, "aaaa", 0) if master else "", str)
-    assert digests.replaced_system_files(application, master) == set()
     assert isinstance(digests.master_outdated(application, "aaaa", master), bool)
 
 
@@ -343,4 +342,7 @@ def test_mapped_files_may_have_any_name(application: layout.Application) -> None
     maps.write_bytes(
         b"7f00-7f01 r-xp 0000 08:01 1 /var/lib/links/\xff\n7f01-7f02 r-xp 0 08:01 2 /usr/lib/x.so (deleted)\n"
     )
-    assert digests.replaced_system_files(application, {"master": {"pid": 77}}) == {"/usr/lib/x.so"}
+    group = application.path("sys/fs/cgroup/links")
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("77\n")
+    assert mapped.replaced_in("/links", str(application.root)) == ["/usr/lib/x.so"]

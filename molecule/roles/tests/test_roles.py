@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import testinfra
 
-from tests.support import curl
+from tests.support import curl, nginx
 
 ON_HOST = pathlib.Path(__file__).parent / "on_host"
 INVENTORY = pathlib.Path(__file__).parents[1] / "inventory"
@@ -132,6 +132,63 @@ def test_certificate_has_the_name_and_only_root_reads_its_key(host: Any) -> None
 def test_site_serves_over_tls_and_redirects_http(host: Any) -> None:
     assert host.check_output(fetch("https", "127.0.0.1", 443)).strip() == "200 served"
     assert host.check_output(fetch("http", "127.0.0.1", 80)).startswith("308 ")
+
+
+@pytest.fixture
+def extra(host: Any) -> Iterator[str]:
+    """Path of a further file of nginx's configuration, which is removed afterwards."""
+    path = "/etc/nginx/conf.d/of-test.conf"
+    yield path
+    host.check_output(f"rm -f {path} && systemctl reload nginx")
+
+
+@pytest.mark.usefixtures("upstream")
+@pytest.mark.parametrize(
+    ("before", "after", "error", "fix"),
+    [
+        (
+            "limit_req_zone $binary_remote_addr zone=one:1m rate=1r/s;",
+            "limit_req_zone $remote_addr zone=one:1m rate=1r/s;",
+            'uses the "$remote_addr" key while previously it used the "$binary_remote_addr" key',
+            ("Give the zone another name", "limit_req_zone $remote_addr zone=other:1m rate=1r/s;"),
+        ),
+        # the upstream server's
+        (
+            "",
+            "server { listen 127.0.0.1:8000; }",
+            "bind() to 127.0.0.1:8000 failed (98: Address already in use)",
+            ("choose another port", "server { listen 127.0.0.1:8998; }"),
+        ),
+    ],
+    ids=["key of a zone", "port in use"],
+)
+def test_refused_reload_fails_and_changes_nothing(
+    host: Any, extra: str, before: str, after: str, error: str, fix: tuple[str, str]
+) -> None:
+    """`nginx -t` accepts both: only the running nginx refuses them."""
+    host.check_output(f"echo '{before}' > {extra} && systemctl reload nginx")
+    loaded, workers = host.check_output("stat -c %y /run/nginx.loaded"), nginx.workers(host)
+    host.check_output(f"echo '{after}' > {extra} && nginx -t")
+    began = host.check_output("date +%s")
+    assert host.run("systemctl reload nginx").rc != 0
+    log = host.check_output(f"journalctl --unit nginx --since @{began} --output cat --no-pager")
+    assert error in log
+    assert fix[0] in log
+    assert host.check_output("stat -c %y /run/nginx.loaded") == loaded
+    assert nginx.workers(host) == workers
+    assert host.check_output(fetch("https", "127.0.0.1", 443)).strip() == "200 served"
+    host.check_output(f"echo '{fix[1]}' > {extra} && systemctl reload nginx")
+    # it ends when the previous worker processes no longer accept connections
+    assert nginx.workers(host)
+    assert not nginx.workers(host) & workers
+    assert host.check_output("stat -c %y /run/nginx.loaded") > loaded
+
+
+def test_concurrent_reloads_succeed(host: Any) -> None:
+    workers = nginx.workers(host)
+    reload = 'systemctl reload nginx & pids="$pids $!"'
+    host.check_output(f"for i in 1 2 3 4; do {reload}; done; for pid in $pids; do wait $pid || exit; done")
+    assert not nginx.workers(host) & workers
 
 
 @pytest.mark.usefixtures("upstream")

@@ -254,6 +254,36 @@ def test_upgrade_loses_no_request() -> None:
     assert not re.search(r"changed=[1-9]", again)
 
 
+def test_replaced_library_is_reported_until_its_services_are_restarted() -> None:
+    """As after an automatic update, for which no package is left to upgrade."""
+    library = "/usr/lib/*-linux-gnu/libssl.so.3"
+    other("data1").check_output(f"for file in {library}; do cp -p $file $file.new && mv $file.new $file; done")
+    found = re.findall(r"data1: (\S+) still executes what an upgrade replaced: ", refused_playbook("status.yml"))
+    assert {unit.partition("@")[0] for unit in found} == {"postgresql", "redis-server"}
+    assert "data1 (the database server, the Redis server)" in refused_playbook("upgrade_system.yml", "--limit", "data1")
+    playbook("upgrade_system.yml", "--limit", "data1", "-e", "upgrade_confirm=true", "-e", "upgrade_reboot=false")
+    playbook("status.yml")
+    again = playbook("upgrade_system.yml", "--limit", "data1", "-e", "upgrade_reboot=false")
+    assert not re.search(r"changed=[1-9]", again)
+
+
+def test_reload_that_nginx_refuses_fails_with_the_fix(host: Any, edge: Edge) -> None:
+    """`nginx -t` accepts another key of a zone; only the running nginx refuses it."""
+    extra = "/etc/nginx/conf.d/of-test.conf"
+    host.check_output(f"echo 'limit_req_zone $uri zone=one:1m rate=1r/s;' > {extra} && systemctl reload nginx")
+    host.check_output(f"sed -i 's/$uri/$host/' {extra} && nginx -t")
+    try:
+        done = FLEET.play("site.yml", "--limit", "edge1")
+        assert edge("/healthz").status_code == 200
+    finally:
+        host.check_output(f"rm {extra} && systemctl reload nginx")
+    assert done.status != 0
+    words = done.words
+    assert "nginx can't load its files:" in words
+    assert 'limit_req "one" uses the "$host" key while previously it used the "$uri" key' in words
+    assert "Give the zone another name, or run `systemctl restart nginx` in a maintenance window" in words
+
+
 def test_logs_of_all_hosts_are_found_by_request_id(edge: Edge) -> None:
     answers = [edge("/healthz") for _ in range(6)]
     ids = [answer.headers["x-request-id"] for answer in answers]

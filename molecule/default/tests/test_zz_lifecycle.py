@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.wait import until
 
-from .conftest import FLEET, Edge, other, request_over_tls
+from .conftest import EDGE_CERTIFICATE, FLEET, Edge, other, request_over_tls
 
 # on the edge: count the events of a stream, and create a file after the first one
 LISTEN = """
@@ -71,15 +71,18 @@ def test_stop_finishes_running_request(host: Any) -> None:
 
 @pytest.fixture
 def started_too_early() -> Iterator[None]:
-    """nginx started without its sandbox, and a Redis started before its drop-in was written."""
+    """nginx started without its sandbox, before its certificate was renewed, and a Redis before its drop-in was written."""
     edge1, data1 = other("edge1"), other("data1")
     nginx, redis = (f"/etc/systemd/system/{unit}.service.d/baton.conf" for unit in ("nginx", "redis-server@links"))
     edge1.check_output(
         f"mv {nginx} /run/kept && systemctl daemon-reload && systemctl restart nginx; mv /run/kept {nginx}; "
         "systemctl daemon-reload"
     )
+    certificate = "/etc/ssl/baton/links/fullchain.pem"
+    edge1.check_output(f"cp -p {certificate} /run/kept.pem && cat {EDGE_CERTIFICATE[0]} > {certificate}")
     data1.check_output(f"touch {redis}; systemctl daemon-reload")
     yield
+    edge1.check_output(f"cp -p /run/kept.pem {certificate}")
     edge1.check_output("systemctl restart nginx")
     # older than the service's start
     data1.check_output(f"touch -d @0 {redis}; systemctl daemon-reload")
@@ -97,6 +100,7 @@ def test_status_reports_problems(host: Any, request: pytest.FixtureRequest) -> N
     assert failing.status != 0
     assert "app1: the service is inactive" in failing.output
     assert "edge1: nginx.service runs without its sandbox" in failing.words
+    assert "edge1: nginx doesn't serve the certificate /etc/ssl/baton/links/fullchain.pem" in failing.words
     assert "data1: redis-server@links.service was started before /etc/systemd/system/redis-server@" in failing.words
 
 

@@ -65,7 +65,8 @@ SECONDS: Rule = (
 )
 MEMORY: Rule = (
     is_memory,
-    f"Give a value for systemd's MemoryMax from {LEAST_MEMORY}M, such as 512M, 2G or 25%; omit it for no limit.",
+    f"Give a value for systemd's MemoryMax from {LEAST_MEMORY}M, such as 512M, 2G or 25%; omit it for "
+    "85% of the host's memory, or set infinity for no limit.",
 )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible_collections.baton.web.plugins.module_utils.app import workers
 
 from tests.support.unit_file import directives
 
@@ -125,9 +126,18 @@ def test_process_type_settings_override_the_unit_directives(role: Any) -> None:
     given = {"app_service_directives": {"TimeoutStopSec": 5, "MemoryMax": "9G"}, "app_service_memory_max": "4G"}
     found = directives(files(role, {"worker": worker}, **given)[UNIT]["content"])
     assert found["TimeoutStopSec"][-1] == "7200"
-    assert found["MemoryMax"] == ["9G", "1G"]
+    assert found["MemoryMax"] == ["85%", "9G", "1G"]
     assert found["KillSignal"] == found["SuccessExitStatus"] == ["SIGQUIT"]
-    assert "MemoryMax" not in unit(role)  # the limit of web doesn't apply
+
+
+def test_unit_without_a_limit_of_its_own_cannot_use_all_of_the_hosts_memory(role: Any) -> None:
+    """Nor does the limit that the operator chose for web apply to the other units."""
+    more = {"app_service_migration_command": "migrate", "app_service_memory_max": "300M"}
+    migration = directives(role.render("etc/systemd/system/app-migration@.service.j2", **GIVEN, **more))
+    written = files(role, {"worker": {"command": "work", "check": "ping"}}, **more)
+    for found in (migration, *(directives(written[name]["content"]) for name in (UNIT, CHECK))):
+        assert found["MemoryMax"] == [f"{workers.SHARE:.0%}"]
+    assert unit(role, memory_max="infinity")["MemoryMax"][-1] == "infinity"
 
 
 def test_command_and_environment_pass_through_systemd_unchanged(role: Any) -> None:

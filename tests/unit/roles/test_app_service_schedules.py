@@ -39,6 +39,7 @@ def test_schedule_is_a_timer_and_a_command_in_the_current_release(role: Any) -> 
     assert start.startswith('ExecStart=/usr/bin/env "MODE=50%%" /opt/links/current/venv/bin/python ')
     assert start.endswith('/opt/links/current "links-cleanup --old"')
     assert service.splitlines()[-2:] == ["TimeoutStartSec=60", "MemoryMax=256M"]
+    assert "MemoryMax=85%" in files(role, cleanup())[SERVICE]["content"].splitlines()
     assert [line for line in timer.splitlines() if line.startswith(("OnCal", "Persis"))] == [
         "OnCalendar=*-*-* 03:00",
         "Persistent=true",

@@ -42,6 +42,8 @@ def running(count: int, limit: int = 100) -> dict[str, Any]:
         {"app_service_worker_memory_mb": 1700},
         {"app_service_workers": 8, "app_processes": worker(strategy="replace", memory_max="896M")},
         {"app_service_workers": 8, "app_processes": worker(memory_max="infinity")},
+        # the default limit is no need
+        {"app_service_workers": 8, "app_processes": worker()},
         # nothing is known about the host
         {"app_service_workers": 800, "ansible_facts": {}},
         # invalid settings are reported by other checks

@@ -116,6 +116,13 @@ def test_firewall_restores_its_table_with_the_addresses_of_recent_clients(host: 
 def test_sshd_accepts_keys_alone(host: Any) -> None:
     settings = host.check_output("sshd -T").splitlines()
     assert {"passwordauthentication no", "allowtcpforwarding no", "permitrootlogin without-password"} <= set(settings)
+    # the host's own configuration may be stricter
+    own = "/etc/ssh/sshd_config.d/50-own.conf"
+    host.check_output(f"echo PermitRootLogin no > {own}")
+    try:
+        assert "permitrootlogin no" in host.check_output("sshd -T").splitlines()
+    finally:
+        host.check_output(f"rm {own}")
 
 
 def test_uv_is_installed(host: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import pathlib
+import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +22,39 @@ def test_only_keys_are_accepted_and_nothing_is_forwarded(load_role: Callable[[st
     text = load_role("host_sshd").render(DROP_IN, host_sshd_tcp_forwarding=forwarding)
     settings = dict(line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#"))
     assert settings["PubkeyAuthentication"] == "yes"
-    assert settings["PermitRootLogin"] == "prohibit-password"
     others = ("PasswordAuthentication", "KbdInteractiveAuthentication", "HostbasedAuthentication")
     assert {settings[name] for name in others} == {"no"}
     assert {settings[name] for name in ("AllowAgentForwarding", "AllowStreamLocalForwarding", "PermitTunnel")} == {"no"}
     assert settings["AllowTcpForwarding"] == ("yes" if forwarding else "no")
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "effective"),
+    [
+        # sshd uses the first value that it reads, and by default prohibit-password
+        ({}, "no", "no"),
+        ({}, "forced-commands-only", "forced-commands-only"),
+        ({}, "", "prohibit-password"),
+        ({"host_sshd_root_login": "keys"}, "no", "prohibit-password"),
+        ({"host_sshd_root_login": "denied"}, "yes", "no"),
+    ],
+)
+def test_logins_of_root_are_only_allowed_on_request(
+    load_role: Callable[[str], Any], given: dict[str, str], own: str, effective: str
+) -> None:
+    text = load_role("host_sshd").render(DROP_IN, **given) + f"PermitRootLogin {own or 'prohibit-password'}\n"
+    assert re.findall(r"^PermitRootLogin (\S+)$", text, re.MULTILINE)[0] == effective
+
+
+def test_root_login_is_not_denied_to_ansible(load_role: Callable[[str], Any]) -> None:
+    role = load_role("host_sshd")
+    given = {"host_sshd_enabled": True, "__host_sshd_keys": {"stdout_lines": ["key"]}}
+    root, other = ({"__host_sshd_login": {"stdout": name}} for name in ("root", "deploy"))
+    assert role.refusals(**given, **root, host_sshd_root_login="keys") == []
+    assert role.refusals(**given, **other, host_sshd_root_login="denied") == []
+    (refusal,) = role.refusals(**given, **root, host_sshd_root_login="denied")
+    assert refusal.startswith("edge1: host_sshd_root_login is denied, and Ansible connects as root")
+    assert "ansible_user" in refusal
 
 
 def keys(load_role: Callable[[str], Any], folder: pathlib.Path, settings: str, status: int = 0) -> list[str]:

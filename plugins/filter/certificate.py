@@ -7,10 +7,11 @@ import binascii
 import ipaddress
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.baton.web.plugins.module_utils.host import untrusted
+from ansible_collections.baton.web.plugins.module_utils.host import certificates, untrusted
 
 # of certbot's plugin for RFC 2136, which uses MD5 for the same words in lower case
 ALGORITHMS = ("HMAC-MD5", "HMAC-SHA1", "HMAC-SHA224", "HMAC-SHA256", "HMAC-SHA384", "HMAC-SHA512")
@@ -117,6 +118,24 @@ def _digests(files: Iterable[Mapping[str, Any]]) -> set[tuple[str, ...]]:
     return {(*pathlib.Path(str(one["path"])).parts[-2:], str(one.get("checksum"))) for one in files}
 
 
+def certificate_ends(hostvars: Mapping[str, Any], hosts: Sequence[str], show_all: bool = False) -> list[str]:
+    """Return a sentence for each certificate of these hosts that ends soon, and with `show_all` one for each other.
+
+    Hosts that have not said the ends of their certificates aren't listed.
+    """
+    now = time.time()
+    found: dict[str, list[str]] = {}
+    for host in hosts:
+        said = untrusted.mapping(untrusted.mapping(hostvars[host].get("ansible_facts")).get("certificates"))
+        for one in hostvars[host].get("baton_certificates_noted") or []:
+            if one["path"] in said:
+                validity = untrusted.mapping(said[one["path"]])
+                known = {**one, **{key: validity.get(key) for key in ("begins", "expires")}}
+                sentence = certificates.problem(known, now) or (certificates.end(known) if show_all else "")
+                found.setdefault(sentence, []).append(host)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in found.items() if sentence]
+
+
 def is_certificate(text: str) -> bool:
     """Whether a text begins with a certificate in PEM."""
     from cryptography import x509
@@ -147,6 +166,7 @@ class FilterModule:
         """Names as used in roles."""
         return {
             "acme_account_holder": acme_account_holder,
+            "certificate_ends": certificate_ends,
             "certificate_names": certificate_names,
             "covered_by_wildcards": covered_by_wildcards,
             "dns_credential_problems": dns_credential_problems,

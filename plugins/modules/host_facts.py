@@ -27,6 +27,11 @@ options:
     suboptions:
       setting: {description: The setting that contains it., type: str, required: true}
       calendar: {description: "The time, in the format of systemd.time(7).", type: str, required: true}
+  certificates:
+    description: Paths of certificates whose validity to return.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -49,7 +54,8 @@ ansible_facts:
     C(app_foreign_units) (units of its name that Baton didn't write), C(app_transport) (how requests reach it: C(sends)
     says how the host's site sends them, C(tls), C(plain) or empty without a site; C(takes_tls) whether the host accepts
     them by TLS; C(takes_plain) whether its firewall lets plain ones in; C(trusted) the addresses that the application
-    believes what they say of the client), C(architecture), C(clock) (seconds since the
+    believes what they say of the client), C(certificates) (validity of the O(certificates) that exist, as C(begins) and
+    C(expires), by path; null if it can't be read), C(architecture), C(clock) (seconds since the
     epoch), C(clock_ahead) (seconds that it is ahead of the controller's, negative if it is behind; set by the
     action), C(default_ipv4) and C(default_ipv6) with C(address), C(distribution) with C(_version), C(_major_version)
     and C(_release), C(memtotal_mb), C(nameservers), C(postgresql_max_connections) (if PostgreSQL runs), C(packages)
@@ -68,9 +74,11 @@ asked:
   type: bool
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import layout, ownership, running, transport
-from ansible_collections.baton.web.plugins.module_utils.host import facts, preflight
+from ansible_collections.baton.web.plugins.module_utils.host import certificates, facts, preflight
 
 
 def _has_before_web(app: layout.Application) -> bool:
@@ -89,10 +97,13 @@ def main() -> None:
             "application": {"type": "str", "default": ""},
             "packages": {"type": "bool", "default": False},
             "calendars": {"type": "list", "elements": "dict", "default": [], "options": calendar},
+            "certificates": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     found = facts.gather(packages=module.params["packages"])
+    paths = filter(os.path.exists, module.params["certificates"])
+    found["certificates"] = {path: certificates.validity(path) for path in paths}
     if module.params["application"]:
         app = layout.Application(module.params["application"])
         # a host is set up for the application once site.yml has created the releases' folder

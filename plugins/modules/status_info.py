@@ -15,12 +15,19 @@ extends_documentation_fragment: [baton.web.attributes, baton.web.application, ba
 options:
   host: {description: Name of the host for messages., type: str, required: true}
   app_server: {description: Whether the host runs the application., type: bool, default: false}
-  certificate: {description: Path of a certificate to check; empty for none., type: str, default: ""}
-  service_certificates:
-    description: Paths of the certificates of the host's backing services.
+  certificates:
+    description: Certificates whose ends to check.
     type: list
-    elements: str
+    elements: dict
     default: []
+    suboptions:
+      path: {description: Path of the PEM file., type: str, required: true}
+      purpose: {description: "What it is for, as in C(the certificate of the site).", type: str, required: true}
+      method: {description: Who renews it., type: str, choices: [self_signed, provided, acme], default: self_signed}
+      renew_days:
+        description: Remaining days below which site.yml renews it; 0 if that is before its last quarter.
+        type: int
+        default: 0
   served_certificates:
     description: Certificates that nginx on this host must serve, those of the files.
     type: list
@@ -64,12 +71,12 @@ application:
     handover) and C(behind) (as below, for its own units).
   returned: app_server
   type: dict
-certificate_begins: {description: Seconds since the epoch., returned: with certificate, type: float}
-certificate_expires: {description: Seconds since the epoch., returned: with certificate, type: float}
-service_certificates:
-  description: Validity of each, as C(certificate_begins) and C(certificate_expires), by its path.
+certificates:
+  description: >-
+    The given ones, each with C(begins) and C(expires), in seconds since the epoch, which are null if it can't be read.
   returned: always
-  type: dict
+  type: list
+  elements: dict
 unserved:
   description: "Why nginx doesn't serve a certificate of I(served_certificates), by its path; empty if it serves all."
   returned: always
@@ -103,7 +110,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
 from ansible_collections.baton.web.plugins.module_utils.change import status
-from ansible_collections.baton.web.plugins.module_utils.host import daemons, systemd
+from ansible_collections.baton.web.plugins.module_utils.host import certificates, daemons, systemd
+
+CERTIFICATE: dict[str, dict[str, Any]] = {
+    "path": {"type": "str", "required": True},
+    "purpose": {"type": "str", "required": True},
+    "method": {"type": "str", "choices": ["self_signed", "provided", "acme"], "default": "self_signed"},
+    "renew_days": {"type": "int", "default": 0},
+}
 
 
 def main() -> None:
@@ -114,8 +128,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "app_server": {"type": "bool", "default": False},
             **health_check.LISTEN_OPTIONS,
-            "certificate": {"type": "str", "default": ""},
-            "service_certificates": {"type": "list", "elements": "str", "default": []},
+            "certificates": {"type": "list", "elements": "dict", "default": [], "options": CERTIFICATE},
             "served_certificates": {
                 "type": "list",
                 "elements": "dict",
@@ -140,13 +153,11 @@ def main() -> None:
         "units": states,
         "timed_services": {name: status.timed_service(name) for name in options["timed_services"]},
         "behind": daemons.behind(options["daemons"]),
+        "certificates": [one | certificates.validity(one["path"]) for one in options["certificates"]],
     }
     if options["app_server"]:
         health = health_check.Health.of(options)
         found["application"] = status.serving(layout.Application(options["name"]), health)
-    if options["certificate"]:
-        found |= status.certificate(options["certificate"])
-    found["service_certificates"] = {path: status.certificate(path) for path in options["service_certificates"]}
     served = {one["path"]: status.unserved(**one) for one in options["served_certificates"]}
     found["unserved"] = {path: why for path, why in served.items() if why}
     if options["site"]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import APP_SERVERS, FLEET, Edge, other
+from tests.support.certificate import Issued, issue
+
+from .conftest import APP_SERVERS, FLEET, INVENTORY, Edge, other
 
 CA = "/etc/links/services-ca.pem"
 # on an app server, with the application's own libraries: prints the server's answer, or the exception
@@ -119,7 +121,17 @@ def test_renewed_certificate_is_served_without_restart(host: Any, edge: Edge) ->
 
     before, processes = served(), running()
     host.check_output("rm /etc/ssl/baton-services/*/fullchain.pem")
-    FLEET.succeed("site.yml")
+    # every change warns of one that ends soon; the services haven't loaded it
+    path = "/etc/ssl/baton-services/postgresql/fullchain.pem"
+    authority = Issued(*((INVENTORY / "tls" / file).read_text() for file in ("ca.pem", "ca.key")))
+    soon = issue("data1", start=-345, end=20.2, signer=authority)
+    host.check_output(f"printf %s %s > {path}", "%s", soon.certificate)
+    warning = f"data1: the certificate of PostgreSQL ({path}) expires in 20 days; run site.yml to renew it."
+    assert warning in FLEET.succeed("playbooks/restart.yml").words
+    assert warning in FLEET.play("playbooks/status.yml").words
+    done = FLEET.succeed("site.yml")
+    assert warning not in done.words
+    assert "data1: the certificate of PostgreSQL is valid until " in done.words
     assert not set(served()) & set(before)
     assert running() == processes
     assert edge("/readyz").status_code == 200

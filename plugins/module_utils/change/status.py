@@ -7,7 +7,6 @@ import os
 import pathlib
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +14,11 @@ from typing import Any
 from ..activation import background, snapshot
 from ..app import health_check, layout, masking, server_status
 from ..edge import upstream
-from ..host import daemons, systemd, untrusted
+from ..host import certificates, daemons, systemd, untrusted
 from ..host.untrusted import printable
 from . import deploy_lock, history
 from .table import aligned
 
-# share of a certificate's lifetime: with less left it should have been renewed
-EXPIRY_WARNING = 1 / 4
 DAY = 86400  # seconds
 MOST_FILES = 3  # named in a message
 ANSWER_SECONDS = 5  # until nginx on the same host answers
@@ -160,16 +157,6 @@ def memory_mb(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
-def certificate(path: str) -> dict[str, float | None]:
-    """Return the validity of a PEM certificate, in seconds since the epoch; None if it can't be read."""
-    command = ["openssl", "x509", "-noout", "-startdate", "-enddate", "-in", path]
-    done = subprocess.run(command, check=False, text=True, capture_output=True)
-    if done.returncode:
-        return {"certificate_begins": None, "certificate_expires": None}
-    begins, ends = (ssl.cert_time_to_seconds(line.partition("=")[2]) for line in done.stdout.splitlines())
-    return {"certificate_begins": begins, "certificate_expires": ends}
-
-
 def unserved(path: str, address: str, port: int, name: str) -> str:
     """Return why nginx doesn't serve the certificate of a PEM file at an address; empty if it does.
 
@@ -254,14 +241,15 @@ def edge(site: str, root: str = "/") -> dict[str, Any]:
 
 
 def _typed(host: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a host's untrusted result with every key in the expected type."""
+    """Return a host's untrusted result with every key in the expected type; of its certificates only their ends."""
     found = dict(host)
     for key in ("problems", "notices", "settings_differ", "site_differs", "drained"):
         found[key] = untrusted.texts(host.get(key))
     if "maintenance" in host:
         found["maintenance"] = host["maintenance"] is True
-    if "certificate_expires" in host:
-        found["certificate_expires"] = untrusted.moment(host["certificate_expires"]) or None
+    found["certificates"] = [
+        untrusted.moment(one.get("expires")) for one in untrusted.objects(host.get("certificates"))
+    ]
     if host.get("application") is not None:
         app = untrusted.mapping(host["application"])
         found["application"] = {
@@ -351,10 +339,8 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         # nor does a bridge that is about to end have the new directives
         if not app["lock"]:
             wrong += [sentence for one in app["behind"] for sentence in _behind(host, one, of_application=True)]
-    if "certificate_expires" in found:
-        wrong += _expiry(host, "the certificate", found)
-    for path, about in found.get("service_certificates", {}).items():
-        wrong += _expiry(host, f"the certificate {path}", about)
+    ends = (certificates.problem(one, time.time()) for one in found.get("certificates", []))
+    wrong += [f"{host}: {sentence}" for sentence in ends if sentence]
     if found.get("units", {}).get("nginx.service", "active") == "active":
         wrong += [
             f"{host}: nginx doesn't serve the certificate {path}: {why}; `systemctl reload nginx` on the host loads it, or "
@@ -402,17 +388,6 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         for unit, state in states.items()
         if state != "active"
     ]
-
-
-def _expiry(host: str, which: str, about: Mapping[str, Any]) -> list[str]:
-    """Return the problems of a certificate, from the result of `certificate`."""
-    expires = about["certificate_expires"]
-    if expires is None:
-        return [f"{host}: {which} can't be read."]
-    if (left := expires - time.time()) >= (expires - about["certificate_begins"]) * EXPIRY_WARNING:
-        return []
-    ends = f"expires in {_days(left)}" if left > 0 else "has expired"
-    return [f"{host}: {which} {ends}; run site.yml to renew it."]
 
 
 def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> list[str]:
@@ -501,9 +476,9 @@ def table(found: Mapping[str, Mapping[str, Any]], now: float | None = None) -> s
     rows: list[Sequence[str]] = [COLUMNS]
     for name, host in found.items():
         app = host.get("application")
-        expires = host.get("certificate_expires")
-        unknown = "unreadable" if "certificate_expires" in host else "-"
-        certificate = _days(expires - now) if expires else unknown
+        # the one that ends first; 0 for one that can't be read
+        expires = min(host["certificates"], default=None)
+        certificate = "-" if expires is None else certificates.days(expires - now) if expires else "unreadable"
         closed = ["maintenance"] if host.get("maintenance") else []
         if app is None:
             rows.append((name, *["-"] * 8, *(closed or ["-"]), certificate))
@@ -555,11 +530,6 @@ def _schedule_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         for name, one in ((about.get("application") or {}).get("schedules") or {}).items()
     ]
     return aligned([SCHEDULE_COLUMNS, *rows]) if rows else ""
-
-
-def _days(seconds: float) -> str:
-    """Format a duration in days, or in hours below two days, for short-lived certificates."""
-    return f"{seconds / DAY:.0f} days" if seconds >= 2 * DAY else f"{max(seconds, 0) / 3600:.0f} hours"
 
 
 def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:

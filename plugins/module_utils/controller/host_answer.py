@@ -72,6 +72,15 @@ def _is_transport(found: Any) -> bool:
     )
 
 
+def _are_certificates(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(
+        _is_text(path)
+        and isinstance(about, Mapping)
+        and all(about.get(key) is None or _is_time(about[key]) for key in ("begins", "expires"))
+        for path, about in found.items()
+    )
+
+
 FACTS: Mapping[str, Callable[[Any], bool]] = {
     "app_before_web": _is_boolean,
     "app_calendar_problems": _are_texts,
@@ -82,6 +91,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
     "app_runs": _are_texts,
     "app_transport": _is_transport,
     "architecture": _is_name,
+    "certificates": _are_certificates,
     "clock": _is_time,
     "default_ipv4": _is_address,
     "default_ipv6": lambda found: _is_address(found, ipaddress.IPv6Address),

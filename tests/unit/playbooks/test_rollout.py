@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,29 @@ def test_deploy_runs_its_steps_in_order(make_fleet: Callable[..., RecordedFleet]
     ]
     for arguments in fleet.arguments("baton.web.finish"):
         assert (arguments["serves"], arguments["keep"]) == ("r2", 5)
+
+
+def test_change_ends_with_the_certificates_that_end_soon(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """Also those of edges, which aren't part of the rollout's plays, and after a failure, whose cause they may be."""
+    known = [{"path": "/c.pem", "purpose": "of the site"}]
+    fleet = make_fleet(["app1"], ["edge1", "edge2"], deploy_bake_seconds=0, baton_certificates_noted=known)
+    now = time.time()
+    ends = {"app1": -1, "edge1": 20.5, "edge2": 80.5}
+    for host, left in ends.items():
+        said = {"/c.pem": {"begins": now - 10 * 86400, "expires": now + left * 86400}}
+        fleet.set_result("baton.web.host_facts", {"ansible_facts": FACTS | {"certificates": said}}, host)
+    warnings = [
+        "app1: the certificate of the site (/c.pem) has expired; run site.yml to renew it.",
+        "edge2: the certificate of the site is valid until "
+        + time.strftime("%Y-%m-%d", time.gmtime(now + 80.5 * 86400)),
+    ]
+    done = rollout(fleet, "restart", release="r1")
+    done.check_status()
+    assert warnings[0] in done.words
+    assert "edge1" not in done.words.partition("Show the ends of the certificates")[2].partition("RECAP")[0]
+    assert warnings[1] in rollout(fleet, "restart", release="r1", provision=True).words
+    fleet.set_result("baton.web.activate", {"failed": True, "msg": "Workers don't start."}, state="active")
+    assert warnings[0] in rollout(fleet, "restart", release="r1").words
 
 
 def test_failed_batch_reverts_every_host(make_fleet: Callable[..., RecordedFleet]) -> None:

@@ -190,6 +190,27 @@ def test_ports_of_a_service_depend_on_tls(tls: str, ports: dict[str, int]) -> No
     assert certificates == ([] if tls == "disabled" else ["/etc/ssl/baton-services/redis-links"])
 
 
+def test_certificates_are_those_that_site_yml_provides() -> None:
+    given = {"tls_certificate_method": "provided", "tls_certificate_renew_days": "20", "app_servers_tls": "offered"}
+    given["backing_services_tls"] = "required"
+    site = {"path": "/etc/ssl/baton/links/fullchain.pem", "purpose": "of the site", "method": "provided"}
+    transport = "/etc/ssl/baton-transport/links"
+    for host, expected in (
+        (
+            "edge1",
+            [
+                {**site, "renew_days": 20},
+                {"path": f"{transport}-client/fullchain.pem", "purpose": "for TLS to the app servers"},
+            ],
+        ),
+        ("app1", [{"path": f"{transport}-server/fullchain.pem", "purpose": "for TLS from the edges"}]),
+        ("data1", [{"path": "/etc/ssl/baton-services/redis-links/fullchain.pem", "purpose": "of Redis"}]),
+    ):
+        assert value("baton_certificates", host, **given) == expected
+    assert value("baton_certificates", "data1") == value("baton_certificates", "app1") == []
+    assert value("baton_certificates", "app1", ALONE) == [{**site, "method": "self_signed", "renew_days": 30}]
+
+
 def test_hosts_without_an_address_are_listed() -> None:
     known = {name: {"baton_address": "10.0.0.1"} for name in ("app1", "app3", "edge2")}
     assert sorted(value("baton_unresolved_hosts", hostvars=known)) == ["app2", "edge1"]

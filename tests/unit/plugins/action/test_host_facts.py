@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
 import types
 from collections.abc import Callable
@@ -111,6 +112,8 @@ def test_clock_offset_is_what_the_calls_duration_does_not_explain(
         ({"app_foreign_units": [["a"]], "app_runs": "a"}, "app_foreign_units, app_runs"),
         ({"nameservers": None}, "nameservers"),
         ({"package_lists_age": "old"}, "package_lists_age"),
+        ({"certificates": {"/c.pem": {"begins": 1, "expires": "never"}}}, "certificates"),
+        ({"certificates": ["/c.pem"]}, "certificates"),
     ],
     ids=str,
 )
@@ -124,9 +127,13 @@ def test_host_with_facts_of_another_type_is_reported(
     assert result["asked"] is False
 
 
-def test_all_facts_of_the_module_are_accepted() -> None:
-    facts = modules.run(host_facts, application="links", packages=True)["ansible_facts"]
+def test_all_facts_of_the_module_are_accepted(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "broken.pem"
+    path.write_text("x")
+    paths = [str(path), str(tmp_path / "missing.pem")]
+    facts = modules.run(host_facts, application="links", packages=True, certificates=paths)["ansible_facts"]
     assert host_answer.wrong(facts) == []
+    assert facts["certificates"] == {str(path): {"begins": None, "expires": None}}
     # only a host with PostgreSQL has the last one
     assert facts.keys() | {"postgresql_max_connections"} == host_answer.FACTS.keys()
 

@@ -89,8 +89,7 @@ SUMMARY = {
 STATUS = {
     "problems": ["app1: a problem."],
     "notices": ["a notice."],
-    "certificate_begins": NOON,
-    "certificate_expires": NOON + 1,
+    "certificates": [{"path": "/c.pem", "begins": NOON, "expires": NOON + 1}],
     "maintenance": True,
     "drained": ["10.0.0.1:8000"],
     "application": {

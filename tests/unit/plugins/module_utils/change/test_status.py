@@ -214,32 +214,16 @@ def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, A
     assert words in found[0]
 
 
-@pytest.mark.parametrize(
-    ("lifetime", "left", "words"),
-    [
-        (90, 23, ""),
-        (90, 22, "expires in 22 days; run site.yml"),
-        (6, 1.6, ""),
-        (6, 1.4, "expires in 34 hours"),
-        (365, 80, "expires in 80 days"),
-        (90, -1, "has expired"),
-    ],
-)
-def test_certificate_is_a_problem_in_the_last_quarter_of_its_lifetime(lifetime: float, left: float, words: str) -> None:
-    ends = time.time() + left * status.DAY + 60
-    found = {"certificate_begins": ends - lifetime * status.DAY, "certificate_expires": ends}
-    problems = status.problems("edge1", found)
-    assert len(problems) == bool(words)
-    assert words in " ".join(problems)
-    path = "/etc/ssl/baton-services/postgresql/fullchain.pem"
-    of_a_service = status.problems("data1", {"service_certificates": {path: found}})
-    assert of_a_service == [one.replace("edge1: the certificate", f"data1: the certificate {path}") for one in problems]
+def certificate(left: float, lifetime: float = 90, **changed: Any) -> dict[str, Any]:
+    """A certificate that ends in `left` days."""
+    expires = time.time() + left * status.DAY + 60
+    known = {"path": "/c.pem", "purpose": "of the site", "method": "self_signed", "renew_days": 30}
+    return {**known, "begins": expires - lifetime * status.DAY, "expires": expires, **changed}
 
 
-def test_unreadable_certificate_is_a_problem(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "broken.pem").write_text("x")
-    found = status.certificate(str(tmp_path / "broken.pem"))
-    assert "can't be read" in status.problems("edge1", found)[0]
+def test_certificate_that_ends_soon_is_a_problem() -> None:
+    (message,) = status.problems("edge1", {"certificates": [certificate(80), certificate(22)]})
+    assert message == "edge1: the certificate of the site (/c.pem) expires in 22 days; run site.yml to renew it."
 
 
 @pytest.fixture
@@ -388,7 +372,7 @@ def test_different_releases_are_a_problem_of_the_fleet() -> None:
 
 def test_table_has_a_line_for_each_host_and_aligned_columns() -> None:
     now = time.time()
-    text = status.table({"app1": app_server(), "edge1": {"certificate_expires": now + 90 * 86400}}, now)
+    text = status.table({"app1": app_server(), "edge1": {"certificates": [certificate(365), certificate(90)]}}, now)
     header, first, second = text.splitlines()
     assert first.split() == [
         *("app1", "aaaa", "1.2", "2", "h", "3.13.5", "27.0.1", "0.54.0", "2/2", "121", "MiB", "ok", "-"),

@@ -1,4 +1,4 @@
-"""ACME certificates on two edges, from a real authority, which may be unreachable or validate at another host."""
+"""ACME certificates on two edges, from a real authority, which may be unreachable or refuse a request."""
 
 from __future__ import annotations
 
@@ -316,6 +316,25 @@ def test_unreachable_authority_is_reported_and_keeps_certificate() -> None:
         )
     finally:
         host("web1").check_output("ip route del unreachable 10.213.88.31/32")
+
+
+def test_refused_external_account_is_reported_and_keeps_certificate() -> None:
+    """Rate limits, which pebble doesn't have, are in tests/unit/roles/test_acme_refusals.py."""
+    before = served("web1")
+    accounts, options = "$(echo /var/lib/acme-certificate/links/certbot-*)/accounts", f"{CONFIGURATION}/certbot.ini"
+    # an account is bound when it is created
+    host("web1").check_output(f"mv {accounts} /run/accounts && sed -i 's/^eab-kid = .*/eab-kid = unknown/' {options}")
+    try:
+        status = run_timer_program("web1", "--force")
+        assert "references a key that is not known" in status["trouble"]
+        assert_reported_and_kept(
+            before, f"no new certificate for {NAME}, www.{NAME} from https://10.213.88.31:14000/dir"
+        )
+    finally:
+        host("web1").check_output(
+            f"rm -rf {accounts} && mv /run/accounts {accounts} && sed -i 's/^eab-kid = .*/eab-kid = baton/' {options}"
+        )
+    start_service("web1")
 
 
 @pytest.mark.long

@@ -16,8 +16,12 @@ def _hosts(hostvars: Any, names: Iterable[str]) -> dict[str, first_host.Host]:
         # raw: these variables contain no templates, and templating a host's variables is slow
         variables = hostvars.raw_get(name) if hasattr(hostvars, "raw_get") else hostvars[name]
         facts = untrusted.mapping(untrusted.mapping(variables).get("ansible_facts"))
-        asked, recorded, runs = "app_runs" in facts, facts.get("app_first_host"), facts.get("app_runs")
-        found[name] = first_host.Host(asked, untrusted.text(recorded), untrusted.texts(runs))
+        found[name] = first_host.Host(
+            asked="app_runs" in facts,
+            recorded=untrusted.text(facts.get("app_first_host")),
+            runs=untrusted.texts(facts.get("app_runs")),
+            starts_at_boot=untrusted.texts(facts.get("app_starts_at_boot")),
+        )
     return found
 
 

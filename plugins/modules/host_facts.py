@@ -49,7 +49,8 @@ ansible_facts:
     C(app_release) (id of the current release of O(application), or empty), C(app_prepared) (whether the host is set up
     for it), C(app_calendar_problems) (a sentence with the fix for each of O(calendars) that systemd doesn't accept),
     C(app_before_web) (whether a release reaches process types before the web processes),
-    C(app_runs) (the process types beside web and the schedules that have not stopped), C(app_first_host) (the host
+    C(app_runs) (the settings of the process types beside web and of the schedules that have not stopped, such as
+    C(app_processes.worker)), C(app_starts_at_boot) (those of what starts at boot), C(app_first_host) (the host
     that ran C(hosts: first) at the end of the last successful change, or empty),
     C(app_foreign_units) (units of its name that Baton didn't write), C(app_transport) (how requests reach it: C(sends)
     says how the host's site sends them, C(tls), C(plain) or empty without a site; C(takes_tls) whether the host accepts
@@ -113,7 +114,8 @@ def main() -> None:
             "app_foreign_units": ownership.foreign_units(app.name),
             "app_before_web": _has_before_web(app),
             "app_calendar_problems": list(preflight.calendar_problems(module.params["calendars"])),
-            "app_runs": running.names(app),
+            "app_runs": running.alive(app),
+            "app_starts_at_boot": running.started_at_boot(app),
             "app_first_host": running.recorded_first_host(app),
             "app_transport": transport.of_host(app),
         }

@@ -126,10 +126,15 @@ def test_single_host_process_is_not_started_on_second_host() -> None:
     """Also when the run can't check the other host."""
     assert [other(name).check_output("cat /var/lib/baton/links/first-host") for name in APP_SERVERS] == ["app1"] * 2
     for limit, words in (
-        ([], "app1 runs nightly, spanning, which must not run on app2 (hosts: first) at the same time."),
+        (
+            [],
+            "app1 runs app_schedules.nightly, app_schedules.spanning (now, or after its next boot), which must not run "
+            "on app2 (hosts: first) at the same time.",
+        ),
         (
             ["--limit", "app2"],
-            "nightly, spanning (hosts: first) may run on app1, which this run doesn't check. Run this without --limit",
+            "app_schedules.nightly, app_schedules.spanning (hosts: first) may run on app1, which this run doesn't "
+            "check. Run this without --limit",
         ),
     ):
         done = FLEET.play("playbooks/configure.yml", "-e", "app_first_host=app2", *limit)

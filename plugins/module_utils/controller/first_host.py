@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..app.layout import Application
 from . import process_settings, schedule_settings
 
 NONE = "none"  # value of app_first_host: they run on no host
@@ -22,26 +23,29 @@ class Host:
 
     asked: bool = False  # whether this run has read it from the host
     recorded: str = ""  # the first host as of the last successful change
-    runs: Sequence[str] = field(default_factory=list)  # its process types and schedules that haven't stopped
+    runs: Sequence[str] = field(
+        default_factory=list
+    )  # settings of its process types and schedules that haven't stopped
+    starts_at_boot: Sequence[str] = field(default_factory=list)  # settings of those that start at boot
 
 
-def on_first_host(processes: Any, schedules: Any) -> dict[str, str]:
-    """Return the process types and schedules with `hosts: first`, each with its units without the prefix `<app>-`.
+def on_first_host(processes: Any, schedules: Any) -> list[str]:
+    """Return the settings of the process types and schedules with `hosts: first`, such as `app_processes.beat`.
 
     The settings may be invalid.
     """
-    found = {}
-    for given, defaults, units in (
-        (processes, process_settings.DEFAULTS, "{0}@*.service"),
-        (schedules, schedule_settings.DEFAULTS, "{0}.timer {0}.service"),
-    ):
-        for name, one in given.items() if isinstance(given, Mapping) else ():
-            if isinstance(one, Mapping) and one.get("hosts", defaults["hosts"]) == "first":
-                found[str(name)] = units.format(name)
-    return found
+    return [
+        f"{setting}.{name}"
+        for setting, given, defaults in (
+            ("app_processes", processes, process_settings.DEFAULTS),
+            ("app_schedules", schedules, schedule_settings.DEFAULTS),
+        )
+        for name, one in (given.items() if isinstance(given, Mapping) else ())
+        if isinstance(one, Mapping) and one.get("hosts", defaults["hosts"]) == "first"
+    ]
 
 
-def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str, str], wanted: str = "") -> str:
+def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Sequence[str], wanted: str = "") -> str:
     """Return the first host; empty for none. `names`: see `on_first_host`. `wanted`: the operator's choice."""
     if not names:
         return ""
@@ -53,7 +57,7 @@ def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str
 
 
 def problems(
-    application: str, servers: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str, str], wanted: str = ""
+    application: str, servers: Sequence[str], hosts: Mapping[str, Host], names: Sequence[str], wanted: str = ""
 ) -> list[str]:
     """Return why something that must run on one host only could run on two, with the fix."""
     if wanted not in ("", NONE, *servers):
@@ -66,10 +70,16 @@ def problems(
         return []
     running = {name: _running(host, names) for name, host in hosts.items()}
     found = []
-    for host in (name for name, theirs in running.items() if set(theirs) - set(running.get(first, []))):
-        theirs = [name for name in running[host] if name not in running.get(first, [])]
-        which = ", ".join(theirs)
-        they = f"{host} runs {which}, which must not run on {first} (hosts: first) at the same time"
+    for host, about in hosts.items():
+        # where the first host already runs them, this run stops them on other app servers
+        which = [name for name in names if host not in servers or name not in running.get(first, [])]
+        theirs = [name for name in which if name in (*about.runs, *about.starts_at_boot)]
+        if host == first or not theirs:
+            continue
+        they = (
+            f"{host} runs {', '.join(theirs)} (now, or after its next boot), which must not run on {first} "
+            "(hosts: first) at the same time"
+        )
         if host in servers:
             found.append(
                 f"{they}. Stop it first with playbooks/configure.yml -e app_first_host={NONE}; then run "
@@ -77,7 +87,7 @@ def problems(
             )
         else:
             found.append(
-                f"{they}, and is no longer in app_servers. Stop it there: {_stop(application, names, theirs)}."
+                f"{they}, and is no longer in app_servers. Stop it there as root: `{_stop(application, theirs)}`."
             )
     known = _recorded(servers, hosts)
     # this run starts nothing on hosts that it hasn't asked, and running processes have been checked above
@@ -90,10 +100,9 @@ def problems(
         if host in servers:
             found.append(f"{they}. Run this without --limit, or remove {host} from app_servers if it is lost.")
         elif not wanted:
-            stop = _stop(application, names, names)
             found.append(
-                f"{they}, because it is no longer in the inventory. Make sure that it is off, or stop them there: "
-                f"{stop}. Then run playbooks/configure.yml -e app_first_host={first}."
+                f"{they}, because it is no longer in the inventory. Make sure that it is off, or stop them there as "
+                f"root: `{_stop(application, names)}`. Then run playbooks/configure.yml -e app_first_host={first}."
             )
     return found
 
@@ -103,10 +112,23 @@ def _recorded(servers: Sequence[str], hosts: Mapping[str, Host]) -> list[str]:
     return list(dict.fromkeys(name for server in servers if (name := hosts.get(server, Host()).recorded)))
 
 
-def _running(host: Host, names: Mapping[str, str]) -> list[str]:
+def _running(host: Host, names: Sequence[str]) -> list[str]:
     return [name for name in host.runs if name in names]
 
 
-def _stop(application: str, names: Mapping[str, str], which: Sequence[str] | Mapping[str, str]) -> str:
-    units = " ".join(f"'{application}-{unit}'" for name in which for unit in names[name].split())
-    return f"`systemctl disable --now {units}`"
+def _stop(application: str, names: Sequence[str]) -> str:
+    """Return the commands that stop process types and schedules on a host, and keep them from starting at boot.
+
+    `disable` takes no patterns, and the names of the instances on that host are unknown.
+    """
+    app = Application(application)
+    timers, units, links = [], [], []
+    for setting, name in (name.split(".", 1) for name in names):
+        if setting == "app_schedules":
+            timers.append(f"{application}-{name}.timer")
+            units.append(f"{application}-{name}.service")
+        else:
+            units.append(f"'{application}-{name}@*.service'")
+            links += [f"{app.started_at_boot}/{application}-{name}@*.service", f"{app.instances}/{name}-*"]
+    commands = {"systemctl disable --now": timers, "systemctl stop": units, "rm -f": links}
+    return "; ".join(f"{command} {' '.join(words)}" for command, words in commands.items() if words)

@@ -89,6 +89,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
     "app_prepared": _is_boolean,
     "app_release": _is_text,
     "app_runs": _are_texts,
+    "app_starts_at_boot": _are_texts,
     "app_transport": _is_transport,
     "architecture": _is_name,
     "certificates": _are_certificates,

@@ -20,7 +20,9 @@ class Variables(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         self.read.append(name)
-        return {"ansible_facts": {"app_runs": ["beat"] if name == "app2" else [], "app_first_host": "app2"}}
+        return {
+            "ansible_facts": {"app_runs": ["app_processes.beat"] if name == "app2" else [], "app_first_host": "app2"}
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(["edge1", *SERVERS, "data1"])
@@ -44,3 +46,14 @@ def test_preflight_reads_all_hosts_if_a_process_runs_on_one_host() -> None:
     assert variables.read == []
     assert first_host.problems(variables, "links", SERVERS, ONE, {}) == []
     assert variables.read == ["edge1", *SERVERS, "data1"]
+
+
+def test_what_starts_at_boot_on_another_host_is_a_problem() -> None:
+    facts = {
+        "app1": {"app_runs": [], "app_starts_at_boot": ["app_processes.beat"], "app_first_host": "app1"},
+        "app2": {"app_runs": [], "app_starts_at_boot": [], "app_first_host": "app1"},
+    }
+    variables = {name: {"ansible_facts": theirs} for name, theirs in facts.items()}
+    assert first_host.problems(variables, "links", SERVERS, ONE, {}) == []
+    (problem,) = first_host.problems(variables, "links", SERVERS, ONE, {}, "app2")
+    assert problem.startswith("app1 runs app_processes.beat (now, or after its next boot), which must not run on app2 ")

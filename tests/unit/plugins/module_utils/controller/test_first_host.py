@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,11 +15,20 @@ from ansible_collections.baton.web.plugins.filter import first_host as filters
 from ansible_collections.baton.web.plugins.module_utils.controller import first_host
 from ansible_collections.baton.web.plugins.module_utils.controller.first_host import Host
 
+from tests.support.program import write_script
+
 SERVERS = ["app1", "app2", "app3"]
-NAMES = {"beat": "beat@*.service", "nightly": "nightly.timer nightly.service"}
+WANTS = "/etc/systemd/system/multi-user.target.wants"
+# for both of NAMES
+STOP = (
+    "systemctl disable --now links-nightly.timer; systemctl stop 'links-beat@*.service' links-nightly.service; "
+    f"rm -f {WANTS}/links-beat@*.service /opt/links/processes/beat-*"
+)
+NAMES = ["app_processes.beat", "app_schedules.nightly"]
 IDLE = Host(asked=True)
 LIMITED = Host()
-RUNS = Host(asked=True, runs=["worker", "beat", "nightly"])
+ENDED = Host(asked=True, starts_at_boot=NAMES)
+RUNS = Host(asked=True, runs=["app_processes.worker", *NAMES])
 
 
 def noted(host: str, runs: Host = IDLE) -> Host:
@@ -21,7 +36,7 @@ def noted(host: str, runs: Host = IDLE) -> Host:
 
 
 def decide(
-    servers: list[str], hosts: dict[str, Host], wanted: str = "", names: dict[str, str] = NAMES
+    servers: list[str], hosts: dict[str, Host], wanted: str = "", names: Sequence[str] = NAMES
 ) -> tuple[str, list[str]]:
     return (
         first_host.choose(servers, hosts, names, wanted),
@@ -46,6 +61,10 @@ def decide(
         (["app2", "app3"], {"app1": IDLE, "app2": noted("app1"), "app3": noted("app1")}, "app2"),
         # until now, it ran on all hosts
         (SERVERS, dict.fromkeys(SERVERS, RUNS), "app1"),
+        # what would start at the next boot of another host is removed there
+        (SERVERS, {"app1": ENDED, "app2": noted("app2", RUNS), "app3": noted("app2")}, "app2"),
+        # it has ended on its host
+        (SERVERS, {"app1": IDLE, "app2": Host(True, "app2", (), NAMES), "app3": noted("app2")}, "app2"),
         # an older note, by a host that --limit had excluded
         (SERVERS, {"app1": noted("app1"), "app2": noted("app2", RUNS), "app3": noted("app2")}, "app2"),
     ],
@@ -65,37 +84,60 @@ def test_process_stays_on_its_host_or_starts_on_the_first(
             SERVERS,
             {"app1": RUNS, "app2": IDLE, "app3": IDLE},
             "app2",
-            "app1 runs beat, nightly, which must not run on app2 (hosts: first) at the same time. Stop it "
-            "first with playbooks/configure.yml -e app_first_host=none; then run playbooks/configure.yml -e "
-            "app_first_host=app2.",
+            "app1 runs app_processes.beat, app_schedules.nightly (now, or after its next boot), which must not run on "
+            "app2 (hosts: first) at the same time. Stop it first with playbooks/configure.yml -e app_first_host=none; "
+            "then run playbooks/configure.yml -e app_first_host=app2.",
         ),
+        # it has ended, but would start at the next boot
+        (SERVERS, {"app1": ENDED, "app2": IDLE, "app3": IDLE}, "app2", "app1 runs app_processes.beat, app_schedules"),
+        # also if the chosen host would start it as well
+        (SERVERS, {"app1": RUNS, "app2": ENDED, "app3": IDLE}, "app2", "app1 runs app_processes.beat, app_schedules"),
         # it is still draining
-        (SERVERS, {"app1": noted("", Host(True, "", ["beat"])), "app2": IDLE, "app3": IDLE}, "app3", "app1 runs beat,"),
+        (
+            SERVERS,
+            {"app1": noted("", Host(True, "", NAMES[:1])), "app2": IDLE, "app3": IDLE},
+            "app3",
+            "app1 runs app_processes.beat (",
+        ),
         (
             ["app2", "app1"],
             {"app1": LIMITED, "app2": noted("app1")},
             "app2",
-            "beat, nightly (hosts: first) may run on app1",
+            "app_processes.beat, app_schedules.nightly (hosts: first) may run on app1",
         ),
         # it still runs, on a host that left the group but not the inventory
         (
             ["app2"],
             {"app1": RUNS, "app2": noted("app1")},
             "",
-            "app1 runs beat, nightly, which must not run on app2 (hosts: first) at the same time, and is no longer in "
-            "app_servers. Stop it there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
-            "'links-nightly.service'`.",
+            "which must not run on app2 (hosts: first) at the same time, and is no longer in app_servers. Stop it "
+            f"there as root: `{STOP}`.",
         ),
-        (["app2"], {"app1": RUNS, "app2": noted("app1")}, "app2", "app1 runs beat, nightly"),
+        (
+            ["app2"],
+            {"app1": RUNS, "app2": noted("app1")},
+            "app2",
+            "app1 runs app_processes.beat, app_schedules.nightly",
+        ),
+        # also what would start there while the chosen host runs it
+        (
+            ["app2"],
+            {"app1": ENDED, "app2": noted("app2", RUNS)},
+            "",
+            "app_schedules.nightly (now, or after its next boot)",
+        ),
         # its host is lost, and no longer in the inventory
         (
             ["app2", "app3"],
             {"app2": noted("app1"), "app3": noted("app1")},
             "",
             "may run on app1, which this run doesn't check, because it is no longer in the inventory. Make sure that "
-            "it is off, or stop them there: `systemctl disable --now 'links-beat@*.service' 'links-nightly.timer' "
-            "'links-nightly.service'`. Then run playbooks/configure.yml -e app_first_host=app2.",
+            f"it is off, or stop them there as root: `{STOP}`. Then run playbooks/configure.yml -e "
+            "app_first_host=app2.",
         ),
+        # one kind alone
+        (["app2"], {"app1": Host(True, "", NAMES[1:]), "app2": IDLE}, "", "links-nightly.timer; systemctl stop links-"),
+        (["app2"], {"app1": Host(True, "", NAMES[:1]), "app2": IDLE}, "", "`systemctl stop 'links-beat@*.service'; rm"),
         # only a new host, before all others, is set up
         (
             ["app0", "app1"],
@@ -110,6 +152,40 @@ def test_risk_of_running_twice_is_a_problem_with_its_fix(
 ) -> None:
     _, (sentence,) = decide(servers, hosts, wanted)
     assert words in sentence
+
+
+def test_printed_commands_stop_everything_on_the_lost_host_also_after_a_boot(tmp_path: pathlib.Path) -> None:
+    """Run by a shell, with the real `systemctl disable`; it can't stop units without a running systemd."""
+    units, wants, links = (tmp_path / path for path in ("etc/systemd/system", WANTS[1:], "opt/links/processes"))
+    for folder in (wants, links, tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    for file in ("links-beat@.service", "links-beat_x@.service", "links-nightly.service", "links-nightly.timer"):
+        (units / file).write_text("[Service]\nExecStart=true\n")
+    enabled = ["links-beat@7-1.service", "links-beat_x@1-1.service", "links-nightly.timer", "links.service"]
+    for unit in enabled:
+        (wants / unit).symlink_to(f"/etc/systemd/system/{re.sub('@.*[.]', '@.', unit)}")
+    for name in ("beat-7-1", "beat_x-1-1"):
+        (links / name).symlink_to("../releases/aaaa")
+    stopped = tmp_path / "stopped"
+    write_script(
+        tmp_path / "bin/systemctl",
+        f'verb=$1; shift; [ "$1" != --now ] || shift; printf "%s\\n" "$@" >> {stopped}; '
+        f'[ "$verb" = stop ] || exec {shutil.which("systemctl")} --root={tmp_path} "$verb" "$@"',
+    )
+    _, (sentence,) = decide(["app2"], {"app1": RUNS, "app2": noted("app1")})
+    printed = re.sub(r"(?<= )/(?=etc/|opt/)", f"{tmp_path}/", sentence.split("`")[1])
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    done = subprocess.run(["bash", "-ec", printed], env={"PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in wants.iterdir()) == ["links-beat_x@1-1.service", "links.service"]
+    assert [path.name for path in links.iterdir()] == ["beat_x-1-1"]
+    loaded = ["links-beat@7-1.service", "links-beat_x@1-1.service", "links-nightly.service", "links-nightly.timer"]
+    patterns = stopped.read_text().split()
+    assert [unit for unit in loaded if any(fnmatch.fnmatch(unit, one) for one in patterns)] == [
+        "links-beat@7-1.service",
+        "links-nightly.service",
+        "links-nightly.timer",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,12 +205,12 @@ def test_operators_choice_is_used(servers: list[str], hosts: dict[str, Host], wa
 
 
 def test_no_host_is_chosen_if_no_process_needs_one() -> None:
-    assert decide(["app2"], {"app2": noted("app1")}, names={}) == ("", [])
+    assert decide(["app2"], {"app2": noted("app1")}, names=[]) == ("", [])
 
 
 @pytest.mark.parametrize("settings", [None, "x", ["x"], {"x": None, "y": "z"}])
 def test_invalid_settings_are_ignored(settings: Any) -> None:
-    assert first_host.on_first_host(settings, settings) == {}
+    assert first_host.on_first_host(settings, settings) == []
 
 
 def test_processes_of_one_host_follow_from_the_settings() -> None:
@@ -146,8 +222,10 @@ def test_processes_of_one_host_follow_from_the_settings() -> None:
 def test_invalid_facts_of_hosts_are_ignored() -> None:
     hostvars = {
         "app1": {},
-        "app2": {"ansible_facts": {"app_runs": ["beat", 7], "app_first_host": "app2"}},
-        "app3": {"ansible_facts": {"app_runs": "beat", "app_first_host": ["app1"]}},
+        "app2": {"ansible_facts": {"app_runs": ["app_processes.beat", 7], "app_first_host": "app2"}},
+        "app3": {
+            "ansible_facts": {"app_runs": "app_processes.beat", "app_first_host": ["app1"], "app_starts_at_boot": 7}
+        },
     }
     processes = {"beat": {"hosts": "first"}}
     assert filters.choose(hostvars, SERVERS, processes, {}) == "app2"

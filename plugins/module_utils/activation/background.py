@@ -146,7 +146,9 @@ class Background:
         found = instances(self.app, self.process.name)
         working = [one for one in found if one.running]
         if not self.process.count:
-            return "stop" if working or not self.process.declared else "none"
+            # one that has failed or ended would start at the next boot
+            left = working or boot.enabled(self.app, self.process.running[0])
+            return "stop" if left or not self.process.declared else "none"
         if not working:
             return "start"
         generations = {name_of(one.unit).partition("-")[0] for one in working}

@@ -5,6 +5,7 @@ Manages the symlinks itself, because systemctl can't disable a unit whose file n
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,11 @@ from ..host.command import make_folder
 def is_enabled(app: Application, unit: str) -> bool:
     """Whether a unit starts at boot."""
     return (app.started_at_boot / unit).is_symlink()
+
+
+def enabled(app: Application, pattern: str) -> list[str]:
+    """Return the units that match a pattern and start at boot, including those without a unit file."""
+    return fnmatch.filter(os.listdir(app.started_at_boot), pattern) if app.started_at_boot.exists() else []
 
 
 def enable(app: Application, units: Iterable[str], file: str) -> None:

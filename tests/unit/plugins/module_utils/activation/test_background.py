@@ -64,7 +64,10 @@ class Units:
             blocking = "--no-block" not in words
             for unit in [name for name in self.states if any(fnmatch.fnmatch(name, one) for one in units)]:
                 self.log.append(f"stop {short(unit)}")
-                self.states[unit] = "deactivating" if self.drains and not blocking else "inactive"
+                if self.states[unit] != "failed":
+                    self.states[unit] = "deactivating" if self.drains and not blocking else "inactive"
+        elif verb == "reset-failed":
+            self.states |= {unit: "inactive" for unit in units if self.states.get(unit) == "failed"}
         return done
 
     def change(self, verb: str, unit: str, _timeout: float) -> None:
@@ -81,7 +84,7 @@ class Units:
             self.restarts[unit] = 1
 
     def active(self) -> dict[str, str | None]:
-        return {short(unit): self.runs[unit] for unit, state in self.states.items() if state == "active"}
+        return {short(unit): self.runs[unit] for unit in self.runs if self.states[unit] == "active"}
 
 
 def short(unit: str) -> str:
@@ -388,6 +391,35 @@ def test_process_that_no_longer_runs_here_is_stopped(app: layout.Application, un
     assert units.active().keys() == {"worker@1-1", "worker@1-2"}
     assert enabled(app) == {"worker@1-1", "worker@1-2"}
     assert app.path("etc/systemd/system/links-beat@.service").exists() == declared
+    assert activate(app, "aaaa") == {}
+
+
+@pytest.mark.parametrize("state", ["failed", "inactive"])
+def test_process_that_has_ended_does_not_start_at_boot_where_its_type_no_longer_runs(
+    app: layout.Application, units: Units, state: str
+) -> None:
+    declare(app, beat={"count": 1})
+    activate(app, "aaaa")
+    units.states["links-beat@1-1.service"] = state
+    declare(app, beat={"count": 0})
+    assert activate(app, "aaaa", transaction="t1")["beat"]["method"] == "stop"
+    assert enabled(app) == set()
+    assert not list(app.instances.iterdir())
+    assert units.states["links-beat@1-1.service"] == "inactive"
+    assert activate(app, "aaaa") == {}
+    activation.revert(app, "t1", 9)
+    assert units.active() == {"beat@1-1": "aaaa"}
+    assert enabled(app) == {"beat@1-1"}
+
+
+def test_killed_process_that_does_not_start_at_boot_is_no_change(app: layout.Application, units: Units) -> None:
+    """The status names it until an operator resets it."""
+    declare(app, beat={"count": 1})
+    activate(app, "aaaa")
+    units.drains = True
+    declare(app, beat={"count": 0})
+    activate(app, "aaaa")
+    units.states["links-beat@1-1.service"] = "failed"
     assert activate(app, "aaaa") == {}
 
 

@@ -5,6 +5,7 @@ A strategy replaces the processes of one type and proves the result: see `handov
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -127,13 +128,15 @@ class Activation:
         processes = [process for process in app.processes if process.is_in(part)]
         if back:
             processes.sort(key=lambda process: process.name != WEB)
-        self.changes: dict[str, ProcessChange] = {
-            process.name: STRATEGIES[process.strategy](app, process, release, timeout, restart_workers=restart_workers)
-            for process in processes
-        }
-        for change in self.changes.values():
+        names = collections.Counter(process.name for process in app.processes)
+        self.changes: dict[str, ProcessChange] = {}
+        for process in processes:
+            change = STRATEGIES[process.strategy](app, process, release, timeout, restart_workers=restart_workers)
             if isinstance(change, Schedule):
                 change.back = back
+            # a process type and a schedule have the same name if that was moved from one to the other
+            key = process.name if process.declared or names[process.name] == 1 else process.setting
+            self.changes[key] = change
 
     @property
     def method(self) -> Method:
@@ -325,7 +328,8 @@ def _stop_all(app: Application, timeout: float) -> None:
     stop_timeout = max(timeout, *(process.stop_timeout + STOP_MARGIN for process in app.processes))
     systemd.systemctl("stop", *units, timeout=stop_timeout)
     for process in app.processes:
-        background.remove_instances(app, process.name)
+        if process.name != WEB:
+            background.remove_instances(app, process)
     layout.set_current(app, None)
     if app.record.exists():
         app.record.unlink()

@@ -108,19 +108,21 @@ def ends(app: Application, units: Sequence[str], since: float) -> dict[str, dict
     return found
 
 
-def remove_instances(app: Application, process: str) -> None:
-    """Disable all units of a process type, and remove the symlinks of its instances."""
-    for pattern in (f"{app.name}-{process}@*.service", f"{app.name}-{process}.timer"):
-        boot.disable(app, [link.name for link in app.started_at_boot.glob(pattern)])
-    for link in app.instances.glob(f"{process}-*"):
-        link.unlink(missing_ok=True)
+def remove_instances(app: Application, process: ProcessType) -> None:
+    """Disable all units of a background process type or schedule, and remove the symlinks of its instances."""
+    for pattern in process.running:
+        boot.disable(app, boot.enabled(app, pattern))
+    # a schedule may have the name of a process type
+    if process.strategy != layout.TIMER:
+        for link in app.instances.glob(f"{process.name}-*"):
+            link.unlink(missing_ok=True)
 
 
 def remove(app: Application, process: ProcessType) -> None:
-    """Remove the unit files and instances of a process type that is no longer in the settings."""
+    """Remove the unit files and instances of a process type or schedule that is no longer in the settings."""
     for unit in process.templates:
         boot.remove_file(app, unit)
-    remove_instances(app, process.name)
+    remove_instances(app, process)
 
 
 class Background:

@@ -48,7 +48,9 @@ def _units(app: layout.Application, process: str) -> Sequence[str]:
     try:
         if not process:
             return app.unit_files
-        known = {one.name: (*one.running, *one.templates) for one in app.processes}
+        known: dict[str, tuple[str, ...]] = {}
+        for one in app.processes:  # a removed type may have the name of a schedule, and vice versa
+            known[one.name] = (*known.get(one.name, ()), *one.running, *one.templates)
     except layout.ActivationError as error:
         raise JournalError(str(error)) from None
     if process not in known:

@@ -42,6 +42,11 @@ class ProcessType:
     check: bool = False  # whether a command checks that they work
     declared: bool = True  # false if it is no longer in the settings
 
+    @property
+    def setting(self) -> str:
+        """Its setting, which also tells a process type and a schedule of the same name apart."""
+        return f"{'app_schedules' if self.strategy == TIMER else 'app_processes'}.{self.name}"
+
     def is_in(self, part: str) -> bool:
         """Whether an activation of a part replaces it: all, before_web or web."""
         return part == "all" or self.part in (part, "")
@@ -144,7 +149,7 @@ class Application:
         web = ProcessType(WEB, "handover", (self.socket, self.service, self.bridge), rehearsal)
         activated = self._activated()
         schedules = self._schedules(activated)
-        background = self._background(activated - {schedule.name for schedule in schedules})
+        background = self._background(activated, {schedule.name for schedule in schedules})
         first = [process for process in background if process.part == "before_web"]
         return (*first, web, *(process for process in background if process not in first), *schedules)
 
@@ -167,7 +172,7 @@ class Application:
 
     def as_declared(self, process: ProcessType) -> ProcessType:
         """Return a process type as declared now; `declared` is false if it no longer is. Raises ActivationError."""
-        found = (one for one in self.processes if one.name == process.name)
+        found = (one for one in self.processes if one.setting == process.setting)
         return next(found, dataclasses.replace(process, count=0, declared=False))
 
     def _schedules(self, activated: set[str]) -> list[ProcessType]:
@@ -192,8 +197,11 @@ class Application:
             for name in dict.fromkeys([*runs, *gone])
         ]
 
-    def _background(self, activated: set[str]) -> list[ProcessType]:
-        """Return the declared background process types, and activated ones that are no longer declared."""
+    def _background(self, activated: set[str], schedules: set[str]) -> list[ProcessType]:
+        """Return the declared background process types, and activated ones that are no longer declared.
+
+        `schedules`: names of schedules, which may be those of former process types.
+        """
 
         def of_type(name: str, **about: Any) -> ProcessType:
             templates = (f"{self.name}-{name}@.service", f"{self.name}-{name}-check@.service")
@@ -215,6 +223,7 @@ class Application:
                 for name, about in settings.items()
             ]
         gone = sorted(activated - set(settings))
+        gone = [name for name in gone if name not in schedules or self._has_instances(name)]
         # at the same time as the type that may replace it: its processes don't know the new release's jobs. After the
         # web processes of a rollback, `kept` no longer has it
         kept = read_json_or_empty(self.kept / "etc" / self.name / self.process_settings.name)
@@ -228,6 +237,16 @@ class Application:
             )
             for name in gone
         ]
+
+    def _has_instances(self, process: str) -> bool:
+        """Whether there are files or symlinks of a background process type."""
+        unit = f"{self.name}-{process}@"
+        places = (
+            (self.instances, f"{process}-*"),
+            (self.started_at_boot, f"{unit}*.service"),
+            (self.path("etc/systemd/system"), f"{unit}.service"),
+        )
+        return any(any(folder.glob(pattern)) for folder, pattern in places)
 
     def _activated(self) -> set[str]:
         """Return the names of background process types and schedules that were activated here and may run."""

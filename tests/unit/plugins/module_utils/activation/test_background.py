@@ -852,6 +852,96 @@ def test_systemd_forgets_a_timers_previous_start_before_it_starts_again(app: lay
     assert timers.log == ["stop cleanup.timer", "reload with []", "start cleanup.timer in aaaa"]
 
 
+DEPLOY, ROLLBACK = ("before_web", "web"), ("web", "before_web")
+
+
+def unit_files(app: layout.Application) -> list[str]:
+    return sorted(path.name for path in app.path("etc/systemd/system").glob("links-cleanup*"))
+
+
+@pytest.mark.parametrize("parts", [DEPLOY, ROLLBACK, ("all",)])
+@pytest.mark.parametrize("order", ["before_web", "after_web"])
+def test_name_moves_from_process_types_to_schedules(
+    app: layout.Application, timers: Units, parts: tuple[str, ...], order: str
+) -> None:
+    declare(app, cleanup={"count": 1, "order": order})
+    activate(app, "aaaa")
+    assert unit_files(app) == ["links-cleanup@.service"]
+    declare(app)
+    schedule(app, cleanup=True)
+    results: dict[str, Any] = {}
+    for part in parts:
+        results |= activate(app, "bbbb", part=part, transaction="t1")
+    assert {name: one["method"] for name, one in results.items()} == {
+        "app_processes.cleanup": "stop",
+        "cleanup": "start",
+    }
+    assert (timers.active(), active_timers(timers)) == ({}, {"cleanup.timer"})
+    assert enabled(app) == {"cleanup.timer"}
+    assert not list(app.instances.iterdir())
+    assert unit_files(app) == ["links-cleanup.service", "links-cleanup.timer"]
+    assert activate(app, "bbbb") == {}
+    activation.revert(app, "t1", 9)
+    assert (timers.active(), active_timers(timers)) == ({"cleanup@1-1": "aaaa"}, set())
+    assert enabled(app) == {"cleanup@1-1"}
+    assert unit_files(app) == ["links-cleanup@.service"]
+    assert activate(app, "aaaa") == {}
+
+
+@pytest.mark.parametrize("parts", [DEPLOY, ROLLBACK, ("all",)])
+@pytest.mark.parametrize("order", ["before_web", "after_web"])
+def test_name_moves_from_schedules_to_process_types(
+    app: layout.Application, timers: Units, parts: tuple[str, ...], order: str
+) -> None:
+    schedule(app, cleanup=True)
+    activate(app, "aaaa")
+    schedule(app)
+    declare(app, cleanup={"count": 1, "order": order})
+    results: dict[str, Any] = {}
+    for part in parts:
+        results |= activate(app, "bbbb", part=part, transaction="t1")
+    assert {name: one["method"] for name, one in results.items()} == {
+        "app_schedules.cleanup": "stop",
+        "cleanup": "start",
+    }
+    assert (timers.active(), active_timers(timers)) == ({"cleanup@1-1": "bbbb"}, set())
+    assert enabled(app) == {"cleanup@1-1"}
+    assert layout.release_at(app.instances / "cleanup-1-1") == "bbbb"
+    assert unit_files(app) == ["links-cleanup@.service"]
+    assert activate(app, "bbbb") == {}
+    activation.revert(app, "t1", 9)
+    assert (timers.active(), active_timers(timers)) == ({}, {"cleanup.timer"})
+    assert enabled(app) == {"cleanup.timer"}
+    assert not list(app.instances.iterdir())
+    assert unit_files(app) == ["links-cleanup.service", "links-cleanup.timer"]
+    assert activate(app, "aaaa") == {}
+
+
+@pytest.mark.parametrize("refused", ["links-cleanup.timer", "links-cleanup@1-1.service"])
+def test_name_stays_with_its_kind_if_the_other_does_not_start(
+    app: layout.Application, timers: Units, refused: str
+) -> None:
+    def as_process() -> None:
+        schedule(app)
+        declare(app, cleanup={"count": 1})
+
+    def as_schedule() -> None:
+        declare(app)
+        schedule(app, cleanup=True)
+
+    before, after = (as_process, as_schedule) if refused.endswith(".timer") else (as_schedule, as_process)
+    before()
+    activate(app, "aaaa")
+    after()
+    timers.refuses = lambda unit: unit == refused
+    with pytest.raises(layout.ActivationError, match=r"(?s) says no.*Release aaaa serves, as before\."):
+        activate(app, "bbbb")
+    runs = {"cleanup@1-1"} if before is as_process else {"cleanup.timer"}
+    assert {*timers.active(), *active_timers(timers)} == runs
+    assert enabled(app) == runs
+    assert activate(app, "aaaa") == {}
+
+
 def test_failed_timer_is_reverted(app: layout.Application, timers: Units) -> None:
     schedule(app, cleanup=True)
     activate(app, "aaaa")

@@ -213,6 +213,16 @@ def test_process_type_selects_its_units(tmp_path: pathlib.Path) -> None:
         units(app)
 
 
+def test_name_that_has_moved_selects_the_units_of_both_kinds(tmp_path: pathlib.Path) -> None:
+    """Until the schedule is activated, the host has units of the process type."""
+    app = layout.Application("links", str(tmp_path))
+    for folder in (app.schedule_settings.parent, app.instances):
+        folder.mkdir(parents=True)
+    app.schedule_settings.write_text(json.dumps({"cleanup": {"runs": True}}))
+    (app.instances / "cleanup-1-1").symlink_to("../releases/aaaa")
+    assert {"links-cleanup@*.service", "links-cleanup.service"} <= units(app, "cleanup")
+
+
 def write_journal(folder: pathlib.Path, *lines: str) -> None:
     (folder / "journal").write_text("\n".join(lines) + "\n")
     write_script(folder / "journalctl", f"exec cat {folder}/journal")

@@ -6,6 +6,9 @@ import fnmatch
 import http.client
 import json
 import os
+import pathlib
+import re
+import shutil
 import signal
 import socket
 import ssl
@@ -14,7 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.support.playbooks import Playbooks
 from tests.support.wait import until
 
 from .shop import APP_SERVERS, EDGES, LONG, SCENARIO, SITE, Fleet, Source, host
@@ -377,22 +382,84 @@ def test_command_that_the_release_lacks_is_refused_before_anything_stops(fleet: 
     assert (fleet.releases(), workers(), running("app1", "beat")) == before
 
 
+def started_at_boot(name: str, pattern: str) -> list[str]:
+    """The units that match a pattern and that systemd starts when the host boots."""
+    wanted = host(name).check_output("systemctl daemon-reload && systemctl show -P Wants multi-user.target").split()
+    return fnmatch.filter(wanted, pattern)
+
+
+def test_printed_commands_stop_a_process_on_a_host_that_left_the_group(fleet: Fleet, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "inventory"
+    shutil.copytree(SCENARIO / "inventory", folder)
+    inventory = yaml.safe_load((folder / "hosts.yml").read_text())
+    del inventory["app_servers"]["hosts"]["app1"]
+    (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    without = Playbooks(folder, fleet.environment)
+    assert started_at_boot("app1", "shop-beat@*")
+    done = without.play("playbooks/configure.yml", **QUICK)
+    assert done.status != 0
+    found = re.search(
+        r"app1 runs app_processes.beat \(.*which must not run on app2 .* Stop it there as root: `(.+?)`\.", done.words
+    )
+    assert found, done.output
+    host("app1").check_output(found[1])
+    assert running("app1", "beat") == {}
+    assert started_at_boot("app1", "shop-beat@*") == []
+    assert "beat" not in host("app1").check_output("ls /opt/shop/processes")
+    assert "must not run on" not in without.play("playbooks/configure.yml", "--check", **QUICK).words
+    fleet.succeed("playbooks/configure.yml", **QUICK)
+    assert_all_run(fleet.release())
+
+
+@pytest.mark.long
+def test_name_moves_between_process_types_and_schedules(fleet: Fleet) -> None:
+    schedules = {"beat": {"command": "true", "calendar": "*-*-* 03:00"}}
+    types = {"worker": PROCESSES["worker"]}
+    try:
+        fleet.succeed("playbooks/configure.yml", **{**QUICK, "app_processes": types, "app_schedules": schedules})
+        assert running("app1", "beat") == {}
+        assert started_at_boot("app1", "shop-beat*") == ["shop-beat.timer"]
+        assert host("app1").check_output("systemctl is-active shop-beat.timer") == "active"
+    finally:
+        fleet.succeed("playbooks/configure.yml", **QUICK)
+    assert_all_run(fleet.release())
+    (unit,) = started_at_boot("app1", "shop-beat*")
+    assert unit.startswith("shop-beat@")
+    assert host("app1").run("systemctl is-active shop-beat.timer").rc != 0
+
+
+def test_process_that_has_ended_does_not_start_at_boot_after_its_type_moved(fleet: Fleet) -> None:
+    (unit,) = (one.partition(":")[0] for one in running("app1", "beat"))
+    host("app1").check_output(f"systemctl stop {unit}")
+    done = fleet.play("playbooks/configure.yml", app_first_host="app2", **QUICK)
+    assert done.status != 0
+    assert "app1 runs app_processes.beat (now, or after its next boot), which must not run on app2" in done.words
+    try:
+        fleet.succeed("playbooks/configure.yml", app_first_host="none", **QUICK)
+        assert started_at_boot("app1", "shop-beat*") == []
+    finally:
+        fleet.succeed("playbooks/configure.yml", app_first_host="app1", **QUICK)
+    assert_all_run(fleet.release())
+
+
 def test_rollback_to_other_process_types_needs_their_settings(fleet: Fleet, source: Source) -> None:
     first = fleet.release()
     source.change()
-    # one type renamed, one removed
-    types = {"tasks": PROCESSES["worker"]}
+    # both types renamed; the second one must not run twice under both names
+    types = {"tasks": PROCESSES["worker"], "ticker": PROCESSES["beat"]}
     with Clients() as clients, fleet.traffic() as traffic:
         fleet.succeed("site.yml", **{**QUICK, "app_processes": types})
         second = fleet.release()
         assert second != first
         assert not any(workers().values())
+        assert (running("app1", "beat"), list(running("app1", "ticker").values())) == ({}, [second])
         before = {name: running(name, "tasks") for name in APP_SERVERS}
         done = fleet.play("playbooks/rollback.yml", rollback_to=first, deploy_bake_seconds=0)
         assert done.status != 0
         assert f"Release {first} served with other process types or schedules than the hosts have now" in done.words
         for words in (
             "app_processes.tasks was added since",
+            "app_processes.ticker was added since",
             "app_processes.worker was removed since",
             "app_processes.beat was removed since",
             "-e rollback_configure=true",
@@ -402,7 +469,7 @@ def test_rollback_to_other_process_types_needs_their_settings(fleet: Fleet, sour
         fleet.succeed("playbooks/rollback.yml", rollback_to=first, rollback_configure=True, **QUICK)
         assert fleet.release() == first
         assert_all_run(first)
-        assert not any(running(name, "tasks") for name in APP_SERVERS)
+        assert not any(running(name, process) for name in APP_SERVERS for process in ("tasks", "ticker"))
     assert clients.failures == []
     assert traffic.failed == {}, traffic.failures
     until(lambda: report()["done"] + len(report()["unknown"]) >= report()["added"], "jobs are left")

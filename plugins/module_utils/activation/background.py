@@ -184,17 +184,19 @@ class Background:
             self._replace()
         else:  # the previous ones are still running
             self._start_at_boot(left)
-            self._stop(self.started, wait=False)
+            self._stop(self.started, wait=self.process.strategy == "replace")
             self._clean_up(left)
 
     def _replace(self) -> None:
-        found = [one for one in instances(self.app, self.process.name) if not one.draining]
+        known = instances(self.app, self.process.name)
+        found = [one for one in known if not one.draining]
         old, self.pids = [one.unit for one in found], {one.unit: one.pid for one in found}
         self.started, self.stopped = [], []
         if self.process.strategy == "replace":
             self.stopped, old = old, []
             self.stop_requested = time.time()
-            self._stop(self.stopped, wait=True)
+            # also those that were asked to stop before
+            self._stop([one.unit for one in known], wait=True)
         if self.process.count:
             self._start(self.process.count)
             self.pids |= {one.unit: one.pid for one in instances(self.app, self.process.name)}

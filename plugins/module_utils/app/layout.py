@@ -150,7 +150,7 @@ class Application:
         activated = self._activated()
         schedules = self._schedules(activated)
         background = self._background(activated, {schedule.name for schedule in schedules})
-        first = [process for process in background if process.part == "before_web"]
+        first = [one for one in background if one.part == "before_web" or (not one.part and one.strategy == "replace")]
         return (*first, web, *(process for process in background if process not in first), *schedules)
 
     @property
@@ -172,7 +172,8 @@ class Application:
 
     def as_declared(self, process: ProcessType) -> ProcessType:
         """Return a process type as declared now; `declared` is false if it no longer is. Raises ActivationError."""
-        found = (one for one in self.processes if one.setting == process.setting)
+        # for one that no longer is, the files may not have the strategy of the processes that run
+        found = (one for one in self.processes if one.declared and one.setting == process.setting)
         return next(found, dataclasses.replace(process, count=0, declared=False))
 
     def _schedules(self, activated: set[str]) -> list[ProcessType]:
@@ -200,6 +201,7 @@ class Application:
     def _background(self, activated: set[str], schedules: set[str]) -> list[ProcessType]:
         """Return the declared background process types, and activated ones that are no longer declared.
 
+        Removed ones that must not run twice with what replaces them (`replace`) come first, other removed ones last.
         `schedules`: names of schedules, which may be those of former process types.
         """
 
@@ -224,19 +226,28 @@ class Application:
             ]
         gone = sorted(activated - set(settings))
         gone = [name for name in gone if name not in schedules or self._has_instances(name)]
-        # at the same time as the type that may replace it: its processes don't know the new release's jobs. After the
-        # web processes of a rollback, `kept` no longer has it
-        kept = read_json_or_empty(self.kept / "etc" / self.name / self.process_settings.name)
-        orders = {name: str(untrusted.mapping(kept.get(name)).get("order")) for name in gone}
-        return found + [
-            of_type(
-                name,
-                strategy="overlap",
-                part=PARTS.get(orders[name], ""),
-                declared=False,
-            )
-            for name in gone
-        ]
+        new = {one.part for one in found if one.strategy == "replace" and one.name not in activated}
+        removed = []
+        for name in gone:
+            about = self._settings_before(name)
+            strategy = "replace" if about.get("strategy") == "replace" else "overlap"
+            # at the same time as the type that may replace it: its processes don't know the new release's jobs
+            part = PARTS.get(str(about.get("order")), "")
+            if strategy == "replace" and new - {part}:
+                part = ""  # a new type may replace it, and is activated in the other part
+            timeout = untrusted.number(about.get("stop_timeout"))
+            removed.append(of_type(name, strategy=strategy, part=part, stop_timeout=timeout, declared=False))
+        first = [one for one in removed if one.strategy == "replace"]
+        return [*first, *found, *(one for one in removed if one not in first)]
+
+    def _settings_before(self, process: str) -> Mapping[str, Any]:
+        """Return the settings of a background process type as of the last activation that had it; empty if unknown."""
+        # after the web processes of a rollback, only the snapshot still has it
+        for kept in (self.kept, self.before / "kept"):
+            settings = read_json_or_empty(kept / "etc" / self.name / self.process_settings.name)
+            if about := untrusted.mapping(settings.get(process)):
+                return about
+        return {}
 
     def _has_instances(self, process: str) -> bool:
         """Whether there are files or symlinks of a background process type."""

@@ -232,6 +232,18 @@ def test_exclusive_process_stops_before_the_next_starts(app: layout.Application,
     assert units.active() == {"beat@2-1": "bbbb"}
 
 
+def test_exclusive_process_that_was_asked_to_stop_ends_before_the_next_starts(
+    app: layout.Application, units: Units
+) -> None:
+    """By an operator, or while the type still was one that overlaps."""
+    declare(app, beat={"strategy": "replace", "count": 1})
+    activate(app, "aaaa")
+    units.states["links-beat@1-1.service"] = "deactivating"
+    units.log.clear()
+    activate(app, "bbbb")
+    assert units.log == ["stop beat@1-1", "start beat@2-1"]
+
+
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
 def test_crashed_host_starts_old_processes_until_new_ones_are_proven(
     app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, strategy: str
@@ -641,6 +653,93 @@ def test_type_that_a_rollback_removes_stops_after_web(app: layout.Application, u
     assert units.active() == {"sender@1-1": "bbbb", "sender@1-2": "bbbb"}
 
 
+SINGLETON = {"strategy": "replace", "count": 1}
+DEPLOY, ROLLBACK = ("before_web", "web"), ("web", "before_web")
+
+
+@pytest.fixture
+def alone(units: Units, monkeypatch: pytest.MonkeyPatch) -> Units:
+    """Asserts at each start of a singleton that all processes of the other one have ended."""
+    plain, names = units.change, ("links-beat@", "links-ticker@")
+    units.drains = True
+
+    def change(verb: str, unit: str, timeout: float) -> None:
+        alive = [one for one, state in units.states.items() if state != "inactive" and one.startswith(names)]
+        assert not unit.startswith(names) or not alive, f"{unit} starts while {alive} run"
+        plain(verb, unit, timeout)
+
+    monkeypatch.setattr(systemd, "change", change)
+    return units
+
+
+def singletons(units: Units) -> dict[str, str | None]:
+    return {unit.partition("@")[0]: release for unit, release in units.active().items() if "worker" not in unit}
+
+
+@pytest.mark.parametrize("parts", [DEPLOY, ROLLBACK, ("all",)])
+@pytest.mark.parametrize("old", ["before_web", "after_web"])
+@pytest.mark.parametrize("new", ["before_web", "after_web"])
+def test_renamed_singleton_never_runs_twice(
+    app: layout.Application, alone: Units, old: str, new: str, parts: tuple[str, ...]
+) -> None:
+    """Nor while the change is reverted, at whatever point."""
+    declare(app, worker={"count": 1}, beat={**SINGLETON, "order": old})
+    activate(app, "aaaa")
+    for done in range(1, len(parts) + 1):
+        declare(app, worker={"count": 1}, ticker={**SINGLETON, "order": new})
+        for part in parts[:done]:
+            activate(app, "bbbb", part=part, transaction=f"t{done}")
+        if done == len(parts):
+            assert singletons(alone) == {"ticker": "bbbb"}
+            assert not app.path("etc/systemd/system/links-beat@.service").exists()
+            assert activate(app, "bbbb") == {}
+        activation.revert(app, f"t{done}", 9)
+        assert singletons(alone) == {"beat": "aaaa"}
+        assert len(enabled(app)) == 2
+        assert activate(app, "aaaa") == {}
+
+
+@pytest.mark.parametrize("order", ["before_web", "after_web"])
+def test_singleton_runs_again_if_its_successor_does_not_start(
+    app: layout.Application, alone: Units, order: str
+) -> None:
+    declare(app, worker={"count": 1}, beat={**SINGLETON, "order": order})
+    activate(app, "aaaa")
+    declare(app, worker={"count": 1}, ticker={**SINGLETON, "order": order})
+    alone.crashes = lambda unit: "ticker" in unit
+    alone.log.clear()
+    with pytest.raises(layout.ActivationError, match=r"(?s)ticker@1-1.*Release aaaa serves, as before"):
+        activate(app, "bbbb")
+    assert [entry for entry in alone.log if "worker" not in entry] == [
+        "stop beat@1-1",
+        "start ticker@1-1",
+        "stop ticker@1-1",
+        "start beat@1-1",
+    ]
+    assert singletons(alone) == {"beat": "aaaa"}
+    assert not app.path("etc/systemd/system/links-ticker@.service").exists()
+    assert {unit.partition("@")[0] for unit in enabled(app)} == {"beat", "worker"}
+    assert activate(app, "aaaa") == {}
+
+
+def test_removed_singleton_has_its_own_time_to_stop(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(app, beat={**SINGLETON, "stop_timeout": 70})
+    activate(app, "aaaa")
+    declare(app)
+    real, stops = units.systemctl, []
+
+    def systemctl(verb: str, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        if verb == "stop":
+            stops.append((words, timeout))
+        return real(verb, *words, timeout=timeout)
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    activate(app, "bbbb")
+    assert stops == [(("links-beat@1-1.service",), 70 + layout.STOP_MARGIN)]
+
+
 def test_revert_of_the_first_release_stops_all(app: layout.Application, units: Units) -> None:
     layout.set_current(app, None)
     declare(app, worker={})
@@ -850,9 +949,6 @@ def test_systemd_forgets_a_timers_previous_start_before_it_starts_again(app: lay
     timers.log.clear()
     activate(app, "aaaa")
     assert timers.log == ["stop cleanup.timer", "reload with []", "start cleanup.timer in aaaa"]
-
-
-DEPLOY, ROLLBACK = ("before_web", "web"), ("web", "before_web")
 
 
 def unit_files(app: layout.Application) -> list[str]:

@@ -28,9 +28,15 @@ EXAMPLES = r"""
 RETURN = r"""
 entries: {description: "The last lines, oldest first.", returned: success, type: list}
 current: {description: The current release., returned: success, type: str}
+unfinished:
+  description: Process types that run another release than the current one since a change was interrupted.
+  returned: success
+  type: list
 candidates: {description: "Possible releases for a rollback, best first.", returned: success, type: list}
 rollback_to:
-  description: The last release that served well before the current one; C(null) for none.
+  description: >-
+    The last release that served well before the current one, C(null) for none; the current one if process types are
+    C(unfinished).
   returned: success
   type: str
 rollback_candidates:

@@ -336,6 +336,24 @@ MOMENTS: dict[str, Callable[[Fleet, str], bool]] = {
 }
 
 
+def kill_controller(fleet: Fleet, kind: str, step: str, condition: Callable[[], bool] = lambda: True) -> None:
+    """Kill the controller of a change once it has begun a step and a condition is met; wait for what hosts complete."""
+    change = fleet.start(f"playbooks/{kind}.yml", **QUICK)
+    assert change.stdout is not None
+    for line in change.stdout:
+        if step in line:
+            break
+    until(condition, "the moment to kill the controller doesn't come")
+    assert change.poll() is None, "it ended before"
+    os.killpg(change.pid, signal.SIGKILL)
+    change.communicate()
+    until(
+        lambda: all(len(found) == 3 and len(set(found.values())) == 1 for found in workers().values()),
+        "not every host has all its workers, of one release",
+    )
+    until(lambda: len(running("app1", "beat")) == 1, "not one beat")
+
+
 @pytest.mark.parametrize(
     "moment", [one if one == "old beat stops" else pytest.param(one, marks=pytest.mark.long) for one in MOMENTS]
 )
@@ -343,20 +361,7 @@ def test_killed_controller_leaves_one_release_per_host(fleet: Fleet, source: Sou
     old = fleet.release()
     source.change()
     with fleet.units_watched("shop-worker@*") as watched:
-        deploy = fleet.start("playbooks/deploy.yml", **QUICK)
-        assert deploy.stdout is not None
-        for line in deploy.stdout:
-            if "Activate the background processes" in line:
-                break
-        until(lambda: MOMENTS[moment](fleet, old), f"not yet: {moment}")
-        assert deploy.poll() is None, "it ended before"
-        os.killpg(deploy.pid, signal.SIGKILL)
-        deploy.communicate()
-        until(
-            lambda: all(len(found) == 3 and len(set(found.values())) == 1 for found in workers().values()),
-            "not every host has all its workers, of one release",
-        )
-        until(lambda: len(running("app1", "beat")) == 1, "not one beat")
+        kill_controller(fleet, "deploy", "Activate the background processes", lambda: MOMENTS[moment](fleet, old))
         fleet.deploy(**QUICK)
     # old ones stop once the new ones are proven
     for name, found in watched.items():
@@ -365,6 +370,32 @@ def test_killed_controller_leaves_one_release_per_host(fleet: Fleet, source: Sou
     new = fleet.release()
     assert new != old
     assert_all_run(new)
+    assert report()["most_beats"] == 1
+
+
+@pytest.mark.parametrize("killed", ["rollback", pytest.param("deploy", marks=pytest.mark.long)])
+def test_rollback_goes_no_further_than_the_change_that_was_killed_between_its_processes(
+    fleet: Fleet, source: Source, killed: str
+) -> None:
+    """The web processes are of the wanted release everywhere, but not all workers."""
+    source.change()
+    fleet.deploy(**QUICK)
+    wanted = fleet.release()
+    source.change()
+    if killed == "rollback":
+        fleet.deploy(**QUICK)
+        kill_controller(fleet, "rollback", "Wait for the old web processes")
+        assert _workers_of(wanted, other=True) == 9
+    else:
+        kill_controller(
+            fleet, "deploy", "Activate the background processes", lambda: _workers_of(wanted, other=True) > 0
+        )
+        assert _workers_of(wanted, other=True) > 0
+    assert fleet.release() == wanted
+    done = fleet.succeed("playbooks/rollback.yml", **QUICK)
+    assert "It is current already, but an interrupted change left another release in worker." in done.words
+    assert fleet.release() == wanted
+    assert_all_run(wanted)
     assert report()["most_beats"] == 1
 
 

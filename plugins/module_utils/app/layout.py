@@ -359,6 +359,24 @@ def served_in(record: pathlib.Path) -> list[str]:
     return []
 
 
+def unfinished(app: Application) -> list[str]:
+    """Return the process types that run another release than the current one since a change was interrupted; sorted.
+
+    Empty if the current release has never served here: then the interrupted change was to activate it.
+    """
+    release = current(app)
+    if release not in served(app):
+        return []
+    declared = app.declared
+    # a type without processes on this host keeps the release that was recorded first
+    return sorted(
+        name
+        for name, about in untrusted.mapping(read_json_or_empty(app.record).get("processes")).items()
+        if untrusted.mapping(about).get("release") not in (None, release)
+        and (name == WEB or declared.get(f"app_processes.{name}", {}).get("count"))
+    )
+
+
 def recorded_commands(app: Application) -> dict[str, dict[str, str]]:
     """Return the commands with which each release was activated here last, by release: see `Application.commands`."""
     recorded = untrusted.mapping(read_json_or_empty(app.record).get("commands"))

@@ -104,13 +104,18 @@ def summary(app: Application, entries: Sequence[Mapping[str, Any]]) -> dict[str,
     current, releases, served_here = layout.current(app), complete(app), served(app)
     found = candidates(app, entries, current)
     fit = [one["release"] for one in found if not one["why_not"]]
+    unfinished = layout.unfinished(app)
     return {
         "current": current,
+        "unfinished": unfinished,
         "candidates": fit,
-        "rollback_to": next(iter(fit), None),
+        "rollback_to": current if unfinished else next(iter(fit), None),
         "rollback_candidates": found,
         "releases": releases,
-        "blocking": {release: blocking(entries, current, release, served_here) for release in releases},
+        # processes of another release may need what its migration has changed
+        "blocking": {
+            release: blocking(entries, None if unfinished else current, release, served_here) for release in releases
+        },
         "commands": command_changes(app, releases),
         "failures": failures(entries),
     }
@@ -320,7 +325,8 @@ def rollback(
     `hosts`: the result of `summary` on each. `wanted`: a release; empty for the best one that all hosts have. `force`:
     cross blocking migrations, and keep process types that the release didn't have. `configure`: the rollback also
     applies the inventory's settings. After an interrupted change the target may be a release that some hosts already
-    serve.
+    serve, or all of them if background processes of another release are left: it undoes a deploy that ended before the
+    web processes changed, and completes a rollback that ended after them.
     """
     hosts = {host: _typed_summary(found) for host, found in hosts.items()}
     if wanted:
@@ -331,7 +337,10 @@ def rollback(
     else:
         first, *others = ([found["current"], *found["candidates"]] for found in hosts.values())
         serving = {found["current"] for found in hosts.values()}
-        common = [one for one in first if one and all(one in more for more in others) and serving != {one}]
+        unfinished = any(found["unfinished"] for found in hosts.values())
+        common = [
+            one for one in first if one and all(one in more for more in others) and (unfinished or serving != {one})
+        ]
         if not common:
             return _problem(
                 "There is no release to roll back to: no earlier release is complete and has served well on every "
@@ -356,8 +365,17 @@ def rollback(
         one["version"] for found in hosts.values() for one in found["rollback_candidates"] if one["release"] == release
     ]
     changed = _differing_types(hosts, release, "changed") if not configure else ""
-    note = f"It runs with the hosts' settings of now: {changed}." if changed else ""
-    return {"release": release, "version": next(filter(None, versions), ""), "note": note, "problem": ""}
+    left = sorted({name for found in hosts.values() if found["current"] == release for name in found["unfinished"]})
+    notes = [
+        f"It is current already, but an interrupted change left another release in {', '.join(left)}." if left else "",
+        f"It runs with the hosts' settings of now: {changed}." if changed else "",
+    ]
+    return {
+        "release": release,
+        "version": next(filter(None, versions), ""),
+        "note": " ".join(filter(None, notes)),
+        "problem": "",
+    }
 
 
 def _differing_types(hosts: Mapping[str, Mapping[str, Any]], release: str, *kinds: str) -> str:
@@ -378,7 +396,7 @@ def _typed_summary(found: Mapping[str, Any]) -> dict[str, Any]:
     blocking_of, commands_of = (untrusted.mapping(found.get(key)) for key in ("blocking", "commands"))
     return {
         "current": untrusted.text(found.get("current")) or None,
-        **{key: untrusted.texts(found.get(key)) for key in ("candidates", "releases")},
+        **{key: untrusted.texts(found.get(key)) for key in ("candidates", "releases", "unfinished")},
         "blocking": {release: untrusted.texts(names) for release, names in blocking_of.items()},
         "commands": {
             release: {kind: untrusted.texts(names) for kind, names in untrusted.mapping(changes).items()}

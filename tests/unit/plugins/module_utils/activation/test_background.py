@@ -792,6 +792,56 @@ def test_rollback_target_takes_no_jobs_in_a_rehearsal(
     assert rehearsal.rehearse(app, "bbbb", 9)["rehearsed"] is True
 
 
+@pytest.mark.parametrize("change", ["deploy", "rollback"])
+def test_interrupted_change_leaves_types_that_the_next_one_completes(
+    app: layout.Application, units: Units, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deploy replaces the workers before the web processes, a rollback after them; aaaa is the wanted release."""
+    monkeypatch.setattr(rehearsal, "needed", lambda *_: False)
+    declare(app, worker={})
+    activate(app, "aaaa")
+    assert layout.unfinished(app) == []
+    activate(app, "bbbb", part="before_web", transaction="t1")
+    if change == "rollback":
+        activate(app, "bbbb", part="web", transaction="t1")
+        assert layout.unfinished(app) == []
+        activate(app, "aaaa", part="web", transaction="t2")
+    assert (layout.current(app), set(units.active().values())) == ("aaaa", {"bbbb"})
+    assert layout.unfinished(app) == ["worker"]
+    # the workers to replace may have jobs that those of aaaa don't know
+    units.log.clear()
+    assert rehearsal.rehearse(app, "aaaa", 9)["rehearsed"] is False
+    assert units.log == []
+    activate(app, "aaaa", part="web", transaction="t3")
+    activate(app, "aaaa", part="before_web", transaction="t3")
+    assert set(units.active().values()) == {"aaaa"}
+    assert layout.unfinished(app) == []
+
+
+def test_type_that_has_moved_to_another_host_is_not_unfinished(app: layout.Application, units: Units) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    declare(app, worker={"count": 0})
+    for release in ("aaaa", "bbbb"):
+        for part in ("before_web", "web"):
+            activate(app, release, part=part, transaction=release)
+    assert units.active() == {}
+    assert layout.unfinished(app) == []
+
+
+@pytest.mark.parametrize(("release", "unfinished"), [("bbbb", []), ("aaaa", ["web", "worker"])])
+def test_host_that_crashed_in_a_handover_has_unfinished_types_if_the_release_has_served(
+    app: layout.Application, units: Units, release: str, unfinished: list[str]
+) -> None:
+    declare(app, worker={"order": "after_web"})
+    activate(app, "aaaa")
+    if release == "aaaa":
+        activate(app, "bbbb")
+    assert units.active()
+    layout.set_current(app, release)
+    assert layout.unfinished(app) == unfinished
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"Worker": {}}', '{"worker": {"count": 1}}', '{"worker": {"strategy": "none"}}', "\x00"]
 )

@@ -217,6 +217,25 @@ def test_mixed_fleet_goes_back_to_the_older_release(order: int) -> None:
     assert history.rollback(dict(rolled[::order]), "", force=False)["release"] == "bbbb"
 
 
+def test_interrupted_change_is_completed_before_a_rollback_goes_further() -> None:
+    """The web processes of all hosts are of cccc: a deploy of dddd didn't reach them, or a rollback has left dddd."""
+    left = {"app1": host("cccc", "bbbb", "aaaa"), "app2": host("cccc", "bbbb", "aaaa", unfinished=["worker", "beat"])}
+    found = history.rollback(left, "", force=False)
+    assert (found["release"], found["problem"]) == ("cccc", "")
+    assert found["note"] == (
+        "It is current already, but an interrupted change left another release in beat, worker."
+    )
+    # the web processes are of two releases: the older one, as without background processes
+    mixed = {"app1": host("dddd", "cccc", "bbbb", unfinished=["worker"]), "app2": host("cccc", "bbbb")}
+    found = history.rollback(mixed, "", force=False)
+    assert (found["release"], found["note"]) == ("cccc", "")
+    # by name
+    found = history.rollback(left, "bbbb", force=False)
+    assert (found["release"], found["note"]) == ("bbbb", "")
+    blocking = {name: {**one, "blocking": {"cccc": ["dddd"]}} for name, one in left.items()}
+    assert "crosses the blocking migration of dddd" in history.rollback(blocking, "", force=False)["problem"]
+
+
 def test_fleet_without_a_common_release_is_told_the_alternatives() -> None:
     result = history.rollback({"app1": host("dddd", "cccc"), "app2": host("dddd", "bbbb")}, "", force=False)
     assert result["release"] == ""
@@ -530,6 +549,7 @@ def test_report_of_a_host(app: Application) -> None:
     report = history.summary(app, entries)
     assert report == {
         "current": "dddd",
+        "unfinished": [],
         "candidates": ["cccc", "bbbb", "aaaa"],
         "rollback_to": "cccc",
         "rollback_candidates": [
@@ -542,6 +562,21 @@ def test_report_of_a_host(app: Application) -> None:
         "commands": {},
         "failures": [4.0],
     }
+
+
+def test_report_of_a_host_with_processes_of_another_release(app: Application) -> None:
+    app.current.parent.mkdir(parents=True, exist_ok=True)
+    app.current.symlink_to("releases/cccc")
+    app.process_settings.parent.mkdir(parents=True)
+    app.process_settings.write_text(json.dumps({"worker": {"count": 1}}))
+    processes = {"web": {"release": "cccc"}, "worker": {"release": "dddd"}}
+    app.record.write_text(json.dumps({"served": ["cccc", "bbbb"], "processes": processes}))
+    # killed before its end is recorded
+    entries = [make_entry("bbbb"), make_entry("cccc"), make_entry("dddd", "begun", migrations="blocking")]
+    report = history.summary(app, entries)
+    assert (report["unfinished"], report["rollback_to"]) == (["worker"], "cccc")
+    # the processes of dddd may need its migration
+    assert report["blocking"]["cccc"] == ["dddd"]
 
 
 def test_report_of_a_host_without_candidates(tmp_path: pathlib.Path) -> None:

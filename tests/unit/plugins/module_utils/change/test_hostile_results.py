@@ -83,6 +83,7 @@ SUMMARY = {
     "rollback_to": "r1",
     "rollback_candidates": [{"release": "r1", "version": "1", "when": NOON, "why_not": ""}],
     "releases": ["r1", "r2"],
+    "unfinished": ["worker"],
     "blocking": {"r1": ["r2"], "r2": []},
     "failures": [NOON],
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: report how stopped background processes ended."""
+"""Ansible module: report how background processes ended: those that a change stopped, and new ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ module: process_ends_info
 short_description: Report how background processes of an application ended
 version_added: 0.2.0
 description:
-  - Reads from systemd and its journal how instances of background processes ended after they were asked to stop.
-    Changes nothing.
+  - Reads from systemd and its journal how instances of background processes ended after they were asked to stop, and
+    whether those that were started are still up. Changes nothing.
 author: Baton contributors (!UNKNOWN)
 extends_documentation_fragment: [baton.web.attributes, baton.web.application]
 options:
@@ -17,6 +17,11 @@ options:
     description: For each process type, the value that M(baton.web.activate) returns in C(processes).
     type: dict
     required: true
+  started:
+    description: Units that M(baton.web.activate) has started, to check that they are up and weren't restarted.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -37,13 +42,17 @@ ends:
     C(unknown) that the journal has no information.
   returned: success
   type: dict
+down:
+  description: The first of O(started) that ended, and what it logged last; empty if all are up.
+  returned: success
+  type: str
 """
 
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.activation import background
-from ansible_collections.baton.web.plugins.module_utils.app import layout
+from ansible_collections.baton.web.plugins.module_utils.app import layout, masking
 from ansible_collections.baton.web.plugins.module_utils.host import untrusted
 
 
@@ -53,6 +62,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "stopped": {"type": "dict", "required": True},
+            "started": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -63,7 +73,8 @@ def main() -> None:
         found |= background.ends(
             app, untrusted.texts(about.get("stopped")), untrusted.moment(about.get("stop_requested"))
         )
-    module.exit_json(changed=False, ends=found)
+    down = background.down(app, module.params["started"])
+    module.exit_json(changed=False, ends=found, down=masking.masked(app.name, down) if down else "")
 
 
 if __name__ == "__main__":

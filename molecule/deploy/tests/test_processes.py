@@ -55,6 +55,17 @@ if socket.gethostname().endswith("app2") and sys.argv[1] == "work":
 """
 # the files of background processes, by their places
 FILES = ("/etc/shop/processes.json", "/etc/systemd/system/*shop-worker@*", "/opt/shop/processes/*")
+# its proof succeeds, but it ends, after its job, once the web processes are of its release
+ENDS_LATER = """
+import threading
+def end_once_current():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    while os.path.basename(os.readlink("/opt/shop/current")) != os.environ["RELEASE_ID"]:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+if socket.gethostname().endswith("app3") and sys.argv[1] == "work":
+    threading.Thread(target=end_once_current, daemon=True).start()
+"""
 DEAD = "if sys.argv[1] == 'work': raise SystemExit('no broker at broker.example.org')"
 
 
@@ -300,6 +311,21 @@ def test_worker_that_crashes_at_start_is_reverted(
     until_all_done()
     result = report()
     assert (result["twice"], result["unknown"], result["most_beats"]) == ([], [], 1)
+
+
+def test_workers_that_end_after_their_proof_are_reverted(fleet: Fleet, source: Source) -> None:
+    before = (fleet.releases(), workers())
+    source.change(jobs=ENDS_LATER)
+    # no clients of jobs: those that the new web processes would enqueue are unknown to the previous workers
+    with fleet.traffic() as traffic:
+        done = fleet.play("playbooks/deploy.yml", **QUICK)
+    assert done.status != 0
+    assert "app3, processes: shop-worker@" in done.words, done.output
+    assert "Serving as before the change: app1, app2, app3; reverted: app1, app2, app3." in done.words
+    assert traffic.failed == {}, traffic.failures
+    assert fleet.releases() == before[0]
+    for name, found in workers().items():
+        assert sorted(found.values()) == sorted(before[1][name].values()), name
 
 
 def _workers_of(release: str, *, other: bool) -> int:

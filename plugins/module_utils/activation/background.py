@@ -88,8 +88,7 @@ def ends(app: Application, units: Sequence[str], since: float) -> dict[str, dict
     By unit: `state` is draining (it finishes its job), drained, killed (it didn't end within its stop_timeout), failed
     (it ended with an error) or unknown; `seconds` is the time since `since`. Skips units of other applications.
     """
-    ours = re.compile(rf"{re.escape(app.name)}-[a-z][a-z0-9_]*@[0-9]+-[0-9]+\.service")
-    asked = [unit for unit in units if ours.fullmatch(unit)][:MAX_ENDS]
+    asked = list(_process_types(app, units))[:MAX_ENDS]
     if not asked:
         return {}
     loaded = systemd.properties_of_all(*asked, names=("Id", "ActiveState"))
@@ -106,6 +105,39 @@ def ends(app: Application, units: Sequence[str], since: float) -> dict[str, dict
             state = {"": "drained", "timeout": "killed"}.get(result, "failed")
             found[unit] = {"state": state, "seconds": round(max(0.0, at - since), 1)}
     return found
+
+
+def _process_types(app: Application, units: Sequence[str]) -> dict[str, str]:
+    """Return the process type of each unit. Skips units that aren't instances of this application's types."""
+    ours = re.compile(rf"{re.escape(app.name)}-({layout.PROCESS_NAME.pattern})@[0-9]+-[0-9]+\.service")
+    return {unit: match[1] for unit in units if (match := ours.fullmatch(unit))}
+
+
+def not_up(app: Application, process: str, units: Sequence[str], since: float) -> str:
+    """Return which of a type's units isn't up, or was restarted, and what it logged last; empty if all are up."""
+    found = {one.unit: one for one in instances(app, process)}
+    for unit in units:
+        one = found.get(unit)
+        if one is None:
+            why = "ended"
+        elif one.restarts:
+            why = f"ended and was restarted {one.restarts} times"
+        elif one.state != "active":
+            why = f"is {one.state} ({one.substate})"
+        else:
+            continue
+        return f"{unit} {why}. It logged last:\n{systemd.tail(unit, since)}"
+    return ""
+
+
+def down(app: Application, units: Sequence[str]) -> str:
+    """Return which of the units that a change has started is no longer up, as `not_up` does."""
+    types = _process_types(app, units)
+    found = (
+        not_up(app, process, [unit for unit in types if types[unit] == process], 0)
+        for process in dict.fromkeys(types.values())
+    )
+    return next(filter(None, found), "")
 
 
 def remove_instances(app: Application, process: ProcessType) -> None:
@@ -255,9 +287,8 @@ class Background:
             self._check(since)
 
     def _require_up(self, since: float) -> None:
-        if why := self._not_up(self.started):
-            unit = why.partition(" ")[0]
-            raise ActivationError(f"{why}. It logged last:\n{systemd.tail(unit, since)}")
+        if why := not_up(self.app, self.process.name, self.started, since):
+            raise ActivationError(why)
 
     def _check(self, since: float) -> None:
         """Run the type's check until it succeeds: a process that has just started may not respond yet."""
@@ -276,19 +307,6 @@ class Background:
             else:
                 self._require_up(since)
                 return
-
-    def _not_up(self, units: list[str]) -> str:
-        """Return which unit isn't up or was restarted; empty if all are up."""
-        found = {one.unit: one for one in instances(self.app, self.process.name)}
-        for unit in units:
-            one = found.get(unit)
-            if one is None:
-                return f"{unit} ended at once"
-            if one.restarts:
-                return f"{unit} ended and was restarted {one.restarts} times"
-            if one.state != "active":
-                return f"{unit} is {one.state} ({one.substate})"
-        return ""
 
     def unproven(self) -> str:
         """Return why its processes aren't proven to run the wanted release; empty if they are."""

@@ -226,9 +226,16 @@ def stopped_processes(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def stopped_on(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the hosts on which a change asked background processes to stop."""
-    return [host for host, result in results.items() if stopped_processes(result)]
+def started_processes(result: Mapping[str, Any]) -> list[str]:
+    """Return the units of background processes that a change started on a host."""
+    units = [unit for _, about in _background(result) for unit in untrusted.texts(about.get("started"))]
+    # a schedule's is a timer
+    return [unit for unit in units if "@" in unit]
+
+
+def replaced_on(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the hosts on which a change started background processes or asked some to stop."""
+    return [host for host, result in results.items() if started_processes(result) or stopped_processes(result)]
 
 
 def _background(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -171,12 +171,54 @@ def test_ends_of_background_processes_are_read_where_some_were_stopped(
     make_fleet: Callable[..., RecordedFleet],
 ) -> None:
     fleet = make_fleet(["app1", "app2"], ["edge1"], deploy_bake_seconds=0)
-    worker = {"method": "overlap", "started": ["new"], "stopped": ["old"], "stop_requested": 1764072001.0}
+    worker = {"method": "overlap", "started": ["new@1"], "stopped": ["old"], "stop_requested": 1764072001.0}
     fleet.set_result("baton.web.activate", ACTIVATED | {"processes": {"worker": worker}}, "app2", state="active")
     rollout(fleet, "restart", release="r1").check_status()
     assert [step for step in fleet.steps if "process_ends_info" in step] == ["app2 process_ends_info links"]
     (arguments,) = fleet.arguments("baton.web.process_ends_info")
     assert arguments["stopped"] == {"worker": {"stopped": ["old"], "stop_requested": 1764072001.0}}
+    assert arguments["started"] == ["new@1"]
+
+
+def test_new_background_process_that_has_ended_reverts(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """It was proven when it was started, and is checked again once the last batch has passed its bake."""
+    fleet = make_fleet(["app1", "app2"], ["edge1"])
+    worker = {"method": "overlap", "started": ["new@1"], "stopped": ["old@1"], "stop_requested": 1764072001.0}
+    fleet.set_result("baton.web.activate", ACTIVATED | {"processes": {"worker": worker}}, state="active")
+    down = {"ends": {}, "down": "links-worker@2-1.service ended. It logged last:\n{{ 7 * 7 }} no broker"}
+    fleet.set_result("baton.web.process_ends_info", {"ends": {}, "down": ""})
+    # after the revert it isn't asked for
+    fleet.set_result("baton.web.process_ends_info", down, "app2", started=["new@1"])
+    done = rollout(fleet, "restart", release="r1")
+    assert done.status != 0
+    assert "app2, processes: links-worker@2-1.service ended." in done.words
+    assert "{{ 7 * 7 }} no broker" in done.words
+    assert done.words.count("no broker") == 1
+    assert fleet.steps[fleet.steps.index("app2 activate active r1") :] == [
+        "app2 activate active r1",
+        "edge1 edge_log_info bake 10.0.0.2:8000 10.0.0.2:8443",
+        *("app1 process_ends_info links", "app2 process_ends_info links"),
+        *("app1 activate reverted", "app2 activate reverted"),
+        *("app1 process_ends_info links", "app2 process_ends_info links"),
+        "edge1 edge_log_info",
+        *("app1 finish reverted", "app2 finish reverted"),
+    ]
+    assert [arguments["started"] for arguments in fleet.arguments("baton.web.process_ends_info")] == (
+        [["new@1"]] * 2 + [[]] * 2
+    )
+
+
+@pytest.mark.parametrize("answer", [None, {"failed": True, "msg": "no journal"}])
+def test_host_that_cannot_be_asked_about_its_processes_fails_no_change(
+    make_fleet: Callable[..., RecordedFleet], answer: dict[str, Any] | None
+) -> None:
+    fleet = make_fleet(["app1", "app2"], ["edge1"], deploy_bake_seconds=0)
+    worker = {"method": "start", "started": ["new@1"], "stopped": []}
+    fleet.set_result("baton.web.activate", ACTIVATED | {"processes": {"worker": worker}}, state="active")
+    fleet.set_result("baton.web.process_ends_info", answer)
+    rollout(fleet, "restart", release="r1").check_status()
+    assert not [step for step in fleet.steps if step.endswith("activate reverted")]
+    assert len([step for step in fleet.steps if "process_ends_info" in step]) == 2
 
 
 def test_bad_bake_reverts(make_fleet: Callable[..., RecordedFleet]) -> None:

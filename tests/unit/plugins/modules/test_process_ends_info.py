@@ -1,4 +1,4 @@
-"""The module process_ends_info: how the background processes ended that a change stopped."""
+"""The module process_ends_info: how background processes ended that a change stopped or started."""
 
 from __future__ import annotations
 
@@ -57,6 +57,15 @@ def test_ends_of_all_types_are_returned_by_unit(journal: pathlib.Path) -> None:
     words = (journal.parent / "arguments").read_text()
     assert f"--since=@{ASKED:.3f}" in words
     assert f"--since=@{ASKED + 10:.3f}" in words
+
+
+def test_started_process_that_has_ended_is_returned_with_its_log(journal: pathlib.Path) -> None:
+    journal.write_text("no broker at broker.example.org\n")
+    started = ["links-cleanup.timer", "links-worker@2-1.service"]
+    result = modules.run(process_ends_info, name="links", stopped={}, started=started)
+    assert (result["changed"], result["ends"]) == (False, {})
+    assert result["down"] == "links-worker@2-1.service ended. It logged last:\nno broker at broker.example.org"
+    assert modules.run(process_ends_info, name="links", stopped={}, started=started[:1])["down"] == ""
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,29 @@ def test_end_of_old_processes_is_read_from_systemd(
     assert len(background.ends(app, [f"links-worker@1-{number}.service" for number in range(10**4)], since_stop)) == 100
 
 
+@pytest.mark.parametrize("end", ["none", "ended", "failed", "restarted"])
+def test_process_that_ends_after_its_proof_is_found(app: layout.Application, units: Units, end: str) -> None:
+    declare(app, worker={}, beat={"count": 1})
+    changed = activate(app, "aaaa")
+    started = [unit for about in changed.values() for unit in about["started"]]
+    assert len(started) == 3
+    dead = "links-worker@1-2.service"
+    match end:
+        case "ended":
+            units.states[dead] = "inactive"
+            words = f"{dead} ended."
+        case "failed":
+            units.states[dead] = "failed"
+            words = f"{dead} is failed (x)."
+        case "restarted":
+            units.restarts[dead] = 2
+            words = f"{dead} ended and was restarted 2 times."
+    expected = "" if end == "none" else f"{words} It logged last:\nthe log of {dead}"
+    assert background.down(app, started) == expected
+    # a timer, and units of others
+    assert background.down(app, ["links-clean.timer", "links.service", "other-worker@1-1.service", "--all"]) == ""
+
+
 def test_exclusive_process_stops_before_the_next_starts(app: layout.Application, units: Units) -> None:
     declare(app, beat={"strategy": "replace", "count": 1})
     activate(app, "aaaa")

@@ -189,6 +189,24 @@ def test_ends_of_old_processes_are_listed() -> None:
     ]
 
 
+def test_hosts_with_started_or_stopped_processes_are_listed() -> None:
+    new, old = "links-worker@2-1.service", "links-worker@1-1.service"
+    known = results(
+        app1={"processes": {"processes": {"worker": {"started": [new], "stopped": []}}}},
+        app2={"activation": {"processes": {"worker": {"started": [], "stopped": [old]}}}},
+        # a timer is no process, and the other values aren't of these types
+        app3={
+            "processes": {"processes": {"worker": {"started": "x", "stopped": 5}}},
+            "activation": {"processes": {"cleanup": {"started": ["links-cleanup.timer"], "stopped": []}}},
+        },
+    )
+    assert {name: outcome.started_processes(result) for name, result in known.items() if name != "app2"} == {
+        "app1": [new],
+        "app3": [],
+    }
+    assert outcome.replaced_on(known) == ["app1", "app2"]
+
+
 def test_activation_ends_with_the_last_host() -> None:
     activated = results(app1={"activation": {"ended": 5.5}}, app3={"activation": {"ended": 4.0}})
     assert outcome.activation_end(activated) == 5.5

@@ -11,6 +11,8 @@ description:
   - Creates C(releases/<id>) offline from the archives that M(baton.web.artifact) built, with its own venv and the web
     server's overlay. A release appears complete, by one rename, or not at all.
   - Never changes C(current).
+  - Looks up the commands of the application's process types and schedules in a release that isn't current, and fails if
+    the release and the host lack their programs.
   - Verifies the hashes of archives and wheels. C(bom.cdx.json) in the release lists the installed packages.
   - A release with the same wheels as an existing one reuses that venv by hard links, so a change of code only uploads
     and installs no wheels.
@@ -25,6 +27,9 @@ options:
     description: Folder for the lock and for uploads, C(/var/lib/baton/<app>).
     type: path
     required: true
+  application:
+    description: Name of the application whose commands are looked up; without it, none are.
+    type: str
   artifact:
     description: The artifact that M(baton.web.artifact) returned.
     type: dict
@@ -151,8 +156,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baton.web.plugins.module_utils.activation import commands
+from ansible_collections.baton.web.plugins.module_utils.app import layout, masking
 from ansible_collections.baton.web.plugins.module_utils.host.command import BatonError, CommandError, make_folder
 from ansible_collections.baton.web.plugins.module_utils.release import import_check, staging, store
+
+LOOKUP_SECONDS = 60
 
 
 def _stage(module: AnsibleModule, places: store.ReleaseStore, wanted: staging.StageRequest) -> dict[str, Any]:
@@ -198,6 +207,20 @@ def _stage(module: AnsibleModule, places: store.ReleaseStore, wanted: staging.St
     return {"staged": True, **result, "diff": diff, **about}
 
 
+def _look_up_commands(module: AnsibleModule, release: str) -> None:
+    """Fail if commands of process types and schedules don't exist in a release: before the migration runs in it."""
+    if not module.params["application"]:
+        return
+    app = layout.Application(module.params["application"])
+    try:
+        problems = commands.lookup(app, release, LOOKUP_SECONDS)
+    except commands.LookupFailedError as error:
+        module.warn(masking.masked(app.name, f"{commands.UNCHECKED}{error}", app.root))
+        return
+    if problems:
+        module.fail_json(msg=masking.masked(app.name, problems, app.root))
+
+
 def _write(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
@@ -221,6 +244,7 @@ def main() -> None:
         argument_spec={
             "releases_dir": {"type": "path", "required": True},
             "state_dir": {"type": "path", "required": True},
+            "application": {"type": "str"},
             "artifact": {"type": "dict", "required": True},
             "target": {"type": "dict", "required": True, "options": target},
             "allow_old_packages": {"type": "list", "elements": "str", "default": []},
@@ -251,6 +275,9 @@ def main() -> None:
             parameters["artifact"], parameters["target"], archives, parameters["allow_old_packages"]
         )
         result = _stage(module, places, wanted)
+        # also if it was staged before: the settings may have changed
+        if result["staged"] and result["current"] != wanted.identity and not module.check_mode:
+            _look_up_commands(module, wanted.identity)
     except BatonError as error:
         module.fail_json(msg=str(error), cause=error.cause, fix=error.fix)
     except CommandError as error:

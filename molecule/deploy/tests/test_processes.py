@@ -22,7 +22,7 @@ import yaml
 from tests.support.playbooks import Playbooks
 from tests.support.wait import until
 
-from .shop import APP_SERVERS, EDGES, LONG, SCENARIO, SITE, Fleet, Source, host
+from .shop import APP_SERVERS, EDGES, LONG, SCENARIO, SITE, SOURCE, Fleet, Source, host
 
 PROCESSES = {
     "worker": {
@@ -497,6 +497,21 @@ def test_process_that_has_ended_does_not_start_at_boot_after_its_type_moved(flee
     finally:
         fleet.succeed("playbooks/configure.yml", app_first_host="app1", **QUICK)
     assert_all_run(fleet.release())
+
+
+def test_release_without_a_program_of_its_commands_is_refused_before_the_migration(
+    fleet: Fleet, source: Source
+) -> None:
+    source.change()
+    assert "Run the migration" in fleet.deploy(**QUICK).output
+    before = (fleet.releases(), workers(), running("app1", "beat"))
+    source.change()
+    (SOURCE / "jobs.py").unlink()
+    done = fleet.play("playbooks/deploy.yml", app_service_rehearsal=False, **QUICK)
+    assert done.status != 0
+    assert ", staging: app_processes.worker.command runs the file jobs.py, which" in done.words, done.output
+    assert "Run the migration" not in done.output
+    assert (fleet.releases(), workers(), running("app1", "beat")) == before
 
 
 def test_rollback_to_other_process_types_needs_their_settings(fleet: Fleet, source: Source) -> None:

@@ -15,6 +15,7 @@ from ..app import transient_unit
 from ..app.layout import Application
 
 MISSING = "missing: "  # begins the lines of the lookup's output
+UNCHECKED = "The commands of app_processes and app_schedules were not looked up in the release before the change: "
 NO_MODULE = 3  # exit status
 # words whose meaning doesn't depend on the shell
 _PLAIN = re.compile(r"[A-Za-z0-9_.+/][A-Za-z0-9_.+/-]*")
@@ -107,8 +108,11 @@ def lookup(app: Application, release: str, timeout: float) -> str:
     if not text:
         return ""
     unit = f"{app.name}-lookup-{uuid.uuid4().hex[:8]}.service"
-    # succeeds whatever the last line finds
-    argv = transient_unit.invocation(app, release, f"{text}\ntrue", round(timeout), unit)
+    try:
+        # succeeds whatever the last line finds
+        argv = transient_unit.invocation(app, release, f"{text}\ntrue", round(timeout), unit)
+    except OSError as error:  # the service's unit can't be read
+        raise LookupFailedError(str(error)) from None
     status, output = transient_unit.run(argv, timeout + 60, unit)
     if status != 0:
         raise LookupFailedError(output.strip() or f"exit code {status}")

@@ -232,10 +232,7 @@ def reported(app: layout.Application, result: dict[str, Any]) -> tuple[dict[str,
     result = result | logged
     warnings = [migration_warning(app, result["migrates"])] if result["migrates"] else []
     if result["unchecked"]:
-        warnings.append(
-            "The commands of app_processes and app_schedules were not looked up in the release before the change: "
-            f"{result['unchecked']}"
-        )
+        warnings.append(f"{commands.UNCHECKED}{result['unchecked']}")
     return result, warnings
 
 

@@ -113,6 +113,25 @@ def test_change_ends_with_the_certificates_that_end_soon(make_fleet: Callable[..
     assert warnings[0] in rollout(fleet, "restart", release="r1").words
 
 
+def test_release_that_cannot_be_staged_is_not_migrated(make_fleet: Callable[..., RecordedFleet]) -> None:
+    """Such as one that lacks the program of a background process; also without a rehearsal."""
+    fleet = make_fleet(
+        ["app1", "app2"], ["edge1"], app_service_migration_command="migrate", app_service_rehearsal=False
+    )
+    lacks = "app_processes.worker.command runs the program wrok, which the host and this release don't have."
+    fleet.set_result("baton.web.release", {"failed": True, "msg": lacks}, "app2", application="links")
+    done = rollout(fleet, "deploy")
+    assert done.status != 0
+    assert f"app2, staging: {lacks}" in done.words
+    assert fleet.steps == [
+        *("app1 deploy_lock held", "app2 deploy_lock held"),
+        *("app1 release r2", "app2 release r2"),
+        *("app1 activate reverted", "app2 activate reverted"),
+        "edge1 edge_log_info",
+        *("app1 finish reverted", "app2 finish reverted"),
+    ]
+
+
 def test_failed_batch_reverts_every_host(make_fleet: Callable[..., RecordedFleet]) -> None:
     """A restart neither stages nor migrates nor rehearses."""
     fleet = make_fleet(["app1", "app2"], ["edge1"], deploy_batches=[1], app_service_migration_command="migrate")

@@ -190,7 +190,7 @@ def test_interrupt_is_deferred_in_plays_that_change_hosts() -> None:
         if play["vars"].get("baton_defer_interrupt") is not True
     ] == []
     late = [play["name"] for file in pipeline for play in plays(file) if play["vars"].get("baton_commit_phase")]
-    assert late == ["Finish", "Revert every host", "Finish", "Finish"]
+    assert late == ["Finish", "Finish", "Revert every host", "Finish", "Finish"]
     upkeep = [
         play["name"]
         for file in ("reboot.yml", "upgrade_system.yml")

@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
 PAGE = {"health_path": "/readyz", "health_host": "links.example.org"}
 EDGE_LOG = {"edge": "edge1", "log": "/var/log/nginx/links-access.log"}
 RELEASE = {
+    "application": "links",
     "releases_dir": "/opt/links/releases",
     "state_dir": "/var/lib/baton/links",
     "artifact": ARTIFACT,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app import layout, transient_unit
+from ansible_collections.baton.web.plugins.module_utils.release import staging
 from ansible_collections.baton.web.plugins.modules import release
 
 from tests.support import modules
@@ -36,7 +37,7 @@ def stage(
     result = {"changed": True, "staged": True, "current": "aaaa", **found}
     monkeypatch.setattr(release, "_stage", lambda *_: result)
     parsed = types.SimpleNamespace(identity="bbbb")
-    monkeypatch.setattr(release.staging.StageRequest, "parse", lambda *_: parsed)
+    monkeypatch.setattr(staging.StageRequest, "parse", lambda *_: parsed)
     target = {"python": "3.11", "architecture": "x86_64", "glibc": "2.36"}
     given = {"application": application} if application else {}
     return modules.run(

@@ -32,8 +32,8 @@ LIMITS = {
     "deploy_drain_timeout": (0, WEEK),
     "deploy_lock_seconds": (60, WEEK),  # a lock that expires before a step has ended would be useless
     "deploy_lock_wait": (0, WEEK),
-    "edge_client_connection_rate": (0, 999_999),
-    "edge_client_connections": (0, 999_999),
+    "edge_client_connection_rate": (5, 999_999),  # twice as many at once
+    "edge_client_connections": (6, 999_999),  # one browser opens 6
     "history_lines": (1, HIGHEST),
     "host_baseline_backlog": (1, 65535),
     "host_firewall_undo_seconds": (5, 600),
@@ -52,6 +52,8 @@ LIMITS = {
     "redis_server_port": (1024, 65535),  # Redis isn't started as root
     "redis_server_tls_port": (1024, 65535),
 }
+# for which 0 means no limit, although it is below the least value
+_OR_NONE = ("edge_client_connection_rate", "edge_client_connections")
 _SUFFIXES = {
     "_port": (1, 65535),
     ".port": (1, 65535),
@@ -213,8 +215,7 @@ def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
         )
     if option["type"] in ("int", "float"):
         whole = "whole " if option["type"] == "int" else ""
-        least, most = _limits(name)
-        return f"{name} is {value} and must be a {whole}number from {least} to {most}. Correct it {where}."
+        return f"{name} is {value} and must be a {whole}number {_range(name)}. Correct it {where}."
     choices = [f"`{choice}`" for choice in option.get("choices", ())] or ["true", "false"]
     return f"{name} is {shown}. Set it to {' or '.join(choices)}, {where}."
 
@@ -229,8 +230,7 @@ def numbers_beyond(values: Mapping[str, Any], options: Mapping[str, Mapping[str,
         if option["type"] not in ("int", "float") or "choices" in option or name not in values:
             continue
         if not _is_right(name, values[name], option):
-            least, most = _limits(name)
-            found[name] = f"is {_shown(values[name], option)}. Give a number from {least} to {most}."
+            found[name] = f"is {_shown(values[name], option)}. Give a number {_range(name)}."
     return found
 
 
@@ -349,7 +349,7 @@ def _mistyped(part: _Part) -> Iterator[str]:
     example, words, is_right = _TYPES[kind]
     if kind in ("int", "float"):
         least, most = _limits(name)
-        words += f" from {least} to {most}, without quotes"
+        words += f" {_range(name)}, without quotes"
         example = str(min(max(float(example) if kind == "float" else int(example), least), most))
     if not is_right(value, name):
         # on the command line, key=value is always a text
@@ -370,9 +370,15 @@ def _limits(name: str) -> tuple[int, int]:
     return LIMITS.get(name) or next(by_suffix, (0, HIGHEST))
 
 
+def _range(name: str) -> str:
+    least, most = _limits(name)
+    return f"from {least} to {most}{', or 0 for no limit' if name in _OR_NONE else ''}"
+
+
 def _is_number(value: Any, name: str) -> bool:
     least, most = _limits(name)
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    is_none = value == 0 and name in _OR_NONE
+    return isinstance(value, int | float) and not isinstance(value, bool) and (is_none or least <= value <= most)
 
 
 # by type: an example, what to give, and whether a value is right

@@ -110,6 +110,19 @@ def test_hosts_are_named_if_not_all_have_the_setting() -> None:
         ("app_servers_tls_port", 0, "app_servers_tls_port is 0 and must be a whole number from 1 to 65535."),
         ("deploy_drain", "yess", 'deploy_drain is "yess". Set it to true or false'),
         ("deploy_bake_seconds", -1, "must be a number from 0 to 604800"),
+        (
+            "edge_client_connections",
+            5,
+            "edge_client_connections is 5 and must be a whole number from 6 to 999999, or 0 for",
+        ),
+        ("edge_client_connections", 1, "from 6 to 999999, or 0 for no limit. Correct it in the inventory"),
+        ("edge_client_connections", False, "edge_client_connections is False and must be a whole number from 6 to"),
+        (
+            "edge_client_connection_rate",
+            4,
+            "edge_client_connection_rate is 4 and must be a whole number from 5 to 999999,",
+        ),
+        ("edge_client_connection_rate", -1, "from 5 to 999999, or 0 for no limit. Correct it in the inventory"),
         ("deploy_bake_max_p99_factor", 0.5, "must be a number from 1 to"),
         ("deploy_bake_max_failed_percent", 101, "must be a number from 0 to 100"),
         ("reboot_timeout", 0, "must be a whole number from 1 to"),
@@ -128,6 +141,7 @@ def test_invalid_value_is_reported_with_its_fix(name: str, value: object, words:
 
 def test_values_of_an_inventory_or_a_command_line_are_valid() -> None:
     given = {"deploy_batches": [1, "2", "25%"], "deploy_bake_seconds": "0", "deploy_bake_max_failed_percent": 0.5}
+    given |= {"edge_client_connections": 6, "edge_client_connection_rate": "0"}
     assert settings.invalid({**given, "app_migrations": "blocking", "app_releases_keep": 3}, PLAYBOOKS) == []
     assert settings.invalid({"deploy_drain": True, "rollback_force": "no", "upgrade_reboot": "FALSE"}, PLAYBOOKS) == []
     assert settings.invalid({"deploy_batches": []}, PLAYBOOKS) == []  # the default

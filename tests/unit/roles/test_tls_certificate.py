@@ -496,12 +496,25 @@ def test_valid_acme_settings_are_accepted(load_role: Callable[[str], Any], given
             (
                 {
                     **DNS,
-                    "tls_certificate_acme_dns_provider": "route53",
+                    "tls_certificate_acme_dns_provider": "cloudflare",
+                    "tls_certificate_acme_dns_credentials": {"api_token": "hidden"},
                     "tls_certificate_acme_dns_propagation_seconds": seconds,
                 },
                 [f"tls_certificate_acme_dns_propagation_seconds is {seconds}", "Give 0 to 1200"],
             )
             for seconds in (-1, 1201, 86400)
+        ),
+        (
+            {
+                **DNS,
+                "tls_certificate_acme_dns_provider": "route53",
+                "tls_certificate_acme_dns_propagation_seconds": 60,
+            },
+            [
+                "tls_certificate_acme_dns_propagation_seconds is 60",
+                "route53",
+                "Remove tls_certificate_acme_dns_propagation_seconds.",
+            ],
         ),
         (
             {

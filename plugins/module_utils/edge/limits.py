@@ -34,20 +34,29 @@ def client_connections(upstreams: Sequence[str], workers: Mapping[str, int], eac
     return max(BROWSER, min(CONNECTIONS, places * 3 // 4)) if places else CONNECTIONS
 
 
-def locations(streaming: Sequence[str], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return nginx's locations: path prefixes with `streams` and the maximum size of a `body`.
+def locations(
+    streaming: Sequence[str], limits: Mapping[str, Mapping[str, Any]], uncounted: Sequence[str] = (), health: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Return nginx's locations: whether one `streams`, the maximum size of a `body`, and the kind of its `upstream`.
 
-    nginx uses only the longest matching location, so a longer prefix inherits from shorter ones.
+    `uncounted`: exact paths whose requests don't count; `health`: that of the health page. nginx uses only one
+    location, an exact path or the longest matching prefix, so each inherits from the shorter prefixes.
     """
     sizes = {path: str(given["body"]) for path, given in limits.items() if "body" in given}
-    found = {}
-    for path in dict.fromkeys([*streaming, *sizes, "/"]):
+    exact = dict.fromkeys(uncounted, "uncounted") | ({health: "health"} if health else {})
+
+    def location(path: str, upstream: str = "") -> dict[str, Any]:
         bodies = [prefix for prefix in sizes if path.startswith(prefix)]
-        found[path] = {
-            "streams": any(path.startswith(prefix) for prefix in streaming),
+        streams = any(path.startswith(prefix) for prefix in streaming)
+        return {
+            "streams": streams,
             "body": sizes[max(bodies, key=len)] if bodies else "",
+            "upstream": upstream or ("uncounted" if streams else "counted"),
         }
-    return found
+
+    return {f"= {path}": location(path, upstream) for path, upstream in exact.items()} | {
+        path: location(path) for path in dict.fromkeys([*streaming, *sizes, "/"])
+    }
 
 
 def directives(
@@ -63,23 +72,27 @@ def directives(
     """Return directives that limit one client. The site's template declares the zones."""
     requests, at_once = [], []
     if rate != "0":
-        requests.append(f"zone={site}.rate burst={burst} nodelay")
+        requests.append(f"zone={site}.rate{_ahead(burst)}")
     if websocket_rate != "0":
         # after a reload, all WebSockets of a client reconnect at the same time
-        requests.append(f"zone={site}.rate.websockets burst={connections or burst} nodelay")
+        requests.append(f"zone={site}.rate.websockets{_ahead(connections or burst)}")
     if health_rate != "0":
-        requests.append(f"zone={site}.rate.health burst={burst} nodelay")
+        requests.append(f"zone={site}.rate.health{_ahead(burst)}")
     if connections:
         at_once.append(f"{site}.connections {connections}")
     for number, given in enumerate(limits.values(), 1):
         if "rate" in given:
-            ahead = f" burst={given['burst']} nodelay" if given.get("burst") else ""
-            requests.append(f"zone={site}.rate.{number}{ahead}")
+            requests.append(f"zone={site}.rate.{number}{_ahead(given.get('burst', 0))}")
         if "connections" in given:
             at_once.append(f"{site}.connections.{number} {given['connections']}")
     # level info, because the access log has rejected requests anyway
     usual = {f"limit_{kind}_{name}": value for kind in ("req", "conn") for name, value in _REFUSALS.items()}
     return {**usual, "limit_req": requests, "limit_conn": at_once}
+
+
+def _ahead(burst: int) -> str:
+    # nginx refuses burst=0
+    return f" burst={burst} nodelay" if burst else ""
 
 
 def waits(rate: str, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

@@ -626,7 +626,7 @@ def test_limits_count_by_client_address(site: Callable[..., str]) -> None:
     assert unlimited is not None
     assert re.findall(r"(\S+) 0;", unlimited[1]) == ["127.0.0.1", "::1", "192.0.2.0/24", "198.51.100.7"]
     for path in ("/readyz", "/healthz"):
-        assert text.count(f'    "1{path}" "";') == 2
+        assert text.count(rf'    "~^1{path}\z" "";') == 2
     assert r'"~^1/log\.in" $baton_short_links_network;' in text
     assert r'"~^/log\.in" 6;' in text
     assert '"~REJECTED" $baton_short_links_wait;' in text
@@ -652,9 +652,9 @@ def test_handshakes_and_health_checks_have_limits_of_their_own(site: Callable[..
     # a handshake for the health page counts as one of the client's handshakes
     assert [key for key, value in entries.items() if value == '""'] == [
         '"~^0"',
-        '"1/readyz"',
-        '"1/feed"',
-        '"1websocket/feed"',
+        r'"~^1/readyz\z"',
+        r'"~^1/feed\z"',
+        r'"~^1websocket/feed\z"',
     ]
     assert _map(text, "baton_short_links_client_websocket") == (
         "$baton_upgrade",
@@ -662,7 +662,7 @@ def test_handshakes_and_health_checks_have_limits_of_their_own(site: Callable[..
     )
     assert _map(text, "baton_short_links_client_health") == (
         "$baton_short_links_is_limited$uri",
-        {"default": '""', '"1/readyz"': "$baton_short_links_network"},
+        {"default": '""', r'"~^1/readyz\z"': "$baton_short_links_network"},
     )
     for zone in (
         "websocket zone=short-links.rate.websockets:10m rate=6r/m",
@@ -677,7 +677,7 @@ def test_handshakes_and_health_checks_have_limits_of_their_own(site: Callable[..
     assert "    limit_req zone=short-links.rate.health burst=1000 nodelay;\n" in tls
     # Retry-After matches the exceeded limit
     _, waits = _map(text, "baton_short_links_wait")
-    assert waits == {'"~^websocket"': "10", '"/readyz"': "1", '"~^/"': "1"}
+    assert waits == {'"~^websocket"': "10", r'"~^/readyz\z"': "1", '"~^/"': "1"}
 
 
 def test_site_without_a_health_page_has_no_health_limits(site: Callable[..., str]) -> None:

@@ -147,10 +147,12 @@ def _refuses(text: str, uri: str, raw: str, verify: str, remote: str = "192.0.2.
                 chosen = value
             elif pattern.startswith("~"):
                 flags = re.IGNORECASE if pattern.startswith("~*") else re.NOFLAG
-                if re.search(pattern.lstrip("~*"), subject, flags):
+                # Python's \Z is PCRE's \z
+                if re.search(pattern.lstrip("~*").replace(r"\z", r"\Z"), subject, flags):
                     chosen = value
                     break
-            elif pattern == subject:
+            # nginx compares keys without regard to case
+            elif pattern.lower() == subject.lower():
                 chosen = value
                 break
         values[name] = chosen
@@ -184,7 +186,8 @@ def test_certificate_is_required_for_the_site_except_local_health_checks(site: C
     assert _refuses(text, "/x", "/x", "NONE") is True
     assert _refuses(text, "/readyz", "/readyz", "NONE") is True
     assert _refuses(text, "/readyz", "/readyz?full=1", "NONE", "127.0.0.1", "127.0.0.1") is False
-    assert _refuses(text, "/x", "/x", "NONE", "127.0.0.1", "127.0.0.1") is True
+    for other in ("/x", "/READYZ", "/readyz/x"):
+        assert _refuses(text, other, other, "NONE", "127.0.0.1", "127.0.0.1") is True
     # a client to which a proxy gives the host's address
     assert _refuses(text, "/readyz", "/readyz", "NONE", "127.0.0.1", "192.0.2.7") is True
     # a client behind a proxy on the host
@@ -238,6 +241,7 @@ def test_verified_identity_is_passed_on(site: Callable[..., str]) -> None:
         ),
         ({"nginx_site_client_certificate_paths": ["/admin"]}, "nginx_site_client_certificate_paths"),
         ({"nginx_site_health_path": "readyz"}, "nginx_site_health_path"),
+        ({"nginx_site_health_path": "/a\\b"}, "no space, quote, backslash"),
         ({"nginx_site_maintenance_allow": ["10.0.0.0/33"]}, "nginx_site_maintenance_allow"),
     ],
     ids=str,
@@ -246,6 +250,11 @@ def test_preflight_refuses(refusals: Callable[..., list[str]], given: dict[str, 
     (message,) = refusals(**given)
     assert message.startswith("edge1: ")
     assert words in message
+
+
+def test_protected_path_that_nginx_would_read_differently_is_refused(refusals: Callable[..., list[str]]) -> None:
+    messages = refusals(nginx_site_client_certificates="optional", nginx_site_client_certificate_paths=["/a\\b"])
+    assert [message for message in messages if "_client_certificate_paths is [/a\\b]. Give paths" in message]
 
 
 @pytest.mark.parametrize(

@@ -112,18 +112,35 @@ def test_handshakes_and_the_health_page_have_separate_rates() -> None:
     ]
     without = limits.directives("a", "0", 9, 0, {}, websocket_rate="2r/s")
     assert without["limit_req"] == ["zone=a.rate.websockets burst=9 nodelay"]
+    no_burst = limits.directives("a", "9r/s", 0, 0, {"/b": {"rate": "1r/s"}}, websocket_rate="2r/s", health_rate="5r/s")
+    assert no_burst["limit_req"] == ["zone=a.rate", "zone=a.rate.websockets", "zone=a.rate.health", "zone=a.rate.1"]
 
 
 def test_longest_prefix_inherits_from_the_shorter_ones() -> None:
     found = limits.locations(["/up/events"], {"/up": {"body": "1g"}, "/login": {"rate": "1r/s"}})
     assert found == {
-        "/up/events": {"streams": True, "body": "1g"},
-        "/up": {"streams": False, "body": "1g"},
-        "/": {"streams": False, "body": ""},
+        "/up/events": {"streams": True, "body": "1g", "upstream": "uncounted"},
+        "/up": {"streams": False, "body": "1g", "upstream": "counted"},
+        "/": {"streams": False, "body": "", "upstream": "counted"},
     }
     assert limits.locations(["/"], {})["/"]["streams"]
     sizes = limits.locations([], {"/": {"body": "1m"}, "/up": {"body": "1g"}, "/up/large": {"body": 0}})
     assert {path: location["body"] for path, location in sizes.items()} == {"/": "1m", "/up": "1g", "/up/large": "0"}
+
+
+def test_exact_path_inherits_from_the_prefixes() -> None:
+    found = limits.locations(["/up/events"], {"/up": {"body": "1g"}}, ["/up/events/all", "/feed", "/readyz"], "/readyz")
+    assert {path: location for path, location in found.items() if path.startswith("= ")} == {
+        "= /up/events/all": {"streams": True, "body": "1g", "upstream": "uncounted"},
+        "= /feed": {"streams": False, "body": "", "upstream": "uncounted"},
+        # its own limit applies also if it is among the unlimited paths
+        "= /readyz": {"streams": False, "body": "", "upstream": "health"},
+    }
+    assert limits.locations(["/"], {"/": {"body": "1m"}}, [], "/readyz")["= /readyz"] == {
+        "streams": True,
+        "body": "1m",
+        "upstream": "health",
+    }
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [("0", 1), ("500r/s", 1), ("10r/m", 6), ("7r/m", 9), ("1r/m", 60)])

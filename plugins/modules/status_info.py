@@ -25,7 +25,7 @@ options:
       purpose: {description: "What it is for, as in C(the certificate of the site).", type: str, required: true}
       method: {description: Who renews it., type: str, choices: [self_signed, provided, acme], default: self_signed}
       renew_days:
-        description: Remaining days below which site.yml renews it; 0 if that is before its last quarter.
+        description: For C(self_signed), remaining days below which site.yml renews it; 0 if before its last quarter.
         type: int
         default: 0
   served_certificates:

@@ -1,8 +1,8 @@
 """How long a host's certificates are valid, and what to do before they end.
 
 A certificate is a mapping with `path`, `purpose` (in messages), the keys of `validity`, and optionally `method` (who
-renews it, as in tls_certificate_method) and `renew_days` (the remaining days below which site.yml renews it; 0 if that
-is before the warning).
+renews it, as in tls_certificate_method) and, for self_signed, `renew_days` (the remaining days below which site.yml
+renews it; 0 if that is before the warning).
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def problem(certificate: Mapping[str, Any], now: float) -> str:
     if begins is None or expires is None:
         return f"{which} can't be read; `openssl x509 -in {certificate['path']}` on the host shows why."
     least = (expires - begins) * EXPIRY_WARNING
-    if renew_days := certificate.get("renew_days"):
+    method = certificate.get("method", "self_signed")
+    if method == "self_signed" and (renew_days := certificate.get("renew_days")):
         # before that, site.yml wouldn't renew it
         least = min(least, renew_days * DAY)
     left = expires - now
     if left >= least:
         return ""
     ends = f"expires in {days(left)}" if left > 0 else "has expired"
-    return f"{which} {ends}; {RENEWAL[certificate.get('method', 'self_signed')]}."
+    return f"{which} {ends}; {RENEWAL[method]}."
 
 
 def end(certificate: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def certbot(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     lock = pathlib.Path(acme.__file__).with_name("certbot.txt")
     uv = str(pathlib.Path(sys.executable).with_name("uv"))
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    options = ["--quiet", "--no-deps", "--require-hashes", "--python", folder / "bin/python", "--requirement", lock]
+    options = ["--quiet", "--no-deps", "--require-hashes", f"--python={folder}/bin/python", f"--requirement={lock}"]
     subprocess.run([uv, "pip", "install", *options], check=True)
     return folder / "bin/certbot"
 

@@ -42,6 +42,8 @@ def test_certificate_is_a_problem_in_the_last_quarter_of_its_lifetime(lifetime: 
 def test_certificate_is_no_problem_before_site_yml_would_renew_it() -> None:
     assert certificates.problem(certificate(80, 365, renew_days=30), NOW) == ""
     assert "expires in 29 days" in certificates.problem(certificate(29, 365, renew_days=30), NOW)
+    # which only concerns those that site.yml signs
+    assert "expires in 80 days" in certificates.problem(certificate(80, 365, renew_days=30, method="provided"), NOW)
     # the last quarter comes first
     assert certificates.problem(certificate(100, 365, renew_days=180), NOW) == ""
 

@@ -14,7 +14,10 @@ extends_documentation_fragment: [baton.web.attributes]
 options:
   packages: {description: Whether to report the packages that apt would upgrade., type: bool, default: false}
   daemons: {description: "Units to check, or patterns of units.", type: list, elements: str, default: []}
-  application: {description: Name of the application whose units are checked as well; empty for none., type: str, default: ""}
+  application:
+    description: Name of the application whose units are checked as well; empty for none.
+    type: str
+    default: ""
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}

@@ -71,7 +71,7 @@ def test_stop_finishes_running_request(host: Any) -> None:
 
 @pytest.fixture
 def started_too_early() -> Iterator[None]:
-    """nginx started without its sandbox, before its certificate was renewed, and a Redis before its drop-in was written."""
+    """nginx without its sandbox and its newest certificate, and a Redis started before its drop-in was written."""
     edge1, data1 = other("edge1"), other("data1")
     nginx, redis = (f"/etc/systemd/system/{unit}.service.d/baton.conf" for unit in ("nginx", "redis-server@links"))
     edge1.check_output(

@@ -343,8 +343,8 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
     wrong += [f"{host}: {sentence}" for sentence in ends if sentence]
     if found.get("units", {}).get("nginx.service", "active") == "active":
         wrong += [
-            f"{host}: nginx doesn't serve the certificate {path}: {why}; `systemctl reload nginx` on the host loads it, or "
-            "says why it can't."
+            f"{host}: nginx doesn't serve the certificate {path}: {why}; `systemctl reload nginx` on the host loads "
+            "it, or fails with the cause in `journalctl -u nginx`."
             for path, why in found.get("unserved", {}).items()
         ]
     acme = found.get("acme", {})

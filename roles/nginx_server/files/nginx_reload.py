@@ -26,13 +26,13 @@ RETRIED = "(98: "
 ADVICE = (
     (
         "previously",
-        "A running nginx can't change that. Give the zone another name, or run `systemctl restart nginx` in a maintenance "
-        "window: it starts with the new configuration.",
+        "A running nginx can't change that. Give the zone another name, or run `systemctl restart nginx` in a "
+        "maintenance window: it starts with the new configuration.",
     ),
     (
         RETRIED,
-        "Another program listens there (`ss -ltnp` shows it). Stop that program, or choose another port. Until then, don't "
-        "restart nginx: it wouldn't start.",
+        "Another program listens there (`ss -ltnp` shows it). Stop that program, or choose another port. Until then, "
+        "don't restart nginx: it wouldn't start.",
     ),
     ("", "Correct the configuration; until then, don't restart nginx."),
 )
@@ -60,8 +60,8 @@ def reload() -> None:
             raise ReloadError(f"nginx refuses the new configuration and serves the previous one: {cause}. {advice}")
         if time.monotonic() > deadline:
             raise ReloadError(
-                f"nginx's previous worker processes still accept connections {SECONDS:.0f} s after the reload; {LOG} may "
-                "show why"
+                f"nginx's previous worker processes still accept connections {SECONDS:.0f} s after the reload. {LOG} "
+                "may show why."
             )
         time.sleep(0.02)
 

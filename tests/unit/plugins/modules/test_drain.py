@@ -124,7 +124,8 @@ def test_missing_site_is_reported(edge: Edge) -> None:
     assert "nginx has no site links on this host" in run(drained=[HOST])["msg"]
 
 
-def test_drained_server_is_idle_only_after_the_reload(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("edge")
+def test_drained_server_is_idle_only_after_the_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it has ended, the previous worker processes could send the server a new request."""
     events: list[str] = []
 

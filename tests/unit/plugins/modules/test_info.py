@@ -70,7 +70,9 @@ def test_upkeep_lists_upgrades_only_on_request(monkeypatch: pytest.MonkeyPatch, 
     assert failed["msg"].startswith("apt can't determine the upgrades: broken packages Repair apt on this host")
 
 
-def test_upkeep_lists_units_that_execute_replaced_files(app: layout.Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upkeep_lists_units_that_execute_replaced_files(
+    app: layout.Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(upgrades, "reboot_required", list)
     monkeypatch.setattr(upgrades, "boot", lambda: 8.5)
     asked: list[str] = []

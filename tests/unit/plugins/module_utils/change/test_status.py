@@ -86,8 +86,8 @@ def test_missing_sandbox_is_a_problem_and_an_outdated_drop_in_a_notice() -> None
 def test_replaced_libraries_are_a_problem_with_the_playbook_that_restarts_the_unit() -> None:
     files = [f"/usr/lib/lib{name}.so" for name in "abcde"]
     assert status.problems("app1", app_server(behind=[outdated_unit(replaced=files[:1])])) == [
-        "app1: links.service still executes what an upgrade replaced: /usr/lib/liba.so; run playbooks/restart.yml, which "
-        "restarts it."
+        "app1: links.service still executes what an upgrade replaced: /usr/lib/liba.so; run playbooks/restart.yml, "
+        "which restarts it."
     ]
     daemon = outdated_unit(unit="nginx.service", replaced=files)
     assert status.problems("edge1", {"behind": [daemon]}) == [
@@ -263,7 +263,7 @@ def test_certificate_that_nginx_has_not_loaded_is_a_problem(served: tuple[pathli
     file.write_text(issue("links.example.org").certificate)
     assert problems() == [
         f"edge1: nginx doesn't serve the certificate {file}: it still has another one; `systemctl reload nginx` on the "
-        "host loads it, or says why it can't."
+        "host loads it, or fails with the cause in `journalctl -u nginx`."
     ]
     with socket.create_server(("127.0.0.1", 0)) as closed:
         free: int = closed.getsockname()[1]

@@ -87,10 +87,10 @@ def test_runtime_settings_and_stopped_processes_are_not_reported(host: pathlib.P
 @pytest.mark.parametrize(
     ("maps", "replaced"),
     [
-        ("r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", "/usr/lib/x86_64-linux-gnu/libssl.so.3"),
+        ("r-xp 00000000 08:01 12 /usr/lib/libssl.so.3 (deleted)", "/usr/lib/libssl.so.3"),
         ("r-xp 00000000 08:01 12 /usr/sbin/nginx (deleted)", "/usr/sbin/nginx"),
         ("r-xp 00000000 08:01 12 /lib/ld-linux.so.2 (deleted)", "/lib/ld-linux.so.2"),
-        ("r-xp 00000000 08:01 12 /usr/lib/x86_64-linux-gnu/libssl.so.3", ""),
+        ("r-xp 00000000 08:01 12 /usr/lib/libssl.so.3", ""),
         ("r--p 00000000 08:01 12 /usr/lib/locale/locale-archive (deleted)", ""),
         ("rw-s 00000000 00:01 12 /dev/zero (deleted)", ""),
         ("rwxs 00000000 00:01 12 /dev/zero (deleted)", ""),

@@ -26,7 +26,7 @@ def explained() -> list[str]:
 def written() -> str:
     """The texts of the sources, with literals joined, and without what is inserted into them."""
     texts = []
-    for pattern in ("plugins/**/*.py", "playbooks/**/*.yml", "roles/*/tasks/*.yml"):
+    for pattern in ("plugins/**/*.py", "playbooks/**/*.yml", "roles/*/tasks/*.yml", "roles/*/files/*.py"):
         texts += [path.read_text(encoding="utf-8") for path in PROJECT.glob(pattern)]
     joined = re.sub(r"[\"']\s*\n\s*f?[\"']", "", "\n".join(texts))
     return " ".join(re.sub(r"\{\{.*?\}\}|\{[^{}\n]*\}", "", joined).split())

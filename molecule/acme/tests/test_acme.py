@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import testinfra
 
-from tests.support import nginx
+from tests.support import curl, nginx
 from tests.support.certificate import Issued, issue
 from tests.support.playbooks import Playbooks
 from tests.support.traffic import Background, Load
@@ -186,11 +186,25 @@ def test_renewal_follows_the_authoritys_information() -> None:
 
 def test_challenge_is_answered_by_every_edge() -> None:
     folder = "/var/lib/acme-certificate/links/challenges/.well-known/acme-challenge"
-    host("web2").check_output(f"mkdir -p {folder} && echo answer > {folder}/token")
+    token = "token-0123456789-of-web2"
+    host("web2").check_output(f"mkdir -p {folder} && echo answer > {folder}/{token}")
+    curl.install(host("ca1"))
     for edge, address in ADDRESSES.items():
-        assert ask("ca1", address, "acme-challenge/token") == (200, "answer"), edge
-        assert ask("ca1", address, "acme-challenge/another")[0] == 404, edge
-    host("web2").check_output(f"rm {folder}/token")
+        assert ask("ca1", address, f"acme-challenge/{token}") == (200, "answer"), edge
+        assert ask("ca1", address, "acme-challenge/another-0123456789")[0] == 404, edge
+        # as an authority that follows a redirect to HTTPS, such as that of a CDN
+        follow = f"curl -sS --fail --insecure --max-time 600 --resolve {NAME}:443:{address}"
+        url = f"https://{NAME}/.well-known/acme-challenge/{token}"
+        assert host("ca1").check_output(f"{follow} {url}") == "answer", edge
+    host("web2").check_output(f"rm {folder}/{token}")
+
+
+def test_edges_firewall_does_not_limit_other_edges() -> None:
+    """Anyone can make an edge ask another one for challenges."""
+    for edge, other in (("web1", "web2"), ("web2", "web1")):
+        exempt = host(edge).check_output("nft list set inet baton unlimited_tcp80_ip")
+        assert ADDRESSES[other] in exempt
+        assert ADDRESSES[edge] not in exempt
 
 
 def test_certificate_is_served_only_to_edges() -> None:

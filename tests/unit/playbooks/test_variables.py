@@ -98,6 +98,8 @@ def test_firewall_opens_the_ports_of_the_hosts_groups(
             (200, 2000),
             ["192.0.2.1/32", "203.0.113.0/24", "198.51.100.0/24", "173.245.48.0/20", "2606:4700::/32"],
         ),
+        # the other edge, which forwards the challenges that any client asks it for
+        ({"tls_certificate_method": "acme"}, (200, 2000), ["10.0.0.5/32"]),
     ],
 )
 def test_connections_of_an_edges_clients_are_limited(

@@ -401,7 +401,8 @@ def test_acme_challenges_are_served_before_the_redirect(site: Callable[..., str]
     plain = site(nginx_site_acme_challenge_directory="/var/www/acme").split("server {")[1]
     assert "location ^~ /.well-known/acme-challenge/ {" in plain
     assert "root /var/www/acme;" in plain
-    assert "acme" not in site().split("server {")[1]
+    assert "limit_conn short-links.connections.acme 100;" in plain
+    assert "acme-challenge/ {" not in site()
 
 
 def test_edges_answer_each_others_challenges(site: Callable[..., str]) -> None:

@@ -1,0 +1,157 @@
+"""Requests to one virtual host of a real nginx."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.local_nginx import PEER, Edge, running
+
+TOKEN, OF_PEER, UNKNOWN = "token-of-this-edge_0123", "token-of-the-peer_01234", "token-of-no-edge_012345"
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
+
+
+@pytest.fixture
+def edge(
+    load_role: Callable[[str], Any], tmp_path: pathlib.Path
+) -> Callable[..., contextlib.AbstractContextManager[Edge]]:
+    """Runs nginx with settings of the role."""
+    return lambda **given: running(load_role, tmp_path, **given)
+
+
+@pytest.fixture
+def acme(
+    edge: Callable[..., contextlib.AbstractContextManager[Edge]], tmp_path: pathlib.Path
+) -> Callable[..., contextlib.AbstractContextManager[Edge]]:
+    """Runs nginx as one of two edges that share an ACME certificate, with a challenge."""
+    folder = tmp_path / "acme/challenges/.well-known/acme-challenge"
+    folder.mkdir(parents=True)
+    for name in (TOKEN, "short"):
+        (folder / name).write_text("answer")
+    (folder.parent / "secret").write_text("secret")
+
+    @contextlib.contextmanager
+    def run(**given: Any) -> Any:
+        settings = {"nginx_site_acme_state_directory": str(tmp_path / "acme"), "nginx_site_acme_peers": [PEER]}
+        with edge(**{**settings, **given}) as found:
+            found.peer.answer = lambda path: (200, "of the peer") if path.endswith(OF_PEER) else (404, "")
+            yield found
+
+    return run
+
+
+@SCHEMES
+def test_challenge_is_answered_by_http_and_https(acme: Callable[..., Any], scheme: str) -> None:
+    with acme() as edge:
+        assert edge.challenge(TOKEN, scheme) == (200, "answer")
+        assert edge.peer.paths == []
+        assert edge.challenge(OF_PEER, scheme) == (200, "of the peer")
+        ((path, headers),) = edge.peer.requests
+        assert path == f"/.well-known/acme-challenge/{OF_PEER}"
+        assert (headers["host"], headers["x-baton-acme"]) == ("links.example.org", "1")
+        assert edge.challenge(UNKNOWN, scheme)[0] == 404
+        assert edge.application.paths == []
+
+
+def test_challenge_needs_no_client_certificate(acme: Callable[..., Any]) -> None:
+    with acme(nginx_site_client_certificates="required", nginx_site_health_path="/readyz") as edge:
+        assert edge.ask("/")[0] == 403
+        assert edge.challenge(TOKEN) == (200, "answer")
+        assert edge.challenge(OF_PEER) == (200, "of the peer")
+        for path in (f"/x/../.well-known/acme-challenge/{TOKEN}", f"/.well-known/acme-challenge/{TOKEN}/../../../x"):
+            assert edge.ask(path)[0] == 403, path
+        assert edge.application.paths == []
+
+
+def test_maintenance_and_a_clients_limits_do_not_apply_to_challenges(
+    acme: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    with acme(nginx_site_client_rate="1r/m", nginx_site_client_burst=0) as edge:
+        assert [edge.ask("/")[0], edge.ask("/")[0]] == [200, 429]
+        assert edge.challenge(TOKEN) == (200, "answer")
+        for name in ("maintenance", "maintenance.html"):
+            (tmp_path / "state" / name).touch()
+        assert edge.ask("/", client="127.0.0.9")[0] == 503
+        assert edge.challenge(TOKEN, client="127.0.0.9") == (200, "answer")
+
+
+@SCHEMES
+def test_only_tokens_are_looked_up_or_forwarded(acme: Callable[..., Any], scheme: str) -> None:
+    with acme() as edge:
+        for token in ("", "short", "a" * 15, f"{OF_PEER}/", f"{OF_PEER}%0a", f"{OF_PEER}.txt", f"x/{OF_PEER}"):
+            assert edge.challenge(token, scheme)[0] == 404, token
+        # outside of the folder, a path is like any other
+        assert edge.challenge("../secret", scheme)[0] == (308 if scheme == "http" else 200)
+        assert edge.peer.paths == []
+        assert edge.challenge("a" * 16, scheme)[0] == 404
+        assert len(edge.peer.paths) == 1
+
+
+@SCHEMES
+def test_challenges_have_a_limit_by_client_that_other_edges_lack(acme: Callable[..., Any], scheme: str) -> None:
+    def lowered(text: str) -> str:
+        assert text.count("acme:10m rate=20r/s;") == 1
+        assert text.count("acme burst=200 nodelay;") == 2
+        return text.replace("acme:10m rate=20r/s;", "acme:10m rate=1r/m;").replace("acme burst=200", "acme burst=2")
+
+    with acme(change=lowered) as edge:
+        assert [edge.challenge(UNKNOWN, scheme)[0] for _ in range(4)] == [404, 404, 404, 429]
+        # of which a client can't use up the others'
+        assert edge.challenge(TOKEN, scheme, client="127.0.0.9") == (200, "answer")
+        assert [edge.challenge(TOKEN, scheme, client=PEER)[0] for _ in range(9)] == [200] * 9
+        assert len(edge.peer.paths) == 3
+
+
+@SCHEMES
+def test_edge_that_is_asked_by_another_one_asks_no_further(acme: Callable[..., Any], scheme: str) -> None:
+    with acme() as edge:
+        assert edge.challenge(OF_PEER, scheme, client=PEER, **{"X-Baton-Acme": "1"})[0] == 404
+        assert edge.peer.paths == []
+
+
+def test_application_answers_challenges_if_the_edge_has_none(edge: Callable[..., Any]) -> None:
+    with edge() as found:
+        assert found.challenge(TOKEN)[0] == 200
+        assert found.application.paths == [f"/.well-known/acme-challenge/{TOKEN}"]
+
+
+@pytest.mark.parametrize("path", ["/READYZ", "/Feed", "/readyz%0a", "/feed%0a"])
+def test_paths_without_limits_are_exact(edge: Callable[..., Any], path: str) -> None:
+    given = {
+        "nginx_site_health_path": "/readyz",
+        "nginx_site_unlimited_paths": ["/feed"],
+        "nginx_site_client_rate": "1r/m",
+        "nginx_site_health_rate": "0",
+        "nginx_site_client_burst": 0,
+        "nginx_site_path_limits": {"/": {"rate": "1r/m"}},
+    }
+    with edge(**given) as found:
+        for _ in range(3):
+            assert found.ask("/readyz")[0] == 200
+            assert found.ask("/feed")[0] == 200
+        assert [found.ask(path)[0] for _ in range(3)] == [200, 429, 429]
+
+
+@pytest.mark.parametrize("path", ["/api/feed", "/api/readyz", "/api/other"])
+def test_exact_paths_have_the_settings_of_their_prefix(edge: Callable[..., Any], path: str) -> None:
+    given = {
+        "nginx_site_health_path": "/api/readyz",
+        "nginx_site_unlimited_paths": ["/api/feed", "/other"],
+        "nginx_site_streaming_paths": ["/api"],
+        "nginx_site_path_limits": {"/api": {"body": "2k"}},
+        "nginx_site_client_max_body_size": "1k",
+    }
+    with edge(**given) as found:
+        # streams aren't compressed
+        answer = "text " * 1000
+        found.application.answer = lambda _: (200, answer)
+        compressed = {"Accept-Encoding": "gzip"}
+        assert found.ask(path, **compressed) == (200, answer)
+        assert found.ask("/other", **compressed)[1] != answer
+        assert found.ask(path, body=b"x" * 2048)[0] == 200
+        assert found.ask(path, body=b"x" * 2049)[0] == 413
+        assert found.ask("/other", body=b"x" * 1025)[0] == 413

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -15,10 +16,11 @@ from typing import Any
 
 import gunicorn.arbiter
 import pytest
+from gunicorn.errors import HaltServer
 
 from gunicorn_handover import arbiter, forks, priority, status, worker
 from gunicorn_handover.board import DrainReason, State
-from gunicorn_handover.reload import Reload
+from gunicorn_handover.reload import KILL_WAIT, Reload
 from test_arbiter_random import Master
 
 STEP = 0.25  # seconds; the simulated clocks are exact at its multiples
@@ -28,12 +30,14 @@ STEP = 0.25  # seconds; the simulated clocks are exact at its multiples
 def machine() -> Iterator[Master]:
     """A master with two workers that have served for an hour."""
     machine = Master()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         machine.start()
         pass_time(machine, 3600)
         yield machine
     finally:
         machine.teardown()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # a worker's, which a test has run in this process
 
 
 def pass_time(machine: Master, seconds: float) -> None:
@@ -87,6 +91,15 @@ def test_delay_between_failed_boots_doubles_up_to_half_a_minute(machine: Master)
         assert len(forked(machine)) == 2, "both at once"
         fail_boots(machine)
     assert delays == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_boots_that_fail_for_days_are_retried_every_half_minute(machine: Master) -> None:
+    crash(machine)
+    machine.loop()
+    machine.master._failures = 100_000
+    for _ in range(2):
+        fail_boots(machine)
+        assert seconds_until(machine, lambda: forked(machine)) == arbiter.BACKOFF_MAX
 
 
 def test_reload_forgets_failed_boots(machine: Master) -> None:
@@ -261,7 +274,7 @@ def test_pending_signal_is_one_that_a_load_must_not_delay(machine: Master, monke
 
 
 @pytest.mark.parametrize("state", [State.WARMING, State.BOOTING, State.STANDBY, State.DRAINING])
-def test_stop_kills_warmups_after_their_grace(machine: Master, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+def test_stop_kills_boots_after_their_grace(machine: Master, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
     monkeypatch.setattr(gunicorn.arbiter.Arbiter, "stop", lambda *_: None)
     exit_timeout = machine.master.cfg.handover_exit_timeout
     machine.master.stop()
@@ -272,8 +285,8 @@ def test_stop_kills_warmups_after_their_grace(machine: Master, monkeypatch: pyte
     stopped = machine.world.now
     for after, left in (
         (0, 2),
-        (arbiter.WARMUP_GRACE, 2),
-        (arbiter.WARMUP_GRACE + STEP, 0 if state is State.WARMING else 2),
+        (arbiter.BOOT_GRACE, 2),
+        (arbiter.BOOT_GRACE + STEP, 0 if state in (State.BOOTING, State.WARMING) else 2),
     ):
         machine.world.now = stopped + after
         machine.master.reap_workers()
@@ -567,6 +580,89 @@ def test_worker_whose_priority_takes_longer_to_restore_is_admitted_later(
     assert second.board.admitted
 
 
+def test_priority_that_is_never_restored_does_not_delay_the_reload_without_end(
+    machine: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel accepts ten changes a second, of all users together."""
+    new = booting_reload(machine)
+    for one in new:
+        one.pending_session_nice = 0
+        one.board.state = State.STANDBY
+    with monkeypatch.context() as patch:
+        patch.setattr(priority, "renice_session", lambda *_: False)
+        machine.loop()
+        pass_time(machine, arbiter.RENICE_WAIT - STEP)
+        assert not any(one.board.admitted for one in new)
+        pass_time(machine, STEP)
+        assert all(one.board.admitted for one in new)
+        assert all(one.pending_session_nice is not None for one in new)
+    machine.loop()
+    assert all(one.pending_session_nice is None for one in new), "it is restored later"
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_new_worker_serves_instead_of_an_old_one_that_dies(machine: Master, dies: bool) -> None:
+    first, second = booting_reload(machine)
+    if dies:
+        machine.world.end(min(machine.serving()), signal.SIGKILL)
+    first.board.state = State.STANDBY
+    machine.loop()
+    assert first.board.admitted is dies
+    if dies:
+        first.board.state = State.READY
+    second.board.state = State.STANDBY
+    machine.loop()
+    assert second.board.admitted, "the generation is complete"
+
+
+def test_new_worker_is_not_admitted_early_beyond_those_that_have_died(machine: Master) -> None:
+    machine.master.app.wanted = 3
+    new = booting_reload(machine)
+    machine.world.end(min(machine.serving()), signal.SIGKILL)
+    new[0].board.state = new[1].board.state = State.STANDBY
+    machine.loop()
+    assert [one.board.admitted for one in new[:2]] == [True, False]
+
+
+def test_killed_worker_that_does_not_exit_does_not_delay_the_end_of_a_reload(
+    machine: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit may wait for a file system that hangs."""
+    new = booting_reload(machine)
+    reload = machine.master._reload
+    assert reload is not None
+    monkeypatch.setattr(machine.master, "kill_worker", lambda *_: None)
+    reload.fail("for a reason")
+    pass_time(machine, KILL_WAIT - STEP)
+    assert not reload.done
+    pass_time(machine, STEP)
+    assert reload.done
+    for one in new:
+        machine.world.end(one.pid, signal.SIGKILL)
+    machine.settle()
+
+
+def test_state_that_no_worker_has_is_no_error_of_the_master(machine: Master) -> None:
+    pid = min(machine.serving())
+    for field in range(5):  # all that are a byte
+        machine.master.WORKERS[pid].board._page[field] = 200
+    machine.loop()
+    assert machine.master.WORKERS[pid].board.state is State.DRAINING
+    assert machine.master.WORKERS[pid].board.drain_reason is DrainReason.REPLACED
+    machine.world.end(pid, signal.SIGSEGV)
+    machine.settle()
+
+
+def test_heartbeats_need_no_file_system(machine: Master) -> None:
+    one = machine.master.WORKERS[min(machine.serving())]
+    one.tmp._tmp.close()
+    machine.world.now += 7
+    one.notify()
+    assert one.tmp.last_update() == machine.world.now
+    machine.master.murder_workers()
+    machine.settle()
+
+
 def test_failed_reload_kills_its_workers_unless_they_serve(machine: Master) -> None:
     first, second = booting_reload(machine)
     first.board.state = State.READY
@@ -678,10 +774,13 @@ def test_exit_of_an_old_worker_that_has_not_served_is_no_failed_boot(machine: Ma
         one.board.state = State.READY
     machine.loop()
     assert old.retired_at is not None
-    pass_time(machine, 14)  # it isn't killed as a boot that takes too long, or is blocked
-    assert not old.killed
-    machine.world.end(pid, signal.SIGTERM)
-    machine.loop()
+    pass_time(machine, arbiter.BOOT_GRACE)
+    assert pid in machine.master.WORKERS
+    pass_time(machine, 12)  # it isn't killed as a boot that takes too long, or is blocked
+    assert old.killed is (state is not State.STANDBY), "a startup may wait for something that doesn't come"
+    if not old.killed:
+        machine.world.end(pid, signal.SIGTERM)
+        machine.loop()
     assert machine.master._failures == 0
     assert old.cfg.handover_warmup_paths == ["/"]
 
@@ -785,6 +884,25 @@ def test_worker_that_exits_ends_its_own_process(machine: Master, monkeypatch: py
     crash(machine)
     with pytest.raises(SystemExit):
         machine.loop()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), HaltServer("a hook's"), asyncio.CancelledError()])
+def test_whatever_a_worker_raises_ends_only_itself(
+    machine: Master, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Gunicorn's loop, which the worker is in as well, stops the service for some exceptions: it would tell its siblings
+    to exit, and remove the socket."""
+
+    def fork() -> int:
+        machine.master.pid -= 1
+        raise error
+
+    monkeypatch.setattr(os, "fork", fork)
+    crash(machine)
+    with pytest.raises(SystemExit) as raised:
+        machine.loop()
+    assert raised.value.code == 1
+    assert all(not one.board.drain_reason for one in machine.master.WORKERS.values())
 
 
 def test_unexpected_exit_in_the_master_is_an_error(machine: Master, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,24 @@ def test_forked_process_can_tidy_up(server: Server) -> None:
     wait_for((folder / f"{child}.tidied").exists)
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_connection_ends_although_a_forked_process_runs_on(server: Server, loop: str) -> None:
+    folder = server.root / "forked"
+    folder.mkdir()
+    server.environ = {"FORKED": str(folder)}
+    server.release("1", after=FORKING.format(how=FORKS["process"]))
+    server.configure(workers=1, handover_loop=loop)
+    server.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(server.socket))
+        client.sendall(b"GET /fork HTTP/1.0\r\n\r\n")
+        received = b""
+        while part := client.recv(4096):
+            received += part
+    assert b'"pid"' in received
+
+
 def test_signal_to_forked_process_does_not_reach_worker(server: Server) -> None:
     folder = server.root / "forked"
     folder.mkdir()

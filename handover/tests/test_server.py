@@ -17,6 +17,7 @@ from support.certificate import issue
 from uvicorn.server import HANDLED_SIGNALS
 
 from application import application
+from gunicorn_handover.board import DrainReason
 from simulation import CLOSE_FRAME, STEP, Life
 
 pytestmark = pytest.mark.versions
@@ -155,7 +156,7 @@ def test_worker_without_connections_exits_at_once(life: Create, private: bool) -
         if private:
             one.board.set_private_sockets()
         await one.ready()
-        times.append(await one.drain())
+        times.append(await one.drain(DrainReason.STOP))
 
     one.run(script)
     assert one.clock.now - times[0] <= EXIT
@@ -238,10 +239,14 @@ def at_shutdown(one: Life, act: Callable[[], Awaitable[None]]) -> None:
     one.server.shutdown = shutdown
 
 
-@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize(
+    ("private", "reason"),
+    [(False, DrainReason.STOP), (True, DrainReason.STOP), (True, DrainReason.REPLACED)],
+    ids=["systemd's socket", "own socket, service stops", "own socket, reload"],
+)
 @pytest.mark.parametrize("iterations", range(6))
 def test_connection_of_the_last_moment_is_answered_or_left_to_others(
-    life: Create, iterations: int, private: bool
+    life: Create, iterations: int, private: bool, reason: DrainReason
 ) -> None:
     """However many iterations of the event loop it was made before the worker stops accepting."""
     one = life()
@@ -257,7 +262,7 @@ def test_connection_of_the_last_moment_is_answered_or_left_to_others(
             one.board.set_private_sockets()
         await one.ready()
         at_shutdown(one, arrive)
-        await one.drain()
+        await one.drain(reason)
 
     one.run(script)
     queued = 0
@@ -266,7 +271,7 @@ def test_connection_of_the_last_moment_is_answered_or_left_to_others(
         queued = 1
     answered = arrivals[0].answer() == b"HTTP/1.1 200"
     assert answered is not bool(queued)
-    if private or iterations > 2:
+    if (private and reason is DrainReason.STOP) or iterations > 2:
         assert answered
     elif iterations == 0:
         assert queued
@@ -316,7 +321,7 @@ def test_worker_accepts_from_private_socket_for_a_second(life: Create, suspended
         await one.connect()  # keeps the worker from exiting
         await one.until(lambda: one.server.server_state.connections)
         at_shutdown(one, arrive)
-        await one.drain()
+        await one.drain(DrainReason.STOP)
         await tasks[0]
 
     one.run(script)
@@ -338,7 +343,7 @@ def test_queue_that_stays_full_is_left_after_a_second(life: Create, quits: bool)
         await one.ready()
         asyncio.get_running_loop().remove_reader(one.server.servers[0].sockets[0].fileno())
         arrivals.append(Arrival(one))
-        times.append(await one.drain())
+        times.append(await one.drain(DrainReason.STOP))
         if quits:
             await asyncio.sleep(0.25)
             one.server.quit()

@@ -197,6 +197,14 @@ def test_worker_ignores_signals_for_master(server: Server, name: str) -> None:
 REPLACED_HANDLER = """
 import asyncio as _asyncio, signal as _signal, sys
 _lifespan = lifespan
+async def leave():
+    sys.exit(0)
+async def cancel():
+    for _ in range(3):
+        for task in _asyncio.all_tasks():
+            if "run_asgi" not in repr(task) and task is not _asyncio.current_task():
+                task.cancel()
+        await _asyncio.sleep(0.1)
 async def lifespan(receive, send):
     async def replacing(message):
         if message["type"] == "lifespan.startup.complete":
@@ -208,6 +216,12 @@ HANDLERS = {
     "signal": "_signal.signal(_signal.SIGTERM, lambda *_: sys.exit(0))",
     "event loop": "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, sys.exit, 0)",
     "loop.stop": "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, _asyncio.get_running_loop().stop)",
+    "exit in a task": (
+        "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, lambda: _asyncio.create_task(leave()))"
+    ),
+    "cancelled server": (
+        "_asyncio.get_running_loop().add_signal_handler(_signal.SIGTERM, lambda: _asyncio.create_task(cancel()))"
+    ),
 }
 
 
@@ -216,7 +230,7 @@ HANDLERS = {
     ("handler", "loop"),
     [
         ("signal", "auto"),
-        *((handler, loop) for handler in ("event loop", "loop.stop") for loop in ("asyncio", "uvloop")),
+        *((handler, loop) for handler in HANDLERS if handler != "signal" for loop in ("asyncio", "uvloop")),
     ],
 )
 def test_worker_drains_if_application_replaces_sigterm_handler(

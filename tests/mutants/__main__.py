@@ -113,8 +113,11 @@ def main() -> int:
     for one in found:
         if not one.killed:
             print(f"survived: {one}")
+    if not found:
+        print("no mutants" + (f": no line has changed since {arguments.changed}" if arguments.changed else ""))
+        return 0
     killed = sum(one.killed for one in found)
-    percent = 100.0 * killed / len(found) if found else 100.0
+    percent = 100.0 * killed / len(found)
     print(f"{killed} of {len(found)} mutants killed: {percent:.1f} %; the floor is {arguments.floor:g} %")
     return int(percent < arguments.floor)
 

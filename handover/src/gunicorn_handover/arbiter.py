@@ -25,21 +25,24 @@ from gunicorn.sock import close_sockets
 from gunicorn.workers.workertmp import WorkerTmp
 
 from gunicorn_handover import forks, metrics, priority, resources, status
-from gunicorn_handover.board import DrainReason, State
+from gunicorn_handover.board import DrainReason, State, describe
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
 from gunicorn_handover.reload import LoadInterrupted, Reload
-from gunicorn_handover.worker import BLOCKED_IN_FORK, describe
+from gunicorn_handover.worker import BLOCKED_IN_FORK
 
 TICK = 0.05  # seconds between two checks while something is in progress
 BOOT_SAMPLE = 0.25  # seconds over which a boot's demand for processor time is measured
 BACKOFF_FIRST = 0.5  # seconds until the first retry of a failed boot; doubled each time
 BACKOFF_MAX = 30.0  # seconds
+BACKOFF_DOUBLINGS = 10  # more than BACKOFF_MAX takes: the power would exceed a float after hours of failed boots
 STABLE_AFTER = 10.0  # seconds of service after which a worker's crash doesn't count as a failed boot
 BUSY_FACTOR = 3  # a boot's hard limit, in multiples of its timeout: time spent waiting for a processor is added
 LOAD_GRACE = 0.5  # seconds that a configuration may load before a pending signal interrupts it
 MAX_CPU_WAIT = 3.0  # seconds that a low-priority boot may wait for a processor in total before its priority is restored
-WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, after its timeout or during a stop
+WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, after its timeout
+BOOT_GRACE = 2.0  # seconds that a boot gets to end by itself when its worker is to exit
+RENICE_WAIT = 5.0  # seconds that an admission waits for the session's niceness: any user can use up what the kernel accepts
 SILENT = 3.0  # seconds since a worker's last heartbeat, of which there are two per second, that mean that it may hang
 SUSPENDED = 3.0  # seconds between two looks at the heartbeats, which are a second apart, that mean a suspended process
 # what Gunicorn's stop() uses of the module `time`
@@ -184,7 +187,7 @@ class HandoverArbiter(Arbiter):
         if self.stopping:
             for worker in self.WORKERS.values():
                 self._renice_session(worker)
-            self._end_warmups()
+            self._end_boots()
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -275,8 +278,8 @@ class HandoverArbiter(Arbiter):
         # another `timeout`
         suspended = self._looked_at - before > SUSPENDED
         for worker in self.WORKERS.values():
-            # a draining worker has a time limit of its own, and sends no heartbeat while its interpreter exits
-            if suspended or worker.board.state is State.DRAINING:
+            # boots and drains have time limits of their own: a boot sends no heartbeat, nor does an exiting interpreter
+            if suspended or worker.board.state is not State.READY:
                 worker.tmp.notify()
         super().murder_workers()
 
@@ -294,6 +297,12 @@ class HandoverArbiter(Arbiter):
             if os.getpid() != self.pid:
                 raise  # the worker exits
             raise RuntimeError(f"the hook pre_fork called sys.exit({error.code!r})") from error
+        except BaseException as error:
+            if os.getpid() == self.pid:
+                raise
+            # Gunicorn's loop, which this worker is in as well, would take it for an order to stop the service
+            self.log.error("Worker (pid:%s) exits: %s", os.getpid(), describe(error))
+            sys.exit(1)
         finally:
             if os.getpid() == self.pid:  # an exiting worker also gets here
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_IN_FORK)
@@ -341,7 +350,8 @@ class HandoverArbiter(Arbiter):
         A connection that a low-priority worker accepted would wait, even if other workers were idle.
         """
         self._restore_priority(worker)
-        if worker.pending_session_nice is not None:
+        worker.admission_began = worker.admission_began or time.monotonic()
+        if worker.pending_session_nice is not None and time.monotonic() - worker.admission_began < RENICE_WAIT:
             return  # the kernel accepts it a moment later, see priority.renice_session
         if worker.oom_score is not None:
             priority.set_oom_score(worker.pid, worker.oom_score)
@@ -449,11 +459,11 @@ class HandoverArbiter(Arbiter):
             worker.cfg.set("handover_warmup_paths", [])
             self.log.warning("Workers are not warmed up until the next reload: %s", reason)
 
-    def _end_warmups(self) -> None:
-        """During a stop: kills workers that still warm up, which have nothing to finish."""
-        if time.monotonic() - self._stopped_at > WARMUP_GRACE:
+    def _end_boots(self) -> None:
+        """During a stop: kills workers that still start up or warm up, which have nothing to finish."""
+        if time.monotonic() - self._stopped_at > BOOT_GRACE:
             for worker in self.workers():
-                if worker.board.state is State.WARMING:
+                if worker.board.state < State.STANDBY:
                     self.kill_worker(worker.pid, signal.SIGKILL)
 
     def _kill_overdue_drains(self) -> None:
@@ -464,6 +474,9 @@ class HandoverArbiter(Arbiter):
             limit = worker.cfg.graceful_timeout + worker.cfg.handover_exit_timeout
             if worker.retired_at is None or worker.killed:
                 continue
+            if worker.board.state < State.STANDBY:
+                # it has nothing to finish, and a lifespan startup that waits for something doesn't end
+                limit = BOOT_GRACE
             if now - worker.retired_at > limit - worker.cfg.handover_exit_timeout / 2:
                 # on a machine that is never idle, the nicest process would not finish in time
                 self._restore_priority(worker)
@@ -575,7 +588,7 @@ class HandoverArbiter(Arbiter):
     def _back_off(self, failure: str) -> None:
         if time.monotonic() < self._next_spawn:
             return  # several workers were started together and have the same failure
-        delay = min(BACKOFF_MAX, BACKOFF_FIRST * 2**self._failures)
+        delay = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._failures, BACKOFF_DOUBLINGS))
         self._failures += 1
         self._failed_at = time.monotonic()
         self._next_spawn = self._failed_at + delay

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
+from gunicorn_handover.board import describe
 from gunicorn_handover.logs import extension, request_id, trace_id
 from gunicorn_handover.turns import Turns
 
@@ -170,6 +171,12 @@ class ServedApplication:
 
         try:
             await self._application(scope, receive, gated)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if not answered:
+                answered = True
+                self._on_failure(describe(error))
+                await send({"type": "lifespan.startup.failed", "message": describe(error)})
+            raise
         finally:
             # An application without lifespan support returns or raises here. It is ready nevertheless.
             if not answered and (verdict := await admission())["type"] == "lifespan.startup.failed":

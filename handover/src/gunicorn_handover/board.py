@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import mmap
+import struct
 
 SIZE = 4096
-_STATE, _ADMITTED, _REPLACE, _DRAIN, _PRIVATE, _LENGTH, _TEXT = 0, 1, 2, 3, 4, 5, 7
+_STATE, _ADMITTED, _REPLACE, _DRAIN, _PRIVATE, _LENGTH, _HEARTBEAT, _TEXT = 0, 1, 2, 3, 4, 5, 8, 16
+_SECONDS = struct.Struct("d")
 
 
 class State(enum.IntEnum):
@@ -23,6 +25,11 @@ class State(enum.IntEnum):
     DRAINING = 4
     """Accepts no more connections; finishes those that it has."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> State:  # noqa: ARG003
+        """A native extension can write anything into the page; the master must survive it."""
+        return cls.DRAINING
+
 
 class DrainReason(enum.IntEnum):
     """Why the master tells a worker to drain."""
@@ -32,6 +39,10 @@ class DrainReason(enum.IntEnum):
     """Other workers serve."""
     STOP = 2
     """The service stops. No worker serves, so this one may exit at normal priority."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> DrainReason:  # noqa: ARG003
+        return cls.REPLACED
 
 
 class Board:
@@ -93,9 +104,19 @@ class Board:
         self._page[_REPLACE] = 1
 
     @property
+    def last_heartbeat(self) -> float:
+        """When the worker's event loop last ran, in monotonic seconds. Written by the worker, and by the master for a
+        worker that sends no heartbeats."""
+        return float(_SECONDS.unpack_from(self._page, _HEARTBEAT)[0])
+
+    @last_heartbeat.setter
+    def last_heartbeat(self, moment: float) -> None:
+        _SECONDS.pack_into(self._page, _HEARTBEAT, moment)
+
+    @property
     def failure(self) -> str:
         """Why the worker failed to boot, in one line; empty if unknown. Written by the worker or the master."""
-        length = int.from_bytes(self._page[_LENGTH:_TEXT], "little")
+        length = int.from_bytes(self._page[_LENGTH : _LENGTH + 2], "little")
         return self._page[_TEXT : _TEXT + length].decode(errors="ignore")
 
     def record_failure(self, failure: str) -> None:
@@ -104,8 +125,16 @@ class Board:
             return
         text = " ".join(failure.split()).encode(errors="backslashreplace")[: SIZE - _TEXT]
         self._page[_TEXT : _TEXT + len(text)] = text
-        self._page[_LENGTH:_TEXT] = len(text).to_bytes(2, "little")
+        self._page[_LENGTH : _LENGTH + 2] = len(text).to_bytes(2, "little")
 
     def close(self) -> None:
         """Frees the page."""
         self._page.close()
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, SystemExit):
+        return f"the application called sys.exit({error.code!r}) while it started"
+    detail = " ".join(str(error).split())
+    return f"{type(error).__name__}: {detail}" if detail else type(error).__name__

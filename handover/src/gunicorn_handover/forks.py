@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 PF_FORKNOEXEC = 0x40  # include/linux/sched.h; the flags are in proc(5), stat
@@ -29,15 +29,16 @@ def isolate(listeners: Iterable[Any]) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # its handler is that of the parent's event loop
         reset_handlers()
-        # not closed: the number could be reused for another file, which the socket object would then close
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in map(int, os.listdir("/proc/self/fd")):
-            with contextlib.suppress(OSError):  # listdir's own descriptor is closed by now
-                if _identity(descriptor) in identities:
-                    os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
+        descriptors = map(int, os.listdir("/proc/self/fd"))
+        _blank(descriptor for descriptor in descriptors if _identity(descriptor) in identities)
 
     os.register_at_fork(after_in_child=detach)
+
+
+def isolate_connections(descriptors: Callable[[], Iterable[int]]) -> None:
+    """Makes every process forked from this one close the connections whose `descriptors` are returned then. One that is
+    open in two processes doesn't end when the worker closes it."""
+    os.register_at_fork(after_in_child=lambda: _blank(descriptors()))
 
 
 def reset_handlers() -> None:
@@ -85,8 +86,20 @@ def forked(session: int) -> list[int]:
     return pids
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
+def _blank(descriptors: Iterable[int]) -> None:
+    """Closes what `descriptors` refer to. The numbers stay in use: socket objects would close files that reuse them."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # closed by now
+            os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:  # that of os.listdir() is closed by now
+        return None
     return found.st_dev, found.st_ino
 
 

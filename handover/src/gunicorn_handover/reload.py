@@ -20,8 +20,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from gunicorn_handover.board import State
-from gunicorn_handover.worker import describe
+from gunicorn_handover.board import State, describe
+
+KILL_WAIT = 5.0  # seconds until killed workers have exited, which a hung file system can delay without end
 
 
 class Master(Protocol):
@@ -255,6 +256,7 @@ class Reload:
         self.phase = Phase.UNDO
         self._master.log.error("Reload %d failed: %s. The previous workers keep serving.", self.number, error)
         self._close_trial()
+        self._deadline = time.monotonic() + KILL_WAIT
         for worker in self._new():
             if worker.board.state >= State.READY:
                 # it serves already, as no old worker was left, perhaps alone: replace it only once another is ready
@@ -333,13 +335,16 @@ class Reload:
         booting = [worker for worker in new if worker.board.state < State.STANDBY and not worker.killed]
         standby = [worker for worker in new if worker.board.state is State.STANDBY]
         ready = [worker for worker in new if worker.board.state is State.READY]
-        none_serving = not any(
-            worker.board.state is State.READY and worker.retired_at is None and not worker.killed
-            for worker in self._old()
-        )
+        old = [worker for worker in self._old() if worker.retired_at is None and not worker.killed]
+        none_serving = not any(worker.board.state is State.READY for worker in old)
         if len(standby) + len(ready) >= master.num_workers or none_serving:
-            for worker in standby:
-                master.admit(worker)
+            admitted = standby
+        else:
+            # as many as old ones have died: the replacement of an old one wouldn't load the old code, either
+            kept = sum(worker.board.state is not State.DRAINING for worker in old)
+            admitted = standby[: max(0, self.previous.num_workers - kept - len(ready))]
+        for worker in admitted:
+            master.admit(worker)
         if len(ready) >= master.num_workers:
             self.phase = Phase.RETIRE
             master.generation = self.generation
@@ -360,7 +365,7 @@ class Reload:
             self._finish()
 
     def _undo(self) -> None:
-        if any(worker.killed for worker in self._new()):
+        if any(worker.killed for worker in self._new()) and time.monotonic() < self._deadline:
             return
         try:
             if self._applied:

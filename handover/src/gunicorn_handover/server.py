@@ -62,7 +62,7 @@ class DrainingServer(Server):
         self._websocket_spread = websocket_spread
         self._restart_task: asyncio.Task[None] | None = None  # of the WebSockets
         self.private_sockets = False
-        """Whether queued connections are lost unless this process accepts them."""
+        """Whether queued connections are lost unless this process accepts them. Set by `on_drain` at the latest."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -90,6 +90,15 @@ class DrainingServer(Server):
             # tasks are kept, as the loop has only weak references; its end cancels them
             self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
             self._on_ready()
+
+    async def main_loop(self) -> None:
+        while True:
+            try:
+                return await super().main_loop()
+            except asyncio.CancelledError:
+                # by the application, which cancels all tasks when it is to stop
+                uncancel()
+                self.should_exit = True
 
     async def _send_heartbeats(self) -> None:
         while True:
@@ -120,8 +129,8 @@ class DrainingServer(Server):
         for server in self.servers:
             for listener in server.sockets:
                 loop.remove_reader(listener.fileno())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await pause(0)
+        await pause(0)
         for server in self.servers:
             server.close()
 
@@ -142,7 +151,7 @@ class DrainingServer(Server):
                 idle[connection] = 0.0 if is_busy(connection) else idle.get(connection, 0.0) + passed
                 if idle[connection] > self._idle_timeout:
                     connection.shutdown()
-            await asyncio.sleep(TICK)
+            await pause(TICK)
 
     async def _accept_queued(self) -> None:
         """Accepts queued connections, which would be reset when the last process closes the sockets."""
@@ -153,7 +162,7 @@ class DrainingServer(Server):
                 waiting.register(listener.fileno(), select.POLLIN)
         end = loop.time() + QUEUE_TIMEOUT
         while waiting.poll(0) and loop.time() < end and not self.force_exit:
-            await asyncio.sleep(0.001)
+            await pause(0.001)
 
     async def _end_websockets(self) -> None:
         """Closes the remaining WebSockets, and aborts those whose clients don't read, as their output never drains."""
@@ -163,10 +172,25 @@ class DrainingServer(Server):
         loop = asyncio.get_running_loop()
         end = loop.time() + CLOSE_TIMEOUT
         while left & self.server_state.connections and loop.time() < end:
-            await asyncio.sleep(TICK)
+            await pause(TICK)
         for connection in left & self.server_state.connections:
             connection.transport.abort()
         await asyncio.sleep(0)
+
+
+def uncancel() -> None:
+    """Ignores the current task's cancellation."""
+    task = asyncio.current_task()
+    while task is not None and task.uncancel():
+        pass
+
+
+async def pause(seconds: float) -> None:
+    """Sleeps, at most for `seconds`: a drain goes on even if the application cancels all tasks."""
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        uncancel()
 
 
 def had_request(connection: Any) -> bool:

@@ -23,7 +23,7 @@ from uvicorn_worker import UvicornWorker
 
 from gunicorn_handover import forks, internals, metrics, priority, warmup
 from gunicorn_handover.asgi import ServedApplication
-from gunicorn_handover.board import Board, State
+from gunicorn_handover.board import Board, State, describe
 from gunicorn_handover.server import DrainingServer
 
 BOOT_ERROR = Arbiter.WORKER_BOOT_ERROR
@@ -48,11 +48,16 @@ class HandoverWorker(UvicornWorker):
         finally:
             os.umask(umask)  # if Gunicorn can't create the worker's file, it leaves another one
         self.board = Board()
+        self._record_heartbeat()
+        # Gunicorn's file fails with its file system, and begins with the wall clock's time
+        self.tmp.notify = self._record_heartbeat
+        self.tmp.last_update = lambda: self.board.last_heartbeat
         # Used only by the master.
         self.generation = 0
         self.release: str | None = None
         self.since = time.time()
         self.forked_at = time.monotonic()
+        self.admission_began: float | None = None
         self.admitted_at: float | None = None
         self.retired_at: float | None = None
         self.killed = False
@@ -67,6 +72,9 @@ class HandoverWorker(UvicornWorker):
         self.config.http = self.cfg.handover_http
         # max_requests is checked in _heartbeat instead: the worker is to exit only once its replacement is ready
         self.config.limit_max_requests = None
+
+    def _record_heartbeat(self) -> None:
+        self.board.last_heartbeat = time.monotonic()
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -92,6 +100,11 @@ class HandoverWorker(UvicornWorker):
             self.log.exception("The application could not be started.")
             sys.exit(BOOT_ERROR)
 
+    def _connections(self) -> list[int]:
+        """The descriptors of accepted connections."""
+        transports = [connection.transport for connection in self._server.server_state.connections]
+        return [transport.get_extra_info("socket").fileno() for transport in transports]
+
     def load_wsgi(self) -> None:
         if self.cfg.handover_metrics_directory:
             metrics.prepare(self.cfg.handover_metrics_directory, self.log)
@@ -100,7 +113,7 @@ class HandoverWorker(UvicornWorker):
     def run(self) -> None:
         runner = asyncio.Runner(loop_factory=loop_factory(self.cfg.handover_loop))
         try:
-            runner.run(self._serve())
+            self._run_to_the_end(runner.get_loop())
         finally:
             self._close(runner)
             # the interpreter restores the default handlers when it exits: a request to reopen the logs would kill it
@@ -120,6 +133,18 @@ class HandoverWorker(UvicornWorker):
                 priority.set_slice(self.pid, 0)
         flush_files()
         gc.freeze()  # the interpreter's last collections took most of the time of an exit
+
+    def _run_to_the_end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Runs the server until it has drained, also if the application exits in a task or callback of its own."""
+        serving = loop.create_task(self._serve())
+        while True:
+            try:
+                return loop.run_until_complete(serving)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if serving.done() or self.board.state < State.READY:
+                    raise
+                self.log.error("Worker (pid:%s) drains, as the application raised %r", self.pid, error)
+                self._server.should_exit = True
 
     def _close(self, runner: asyncio.Runner) -> None:
         """Cancels the remaining tasks and closes the loop. If a task ignores its cancellation (also a warm-up request),
@@ -166,6 +191,7 @@ class HandoverWorker(UvicornWorker):
             websocket_grace=self.cfg.handover_websocket_grace,
             websocket_spread=self.cfg.handover_websocket_spread,
         )
+        forks.isolate_connections(self._connections)
         self._event_loop = asyncio.get_running_loop()
         self._event_loop.add_signal_handler(signal.SIGQUIT, self._server.quit)
         self._wrap_loop_handlers()
@@ -199,11 +225,13 @@ class HandoverWorker(UvicornWorker):
     def _on_ready(self) -> None:
         self.notify()  # from now on `timeout` applies, also to an event loop that is blocked before its next iteration
         self.log.restore_loggers()
-        self._server.private_sockets = self.board.private_sockets
         self.board.state = State.READY
         self.log.info("Worker (pid:%s) is ready", self.pid)
 
     def _on_drain(self) -> None:
+        # if only this worker is replaced, the others accept what is queued
+        last = self.board.service_stops or os.getppid() != self.ppid
+        self._server.private_sockets = self.board.private_sockets and last
         self.board.state = State.DRAINING
 
     def _wrap_stop_handlers(self) -> None:
@@ -316,11 +344,3 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
             return uvloop.new_event_loop
     return asyncio.new_event_loop
-
-
-def describe(error: BaseException) -> str:
-    """An error as one line."""
-    if isinstance(error, SystemExit):
-        return f"the application called sys.exit({error.code!r}) while it started"
-    detail = " ".join(str(error).split())
-    return f"{type(error).__name__}: {detail}" if detail else type(error).__name__

@@ -78,5 +78,5 @@ def test_long_failure_is_cut_between_characters(character: str) -> None:
     board = Board()
     board.record_failure(character * SIZE)
     assert set(board.failure) == {character}
-    assert SIZE - 16 < len(board.failure.encode()) <= SIZE
+    assert SIZE - 32 < len(board.failure.encode()) <= SIZE
     board.close()

@@ -890,8 +890,8 @@ def test_worker_that_exits_ends_its_own_process(machine: Master, monkeypatch: py
 def test_whatever_a_worker_raises_ends_only_itself(
     machine: Master, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    """Gunicorn's loop, which the worker is in as well, stops the service for some exceptions: it would tell its siblings
-    to exit, and remove the socket."""
+    """Gunicorn's loop, which the worker is in as well, stops the service for some exceptions: it would tell its
+    siblings to exit, and remove the socket."""
 
     def fork() -> int:
         machine.master.pid -= 1

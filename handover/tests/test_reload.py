@@ -100,7 +100,11 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         "    await send({'type': 'lifespan.startup.failed', 'message': 'Traceback\\nOSError: no database'})",
         "OSError: no database",
     ),
-    "exit in lifespan": ("", "async def lifespan(receive, send):\n    await receive()\n    raise SystemExit(4)", "sys.exit(4)"),
+    "exit in lifespan": (
+        "",
+        "async def lifespan(receive, send):\n    await receive()\n    raise SystemExit(4)",
+        "sys.exit(4)",
+    ),
     "interrupt at import": ("raise KeyboardInterrupt", "", "KeyboardInterrupt"),
     "lifespan hangs": (
         "",

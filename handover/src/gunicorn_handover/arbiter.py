@@ -42,7 +42,8 @@ LOAD_GRACE = 0.5  # seconds that a configuration may load before a pending signa
 MAX_CPU_WAIT = 3.0  # seconds that a low-priority boot may wait for a processor in total before its priority is restored
 WARMUP_GRACE = 2.0  # seconds that a warm-up gets to end by itself, after its timeout
 BOOT_GRACE = 2.0  # seconds that a boot gets to end by itself when its worker is to exit
-RENICE_WAIT = 5.0  # seconds that an admission waits for the session's niceness: any user can use up what the kernel accepts
+# Seconds that an admission waits for the session's niceness: any user can use up the changes that the kernel accepts.
+RENICE_WAIT = 5.0
 SILENT = 3.0  # seconds since a worker's last heartbeat, of which there are two per second, that mean that it may hang
 SUSPENDED = 3.0  # seconds between two looks at the heartbeats, which are a second apart, that mean a suspended process
 # what Gunicorn's stop() uses of the module `time`

@@ -18,7 +18,7 @@ import uvloop
 
 from application import application
 from gunicorn_handover import forks, metrics, priority, worker
-from gunicorn_handover.board import DrainReason, State
+from gunicorn_handover.board import DrainReason, State, describe
 from simulation import MASTER, PID, Life, Script, process_restored
 
 pytestmark = pytest.mark.versions
@@ -457,7 +457,7 @@ def test_error_is_a_failed_boot_only_until_the_worker_is_ready(
     with pytest.raises(BaseException) as raised:  # noqa: PT011
         one.worker.init_process()
     is_boot = state < State.READY
-    assert one.board.failure == (worker.describe(error) if is_boot else "")
+    assert one.board.failure == (describe(error) if is_boot else "")
     if is_boot and isinstance(error, Exception):
         assert isinstance(raised.value, SystemExit)
         assert raised.value.code == worker.BOOT_ERROR
@@ -636,4 +636,4 @@ def test_event_loop_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_error_is_described_in_one_line(error: BaseException, line: str) -> None:
-    assert worker.describe(error) == line
+    assert describe(error) == line

@@ -13,8 +13,9 @@ from gunicorn.errors import ConfigError
 import gunicorn_handover.settings  # noqa: F401  registers our settings with Gunicorn
 from gunicorn_handover import environment, internals
 from gunicorn_handover.arbiter import HandoverArbiter
+from gunicorn_handover.board import describe
 from gunicorn_handover.notify import Notifier
-from gunicorn_handover.worker import HandoverWorker, describe
+from gunicorn_handover.worker import HandoverWorker
 
 DEFAULTS: dict[str, Any] = {
     # Gunicorn setting: default in this package

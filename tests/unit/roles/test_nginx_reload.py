@@ -45,7 +45,9 @@ class Nginx:
         """Start it. `causes`: what its command `refuse` logs."""
         (self.root / "causes").write_text("".join(f"{cause}\n" for cause in causes))
         (self.root / "worker").write_text(WORKER)
-        self.process = subprocess.Popen(["bash", "-c", MASTER, "master", on_hup], cwd=self.root)
+        # a shell can't trap what it ignores at its start, as under nohup
+        command = ["env", "--default-signal=HUP,QUIT", "bash", "-c", MASTER, "master", on_hup]
+        self.process = subprocess.Popen(command, cwd=self.root)
         until(lambda: self.pid_file.exists() and self.accepting(), "no worker process")
 
     def accepting(self) -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
@@ -115,7 +116,8 @@ def test_host_that_no_longer_serves_the_release_is_reported(app: Application, se
 @pytest.mark.parametrize(
     ("host", "cause"),
     [
-        ("ansible_host=127.0.0.1 ansible_port=1", "Connection refused"),
+        # Ansible says the latter if ssh ends before it has got the module
+        ("ansible_host=127.0.0.1 ansible_port=1", "Connection refused|Data could not be sent to remote host"),
         ("ansible_connection=local ansible_python_interpreter=/gone/python", "/gone/python"),
     ],
 )
@@ -123,7 +125,7 @@ def test_unreachable_host_is_a_warning(app: Application, host: str, cause: str) 
     done = finish(app, host=host, run=RUN, keep=0, entry=ENTRY)
     assert done.changed == [0], done.output
     assert "app1: The change could not be finished here" in done.words
-    assert cause in done.words
+    assert re.search(cause, done.words)
     assert "playbooks/unlock.yml" in done.words
     assert "unreachable=0" in done.output
     assert "what it serves is unknown" in finish(app, "-v", host=host, run=RUN, serves="r3").words

@@ -399,7 +399,8 @@ def test_killed_controller_leaves_one_release_per_host(fleet: Fleet, source: Sou
     assert report()["most_beats"] == 1
 
 
-@pytest.mark.parametrize("killed", ["rollback", pytest.param("deploy", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("killed", ["rollback", "deploy"])
 def test_rollback_goes_no_further_than_the_change_that_was_killed_between_its_processes(
     fleet: Fleet, source: Source, killed: str
 ) -> None:
@@ -485,6 +486,7 @@ def test_name_moves_between_process_types_and_schedules(fleet: Fleet) -> None:
     assert host("app1").run("systemctl is-active shop-beat.timer").rc != 0
 
 
+@pytest.mark.long
 def test_process_that_has_ended_does_not_start_at_boot_after_its_type_moved(fleet: Fleet) -> None:
     (unit,) = (one.partition(":")[0] for one in running("app1", "beat"))
     host("app1").check_output(f"systemctl stop {unit}")
@@ -499,6 +501,7 @@ def test_process_that_has_ended_does_not_start_at_boot_after_its_type_moved(flee
     assert_all_run(fleet.release())
 
 
+@pytest.mark.long
 def test_release_without_a_program_of_its_commands_is_refused_before_the_migration(
     fleet: Fleet, source: Source
 ) -> None:

@@ -55,8 +55,14 @@ MANY_WORKERS = {
 }
 FOLDER = "/root/live-clients"
 EVENT = re.compile(r"\d+-\d+")
+ENDS = {"WebSocket 1012", "stream"}  # of the clients' connections
 # exits with 1 if no worker has logged a job that it doesn't know since a time (links.consumer)
 UNKNOWN = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'Parked task'"
+# what the server has logged, without requests, since a time
+LOGGED = """
+journalctl --sync; journalctl --no-pager --output=cat --since=@%s --unit 'links*.service' \\
+  --grep 'WORKER TIMEOUT|killing|was killed|exited with|timeout graceful|Exception in ASGI' | tail -n 40
+"""
 # each version has a job of its own, which no earlier one knows, and its web processes hand out no other
 JOBS = """
 for _number in range(1, VERSION + 1):
@@ -276,6 +282,9 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
         counted = clicks_counted() - before
         until(lambda: int(redis("LLEN test:ran")[0]) >= len(summary["jobs"]), "jobs are missing")
         unknown = {name: other(name).run(UNKNOWN, str(begin)).rc for name in APP_SERVERS}
+        if summary["closed"].keys() - ENDS:
+            for name in APP_SERVERS:
+                print(name, other(name).run(LOGGED, str(begin)).stdout)
     finally:
         FLEET.succeed("playbooks/rollback.yml", rollback_to=original, deploy_bake_seconds=0)
         FLEET.succeed("playbooks/configure.yml", deploy_bake_seconds=0)
@@ -292,7 +301,7 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
     assert busiest_second(restarts) <= 2 * WEBSOCKETS / SPREAD
     # the last workers may still be closing theirs, a few at a time
     assert summary["closed"]["WebSocket 1012"] > 0, summary["closed"]
-    assert summary["closed"].keys() <= {"WebSocket 1012", "stream"}, summary["closed"]
+    assert summary["closed"].keys() <= ENDS, summary["closed"]
     assert counted == summary["clicks"]
     assert edge(f"/api/links/{slug}").json()["clicks"] == summary["clicks"]
     # each job ran once, in a release that knows it

@@ -10,7 +10,6 @@ import pathlib
 import re
 import secrets
 import shlex
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -88,7 +87,7 @@ SERVICES = {
 }
 # the status of each page that needs no third party
 OTHERS = {"/": 200, "/api/links": 200, "/{slug}": 307, "/healthz": 200, "/readyz": 200}
-CLIENTS, ROUNDS = 10, 6
+CLIENTS, ROUNDS = 10, 3
 PAGES = ["GET /", "GET /api/links", "GET /{slug}", "GET /healthz", "GET /readyz", "POST /api/reports"]
 
 
@@ -240,28 +239,19 @@ def link_to_third_party(edge: Edge) -> str:
     return str(edge("/api/links", "POST", json={"url": url}).json()["slug"])
 
 
-def p99_of_others(edge: Edge, slug: str) -> float:
-    """Let several clients request the pages that need no third party, and return the 99th percentile in seconds.
+def visit_others(edge: Edge, slug: str) -> None:
+    """Let several clients request the pages that need no third party, so that they reach all workers."""
 
-    If one worker of ten is blocked, most clients reach it, so that more than 1 % of the requests wait for it.
-    """
-
-    def visit(_: int) -> list[float]:
-        seconds = []
+    def visit(_: int) -> None:
         for path, expected in [*OTHERS.items()] * ROUNDS:
-            began = time.monotonic()
             assert edge(path.format(slug=slug)).status_code == expected, path
-            seconds.append(time.monotonic() - began)
-        return seconds
 
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
-        found = [one for seconds in pool.map(visit, range(CLIENTS)) for one in seconds]
-    return statistics.quantiles(found, n=100)[-1]
+        list(pool.map(visit, range(CLIENTS)))
 
 
 def test_hanging_third_party_does_not_affect_other_pages(edge: Edge, third_party: ThirdParty) -> None:
     slug, fetches = link_to_third_party(edge), 12
-    usual = p99_of_others(edge, slug)
     with concurrent.futures.ThreadPoolExecutor(fetches) as pool:
         fetching = [pool.submit(edge, f"/api/links/{slug}/title") for _ in range(fetches)]
 
@@ -271,13 +261,11 @@ def test_hanging_third_party_does_not_affect_other_pages(edge: Edge, third_party
         try:
             until(settled, "not all titles are fetched or refused")
             hanging = [one for one in fetching if not one.done()]
-            meanwhile = p99_of_others(edge, slug)
-            # the site has answered none of them
+            visit_others(edge, slug)
+            # the site has answered none of them meanwhile: no visit has waited for one
             still = [one for one in hanging if not one.done()]
         finally:
             third_party.set("answer")
-    # generous, as the machine may be busy; requests to a blocked worker or an exhausted pool would take 50 s or more
-    assert meanwhile < max(3, 5 * usual), usual
     # at least as many as one worker fetches at the same time
     assert len(hanging) >= 4
     assert still == hanging

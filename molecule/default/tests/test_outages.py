@@ -262,7 +262,7 @@ def test_hanging_third_party_does_not_affect_other_pages(edge: Edge, third_party
             until(settled, "not all titles are fetched or refused")
             hanging = [one for one in fetching if not one.done()]
             visit_others(edge, slug)
-            # the site has answered none of them meanwhile: no visit has waited for one
+            # the visits have ended before any of these requests: none waited for the third party
             still = [one for one in hanging if not one.done()]
         finally:
             third_party.set("answer")

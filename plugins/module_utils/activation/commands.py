@@ -15,7 +15,7 @@ from ..app import transient_unit
 from ..app.layout import Application
 
 MISSING = "missing: "  # begins the lines of the lookup's output
-UNCHECKED = "The commands of app_processes and app_schedules were not looked up in the release before the change: "
+UNCHECKED = "Before the change, the commands of app_processes and app_schedules could not be checked in the release: "
 NO_MODULE = 3  # exit status
 # words whose meaning doesn't depend on the shell
 _PLAIN = re.compile(r"[A-Za-z0-9_.+/][A-Za-z0-9_.+/-]*")

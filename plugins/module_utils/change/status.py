@@ -160,7 +160,7 @@ def memory_mb(pid: int) -> int:
 def unserved(path: str, address: str, port: int, name: str) -> str:
     """Return why nginx doesn't serve the certificate of a PEM file at an address; empty if it does.
 
-    Also empty if the file can't be read, which `certificate` reports.
+    Also empty if the file can't be read, which `certificates.problem` reports.
     """
     try:
         first, end, _ = pathlib.Path(path).read_text(encoding="ascii").partition("-----END CERTIFICATE-----")

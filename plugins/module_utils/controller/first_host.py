@@ -23,10 +23,9 @@ class Host:
 
     asked: bool = False  # whether this run has read it from the host
     recorded: str = ""  # the first host as of the last successful change
-    runs: Sequence[str] = field(
-        default_factory=list
-    )  # settings of its process types and schedules that haven't stopped
-    starts_at_boot: Sequence[str] = field(default_factory=list)  # settings of those that start at boot
+    # settings of its process types and schedules: of those that haven't stopped, and of those that start at boot
+    runs: Sequence[str] = field(default_factory=list)
+    starts_at_boot: Sequence[str] = field(default_factory=list)
 
 
 def on_first_host(processes: Any, schedules: Any) -> list[str]:

@@ -84,6 +84,6 @@ def test_lookup_that_fails_is_a_warning_without_secrets(
         app.path("etc/systemd/system/links.service").unlink()
     assert "failed" not in stage(monkeypatch)
     warned = capsys.readouterr().err
-    assert "app_processes and app_schedules were not looked up in the release before the change: " in warned
+    assert "app_processes and app_schedules could not be checked in the release: " in warned
     assert "my-secret-token" not in warned
     assert ("links.service" if cause == "unit" else "Unknown assignment: X=") in warned

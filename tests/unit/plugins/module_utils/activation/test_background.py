@@ -1028,6 +1028,14 @@ def unit_files(app: layout.Application) -> list[str]:
     return sorted(path.name for path in app.path("etc/systemd/system").glob("links-cleanup*"))
 
 
+def methods(app: layout.Application, release: str, parts: tuple[str, ...]) -> dict[str, str]:
+    """Activate a release in parts, in the transaction t1. Return the method by which each change was made."""
+    results: dict[str, Any] = {}
+    for part in parts:
+        results |= activate(app, release, part=part, transaction="t1")
+    return {name: one["method"] for name, one in results.items()}
+
+
 @pytest.mark.parametrize("parts", [DEPLOY, ROLLBACK, ("all",)])
 @pytest.mark.parametrize("order", ["before_web", "after_web"])
 def test_name_moves_from_process_types_to_schedules(
@@ -1038,13 +1046,7 @@ def test_name_moves_from_process_types_to_schedules(
     assert unit_files(app) == ["links-cleanup@.service"]
     declare(app)
     schedule(app, cleanup=True)
-    results: dict[str, Any] = {}
-    for part in parts:
-        results |= activate(app, "bbbb", part=part, transaction="t1")
-    assert {name: one["method"] for name, one in results.items()} == {
-        "app_processes.cleanup": "stop",
-        "cleanup": "start",
-    }
+    assert methods(app, "bbbb", parts) == {"app_processes.cleanup": "stop", "cleanup": "start"}
     assert (timers.active(), active_timers(timers)) == ({}, {"cleanup.timer"})
     assert enabled(app) == {"cleanup.timer"}
     assert not list(app.instances.iterdir())
@@ -1066,13 +1068,7 @@ def test_name_moves_from_schedules_to_process_types(
     activate(app, "aaaa")
     schedule(app)
     declare(app, cleanup={"count": 1, "order": order})
-    results: dict[str, Any] = {}
-    for part in parts:
-        results |= activate(app, "bbbb", part=part, transaction="t1")
-    assert {name: one["method"] for name, one in results.items()} == {
-        "app_schedules.cleanup": "stop",
-        "cleanup": "start",
-    }
+    assert methods(app, "bbbb", parts) == {"app_schedules.cleanup": "stop", "cleanup": "start"}
     assert (timers.active(), active_timers(timers)) == ({"cleanup@1-1": "bbbb"}, set())
     assert enabled(app) == {"cleanup@1-1"}
     assert layout.release_at(app.instances / "cleanup-1-1") == "bbbb"

@@ -170,7 +170,7 @@ def test_lookup_that_fails_is_a_warning(app: layout.Application, monkeypatch: py
     result, started = rehearse(app, "bbbb", monkeypatch)
     assert started == ["links-rehearsal@bbbb.service"]
     result, (warning,) = rehearsal.reported(app, result)
-    assert "app_processes and app_schedules were not looked up" in warning
+    assert "app_processes and app_schedules could not be checked" in warning
     assert "Unknown assignment: X=1" in warning
 
 

@@ -174,11 +174,11 @@ class Life:
         self.signals: list[tuple[float, int, int]] = []  # that these got: time, pid and number
         self.log_file = root / "log"
         self.socket = root / "sock"
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.socket))
-        self._listener.listen(512)
-        self._listener.setblocking(False)
-        self.held = self._listener.dup()  # as by the service manager
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.socket))
+        self.listener.listen(512)
+        self.listener.setblocking(False)
+        self.held = self.listener.dup()  # as by the service manager
         self._loop: Loop | None = None
         self.act: Callable[[], Coroutine[Any, Any, None]]
         self.script: asyncio.Task[None] | None = None
@@ -188,7 +188,7 @@ class Life:
         defaults = {"errorlog": str(self.log_file), "handover_boot_nice": 0, "graceful_timeout": 10, "keepalive": 2}
         for name, value in {**defaults, **settings}.items():
             cfg.set(name, value)
-        sockets = [types.SimpleNamespace(sock=self._listener)]
+        sockets = [types.SimpleNamespace(sock=self.listener)]
         self.worker = Worker(1, MASTER, sockets, None, cfg.timeout, cfg, HandoverLogger(cfg))
         self.worker.pid = PID
         self.worker.wsgi = application
@@ -238,7 +238,7 @@ class Life:
         assert self.script.done(), "the worker exits before the script ends"
 
     def close(self) -> None:
-        self._listener.close()
+        self.listener.close()
         self.held.close()
         self.worker.tmp.close()
         if self._loop is not None and not self._loop.is_closed():

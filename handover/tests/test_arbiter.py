@@ -18,7 +18,7 @@ import gunicorn.arbiter
 import pytest
 from gunicorn.errors import HaltServer
 
-from gunicorn_handover import arbiter, forks, priority, status, worker
+from gunicorn_handover import accept, arbiter, forks, priority, status, worker
 from gunicorn_handover.board import DrainReason, State
 from gunicorn_handover.reload import KILL_WAIT, Reload
 from test_arbiter_random import Master
@@ -1063,3 +1063,18 @@ def logs_restored() -> Iterator[None]:
     finally:
         for log, handlers in zip(logs, before, strict=True):
             log.handlers = handlers
+
+
+def test_killed_worker_is_not_counted_among_those_that_accept(machine: Master) -> None:
+    """The others' mean would include its last number of connections."""
+    (pid, killed), (_, left) = sorted(machine.master.WORKERS.items())
+    counts = [accept.Connections(one.age) for one in (killed, left)]
+    for one in counts:
+        one.count(True)
+    for connection in range(100):
+        counts[1].add(connection)
+    assert counts[1].are_ahead()
+    machine.world.end(pid, signal.SIGKILL)
+    machine.loop()
+    assert not counts[1].are_ahead()
+    accept.forget(left.age)

@@ -333,7 +333,7 @@ def test_worker_accepts_from_private_socket_for_a_second(life: Create, suspended
 
 @pytest.mark.parametrize("quits", [False, True])
 def test_queue_that_stays_full_is_left_after_a_second(life: Create, quits: bool) -> None:
-    """asyncio stops accepting for a second when the process has no descriptor left."""
+    """A worker stops accepting for a second when the process has no descriptor left."""
     one = life(graceful_timeout=100)
     times: list[float] = []
     arrivals: list[Arrival] = []
@@ -341,7 +341,7 @@ def test_queue_that_stays_full_is_left_after_a_second(life: Create, quits: bool)
     async def script(one: Life) -> None:
         one.board.set_private_sockets()
         await one.ready()
-        asyncio.get_running_loop().remove_reader(one.server.servers[0].sockets[0].fileno())
+        asyncio.get_running_loop().remove_reader(one.listener)
         arrivals.append(Arrival(one))
         times.append(await one.drain(DrainReason.STOP))
         if quits:

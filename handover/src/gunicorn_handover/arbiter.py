@@ -24,7 +24,7 @@ from gunicorn.pidfile import Pidfile
 from gunicorn.sock import close_sockets
 from gunicorn.workers.workertmp import WorkerTmp
 
-from gunicorn_handover import forks, metrics, priority, resources, status
+from gunicorn_handover import accept, forks, metrics, priority, resources, status
 from gunicorn_handover.board import DrainReason, State, describe
 from gunicorn_handover.fingerprint import Fingerprint
 from gunicorn_handover.notify import Notifier
@@ -531,6 +531,7 @@ class HandoverArbiter(Arbiter):
         failure = worker.board.failure or how
         worker.tmp.close()
         worker.board.close()
+        accept.forget(worker.age)
         try:
             forks.kill(worker.pid)
         except OSError as error:  # no descriptor or memory is free

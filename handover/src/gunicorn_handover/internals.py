@@ -81,11 +81,13 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "uvicorn.config:Config.__init__": ("app", "http", "limit_max_requests", "timeout_graceful_shutdown", "loaded"),
     "uvicorn.config:Config.load": ("loaded_app",),
     "uvicorn.server:Server.__init__": ("server_state", "started", "should_exit", "force_exit"),
-    "uvicorn.server:Server.startup": ("servers", "lifespan"),
-    "uvicorn.server:Server.shutdown": ("servers", "timeout_graceful_shutdown", "connections", "shutdown"),
+    "uvicorn.server:Server.startup": ("lifespan",),
+    "uvicorn.server:Server.shutdown": ("timeout_graceful_shutdown", "connections", "shutdown"),
     "uvicorn.server:ServerState.__init__": ("connections", "total_requests"),
 }
 
+PROTOCOL_CLASSES = {"httptools": "HttpToolsProtocol", "h11": "H11Protocol"}
+PROTOCOL_PARAMETERS = ("self", "config", "server_state", "app_state", "_loop")
 PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
     # checked in the worker: the master imports no parser, so that a reload can replace its version
     name: {
@@ -93,7 +95,7 @@ PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
         f"uvicorn.protocols.http.{name}_impl:{protocol}.shutdown": ("cycle", "response_complete", "transport"),
         f"uvicorn.protocols.http.{name}_impl:RequestResponseCycle.__init__": ("response_complete",),
     }
-    for name, protocol in (("httptools", "HttpToolsProtocol"), ("h11", "H11Protocol"))
+    for name, protocol in PROTOCOL_CLASSES.items()
 }
 
 
@@ -121,9 +123,7 @@ def check_master(http: str) -> None:
                 f"{name} {version} is not supported by gunicorn_handover {__version__}. Install {_range(name)}."
             )
     for place, parameters in CALLABLES.items():
-        found = tuple(inspect.signature(_resolve(place)).parameters)
-        if found != parameters:
-            raise _changed(place, f"takes ({', '.join(found)}) instead of ({', '.join(parameters)})")
+        _check_parameters(place, parameters)
     _check_attributes(ATTRIBUTES)
     if importlib.util.find_spec(http) is None:
         raise UnsupportedError(
@@ -134,7 +134,14 @@ def check_master(http: str) -> None:
 def check_protocol(http: str) -> None:
     """Checks the protocol classes of the parser `http`, in the worker. Raises ImportError or UnsupportedError."""
     importlib.import_module(http)
+    _check_parameters(f"uvicorn.protocols.http.{http}_impl:{PROTOCOL_CLASSES[http]}.__init__", PROTOCOL_PARAMETERS)
     _check_attributes(PROTOCOLS[http])
+
+
+def _check_parameters(place: str, parameters: tuple[str, ...]) -> None:
+    found = tuple(inspect.signature(_resolve(place)).parameters)
+    if found != parameters:
+        raise _changed(place, f"takes ({', '.join(found)}) instead of ({', '.join(parameters)})")
 
 
 def _check_attributes(expected: dict[str, tuple[str, ...]]) -> None:

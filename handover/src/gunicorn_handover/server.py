@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -23,10 +22,10 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.server import HANDLED_SIGNALS, Server
 
+from gunicorn_handover.accept import Acceptor, Connections
 from gunicorn_handover.asgi import ServedApplication
 
 TICK = 0.05  # seconds between two checks of the connections
-SETTLE = 0.1  # seconds until a connection that was just accepted is registered
 QUEUE_TIMEOUT = 1.0  # seconds to accept queued connections, at most: new ones may keep arriving
 CLOSE_TIMEOUT = 0.5  # seconds to close connections whose clients don't read, after graceful_timeout
 
@@ -39,6 +38,7 @@ class DrainingServer(Server):
         config: Config,
         application: ServedApplication,
         *,
+        connections: Connections,
         on_ready: Callable[[], None],
         on_drain: Callable[[], None],
         heartbeat: Callable[[int], None],
@@ -51,6 +51,8 @@ class DrainingServer(Server):
         """`heartbeat` is called from the event loop with the number of requests served, so it stops if the
         loop hangs."""
         super().__init__(config)
+        self.server_state.connections = connections
+        self._connections = connections
         self._application = application
         self._on_ready = on_ready
         self._on_drain = on_drain
@@ -85,11 +87,26 @@ class DrainingServer(Server):
         self.should_exit = self.force_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        await super().startup(sockets=[])
         if self.started:
+            self._acceptor = Acceptor(sockets or [], self._create_protocol, self._connections, self.config.ssl)
+            self._acceptor.start()
             # tasks are kept, as the loop has only weak references; its end cancels them
             self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
             self._on_ready()
+
+    def _create_protocol(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        connection: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return connection
+
+    def descriptors(self) -> list[int]:
+        """The descriptors of all connections."""
+        transports = [connection.transport for connection in self._connections]
+        open_ = [transport.get_extra_info("socket").fileno() for transport in transports]
+        return [*open_, *self._acceptor.descriptors()] if self.started else open_
 
     async def main_loop(self) -> None:
         while True:
@@ -114,26 +131,18 @@ class DrainingServer(Server):
         if not self.force_exit:
             await self._drain(deadline)
             await self._end_websockets()
+        self._acceptor.close()
+        self._acceptor.abort()
         # Uvicorn does the rest: it cancels requests past their timeout, then runs the lifespan shutdown.
         # The timeout may be a float, whatever its annotation says.
         self.config.timeout_graceful_shutdown = max(deadline - loop.time(), TICK)  # type: ignore[assignment]
-        # server.close() has closed the sockets; Uvicorn would close them again
         await super().shutdown(sockets=None)
 
     async def _drain(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
         if self.private_sockets:
             await self._accept_queued()
-        # asyncio sets up a connection some iterations of the loop after accepting it, and drops it if its server is
-        # closed by then: so stop accepting first and close later. uvloop does both at once, and ignores this.
-        for server in self.servers:
-            for listener in server.sockets:
-                loop.remove_reader(listener.fileno())
-        await pause(0)
-        await pause(0)
-        for server in self.servers:
-            server.close()
-
+        self._acceptor.close()
         began = loop.time()
         websockets_end = began + self._websocket_grace
         idle: dict[Any, float] = {}
@@ -145,7 +154,9 @@ class DrainingServer(Server):
                 spread = min(self._websocket_spread, deadline - now - CLOSE_TIMEOUT)
                 self._restart_task = asyncio.create_task(self._application.restart_websockets(spread))
             connections = list(self.server_state.connections)
-            if not connections and now - began >= SETTLE:
+            # a TLS client may never complete its handshake
+            begins = self._acceptor.is_beginning and now - began <= self._idle_timeout
+            if not connections and not begins:
                 break
             for connection in connections:
                 idle[connection] = 0.0 if is_busy(connection) else idle.get(connection, 0.0) + passed
@@ -156,12 +167,9 @@ class DrainingServer(Server):
     async def _accept_queued(self) -> None:
         """Accepts queued connections, which would be reset when the last process closes the sockets."""
         loop = asyncio.get_running_loop()
-        waiting = select.poll()
-        for server in self.servers:
-            for listener in server.sockets:
-                waiting.register(listener.fileno(), select.POLLIN)
         end = loop.time() + QUEUE_TIMEOUT
-        while waiting.poll(0) and loop.time() < end and not self.force_exit:
+        self._acceptor.is_greedy = True
+        while self._acceptor.has_queued() and loop.time() < end and not self.force_exit:
             await pause(0.001)
 
     async def _end_websockets(self) -> None:

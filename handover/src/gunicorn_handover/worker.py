@@ -22,6 +22,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from uvicorn_worker import UvicornWorker
 
 from gunicorn_handover import forks, internals, metrics, priority, warmup
+from gunicorn_handover.accept import Connections
 from gunicorn_handover.asgi import ServedApplication
 from gunicorn_handover.board import Board, State, describe
 from gunicorn_handover.server import DrainingServer
@@ -100,11 +101,6 @@ class HandoverWorker(UvicornWorker):
             self.log.exception("The application could not be started.")
             sys.exit(BOOT_ERROR)
 
-    def _connections(self) -> list[int]:
-        """The descriptors of accepted connections."""
-        transports = [connection.transport for connection in self._server.server_state.connections]
-        return [transport.get_extra_info("socket").fileno() for transport in transports]
-
     def load_wsgi(self) -> None:
         if self.cfg.handover_metrics_directory:
             metrics.prepare(self.cfg.handover_metrics_directory, self.log)
@@ -182,6 +178,7 @@ class HandoverWorker(UvicornWorker):
         self._server = DrainingServer(
             config,
             application,
+            connections=Connections(self.age),
             on_ready=self._on_ready,
             on_drain=self._on_drain,
             heartbeat=self._heartbeat,
@@ -191,7 +188,7 @@ class HandoverWorker(UvicornWorker):
             websocket_grace=self.cfg.handover_websocket_grace,
             websocket_spread=self.cfg.handover_websocket_spread,
         )
-        forks.isolate_connections(self._connections)
+        forks.isolate_connections(self._server.descriptors)
         self._event_loop = asyncio.get_running_loop()
         self._event_loop.add_signal_handler(signal.SIGQUIT, self._server.quit)
         self._wrap_loop_handlers()

@@ -58,10 +58,11 @@ EVENT = re.compile(r"\d+-\d+")
 ENDS = {"WebSocket 1012", "stream"}  # of the clients' connections
 # exits with 1 if no worker has logged a job that it doesn't know since a time (links.consumer)
 UNKNOWN = "journalctl --sync; journalctl --no-pager --since=@%s --unit 'links-worker@*' --grep 'Parked task'"
-# what the server has logged, without requests, since a time
+# what the servers have logged, without requests, since a time
 LOGGED = """
-journalctl --sync; journalctl --no-pager --output=cat --since=@%s --unit 'links*.service' \\
-  --grep 'WORKER TIMEOUT|killing|was killed|exited with|timeout graceful|Exception in ASGI' | tail -n 40
+journalctl --sync; journalctl --no-pager --output=short-precise --since=@%s --unit 'links*.service' --unit nginx \\
+  --grep 'worker timeout|kill|exited with|timed out|timeout graceful|exception|failed|reload|stopped' | tail -n 60
+tail -n 60 /var/log/nginx/error.log
 """
 # each version has a job of its own, which no earlier one knows, and its web processes hand out no other
 JOBS = """
@@ -283,7 +284,7 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
         until(lambda: int(redis("LLEN test:ran")[0]) >= len(summary["jobs"]), "jobs are missing")
         unknown = {name: other(name).run(UNKNOWN, str(begin)).rc for name in APP_SERVERS}
         if summary["closed"].keys() - ENDS:
-            for name in APP_SERVERS:
+            for name in (*APP_SERVERS, "edge1"):
                 print(name, other(name).run(LOGGED, str(begin)).stdout)
     finally:
         FLEET.succeed("playbooks/rollback.yml", rollback_to=original, deploy_bake_seconds=0)

@@ -34,6 +34,8 @@ class Specification:
     name: str
     ca_file: str
     slug: str
+    # the event before the first one
+    after: str
     websockets: int
     streams: int
     click_rate: float
@@ -47,14 +49,12 @@ class Watcher:
     """The events that one client received, by their ids."""
 
     number: int
+    # the last event, or the one before the first
+    after: str
     ids: list[str] = dataclasses.field(default_factory=list)
     # events whose ids the server no longer has
     gaps: int = 0
     complete: bool = False
-
-    @property
-    def after(self) -> str:
-        return self.ids[-1] if self.ids else "0-0"
 
 
 class Clients:
@@ -82,7 +82,7 @@ class Clients:
 
     async def run(self) -> dict[str, Any]:
         spec = self._spec
-        watchers = [Watcher(number) for number in range(spec.websockets + spec.streams)]
+        watchers = [Watcher(number, spec.after) for number in range(spec.websockets + spec.streams)]
         async with asyncio.TaskGroup() as tasks:
             for watcher in watchers:
                 watch = self._watch_websocket if watcher.number < spec.websockets else self._watch_stream
@@ -179,7 +179,8 @@ class Clients:
         if event["slug"] is None:
             watcher.gaps += 1
             return
-        watcher.ids.append(event["id"])
+        watcher.after = event["id"]
+        watcher.ids.append(watcher.after)
         last = self._last_click
         watcher.complete = bool(last) and event["slug"] == self._spec.slug and event["clicks"] >= last
 

@@ -15,6 +15,7 @@ import pathlib
 import re
 import time
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Any
 
 from ..app import layout
@@ -284,29 +285,34 @@ class Background:
                 break
             time.sleep(POLL_SECONDS)
         if self.process.check:
-            self._check(since)
+            self._check_all(since)
 
     def _require_up(self, since: float) -> None:
         if why := not_up(self.app, self.process.name, self.started, since):
             raise ActivationError(why)
 
-    def _check(self, since: float) -> None:
-        """Run the type's check until it succeeds: a process that has just started may not respond yet."""
-        unit = f"{self.app.name}-{self.process.name}-check@{name_of(self.started[0])}.service"
+    def _check_all(self, since: float) -> None:
+        """Run the type's check for each new process: as many at a time as there are cores, in one time limit."""
         end = time.monotonic() + CHECK_SECONDS
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            # a failure cancels those that haven't begun
+            list(pool.map(lambda unit: self._check(unit, since, end), self.started))
+        self._require_up(since)
+
+    def _check(self, unit: str, since: float, end: float) -> None:
+        """Run the check of a process until it succeeds: one that has just started may not respond yet."""
+        check = f"{self.app.name}-{self.process.name}-check@{name_of(unit)}.service"
         while True:
             try:
-                systemd.change("start", unit, max(1.0, end - time.monotonic()))
+                return systemd.change("start", check, max(1.0, end - time.monotonic()))
             except systemd.UnitError as error:
                 self._require_up(since)
                 if time.monotonic() >= end:
                     raise ActivationError(
-                        f"the check of {self.process.name} (app_processes) fails. It logged last:\n{error}"
+                        f"the check of {unit} ({self.process.setting}.check) did not succeed within {CHECK_SECONDS} s, "
+                        f"the limit for all new processes of the type. It logged last:\n{error}"
                     ) from None
                 time.sleep(1)
-            else:
-                self._require_up(since)
-                return
 
     def unproven(self) -> str:
         """Return why its processes aren't proven to run the wanted release; empty if they are."""

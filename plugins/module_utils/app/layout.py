@@ -18,7 +18,7 @@ STRATEGIES = ("overlap", "replace")  # of background processes
 PARTS = {"before_web": "before_web", "after_web": "web"}  # the part of an activation, by the order
 TIMER = "timer"  # strategy of a scheduled command
 STOP_MARGIN = 30  # seconds beyond stop_timeout by which systemd has killed processes that didn't end
-CHECK_SECONDS = 60  # time limit for a background process type's check to succeed
+CHECK_SECONDS = 60  # time limit for a background process type's check to succeed for all new processes
 PROCESS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -39,7 +39,7 @@ class ProcessType:
     count: int = 0  # processes on this host
     settle_seconds: float = 0  # seconds that they must stay up to be proven
     stop_timeout: float = 0  # seconds that they have to stop
-    check: bool = False  # whether a command checks that they work
+    check: bool = False  # whether a command checks that each works
     declared: bool = True  # false if it is no longer in the settings
 
     @property

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ from ansible_collections.baton.web.plugins.module_utils.activation import (
 )
 from ansible_collections.baton.web.plugins.module_utils.app import layout
 from ansible_collections.baton.web.plugins.module_utils.host import mapped, systemd
+
+from tests.support.clock import Clock
 
 WORKER = {"count": 2, "strategy": "overlap", "order": "before_web", "settle_seconds": 0, "stop_timeout": 9}
 WANTS = "etc/systemd/system/multi-user.target.wants"
@@ -288,8 +291,10 @@ def test_crashed_host_starts_old_processes_until_new_ones_are_proven(
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     monkeypatch.setattr(systemd, "change", changed)
     activate(app, "bbbb")
-    starts = ["start worker@2-1", "start worker@2-2", "start worker-check@2-1"]
-    steps = ["stop", *starts] if strategy == "replace" else [*starts, "stop"]
+    starts, checks = ["start worker@2-1", "start worker@2-2"], ["start worker-check@2-1", "start worker-check@2-2"]
+    steps = ["stop", *starts, *checks] if strategy == "replace" else [*starts, *checks, "stop"]
+    first = steps.index(checks[0])
+    seen[first : first + 2] = sorted(seen[first : first + 2])  # they run at the same time
     assert [step for step, _ in seen] == steps
     new = {"worker@2-1", "worker@2-2"}
     assert enabled(app) == new
@@ -331,12 +336,12 @@ def test_crash_while_units_are_enabled_leaves_as_many(app: layout.Application, m
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "replace"])
-@pytest.mark.parametrize("fault", ["ends at once", "is refused", "fails its check"])
+@pytest.mark.parametrize("fault", ["ends at once", "is refused", "1 fails its check", "2 fails its check"])
 def test_failed_process_keeps_the_old_ones(
     app: layout.Application, units: Units, strategy: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "CHECK_SECONDS", 0)
-    declare(app, worker={"strategy": strategy, "check": fault == "fails its check"})
+    declare(app, worker={"strategy": strategy, "check": fault.endswith("check")})
     activate(app, "aaaa")
     before = units.active()
     if fault == "ends at once":
@@ -344,12 +349,15 @@ def test_failed_process_keeps_the_old_ones(
     elif fault == "is refused":
         units.refuses = lambda unit: "@2-2" in unit
     else:
-        units.refuses = lambda unit: "-check@2-1" in unit
+        units.refuses = lambda unit: f"-check@2-{fault[0]}" in unit
     with pytest.raises(layout.ActivationError) as caught:
         activate(app, "bbbb")
     assert "worker" in str(caught.value)
     assert "Release aaaa serves, as before." in str(caught.value)
     assert ("the log of links-worker@2-1.service" in str(caught.value)) == (fault == "ends at once")
+    if fault.endswith("check"):
+        culprit = f"the check of links-worker@2-{fault[0]}.service (app_processes.worker.check) did not succeed"
+        assert culprit in str(caught.value)
     after = units.active()
     assert set(after.values()) == {"aaaa"}
     assert len(after) == 2
@@ -358,6 +366,64 @@ def test_failed_process_keeps_the_old_ones(
     assert layout.current(app) == "aaaa"
     # the activation left nothing to do
     assert activate(app, "aaaa") == {} or strategy == "replace"
+
+
+def test_check_runs_for_each_new_process_as_many_at_a_time_as_there_are_cores(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    declare(app, worker={"count": 6, "check": True})
+    start, both, running, most = units.change, threading.Barrier(2), [], []
+
+    def change(verb: str, unit: str, timeout: float) -> None:
+        start(verb, unit, timeout)
+        if "-check@" in unit:
+            running.append(unit)
+            both.wait(600)  # raises an error if they ran one after another
+            most.append(len(running))
+            running.remove(unit)
+
+    monkeypatch.setattr(systemd, "change", change)
+    activate(app, "aaaa")
+    assert sorted(units.log[6:]) == [f"start worker-check@1-{number}" for number in range(1, 7)]
+    assert max(most) == 2
+    # a rehearsal starts only one
+    monkeypatch.setattr(systemd, "change", start)
+    units.log.clear()
+    (process,) = [process for process in app.processes if process.name == "worker"]
+    background.Background(app, process, "bbbb", 9).rehearse()
+    assert units.log == ["start worker@2-1", "start worker-check@2-1", "stop worker@2-1"]
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_check_that_fails_is_repeated_until_the_limit_of_all_has_passed(
+    app: layout.Application, units: Units, monkeypatch: pytest.MonkeyPatch, recovers: bool
+) -> None:
+    monkeypatch.setattr(background, "time", Clock())
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    declare(app, worker={"check": True})
+    attempts: collections.Counter[str] = collections.Counter()
+    limits: list[float] = []
+    start = units.change
+
+    def change(verb: str, unit: str, timeout: float) -> None:
+        start(verb, unit, timeout)
+        if "-check@" in unit:
+            attempts[short(unit)] += 1
+            limits.append(timeout)
+            if not (recovers and attempts[short(unit)] == 3):
+                raise systemd.UnitError("not yet")
+
+    monkeypatch.setattr(systemd, "change", change)
+    if recovers:
+        activate(app, "aaaa")
+        assert attempts == {"worker-check@1-1": 3, "worker-check@1-2": 3}
+    else:
+        with pytest.raises(layout.ActivationError, match=r"worker@1-1\.service .*not succeed within 60 s.*\nnot yet"):
+            activate(app, "aaaa")
+        assert attempts["worker-check@1-1"] == 61
+    # the second one's turn comes later
+    assert limits[:4] == ([60, 59, 58, 58] if recovers else [60, 59, 58, 57])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 SIGNAL_SECONDS = 30.0  # in which systemd sends a signal, also on a busy host
 MAX_ENDS = 100  # instances that one call of `ends` looks up
 RUNNING_STATES = ("active", "reloading", "activating")
-PROPERTIES = ("Id", "ActiveState", "SubState", "NRestarts", "MemoryCurrent", "MainPID", "Result")
+PROPERTIES = ("Id", "ActiveState", "SubState", "NRestarts", "MemoryCurrent", "MainPID", "Result", "ControlGroup")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Instance:
     release: str | None
     pid: int = 0  # of the main process; 0 if there is none
     result: str = ""  # systemd's Result=; `timeout` means killed after stop_timeout
+    group: str = ""  # its control group
 
     @property
     def running(self) -> bool:
@@ -78,6 +79,7 @@ def instances(app: Application, process: str) -> list[Instance]:
                 release=layout.release_at(app.instances / f"{process}-{name}"),
                 pid=int(unit.get("MainPID") or 0),
                 result=unit.get("Result", ""),
+                group=unit.get("ControlGroup", ""),
             )
         )
     return sorted(found, key=lambda one: [int(part) if part.isdigit() else 0 for part in name_of(one.unit).split("-")])
@@ -192,7 +194,7 @@ class Background:
             and len(generations) == 1
             and {one.release for one in working} == {self.wanted.release}
             and digests.recorded(self.app, self.process.name) == self.wanted
-            and not any(mapped.replaced(one.unit, str(self.app.root)) for one in working)
+            and not any(mapped.replaced_in(one.group, str(self.app.root)) for one in working)
         )
         if as_wanted and not restart_workers:
             return "none"

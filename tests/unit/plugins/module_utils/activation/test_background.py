@@ -53,14 +53,12 @@ class Units:
         done = subprocess.CompletedProcess([verb], 0, "", "")
         units = [word for word in words if not word.startswith("--")]
         if verb == "show":
-            blocks = [
-                f"Id={unit}\nActiveState={state}\nSubState=x\nMainPID={self.pids[unit]}\n"
-                f"NRestarts={self.restarts.get(unit, 0)}\n"
-                f"Result=success\nMemoryCurrent={2**20}\n"
+            asked = next(word.removeprefix("--property=") for word in words if word.startswith("--property="))
+            done.stdout = "\n".join(
+                "".join(f"{name}={self.properties(unit)[name]}\n" for name in asked.split(","))
                 for unit, state in self.states.items()
                 if any(fnmatch.fnmatch(unit, one) for one in units) and state != "inactive"
-            ]
-            done.stdout = "\n".join(blocks)
+            )
         elif verb == "daemon-reload":
             self.reloaded()
         elif verb == "stop":
@@ -72,6 +70,18 @@ class Units:
         elif verb == "reset-failed":
             self.states |= {unit: "inactive" for unit in units if self.states.get(unit) == "failed"}
         return done
+
+    def properties(self, unit: str) -> dict[str, Any]:
+        return {
+            "Id": unit,
+            "ActiveState": self.states[unit],
+            "SubState": "x",
+            "NRestarts": self.restarts.get(unit, 0),
+            "MemoryCurrent": 2**20,
+            "MainPID": self.pids[unit],
+            "Result": "success",
+            "ControlGroup": f"/{unit}",
+        }
 
     def change(self, verb: str, unit: str, _timeout: float) -> None:
         self.log.append(f"{verb} {short(unit)}")
@@ -452,7 +462,9 @@ def test_processes_with_replaced_libraries_start_a_new_generation(
     declare(app, worker={})
     activate(app, "aaaa")
     outdated = "links-worker@1-2.service"
-    monkeypatch.setattr(mapped, "replaced", lambda unit, _root: ["/usr/lib/libssl.so"] if unit == outdated else [])
+    monkeypatch.setattr(
+        mapped, "replaced_in", lambda group, _root: ["/usr/lib/libssl.so"] if group == f"/{outdated}" else []
+    )
     activate(app, "aaaa")
     assert {unit.partition("-")[0] for unit in units.active()} == {"worker@2"}
     assert activate(app, "aaaa") == {}

@@ -1,4 +1,4 @@
-"""Look up the programs that the commands of process types and schedules begin with, before anything is touched.
+"""Look up the programs that the commands of process types and schedules run first, before anything is touched.
 
 Without it, a misspelt command would be found only when it runs: for a type with `replace` after its old processes have
 ended, for a schedule at its time.
@@ -19,7 +19,19 @@ UNCHECKED = "Before the change, the commands of app_processes and app_schedules 
 NO_MODULE = 3  # exit status
 # words whose meaning doesn't depend on the shell
 _PLAIN = re.compile(r"[A-Za-z0-9_.+/][A-Za-z0-9_.+/-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*=(?s:.*)"
+# what may stand before a shell's program, and between each of these programs and the one that it executes; after other
+# options, a word may be an option's value
+_SHELL = re.compile(rf"exec|{_VARIABLE}")
+_WRAPPERS = {
+    "env": re.compile(_VARIABLE),
+    "nice": re.compile(r"-n|(-n)?-?[0-9]+"),
+    "nohup": re.compile(r"(?!)"),
+    "stdbuf": re.compile(r"-[ioe](L|[0-9]+)"),
+    "timeout": re.compile(r"[0-9.]+[smhd]?"),
+}
+# variables that determine what is found
+_SEARCHED = re.compile(r"(PATH|PYTHONPATH|PYTHONHOME)=")
 _PYTHON = re.compile(r"python(3(\.[0-9]+)?)?")
 _PYTHON_FLAGS = re.compile(r"-[bBdEIOqsSuv]+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -39,9 +51,9 @@ class LookupFailedError(Exception):
 
 
 def programs(command: str) -> list[tuple[str, str]]:
-    """Return what a shell command runs first: a `program`, and the `module` or `file` that Python runs.
+    """Return what a shell command runs first: each `program`, and the `module` or `file` that Python runs.
 
-    Leaves out what can't be told without running the command.
+    There are several programs if they execute one another. Leaves out what can't be told without running the command.
     """
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, ""
@@ -49,19 +61,26 @@ def programs(command: str) -> list[tuple[str, str]]:
         words = list(lexer)
     except ValueError:  # a quote isn't closed
         return []
-    while words and (words[0] == "exec" or _VARIABLE.match(words[0])):
-        del words[0]
-    if not words or not _is_lasting(words[0]):
-        return []
-    found = [("program", words[0])]
-    if _PYTHON.fullmatch(words[0].rpartition("/")[2]):
-        rest = words[1:]
-        while rest and _PYTHON_FLAGS.fullmatch(rest[0]):
-            del rest[0]
-        if rest[:1] == ["-m"]:
-            found += [("module", word) for word in rest[1:2] if _MODULE.fullmatch(word)]
+    found: list[tuple[str, str]] = []
+    before: re.Pattern[str] | None = _SHELL
+    while before:
+        while words and before.fullmatch(words[0]):
+            if _SEARCHED.match(words.pop(0)):
+                return found
+        if not words or not _is_lasting(words[0]):
+            return found
+        found.append(("program", words.pop(0)))
+        name = found[-1][1].rpartition("/")[2]
+        before = _WRAPPERS.get(name)
+    if name in ("sh", "bash") and words[:1] == ["-c"]:
+        found += programs("".join(words[1:2]))
+    if _PYTHON.fullmatch(name):
+        while words and _PYTHON_FLAGS.fullmatch(words[0]):
+            del words[0]
+        if words[:1] == ["-m"]:
+            found += [("module", word) for word in words[1:2] if _MODULE.fullmatch(word)]
         else:
-            found += [("file", word) for word in rest[:1] if _is_lasting(word)]
+            found += [("file", word) for word in words[:1] if _is_lasting(word)]
     return found
 
 
@@ -87,11 +106,11 @@ def script(commands: dict[str, str]) -> str:
 
 
 def _lookups(setting: str, command: str) -> Iterator[str]:
-    found = programs(command)
-    python = found[0][1] if found else ""
-    for kind, word in found:
+    python = ""
+    for kind, word in programs(command):
         report = f"echo {shlex.quote(f'{MISSING}{setting} {kind} {word}')}"
         if kind == "program":
+            python = word
             yield f"command -v {word} >/dev/null || {report}"
         elif kind == "file":
             yield f"test -e {word} || {report}"

@@ -29,7 +29,9 @@ RETURN = r"""
 entries: {description: "The last lines, oldest first.", returned: success, type: list}
 current: {description: The current release., returned: success, type: str}
 unfinished:
-  description: Process types that run another release than the current one since a change was interrupted.
+  description: >-
+    Process types that an interrupted change left unlike those of the current release: with another release, removed, or
+    not started yet.
   returned: success
   type: list
 candidates: {description: "Possible releases for a rollback, best first.", returned: success, type: list}

@@ -232,9 +232,10 @@ class Activation:
 
     def _record(self) -> None:
         """Record the active release and keep a copy of its configuration. On a full disk, neither is changed."""
-        declared = {process.name for process in self.app.processes if process.declared}
+        # types that the other part of a change will remove stay, so that an interrupted change is known
+        names = {one.name for one in self.app.processes if one.declared or one.name not in self.changes}
         wanted = {**digests.all_recorded(self.app), **{name: change.wanted for name, change in self.changes.items()}}
-        processes = {name: dataclasses.asdict(one) for name, one in wanted.items() if name in declared}
+        processes = {name: dataclasses.asdict(one) for name, one in wanted.items() if name in names}
         if WEB not in self.changes:
             self._record_background(processes)
             return
@@ -277,7 +278,7 @@ class Activation:
 
     def _record_background(self, processes: dict[str, Any]) -> None:
         """Record only the background processes: the rest of the configuration isn't known to serve yet."""
-        record = {**layout.read_json_or_empty(self.app.record), "processes": processes, "commands": self._commands()}
+        record = {**layout.read_json_or_empty(self.app.record), "processes": processes}
         record.pop("digests", None)  # records of versions without process types have it
         with atomic_file.replacing(self.app.record, json.dumps(record, indent=1) + "\n", mode=0o600):
             if self.app.kept.exists():

@@ -214,7 +214,7 @@ def _look_up_commands(app: layout.Application, release: str, timeout: float) -> 
 def _rehearse_background(app: layout.Application, release: str, changes: list[activation.ProcessChange]) -> bool:
     """Start one process of each type that may overlap with other releases' processes. Returns whether any started."""
     # an older release's process would take jobs of the running ones that it doesn't understand; it was proven before
-    if (release != layout.current(app) or layout.unfinished(app)) and release in layout.served(app):
+    if (release != layout.current(app) or layout.with_another_release(app)) and release in layout.served(app):
         return False
     found = [change for change in changes if isinstance(change, background.Background)]
     trials = [change for change in found if change.process.strategy == "overlap"]

@@ -229,7 +229,7 @@ class Application:
         new = {one.part for one in found if one.strategy == "replace" and one.name not in activated}
         removed = []
         for name in gone:
-            about = self._settings_before(name)
+            about = self.settings_before(name)
             strategy = "replace" if about.get("strategy") == "replace" else "overlap"
             # at the same time as the type that may replace it: its processes don't know the new release's jobs
             part = PARTS.get(str(about.get("order")), "")
@@ -240,7 +240,7 @@ class Application:
         first = [one for one in removed if one.strategy == "replace"]
         return [*first, *found, *(one for one in removed if one not in first)]
 
-    def _settings_before(self, process: str) -> Mapping[str, Any]:
+    def settings_before(self, process: str) -> Mapping[str, Any]:
         """Return the settings of a background process type as of the last activation that had it; empty if unknown."""
         # after the web processes of a rollback, only the snapshot still has it
         for kept in (self.kept, self.before / "kept"):
@@ -261,7 +261,7 @@ class Application:
 
     def _activated(self) -> set[str]:
         """Return the names of background process types and schedules that were activated here and may run."""
-        names = set(untrusted.mapping(read_json_or_empty(self.record).get("processes"))) - {WEB}
+        names = set(_recorded_processes(self)) - {WEB}
         with contextlib.suppress(OSError):
             names |= {path.name.split("-")[0] for path in self.instances.iterdir() if not path.name.startswith(".")}
         return {name for name in names if PROCESS_NAME.fullmatch(name)}
@@ -360,21 +360,36 @@ def served_in(record: pathlib.Path) -> list[str]:
 
 
 def unfinished(app: Application) -> list[str]:
-    """Return the process types that run another release than the current one since a change was interrupted; sorted.
+    """Return the process types that an interrupted change has replaced or removed, or left as they were; sorted.
 
     Empty if the current release has never served here: then the interrupted change was to activate it.
     """
     release = current(app)
     if release not in served(app):
         return []
-    declared = app.declared
-    # a type without processes on this host keeps the release that was recorded first
+    settings = (setting.split(".", 1) for setting in recorded_commands(app).get(release, {}))
+    lacking = {name for kind, name in settings if kind == "app_processes"} - set(_recorded_processes(app))
+    return sorted({*with_another_release(app), *(name for name in lacking if _runs(app, name))})
+
+
+def with_another_release(app: Application) -> list[str]:
+    """Return the process types that were last activated with another release than the current one; sorted."""
+    release = current(app)
     return sorted(
         name
-        for name, about in untrusted.mapping(read_json_or_empty(app.record).get("processes")).items()
-        if untrusted.mapping(about).get("release") not in (None, release)
-        and (name == WEB or declared.get(f"app_processes.{name}", {}).get("count"))
+        for name, about in _recorded_processes(app).items()
+        # a type without processes on this host keeps the release that was recorded first
+        if untrusted.mapping(about).get("release") not in (None, release) and (name == WEB or _runs(app, name))
     )
+
+
+def _recorded_processes(app: Application) -> Mapping[str, Any]:
+    return untrusted.mapping(read_json_or_empty(app.record).get("processes"))
+
+
+def _runs(app: Application, process: str) -> bool:
+    """Whether a background process type has processes on this host, or had before it was removed from the settings."""
+    return bool((app.declared.get(f"app_processes.{process}") or app.settings_before(process)).get("count"))
 
 
 def recorded_commands(app: Application) -> dict[str, dict[str, str]]:

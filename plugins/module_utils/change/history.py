@@ -325,8 +325,8 @@ def rollback(
     `hosts`: the result of `summary` on each. `wanted`: a release; empty for the best one that all hosts have. `force`:
     cross blocking migrations, and keep process types that the release didn't have. `configure`: the rollback also
     applies the inventory's settings. After an interrupted change the target may be a release that some hosts already
-    serve, or all of them if background processes of another release are left: it undoes a deploy that ended before the
-    web processes changed, and completes a rollback that ended after them.
+    serve, or all of them if background processes are left unfinished: it undoes a deploy that ended before the web
+    processes changed, and completes a rollback that ended after them.
     """
     hosts = {host: _typed_summary(found) for host, found in hosts.items()}
     if wanted:
@@ -367,7 +367,7 @@ def rollback(
     changed = _differing_types(hosts, release, "changed") if not configure else ""
     left = sorted({name for found in hosts.values() if found["current"] == release for name in found["unfinished"]})
     notes = [
-        f"It is current already, but an interrupted change left another release in {', '.join(left)}." if left else "",
+        f"It is current already, but an interrupted change left {', '.join(left)} unfinished." if left else "",
         f"It runs with the hosts' settings of now: {changed}." if changed else "",
     ]
     return {

@@ -919,6 +919,70 @@ def test_interrupted_change_leaves_types_that_the_next_one_completes(
     assert layout.unfinished(app) == []
 
 
+@pytest.mark.parametrize("release", ["aaaa", "bbbb"])
+def test_deploy_that_was_interrupted_after_it_removed_a_type_is_unfinished(
+    app: layout.Application, units: Units, release: str
+) -> None:
+    declare(app, worker={}, bot={})
+    activate(app, "aaaa")
+    declare(app, worker={})
+    assert layout.unfinished(app) == []
+    for part in DEPLOY:
+        activate(app, release, part=part, transaction="t1")
+        assert layout.unfinished(app) == ([] if part == "web" else ["bot", "worker"][: 1 if release == "aaaa" else 2])
+    # a rollback with the settings of that release undoes it
+    activate(app, "aaaa")
+    declare(app, worker={}, bot={})
+    activate(app, "aaaa")
+    declare(app, worker={})
+    activate(app, release, part="before_web", transaction="t2")
+    assert {unit.partition("@")[0] for unit in units.active()} == {"worker"}
+    declare(app, worker={}, bot={})
+    for part in ROLLBACK:
+        activate(app, "aaaa", part=part, transaction="t3")
+    assert {(unit.partition("@")[0], release) for unit, release in units.active().items()} == {
+        ("worker", "aaaa"),
+        ("bot", "aaaa"),
+    }
+    assert layout.unfinished(app) == []
+
+
+@pytest.mark.parametrize("earlier", [{}, {"bot": {}}])
+def test_rollback_that_was_interrupted_before_it_changed_the_types_is_unfinished(
+    app: layout.Application, units: Units, earlier: dict[str, Any]
+) -> None:
+    """With the settings of the earlier release, which had no type, or another one."""
+    declare(app, **earlier)
+    activate(app, "aaaa")
+    declare(app, worker={})
+    for part in DEPLOY:
+        activate(app, "bbbb", part=part, transaction="t1")
+    assert layout.unfinished(app) == []
+    declare(app, **earlier)
+    activate(app, "aaaa", part="web", transaction="t2")
+    assert set(units.active().values()) == {"bbbb"}
+    assert layout.unfinished(app) == [*earlier, "worker"]
+    activate(app, "aaaa", part="before_web", transaction="t2")
+    assert {unit.partition("@")[0] for unit in units.active()} == set(earlier)
+    assert layout.unfinished(app) == []
+    assert activate(app, "aaaa") == {}
+
+
+def test_removed_type_that_has_moved_to_another_host_is_not_unfinished(app: layout.Application, units: Units) -> None:
+    declare(app, worker={})
+    activate(app, "aaaa")
+    declare(app, worker={"count": 0})
+    for release in ("bbbb", "aaaa"):
+        for part in DEPLOY:
+            activate(app, release, part=part, transaction=release)
+    declare(app)
+    # settings that are written, and not activated yet
+    assert layout.unfinished(app) == []
+    activate(app, "aaaa", part="before_web", transaction="t1")
+    assert layout.unfinished(app) == []
+    assert units.active() == {}
+
+
 def test_type_that_has_moved_to_another_host_is_not_unfinished(app: layout.Application, units: Units) -> None:
     declare(app, worker={})
     activate(app, "aaaa")

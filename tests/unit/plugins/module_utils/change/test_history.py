@@ -222,7 +222,7 @@ def test_interrupted_change_is_completed_before_a_rollback_goes_further() -> Non
     left = {"app1": host("cccc", "bbbb", "aaaa"), "app2": host("cccc", "bbbb", "aaaa", unfinished=["worker", "beat"])}
     found = history.rollback(left, "", force=False)
     assert (found["release"], found["problem"]) == ("cccc", "")
-    assert found["note"] == ("It is current already, but an interrupted change left another release in beat, worker.")
+    assert found["note"] == ("It is current already, but an interrupted change left beat, worker unfinished.")
     # the web processes are of two releases: the older one, as without background processes
     mixed = {"app1": host("dddd", "cccc", "bbbb", unfinished=["worker"]), "app2": host("cccc", "bbbb")}
     found = history.rollback(mixed, "", force=False)

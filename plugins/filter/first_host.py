@@ -37,7 +37,8 @@ def problems(
 ) -> list[str]:
     """Return why something that must run on one host only could run on two, with the fix."""
     names = first_host.on_first_host(processes, schedules)
-    return first_host.problems(application, servers, _hosts(hostvars, hostvars if names else ()), names, wanted)
+    hosts = _hosts(hostvars, hostvars if names else ())
+    return first_host.problems(application, servers, hosts, names, processes, wanted)
 
 
 class FilterModule:

@@ -56,9 +56,17 @@ def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Sequence[st
 
 
 def problems(
-    application: str, servers: Sequence[str], hosts: Mapping[str, Host], names: Sequence[str], wanted: str = ""
+    application: str,
+    servers: Sequence[str],
+    hosts: Mapping[str, Host],
+    names: Sequence[str],
+    processes: Any,
+    wanted: str = "",
 ) -> list[str]:
-    """Return why something that must run on one host only could run on two, with the fix."""
+    """Return why something that must run on one host only could run on two, with the fix.
+
+    `processes`: the setting `app_processes`. A type that it lacks may be one that was renamed.
+    """
     if wanted not in ("", NONE, *servers):
         return [
             f'app_first_host is "{wanted}", which is not a host of app_servers. Name one of {", ".join(servers)}, or '
@@ -68,27 +76,33 @@ def problems(
     if not names or not first:
         return []
     running = {name: _running(host, names) for name, host in hosts.items()}
+    known = _recorded(servers, hosts)
+    declared = {f"app_processes.{name}" for name in (processes if isinstance(processes, Mapping) else ())}
     found = []
     for host, about in hosts.items():
+        if host == first:
+            continue
+        there = [*dict.fromkeys((*about.runs, *about.starts_at_boot))]
         # where the first host already runs them, this run stops them on other app servers
         which = [name for name in names if host not in servers or name not in running.get(first, [])]
-        theirs = [name for name in which if name in (*about.runs, *about.starts_at_boot)]
-        if host == first or not theirs:
-            continue
-        they = (
-            f"{host} runs {', '.join(theirs)} (now, or after its next boot), which must not run on {first} "
-            "(hosts: first) at the same time"
-        )
-        if host in servers:
-            found.append(
-                f"{they}. Stop it first with playbooks/configure.yml -e app_first_host={NONE}; then run "
-                f"playbooks/configure.yml -e app_first_host={first}."
-            )
-        else:
-            found.append(
-                f"{they}, and is no longer in app_servers. Stop it there as root: `{_stop(application, theirs)}`."
-            )
-    known = _recorded(servers, hosts)
+        theirs = [name for name in which if name in there]
+        # a type that runs on the new first host, too, ran on all
+        removed = [name for name in there if name.startswith("app_processes.") and name not in declared]
+        removed = [name for name in removed if host in known and name not in hosts.get(first, Host()).runs]
+        for those, why in (
+            (theirs, f"which must not run on {first} (hosts: first) at the same time"),
+            (removed, f"which the settings no longer have: under another name, it may start on {first} (hosts: first)"),
+        ):
+            they = f"{host} runs {', '.join(those)} (now, or after its next boot), {why}"
+            if those and host in servers:
+                found.append(
+                    f"{they}. Stop it first with playbooks/configure.yml -e app_first_host={NONE}; then run "
+                    f"playbooks/configure.yml -e app_first_host={first}."
+                )
+            elif those:
+                found.append(
+                    f"{they}, and is no longer in app_servers. Stop it there as root: `{_stop(application, those)}`."
+                )
     # this run starts nothing on hosts that it hasn't asked, and running processes have been checked above
     if not hosts.get(first, Host()).asked or any(running.get(server) for server in servers):
         return found

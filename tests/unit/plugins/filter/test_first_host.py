@@ -57,3 +57,7 @@ def test_what_starts_at_boot_on_another_host_is_a_problem() -> None:
     assert first_host.problems(variables, "links", SERVERS, ONE, {}) == []
     (problem,) = first_host.problems(variables, "links", SERVERS, ONE, {}, "app2")
     assert problem.startswith("app1 runs app_processes.beat (now, or after its next boot), which must not run on app2 ")
+    renamed = {"ticker": ONE["beat"]}
+    assert first_host.problems(variables, "links", SERVERS, renamed, {}) == []
+    (problem,) = first_host.problems(variables, "links", SERVERS, renamed, {}, "app2")
+    assert problem.startswith("app1 runs app_processes.beat (now, or after its next boot), which the settings no long")

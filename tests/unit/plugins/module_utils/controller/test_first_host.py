@@ -25,10 +25,12 @@ STOP = (
     f"rm -f {WANTS}/links-beat@*.service /opt/links/processes/beat-*"
 )
 NAMES = ["app_processes.beat", "app_schedules.nightly"]
+PROCESSES = {"worker": {}, "beat": {"hosts": "first"}}
 IDLE = Host(asked=True)
 LIMITED = Host()
 ENDED = Host(asked=True, starts_at_boot=NAMES)
 RUNS = Host(asked=True, runs=["app_processes.worker", *NAMES])
+TICKER = "app_processes.ticker"  # the earlier name of beat
 
 
 def noted(host: str, runs: Host = IDLE) -> Host:
@@ -40,7 +42,7 @@ def decide(
 ) -> tuple[str, list[str]]:
     return (
         first_host.choose(servers, hosts, names, wanted),
-        first_host.problems("links", servers, hosts, names, wanted),
+        first_host.problems("links", servers, hosts, names, PROCESSES, wanted),
     )
 
 
@@ -138,6 +140,24 @@ def test_process_stays_on_its_host_or_starts_on_the_first(
         # one kind alone
         (["app2"], {"app1": Host(True, "", NAMES[1:]), "app2": IDLE}, "", "links-nightly.timer; systemctl stop links-"),
         (["app2"], {"app1": Host(True, "", NAMES[:1]), "app2": IDLE}, "", "`systemctl stop 'links-beat@*.service'; rm"),
+        # it has another name, and the operator moves it at the same time
+        (
+            SERVERS,
+            {"app1": noted("app1", Host(runs=[TICKER, "app_schedules.old"])), "app2": IDLE, "app3": IDLE},
+            "app2",
+            "app1 runs app_processes.ticker (now, or after its next boot), which the settings no longer have: under "
+            "another name, it may start on app2 (hosts: first). Stop it first with playbooks/configure.yml -e "
+            "app_first_host=none; then run playbooks/configure.yml -e app_first_host=app2.",
+        ),
+        (SERVERS, {"app1": Host(True, "app1", (), [TICKER]), "app2": IDLE, "app3": IDLE}, "app2", "app1 runs app_pro"),
+        # or its host leaves the group
+        (
+            ["app2"],
+            {"app1": noted("", Host(runs=[TICKER])), "app2": noted("app1")},
+            "",
+            "it may start on app2 (hosts: first), and is no longer in app_servers. Stop it there as root: `systemctl "
+            "stop 'links-ticker@*.service'; rm -f",
+        ),
         # only a new host, before all others, is set up
         (
             ["app0", "app1"],
@@ -194,6 +214,13 @@ def test_printed_commands_stop_everything_on_the_lost_host_also_after_a_boot(tmp
         # the steps of a move: stopped everywhere, then started
         (SERVERS, {"app1": RUNS, "app2": IDLE, "app3": IDLE}, "none"),
         (SERVERS, dict.fromkeys(SERVERS, IDLE), "app2"),
+        # a type with another name, where it is, and after it was stopped
+        (SERVERS, {"app1": noted("app1", Host(runs=[TICKER])), "app2": noted("app1"), "app3": IDLE}, "app1"),
+        (SERVERS, {"app1": noted("app1", Host(runs=[TICKER])), "app2": noted("app1"), "app3": IDLE}, "none"),
+        # a removed type of all hosts
+        (SERVERS, dict.fromkeys(SERVERS, noted("app1", Host(runs=[TICKER]))), "app2"),
+        # a removed type of other hosts than the previous first one
+        (SERVERS, {"app1": noted("app1"), "app2": IDLE, "app3": Host(True, "", [TICKER])}, "app2"),
         # the operator confirms that the lost host is off
         (["app2", "app3"], {"app2": noted("app1"), "app3": noted("app1")}, "app3"),
         # --limit excludes the chosen host, so nothing is started

@@ -48,7 +48,8 @@ ansible_facts:
   description: >-
     C(app_release) (id of the current release of O(application), or empty), C(app_prepared) (whether the host is set up
     for it), C(app_calendar_problems) (a sentence with the fix for each of O(calendars) that systemd doesn't accept),
-    C(app_before_web) (whether a release reaches process types before the web processes),
+    C(app_before_web) (whether a release reaches process types before the web processes), C(app_stop_timeouts) (the
+    stop_timeout of process types whose old processes must end before new ones start, by name),
     C(app_runs) (the settings of the process types beside web and of the schedules that have not stopped, such as
     C(app_processes.worker)), C(app_starts_at_boot) (those of what starts at boot), C(app_first_host) (the host
     that ran C(hosts: first) at the end of the last successful change, or empty),
@@ -82,12 +83,12 @@ from ansible_collections.baton.web.plugins.module_utils.app import layout, owner
 from ansible_collections.baton.web.plugins.module_utils.host import certificates, facts, preflight
 
 
-def _has_before_web(app: layout.Application) -> bool:
-    """Whether the host has process types that are activated before the web processes."""
+def _processes(app: layout.Application) -> tuple[layout.ProcessType, ...]:
+    """Return the process types that the host has now; none if their settings can't be read."""
     try:
-        return any(process.part == "before_web" for process in app.processes)
+        return app.processes
     except layout.ActivationError:
-        return False  # configure.yml rewrites the file, and an activation reports it
+        return ()  # configure.yml rewrites the file, and an activation reports it
 
 
 def main() -> None:
@@ -107,12 +108,14 @@ def main() -> None:
     found["certificates"] = {path: certificates.validity(path) for path in paths}
     if module.params["application"]:
         app = layout.Application(module.params["application"])
+        processes = _processes(app)
         # a host is set up for the application once site.yml has created the releases' folder
         found |= {
             "app_release": layout.current(app) or "",
             "app_prepared": app.releases.is_dir(),
             "app_foreign_units": ownership.foreign_units(app.name),
-            "app_before_web": _has_before_web(app),
+            "app_before_web": any(process.part == "before_web" for process in processes),
+            "app_stop_timeouts": {one.name: int(one.stop_timeout) for one in processes if one.strategy == "replace"},
             "app_calendar_problems": list(preflight.calendar_problems(module.params["calendars"])),
             "app_runs": running.alive(app),
             "app_starts_at_boot": running.started_at_boot(app),

@@ -39,6 +39,10 @@ def _is_count(found: Any) -> bool:
     return isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= LARGEST
 
 
+def _are_counts(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(map(_is_text, found)) and all(map(_is_count, found.values()))
+
+
 def _are_cores(found: Any) -> bool:
     return _is_count(found) and found <= MOST_CORES
 
@@ -90,6 +94,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
     "app_release": _is_text,
     "app_runs": _are_texts,
     "app_starts_at_boot": _are_texts,
+    "app_stop_timeouts": _are_counts,
     "app_transport": _is_transport,
     "architecture": _is_name,
     "certificates": _are_certificates,

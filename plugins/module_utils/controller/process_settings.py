@@ -113,15 +113,20 @@ def has_before_web(hosts: Iterable[Any]) -> bool:
     )
 
 
-def longest_wait(processes: Any, hosts: int) -> int:
+def longest_wait(processes: Any, hosts: int, waits: Mapping[str, int] | None = None) -> int:
     """Return the seconds that a change of so many hosts waits for process types at most. The settings may be invalid.
+
+    `waits`: the stop_timeout of types on the hosts that an activation waits for; those that the settings no longer have
+    are removed, at worst host by host.
 
     Each type is proven in an activation, and before that in a rehearsal if its processes may overlap; otherwise the
     activation first waits until the old ones have stopped. One host is first, then all others; types after the web
     processes take their turn with these, at worst host by host.
     """
-    seconds = 0
-    for given in processes.values() if isinstance(processes, Mapping) else ():
+    declared: Mapping[str, Any] = processes if isinstance(processes, Mapping) else {}
+    removed = [timeout for name, timeout in (waits or {}).items() if name not in declared]
+    seconds = hosts * sum(timeout + layout.STOP_MARGIN for timeout in removed)
+    for given in declared.values():
         if not isinstance(given, Mapping):
             continue
         one = _complete(given)

@@ -272,7 +272,9 @@ def test_bad_bake_reverts(make_fleet: Callable[..., RecordedFleet]) -> None:
 def test_rollback_activates_background_processes_last(make_fleet: Callable[..., RecordedFleet]) -> None:
     """App servers that --limit excludes are locked, too, and released at the end."""
     fleet = make_fleet(["app1", "app2", "app3"], [], deploy_bake_seconds=0)
-    fleet.set_result("baton.web.host_facts", {"ansible_facts": FACTS | {"app_before_web": True}})
+    fleet.set_result(
+        "baton.web.host_facts", {"ansible_facts": FACTS | {"app_before_web": True, "app_stop_timeouts": {"beat": 600}}}
+    )
     history: dict[str, Any] = {"current": "r1", "candidates": ["r0"], "releases": ["r0", "r1"]}
     history |= {"rollback_candidates": [], "blocking": {}, "failures": []}
     fleet.set_result("baton.web.deploy_lock", {"changed": True, "history": history}, state="held")
@@ -294,3 +296,6 @@ def test_rollback_activates_background_processes_last(make_fleet: Callable[..., 
         *("app2 finish rolled back", "app3 finish rolled back"),
         "app1 deploy_lock released",
     ]
+    # long enough for the removed type on both hosts
+    locks = fleet.arguments("baton.web.deploy_lock", state="held")
+    assert [lock["seconds"] for lock in locks] == [900 + 600 + 2 * 60 + 2 * 630] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import time
 import types
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.baton.web.plugins.module_utils.app import layout, running
 from ansible_collections.baton.web.plugins.module_utils.controller import host_answer, module_cache_host
 from ansible_collections.baton.web.plugins.modules import host_facts
 
@@ -110,6 +112,8 @@ def test_clock_offset_is_what_the_calls_duration_does_not_explain(
         ({"app_transport": []}, "app_transport"),
         ({"app_transport": {"sends": "tls", "takes_tls": "no", "takes_plain": False, "trusted": []}}, "app_transport"),
         ({"app_foreign_units": [["a"]], "app_runs": "a"}, "app_foreign_units, app_runs"),
+        ({"app_stop_timeouts": {"beat": "600"}}, "app_stop_timeouts"),
+        ({"app_stop_timeouts": [600]}, "app_stop_timeouts"),
         ({"nameservers": None}, "nameservers"),
         ({"package_lists_age": "old"}, "package_lists_age"),
         ({"certificates": {"/c.pem": {"begins": 1, "expires": "never"}}}, "certificates"),
@@ -136,6 +140,32 @@ def test_all_facts_of_the_module_are_accepted(tmp_path: pathlib.Path) -> None:
     assert facts["certificates"] == {str(path): {"begins": None, "expires": None}}
     # only a host with PostgreSQL has the last one
     assert facts.keys() | {"postgresql_max_connections"} == host_answer.FACTS.keys()
+
+
+def test_process_types_that_a_change_waits_for_are_a_fact(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a type that an interrupted change has removed from the settings."""
+    app = layout.Application("links", str(tmp_path))
+    monkeypatch.setattr(layout, "Application", lambda _name: app)
+    one = {"count": 1, "strategy": "replace", "order": "before_web", "settle_seconds": 5, "check": False}
+    types = {
+        "beat": one | {"stop_timeout": 600},
+        "ticker": one | {"count": 0, "stop_timeout": 60},
+        "worker": one | {"strategy": "overlap", "stop_timeout": 900},
+    }
+    kept = app.kept / "etc/links/processes.json"
+    for path, names in ((kept, types), (app.process_settings, ("ticker", "worker"))):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({name: types[name] for name in names}))
+    app.record.write_text(json.dumps({"processes": {name: {} for name in types}}))
+    monkeypatch.setattr(running, "alive", lambda _: [])
+    facts = modules.run(host_facts, application="links")["ansible_facts"]
+    assert facts["app_stop_timeouts"] == {"beat": 600, "ticker": 60}
+    assert facts["app_before_web"] is True
+    app.process_settings.write_text("damaged")
+    facts = modules.run(host_facts, application="links")["ansible_facts"]
+    assert (facts["app_stop_timeouts"], facts["app_before_web"]) == ({}, False)
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,7 @@ def test_has_before_web(hosts: list[Any], expected: bool) -> None:
 )
 def test_longest_wait(processes: Any, seconds: int) -> None:
     assert process_settings.longest_wait(processes, 10) == seconds
+    # those that a host has are known by their new settings, or are removed
+    known = processes if isinstance(processes, dict) else {}
+    waits = {**dict.fromkeys(known, 9000), "ticker": 600, "mailer": 0}
+    assert process_settings.longest_wait(processes, 10, waits) == seconds + 10 * (600 + 30) + 10 * 30

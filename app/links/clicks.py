@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, WebSocket, WebSocketDisconnect, status
@@ -29,7 +30,8 @@ STREAM = "links:clicks"
 # Events that Redis keeps for clients that reconnect, and that a worker keeps in memory.
 KEPT = 10_000
 RECENT = 1_000
-BATCH = 500
+# Events that a client gets before other requests have their turn, and that are read from Redis at once.
+BATCH = 100
 # Seconds that a read of the stream blocks, between two pings on a quiet connection, and before a reconnect.
 BLOCK = 5
 PING = 15
@@ -158,6 +160,8 @@ class ClickFeed:
             for click in found:
                 position = click.position
                 yield click
+            # A client that missed thousands of events must not delay others.
+            await asyncio.sleep(0)
             if not found:
                 try:
                     async with asyncio.timeout(PING):
@@ -171,10 +175,10 @@ class ClickFeed:
             await _end(self._reader)
 
     def _remembered(self, position: Position) -> list[Click] | None:
-        """Return the events after this position; None if they must be read from Redis."""
+        """Return the next events after this position; None if they must be read from Redis."""
         if self._since is None or position < self._since:
             return None
-        return [click for click in self._recent if click.position > position]
+        return list(islice((click for click in self._recent if click.position > position), BATCH))
 
     def _announce(self) -> None:
         """Wake all waiting clients."""

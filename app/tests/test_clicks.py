@@ -94,6 +94,34 @@ async def test_reconnecting_client_gets_missed_clicks_once(
     assert [event["clicks"] for event in events] == list(range(3, 15))
 
 
+@pytest.mark.parametrize("recent", [2, 1_000])
+async def test_client_that_missed_many_clicks_lets_others_take_turns(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, recent: int
+) -> None:
+    monkeypatch.setattr(clicks, "RECENT", recent)
+    monkeypatch.setattr(clicks, "BATCH", 3)
+    await workers.click(workers.first, 10)
+    shared = Shared(redis_server.url, 30)
+    feed = ClickFeed(shared)
+    turns: list[int] = []
+
+    async def take_turns() -> None:
+        while True:
+            turns.append(len(received))
+            await asyncio.sleep(0)
+
+    received: list[clicks.Click | None] = []
+    others = asyncio.create_task(take_turns())
+    async for click in feed.follow("0-0"):
+        received.append(click)
+        if len(received) == 10:
+            break
+    others.cancel()
+    await feed.close()
+    await shared.close()
+    assert {3, 6, 9} <= set(turns)
+
+
 async def test_events_resume_after_last_event_id(workers: Workers) -> None:
     async def read(number: int, headers: dict[str, str]) -> list[tuple[str, int]]:
         seen: list[tuple[str, int]] = []

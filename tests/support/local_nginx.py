@@ -7,7 +7,9 @@ import dataclasses
 import getpass
 import http.client
 import http.server
+import json
 import pathlib
+import re
 import shutil
 import socket
 import ssl
@@ -90,17 +92,34 @@ class Edge:
         self, path: str, scheme: str = "https", *, client: str = CLIENT, body: bytes = b"", **headers: str
     ) -> tuple[int, str]:
         """Status and text of a request from an address; a POST if there is a body."""
-        port = self.https_port if scheme == "https" else self.http_port
-        connection = http.client.HTTPConnection(EDGE, port)
-        connection.sock = socket.create_connection((EDGE, port), PATIENCE, (client, 0))
+        connection = http.client.HTTPConnection(EDGE)
+        connection.sock = self._connect(scheme, client)
         with contextlib.closing(connection):
-            if scheme == "https":
-                context = ssl.create_default_context()
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                connection.sock = context.wrap_socket(connection.sock, server_hostname=NAME)
             connection.request("POST" if body else "GET", path, body or None, {"Host": NAME, **headers})
             response = connection.getresponse()
             return response.status, response.read().decode("latin-1")
+
+    def send(self, text: bytes, scheme: str = "https") -> list[int]:
+        """Send bytes on a new connection; return the status of each answer."""
+        with self._connect(scheme, CLIENT) as connection:
+            connection.sendall(text)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return [int(status) for status in re.findall(rb"^HTTP/1\.1 (\d{3}) ", answer, re.MULTILINE)]
+
+    def _connect(self, scheme: str, client: str) -> socket.socket:
+        port = self.https_port if scheme == "https" else self.http_port
+        plain = socket.create_connection((EDGE, port), PATIENCE, (client, 0))
+        if scheme == "http":
+            return plain
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context.wrap_socket(plain, server_hostname=NAME)
+
+    def clients(self, number: int) -> list[str]:
+        """The clients of this number of requests, as in the access log."""
+        log = self.folder / "links-access.log"
+        until(lambda: log.exists() and log.read_text().count("\n") >= number, "nginx doesn't log the requests")
+        return [json.loads(line)["client"] for line in log.read_text().splitlines()]
 
     def challenge(self, token: str, scheme: str = "https", **given: Any) -> tuple[int, str]:
         """Status and text of a request for an ACME challenge."""

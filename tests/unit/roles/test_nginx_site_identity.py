@@ -71,7 +71,8 @@ def test_cdn_may_only_set_the_headers_that_it_always_sets(site: Callable[..., st
 def test_preset_sets_networks_and_header(site: Callable[..., str], preset: str) -> None:
     text = site(nginx_site_trusted_proxies=[preset, "2001:db8::1"], nginx_site_trusted_proxies_header="X-Client")
     networks = [*PRESETS[preset]["networks"], "2001:db8::1"]
-    assert re.findall(r"^    set_real_ip_from (.*);", text, re.MULTILINE) == networks
+    # of both server blocks
+    assert re.findall(r"^    set_real_ip_from (.*);", text, re.MULTILINE) == networks * 2
     assert "    real_ip_header X-Client;" in text
     assert f"    real_ip_header {PRESETS[preset]['header']};" in site(nginx_site_trusted_proxies=[preset])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.local_nginx import PEER, Edge, running
+from tests.support.local_nginx import CLIENT, NAME, PEER, Edge, running
 
 TOKEN, OF_PEER, UNKNOWN = "token-of-this-edge_0123", "token-of-the-peer_01234", "token-of-no-edge_012345"
 SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
@@ -21,6 +21,13 @@ def edge(
 ) -> Callable[..., contextlib.AbstractContextManager[Edge]]:
     """Runs nginx with settings of the role."""
     return lambda **given: running(load_role, tmp_path, **given)
+
+
+def with_low_limit(text: str) -> str:
+    """The site's text with a limit of three challenges of a client."""
+    assert text.count("acme:10m rate=20r/s;") == 1
+    assert text.count("acme burst=200 nodelay;") == 2
+    return text.replace("acme:10m rate=20r/s;", "acme:10m rate=1r/m;").replace("acme burst=200", "acme burst=2")
 
 
 @pytest.fixture
@@ -52,7 +59,8 @@ def test_challenge_is_answered_by_http_and_https(acme: Callable[..., Any], schem
         assert edge.challenge(OF_PEER, scheme) == (200, "of the peer")
         ((path, headers),) = edge.peer.requests
         assert path == f"/.well-known/acme-challenge/{OF_PEER}"
-        assert (headers["host"], headers["x-baton-acme"]) == ("links.example.org", "1")
+        # nothing that a client sends
+        assert headers == {"host": NAME, "x-baton-acme": "1", "connection": "close"}
         assert edge.challenge(UNKNOWN, scheme)[0] == 404
         assert edge.application.paths == []
 
@@ -93,12 +101,7 @@ def test_only_tokens_are_looked_up_or_forwarded(acme: Callable[..., Any], scheme
 
 @SCHEMES
 def test_challenges_have_a_limit_by_client_that_other_edges_lack(acme: Callable[..., Any], scheme: str) -> None:
-    def lowered(text: str) -> str:
-        assert text.count("acme:10m rate=20r/s;") == 1
-        assert text.count("acme burst=200 nodelay;") == 2
-        return text.replace("acme:10m rate=20r/s;", "acme:10m rate=1r/m;").replace("acme burst=200", "acme burst=2")
-
-    with acme(change=lowered) as edge:
+    with acme(change=with_low_limit) as edge:
         assert [edge.challenge(UNKNOWN, scheme)[0] for _ in range(4)] == [404, 404, 404, 429]
         # of which a client can't use up the others'
         assert edge.challenge(TOKEN, scheme, client="127.0.0.9") == (200, "answer")
@@ -111,6 +114,60 @@ def test_edge_that_is_asked_by_another_one_asks_no_further(acme: Callable[..., A
     with acme() as edge:
         assert edge.challenge(OF_PEER, scheme, client=PEER, **{"X-Baton-Acme": "1"})[0] == 404
         assert edge.peer.paths == []
+
+
+PROXY = {"nginx_site_trusted_proxies": [CLIENT]}
+
+
+@SCHEMES
+@pytest.mark.parametrize(
+    ("given", "sent", "client"),
+    [
+        ({}, {"X-Forwarded-For": "192.0.2.7"}, CLIENT),
+        (PROXY, {"X-Forwarded-For": "192.0.2.6, 192.0.2.7"}, "192.0.2.7"),
+        (PROXY, {}, CLIENT),
+        (PROXY | {"nginx_site_trusted_proxies_header": "X-Client"}, {"X-Client": "192.0.2.7"}, "192.0.2.7"),
+        (
+            PROXY | {"nginx_site_directives": {"real_ip_recursive": "off"}},
+            {"X-Forwarded-For": f"192.0.2.7, {CLIENT}"},
+            CLIENT,
+        ),
+        (PROXY, {"X-Forwarded-For": f"192.0.2.7, {CLIENT}"}, "192.0.2.7"),
+    ],
+    ids=["no proxy", "a proxy", "a proxy's own", "another header", "the last address", "the last untrusted address"],
+)
+def test_client_is_the_one_that_a_trusted_proxy_names(
+    edge: Callable[..., Any], scheme: str, given: dict[str, Any], sent: dict[str, str], client: str
+) -> None:
+    with edge(**given) as found:
+        assert found.ask("/", scheme, **sent)[0] in (200, 308)
+        assert found.clients(1) == [client]
+
+
+@SCHEMES
+def test_challenges_have_a_limit_by_client_of_a_trusted_proxy(acme: Callable[..., Any], scheme: str) -> None:
+    with acme(change=with_low_limit, **PROXY) as edge:
+        asked = [edge.challenge(UNKNOWN, scheme, **{"X-Forwarded-For": "192.0.2.7"})[0] for _ in range(4)]
+        assert asked == [404, 404, 404, 429]
+        assert edge.challenge(TOKEN, scheme, **{"X-Forwarded-For": "192.0.2.8"}) == (200, "answer")
+        # the proxy can't pass a client off as another edge, which has no limit
+        asked = [edge.challenge(UNKNOWN, scheme, **{"X-Forwarded-For": PEER})[0] for _ in range(4)]
+        assert asked == [404, 404, 404, 429]
+
+
+def test_only_other_edges_get_the_certificate(acme: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "acme/bundle").write_text("bundle")
+    with acme(**PROXY) as edge:
+        for client, headers, status in (
+            (PEER, {}, 200),
+            (PEER, {"X-Forwarded-For": "192.0.2.7"}, 200),
+            (CLIENT, {}, 403),
+            (CLIENT, {"X-Forwarded-For": PEER}, 403),
+            ("127.0.0.9", {"X-Forwarded-For": PEER}, 403),
+        ):
+            asked = edge.ask("/.well-known/acme-certificate", "http", client=client, **headers)
+            assert asked[0] == status, (client, headers)
+        assert edge.application.paths == []
 
 
 def test_application_answers_challenges_if_the_edge_has_none(edge: Callable[..., Any]) -> None:

@@ -7,9 +7,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.support.local_nginx import CLIENT, NAME, PEER, Edge, running
+from tests.support.local_nginx import CLIENT, EDGE, NAME, PEER, Edge, running
+from tests.support.wait import PATIENCE
 
 TOKEN, OF_PEER, UNKNOWN = "token-of-this-edge_0123", "token-of-the-peer_01234", "token-of-no-edge_012345"
 SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
@@ -168,6 +170,62 @@ def test_only_other_edges_get_the_certificate(acme: Callable[..., Any], tmp_path
             asked = edge.ask("/.well-known/acme-certificate", "http", client=client, **headers)
             assert asked[0] == status, (client, headers)
         assert edge.application.paths == []
+
+
+@SCHEMES
+def test_malformed_request_lines_are_refused(edge: Callable[..., Any], scheme: str) -> None:
+    # without this configuration, nginx corrects them or passes them on as they are
+    malformed = (
+        *("GET  /a HTTP/1.1", "GET /a  HTTP/1.1", "GET /a HTTP/1.1 ", "GET /a HTTP/1.01", "GET /a HTTP/1.10"),
+        *("GET /a#b HTTP/1.1", "GET /a?b#c HTTP/1.1", f"GET http://{NAME}/a#b HTTP/1.1"),
+    )
+    good = (
+        *("GET /a HTTP/1.1", "GET /a HTTP/1.0", f"GET http://{NAME}/a HTTP/1.1"),
+        *("GET /%C3%A9?a=b&c=%20 HTTP/1.1", "GET /\u00e9?<> HTTP/1.1"),
+    )
+    rest = f"\r\nHost: {NAME}\r\nConnection: close\r\n\r\n"
+    with edge() as found:
+        for line in malformed:
+            assert found.send(f"{line}{rest}".encode(), scheme) == [400], line
+        assert found.application.paths == []
+        for line in good:
+            assert found.send(f"{line}{rest}".encode(), scheme) == [308 if scheme == "http" else 200], line
+
+
+def test_requests_of_http2_are_accepted(edge: Callable[..., Any]) -> None:
+    with edge() as found, httpx.Client(verify=False, http2=True, timeout=PATIENCE) as client:
+        address = f"https://{EDGE}:{found.https_port}/a?b"
+        answer = client.get(address, headers={"Host": NAME}, extensions={"sni_hostname": NAME})
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+
+
+# nginx has no setting to refuse these: before any directive is evaluated, it has dropped what would show them
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("GET /a HTTP/1.1\nHost: {name}\nX-A: 1\nConnection: close\n\n", {"x-a": "1"}),
+        ("GET /a HTTP/1.1\r\nHost: {name}\r\nX-A: 1\nX-B: 2\r\nConnection: close\r\n\r\n", {"x-a": "1", "x-b": "2"}),
+        (
+            "POST /a HTTP/1.1\r\nHost: {name}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            "1;a=b\nx\n0\nX-A: 1\n\n",
+            {"content-length": "1"},
+        ),
+        ("GET /a HTTP/1.1\r\nHost: {name}\r\nX_A: 1\r\nX.A: 2\r\nConnection: close\r\n\r\n", {}),
+        ("GET /a HTTP/1.1\r\nHost: {name}\r\nX-A\r\nX_B\r\nConnection: close\r\n\r\n", {"x-a": ""}),
+        ("\r\n\r\nGET /a HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n", {}),
+        ("GET /a HTTP/1.1\r\nHost: {name}\r\nX-A: 1\x072\r\nConnection: close\r\n\r\n", {"x-a": "1\x072"}),
+    ],
+    ids=["LF", "LF of a field", "LF in chunks", "other names", "no colon", "blank lines", "control character"],
+)
+def test_what_nginx_corrects_reaches_the_application_as_one_request(
+    edge: Callable[..., Any], text: str, headers: dict[str, str]
+) -> None:
+    with edge() as found:
+        assert found.send(text.format(name=NAME).encode()) == [200]
+        ((path, seen),) = found.application.requests
+        assert path == "/a"
+        framing = ("content-length", "transfer-encoding")
+        assert {name: value for name, value in seen.items() if len(name) == 3 or name in framing} == headers
 
 
 def test_application_answers_challenges_if_the_edge_has_none(edge: Callable[..., Any]) -> None:

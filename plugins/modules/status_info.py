@@ -29,15 +29,22 @@ options:
         type: int
         default: 0
   served_certificates:
-    description: Certificates that nginx on this host must serve, those of the files.
+    description: Certificates that servers on this host must serve, those of the files.
     type: list
     elements: dict
     default: []
     suboptions:
       path: {description: Path of the file., type: str, required: true}
-      address: {description: Address where nginx listens., type: str, default: 127.0.0.1}
-      port: {description: Port where nginx listens., type: int, required: true}
+      address: {description: Address where the server listens., type: str, default: 127.0.0.1}
+      port: {description: Port where the server listens., type: int, required: true}
       name: {description: TLS server name; empty for none., type: str, default: ""}
+      starttls:
+        description: Protocol in which a client asks for TLS on a new connection; empty if it begins with TLS.
+        type: str
+        choices: ["", postgresql]
+        default: ""
+      server: {description: Name of the server for messages., type: str, default: nginx}
+      unit: {description: "Its unit, of I(units).", type: str, default: nginx.service}
   site: {description: Name of the site on an edge; empty for none., type: str, default: ""}
   units: {description: Further units that must be active., type: list, elements: str, default: []}
   timed_services:
@@ -78,9 +85,11 @@ certificates:
   type: list
   elements: dict
 unserved:
-  description: "Why nginx doesn't serve a certificate of I(served_certificates), by its path; empty if it serves all."
+  description: >-
+    Entries of I(served_certificates) that aren't served, each with C(path), C(server), C(unit) and the cause (C(why)).
   returned: always
-  type: dict
+  type: list
+  elements: dict
 acme: {description: Result of the last renewal by ACME., returned: with site, type: dict}
 maintenance: {description: Whether clients get the maintenance page., returned: with site, type: bool}
 drained: {description: Servers of the site that get no request., returned: with site, type: list, elements: str}
@@ -138,6 +147,9 @@ def main() -> None:
                     "address": {"type": "str", "default": "127.0.0.1"},
                     "port": {"type": "int", "required": True},
                     "name": {"type": "str", "default": ""},
+                    "starttls": {"type": "str", "choices": ["", "postgresql"], "default": ""},
+                    "server": {"type": "str", "default": "nginx"},
+                    "unit": {"type": "str", "default": "nginx.service"},
                 },
             },
             "site": {"type": "str", "default": ""},
@@ -158,8 +170,7 @@ def main() -> None:
     if options["app_server"]:
         health = health_check.Health.of(options)
         found["application"] = status.serving(layout.Application(options["name"]), health)
-    served = {one["path"]: status.unserved(**one) for one in options["served_certificates"]}
-    found["unserved"] = {path: why for path, why in served.items() if why}
+    found["unserved"] = status.unserved(options["served_certificates"])
     if options["site"]:
         found |= status.edge(options["site"])
     messages = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}

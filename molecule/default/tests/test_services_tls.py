@@ -128,7 +128,9 @@ def test_renewed_certificate_is_served_without_restart(host: Any, edge: Edge) ->
     host.check_output(f"printf %s %s > {path}", "%s", soon.certificate)
     warning = f"data1: the certificate of PostgreSQL ({path}) expires in 20 days; run site.yml to renew it."
     assert warning in FLEET.succeed("playbooks/restart.yml").words
-    assert warning in FLEET.play("playbooks/status.yml").words
+    status = FLEET.play("playbooks/status.yml").words
+    assert warning in status
+    assert f"data1: PostgreSQL doesn't serve the certificate {path}: it still has another one" in status
     done = FLEET.succeed("site.yml")
     assert warning not in done.words
     assert "data1: the certificate of PostgreSQL is valid until " in done.words

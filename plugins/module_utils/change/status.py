@@ -21,7 +21,9 @@ from .table import aligned
 
 DAY = 86400  # seconds
 MOST_FILES = 3  # named in a message
-ANSWER_SECONDS = 5  # until nginx on the same host answers
+ANSWER_SECONDS = 5  # until a server on the same host answers
+# what a client sends to ask for TLS on a new connection, and the answer that grants it
+STARTTLS = {"postgresql": (bytes.fromhex("0000000804d2162f"), b"S")}  # SSLRequest
 TIME = "%a %Y-%m-%d %H:%M:%S %Z"  # as systemctl shows times
 # age of the last renewal run after which the renewals have stopped: they run twice a day
 STALE = 2 * DAY
@@ -157,24 +159,33 @@ def memory_mb(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
-def unserved(path: str, address: str, port: int, name: str) -> str:
-    """Return why nginx doesn't serve the certificate of a PEM file at an address; empty if it does.
+def unserved(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return which certificates their servers don't serve: `path`, `server` and `unit` of the entry, and `why`."""
+    found = [({key: one[key] for key in ("path", "server", "unit")}, _unserved(**one)) for one in entries]
+    return [about | {"why": why} for about, why in found if why]
+
+
+def _unserved(path: str, address: str, port: int, name: str, starttls: str, **_: str) -> str:
+    """Return why a server doesn't serve the certificate of a PEM file at an address; empty if it does.
 
     Also empty if the file can't be read, which `certificates.problem` reports.
     """
     try:
-        first, end, _ = pathlib.Path(path).read_text(encoding="ascii").partition("-----END CERTIFICATE-----")
+        first, end = pathlib.Path(path).read_text(encoding="ascii").partition("-----END CERTIFICATE-----")[:2]
         wanted = ssl.PEM_cert_to_DER_cert(first[max(0, first.find("-----BEGIN CERTIFICATE-----")) :] + end)
     except (OSError, ValueError):
         return ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with (
-            socket.create_connection((address, port), ANSWER_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=name or None) as connection,
-        ):
-            found = connection.getpeercert(binary_form=True)
+        with socket.create_connection((address, port), ANSWER_SECONDS) as plain:
+            if starttls:
+                request, granted = STARTTLS[starttls]
+                plain.sendall(request)
+                if plain.recv(len(granted)) != granted:
+                    return f"it doesn't offer TLS at {address}:{port}"
+            with context.wrap_socket(plain, server_hostname=name or None) as connection:
+                found = connection.getpeercert(binary_form=True)
     except (OSError, ValueError) as error:
         return f"a TLS connection to {address}:{port} fails ({error})"
     return "" if found == wanted else "it still has another one"
@@ -341,12 +352,12 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
             wrong += [sentence for one in app["behind"] for sentence in _behind(host, one, of_application=True)]
     ends = (certificates.problem(one, time.time()) for one in found.get("certificates", []))
     wrong += [f"{host}: {sentence}" for sentence in ends if sentence]
-    if found.get("units", {}).get("nginx.service", "active") == "active":
-        wrong += [
-            f"{host}: nginx doesn't serve the certificate {path}: {why}; `systemctl reload nginx` on the host loads "
-            "it, or fails with the cause in `journalctl -u nginx`."
-            for path, why in found.get("unserved", {}).items()
-        ]
+    wrong += [
+        f"{host}: {one['server']} doesn't serve the certificate {one['path']}: {one['why']}; {_loading(one['server'])}"
+        for one in found.get("unserved", [])
+        # otherwise another message names the cause
+        if found.get("units", {}).get(one["unit"], "active") == "active"
+    ]
     acme = found.get("acme", {})
     if acme.get("invalid"):
         wrong.append(f"{host}: {acme['invalid']}")
@@ -388,6 +399,13 @@ def problems(host: str, found: Mapping[str, Any]) -> list[str]:
         for unit, state in states.items()
         if state != "active"
     ]
+
+
+def _loading(server: str) -> str:
+    """Return what makes a server load its certificate, and where it says why not."""
+    if server == "nginx":
+        return "`systemctl reload nginx` on the host loads it, or fails with the cause in `journalctl -u nginx`."
+    return f"run site.yml, which loads it; if it doesn't, {server}'s log on the host has the cause."
 
 
 def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> list[str]:

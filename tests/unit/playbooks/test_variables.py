@@ -220,7 +220,7 @@ def test_hosts_without_an_address_are_listed() -> None:
     assert value("baton_unresolved_hosts", "app1", ALONE, hostvars={}) == []
 
 
-def test_certificates_that_nginx_must_serve_are_those_of_its_ports() -> None:
+def test_certificates_that_servers_must_serve_are_those_of_their_ports() -> None:
     site = {"path": "/etc/ssl/baton/links/fullchain.pem", "port": 8443, "name": "any.example.org"}
     given: dict[str, Any] = {"nginx_site_server_names": ["*.example.org"], "nginx_site_https_port": 8443}
     assert value("baton_served_certificates", "edge1", **given) == [site]
@@ -229,6 +229,24 @@ def test_certificates_that_nginx_must_serve_are_those_of_its_ports() -> None:
     path = "/etc/ssl/baton-transport/links-server/fullchain.pem"
     assert value("baton_served_certificates", "app1", app_servers_tls="offered") == [
         {"path": path, "address": "10.0.0.1", "port": 8443}
+    ]
+    groups = FLEET | {"postgresql_servers": ["data1"]}
+    folder, given = "/etc/ssl/baton-services", {"redis_server_tls_port": 7000}
+    assert value("baton_served_certificates", "data1", groups, **given) == []
+    assert value("baton_served_certificates", "data1", groups, backing_services_tls="offered", **given) == [
+        {
+            "path": f"{folder}/postgresql/fullchain.pem",
+            "server": "PostgreSQL",
+            "unit": "postgresql.service",
+            "port": 5432,
+            "starttls": "postgresql",
+        },
+        {
+            "path": f"{folder}/redis-links/fullchain.pem",
+            "server": "Redis",
+            "unit": "redis-server@links.service",
+            "port": 7000,
+        },
     ]
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -226,9 +227,9 @@ def test_certificate_that_ends_soon_is_a_problem() -> None:
     assert message == "edge1: the certificate of the site (/c.pem) expires in 22 days; run site.yml to renew it."
 
 
-@pytest.fixture
-def served(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
-    """A certificate's file, and the port of a server that has loaded it."""
+@pytest.fixture(params=["", "postgresql"])
+def served(tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """A certificate that a server has loaded. With PostgreSQL, the client has to ask for TLS."""
     chain = issue("links.example.org")
     file = tmp_path / "fullchain.pem"
     file.write_text(f"A comment\n{chain.certificate}{issue('authority').certificate}")
@@ -240,30 +241,38 @@ def served(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
         with contextlib.suppress(OSError):  # the end of the test
             while True:
                 plain, _ = listener.accept()
+                if request.param:
+                    # SSLRequest: its length and code (PostgreSQL's "Message Formats")
+                    assert plain.recv(8) == struct.pack("!II", 8, 80877103)
+                    plain.sendall(b"S")
                 with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
                     connection.recv(1)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer)
         thread.start()
-        yield file, listener.getsockname()[1]
+        about = {"server": "PostgreSQL" if request.param else "nginx", "unit": "server.service"}
+        where = {"address": "127.0.0.1", "port": listener.getsockname()[1], "name": "links.example.org"}
+        yield {"path": str(file), "starttls": request.param, **about, **where}
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 
-def test_certificate_that_nginx_has_not_loaded_is_a_problem(served: tuple[pathlib.Path, int]) -> None:
-    file, port = served
+def test_certificate_that_its_server_has_not_loaded_is_a_problem(served: dict[str, Any]) -> None:
+    file = pathlib.Path(served["path"])
 
-    def problems(state: str = "active", port: int = port) -> list[str]:
-        why = status.unserved(str(file), "127.0.0.1", port, "links.example.org")
-        found = {"units": {"nginx.service": state}, "unserved": {str(file): why} if why else {}}
+    def problems(state: str = "active", **changed: Any) -> list[str]:
+        found = {"units": {"server.service": state}, "unserved": status.unserved([served | changed])}
         return [words for words in status.problems("edge1", found) if "doesn't serve" in words]
 
     assert problems() == []
     file.write_text(issue("links.example.org").certificate)
+    fix = {
+        "nginx": "`systemctl reload nginx` on the host loads it, or fails with the cause in `journalctl -u nginx`.",
+        "PostgreSQL": "run site.yml, which loads it; if it doesn't, PostgreSQL's log on the host has the cause.",
+    }[served["server"]]
     assert problems() == [
-        f"edge1: nginx doesn't serve the certificate {file}: it still has another one; `systemctl reload nginx` on the "
-        "host loads it, or fails with the cause in `journalctl -u nginx`."
+        f"edge1: {served['server']} doesn't serve the certificate {file}: it still has another one; {fix}"
     ]
     with socket.create_server(("127.0.0.1", 0)) as closed:
         free: int = closed.getsockname()[1]
@@ -272,6 +281,26 @@ def test_certificate_that_nginx_has_not_loaded_is_a_problem(served: tuple[pathli
     assert problems(state="failed", port=free) == []
     file.write_text("not a certificate")
     assert problems() == []
+
+
+def test_server_that_refuses_tls_is_a_problem(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "fullchain.pem"
+    file.write_text(issue("links.example.org").certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        served = {"path": str(file), "address": "127.0.0.1", "port": port, "name": "", "starttls": "postgresql"}
+
+        def refuse() -> None:
+            plain, _ = listener.accept()
+            with plain:
+                plain.recv(8)
+                plain.sendall(b"N")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        (found,) = status.unserved([served | {"server": "PostgreSQL", "unit": "postgresql.service"}])
+        thread.join()
+    assert found["why"] == f"it doesn't offer TLS at 127.0.0.1:{port}"
 
 
 def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pathlib.Path) -> None:

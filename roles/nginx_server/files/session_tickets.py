@@ -26,6 +26,7 @@ import time
 
 FOLDER = pathlib.Path("/var/lib/nginx-session-tickets")
 LOADED = pathlib.Path("/run/nginx.loaded")
+NGINX = "nginx.service"
 NAMES = ("previous.key", "current.key", "next.key")
 
 
@@ -154,6 +155,18 @@ def _keep(folder: pathlib.Path, state: State) -> None:
         os.close(descriptor)
 
 
+def reload() -> int:
+    """Reload nginx if it runs; return systemctl's status. If it fails, print what nginx logged."""
+    since = time.time()
+    status = subprocess.run(["systemctl", "try-reload-or-restart", NGINX], check=False).returncode
+    if status:
+        # journald may process it after systemctl returns
+        subprocess.run(["journalctl", "--sync"], check=False)
+        words = ["--quiet", "--no-pager", "--output=cat", f"--since=@{since:.3f}", f"_SYSTEMD_UNIT={NGINX}"]
+        subprocess.run(["journalctl", *words], check=False)
+    return status
+
+
 def main() -> int:
     """Run the action of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,7 +183,7 @@ def main() -> int:
     else:
         rotate(FOLDER, time.time() if given.at is None else given.at)
         if is_newer(FOLDER, LOADED):
-            return subprocess.run(["systemctl", "try-reload-or-restart", "nginx.service"], check=False).returncode
+            return reload()
     return 0
 
 

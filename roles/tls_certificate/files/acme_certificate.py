@@ -342,12 +342,25 @@ def reload(settings: Settings, folder: str) -> None:
         return
     unit = settings.reload_unit
     if unit and subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False).returncode == 0:
+        since = time.time()
         done = subprocess.run(["systemctl", "reload", unit], check=False, text=True, capture_output=True)
         if done.returncode:
-            raise AcmeError(
-                f"{unit} doesn't reload with the new certificate (see `journalctl -u {unit}`): {done.stderr.strip()}"
-            )
+            causes = logged(unit, since) or done.stderr.splitlines()
+            raise AcmeError(f"{unit} doesn't reload with the new certificate: {printable('; '.join(causes))}")
     write(loaded, folder, 0o644)
+
+
+def logged(unit: str, since: float) -> list[str]:
+    """Return the lines that a unit's processes logged since a time; none if the journal can't be read."""
+    # of the processes alone, without systemd's messages about the unit
+    reading = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--since=@{since:.3f}", f"_SYSTEMD_UNIT={unit}"]
+    try:
+        # journald may process them after systemctl returns
+        run(["journalctl", "--sync"], None, TEST_SECONDS)
+        status, output = run(reading, None, TEST_SECONDS)
+    except (AcmeError, OSError):
+        return []
+    return [] if status else [line for line in output.splitlines() if line]
 
 
 def publish(settings: Settings, pair: Pair) -> None:

@@ -285,13 +285,26 @@ def test_first_failure_keeps_the_self_signed_certificate(alone: Host) -> None:
     assert os.readlink(alone.root / "ssl/links") == ".links-self-signed"
 
 
-def test_certificate_whose_reload_fails_is_reverted(alone: Host) -> None:
+def test_certificate_whose_reload_fails_is_reverted(alone: Host, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = signed(), signed(start=0)
     alone.certbot_obtains(first)
     alone.run()
     alone.certbot_obtains(second)
     alone.program("systemctl", 'case $1 in reload) echo "no" >&2; exit 1 ;; esac')
-    assert "nginx.service doesn't reload with the new certificate" in alone.run()["trouble"]
+    # what nginx has logged; without it, what systemctl says
+    alone.program(
+        "journalctl",
+        f'echo "$@" >> {alone.root}/journalctl.log; [ "$1" != --sync ] || exit 0\n'
+        "printf 'nginx: [emerg] no such file\\nnginx: test failed\\n'",
+    )
+    refused = "nginx.service doesn't reload with the new certificate: "
+    assert alone.run()["trouble"] == f"{refused}nginx: [emerg] no such file; nginx: test failed"
+    assert capsys.readouterr().err.endswith("nginx: test failed\n")
+    synced, read = (alone.root / "journalctl.log").read_text().splitlines()
+    assert (synced, read.split()[-1]) == ("--sync", "_SYSTEMD_UNIT=nginx.service")
+    for broken in ("exit 1", "exit 0"):
+        alone.program("journalctl", broken)
+        assert alone.run()["trouble"] == f"{refused}no"
     assert alone.serves == first[0]
     # the next run tries again
     alone.program("systemctl", "exit 0")

@@ -21,6 +21,7 @@ class Edge:
     def __init__(self, root: pathlib.Path) -> None:
         self.folder, self.loaded, self.root = root / "tickets", root / "nginx.loaded", root
         write_script(root / "systemctl", f'echo "$@" >> {root}/calls; exit 3')
+        write_script(root / "journalctl", '[ "$1" = --sync ] || echo "nginx: the cause in $5"')
 
     def run(self, *words: str, given: str = "") -> int:
         """Run the program with these arguments and this standard input."""
@@ -59,11 +60,12 @@ def test_state_is_installed_once(edge: Edge, capsys: pytest.CaptureFixture[str])
     assert edge.calls == []
 
 
-def test_rotation_reloads_nginx_until_it_has_loaded_the_keys(edge: Edge) -> None:
+def test_rotation_reloads_nginx_until_it_has_loaded_the_keys(edge: Edge, capfd: pytest.CaptureFixture[str]) -> None:
     edge.run("install", given=tickets.begin(SECRET, 12, NOON).text())
     later = ["rotate", "--at", str(NOON + 24 * HOUR)]
     # its status is that of systemctl, so that the timer's unit fails with it
     assert edge.run(*later) == 3
+    assert capfd.readouterr().out.endswith("nginx: the cause in _SYSTEMD_UNIT=nginx.service\n")
     assert edge.state() == tickets.begin(SECRET, 12, NOON + 24 * HOUR)
     assert edge.calls == ["try-reload-or-restart nginx.service"]
     edge.loaded.touch()

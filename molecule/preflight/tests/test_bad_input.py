@@ -297,7 +297,8 @@ def test_port_in_use_is_reported(tmp_path: pathlib.Path) -> None:
         assert fingerprints() == before
     finally:
         web2.check_output("systemctl stop squatter.service")
-    assert_refused(done, "web2: port 80 or 443 is in use by python3", "Stop and disable that program")
+    needed = "web2: port 443, which nginx (nginx_server_https_port, nginx_site_https_port) needs, is in use by "
+    assert_refused(done, f"{needed}squatter.service", "`systemctl disable --now squatter.service`")
 
 
 def test_unsupported_system_is_refused(tmp_path: pathlib.Path) -> None:

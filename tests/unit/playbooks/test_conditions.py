@@ -138,6 +138,27 @@ def test_open_plain_port_of_an_app_server_is_reported(tls: str, firewall: bool, 
         assert found == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(
+    ("host", "groups", "given", "ports"),
+    [
+        ("app1", {"app_servers": ["app1"]}, {}, {80: "nginx", 443: "nginx"}),
+        ("edge1", FLEET, {"nginx_site_https_port": 8443}, {80: "nginx", 443: "nginx", 8443: "nginx"}),
+        ("edge1", FLEET, {"nginx_server_http_port": 81}, {80: "nginx", 81: "nginx", 443: "nginx"}),
+        ("app1", FLEET, {"app_servers_tls": "offered"}, {8000: "links.socket", 8443: "nginx"}),
+        ("data1", FLEET, {"redis_server_port": 7000}, {5432: "postgresql@*", 7000: "redis-server@links"}),
+    ],
+)
+def test_preflight_refuses_ports_that_others_use(
+    host: str, groups: dict[str, list[str]], given: dict[str, Any], ports: dict[int, str]
+) -> None:
+    play, _ = load("phases/preflight_hosts.yml")
+    (task,) = [one for one in play["tasks"] if "baton.web.preflight_info" in one]
+    found = templar(host, groups, **task["vars"], **given).template(task["baton.web.preflight_info"]["ports"])
+    assert {int(one["port"]): one["allowed"][0].removesuffix(".service") for one in found} == ports
+    # each with the setting that changes it, if there is one
+    assert all("_port" in one["for"] for one in found if int(one["port"]) != 5432)
+
+
 def test_interrupt_stops_the_provisioning_between_two_roles() -> None:
     (play,) = load("phases/provision.yml")
     found = [task["name"] for task in due(play["tasks"], templar("app1", FLEET, baton_interrupted=True))]

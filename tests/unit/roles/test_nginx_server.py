@@ -182,26 +182,6 @@ def test_sandbox_is_optional_and_operator_directives_come_last(load_role: Callab
 
 
 @pytest.mark.parametrize(
-    ("listening", "refused"),
-    [
-        ([], False),
-        (['LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=1,fd=6),("nginx",pid=2,fd=6))'], False),
-        (['LISTEN 0 511 *:80 *:* users:(("apache2",pid=9,fd=4))'], True),
-        (["LISTEN 0 511 *:443 *:*"], True),
-    ],
-    ids=["free", "nginx itself", "another program", "an unnamed program"],
-)
-def test_preflight_refuses_a_port_in_use(load_role: Callable[[str], Any], listening: list[str], refused: bool) -> None:
-    messages = load_role("nginx_server").refusals(
-        __nginx_server_listeners={"stdout": "\n".join(listening), "stdout_lines": listening}
-    )
-    assert bool(messages) is refused
-    if "apache2" in str(listening):
-        assert "apache2" in messages[0]
-        assert "nginx_server_http_port" in messages[0]
-
-
-@pytest.mark.parametrize(
     "wrong",
     [
         {"nginx_server_worker_connections": 10},
@@ -224,7 +204,7 @@ def test_preflight_refuses_a_port_in_use(load_role: Callable[[str], Any], listen
 def test_preflight_refuses_settings_that_nginx_would_refuse(
     load_role: Callable[[str], Any], wrong: dict[str, Any]
 ) -> None:
-    messages = load_role("nginx_server").refusals(__nginx_server_listeners={"stdout": "", "stdout_lines": []}, **wrong)
+    messages = load_role("nginx_server").refusals(**wrong)
     assert len(messages) == 1
     (name,) = wrong
     assert name in messages[0]
@@ -256,9 +236,7 @@ def test_names_that_openssl_does_not_know_are_refused(
         ["sh", "-c", task["ansible.builtin.shell"]["cmd"]], env=environment, capture_output=True, text=True, check=True
     )
     found = {"stdout_lines": done.stdout.splitlines()}
-    (message,) = role.refusals(
-        __nginx_server_listeners={"stdout": "", "stdout_lines": []}, __nginx_server_unknown=found, **{setting: names}
-    )
+    (message,) = role.refusals(__nginx_server_unknown=found, **{setting: names})
     assert f"edge1: {setting} has {', '.join(unknown)}, which the host's OpenSSL doesn't know" in message
 
 

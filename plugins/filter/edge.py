@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
-from ansible_collections.baton.web.plugins.module_utils.edge import limits
+from ansible_collections.baton.web.plugins.module_utils.edge import limits, syntax
 
 # The widest prefixes, by IP version, that can belong to one operator or CDN; wider ones contain foreign addresses.
 WIDEST = {4: 8, 6: 16}
@@ -142,4 +142,5 @@ class FilterModule:
             "proxy_networks": proxy_networks,
             "unlimited_networks": unlimited_networks,
             "within": limits.within,
+            "nginx_syntax_problem": syntax.problem,
         }

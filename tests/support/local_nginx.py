@@ -126,14 +126,20 @@ class Edge:
         return self.ask(f"/.well-known/acme-challenge/{token}", scheme, **given)
 
 
+def program() -> str:
+    """The path of nginx; skips the test without it."""
+    found = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+    if found is None:
+        pytest.skip("nginx is not installed")
+    return found
+
+
 @contextlib.contextmanager
 def running(
     load_role: Callable[[str], Any], folder: pathlib.Path, change: Callable[[str], str] = str, **given: Any
 ) -> Iterator[Edge]:
     """Run nginx with the role's site during a block. `change`: changes the site's text."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    if program is None:
-        pytest.skip("nginx is not installed")
+    nginx = program()
     application, peer = Server(), Server(answer=lambda _: (404, ""))
     with contextlib.ExitStack() as stack:
         upstream = f"{UPSTREAM}:{stack.enter_context(application.listening(UPSTREAM, 0))}"
@@ -143,7 +149,7 @@ def running(
             https_port = free.getsockname()[1]
         for kind, text in issue(NAME, authority=True)._asdict().items():
             (folder / f"{kind}.pem").write_text(text)
-        version = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
+        version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
         settings = {
             **SITE,
             "nginx_site_upstreams": [upstream],
@@ -159,7 +165,7 @@ def running(
             **given,
         }
         _write(load_role, folder, settings, change)
-        command = [program, "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
+        command = [nginx, "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
         tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
         assert tested.returncode == 0, tested.stderr
         process = subprocess.Popen([*command, "-g", "daemon off;"])

@@ -504,6 +504,11 @@ def test_captures_have_valid_names_whatever_the_sites_name(site: Callable[..., s
         {"nginx_site_directives": {"Send-Timeout": "3s"}},
         {"nginx_site_directives": {"send_timeout": "3s\x1b"}},
         {"nginx_site_directives": {"send_timeout\n": "3s"}},
+        {"nginx_site_directives": {"error_log": ['"/a"', '"/b']}},
+        {"nginx_site_directives": {"error_log": "/a\\"}},
+        {"nginx_site_extra_configuration": "location /x {\n    return 204;\n"},
+        {"nginx_site_extra_http_configuration": "geo $x { default 1; }\nmap_hash_max_size 4096"},
+        {"nginx_site_http_port": 443},
     ],
     ids=str,
 )

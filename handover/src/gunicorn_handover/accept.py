@@ -62,8 +62,8 @@ class Connections(set[Any]):
 
     def are_ahead(self) -> bool:
         """Whether this worker has clearly more connections than the mean of those that accept."""
-        counts = [count for count in _counts if count]
-        return (_counts[self._slot] - LEAD) * len(counts) > sum(counts)
+        counts = _counts.tolist()
+        return (counts[self._slot] - LEAD) * (SLOTS - counts.count(0)) > sum(counts)
 
     def _publish(self) -> None:
         _counts[self._slot] = len(self) + len(self._expected) + 1 if self._counted else 0

@@ -157,8 +157,11 @@ def main() -> None:
                 part=options["part"],
             )
             result = {"method": change.method, "processes": change.results(), **_step(before, release)}
-            if change.method == "none" or module.check_mode:
+            if module.check_mode:
                 module.exit_json(changed=change.method != "none", **result)
+            if change.method == "none":
+                change.execute()  # only records
+                module.exit_json(changed=False, **result)
             result["processes"] = detached.run_detached(change.execute)
     except (layout.ActivationError, rehearsal.RehearsalError, deploy_lock.LockedError) as error:
         module.fail_json(msg=masking.masked(app.name, str(error)))

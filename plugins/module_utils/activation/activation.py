@@ -147,8 +147,9 @@ class Activation:
     def execute(self) -> dict[str, dict[str, Any]]:
         """Replace the processes, or revert and raise ActivationError. Returns `results`."""
         if self.method == "none":
-            own_socket_folder(self.app)
-            self._record_commands()
+            if WEB in self.changes:
+                own_socket_folder(self.app)
+                self._record_commands()
             return self.results()
         started, began = time.time(), time.monotonic()
         try:
@@ -262,7 +263,7 @@ class Activation:
         return {**recorded, self.release: self.app.commands} if self.release == layout.current(self.app) else recorded
 
     def _record_commands(self) -> None:
-        """Record the commands of types and schedules that run only on other hosts. Raises ActivationError."""
+        """Record the current release's commands where its web processes don't change. Raises ActivationError."""
         record, commands = layout.read_json_or_empty(self.app.record), self._commands()
         if not record or commands == record.get("commands"):
             return

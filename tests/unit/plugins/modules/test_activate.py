@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,18 @@ def test_activation_reports_the_previous_and_the_new_release(host: Host) -> None
     assert (again["changed"], again["method"], again["previous"]) == (False, "none", "bbbb")
     # the default is the current release, whose workers are replaced on request
     assert [run(host)["method"], run(host, restart_workers=True)["method"]] == ["none", "reload"]
+
+
+def test_commands_are_recorded_where_nothing_has_to_be_activated(host: Host) -> None:
+    """A rollback to the release compares them. The type runs only on another host."""
+    settings = {"strategy": "replace", "order": "after_web", "settle_seconds": 5, "stop_timeout": 30, "check": False}
+    host.write("etc/links/processes.json", json.dumps({"beat": {"command": "exec tick", "count": 0, **settings}}))
+    assert host.app.commands == {"app_processes.beat": "exec tick"}
+    for part, check in (("before_web", False), ("web", True)):
+        assert run(host, part=part, check=check)["changed"] is False
+        assert layout.recorded_commands(host.app) == {"aaaa": {}}
+    assert run(host, part="web")["changed"] is False
+    assert layout.recorded_commands(host.app) == {"aaaa": {"app_processes.beat": "exec tick"}}
 
 
 def test_check_mode_reports_the_method_and_changes_nothing(host: Host) -> None:

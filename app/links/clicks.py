@@ -160,9 +160,10 @@ class ClickFeed:
             for click in found:
                 position = click.position
                 yield click
-            # A client that missed thousands of events must not delay others.
-            await asyncio.sleep(0)
-            if not found:
+            if found:
+                # A client that missed thousands of events must not delay others.
+                await asyncio.sleep(0)
+            else:
                 try:
                     async with asyncio.timeout(PING):
                         await changed.wait()

@@ -49,6 +49,23 @@ async def workers(with_redis: Settings) -> AsyncIterator[Workers]:
         yield Workers(first, second, client)
 
 
+@pytest.fixture(params=[2, 1_000])
+def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker remember this number of events, and send three at once."""
+    monkeypatch.setattr(clicks, "RECENT", request.param)
+    monkeypatch.setattr(clicks, "BATCH", 3)
+
+
+@pytest.fixture
+async def feed(redis_server: RedisServer) -> AsyncIterator[ClickFeed]:
+    """A further worker's view of the stream."""
+    shared = Shared(redis_server.url, 30)
+    feed = ClickFeed(shared)
+    yield feed
+    await feed.close()
+    await shared.close()
+
+
 async def receive(connection: ClientConnection, number: int) -> list[dict[str, Any]]:
     """Receive `number` events."""
     async with asyncio.timeout(20):
@@ -76,13 +93,9 @@ async def test_without_position_only_new_clicks_are_sent(workers: Workers) -> No
     assert receiving.result()[0]["clicks"] > 3
 
 
-@pytest.mark.parametrize("recent", [2, 1_000])
-async def test_reconnecting_client_gets_missed_clicks_once(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch, with_redis: Settings, recent: int
-) -> None:
+@pytest.mark.usefixtures("small_batches")
+async def test_reconnecting_client_gets_missed_clicks_once(workers: Workers, with_redis: Settings) -> None:
     """From the worker's memory, and from Redis if the memory doesn't reach back far enough."""
-    monkeypatch.setattr(clicks, "RECENT", recent)
-    monkeypatch.setattr(clicks, "BATCH", 3)
     async with serving(with_redis) as third:
         async with workers.watch(third, "0-0") as watching:
             await workers.click(workers.first, 2)
@@ -94,15 +107,9 @@ async def test_reconnecting_client_gets_missed_clicks_once(
     assert [event["clicks"] for event in events] == list(range(3, 15))
 
 
-@pytest.mark.parametrize("recent", [2, 1_000])
-async def test_client_that_missed_many_clicks_lets_others_take_turns(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, recent: int
-) -> None:
-    monkeypatch.setattr(clicks, "RECENT", recent)
-    monkeypatch.setattr(clicks, "BATCH", 3)
-    await workers.click(workers.first, 10)
-    shared = Shared(redis_server.url, 30)
-    feed = ClickFeed(shared)
+@pytest.mark.usefixtures("small_batches")
+async def test_client_that_missed_many_clicks_lets_others_take_turns(workers: Workers, feed: ClickFeed) -> None:
+    received: list[clicks.Click | None] = []
     turns: list[int] = []
 
     async def take_turns() -> None:
@@ -110,15 +117,13 @@ async def test_client_that_missed_many_clicks_lets_others_take_turns(
             turns.append(len(received))
             await asyncio.sleep(0)
 
-    received: list[clicks.Click | None] = []
+    await workers.click(workers.first, 10)
     others = asyncio.create_task(take_turns())
     async for click in feed.follow("0-0"):
         received.append(click)
         if len(received) == 10:
             break
     others.cancel()
-    await feed.close()
-    await shared.close()
     assert {3, 6, 9} <= set(turns)
 
 
@@ -165,11 +170,11 @@ async def test_client_reloads_counts_if_redis_lost_its_data(workers: Workers, re
     assert (event["id"], event["slug"]) == ("0-0", None)
 
 
-async def test_clients_that_reconnect_at_once_share_reads(workers: Workers, redis_server: RedisServer) -> None:
+async def test_clients_that_reconnect_at_once_share_reads(
+    workers: Workers, redis_server: RedisServer, feed: ClickFeed
+) -> None:
     """More clients than the pool has connections; some of them leave before they are answered."""
     await workers.click(workers.first, 2)
-    shared = Shared(redis_server.url, 30)
-    feed = ClickFeed(shared)
     async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as server:
         entries: Any = await server.xrange(STREAM, count=1)
 
@@ -186,8 +191,6 @@ async def test_clients_that_reconnect_at_once_share_reads(workers: Workers, redi
             client.cancel()
         assert set(await asyncio.gather(*clients[1::2])) == {2}
         statistics: Any = await server.info("commandstats")
-    await feed.close()
-    await shared.close()
     # one read that has begun, and the next one
     assert {command: statistics[f"cmdstat_{command}"]["calls"] <= 2 for command in ("xrange", "xrevrange")} == {
         "xrange": True,

@@ -151,7 +151,7 @@ def test_connection_survives_an_application_that_cancels_all_tasks(life: Create)
         await one.ready()
         client = await one.connect()
         client.send()
-        while not one.server._acceptor.is_beginning:
+        while not one.server._acceptor.has_pending:
             await asyncio.sleep(0)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()

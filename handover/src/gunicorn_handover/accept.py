@@ -90,18 +90,18 @@ class Acceptor:
         self._connections = connections
         self._tls = tls
         self._timers: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._beginning: set[_Beginning] = set()
+        self._pending: set[_SetUp] = set()
         self.is_greedy = False
         """Whether this worker accepts without regard for the others."""
 
     def descriptors(self) -> list[int]:
         """The descriptors of connections that aren't set up yet."""
-        return [beginning.connection.fileno() for beginning in self._beginning]
+        return [set_up.connection.fileno() for set_up in self._pending]
 
     @property
-    def is_beginning(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether a connection has been accepted which isn't set up yet."""
-        return bool(self._beginning)
+        return bool(self._pending)
 
     def has_queued(self) -> bool:
         """Whether a connection can be accepted."""
@@ -129,8 +129,8 @@ class Acceptor:
 
     def abort(self) -> None:
         """Closes connections that aren't set up yet: those of TLS clients that don't send what they must."""
-        for beginning in self._beginning:
-            beginning.abort()
+        for set_up in self._pending:
+            set_up.abort()
 
     def _on_readable(self, listener: socket.socket) -> None:
         if not self.is_greedy and self._connections.are_ahead():
@@ -160,10 +160,10 @@ class Acceptor:
         connection.setblocking(False)
         protocol = self._create_protocol()
         self._connections.expect(protocol)
-        beginning = _Beginning(self._set_up(connection, protocol), loop=self._loop)
-        beginning.connection = connection
-        self._beginning.add(beginning)
-        beginning.add_done_callback(self._beginning.discard)
+        set_up = _SetUp(self._set_up(connection, protocol), loop=self._loop)
+        set_up.connection = connection
+        self._pending.add(set_up)
+        set_up.add_done_callback(self._pending.discard)
 
     async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         try:
@@ -174,7 +174,7 @@ class Acceptor:
             self._connections.expect_no_more(protocol)
 
 
-class _Beginning(asyncio.Task[None]):
+class _SetUp(asyncio.Task[None]):
     """The set-up of an accepted connection. Applications that cancel all tasks don't end it."""
 
     connection: socket.socket

@@ -155,8 +155,8 @@ class DrainingServer(Server):
                 self._restart_task = asyncio.create_task(self._application.restart_websockets(spread))
             connections = list(self.server_state.connections)
             # a TLS client may never complete its handshake
-            begins = self._acceptor.is_beginning and now - began <= self._idle_timeout
-            if not connections and not begins:
+            pending = self._acceptor.has_pending and now - began <= self._idle_timeout
+            if not connections and not pending:
                 break
             for connection in connections:
                 idle[connection] = 0.0 if is_busy(connection) else idle.get(connection, 0.0) + passed

@@ -34,7 +34,7 @@ class Specification:
     name: str
     ca_file: str
     slug: str
-    # the event before the first one
+    # id of the event after which the clients begin
     after: str
     websockets: int
     streams: int
@@ -49,7 +49,7 @@ class Watcher:
     """The events that one client received, by their ids."""
 
     number: int
-    # the last event, or the one before the first
+    # id of the event after which the client resumes
     after: str
     ids: list[str] = dataclasses.field(default_factory=list)
     # events whose ids the server no longer has

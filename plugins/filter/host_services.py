@@ -29,6 +29,20 @@ def needed_ports(services: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def served_certificates(services: Sequence[Mapping[str, Any]], folder: str) -> list[dict[str, Any]]:
+    """Return the certificates for status_info that the services must serve. `folder`: that of their certificates."""
+    return [
+        {
+            "path": f"{folder}/{service['certificate']}/fullchain.pem",
+            "server": service["name"],
+            "unit": service["unit"],
+            "port": service["ports"][service["tls"]["scheme"]],
+            **{key: value for key, value in service["tls"].items() if key != "scheme"},
+        }
+        for service in services
+    ]
+
+
 def _with_setting(service: Mapping[str, Any], scheme: str) -> str:
     """Return a service's name with the setting of this port, if it has one."""
     setting = service["port_settings"].get(scheme)
@@ -86,6 +100,7 @@ class FilterModule:
         return {
             "firewall_rules": firewall_rules,
             "needed_ports": needed_ports,
+            "served_certificates": served_certificates,
             "service_address_problems": address_problems,
             "unreachable_service_problems": unreachable,
         }

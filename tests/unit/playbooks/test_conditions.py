@@ -159,6 +159,29 @@ def test_preflight_refuses_ports_that_others_use(
     assert all("_port" in one["for"] for one in found if int(one["port"]) != 5432)
 
 
+@pytest.mark.parametrize(
+    ("host", "given", "warned"),
+    [
+        ("edge1", {}, []),
+        ("edge1", {"nginx_site_https_port": 8443, "nginx_server_https_port": "8443"}, []),
+        ("edge1", {"nginx_site_https_port": 8443}, ["nginx_server_https_port"]),
+        ("edge1", {"nginx_server_http_port": 81}, ["nginx_server_http_port"]),
+        ("app1", {"nginx_site_https_port": 8443}, []),
+    ],
+)
+def test_port_without_catch_all_is_reported(host: str, given: dict[str, Any], warned: list[str]) -> None:
+    play, _ = load("phases/preflight_hosts.yml")
+    (task,) = [one for one in play["tasks"] if "baton_port" in str(one.get("loop_control"))]
+    found = []
+    for port in templar(host, FLEET, **given).template(task["loop"]):
+        variables = templar(host, FLEET, **given, baton_port=port)
+        if list(due([task], variables)):
+            found.append(port["setting"])
+            message = variables.template(task["ansible.builtin.debug"]["msg"])
+            assert message.startswith(f"{host}: ") and f"Set {port['setting']}: {port['site']}," in message
+    assert found == warned
+
+
 def test_interrupt_stops_the_provisioning_between_two_roles() -> None:
     (play,) = load("phases/provision.yml")
     found = [task["name"] for task in due(play["tasks"], templar("app1", FLEET, baton_interrupted=True))]

@@ -38,7 +38,7 @@ def problems(
     """Return why something that must run on one host only could run on two, with the fix."""
     names = first_host.on_first_host(processes, schedules)
     hosts = _hosts(hostvars, hostvars if names else ())
-    return first_host.problems(application, servers, hosts, names, processes, wanted)
+    return first_host.problems(application, servers, hosts, names, first_host.hosts_of(processes, schedules), wanted)
 
 
 class FilterModule:

@@ -7,7 +7,7 @@ another one (`app_first_host`), which is refused while they run, or may run, on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,20 +28,24 @@ class Host:
     starts_at_boot: Sequence[str] = field(default_factory=list)
 
 
-def on_first_host(processes: Any, schedules: Any) -> list[str]:
-    """Return the settings of the process types and schedules with `hosts: first`, such as `app_processes.beat`.
+def hosts_of(processes: Any, schedules: Any) -> dict[str, Any]:
+    """Return the value of `hosts` by setting, such as `app_processes.beat`, of all process types and schedules.
 
-    The settings may be invalid.
+    The settings may be invalid: those without one have None.
     """
-    return [
-        f"{setting}.{name}"
+    return {
+        f"{setting}.{name}": one.get("hosts", defaults["hosts"]) if isinstance(one, Mapping) else None
         for setting, given, defaults in (
             ("app_processes", processes, process_settings.DEFAULTS),
             ("app_schedules", schedules, schedule_settings.DEFAULTS),
         )
         for name, one in (given.items() if isinstance(given, Mapping) else ())
-        if isinstance(one, Mapping) and one.get("hosts", defaults["hosts"]) == "first"
-    ]
+    }
+
+
+def on_first_host(processes: Any, schedules: Any) -> list[str]:
+    """Return the settings of those with `hosts: first`."""
+    return [name for name, hosts in hosts_of(processes, schedules).items() if hosts == "first"]
 
 
 def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Sequence[str], wanted: str = "") -> str:
@@ -60,12 +64,12 @@ def problems(
     servers: Sequence[str],
     hosts: Mapping[str, Host],
     names: Sequence[str],
-    processes: Any,
+    declared: Collection[str],
     wanted: str = "",
 ) -> list[str]:
     """Return why something that must run on one host only could run on two, with the fix.
 
-    `processes`: the setting `app_processes`. A type that it lacks may be one that was renamed.
+    `declared`: the settings of all process types and schedules. What runs and isn't among them may have been renamed.
     """
     if wanted not in ("", NONE, *servers):
         return [
@@ -77,7 +81,6 @@ def problems(
         return []
     running = {name: _running(host, names) for name, host in hosts.items()}
     known = _recorded(servers, hosts)
-    declared = {f"app_processes.{name}" for name in (processes if isinstance(processes, Mapping) else ())}
     found = []
     for host, about in hosts.items():
         if host == first:
@@ -86,9 +89,9 @@ def problems(
         # where the first host already runs them, this run stops them on other app servers
         which = [name for name in names if host not in servers or name not in running.get(first, [])]
         theirs = [name for name in which if name in there]
-        # a type that runs on the new first host, too, ran on all
-        removed = [name for name in there if name.startswith("app_processes.") and name not in declared]
-        removed = [name for name in removed if host in known and name not in hosts.get(first, Host()).runs]
+        # what runs on the new first host, too, ran on all
+        both = hosts.get(first, Host()).runs
+        removed = [name for name in there if host in known and name not in declared and name not in both]
         for those, why in (
             (theirs, f"which must not run on {first} (hosts: first) at the same time"),
             (removed, f"which the settings no longer have: under another name, it may start on {first} (hosts: first)"),

@@ -26,11 +26,13 @@ STOP = (
 )
 NAMES = ["app_processes.beat", "app_schedules.nightly"]
 PROCESSES = {"worker": {}, "beat": {"hosts": "first"}}
+SCHEDULES = {"nightly": {}}
 IDLE = Host(asked=True)
 LIMITED = Host()
 ENDED = Host(asked=True, starts_at_boot=NAMES)
 RUNS = Host(asked=True, runs=["app_processes.worker", *NAMES])
 TICKER = "app_processes.ticker"  # the earlier name of beat
+OLD = "app_schedules.old"  # the earlier name of nightly
 
 
 def noted(host: str, runs: Host = IDLE) -> Host:
@@ -42,7 +44,7 @@ def decide(
 ) -> tuple[str, list[str]]:
     return (
         first_host.choose(servers, hosts, names, wanted),
-        first_host.problems("links", servers, hosts, names, PROCESSES, wanted),
+        first_host.problems("links", servers, hosts, names, first_host.hosts_of(PROCESSES, SCHEDULES), wanted),
     )
 
 
@@ -143,11 +145,11 @@ def test_process_stays_on_its_host_or_starts_on_the_first(
         # it has another name, and the operator moves it at the same time
         (
             SERVERS,
-            {"app1": noted("app1", Host(runs=[TICKER, "app_schedules.old"])), "app2": IDLE, "app3": IDLE},
+            {"app1": noted("app1", Host(runs=[TICKER, OLD])), "app2": IDLE, "app3": IDLE},
             "app2",
-            "app1 runs app_processes.ticker (now, or after its next boot), which the settings no longer have: under "
-            "another name, it may start on app2 (hosts: first). Stop it first with playbooks/configure.yml -e "
-            "app_first_host=none; then run playbooks/configure.yml -e app_first_host=app2.",
+            "app1 runs app_processes.ticker, app_schedules.old (now, or after its next boot), which the settings no "
+            "longer have: under another name, it may start on app2 (hosts: first). Stop it first with "
+            "playbooks/configure.yml -e app_first_host=none; then run playbooks/configure.yml -e app_first_host=app2.",
         ),
         (SERVERS, {"app1": Host(True, "app1", (), [TICKER]), "app2": IDLE, "app3": IDLE}, "app2", "app1 runs app_pro"),
         # or its host leaves the group
@@ -217,8 +219,8 @@ def test_printed_commands_stop_everything_on_the_lost_host_also_after_a_boot(tmp
         # a type with another name, where it is, and after it was stopped
         (SERVERS, {"app1": noted("app1", Host(runs=[TICKER])), "app2": noted("app1"), "app3": IDLE}, "app1"),
         (SERVERS, {"app1": noted("app1", Host(runs=[TICKER])), "app2": noted("app1"), "app3": IDLE}, "none"),
-        # a removed type of all hosts
-        (SERVERS, dict.fromkeys(SERVERS, noted("app1", Host(runs=[TICKER]))), "app2"),
+        # what ran on all hosts was removed
+        (SERVERS, dict.fromkeys(SERVERS, noted("app1", Host(runs=[TICKER, OLD]))), "app2"),
         # a removed type of other hosts than the previous first one
         (SERVERS, {"app1": noted("app1"), "app2": IDLE, "app3": Host(True, "", [TICKER])}, "app2"),
         # the operator confirms that the lost host is off

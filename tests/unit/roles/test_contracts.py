@@ -139,6 +139,20 @@ def test_every_option_has_a_description(role: str) -> None:
     assert [name for name, option in options(role).items() if not option.get("description")] == []
 
 
+def test_description_of_dictionaries_names_their_keys(role: str) -> None:
+    missing = []
+    for name, option in options(role).items():
+        # it may refer to another option with the same keys
+        named = [one["description"] for other, one in options(role).items() if f"`{other}`" in option["description"]]
+        described = " ".join([option["description"], *named])
+        pending = [option]
+        while pending:
+            keys = pending.pop().get("options") or {}
+            missing += [f"{name}: {key}" for key in keys if not re.search(rf"\b{key}\b", described)]
+            pending += keys.values()
+    assert missing == []
+
+
 def test_readme_lists_every_variable_with_type_and_default(role: str) -> None:
     expected = {}
     for name, option in options(role).items():

@@ -111,7 +111,8 @@ class Board:
 
     @last_heartbeat.setter
     def last_heartbeat(self, moment: float) -> None:
-        _SECONDS.pack_into(self._page, _HEARTBEAT, moment)
+        # in one piece: pack_into first writes zeros, for which the master would kill the worker
+        self._page[_HEARTBEAT : _HEARTBEAT + _SECONDS.size] = _SECONDS.pack(moment)
 
     @property
     def failure(self) -> str:

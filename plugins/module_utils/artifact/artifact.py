@@ -132,7 +132,7 @@ class _Build:
         pinned = {target.key: self._pinned(locked, server_pins, target) for target in targets}
         for app_pins, overlay in pinned.values():
             # the versions of packages with a URL are only known from their wheels
-            served = {pin.name: pin.version for pin in (*app_pins, *overlay.pins)}
+            served = {pin.name: pin.version for pin in (*app_pins, *overlay)}
             self._check_floors(served, locked.path or "The application")
         self.clock.mark("floors")
 
@@ -387,12 +387,10 @@ class _Build:
     # -- wheels ------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _pinned(
-        locked: lockfile.Locked, server: Sequence[Pin], target: Target
-    ) -> tuple[list[Pin], server_versions.Overlay]:
+    def _pinned(locked: lockfile.Locked, server: Sequence[Pin], target: Target) -> tuple[list[Pin], list[Pin]]:
         """Return the pins of the application and of the server's overlay for a target."""
         app_pins = lockfile.for_target(locked.pins, target)
-        return app_pins, server_versions.decide(lockfile.for_target(server, target), app_pins)
+        return app_pins, server_versions.overlay(lockfile.for_target(server, target), app_pins)
 
     def _check_floors(self, served: Mapping[str, str], where: str) -> None:
         """Raise BatonError for packages of the web processes that are too old; collects warnings for allowed ones."""
@@ -415,12 +413,12 @@ class _Build:
             ) from None
 
     def _wheel_set(
-        self, app_pins: list[Pin], overlay: server_versions.Overlay, handover: wheels.Wheel, target: Target
+        self, app_pins: list[Pin], overlay: list[Pin], handover: wheels.Wheel, target: Target
     ) -> wheels.WheelSet | list[wheels.Unbuilt]:
         tools, host_builds = self.tools, bool(self.request.build)
         key = key_of(
             [pin.line() for pin in app_pins],
-            [pin.line() for pin in overlay.pins],
+            [pin.line() for pin in overlay],
             handover.sha256,
             target.key,
             tools.index_url,
@@ -429,7 +427,7 @@ class _Build:
         known = wheels.cached_set(key, tools)
         if known is not None:
             return known
-        ours = wheels.collect(overlay.pins, target, tools, host_builds=host_builds)
+        ours = wheels.collect(overlay, target, tools, host_builds=host_builds)
         mine = {wheel.name: wheel for wheel in ours.wheels}
         venv = wheels.collect(app_pins, target, tools, host_builds=host_builds, replaceable=mine)
         if venv.unbuilt or ours.unbuilt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
@@ -25,28 +24,12 @@ SUPPORTED = {
 }
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """The packages that the overlay contains on one target, and the reason for each package."""
-
-    pins: list[Pin]
-    reasons: dict[str, str]
-
-
-def decide(server: Iterable[Pin], application: Iterable[Pin]) -> Overlay:
-    """Return the overlay for the server's and the application's pins, both for one target."""
+def overlay(server: Iterable[Pin], application: Iterable[Pin]) -> list[Pin]:
+    """Return the pins that the overlay contains, from the server's and the application's pins, all for one target."""
     own = {pin.name: pin for pin in application}
-    pins, reasons = [], {}
-    for pin in server:
-        theirs = own.get(pin.name)
-        if theirs is None:
-            pins.append(pin)
-            reasons[pin.name] = f"{pin.version}: the application has none"
-        elif theirs.url:
-            reasons[pin.name] = f"the application's own, from {theirs.url}"
-        elif SpecifierSet(SUPPORTED.get(pin.name, "")).contains(theirs.version, prereleases=True):
-            reasons[pin.name] = f"the application's own {theirs.version}"
-        else:
-            pins.append(pin)
-            reasons[pin.name] = f"{pin.version} instead of {theirs.version}, which is not {SUPPORTED.get(pin.name, '')}"
-    return Overlay(pins, reasons)
+    return [pin for pin in server if pin.name not in own or not _is_supported(own[pin.name])]
+
+
+def _is_supported(pin: Pin) -> bool:
+    """Whether the web service uses this pin of an application."""
+    return bool(pin.url) or SpecifierSet(SUPPORTED.get(pin.name, "")).contains(pin.version, prereleases=True)

@@ -14,13 +14,13 @@ ROOT = pathlib.Path(__file__).parents[5]
 LOCKED = requirements.read(ROOT / "roles/app_release/files/server-requirements.txt").pins
 
 
-def decide(**pins: str) -> dict[str, str]:
+def overlay(**pins: str) -> dict[str, str]:
     application = [Pin(name.replace("_", "-"), version) for name, version in pins.items()]
-    return {pin.name: pin.version for pin in server_versions.decide(LOCKED, application).pins}
+    return {pin.name: pin.version for pin in server_versions.overlay(LOCKED, application)}
 
 
 def test_application_without_a_server_gets_all_locked_versions() -> None:
-    assert decide(fastapi="0.100.0") == {pin.name: pin.version for pin in LOCKED}
+    assert overlay(fastapi="0.100.0") == {pin.name: pin.version for pin in LOCKED}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_application_without_a_server_gets_all_locked_versions() -> None:
     ],
 )
 def test_applications_version_takes_precedence_in_the_supported_range(name: str, version: str, replaced: bool) -> None:
-    assert (name in decide(**{name: version})) is replaced
+    assert (name in overlay(**{name: version})) is replaced
 
 
 def test_locked_versions_are_supported_and_hashed() -> None:

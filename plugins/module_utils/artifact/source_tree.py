@@ -130,18 +130,15 @@ def _ignore_special(folder: str, names: list[str]) -> list[str]:
     ]
 
 
-def exclude(tree: Path, patterns: Iterable[str]) -> list[str]:
-    """Remove files that match a pattern. Returns their names. A pattern without a slash matches at any depth."""
+def exclude(tree: Path, patterns: Iterable[str]) -> None:
+    """Remove files that match a pattern, and empty folders. A pattern without a slash matches at any depth."""
     patterns = list(patterns)
-    removed = []
     for name in list(walk(tree, frozenset())):
         if any(_matches(name, pattern) for pattern in patterns):
             (tree / name).unlink()
-            removed.append(name)
-    for folder, folders, files in os.walk(tree, topdown=False):
-        if (not folders and not files and Path(folder) != tree) or (not os.listdir(folder) and Path(folder) != tree):
+    for folder, _, _ in os.walk(tree, topdown=False):
+        if Path(folder) != tree and not os.listdir(folder):
             os.rmdir(folder)
-    return removed
 
 
 def _matches(name: str, pattern: str) -> bool:

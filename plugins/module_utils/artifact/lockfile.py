@@ -261,11 +261,8 @@ class _Reader:
             locked.warnings += _other_locks(self.project)
         project = read_pyproject(self.project)
         own = project.get("project", {}).get("requires-python")
-        if own:
-            locked.requires_python.append((f"{self._name(self.project / 'pyproject.toml')} of the source", str(own)))
         poetry = project.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python")
-        if poetry and not own:
-            locked.requires_python.append((f"{self._name(self.project / 'pyproject.toml')} of the source", str(poetry)))
+        self._require_python(locked, self.project / "pyproject.toml", own or poetry)
         if kind != "requirements.txt" and is_package(project) and self.subdir not in locked.locals:
             locked.locals.append(self.subdir)
         return locked
@@ -295,9 +292,7 @@ class _Reader:
                 "Run `uv lock` in the project, and check app_source_subdir, app_release_extras and app_release_groups.",
             ) from None
         locked = self._from_text("uv.lock", path, text, path.parent)
-        wanted = parsed.get("requires-python")
-        if wanted:
-            locked.requires_python.append((f"{name} of the source", str(wanted)))
+        self._require_python(locked, path, parsed.get("requires-python"))
         return locked
 
     def _read_confined(self, words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str]) -> str:
@@ -348,9 +343,13 @@ class _Reader:
         if text.startswith("# stale"):
             self._refuse_stale(name, "pyproject.toml changed since poetry.lock was made", "poetry lock")
         locked = self._from_text("poetry.lock", path, text, folder)
-        if wanted:
-            locked.requires_python.append((f"{name} of the source", str(wanted)))
+        self._require_python(locked, path, wanted)
         return locked
+
+    def _require_python(self, locked: Locked, path: Path, wanted: Any) -> None:
+        """Note which versions of Python a file of the source allows, if it says that."""
+        if wanted:
+            locked.requires_python.append((f"{self._name(path)} of the source", str(wanted)))
 
     def _from_text(self, kind: str, path: Path, text: str, folder: Path) -> Locked:
         found = requirements.read_text(text, root=folder, name=path.name)

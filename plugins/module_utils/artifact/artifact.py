@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,7 @@ class _Build:
         lockfile.check_python(locked, request.targets)
         self.warnings += locked.warnings
         self.clock.mark("lock")
-
-        server_pins = requirements.read(request.server_lock).pins
-        targets = sorted({target.key: target for target in request.targets}.values())
-        pinned = {target.key: self._pinned(locked, server_pins, target) for target in targets}
-        for app_pins, overlay in pinned.values():
-            # the versions of packages with a URL are only known from their wheels
-            served = {pin.name: pin.version for pin in (*app_pins, *overlay)}
-            self._check_floors(served, locked.path or "The application")
+        pinned = self._pins(locked)
         self.clock.mark("floors")
 
         digest = source_tree.digest(self.tree)
@@ -145,8 +138,8 @@ class _Build:
         handover = self._handover(handover_digest)
         sets: dict[str, wheels.WheelSet] = {}
         unbuilt: list[wheels.Unbuilt] = []
-        for target in targets:
-            found = self._wheel_set(*pinned[target.key], handover, target)
+        for target, (app_pins, overlay) in pinned.items():
+            found = self._wheel_set(app_pins, overlay, handover, target)
             if isinstance(found, wheels.WheelSet):
                 sets[target.key] = found
             else:
@@ -157,16 +150,7 @@ class _Build:
         if unbuilt:
             return self._unbuilt(unbuilt, identity)
 
-        local = {wheel.name: wheel.version for wheel in projects}
-        for found_set in sets.values():
-            served = {**found_set.venv, **local, **found_set.server}
-            self._check_floors(served, f"The wheels for {found_set.target}")
-        roots = [self.tree / path.removeprefix("src").lstrip("/") for path in import_paths]
-        project_modules = [
-            name for wheel in projects for path in wheels.metadata(wheel.path)[1] for name in wheels.module_names(path)
-        ]
-        for found_set in sets.values():
-            asgi.check(request.app_module, roots, self.tree, [*found_set.modules, *project_modules])
+        self._check_wheels(sets.values(), projects, import_paths)
         release = {
             "id": identity,
             "app_name": request.app_name,
@@ -180,14 +164,20 @@ class _Build:
             "locked": locked.locked,
             "state_links": self._state_directories(),
         }
-        archive, created, source_bytes, sha256 = self._archive(identity, release, projects)
+        return self._packed(release, sets, projects)
+
+    def _packed(
+        self, release: dict[str, Any], sets: Mapping[str, wheels.WheelSet], projects: list[wheels.Wheel]
+    ) -> dict[str, Any]:
+        """Pack everything, and return the module's result. `sets`: by target."""
+        archive, created, source_bytes, sha256 = self._archive(release, projects)
         boms = self._boms({**release, "created": created}, sets.values(), projects)
         self.clock.mark("archive")
         self._prune()
         return {
             "complete": True,
             "builds": [],
-            "id": identity,
+            "id": release["id"],
             "release": {**release, "created": created},
             "source": {
                 "path": archive,
@@ -316,6 +306,10 @@ class _Build:
         paths += [os.path.join("src", path).rstrip("/") for path in added]
         return list(dict.fromkeys(paths))
 
+    def _roots(self, import_paths: Sequence[str]) -> list[Path]:
+        """Return the folders of import paths, which begin with `src`, the source's folder in a release."""
+        return [self.tree / path.removeprefix("src").lstrip("/") for path in import_paths]
+
     def _working_directory(self) -> str:
         wanted = self.request.working_directory
         clean = self._folder(wanted, "app_release_working_directory") if wanted else self.subdir
@@ -386,11 +380,29 @@ class _Build:
 
     # -- wheels ------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _pinned(locked: lockfile.Locked, server: Sequence[Pin], target: Target) -> tuple[list[Pin], list[Pin]]:
-        """Return the pins of the application and of the server's overlay for a target."""
-        app_pins = lockfile.for_target(locked.pins, target)
-        return app_pins, server_versions.overlay(lockfile.for_target(server, target), app_pins)
+    def _pins(self, locked: lockfile.Locked) -> dict[Target, tuple[list[Pin], list[Pin]]]:
+        """Return the pins of the application and of the server's overlay, by target. Raises BatonError for old ones."""
+        server = requirements.read(self.request.server_lock).pins
+        found = {}
+        for target in sorted({target.key: target for target in self.request.targets}.values()):
+            app_pins = lockfile.for_target(locked.pins, target)
+            found[target] = app_pins, server_versions.overlay(lockfile.for_target(server, target), app_pins)
+        for app_pins, overlay in found.values():
+            # the versions of packages with a URL are only known from their wheels
+            served = {pin.name: pin.version for pin in (*app_pins, *overlay)}
+            self._check_floors(served, locked.path or "The application")
+        return found
+
+    def _check_wheels(
+        self, sets: Collection[wheels.WheelSet], projects: list[wheels.Wheel], import_paths: Sequence[str]
+    ) -> None:
+        """Raise BatonError for old packages, and for an application's module that no wheel and no import path has."""
+        local = {wheel.name: wheel.version for wheel in projects}
+        for found in sets:
+            self._check_floors({**found.venv, **local, **found.server}, f"The wheels for {found.target}")
+        own, roots = wheels.modules(projects), self._roots(import_paths)
+        for found in sets:
+            asgi.check(self.request.app_module, roots, self.tree, [*found.modules, *own])
 
     def _check_floors(self, served: Mapping[str, str], where: str) -> None:
         """Raise BatonError for packages of the web processes that are too old; collects warnings for allowed ones."""
@@ -400,10 +412,9 @@ class _Build:
         self.old.update(found)
 
     def _handover(self, digest: str) -> wheels.Wheel:
+        if known := wheels.built_pure(digest, self.tools):
+            return known
         sdist = wheels.pack_project(self.scratch / "handover", "", wheels.OWN_PACKAGE, digest, self.tools)
-        kept = sorted(wheels.built_folder(sdist.key, None, self.tools).glob("*.whl"))
-        if kept:
-            return wheels.Wheel(kept[0], sha256_of(kept[0]))
         try:
             return wheels.build_pure(sdist, self.tools)
         except CommandError as error:
@@ -459,9 +470,8 @@ class _Build:
 
     def _project(self, path: str, digest: str) -> wheels.Wheel:
         key = key_of("project", digest, path, self.tools.build_environment)
-        kept = sorted(wheels.built_folder(key, None, self.tools).glob("*.whl"))
-        if kept:
-            return wheels.Wheel(kept[0], sha256_of(kept[0]))
+        if known := wheels.built_pure(key, self.tools):
+            return known
         sdist = wheels.pack_project(self.plain, path, os.path.basename(path) or self.request.app_name, key, self.tools)
         try:
             return wheels.build_pure(sdist, self.tools)
@@ -475,8 +485,7 @@ class _Build:
 
     def _add_generated(self, wheel: wheels.Wheel) -> None:
         """Add files that a build generates in a package, such as a version module, to the source, which is imported."""
-        roots = [self.tree / path.removeprefix("src").lstrip("/") for path in self._import_paths()]
-        left = _GENERATED_BYTES
+        roots, left = self._roots(self._import_paths()), _GENERATED_BYTES
         with wheels.opened(wheel.path) as archive:
             for entry in archive.infolist():
                 name = entry.filename
@@ -522,15 +531,13 @@ class _Build:
 
     # -- the archive -------------------------------------------------------------------------------------
 
-    def _archive(
-        self, identity: str, release: dict[str, Any], projects: list[wheels.Wheel]
-    ) -> tuple[str, str, int, str]:
+    def _archive(self, release: dict[str, Any], projects: list[wheels.Wheel]) -> tuple[str, str, int, str]:
         """Pack the source and the projects' wheels, or reuse the cached archive, whose time is that of its build.
 
         Returns the path, the time of creation, the unpacked bytes and the SHA-256.
         """
         place = self.tools.folder("artifacts", self.request.app_name)
-        archive, notes = place / f"{identity}-src.tar.gz", place / f"{identity}.json"
+        archive, notes = place / f"{release['id']}-src.tar.gz", place / f"{release['id']}.json"
         if archive.is_file() and notes.is_file():
             known = json.loads(notes.read_text(encoding="utf-8"))
             os.utime(archive)

@@ -268,6 +268,12 @@ def built_folder(key: str, target: Target | None, tools: Tools) -> Path:
     return tools.folder("built", key, target.key if target else "any")
 
 
+def built_pure(key: str, tools: Tools) -> Wheel | None:
+    """Return the pure wheel that an earlier run built; None if there is none."""
+    paths = sorted(built_folder(key, None, tools).glob("*.whl"))
+    return Wheel(paths[0], sha256_of(paths[0])) if paths else None
+
+
 def _built(sdist: Sdist, target: Target, tools: Tools) -> Wheel | None:
     for folder in (built_folder(sdist.key, None, tools), built_folder(sdist.key, target, tools)):
         for path in sorted(folder.glob("*.whl")):
@@ -568,7 +574,7 @@ def pack_set(target: Target, venv: Sequence[Wheel], server: Sequence[Wheel], too
             "venv": {wheel.name: wheel.sha256 for wheel in venv},
             "server": {wheel.name: wheel.sha256 for wheel in server},
         },
-        modules=_modules([*venv, *server]),
+        modules=modules([*venv, *server]),
     )
     atomic_file.write(tools.folder("sets") / f"{set_key}.json", json.dumps(packed.__dict__))
     return packed
@@ -594,7 +600,7 @@ def _allows(target: Target, requires: str) -> bool:
         return True  # invalid; pip ignores it too
 
 
-def _modules(wheels: Iterable[Wheel]) -> list[str]:
+def modules(wheels: Iterable[Wheel]) -> list[str]:
     """Return the dotted names of the modules in wheels."""
     names: set[str] = set()
     for wheel in wheels:

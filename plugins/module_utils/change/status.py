@@ -8,7 +8,7 @@ import pathlib
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..activation import background, snapshot
@@ -299,106 +299,112 @@ def _typed_schedule(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def problems(host: str, found: Mapping[str, Any]) -> list[str]:
     """Return the problems of a host, each a sentence with the fix."""
-    wrong = []
+    return [f"{host}: {sentence}" for sentence in _problems(host, found)]
+
+
+def _problems(host: str, found: Mapping[str, Any]) -> Iterator[str]:
     if (app := found.get("application")) is not None:
-        ready = [worker for worker in app["workers"] if worker["state"] == "ready"]
-        if app["release"] is None:
-            wrong.append(f"{host}: no release has been activated; deploy one.")
-        elif app["service"] not in ("active", "reloading"):
-            wrong.append(f"{host}: the service is {app['service']}; see playbooks/logs.yml.")
-        elif len(ready) < app["workers_wanted"] or not ready:
-            wrong.append(f"{host}: {len(ready)} of {app['workers_wanted']} workers are ready.")
-        stray = sorted({str(worker["release"]) for worker in ready} - {str(app["release"])})
-        if stray:
-            wrong.append(f"{host}: workers still serve {', '.join(stray)}; run playbooks/restart.yml.")
-        if app["bridge"]:
-            wrong.append(f"{host}: the bridge still runs, so a handover was interrupted; deploy again.")
-        if app["last_reload"].get("outcome") == "failed":
-            wrong.append(f"{host}: the last reload failed: {app['last_reload'].get('error')}")
-        if app["health"] not in HEALTHY:
-            wrong.append(f"{host}: the health page {app['health']}")
-        for name, one in app["processes"].items():
-            if one["running"] < one["wanted"]:
-                wrong.append(
-                    f"{host}: {one['running']} of {one['wanted']} {name} run; see playbooks/logs.yml -e process={name}."
-                )
-            elif one["running"] > one["wanted"]:
-                wrong.append(
-                    f"{host}: {one['running']} {name} run instead of {one['wanted']}, so a change was interrupted; "
-                    "deploy again."
-                )
-            wrong += [
-                f"{host}: {unit} didn't finish its job within its stop_timeout and was killed; raise stop_timeout in "
-                f"app_processes.{name}. `systemctl reset-failed {unit}` on the host clears this message."
-                for unit in one["killed"]
-            ]
-            if stray := sorted(set(one["releases"]) - {str(app["release"])}):
-                wrong.append(f"{host}: {name} still runs {', '.join(stray)}; deploy again.")
-        for name, one in app["schedules"].items():
-            if one["result"] not in ("", "success"):
-                wrong.append(
-                    f"{host}: the last run of {name} failed ({one['result']}, {one['last'] or 'time unknown'}); see "
-                    f"playbooks/logs.yml -e process={name}."
-                )
-            if not one["due"] and not one["suspended"] and app["release"] is not None:
-                wrong.append(f"{host}: the timer of {name} doesn't run; deploy again.")
-        # a running change may have written the files and not activated them yet
-        if app["drift"] and not app["lock"]:
-            wrong.append(
-                f"{host}: {', '.join(app['drift'])} changed since the last handover; run playbooks/configure.yml."
-            )
-        # nor does a bridge that is about to end have the new directives
-        if not app["lock"]:
-            wrong += [sentence for one in app["behind"] for sentence in _behind(host, one, of_application=True)]
-    ends = (certificates.problem(one, time.time()) for one in found.get("certificates", []))
-    wrong += [f"{host}: {sentence}" for sentence in ends if sentence]
-    wrong += [
-        f"{host}: {one['server']} doesn't serve the certificate {one['path']}: {one['why']}; {_loading(one['server'])}"
-        for one in found.get("unserved", [])
+        yield from _application_problems(host, app)
+    yield from filter(None, (certificates.problem(one, time.time()) for one in found.get("certificates", [])))
+    for one in found.get("unserved", []):
         # otherwise another message names the cause
-        if found.get("units", {}).get(one["unit"], "active") == "active"
-    ]
+        if found.get("units", {}).get(one["unit"], "active") == "active":
+            server = one["server"]
+            yield f"{server} doesn't serve the certificate {one['path']}: {one['why']}; {_loading(server)}"
     acme = found.get("acme", {})
-    if acme.get("invalid"):
-        wrong.append(f"{host}: {acme['invalid']}")
-    if acme.get("trouble"):
-        names = ", ".join(untrusted.texts(acme.get("names")))
-        in_use = "the previous one is still in use" if acme["issued"] else "no trusted one is in use"
-        wrong.append(
-            f"{host}: no new certificate for {names} from {untrusted.text(acme.get('directory'))}, "
-            f"{ago(time.time() - untrusted.moment(acme.get('when')))} ago: "
-            f"{acme['trouble']}; {in_use}, and the host tries again twice a day."
-        )
-    if acme and not acme.get("invalid") and abs(time.time() - (when := untrusted.moment(acme.get("when")))) > STALE:
-        wrong.append(
-            f"{host}: the renewal of the site's certificate last ran at {deploy_lock.clock(when)}, although it is due "
-            "twice a day; `journalctl -u 'acme-*'` on the host shows why, and site.yml sets it up again."
-        )
-    wrong += [
-        f"{host}: a certificate for the site is unusable, {refused}. The host asks the authority for another one when "
-        "its own is due; look at the host that a message names."
-        for refused in acme.get("refused", [])
-    ]
-    wrong += [
-        f"{host}: {server} is drained and gets no requests; if nobody works on it, run site.yml."
-        for server in found.get("drained", [])
-    ]
-    wrong += [sentence for one in found.get("behind", []) for sentence in _behind(host, one)]
-    states = dict(found.get("units", {}))
-    for name, about in found.get("timed_services", {}).items():
-        states[f"{name}.timer"] = about["timer"]
+    yield from _acme_problems(acme)
+    for server in found.get("drained", []):
+        yield f"{server} is drained and gets no requests; if nobody works on it, run site.yml."
+    for one in found.get("behind", []):
+        yield from _behind(host, one)
+    timed = found.get("timed_services", {})
+    for name, about in timed.items():
         # acme-certificate also fails if it has recorded the cause
         reported = name.startswith("acme-") and (acme.get("trouble") or acme.get("refused"))
         if about["result"] not in ("", "success") and not reported:
-            wrong.append(
-                f"{host}: the last run of {name}.service failed ({about['result']}); `journalctl -u {name}.service` on "
-                "the host shows why, and site.yml sets it up again."
+            yield (
+                f"the last run of {name}.service failed ({about['result']}); `journalctl -u {name}.service` on the "
+                "host shows why, and site.yml sets it up again."
             )
-    return wrong + [
-        f"{host}: the unit {unit} is {state}; `systemctl status {unit}` on the host shows why, and site.yml starts it."
-        for unit, state in states.items()
-        if state != "active"
-    ]
+    for unit, state in {**found.get("units", {}), **{f"{name}.timer": timed[name]["timer"] for name in timed}}.items():
+        if state != "active":
+            yield (
+                f"the unit {unit} is {state}; `systemctl status {unit}` on the host shows why, and site.yml starts it."
+            )
+
+
+def _application_problems(host: str, app: Mapping[str, Any]) -> Iterator[str]:
+    ready = [worker for worker in app["workers"] if worker["state"] == "ready"]
+    if app["release"] is None:
+        yield "no release has been activated; deploy one."
+    elif app["service"] not in ("active", "reloading"):
+        yield f"the service is {app['service']}; see playbooks/logs.yml."
+    elif len(ready) < app["workers_wanted"] or not ready:
+        yield f"{len(ready)} of {app['workers_wanted']} workers are ready."
+    if stray := sorted({str(worker["release"]) for worker in ready} - {str(app["release"])}):
+        yield f"workers still serve {', '.join(stray)}; run playbooks/restart.yml."
+    if app["bridge"]:
+        yield "the bridge still runs, so a handover was interrupted; deploy again."
+    if app["last_reload"].get("outcome") == "failed":
+        yield f"the last reload failed: {app['last_reload'].get('error')}"
+    if app["health"] not in HEALTHY:
+        yield f"the health page {app['health']}"
+    for name, one in app["processes"].items():
+        yield from _process_problems(name, one, str(app["release"]))
+    for name, one in app["schedules"].items():
+        if one["result"] not in ("", "success"):
+            yield (
+                f"the last run of {name} failed ({one['result']}, {one['last'] or 'time unknown'}); see "
+                f"playbooks/logs.yml -e process={name}."
+            )
+        if not one["due"] and not one["suspended"] and app["release"] is not None:
+            yield f"the timer of {name} doesn't run; deploy again."
+    # a running change may have written files and not activated them yet, nor does its bridge have the new directives
+    if app["lock"]:
+        return
+    if app["drift"]:
+        yield f"{', '.join(app['drift'])} changed since the last handover; run playbooks/configure.yml."
+    for one in app["behind"]:
+        yield from _behind(host, one, of_application=True)
+
+
+def _process_problems(name: str, found: Mapping[str, Any], release: str) -> Iterator[str]:
+    if found["running"] < found["wanted"]:
+        yield f"{found['running']} of {found['wanted']} {name} run; see playbooks/logs.yml -e process={name}."
+    elif found["running"] > found["wanted"]:
+        yield (
+            f"{found['running']} {name} run instead of {found['wanted']}, so a change was interrupted; deploy again."
+        )
+    for unit in found["killed"]:
+        yield (
+            f"{unit} didn't finish its job within its stop_timeout and was killed; raise stop_timeout in "
+            f"app_processes.{name}. `systemctl reset-failed {unit}` on the host clears this message."
+        )
+    if stray := sorted(set(found["releases"]) - {release}):
+        yield f"{name} still runs {', '.join(stray)}; deploy again."
+
+
+def _acme_problems(acme: Mapping[str, Any]) -> Iterator[str]:
+    when = untrusted.moment(acme.get("when"))
+    if acme.get("invalid"):
+        yield acme["invalid"]
+    if acme.get("trouble"):
+        names = ", ".join(untrusted.texts(acme.get("names")))
+        in_use = "the previous one is still in use" if acme["issued"] else "no trusted one is in use"
+        yield (
+            f"no new certificate for {names} from {untrusted.text(acme.get('directory'))}, {ago(time.time() - when)} "
+            f"ago: {acme['trouble']}; {in_use}, and the host tries again twice a day."
+        )
+    if acme and not acme.get("invalid") and abs(time.time() - when) > STALE:
+        yield (
+            f"the renewal of the site's certificate last ran at {deploy_lock.clock(when)}, although it is due twice a "
+            "day; `journalctl -u 'acme-*'` on the host shows why, and site.yml sets it up again."
+        )
+    for refused in acme.get("refused", []):
+        yield (
+            f"a certificate for the site is unusable, {refused}. The host asks the authority for another one when its "
+            "own is due; look at the host that a message names."
+        )
 
 
 def _loading(server: str) -> str:
@@ -408,32 +414,28 @@ def _loading(server: str) -> str:
     return f"run site.yml, which loads it; if it doesn't, {server}'s log on the host has the cause."
 
 
-def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> list[str]:
-    """Return what a process lacks of its current unit. `about`: an entry of `daemons.behind`."""
+def _behind(host: str, about: Mapping[str, Any], *, of_application: bool = False) -> Iterator[str]:
+    """Yield what a process lacks of its current unit. `about`: an entry of `daemons.behind`."""
     unit = about["unit"]
     start = f"`systemctl restart {unit}`, which interrupts it,"
-    wrong = []
     if about["unread"]:
-        wrong.append(
-            f"{host}: the files of {unit} changed, and systemd hasn't read them; run `systemctl daemon-reload`."
-        )
+        yield f"the files of {unit} changed, and systemd hasn't read them; run `systemctl daemon-reload`."
     if about["unconfined"]:
-        wrong.append(
-            f"{host}: {unit} runs without its sandbox, because it was started before the sandbox was set up; {start} "
-            "fixes this."
+        yield (
+            f"{unit} runs without its sandbox, because it was started before the sandbox was set up; {start} fixes "
+            "this."
         )
     elif about["newer"] and of_application:
         # changes of the unit files themselves are detected by the activation
-        wrong.append(
-            f"{host}: {unit} was started before {', '.join(about['newer'])} was written, and may run without its "
-            f"directives; {start} applies them. Put them into app_service_directives instead: then a change applies "
-            "them without a gap."
+        yield (
+            f"{unit} was started before {', '.join(about['newer'])} was written, and may run without its directives; "
+            f"{start} applies them. Put them into app_service_directives instead: then a change applies them without a "
+            "gap."
         )
     if files := about["replaced"]:
         names = ", ".join(files[:MOST_FILES]) + (f" and {len(files) - MOST_FILES} more" if files[MOST_FILES:] else "")
         fix = "playbooks/restart.yml" if of_application else f"playbooks/upgrade_system.yml --limit {host}"
-        wrong.append(f"{host}: {unit} still executes what an upgrade replaced: {names}; run {fix}, which restarts it.")
-    return wrong
+        yield f"{unit} still executes what an upgrade replaced: {names}; run {fix}, which restarts it."
 
 
 def notices(found: Mapping[str, Any]) -> list[str]:

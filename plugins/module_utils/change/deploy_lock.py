@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import pathlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from ..app.layout import Application
-from ..host import atomic_file, untrusted
+from ..host import atomic_file, file_lock, untrusted
 from ..host.command import make_folder
 
 # the fix if a change ended but its lock remains
@@ -166,11 +164,8 @@ def _path(app: Application) -> pathlib.Path:
     return app.state / "lock.json"
 
 
-@contextlib.contextmanager
-def _exclusive(app: Application) -> Iterator[None]:
-    with (app.state / "lock.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _exclusive(app: Application) -> contextlib.AbstractContextManager[None]:
+    return file_lock.held(app.state / "lock.lock")
 
 
 def _write(app: Application, holder: Holder) -> None:

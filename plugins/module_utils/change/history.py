@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import textwrap
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 from ..app import layout
 from ..app.layout import ActivationError, Application, describe, served
-from ..host import atomic_file, untrusted
+from ..host import atomic_file, file_lock, untrusted
 from ..host.command import make_folder
 from .table import aligned
 from .version import VERSION
@@ -40,8 +39,7 @@ def append(app: Application, entry: Mapping[str, Any]) -> None:
     if line.get("reason"):
         line["reason"] = textwrap.shorten(str(line["reason"]), MAX_REASON, placeholder=" ...")
     make_folder(app.state)
-    with (app.state / "history.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock.held(app.state / "history.lock"):
         lines = [json.dumps(known) for known in [*read(app), line]][-MAX_LINES:]
         # rewritten as a whole, so that a loss of power leaves the old file; mode 0600 because it says who changed what
         atomic_file.write(_path(app), "".join(f"{text}\n" for text in lines), mode=0o600)

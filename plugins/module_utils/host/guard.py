@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -131,12 +130,9 @@ class Guard:
             self._clean_up()
             return True
 
-    @contextlib.contextmanager
-    def _ending(self) -> Iterator[None]:
+    def _ending(self) -> contextlib.AbstractContextManager[None]:
         """Prevent that another process makes, confirms or undoes a change; the script takes the same lock."""
-        with self._beside("ending").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return file_lock.held(self._beside("ending"))
 
     def change(
         self, token: str, change: Change, files: Sequence[DesiredFile], write: Callable[[], object], *, reconnects: bool

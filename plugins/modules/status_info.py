@@ -160,7 +160,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    states = {unit: systemd.properties(unit, "ActiveState").get("ActiveState", "unknown") for unit in options["units"]}
+    states = {unit: systemd.property_of(unit, "ActiveState") or "unknown" for unit in options["units"]}
     found: dict[str, Any] = {
         "units": states,
         "timed_services": {name: status.timed_service(name) for name in options["timed_services"]},

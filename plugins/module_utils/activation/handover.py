@@ -58,7 +58,7 @@ class Handover:
         return self._unproven(self.app.service)
 
     def _unproven(self, unit: str) -> str:
-        master = int(systemd.properties(unit, "MainPID").get("MainPID", "0"))
+        master = systemd.main_pid(unit)
         return server_status.unproven(server_status.read(self.app, unit), self.wanted.release, master)
 
     def refusal(self, began: float) -> str:

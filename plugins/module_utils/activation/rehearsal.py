@@ -141,10 +141,10 @@ class Rehearsal:
                     os.setpriority(os.PRIO_PROCESS, int(thread.name), 0)
 
     def _group(self) -> str:
-        return systemd.properties(self.service, "ControlGroup").get("ControlGroup", "")
+        return systemd.property_of(self.service, "ControlGroup")
 
     def _out_of_memory(self) -> str:
-        limit = systemd.properties(self.service, "MemoryMax").get("MemoryMax", "")
+        limit = systemd.property_of(self.service, "MemoryMax")
         if not limit.isdigit():
             return "it was killed, as the kernel does when the host runs out of memory"
         return f"it ran out of memory: MemoryMax is {int(limit) >> 20} MiB (app_service_memory_max)"

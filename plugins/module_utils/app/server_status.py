@@ -79,7 +79,7 @@ def unready(app: Application, health: Health | None) -> str:
     release = current(app)
     if release is None:
         return "no release has been activated"
-    master = int(systemd.properties(app.service, "MainPID").get("MainPID", "0"))
+    master = systemd.main_pid(app.service)
     if not master:
         return f"{app.service} doesn't run"
     why = unproven(read(app, app.service), release, master)

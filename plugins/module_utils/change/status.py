@@ -56,7 +56,7 @@ def serving(app: layout.Application, health: health_check.Health | None) -> dict
         "python": versions.get("python") or untrusted.text(described.get("python")),
         "gunicorn": versions.get("gunicorn") or untrusted.text(packages.get("gunicorn")),
         "uvicorn": versions.get("uvicorn") or untrusted.text(packages.get("uvicorn")),
-        "service": systemd.properties(app.service, "ActiveState").get("ActiveState", "unknown"),
+        "service": systemd.property_of(app.service, "ActiveState") or "unknown",
         "bridge": systemd.is_active(app.bridge),
         "workers": [
             {key: worker.get(key) for key in ("pid", "state", "release")} | {"memory_mb": memory_mb(worker["pid"])}
@@ -193,8 +193,10 @@ def _unserved(path: str, address: str, port: int, name: str, starttls: str, **_:
 
 def timed_service(name: str) -> dict[str, str]:
     """Return the state of a timer, and the result of its service's last run."""
-    timer, service = systemd.properties(f"{name}.timer", "ActiveState"), systemd.properties(f"{name}.service", "Result")
-    return {"timer": timer.get("ActiveState", "unknown"), "result": service.get("Result", "")}
+    return {
+        "timer": systemd.property_of(f"{name}.timer", "ActiveState") or "unknown",
+        "result": systemd.property_of(f"{name}.service", "Result"),
+    }
 
 
 def _acme(site: str, root: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ MAX_PROCESSES = 256  # of a unit
 
 def replaced(unit: str, root: str = "/") -> list[str]:
     """Return the replaced files that a unit's processes execute; empty if it doesn't run."""
-    return replaced_in(systemd.properties(unit, "ControlGroup").get("ControlGroup", ""), root)
+    return replaced_in(systemd.property_of(unit, "ControlGroup"), root)
 
 
 def replaced_in(group: str, root: str = "/") -> list[str]:

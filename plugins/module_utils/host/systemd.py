@@ -55,6 +55,21 @@ def properties(unit: str, *names: str) -> dict[str, str]:
     return _properties(systemctl("show", unit, *wanted).stdout)
 
 
+def property_of(unit: str, name: str) -> str:
+    """Return one property of a unit; empty if systemd doesn't know it."""
+    return properties(unit, name).get(name, "")
+
+
+def main_pid(unit: str) -> int:
+    """Return the pid of a unit's main process; 0 if it doesn't run."""
+    return int(property_of(unit, "MainPID") or 0)
+
+
+def manager_properties(*names: str) -> dict[str, str]:
+    """Return properties of systemd itself."""
+    return _properties(systemctl("show", f"--property={','.join(names)}").stdout)
+
+
 def properties_of_all(*patterns: str, names: Sequence[str], options: Sequence[str] = ()) -> list[dict[str, str]]:
     """Return the named properties of each loaded unit whose name matches one of the patterns."""
     shown = systemctl("show", *patterns, "--all", f"--property={','.join(names)}", *options).stdout
@@ -67,7 +82,7 @@ def _properties(shown: str) -> dict[str, str]:
 
 def is_active(unit: str) -> bool:
     """Whether the unit is active or reloading."""
-    return properties(unit, "ActiveState").get("ActiveState") in ("active", "reloading")
+    return property_of(unit, "ActiveState") in ("active", "reloading")
 
 
 def group_folders(group: str, root: str = "/") -> list[pathlib.Path]:

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from . import systemd
+
 _UPGRADE = re.compile(r"^Inst (?P<name>\S+)(?: \[(?P<before>[^\]]+)\])? \((?P<after>\S+)", re.MULTILINE)
 _REMOVAL = re.compile(r"^Remv (\S+)", re.MULTILINE)
 _BOOT = ("FirmwareTimestampMonotonic", "UserspaceTimestampMonotonic", "FinishTimestampMonotonic")
@@ -46,12 +48,8 @@ def pending(listing: str) -> dict[str, Any]:
 
 def boot() -> float:
     """Return how long this host's last boot took, in seconds."""
-    shown = subprocess.run(
-        ["systemctl", "show", f"--property={','.join(_BOOT)}"], check=False, text=True, capture_output=True
-    )
-    properties = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
     container = subprocess.run(["systemd-detect-virt", "--container", "--quiet"], check=False).returncode == 0
-    return boot_seconds(properties, container)
+    return boot_seconds(systemd.manager_properties(*_BOOT), container)
 
 
 def simulate() -> subprocess.CompletedProcess[str]:

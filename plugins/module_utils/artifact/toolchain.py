@@ -25,17 +25,6 @@ def cache_folder(setting: str = "") -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "baton"
 
 
-def _find(name: str) -> str:
-    # beside the running Python first: the project's venv is rarely on PATH
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
-    if not found:
-        raise BatonError(
-            f"{name} is missing on the controller.", "Run `make setup`, and run Ansible from the venv that it makes."
-        )
-    return found
-
-
 @dataclass
 class Tools:
     """The tools and settings of a build."""
@@ -48,7 +37,14 @@ class Tools:
 
     @property
     def uv(self) -> str:
-        return _find("uv")
+        # beside the running Python first: the project's venv is rarely on PATH
+        beside = Path(sys.executable).parent / "uv"
+        found = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
+        if not found:
+            raise BatonError(
+                "uv is missing on the controller.", "Run `make setup`, and run Ansible from the venv that it makes."
+            )
+        return found
 
     @property
     def python(self) -> str:

@@ -224,7 +224,7 @@ class Checker(threading.Thread):
                 return
 
 
-def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
+def ask(checks: Checks) -> str:
     """Send one check. Returns why there was no response; empty if there was one. Raises LimitedError for a 429."""
     address, _, port = checks.address.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without loading authorities
@@ -232,12 +232,12 @@ def ask(checks: Checks, timeout: float = CHECK_TIMEOUT) -> str:
     context.verify_mode = ssl.CERT_NONE
     try:
         with (
-            socket.create_connection((address.strip("[]"), int(port)), timeout) as plain,
+            socket.create_connection((address.strip("[]"), int(port)), CHECK_TIMEOUT) as plain,
             context.wrap_socket(plain, server_hostname=checks.host) as encrypted,
         ):
             connection = http.client.HTTPConnection(checks.host)
             connection.sock = encrypted
-            answer = bounded_http.get(connection, checks.path, {"User-Agent": CHECK_AGENT}, timeout)
+            answer = bounded_http.get(connection, checks.path, {"User-Agent": CHECK_AGENT}, CHECK_TIMEOUT)
     except (OSError, bounded_http.NoAnswerError) as error:
         return f"{checks.address} for {checks.host}{checks.path}: {error or type(error).__name__}"
     if answer.status == http.HTTPStatus.TOO_MANY_REQUESTS:

@@ -18,6 +18,8 @@ from .command import LONGEST
 
 # bytes of systemctl's or journalctl's output that are kept: a line of a journal may have hundreds of megabytes
 MOST = 2**22
+# lines of a unit's log in a message
+LAST_LINES = 25
 # seconds to read a journal: a unit may log continuously
 READING_LIMIT = 60.0
 # systemd's MESSAGE_IDs: a unit has stopped; it was deactivated successfully; it starts (sd-messages.h)
@@ -135,9 +137,9 @@ def change(verb: str, unit: str, timeout: float) -> None:
         raise UnitError(tail(unit, since) or done.stderr.strip())
 
 
-def tail(unit: str, since: float, lines: int = 25) -> str:
+def tail(unit: str, since: float) -> str:
     """Return the last lines that a unit logged since a time (seconds since the epoch), with JSON lines' messages."""
-    return "\n".join(_last(_journal(unit, since, "--output=cat", "--lines=1000"), lines))
+    return "\n".join(_last(_journal(unit, since, "--output=cat", "--lines=1000")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Ending:
     log: str
 
 
-def ending(unit: str, since: float, lines: int = 25) -> Ending:
+def ending(unit: str, since: float) -> Ending:
     """Return how a unit ended since a time, from the journal, because systemd may have unloaded the unit already."""
     entries = []
     for line in _journal(unit, since, "--output=json", "--lines=1000"):
@@ -159,7 +161,7 @@ def ending(unit: str, since: float, lines: int = 25) -> Ending:
     logged = [
         line for one in entries if one.get("_PID") != "1" for line in journal_text(one.get("MESSAGE")).splitlines()
     ]
-    return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(logged, lines)))
+    return Ending(next((one for one in reversed(results) if one), ""), "\n".join(_last(logged)))
 
 
 def ends(units: Sequence[str], since: float) -> dict[str, tuple[str, float]]:
@@ -272,7 +274,7 @@ _ACCESS = re.compile(
 )
 
 
-def _last(logged: Sequence[str], lines: int) -> list[str]:
+def _last(logged: Sequence[str]) -> list[str]:
     """Return the last lines of an application's log, without its access log, which mostly has Baton's requests."""
     plain = [_plain(line) for line in logged if not _ACCESS.match(line)]
-    return [line[:LONGEST] for line in "\n".join(plain).splitlines() if line.strip()][-lines:]
+    return [line[:LONGEST] for line in "\n".join(plain).splitlines() if line.strip()][-LAST_LINES:]

@@ -60,9 +60,9 @@ def parse(text: str | bytes, size: int = SIZE, depth: int = DEPTH) -> Any:
         raise UntrustedError(f"it is not valid JSON: {error}") from None
 
 
-def parse_object(text: str | bytes, size: int = SIZE, depth: int = DEPTH) -> dict[str, Any]:
+def parse_object(text: str | bytes, size: int = SIZE) -> dict[str, Any]:
     """Parse a JSON object. Raises UntrustedError."""
-    found = parse(text, size, depth)
+    found = parse(text, size)
     if not isinstance(found, dict):
         raise UntrustedError("it is not an object")
     return found
@@ -114,18 +114,18 @@ def text(found: Any, longest: int = TEXT) -> str:
     return found[:longest] if isinstance(found, str) else ""
 
 
-def number(found: Any, default: float = 0.0) -> float:
-    """Return a finite number; the default for anything else."""
+def number(found: Any) -> float:
+    """Return a finite number; 0 for anything else."""
     if isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found):
         return float(found)
-    return default
+    return 0.0
 
 
-def whole_number(found: Any, default: int = 0) -> int:
-    """Return a whole number of at most 64 bits; the default for anything else."""
+def whole_number(found: Any) -> int:
+    """Return a whole number of at most 64 bits; 0 for anything else."""
     if isinstance(found, int) and not isinstance(found, bool) and abs(found) < LARGEST:
         return found
-    return default
+    return 0
 
 
 def moment(found: Any) -> float:

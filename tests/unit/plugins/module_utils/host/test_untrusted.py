@@ -189,7 +189,7 @@ MESSAGES = st.one_of(
 @example("[" * 20_000, "6", "1")
 @example("{" * 20_000, "6", "1")
 def test_any_journal_line_becomes_an_entry(message: Any, priority: Any, stamp: Any) -> None:
-    record = untrusted.parse_object(
+    record = untrusted.parse(
         json.dumps({"MESSAGE": message, "PRIORITY": priority, "__REALTIME_TIMESTAMP": stamp}), depth=64
     )
     entry = journal.entry(record)

@@ -1,4 +1,4 @@
-"""Limits for unpacking: an archive may be far larger unpacked than packed."""
+"""Space on a disk, and limits for unpacking: an archive may be far larger unpacked than packed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ LARGEST, MOST_FILES = 2**33, 2**18
 
 class TooLargeError(ValueError):
     """An archive or commit exceeds a limit. The message states the limit, and follows the name of the archive."""
+
+
+def existing(path: Path) -> Path:
+    """Return the path or its nearest existing parent, which is on the file system where it would be created."""
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def room(folder: Path) -> int:

@@ -12,21 +12,15 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from . import disk
+
 LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
-
-
-def existing(path: str) -> str:
-    """Return the path or its nearest existing parent, which is on the file system where it would be created."""
-    here = pathlib.Path(path)
-    while not here.exists():
-        here = here.parent
-    return str(here)
 
 
 def disk_problems(host: str, directories: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield sentences about folders with too little free space (MiB)."""
     for entry in directories:
-        free = shutil.disk_usage(existing(entry["path"])).free // 2**20
+        free = shutil.disk_usage(disk.existing(pathlib.Path(entry["path"]))).free // 2**20
         if free < entry["megabytes"]:
             yield (
                 f"{host}: {entry['path']} has {free} MiB free, but {entry['megabytes']} MiB are needed. "

@@ -149,7 +149,7 @@ def _check_disk(places: ReleaseStore, wanted: StageRequest, needs_wheels: bool) 
         unpacked += int(wanted.packed["unpacked_bytes"]) + int(wanted.packed["upload_bytes"])
     needs: dict[int, tuple[Path, int]] = {}
     for folder, amount in ((places.upload, upload), (places.releases, unpacked)):
-        there = _existing(folder)
+        there = disk.existing(folder)
         device = there.stat().st_dev
         known = needs.get(device, (there, 0))
         needs[device] = (known[0], known[1] + amount)
@@ -162,12 +162,6 @@ def _check_disk(places: ReleaseStore, wanted: StageRequest, needs_wheels: bool) 
                 f"which has {_mib(needed - missing)} free.",
                 "Free disk space there, or keep fewer releases (app_releases_keep).",
             )
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def _mib(amount: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import shutil
 import socket
@@ -105,8 +104,3 @@ def test_outgoing_connection_is_not_a_listener(listening: int) -> None:
     with socket.create_connection(("127.0.0.1", listening)) as client:
         port = client.getsockname()[1]
         assert preflight.listeners({port}) == set()
-
-
-def test_nearest_existing_parent_represents_a_missing_folder(tmp_path: pathlib.Path) -> None:
-    assert preflight.existing(str(tmp_path / "a" / "b")) == str(tmp_path)
-    assert preflight.existing(os.sep) == os.sep

@@ -52,15 +52,15 @@ def test_unit_is_the_last_part_of_the_control_group(tmp_path: pathlib.Path, monk
 
 
 def test_disk_is_that_of_the_nearest_existing_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[pathlib.Path] = []
 
-    def usage(path: str) -> object:
+    def usage(path: pathlib.Path) -> object:
         asked.append(path)
         return type("Usage", (), {"free": 3 * 2**20})()
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     (found,) = preflight.disk_problems("app1", [{"path": str(tmp_path / "a/b"), "megabytes": 4}])
-    assert asked == [str(tmp_path)]
+    assert asked == [tmp_path]
     assert f"app1: {tmp_path}/a/b has 3 MiB free, but 4 MiB are needed." in found
 
 

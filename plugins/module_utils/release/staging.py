@@ -438,20 +438,24 @@ def installed_files(venv: Path, projects: Iterable[str]) -> set[Path]:
     names = {floors.normal(name) for name in projects}
     found = set()
     for record in site.glob("*.dist-info/RECORD"):
-        if floors.normal(record.parent.name.partition("-")[0]) in names:
-            # untrusted: ignore a file that is too large or isn't CSV
-            rows: list[list[str]] = []
-            with contextlib.suppress(OSError, csv.Error):
-                rows = list(csv.reader(untrusted.read(record).decode(errors="replace").replace("\0", "").splitlines()))
-            for row in rows:
-                if row:
-                    path = Path(os.path.normpath(site / row[0]))
-                    found.add(path)
-                    # compiled files aren't in RECORD; a name may be too long for the file system
-                    with contextlib.suppress(OSError):
-                        if path.is_relative_to(venv):
-                            found.update(path.parent.glob(f"__pycache__/{glob.escape(path.stem)}.*.pyc"))
+        if floors.normal(record.parent.name.partition("-")[0]) not in names:
+            continue
+        for name in _recorded(record):
+            path = Path(os.path.normpath(site / name))
+            found.add(path)
+            # compiled files aren't in RECORD; a name may be too long for the file system
+            with contextlib.suppress(OSError):
+                if path.is_relative_to(venv):
+                    found.update(path.parent.glob(f"__pycache__/{glob.escape(path.stem)}.*.pyc"))
     return {path.relative_to(venv) for path in found if path.is_relative_to(venv)}
+
+
+def _recorded(record: Path) -> list[str]:
+    """Return the paths in an untrusted RECORD file; none if it is too large or isn't CSV."""
+    with contextlib.suppress(OSError, csv.Error):
+        rows = csv.reader(untrusted.read(record).decode(errors="replace").replace("\0", "").splitlines())
+        return [row[0] for row in rows if row]
+    return []
 
 
 def link_tree(source: Path, destination: Path, left_out: Container[Path] = frozenset()) -> None:

@@ -131,9 +131,7 @@ def entry(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scalar(value: Any) -> str | int | float:
     """Return strings and numbers unchanged, anything else as JSON."""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return value if _is_scalar(value) else json.dumps(value, ensure_ascii=False)
 
 
 def formatted(found: Mapping[str, Any]) -> str:

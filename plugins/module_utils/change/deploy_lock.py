@@ -16,6 +16,7 @@ from typing import Any
 from ..app.layout import Application
 from ..host import atomic_file, file_lock, untrusted
 from ..host.command import make_folder
+from .table import utc
 
 # the fix if a change ended but its lock remains
 STALE_LOCK_REMEDY = (
@@ -61,16 +62,11 @@ class Holder:
 
     def description(self) -> str:
         """Return who, since when and why, for messages."""
-        return f"{self.who} since {clock(self.since)} ({self.reason})"
+        return f"{self.who} since {utc(self.since)} ({self.reason})"
 
     def is_dead(self, dead: str, now: float) -> bool:
         """Whether the lock has expired, or its token is that of a run known to be dead."""
         return self.expires <= now or self.token == dead
-
-
-def clock(moment: float) -> str:
-    """Format a time (seconds since the epoch) in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def read(app: Application) -> Holder | None:
@@ -96,7 +92,7 @@ def take(app: Application, run: Run, reason: str, seconds: float, dead: str = ""
                 holder,
                 f"{app.name} is being changed by {holder.description()}. "
                 "Wait for that run, for example with -e deploy_lock_wait=600. If it is dead, its lock expires at "
-                f"{clock(holder.expires)}; to remove the lock now, run playbooks/unlock.yml -e unlock_force=true.",
+                f"{utc(holder.expires)}; to remove the lock now, run playbooks/unlock.yml -e unlock_force=true.",
             )
         since = holder.since if holder is not None and own else now
         _write(app, Holder(run.token, run.who, run.process, reason, since, now + seconds, seconds))
@@ -149,7 +145,7 @@ def remove(app: Application, *, force: bool, dead: str = "") -> Holder | None:
             raise LockedError(
                 holder,
                 f"{app.name} is being changed by {holder.description()}, and that run may be alive: its lock expires "
-                f"at {clock(holder.expires)}. If you know that it is dead, add -e unlock_force=true.",
+                f"at {utc(holder.expires)}. If you know that it is dead, add -e unlock_force=true.",
             )
         _path(app).unlink(missing_ok=True)
         return holder

@@ -15,7 +15,7 @@ from typing import Any
 from ..edge import histogram
 from ..host import atomic_file, untrusted
 from ..host.command import BatonError
-from .table import aligned
+from .table import aligned, utc
 from .version import VERSION
 
 FORMAT = 1  # version of the document's format
@@ -320,11 +320,6 @@ def by(deploy: Mapping[str, Any]) -> str:
     """Return who made the change, on which controller, and with which version of Baton."""
     words = (("by", deploy["who"]), ("on", deploy["where"]), ("with Baton", deploy.get("baton")))
     return " ".join(f"{word} {what}" for word, what in words if what)
-
-
-def utc(moment: float) -> str:
-    """Format a time (seconds since the epoch) in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def duration(milliseconds: float | None) -> str:

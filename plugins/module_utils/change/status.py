@@ -17,7 +17,7 @@ from ..edge import upstream
 from ..host import certificates, daemons, systemd, untrusted
 from ..host.untrusted import printable
 from . import deploy_lock, history
-from .table import aligned
+from .table import aligned, utc
 
 DAY = 86400  # seconds
 MOST_FILES = 3  # named in a message
@@ -399,7 +399,7 @@ def _acme_problems(acme: Mapping[str, Any]) -> Iterator[str]:
         )
     if acme and not acme.get("invalid") and abs(time.time() - when) > STALE:
         yield (
-            f"the renewal of the site's certificate last ran at {deploy_lock.clock(when)}, although it is due twice a "
+            f"the renewal of the site's certificate last ran at {utc(when)}, although it is due twice a "
             "day; `journalctl -u 'acme-*'` on the host shows why, and site.yml sets it up again."
         )
     for refused in acme.get("refused", []):
@@ -563,7 +563,7 @@ def notes(found: Mapping[str, Mapping[str, Any]], now: float) -> list[str]:
             hosts.setdefault(sentence, []).append(name)
         if lock := app.get("lock"):
             expires = untrusted.moment(lock.get("expires"))
-            ends = "has expired" if expires <= now else f"expires at {deploy_lock.clock(expires)} unless it is extended"
+            ends = "has expired" if expires <= now else f"expires at {utc(expires)} unless it is extended"
             hosts.setdefault(f"locked by {untrusted.text(lock.get('description'))}; the lock {ends}.", []).append(name)
         if change := app.get("last_change"):
             hosts.setdefault(_ending(change, now), []).append(name)

@@ -1,10 +1,16 @@
-"""Tables for the terminal."""
+"""Tables and times for the terminal."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from ..host import untrusted
+
+
+def utc(moment: float) -> str:
+    """Format a time (seconds since the epoch) in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from ..change import receipt
+from ..change import receipt, table
 from ..host import untrusted
 
 WIDTH, LEFT, RIGHT = 1000, 58, 12  # width of the chart and of its margins, in px
@@ -30,7 +30,7 @@ def page(document: Mapping[str, Any]) -> str:
         title=receipt.title(document),
         heading=" ".join(filter(None, (deploy["application"], deploy["version"]))),
         well=deploy["result"] in receipt.ENDED_WELL,
-        began=receipt.utc(deploy["started"]),
+        began=table.utc(deploy["started"]),
         by=receipt.by(deploy),
         cards=_cards(document),
         chart=Chart(document).drawn() if document["timeline"]["points"] else None,
@@ -216,7 +216,7 @@ class Chart:
         found = []
         for (moment, name), row in zip(self.markers, self.rows, strict=True):
             host = self.document["hosts"][name]
-            words = f"{name}, {receipt.utc(moment)}: {receipt.outcome(host)} ({host['method'] or 'no handover'})"
+            words = f"{name}, {table.utc(moment)}: {receipt.outcome(host)} ({host['method'] or 'no handover'})"
             found.append({"x": self.x(moment), "y": first + ROW * row, "name": name, "words": words})
         return found
 

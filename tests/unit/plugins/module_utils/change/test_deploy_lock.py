@@ -12,7 +12,7 @@ import time
 
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.app.layout import Application
-from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock
+from ansible_collections.baton.web.plugins.module_utils.change import deploy_lock, table
 
 ANN = deploy_lock.Run("a", "ann@laptop", "ann's process")
 BOB = deploy_lock.Run("b", "bob@desk", "bob's process")
@@ -33,7 +33,7 @@ def test_locked_error_names_the_holder(app: Application) -> None:
     deploy_lock.take(app, ANN, "deploy v2", 900)
     with pytest.raises(deploy_lock.LockedError) as caught:
         deploy_lock.take(app, BOB, "rollback", 900)
-    for word in ("ann@laptop", "deploy v2", "deploy_lock_wait", "unlock.yml", deploy_lock.clock(held(app).expires)):
+    for word in ("ann@laptop", "deploy v2", "deploy_lock_wait", "unlock.yml", table.utc(held(app).expires)):
         assert word in str(caught.value)
     assert caught.value.holder == held(app)
     assert held(app).token == "a"
@@ -164,7 +164,7 @@ def test_times_are_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        assert deploy_lock.clock(1764072000.0) == "2025-11-25 12:00:00 UTC"
+        assert table.utc(1764072000.0) == "2025-11-25 12:00:00 UTC"
         holder = deploy_lock.Holder("a", "ann@laptop", "", "deploy v2", 1764072000.0, 1764072900.0, 900.0)
         assert holder.description() == "ann@laptop since 2025-11-25 12:00:00 UTC (deploy v2)"
     finally:
@@ -269,7 +269,7 @@ def test_refused_removal_names_the_holder_and_the_expiry(app: Application) -> No
     with pytest.raises(deploy_lock.LockedError) as caught:
         deploy_lock.remove(app, force=False, dead="another")
     assert caught.value.holder == held(app)
-    for word in ("links is being changed by ann@laptop", "deploy v2", deploy_lock.clock(held(app).expires)):
+    for word in ("links is being changed by ann@laptop", "deploy v2", table.utc(held(app).expires)):
         assert word in str(caught.value)
     with pytest.raises(deploy_lock.LockedError) as lost:
         deploy_lock.extend(app, "b")

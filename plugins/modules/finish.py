@@ -65,7 +65,8 @@ trouble: {description: "Why the host no longer serves that release; empty if it 
 left: {description: "Failed steps with their fixes, one or more sentences each.", returned: always, type: list}
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import running
@@ -95,39 +96,11 @@ def main() -> None:
     )
     options = module.params
     app = Application(options["name"])
-    places = store.ReleaseStore(releases=app.releases, current=app.current, state=app.state)
-    removed: list[str] = []
-    left = []
-    written = False
+    left: list[str] = []
     # first, because it may free the disk space that the rest needs
-    holder = deploy_lock.read(app)
-    prunes = options["keep"] is not None
-    if prunes and options["run"] and holder is not None and holder.token != options["run"]["token"]:
-        left.append(f"{app.name} is now being changed by {holder.description()}, so no old release is removed here.")
-    elif prunes:
-        try:
-            removed = store.prune(places, options["keep"], dry=module.check_mode)["removed"]
-        except (OSError, BatonError) as error:
-            left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
-    # function that writes, message if it fails, and the fix
-    writes: list[tuple[Callable[[], object], str, str]] = []
-    if options["entry"]:
-        lost = f"The history below {app.state} lacks this change"
-        writes.append((lambda: history.append(app, options["entry"]), lost, "Check that disk."))
-    if options["first_host"] is not None and options["first_host"] != running.recorded_first_host(app):
-        lost = f"{app.first_host} can't be written"
-        writes.append(
-            (
-                lambda: running.record_first_host(app, options["first_host"]),
-                lost,
-                "Check that disk, then run this again.",
-            )
-        )
-    if options["receipt"]:
-        lost = f"The receipt is not kept below {app.state}"
-        keep = (app, options["receipt_name"], options["receipt"])
-        writes.append((lambda: history.keep_receipt(*keep), lost, "Check that disk."))
-    for write, lost, fix in writes:
+    removed = _prune(module, app, left)
+    written = False
+    for write, lost, fix in _writes(app, options):
         try:
             if not module.check_mode:
                 write()
@@ -144,7 +117,7 @@ def main() -> None:
         serving = current(app)
         replaced = serving not in (None, options["serves"])
         trouble = f"release {serving} has been activated since" if replaced else unready(app, None)
-    before = "".join(f"{places.releases / identity}\n" for identity in removed)
+    before = "".join(f"{app.releases / identity}\n" for identity in removed)
     module.exit_json(
         changed=bool(removed) or written,
         removed=removed,
@@ -152,6 +125,41 @@ def main() -> None:
         left=left,
         diff={"before": before, "after": ""},
     )
+
+
+def _prune(module: AnsibleModule, app: Application, left: list[str]) -> list[str]:
+    """Remove old releases, if asked to. Returns their ids; adds to `left` why none is removed."""
+    keep, run, holder = module.params["keep"], module.params["run"], deploy_lock.read(app)
+    if keep is None:
+        return []
+    if run and holder is not None and holder.token != run["token"]:
+        left.append(f"{app.name} is now being changed by {holder.description()}, so no old release is removed here.")
+        return []
+    places = store.ReleaseStore(releases=app.releases, current=app.current, state=app.state)
+    try:
+        removed: list[str] = store.prune(places, keep, dry=module.check_mode)["removed"]
+    except (OSError, BatonError) as error:
+        left.append(f"Old releases in {places.releases} can't be removed ({error}). The next deploy tries again.")
+        return []
+    return removed
+
+
+def _writes(app: Application, options: Mapping[str, Any]) -> Iterator[tuple[Callable[[], object], str, str]]:
+    """Yield what is to be written: a function that does it, the message if it fails, and the fix."""
+    if options["entry"]:
+        lost = f"The history below {app.state} lacks this change"
+        yield lambda: history.append(app, options["entry"]), lost, "Check that disk."
+    if options["first_host"] is not None and options["first_host"] != running.recorded_first_host(app):
+        lost = f"{app.first_host} can't be written"
+        yield (
+            lambda: running.record_first_host(app, options["first_host"]),
+            lost,
+            "Check that disk, then run this again.",
+        )
+    if options["receipt"]:
+        lost = f"The receipt is not kept below {app.state}"
+        keep = (app, options["receipt_name"], options["receipt"])
+        yield lambda: history.keep_receipt(*keep), lost, "Check that disk."
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Any
 
 from gunicorn_handover import status
 
-STATUS_VARIABLE = "GUNICORN_HANDOVER_STATUS"
 POLL = 0.1  # seconds
 
 
@@ -39,8 +38,8 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"gunicorn_handover {command}", description=description)
     parser.add_argument(
         "--status-file",
-        default=os.environ.get(STATUS_VARIABLE),
-        help=f"path of the server's handover.json (default: ${STATUS_VARIABLE})",
+        default=os.environ.get(status.PATH_VARIABLE),
+        help=f"path of the server's handover.json (default: ${status.PATH_VARIABLE})",
     )
     return parser
 
@@ -48,7 +47,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.status_file:
-        parser.error(f"set the path of the server's handover.json with --status-file or ${STATUS_VARIABLE}")
+        parser.error(f"set the path of the server's handover.json with --status-file or ${status.PATH_VARIABLE}")
     return options
 
 

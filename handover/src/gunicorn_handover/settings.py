@@ -10,9 +10,8 @@ from typing import Any
 
 from gunicorn import config
 
-from gunicorn_handover import resources
+from gunicorn_handover import resources, status
 
-STATUS_VARIABLE = "GUNICORN_HANDOVER_STATUS"
 RELEASE_VARIABLE = "GUNICORN_HANDOVER_RELEASE_FILE"
 METRICS_VARIABLE = "GUNICORN_HANDOVER_METRICS"
 _PATH = re.compile(r"/[!-\"$-~]*")  # no space, no fragment
@@ -109,7 +108,7 @@ def _define(name: str, default: Any, validator: Callable[[Any], Any], descriptio
 
 _define(
     "handover_status_file",
-    os.environ.get(STATUS_VARIABLE) or None,
+    os.environ.get(status.PATH_VARIABLE) or None,
     config.validate_string,
     "File to which the master writes its status as JSON. None if unset.",
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from gunicorn_handover import __version__
 
+PATH_VARIABLE = "GUNICORN_HANDOVER_STATUS"  # names the file
 SCHEMA = 1
 
 

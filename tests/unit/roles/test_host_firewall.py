@@ -221,12 +221,21 @@ def test_network_with_host_bits_is_refused_with_the_corrected_one(load_role: Cal
     assert "10.0.0.1/24 has bits set beyond its prefix: write 10.0.0.0/24" in refusals[0]
 
 
-@pytest.mark.parametrize("entry", ["configure.yml", "configure_rules.yml"])
-def test_rule_changes_revert_themselves(load_role: Callable[[str], Any], entry: str) -> None:
-    (task,) = load_role("host_firewall").load(f"tasks/{entry}")
+def test_rule_changes_revert_themselves(load_role: Callable[[str], Any]) -> None:
+    (task,) = load_role("host_firewall").load("tasks/configure.yml")
     change = task["baton.web.guarded_files"]
     assert change["name"] == "firewall"
     assert {"in_force", "before", "apply", "undo", "seconds", "advice"} < set(change)
+
+
+def test_rules_of_one_application_change_no_other_file(load_role: Callable[[str], Any]) -> None:
+    role = load_role("host_firewall")
+    *_, configure = role.load("tasks/rules.yml")
+    assert configure["ansible.builtin.import_tasks"] == "configure.yml"
+    given = {"host_firewall_rules_name": "shop", "host_firewall_rules": [{"port": 80}]}
+    paths = "__host_firewall_files | map(attribute='path') | list"
+    assert role.value(paths, **given, **configure["vars"]) == ["/etc/nftables.d/shop.nft"]
+    assert {"/etc/nftables.d/shop.nft", "/etc/nftables.conf"} < set(role.value(paths, **given))
 
 
 def test_loopback_passes_and_invalid_packets_are_dropped_before_any_port(

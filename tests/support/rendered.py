@@ -58,7 +58,7 @@ MOST: dict[str, Any] = LEAST | {
     "app_service_credentials_encryption": "host",
     "app_service_process_environment": {"TZ": "UTC"},
     "app_config_secrets_encryption": "host",
-    "host_baseline_ntp_servers": ["ntp.example.org"],
+    "host_baseline_time_sync_servers": ["ntp.example.org"],
     "host_baseline_time_sync_service": "chrony",
     "host_firewall_ssh_sources": ["192.0.2.0/24", "2001:db8::/32"],
     "host_firewall_rules_name": "links",

@@ -327,25 +327,15 @@ def rollback(
     processes changed, and completes a rollback that ended after them.
     """
     hosts = {host: _typed_summary(found) for host, found in hosts.items()}
-    if wanted:
-        lacking = [host for host, found in hosts.items() if wanted not in found["releases"]]
-        if lacking:
-            return _problem(f"Release {wanted} is not complete on {', '.join(lacking)}. {_available(hosts)}")
-        release = wanted
-    else:
-        first, *others = ([found["current"], *found["candidates"]] for found in hosts.values())
-        serving = {found["current"] for found in hosts.values()}
-        unfinished = any(found["unfinished"] for found in hosts.values())
-        common = [
-            one for one in first if one and all(one in more for more in others) and (unfinished or serving != {one})
-        ]
-        if not common:
-            return _problem(
-                "There is no release to roll back to: no earlier release is complete and has served well on every "
-                "host. Deploy the version that you want (playbooks/deploy.yml -e app_version=...), or name a release "
-                f"with -e rollback_to=... {_available(hosts)}"
-            )
-        release = str(common[0])
+    if wanted and (lacking := [host for host, found in hosts.items() if wanted not in found["releases"]]):
+        return _problem(f"Release {wanted} is not complete on {', '.join(lacking)}. {_available(hosts)}")
+    release = wanted or _best_target(hosts)
+    if not release:
+        return _problem(
+            "There is no release to roll back to: no earlier release is complete and has served well on every host. "
+            "Deploy the version that you want (playbooks/deploy.yml -e app_version=...), or name a release with "
+            f"-e rollback_to=... {_available(hosts)}"
+        )
     crossed = sorted({name for found in hosts.values() for name in found["blocking"].get(release, [])})
     if crossed and not force:
         return _problem(
@@ -374,6 +364,15 @@ def rollback(
         "note": " ".join(filter(None, notes)),
         "problem": "",
     }
+
+
+def _best_target(hosts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the first host's best candidate, or its current release, that all hosts have; empty if there is none."""
+    first, *others = ([found["current"], *found["candidates"]] for found in hosts.values())
+    serving = {found["current"] for found in hosts.values()}
+    unfinished = any(found["unfinished"] for found in hosts.values())
+    common = (one for one in first if one and all(one in more for more in others))
+    return next((str(one) for one in common if unfinished or serving != {one}), "")
 
 
 def _differing_types(hosts: Mapping[str, Mapping[str, Any]], release: str, *kinds: str) -> str:

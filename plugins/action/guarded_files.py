@@ -20,6 +20,7 @@ class ActionModule(module_cache.CachedModuleAction):
         """Return the module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
+        host = variables["inventory_hostname"]
         # a local connection can't be renewed, even if the operator's own login has SSH_CONNECTION
         reconnects = self._connection.transport != "local"
         arguments = {**self._task.args, "token": uuid.uuid4().hex, "reconnects": reconnects}
@@ -31,15 +32,15 @@ class ActionModule(module_cache.CachedModuleAction):
                 f" If the change of the {name} configuration had begun, the host reverts it within {seconds:.0f} s. "
                 f"{advice}"
             )
-        elif answer.get("failed") and not str(answer.get("msg", "")).startswith(f"{variables['inventory_hostname']} "):
-            answer["msg"] = (
-                f"{variables['inventory_hostname']}: the {name} configuration can't be changed: {answer.get('msg', '')}"
-            )
-        if not answer.get("failed") and answer.get("changed") and not self._task.check_mode:
-            why = self._unconfirmed(variables, name, arguments["token"], seconds)
-            if why:
-                host = variables["inventory_hostname"]
-                answer = {"failed": True, "msg": f"{host}: {why} {advice}".strip()}
+        elif answer.get("failed"):
+            if not str(answer.get("msg", "")).startswith(f"{host} "):
+                answer["msg"] = f"{host}: the {name} configuration can't be changed: {answer.get('msg', '')}"
+        elif (
+            answer.get("changed")
+            and not self._task.check_mode
+            and (why := self._unconfirmed(variables, name, arguments["token"], seconds))
+        ):
+            answer = {"failed": True, "msg": f"{host}: {why} {advice}".strip()}
         return result | answer
 
     def _unconfirmed(self, variables: dict[str, Any], name: str, token: str, seconds: float) -> str:

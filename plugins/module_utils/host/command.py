@@ -11,6 +11,14 @@ from . import bounded
 
 MOST = 2**26  # bytes of output that a command may print
 LONGEST = 2**13  # characters of a line of output in a message
+# variables with which uv on a host uses only what the controller sent
+OFFLINE_UV = {
+    "UV_NO_CONFIG": "1",
+    "UV_OFFLINE": "1",
+    "UV_PYTHON_DOWNLOADS": "never",
+    "UV_NO_PROGRESS": "1",
+    "NO_COLOR": "1",
+}
 
 # paths of Baton's temporary copies of a source. Matched word by word: on long untrusted text, a search for the whole
 # pattern would take quadratic time

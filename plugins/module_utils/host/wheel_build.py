@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import disk, sandbox
-from .command import BatonError, CommandError, run
+from .command import OFFLINE_UV, BatonError, CommandError, run
 from .tar_check import TarCheck, bounded_tar
 
 # A fixed time, 1980, the oldest that zip can represent, so that the same input gives the same wheel.
@@ -114,13 +114,9 @@ def _built(place: Path, project: Path, wheels: Path, uv: Path, python: Path) -> 
     # everything in the build's own folder: the next build's user couldn't write to this one's files
     environment = {
         **BUILD_ENVIRONMENT,
+        **OFFLINE_UV,
         "HOME": str(inside),
         "UV_CACHE_DIR": str(inside / "cache"),
-        "UV_NO_CONFIG": "1",
-        "UV_OFFLINE": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_NO_PROGRESS": "1",
-        "NO_COLOR": "1",
         "TMPDIR": str(inside),
     }
     before = []

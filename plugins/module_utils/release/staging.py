@@ -26,7 +26,7 @@ from typing import Any
 from ..app import bom, floors
 from ..change.version import VERSION
 from ..host import atomic_file, disk, sandbox, untrusted
-from ..host.command import BatonError, CommandError, make_folder, run
+from ..host.command import OFFLINE_UV, BatonError, CommandError, make_folder, run
 from ..host.stopwatch import Stopwatch
 from ..host.tar_check import TarCheck
 from .import_check import ImportCheck, check_import
@@ -279,12 +279,8 @@ class _Stage:
 
     def _uv(self, *words: str | Path) -> str:
         environment = {
+            **OFFLINE_UV,
             "UV_CACHE_DIR": str(self.staging / ".uv-cache"),  # on the releases' disk, for hard links
-            "UV_NO_CONFIG": "1",
-            "UV_OFFLINE": "1",
-            "UV_PYTHON_DOWNLOADS": "never",
-            "UV_NO_PROGRESS": "1",
-            "NO_COLOR": "1",
             "VIRTUAL_ENV": "",
         }
         # A wheel may unpack to more than its stated size, for which the free space was checked. uv should report the
@@ -401,12 +397,11 @@ class _Stage:
 
     def _check_venv(self) -> list[str]:
         """Return warnings about incompatible packages, from `uv pip check`, which runs the venv's interpreter."""
-        environment = {"UV_NO_CONFIG": "1", "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
         release = self.staging
         confined: list[str] = []
         if sandbox.available():
             release = sandbox.READABLE
-            confined = sandbox.invocation(environment, timeout=60, readable=self.staging)
+            confined = sandbox.invocation(OFFLINE_UV, timeout=60, readable=self.staging)
         elif os.geteuid() == 0:
             return []  # without a sandbox, it would run packages' code as root
         words: list[str | Path] = [
@@ -418,7 +413,7 @@ class _Stage:
             f"--python={release}/venv/bin/python",
         ]
         try:
-            run([*confined, *words], env=environment)
+            run([*confined, *words], env=OFFLINE_UV)
         except CommandError as error:
             return [f"The locked packages are incompatible: {error.last_lines(6)}"] if error.last_lines() else []
         return []

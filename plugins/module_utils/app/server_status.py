@@ -56,15 +56,16 @@ def unproven(status: Mapping[str, Any], release: str, master: int) -> str:
     if status.get("master", {}).get("pid") != master:
         return "the master hasn't written its status"
     workers = [worker for worker in status["workers"] if worker["state"] != "draining"]
-    if len(workers) < status["workers_wanted"]:
-        return f"{len(workers)} of {status['workers_wanted']} workers serve"
     for worker in workers:
-        if worker["state"] != "ready":
-            return f"worker {worker['pid']} is {worker['state']}"
         if worker["release"] != release:
             return f"worker {worker['pid']} serves release {worker['release']}, not {release}"
-        if not pathlib.Path(f"/proc/{worker['pid']}").exists():
-            return f"worker {worker['pid']} no longer exists"
+    # beside these, another may boot that replaces one of them after max_requests
+    ready = [worker["pid"] for worker in workers if worker["state"] == "ready"]
+    if len(ready) < status["workers_wanted"]:
+        return f"{len(ready)} of {status['workers_wanted']} workers serve"
+    for pid in ready:
+        if not pathlib.Path(f"/proc/{pid}").exists():
+            return f"worker {pid} no longer exists"
     return ""
 
 

@@ -409,7 +409,7 @@ def traffic(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def failed_after_commit(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a message on the hosts that were activated and don't serve at the end; empty if all serve."""
     found = {host: result["finish"].get("trouble") for host, result in results.items()}
-    lines = [f"{host} was activated but no longer serves: {why}." for host, why in found.items() if why]
+    lines = [f"{host} was activated, but doesn't serve as it should now: {why}." for host, why in found.items() if why]
     if lines:
         lines.append(
             "The change was already complete, so nothing was reverted. Repair the host, then run this again, or "

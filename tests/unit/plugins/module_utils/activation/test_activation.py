@@ -452,13 +452,21 @@ def test_ready_worker_of_the_release_is_proof() -> None:
         ({}, "hasn't written its status"),
         (make_status(master={"pid": 8}), "hasn't written its status"),
         (make_status(workers_wanted=2), "1 of 2 workers serve"),
-        (make_status(worker={"state": "booting"}), "is booting"),
+        (make_status(worker={"state": "booting"}), "0 of 1 workers serve"),
         (make_status(worker={"release": "aaaa"}), "serves release aaaa, not bbbb"),
         (make_status(worker={"pid": 2**22 + 1}), "no longer exists"),
     ],
 )
 def test_other_status_is_no_proof(status: dict[str, Any], words: str) -> None:
     assert words in server_status.unproven(status, "bbbb", 7)
+
+
+def test_worker_that_boots_to_replace_a_ready_one_is_ignored() -> None:
+    status = make_status()
+    status["workers"].append({"pid": 2**22 + 1, "state": "booting", "release": "bbbb"})
+    assert server_status.unproven(status, "bbbb", 7) == ""
+    status["workers"][-1]["release"] = "cccc"
+    assert "serves release cccc" in server_status.unproven(status, "bbbb", 7)
 
 
 def test_draining_workers_of_the_old_release_are_ignored() -> None:

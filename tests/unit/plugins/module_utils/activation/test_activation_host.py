@@ -238,7 +238,7 @@ def test_new_settings_of_the_same_release_need_no_sync(host: Host) -> None:
 NO_PROOF = {
     "none": "the master hasn't written its status",
     "another master": "the master hasn't written its status",
-    "booting": "is booting",
+    "booting": "workers serve",
     "too few": "2 of 3 workers serve",
     "another release": "serves release 0000, not bbbb",
     "dead worker": "no longer exists",

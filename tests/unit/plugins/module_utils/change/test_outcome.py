@@ -278,7 +278,7 @@ def test_host_that_failed_after_its_activation_is_named() -> None:
     message = outcome.failed_after_commit(results(app1={"finish": {"trouble": ""}}, app2={"finish": {}}))
     assert message == ""
     message = outcome.failed_after_commit(results(app2={"finish": {"trouble": "worker 7 is gone"}}))
-    assert message.startswith("app2 was activated but no longer serves: worker 7 is gone.\n")
+    assert message.startswith("app2 was activated, but doesn't serve as it should now: worker 7 is gone.\n")
     assert "playbooks/rollback.yml" in message
 
 

@@ -18,7 +18,9 @@ description:
     so.
   - In a play with the variable C(baton_defer_problems) the messages of failed tasks are collected, also over several
     plays. E(BATON_PROBLEMS) is the path of a file with them as one text, which is empty if there are none.
-  - Ends a run if Ansible has cut the value of a C(-e key=value) at a space, before anything else happens.
+  - Ends a run before anything else happens if Ansible has cut the value of a C(-e key=value) at a space.
+  - Likewise a run of Baton's playbooks with an option that would leave out checks (C(--tags), C(--start-at-task)), with
+    a strategy other than C(linear), with a part of C(--limit) that matches no host, or without any host.
 """
 
 import json
@@ -27,8 +29,9 @@ import pathlib
 import signal
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible import constants, context
 from ansible.parsing.splitter import parse_kv, split_args
@@ -50,6 +53,11 @@ Press Ctrl-C again to stop immediately; the deploy lock then remains.
 # variables with free text, which may contain a `=`
 FREE_TEXT = ("command", "grep", "since")
 WRONG_OPTIONS = 5  # Ansible's own exit code for them
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+# the only ones with which a task runs once, and on all hosts before the next task
+STRATEGIES = ("linear", "debug")
+# Ansible's own tags; Baton's tasks have no others
+SPECIAL_TAGS = {"all", "always", "tagged", "untagged"}
 
 
 def cut(given: str) -> str:
@@ -65,6 +73,38 @@ def cut(given: str) -> str:
             return last
         last, quoted = name.strip(), value.startswith(("'", '"'))
     return ""
+
+
+def is_ours(play: Any) -> bool:
+    """Whether a play is one of Baton's, also if it was imported."""
+    path = pathlib.Path(str(play.get_path()).rpartition(":")[0]).resolve()
+    return path.is_relative_to(PROJECT / "playbooks") or path == PROJECT / "site.yml"
+
+
+def partial(options: Mapping[str, Any], strategies: Iterable[str]) -> str:
+    """Return why tasks of the playbooks wouldn't run, or not in their order; empty if they would."""
+    given = {
+        "--tags": "all" not in (options.get("tags") or ["all"]),
+        "--skip-tags": bool(SPECIAL_TAGS.intersection(options.get("skip_tags") or ())),
+        "--start-at-task": bool(options.get("start_at_task")),
+    }
+    if names := [name for name, is_given in given.items() if is_given]:
+        return (
+            f"{' and '.join(names)} would leave out checks and steps of Baton's playbooks, which run as a whole. "
+            f"Remove {' and '.join(names)}, also from the section [tags] of ansible.cfg; --limit selects hosts."
+        )
+    if wrong := [name for name in strategies if name.rpartition(".")[2] not in STRATEGIES]:
+        return (
+            f"The strategy {wrong[0]} would run tasks before all hosts have been checked. Use linear: remove "
+            "`strategy` from ansible.cfg, and ANSIBLE_STRATEGY from the environment."
+        )
+    return ""
+
+
+def unmatched(inventory: Any) -> list[str]:
+    """Return the parts of --limit that match no host, of which Ansible only warns."""
+    parts = [part.lstrip("!&") for part in inventory._subset or ()]
+    return [part for part in parts if part and not inventory.get_hosts(part, ignore_limits=True)]
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -83,17 +123,21 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._warned = False
         self._defers = False
         self._problems = problems.Problems()
+        self._ours: list[Any] = []  # Baton's plays
+        self._play: Any = None  # the current one
 
-    def v2_playbook_on_start(self, _playbook: Any) -> None:
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         """Reset everything: each playbook of a command is a separate run."""
         for given in context.CLIARGS.get("extra_vars") or ():
             if given and (name := cut(str(given))):
                 # without the value, which may be a secret
-                self._display.error(
-                    f"Ansible cuts the value of -e {name}=... at its first space, and drops or misreads the rest. "
+                self._refuse(
+                    f"-e {name} has no value. Write it as -e {name}=VALUE, or -e @FILE for a file."
+                    if str(given).strip() == name
+                    else f"Ansible cuts the value of -e {name}=... at its first space, and drops or misreads the rest. "
                     f'Quote the value again: -e "{name}=\'two words\'", or use JSON: -e \'{{"{name}": "two words"}}\'.'
                 )
-                raise SystemExit(WRONG_OPTIONS)
+        self._check(playbook)
         self._guard(False)
         self._phases = []
         self._warned = False
@@ -109,8 +153,25 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         os.environ["BATON_PROBLEMS"] = str(pathlib.Path(constants.DEFAULT_LOCAL_TMP, "problems"))
         self._write_problems()
 
+    def _refuse(self, message: str) -> NoReturn:
+        self._display.error(message)
+        raise SystemExit(WRONG_OPTIONS)
+
+    def _check(self, playbook: Any) -> None:
+        """Refuse what would run Baton's plays in part."""
+        self._ours = list(filter(is_ours, playbook.get_plays()))
+        if not self._ours:
+            return
+        if why := partial(context.CLIARGS, [play.strategy for play in self._ours]):
+            self._refuse(why)
+        if parts := unmatched(self._ours[0].get_variable_manager()._inventory):
+            self._refuse(
+                f"--limit has {', '.join(parts)}, which matches no host of the inventory. Correct or remove it."
+            )
+
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Record the start of the play, and install or remove the handler of Ctrl-C."""
+        self._play = play
         now, moment = time.time(), time.monotonic()
         variables = play.get_vars()
         phase = {"id": str(variables.get("baton_phase", "")), "name": play.get_name().strip()}
@@ -126,8 +187,15 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._guard(bool(variables.get("baton_defer_interrupt")))
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        """Remove a play without hosts."""
+        """Remove a play without hosts; refuse a run without any."""
         self._phases.pop()
+        # later plays may have none, such as those of load balancers
+        if self._ours and self._play.get_path() == self._ours[0].get_path():
+            sources = ", ".join(context.CLIARGS.get("inventory") or constants.DEFAULT_HOST_LIST)
+            why = f"There is nothing to run on: {sources} has no host in {', '.join(self._play.hosts)}"
+            if limit := context.CLIARGS.get("subset"):
+                self._refuse(f"{why} that --limit {limit} includes. Correct --limit.")
+            self._refuse(f"{why}. Correct the inventory, -i or ANSIBLE_INVENTORY.")
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

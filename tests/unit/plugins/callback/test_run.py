@@ -184,3 +184,70 @@ def test_duration_of_a_phase_ignores_corrections_of_the_clock(monkeypatch: pytes
         clock.now += 3
     staged, rehearsed = json.loads(os.environ["BATON_PHASES"])
     assert (staged["name"], staged["seconds"], rehearsed["seconds"]) == ("Stage", 3.0, 0.0)
+
+
+def test_extra_variable_without_a_value_is_named(tmp_path: pathlib.Path) -> None:
+    runner, playbook = Playbooks.written(tmp_path, {"name": "Nothing", "tasks": []})
+    done = runner.play(playbook, "-e", "app_version")
+    assert done.status == 5
+    assert "-e app_version has no value. Write it as -e app_version=VALUE" in done.words
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        (("--tags", "x"), {}, "--tags would leave out checks and steps"),
+        (("--skip-tags", "x,untagged"), {}, "--skip-tags would leave out checks and steps"),
+        (("--start-at-task", "Remove the deploy lock"), {}, "--start-at-task would leave out checks and steps"),
+        ((), {"ANSIBLE_STRATEGY": "free"}, "The strategy free would run tasks before all hosts have been checked"),
+        (("--limit", "app1,app9"), {}, "--limit has app9, which matches no host of the inventory."),
+        (("--limit", "all:!app9"), {}, "--limit has app9, which matches no host"),
+        (("--limit", "app1"), {}, "/hosts has no host in app_servers that --limit app1 includes. Correct --limit."),
+        ((), {}, "/hosts has no host in app_servers. Correct the inventory, -i or"),
+    ],
+)
+@pytest.mark.parametrize("imported", [False, True])
+def test_run_that_would_leave_out_tasks_or_hosts_ends_before_any_task(
+    tmp_path: pathlib.Path, options: tuple[str, ...], environment: dict[str, str], words: str, imported: bool
+) -> None:
+    """Ansible would report a success: a deploy without hosts, or without its checks."""
+    runner, playbook = Playbooks.written(tmp_path, environment=environment)
+    unlock = str(PROJECT / "playbooks/unlock.yml")
+    pathlib.Path(playbook).write_text(json.dumps([{"ansible.builtin.import_playbook": unlock}]))
+    done = runner.play(playbook if imported else unlock, *options)
+    assert done.status == 5, done.output
+    assert words in done.words
+    assert "PLAY RECAP" not in done.output
+
+
+def test_tags_that_leave_out_nothing_are_accepted(tmp_path: pathlib.Path) -> None:
+    """Molecule skips its own."""
+    runner, _ = Playbooks.written(tmp_path)
+    runner.inventory.write_text("[app_servers]\napp1 app_name='My App'\n")
+    done = runner.play("playbooks/unlock.yml", "--skip-tags", "molecule-notest,notest", "--tags", "all,mine")
+    assert 'app_name is "My App"' in done.words
+
+
+def test_baton_has_no_tags() -> None:
+    files = [*PROJECT.glob("playbooks/**/*.yml"), *PROJECT.glob("roles/*/*/*.yml"), PROJECT / "site.yml"]
+    assert [path for path in files if re.search(r"^\s*(- )?tags:", path.read_text(), re.MULTILINE)] == []
+
+
+def test_an_operators_own_playbooks_may_have_tags_and_plays_without_hosts(tmp_path: pathlib.Path) -> None:
+    show = {"tags": ["mine"], "ansible.builtin.debug": {"msg": "shown"}}
+    runner, playbook = Playbooks.written(tmp_path, {"hosts": "nobody", "tasks": [show]}, {"tasks": [show]})
+    done = runner.play(playbook, "--tags", "mine").check_status()
+    assert "shown" in done.output
+
+
+@pytest.mark.parametrize("content", ["app_servers: {hosts: {app2: \n", None])
+def test_inventory_that_cannot_be_read_ends_the_run(tmp_path: pathlib.Path, content: str | None) -> None:
+    """Also one of several: the run would change the hosts of the others only."""
+    runner, playbook = Playbooks.written(tmp_path, {"tasks": [{"ansible.builtin.debug": {"msg": "task ran"}}]})
+    other = tmp_path / "other.yml"
+    if content is not None:
+        other.write_text(content)
+    done = runner.play(playbook, "-i", str(other))
+    assert done.status != 0
+    assert f"Completely failed to parse inventory source {other}" in done.words
+    assert "task ran" not in done.output

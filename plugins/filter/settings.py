@@ -16,6 +16,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import (
     process_settings,
     schedule_settings,
     settings,
+    templates,
 )
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,6 +36,15 @@ def playbook_specs() -> Mapping[str, Any]:
     """Return the argument specs of the playbooks' settings."""
     specs: Mapping[str, Any] = yaml_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text(encoding="utf-8"))
     return specs
+
+
+@functools.cache
+def _defined_later() -> frozenset[str]:
+    """Return the variables that an inventory's templates may use, but only the playbooks and roles define."""
+    files = [*PROJECT.glob("playbooks/vars/*.yml"), *PROJECT.glob("roles/*/vars/main.yml")]
+    of_files = [yaml_load(path.read_text(encoding="utf-8")) or {} for path in files]
+    options = settings.options_of(playbook_specs(), *argument_specs().values())
+    return frozenset().union(options, *of_files)
 
 
 def _names(hostvars: Mapping[str, Mapping[str, Any]]) -> settings.Names:
@@ -78,17 +88,22 @@ def number_problems(context: Any, role: str) -> list[str]:
     return [f"{settings.named(name, context)} {words}" for name, words in beyond.items()]
 
 
-def wrong_settings(hostvars: Any, hosts: list[str]) -> list[str]:
+def wrong_settings(hostvars: Any, hosts: list[str], of_roles_too: bool = False) -> list[str]:
     """Return sentences about invalid values, with the hosts unless all of them have the value.
 
     Checks the playbooks' settings on `hosts`, with their templates; the types of all settings on every host, without
-    templates, which may need variables that a filter doesn't have.
+    templates, which may need variables that a filter doesn't have. The templates themselves are parsed: those of the
+    playbooks' settings, with `of_roles_too` also those of the roles'.
     """
     of_playbooks = settings.playbook_settings(playbook_specs())
     of_roles = settings.options_of(*argument_specs().values())
     raw = {host: hostvars.raw_get(host) for host in hostvars}
-    types = {host: settings.wrong(values, of_roles, of_playbooks) for host, values in raw.items()}
-    return _grouped({host: settings.invalid(hostvars[host], of_playbooks) for host in hosts}) + _grouped(types)
+    checked = {*of_playbooks, "app_processes", "app_schedules", *(of_roles if of_roles_too else ())}
+    found = {
+        host: templates.problems(values, checked, _defined_later()) + settings.wrong(values, of_roles, of_playbooks)
+        for host, values in raw.items()
+    }
+    return _grouped({host: settings.invalid(hostvars[host], of_playbooks) for host in hosts}) + _grouped(found)
 
 
 def _grouped(problems: Mapping[str, list[str]]) -> list[str]:
@@ -118,7 +133,12 @@ def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
     """
     bases = values.get("app_release_base_dirs") or bases
     given = {name: values[name] for name in SOURCE if name in values}
-    if "app_source" not in given:
+    # the check of all settings reports these
+    if "app_source" not in given or any(isinstance(value, jinja2.Undefined) for value in given.values()):
+        return []
+    if settings.wrong(
+        given, settings.options_of(*argument_specs().values()), settings.playbook_settings(playbook_specs())
+    ):
         return []
     found: list[str] = source.problems(given, bases) or old_packages.problems(given, bases)
     return found

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import capacity, settings
+from .settings import shown
 
 # suffixes of the application's other units
 RESERVED = ("web", "bridge", "rehearsal", "migration", "check")
@@ -166,8 +166,3 @@ def directive_problems(directives: Mapping[str, Any], setting: str) -> list[str]
 def _is_directive_value(value: Any) -> bool:
     # an empty value resets a directive
     return value is None or isinstance(value, bool | int | float) or is_line(value)
-
-
-def shown(value: Any) -> str:
-    """Format a value for a message."""
-    return json.dumps(value, default=str, ensure_ascii=False)

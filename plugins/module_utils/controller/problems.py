@@ -9,7 +9,8 @@ from typing import Any
 from ..change import outcome
 from ..host import untrusted
 
-UNEVALUATED = "Task failed: "  # begins Ansible's own message about a task whose expressions it couldn't evaluate
+# begin Ansible's own messages about a task whose expressions it couldn't evaluate
+UNEVALUATED = ("Task failed: ", "Error rendering template: ", "The filter plugin ")
 
 
 @dataclasses.dataclass

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..app import layout
-from .command_settings import COMMAND, SECONDS, Kind, Rule, name_problems, setting_problems, shown, whole_number
+from .command_settings import COMMAND, SECONDS, Kind, Rule, name_problems, setting_problems, whole_number
+from .settings import shown
 
 DEFAULTS: dict[str, Any] = {
     "command": "",

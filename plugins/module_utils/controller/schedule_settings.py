@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .command_settings import SECONDS, Kind, Rule, is_line, name_problems, setting_problems, shown
+from .command_settings import SECONDS, Kind, Rule, is_line, name_problems, setting_problems
+from .settings import shown
 
 DEFAULTS: dict[str, Any] = {
     "command": "",

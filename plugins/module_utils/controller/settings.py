@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 HIGHEST = 2**31 - 1  # which systemd, nginx and the kernel accept
@@ -72,6 +73,7 @@ MULTILINE = (
     "tls_certificate_private_key_content",
 )
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+LONGEST_SHOWN = 300  # characters of a value in a message
 SIMILARITY = 0.85  # of difflib, above which a name is taken for a misspelled setting
 DISTANT = 0.7  # above which a setting is named beside an unknown one
 _AT_START = re.compile(
@@ -179,6 +181,8 @@ def invalid(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]])
     for name, option in options.items():
         if name in values and (option["type"] != "str" or "choices" in option):
             value = values[name]
+            if isinstance(value, jinja2.Undefined):
+                continue  # `templates` finds why
             if not (_is_right_list(value, option) if option["type"] == "list" else _is_right(name, value, option)):
                 sentences.append(_instruction(name, value, option))
     return sentences
@@ -204,20 +208,20 @@ def _is_right_list(value: Any, option: Mapping[str, Any]) -> bool:
 
 
 def _instruction(name: str, value: Any, option: Mapping[str, Any]) -> str:
-    shown = json.dumps(value, default=str)
+    given = shown(value)
     where = "in the inventory or on the command line"
     if option["type"] == "list" and option["elements"] == "str":
-        return f"{name} is {shown}. Give a list of texts, such as {name}: [one, another], {where}."
+        return f"{name} is {given}. Give a list of texts, such as {name}: [one, another], {where}."
     if option["type"] == "list":
         return (
-            f"{name} is {shown}. Give a list of numbers or percentages of hosts, "
+            f"{name} is {given}. Give a list of numbers or percentages of hosts, "
             f'such as {name}: [1, "25%", "100%"]; on the command line -e \'{{"{name}": [1, "100%"]}}\'.'
         )
     if option["type"] in ("int", "float"):
         whole = "whole " if option["type"] == "int" else ""
         return f"{name} is {value} and must be a {whole}number {_range(name)}. Correct it {where}."
     choices = [f"`{choice}`" for choice in option.get("choices", ())] or ["true", "false"]
-    return f"{name} is {shown}. Set it to {' or '.join(choices)}, {where}."
+    return f"{name} is {given}. Set it to {' or '.join(choices)}, {where}."
 
 
 def numbers_beyond(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -257,7 +261,9 @@ def wrong(
     a directive. Templates in `values` aren't checked.
     """
     sentences: list[str] = []
-    for part in _parts(values, {**playbooks, **roles}):
+    # `invalid` checks choices of the playbooks
+    texts = {name: option for name, option in playbooks.items() if "choices" not in option}
+    for part in _parts(values, {**texts, **roles}):
         if part.option["type"] not in _TYPES:
             sentences += _wrong_text(part)
         # `invalid` checks the types of the playbooks' settings, after evaluating their templates
@@ -391,9 +397,14 @@ _TYPES: Mapping[str, tuple[str, str, Callable[[Any, str], bool]]] = {
 }
 
 
+def shown(value: Any) -> str:
+    """Return a value as JSON for a message; the beginning of a long one."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
+
+
 def _shown(value: Any, option: Mapping[str, Any]) -> str:
-    """Return a value as JSON for a message; not a secret."""
-    return "a secret value" if option.get("no_log") else json.dumps(value, default=str, ensure_ascii=False)
+    return "a secret value" if option.get("no_log") else shown(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -448,7 +459,7 @@ def overruled(names: Names) -> list[str]:
 
 
 def _is_batch(value: Any) -> bool:
-    return re.fullmatch(r"[1-9][0-9]*%?", str(value)) is not None
+    return re.fullmatch(r"[1-9][0-9]*|([1-9][0-9]?|100)%", str(value)) is not None
 
 
 def problems(names: Names) -> list[str]:

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SETTING = "app_servers_tls"
+CHOICES = {"disabled", "offered", "required"}
 
 
 def static_problems(values: Mapping[str, str], load_balancers: Sequence[str]) -> list[str]:
     """Return messages about invalid values of the setting; `values` are those of all app servers and edges."""
+    if set(values.values()) - CHOICES:
+        return []  # the check of all settings reports it
     if len(set(values.values())) > 1:
         shown = ", ".join(f"{host} {value}" for host, value in values.items())
         return [f"{SETTING} differs between the hosts ({shown}). Set it for all of them."]

@@ -89,6 +89,35 @@ def test_mistakes_that_the_controller_knows_are_reported_together_before_a_host_
     assert "Reach every host" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"app_source": None}, "failed: app_source is null"),
+        ({"app_source": ["a"]}, 'failed: app_source is ["a"]. Give a text.'),
+        ({"app_name": "{{ missing }}"}, "failed: app_name needs missing, which is not defined."),
+        ({"nginx_site_server_names": None}, "failed: nginx_site_server_names is null. Give a list"),
+        ({"app_servers_tls": "true"}, 'failed: app_servers_tls is "true". Set it to `disabled` or'),
+        ({"deploy_batches": ["150%"]}, 'failed: deploy_batches is ["150%"].'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_one_mistake_is_one_problem(tmp_path: pathlib.Path, given: dict[str, Any], words: str) -> None:
+    done = preflight(tmp_path, {}, **given)
+    assert_refused(done, words)
+    assert "problems. Nothing" not in done.words
+
+
+def test_change_that_excludes_all_app_servers_is_refused(tmp_path: pathlib.Path) -> None:
+    """Its later plays would have no hosts, and the run would succeed."""
+    preflight(tmp_path, {})
+    inventory = json.loads((tmp_path / "hosts.json").read_text())
+    inventory["load_balancers"] = {"hosts": {"edge1": {}}}
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    runner = Playbooks(tmp_path / "hosts.json")
+    done = runner.play("playbooks/deploy.yml", "--limit", "edge1")
+    assert_refused(done, "failed: --limit excludes all app servers, so nothing would be changed. Include some of app1.")
+
+
 def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> None:
     # no template, and no line of the list
     unsupported = {"distribution_major_version": "10", "distribution_version": "{{ 7 * 7 }}\n- app9: x"}

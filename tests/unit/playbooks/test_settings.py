@@ -7,15 +7,18 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+import pytest
+import yaml
+
 from tests.support.playbooks import PROJECT, Done, Playbooks
 
 
-def check(folder: pathlib.Path, *hosts: Mapping[str, object]) -> Done:
+def check(folder: pathlib.Path, *hosts: Mapping[str, object], before_a_change: bool = True) -> Done:
     """Check the settings of hosts app1, app2, ...; each is given its variables."""
     tasks = [
         {
             "ansible.builtin.import_tasks": str(PROJECT / "playbooks/tasks/settings/check.yml"),
-            "vars": {"baton_check_source": True},
+            "vars": {"baton_check_source": before_a_change},
         }
     ]
     runner, playbook = Playbooks.written(
@@ -74,3 +77,49 @@ def test_message_of_a_role_names_the_setting_only_in_the_playbooks(tmp_path: pat
     runner, playbook = Playbooks.written(tmp_path, {"tasks": [preflight], **wired})
     done = runner.play(playbook, app_name="links", nginx_site_server_names=["two words"])
     assert "tls_certificate_names (set by nginx_site_server_names) [two words]" in done.words
+
+
+def test_variable_that_a_template_needs_is_named_with_the_host(tmp_path: pathlib.Path) -> None:
+    """Otherwise the default would apply: no TLS, and no process types."""
+    template = {"backing_services_tls": "{{ tls_mode }}", "app_service_workers": "{{ cores }}"}
+    wrong = {**template, "app_processes": {"worker": {"command": "{{ worker_command }}"}}}
+    done = check(tmp_path, {"cores": 2, "tls_mode": "required"}, {"cores": 2, **wrong})
+    assert done.status != 0
+    assert "app2: app_processes needs worker_command, which is not defined. Define it" in done.words
+    assert "app2: backing_services_tls needs tls_mode, which is not defined." in done.words
+    assert "app_service_workers" not in done.words
+    assert "Error rendering" not in done.output
+
+
+def test_settings_that_a_run_does_not_use_may_lack_their_secrets(tmp_path: pathlib.Path) -> None:
+    given = {"app_name": "links", "app_config_secrets": {"A": "{{ vault_a }}"}}
+    check(tmp_path, given, before_a_change=False).check_status()
+
+
+def test_template_may_use_facts_that_are_not_known_yet(tmp_path: pathlib.Path) -> None:
+    given = {"app_service_workers": "{{ ansible_facts['processor_vcpus'] * 2 }}", "app_port": "{{ 8000 + 1 }}"}
+    check(tmp_path, given).check_status()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "The inventory lacks app_name, the name of the application. Set it for all hosts"),
+        ({"app_name": "../links"}, 'app_name is "../links". It names folders, units and a user:'),
+    ],
+)
+def test_every_playbook_needs_a_usable_name(tmp_path: pathlib.Path, given: dict[str, str], words: str) -> None:
+    done = check(tmp_path, given, before_a_change=False)
+    assert done.status != 0
+    assert words in done.words
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "playbooks").glob("*.yml")))
+def test_every_playbook_checks_the_settings(name: str) -> None:
+    """At its start, or in the phase that all changes begin with."""
+    first = yaml.safe_load((PROJECT / f"playbooks/{name}.yml").read_text())[0]
+    checks = {"tasks/settings/check.yml", "../tasks/settings/check.yml"}
+    if "tasks" in first:
+        assert first["tasks"][0]["ansible.builtin.import_tasks"] in checks
+    else:
+        assert first["ansible.builtin.import_playbook"] == "phases/preflight.yml"

@@ -86,6 +86,9 @@ def build(request: Request, tools: Tools) -> dict[str, Any]:
         # only builds of this run are reported, not those from the cache
         ran = tools.confinement.report()
         return {**built, "ran_on_controller": ran, "confined": bool(ran) and tools.confinement.works}
+    except BatonError as error:
+        # the operator knows a file by its place in the source, not in the copy
+        raise BatonError(*(text.replace(f"{scratch}/src/", "") for text in (error.cause, error.fix))) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -65,14 +65,20 @@ def repository(folder: str | Path) -> Path | None:
             return None
         if error.status is None and not any((place / ".git").exists() for place in _upwards(folder)):
             return None  # git isn't installed, and isn't needed
-        fix = "Repair that repository, or use a folder outside of any repository."
-        if "dubious ownership" in said:
-            fix = (
-                f"It belongs to another user. If you trust it, run `git config --global --add safe.directory "
-                f"{Path(folder).resolve()}`, or change its owner to the user who runs the playbook."
-            )
-        first = next((line for line in said.splitlines() if line.strip()), "it printed no message").rstrip(".")
-        raise BatonError(f"git can't read {folder}: {first}.", fix) from None
+        raise unreadable(folder, error) from None
+
+
+def unreadable(folder: str | Path, error: CommandError) -> BatonError:
+    """Return the message about a repository that git can't read."""
+    said = error.output
+    fix = "Repair that repository, or use a folder outside of any repository."
+    if "dubious ownership" in said:
+        fix = (
+            f"It belongs to another user. If you trust it, run `git config --global --add safe.directory "
+            f"{Path(folder).resolve()}`, or change its owner to the user who runs the playbook."
+        )
+    first = next((line for line in said.splitlines() if line.strip()), "it printed no message").rstrip(".")
+    return BatonError(f"git can't read {folder}: {first}.", fix)
 
 
 def _upwards(folder: str | Path) -> list[Path]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from ..host.command import BatonError, CommandError
-from .git import git, repository
+from .git import git, repository, unreadable
 
 # Never part of an application, even if the repository tracks them.
 NEVER = frozenset({".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules"})
@@ -59,8 +59,12 @@ def tracked(folder: Path) -> list[str] | None:
         except CommandError:
             pass
     words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", ".")
+    try:
+        listed = git(*words, folder=folder)
+    except CommandError as error:
+        raise unreadable(folder, error) from None
     files = []
-    for name in filter(None, git(*words, folder=folder).split("\0")):
+    for name in filter(None, listed.split("\0")):
         path = folder / name
         if _below_link(folder, name):
             continue  # git still lists files of a folder that a link has replaced

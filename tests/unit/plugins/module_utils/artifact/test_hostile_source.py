@@ -149,6 +149,15 @@ def test_added_file_for_the_build_needs_its_option(
     assert make(files=[{**added, "build": True}])["complete"]
 
 
+@pytest.mark.parametrize("line", ["-r missing.txt", "!!! what"])
+def test_messages_name_a_file_by_its_place_in_the_source(make: Make, app: pathlib.Path, line: str) -> None:
+    (app / "requirements.txt").write_text(f"{line}\n")
+    with pytest.raises(BatonError) as caught:
+        make()
+    assert ".txt" in str(caught.value)
+    assert "baton-artifact-" not in str(caught.value)
+
+
 # -- git ---------------------------------------------------------------------------------------------------
 
 
@@ -218,8 +227,9 @@ def test_repository_of_another_user_is_refused_by_git(
     assert "safe.directory" in caught.value.fix
 
 
-def test_damaged_repository_is_an_error(repository: pathlib.Path) -> None:
-    (repository / ".git/config").write_text("[core\n")
+@pytest.mark.parametrize("file", ["config", "index"])
+def test_damaged_repository_is_an_error(repository: pathlib.Path, file: str) -> None:
+    (repository / f".git/{file}").write_text("[core\n")
     with pytest.raises(BatonError, match="git can't read"):
         source_tree.tracked(repository)
 

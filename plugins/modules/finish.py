@@ -61,7 +61,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed: {description: Ids of the releases that were pruned., returned: always, type: list}
-trouble: {description: "Why the host doesn't serve that release with all workers; empty if it does.", returned: always, type: str}
+trouble: {description: "Why not all workers serve that release; empty if they do.", returned: always, type: str}
 left: {description: "Failed steps with their fixes, one or more sentences each.", returned: always, type: list}
 """
 

@@ -196,7 +196,8 @@ def test_host_lost_after_activation_is_reported(fleet: Fleet, source: Source) ->
             held.close()
             done = fleet.finish(running)
     assert done.status != 0
-    assert "app1 was activated, but doesn't serve as it should now: what it serves is unknown" in done.words, done.output
+    message = "app1 was activated, but doesn't serve as it should now: what it serves is unknown"
+    assert message in done.words, done.output
     assert fleet.release() not in before.values()
     # the lost host still has the lock of that run, which has ended
     workers = fleet.workers()

@@ -178,7 +178,8 @@ def test_port_without_catch_all_is_reported(host: str, given: dict[str, Any], wa
         if list(due([task], variables)):
             found.append(port["setting"])
             message = variables.template(task["ansible.builtin.debug"]["msg"])
-            assert message.startswith(f"{host}: ") and f"Set {port['setting']}: {port['site']}," in message
+            assert message.startswith(f"{host}: ")
+            assert f"set {port['setting']}: {port['site']}." in message
     assert found == warned
 
 

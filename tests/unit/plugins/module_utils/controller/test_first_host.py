@@ -26,7 +26,7 @@ STOP = (
 )
 NAMES = ["app_processes.beat", "app_schedules.nightly"]
 PROCESSES = {"worker": {}, "beat": {"hosts": "first"}}
-SCHEDULES = {"nightly": {}}
+SCHEDULES: dict[str, Any] = {"nightly": {}}
 IDLE = Host(asked=True)
 LIMITED = Host()
 ENDED = Host(asked=True, starts_at_boot=NAMES)

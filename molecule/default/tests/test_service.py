@@ -111,7 +111,7 @@ def test_secret_is_nowhere_else(host: Any, place: str) -> None:
 
 def test_log_lines_are_json_with_request_id(host: Any, edge: Edge) -> None:
     # a word that no library logs, unlike SQLAlchemy's "[SQL parameters hidden ...]"
-    secret = "b61f0c"
+    secret = "planted-query"
     ids = {edge(f"/healthz?token={secret}").headers["x-request-id"] for _ in range(12)}
     asked = "journalctl --sync; journalctl -u links.service -o cat --no-pager _COMM=python | tail -n 2000"
     lines: list[str] = []
@@ -127,4 +127,4 @@ def test_log_lines_are_json_with_request_id(host: Any, edge: Edge) -> None:
     assert mine[0]["path"] == "/healthz"
     assert mine[0]["status"] == 200
     assert mine[0]["duration_ms"] > 0
-    assert [line for line in lines if f"={secret}" in line] == []
+    assert [line for line in lines if secret in line] == []

@@ -316,7 +316,7 @@ def _problems(host: str, found: Mapping[str, Any]) -> Iterator[str]:
     acme = found.get("acme", {})
     yield from _acme_problems(acme)
     for server in found.get("drained", []):
-        yield f"{server} is drained and gets no requests; if nobody works on it, run site.yml."
+        yield f"{server} is drained and gets no requests; unless maintenance is in progress, run site.yml."
     for one in found.get("behind", []):
         yield from _behind(host, one)
     timed = found.get("timed_services", {})

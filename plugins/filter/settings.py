@@ -39,19 +39,32 @@ def playbook_specs() -> Mapping[str, Any]:
 
 
 @functools.cache
+def _of_roles() -> Mapping[str, Any]:
+    """Return the options of all roles by name."""
+    options: Mapping[str, Any] = settings.options_of(*argument_specs().values())
+    return options
+
+
+@functools.cache
+def _of_playbooks() -> Mapping[str, Any]:
+    """Return the playbooks' settings by name."""
+    options: Mapping[str, Any] = settings.playbook_settings(playbook_specs())
+    return options
+
+
+@functools.cache
 def _defined_later() -> frozenset[str]:
     """Return the variables that an inventory's templates may use, but only the playbooks and roles define."""
     files = [*PROJECT.glob("playbooks/vars/*.yml"), *PROJECT.glob("roles/*/vars/main.yml")]
     of_files = [yaml_load(path.read_text(encoding="utf-8")) or {} for path in files]
-    options = settings.options_of(playbook_specs(), *argument_specs().values())
-    return frozenset().union(options, *of_files)
+    return frozenset().union(settings.options_of(playbook_specs()), _of_roles(), *of_files)
 
 
 def _names(hostvars: Mapping[str, Mapping[str, Any]]) -> settings.Names:
     return settings.Names(
         {host: list(hostvars[host]) for host in hostvars},
         {role: settings.options_of(spec) for role, spec in argument_specs().items()},
-        settings.playbook_settings(playbook_specs()),
+        _of_playbooks(),
         wired=yaml_load((PROJECT / "playbooks/vars/wiring.yml").read_text(encoding="utf-8")),
     )
 
@@ -95,8 +108,7 @@ def wrong_settings(hostvars: Any, hosts: list[str], of_roles_too: bool = False) 
     templates, which may need variables that a filter doesn't have. The templates themselves are parsed: those of the
     playbooks' settings, with `of_roles_too` also those of the roles'.
     """
-    of_playbooks = settings.playbook_settings(playbook_specs())
-    of_roles = settings.options_of(*argument_specs().values())
+    of_playbooks, of_roles = _of_playbooks(), _of_roles()
     raw = {host: hostvars.raw_get(host) for host in hostvars}
     checked = {*of_playbooks, "app_processes", "app_schedules", *(of_roles if of_roles_too else ())}
     found = {
@@ -136,9 +148,7 @@ def wrong_source(values: Mapping[str, Any], bases: list[str]) -> list[str]:
     # the check of all settings reports these
     if "app_source" not in given or any(isinstance(value, jinja2.Undefined) for value in given.values()):
         return []
-    if settings.wrong(
-        given, settings.options_of(*argument_specs().values()), settings.playbook_settings(playbook_specs())
-    ):
+    if settings.wrong(given, _of_roles(), _of_playbooks()):
         return []
     found: list[str] = source.problems(given, bases) or old_packages.problems(given, bases)
     return found

@@ -25,6 +25,12 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
+WORKER = """
+from gunicorn_handover.worker import HandoverWorker
+class Worker(HandoverWorker):
+    CONFIG_KWARGS = {**HandoverWorker.CONFIG_KWARGS, "ws": "%s"}
+"""
+
 # What systemd does between fork and exec: pass the sockets from descriptor 3 on, and set the pid that they are for
 ACTIVATE = """
 import os, sys
@@ -148,6 +154,12 @@ class Server:
         values = {"workers": 2, "chdir": str(self.current / "src"), "keepalive": 2, "graceful_timeout": 10, **settings}
         lines = [f"{name} = {value!r}" for name, value in values.items()]
         self.config_file.write_text("\n".join([*lines, text, ""]))
+
+    def configure_websockets(self, implementation: str, **settings: Any) -> None:
+        """Writes gunicorn.conf.py with an implementation of WebSockets: a value of Uvicorn's `ws`."""
+        (self.root / "workers.py").write_text(WORKER % implementation)
+        self.configure(worker_class="workers.Worker", pythonpath=str(self.root), **settings)
+        self.environ["PYTHONPATH"] = f"{self.root}:{os.environ.get('PYTHONPATH', '')}"
 
     def start(self, ready: bool = True) -> Server:
         """Starts the service; if `ready`, waits for READY=1."""

@@ -368,11 +368,6 @@ def test_endless_stream_runs_until_graceful_timeout(server: Server, loop: str, g
     assert server.failed_exits == []
 
 
-LEGACY = """
-from gunicorn_handover.worker import HandoverWorker
-class LegacyWorker(HandoverWorker):
-    CONFIG_KWARGS = {**HandoverWorker.CONFIG_KWARGS, "ws": "%s"}
-"""
 FLOOD = """
 async def websocket(receive, send):
     await receive()
@@ -387,12 +382,8 @@ async def websocket(receive, send):
 @pytest.mark.parametrize("way", ["stop", "reload"])
 @pytest.mark.parametrize("implementation", ["websockets", "auto"])
 def test_websocket_that_does_not_read_ends_with_graceful_timeout(server: Server, implementation: str, way: str) -> None:
-    (server.root / "legacy.py").write_text(LEGACY % implementation)
+    server.configure_websockets(implementation, graceful_timeout=4, handover_boot_nice=0)
     server.release("1", after=FLOOD)
-    server.configure(
-        worker_class="legacy.LegacyWorker", pythonpath=str(server.root), graceful_timeout=4, handover_boot_nice=0
-    )
-    server.environ = {"PYTHONPATH": f"{server.root}:{os.environ.get('PYTHONPATH', '')}"}
     server.start()
     before = server.pids()
     with unix_connect(str(server.socket), "ws://localhost/", max_queue=1) as websocket:

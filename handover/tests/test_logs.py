@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http
 import json
 import logging
@@ -16,6 +17,7 @@ import gunicorn.config
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import unix_connect
 
 from conftest import Server, wait_for
@@ -37,6 +39,16 @@ logging.config.dictConfig({
     "root": {"handlers": ["own"], "level": "INFO"},
     "loggers": {"uvicorn.access": {"handlers": ["own"], "level": "INFO"}},
 })
+"""
+
+REFUSES = """
+accepting = application
+async def application(scope, receive, send):
+    if scope.get("path") == "/refused":
+        await receive()
+        await send({"type": "websocket.close"})
+    else:
+        await accepting(scope, receive, send)
 """
 
 # the trace is a header of the request
@@ -211,6 +223,22 @@ def test_websockets_and_disconnects_are_logged(server: Server) -> None:
     server.wait_started("echo")
     connection.close()
     assert access(server, "/echo")["status"] == 499
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("implementation", ["websockets", "auto"])
+@pytest.mark.parametrize("code", ["", REPLACES_LOGGING])
+def test_lines_of_websockets_lack_their_query(server: Server, implementation: str, code: str) -> None:
+    server.configure_websockets(implementation)
+    server.release("1", code, after=REFUSES)
+    server.start()
+    for path in ("/chat", "/refused"):
+        with contextlib.suppress(InvalidStatus), unix_connect(str(server.socket), f"ws://localhost{path}?token=secret"):
+            pass
+    # the line of each request when it ends, and Uvicorn's when it begins
+    wait_for(lambda: all(f'"path": "{path}"' in server.log for path in ("/chat", "/refused")))
+    assert all(f'WebSocket {path}\\"' in server.log for path in ("/chat", "/refused"))
+    assert "secret" not in server.log
 
 
 def test_text_format_escapes_control_characters(server: Server) -> None:

@@ -132,6 +132,14 @@ class TextFormatter(LineFormatter):
         return f"{_stamp(record.created)} [{record.process}] [{record.levelname.lower()}] {message}"
 
 
+def without_query(record: logging.LogRecord) -> bool:
+    """A filter that removes the query from Uvicorn's lines about WebSockets, as the access log contains none: clients
+    that can't set headers, such as browsers, pass tokens in it."""
+    if isinstance(record.msg, str) and "WebSocket %s" in record.msg and isinstance(record.args, tuple):
+        record.args = tuple(value.partition("?")[0] if isinstance(value, str) else value for value in record.args)
+    return True
+
+
 def formatter(style: str) -> logging.Formatter:
     """The formatter of the setting `handover_log_format`."""
     return JsonFormatter() if style == "json" else TextFormatter()
@@ -204,13 +212,14 @@ class HandoverLogger(Logger):
                 handler.handle(batch)
 
     def restore_loggers(self) -> None:
-        """Restores the server's loggers, which the application may have disabled or emptied, and silences Uvicorn's
-        access log, which this one replaces."""
+        """Restores the server's loggers, which the application may have disabled or emptied, removes queries from
+        Uvicorn's lines, and silences Uvicorn's access log, which this one replaces."""
         for name in SERVER_LOGGERS:
             log = logging.getLogger(name)
             log.disabled = False
             if not log.hasHandlers():
                 log.handlers = list(self._error_handlers)
+        logging.getLogger("uvicorn.error").addFilter(without_query)
         access = logging.getLogger("uvicorn.access")
         access.handlers = []
         access.propagate = False

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.change import status, status_report
 
 
 def acme_outcome(slurped: str, path: str) -> dict[str, Any]:
@@ -21,6 +21,6 @@ class FilterModule:
         """Names as used in playbooks."""
         return {
             "acme_outcome": acme_outcome,
-            "status_table": status.table,
-            "status_problems": status.fleet_problems,
+            "status_table": status_report.table,
+            "status_problems": status_report.fleet_problems,
         }

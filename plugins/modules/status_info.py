@@ -118,7 +118,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
-from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.change import status, status_report
 from ansible_collections.baton.web.plugins.module_utils.host import certificates, daemons, systemd
 
 CERTIFICATE: dict[str, dict[str, Any]] = {
@@ -173,7 +173,7 @@ def main() -> None:
     found["unserved"] = status.unserved(options["served_certificates"])
     if options["site"]:
         found |= status.edge(options["site"])
-    messages = {"problems": status.problems(options["host"], found), "notices": status.notices(found)}
+    messages = {"problems": status_report.problems(options["host"], found), "notices": status_report.notices(found)}
     module.exit_json(changed=False, **messages, **found)
 
 

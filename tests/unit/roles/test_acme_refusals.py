@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.change import status, status_report
 
 from tests.unit.roles.test_acme_certificate import NAMES, Host, acme, alone, signed  # noqa: F401
 
@@ -137,7 +137,7 @@ def test_refusal_is_reported_and_keeps_the_certificate(
     # the text of the journal, and that of status.yml
     assert f"No new certificate for {', '.join(NAMES)} from {directory}: " in capfd.readouterr().err
     found = {"acme": status.acme_outcome((alone.root / "state/status.json").read_bytes(), "status.json")}
-    (message,) = status.problems("edge1", found)
+    (message,) = status_report.problems("edge1", found)
     assert message.startswith(f"edge1: no new certificate for {', '.join(NAMES)} from {directory}, ")
     assert cause in message
     assert "the previous one is still in use" in message

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.baton.web.plugins.module_utils.change import history, outcome, receipt, status
+from ansible_collections.baton.web.plugins.module_utils.change import history, outcome, receipt, status_report
 from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 
 WRONG: tuple[Any, ...] = (
@@ -152,8 +152,8 @@ def _failure(hosts: dict[str, Any]) -> str:
 
 def _status(hosts: dict[str, Any]) -> str:
     # problems are printed by the callback, which escapes control characters
-    assert status.fleet_problems(hosts)
-    return status.table(hosts)
+    assert status_report.fleet_problems(hosts)
+    return status_report.table(hosts)
 
 
 CASES: dict[str, tuple[Any, Callable[[dict[str, Any]], str]]] = {

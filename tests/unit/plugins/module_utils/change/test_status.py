@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.baton.web.plugins.module_utils.activation import snapshot
 from ansible_collections.baton.web.plugins.module_utils.app import health_check, layout
-from ansible_collections.baton.web.plugins.module_utils.change import status
+from ansible_collections.baton.web.plugins.module_utils.change import status, status_report
 from ansible_collections.baton.web.plugins.module_utils.host import systemd
 
 from tests.support.certificate import issue
@@ -66,45 +66,45 @@ def outdated_unit(**changed: Any) -> dict[str, Any]:
 
 def test_outdated_units_are_no_problem_during_a_change() -> None:
     host = app_server(behind=[outdated_unit(unread=True, unconfined=True)], lock={"description": "ann"})
-    assert status.problems("app1", host) == []
+    assert status_report.problems("app1", host) == []
 
 
 def test_missing_sandbox_is_a_problem_and_an_outdated_drop_in_a_notice() -> None:
     found = {"units": {}, "behind": [outdated_unit(unit="nginx.service", unconfined=True, newer=["/x"])]}
-    (message,) = status.problems("edge1", found)
+    (message,) = status_report.problems("edge1", found)
     assert message.startswith("edge1: nginx.service runs without its sandbox")
     assert "`systemctl restart nginx.service`" in message
-    assert status.notices(found) == []
+    assert status_report.notices(found) == []
     found["behind"] = [outdated_unit(unit="nginx.service", newer=["/x"])]
-    assert status.problems("edge1", found) == []
-    (message,) = status.notices(found)
+    assert status_report.problems("edge1", found) == []
+    (message,) = status_report.notices(found)
     assert "nginx.service was started before /x was written" in message
-    assert f"edge1, edge2: {message}" in status.table(
+    assert f"edge1, edge2: {message}" in status_report.table(
         {name: {**found, "notices": [message]} for name in ("edge1", "edge2")}
     )
 
 
 def test_replaced_libraries_are_a_problem_with_the_playbook_that_restarts_the_unit() -> None:
     files = [f"/usr/lib/lib{name}.so" for name in "abcde"]
-    assert status.problems("app1", app_server(behind=[outdated_unit(replaced=files[:1])])) == [
+    assert status_report.problems("app1", app_server(behind=[outdated_unit(replaced=files[:1])])) == [
         "app1: links.service still executes what an upgrade replaced: /usr/lib/liba.so; run playbooks/restart.yml, "
         "which restarts it."
     ]
     daemon = outdated_unit(unit="nginx.service", replaced=files)
-    assert status.problems("edge1", {"behind": [daemon]}) == [
+    assert status_report.problems("edge1", {"behind": [daemon]}) == [
         "edge1: nginx.service still executes what an upgrade replaced: /usr/lib/liba.so, /usr/lib/libb.so, "
         "/usr/lib/libc.so and 2 more; run playbooks/upgrade_system.yml --limit edge1, which restarts it."
     ]
     # a rollout is about to replace it
-    assert status.problems("app1", app_server(behind=[outdated_unit(replaced=files)], lock={"by": "ann"})) == []
+    assert status_report.problems("app1", app_server(behind=[outdated_unit(replaced=files)], lock={"by": "ann"})) == []
 
 
 def test_schedules_have_a_separate_table() -> None:
     host = app_server(
         schedules={"cleanup": scheduled(), "report": scheduled(suspended=True, due=False, last="", result="")}
     )
-    assert status.problems("app1", host) == []
-    lines = status.table({"app1": host, "app2": app_server()}).splitlines()
+    assert status_report.problems("app1", host) == []
+    lines = status_report.table({"app1": host, "app2": app_server()}).splitlines()
     first = next(number for number, line in enumerate(lines) if "NEXT RUN" in line)
     assert lines[first].split() == ["HOST", "SCHEDULE", "NEXT", "RUN", "LAST", "RUN", "RESULT"]
     assert lines[first + 1].endswith("success")
@@ -145,30 +145,30 @@ def test_last_run_that_systemd_has_forgotten_is_read_from_the_journal(
     assert (found["result"], found["running"]) == (expected[0], running)
     assert found["last"].startswith(expected[1])
     host = app_server(schedules={"cleanup": scheduled(result="")})
-    assert status.table({"app1": host}).splitlines()[-1].split()[-1] == "-"
+    assert status_report.table({"app1": host}).splitlines()[-1].split()[-1] == "-"
 
 
 def test_background_processes_have_a_separate_table() -> None:
     host = app_server(processes={"worker": background(), "beat": background(wanted=0, running=0, draining=0)})
-    assert status.problems("app1", host) == []
-    shown = status.table({"app1": host, "app2": app_server()}).splitlines()
+    assert status_report.problems("app1", host) == []
+    shown = status_report.table({"app1": host, "app2": app_server()}).splitlines()
     first = next(number for number, line in enumerate(shown) if "DRAINING" in line)
     assert shown[first].split() == ["HOST", "PROCESS", "RELEASE", "RUNNING", "DRAINING", "RESTARTS", "MEMORY"]
     assert [line.split() for line in shown[first + 1 :] if line] == [
         ["app1", "worker", "aaaa", "2/2", "1", "3", "90", "MiB"]
     ]
-    assert "PROCESS" not in status.table({"app2": app_server()})
+    assert "PROCESS" not in status_report.table({"app2": app_server()})
 
 
 def test_healthy_host_has_no_problem() -> None:
-    assert status.problems("app1", app_server()) == []
+    assert status_report.problems("app1", app_server()) == []
 
 
 def test_rate_limited_health_page_is_no_problem() -> None:
     app = layout.Application("links")
     health = status._health(app, health_check.Answer("answers 429: slow down", limited=True))
     assert health == "limited (429)"
-    assert status.problems("app1", app_server(health=health)) == []
+    assert status_report.problems("app1", app_server(health=health)) == []
     assert status._health(app, health_check.Answer("answers 503: no")) == "answers 503: no"
     assert status._health(app, health_check.Answer()) == "ok"
 
@@ -209,7 +209,7 @@ def test_rate_limited_health_page_is_no_problem() -> None:
     ],
 )
 def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, Any], words: str) -> None:
-    found = status.problems("app1", app_server(**changed))
+    found = status_report.problems("app1", app_server(**changed))
     assert len(found) == 1
     assert found[0].startswith("app1: ")
     assert words in found[0]
@@ -217,13 +217,13 @@ def test_each_fault_of_an_app_server_is_named_with_its_host(changed: dict[str, A
 
 def certificate(left: float, lifetime: float = 90, **changed: Any) -> dict[str, Any]:
     """A certificate that ends in `left` days."""
-    expires = time.time() + left * status.DAY + 60
+    expires = time.time() + left * status_report.DAY + 60
     known = {"path": "/c.pem", "purpose": "of the site", "method": "self_signed", "renew_days": 30}
-    return {**known, "begins": expires - lifetime * status.DAY, "expires": expires, **changed}
+    return {**known, "begins": expires - lifetime * status_report.DAY, "expires": expires, **changed}
 
 
 def test_certificate_that_ends_soon_is_a_problem() -> None:
-    (message,) = status.problems("edge1", {"certificates": [certificate(80), certificate(22)]})
+    (message,) = status_report.problems("edge1", {"certificates": [certificate(80), certificate(22)]})
     assert message == "edge1: the certificate of the site (/c.pem) expires in 22 days; run site.yml to renew it."
 
 
@@ -263,7 +263,7 @@ def test_certificate_that_its_server_has_not_loaded_is_a_problem(served: dict[st
 
     def problems(state: str = "active", **changed: Any) -> list[str]:
         found = {"units": {"server.service": state}, "unserved": status.unserved([served | changed])}
-        return [words for words in status.problems("edge1", found) if "doesn't serve" in words]
+        return [words for words in status_report.problems("edge1", found) if "doesn't serve" in words]
 
     assert problems() == []
     file.write_text(issue("links.example.org").certificate)
@@ -308,11 +308,11 @@ def test_failed_renewal_is_reported_with_authority_names_and_cause(tmp_path: pat
     folder.mkdir(parents=True)
     report = {"directory": "https://ca.example/dir", "names": ["links.example"], "when": time.time() - 7300}
     (folder / "status.json").write_text(json.dumps(report | {"trouble": "too many certificates", "issued": True}))
-    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    (message,) = status_report.problems("edge1", status.edge("links", str(tmp_path)))
     for words in ("links.example from https://ca.example/dir, 2 h ago: too many certificates", "is still in use"):
         assert words in message
     (folder / "status.json").write_text(json.dumps(report | {"trouble": ""}))
-    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
+    assert status_report.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
 def test_certificates_that_an_edge_refuses_are_reported_with_their_source(tmp_path: pathlib.Path) -> None:
@@ -321,7 +321,7 @@ def test_certificates_that_an_edge_refuses_are_reported_with_their_source(tmp_pa
     refused = "that of 10.0.0.11: clients would not trust it: self-signed certificate"
     report = {"trouble": "", "issued": True, "refused": [refused, 7], "when": time.time()}
     (folder / "status.json").write_text(json.dumps(report))
-    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    (message,) = status_report.problems("edge1", status.edge("links", str(tmp_path)))
     for words in ("edge1: a certificate for the site is unusable, that", refused, "asks the authority"):
         assert words in message
 
@@ -331,17 +331,17 @@ def test_invalid_outcome_of_a_renewal_is_a_problem(tmp_path: pathlib.Path) -> No
     file.parent.mkdir(parents=True)
     for content in ("", "[]", "[" * 100_000, "{", '{"issued": true, "issued": false}', "\xff"):
         file.write_text(content)
-        (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+        (message,) = status_report.problems("edge1", status.edge("links", str(tmp_path)))
         assert message.startswith(
             f"edge1: {file}, which records how the last request for a certificate ended, can't be"
         )
         assert "Remove it from the host, and run site.yml" in message
     file.unlink()
     os.mkfifo(file)
-    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    (message,) = status_report.problems("edge1", status.edge("links", str(tmp_path)))
     assert "is not a regular file. Remove it" in message
     file.unlink()
-    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
+    assert status_report.problems("edge1", status.edge("links", str(tmp_path))) == []
 
 
 @pytest.mark.parametrize("days", [1.9, 2.1, -3])
@@ -349,15 +349,15 @@ def test_renewals_that_stopped_are_a_problem(tmp_path: pathlib.Path, days: float
     folder, settings = tmp_path / "var/lib/acme-certificate/links", tmp_path / "etc/acme-certificate/links"
     for one in (folder, settings):
         one.mkdir(parents=True)
-    assert status.problems("edge1", status.edge("links", str(tmp_path))) == []
+    assert status_report.problems("edge1", status.edge("links", str(tmp_path))) == []
     # the role has set them up, and they never ran
     (settings / "settings.json").touch()
-    (message,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    (message,) = status_report.problems("edge1", status.edge("links", str(tmp_path)))
     missing = f"{folder}/status.json is missing"
     assert message == f"edge1: no request for a certificate has ended yet ({missing}); run site.yml."
     when = time.time() - days * 86400
     (folder / "status.json").write_text(json.dumps({"trouble": "", "issued": True, "when": when}))
-    found = status.problems("edge1", status.edge("links", str(tmp_path)))
+    found = status_report.problems("edge1", status.edge("links", str(tmp_path)))
     last = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
     assert found == (
         []
@@ -370,8 +370,8 @@ def test_renewals_that_stopped_are_a_problem(tmp_path: pathlib.Path, days: float
 
 
 def test_inactive_unit_is_a_problem() -> None:
-    assert status.problems("edge1", {"units": {"nginx.service": "active"}}) == []
-    assert status.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
+    assert status_report.problems("edge1", {"units": {"nginx.service": "active"}}) == []
+    assert status_report.problems("edge1", {"units": {"nginx.service": "failed"}}) == [
         "edge1: the unit nginx.service is failed; `systemctl status nginx.service` on the host shows why, and site.yml "
         "starts it."
     ]
@@ -381,7 +381,7 @@ def test_timer_that_does_not_run_and_failure_of_its_service_are_problems() -> No
     def problems(result: str, timer: str = "active", **acme: Any) -> list[str]:
         timed = {"acme-links": {"timer": timer, "result": result}}
         outcome = {"issued": True, "when": time.time(), **acme}
-        return status.problems("edge1", {"timed_services": timed, "acme": outcome})
+        return status_report.problems("edge1", {"timed_services": timed, "acme": outcome})
 
     assert problems("success") == []
     (stopped,) = problems("success", timer="inactive")
@@ -395,13 +395,15 @@ def test_timer_that_does_not_run_and_failure_of_its_service_are_problems() -> No
 
 def test_different_releases_are_a_problem_of_the_fleet() -> None:
     one, two = app_server(), app_server(release="bbbb")
-    assert status.fleet_problems({"app1": one, "app2": app_server()}) == []
-    assert "different releases: aaaa, bbbb" in status.fleet_problems({"app1": one, "app2": two})[0]
+    assert status_report.fleet_problems({"app1": one, "app2": app_server()}) == []
+    assert "different releases: aaaa, bbbb" in status_report.fleet_problems({"app1": one, "app2": two})[0]
 
 
 def test_table_has_a_line_for_each_host_and_aligned_columns() -> None:
     now = time.time()
-    text = status.table({"app1": app_server(), "edge1": {"certificates": [certificate(365), certificate(90)]}}, now)
+    text = status_report.table(
+        {"app1": app_server(), "edge1": {"certificates": [certificate(365), certificate(90)]}}, now
+    )
     header, first, second = text.splitlines()
     assert first.split() == [
         *("app1", "aaaa", "1.2", "2", "h", "3.13.5", "27.0.1", "0.54.0", "2/2", "121", "MiB", "ok", "-"),
@@ -414,7 +416,7 @@ def test_table_has_a_line_for_each_host_and_aligned_columns() -> None:
     ("seconds", "words"), [(-1, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (2 * 86400, "2 d")]
 )
 def test_durations_are_in_their_largest_unit(seconds: float, words: str) -> None:
-    assert status.ago(seconds) == words
+    assert status_report.ago(seconds) == words
 
 
 def test_memory_of_an_ended_process_is_zero() -> None:
@@ -426,13 +428,13 @@ def test_maintenance_is_shown_and_is_no_problem(tmp_path: pathlib.Path) -> None:
     flag.parent.mkdir(parents=True)
     flag.touch()
     edge = {"units": {}} | status.edge("links", str(tmp_path))
-    assert status.problems("edge1", edge) == []
-    assert status.table({"edge1": edge}).splitlines()[1].split()[9] == "maintenance"
-    assert " ok, maintenance " in status.table({"web1": app_server() | edge})
+    assert status_report.problems("edge1", edge) == []
+    assert status_report.table({"edge1": edge}).splitlines()[1].split()[9] == "maintenance"
+    assert " ok, maintenance " in status_report.table({"web1": app_server() | edge})
 
 
 def test_maintenance_on_only_some_edges_is_a_problem() -> None:
-    (sentence,) = status.fleet_problems({"edge1": {"maintenance": True}, "edge2": {"maintenance": False}})
+    (sentence,) = status_report.fleet_problems({"edge1": {"maintenance": True}, "edge2": {"maintenance": False}})
     assert "only on edge1" in sentence
 
 
@@ -440,7 +442,7 @@ def test_drained_server_is_a_problem(tmp_path: pathlib.Path) -> None:
     site = tmp_path / "etc/nginx/sites-enabled/links.conf"
     site.parent.mkdir(parents=True)
     site.write_text("upstream links {\n    server a:1 max_fails=0 down;\n    server b:1 max_fails=0;\n}\n")
-    (sentence,) = status.problems("edge1", status.edge("links", str(tmp_path)))
+    (sentence,) = status_report.problems("edge1", status.edge("links", str(tmp_path)))
     assert "a:1 is drained" in sentence
 
 
@@ -449,17 +451,17 @@ CHANGE = {"kind": "deploy", "version": "1.2", "release": "aaaa", "who": "ann@lap
 
 
 def test_drift_during_a_change_is_no_problem() -> None:
-    assert status.problems("app1", app_server(drift=["/etc/links/environment"], lock=LOCK)) == []
+    assert status_report.problems("app1", app_server(drift=["/etc/links/environment"], lock=LOCK)) == []
 
 
 def test_lock_is_noted_once_for_all_hosts() -> None:
     fleet = {"app1": app_server(lock=LOCK), "app2": app_server(lock=LOCK), "app3": app_server()}
-    assert status.notes(fleet, 900.0) == [
+    assert status_report.notes(fleet, 900.0) == [
         "app1, app2: locked by ann@laptop since noon (deploy v2); "
         "the lock expires at 1970-01-01 00:16:40 UTC unless it is extended."
     ]
-    assert status.notes(fleet, 1000.0)[0].endswith("the lock has expired.")
-    assert status.fleet_problems({name: {**host, "problems": []} for name, host in fleet.items()}) == []
+    assert status_report.notes(fleet, 1000.0)[0].endswith("the lock has expired.")
+    assert status_report.fleet_problems({name: {**host, "problems": []} for name, host in fleet.items()}) == []
 
 
 def test_last_change_is_noted_with_its_result() -> None:
@@ -468,11 +470,11 @@ def test_last_change_is_noted_with_its_result() -> None:
         CHANGE | {"result": "reverted", "reason": "app2, handover: boom"},
     )
     fleet = {"app1": app_server(last_change=deployed), "app2": app_server(last_change=reverted), "edge1": {"units": {}}}
-    assert status.notes(fleet, 130.0) == [
+    assert status_report.notes(fleet, 130.0) == [
         "app1: last change: deploy 1.2 (aaaa) by ann@laptop with Baton 0.2.0 2 min ago, deployed.",
         "app2: last change: deploy 1.2 (aaaa) by ann@laptop 2 min ago, reverted: app2, handover: boom",
     ]
-    assert status.table(fleet, 130.0).splitlines()[-2:] == status.notes(fleet, 130.0)
+    assert status_report.table(fleet, 130.0).splitlines()[-2:] == status_report.notes(fleet, 130.0)
 
 
 def test_drift_is_the_difference_from_the_last_handover(tmp_path: pathlib.Path) -> None:
@@ -509,7 +511,7 @@ def test_differences_from_the_inventory_are_problems_with_their_fix() -> None:
         "app3": app_server() | {"settings_differ": [], "site_differs": [], "incomparable": ""},
         "edge1": {"units": {}, "site_differs": ["/etc/nginx/sites-enabled/links.conf"]},
     }
-    assert status.fleet_problems(fleet) == [
+    assert status_report.fleet_problems(fleet) == [
         "app1: /etc/links/environment, /etc/links/gunicorn.conf.py differ from the inventory; "
         "run playbooks/configure.yml.",
         "app2: /etc/links/secrets/TOKEN differs from the inventory; run playbooks/configure.yml.",
@@ -520,32 +522,34 @@ def test_differences_from_the_inventory_are_problems_with_their_fix() -> None:
 def test_drift_and_difference_of_the_same_file_are_reported_once() -> None:
     host = app_server(drift=["/etc/links/environment"])
     differing = ["/etc/links/environment", "/etc/links/gunicorn.conf.py"]
-    found = host | {"problems": status.problems("app1", host), "settings_differ": differing}
-    assert status.fleet_problems({"app1": found}) == [
+    found = host | {"problems": status_report.problems("app1", host), "settings_differ": differing}
+    assert status_report.fleet_problems({"app1": found}) == [
         "app1: /etc/links/environment changed since the last handover; run playbooks/configure.yml.",
         "app1: /etc/links/gunicorn.conf.py differs from the inventory; run playbooks/configure.yml.",
     ]
-    assert status.differences("app1", found | {"settings_differ": ["/etc/links/environment"]}) == []
+    assert status_report.differences("app1", found | {"settings_differ": ["/etc/links/environment"]}) == []
 
 
 def test_differences_during_a_change_are_not_reported() -> None:
-    assert status.differences("app1", app_server(lock=LOCK) | {"settings_differ": ["/etc/links/environment"]}) == []
+    assert (
+        status_report.differences("app1", app_server(lock=LOCK) | {"settings_differ": ["/etc/links/environment"]}) == []
+    )
 
 
 def test_drained_server_is_not_reported_as_a_difference() -> None:
     site = {"site_differs": ["/etc/nginx/sites-enabled/links.conf"]}
-    assert status.differences("edge1", site | {"drained": ["a:1"]}) == []
-    assert len(status.differences("edge1", site | {"drained": []})) == 1
+    assert status_report.differences("edge1", site | {"drained": ["a:1"]}) == []
+    assert len(status_report.differences("edge1", site | {"drained": []})) == 1
 
 
 def test_host_that_cannot_be_compared_is_reported_with_the_cause() -> None:
-    assert status.fleet_problems({"app1": app_server() | {"incomparable": "'colour' is undefined"}}) == [
+    assert status_report.fleet_problems({"app1": app_server() | {"incomparable": "'colour' is undefined"}}) == [
         "app1: it can't be compared with the inventory: 'colour' is undefined"
     ]
 
 
 def test_hosts_that_were_not_compared_are_named() -> None:
-    (sentence,) = status.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
+    (sentence,) = status_report.fleet_problems({"app1": app_server()}, ["edge1", "edge2"])
     assert "The hosts were not compared with the inventory: edge1, edge2" in sentence
     assert "private_address" in sentence
 

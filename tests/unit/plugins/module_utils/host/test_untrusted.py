@@ -18,6 +18,7 @@ from ansible_collections.baton.web.plugins.module_utils.change import (
     outcome,
     receipt,
     status,
+    status_report,
 )
 from ansible_collections.baton.web.plugins.module_utils.controller import receipt_page
 from ansible_collections.baton.web.plugins.module_utils.edge import access_log
@@ -240,9 +241,9 @@ def test_any_status_of_an_application_can_be_evaluated(
     application.status_file(application.service).write_text(json.dumps(reported))
     found = {"application": status.serving(application, None), "units": {}}
     parsed = untrusted.parse(json.dumps(found), depth=64)
-    assert isinstance(status.problems("app1", parsed), list)
-    assert "app1" in status.table({"app1": parsed})
-    assert isinstance(status.fleet_problems({"app1": parsed}), list)
+    assert isinstance(status_report.problems("app1", parsed), list)
+    assert "app1" in status_report.table({"app1": parsed})
+    assert isinstance(status_report.fleet_problems({"app1": parsed}), list)
     master = server_status.read(application, application.service)
     assert isinstance(server_status.unproven(master, "aaaa", 0) if master else "", str)
     assert isinstance(digests.master_outdated(application, "aaaa", master), bool)

@@ -290,8 +290,7 @@ def test_changes_lose_no_event_job_or_count(edge: Edge, live_page: LivePage, tmp
             for name in (*APP_SERVERS, "edge1"):
                 print(name, other(name).run(LOGGED, str(begin)).stdout)
     finally:
-        FLEET.succeed("playbooks/rollback.yml", rollback_to=original, deploy_bake_seconds=0)
-        FLEET.succeed("playbooks/configure.yml", deploy_bake_seconds=0)
+        FLEET.succeed("playbooks/rollback.yml", rollback_to=original, rollback_configure=True, deploy_bake_seconds=0)
     assert summary["failures"] == {}
     # each client had each event, once and in order
     assert summary["sequences"] == [WEBSOCKETS + STREAMS], summary

@@ -264,8 +264,10 @@ PHASES = [
 ]
 
 
-@pytest.mark.parametrize("workers_too", [False, pytest.param(True, marks=pytest.mark.long)])
-@pytest.mark.parametrize("phase", [*(pytest.param(name, marks=pytest.mark.long) for name in PHASES[:-1]), PHASES[-1]])
+# the short form: test_killed_controller_leaves_one_release_per_host
+@pytest.mark.long
+@pytest.mark.parametrize("workers_too", [False, True])
+@pytest.mark.parametrize("phase", PHASES)
 def test_rerun_converges_after_killed_controller(fleet: Fleet, source: Source, phase: str, workers_too: bool) -> None:
     before = fleet.releases()
     # proves that a module would be found

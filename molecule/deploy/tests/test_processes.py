@@ -426,9 +426,7 @@ def test_rollback_goes_no_further_than_the_change_that_was_killed_between_its_pr
     assert report()["most_beats"] == 1
 
 
-def test_command_that_the_release_lacks_is_refused_before_anything_stops(fleet: Fleet, source: Source) -> None:
-    source.change()
-    fleet.deploy(**QUICK)
+def test_command_that_the_release_lacks_is_refused_before_anything_stops(fleet: Fleet) -> None:
     before = (fleet.releases(), workers(), running("app1", "beat"))
     misspelt = {**PROCESSES, "beat": {**PROCESSES["beat"], "command": "python jbos.py beat"}}
     schedules = {"cleanup": {"command": "python -m shop.cleanup", "calendar": "*-*-* 03:00"}}
@@ -446,6 +444,7 @@ def started_at_boot(name: str, pattern: str) -> list[str]:
     return fnmatch.filter(wanted, pattern)
 
 
+@pytest.mark.long
 def test_printed_commands_stop_a_process_on_a_host_that_left_the_group(fleet: Fleet, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "inventory"
     shutil.copytree(SCENARIO / "inventory", folder)
@@ -517,6 +516,7 @@ def test_release_without_a_program_of_its_commands_is_refused_before_the_migrati
     assert (fleet.releases(), workers(), running("app1", "beat")) == before
 
 
+@pytest.mark.long
 def test_rollback_to_other_process_types_needs_their_settings(fleet: Fleet, source: Source) -> None:
     first = fleet.release()
     source.change()

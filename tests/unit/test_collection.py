@@ -152,6 +152,8 @@ def test_example_ansible_cfg_matches_the_checkouts() -> None:
     assert theirs == ours | {"defaults.inventory": "inventory"}
 
 
+# of the checkout's playbooks, `make lint` checks the syntax
+@pytest.mark.long
 def test_playbooks_pass_the_syntax_check(team: pathlib.Path) -> None:
     assert {"site", "deploy", "rollback", "status"} <= set(PLAYBOOKS)
     done = run(team, "ansible-playbook", "--syntax-check", *(f"baton.web.{name}" for name in PLAYBOOKS))

@@ -48,7 +48,7 @@ class Nginx:
         # a shell can't trap what it ignores at its start, as under nohup
         command = ["env", "--default-signal=HUP,QUIT", "bash", "-c", MASTER, "master", on_hup]
         self.process = subprocess.Popen(command, cwd=self.root)
-        until(lambda: self.pid_file.exists() and self.accepting(), "no worker process")
+        until(lambda: self.pid_file.exists() and self.pid_file.read_text() and self.accepting(), "no worker process")
 
     def accepting(self) -> set[int]:
         found: set[int] = self.program.accepting(int(self.pid_file.read_text()))

@@ -162,6 +162,10 @@ def problems(values: Mapping[str, Any], bases: Iterable[str]) -> list[str]:
     root = Path(found.where)
     if found.kind != "folder":
         return sentences
+    try:
+        source_tree.check_merged(root)
+    except BatonError as error:
+        sentences.append(str(error))
     if not (root / subdir).is_dir():
         return [*sentences, f"app_source_subdir: {root / subdir} is not a folder. Correct it."]
     # a build command may create the missing paths

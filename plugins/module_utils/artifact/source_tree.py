@@ -63,6 +63,7 @@ def tracked(folder: Path) -> list[str] | None:
         listed = git(*words, folder=folder)
     except CommandError as error:
         raise unreadable(folder, error) from None
+    check_merged(folder)
     files = []
     for name in filter(None, listed.split("\0")):
         path = folder / name
@@ -79,6 +80,20 @@ def tracked(folder: Path) -> list[str] | None:
         elif path.is_symlink() or path.is_file():
             files.append(name)
     return sorted(name for name in files if not NEVER.intersection(PurePosixPath(name).parts))
+
+
+def check_merged(folder: Path) -> None:
+    """Raise BatonError if git has unresolved merge conflicts in a folder: files contain both sides, or one of them."""
+    try:
+        listed = git("ls-files", "-z", "--unmerged", "--", ".", folder=folder)
+    except CommandError:
+        return  # no checkout; `tracked` reports one that can't be read
+    if names := list(dict.fromkeys(entry.partition("\t")[2] for entry in listed.split("\0") if entry)):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise BatonError(
+            f"The source {folder} has unresolved merge conflicts in {', '.join(names[:3])}{more}.",
+            "Resolve them and run `git add` for these files, or deploy a commit with app_version.",
+        )
 
 
 def _below_link(root: Path, name: str) -> bool:

@@ -286,6 +286,30 @@ def test_files_that_only_the_build_knows_are_not_checked(tmp_path: pathlib.Path,
     assert source.problems(values, ["/nonexistent"]) == []
 
 
+def test_unresolved_merge_conflicts_are_refused(write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools) -> None:
+    folder = write("repo", {"main.py": "first", "sub/a.py": "first", "sub/b.py": "first"})
+    _commit(run, folder)
+    run("git", "checkout", "-q", "-b", "other", cwd=folder)
+    write("repo", {"sub/a.py": "theirs", "sub/b.py": "theirs"})
+    theirs = _commit(run, folder)
+    run("git", "checkout", "-q", "main", cwd=folder)
+    write("repo", {"sub/a.py": "ours", "sub/b.py": "ours"})
+    _commit(run, folder)
+    assert source.problems({"app_source": str(folder)}, []) == []
+    run("sh", "-c", "git merge -q other || true", cwd=folder)
+    words = "has unresolved merge conflicts in sub/a.py, sub/b.py. Resolve them and run `git add` for these files, or"
+    (sentence,) = source.problems({"app_source": str(folder)}, [])
+    assert sentence.startswith(f"The source {folder} {words}")
+    with pytest.raises(BatonError, match=r"unresolved merge conflicts in sub/a\.py, sub/b\.py"):
+        source.fetch(source.classify(str(folder), "", []), tmp_path / "copy", tools.cache)
+    # a commit has none, nor has another folder of the repository
+    assert source.problems({"app_source": str(folder), "app_version": theirs}, []) == []
+    write("repo", {"beside/main.py": ""})
+    assert source.problems({"app_source": str(folder / "beside")}, []) == []
+    run("git", "add", "sub", cwd=folder)
+    assert source.problems({"app_source": str(folder)}, []) == []
+
+
 def test_small_repository_with_a_huge_commit_fails_early_and_leaves_nothing(
     write: Write, run: Run, tmp_path: pathlib.Path, tools: Tools
 ) -> None:

@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 from ansible import constants, context
 from ansible.parsing.splitter import parse_kv, split_args
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.baton.web.plugins.module_utils.controller import problems, run
+from ansible_collections.baton.web.plugins.module_utils.controller import groups, problems, run
 
 WORDS = """
 Interrupted. Baton finishes the current step, reverts the activated hosts and releases the deploy lock.
@@ -195,6 +195,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             why = f"There is nothing to run on: {sources} has no host in {', '.join(self._play.hosts)}"
             if limit := context.CLIARGS.get("subset"):
                 self._refuse(f"{why} that --limit {limit} includes. Correct --limit.")
+            inventory = self._play.get_variable_manager()._inventory
+            wanted = [pattern.partition("[")[0] for pattern in self._play.hosts]
+            if meant := groups.misspelt(inventory.get_groups_dict(), wanted):
+                self._refuse(f"{why}. Rename its group {' or '.join(meant)} to {' or '.join(set(meant.values()))}.")
             self._refuse(f"{why}. Correct the inventory, -i or ANSIBLE_INVENTORY.")
         os.environ["BATON_PHASES"] = json.dumps(self._phases)
 

@@ -46,4 +46,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in playbooks."""
-        return {"first_host": choose, "first_host_problems": problems}
+        return {
+            "first_host": choose,
+            "first_host_problems": problems,
+            "first_host_setting_problems": first_host.setting_problems,
+        }

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
 from ansible.module_utils.common.yaml import yaml_load
+from ansible.parsing.dataloader import DataLoader
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.baton.web.plugins.module_utils.app import floors
 from ansible_collections.baton.web.plugins.module_utils.artifact import old_packages, source
 from ansible_collections.baton.web.plugins.module_utils.controller import (
     command_settings,
+    groups,
     process_settings,
+    role_checks,
     schedule_settings,
     settings,
     templates,
@@ -69,21 +74,40 @@ def _names(hostvars: Mapping[str, Mapping[str, Any]]) -> settings.Names:
     )
 
 
-def unknown_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def unknown_settings(hostvars: Any, playbook: str = "") -> list[str]:
     """Return sentences about the hosts' variables that are misspelt settings or set by the playbooks.
 
-    Only checks their names.
+    Only checks their names. `playbook`: of which misspelt options are reported, too.
     """
     names = _names(hostvars)
-    return [
+    found = [
         f"{sentence} Correct it in the inventory or in `-e`."
         for sentence in (*settings.problems(names), *settings.overruled(names))
+    ]
+    if not playbook:
+        return found
+    options = playbook_specs()["argument_specs"][playbook]["options"]
+    misspelt = settings.misspelt_options(names, load_extra_vars(DataLoader()), options)
+    # the inventory's templates may use such a variable
+    texts = [text for host in hostvars if misspelt for text in templates.written(hostvars.raw_get(host))]
+    return found + [
+        f"{name} is not an option of {playbook}.yml. Did you mean {near}? Correct it in `-e`."
+        for name, near in misspelt.items()
+        if not any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
     ]
 
 
 def doubtful_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the hosts' variables that have a prefix of Baton's settings, but may be an operator's own."""
     found: list[str] = settings.doubtful(_names(hostvars))
+    return found
+
+
+def misspelt_groups(hosts: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return the inventory's groups that seem to be misspelt ones of Baton, with these. `hosts`: of each group."""
+    services = yaml_load((PROJECT / "playbooks/vars/topology.yml").read_text(encoding="utf-8"))
+    known = ["app_servers", "load_balancers", *(row["group"] for row in services["baton_host_service_table"])]
+    found: dict[str, str] = groups.misspelt(hosts, known)
     return found
 
 
@@ -130,6 +154,44 @@ def _grouped(problems: Mapping[str, list[str]]) -> list[str]:
     ]
 
 
+# variables of the playbooks that become those of roles
+WIRED = ("topology", "wiring")
+
+
+def role_problems(hostvars: Any, roles: Mapping[str, list[str]], run: list[str]) -> list[str]:
+    """Return what the roles' preflights refuse for the settings alone, with the hosts.
+
+    `roles`: the hosts of each role. `run`: the hosts of the run. Of hosts whose settings don't differ, one is checked.
+    """
+    raw = {host: hostvars.raw_get(host) for host in run}
+    # each host has an address of its own, which no check of a role looks at
+    names = {*_of_roles(), *_of_playbooks()} - {"private_address"}
+    inputs = {
+        host: {**templates.used(values, names), "group_names": values["group_names"]} for host, values in raw.items()
+    }
+    checks = role_checks.Checks(PROJECT / "roles", [PROJECT / f"playbooks/vars/{name}.yml" for name in WIRED])
+    found: dict[str, list[str]] = {}
+    for role, hosts in roles.items():
+        for alike in _alike({host: inputs[host] for host in hosts if host in inputs}):
+            one = alike[0]
+            for message in checks.failing(role, raw[one], hostvars):
+                named = found.setdefault(message.removeprefix(f"{one}: "), [])
+                named += [host for host in alike if host not in named]
+    return [f"{', '.join(sorted(hosts))}: {message}" for message, hosts in found.items()]
+
+
+def _alike(inputs: Mapping[str, Any]) -> list[list[str]]:
+    """Return the hosts in lists of those with the same input."""
+    found: list[list[str]] = []
+    for host, values in inputs.items():
+        same = next((hosts for hosts in found if inputs[hosts[0]] == values), None)
+        if same is None:
+            found.append([host])
+        else:
+            same.append(host)
+    return found
+
+
 # the settings that define the source
 SOURCE = (
     *("app_source", "app_version", "app_source_subdir", "app_release_files", "app_release_lock"),
@@ -165,11 +227,13 @@ class FilterModule:
             "has_before_web": process_settings.has_before_web,
             "is_memory": command_settings.is_memory,
             "longest_wait": process_settings.longest_wait,
+            "misspelt_groups": misspelt_groups,
             "number_problems": number_problems,
             "process_plan": process_settings.for_activation,
             "process_problems": process_settings.problems,
             "process_types": process_settings.on_host,
             "process_variables": settings.process_variables,
+            "role_problems": role_problems,
             "reserved_variables": settings.reserved_variables,
             "schedule_calendars": schedule_settings.for_preflight,
             "schedule_plan": schedule_settings.for_activation,

@@ -26,6 +26,7 @@ GOOD: dict[str, Any] = {
     "app_module": "links.main:app",
     "nginx_site_server_names": ["links.baton.test"],
 }
+SCHEDULES = {"cleanup": {"command": "x", "calendar": "25:00"}, "report": {"command": "x", "calendar": "daily"}}
 # similar to another case
 LONG = pytest.mark.long
 FINGERPRINT = (
@@ -151,7 +152,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
             {"nginx_site_read_timeout": 0, "nginx_site_connect_timeout": "{{ 1 - 1 }}"},
             ["nginx_site_read_timeout is 0. Give a whole number from 1 to 604800"],
         ),
-        # only the roles evaluate the template
+        # only the roles' checks evaluate the template
         ({"nginx_site_connect_timeout": "{{ 1 - 1 }}"}, ["nginx_site_connect_timeout is 0. Give a number from 1 to"]),
         (
             {"nginx_server_tls_groups": ["X25519", "P-257"], "nginx_server_tls_ciphers": ["NONSENSE"]},
@@ -232,8 +233,7 @@ def test_misspelled_variable_is_reported_by_every_playbook(
 @pytest.mark.usefixtures("untouched")
 def test_wrong_calendar_is_reported_by_every_change(tmp_path: pathlib.Path) -> None:
     """Only the hosts can tell: their systemd parses it."""
-    schedules = {"cleanup": {"command": "x", "calendar": "25:00"}, "report": {"command": "x", "calendar": "daily"}}
-    done = site(tmp_path, GOOD | {"app_schedules": schedules}, playbook="playbooks/configure.yml")
+    done = site(tmp_path, GOOD | {"app_schedules": SCHEDULES}, playbook="playbooks/configure.yml")
     assert_refused(done, 'app_schedules.cleanup.calendar is "25:00", which systemd doesn\'t accept', "systemd.time(7)")
     assert "app_schedules.report" not in done.stdout
 
@@ -352,24 +352,35 @@ def test_unrelated_mistakes_are_reported_together(tmp_path: pathlib.Path) -> Non
     ghost = tmp_path / "ghost.yml"
     ghost.write_text("app_servers: {hosts: {ghost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
     certificate = provided(tmp_path, ["other.example"], 30, other_key=True)
-    wrong = {
-        "app_service_memory_max": "2GB",
-        "preflight_minimum_disk_mb": 99999999,
-        "nginx_server_large_client_header_buffers": "1 1",
-    }
-    done = site(tmp_path, GOOD | certificate | wrong, "-i", str(ghost))
+    # first what the controller knows by itself
+    wrong = {"app_service_memory_max": "2GB", "nginx_server_large_client_header_buffers": "1 1"}
+    known = site(tmp_path, GOOD | certificate | wrong, "-i", str(ghost))
     assert_refused(
-        done,
+        known,
+        "problems. Nothing has been changed.",
+        '- ghost, web1, web2: app_service_memory_max is "2GB"',
+        '- ghost, web1, web2: nginx_server_large_client_header_buffers is "1 1"',
+        "- ghost, web1, web2: the private key of links doesn't belong to its certificate",
+        "covers DNS:other.example, but not DNS:links.baton.test",
+    )
+    assert "Reach every host" not in known.stdout
+    wrong = {
+        "preflight_minimum_disk_mb": 99999999,
+        "nginx_server_tls_ciphers": ["NONSENSE"],
+        "app_schedules": SCHEDULES,
+    }
+    asked = site(tmp_path, GOOD | wrong, "-i", str(ghost))
+    assert_refused(
+        asked,
         "problems. Nothing has been changed.",
         "- ghost (127.0.0.1:1",
-        '- web1, web2: app_service_memory_max is "2GB"',
-        '- web1, web2: nginx_server_large_client_header_buffers is "1 1"',
-        "- web1, web2: the private key of links doesn't belong to its certificate",
-        "covers DNS:other.example, but not DNS:links.baton.test",
+        '- web1, web2: app_schedules.cleanup.calendar is "25:00"',
+        "- web1, web2: nginx_server_tls_ciphers has NONSENSE",
         "web1: /var has",
     )
-    assert done.stdout.count("failed: ") == 1
-    assert "Task failed" not in done.stdout
+    for done in (known, asked):
+        assert done.stdout.count("failed: ") == 1
+        assert "Task failed" not in done.stdout
 
 
 @pytest.mark.usefixtures("untouched")

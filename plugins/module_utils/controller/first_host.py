@@ -59,6 +59,16 @@ def choose(servers: Sequence[str], hosts: Mapping[str, Host], names: Sequence[st
     return next(iter([*running, *recorded, *servers]), "")
 
 
+def setting_problems(servers: Sequence[str], wanted: str) -> list[str]:
+    """Return a sentence if the operator's choice is no app server."""
+    if not servers or wanted in ("", NONE, *servers):
+        return []
+    return [
+        f'app_first_host is "{wanted}", which is not a host of app_servers. Name one of {", ".join(servers)}, or '
+        f"{NONE} to stop everything with hosts: first."
+    ]
+
+
 def problems(
     application: str,
     servers: Sequence[str],
@@ -71,11 +81,8 @@ def problems(
 
     `declared`: the settings of all process types and schedules. What runs and isn't among them may have been renamed.
     """
-    if wanted not in ("", NONE, *servers):
-        return [
-            f'app_first_host is "{wanted}", which is not a host of app_servers. Name one of {", ".join(servers)}, or '
-            f"{NONE} to stop everything with hosts: first."
-        ]
+    if wrong := setting_problems(servers, wanted):
+        return wrong
     first = choose(servers, hosts, names, wanted)
     if not names or not first:
         return []

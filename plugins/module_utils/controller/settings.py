@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -466,6 +466,16 @@ def problems(names: Names) -> list[str]:
     """Return a sentence for each variable of the hosts that must be a misspelt setting."""
     reasons = ((name, _reason(name, names)) for name in names.unknown)
     return [f"{names.shown(name)} is not a setting{reason}" for name, reason in reasons if reason]
+
+
+def misspelt_options(names: Names, given: Collection[str], options: Collection[str]) -> dict[str, str]:
+    """Return the variables of the command line that resemble an option of the playbook, with that option.
+
+    `given`: the variables. `options`: those of the playbook. Without variables that `problems` reports.
+    """
+    others = [name for name in names.unknown if name in given and name not in options and not _reason(name, names)]
+    near = {name: difflib.get_close_matches(name, sorted(options), 1, DISTANT) for name in others}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 def doubtful(names: Names) -> list[str]:

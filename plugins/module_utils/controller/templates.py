@@ -6,9 +6,10 @@ without the application's processes. Templates are only parsed here: lookups in 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -46,16 +47,28 @@ def problems(values: Mapping[str, Any], names: Iterable[str], later: Collection[
     return sentences
 
 
+def used(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the settings that a host has, and the variables that their templates name, unevaluated.
+
+    `values`: a host's variables, unevaluated. `names`: the settings.
+    """
+    found: dict[str, Any] = {}
+    waiting = set(names)
+    while waiting:
+        name = waiting.pop()
+        if name in values and name not in found:
+            found[name] = values[name]
+            # `problems` reports templates that can't be parsed
+            with contextlib.suppress(jinja2.TemplateSyntaxError):
+                waiting.update(*map(_named, written(values[name])))
+    return found
+
+
 def _missing(value: Any, values: Mapping[str, Any], later: Collection[str]) -> list[str]:
     waiting, seen, missing = [value], set[str](), []
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += one
-        elif isinstance(one, str) and ("{{" in one or "{%" in one) and is_trusted_as_template(one):
-            for name in _needed(str(one)) - seen:
+        for text in written(waiting.pop()):
+            for name in _needed(text) - seen:
                 seen.add(name)
                 if name in values:
                     waiting.append(values[name])
@@ -64,8 +77,24 @@ def _missing(value: Any, values: Mapping[str, Any], later: Collection[str]) -> l
     return sorted(missing)
 
 
-@functools.cache
+def written(value: Any) -> Iterator[str]:
+    """Yield the templates in a value."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from written(one)
+    elif isinstance(value, str) and ("{{" in value or "{%" in value) and is_trusted_as_template(value):
+        yield str(value)
+
+
 def _needed(text: str) -> frozenset[str]:
     """Return the variables without which a text can't be evaluated."""
-    parsed = _PARSER.parse(text)
-    return frozenset() if _TESTS.search(text) else frozenset(jinja2.meta.find_undeclared_variables(parsed) - _BUILT_IN)
+    named = _named(text)
+    return frozenset() if _TESTS.search(text) else named
+
+
+@functools.cache
+def _named(text: str) -> frozenset[str]:
+    """Return the variables in a template."""
+    return frozenset(jinja2.meta.find_undeclared_variables(_PARSER.parse(text)) - _BUILT_IN)

@@ -93,6 +93,41 @@ def test_logs_are_read_on_all_app_servers_and_followed_on_request(fleet: Fleet) 
 
 
 @pytest.mark.parametrize(
+    ("playbook", "variables", "words"),
+    [
+        (
+            "logs",
+            {"sinse": "1h"},
+            "failed: sinse is not an option of logs.yml. Did you mean since? Correct it in `-e`.",
+        ),
+        ("logs", {"log_level": "error"}, "failed: log_level is not an option of logs.yml. Did you mean level?"),
+        (
+            "exec",
+            {"command": "true", "timeout": 5},
+            "failed: timeout is not an option of exec.yml. Did you mean exec_t",
+        ),
+        ("schedule", {"schedules": "cleanup"}, "Did you mean schedule?"),
+        ("maintenance", {"maintenence": "on"}, "Did you mean maintenance?"),
+    ],
+)
+def test_misspelt_option_is_refused(fleet: Fleet, playbook: str, variables: dict[str, Any], words: str) -> None:
+    """Ansible would ignore it."""
+    done = fleet.run(f"{playbook}.yml", **variables)
+    assert done.status != 0
+    assert words in done.words
+    assert fleet.steps == []
+
+
+def test_variable_that_resembles_an_option_but_is_used_is_accepted(tmp_path: pathlib.Path) -> None:
+    used = {"app_config_environment": {"LOG_LEVEL": "{{ log_level }}"}, "line": 5}
+    fleet = Fleet(tmp_path, {"app_servers": ["app1"]}, **used)
+    fleet.set_result("baton.web.logs_info", {"entries": [], "position": "s=1"})
+    fleet.run("logs.yml", log_level="info", ticket="OPS-1").check_status()
+    # in the inventory, a name without a prefix is the operator's own
+    assert fleet.arguments("baton.web.logs_info")[0]["lines"] == 200
+
+
+@pytest.mark.parametrize(
     ("action", "state", "steps"),
     [
         ("run", "known", ["app1 schedule known", "app2 schedule known", "app1 unit links-cleanup.service"]),

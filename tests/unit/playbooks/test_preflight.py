@@ -118,14 +118,112 @@ def test_change_that_excludes_all_app_servers_is_refused(tmp_path: pathlib.Path)
     assert_refused(done, "failed: --limit excludes all app servers, so nothing would be changed. Include some of app1.")
 
 
+def test_checks_of_roles_that_need_no_host_are_made_before_one_is_contacted(tmp_path: pathlib.Path) -> None:
+    given: dict[str, Any] = {
+        "app_module": "main.app()",
+        "app_service_memory_max": "{{ '2GB' if inventory_hostname == 'app2' else '2G' }}",
+        "app_service_boot_timeout": "{{ 0 }}",
+        "app_processes": {"web": {"command": "x"}, "worker": {"command": "work | log"}},
+        "app_schedules": {"cleanup": {"calendar": "daily"}},
+        "app_config_environment": {"A-B": "1"},
+        "nginx_site_client_max_body_size": "10",
+        "nginx_server_directives": {"limit nofile": 1},
+        "host_baseline_journal_max_use": "much",
+        "host_firewall_ssh_sources": ["10.0.0.5/24"],
+        "python_runtime_version": "three",
+        "tls_certificate_method": "provided",
+        "tls_certificate_certificate_source": "/nowhere/chain.pem",
+    }
+    done = preflight(tmp_path, LOST, LOST, playbook="playbooks/site.yml", **given)
+    assert_refused(
+        done,
+        '- app1, app2: app_module is "main.app()", which isn\'t an import string.',
+        '- app2: app_service_memory_max is "2GB".',
+        "- app1, app2: app_service_boot_timeout is 0. Give a number from 1 to 604800.",
+        "- app1, app2: app_processes.web: Baton uses the name web itself",
+        "- app1, app2: app_processes.worker.command is",
+        "- app1, app2: app_schedules.cleanup.command is missing or empty.",
+        "- app1, app2: not names of environment variables: A-B.",
+        '- app1, app2: shop: nginx_site_client_max_body_size is "10".',
+        '- app1, app2: nginx_server_directives has "limit nofile"',
+        '- app1, app2: host_baseline_journal_max_use is "much". Give a size such as 1G.',
+        "- app1, app2: host_firewall_ssh_sources can't be used: ",
+        '- app1, app2: python_runtime_version is "three"',
+        "- app1, app2: the certificate or the key of shop isn't on the controller",
+    )
+    assert "Reach every host" not in done.output
+    assert "Task failed" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("playbook", "refused"),
+    [
+        ("site", ["app_module", "app_processes", "nginx_site_gzip_types"]),
+        ("configure", ["app_module", "app_processes"]),
+        ("rollback", ["app_processes"]),
+    ],
+)
+def test_checks_of_roles_are_those_of_the_playbook(tmp_path: pathlib.Path, playbook: str, refused: list[str]) -> None:
+    """A rollback and a restart must not depend on what they don't use."""
+    given: dict[str, Any] = {"app_module": "main.app()", "app_processes": {"web": {}}, "nginx_site_gzip_types": ["a b"]}
+    done = preflight(tmp_path, LOST, playbook=f"playbooks/{playbook}.yml", **given)
+    assert done.status != 0
+    assert "can't be reached" not in done.words
+    assert [name for name in given if name in done.words] == refused
+
+
+def test_setting_that_depends_on_facts_is_checked_when_they_are_known(tmp_path: pathlib.Path) -> None:
+    """Until then its template may yield any default."""
+    given: dict[str, Any] = {
+        "mebibytes": "{{ ansible_facts['memtotal_mb'] | default(0) }}",
+        "app_service_worker_memory_mb": "{{ mebibytes | int // 32 }}",
+        "app_service_workers": "{{ ansible_facts['processor_vcpus'] }}",
+    }
+    preflight(tmp_path, {}, **given).check_status()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"app_first_host": "app9"}, 'failed: app_first_host is "app9", which is not a host of app_servers. Name one'),
+        ({"rollback_to": "v1.2"}, 'failed: rollback_to is "v1.2", which isn\'t the id of a release: 16 digits and'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_choice_that_the_controller_can_check_is_refused_before_a_host_is_contacted(
+    tmp_path: pathlib.Path, given: dict[str, Any], words: str
+) -> None:
+    done = preflight(tmp_path, LOST, playbook="playbooks/rollback.yml", **given)
+    assert_refused(done, words)
+    assert "Reach every host" not in done.output
+
+
+def test_misspelt_group_of_the_app_servers_is_named(tmp_path: pathlib.Path) -> None:
+    preflight(tmp_path, LOST)
+    inventory = json.loads((tmp_path / "hosts.json").read_text())
+    inventory["App_server"] = inventory.pop("app_servers")
+    inventory["databases"] = {"hosts": {"db1": {}}}
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    done = Playbooks(tmp_path / "hosts.json").play("playbooks/deploy.yml")
+    words = (
+        "The inventory has no host in the group `app_servers`. Rename its group App_server to app_servers, or add the"
+    )
+    assert_refused(done, words, "groups that Baton ignores, but none in those with similar names: databases (meant: p")
+    assert "(meant: app_servers)" not in done.words
+    assert "Reach every host" not in done.output
+    logs = Playbooks(tmp_path / "hosts.json").play("playbooks/logs.yml")
+    assert_refused(logs, "has no host in app_servers. Rename its group App_server to app_servers.")
+
+
 def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> None:
     # no template, and no line of the list
     unsupported = {"distribution_major_version": "10", "distribution_version": "{{ 7 * 7 }}\n- app9: x"}
     late, bare, small = {"clock": time.time() - 60}, {"app_prepared": False, "app_release": ""}, {"memtotal_mb": 100}
     given: dict[str, Any] = {
-        "app_service_memory_max": "2GB",
-        "app_config_environment": {"A-B": "1"},
-        "app_release_build": "elsewhere",
+        # with facts: otherwise the controller's check refuses them
+        "app_service_health_path": "{{ ansible_facts['architecture'] }}",
+        "app_config_environment": {"A-B": "{{ ansible_facts['architecture'] }}"},
+        "app_release_build": "{{ ansible_facts['distribution'] }}",
         "app_service_workers": 1,
         "app_service_worker_memory_mb": 256,
         "app_processes": {"clock": {"command": "clock", "hosts": "first"}},
@@ -138,11 +236,11 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
         "- app2 has a clock that is",
         "- app5 (127.0.0.1:1, user of ssh) can't be reached: ",
         "- app3 has not been set up for shop yet.",
-        '- app2, app3, app4: app_service_memory_max is "2GB".',
+        '- app2, app3, app4: app_service_health_path is "x86_64", which isn\'t a path.',
         "- app4: the host has 100 MiB of memory",
         "app4: a change needs up to 512 MiB of memory",
         "- app2, app3, app4: not names of environment variables: A-B.",
-        '- app2, app3, app4: app_release_build is "elsewhere"',
+        '- app2, app3, app4: app_release_build is "Debian"',
     )
     assert "\n- app9" not in done.output
     # what depends on the hosts that can't be used isn't said
@@ -152,9 +250,9 @@ def test_mistakes_on_all_hosts_are_reported_together(tmp_path: pathlib.Path) -> 
 
 def test_each_setting_of_a_role_is_a_problem_of_its_own(tmp_path: pathlib.Path) -> None:
     given: dict[str, Any] = {
-        # a template: the controller's check of all settings doesn't evaluate it
-        "app_service_boot_timeout": "{{ 0 }}",
-        "app_service_memory_max": 512,
+        # with facts: otherwise the controller's check refuses them
+        "app_service_boot_timeout": "{{ ansible_facts['memtotal_mb'] * 0 }}",
+        "app_service_memory_max": "{{ ansible_facts['processor_vcpus'] * 256 }}",
         "app_service_allowed_addresses": ["10.0.0.0/24"],
         "app_config_environment": {"REDIS_URL": "redis://192.0.2.7/0"},
     }

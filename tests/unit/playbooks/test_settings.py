@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -47,6 +48,15 @@ def test_type_of_a_setting_is_checked_on_every_host(tmp_path: pathlib.Path) -> N
 
 def test_settings_of_their_types_are_accepted(tmp_path: pathlib.Path) -> None:
     check(tmp_path, {"app_service_workers": 4}, {"app_service_metrics": False, "app_version": "1.10"}).check_status()
+
+
+def test_roles_of_the_preflight_are_checked_before_hosts_are_contacted() -> None:
+    """app_account's check is a task beside; the table of services adds their roles."""
+    checked = yaml.safe_load((PROJECT / "playbooks/tasks/settings/check.yml").read_text())[0]["vars"]
+    named = set(re.findall(r"'(\w+)':", checked["baton_checked_roles"] + checked["baton_provisioned_roles"]))
+    table = yaml.safe_load((PROJECT / "playbooks/vars/topology.yml").read_text())["baton_host_service_table"]
+    with_preflight = {path.parts[-3] for path in PROJECT.glob("roles/*/tasks/preflight.yml")}
+    assert named | {row["role"] for row in table} | {"app_account"} == with_preflight
 
 
 def test_variable_that_begins_like_a_setting_is_reported_and_accepted(tmp_path: pathlib.Path) -> None:

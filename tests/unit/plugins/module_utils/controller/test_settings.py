@@ -56,6 +56,26 @@ def test_misspelt_setting_is_reported_with_a_suggestion(name: str, words: str) -
     assert settings.doubtful(names(web1=["app_name", name])) == []
 
 
+def test_misspelt_option_of_a_playbook_is_reported_unless_another_check_reports_it() -> None:
+    options = {"since", "lines", "exec_timeout"}
+    given = ["sinse", "liness", "exec_timeuot", "app_verison", "lines", "ticket", "app_version"]
+    others = names(web1=["app_name", "linse", *given])
+    assert settings.misspelt_options(others, given, options) == {"sinse": "since", "liness": "lines"}
+    assert len(settings.problems(others)) == 2
+
+
+def test_playbooks_that_have_options_without_a_prefix_check_for_misspelt_ones() -> None:
+    specs = yaml.safe_load((PROJECT / "playbooks/meta/argument_specs.yml").read_text())["argument_specs"]
+    without = {name for name, spec in specs.items() if any("_" not in option for option in spec["options"])}
+    checking = {name for name in specs if f"baton_playbook: {name}}}" in _text(name)}
+    assert without == checking == {"exec", "logs", "maintenance", "schedule"}
+
+
+def _text(playbook: str) -> str:
+    path = PROJECT / f"playbooks/{playbook}.yml"
+    return path.read_text() if path.exists() else ""
+
+
 @pytest.mark.parametrize("name", ["database_password", "team_app_version", "ansible_user", "host", "private_key"])
 def test_operators_own_variables_are_ignored(name: str) -> None:
     assert settings.problems(names(web1=[name])) + settings.doubtful(names(web1=[name])) == []

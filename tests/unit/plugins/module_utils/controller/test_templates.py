@@ -57,3 +57,11 @@ def test_template_that_cannot_be_parsed_is_a_problem() -> None:
 
 def test_text_that_ansible_does_not_evaluate_is_no_template() -> None:
     assert templates.problems({"setting": "{{ vault_password }}"}, ["setting"], ()) == []
+
+
+def test_used_variables_are_those_that_templates_name_also_indirectly() -> None:
+    texts = {"setting": "{{ a | default(b) }}", "a": "{{ c }}{{ missing }}", "b": "{{ setting }}", "c": "x", "d": "y"}
+    values = {name: trust_as_template(text) for name, text in texts.items()}
+    values["broken"] = trust_as_template("{{ d d }}")
+    assert sorted(templates.used(values, ["setting", "unset"])) == ["a", "b", "c", "setting"]
+    assert templates.used(values, ["broken", "c"]) == {"broken": "{{ d d }}", "c": "x"}

@@ -364,12 +364,12 @@ def test_unrelated_mistakes_are_reported_together(tmp_path: pathlib.Path) -> Non
         "covers DNS:other.example, but not DNS:links.baton.test",
     )
     assert "Reach every host" not in known.stdout
-    wrong = {
+    of_hosts: dict[str, Any] = {
         "preflight_minimum_disk_mb": 99999999,
         "nginx_server_tls_ciphers": ["NONSENSE"],
         "app_schedules": SCHEDULES,
     }
-    asked = site(tmp_path, GOOD | wrong, "-i", str(ghost))
+    asked = site(tmp_path, GOOD | of_hosts, "-i", str(ghost))
     assert_refused(
         asked,
         "problems. Nothing has been changed.",

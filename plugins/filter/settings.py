@@ -156,23 +156,26 @@ def _grouped(problems: Mapping[str, list[str]]) -> list[str]:
 
 # variables of the playbooks that become those of roles
 WIRED = ("topology", "wiring")
+# in which hosts differ although their settings are alike: no check of a role looks at these
+OF_EACH_HOST = {"ansible_host", "ansible_port", "inventory_hostname", "inventory_hostname_short", "private_address"}
+MOST_CHECKED = 3  # of a role's hosts with different settings: one takes up to a second
 
 
 def role_problems(hostvars: Any, roles: Mapping[str, list[str]], run: list[str]) -> list[str]:
     """Return what the roles' preflights refuse for the settings alone, with the hosts.
 
-    `roles`: the hosts of each role. `run`: the hosts of the run. Of hosts whose settings don't differ, one is checked.
+    `roles`: the hosts of each role. `run`: the hosts of the run. Of hosts whose settings don't differ, one is checked;
+    in a fleet with many different ones only MOST_CHECKED, as the preflights on the hosts check all.
     """
     raw = {host: hostvars.raw_get(host) for host in run}
-    # each host has an address of its own, which no check of a role looks at
-    names = {*_of_roles(), *_of_playbooks()} - {"private_address"}
-    inputs = {
-        host: {**templates.used(values, names), "group_names": values["group_names"]} for host, values in raw.items()
-    }
+    inputs = {}
+    for host, values in raw.items():
+        used = templates.used(values, {*_of_roles(), *_of_playbooks()})
+        inputs[host] = {name: used[name] for name in used.keys() - OF_EACH_HOST} | {"groups": values["group_names"]}
     checks = role_checks.Checks(PROJECT / "roles", [PROJECT / f"playbooks/vars/{name}.yml" for name in WIRED])
     found: dict[str, list[str]] = {}
     for role, hosts in roles.items():
-        for alike in _alike({host: inputs[host] for host in hosts if host in inputs}):
+        for alike in _alike({host: inputs[host] for host in hosts if host in inputs})[:MOST_CHECKED]:
             one = alike[0]
             for message in checks.failing(role, raw[one], hostvars):
                 named = found.setdefault(message.removeprefix(f"{one}: "), [])

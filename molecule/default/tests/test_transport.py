@@ -82,6 +82,7 @@ def test_plain_connections_come_only_from_the_host_itself(host: Any, edge: Edge)
         assert (host.run(f"runuser -u {user} -- timeout 60 {probe}").rc == 0) is allowed
 
 
+@pytest.mark.long
 @pytest.mark.hosts("edge1")
 def test_skipped_step_is_refused_before_any_change() -> None:
     for playbook, setting, words in (

@@ -313,6 +313,7 @@ def test_worker_that_crashes_at_start_is_reverted(
     assert (result["twice"], result["unknown"], result["most_beats"]) == ([], [], 1)
 
 
+@pytest.mark.long
 def test_workers_that_end_after_their_proof_are_reverted(fleet: Fleet, source: Source) -> None:
     before = (fleet.releases(), workers())
     source.change(jobs=ENDS_LATER)

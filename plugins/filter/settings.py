@@ -157,7 +157,7 @@ def _grouped(problems: Mapping[str, list[str]]) -> list[str]:
 # variables of the playbooks that become those of roles
 WIRED = ("topology", "wiring")
 # in which hosts differ although their settings are alike: no check of a role looks at these
-OF_EACH_HOST = {"ansible_host", "ansible_port", "inventory_hostname", "inventory_hostname_short", "private_address"}
+OF_EACH_HOST = {"ansible_host", "ansible_port", "private_address"}
 MOST_CHECKED = 3  # of a role's hosts with different settings: one takes up to a second
 
 

@@ -25,7 +25,7 @@ def fleet(size: int, **different: Any) -> HostVars:
     def variables(number: int) -> Any:
         own = {name: f"{value}{number}" for name, value in different.items()}
         name = f"app{number}"
-        environment = {"HOST": "{{ inventory_hostname }} {{ ansible_host }}"}
+        environment = {"ADDRESS": "{{ ansible_host }} {{ private_address }}"}
         return _trusted(
             {
                 "inventory_hostname": name,

@@ -26,7 +26,8 @@ LOADS = [
 
 @pytest.mark.versions
 def test_reload_under_load_loses_no_request(server: Server) -> None:
-    server.configure(keepalive=10)  # if the machine stalls for a second, clients must not look idle
+    # if the machine stalls for a second, clients must not look idle; uploads may take long on a busy one
+    server.configure(keepalive=10, graceful_timeout=3600)
     server.start()
     with Background(server.target, LOADS, rate=300, fewest=1000) as traffic:
         for name in ("2", "3", "4", "5", "6", "7"):
@@ -46,7 +47,7 @@ def test_reload_under_load_loses_no_request(server: Server) -> None:
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_reload_loses_no_request_with_each_parser_and_loop(server: Server, http: str, loop: str) -> None:
-    server.configure(handover_http=http, handover_loop=loop, keepalive=10)
+    server.configure(handover_http=http, handover_loop=loop, keepalive=10, graceful_timeout=3600)
     server.start()
     with Background(server.target, LOADS, rate=250, fewest=250) as traffic:
         for _ in range(2):

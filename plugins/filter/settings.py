@@ -88,13 +88,17 @@ def unknown_settings(hostvars: Any, playbook: str = "") -> list[str]:
         return found
     options = playbook_specs()["argument_specs"][playbook]["options"]
     misspelt = settings.misspelt_options(names, load_extra_vars(DataLoader()), options)
-    # the inventory's templates may use such a variable
-    texts = [text for host in hostvars if misspelt for text in templates.written(hostvars.raw_get(host))]
     return found + [
         f"{name} is not an option of {playbook}.yml. Did you mean {near}? Correct it in `-e`."
         for name, near in misspelt.items()
-        if not any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
+        if not _is_in_templates(name, hostvars)
     ]
+
+
+def _is_in_templates(name: str, hostvars: Any) -> bool:
+    """Whether the inventory's templates use a variable."""
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    return any(word.search(text) for host in hostvars for text in templates.written(hostvars.raw_get(host)))
 
 
 def doubtful_settings(hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -167,19 +171,20 @@ def role_problems(hostvars: Any, roles: Mapping[str, list[str]], run: list[str])
     `roles`: the hosts of each role. `run`: the hosts of the run. Of hosts whose settings don't differ, one is checked;
     in a fleet with many different ones only MOST_CHECKED, as the preflights on the hosts check all.
     """
+    names = {*_of_roles(), *_of_playbooks()}
     raw = {host: hostvars.raw_get(host) for host in run}
     inputs = {}
     for host, values in raw.items():
-        used = templates.used(values, {*_of_roles(), *_of_playbooks()})
+        used = templates.used(values, names)
         inputs[host] = {name: used[name] for name in used.keys() - OF_EACH_HOST} | {"groups": values["group_names"]}
+    alike = _alike(inputs)
     checks = role_checks.Checks(PROJECT / "roles", [PROJECT / f"playbooks/vars/{name}.yml" for name in WIRED])
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
     for role, hosts in roles.items():
-        for alike in _alike({host: inputs[host] for host in hosts if host in inputs})[:MOST_CHECKED]:
-            one = alike[0]
-            for message in checks.failing(role, raw[one], hostvars):
-                named = found.setdefault(message.removeprefix(f"{one}: "), [])
-                named += [host for host in alike if host not in named]
+        of_role = ([host for host in same if host in hosts] for same in alike)
+        for same in list(filter(None, of_role))[:MOST_CHECKED]:
+            for message in checks.failing(role, raw[same[0]], hostvars):
+                found.setdefault(message.removeprefix(f"{same[0]}: "), set()).update(same)
     return [f"{', '.join(sorted(hosts))}: {message}" for message, hosts in found.items()]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from ..host.command import BatonError, CommandError
 from .git import git, repository, unreadable
 
+MOST_NAMED = 3  # files in a message
 # Never part of an application, even if the repository tracks them.
 NEVER = frozenset({".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules"})
 # Not part of an application outside of git, which would ignore them.
@@ -89,11 +90,16 @@ def check_merged(folder: Path) -> None:
     except CommandError:
         return  # no checkout; `tracked` reports one that can't be read
     if names := list(dict.fromkeys(entry.partition("\t")[2] for entry in listed.split("\0") if entry)):
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise BatonError(
-            f"The source {folder} has unresolved merge conflicts in {', '.join(names[:3])}{more}.",
+            f"The source {folder} has unresolved merge conflicts in {_first(names)}.",
             "Resolve them and run `git add` for these files, or deploy a commit with app_version.",
         )
+
+
+def _first(names: list[str]) -> str:
+    """The first names of a list for a message, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def _below_link(root: Path, name: str) -> bool:
@@ -206,9 +212,8 @@ def check(tree: Path, replaced: Iterable[str] = (), left_out: Iterable[str] = ()
         elif path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
             pointers.append(name)
     if pointers:
-        more = f" and {len(pointers) - 3} more" if len(pointers) > 3 else ""
         raise BatonError(
-            f"The source has git-lfs pointers instead of the files {', '.join(pointers[:3])}{more}.",
+            f"The source has git-lfs pointers instead of the files {_first(pointers)}.",
             "Run `git lfs install` and `git lfs pull` in a checkout on the controller, and set app_source to it; "
             "or exclude the files with app_release_exclude.",
         )

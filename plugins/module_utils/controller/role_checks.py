@@ -50,7 +50,8 @@ class Checks:
 
     def _messages(self, path: pathlib.Path, variables: Mapping[str, Any]) -> Iterator[str]:
         for task in self._load(path):
-            local = {**variables, **task.get("vars", {})}
+            own = task.get("vars", {})
+            local = {**variables, **own}
             templar = Templar(self._loader, local)
             try:
                 if not all(map(templar.evaluate_conditional, _listed(task.get("when", [])))):
@@ -61,22 +62,21 @@ class Checks:
             for file in files:
                 yield from self._messages(file, local)
             if _ASSERT in task:
-                yield from self._refusals(task[_ASSERT], local, task.get("vars", {}))
+                yield from self._refusals(task[_ASSERT], templar, own)
 
-    def _refusals(self, check: Mapping[str, Any], variables: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    def _refusals(self, check: Mapping[str, Any], templar: Templar, own: Mapping[str, Any]) -> list[str]:
         """Return the messages of a task. `own`: the task's variables, of which lists may contain several checks."""
         try:
-            return _failed(Templar(self._loader, variables), check)
+            return _failed(templar, check)
         except AnsibleError:
             pass
-        templar = Templar(self._loader, variables)
         known = {
             name: [one for one in several if _is_known(templar, one)]
             for name, several in own.items()
             if isinstance(several, list) and all(isinstance(one, Mapping) and "message" in one for one in several)
         }
         try:
-            return _failed(Templar(self._loader, {**variables, **known}), check)
+            return _failed(Templar(self._loader, {**templar.available_variables, **known}), check)
         except AnsibleError:
             return []
 

@@ -55,7 +55,7 @@ class Role:
         return dict(self.load("meta/argument_specs.yml")["argument_specs"])
 
     def templar(self, **given: Any) -> Templar:
-        variables = {**HOST, **self.defaults, **(self.load("vars/main.yml") or {}), **_trusted(given)}
+        variables = {**HOST, **self.defaults, **(self.load("vars/main.yml") or {}), **trusted(given)}
         return Templar(loader=self.loader, variables=variables)
 
     def render(self, template: str, **given: Any) -> str:
@@ -88,14 +88,14 @@ def _all_hold(templar: Templar, conditions: Any) -> bool:
     return all(templar.evaluate_conditional(trust_as_template(str(condition))) for condition in listed)
 
 
-def _trusted(value: Any) -> Any:
+def trusted(value: Any) -> Any:
     """Marks a test's variables as trusted templates, like those of an inventory."""
     if isinstance(value, str):
         return trust_as_template(value)
     if isinstance(value, dict):
-        return {key: _trusted(item) for key, item in value.items()}
+        return {key: trusted(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_trusted(item) for item in value]
+        return [trusted(item) for item in value]
     return value
 
 

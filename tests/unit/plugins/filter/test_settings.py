@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.baton.web.plugins.filter import settings
 from ansible_collections.baton.web.plugins.module_utils.controller import role_checks
 
-from tests.unit.roles.conftest import _trusted
+from tests.unit.roles.conftest import trusted
 
 
 class HostVars(dict[str, Any]):
@@ -26,7 +26,7 @@ def fleet(size: int, **different: Any) -> HostVars:
         own = {name: f"{value}{number}" for name, value in different.items()}
         name = f"app{number}"
         environment = {"ADDRESS": "{{ ansible_host }} {{ private_address }}"}
-        return _trusted(
+        return trusted(
             {
                 "inventory_hostname": name,
                 "ansible_host": f"{name}.example.org",

@@ -10,7 +10,7 @@ from ansible_collections.baton.web.plugins.module_utils.controller import role_c
 
 from tests.support.playbooks import PROJECT
 from tests.support.rendered import LEAST
-from tests.unit.roles.conftest import HOST, Role, _trusted
+from tests.unit.roles.conftest import HOST, Role, trusted
 
 ROLES = sorted(path.parts[-3] for path in PROJECT.glob("roles/*/tasks/preflight.yml"))
 WITHOUT_FACTS = {name: value for name, value in HOST.items() if name != "ansible_facts"} | {
@@ -54,7 +54,7 @@ def failing(tmp_path: Any) -> Callable[..., list[str]]:
     (tmp_path / "x/defaults/main.yml").write_text("x_size: 5\nx_kind: ''\nx_name: a\n")
     (tmp_path / "wired.yml").write_text("x_name: '{{ name }}'\n")
     checks = role_checks.Checks(tmp_path, [tmp_path / "wired.yml"])
-    return lambda **given: checks.failing("x", _trusted({"inventory_hostname": "app1", **given}), {})
+    return lambda **given: checks.failing("x", trusted({"inventory_hostname": "app1", **given}), {})
 
 
 def test_checks_that_need_the_host_are_left_out(failing: Callable[..., list[str]]) -> None:
@@ -86,7 +86,7 @@ def test_usual_settings_pass_without_facts(name: str) -> None:
     checks = role_checks.Checks(PROJECT / "roles", [])
     given = {name: value for name, value in LEAST.items() if not name.startswith("__")}
     passing = {"app_module": "main:app", "tls_certificate_ca_directory": "/nonexistent"}
-    assert checks.failing(name, _trusted(WITHOUT_FACTS | given | passing), {}) == []
+    assert checks.failing(name, trusted(WITHOUT_FACTS | given | passing), {}) == []
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,6 @@ def test_usual_settings_pass_without_facts(name: str) -> None:
 )
 def test_message_is_that_of_the_preflight(role: str, given: dict[str, Any], file: str) -> None:
     settings = {**LEAST, **given}
-    found = role_checks.Checks(PROJECT / "roles", []).failing(role, _trusted({**WITHOUT_FACTS, **settings}), {})
+    found = role_checks.Checks(PROJECT / "roles", []).failing(role, trusted({**WITHOUT_FACTS, **settings}), {})
     assert found == Role(role).refusals(f"tasks/{file}.yml", **settings)
     assert len(found) == 1
